@@ -1,0 +1,232 @@
+"""One logged-in device: nio's client, its store, and the background sync that everything waits on."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nio import (  # type: ignore[import-untyped,unused-ignore]
+    AsyncClient,
+    AsyncClientConfig,
+    ErrorResponse,
+    ForwardedRoomKeyEvent,
+    MatrixRoom,
+    RoomKeyEvent,
+    SyncError,
+    SyncResponse,
+)
+from nio.store import SqliteStore  # type: ignore[import-untyped,unused-ignore]
+
+from trafficlight.adapters.nio.timeline import Timeline
+from trafficlight.adapters.sdk import ActionFailed
+
+__all__ = ["Device", "checked"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_SYNC_HOLD_MS = 20_000
+_REQUEST_TIMEOUT = 20
+# As many messages as a test could look back on, in one sync.
+_TIMELINE_LIMIT = 250
+_SESSION_ENDED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED"})
+
+
+def checked(response: T, what: str) -> T:
+    """Return a homeserver's answer.
+
+    :param what: what was asked, for the message.
+    :raises ActionFailed: it is a refusal.
+    """
+    if isinstance(response, ErrorResponse):
+        code = response.status_code or response.transport_response.status
+        raise ActionFailed(f"{what}: the homeserver answered {code}: {response.message}")
+    return response
+
+
+class Device:
+    """One device of one user on one homeserver, syncing in the background while it is started.
+
+    :param homeserver: the base URL of the client-server API.
+    :param store: an existing directory for the keys; owned by the caller.
+    :param timeout: seconds that each wait lasts at most.
+    :param restarts: how many times this device was restored before.
+    """
+
+    def __init__(self, homeserver: str, store: Path, timeout: float, restarts: int = 0) -> None:
+        self.homeserver = homeserver
+        self.timelines: dict[str, Timeline] = {}
+        self.client = self._client(homeserver, store)
+        self._store = store
+        self._timeout = timeout
+        self._restarts = restarts
+        # Synapse answers the same initial sync from a cache for two minutes: a restart must ask differently.
+        limit = _TIMELINE_LIMIT + restarts
+        self._filter: dict[str, Any] = {
+            "presence": {"not_types": ["*"]},
+            "room": {"timeline": {"limit": limit}, "ephemeral": {"not_types": ["*"]}},
+        }
+        self._changed = asyncio.Condition()
+        # Queries and shares of keys must not interleave with those that a sync makes necessary.
+        self._keys = asyncio.Lock()
+        self._syncing: asyncio.Task[None] | None = None
+        self._broken: str | None = None
+
+    async def register(self, username: str, password: str) -> None:
+        """Create the account and be logged in with it."""
+        checked(await self.client.register(username, password, "trafficlight"), f"register {username}")
+
+    async def login(self, username: str, password: str) -> None:
+        """Log in to an account that exists, as a new device."""
+        self.client.user = username
+        checked(await self.client.login(password, "trafficlight"), f"login {username}")
+
+    def restored(self) -> "Device":
+        """Return the same device as if its program had been started again, with nothing but its store."""
+        again = Device(self.homeserver, self._store, self._timeout, self._restarts + 1)
+        again.client.restore_login(self.client.user_id, self.client.device_id or "", self.client.access_token)
+        return again
+
+    async def start(self) -> None:
+        """Publish the device's keys, sync for the first time, and go on syncing in the background."""
+        if self.client.should_upload_keys:
+            checked(await self.client.keys_upload(), "upload of the device's keys")
+        first = await self.client.sync(timeout=0, sync_filter=self._filter, full_state=True)
+        if isinstance(first, SyncError):
+            raise ActionFailed(f"first sync: the homeserver answered {first.status_code}: {first.message}")
+        await self._take(first)
+        self._syncing = asyncio.create_task(self._sync(), name=f"sync of {self.client.user_id}")
+
+    async def stop(self) -> None:
+        """Stop syncing and close everything; the store stays. Idempotent."""
+        task, self._syncing = self._syncing, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self.client.close()
+        if self.client.store is not None:
+            self.client.store.database.close()
+
+    async def until(self, see: Callable[[], T | None], expected: str, seen: Callable[[], str]) -> T:
+        """Wait until something is to be seen, looking again after each sync, and return it.
+
+        :param see: returns what is waited for, or None while it is not there; raises ActionFailed where it
+            never can be.
+        :param expected: what is waited for, in words.
+        :param seen: tells what there was instead.
+        :raises ActionFailed: it did not come in time.
+        """
+        try:
+            async with asyncio.timeout(self._timeout), self._changed:
+                while (found := see()) is None:
+                    if self._broken is not None:
+                        raise ActionFailed(f"expected {expected}, but syncing ended: {self._broken}")
+                    await self._changed.wait()
+                return found
+        except TimeoutError:
+            raise ActionFailed(f"expected {expected} within {self._timeout:g} s; {seen()}") from None
+
+    async def send(self, room_id: str, text: str) -> str:
+        """Send a text, encrypted for every device of everyone who joined or is invited, and return its event.
+
+        :raises ActionFailed: the homeserver did not take it.
+        """
+        content = {"msgtype": "m.text", "body": text}
+        async with self._keys:
+            await self._know_recipients(room_id)
+            sent = await self.client.room_send(
+                room_id, "m.room.message", content, ignore_unverified_devices=True
+            )
+        return str(checked(sent, f"send to {room_id}").event_id)
+
+    def timeline(self, room_id: str) -> Timeline:
+        """Return the timeline of a room, empty where nothing has come yet."""
+        return self.timelines.setdefault(room_id, Timeline(room_id))
+
+    async def _know_recipients(self, room_id: str) -> None:
+        """Ask the homeserver who is in the room and for their devices: syncs may be a moment behind.
+
+        The same goes for whether the room is encrypted, and a message must not go out in clear for that.
+        """
+        client, room = self.client, self.client.rooms[room_id]
+        state = checked(await client.room_get_state(room_id), f"state of {room_id}")
+        room.encrypted |= any(event["type"] == "m.room.encryption" for event in state.events)
+        if not room.encrypted:
+            return
+        memberships = {
+            event["state_key"]: event["content"] for event in state.events if event["type"] == "m.room.member"
+        }
+        changed = False
+        for user_id, content in memberships.items():
+            membership = content.get("membership")
+            if membership in ("join", "invite") and user_id not in room.users:
+                invited = membership == "invite"
+                changed |= room.add_member(user_id, content.get("displayname"), None, invited=invited)
+            elif membership in ("leave", "ban"):
+                changed |= room.remove_member(user_id)
+        room.members_synced = True
+        if changed:
+            client.invalidate_outbound_session(room_id)
+        if client.olm is not None:
+            client.olm.users_for_key_query.update(room.users)
+        if client.should_query_keys:
+            checked(await client.keys_query(), "query of the members' devices")
+
+    async def _sync(self) -> None:
+        try:
+            while True:
+                response = await self.client.sync(timeout=_SYNC_HOLD_MS, sync_filter=self._filter)
+                if isinstance(response, SyncError):
+                    logger.warning("sync of %s: %s", self.client.user_id, response)
+                    if response.status_code in _SESSION_ENDED:
+                        self._broken = f"{response.status_code} {response.message}"
+                        return
+                    await asyncio.sleep(0.5)  # the homeserver answers, but is in trouble
+                    continue
+                await self._take(response)
+        except Exception as error:
+            logger.exception("sync of %s ended", self.client.user_id)
+            self._broken = f"{type(error).__name__}: {error}"
+        finally:
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _take(self, response: SyncResponse) -> None:
+        client = self.client
+        for room_id in response.rooms.leave:
+            client.invited_rooms.pop(room_id, None)
+            client.rooms.pop(room_id, None)
+        for room_id, joined in response.rooms.join.items():
+            self.timeline(room_id).take(joined.timeline.events)
+        async with self._keys:
+            if client.should_upload_keys:
+                await client.keys_upload()
+            if client.should_query_keys:
+                await client.keys_query()
+            if client.should_claim_keys:
+                await client.keys_claim(client.get_users_for_key_claiming())
+            await client.send_to_device_messages()
+        if any(
+            isinstance(event, RoomKeyEvent | ForwardedRoomKeyEvent) for event in response.to_device_events
+        ):
+            for timeline in self.timelines.values():
+                timeline.decrypt(client)
+        async with self._changed:
+            self._changed.notify_all()
+
+    def joined(self, room_id: str) -> MatrixRoom | None:
+        """Return a room once a sync has shown that this user is in it."""
+        room = self.client.rooms.get(room_id)
+        if room is None:
+            return None
+        me = room.users.get(self.client.user_id)
+        return room if me is not None and not me.invited else None
+
+    @staticmethod
+    def _client(homeserver: str, store: Path) -> AsyncClient:
+        config = AsyncClientConfig(
+            store=SqliteStore, max_timeout_retry_wait_time=1, request_timeout=_REQUEST_TIMEOUT
+        )
+        return AsyncClient(homeserver, store_path=str(store), config=config)

@@ -1,0 +1,111 @@
+"""What a room's timeline shows, decrypted as far as the keys that arrived allow."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from nio import (  # type: ignore[import-untyped,unused-ignore]
+    AsyncClient,
+    BadEvent,
+    Event,
+    MegolmEvent,
+    RoomMessage,
+    UnknownBadEvent,
+)
+from nio.exceptions import EncryptionError  # type: ignore[import-untyped,unused-ignore]
+
+__all__ = ["Message", "Timeline"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Message:
+    """One message, as a client would show it.
+
+    :param event_id: its event.
+    :param sender: the full user id.
+    :param body: its text; empty while it cannot be decrypted.
+    :param encrypted: whether it came encrypted.
+    :param verified: whether it came from a device that is verified; False while it cannot be decrypted.
+    :param undecrypted: the event as it came, as long as it cannot be decrypted.
+    """
+
+    event_id: str
+    sender: str
+    body: str
+    encrypted: bool
+    verified: bool = False
+    undecrypted: MegolmEvent | None = None
+
+    def issues(self, room_encrypted: bool) -> list[str]:
+        """Return what a client would warn about."""
+        if self.undecrypted is not None:
+            return ["undecryptable"]
+        if not self.encrypted:
+            return ["unencrypted"] if room_encrypted else []
+        return [] if self.verified else ["unverified device"]
+
+    def __str__(self) -> str:
+        if self.undecrypted is not None:
+            return f"undecryptable message by {self.sender}"
+        how = "encrypted" if self.encrypted else "unencrypted"
+        return f"{self.body!r} by {self.sender} ({how}{', verified' if self.verified else ''})"
+
+
+class Timeline:
+    """The messages of one room, oldest first.
+
+    :param room_id: the room.
+    """
+
+    def __init__(self, room_id: str) -> None:
+        self.room_id = room_id
+        self.messages: list[Message] = []
+        self._known: set[str] = set()
+
+    @property
+    def last(self) -> Message | None:
+        """The newest message."""
+        return self.messages[-1] if self.messages else None
+
+    def take(self, events: Iterable[Event | BadEvent | UnknownBadEvent]) -> None:
+        """Append what a sync brought; what is no message, and what is known already, is passed over."""
+        for event in events:
+            message = _message(event)
+            if message is not None and message.event_id not in self._known:
+                self._known.add(message.event_id)
+                self.messages.append(message)
+
+    def decrypt(self, client: AsyncClient) -> None:
+        """Try again what could not be decrypted: new keys have come."""
+        for message in self.messages:
+            if message.undecrypted is None:
+                continue
+            try:
+                event = client.decrypt_event(message.undecrypted)
+            except EncryptionError as error:
+                logger.debug("%s still cannot be decrypted: %s", message.event_id, error)
+                continue
+            clear = _message(event)
+            if clear is not None and clear.undecrypted is None:
+                message.body, message.verified, message.undecrypted = clear.body, clear.verified, None
+
+    def describe(self, count: int = 5) -> str:
+        """Return the newest messages in words, for an error message."""
+        if not self.messages:
+            return "the timeline is empty"
+        newest = "; ".join(str(message) for message in self.messages[-count:])
+        return f"the timeline of {len(self.messages)} ends with: {newest}"
+
+
+def _message(event: Any) -> Message | None:
+    if isinstance(event, MegolmEvent):
+        return Message(event.event_id, event.sender, "", encrypted=True, undecrypted=event)
+    if not isinstance(event, RoomMessage):
+        return None
+    body = event.source["content"].get("body", "")
+    return Message(
+        event.event_id, event.sender, str(body), encrypted=event.decrypted, verified=bool(event.verified)
+    )

@@ -1,0 +1,38 @@
+"""Write an adapter: declare actions as typed async functions, and leave the wire to this package.
+
+::
+
+    class Echo(Adapter):
+        type = "echo"
+
+        @action()
+        async def say(self, text: str) -> JsonObject:
+            return {"said": text}
+
+    asyncio.run(serve(Echo, "http://127.0.0.1:5000"))
+"""
+
+from trafficlight.adapters.sdk.actions import action
+from trafficlight.adapters.sdk.adapter import Adapter, Context
+from trafficlight.adapters.sdk.errors import (
+    ActionFailed,
+    CoordinatorUnreachableError,
+    RegistrationRefusedError,
+    UnsupportedActionError,
+)
+from trafficlight.adapters.sdk.loop import Options, run, serve
+from trafficlight.protocol import JsonObject
+
+__all__ = [
+    "ActionFailed",
+    "Adapter",
+    "Context",
+    "CoordinatorUnreachableError",
+    "JsonObject",
+    "Options",
+    "RegistrationRefusedError",
+    "UnsupportedActionError",
+    "action",
+    "run",
+    "serve",
+]

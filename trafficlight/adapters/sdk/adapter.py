@@ -1,0 +1,89 @@
+"""What an adapter author subclasses."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from trafficlight.adapters.sdk.actions import Declared, declared_by
+from trafficlight.adapters.sdk.errors import UnsupportedActionError
+from trafficlight.protocol import JsonObject, Registration
+
+__all__ = ["Adapter", "Context"]
+
+
+class Context(Protocol):
+    """What an adapter can ask of its registration."""
+
+    @property
+    def uuid(self) -> str:
+        """The id under which this adapter is registered."""
+        ...
+
+    @property
+    def action_deadline(self) -> float | None:
+        """Seconds that the coordinator gives an action; None where it does not say."""
+        ...
+
+    async def upload(self, path: Path, name: str | None = None) -> str:
+        """Send a file to the case's results, streaming from the disk, and return the name it has there.
+
+        Connection trouble is retried; a refusal is only logged, as it is no reason to end a case.
+
+        :param path: the file.
+        :param name: the name it is to have; by default its own.
+        """
+        ...
+
+
+class Adapter:
+    """A program that drives one client for one registration. A fresh object each time, so nothing survives.
+
+    Subclasses set :attr:`type`, declare methods with :func:`~trafficlight.adapters.sdk.action`, and give back
+    whatever they took in :meth:`close`.
+    """
+
+    type: ClassVar[str]
+    """What kind of client this is, on the wire."""
+
+    labels: ClassVar[Sequence[str]] = ()
+    """Free words that client types can ask for."""
+
+    actions: ClassVar[Mapping[str, Declared]] = {}
+    """What it can perform, by name on the wire; filled from the declared methods."""
+
+    context: Context
+    """Set before the first action."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.actions = declared_by(cls)
+
+    @property
+    def version(self) -> str | None:
+        """The client's version, shown to people."""
+        return None
+
+    async def open(self) -> None:
+        """Get the client ready. Runs before the registration, so that the first action finds it ready."""
+
+    async def close(self) -> None:
+        """Give up the client with all it has. Always runs once, also when :meth:`open` failed half-way."""
+
+    def registration(self) -> Registration:
+        """Return what this adapter says of itself; a subclass may add fields of its own."""
+        return Registration(
+            type=self.type, version=self.version, labels=list(self.labels), actions=list(self.actions)
+        )
+
+    async def perform(self, name: str, data: JsonObject) -> JsonObject:
+        """Perform an action and return the response object.
+
+        :raises UnsupportedActionError: this adapter has no such action.
+        :raises ActionFailed: the client did the wrong thing.
+        """
+        declared = self.actions.get(name)
+        if declared is None:
+            known = ", ".join(self.actions) or "none"
+            raise UnsupportedActionError(f"unknown action {name!r}; {self.type} performs: {known}")
+        outcome = await declared.method(self, **declared.arguments(data))
+        return declared.response(outcome)

@@ -1,0 +1,207 @@
+"""The five endpoints as one registration calls them: retries, tokens, and what each status means."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import aiohttp
+from pydantic import ValidationError
+
+from trafficlight.adapters.sdk.backoff import Backoff
+from trafficlight.adapters.sdk.errors import (
+    CoordinatorUnreachableError,
+    RegistrationLostError,
+    RegistrationRefusedError,
+)
+from trafficlight.protocol import ActionMessage, ErrorBody, ErrorReport, JsonObject, Registered, Registration
+
+__all__ = ["Coordinator", "Options"]
+
+logger = logging.getLogger(__name__)
+
+_TROUBLE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+_TRY_AGAIN = frozenset({408, 425, 429})
+_PATIENT_ATTEMPTS = 20
+_GONE = frozenset({401, 404, 410})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an adapter behaves towards its coordinator.
+
+    :param wait: seconds that a poll asks to be held; None leaves it to the coordinator.
+    :param request_timeout: seconds that any other request may take.
+    :param patience: seconds to go on trying a coordinator that does not answer; None is for ever.
+    :param backoff: the delays between tries.
+    """
+
+    wait: float | None = 20.0
+    request_timeout: float = 30.0
+    patience: float | None = None
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+
+    @property
+    def reason(self) -> str:
+        """What a refusal says, in one line."""
+        try:
+            return str(json.loads(self.body)["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            return self.body[:200].decode(errors="replace").strip() or "(no body)"
+
+
+class Coordinator:
+    """One registration's line to the coordinator.
+
+    :param http: the session that requests go through; owned by the caller.
+    :param url: the coordinator's base URL.
+    :param uuid: the id to register under.
+    :param options: how long to wait and how often to try.
+    :param token: the shared registration token; replaced by the adapter's own once registered.
+    """
+
+    def __init__(
+        self, http: aiohttp.ClientSession, url: str, uuid: str, options: Options, *, token: str | None = None
+    ) -> None:
+        self.uuid = uuid
+        self._http = http
+        self._url = url.rstrip("/")
+        self._options = options
+        self._token = token
+        self._wait = options.wait
+        self._deadlines: Mapping[str, float] = {}
+
+    @property
+    def action_deadline(self) -> float | None:
+        """Seconds that the coordinator gives an action; None where it does not say."""
+        return self._deadlines.get("action")
+
+    async def register(self, registration: Registration) -> None:
+        """Register, however long the coordinator takes to come up.
+
+        :raises RegistrationRefusedError: it does not want this adapter.
+        :raises CoordinatorUnreachableError: it did not answer for too long.
+        """
+        answer = await self._request("POST", "register", body=registration.model_dump(exclude_none=True))
+        if not 200 <= answer.status < 300:
+            raise RegistrationRefusedError(answer.status, answer.reason)
+        try:
+            told = Registered.model_validate_json(answer.body)
+        except ValidationError:  # an older coordinator answers something else, and nothing in it is needed
+            return
+        self._token = told.token or self._token
+        self._deadlines = told.deadlines
+
+    async def poll(self) -> ActionMessage:
+        """Ask what to do, and return when there is something or the poll was held long enough.
+
+        :raises RegistrationLostError: the coordinator does not know this uuid, or answers what is no action.
+        """
+        query = "" if self._wait is None else f"?wait={self._wait:g}"
+        # The margin is for a coordinator that holds longer than asked; without a wait, any usual hold fits.
+        timeout = 90.0 if self._wait is None else self._wait + self._options.request_timeout
+        answer = await self._request(
+            "GET", f"poll{query}", timeout=timeout, again=lambda status: status == 409
+        )
+        if answer.status != 200:
+            raise RegistrationLostError(f"poll answered {answer.status} {answer.reason}")
+        try:
+            return ActionMessage.model_validate_json(answer.body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise RegistrationLostError(f"poll answered no action: {first['msg']}") from None
+
+    async def respond(self, action_id: str | None, response: JsonObject) -> None:
+        """Answer the outstanding action. A late or repeated answer harms nothing.
+
+        :raises RegistrationLostError: the coordinator does not know this uuid.
+        """
+        body = response if action_id is None else {**response, "id": action_id}
+        # Without an id a repeated answer might be taken for the next action's.
+        answer = await self._request(
+            "POST", "respond", body=body, attempts=None if action_id is not None else 1
+        )
+        if answer.status in _GONE:
+            raise RegistrationLostError(f"respond answered {answer.status} {answer.reason}")
+        if answer.status >= 300:
+            logger.warning("respond to action %s was refused: %d %s", action_id, answer.status, answer.reason)
+
+    async def report(
+        self, kind: Literal["action", "adapter", "unsupported"], path: str, details: str
+    ) -> None:
+        """Report an error, trying a few times; a refusal is only logged."""
+        report = ErrorReport(error=ErrorBody(type=kind, path=path, details=details))
+        try:
+            answer = await self._request("POST", "error", body=report.model_dump(), attempts=6)
+        except CoordinatorUnreachableError as error:
+            logger.warning("the error report did not get through: %s", error)
+            return
+        if answer.status >= 300:
+            logger.warning("the error report was refused: %d %s", answer.status, answer.reason)
+
+    async def upload(self, path: Path, name: str | None = None) -> str:
+        """Send a file, streaming from the disk, trying a few times; see :class:`Context`."""
+        name = name or path.name
+        try:
+            answer = await self._request("POST", "upload", file=(path, name), attempts=4, timeout=3600)
+        except CoordinatorUnreachableError as error:
+            logger.warning("upload of %s did not get through: %s", name, error)
+            return name
+        if answer.status >= 300:
+            logger.warning("upload of %s was refused: %d %s", name, answer.status, answer.reason)
+        return name
+
+    async def _request(
+        self,
+        method: str,
+        endpoint: str,
+        *,
+        body: JsonObject | None = None,
+        file: tuple[Path, str] | None = None,
+        timeout: float | None = None,
+        attempts: int | None = None,
+        again: Callable[[int], bool] = lambda _: False,
+    ) -> _Answer:
+        url = f"{self._url}/client/{quote(self.uuid)}/{endpoint}"
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        started = time.monotonic()
+        for attempt, delay in enumerate(self._options.backoff.delays(), start=1):
+            try:
+                async with AsyncExitStack() as stack:
+                    payload: dict[str, Any] = {} if body is None else {"json": body}
+                    if file is not None:
+                        payload["data"] = await self._form(stack, *file)
+                    limit = aiohttp.ClientTimeout(total=timeout or self._options.request_timeout)
+                    reply = await stack.enter_async_context(
+                        self._http.request(method, url, headers=headers, timeout=limit, **payload)
+                    )
+                    answer = _Answer(reply.status, await reply.read())
+                if answer.status < 500 and answer.status not in _TRY_AGAIN and not again(answer.status):
+                    return answer
+                trouble = f"{answer.status} {answer.reason}"
+            except _TROUBLE as error:
+                trouble = str(error) or type(error).__name__
+            patience, waited = self._options.patience, time.monotonic() - started
+            if (attempts is not None and attempt >= attempts) or (patience is not None and waited > patience):
+                raise CoordinatorUnreachableError(self._url, waited, trouble)
+            logger.info("%s %s: %s; again in %.1f s", method, endpoint.partition("?")[0], trouble, delay)
+            await asyncio.sleep(delay)
+        raise AssertionError("the delays never end")
+
+    async def _form(self, stack: AsyncExitStack, path: Path, name: str) -> aiohttp.FormData:
+        opened = stack.enter_context(await asyncio.to_thread(path.open, "rb"))
+        form = aiohttp.FormData(quote_fields=False)
+        form.add_field("file", opened, filename=name, content_type="application/octet-stream")
+        return form

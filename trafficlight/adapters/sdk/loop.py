@@ -1,0 +1,228 @@
+"""The loop around an adapter: register, poll, perform, answer, and begin anew."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Literal
+from uuid import uuid4
+
+import aiohttp
+
+from trafficlight.adapters.sdk.adapter import Adapter
+from trafficlight.adapters.sdk.coordinator import Coordinator, Options
+from trafficlight.adapters.sdk.errors import ActionFailed, RegistrationLostError, UnsupportedActionError
+from trafficlight.protocol import EXIT, IDLE, ActionMessage, JsonObject
+from trafficlight.version import VERSION
+
+__all__ = ["Options", "run", "serve"]
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_IDLE = 60.0
+_SHORTEST_ROUND = 1.0
+_LAST_WORDS = 2.0
+
+
+class _Life:
+    """One adapter from its registration to its end.
+
+    :param adapter: the fresh adapter.
+    :param coordinator: its line to the coordinator.
+    """
+
+    def __init__(self, adapter: Adapter, coordinator: Coordinator) -> None:
+        self._adapter = adapter
+        self._coordinator = coordinator
+        self._answered: tuple[str, JsonObject] | None = None
+        self.polled = False
+
+    async def run(self) -> None:
+        """Serve until the coordinator says ``exit``, does not know us any more, or an action goes wrong."""
+        coordinator = self._coordinator
+        await coordinator.register(self._adapter.registration())
+        logger.info("registered %s as %s", self._adapter.type, coordinator.uuid)
+        while True:
+            asked = time.monotonic()
+            message = await coordinator.poll()
+            self.polled = True
+            if message.action == EXIT:
+                logger.info(
+                    "%s: told to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
+                )
+                return
+            if message.action == IDLE:
+                # A coordinator that neither holds polls nor names a delay must not be flooded.
+                least = asked + _SHORTEST_ROUND - time.monotonic()
+                await asyncio.sleep(max(_idle_seconds(message), least))
+            elif not await self._perform(message):
+                return
+
+    async def _perform(self, message: ActionMessage) -> bool:
+        """Perform one action and answer it; return whether this life goes on."""
+        if self._answered is not None and message.id == self._answered[0]:
+            # Our answer got lost on the way: say it again, never do it again.
+            await self._coordinator.respond(*self._answered)
+            return True
+        logger.info("%s: %s", self._coordinator.uuid, message.action)
+        try:
+            response = await self._adapter.perform(message.action, message.data)
+        except asyncio.CancelledError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._report("adapter", message, "the adapter was stopped during this action")
+            raise
+        except ActionFailed as error:
+            await self._report("action", message, error.message, error)
+        except UnsupportedActionError as error:
+            await self._report("unsupported", message, error.message)
+        except Exception as error:
+            logger.exception("%s: %s went wrong", self._coordinator.uuid, message.action)
+            await self._report("adapter", message, f"{type(error).__name__}: {error}", error)
+        else:
+            if message.id is not None:
+                self._answered = (message.id, response)
+            await self._coordinator.respond(message.id, response)
+            return True
+        return False
+
+    async def _report(
+        self,
+        kind: Literal["action", "adapter", "unsupported"],
+        message: ActionMessage,
+        what: str,
+        error: BaseException | None = None,
+    ) -> None:
+        details, path = f"{message.action}: {what}", ""
+        if error is not None:
+            details += "\n\n" + "".join(traceback.format_exception(error))
+            frames = traceback.extract_tb(error.__traceback__)
+            path = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        await self._coordinator.report(kind, path, details)
+
+
+def _idle_seconds(message: ActionMessage) -> float:
+    try:
+        milliseconds = float(message.data.get("delay") or 0)
+    except (TypeError, ValueError):
+        milliseconds = 0.0
+    return min(max(milliseconds, 0.0) / 1000, _LONGEST_IDLE)
+
+
+async def _live(
+    factory: Callable[[], Adapter], http: aiohttp.ClientSession, url: str, token: str | None, options: Options
+) -> bool:
+    """Live one life of an adapter; return whether it got as far as a poll."""
+    adapter = factory()
+    coordinator = Coordinator(http, url, str(uuid4()), options, token=token)
+    adapter.context = coordinator
+    life = _Life(adapter, coordinator)
+    try:
+        await adapter.open()
+        await life.run()
+    except RegistrationLostError as error:
+        logger.info("%s: %s", coordinator.uuid, error)
+    finally:
+        try:
+            await adapter.close()
+        except Exception:
+            logger.exception("%s: cleaning up went wrong", coordinator.uuid)
+    return life.polled
+
+
+async def _again_and_again(
+    factory: Callable[[], Adapter],
+    http: aiohttp.ClientSession,
+    url: str,
+    token: str | None,
+    options: Options,
+    once: bool,
+) -> None:
+    delays = options.backoff.delays()
+    while True:
+        polled = await _live(factory, http, url, token, options)
+        if once:
+            return
+        if polled:
+            delays = options.backoff.delays()
+        else:
+            await asyncio.sleep(next(delays))  # registered and forgotten at once: do not spin
+
+
+async def run(
+    factory: Callable[[], Adapter],
+    url: str,
+    *,
+    count: int = 1,
+    token: str | None = None,
+    once: bool = False,
+    options: Options | None = None,
+) -> None:
+    """Run adapters until cancelled, each under a fresh uuid and with a fresh object per registration.
+
+    :param factory: makes an adapter; usually the class itself.
+    :param url: the coordinator's base URL.
+    :param count: how many adapters to run at the same time in this process.
+    :param token: the shared registration token; by default ``ADAPTER_TOKEN`` of the environment.
+    :param once: end after the first life of each adapter instead of registering again.
+    :param options: timing, where the defaults do not fit.
+    :raises RegistrationRefusedError: the coordinator does not want them.
+    :raises CoordinatorUnreachableError: it did not answer for ``options.patience`` seconds.
+    """
+    chosen = options or Options()
+    shared = token or os.environ.get("ADAPTER_TOKEN") or None
+    agent = {"User-Agent": f"trafficlight-adapter/{VERSION}"}
+    # Held polls occupy a connection each, so there must be no limit on them.
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, headers=agent) as http:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(count):
+                    group.create_task(
+                        _again_and_again(factory, http, url, shared, chosen, once), name=f"adapter {number}"
+                    )
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+
+async def serve(
+    factory: Callable[[], Adapter],
+    url: str,
+    *,
+    count: int = 1,
+    token: str | None = None,
+    once: bool = False,
+    options: Options | None = None,
+) -> None:
+    """Do as :func:`run`, and end cleanly on SIGTERM and SIGINT: what a program's main function calls."""
+    await _until_stopped(run(factory, url, count=count, token=token, once=once, options=options))
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    stopped = False
+    task = asyncio.ensure_future(work)
+
+    def stop(number: signal.Signals) -> None:
+        nonlocal stopped
+        stopped = True
+        logger.info("%s: stopping", number.name)
+        for known in signals:  # a second signal ends the process the hard way
+            loop.remove_signal_handler(known)
+        task.cancel()
+
+    for known in signals:
+        loop.add_signal_handler(known, stop, known)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
+    finally:
+        for known in signals:
+            loop.remove_signal_handler(known)

@@ -1,0 +1,175 @@
+"""`trafficlight collect`: which cases would run, and what is wrong with the test files."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Set
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trafficlight.cli.selecting import selection_options
+from trafficlight.config import load
+from trafficlight.errors import AuthoringError
+from trafficlight.suites.discovery import DEFAULT_PATTERNS
+from trafficlight.suites.model import Case, Plan, Suite
+from trafficlight.suites.planning import plan
+from trafficlight.suites.rendering import render_value
+from trafficlight.suites.selection import Selection
+
+__all__ = ["command"]
+
+# As a session that runs them would end: usage, or an error that is not the client's.
+_NOTHING = 2
+_PROBLEMS = 3
+
+
+@click.command(name="collect")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@selection_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", "-q", is_flag=True, help="Print counts only.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    selection: Selection,
+    *,
+    as_json: bool,
+    quiet: bool,
+    config: Path | None,
+) -> None:
+    """Print which cases would run.
+
+    PATH is a directory, a test file, a suite file (YAML), or a part of one: FILE::Class, FILE::Class.method,
+    FILE::Class[alice=Nio,...], FILE::Class.method@{"size": 10}. Without any, the suites that ship.
+
+    Exit codes: 0, 2 if there is nothing to run, 3 if a test file is wrong.
+    """
+    pattern = load(file=config).test_pattern
+    found = plan(paths, selection, patterns=(pattern,) if pattern else DEFAULT_PATTERNS)
+    lines = [_as_json(found, selection)] if as_json else _as_text(found, selection, quiet=quiet)
+    # What does not encode must not cost the rest.
+    click.echo("\n".join(lines).encode("utf-8", "backslashreplace"))
+    for problem in found.problems:
+        click.echo(f"error: {_shown(problem)}", err=True)
+    if not found.cases:
+        click.echo("nothing to run", err=True)
+    ctx.exit(_NOTHING if not found.cases else _PROBLEMS if found.problems else 0)
+
+
+def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]:
+    for suite in found.suites:
+        counts = ", ".join(_counts(suite))
+        yield f"{suite.id}  {counts}"
+        if quiet:
+            continue
+        if suite.documentation:
+            yield f"    {suite.documentation}"
+        for case in suite.cases:
+            yield f"  {case.id}{_remark(case, selection)}"
+        yield ""
+    cases = found.cases
+    parts = [_number(len(cases), "case") + " in " + _number(len(found.suites), "test")]
+    parts += [
+        f"{count} {what}"
+        for count, what in (
+            (sum(case.skip is not None for case in cases), "skipped"),
+            (sum(suite.pruned for suite in found.suites), "mirrored left out"),
+            (sum(suite.unpaired for suite in found.suites), "left out by --pairwise"),
+            (sum(suite.deselected for suite in found.suites) + found.deselected, "not selected"),
+            (len(found.problems), "problems" if len(found.problems) > 1 else "problem"),
+        )
+        if count
+    ]
+    if selection.sample is not None:
+        parts.append(f"--seed {selection.seed}")
+    yield " · ".join(parts)
+    for entry in selection.expected_failures.unused(case.id for case in cases):
+        yield f"no case is meant by the expected failure {entry.pattern}"
+
+
+def _counts(suite: Suite) -> Iterator[str]:
+    yield _number(len(suite.cases), "case")
+    skipped = sum(case.skip is not None for case in suite.cases)
+    for count, what in (
+        (skipped, "skipped"),
+        (suite.pruned, "mirrored left out"),
+        (suite.unpaired, "left out by --pairwise"),
+        (suite.deselected, "not selected"),
+    ):
+        if count:
+            yield f"{count} {what}"
+
+
+def _remark(case: Case, selection: Selection) -> str:
+    if case.skip is not None:
+        return f"  skipped: {case.skip}"
+    expected = selection.expected_failures.match(case.id)
+    return f"  expected to fail: {expected.reason}" if expected else ""
+
+
+def _as_json(found: Plan, selection: Selection) -> str:
+    def read(case: Case) -> dict[str, Any]:
+        expected = selection.expected_failures.match(case.id)
+        return {
+            "id": case.id,
+            "suite": case.suite,
+            "file": case.file,
+            "line": case.line,
+            "roles": case.roles,
+            "parameters": _jsonable(case.parameters),
+            "skipped": case.skip,
+            "expected_failure": {"reason": expected.reason, "link": expected.link} if expected else None,
+        }
+
+    suites = [
+        {
+            "id": suite.id,
+            "documentation": suite.documentation,
+            "cases": len(suite.cases),
+            "skipped": sum(case.skip is not None for case in suite.cases),
+            "pruned": suite.pruned,
+            "unpaired": suite.unpaired,
+            "deselected": suite.deselected,
+        }
+        for suite in found.suites
+    ]
+    problems = [
+        {"path": str(one.path), "line": one.line, "problem": one.problem, "hint": one.hint}
+        for one in found.problems
+    ]
+    seed = selection.seed if selection.sample is not None else None
+    cases = [read(case) for case in found.cases]
+    whole = {"cases": cases, "suites": suites, "problems": problems, "seed": seed}
+    return json.dumps(whole | {"deselected": found.deselected}, indent=2, allow_nan=False)
+
+
+def _jsonable(value: Any) -> Any:
+    """Return a value as JSON knows it; what it does not know as it stands in case ids."""
+    match value:
+        case Enum():
+            return render_value(value)
+        case None | bool() | int() | str():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case Mapping():
+            return {str(key): _jsonable(item) for key, item in value.items()}
+        case list() | tuple() | Set():
+            return [_jsonable(item) for item in value]
+        case _:
+            return render_value(value)
+
+
+def _shown(problem: AuthoringError) -> str:
+    """Return a problem with the file as the reader would name it."""
+    near = os.path.relpath(problem.path)
+    return str(problem) if near.startswith("..") else str(problem).replace(str(problem.path), near, 1)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")

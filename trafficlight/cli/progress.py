@@ -1,0 +1,96 @@
+"""What a person sees while a session runs: live on a terminal, plain lines in a pipe."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from trafficlight.results.case import CaseRecord
+from trafficlight.results.events import FINAL, Event, EventKind, State
+from trafficlight.results.record import SessionRecord
+
+__all__ = ["Progress"]
+
+_STYLES = {
+    State.SUCCESS: "green",
+    State.FAILURE: "bold red",
+    State.ERROR: "bold magenta",
+    State.SKIPPED: "dim",
+    State.PREPARING: "cyan",
+    State.RUNNING: "blue",
+    State.WAITING: "dim",
+}
+# Cases shown live at once, the rest is counted.
+_SHOWN = 12
+# Columns that a case's id is padded to in plain lines.
+_WIDEST = 100
+
+
+class Progress:
+    """A reader of the journal that tells a person how a session goes.
+
+    :param record: the session's record; it is up to date before this reader is called.
+    :param console: where to.
+    """
+
+    def __init__(self, record: SessionRecord, console: Console) -> None:
+        self._record = record
+        self._console = console
+        self._live: Live | None = None
+        self._since: dict[str, float] = {}
+        self._width = min(_WIDEST, max((len(case) for case in record.cases), default=0))
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show what runs right now, on a terminal, until this is left."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with Live(
+            get_renderable=self._now, console=self._console, refresh_per_second=8, transient=True
+        ) as live:
+            self._live = live
+            yield
+        self._live = None
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in."""
+        case = self._record.cases.get(event.case) if event.case is not None else None
+        if case is None or event.session != self._record.id:
+            return
+        if event.kind is EventKind.CASE_STATE:
+            self._since.setdefault(case.id, time.monotonic())
+            if not self._console.is_terminal and case.state is State.RUNNING:
+                self._line(case, case.state, "")
+        elif event.kind is EventKind.CASE_ENDED:
+            self._since.pop(case.id, None)
+            self._line(case, State(event.data["state"]), f"{event.data['seconds']:.1f} s")
+
+    def _line(self, case: CaseRecord, state: State, seconds: str) -> None:
+        line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), seconds)
+        self._console.print(line, soft_wrap=True)
+        if state in (State.FAILURE, State.ERROR) and case.message:
+            self._console.print(Text(f"      {case.message.splitlines()[0]}", style="dim"), soft_wrap=True)
+
+    def _now(self) -> Group:
+        """Return what is going on: the cases that are on their way, and the counts."""
+        now = time.monotonic()
+        lines = []
+        for case_id, since in list(self._since.items())[:_SHOWN]:
+            case = self._record.cases[case_id]
+            age = f"{now - since:5.1f} s"
+            lines.append(Text.assemble((f"  {case.state:<10}", _STYLES[case.state]), age, f"  {case_id}"))
+        counts = self._record.counts
+        ended = sum(counts[state] for state in FINAL)
+        parts = [f"{ended} of {len(self._record.cases)} ended"]
+        parts += [f"{counts[state]} {state}" for state in (State.PREPARING, State.RUNNING, State.WAITING)]
+        lines.append(Text("  " + " · ".join(parts), style="dim"))
+        if not self._since and (reason := self._waiting()):
+            lines.append(Text(f"  {reason}", style="dim"))
+        return Group(*lines)
+
+    def _waiting(self) -> str:
+        return next((case.reason for case in self._record.cases.values() if case.state is State.WAITING), "")

@@ -1,0 +1,70 @@
+"""``trafficlight report``: rebuild what a session left behind from its events."""
+
+import os
+from pathlib import Path
+
+import click
+
+from trafficlight.config import load
+from trafficlight.results.event_log import read_events
+from trafficlight.results.folder import ResultsFolder, write_atomically
+from trafficlight.results.junit import JunitStyle
+from trafficlight.results.junit_document import junit_bytes
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.report_html import report_html
+from trafficlight.results.report_json import dump, report_json
+from trafficlight.results.summary import summary
+from trafficlight.results.writer import write_reports
+
+__all__ = ["command"]
+
+
+@click.command("report")
+@click.argument(
+    "results_folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["html", "json", "junit", "text"]),
+    default=None,
+    help="Write this one to standard output; without it, all files in the folder are written anew.",
+)
+def command(results_folder: Path | None, kind: str | None) -> None:
+    """Rebuild the reports of a session from its events, of one that was killed too.
+
+    RESULTS_FOLDER is a session's folder, or the folder of all sessions for the latest of them; it may be left
+    out.
+    """
+    folder = ResultsFolder.open(_session(results_folder))
+    try:
+        record = SessionRecord.replay(read_events(folder.events))
+    except OSError as error:
+        raise click.ClickException(f"{folder.events} cannot be read: {error.strerror or error}") from error
+    if not record.last_sequence:
+        raise click.ClickException(f"{folder.events} has no events")
+    record.id = record.id or folder.id
+    style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
+    match kind:
+        case "html":
+            click.echo(report_html(record), nl=False)
+        case "json":
+            click.echo(dump(report_json(record)), nl=False)
+        case "junit":
+            click.echo(junit_bytes(record, style), nl=False)
+        case "text":
+            click.echo("\n".join(summary(record, folder.path)))
+        case _:
+            write_atomically(folder.junit, junit_bytes(record, style))
+            write_reports(folder, record)
+            click.echo("\n".join(summary(record, folder.path)))
+
+
+def _session(given: Path | None) -> Path:
+    root = given if given is not None else load().results_root
+    if (root / "events.jsonl").exists():
+        return root
+    for link in ("latest", "current"):
+        if (root / link / "events.jsonl").exists():
+            return root / link
+    raise click.UsageError(f"{root} is not the results of a session: it has no events.jsonl, and no latest")

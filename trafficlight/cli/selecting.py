@@ -1,0 +1,127 @@
+"""The options that choose what runs, the same for every command that takes test files."""
+
+import functools
+import json
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from trafficlight.config import load
+from trafficlight.suites.expected_failures import ExpectedFailures, read_expected_failures
+from trafficlight.suites.selection import Selection, read_failed
+
+__all__ = ["selection_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Shard(click.ParamType[Any]):
+    name = "I/N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        part, _, parts = str(value).partition("/")
+        if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+            self.fail(f"{value!r} is not of the form I/N, with I from 1 to N", param, ctx)
+        return int(part), int(parts)
+
+
+class _JsonObject(click.ParamType[Any]):
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        try:
+            read = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        if not isinstance(read, dict):
+            self.fail(f"{value!r} is not a JSON object", param, ctx)
+        return read
+
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_OPTIONS = (
+    click.option(
+        "-k",
+        "keyword",
+        metavar="EXPR",
+        default="",
+        help="Only cases whose id holds these words; with and, or, not and parentheses.",
+    ),
+    click.option(
+        "--client",
+        "clients",
+        metavar="TYPE",
+        multiple=True,
+        help="Only cases whose clients are all of these types.",
+    ),
+    click.option(
+        "--server",
+        "servers",
+        metavar="TYPE",
+        multiple=True,
+        help="Only cases whose servers are all of these types.",
+    ),
+    click.option(
+        "--parameters", type=_JsonObject(), help="Values to run with, in place of what tests state."
+    ),
+    click.option(
+        "--pairwise", is_flag=True, help="Cover every pair of types and values, not every combination."
+    ),
+    click.option(
+        "--sample", type=click.IntRange(min=1), metavar="N", help="Only so many cases, chosen at random."
+    ),
+    click.option("--seed", type=int, help="Choose the same sample again."),
+    click.option("--shard", type=_Shard(), help="Only the I-th of N parts of equal size."),
+    click.option(
+        "--repeat", type=click.IntRange(min=1), default=1, metavar="N", help="Run each case so often."
+    ),
+    click.option(
+        "--rerun-failed", metavar="SESSION", help="Only what failed in a session: its name or folder."
+    ),
+    click.option("--expected-failures", type=_FILE, metavar="FILE", help="Known failures: a YAML file."),
+)
+_PLAIN = ("keyword", "clients", "servers", "pairwise", "sample", "shard", "repeat")
+
+
+def selection_options(command: F) -> F:
+    """Add the options that choose cases; the command receives them as one `selection`."""
+
+    @functools.wraps(command)
+    def with_selection(
+        *args: Any,
+        seed: int | None,
+        parameters: dict[str, Any] | None,
+        rerun_failed: str | None,
+        expected_failures: Path | None,
+        **options: Any,
+    ) -> Any:
+        chosen = {name: options.pop(name) for name in _PLAIN}
+        selection = Selection(
+            **chosen,
+            # A sample that nobody can draw again is no use: the seed is always known afterwards.
+            seed=secrets.randbelow(1_000_000) if seed is None else seed,
+            parameters=parameters or {},
+            only=None if rerun_failed is None else read_failed(_session(rerun_failed, options)),
+            expected_failures=read_expected_failures(expected_failures)
+            if expected_failures
+            else ExpectedFailures(),
+        )
+        return command(*args, selection=selection, **options)
+
+    wrapped: Any = with_selection
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
+def _session(given: str, options: dict[str, Any]) -> Path:
+    """Return the folder of a session that was given by its name or as a path."""
+    if (path := Path(given)).exists():
+        return path
+    settings = load({"results_folder": options.get("results_folder")}, file=options.get("config"))
+    return settings.results_root / given

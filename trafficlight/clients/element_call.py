@@ -1,0 +1,294 @@
+"""An Element Call client: accounts, the lobby and the call, as a test sees them."""
+
+import secrets
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trafficlight.clients.action import action
+from trafficlight.clients.base import Client
+from trafficlight.clients.link import Link
+from trafficlight.clients.video import VideoImage, colour_of
+from trafficlight.errors import ActionError
+from trafficlight.protocol import JsonObject
+
+__all__ = ["CallData", "ElementCallClient", "LobbyData", "VideoTile"]
+
+
+PlainPicture: TypeAlias = Literal["red", "green", "blue"]
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class CreateAnswer(_Lenient):
+    """Whether the call existed before."""
+
+    existing: bool = False
+
+
+class LobbyAnswer(_Lenient):
+    """What the lobby shows."""
+
+    snapshot: str | None = None
+    invite_url: str | None = None
+    page_url: str | None = None
+    call_name: str | None = None
+    muted: bool | None = None
+    video_muted: bool | None = None
+
+
+class TileAnswer(_Lenient):
+    """What one video tile shows."""
+
+    caption: str
+    snapshot: str | None = None
+    muted: bool | None = None
+    screenshare: bool | None = None
+
+
+class CallAnswer(_Lenient):
+    """What the call shows."""
+
+    videos: list[TileAnswer] = Field(default_factory=list)
+    invite_url: str | None = None
+    page_url: str | None = None
+    call_name: str | None = None
+    muted: bool | None = None
+    video_muted: bool | None = None
+    screenshare: bool | None = None
+
+
+class VideoTile:
+    """One participant's tile.
+
+    :ivar caption: the name under it.
+    :ivar muted: whether it is shown as muted.
+    :ivar screenshare: whether it shows a screen.
+    :ivar snapshot_file: the picture of it, as a file; None where the client sent none.
+    """
+
+    def __init__(self, answer: TileAnswer, snapshot_file: Path | None) -> None:
+        self.caption = answer.caption
+        self.muted = answer.muted
+        self.screenshare = answer.screenshare
+        self.snapshot_file = snapshot_file
+
+    def __repr__(self) -> str:
+        return f"<VideoTile {self.caption!r}>"
+
+    def video_image_colour(self) -> VideoImage:
+        """Return the picture in the tile, told by the colour at its middle.
+
+        :raises AssertionError: there is no snapshot, or the colour is none of the known ones.
+        """
+        assert self.snapshot_file is not None, f"the tile {self.caption!r} has no snapshot"
+        return colour_of(self.snapshot_file)
+
+
+class _View:
+    """What lobby and call have in common."""
+
+    def __init__(self, answer: LobbyAnswer | CallAnswer) -> None:
+        self.invite_url = answer.invite_url
+        # Some versions of the page leave an empty parameter at the end of its address.
+        self.page_url = answer.page_url.removesuffix("&") if answer.page_url is not None else None
+        self.call_name = answer.call_name
+        self.muted = answer.muted
+        self.video_muted = answer.video_muted
+
+
+class LobbyData(_View):
+    """What the lobby shows: `video_muted`, `muted`, `snapshot_file`, `page_url`, `invite_url`, `call_name`."""
+
+    def __init__(self, answer: LobbyAnswer, snapshot_file: Path | None) -> None:
+        super().__init__(answer)
+        self.snapshot_file = snapshot_file
+
+
+class CallData(_View):
+    """What the call shows: `video_tiles`, `muted`, `video_muted`, `screenshare`, `page_url`, `invite_url`,
+    `call_name`."""
+
+    def __init__(self, answer: CallAnswer, video_tiles: list[VideoTile]) -> None:
+        super().__init__(answer)
+        self.screenshare = answer.screenshare
+        self.video_tiles = video_tiles
+
+    def get_video_tile_by_caption(self, caption: str) -> VideoTile:
+        """Return the one tile with a caption.
+
+        :raises AssertionError: there is none, or more than one.
+        """
+        found = [tile for tile in self.video_tiles if tile.caption == caption]
+        captions = [tile.caption for tile in self.video_tiles]
+        assert len(found) == 1, (
+            f"{len(found)} tiles have the caption {caption!r}; the captions are {captions}"
+        )
+        return found[0]
+
+
+class ElementCallClient(Client):
+    """An Element Call client under test.
+
+    Choose an account first (:meth:`register`, :meth:`login`, :meth:`login_as` or :meth:`guest_user`), then
+    :meth:`create` or :meth:`join_by_url`.
+
+    :ivar localpart: the account's name; None before one is chosen, and for a guest.
+    :ivar password: the account's password.
+    :ivar display_name: the name that others see.
+    """
+
+    def __init__(self, name: str, registration: JsonObject, link: Link) -> None:
+        super().__init__(name, registration, link)
+        self.localpart: str | None = None
+        self.password: str | None = None
+        self.display_name: str | None = None
+        self._account: Literal["none", "guest", "user"] = "none"
+
+    async def register(self) -> None:
+        """Create an account with a name and password made up here, and be logged in with it."""
+        self.localpart = f"user-{self.name.lower()}-{secrets.token_hex(5)}"
+        self.password = secrets.token_urlsafe(16)
+        self.display_name = self.localpart
+        await self._register(self.localpart, self.password)
+        self._account = "user"
+
+    async def login(self, localpart: str, password: str) -> None:
+        """Log in to an account that exists."""
+        await self._login(localpart, password)
+        self.localpart, self.password, self.display_name = localpart, password, localpart
+        self._account = "user"
+
+    async def login_as(self, other: "ElementCallClient") -> None:
+        """Log in to the account of another client.
+
+        :raises ActionError: the other one has no account.
+        """
+        if other.localpart is None or other.password is None:
+            raise ActionError(f"{other.name} has no account to log in to", role=self.name, action="login")
+        await self.login(other.localpart, other.password)
+        self.display_name = other.display_name
+
+    async def guest_user(self) -> None:
+        """Go on without an account, under the role's name."""
+        self._account = "guest"
+        self.display_name = self.name
+
+    async def set_display_name(self, name: str | None = None) -> None:
+        """Set the name that others see; the role's name by default. A guest gives it when it joins."""
+        chosen = name if name is not None else self.name
+        if self._account != "guest":
+            await self._set_display_name(chosen)
+        self.display_name = chosen
+
+    async def create(self, call_name: str) -> bool:
+        """Create a call, or join the one of that name. Return whether it existed.
+
+        :raises ActionError: no account was chosen.
+        """
+        answer = await self._create_or_join(call_name, self._guest_name("create_or_join"))
+        return answer.existing
+
+    async def join_by_url(self, url: str) -> None:
+        """Open a call by its address; the lobby is shown then.
+
+        :raises ActionError: no account was chosen.
+        """
+        await self._join_by_url(url, self._guest_name("join_by_url"))
+
+    async def get_lobby_data(self) -> LobbyData:
+        """Return what the lobby shows."""
+        answer = await self._get_lobby_data()
+        return LobbyData(answer, await self._snapshot(answer.snapshot))
+
+    async def get_call_data(self) -> CallData:
+        """Return what the call shows."""
+        answer = await self._get_call_data()
+        return CallData(
+            answer, [VideoTile(tile, await self._snapshot(tile.snapshot)) for tile in answer.videos]
+        )
+
+    async def set_video_image(self, image: VideoImage) -> None:
+        """Send a plain picture as the camera's.
+
+        :raises ValueError: for `INITIAL` and `CONNECTING`, which are only ever seen.
+        """
+        if not image.settable:
+            raise ValueError(f"{image!r} cannot be set: it is only ever seen")
+        await self._set_video_image(cast("PlainPicture", image.value))
+
+    def _guest_name(self, wanted: str) -> str | None:
+        if self._account == "none":
+            message = "choose an account first: register(), login(), login_as() or guest_user()"
+            raise ActionError(message, role=self.name, action=wanted)
+        return self.display_name if self._account == "guest" else None
+
+    async def _snapshot(self, name: str | None) -> Path | None:
+        return await self.uploaded(name) if name else None
+
+    @action("register")
+    async def _register(self, localpart: str, password: str) -> None:
+        """Create an account and be logged in with it."""
+
+    @action("login")
+    async def _login(self, localpart: str, password: str) -> None:
+        """Log in to an account that exists."""
+
+    @action()
+    async def logout(self) -> None:
+        """Log out."""
+
+    @action("set_display_name")
+    async def _set_display_name(self, display_name: str) -> None:
+        """Set the name that others see."""
+
+    @action("create_or_join")
+    async def _create_or_join(self, call_name: str, display_name: str | None = None) -> CreateAnswer:
+        """Create a call or join the one of that name; `display_name` comes for guests. The answer's `existing` is
+        `"true"` or `"false"`."""
+        raise NotImplementedError
+
+    @action("join_by_url")
+    async def _join_by_url(self, call_url: str, display_name: str | None = None) -> None:
+        """Open a call by its address; `display_name` comes for guests. Returns only when the lobby is shown."""
+
+    @action()
+    async def lobby_join(self) -> None:
+        """Go from the lobby into the call. Returns only when the call is shown."""
+
+    @action("get_lobby_data", answer_in="data")
+    async def _get_lobby_data(self) -> LobbyAnswer:
+        """Answer what the lobby shows. `snapshot` names a file that was uploaded before."""
+        raise NotImplementedError
+
+    @action("get_call_data", answer_in="data")
+    async def _get_call_data(self) -> CallAnswer:
+        """Answer what the call shows. Every `snapshot` names a file that was uploaded before."""
+        raise NotImplementedError
+
+    @action("set_video_image")
+    async def _set_video_image(self, image: PlainPicture) -> None:
+        """Send a plain picture as the camera's."""
+
+    @action()
+    async def set_mute(self, audio_mute: bool, video_mute: bool) -> None:
+        """Mute or unmute microphone and camera."""
+
+    @action()
+    async def set_screenshare(self, screenshare: bool) -> None:
+        """Start or stop to share the screen."""
+
+    @action()
+    async def leave_call(self) -> None:
+        """Leave the call."""
+
+    @action()
+    async def reload(self) -> None:
+        """Reload the page."""
+
+    @action()
+    async def recreate(self, unload_hooks: bool = False) -> None:
+        """Close the page and open a new one; with `unload_hooks` the old page may say goodbye."""

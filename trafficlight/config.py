@@ -1,0 +1,248 @@
+"""The settings: what there is, where it is read, and what is wrong with it.
+
+Flags go before the environment (``TRAFFICLIGHT_<KEY>``), the environment before the file, the file before
+the defaults. The file is ``trafficlight.json`` in the current directory or ``instance/trafficlight.json``.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from trafficlight.errors import ConfigError
+
+__all__ = ["ENVIRONMENT_PREFIX", "AdapterProgram", "Settings", "StaticServer", "key_of", "load"]
+
+ENVIRONMENT_PREFIX = "TRAFFICLIGHT_"
+# What adapters are told by the same means; no settings.
+_FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
+_FILES = ("trafficlight.json", "instance/trafficlight.json")
+
+ProviderName = Literal["local", "homerunner", "docker", "static"]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def key_of(field: str) -> str:
+    """Return how a setting is spelled in the configuration file."""
+    return field.upper()
+
+
+class StaticServer(BaseModel):
+    """A homeserver that runs anyway."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    server_name: str = Field(min_length=1)
+    cs_api: str = Field(pattern=r"^https?://")
+
+
+class AdapterProgram(BaseModel):
+    """Adapters that the lab starts itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    command: str = ""
+    count: int = Field(default=1, ge=0)
+
+
+def _as_program(value: Any) -> Any:
+    return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Program = Annotated[AdapterProgram, BeforeValidator(_as_program)]
+
+
+class Settings(BaseModel):
+    """Every setting, with its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    test_pattern: str | None = Field(
+        default=None,
+        description="Glob for test files below a directory; default `test_*.py` and `*_test.py`.",
+    )
+    results_folder: Path | None = Field(
+        default=None,
+        description="Where sessions leave their results; default `UPLOAD_FOLDER`, then `results`.",
+    )
+    upload_folder: Path | None = Field(
+        default=None, description="The original's name for the same folder: what clients upload lies in it."
+    )
+    cache_folder: Path | None = Field(
+        default=None, description="Where homeserver installations are kept; default: the user's cache folder."
+    )
+
+    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    port: int = Field(default=0, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    adapter_token: SecretStr | None = Field(
+        default=None,
+        description="What adapters must send as bearer token to register; null: no token needed.",
+    )
+    people_token: SecretStr | None = Field(
+        default=None, description="What people's pages and the API ask for; null: no token needed."
+    )
+    adapters: dict[str, Program] = Field(
+        default_factory=lambda: {"nio": AdapterProgram(count=4)},
+        description="The adapters that `run` starts: a number of a built-in one, or `command` and `count`.",
+    )
+
+    server_providers: dict[str, ProviderName] = Field(
+        default_factory=dict,
+        description="Where each server type comes from: `local`, `homerunner`, `docker`, `static`.",
+    )
+    server_overrides: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Homeservers that run anyway, for each server type: `server_name` and `cs_api`.",
+    )
+    homerunner_url: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=list, description="The homerunner to use, or a list of them."
+    )
+    synapse_version: str = Field(default="1.163.2", description="What `SynapseStable` is.")
+    warm_servers: int = Field(default=2, ge=0, description="Homeservers started ahead of the cases.")
+
+    case_limit: int | None = Field(
+        default=None, ge=1, description="Cases at once; null: as many as adapters allow."
+    )
+    homeserver_limit: int | None = Field(
+        default=None, ge=1, description="Homeservers at once; null: what memory and cores allow."
+    )
+    client_limits: dict[str, int] = Field(
+        default_factory=dict, description="Clients of a type at once, by client type."
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="Processes that run test code; null: one for each core; 0: none, inside the coordinator.",
+    )
+
+    poll_hold: Seconds = Field(default=20.0, lt=30, description="Seconds that a poll is held at most.")
+    alive_deadline: Seconds = Field(
+        default=60.0, description="Seconds without a sign of life from an adapter."
+    )
+    action_deadline: Seconds = Field(default=60.0, description="Seconds that a client has for one action.")
+    case_deadline: Seconds = Field(default=300.0, description="Seconds that a case's test may take.")
+    prepare_deadline: Seconds = Field(default=120.0, description="Seconds until a case's homeservers answer.")
+    teardown_deadline: Seconds = Field(default=30.0, description="Seconds that a test's tear-down may take.")
+    queue_deadline: Seconds = Field(
+        default=300.0,
+        description="Seconds that a case waits while nobody at all could play one of its roles.",
+    )
+    session_deadline: Seconds | None = Field(default=None, description="Seconds that a session may take.")
+    grace: Seconds = Field(
+        default=10.0, description="Seconds that running cases get when the lab is told to stop."
+    )
+
+    upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
+    upload_case_limit: int = Field(default=16 << 30, ge=1, description="Bytes of one case's uploads at most.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="warning", description="What the coordinator itself logs."
+    )
+
+    @property
+    def results_root(self) -> Path:
+        """The folder that holds the results of all sessions."""
+        return self.results_folder or self.upload_folder or Path("results")
+
+    def public(self) -> dict[str, Any]:
+        """Return the settings by their keys, without secrets, JSON-able."""
+        shown = self.model_dump(mode="json", exclude={"adapter_token", "people_token"})
+        return {key_of(field): value for field, value in shown.items()}
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    file: Path | None = None,
+) -> Settings:
+    """Return the settings, each from the first place that has it.
+
+    :param flags: settings by field name; None values do not count.
+    :param environment: the environment; this process's by default.
+    :param directory: where the configuration file is looked for; the current directory by default.
+    :param file: the configuration file; it must exist.
+    :raises ConfigError: a key is unknown, a value is of the wrong type, or the file cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+
+    def take(layer: Mapping[str, Any], source_of: Callable[[str], str]) -> None:
+        for field, value in layer.items():
+            values[field], sources[field] = value, source_of(field)
+
+    path = file or _find(directory or Path())
+    if path is not None:
+        take(_from_file(path), lambda _: str(path))
+    take(_from_environment(environment), _variable)
+    take({key: value for key, value in (flags or {}).items() if value is not None}, lambda _: "command line")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, sources) from None
+
+
+def _find(directory: Path) -> Path | None:
+    return next((directory / name for name in _FILES if (directory / name).is_file()), None)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror or error}", source=str(path)) from error
+    except ValueError as error:
+        raise ConfigError(f"is not JSON: {error}", source=str(path)) from error
+    if not isinstance(read, dict):
+        raise ConfigError("must hold one JSON object", source=str(path))
+    for key in read:
+        if key != key.upper() or key.lower() not in Settings.model_fields:
+            raise ConfigError(f"unknown key{_suggestion(key)}", key=key, source=str(path))
+    return {key.lower(): value for key, value in read.items()}
+
+
+def _variable(field: str) -> str:
+    return f"environment variable {ENVIRONMENT_PREFIX}{key_of(field)}"
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, text in environment.items():
+        field = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in _FOR_ADAPTERS:
+            continue
+        if field not in Settings.model_fields:
+            raise ConfigError(f"unknown setting{_suggestion(field)}", source=f"environment variable {name}")
+        if "dict" in str(Settings.model_fields[field].annotation) or text.startswith("["):
+            try:
+                found[field] = json.loads(text)
+            except ValueError as error:
+                raise ConfigError(f"is not JSON: {error}", source=_variable(field)) from error
+        else:
+            found[field] = None if text == "" else text
+    return found
+
+
+def _suggestion(key: str) -> str:
+    close = difflib.get_close_matches(key.upper(), [key_of(field) for field in Settings.model_fields], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    field, *inside = (str(part) for part in first["loc"])
+    key = ".".join([key_of(field), *inside])
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"unknown key{_suggestion(field)}", key=key, source=sources.get(field))
+    problem = first["msg"][0].lower() + first["msg"][1:]
+    given = "" if "token" in field else f", not {first['input']!r}"
+    return ConfigError(problem + given, key=key, source=sources.get(field))

@@ -1,0 +1,277 @@
+"""The mailbox of one adapter: at most one action outstanding, delivered until it is answered.
+
+The lab's side asks with :meth:`Channel.perform`; the adapter's side polls, responds and reports errors.
+Nothing here knows HTTP.
+"""
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from trafficlight.clock import Clock
+from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError
+from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
+
+__all__ = ["Channel", "Past", "Receipt"]
+
+# Actions told in the message of a deadline.
+_REMEMBERED = 3
+# How much a hold is shortened at most, as a share of it, so that many held polls do not end together.
+_JITTER = 0.1
+# Milliseconds that a superseded poller is told to stay away, lest two of them chase each other.
+_SUPERSEDED_DELAY = 1000
+
+
+class Receipt(Enum):
+    """What became of a response."""
+
+    ACCEPTED = auto()  # it answered the outstanding action
+    REPEATED = auto()  # that action was answered before; nothing changed
+    UNASKED = auto()  # nothing was outstanding, and it named nothing
+    STALE = auto()  # it names an action that is not, or no longer, waiting for an answer
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """The action that waits for its answer."""
+
+    message: ActionMessage
+    answer: "asyncio.Future[JsonObject]"
+    asked: float
+    delivered: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """An action that was asked for, for messages: its name, how it ended, and seconds that it took."""
+
+    action: str
+    ending: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.action} ({self.ending} after {self.seconds:.1f} s)"
+
+
+@dataclass(slots=True)
+class Channel:
+    """The mailbox of one adapter.
+
+    :param clock: the monotonic clock for ages in messages.
+    :param hold_repeat: seconds that a poll is held before it gets an action again that was delivered already.
+    :param on_delivered: told the message when the adapter gets it for the first time.
+    """
+
+    clock: Clock
+    hold_repeat: float = 1.0
+    on_delivered: Callable[[ActionMessage], None] | None = None
+    _outstanding: Outstanding | None = None
+    _exit: str | None = None
+    _failure: LabError | ActionError | None = None
+    _polls: int = 0
+    _held: "asyncio.Future[None] | None" = None
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _answered: set[str] = field(default_factory=set)
+    _past: "deque[Past]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+    # The lab's side
+
+    async def perform(
+        self, action: str, data: JsonObject, timeout: float, *, id: str | None = None
+    ) -> JsonObject:
+        """Ask the adapter for one action and return its response, verbatim. A second call waits for its turn.
+
+        :param timeout: seconds from asking to the answer.
+        :param id: the action's id; made up where it is left out.
+        :raises ActionError: the client could not do it.
+        :raises AdapterError: the adapter went wrong, or has ended.
+        :raises DeadlineError: no answer in time; the message says what the adapter did last.
+        """
+        async with self._turn:
+            if self._failure is not None:
+                raise self._failure
+            if self._exit is not None:
+                raise AdapterError(f"was told to exit before ({self._exit})", action=action)
+            message = ActionMessage(action=action, data=data, id=id or secrets.token_hex(8))
+            outstanding = Outstanding(
+                message, asyncio.get_running_loop().create_future(), self.clock.monotonic()
+            )
+            self._outstanding = outstanding
+            self._wake()
+            ending = "cancelled"
+            try:
+                async with asyncio.timeout(timeout):
+                    response = await outstanding.answer
+                ending = "answered"
+                return response
+            except TimeoutError:
+                ending = "no answer"
+                raise DeadlineError(self._silence(outstanding, timeout)) from None
+            except (ActionError, LabError):
+                ending = "failed"
+                raise
+            finally:
+                self._outstanding = None
+                self._past.append(Past(action, ending, self.clock.monotonic() - outstanding.asked))
+
+    def close(self, reason: str) -> None:
+        """Answer every poll with `exit` from now on. Idempotent: the first reason stays."""
+        if self._exit is None:
+            self._exit = reason
+        if self._outstanding is not None and not self._outstanding.answer.done():
+            self._outstanding.answer.set_exception(AdapterError(f"was told to exit ({self._exit})"))
+        self._wake()
+
+    def fail(self, error: LabError | ActionError) -> bool:
+        """End whatever is outstanding with an error, and everything asked for later.
+
+        :return: whether an action was outstanding, whose caller is told.
+        """
+        if self._failure is None:
+            self._failure = error
+        outstanding = self._outstanding
+        if outstanding is None or outstanding.answer.done():
+            return False
+        outstanding.answer.set_exception(error)
+        return True
+
+    # The adapter's side
+
+    async def poll(self, wait: float) -> ActionMessage:
+        """Return the next thing to do: held until there is something, or until `wait` seconds are over.
+
+        A newer poll supersedes this one, which is answered with `idle` then.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait * (1 - random.random() * _JITTER)  # noqa: S311
+        self._polls += 1
+        mine = self._polls
+        self._wake()
+        repeat_at = None
+        while True:
+            if self._exit is not None:
+                return ActionMessage(action=EXIT, data={"reason": self._exit})
+            if mine != self._polls:
+                return _idle(_SUPERSEDED_DELAY)
+            outstanding, now = self._unanswered(), loop.time()
+            if outstanding is None:
+                until, repeat_at = deadline, None
+            elif outstanding.delivered is None:
+                return self._deliver(outstanding)
+            else:
+                # Held, so that an adapter that does not know the action cannot spin.
+                repeat_at = repeat_at or min(now + self.hold_repeat, deadline)
+                until = repeat_at
+            if now >= until:
+                return _idle(0) if outstanding is None else self._deliver(outstanding)
+            await self._hold(until - now)
+
+    def respond(self, id: str | None, response: JsonObject) -> Receipt:
+        """Take the adapter's answer to its outstanding action.
+
+        :param id: the action that it answers; None from adapters that know no ids.
+        """
+        if id is not None and id in self._answered:
+            return Receipt.REPEATED
+        outstanding = self._unanswered()
+        if outstanding is None or (id is None and outstanding.delivered is None):
+            return Receipt.UNASKED if id is None else Receipt.STALE
+        if id is not None and id != outstanding.message.id:
+            return Receipt.STALE
+        assert outstanding.message.id is not None
+        self._answered.add(outstanding.message.id)
+        if response.get("response") == "error":
+            details = str(response.get("error") or response.get("details") or "the client answered: error")
+            outstanding.answer.set_exception(ActionError(details, action=outstanding.message.action))
+        else:
+            outstanding.answer.set_result(response)
+        return Receipt.ACCEPTED
+
+    def report(self, error: ErrorBody) -> LabError | ActionError:
+        """Take the adapter's report that it went wrong, which ends it; return what it means for the case."""
+        outstanding = self._unanswered()
+        action = outstanding.message.action if outstanding is not None else ""
+        details = error.details or f"reported an error of type {error.type!r} without details"
+        kind = ActionError if error.type == "action" else AdapterError
+        failure = kind(details, action=action, path=error.path)
+        self.fail(failure)
+        return failure
+
+    # What others see
+
+    @property
+    def polling(self) -> bool:
+        """Whether the adapter waits in a poll right now."""
+        return self._held is not None
+
+    @property
+    def outstanding(self) -> ActionMessage | None:
+        """The action that waits for its answer."""
+        found = self._unanswered()
+        return found.message if found is not None else None
+
+    @property
+    def exit_reason(self) -> str | None:
+        """Why the adapter is told to exit; None while it is not."""
+        return self._exit
+
+    @property
+    def past(self) -> tuple[Past, ...]:
+        """The last few actions, oldest first."""
+        return tuple(self._past)
+
+    def describe(self) -> str:
+        """Say in one line what the adapter did last."""
+        now = self.clock.monotonic()
+        parts = []
+        if (found := self._unanswered()) is not None:
+            taken = "delivered" if found.delivered is not None else "not fetched by the adapter"
+            parts.append(f"{found.message.action} is outstanding for {now - found.asked:.1f} s ({taken})")
+        if self._past:
+            parts.append("before that: " + ", ".join(str(past) for past in self._past))
+        return "; ".join(parts) or "no action was asked of it"
+
+    def _unanswered(self) -> Outstanding | None:
+        found = self._outstanding
+        return found if found is not None and not found.answer.done() else None
+
+    def _deliver(self, outstanding: Outstanding) -> ActionMessage:
+        first = outstanding.delivered is None
+        outstanding.delivered = self.clock.monotonic()
+        if first and self.on_delivered is not None:
+            self.on_delivered(outstanding.message)
+        return outstanding.message
+
+    async def _hold(self, seconds: float) -> None:
+        """Wait for news."""
+        held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._held = held
+        try:
+            async with asyncio.timeout(seconds):
+                await held
+        except TimeoutError:
+            pass
+        finally:
+            if self._held is held:
+                self._held = None
+
+    def _wake(self) -> None:
+        if self._held is not None and not self._held.done():
+            self._held.set_result(None)
+
+    def _silence(self, outstanding: Outstanding, timeout: float) -> str:
+        action = outstanding.message.action
+        if outstanding.delivered is None:
+            what = f"did not fetch {action} within {timeout:g} s"
+        else:
+            what = f"did not answer {action} within {timeout:g} s"
+        before = ", ".join(str(past) for past in self._past)
+        return f"{what} (before that: {before})" if before else what
+
+
+def _idle(delay: int) -> ActionMessage:
+    return ActionMessage(action=IDLE, data={"delay": delay})

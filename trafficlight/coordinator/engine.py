@@ -1,0 +1,234 @@
+"""The running lab: takes sessions, starts their cases the moment they can start, and ends in good order."""
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from trafficlight.clock import Clock
+from trafficlight.coordinator.attempt import Attempt
+from trafficlight.coordinator.pool import Adapter, AdapterState, Pool
+from trafficlight.coordinator.runner import Deadlines, Executor, Runner
+from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
+from trafficlight.coordinator.session import Entry, Options, Session
+from trafficlight.homeservers.provider import Provider
+from trafficlight.results.events import State
+from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import Journal
+from trafficlight.suites.model import Case, Plan
+from trafficlight.worker.assignment import Verdict
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two looks at who has gone silent and who waits for too long.
+_SWEEP_EVERY = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    session: Session
+    entry: Entry
+
+
+class Engine:
+    """Runs sessions over one pool of adapters.
+
+    :param servers: where homeservers come from.
+    :param executor: where test code runs.
+    :param deadlines: how long things may take.
+    :param limits: how much may run at once.
+    :param queue_deadline: seconds that a case waits while nobody at all could play one of its roles.
+    :param alive_deadline: seconds without a sign of life after which an adapter is given up.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        journal: Journal,
+        servers: Provider,
+        executor: Executor,
+        deadlines: Deadlines,
+        limits: Limits,
+        queue_deadline: float = 300.0,
+        alive_deadline: float = 60.0,
+    ) -> None:
+        self.clock = clock
+        self.journal = journal
+        self.pool = Pool(clock, journal, self.wake, alive=alive_deadline)
+        self.sessions: dict[str, Session] = {}
+        self._servers = servers
+        self._runner = Runner(self.pool, servers, executor, clock, deadlines)
+        self._deadlines = deadlines
+        self._limits = limits
+        self._queue_deadline = queue_deadline
+        self._changed = asyncio.Event()
+        self._running: dict[asyncio.Task[None], _Running] = {}
+        self._stopping: str | None = None
+        self._interrupted = False
+
+    def wake(self) -> None:
+        """Look again at what can start."""
+        self._changed.set()
+
+    def submit(
+        self,
+        folder: ResultsFolder,
+        plan: Plan,
+        options: Options,
+        *,
+        hopeless: Callable[[Case], str | None] = lambda _: None,
+    ) -> Session:
+        """Take a session in; its cases start as soon as they can.
+
+        :param hopeless: why a case cannot even be tried; None where it can. Those end as errors at once.
+        """
+        session = Session(folder, plan, self.journal, self.clock, options)
+        session.begin({case.id: why for case in plan.cases if (why := self._unsupported(case)) is not None})
+        self.sessions[session.id] = session
+        for case in plan.cases:
+            if case.id in session.waiting and (why := hopeless(case)) is not None:
+                session.give_up(case.id, why)
+        if self._stopping is not None:
+            session.stop(self._stopping)
+        self.wake()
+        return session
+
+    async def run(self) -> None:
+        """Run sessions until :meth:`stop`. Leaves no attempt behind, also when it is cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                sweeping = group.create_task(self._sweep())
+                while self._stopping is None or self._running:
+                    await self._changed.wait()
+                    self._changed.clear()
+                    self._look(group)
+                sweeping.cancel()
+        finally:
+            for session in self.sessions.values():
+                session.stop("the lab has ended")
+                session.close(interrupted=self._interrupted)
+            self.pool.close(self._stopping or "the lab has ended")
+
+    async def stop(self, reason: str, *, grace: float = 0.0, interrupted: bool = False) -> None:
+        """Start nothing any more; what runs has `grace` seconds to end, then it is called off.
+
+        :param interrupted: whether somebody ended it early; sessions that have not ended say so.
+        """
+        self._stopping = self._stopping or reason
+        self._interrupted = self._interrupted or interrupted
+        for session in self.sessions.values():
+            session.stop(reason)
+        self.wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while self._running:
+                    await asyncio.wait(set(self._running))
+        self.call_off()
+
+    def call_off(self, session: Session | None = None) -> None:
+        """Cancel what runs, of one session or of all; each ends as an error that says so."""
+        for task, running in self._running.items():
+            if session is None or running.session is session:
+                task.cancel()
+
+    def _unsupported(self, case: Case) -> str | None:
+        specs = (spec for slot in case.servers for spec in slot.type.homeservers())
+        return next((why for spec in specs if (why := self._servers.unsupported(spec)) is not None), None)
+
+    def _look(self, group: asyncio.TaskGroup) -> None:
+        """Start what can start, note why the rest waits, and close the sessions that are done."""
+        candidates = [waiting for session in self.sessions.values() for waiting in session.candidates()]
+        if candidates:
+            self._start_what_can(group, candidates)
+        for session in list(self.sessions.values()):
+            if session.done:
+                session.close(interrupted=self._interrupted)
+
+    def _start_what_can(self, group: asyncio.TaskGroup, candidates: list[Waiting]) -> None:
+        decision = decide(
+            candidates,
+            [Free(adapter.uuid, adapter.registration, _rank(adapter)) for adapter in self.pool.free],
+            [Free(adapter.uuid, adapter.registration) for adapter in self.pool if _busy(adapter)],
+            self._limits,
+            self._usage(),
+        )
+        keys = {waiting.key: waiting for waiting in candidates}
+        for start in decision.starts:
+            session, case = self._find(keys[start.key])
+            entry = session.start(case)
+            adapters = {role: self.pool.get(uuid) for role, uuid in start.adapters.items()}
+            task = group.create_task(self._attempt(session, entry, adapters), name=f"attempt of {case}")
+            self._running[task] = _Running(session, entry)
+            task.add_done_callback(self._forget)
+        for key, reason in decision.reasons.items():
+            session, case = self._find(keys[key])
+            session.waits(case, reason, unfilled=key in decision.unfilled)
+
+    def _find(self, waiting: Waiting) -> tuple[Session, str]:
+        return self.sessions[waiting.session], waiting.key.partition("\n")[2]
+
+    def _usage(self) -> Usage:
+        entries = [running.entry.case for running in self._running.values()]
+        return Usage(
+            cases=Counter(running.session.id for running in self._running.values()),
+            homeservers=sum(len(slot.roles) for case in entries for slot in case.servers),
+            clients=Counter(kind.name() for case in entries for kind in case.clients.values()),
+        )
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        del self._running[task]
+        self.wake()
+
+    async def _attempt(self, session: Session, entry: Entry, adapters: Mapping[str, Adapter]) -> None:
+        began = self.clock.monotonic()
+        try:
+            verdict = await self._verdict(session, entry, adapters)
+        except asyncio.CancelledError:
+            why = self._stopping or "the session was cancelled"
+            verdict = Verdict(State.ERROR, f"called off while it was running: {why}", phase="run")
+        except Exception as error:
+            logger.exception("an attempt of %s failed in the lab itself", entry.case.id)
+            message = f"the lab itself failed: {type(error).__name__}: {error}"
+            verdict = Verdict(State.ERROR, message, traceback.format_exc(), "run")
+        session.finish(entry, verdict, self.clock.monotonic() - began)
+
+    async def _verdict(self, session: Session, entry: Entry, adapters: Mapping[str, Adapter]) -> Verdict:
+        attempt = Attempt(
+            session=session.id,
+            case_model=entry.case,
+            number=entry.attempt,
+            folder=session.folder.attempt(entry.case.id, entry.attempt),
+            journal=self.journal,
+            clock=self.clock,
+            action_deadline=self._deadlines.action,
+        )
+        return await self._runner.run(attempt, adapters)
+
+    async def _sweep(self) -> None:
+        """Look once a second for adapters that have gone silent and cases that wait in vain."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            self.pool.sweep()
+            now = self.clock.monotonic()
+            for session in self.sessions.values():
+                for case, entry in list(session.waiting.items()):
+                    since = entry.unfilled_since
+                    if since is not None and now - since >= self._queue_deadline:
+                        waited = f"waited {self._queue_deadline:g} s in vain: {entry.reason}"
+                        session.give_up(case, waited)
+                        self.wake()
+
+
+def _busy(adapter: Adapter) -> bool:
+    return adapter.state is AdapterState.LEASED
+
+
+def _rank(adapter: Adapter) -> int:
+    """Adapters that wait in a poll come first: they are known to be there."""
+    return 0 if adapter.channel.polling else 1

@@ -1,0 +1,14 @@
+"""Where test code runs."""
+
+from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
+from trafficlight.worker.execution import execute
+
+__all__ = ["InProcess"]
+
+
+class InProcess:
+    """Runs test code in the coordinator's own process and loop: for a debugger, and for quick tests."""
+
+    async def execute(self, assignment: Assignment, link: CaseLink) -> Verdict:
+        """Run an attempt to its end."""
+        return await execute(assignment, link)

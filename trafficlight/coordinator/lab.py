@@ -1,0 +1,126 @@
+"""The lab, put together from its settings."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from trafficlight.clock import Clock, SystemClock
+from trafficlight.config import Settings
+from trafficlight.coordinator.engine import Engine
+from trafficlight.coordinator.execution import InProcess
+from trafficlight.coordinator.runner import Deadlines
+from trafficlight.coordinator.scheduler import Limits
+from trafficlight.coordinator.session import Options, Session
+from trafficlight.errors import DeployError
+from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.registry import Providers
+from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import Journal
+from trafficlight.results.names import folder_name
+from trafficlight.suites.model import Case, Plan
+from trafficlight.worker.output import capturing
+
+__all__ = ["Lab"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A running lab: what the HTTP application and the commands work with."""
+
+    settings: Settings
+    clock: Clock
+    journal: Journal
+    servers: Providers
+    engine: Engine
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, settings: Settings, *, progress: Callable[[str], None] | None = None
+    ) -> AsyncIterator["Lab"]:
+        """Run a lab until it is left: what runs gets the grace period then, and nothing remains.
+
+        :param progress: told what takes long, a line at a time.
+        """
+        clock = SystemClock()
+        journal = Journal(clock)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(capturing())
+            servers = _servers(settings, progress)
+            stack.push_async_callback(servers.close)
+            engine = Engine(
+                clock=clock,
+                journal=journal,
+                servers=servers,
+                executor=InProcess(),
+                deadlines=Deadlines(
+                    action=settings.action_deadline,
+                    case=settings.case_deadline,
+                    prepare=settings.prepare_deadline,
+                    teardown=settings.teardown_deadline,
+                ),
+                limits=Limits(
+                    cases=settings.case_limit, homeservers=servers.capacity, clients=settings.client_limits
+                ),
+                queue_deadline=settings.queue_deadline,
+                alive_deadline=settings.alive_deadline,
+            )
+            running = asyncio.create_task(engine.run(), name="engine")
+            try:
+                yield cls(settings, clock, journal, servers, engine)
+            finally:
+                await engine.stop("the lab was told to stop", grace=settings.grace)
+                await running
+
+    def new_folder(self) -> ResultsFolder:
+        """Make the results folder of a new session; its name is the session's id.
+
+        :raises OSError: it cannot be made.
+        """
+        return ResultsFolder.create(self.settings.results_root, self.clock.now().date())
+
+    async def start_session(self, folder: ResultsFolder, plan: Plan, options: Options) -> Session:
+        """Prepare what the cases need and start them.
+
+        Where a homeserver cannot be prepared, the cases that need one end as errors, and say why.
+        """
+        problem = await self._prepare(plan)
+
+        def hopeless(case: Case) -> str | None:
+            return problem if case.servers else None
+
+        return self.engine.submit(folder, plan, options, hopeless=hopeless)
+
+    async def _prepare(self, plan: Plan) -> str | None:
+        """Do the slow work that the cases' homeservers share: install them. Return what went wrong."""
+        specs = {
+            spec: None
+            for case in plan.cases
+            if case.skip is None
+            for slot in case.servers
+            for spec in slot.type.homeservers()
+        }
+        wanted = [spec for spec in specs if self.servers.unsupported(spec) is None]
+        try:
+            await self.servers.prepare(wanted)
+        except DeployError as error:
+            return str(error)
+        return None
+
+    def spool(self, uuid: str) -> Path:
+        """Return the folder for files of an adapter that has no case; it is made."""
+        folder = self.settings.results_root / "adapters" / folder_name(uuid)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def _servers(settings: Settings, progress: Callable[[str], None] | None) -> Providers:
+    local = LocalProvider(
+        cache_folder=settings.cache_folder,
+        stable={"synapse": settings.synapse_version},
+        warm=settings.warm_servers,
+        progress=progress,
+    )
+    return Providers({"local": local}, settings.server_providers, capacity=settings.homeserver_limit)

@@ -1,0 +1,299 @@
+"""The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from trafficlight.clock import Clock
+from trafficlight.coordinator.channel import Channel
+from trafficlight.coordinator.uploads import Upload
+from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
+from trafficlight.protocol import ErrorBody, JsonObject
+from trafficlight.results.events import EventKind
+from trafficlight.results.journal import Journal
+
+__all__ = ["Adapter", "AdapterState", "Claim", "Lease", "Pool", "RegistrationConflict", "UnknownAdapter"]
+
+# Adapters that have ended and are still known by name, for late uploads and clear answers.
+_REMEMBERED = 10_000
+
+
+class UnknownAdapter(TrafficlightError):  # noqa: N818
+    """No adapter has registered under this uuid."""
+
+    def __init__(self, uuid: str) -> None:
+        self.uuid = uuid
+        super().__init__(f"no adapter has registered as {uuid}: register first")
+
+
+class RegistrationConflict(TrafficlightError):  # noqa: N818
+    """The uuid is taken."""
+
+    def __init__(self, uuid: str, why: str) -> None:
+        self.uuid = uuid
+        super().__init__(f"{uuid}: {why}: register under a new uuid")
+
+
+class AdapterState(StrEnum):
+    """Where an adapter stands."""
+
+    FREE = "free"
+    LEASED = "leased"
+    ENDED = "ended"  # is told to exit
+
+
+class Claim(Protocol):
+    """Who holds an adapter: an attempt of a case."""
+
+    @property
+    def case(self) -> str:
+        """The case's id."""
+        ...
+
+    @property
+    def session(self) -> str:
+        """The session's id."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """The attempt's number."""
+        ...
+
+    def adapter_failed(self, role: str, error: LabError | ActionError, *, told: bool) -> None:
+        """Learn that the adapter in a role is gone; `told` says that an action of the test raised it."""
+        ...
+
+    @property
+    def uploaded_bytes(self) -> int:
+        """The size of everything that was uploaded for it."""
+        ...
+
+    def client_folder(self, role: str) -> Path:
+        """Return the folder that a role's uploads go to; it is made."""
+        ...
+
+    def uploaded(self, role: str, adapter: str, upload: Upload) -> None:
+        """Take a file in that the client in a role sent, however late."""
+        ...
+
+
+@dataclass(slots=True)
+class Adapter:
+    """One registered adapter.
+
+    :ivar claim: the attempt that holds it, or held it last: its late uploads still belong there.
+    :ivar token: its own bearer token, where tokens are on.
+    """
+
+    uuid: str
+    registration: JsonObject
+    channel: Channel
+    registered: datetime
+    seen: float
+    state: AdapterState = AdapterState.FREE
+    lease: "Lease | None" = None
+    role: str | None = None
+    claim: Claim | None = None
+    token: str | None = None
+    reason: str = ""
+    cases: list[str] = field(default_factory=list)
+
+    @property
+    def type(self) -> str:
+        """The type that it registered as."""
+        return str(self.registration["type"])
+
+
+@dataclass(slots=True)
+class Lease:
+    """The exclusive claim of all adapters of one attempt."""
+
+    id: str
+    claim: Claim
+    adapters: Mapping[str, Adapter]
+    open: bool = True
+
+
+class Pool:
+    """All adapters, by uuid.
+
+    :param clock: the monotonic clock for silence, the wall clock for people.
+    :param journal: told what happens to adapters.
+    :param on_change: called when an adapter became free or is gone; the scheduler looks again.
+    :param alive: seconds without any request after which a free adapter is dropped.
+    """
+
+    def __init__(
+        self, clock: Clock, journal: Journal, on_change: Callable[[], None], *, alive: float = 60.0
+    ) -> None:
+        self._clock = clock
+        self._journal = journal
+        self._on_change = on_change
+        self._alive = alive
+        self._adapters: dict[str, Adapter] = {}
+        self._free: dict[str, Adapter] = {}
+        self._ended: dict[str, None] = {}
+        self._leases = itertools.count(1)
+        self._closed: str | None = None
+
+    def __iter__(self) -> Iterator[Adapter]:
+        return iter(tuple(self._adapters.values()))
+
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+    @property
+    def free(self) -> list[Adapter]:
+        """The adapters that a case can have, in the order in which they came."""
+        return list(self._free.values())
+
+    def register(self, uuid: str, registration: JsonObject, *, token: str | None = None) -> Adapter:
+        """Take an adapter in. The same registration again changes nothing.
+
+        :raises RegistrationConflict: the uuid is in use with another registration, or has ended.
+        """
+        known = self._adapters.get(uuid)
+        if known is not None:
+            if known.state is AdapterState.ENDED:
+                raise RegistrationConflict(uuid, f"this adapter has ended ({known.reason})")
+            if known.registration != registration:
+                raise RegistrationConflict(uuid, "already registered with other data")
+            self.seen(known)
+            return known
+        adapter = Adapter(
+            uuid,
+            registration,
+            Channel(self._clock),
+            registered=self._clock.now(),
+            seen=self._clock.monotonic(),
+            token=token,
+        )
+        self._adapters[uuid] = adapter
+        self._journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration=registration)
+        if self._closed is not None:
+            self._end(adapter, self._closed)
+            return adapter
+        self._free[uuid] = adapter
+        self._on_change()
+        return adapter
+
+    def get(self, uuid: str) -> Adapter:
+        """Return an adapter.
+
+        :raises UnknownAdapter: none has registered under this uuid.
+        """
+        try:
+            return self._adapters[uuid]
+        except KeyError:
+            raise UnknownAdapter(uuid) from None
+
+    def seen(self, adapter: Adapter) -> None:
+        """Note that an adapter gave a sign of life."""
+        adapter.seen = self._clock.monotonic()
+
+    def lease(self, claim: Claim, adapters: Mapping[str, Adapter]) -> Lease:
+        """Claim the adapters of an attempt, all or none.
+
+        :param adapters: a free adapter for every client role.
+        :raises AdapterError: one of them is not free any more; nothing is claimed then.
+        """
+        for role, adapter in adapters.items():
+            if adapter.state is not AdapterState.FREE:
+                raise AdapterError(
+                    f"the {adapter.type} adapter {adapter.uuid} is not free any more", role=role
+                )
+        lease = Lease(f"{next(self._leases)}-{secrets.token_hex(4)}", claim, dict(adapters))
+        for role, adapter in adapters.items():
+            adapter.state, adapter.lease, adapter.role, adapter.claim = (
+                AdapterState.LEASED,
+                lease,
+                role,
+                claim,
+            )
+            adapter.cases.append(claim.case)
+            del self._free[adapter.uuid]
+            self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.registration)
+        return lease
+
+    def release(self, lease: Lease, reason: str) -> None:
+        """Give the adapters of a lease up: each is told to exit, and comes back as a new one. Idempotent."""
+        if not lease.open:
+            return
+        lease.open = False
+        for adapter in lease.adapters.values():
+            if adapter.lease is lease:
+                self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
+                self._end(adapter, reason)
+
+    def report(self, adapter: Adapter, error: ErrorBody) -> None:
+        """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
+        self.seen(adapter)
+        self._lost(adapter, adapter.channel.report(error))
+
+    def lose(self, adapter: Adapter, why: str) -> None:
+        """Give an adapter up that is known to be gone."""
+        if adapter.state is not AdapterState.ENDED:
+            error = AdapterError(f"{why}; {adapter.channel.describe()}", role=adapter.role or "")
+            self._lost(adapter, error)
+
+    def sweep(self) -> None:
+        """Drop the adapters that have given no sign of life for too long."""
+        now = self._clock.monotonic()
+        for adapter in self:
+            silent = now - adapter.seen
+            busy = adapter.state is AdapterState.LEASED and adapter.channel.outstanding is not None
+            if (
+                adapter.state is AdapterState.ENDED
+                or adapter.channel.polling
+                or busy
+                or silent <= self._alive
+            ):
+                continue
+            self.lose(adapter, f"gave no sign of life for {silent:.0f} s")
+
+    def close(self, reason: str) -> None:
+        """Tell every adapter to exit, and those that will yet register."""
+        self._closed = reason
+        for adapter in self:
+            if adapter.state is not AdapterState.ENDED:
+                self._end(adapter, reason)
+
+    def _lost(self, adapter: Adapter, error: LabError | ActionError) -> None:
+        if adapter.state is AdapterState.ENDED:
+            return
+        told = adapter.channel.fail(error)
+        lease, role = adapter.lease, adapter.role
+        if lease is None or role is None:
+            self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
+            self._end(adapter, str(error))
+            self._on_change()
+        else:
+            self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
+            lease.claim.adapter_failed(role, error, told=told)
+
+    def _end(self, adapter: Adapter, reason: str) -> None:
+        adapter.state, adapter.reason, adapter.lease = AdapterState.ENDED, reason, None
+        adapter.channel.close(reason)
+        self._free.pop(adapter.uuid, None)
+        self._ended[adapter.uuid] = None
+        while len(self._ended) > _REMEMBERED:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest], self._adapters[oldest]
+
+    def _tell(self, kind: EventKind, adapter: Adapter, **data: object) -> None:
+        claim = adapter.lease.claim if adapter.lease is not None else None
+        self._journal.append(
+            kind,
+            session=claim.session if claim is not None else "",
+            case=claim.case if claim is not None else None,
+            attempt=claim.attempt if claim is not None else None,
+            role=adapter.role if claim is not None else None,
+            adapter=adapter.uuid,
+            **data,
+        )

@@ -1,0 +1,257 @@
+"""One execution of a set of cases: what waits, what runs, what ended."""
+
+import asyncio
+import getpass
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trafficlight.clock import Clock
+from trafficlight.coordinator.scheduler import Waiting
+from trafficlight.results.case import Expected
+from trafficlight.results.events import EventKind, State
+from trafficlight.results.exit_codes import ExitCode, exit_code
+from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import Journal
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.writer import ResultsWriter
+from trafficlight.suites.model import Case, Plan
+from trafficlight.version import VERSION
+from trafficlight.worker.assignment import Verdict
+
+__all__ = ["Entry", "Options", "Session"]
+
+# Seconds between two notes in the journal on why one case waits.
+_REASON_EVERY = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a session is to be run.
+
+    :param exit_first: whether the first failure or error ends it.
+    :param deflake: how often a case that failed is tried again.
+    :param expected: why a case is expected to fail, by its id; None for those that are not.
+    :param command: how it was asked for, for the record.
+    :param configuration: the settings in force, without secrets.
+    :param seed: of the sample, if one was drawn.
+    """
+
+    exit_first: bool = False
+    deflake: int = 0
+    expected: Callable[[str], Expected | None] = lambda _: None
+    command: str = ""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(slots=True)
+class Entry:
+    """A case on its way through a session.
+
+    :ivar since: when it began to wait, on the monotonic clock.
+    :ivar unfilled_since: since when nobody at all could play one of its roles; None while somebody could.
+    """
+
+    case: Case
+    order: int
+    since: float
+    attempt: int = 1
+    reason: str = ""
+    told: str = ""
+    told_at: float = float("-inf")
+    unfilled_since: float | None = None
+
+
+class Session:
+    """One execution of the cases of a plan.
+
+    :param folder: where its results go; its name is the session's id.
+    :param plan: the cases, and the test files that cannot run.
+    :param journal: where everything that happens is recorded.
+    :param options: how it is to be run.
+    """
+
+    def __init__(
+        self, folder: ResultsFolder, plan: Plan, journal: Journal, clock: Clock, options: Options
+    ) -> None:
+        self.id = folder.id
+        self.folder = folder
+        self.plan = plan
+        self.options = options
+        self.record = SessionRecord()
+        self.writer = ResultsWriter(folder, self.record)
+        self.ended = asyncio.Event()
+        self.waiting: dict[str, Entry] = {}
+        self.running: dict[str, Entry] = {}
+        self._journal = journal
+        self._clock = clock
+        self._stopped = ""
+        self._unsubscribe: Sequence[Callable[[], None]] = ()
+
+    def begin(self, skips: Mapping[str, str]) -> None:
+        """Record what is planned; from here on its cases may start.
+
+        :param skips: why cases are not meant to run here, by id, beside those that the plan skips.
+        """
+        self._unsubscribe = (
+            self._journal.subscribe(self.record.apply),
+            self._journal.subscribe(self.writer),
+        )
+        self._tell(
+            EventKind.SESSION_STARTED,
+            versions={"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform},
+            configuration=dict(self.options.configuration),
+            command=self.options.command,
+            host=platform.node(),
+            user=_user(),
+            seed=self.options.seed,
+            cases=len(self.plan.cases),
+        )
+        for problem in self.plan.problems:
+            self._tell(
+                EventKind.PROBLEM,
+                file=str(problem.path),
+                line=problem.line,
+                problem=problem.problem,
+                hint=problem.hint,
+            )
+        now = self._clock.monotonic()
+        for order, case in enumerate(self.plan.cases):
+            self._plan(case, skips.get(case.id))
+            if case.skip is None and case.id not in skips:
+                self.waiting[case.id] = Entry(case, order, now)
+
+    def _plan(self, case: Case, unsupported: str | None) -> None:
+        slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}
+        expected = self.options.expected(case.id)
+        self._journal.append(
+            EventKind.CASE_PLANNED,
+            session=self.id,
+            case=case.id,
+            suite=case.suite,
+            file=case.file,
+            line=case.line,
+            class_name=case.class_name,
+            method=case.method,
+            clients={role: kind.name() for role, kind in case.clients.items()},
+            servers=slots,
+            parameters={name: _plain(value) for name, value in case.parameters.items()},
+            skip=case.skip or unsupported,
+            skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
+            expected={"reason": expected.reason, "link": expected.link} if expected else None,
+        )
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.running and (not self.waiting or bool(self._stopped))
+
+    def candidates(self) -> list[Waiting]:
+        """Return the cases that may start, for the scheduler."""
+        if self._stopped:
+            return []
+        now = self._clock.monotonic()
+        return [
+            Waiting(
+                key=f"{self.id}\n{entry.case.id}",
+                session=self.id,
+                order=entry.order,
+                clients=entry.case.clients,
+                servers=sum(len(slot.roles) for slot in entry.case.servers),
+                age=now - entry.since,
+            )
+            for entry in self.waiting.values()
+        ]
+
+    def start(self, case: str) -> Entry:
+        """Move a case from waiting to running."""
+        entry = self.waiting.pop(case)
+        self.running[case] = entry
+        return entry
+
+    def waits(self, case: str, reason: str, *, unfilled: bool) -> None:
+        """Note why a case waits; the journal learns of it now and then."""
+        entry, now = self.waiting[case], self._clock.monotonic()
+        entry.reason = reason
+        if not unfilled:
+            entry.unfilled_since = None
+        elif entry.unfilled_since is None:
+            entry.unfilled_since = now
+        if reason != entry.told and now - entry.told_at >= _REASON_EVERY:
+            entry.told, entry.told_at = reason, now
+            self._journal.append(EventKind.CASE_WAITS, session=self.id, case=case, reason=reason)
+
+    def give_up(self, case: str, message: str) -> None:
+        """End a case that cannot start, as an error."""
+        self.waiting.pop(case)
+        self._end(case, None, Verdict(State.ERROR, message, phase="waiting"), 0.0)
+
+    def finish(self, entry: Entry, verdict: Verdict, seconds: float) -> None:
+        """Take the verdict of an attempt; the case ends, or waits for its next try."""
+        case = entry.case.id
+        del self.running[case]
+        failed = verdict.state in (State.FAILURE, State.ERROR)
+        self._end(case, entry.attempt, verdict, seconds)
+        if failed and entry.attempt <= self.options.deflake and not self._stopped:
+            self.waiting[case] = Entry(entry.case, entry.order, self._clock.monotonic(), entry.attempt + 1)
+        elif failed and self.options.exit_first and self.options.expected(case) is None:
+            self.stop(f"{case} ended in {verdict.state} and the first failure was to end the session")
+
+    def stop(self, reason: str) -> None:
+        """Start no more cases."""
+        if not self._stopped:
+            self._stopped = reason
+            for case, entry in self.waiting.items():
+                if entry.reason != reason:
+                    self._journal.append(EventKind.CASE_WAITS, session=self.id, case=case, reason=reason)
+
+    def close(self, *, interrupted: bool) -> None:
+        """Write the end of the session down."""
+        if self.ended.is_set():
+            return
+        code = exit_code(self.record, interrupted=interrupted)
+        counts = {state.value: count for state, count in self.record.counts.items()}
+        self._tell(EventKind.SESSION_ENDED, counts=counts, exit_code=int(code), interrupted=interrupted)
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self.writer.close()
+        self.folder.finish()
+        self.ended.set()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process is to exit with."""
+        return exit_code(self.record)
+
+    def _end(self, case: str, attempt: int | None, verdict: Verdict, seconds: float) -> None:
+        expected = self.options.expected(case)
+        self._journal.append(
+            EventKind.CASE_ENDED,
+            session=self.id,
+            case=case,
+            attempt=attempt,
+            state=verdict.state.value,
+            message=verdict.message,
+            traceback=verdict.traceback,
+            phase=verdict.phase,
+            seconds=seconds,
+            expected={"reason": expected.reason, "link": expected.link} if expected else None,
+        )
+
+    def _tell(self, kind: EventKind, **data: Any) -> None:
+        self._journal.append(kind, session=self.id, **data)
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter's value as JSON can hold it."""
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        return ""

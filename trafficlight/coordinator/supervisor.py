@@ -1,0 +1,139 @@
+"""Adapter programs that the lab starts itself, and starts again when they end."""
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trafficlight.config import AdapterProgram
+from trafficlight.errors import ConfigError
+from trafficlight.homeservers.processes import PlainProcess, start_plain
+
+__all__ = ["Program", "Supervisor", "programs_of"]
+
+logger = logging.getLogger(__name__)
+
+# The adapters that ship, by the name of their command.
+_BUILT_IN = ("nio",)
+# Seconds that a program has to end after SIGTERM, before it is killed.
+_GRACE = 3.0
+# Seconds before a program that ended is started again: doubled each time that it ends soon, up to the last.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+# Seconds that a program must have run for its end not to count as an early one.
+_EARLY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An adapter program.
+
+    :param name: for its log's name.
+    :param command: what to run.
+    """
+
+    name: str
+    command: Sequence[str]
+
+
+def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
+    """Return one entry for each process that the settings ask for.
+
+    :raises ConfigError: a program without a command is none that ships.
+    """
+    found = []
+    for name, adapter in adapters.items():
+        if adapter.command:
+            command = shlex.split(adapter.command)
+        elif name in _BUILT_IN:
+            command = [sys.executable, "-m", "trafficlight", "adapter", name]
+        else:
+            known = ", ".join(_BUILT_IN)
+            raise ConfigError(
+                f"needs a command: only {known} comes with trafficlight", key=f"ADAPTERS.{name}"
+            )
+        found += [Program(name, command)] * adapter.count
+    return found
+
+
+class Supervisor:
+    """Keeps adapter programs running until it is left.
+
+    :param programs: one entry for each process.
+    :param url: the coordinator's URL, told to them as ``TRAFFICLIGHT_URL`` and ``trafficlightURL``.
+    :param folder: where their output goes.
+    :param on_exit: told a process's instance and how it ended, at once.
+    :param token: the bearer token that registering takes.
+    """
+
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        url: str,
+        folder: Path,
+        on_exit: Callable[[str, str], None],
+        *,
+        token: str | None = None,
+    ) -> None:
+        self._programs = programs
+        self._environment = {**os.environ, "TRAFFICLIGHT_URL": url, "trafficlightURL": url}
+        if token is not None:
+            self._environment["ADAPTER_TOKEN"] = token
+        self._folder = folder
+        self._on_exit = on_exit
+        self._running: set[PlainProcess] = set()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        return [process.pid for process in self._running]
+
+    async def run(self) -> None:
+        """Start every program, again and again, until this is cancelled; none is left running then."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, program in enumerate(self._programs, 1):
+                    group.create_task(self._keep(program, self._folder / f"{program.name}-{number}.log"))
+        finally:
+            await self._end()
+
+    async def _keep(self, program: Program, log: Path) -> None:
+        pause = _FIRST_PAUSE
+        loop = asyncio.get_running_loop()
+        while True:
+            instance = secrets.token_hex(8)
+            began = loop.time()
+            process = await start_plain(
+                program.command,
+                environment={**self._environment, "TRAFFICLIGHT_INSTANCE": instance},
+                directory=Path.cwd(),
+                log=log,
+            )
+            self._running.add(process)
+            ending = await process.wait()
+            self._running.discard(process)
+            logger.warning(
+                "the adapter program %s ended (%s); its output is in %s", program.name, ending, log
+            )
+            self._on_exit(instance, ending)
+            pause = _FIRST_PAUSE if loop.time() - began > _EARLY else min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _end(self) -> None:
+        running = set(self._running)
+        for process in running:
+            process.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_GRACE):
+                await asyncio.gather(*(process.wait() for process in running))
+        except TimeoutError:
+            for process in running:
+                process.signal(signal.SIGKILL)
+            await asyncio.gather(*(process.wait() for process in running))

@@ -1,0 +1,150 @@
+"""What can go wrong, named after what the reader can do about it.
+
+::
+
+    TrafficlightError
+    ├── ConfigError            a setting is wrong: says which, and where it was read
+    ├── UsageError             the command line cannot be carried out
+    ├── AuthoringError         a test file is wrong: says file, line and what to do
+    ├── ActionError            the client under test did the wrong thing  -> the case is a failure
+    ├── LabError               the lab did the wrong thing                -> the case is an error
+    │   ├── AdapterError       an adapter died, went silent or broke the protocol
+    │   ├── DeadlineError      something took longer than it was given
+    │   └── DeployError        a homeserver could not be provided
+    └── UnsupportedError       it was never meant to run here             -> the case is skipped
+
+    BaseException
+    └── Skipped                raised by ``Test.skip``; outside Exception so that no test swallows it
+"""
+
+from pathlib import Path
+
+__all__ = [
+    "ActionError",
+    "AdapterError",
+    "AuthoringError",
+    "ConfigError",
+    "DeadlineError",
+    "DeployError",
+    "LabError",
+    "Skipped",
+    "TrafficlightError",
+    "UnsupportedError",
+    "UsageError",
+]
+
+
+class TrafficlightError(Exception):
+    """The root of everything that trafficlight raises on purpose."""
+
+
+class ConfigError(TrafficlightError):
+    """A setting is wrong.
+
+    :param problem: what is wrong and what would be right, one line.
+    :param key: the setting, as it is spelled where it was read.
+    :param source: where it was read: a file, an environment variable, a flag.
+    """
+
+    def __init__(self, problem: str, *, key: str | None = None, source: str | None = None) -> None:
+        self.problem = problem
+        self.key = key
+        self.source = source
+        where = ": ".join(part for part in (source, key) if part)
+        super().__init__(f"{where}: {problem}" if where else problem)
+
+
+class UsageError(TrafficlightError):
+    """The command line cannot be carried out as it stands."""
+
+
+class AuthoringError(TrafficlightError):
+    """A test file is wrong.
+
+    :param path: the file.
+    :param line: the line in it, from 1; None where no line can be told.
+    :param problem: what is wrong, one line.
+    :param hint: what to do about it, one line; may be empty.
+    """
+
+    def __init__(self, path: Path, line: int | None, problem: str, hint: str = "") -> None:
+        self.path = path
+        self.line = line
+        self.problem = problem
+        self.hint = hint
+        where = f"{path}:{line}" if line is not None else str(path)
+        super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
+
+
+class ActionError(TrafficlightError):
+    """A client could not do what it was asked to: the thing under test is wrong.
+
+    :param message: what the adapter said, or what the lab saw.
+    :param role: the role whose client failed.
+    :param action: the action's name on the wire.
+    :param path: where in the adapter it went wrong, as the adapter tells it.
+    """
+
+    def __init__(self, message: str, *, role: str = "", action: str = "", path: str = "") -> None:
+        self.message = message
+        self.role = role
+        self.action = action
+        self.path = path
+        who = f"{role}: " if role else ""
+        what = f"{action}: " if action else ""
+        super().__init__(f"{who}{what}{message}" + (f" [{path}]" if path else ""))
+
+
+class LabError(TrafficlightError):
+    """The lab is wrong, not what it tests."""
+
+
+class AdapterError(LabError):
+    """An adapter died, went silent, or did not keep to the protocol.
+
+    :param message: what happened, one line.
+    :param role: the role that the adapter played.
+    :param action: the action that was outstanding, if any.
+    :param path: where in the adapter it went wrong, as the adapter tells it.
+    """
+
+    def __init__(self, message: str, *, role: str = "", action: str = "", path: str = "") -> None:
+        self.message = message
+        self.role = role
+        self.action = action
+        self.path = path
+        who = f"{role}: " if role else ""
+        what = f"{action}: " if action else ""
+        super().__init__(f"{who}{what}{message}" + (f" [{path}]" if path else ""))
+
+
+class DeadlineError(LabError):
+    """Something took longer than it was given."""
+
+
+class DeployError(LabError):
+    """A homeserver could not be provided.
+
+    :param message: what happened, one line.
+    :param log: the end of the homeserver's own log, as much as helps; may be empty.
+    """
+
+    def __init__(self, message: str, *, log: str = "") -> None:
+        self.message = message
+        self.log = log
+        super().__init__(message if not log else f"{message}\n{log}")
+
+
+class UnsupportedError(TrafficlightError):
+    """What a case needs is not to be had here; the message says what is missing and how to get it."""
+
+
+class Skipped(BaseException):
+    """Ends a running test as skipped. Outside ``Exception``, so that no test swallows it.
+
+    :param reason: why, one line.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)

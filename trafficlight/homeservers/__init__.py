@@ -1,0 +1,1 @@
+"""Where homeservers come from: *recipes* say what runs, *providers* say where."""

@@ -1,0 +1,95 @@
+"""The seam between the lab and the places homeservers come from.
+
+A *provider* says where homeservers run, a *recipe* says what runs there.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from trafficlight.server_types import HomeServerSpec
+
+__all__ = ["Provider", "RunningServer", "ServerRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRequest:
+    """One homeserver that a case asks for.
+
+    :param role: the role that it will play, unique in the case.
+    :param spec: what it is to be.
+    :param log: the file that holds the homeserver's log while it runs or, at the latest, when the deployment
+        is left; its folder exists.
+    """
+
+    role: str
+    spec: HomeServerSpec
+    log: Path
+
+
+class RunningServer(Protocol):
+    """A homeserver that answers, for one case only."""
+
+    @property
+    def role(self) -> str:
+        """The role from its request."""
+        ...
+
+    @property
+    def server_name(self) -> str:
+        """Its name, as it stands in user ids."""
+        ...
+
+    @property
+    def cs_api(self) -> str:
+        """The base URL of its client-server API, without a trailing slash."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """What runs, e.g. ``Synapse 1.163.2``."""
+        ...
+
+    async def operate(self, operation: str) -> None:
+        """Start, stop, restart, kill, pause or unpause it; ``start`` and ``restart`` return when it answers.
+
+        :raises UnsupportedError: this provider cannot.
+        :raises DeployError: it did not come back; carries the end of its log.
+        """
+        ...
+
+
+class Provider(Protocol):
+    """A place that homeservers come from."""
+
+    @property
+    def name(self) -> str:
+        """``local``, ``homerunner``, ``docker`` or ``static``."""
+        ...
+
+    def unsupported(self, spec: HomeServerSpec) -> str | None:
+        """Return why this provider can never deploy what is asked for, or None where it can; never waits."""
+        ...
+
+    async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
+        """Do the slow work that many deployments share (install, build, probe), with visible progress.
+
+        :raises DeployError: it cannot be done.
+        """
+        ...
+
+    def deploy(
+        self, case_id: str, requests: Sequence[ServerRequest]
+    ) -> AbstractAsyncContextManager[list[RunningServer]]:
+        """Deploy fresh homeservers that answer and federate with each other; leaving destroys them, always.
+
+        The list has the order of the requests. Entering raises :exc:`DeployError` with the server's log when
+        one does not come up, and leaves nothing behind.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give up everything that outlives deployments. Idempotent."""
+        ...

@@ -1,0 +1,122 @@
+"""Synapse from PyPI, any version, each in an environment of its own."""
+
+import asyncio
+import base64
+import json
+import secrets
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.certificates import Certificates
+from trafficlight.homeservers.environments import Environments, interpreter, version_key
+from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
+from trafficlight.homeservers.recipes.synapse_config import log_config, synapse_config
+from trafficlight.homeservers.tools import Progress, run_tool
+
+__all__ = ["SYNAPSE_STABLE", "SynapseRecipe"]
+
+SYNAPSE_STABLE = "1.163.2"
+
+_FORK_SERVER = Path(__file__).parent.parent / "scripts" / "synapse_fork_server.py"
+_TEMPLATE = "homeserver.db"
+_OLD = version_key("1.150")  # releases before it break with newer prometheus clients
+_PINS_FOR_OLD = ("prometheus_client==0.22.1",)
+
+
+class SynapseRecipe:
+    """Installs, configures and starts Synapse.
+
+    :param cache: where environments are kept.
+    :param progress: gets a line for every slow step.
+    :param stable: the version that ``stable`` stands for.
+    """
+
+    name = "synapse"
+    follows_log = True
+
+    def __init__(self, cache: CacheFolder, progress: Progress, stable: str = SYNAPSE_STABLE) -> None:
+        self._cache = cache
+        self._progress = progress
+        self._stable = stable
+        self._newest: str | None = None
+        self._environments = Environments(cache, "matrix-synapse", progress)
+
+    def unsupported(self, version: str) -> str | None:
+        """Return None: what pip cannot install is told when it is tried."""
+        return None
+
+    async def resolve(self, version: str) -> str:
+        """Return the exact version; the index is asked for the newest one once."""
+        if version == "latest":
+            if self._newest is None:
+                self._newest = await self._environments.newest(fallback=self._stable)
+            return self._newest
+        return self._stable if version == "stable" else version
+
+    async def install(self, version: str) -> Installation:
+        """Install it and prepare an empty database, unless that was done before."""
+
+        async def build(folder: Path) -> None:
+            also = _PINS_FOR_OLD if version_key(version) < _OLD else ()
+            await self._environments.create(folder, version, also)
+            await self._prepare_database(folder, version)
+
+        folder = await self._cache.ensure(self._environments.name(version), build)
+        fork_server = (str(interpreter(folder)), "-I", str(_FORK_SERVER))
+        return Installation(version, folder, f"Synapse {version}", fork_server)
+
+    def configure(self, installation: Installation, place: Place) -> Command:
+        """Write its configuration, a signing key and a database that needs no migration."""
+        folder = place.directory
+        _write_configuration(place)
+        shutil.copyfile(installation.folder / _TEMPLATE, folder / "homeserver.db")
+        args = ("-c", str(folder / "homeserver.yaml"))
+        python = str(interpreter(installation.folder))
+        return Command((python, "-I", "-m", "synapse.app.homeserver", *args), args)
+
+    async def _prepare_database(self, folder: Path, version: str) -> None:
+        """Migrate a database once and for all: it depends on the version only."""
+        self._progress(f"matrix-synapse {version}: preparing its database")
+        nowhere = folder / "preparing"
+        await asyncio.to_thread(_write_sample, nowhere)
+        script = "synapse._scripts.update_synapse_database"
+        config = str(nowhere / "homeserver.yaml")
+        await run_tool(
+            f"preparing the database of Synapse {version}",
+            [
+                str(interpreter(folder)),
+                "-I",
+                "-m",
+                script,
+                "--database-config",
+                config,
+                "--run-background-updates",
+            ],
+        )
+        await asyncio.to_thread(_compact, nowhere / "homeserver.db")
+        await asyncio.to_thread((nowhere / "homeserver.db").rename, folder / _TEMPLATE)
+        await asyncio.to_thread(shutil.rmtree, nowhere)
+
+
+def _write_sample(folder: Path) -> None:
+    """Write the configuration of a homeserver that will never listen."""
+    folder.mkdir()
+    certificates = Certificates.create(folder)
+    files = certificates.authority, certificates.certificate, certificates.private_key
+    _write_configuration(Place(folder, folder / "log", 1, 2, *files))
+
+
+def _write_configuration(place: Place) -> None:
+    key = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
+    (place.directory / "signing.key").write_text(f"ed25519 a_{secrets.token_hex(2)} {key}\n")
+    (place.directory / "log.json").write_text(json.dumps(log_config(place)))
+    (place.directory / "homeserver.yaml").write_text(json.dumps(synapse_config(place)))  # JSON is YAML
+
+
+def _compact(database: Path) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("VACUUM")

@@ -1,0 +1,81 @@
+"""Reading request bodies: with a limit, as JSON, as what a model says."""
+
+import json
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from quart import request
+
+from trafficlight.http.refusals import Refusal
+from trafficlight.protocol import JsonObject
+
+__all__ = ["chunks", "json_object", "validated"]
+
+M = TypeVar("M", bound=BaseModel)
+
+# What is not JSON for sure. Anything else is read as JSON: old clients call it text, or nothing at all.
+_OTHER_TYPES = frozenset(
+    {"multipart/form-data", "application/x-www-form-urlencoded", "application/xml", "text/xml", "text/html"}
+)
+
+
+async def chunks(limit: int) -> AsyncIterator[bytes]:
+    """Give the body as it comes.
+
+    :param limit: bytes that it may have.
+    :raises Refusal: it has more (413).
+    """
+    read = 0
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    async for chunk in request.body:
+        read += len(chunk)
+        if read > limit:
+            raise _too_large(limit)
+        yield chunk
+
+
+async def json_object(limit: int) -> JsonObject:
+    """Return the body, which must be a JSON object.
+
+    :param limit: bytes that it may have.
+    :raises Refusal: it is too large (413), of another type (415), or no JSON object (400).
+    """
+    if request.mimetype in _OTHER_TYPES:
+        message = f"the body must be application/json, not {request.mimetype}"
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    raw = b"".join([chunk async for chunk in chunks(limit)])
+    try:
+        read: Any = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        what = "empty" if not raw else f"not JSON: {error}"
+        raise Refusal(HTTPStatus.BAD_REQUEST, "malformed_json", f"the body is {what}") from None
+    if not isinstance(read, dict):
+        kind = {list: "a list", str: "a string", type(None): "null"}.get(type(read), "a number or boolean")
+        message = f"the body must be a JSON object, not {kind}"
+        raise Refusal(HTTPStatus.BAD_REQUEST, "not_an_object", message)
+    return read
+
+
+def validated(model: type[M], body: JsonObject) -> M:
+    """Return the body as a model.
+
+    :raises Refusal: it does not fit (400); the message names the field.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        message = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid_body", message) from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"more than {limit} bytes")

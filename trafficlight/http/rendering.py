@@ -1,0 +1,84 @@
+"""From templates to pages: whatever text a program sent, what comes out is a page."""
+
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+from quart import Response
+
+from trafficlight.http.headers import PAGE_POLICY
+from trafficlight.results.xml_text import cut_middle, one_line, visible
+from trafficlight.version import VERSION
+
+__all__ = ["page", "render"]
+
+_TEMPLATES = Path(__file__).parent.parent / "templates"
+_LONGEST_TEXT = 64 << 10  # bytes of one text on a page
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters |= {
+        "duration": _duration,
+        "one_line": one_line,
+        "long": lambda text: cut_middle(visible(text), _LONGEST_TEXT),
+        "size": _size,
+        "slug": lambda name: str(name).replace(" ", "-"),
+        "time": _time,
+        "url": lambda part: quote(str(part), safe="/", errors="replace"),
+    }
+    environment.globals["version"] = VERSION
+    return environment
+
+
+def render(template: str, **values: Any) -> bytes:
+    """Return a page as it travels. Needs no request, so a thread can do it."""
+    return _environment().get_template(template).render(**values).encode("utf-8", "replace")
+
+
+def page(content: bytes, status: int = 200) -> Response:
+    """Return the answer that carries a page."""
+    response = Response(content, status=status, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = PAGE_POLICY
+    response.headers["Vary"] = "Accept, Authorization, Cookie"
+    return response
+
+
+def _shown(value: Any) -> Any:
+    """Make control characters and halves of surrogate pairs visible, wherever a template puts a text."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _time(when: datetime | None) -> str:
+    return when.strftime("%Y-%m-%d %H:%M:%S UTC") if when else ""

@@ -1,0 +1,59 @@
+"""Serving an application with hypercorn, in a loop that somebody else runs."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+from trafficlight.errors import ConfigError
+
+__all__ = ["bind", "serving"]
+
+# Seconds that an idle connection stays open; longer than any poll is held.
+_KEEP_ALIVE = 75.0
+# Seconds that requests have to end at shutdown. Held polls are released before.
+_SHUTDOWN = 3.0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    :param port: 0 takes a free one.
+    :raises ConfigError: the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(4096)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listening
+
+
+@asynccontextmanager
+async def serving(app: Any, listening: socket.socket) -> AsyncIterator[str]:
+    """Serve an ASGI application on a socket until this is left, which closes the socket; give its base URL."""
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    config = Config()
+    config.bind = [f"fd://{listening.detach()}"]
+    config.keep_alive_timeout = _KEEP_ALIVE
+    config.graceful_timeout = _SHUTDOWN
+    config.shutdown_timeout = _SHUTDOWN
+    config.accesslog = None
+    config.errorlog = None
+    stop = asyncio.Event()
+    server = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait), name="http server")
+    try:
+        yield f"http://{shown}:{port}"
+    finally:
+        stop.set()
+        await server

@@ -1,0 +1,126 @@
+"""Files that clients send: streamed from the request to their case's folder, never whole in memory."""
+
+import hashlib
+import mimetypes
+import os
+import secrets
+from http import HTTPStatus
+from pathlib import Path
+from typing import BinaryIO
+
+from quart import request
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
+
+from trafficlight.coordinator.uploads import Upload
+from trafficlight.http.bodies import chunks
+from trafficlight.http.refusals import Refusal
+from trafficlight.results.names import file_name
+
+__all__ = ["receive"]
+
+# Bytes of a form field that is not a file.
+_FIELD_LIMIT = 1 << 20
+# Parts in one request.
+_PARTS_LIMIT = 1000
+# Bytes that a file's name takes on the disk.
+_LONGEST_NAME = 180
+
+
+class _Part:
+    """One file that is being written. It has its name only when it is whole."""
+
+    def __init__(self, folder: Path, name: str, limit: int) -> None:
+        self.name = name
+        self._folder = folder
+        self._limit = limit
+        self._size = 0
+        self._hash = hashlib.sha256()
+        self._temporary = folder / f".{secrets.token_hex(8)}.part"
+        self._file: BinaryIO = self._temporary.open("xb")
+
+    def write(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._limit:
+            message = f"{self.name!r} has more than {self._limit} bytes"
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
+        self._hash.update(data)
+        self._file.write(data)
+
+    def finish(self) -> Upload:
+        """Give the file its name; one that is there already stays."""
+        self._file.close()
+        path = _reserve(self._folder, file_name(self.name, longest=_LONGEST_NAME))
+        os.replace(self._temporary, path)
+        media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        return Upload(self.name, path, self._size, self._hash.hexdigest(), media_type)
+
+    def discard(self) -> None:
+        """Leave nothing of it."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _reserve(folder: Path, name: str) -> Path:
+    stem, suffix = os.path.splitext(name)
+    number = 1
+    while True:
+        path = folder / (name if number == 1 else f"{stem}-{number}{suffix}")
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+async def receive(folder: Path, *, file_limit: int, room: int) -> list[Upload]:
+    """Write the files of the request's multipart body into a folder.
+
+    Either all of them are there in the end, or none.
+
+    :param folder: where to; it exists.
+    :param file_limit: bytes of one file at most.
+    :param room: bytes of all files together at most.
+    :raises Refusal: no multipart body (415), a broken one or one without a file (400), too large (413).
+    """
+    boundary = request.mimetype_params.get("boundary")
+    if request.mimetype != "multipart/form-data" or not boundary:
+        message = "the body must be multipart/form-data with the file in a part named 'file'"
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    done: list[Upload] = []
+    part: _Part | None = None
+    decoder = MultipartDecoder(boundary.encode(), _FIELD_LIMIT, max_parts=_PARTS_LIMIT)
+    complete = False
+    try:
+        async for chunk in chunks(room):
+            decoder.receive_data(chunk)
+            while not isinstance(event := decoder.next_event(), NeedData):
+                if isinstance(event, File | Field):
+                    part = _begin(event, folder, min(file_limit, room))
+                elif isinstance(event, Data) and part is not None:
+                    part.write(event.data)
+                    if not event.more_data:
+                        done.append(part.finish())
+                        part = None
+                elif isinstance(event, Epilogue):
+                    complete = True
+                    break
+        if not complete:
+            raise ValueError("it ends in the middle")
+        if not done:
+            raise ValueError("it holds no file: a file is a part with a file name")
+    except BaseException as error:
+        if part is not None:
+            part.discard()
+        for upload in done:
+            upload.path.unlink(missing_ok=True)
+        if isinstance(error, ValueError):
+            message = f"the multipart body cannot be read: {error}"
+            raise Refusal(HTTPStatus.BAD_REQUEST, "malformed_multipart", message) from None
+        raise
+    return done
+
+
+def _begin(event: File | Field, folder: Path, limit: int) -> _Part | None:
+    """Return the file that a part begins; fields that are no files are read and forgotten."""
+    return _Part(folder, event.filename or "unnamed", limit) if isinstance(event, File) else None

@@ -1,0 +1,5 @@
+"""The door to `Test`."""
+
+from trafficlight.test import Test
+
+__all__ = ["Test"]

@@ -1,0 +1,161 @@
+"""Parameters of a test: decorators that say with which values it runs.
+
+They stack in ducktape's sense: each `@parametrize` adds one set of values, each `@matrix` a product of them,
+`@defaults` fills what a set leaves open, and `@ignore` takes sets out, visibly.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+__all__ = ["ParameterSet", "defaults", "ignore", "matrix", "parameter_sets", "parametrize"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARKS = "__trafficlight_parameters__"
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSet:
+    """The values of one run.
+
+    :param values: by parameter name.
+    :param ignored: why it is not to run; None when it is.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    ignored: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    sets: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    values: dict[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ignore:
+    values: dict[str, Any]
+    reason: str
+
+
+_Mark = _Values | _Defaults | _Ignore
+
+
+def parametrize(**values: Any) -> Callable[[F], F]:
+    """Run the test once more, with these values."""
+    if not values:
+        raise TypeError("@parametrize takes the values to run with: @parametrize(size=10)")
+    return _marking("parametrize", _Values((values,)))
+
+
+def matrix(**values: Iterable[Any]) -> Callable[[F], F]:
+    """Run the test with every combination of these values, one list for each parameter."""
+    lists = {name: _listed("matrix", name, given) for name, given in values.items()}
+    if not lists:
+        raise TypeError("@matrix takes a list of values for each parameter: @matrix(size=[10, 100])")
+    return _marking("matrix", _Values(tuple(_product(lists))))
+
+
+def defaults(**values: Iterable[Any]) -> Callable[[F], F]:
+    """Fill parameters that the other decorators leave open, with every combination of these values."""
+    lists = {name: _listed("defaults", name, given) for name, given in values.items()}
+    if not lists:
+        raise TypeError("@defaults takes a list of values for each parameter: @defaults(size=[10])")
+    return _marking("defaults", _Defaults(lists))
+
+
+def ignore(*target: Any, **values: Any) -> Any:
+    """Leave a test out, visibly: its cases are listed as skipped.
+
+    `@ignore` takes out everything below it, `@ignore(size=10)` the sets that have all of these values. A text
+    before them says why: ``@ignore("needs a camera", video=True)``. It may stand above a class, too.
+    """
+    if len(target) == 1 and callable(target[0]) and not values:
+        return _add(target[0], _Ignore({}, "ignored"))
+    if len(target) > 1 or (target and not isinstance(target[0], str)):
+        raise TypeError("@ignore takes a reason and parameter values: @ignore('why', size=10)")
+    shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    why = target[0] if target else f"ignored for {shown}" if values else "ignored"
+    return _marking("ignore", _Ignore(values, why))
+
+
+def parameter_sets(function: Callable[..., Any], owner: type | None = None) -> list[ParameterSet]:
+    """Return the sets of values that a test runs with, in the order of the source; without any, an empty one.
+
+    :param function: the test method.
+    :param owner: its class, whose own `@ignore` counts as well.
+    :raises ValueError: an `@ignore` names values that no set has.
+    """
+    marks: tuple[_Mark, ...] = getattr(function, _MARKS, ())
+    above: tuple[_Mark, ...] = vars(owner).get(_MARKS, ()) if owner is not None else ()
+    sets = _filled(_collected(marks), [mark for mark in marks if isinstance(mark, _Defaults)])
+    for mark in (*marks, *above):
+        if isinstance(mark, _Ignore) and (mark.values or mark in above):
+            sets = _ignoring(sets, mark)
+    return sets
+
+
+def _collected(marks: Iterable[_Mark]) -> list[ParameterSet]:
+    """Read the decorators from the bottom up, as Python applies them."""
+    sets: list[ParameterSet] = []
+    everything: str | None = None
+    for mark in marks:
+        if isinstance(mark, _Values):
+            sets = [ParameterSet(values) for values in mark.sets] + sets
+        elif isinstance(mark, _Ignore) and not mark.values:
+            sets = [ParameterSet(one.values, one.ignored or mark.reason) for one in sets]
+            # With nothing below it that it could mean, it means all of it.
+            everything = everything if sets else mark.reason
+    return [ParameterSet(one.values, one.ignored or everything) for one in sets or [ParameterSet()]]
+
+
+def _filled(sets: list[ParameterSet], marks: list[_Defaults]) -> list[ParameterSet]:
+    merged = {name: values for mark in marks for name, values in mark.values.items()}
+    return [
+        ParameterSet({**one.values, **filling}, one.ignored)
+        for one in sets
+        for filling in _product({name: values for name, values in merged.items() if name not in one.values})
+    ]
+
+
+def _ignoring(sets: list[ParameterSet], mark: _Ignore) -> list[ParameterSet]:
+    def meant(one: ParameterSet) -> bool:
+        return all(name in one.values and one.values[name] == value for name, value in mark.values.items())
+
+    if not any(meant(one) for one in sets):
+        shown = ", ".join(f"{name}={value!r}" for name, value in mark.values.items())
+        raise ValueError(f"@ignore({shown}) fits none of the values that the test runs with")
+    return [ParameterSet(one.values, one.ignored or mark.reason) if meant(one) else one for one in sets]
+
+
+def _product(lists: Mapping[str, tuple[Any, ...]]) -> Iterable[dict[str, Any]]:
+    return (dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
+
+
+def _listed(decorator: str, name: str, given: object) -> tuple[Any, ...]:
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise TypeError(f"@{decorator}({name}=...) takes a list of values, not {given!r}: {name}=[{given!r}]")
+    values = tuple(given)
+    if not values:
+        raise TypeError(f"@{decorator}({name}=[]) has no value to run with")
+    return values
+
+
+def _marking(decorator: str, mark: _Mark) -> Callable[[F], F]:
+    def mark_function(function: F) -> F:
+        if isinstance(function, type) and not isinstance(mark, _Ignore):
+            raise TypeError(f"@{decorator} goes above a method, not above class {function.__name__}")
+        return _add(function, mark)
+
+    return mark_function
+
+
+def _add(function: F, mark: _Mark) -> F:
+    setattr(function, _MARKS, (*vars(function).get(_MARKS, ()), mark))
+    return function

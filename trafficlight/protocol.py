@@ -1,0 +1,96 @@
+"""The wire between coordinator and adapters: what travels over the five adapter endpoints.
+
+Adapters and coordinator share nothing but this module. Everything beyond the original fields is optional, so
+that adapters written years ago still run. Unknown fields are kept, never refused.
+"""
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "EXIT",
+    "IDLE",
+    "ActionMessage",
+    "ErrorBody",
+    "ErrorReport",
+    "JsonObject",
+    "Registered",
+    "Registration",
+    "Respond",
+]
+
+JsonObject: TypeAlias = dict[str, Any]
+
+IDLE = "idle"
+EXIT = "exit"
+
+
+class Registration(BaseModel):
+    """What an adapter says of itself when it registers.
+
+    Fields that are not listed are kept and shown to people.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: str = Field(min_length=1, max_length=200, description="What kind of client this is, e.g. `element-web`.")
+    version: str | None = Field(default=None, max_length=1000, description="The client's version, shown to people.")
+    labels: list[str] = Field(default_factory=list, description="Free words that client types can ask for.")
+    actions: list[str] | None = Field(
+        default=None, description="The actions it can perform; absent means that it does not say."
+    )
+    endpoint: str | None = Field(default=None, description="Network proxies: the base URL clients are to use.")
+
+
+class Registered(BaseModel):
+    """The coordinator's answer to a registration. Old adapters do not read it."""
+
+    uuid: str = Field(description="The id under which the adapter registered.")
+    coordinator: str = Field(description="The coordinator's version.")
+    poll_hold: float = Field(description="Seconds that a poll is held at most.")
+    deadlines: dict[str, float] = Field(description="Seconds: `alive` between polls, `action` to answer one.")
+    token: str | None = Field(default=None, description="The adapter's own bearer token, where tokens are on.")
+
+
+class ActionMessage(BaseModel):
+    """The answer to a poll: an action to perform, or `idle`, or `exit`."""
+
+    action: str = Field(description="The action's name; `idle` and `exit` are the coordinator's own.")
+    data: JsonObject = Field(default_factory=dict, description="The action's parameters.")
+    id: str | None = Field(default=None, description="Names this action in the response; the same when repeated.")
+
+
+class Respond(BaseModel):
+    """An adapter's answer to its outstanding action."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str | None = Field(default=None, description="The id of the action that this answers.")
+
+
+def _text(value: object) -> object:
+    return "" if value is None else value if isinstance(value, str) else str(value)
+
+
+LenientText: TypeAlias = Annotated[str, BeforeValidator(_text)]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong in an adapter. Every field may be missing or null."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: LenientText = Field(
+        default="unknown", description="`action`: the client failed; anything else: the adapter did."
+    )
+    path: LenientText = Field(default="", description="Where it went wrong, e.g. file and line.")
+    details: LenientText = Field(default="", description="What went wrong, in full: message, stack trace.")
+
+
+class ErrorReport(BaseModel):
+    """The body of `POST /client/<uuid>/error`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    error: ErrorBody = Field(default_factory=ErrorBody)

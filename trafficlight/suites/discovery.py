@@ -1,0 +1,84 @@
+"""From a path to test classes: which files count, and which of their classes are tests."""
+
+import inspect
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from trafficlight.suites.imports import SHIPPED
+from trafficlight.test import Test
+
+__all__ = ["DEFAULT_PATTERNS", "FileFound", "classes_in", "file_found", "files_below", "methods_of"]
+
+DEFAULT_PATTERNS = ("test_*.py", "*_test.py")
+
+_NEVER = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
+
+
+@dataclass(frozen=True, slots=True)
+class FileFound:
+    """A test file.
+
+    :param path: where it is, absolute.
+    :param name: what it is called in case ids: its path from where the search started.
+    """
+
+    path: Path
+    name: str
+
+
+def file_found(path: Path, root: Path) -> FileFound:
+    """Return a file under the name that it has in case ids.
+
+    :param root: where the search started; for the suites that ship it is always their own directory.
+    """
+    path = Path(os.path.abspath(path))
+    for real, base in ((path, SHIPPED), (path.resolve(), SHIPPED), (path, Path(os.path.abspath(root)))):
+        if real.is_relative_to(base):
+            return FileFound(path, real.relative_to(base).as_posix())
+    return FileFound(path, path.name)
+
+
+def files_below(directory: Path, patterns: Sequence[str] = DEFAULT_PATTERNS) -> Iterator[Path]:
+    """Yield the test files in a directory and all below it, in the order of their paths.
+
+    :param patterns: globs; each counts at any depth, with or without a leading ``**/``.
+    """
+    globs = [pattern.lstrip("/").removeprefix("**/") for pattern in patterns]
+    seen: set[str] = set()
+    found: list[Path] = []
+    for folder, subfolders, names in os.walk(directory, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if name not in _NEVER and not name.startswith(".")]
+        here = PurePath(os.path.relpath(folder, directory))
+        found.extend(Path(folder, name) for name in names if any((here / name).match(glob) for glob in globs))
+    yield from sorted(found, key=lambda path: path.relative_to(directory).parts)
+
+
+def classes_in(module: object, module_name: str) -> dict[str, type[Test]]:
+    """Return the tests of a module: the leaves among the subclasses of Test that it defines itself.
+
+    A class without `run` and `test_*` methods is somebody's base, and so is an abstract one.
+    """
+    own: dict[type[Test], str] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, type) and issubclass(value, Test) and value.__module__ == module_name:
+            own.setdefault(value, name)
+    bases = {base for cls in own for base in cls.__mro__[1:]}
+    return {
+        name: cls
+        for cls, name in own.items()
+        if cls not in bases and not inspect.isabstract(cls) and methods_of(cls)
+    }
+
+
+def methods_of(cls: type[Test]) -> list[str]:
+    """Return the names of the methods that are tests, inherited ones first, in the order of the source."""
+    names: dict[str, None] = {}
+    for owner in reversed(cls.__mro__):
+        names.update(dict.fromkeys(name for name in vars(owner) if name == "run" or name.startswith("test_")))
+    return [name for name in names if callable(getattr(cls, name, None))]

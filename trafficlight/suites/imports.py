@@ -1,0 +1,198 @@
+"""Test files as Python modules: imported by path, each under a name of its own, from any directory."""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from trafficlight.errors import AuthoringError
+from trafficlight.test import Test
+
+__all__ = ["SHIPPED", "load_module", "load_test_class"]
+
+# The suites that ship are modules of this package, so that their helpers are imported by name.
+SHIPPED = Path(__file__).resolve().parent.parent / "tests"
+_SHIPPED_PACKAGE = "trafficlight.tests"
+_FOREIGN_PACKAGE = "trafficlight_test_"
+# Directories that one file may have lent to it before its imports count as endless.
+_LENT_AT_MOST = 20
+
+
+def load_test_class(path: Path, class_name: str) -> type[Test]:
+    """Return a test class out of a file; in one process always the same one.
+
+    :raises AuthoringError: the file cannot be imported, or holds no such test.
+    """
+    found = getattr(load_module(path), class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Test)):
+        raise AuthoringError(path, None, f"there is no test {class_name} in it", "has the file changed?")
+    return found
+
+
+def load_module(path: Path) -> ModuleType:
+    """Import a test file and return its module; in one process always the same one.
+
+    :raises AuthoringError: it cannot be imported.
+    """
+    path = Path(path).absolute()
+    if (loaded := sys.modules.get(_module_name(path))) is not None:
+        return loaded
+    if not path.is_file():
+        raise AuthoringError(path, None, "there is no such file")
+    # What a test file prints while it is imported must not end up in somebody's JSON.
+    with contextlib.redirect_stdout(sys.stderr), _beside(path.parent):
+        for _ in range(_LENT_AT_MOST):
+            try:
+                return _import(path)
+            except ModuleNotFoundError as error:
+                if not _lend_tree(path, error.name or ""):
+                    raise _authoring_error(path, error) from error
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise _authoring_error(path, error) from error
+    raise AuthoringError(path, None, "its imports do not come to an end")
+
+
+def _module_name(path: Path) -> str:
+    """Return the name that a file has as a module: unique, and the same in every process."""
+    if (shipped := _in_shipped(path)) is not None:
+        return ".".join((_SHIPPED_PACKAGE, *_parts(shipped)))
+    top = _top(path)
+    # A dot in a file's name is none of a module's.
+    parts = (part.replace("%", "%25").replace(".", "%2E") for part in _parts(path.relative_to(top)))
+    return ".".join((_package_of(top), *parts))
+
+
+def _in_shipped(path: Path) -> Path | None:
+    for real, shipped in ((path, SHIPPED), (path.resolve(), SHIPPED.resolve())):
+        if real.is_relative_to(shipped) and real.suffix == ".py":
+            return real.relative_to(shipped)
+    return None
+
+
+def _top(path: Path) -> Path:
+    """Return the directory that a made-up package stands for: the file's own, or its topmost package's."""
+    top = path.parent
+    while (top / "__init__.py").is_file() and (top.parent / "__init__.py").is_file():
+        top = top.parent
+    return top
+
+
+def _package_of(top: Path) -> str:
+    return f"{_FOREIGN_PACKAGE}{hashlib.sha256(bytes(top)).hexdigest()[:12]}"
+
+
+def _import(path: Path) -> ModuleType:
+    name = _module_name(path)
+    if _in_shipped(path) is not None:
+        return importlib.import_module(name)
+    top = _top(path)
+    package = _package_of(top)
+    if package not in sys.modules:
+        _execute(package, top / "__init__.py", search=top)
+    if (parent := name.rpartition(".")[0]) != package:
+        importlib.import_module(parent)
+    return _execute(name, path)
+
+
+def _execute(name: str, path: Path, *, search: Path | None = None) -> ModuleType:
+    # The loader is named, so that a file is taken whatever its suffix.
+    loader = importlib.machinery.SourceFileLoader(name, str(path)) if path.is_file() else None
+    spec = importlib.machinery.ModuleSpec(name, loader, origin=str(path), is_package=search is not None)
+    if search is not None:
+        spec.submodule_search_locations = [str(search)]
+    spec.has_location = loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if loader is not None:
+        try:
+            loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return module
+
+
+def _parts(relative: Path) -> tuple[str, ...]:
+    return relative.with_suffix("").parts if relative.suffix == ".py" else relative.parts
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Let a file import the helpers beside it, by their bare names.
+
+    First of all places while it is imported, last of all later on: helpers must not stand in for our modules.
+    """
+    if folder.is_relative_to(SHIPPED):
+        yield
+        return
+    _forget_helpers_elsewhere(folder)
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+        if entry not in sys.path:
+            sys.path.append(entry)
+
+
+def _forget_helpers_elsewhere(folder: Path) -> None:
+    """Unload the helpers of other test folders that have the name of one in this folder."""
+    tests = [module for name, module in sys.modules.items() if name.startswith(_FOREIGN_PACKAGE)]
+    folders = {Path(module.__file__).parent for module in tests if module.__file__} - {folder}
+    for name in {entry.stem for entry in folder.iterdir() if entry.is_dir() or entry.suffix == ".py"}:
+        origin = getattr(sys.modules.get(name), "__file__", None)
+        if origin and not folders.isdisjoint((Path(origin).parent, Path(origin).parent.parent)):
+            for stale in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+                del sys.modules[stale]
+
+
+def _lend_tree(path: Path, missing: str) -> bool:
+    """Let a file in another tree import its helpers as ``trafficlight.tests.*``; say whether that is new."""
+    if not missing.startswith(f"{_SHIPPED_PACKAGE}."):
+        return False
+    parts = missing.removeprefix(f"{_SHIPPED_PACKAGE}.").split(".")
+    for root in path.parents:
+        wanted = root.joinpath(*parts)
+        if wanted.is_dir() or wanted.with_suffix(".py").is_file():
+            return [_extend(_SHIPPED_PACKAGE, root, parts[:depth]) for depth in range(len(parts))].count(
+                True
+            ) > 0
+    return False
+
+
+def _extend(package: str, root: Path, parts: list[str]) -> bool:
+    try:
+        search = importlib.import_module(".".join((package, *parts))).__path__
+    except ModuleNotFoundError:
+        return False
+    entry = str(root.joinpath(*parts))
+    if entry in search or not Path(entry).is_dir():
+        return False
+    search.append(entry)
+    importlib.invalidate_caches()
+    return True
+
+
+def _authoring_error(path: Path, error: BaseException) -> AuthoringError:
+    """Say where in the file the import went wrong."""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        hint = f"install {error.name.partition('.')[0]}, or put {error.name} beside the file"
+        if error.name == "assertpy":
+            hint = "install trafficlight[compat]"
+    return AuthoringError(path, line, f"does not import: {type(error).__name__}: {error}".rstrip(": "), hint)

@@ -1,0 +1,207 @@
+"""From what a test declares to the roles of its matrix, with everything that is wrong with them."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trafficlight.client_types import ClientType, as_client_type
+from trafficlight.errors import AuthoringError
+from trafficlight.server_types import ServerType
+from trafficlight.suites.source import Source
+from trafficlight.test import Declaration, Test
+
+__all__ = ["Role", "Roles", "close_to", "read_roles"]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One dimension of the matrix.
+
+    :param names: the role; several, where one server type fills several.
+    :param types: what may fill it.
+    :param where: file and line of its declaration.
+    """
+
+    names: tuple[str, ...]
+    types: tuple[ClientType | ServerType, ...]
+    where: tuple[Path, int | None]
+
+    @property
+    def key(self) -> str:
+        """How it stands in case ids."""
+        return "+".join(self.names)
+
+
+@dataclass(slots=True)
+class Roles:
+    """The roles of one test.
+
+    :param groups: roles that are interchangeable, by their place in `roles`.
+    :param problems: what is wrong; with any of them the test cannot run.
+    """
+
+    roles: list[Role] = field(default_factory=list)
+    groups: list[tuple[int, ...]] = field(default_factory=list)
+    problems: list[AuthoringError] = field(default_factory=list)
+
+    @property
+    def names(self) -> dict[str, Role]:
+        """Every role by its name."""
+        return {name: role for role in self.roles for name in role.names}
+
+
+def read_roles(cls: type[Test], source: Source) -> Roles:
+    """Read the roles of a test, clients first, in the order of declaration."""
+    line = source.class_line(cls.__name__)
+    try:
+        test = cls()
+        declarations = test.declarations()
+    except Exception as error:
+        line = _line_of(error, source.path) or source.method_line(cls.__name__, "__init__") or line
+        problem = f"{cls.__name__} cannot be created: {type(error).__name__}: {error}"
+        return Roles(problems=[AuthoringError(source.path, line, problem, "its __init__ takes no arguments")])
+    found = Roles()
+    for declaration in declarations:
+        where = _where(declaration, cls, source)
+        try:
+            role = Role(declaration.names, tuple(_types(declaration)), where)
+            _check_names(role, found)
+            found.roles.append(role)
+        except _WrongError as wrong:
+            found.problems.append(AuthoringError(*where, wrong.problem, wrong.hint))
+    if not found.problems:
+        _read_groups(test, cls, source, found)
+    return found
+
+
+class _WrongError(Exception):
+    def __init__(self, problem: str, hint: str) -> None:
+        self.problem, self.hint = problem, hint
+        super().__init__(problem)
+
+
+def close_to(name: str, names: Iterable[str]) -> str:
+    """Return a hint that names what was probably meant; empty where nothing is near."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _types(declaration: Declaration) -> Iterator[ClientType | ServerType]:
+    shown = " + ".join(map(repr, declaration.names))
+    given = declaration.types
+    stated = list(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else [given]
+    if not stated:
+        example = "Nio" if declaration.kind == "client" else "SynapseStable"
+        raise _WrongError(
+            f"there are no types for the role {shown}", f"name at least one, for instance [{example}]"
+        )
+    read: Callable[[object], ClientType | ServerType | None]
+    read = as_client_type if declaration.kind == "client" else _as_server_type
+    names: set[str] = set()
+    for one in stated:
+        try:
+            kind = read(one)
+            name = kind.name() if kind is not None else ""
+        except Exception as error:
+            raise _WrongError(
+                f"{one!r} of the role {shown} fails: {type(error).__name__}: {error}", ""
+            ) from error
+        if kind is None:
+            hint = f"types are in trafficlight.{declaration.kind}_types, or are subclasses of what is there"
+            raise _WrongError(f"{one!r} is no {declaration.kind} type (role {shown})", hint)
+        if name in names:
+            raise _WrongError(
+                f"the role {shown} has two types named {name}", "leave one out, or name it otherwise"
+            )
+        names.add(name)
+        _check_type(kind, declaration, shown)
+        yield kind
+
+
+def _as_server_type(kind: object) -> ServerType | None:
+    made = kind() if isinstance(kind, type) and issubclass(kind, ServerType) else kind
+    return made if isinstance(made, ServerType) else None
+
+
+def _check_type(kind: ClientType | ServerType, declaration: Declaration, shown: str) -> None:
+    if isinstance(kind, ClientType):
+        if type(kind).match is ClientType.match and not kind.type:
+            raise _WrongError(
+                f"the client type {kind.name()} has no `type`", "set it to what its adapters register as"
+            )
+        return
+    try:
+        stands_for = len(kind.homeservers())
+    except Exception as error:
+        raise _WrongError(
+            f"{kind.name()} of the role {shown} fails: {type(error).__name__}: {error}", ""
+        ) from error
+    # The older form may leave some of a type's homeservers unnamed.
+    if stands_for < len(declaration.names) or (
+        declaration.where is None and stands_for > len(declaration.names)
+    ):
+        roles = "one role" if len(declaration.names) == 1 else f"{len(declaration.names)} roles"
+        hint = f"give it {stands_for} names" if stands_for > 1 else "give every role types of its own"
+        raise _WrongError(
+            f"{kind.name()} stands for {stands_for} homeserver(s), and is to fill {roles}: {shown}", hint
+        )
+
+
+def _check_names(role: Role, found: Roles) -> None:
+    stated: Sequence[object] = role.names
+    for name in stated:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise _WrongError(
+                f"a role cannot be named {name!r}", "roles are arguments of the test, so Python names"
+            )
+        if name in found.names or role.names.count(name) > 1:
+            raise _WrongError(f"there are two roles named {name!r}", "name one of them otherwise")
+    if not role.names:
+        raise _WrongError("a server type fills no role", "name at least one server")
+
+
+def _read_groups(test: Test, cls: type[Test], source: Source, found: Roles) -> None:
+    given: Sequence[object] = test.interchangeable
+    groups: list[Sequence[object]] = [given] if any(isinstance(one, str) for one in given) else list(given)  # type: ignore[arg-type]
+    places: dict[object, int] = {role.key: index for index, role in enumerate(found.roles)}
+    where = (source.path, source.attribute_line(cls.__name__, "interchangeable"))
+    for group in groups:
+        unknown = [name for name in group if name not in places]
+        kinds = {
+            isinstance(found.roles[places[name]].types[0], ClientType) for name in group if name in places
+        }
+        if unknown:
+            hint = (
+                close_to(str(unknown[0]), [role.key for role in found.roles]) or "it lists roles of the test"
+            )
+            found.problems.append(
+                AuthoringError(*where, f"interchangeable names no role: {unknown[0]!r}", hint)
+            )
+        elif len(set(group)) < 2 or len(kinds) > 1:
+            problem = f"interchangeable needs two or more roles of one kind, not {', '.join(map(str, group))}"
+            found.problems.append(AuthoringError(*where, problem))
+        else:
+            found.groups.append(tuple(sorted(places[name] for name in set(group))))
+
+
+def _where(declaration: Declaration, cls: type[Test], source: Source) -> tuple[Path, int | None]:
+    if declaration.where is not None:
+        return Path(declaration.where[0]), declaration.where[1]
+    attribute = f"{declaration.kind}s"
+    for owner in cls.__mro__:
+        if attribute in vars(owner):
+            line = source.attribute_line(
+                owner.__name__, attribute, declaration.names[0] if declaration.names else None
+            )
+            return source.path, line or source.class_line(cls.__name__)
+    return source.path, source.class_line(cls.__name__)
+
+
+def _line_of(error: BaseException, path: Path) -> int | None:
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

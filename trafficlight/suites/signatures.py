@@ -1,0 +1,130 @@
+"""Whether a test method can be called with what it will receive."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trafficlight.errors import AuthoringError
+from trafficlight.parameters import ParameterSet, parameter_sets
+from trafficlight.suites.roles import Role, Roles, close_to
+from trafficlight.suites.source import Source
+from trafficlight.test import Test
+
+__all__ = ["Signature", "check_hooks", "check_method", "read_parameters"]
+
+
+class Signature:
+    """What a method takes by name.
+
+    :param method: the method, bound or as the class holds it.
+    """
+
+    def __init__(self, method: Callable[..., Any], *, bound: bool = False) -> None:
+        parameters = list(inspect.signature(method).parameters.values())
+        parameters = parameters if bound or isinstance(method, staticmethod) else parameters[1:]
+        named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        self.takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
+        self.names = {one.name for one in named}
+        self.required = [one.name for one in named if one.default is one.empty]
+        self.unnamed = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
+
+    def takes(self, name: str) -> bool:
+        """Return whether it takes an argument of this name."""
+        return self.takes_all or name in self.names
+
+
+def read_parameters(
+    cls: type[Test], method: str, overrides: Mapping[str, Any], where: tuple[Path, int | None]
+) -> tuple[list[ParameterSet], list[AuthoringError]]:
+    """Return the sets of values that a test runs with, after some of them were given otherwise.
+
+    :param overrides: values that take the place of the ones that the test states.
+    """
+    try:
+        sets = parameter_sets(getattr(cls, method), cls)
+    except ValueError as error:
+        return [], [AuthoringError(*where, str(error), "correct the values, or take the @ignore away")]
+    if not overrides:
+        return sets, []
+    merged: list[ParameterSet] = []
+    for one in sets:
+        values = {**one.values, **overrides}
+        if not any(known.values == values for known in merged):
+            merged.append(ParameterSet(values, one.ignored))
+    return merged, []
+
+
+def check_method(
+    cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: Source, line: int
+) -> list[AuthoringError]:
+    """Return what is wrong between a test method, the roles and the parameters."""
+    function = getattr(cls, method)
+    if not inspect.iscoroutinefunction(function):
+        return [AuthoringError(source.path, line, f"{method}() is not async", f"write `async def {method}`")]
+    signature = Signature(function)
+    names = roles.names
+    filled = {name for one in sets for name in one.values}
+    wrong: list[AuthoringError] = [
+        AuthoringError(source.path, line, f"{method}() takes {name!r} by place only", "leave the / out")
+        for name in signature.unnamed
+    ]
+    wrong += [
+        _untaken_role(name, role, method, signature, filled)
+        for name, role in names.items()
+        if not signature.takes(name)
+    ]
+    for name in sorted(filled):
+        if name in names:
+            problem, hint = (
+                f"{name!r} is both a role and a parameter of {method}()",
+                "name one of them otherwise",
+            )
+            wrong.append(AuthoringError(source.path, line, problem, hint))
+        elif not name.isidentifier():
+            wrong.append(
+                AuthoringError(
+                    source.path, line, f"a parameter cannot be named {name!r}", "use a Python name"
+                )
+            )
+        elif not signature.takes(name):
+            hint = close_to(name, signature.names - set(names)) or f"add it to {method}()"
+            problem = f"{method}() does not take the parameter {name!r}"
+            wrong.append(AuthoringError(source.path, line, problem, hint))
+    for name in signature.required:
+        if name not in names and not all(name in one.values for one in sets):
+            unused = [role for role in names if not signature.takes(role)]
+            hint = close_to(name, unused) or f"add a role, a default value, or @parametrize({name}=...)"
+            wrong.append(AuthoringError(source.path, line, f"nothing fills {name!r} of {method}()", hint))
+    return wrong
+
+
+def check_hooks(
+    cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: Source
+) -> list[AuthoringError]:
+    """Return what is wrong with `setup` and `teardown`."""
+    wrong = []
+    for hook in ("setup", "teardown"):
+        function = getattr(cls, hook)
+        if function is getattr(Test, hook):
+            continue
+        line = source.method_line(cls.__name__, hook) or source.class_line(cls.__name__)
+        if not inspect.iscoroutinefunction(function):
+            wrong.append(
+                AuthoringError(source.path, line, f"{hook}() is not async", f"write `async def {hook}`")
+            )
+            continue
+        for name in Signature(function).required:
+            if name not in roles.names and not all(name in one.values for one in sets):
+                problem = f"nothing fills {name!r} of {hook}(), which runs around {method}()"
+                hint = close_to(name, roles.names) or "it may ask for roles and parameters of the test"
+                wrong.append(AuthoringError(source.path, line, problem, hint))
+    return wrong
+
+
+def _untaken_role(
+    name: str, role: Role, method: str, signature: Signature, filled: set[str]
+) -> AuthoringError:
+    free = [one for one in signature.required if one not in filled]
+    hint = close_to(name, free) or f"add {name!r} to {method}(), or leave the role out"
+    return AuthoringError(*role.where, f"{method}() does not take the role {name!r}", hint)

@@ -1,0 +1,237 @@
+"""What a test author writes with: the `Test` class, and what a running test reaches.
+
+::
+
+    class SendMessages(Test):
+        clients = {"alice": [Nio, ElementWebStable], "bob": [Nio, ElementWebStable]}
+        servers = {"server": [SynapseStable, Dendrite]}
+
+        async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None: ...
+"""
+
+import inspect
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NoReturn, Protocol, TypeAlias, TypeVar, overload
+
+from trafficlight import waiting
+from trafficlight.client_types import ClientMatcher, NetworkProxy
+from trafficlight.errors import LabError, Skipped
+from trafficlight.server_types import ServerType
+
+__all__ = ["CaseInfo", "Deadline", "Declaration", "Test", "TestRun", "accepted"]
+
+T = TypeVar("T")
+
+ClientTypes: TypeAlias = ClientMatcher | type[ClientMatcher] | Sequence[ClientMatcher | type[ClientMatcher]]
+ServerTypes: TypeAlias = ServerType | type[ServerType] | Sequence[ServerType | type[ServerType]]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseInfo:
+    """What a running test is told of its case.
+
+    :param id: the case's id, readable and unique in the session.
+    :param parameters: the keyword arguments that are not roles.
+    :param attempt: which try this is, from 1.
+    :param folder: the attempt's folder in the results; it exists.
+    :param roles: the name of the type in every role.
+    """
+
+    id: str
+    parameters: Mapping[str, Any]
+    attempt: int
+    folder: Path
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+
+class Deadline(Protocol):
+    """When the case has to be over."""
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that are left; 0 when it has passed."""
+        ...
+
+    @property
+    def expired(self) -> bool:
+        """Whether it has passed."""
+        ...
+
+
+class TestRun(Protocol):
+    """What a test reaches while it runs; whoever runs it hands this over with :meth:`Test.bind`."""
+
+    # Not one of pytest's.
+    __test__: ClassVar[bool] = False
+
+    @property
+    def case(self) -> CaseInfo:
+        """The case, and where its results go."""
+        ...
+
+    @property
+    def logger(self) -> logging.Logger:
+        """A logger that writes to the case's log."""
+        ...
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the case has to be over."""
+        ...
+
+    def record(self, name: str, value: float, unit: str) -> None:
+        """Keep a measurement."""
+        ...
+
+    def attach(self, name: str, content: Path | bytes) -> None:
+        """Keep a file, or bytes, with the results of the case."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One role as it was declared, unchecked.
+
+    :param kind: ``client`` or ``server``.
+    :param names: the role; several, where one server type stands for several homeservers.
+    :param types: what may fill it, as it was written.
+    :param where: file and line of the call that declared it; None for the class attributes.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    types: object
+    where: tuple[str, int] | None = None
+
+
+class Test:
+    """A test: what it needs, and an async `run()` or several async `test_*()` methods that do it.
+
+    They receive one object for every role, and the parameters, by name; `setup()` and `teardown()` go around.
+
+    :cvar clients: the client types that may fill each client role.
+    :cvar servers: the server types that may fill each server role; a tuple of roles where one type
+        stands for several federated homeservers.
+    :cvar interchangeable: roles that play the same part, so that mirrored cells are left out; a list of
+        such groups where there are several.
+    """
+
+    # Not one of pytest's, even if its name begins with Test.
+    __test__: ClassVar[bool] = False
+
+    clients: ClassVar[Mapping[str, ClientTypes]] = MappingProxyType({})
+    servers: ClassVar[Mapping[str | tuple[str, ...], ServerTypes]] = MappingProxyType({})
+    interchangeable: ClassVar[Sequence[str] | Sequence[Sequence[str]]] = ()
+
+    _run: TestRun | None = None
+
+    async def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Prepare; receives what it asks for of what the test receives."""
+
+    async def teardown(self, *args: Any, **kwargs: Any) -> None:
+        """Clean up, in every ending; receives what it asks for of what the test receives."""
+
+    # The older form of declaring roles, for `__init__`.
+
+    def _client_under_test(self, types: ClientTypes, name: str) -> None:
+        self._declare("client", (name,), types)
+
+    def _server_under_test(self, types: ServerTypes, names: Sequence[str]) -> None:
+        self._declare("server", (names,) if isinstance(names, str) else tuple(names), types)
+
+    def _network_proxy(self, name: str) -> None:
+        self._declare("client", (name,), [NetworkProxy()])
+
+    def _declare(self, kind: str, names: tuple[str, ...], types: object) -> None:
+        caller = sys._getframe(2)
+        declaration = Declaration(kind, names, types, (caller.f_code.co_filename, caller.f_lineno))
+        # Set here and not in __init__, so that a subclass without super().__init__() works.
+        vars(self).setdefault("_declared", []).append(declaration)
+
+    def declarations(self) -> list[Declaration]:
+        """Return every role, clients first, in the order of declaration."""
+        stated = [Declaration("client", (role,), types) for role, types in self.clients.items()]
+        for names, types in self.servers.items():
+            stated.append(Declaration("server", names if isinstance(names, tuple) else (names,), types))
+        stated.extend(vars(self).get("_declared", ()))
+        return sorted(stated, key=lambda one: one.kind)
+
+    # What a running test reaches.
+
+    def bind(self, run: TestRun) -> None:
+        """Hand over what the test reaches while it runs."""
+        self._run = run
+
+    @property
+    def _bound(self) -> TestRun:
+        if self._run is None:
+            raise LabError(
+                f"{type(self).__name__} is not running: only a running test has a case, a log and a deadline"
+            )
+        return self._run
+
+    @property
+    def case(self) -> CaseInfo:
+        """The case: its id, parameters, attempt and results folder."""
+        return self._bound.case
+
+    @property
+    def logger(self) -> logging.Logger:
+        """A logger that writes to the case's log."""
+        return self._bound.logger
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the case has to be over: `.remaining` seconds, `.expired`."""
+        return self._bound.deadline
+
+    def record(self, name: str, value: float, unit: str = "") -> None:
+        """Keep a measurement with the results of the case."""
+        self._bound.record(name, value, unit)
+
+    def attach(self, name: str, content: Path | str | bytes) -> None:
+        """Keep evidence with the results of the case.
+
+        :param name: the file name it is kept under.
+        :param content: the bytes, or the path of a file.
+        """
+        self._bound.attach(name, Path(content) if isinstance(content, str) else content)
+
+    @overload
+    async def eventually(self, condition: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T: ...
+
+    @overload
+    async def eventually(self, condition: Callable[[], T], timeout: float = 10.0) -> T: ...
+
+    async def eventually(self, condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+        """Wait until a condition holds, and return what it returned.
+
+        A condition that raises does not hold yet; only an error of the lab goes through at once.
+
+        :param condition: a function, plain or async, whose result is true once it holds.
+        :param timeout: seconds; the case's own deadline cuts it short.
+        :raises AssertionError: it did not hold in time; says what it returned or raised last.
+        """
+        limit = timeout if self._run is None else min(timeout, self._run.deadline.remaining)
+        return await waiting.eventually(condition, limit)
+
+    def skip(self, reason: str) -> NoReturn:
+        """End the test as skipped. No `except Exception` holds it up.
+
+        :param reason: why, one line.
+        """
+        raise Skipped(reason)
+
+
+def accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments, out of all there are, that a function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(arguments)
+    taken = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    return {name: value for name, value in arguments.items() if name in taken}

@@ -1,0 +1,80 @@
+"""What a worker is given, and what it gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from trafficlight.clients import Link
+from trafficlight.protocol import JsonObject
+from trafficlight.results.events import State
+from trafficlight.suites.model import Case
+
+__all__ = ["Assignment", "CaseLink", "ServerFacts", "Verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """A homeserver, as `run()` is told of it.
+
+    :param log: the file that its log goes to; None where there is none to read yet.
+    """
+
+    server_name: str
+    cs_api: str
+    version: str = ""
+    log: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One attempt of a case, with everything that it was given.
+
+    :param case: the case.
+    :param attempt: the attempt's number, from 1.
+    :param folder: where the attempt's files go.
+    :param clients: the registration of the adapter in every client role.
+    :param servers: the homeserver in every server role.
+    :param case_deadline: seconds that set-up and test may take together.
+    :param teardown_deadline: seconds that the tear-down may take after that.
+    """
+
+    case: Case
+    attempt: int
+    folder: Path
+    clients: Mapping[str, JsonObject] = field(default_factory=dict)
+    servers: Mapping[str, ServerFacts] = field(default_factory=dict)
+    case_deadline: float = 300.0
+    teardown_deadline: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How an attempt ended.
+
+    :param state: one of the final states.
+    :param message: what happened, its first line fit for a list.
+    :param traceback: where in the test, as text; empty where there is none.
+    :param phase: ``prepare``, ``load``, ``setup``, ``run`` or ``teardown``.
+    """
+
+    state: State
+    message: str = ""
+    traceback: str = ""
+    phase: str = "run"
+
+
+class CaseLink(Link, Protocol):
+    """How running test code reaches the coordinator: actions and servers, and what it wants remembered."""
+
+    def measured(self, name: str, value: float, unit: str) -> None:
+        """Remember a measurement."""
+        ...
+
+    def attached(self, name: str, path: Path, media_type: str) -> None:
+        """Remember a file that the test put into the attempt's folder."""
+        ...
+
+    def logged(self, level: str, message: str) -> None:
+        """Remember a line of the test's own log."""
+        ...

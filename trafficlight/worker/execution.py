@@ -1,0 +1,160 @@
+"""Runs the test code of one attempt, in whichever process this is."""
+
+import asyncio
+import mimetypes
+import shutil
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from trafficlight.client_types import client_class
+from trafficlight.clients import Client, HomeServer
+from trafficlight.clock import Clock, SystemClock
+from trafficlight.errors import DeadlineError
+from trafficlight.results.events import State
+from trafficlight.results.folder import AttemptFolder
+from trafficlight.suites.imports import load_test_class
+from trafficlight.test import CaseInfo, Test, accepted
+from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
+from trafficlight.worker.deadline import Deadline
+from trafficlight.worker.output import CaseLog
+from trafficlight.worker.verdicts import verdict_of
+
+__all__ = ["execute"]
+
+
+async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = None) -> Verdict:
+    """Run one attempt to its end and return the verdict. Raises only when it is cancelled from outside.
+
+    Tear-down runs in every ending; its error does not hide the test's.
+    """
+    log = CaseLog(assignment.folder, link.logged)
+    try:
+        with log.current():
+            return await _Execution(assignment, link, clock or SystemClock(), log).run()
+    finally:
+        log.close()
+
+
+class _Execution:
+    """One attempt, as the test sees it: what :class:`trafficlight.test.TestRun` asks for."""
+
+    # Not one of pytest's.
+    __test__: ClassVar[bool] = False
+
+    def __init__(self, assignment: Assignment, link: CaseLink, clock: Clock, log: CaseLog) -> None:
+        self._assignment = assignment
+        self._link = link
+        self._folder = AttemptFolder(assignment.folder)
+        self.logger = log.logger
+        self.deadline = Deadline(clock, assignment.case_deadline)
+        case = assignment.case
+        self.case = CaseInfo(
+            id=case.id,
+            parameters=case.parameters,
+            attempt=assignment.attempt,
+            folder=assignment.folder,
+            roles=case.roles,
+        )
+
+    def record(self, name: str, value: float, unit: str) -> None:
+        """Remember a measurement."""
+        self._link.measured(name, value, unit)
+
+    def attach(self, name: str, content: Path | bytes) -> None:
+        """Keep a file, or bytes as a file, with the case."""
+        target = self._folder.attachment(name)
+        if isinstance(content, Path):
+            shutil.copyfile(content, target)
+        else:
+            target.write_bytes(content)
+        self._link.attached(name, target, mimetypes.guess_type(name)[0] or "application/octet-stream")
+
+    async def run(self) -> Verdict:
+        """Load, set up, run and tear down."""
+        phase = "load"
+        try:
+            test = self._load()
+            roles = self._roles(getattr(test, self._assignment.case.method))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            return verdict_of(error, phase)
+        arguments = {**roles, **self._assignment.case.parameters}
+        try:
+            verdict = await self._until_deadline(test, arguments)
+        except asyncio.CancelledError:
+            await self._tear_down(test, arguments)
+            raise
+        torn_down = await self._tear_down(test, arguments)
+        return torn_down if torn_down is not None and verdict.state is State.SUCCESS else verdict
+
+    def _load(self) -> Test:
+        case = self._assignment.case
+        test = load_test_class(case.path, case.class_name)()
+        test.bind(self)
+        return test
+
+    def _roles(self, method: Callable[..., Any]) -> dict[str, Client | HomeServer]:
+        given: dict[str, Client | HomeServer] = {}
+        annotations = _annotations(method)
+        for role, registration in self._assignment.clients.items():
+            kind = client_class(self._assignment.case.clients[role], annotations.get(role))
+            given[role] = kind(role, registration, self._link)
+        for role, facts in self._assignment.servers.items():
+            given[role] = HomeServer(
+                facts.server_name,
+                facts.cs_api,
+                name=role,
+                version=facts.version,
+                log=facts.log,
+                link=self._link,
+            )
+        return given
+
+    async def _until_deadline(self, test: Test, arguments: Mapping[str, Any]) -> Verdict:
+        seconds = self._assignment.case_deadline
+        phase = "setup"
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                try:
+                    await test.setup(**accepted(test.setup, arguments))
+                    phase = "run"
+                    await getattr(test, self._assignment.case.method)(**arguments)
+                except asyncio.CancelledError as error:
+                    if limit.expired() or _cancelled_from_outside():
+                        raise
+                    return verdict_of(error, phase)
+        except TimeoutError as error:
+            if not limit.expired():
+                return verdict_of(error, phase)
+            waiting = DeadlineError(f"not done within {seconds:g} s, the case's deadline")
+            return verdict_of(waiting.with_traceback(error.__traceback__), phase)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            return verdict_of(error, phase)
+        return Verdict(State.SUCCESS)
+
+    async def _tear_down(self, test: Test, arguments: Mapping[str, Any]) -> Verdict | None:
+        seconds = self._assignment.teardown_deadline
+        try:
+            async with asyncio.timeout(seconds):
+                await test.teardown(**accepted(test.teardown, arguments))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.logger.exception("the tear-down failed")
+            return verdict_of(error, "teardown")
+        return None
+
+
+def _cancelled_from_outside() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _annotations(method: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(method)
+    except (NameError, TypeError):  # names that are there for type checkers only
+        return {}

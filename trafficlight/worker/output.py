@@ -1,0 +1,123 @@
+"""What test code prints and logs goes to its own case's log, also when several cases share one process."""
+
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TextIO
+
+__all__ = ["CaseLog", "capturing"]
+
+_LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+# What a file cannot hold is written so that a person sees it.
+_ERRORS = "backslashreplace"
+
+
+class CaseLog:
+    """The log of one attempt: `log.info` for people, `log.debug` with everything.
+
+    :param folder: the attempt's folder; a file is made when the first line comes.
+    :param told: also told every line of the test's own logger from INFO up.
+    """
+
+    def __init__(self, folder: Path, told: Callable[[str, str], None] | None = None) -> None:
+        # Not registered with the logging module, so that nothing of a case outlives it.
+        self.logger = logging.Logger("test", logging.DEBUG)
+        self._handlers: list[logging.Handler] = []
+        for name, level in (("log.info", logging.INFO), ("log.debug", logging.DEBUG)):
+            handler = logging.FileHandler(
+                folder / name, encoding="utf-8", errors="backslashreplace", delay=True
+            )
+            handler.setLevel(level)
+            handler.setFormatter(logging.Formatter(_LINE))
+            self._handlers.append(handler)
+            self.logger.addHandler(handler)
+        self._told = told
+        if told is not None:
+            self.logger.addFilter(self._tell)
+        self.output = logging.Logger("output", logging.DEBUG)
+        for known in self._handlers:
+            self.output.addHandler(known)
+
+    def _tell(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.INFO and self._told is not None:
+            self._told(record.levelname.lower(), record.getMessage())
+        return True
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Take a record of a library's logger in."""
+        for handler in self._handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)
+
+    def close(self) -> None:
+        """Close the files."""
+        for handler in self._handlers:
+            handler.close()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Send what is printed and logged in this context here."""
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+
+
+_CURRENT: ContextVar[CaseLog | None] = ContextVar("trafficlight_case_log", default=None)
+
+
+class _Output(io.TextIOBase):
+    """A standard stream that hands whole lines to the log of the case that prints them."""
+
+    def __init__(self, original: TextIO, level: int) -> None:
+        self._original = original
+        self._level = level
+        self._partial: dict[CaseLog, str] = {}
+
+    def write(self, text: str) -> int:
+        log = _CURRENT.get()
+        if log is None:
+            return self._original.write(text)
+        *lines, rest = (self._partial.pop(log, "") + text).split("\n")
+        for line in lines:
+            log.output.log(self._level, "%s", line)
+        if rest:
+            self._partial[log] = rest
+        return len(text)
+
+    def flush(self) -> None:
+        self._original.flush()
+
+    def isatty(self) -> bool:
+        return self._original.isatty()
+
+    def fileno(self) -> int:
+        return self._original.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._original.encoding
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if (log := _CURRENT.get()) is not None:
+            log.handle(record)
+
+
+@contextmanager
+def capturing() -> Iterator[None]:
+    """Route standard output, standard error and the root logger to the case that uses them, while inside."""
+    stdout, stderr, handler = sys.stdout, sys.stderr, _Handler()
+    sys.stdout, sys.stderr = _Output(stdout, logging.INFO), _Output(stderr, logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        sys.stdout, sys.stderr = stdout, stderr
