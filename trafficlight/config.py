@@ -65,6 +65,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    tests: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=list,
+        description="What `serve` runs at its start: files, directories, symbols; default: what ships.",
+    )
     test_pattern: str | None = Field(
         default=None,
         description="Glob for test files below a directory; default `test_*.py` and `*_test.py`.",
@@ -147,6 +151,11 @@ class Settings(BaseModel):
     )
 
     @property
+    def test_patterns(self) -> tuple[str, ...]:
+        """The globs for test files below a directory; empty where none is set."""
+        return (self.test_pattern,) if self.test_pattern else ()
+
+    @property
     def results_root(self) -> Path:
         """The folder that holds the results of all sessions."""
         return self.results_folder or self.upload_folder or Path("results")
@@ -222,7 +231,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         if field not in Settings.model_fields:
             raise ConfigError(f"unknown setting{_suggestion(field)}", source=f"environment variable {name}")
-        if "dict" in str(Settings.model_fields[field].annotation) or text.startswith("["):
+        if "dict" in str(Settings.model_fields[field].annotation) or text.startswith(("[", "{")):
             try:
                 found[field] = json.loads(text)
             except ValueError as error:

@@ -1,7 +1,7 @@
 """The lab, put together from its settings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,15 @@ from trafficlight.coordinator.execution import InProcess
 from trafficlight.coordinator.runner import Deadlines
 from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session
-from trafficlight.errors import DeployError
+from trafficlight.errors import DeployError, UsageError
 from trafficlight.homeservers.local import LocalProvider
 from trafficlight.homeservers.registry import Providers
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.names import folder_name
+from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
+from trafficlight.suites.planning import plan as plan_of
 from trafficlight.worker.output import capturing
 
 __all__ = ["Lab"]
@@ -92,6 +94,17 @@ class Lab:
             return problem if case.servers else None
 
         return self.engine.submit(folder, plan, options, hopeless=hopeless)
+
+    async def start_configured(self, options: Options, targets: Sequence[str] = ()) -> Session:
+        """Start the session that the settings describe, or one with these targets.
+
+        :raises UsageError: there is nothing to run.
+        """
+        patterns = self.settings.test_patterns or DEFAULT_PATTERNS
+        planned = await asyncio.to_thread(plan_of, targets or self.settings.tests, patterns=patterns)
+        if not planned.cases and not planned.problems:
+            raise UsageError("there is nothing to run: no test was found")
+        return await self.start_session(self.new_folder(), planned, options)
 
     async def _prepare(self, plan: Plan) -> str | None:
         """Do the slow work that the cases' homeservers share: install them. Return what went wrong."""

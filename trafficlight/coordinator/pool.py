@@ -89,6 +89,7 @@ class Adapter:
 
     :ivar claim: the attempt that holds it, or held it last: its late uploads still belong there.
     :ivar token: its own bearer token, where tokens are on.
+    :ivar token_used: whether it has shown that token, so that nobody else is told it any more.
     """
 
     uuid: str
@@ -101,6 +102,7 @@ class Adapter:
     role: str | None = None
     claim: Claim | None = None
     token: str | None = None
+    token_used: bool = False
     reason: str = ""
     cases: list[str] = field(default_factory=list)
 

@@ -1,0 +1,112 @@
+"""What `run` and `serve` share: serving the lab, its adapter programs, and ending in good order."""
+
+import asyncio
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import click
+
+from trafficlight.config import Settings
+from trafficlight.coordinator.lab import Lab
+from trafficlight.coordinator.session import Options
+from trafficlight.coordinator.supervisor import Supervisor, programs_of
+from trafficlight.http.app import app_of
+from trafficlight.http.server import bind, serving
+from trafficlight.results.case import Expected
+from trafficlight.suites.selection import Selection
+
+__all__ = ["adapters_running", "lab_serving", "options_of", "stopping_on_signals"]
+
+
+def options_of(
+    settings: Settings, selection: Selection | None = None, *, exit_first: bool = False, deflake: int = 0
+) -> Options:
+    """Return how a session is to be run."""
+    selection = selection or Selection()
+
+    def expected(case: str) -> Expected | None:
+        entry = selection.expected_failures.match(case)
+        return Expected(entry.reason, entry.link) if entry is not None else None
+
+    return Options(
+        exit_first=exit_first,
+        deflake=deflake,
+        expected=expected,
+        command=shlex.join(["trafficlight", *sys.argv[1:]]),
+        configuration=settings.public(),
+        seed=selection.seed if selection.sample is not None else None,
+    )
+
+
+@asynccontextmanager
+async def lab_serving(
+    settings: Settings, progress: Callable[[str], None] | None = None
+) -> AsyncIterator[tuple[Lab, str]]:
+    """Run a lab and serve it over HTTP until this is left; give it and its base URL."""
+    async with AsyncExitStack() as stack:
+        lab = await stack.enter_async_context(Lab.open(settings, progress=progress))
+        url = await stack.enter_async_context(serving(app_of(lab), bind(settings.host, settings.port)))
+        # Held polls would keep the server from ending.
+        stack.callback(lab.engine.pool.close, "the coordinator is ending")
+        yield lab, url
+
+
+@asynccontextmanager
+async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[None]:
+    """Keep the adapter programs of the settings running until this is left.
+
+    :param folder: where their output goes.
+    :raises ConfigError: a program is not known.
+    """
+    secret = lab.settings.adapter_token
+    token = secret.get_secret_value() if secret is not None else None
+
+    def lost(instance: str, ending: str) -> None:
+        for adapter in lab.engine.pool:
+            if adapter.registration.get("instance") == instance:
+                lab.engine.pool.lose(adapter, f"its process ended ({ending})")
+
+    supervisor = Supervisor(programs_of(lab.settings.adapters), url, folder, lost, token=token)
+    task = asyncio.create_task(supervisor.run(), name="adapters")
+    try:
+        yield
+    finally:
+        lab.engine.pool.close("the session has ended")
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@contextlib.contextmanager
+def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end what runs: in good order the first time, at once the second time.
+
+    :param stopped: called when the good order is over.
+    """
+    loop = asyncio.get_running_loop()
+    stops: list[asyncio.Task[None]] = []
+
+    async def end(reason: str) -> None:
+        await lab.engine.stop(reason, grace=lab.settings.grace, interrupted=True)
+        stopped()
+
+    def stop(name: str) -> None:
+        if stops:
+            lab.engine.call_off()
+            return
+        grace = lab.settings.grace
+        click.echo(f"{name}: running cases have {grace:g} s to end; once more ends them at once", err=True)
+        stops.append(asyncio.create_task(end(f"interrupted by {name}")))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number.name)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,63 @@
+"""`trafficlight serve`: the coordinator, for adapters that come from elsewhere."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trafficlight.cli.lifetime import adapters_running, lab_serving, options_of, stopping_on_signals
+from trafficlight.cli.settings import lab_options, load_settings
+from trafficlight.config import Settings
+from trafficlight.results.summary import summary
+from trafficlight.version import VERSION
+
+__all__ = ["command"]
+
+# Where the original listens.
+_PORT = 5000
+
+
+@click.command("serve")
+@click.argument("targets", metavar="[PATH]...", nargs=-1)
+@click.option(
+    "--adapters", "with_adapters", is_flag=True, help="Start the adapters of the settings, as run does."
+)
+@click.option("--exit-when-done", is_flag=True, help="End with the session's exit code when it has ended.")
+@lab_options
+def command(
+    targets: tuple[str, ...], with_adapters: bool, exit_when_done: bool, config: Path | None, **flags: Any
+) -> int:
+    """Run the coordinator for adapters that come from elsewhere.
+
+    It starts the session that the settings describe (TESTS), or one of the PATHs given, and goes on serving
+    its results until SIGTERM or Ctrl-C. Port 5000 unless another one is set.
+    """
+    settings = load_settings(config, **flags)
+    if settings.port == 0 and flags.get("port") is None and "port" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"port": _PORT})
+    return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
+
+
+async def _serve(
+    settings: Settings, targets: tuple[str, ...], with_adapters: bool, exit_when_done: bool
+) -> int:
+    def tell(line: str) -> None:
+        click.echo(f"  {line}")
+
+    over = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        lab, url = await stack.enter_async_context(lab_serving(settings, tell))
+        click.echo(f"trafficlight {VERSION} · {url}/status")
+        stack.enter_context(stopping_on_signals(lab, over.set))
+        if with_adapters:
+            await stack.enter_async_context(adapters_running(lab, url, settings.results_root / "adapters"))
+        session = await lab.start_configured(options_of(settings), targets)
+        click.echo(f"session {session.id} · {len(session.plan.cases)} cases · {session.folder.path}")
+        await session.ended.wait()
+        for line in summary(session.record, session.folder.path):
+            click.echo(line)
+        if not exit_when_done:
+            await over.wait()
+    return int(session.exit_code)
