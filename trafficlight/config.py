@@ -126,6 +126,9 @@ class Settings(BaseModel):
         ge=0,
         description="Processes that run test code; null: one for each core; 0: none, inside the coordinator.",
     )
+    worker_memory: int = Field(
+        default=4 << 30, ge=0, description="Bytes of data that a worker process may have; 0: no limit."
+    )
 
     poll_hold: Seconds = Field(default=20.0, lt=30, description="Seconds that a poll is held at most.")
     alive_deadline: Seconds = Field(

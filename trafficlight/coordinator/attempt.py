@@ -48,8 +48,8 @@ class Attempt:
     failures: dict[str, LabError | ActionError] = field(default_factory=dict)
     _uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
     _uploaded_bytes: int = 0
-    #: What each role's client was asked last and has not answered.
-    waiting_for: dict[str, str] = field(default_factory=dict)
+    #: The actions that were outstanding when the test no longer waited for them.
+    cut_off: list[str] = field(default_factory=list)
 
     # The claim on the adapters
 
@@ -77,25 +77,17 @@ class Attempt:
         id = secrets.token_hex(8)
         self.tell(EventKind.ACTION_SENT, role=role, adapter=adapter.uuid, id=id, action=action, data=data)
         asked = self.clock.monotonic()
-        self.waiting_for[role] = action
         try:
             response = await adapter.channel.perform(action, data, self.action_deadline, id=id)
         except (ActionError, LabError) as error:
-            named = _named(error, role, action)
-            self.tell(
-                EventKind.ACTION_FAILED,
-                role=role,
-                adapter=adapter.uuid,
-                id=id,
-                action=action,
-                type="action" if isinstance(error, ActionError) else "adapter",
-                path=getattr(error, "path", ""),
-                details=getattr(error, "message", str(error)),
-                seconds=self.clock.monotonic() - asked,
-            )
-            raise named from None
-        finally:
-            self.waiting_for.pop(role, None)
+            kind = "action" if isinstance(error, ActionError) else "adapter"
+            self._tell_failed(role, id, action, asked, kind, error)
+            raise _named(error, role, action) from None
+        except asyncio.CancelledError:
+            cut_off = AdapterError("the test no longer waited for it", role=role)
+            self.cut_off.append(f"{role} was at {action} for {self.clock.monotonic() - asked:.1f} s")
+            self._tell_failed(role, id, action, asked, "cut_off", cut_off)
+            raise
         self.tell(
             EventKind.ACTION_ANSWERED,
             role=role,
@@ -106,6 +98,21 @@ class Attempt:
             seconds=self.clock.monotonic() - asked,
         )
         return response
+
+    def _tell_failed(
+        self, role: str, id: str, action: str, asked: float, kind: str, error: ActionError | LabError
+    ) -> None:
+        self.tell(
+            EventKind.ACTION_FAILED,
+            role=role,
+            adapter=self.adapters[role].uuid,
+            id=id,
+            action=action,
+            type=kind,
+            path=getattr(error, "path", ""),
+            details=getattr(error, "message", str(error)),
+            seconds=self.clock.monotonic() - asked,
+        )
 
     async def upload(self, role: str, name: str) -> Path:
         """Return the file that the client in a role uploaded under a name; the last one of that name."""

@@ -1,6 +1,7 @@
 """The lab, put together from its settings."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from trafficlight.clock import Clock, SystemClock
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcess
-from trafficlight.coordinator.runner import Deadlines
+from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import DeployError, UsageError
 from trafficlight.homeservers.local import LocalProvider
 from trafficlight.homeservers.registry import Providers
@@ -49,14 +51,14 @@ class Lab:
         clock = SystemClock()
         journal = Journal(clock)
         async with AsyncExitStack() as stack:
-            stack.enter_context(capturing())
+            executor = await _executor(settings, stack)
             servers = _servers(settings, progress)
             stack.push_async_callback(servers.close)
             engine = Engine(
                 clock=clock,
                 journal=journal,
                 servers=servers,
-                executor=InProcess(),
+                executor=executor,
                 deadlines=Deadlines(
                     action=settings.action_deadline,
                     case=settings.case_deadline,
@@ -127,6 +129,15 @@ class Lab:
         folder = self.settings.results_root / "adapters" / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+async def _executor(settings: Settings, stack: AsyncExitStack) -> Executor:
+    """Return where test code runs: in worker processes, unless the settings ask for none."""
+    if settings.workers == 0:
+        stack.enter_context(capturing())
+        return InProcess()
+    ready = settings.workers or os.cpu_count() or 1
+    return await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory))
 
 
 def _servers(settings: Settings, progress: Callable[[str], None] | None) -> Providers:

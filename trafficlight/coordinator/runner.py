@@ -162,7 +162,8 @@ class Runner:
             for role, server in attempt.servers.items()
             if (exited := getattr(server, "exited", None))
         ]
-        if died:
-            message = "; ".join([verdict.message, *died])
+        cut_off = attempt.cut_off if verdict.state is State.ERROR else []
+        if died or cut_off:
+            message = "; ".join([verdict.message, *cut_off, *died])
             return Verdict(verdict.state, message, verdict.traceback, verdict.phase)
         return verdict

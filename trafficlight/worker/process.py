@@ -1,0 +1,190 @@
+"""The worker process: takes one attempt after the other over its socket and runs it on its own loop.
+
+Started as ``python -m trafficlight.worker FD``; ends when the coordinator closes the socket.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from trafficlight.clients.link import ServerOperation
+from trafficlight.errors import LabError
+from trafficlight.protocol import JsonObject
+from trafficlight.suites.imports import load_test_class
+from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
+from trafficlight.worker.execution import execute
+from trafficlight.worker.messages import (
+    Answer,
+    Call,
+    CallOff,
+    Done,
+    Message,
+    Ready,
+    Run,
+    Tell,
+    read_message,
+    write_message,
+)
+from trafficlight.worker.output import capturing
+from trafficlight.worker.verdicts import verdict_of
+
+__all__ = ["main"]
+
+
+class _RemoteLink(CaseLink):
+    """The link to the coordinator, over the worker's socket."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
+
+    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+        """Ask the client in a role for one action and return its response, verbatim."""
+        response: JsonObject = await self._call("perform", role, action, data)
+        return response
+
+    async def upload(self, role: str, name: str) -> Path:
+        """Return the file that the client in a role uploaded under a name."""
+        path: Path = await self._call("upload", role, name)
+        return path
+
+    async def operate(self, role: str, operation: ServerOperation) -> None:
+        """Do something to the homeserver in a role."""
+        await self._call("operate", role, operation)
+
+    def measured(self, name: str, value: float, unit: str) -> None:
+        """Remember a measurement."""
+        write_message(self._writer, Tell("measured", (name, value, unit)))
+
+    def attached(self, name: str, path: Path, media_type: str) -> None:
+        """Remember a file that the test put into the attempt's folder."""
+        write_message(self._writer, Tell("attached", (name, path, media_type)))
+
+    def logged(self, level: str, message: str) -> None:
+        """Remember a line of the test's own log."""
+        write_message(self._writer, Tell("logged", (level, message)))
+
+    def answered(self, answer: Answer) -> None:
+        """Let the call go on that an answer belongs to."""
+        waiting = self._calls.pop(answer.number, None)
+        if waiting is None or waiting.done():
+            return
+        if answer.error is not None:
+            waiting.set_exception(answer.error)
+        else:
+            waiting.set_result(answer.value)
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        self._number += 1
+        number = self._number
+        waiting = self._calls[number] = asyncio.get_running_loop().create_future()
+        try:
+            write_message(self._writer, Call(number, method, arguments))
+            return await waiting
+        finally:
+            self._calls.pop(number, None)
+
+
+class _Worker:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._link: _RemoteLink | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def serve(self) -> None:
+        """Take messages until the coordinator is gone."""
+        write_message(self._writer, Ready(os.getpid()))
+        async with asyncio.TaskGroup() as group:
+            while (message := await read_message(self._reader)) is not None:
+                self._take(message, group)
+            if self._running is not None:
+                self._running.cancel()
+
+    def _take(self, message: Message, group: asyncio.TaskGroup) -> None:
+        match message:
+            case Run():
+                self._link = _RemoteLink(self._writer)
+                self._running = group.create_task(self._run(message, self._link))
+            case CallOff():
+                if self._running is not None:
+                    self._running.cancel()
+            case Answer():
+                if self._link is not None:
+                    self._link.answered(message)
+            case _:
+                raise LabError(f"a worker cannot be sent {message}")
+
+    async def _run(self, run: Run, link: _RemoteLink) -> None:
+        verdict: Verdict | None
+        try:
+            load_test_class(run.path, run.class_name)
+            assignment: Assignment = pickle.loads(run.assignment)  # noqa: S301
+            verdict = await execute(assignment, link)
+        except asyncio.CancelledError:
+            verdict = None
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            verdict = verdict_of(error, "load")
+        write_message(self._writer, Done(verdict))
+        await self._writer.drain()
+
+
+def _dump_stacks(_signal: int, frame: FrameType | None) -> None:
+    """Write the stack of every task and thread to standard error: something does not end."""
+    out = sys.__stderr__
+    if out is None:
+        return
+    with contextlib.suppress(RuntimeError):  # no loop runs
+        for task in asyncio.all_tasks():
+            out.write(f"task {task.get_name()}, awaiting, innermost last:\n")
+            out.writelines(_awaiting(task.get_coro()))
+    out.write("the thread that runs the test, innermost last:\n")
+    traceback.print_stack(frame, file=out)
+    out.flush()
+    faulthandler.dump_traceback(out)
+
+
+def _awaiting(waiting: object) -> Iterator[str]:
+    """Give a line for every coroutine that a suspended one waits for."""
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is not None:
+            yield f"  {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}\n"
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+
+
+def main(fd: int, memory: int) -> None:
+    """Serve assignments on an inherited socket.
+
+    :param fd: its file descriptor.
+    :param memory: bytes of data that this process may have; 0 for no limit.
+    """
+    # An operator's Ctrl-C is the coordinator's to handle: it calls the attempts off.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, _dump_stacks)
+    faulthandler.enable(2)
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    logging.basicConfig(level=logging.WARNING, stream=sys.__stderr__)
+    logging.getLogger().setLevel(logging.DEBUG)
+    asyncio.run(_main(fd))
+
+
+async def _main(fd: int) -> None:
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
+    with capturing():
+        await _Worker(reader, writer).serve()
+    writer.close()
