@@ -113,7 +113,7 @@ class Settings(BaseModel):
     warm_servers: int = Field(default=2, ge=0, description="Homeservers started ahead of the cases.")
 
     case_limit: int | None = Field(
-        default=None, ge=1, description="Cases at once; null: as many as adapters allow."
+        default=None, ge=1, description="Cases at once; null: four for each core, at least eight."
     )
     homeserver_limit: int | None = Field(
         default=None, ge=1, description="Homeservers at once; null: what memory and cores allow."

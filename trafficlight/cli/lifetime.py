@@ -40,6 +40,7 @@ def options_of(
         command=shlex.join(["trafficlight", *sys.argv[1:]]),
         configuration=settings.public(),
         seed=selection.seed if selection.sample is not None else None,
+        deadline=settings.session_deadline,
     )
 
 

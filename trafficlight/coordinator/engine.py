@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks at who has gone silent and who waits for too long.
 _SWEEP_EVERY = 1.0
+# Cases that start in one look, where no limit is set; the next look follows at once.
+_MOST_STARTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Engine:
         session.begin({case.id: why for case in plan.cases if (why := self._unsupported(case)) is not None})
         self.sessions[session.id] = session
         for case in plan.cases:
-            if case.id in session.waiting and (why := hopeless(case)) is not None:
+            if session.is_waiting(case.id) and (why := hopeless(case)) is not None:
                 session.give_up(case.id, why)
         if self._stopping is not None:
             session.stop(self._stopping)
@@ -112,7 +114,7 @@ class Engine:
         finally:
             for session in self.sessions.values():
                 session.stop("the lab has ended")
-                session.close(interrupted=self._interrupted)
+                session.close(interrupted=self._interrupted or session.cancelled)
             self.pool.close(self._stopping or "the lab has ended")
 
     async def stop(self, reason: str, *, grace: float = 0.0, interrupted: bool = False) -> None:
@@ -131,6 +133,12 @@ class Engine:
                     await asyncio.wait(set(self._running))
         self.call_off()
 
+    def cancel(self, session: Session, reason: str) -> None:
+        """End one session early: nothing of it starts any more, and what runs is called off."""
+        session.cancel(reason)
+        self.call_off(session)
+        self.wake()
+
     def call_off(self, session: Session | None = None) -> None:
         """Cancel what runs, of one session or of all; each ends as an error that says so."""
         for task, running in self._running.items():
@@ -143,12 +151,18 @@ class Engine:
 
     def _look(self, group: asyncio.TaskGroup) -> None:
         """Start what can start, note why the rest waits, and close the sessions that are done."""
-        candidates = [waiting for session in self.sessions.values() for waiting in session.candidates()]
+        most = self._startable()
+        candidates = [waiting for session in self.sessions.values() for waiting in session.candidates(most)]
         if candidates:
             self._start_what_can(group, candidates)
         for session in list(self.sessions.values()):
             if session.done:
-                session.close(interrupted=self._interrupted)
+                session.close(interrupted=self._interrupted or session.cancelled)
+
+    def _startable(self) -> int:
+        """Return how many cases could start at the very most."""
+        limit = self._limits.cases
+        return _MOST_STARTS if limit is None else max(0, limit - len(self._running))
 
     def _start_what_can(self, group: asyncio.TaskGroup, candidates: list[Waiting]) -> None:
         decision = decide(
@@ -158,6 +172,8 @@ class Engine:
             self._limits,
             self._usage(),
         )
+        if decision.starts:
+            self.wake()  # there may be more of the same behind those that start now
         keys = {waiting.key: waiting for waiting in candidates}
         for start in decision.starts:
             session, case = self._find(keys[start.key])
@@ -190,7 +206,7 @@ class Engine:
         try:
             verdict = await self._verdict(session, entry, adapters)
         except asyncio.CancelledError:
-            why = self._stopping or "the session was cancelled"
+            why = self._stopping or session.stopped or "the session was cancelled"
             verdict = Verdict(State.ERROR, f"called off while it was running: {why}", phase="run")
         except Exception as error:
             logger.exception("an attempt of %s failed in the lab itself", entry.case.id)
@@ -215,14 +231,11 @@ class Engine:
         while True:
             await asyncio.sleep(_SWEEP_EVERY)
             self.pool.sweep()
-            now = self.clock.monotonic()
-            for session in self.sessions.values():
-                for case, entry in list(session.waiting.items()):
-                    since = entry.unfilled_since
-                    if since is not None and now - since >= self._queue_deadline:
-                        waited = f"waited {self._queue_deadline:g} s in vain: {entry.reason}"
-                        session.give_up(case, waited)
-                        self.wake()
+            for session in list(self.sessions.values()):
+                if session.sweep(self._queue_deadline):
+                    self.wake()
+                if (over := session.overdue()) is not None:
+                    self.cancel(session, over)
 
 
 def _busy(adapter: Adapter) -> bool:

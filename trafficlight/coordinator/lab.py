@@ -28,6 +28,9 @@ from trafficlight.worker.output import capturing
 
 __all__ = ["Lab"]
 
+# Cases at once, where no limit is set: they mostly wait for others, but each has a process.
+_CASES, _CASES_PER_CORE = 8, 4
+
 
 @dataclass(frozen=True, slots=True)
 class Lab:
@@ -65,9 +68,7 @@ class Lab:
                     prepare=settings.prepare_deadline,
                     teardown=settings.teardown_deadline,
                 ),
-                limits=Limits(
-                    cases=settings.case_limit, homeservers=servers.capacity, clients=settings.client_limits
-                ),
+                limits=_limits(settings, servers.capacity),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
             )
@@ -129,6 +130,15 @@ class Lab:
         folder = self.settings.results_root / "adapters" / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _limits(settings: Settings, homeservers: int) -> Limits:
+    cores = os.cpu_count() or 1
+    return Limits(
+        cases=settings.case_limit or max(_CASES, _CASES_PER_CORE * cores),
+        homeservers=homeservers,
+        clients=settings.client_limits,
+    )
 
 
 async def _executor(settings: Settings, stack: AsyncExitStack) -> Executor:

@@ -2,7 +2,7 @@
 
 import itertools
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -88,6 +88,7 @@ class Adapter:
     """One registered adapter.
 
     :ivar claim: the attempt that holds it, or held it last: its late uploads still belong there.
+    :ivar paused: why it gets no new case; empty while it does.
     :ivar token: its own bearer token, where tokens are on.
     :ivar token_used: whether it has shown that token, so that nobody else is told it any more.
     """
@@ -104,6 +105,7 @@ class Adapter:
     token: str | None = None
     token_used: bool = False
     reason: str = ""
+    paused: str = ""
     cases: list[str] = field(default_factory=list)
 
     @property
@@ -129,10 +131,17 @@ class Pool:
     :param journal: told what happens to adapters.
     :param on_change: called when an adapter became free or is gone; the scheduler looks again.
     :param alive: seconds without any request after which a free adapter is dropped.
+    :param quarantine_after: cases in a row that a program may err in before it gets no more.
     """
 
     def __init__(
-        self, clock: Clock, journal: Journal, on_change: Callable[[], None], *, alive: float = 60.0
+        self,
+        clock: Clock,
+        journal: Journal,
+        on_change: Callable[[], None],
+        *,
+        alive: float = 60.0,
+        quarantine_after: int = 3,
     ) -> None:
         self._clock = clock
         self._journal = journal
@@ -143,6 +152,8 @@ class Pool:
         self._ended: dict[str, None] = {}
         self._leases = itertools.count(1)
         self._closed: str | None = None
+        self._quarantine_after = quarantine_after
+        self._failed_in_a_row: dict[str | None, int] = {}
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(tuple(self._adapters.values()))
@@ -153,7 +164,7 @@ class Pool:
     @property
     def free(self) -> list[Adapter]:
         """The adapters that a case can have, in the order in which they came."""
-        return list(self._free.values())
+        return [adapter for adapter in self._free.values() if not adapter.paused]
 
     def register(self, uuid: str, registration: JsonObject, *, token: str | None = None) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
@@ -181,6 +192,9 @@ class Pool:
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
+        failed = self._failed_in_a_row.get(_program(adapter), 0)
+        if failed >= self._quarantine_after:
+            adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
         self._free[uuid] = adapter
         self._on_change()
         return adapter
@@ -232,6 +246,29 @@ class Pool:
             if adapter.lease is lease:
                 self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
                 self._end(adapter, reason)
+
+    def pause(self, adapter: Adapter, reason: str) -> None:
+        """Give an adapter no new case until :meth:`resume`; what it is in goes on."""
+        adapter.paused = reason
+
+    def resume(self, adapter: Adapter) -> None:
+        """Let a paused adapter have cases again, and forget how often its program failed."""
+        adapter.paused = ""
+        self._failed_in_a_row.pop(_program(adapter), None)
+        self._on_change()
+
+    def judge(self, lease: Lease, faulty: Collection[str]) -> None:
+        """Note how the adapters of a case did; a program that errs in many cases in a row is quarantined.
+
+        Only programs that name their `instance` when they register can be told apart across registrations.
+
+        :param faulty: the roles whose adapters made the case an error.
+        """
+        for role, adapter in lease.adapters.items():
+            if (program := _program(adapter)) is None:
+                continue
+            failed = self._failed_in_a_row.get(program, 0) + 1 if role in faulty else 0
+            self._failed_in_a_row[program] = failed
 
     def report(self, adapter: Adapter, error: ErrorBody) -> None:
         """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
@@ -299,3 +336,9 @@ class Pool:
             adapter=adapter.uuid,
             **data,
         )
+
+
+def _program(adapter: Adapter) -> str | None:
+    """Return what names the program behind an adapter across its registrations; None where nothing does."""
+    instance = adapter.registration.get("instance")
+    return instance if isinstance(instance, str) and instance else None

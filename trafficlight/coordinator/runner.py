@@ -9,7 +9,7 @@ from typing import Protocol
 from trafficlight.clock import Clock
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.pool import Adapter, Pool
-from trafficlight.errors import DeployError, TrafficlightError, UnsupportedError
+from trafficlight.errors import ActionError, DeployError, LabError, TrafficlightError, UnsupportedError
 from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
 from trafficlight.results.events import EventKind, State
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerFacts, Verdict
@@ -76,6 +76,7 @@ class Runner:
             else:
                 attempt.tell(EventKind.CASE_STATE, state=State.RUNNING.value)
                 verdict = await self._execute(attempt, facts)
+                self.pool.judge(lease, [role for role, error in attempt.failures.items() if _faulty(error)])
             reason = f"the case ended: {verdict.state}"
         return verdict
 
@@ -167,3 +168,7 @@ class Runner:
             message = "; ".join([verdict.message, *cut_off, *died])
             return Verdict(verdict.state, message, verdict.traceback, verdict.phase)
         return verdict
+
+
+def _faulty(error: LabError | ActionError) -> bool:
+    return isinstance(error, LabError)

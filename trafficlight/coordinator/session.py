@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import itertools
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ class Options:
     :param command: how it was asked for, for the record.
     :param configuration: the settings in force, without secrets.
     :param seed: of the sample, if one was drawn.
+    :param deadline: seconds that the session may take; None for any time.
     """
 
     exit_first: bool = False
@@ -45,6 +47,7 @@ class Options:
     command: str = ""
     configuration: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    deadline: float | None = None
 
 
 @dataclass(slots=True)
@@ -52,13 +55,26 @@ class Entry:
     """A case on its way through a session.
 
     :ivar since: when it began to wait, on the monotonic clock.
-    :ivar unfilled_since: since when nobody at all could play one of its roles; None while somebody could.
     """
 
     case: Case
     order: int
     since: float
     attempt: int = 1
+
+
+@dataclass(slots=True)
+class Queue:
+    """The waiting cases that need the same: what keeps one back keeps all of them back.
+
+    :ivar entries: by case id, in the order in which they are served.
+    :ivar reason: why the first of them waits.
+    :ivar told: the reason that the journal was last told.
+    :ivar told_at: when that was, on the monotonic clock.
+    :ivar unfilled_since: since when nobody at all could play one of the roles; None while somebody could.
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
     reason: str = ""
     told: str = ""
     told_at: float = float("-inf")
@@ -84,11 +100,14 @@ class Session:
         self.record = SessionRecord()
         self.writer = ResultsWriter(folder, self.record)
         self.ended = asyncio.Event()
-        self.waiting: dict[str, Entry] = {}
+        self._queues: dict[tuple[Any, ...], Queue] = {}
         self.running: dict[str, Entry] = {}
+        #: Why nothing of it starts any more; empty while cases may start.
         self._journal = journal
         self._clock = clock
-        self._stopped = ""
+        self.stopped = ""
+        self.cancelled = False
+        self._began = clock.monotonic()
         self._unsubscribe: Sequence[Callable[[], None]] = ()
 
     def begin(self, skips: Mapping[str, str]) -> None:
@@ -122,7 +141,7 @@ class Session:
         for order, case in enumerate(self.plan.cases):
             self._plan(case, skips.get(case.id))
             if case.skip is None and case.id not in skips:
-                self.waiting[case.id] = Entry(case, order, now)
+                self._wait(Entry(case, order, now))
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
         slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}
@@ -144,15 +163,36 @@ class Session:
             expected={"reason": expected.reason, "link": expected.link} if expected else None,
         )
 
+    def _wait(self, entry: Entry) -> None:
+        queue = self._queues.setdefault(_needs(entry.case), Queue())
+        queue.entries[entry.case.id] = entry
+
+    @property
+    def waiting(self) -> list[str]:
+        """The ids of the cases that wait."""
+        return [case for queue in self._queues.values() for case in queue.entries]
+
+    def is_waiting(self, case: str) -> bool:
+        """Return whether a case waits."""
+        return any(case in queue.entries for queue in self._queues.values())
+
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        return not self.running and (not self.waiting or bool(self._stopped))
+        if self.running:
+            return False
+        return bool(self.stopped) or not any(queue.entries for queue in self._queues.values())
 
-    def candidates(self) -> list[Waiting]:
-        """Return the cases that may start, for the scheduler."""
-        if self._stopped:
+    def candidates(self, most: int) -> list[Waiting]:
+        """Return cases that may start, for the scheduler.
+
+        Of cases that need the same, the first `most` are enough: the others cannot start before them.
+        """
+        if self.stopped:
             return []
+        return [waiting for queue in self._queues.values() for waiting in self._first(queue, max(1, most))]
+
+    def _first(self, queue: Queue, most: int) -> list[Waiting]:
         now = self._clock.monotonic()
         return [
             Waiting(
@@ -163,30 +203,57 @@ class Session:
                 servers=sum(len(slot.roles) for slot in entry.case.servers),
                 age=now - entry.since,
             )
-            for entry in self.waiting.values()
+            for entry in itertools.islice(queue.entries.values(), most)
         ]
 
     def start(self, case: str) -> Entry:
         """Move a case from waiting to running."""
-        entry = self.waiting.pop(case)
+        entry = self._leave(case)
         self.running[case] = entry
         return entry
 
+    def _leave(self, case: str) -> Entry:
+        for queue in self._queues.values():
+            if (entry := queue.entries.pop(case, None)) is not None:
+                queue.unfilled_since = None
+                return entry
+        raise KeyError(case)
+
     def waits(self, case: str, reason: str, *, unfilled: bool) -> None:
-        """Note why a case waits; the journal learns of it now and then."""
-        entry, now = self.waiting[case], self._clock.monotonic()
-        entry.reason = reason
+        """Note why a case waits, and all behind it that need the same.
+
+        :param unfilled: whether nobody at all could play one of its roles.
+        """
+        queue = next(queue for queue in self._queues.values() if case in queue.entries)
+        queue.reason = reason
         if not unfilled:
-            entry.unfilled_since = None
-        elif entry.unfilled_since is None:
-            entry.unfilled_since = now
-        if reason != entry.told and now - entry.told_at >= _REASON_EVERY:
-            entry.told, entry.told_at = reason, now
-            self._journal.append(EventKind.CASE_WAITS, session=self.id, case=case, reason=reason)
+            queue.unfilled_since = None
+        elif queue.unfilled_since is None:
+            queue.unfilled_since = self._clock.monotonic()
+
+    def sweep(self, queue_deadline: float) -> bool:
+        """Tell the journal why cases wait, and give those up that wait in vain; return whether any were.
+
+        :param queue_deadline: seconds that a case waits while nobody at all could play one of its roles.
+        """
+        now, gave_up = self._clock.monotonic(), False
+        for queue in self._queues.values():
+            since = queue.unfilled_since
+            if since is not None and now - since >= queue_deadline:
+                for case in list(queue.entries):
+                    self.give_up(case, f"waited {queue_deadline:g} s in vain: {queue.reason}")
+                    gave_up = True
+            elif queue.entries and queue.reason != queue.told and now - queue.told_at >= _REASON_EVERY:
+                queue.told, queue.told_at = queue.reason, now
+                for case in queue.entries:
+                    self._journal.append(
+                        EventKind.CASE_WAITS, session=self.id, case=case, reason=queue.reason
+                    )
+        return gave_up
 
     def give_up(self, case: str, message: str) -> None:
         """End a case that cannot start, as an error."""
-        self.waiting.pop(case)
+        self._leave(case)
         self._end(case, None, Verdict(State.ERROR, message, phase="waiting"), 0.0)
 
     def finish(self, entry: Entry, verdict: Verdict, seconds: float) -> None:
@@ -195,18 +262,31 @@ class Session:
         del self.running[case]
         failed = verdict.state in (State.FAILURE, State.ERROR)
         self._end(case, entry.attempt, verdict, seconds)
-        if failed and entry.attempt <= self.options.deflake and not self._stopped:
-            self.waiting[case] = Entry(entry.case, entry.order, self._clock.monotonic(), entry.attempt + 1)
+        if failed and entry.attempt <= self.options.deflake and not self.stopped:
+            self._wait(Entry(entry.case, entry.order, self._clock.monotonic(), entry.attempt + 1))
         elif failed and self.options.exit_first and self.options.expected(case) is None:
             self.stop(f"{case} ended in {verdict.state} and the first failure was to end the session")
 
     def stop(self, reason: str) -> None:
         """Start no more cases."""
-        if not self._stopped:
-            self._stopped = reason
-            for case, entry in self.waiting.items():
-                if entry.reason != reason:
-                    self._journal.append(EventKind.CASE_WAITS, session=self.id, case=case, reason=reason)
+        if not self.stopped:
+            self.stopped = reason
+            for case in self.waiting:
+                self._journal.append(EventKind.CASE_WAITS, session=self.id, case=case, reason=reason)
+
+    def cancel(self, reason: str) -> None:
+        """Start no more cases, because somebody wants the session to end."""
+        self.cancelled = True
+        self.stop(reason)
+
+    def overdue(self) -> str | None:
+        """Return why the session must end now; None while it need not."""
+        deadline = self.options.deadline
+        if deadline is None or self.stopped or self.ended.is_set():
+            return None
+        if self._clock.monotonic() - self._began < deadline:
+            return None
+        return f"the session took longer than {deadline:g} s, its deadline"
 
     def close(self, *, interrupted: bool) -> None:
         """Write the end of the session down."""
@@ -243,6 +323,13 @@ class Session:
 
     def _tell(self, kind: EventKind, **data: Any) -> None:
         self._journal.append(kind, session=self.id, **data)
+
+
+def _needs(case: Case) -> tuple[Any, ...]:
+    """Return what a case needs, the same for all that need the same."""
+    kinds = sorted(kind.name() for kind in case.clients.values())
+    types = frozenset(type(kind) for kind in case.clients.values())
+    return (*kinds, types, sum(len(slot.roles) for slot in case.servers))
 
 
 def _plain(value: Any) -> Any:
