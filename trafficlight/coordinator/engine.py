@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.attempt import Attempt
-from trafficlight.coordinator.pool import Adapter, AdapterState, Pool
+from trafficlight.coordinator.pool import Adapter, AdapterState, Lease, Pool
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
 from trafficlight.coordinator.session import Entry, Options, Session
@@ -35,6 +35,9 @@ _MOST_STARTS = 1000
 class _Running:
     session: Session
     entry: Entry
+    attempt: Attempt
+    lease: Lease
+    began: float
 
 
 class Engine:
@@ -177,14 +180,29 @@ class Engine:
         keys = {waiting.key: waiting for waiting in candidates}
         for start in decision.starts:
             session, case = self._find(keys[start.key])
-            entry = session.start(case)
-            adapters = {role: self.pool.get(uuid) for role, uuid in start.adapters.items()}
-            task = group.create_task(self._attempt(session, entry, adapters), name=f"attempt of {case}")
-            self._running[task] = _Running(session, entry)
-            task.add_done_callback(self._forget)
+            self._start(group, session, session.start(case), start.adapters)
         for key, reason in decision.reasons.items():
             session, case = self._find(keys[key])
             session.waits(case, reason, unfilled=key in decision.unfilled)
+
+    def _start(
+        self, group: asyncio.TaskGroup, session: Session, entry: Entry, adapters: Mapping[str, str]
+    ) -> None:
+        """Claim the adapters of a case and start its attempt, before anybody looks at what is free again."""
+        attempt = Attempt(
+            session=session.id,
+            case_model=entry.case,
+            number=entry.attempt,
+            folder=session.folder.attempt(entry.case.id, entry.attempt),
+            journal=self.journal,
+            clock=self.clock,
+            action_deadline=self._deadlines.action,
+        )
+        lease = self.pool.lease(attempt, {role: self.pool.get(uuid) for role, uuid in adapters.items()})
+        running = _Running(session, entry, attempt, lease, self.clock.monotonic())
+        task = group.create_task(self._attempt(running), name=f"attempt of {entry.case.id}")
+        self._running[task] = running
+        task.add_done_callback(self._forget)
 
     def _find(self, waiting: Waiting) -> tuple[Session, str]:
         return self.sessions[waiting.session], waiting.key.partition("\n")[2]
@@ -197,34 +215,30 @@ class Engine:
             clients=Counter(kind.name() for case in entries for kind in case.clients.values()),
         )
 
-    def _forget(self, task: "asyncio.Task[None]") -> None:
-        del self._running[task]
-        self.wake()
-
-    async def _attempt(self, session: Session, entry: Entry, adapters: Mapping[str, Adapter]) -> None:
-        began = self.clock.monotonic()
+    async def _attempt(self, running: _Running) -> None:
         try:
-            verdict = await self._verdict(session, entry, adapters)
+            verdict = await self._runner.run(running.attempt, running.lease)
         except asyncio.CancelledError:
-            why = self._stopping or session.stopped or "the session was cancelled"
-            verdict = Verdict(State.ERROR, f"called off while it was running: {why}", phase="run")
+            verdict = self._called_off(running.session)
         except Exception as error:
-            logger.exception("an attempt of %s failed in the lab itself", entry.case.id)
+            logger.exception("an attempt of %s failed in the lab itself", running.entry.case.id)
             message = f"the lab itself failed: {type(error).__name__}: {error}"
             verdict = Verdict(State.ERROR, message, traceback.format_exc(), "run")
-        session.finish(entry, verdict, self.clock.monotonic() - began)
+        self._finish(running, verdict)
 
-    async def _verdict(self, session: Session, entry: Entry, adapters: Mapping[str, Adapter]) -> Verdict:
-        attempt = Attempt(
-            session=session.id,
-            case_model=entry.case,
-            number=entry.attempt,
-            folder=session.folder.attempt(entry.case.id, entry.attempt),
-            journal=self.journal,
-            clock=self.clock,
-            action_deadline=self._deadlines.action,
-        )
-        return await self._runner.run(attempt, adapters)
+    def _called_off(self, session: Session) -> Verdict:
+        why = self._stopping or session.stopped or "the session was cancelled"
+        return Verdict(State.ERROR, f"called off while it was running: {why}", phase="run")
+
+    def _finish(self, running: _Running, verdict: Verdict) -> None:
+        running.session.finish(running.entry, verdict, self.clock.monotonic() - running.began)
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        running = self._running.pop(task)
+        if task.cancelled():  # before it even began
+            self.pool.release(running.lease, "the case was called off")
+            self._finish(running, self._called_off(running.session))
+        self.wake()
 
     async def _sweep(self) -> None:
         """Look once a second for adapters that have gone silent and cases that wait in vain."""

@@ -199,6 +199,10 @@ class Pool:
         self._on_change()
         return adapter
 
+    def known(self, uuid: str) -> Adapter | None:
+        """Return an adapter, or None where nobody has registered under this uuid."""
+        return self._adapters.get(uuid)
+
     def get(self, uuid: str) -> Adapter:
         """Return an adapter.
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.attempt import Attempt
-from trafficlight.coordinator.pool import Adapter, Pool
+from trafficlight.coordinator.pool import Lease, Pool
 from trafficlight.errors import ActionError, DeployError, LabError, TrafficlightError, UnsupportedError
 from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
 from trafficlight.results.events import EventKind, State
@@ -58,15 +58,14 @@ class Runner:
     clock: Clock
     deadlines: Deadlines
 
-    async def run(self, attempt: Attempt, adapters: Mapping[str, Adapter]) -> Verdict:
-        """Run an attempt with free adapters. Whatever happens: adapters released, servers destroyed.
+    async def run(self, attempt: Attempt, lease: Lease) -> Verdict:
+        """Run an attempt with the adapters of its lease. Whatever happens: released, and servers destroyed.
 
         :raises asyncio.CancelledError: the attempt was called off; everything is cleaned up by then.
         """
         reason = "the case was called off"
         async with AsyncExitStack() as held:
             try:
-                lease = self.pool.lease(attempt, adapters)
                 held.callback(lambda: self.pool.release(lease, reason))
                 attempt.hold(lease.adapters)
                 attempt.tell(EventKind.CASE_STATE, state=State.PREPARING.value)
