@@ -117,7 +117,7 @@ class Engine:
         finally:
             for session in self.sessions.values():
                 session.stop("the lab has ended")
-                session.close(interrupted=self._interrupted or session.cancelled)
+                await session.close(interrupted=self._interrupted or session.cancelled)
             self.pool.close(self._stopping or "the lab has ended")
 
     async def stop(self, reason: str, *, grace: float = 0.0, interrupted: bool = False) -> None:
@@ -159,8 +159,9 @@ class Engine:
         if candidates:
             self._start_what_can(group, candidates)
         for session in list(self.sessions.values()):
-            if session.done:
-                session.close(interrupted=self._interrupted or session.cancelled)
+            if session.done and not session.closing:
+                closing = session.close(interrupted=self._interrupted or session.cancelled)
+                group.create_task(closing, name=f"close {session.id}")
 
     def _startable(self) -> int:
         """Return how many cases could start at the very most."""
@@ -189,11 +190,18 @@ class Engine:
         self, group: asyncio.TaskGroup, session: Session, entry: Entry, adapters: Mapping[str, str]
     ) -> None:
         """Claim the adapters of a case and start its attempt, before anybody looks at what is free again."""
+        try:
+            folder = session.folder.attempt(entry.case.id, entry.attempt)
+        except OSError as error:
+            session.finish(
+                entry, Verdict(State.ERROR, f"no folder for its results: {error}", phase="prepare"), 0.0
+            )
+            return
         attempt = Attempt(
             session=session.id,
             case_model=entry.case,
             number=entry.attempt,
-            folder=session.folder.attempt(entry.case.id, entry.attempt),
+            folder=folder,
             journal=self.journal,
             clock=self.clock,
             action_deadline=self._deadlines.action,

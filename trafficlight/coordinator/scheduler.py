@@ -4,6 +4,7 @@ No clock, no I/O, and no dependence on the order in which things are handed in.
 """
 
 import heapq
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from trafficlight.client_types import ClientType
 from trafficlight.coordinator.matching import assign
 
 __all__ = ["Decision", "Free", "Limits", "Start", "Usage", "Waiting", "decide"]
+
+logger = logging.getLogger(__name__)
 
 # What an adapter can fill: one bit for each client type that somebody waits for.
 Mask: TypeAlias = int
@@ -153,7 +156,7 @@ class _Table:
         self._hopeless: dict[tuple[Mask, ...], str] = {}
 
     def _mask(self, adapter: Free) -> Mask:
-        return sum(1 << index for index, kind in enumerate(self._types.values()) if kind.match(adapter))
+        return sum(1 << index for index, kind in enumerate(self._types.values()) if _matches(kind, adapter))
 
     def in_turn(self) -> Iterable[Waiting]:
         """Give the waiting cases in the order in which they are served."""
@@ -250,6 +253,15 @@ class _Table:
 
 def _slots(servers: int) -> str:
     return "a homeserver slot" if servers == 1 else f"{servers} homeserver slots"
+
+
+def _matches(kind: ClientType, adapter: Free) -> bool:
+    """Return whether an adapter can fill a role; a test author's type that raises says no."""
+    try:
+        return bool(kind.match(adapter))
+    except Exception:
+        logger.warning("the client type %s cannot judge %s", kind.name(), adapter.registration, exc_info=True)
+        return False
 
 
 def _key(kind: ClientType) -> TypeKey:

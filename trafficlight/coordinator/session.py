@@ -3,9 +3,10 @@
 import asyncio
 import getpass
 import itertools
+import logging
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 
 __all__ = ["Entry", "Options", "Session"]
+
+logger = logging.getLogger(__name__)
 
 # Seconds between two notes in the journal on why one case waits.
 _REASON_EVERY = 30.0
@@ -108,17 +111,15 @@ class Session:
         self.stopped = ""
         self.cancelled = False
         self._began = clock.monotonic()
-        self._unsubscribe: Sequence[Callable[[], None]] = ()
+        self._unsubscribe: Callable[[], None] = lambda: None
+        self._closing = False
 
     def begin(self, skips: Mapping[str, str]) -> None:
         """Record what is planned; from here on its cases may start.
 
         :param skips: why cases are not meant to run here, by id, beside those that the plan skips.
         """
-        self._unsubscribe = (
-            self._journal.subscribe(self.record.apply),
-            self._journal.subscribe(self.writer),
-        )
+        self._unsubscribe = self._journal.subscribe(self.writer)
         self._tell(
             EventKind.SESSION_STARTED,
             versions={"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform},
@@ -261,8 +262,9 @@ class Session:
         case = entry.case.id
         del self.running[case]
         failed = verdict.state in (State.FAILURE, State.ERROR)
-        self._end(case, entry.attempt, verdict, seconds)
-        if failed and entry.attempt <= self.options.deflake and not self.stopped:
+        again = failed and entry.attempt <= self.options.deflake and not self.stopped
+        self._end(case, entry.attempt, verdict, seconds, will_retry=again)
+        if again:
             self._wait(Entry(entry.case, entry.order, self._clock.monotonic(), entry.attempt + 1))
         elif failed and self.options.exit_first and self.options.expected(case) is None:
             self.stop(f"{case} ended in {verdict.state} and the first failure was to end the session")
@@ -288,25 +290,44 @@ class Session:
             return None
         return f"the session took longer than {deadline:g} s, its deadline"
 
-    def close(self, *, interrupted: bool) -> None:
-        """Write the end of the session down."""
-        if self.ended.is_set():
+    async def close(self, *, interrupted: bool) -> None:
+        """Write the end of the session down; :attr:`ended` is set when everything is on the disk."""
+        if self._closing:
+            await self.ended.wait()
             return
+        self._closing = True
         code = exit_code(self.record, interrupted=interrupted)
         counts = {state.value: count for state, count in self.record.counts.items()}
         self._tell(EventKind.SESSION_ENDED, counts=counts, exit_code=int(code), interrupted=interrupted)
-        for unsubscribe in self._unsubscribe:
-            unsubscribe()
-        self.writer.close()
-        self.folder.finish()
-        self.ended.set()
+        self._unsubscribe()
+        # Reports take their time, and reporters may hang until their deadline.
+        try:
+            await asyncio.to_thread(self.writer.close)
+            self.folder.finish()
+        except OSError:
+            logger.exception("the results of session %s are not complete", self.id)
+        finally:
+            self.ended.set()
+
+    @property
+    def closing(self) -> bool:
+        """Whether its end is being written down, or was."""
+        return self._closing
 
     @property
     def exit_code(self) -> ExitCode:
         """What the process is to exit with."""
         return exit_code(self.record)
 
-    def _end(self, case: str, attempt: int | None, verdict: Verdict, seconds: float) -> None:
+    def _end(
+        self,
+        case: str,
+        attempt: int | None,
+        verdict: Verdict,
+        seconds: float,
+        *,
+        will_retry: bool = False,
+    ) -> None:
         expected = self.options.expected(case)
         self._journal.append(
             EventKind.CASE_ENDED,
@@ -318,6 +339,7 @@ class Session:
             traceback=verdict.traceback,
             phase=verdict.phase,
             seconds=seconds,
+            will_retry=will_retry,
             expected={"reason": expected.reason, "link": expected.link} if expected else None,
         )
 
