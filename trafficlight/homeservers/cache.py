@@ -31,24 +31,31 @@ class CacheFolder:
         """Return where a folder is, or would be."""
         return self.root / name
 
-    async def ensure(self, name: str, build: Callable[[Path], Awaitable[None]]) -> Path:
+    async def ensure(
+        self,
+        name: str,
+        build: Callable[[Path], Awaitable[None]],
+        usable: Callable[[Path], bool] = Path.is_dir,
+    ) -> Path:
         """Return a folder, built when it is missing.
 
         One process builds while others wait for it. What an interrupted build left is never used.
 
         :param name: its name below the root, with slashes.
         :param build: fills the folder it is given, which is moved to its place afterwards.
+        :param usable: whether a folder is there and still works; one that does not is built anew. May block.
         """
         folder = self.path(name)
-        if await asyncio.to_thread(folder.is_dir):
+        if await asyncio.to_thread(usable, folder):
             return folder
         async with self._locked(folder):
-            if await asyncio.to_thread(folder.is_dir):
+            if await asyncio.to_thread(usable, folder):
                 return folder
             staging = folder.with_name(f".{folder.name}.partial")
             try:
                 await asyncio.to_thread(_make_empty, staging)
                 await build(staging)
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
                 await asyncio.to_thread(staging.rename, folder)
             finally:
                 await unbroken(asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True))

@@ -13,7 +13,7 @@ from trafficlight.errors import DeployError
 from trafficlight.homeservers.cache import CacheFolder
 from trafficlight.homeservers.tools import Progress, run_tool
 
-__all__ = ["Environments", "interpreter", "version_key"]
+__all__ = ["Environments", "interpreter", "version_key", "works"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,11 @@ _PIP_QUIET = ("--disable-pip-version-check", "--no-input")
 def interpreter(environment: Path) -> Path:
     """Return the Python of an environment. Its scripts name the folder it was built in: do not use them."""
     return environment / "venv" / "bin" / "python"
+
+
+def works(environment: Path) -> bool:
+    """Return whether an environment is there, and its Python, which an upgrade may have removed. Blocks."""
+    return interpreter(environment).exists()
 
 
 def version_key(version: str) -> tuple[tuple[int, ...], bool, int]:
@@ -125,4 +130,4 @@ class Environments:
             await to_thread(venv.create, folder / "venv", with_pip=True, symlinks=True)
 
         name = self.name("tools").replace(self._package, "pip", 1)
-        return str(interpreter(await self._cache.ensure(name, build)))
+        return str(interpreter(await self._cache.ensure(name, build, works)))

@@ -89,15 +89,18 @@ class ForkServer:
         """
         errors = await asyncio.to_thread(log.open, "ab")
         with errors:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                str(os.getpid()),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=errors,
-                env=child_environment(),
-                start_new_session=True,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    str(os.getpid()),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=errors,
+                    env=child_environment(),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise DeployError(f"the fork server cannot be started: {error}") from error
         server = cls(process)
         try:
             async with asyncio.timeout(_BOOT_SECONDS):

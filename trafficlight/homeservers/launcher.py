@@ -28,6 +28,7 @@ class Launcher:
         self._fork_server: ForkServer | None = None
         self._fork_works = bool(installation.fork_server)
         self._booting = asyncio.Lock()
+        self._closed = False
 
     @property
     def forks(self) -> bool:
@@ -61,11 +62,17 @@ class Launcher:
 
     async def close(self) -> None:
         """End the fork server with all of its servers. Idempotent."""
-        if self._fork_server is not None:
-            await self._fork_server.close()
+        self._closed = True
+        async with self._booting:
+            if self._fork_server is not None:
+                await self._fork_server.close()
 
     async def _running_fork_server(self) -> ForkServer | None:
         async with self._booting:
+            if self._closed:
+                raise DeployError(
+                    f"{self.installation.title} is not started any more: its provider is closed"
+                )
             if not self._fork_works or (self._fork_server is not None and self._fork_server.alive):
                 return self._fork_server if self._fork_works else None
             try:

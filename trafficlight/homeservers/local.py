@@ -100,8 +100,20 @@ class LocalProvider:
 
         :raises DeployError: an installation failed.
         """
-        kinds = [await self._prepared(spec) for spec in specs if self.unsupported(spec) is None]
-        self.pool.want(kind for kind in kinds if self._recipes[kind[0]].follows_log)
+        problems: list[DeployError] = []
+        for spec in specs:
+            if self.unsupported(spec) is not None:
+                continue
+            try:
+                kind = await self._prepared(spec)
+            except DeployError as problem:  # the others can be had all the same
+                problems.append(problem)
+            else:
+                if self._recipes[kind[0]].follows_log:
+                    self.pool.want([kind])
+        if problems:
+            logs = "\n".join(problem.log for problem in problems)
+            raise DeployError("; ".join(problem.message for problem in problems), log=logs)
 
     @contextlib.asynccontextmanager
     async def deploy(
@@ -137,12 +149,22 @@ class LocalProvider:
                 await launcher.close()
             await asyncio.to_thread(self._folder.close)
 
-    async def _prepared(self, spec: HomeServerSpec) -> _Kind:
-        """Return the kind of homeserver that is meant, installed and loaded."""
+    async def resolve(self, spec: HomeServerSpec) -> str:
+        """Return the exact version that would be deployed; may ask the package index once.
+
+        :raises UnsupportedError: none can be.
+        """
+        return await self._recipe(spec).resolve(spec.version)
+
+    def _recipe(self, spec: HomeServerSpec) -> Recipe:
         reason = self.unsupported(spec)
         if reason is not None:
             raise UnsupportedError(reason)
-        recipe = self._recipes[spec.recipe]
+        return self._recipes[spec.recipe]
+
+    async def _prepared(self, spec: HomeServerSpec) -> _Kind:
+        """Return the kind of homeserver that is meant, installed and loaded."""
+        recipe = self._recipe(spec)
         async with self._preparing:
             if self._closed:
                 raise DeployError("the local provider is closed")
@@ -160,6 +182,12 @@ class LocalProvider:
 
     async def _obtain(self, request: ServerRequest, mine: list[LocalServer]) -> LocalServer:
         """Take a homeserver from the pool or start one; it is in `mine` from its first moment."""
+        try:
+            return await self._take_or_start(request, mine)
+        except OSError as error:  # no space, no file descriptors: the lab's trouble
+            raise DeployError(f"{request.role}: {error}") from error
+
+    async def _take_or_start(self, request: ServerRequest, mine: list[LocalServer]) -> LocalServer:
         kind = await self._prepared(request.spec)
         if (warmed := self.pool.take(kind)) is not None:
             mine.append(warmed)

@@ -94,6 +94,8 @@ class LocalServer:
         try:
             self._process = process = await self._launcher.start(self._command, self.place)
             self._asked = False
+            if self._destroyed:  # while it was being started
+                process.signal(signal.SIGKILL)
             await wait_until_ready(self.place, process, self._ready_timeout)
         except DeployError as error:
             log = error.log or await asyncio.to_thread(self._log.tail)

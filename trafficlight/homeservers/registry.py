@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from trafficlight.errors import ConfigError, DeployError
+from trafficlight.errors import ConfigError
 from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
 from trafficlight.homeservers.resources import default_capacity
 from trafficlight.server_types import HomeServerSpec
@@ -71,7 +71,7 @@ class Providers:
     ) -> AsyncIterator[list[RunningServer]]:
         """Deploy homeservers, each by its provider; waits in line while the capacity is used up.
 
-        :raises DeployError: one does not come up, or more are asked for than may ever run.
+        :raises DeployError: one does not come up.
         """
         async with self._claim(len(requests)), contextlib.AsyncExitStack() as stack:
             found: dict[int, RunningServer] = {}
@@ -95,15 +95,14 @@ class Providers:
 
     @contextlib.asynccontextmanager
     async def _claim(self, count: int) -> AsyncIterator[None]:
-        if count > self.capacity:
-            raise DeployError(f"{count} homeservers asked for, at most {self.capacity} may run at once")
-        async with self._turn:  # first come, first served: many wait until enough are free, all at once
-            while self._in_use + count > self.capacity:
+        needed = min(count, self.capacity)  # a case that needs more than there may be runs alone
+        async with self._turn:  # first come, first served: who needs many is not overtaken for ever
+            while self._in_use + needed > self.capacity:
                 self._released.clear()
                 await self._released.wait()
-            self._in_use += count
+            self._in_use += needed
         try:
             yield
         finally:
-            self._in_use -= count
+            self._in_use -= needed
             self._released.set()

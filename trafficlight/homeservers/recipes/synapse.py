@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trafficlight.homeservers.cache import CacheFolder
 from trafficlight.homeservers.certificates import Certificates
-from trafficlight.homeservers.environments import Environments, interpreter, version_key
+from trafficlight.homeservers.environments import Environments, interpreter, version_key, works
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
 from trafficlight.homeservers.recipes.synapse_config import log_config, synapse_config
 from trafficlight.homeservers.tools import Progress, run_tool
@@ -64,7 +64,7 @@ class SynapseRecipe:
             await self._environments.create(folder, version, also)
             await self._prepare_database(folder, version)
 
-        folder = await self._cache.ensure(self._environments.name(version), build)
+        folder = await self._cache.ensure(self._environments.name(version), build, works)
         fork_server = (str(interpreter(folder)), "-I", str(_FORK_SERVER))
         return Installation(version, folder, f"Synapse {version}", fork_server)
 

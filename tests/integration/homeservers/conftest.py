@@ -1,0 +1,127 @@
+"""Real homeservers and real users on them."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import nio  # type: ignore[import-untyped,unused-ignore]
+import psutil
+import pytest
+import pytest_asyncio
+
+from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
+from trafficlight.server_types import ServerType, SynapseStable
+
+SignUp: TypeAlias = Callable[[RunningServer, str], Awaitable[nio.AsyncClient]]
+Ask: TypeAlias = Callable[..., ServerRequest]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def local() -> AsyncIterator[LocalProvider]:
+    """The local provider with nothing started ahead, installed in the user's real cache folder."""
+    provider = LocalProvider(warm=0)
+    await provider.prepare(SynapseStable().homeservers())
+    yield provider
+    await provider.close()
+    assert not provider.folder.exists()
+    assert provider.running == 0
+
+
+@pytest.fixture(params=["local"])
+def provider(request: pytest.FixtureRequest) -> Provider:
+    """Every provider, one after the other."""
+    found: Provider = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Ask:
+    """Make the request for one homeserver in a role: ``ask("alice", Synapse("1.98.0"))``."""
+
+    def make(role: str, server_type: ServerType | None = None) -> ServerRequest:
+        spec = (server_type or SynapseStable()).homeservers()[0]
+        return ServerRequest(role, spec, tmp_path / f"{role}.log")
+
+    return make
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def sign_up() -> AsyncIterator[SignUp]:
+    """Register a user and return its client, logged in, closed with the test."""
+    clients: list[nio.AsyncClient] = []
+
+    async def register(server: RunningServer, localpart: str) -> nio.AsyncClient:
+        client = nio.AsyncClient(server.cs_api, localpart)
+        clients.append(client)
+        answer = await client.register(localpart, "a password")
+        assert isinstance(answer, nio.RegisterResponse), answer
+        assert answer.user_id == f"@{localpart}:{server.server_name}"
+        return client
+
+    yield register
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+def descendants() -> Callable[[], set[int]]:
+    """List the processes that this one and its children have started and that still run."""
+
+    def living() -> set[int]:
+        children = psutil.Process().children(recursive=True)
+        return {child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE}
+
+    return living
+
+
+@pytest.fixture
+def talk() -> Callable[[nio.AsyncClient, nio.AsyncClient], Awaitable[str]]:
+    """Share a room between two users, exchange a message in each direction and return the room."""
+    return _talk
+
+
+@pytest.fixture
+def hear() -> Callable[[nio.AsyncClient, str, str], Awaitable[None]]:
+    """Wait until a user sees a text in a room."""
+    return _hear
+
+
+async def _talk(one: nio.AsyncClient, other: nio.AsyncClient) -> str:
+    """Share a room and exchange a message in each direction; return the room."""
+    room = await _share_room(one, other)
+    await _say(one, room, "hello")
+    await _hear(other, room, "hello")
+    await _say(other, room, "hello yourself")
+    await _hear(one, room, "hello yourself")
+    return room
+
+
+async def _share_room(one: nio.AsyncClient, other: nio.AsyncClient) -> str:
+    created = await one.room_create(invite=[other.user_id])
+    assert isinstance(created, nio.RoomCreateResponse), created
+    deadline = time.monotonic() + 20
+    while created.room_id not in other.invited_rooms:
+        assert time.monotonic() < deadline, "no invite arrived"
+        await other.sync(timeout=5000)
+    joined = await other.join(created.room_id)
+    assert isinstance(joined, nio.JoinResponse), joined
+    return str(created.room_id)
+
+
+async def _say(client: nio.AsyncClient, room: str, text: str) -> None:
+    sent = await client.room_send(room, "m.room.message", {"msgtype": "m.text", "body": text})
+    assert isinstance(sent, nio.RoomSendResponse), sent
+
+
+async def _hear(client: nio.AsyncClient, room: str, text: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        synced = await client.sync(timeout=5000)
+        if not isinstance(synced, nio.SyncResponse) or room not in synced.rooms.join:
+            continue
+        events = synced.rooms.join[room].timeline.events
+        if any(isinstance(event, nio.RoomMessageText) and event.body == text for event in events):
+            return
+    pytest.fail(f"{client.user_id} never saw {text!r}")

@@ -1,0 +1,220 @@
+"""What is particular about homeservers as processes on this machine."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import blockbuster
+import pytest
+
+from trafficlight.clients.home_server import register_account
+from trafficlight.errors import DeployError, UnsupportedError
+from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.local_server import LocalServer
+from trafficlight.homeservers.ports import PortPicker
+from trafficlight.homeservers.provider import RunningServer, ServerRequest
+from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
+from trafficlight.homeservers.recipes.synapse import SynapseRecipe
+from trafficlight.server_types import HomeServerSpec, SynapseStable
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+Ask = Callable[..., ServerRequest]
+
+
+class SabotagedSynapse(SynapseRecipe):
+    """A Synapse whose configuration names a database that does not exist."""
+
+    name = "sabotaged"
+
+    def configure(self, installation: Installation, place: Place) -> Command:
+        command = super().configure(installation, place)
+        file = place.directory / "homeserver.yaml"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"database": {"name": "no-such-database"}}))
+        return command
+
+
+class UnforkableSynapse(SynapseRecipe):
+    """A Synapse whose fork server does not work."""
+
+    async def install(self, version: str) -> Installation:
+        return replace(await super().install(version), fork_server=("false",))
+
+
+def _silent(_: str) -> None:
+    """Drop the progress."""
+
+
+@asynccontextmanager
+async def _provider_of(*recipes: SynapseRecipe, **options: object) -> AsyncIterator[LocalProvider]:
+    provider = LocalProvider(recipes=recipes, warm=0, **options)  # type: ignore[arg-type]
+    try:
+        yield provider
+    finally:
+        await provider.close()
+        assert not provider.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "recipe", [SabotagedSynapse, type("Both", (SabotagedSynapse, UnforkableSynapse), {})]
+)
+async def test_a_failing_deploy_tells_why_and_leaves_nothing(
+    recipe: type[SynapseRecipe], tmp_path: Path, ask: Ask, descendants: Callable[[], set[int]]
+) -> None:
+    spec = HomeServerSpec("Sabotaged", "sabotaged", "stable", "")
+    good = SynapseRecipe(CacheFolder(), _silent)
+    async with _provider_of(good, recipe(CacheFolder(), _silent)) as provider:
+        await provider.prepare([spec, *SynapseStable().homeservers()])
+        before = descendants()
+        bad = ServerRequest("bob", spec, tmp_path / "bob.log")
+        with pytest.raises(
+            DeployError, match=r"bob: Synapse .* ended while starting, exit code 1"
+        ) as failure:
+            async with provider.deploy("fails", [ask("alice"), bad]):
+                pytest.fail("it came up")
+        assert "no-such-database" in failure.value.log
+        assert "no-such-database" in bad.log.read_text()
+        assert provider.running == 0
+        assert descendants() == before
+
+
+async def test_a_port_taken_meanwhile_is_replaced(ask: Ask) -> None:
+    ports = PortPicker()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        picked = [other.getsockname()[1]]
+        really_pick = ports.pick
+        ports.pick = lambda: picked.pop() if picked else really_pick()  # type: ignore[method-assign]
+        async with (
+            _provider_of(SynapseRecipe(CacheFolder(), _silent), ports=ports) as provider,
+            provider.deploy("clash", [ask("server")]) as [server],
+        ):
+            assert not picked
+            await register_account(server.cs_api, "alice", "a password")
+    assert not ports.taken
+
+
+async def test_a_version_whose_fork_server_fails_starts_all_the_same(ask: Ask) -> None:
+    async with (
+        _provider_of(UnforkableSynapse(CacheFolder(), _silent)) as provider,
+        provider.deploy("plain", [ask("server")]) as [server],
+    ):
+        await register_account(server.cs_api, "alice", "a password")
+        await server.operate("restart")
+        await register_account(server.cs_api, "bob", "a password")
+
+
+async def test_a_server_that_dies_says_so(local: LocalProvider, ask: Ask) -> None:
+    async with local.deploy("dies", [ask("server")]) as [server]:
+        assert isinstance(server, LocalServer)
+        assert server.exited is None
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        await _eventually(lambda: server.exited == "signal 9")
+        await server.operate("start")
+        assert server.exited is None
+        await server.operate("kill")
+        assert server.exited == "signal 9, as asked"
+
+
+async def test_a_dead_fork_server_takes_its_servers_and_is_replaced(ask: Ask) -> None:
+    async with _provider_of(SynapseRecipe(CacheFolder(), _silent)) as provider:
+        async with provider.deploy("before", [ask("server")]) as [server]:
+            assert isinstance(server, LocalServer)
+            os.kill(_fork_server_of(server), signal.SIGKILL)
+            await _eventually(lambda: server.exited == "signal 9")
+        async with provider.deploy("after", [ask("server")]) as [server]:
+            await register_account(server.cs_api, "alice", "a password")
+
+
+@pytest.mark.parametrize("milliseconds", [0, 2, 10, 30, 60, 100, 140, 180])
+async def test_cancelled_while_entering_leaves_nothing(
+    local: LocalProvider, ask: Ask, descendants: Callable[[], set[int]], milliseconds: int
+) -> None:
+    before = descendants()
+
+    async def case() -> None:
+        async with local.deploy("cancelled", [ask("red"), ask("blue")]):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(case())
+    await asyncio.sleep(milliseconds / 1000)  # a different moment of the start each time
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert local.running == 0
+    await _eventually(lambda: descendants() == before)
+
+
+async def test_twenty_deployments_leave_no_process_port_or_folder(
+    local: LocalProvider, ask: Ask, descendants: Callable[[], set[int]]
+) -> None:
+    processes, files, sockets = descendants(), sorted(local.folder.iterdir()), _open_files()
+    for _ in range(20):
+        async with local.deploy("again", [ask("server")]) as [server]:
+            await register_account(server.cs_api, "alice", "a password")
+    assert descendants() == processes
+    assert sorted(local.folder.iterdir()) == files
+    assert not local.ports.taken
+    assert _open_files() <= sockets + 1  # the log of a thread pool may come and go
+
+
+async def test_the_event_loop_is_never_blocked(local: LocalProvider, ask: Ask) -> None:
+    requests = [ask("red"), ask("blue")]
+    with blockbuster.blockbuster_ctx("trafficlight.homeservers"):
+        async with local.deploy("not blocking", requests) as servers:
+            await servers[0].operate("restart")
+
+
+async def test_closing_destroys_what_is_deployed(ask: Ask, descendants: Callable[[], set[int]]) -> None:
+    before = descendants()
+    provider = LocalProvider(warm=0)
+    async with provider.deploy("closed", [ask("server")]) as [server]:
+        await provider.close()
+        assert descendants() == before
+        assert not provider.folder.exists()
+        with pytest.raises(OSError, match=r".*"):
+            await _connect(server)
+    with pytest.raises(DeployError, match="closed"):
+        async with provider.deploy("too late", [ask("server")]):
+            pytest.fail("it came up")
+    await provider.close()
+
+
+async def test_an_unknown_recipe_is_unsupported_when_deployed(local: LocalProvider, tmp_path: Path) -> None:
+    request = ServerRequest("server", HomeServerSpec("Nonesuch", "nonesuch", "1", ""), tmp_path / "log")
+    with pytest.raises(UnsupportedError, match="nonesuch"):
+        async with local.deploy("unknown", [request]):
+            pytest.fail("it came up")
+
+
+async def _eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait for what another process brings about; nothing tells when."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        await asyncio.sleep(0.01)
+
+
+async def _connect(server: RunningServer) -> None:
+    host, port = server.cs_api.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.close()
+
+
+def _fork_server_of(server: LocalServer) -> int:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,49 @@
+"""A coordinator that is killed takes its homeservers with it, and the next one clears up."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from trafficlight.homeservers.run_folder import RunFolder
+
+_VICTIM = """
+import asyncio, sys
+from pathlib import Path
+from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.provider import ServerRequest
+from trafficlight.server_types import SynapseStable
+
+async def main(folder):
+    provider = LocalProvider(warm=1, data_folder=folder)
+    requests = [ServerRequest("server", SynapseStable().homeservers()[0], folder / "server.log")]
+    async with provider.deploy("victim", requests):
+        await provider.pool.settled()
+        print("up", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+def test_kill_9_leaves_no_process_and_the_next_session_removes_the_data(tmp_path: Path) -> None:
+    victim = subprocess.Popen([sys.executable, "-c", _VICTIM, str(tmp_path)], stdout=subprocess.PIPE)
+    assert victim.stdout is not None
+    with victim.stdout:
+        assert victim.stdout.readline() == b"up\n"
+    children = psutil.Process(victim.pid).children(recursive=True)
+    assert len(children) == 3  # the fork server, the case's homeserver, one started ahead
+
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    [left_behind] = tmp_path.glob("trafficlight-servers-*")
+    heir = RunFolder(tmp_path)
+    heir.open()
+    assert list(tmp_path.glob("trafficlight-servers-*")) == [heir.path]
+    assert not left_behind.exists()
+    heir.close()

@@ -1,0 +1,51 @@
+"""The diagnosis names what is there, what is missing and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.diagnosis import Finding, diagnose, resolutions
+from trafficlight.homeservers.environments import Environments
+from trafficlight.homeservers.local import LocalProvider
+from trafficlight.server_types import HomeServerSpec, SynapseStable
+
+
+def _finding(findings: list[Finding], subject: str) -> Finding:
+    return next(finding for finding in findings if finding.subject == subject)
+
+
+def test_lists_what_is_installed(tmp_path: Path) -> None:
+    assert _finding(diagnose(tmp_path), "Synapse environments").detail == "none yet"
+    name = Environments(CacheFolder(tmp_path), "matrix-synapse", lambda _: None).name("1.98.0")
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "dendrite" / "0.15.2").mkdir(parents=True)
+    findings = diagnose(tmp_path)
+    assert _finding(findings, "Synapse environments").detail == "1.98.0"
+    assert _finding(findings, "Dendrite builds").detail == "0.15.2"
+
+
+def test_a_missing_go_is_a_finding_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    finding = _finding(diagnose(tmp_path), "Go")
+    assert not finding.good
+    assert "Dendrite" in finding.advice
+
+
+def test_a_folder_that_does_not_exist_yet_is_measured_where_it_will_be(tmp_path: Path) -> None:
+    finding = _finding(diagnose(tmp_path / "not" / "yet"), "Cache folder")
+    assert "MiB free" in finding.detail
+
+
+def test_whatever_is_not_good_comes_with_advice(tmp_path: Path) -> None:
+    assert all(finding.advice for finding in diagnose(tmp_path) if not finding.good)
+
+
+async def test_server_types_are_resolved(tmp_path: Path) -> None:
+    provider = LocalProvider(cache_folder=tmp_path, stable={"synapse": "1.140.0"}, warm=0)
+    specs = [*SynapseStable().homeservers(), HomeServerSpec("Odd", "odd", "stable", "")]
+    good, bad = await resolutions(provider, specs)
+    assert (good.subject, good.good, good.detail) == ("SynapseStable", True, "synapse 1.140.0")
+    assert (bad.subject, bad.good) == ("Odd", False)
+    assert "no recipe 'odd'" in bad.detail
+    await provider.close()

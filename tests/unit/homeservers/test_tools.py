@@ -1,0 +1,113 @@
+"""Other programs: their output, their errors, their end."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trafficlight.errors import DeployError
+from trafficlight.homeservers.processes import describe_exit, start_plain
+from trafficlight.homeservers.tools import child_environment, run_tool, unbroken
+
+_PYTHON = [sys.executable, "-c"]
+
+
+async def test_the_lines_come_as_they_are_written() -> None:
+    seen: list[str] = []
+    lines = await run_tool("work", [*_PYTHON, "print('one'); print('two')"], on_line=seen.append)
+    assert lines == seen == ["one", "two"]
+
+
+async def test_a_failing_tool_shows_its_last_lines() -> None:
+    script = "import sys\nfor n in range(50): print('line', n)\nsys.exit('no space left')"
+    with pytest.raises(DeployError, match="work: ended with code 1") as failure:
+        await run_tool("work", [*_PYTHON, script])
+    assert failure.value.log.splitlines()[-1] == "no space left"
+    assert len(failure.value.log.splitlines()) == 20
+
+
+async def test_a_tool_that_does_not_exist_is_named() -> None:
+    with pytest.raises(DeployError, match="work: ended with code"):
+        await run_tool("work", ["no-such-tool"])
+
+
+async def test_cancelling_kills_the_tool_and_what_it_started() -> None:
+    started, others = asyncio.Event(), _descendants()
+    script = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    task = asyncio.create_task(run_tool("work", [*_PYTHON, script], on_line=lambda _: started.set()))
+    await started.wait()
+    children = _descendants() - others
+    assert children
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=5)
+    assert not alive
+
+
+async def test_a_program_logs_into_its_file_and_tells_its_end(tmp_path: Path) -> None:
+    script = "import sys; print('out', flush=True); sys.stderr.write('err'); sys.exit(3)"
+    process = await start_plain(
+        [*_PYTHON, script], environment=child_environment(), directory=tmp_path, log=tmp_path / "log"
+    )
+    assert await process.wait() == "exit code 3"
+    assert process.exited == "exit code 3"
+    assert (tmp_path / "log").read_text() == "out\nerr"
+    process.signal(signal.SIGKILL)  # nothing is there to be hit
+
+
+def test_an_end_is_told_in_words() -> None:
+    assert describe_exit(0) == "exit code 0"
+    assert describe_exit(-9) == "signal 9"
+
+
+def test_homeservers_inherit_nothing_that_slows_them_or_leads_them_astray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    assert "PYTHONDONTWRITEBYTECODE" not in child_environment()
+    assert "HTTPS_PROXY" not in child_environment()
+    assert child_environment(proxies=True)["HTTPS_PROXY"] == "http://127.0.0.1:1"
+    assert child_environment({"NEW": "1"})["NEW"] == "1"
+    assert child_environment()["PATH"] == os.environ["PATH"]
+
+
+async def test_unbroken_work_is_finished_before_the_cancellation_is_raised() -> None:
+    release, finished = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await release.wait()
+        finished.set()
+
+    task = asyncio.create_task(unbroken(work()))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert finished.is_set()
+
+
+async def test_unbroken_work_returns_and_raises_as_it_is() -> None:
+    async def answer() -> int:
+        return 42
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    assert await unbroken(answer()) == 42
+    with pytest.raises(ValueError, match="no"):
+        await unbroken(fail())
+
+
+def _descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
