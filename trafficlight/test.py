@@ -66,9 +66,6 @@ class Deadline(Protocol):
 class TestRun(Protocol):
     """What a test reaches while it runs; whoever runs it hands this over with :meth:`Test.bind`."""
 
-    # Not one of pytest's.
-    __test__: ClassVar[bool] = False
-
     @property
     def case(self) -> CaseInfo:
         """The case, and where its results go."""
@@ -91,6 +88,10 @@ class TestRun(Protocol):
     def attach(self, name: str, content: Path | bytes) -> None:
         """Keep a file, or bytes, with the results of the case."""
         ...
+
+
+# Not one of pytest's; and no member, or every implementation would need it.
+setattr(TestRun, "__test__", False)  # noqa: B010
 
 
 @dataclass(frozen=True, slots=True)

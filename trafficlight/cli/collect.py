@@ -49,11 +49,10 @@ def command(
 
     Exit codes: 0, 2 if there is nothing to run, 3 if a test file is wrong.
     """
-    pattern = load(file=config).test_pattern
-    found = plan(paths, selection, patterns=(pattern,) if pattern else DEFAULT_PATTERNS)
+    found = plan(paths, selection, patterns=load(file=config).test_patterns or DEFAULT_PATTERNS)
     lines = [_as_json(found, selection)] if as_json else _as_text(found, selection, quiet=quiet)
     # What does not encode must not cost the rest.
-    click.echo("\n".join(lines).encode("utf-8", "backslashreplace"))
+    click.echo("\n".join(lines).encode("utf-8", "backslashreplace").decode())
     for problem in found.problems:
         click.echo(f"error: {_shown(problem)}", err=True)
     if not found.cases:

@@ -21,6 +21,7 @@ from trafficlight.homeservers.registry import Providers
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.names import folder_name
+from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.planning import plan as plan_of
@@ -91,10 +92,10 @@ class Lab:
 
         Where a homeserver cannot be prepared, the cases that need one end as errors, and say why.
         """
-        problem = await self._prepare(plan)
+        problems = await self._prepare(plan)
 
         def hopeless(case: Case) -> str | None:
-            return problem if case.servers else None
+            return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
         return self.engine.submit(folder, plan, options, hopeless=hopeless)
 
@@ -109,27 +110,28 @@ class Lab:
             raise UsageError("there is nothing to run: no test was found")
         return await self.start_session(self.new_folder(), planned, options)
 
-    async def _prepare(self, plan: Plan) -> str | None:
-        """Do the slow work that the cases' homeservers share: install them. Return what went wrong."""
-        specs = {
-            spec: None
-            for case in plan.cases
-            if case.skip is None
-            for slot in case.servers
-            for spec in slot.type.homeservers()
-        }
-        wanted = [spec for spec in specs if self.servers.unsupported(spec) is None]
-        try:
-            await self.servers.prepare(wanted)
-        except DeployError as error:
-            return str(error)
-        return None
+    async def _prepare(self, plan: Plan) -> dict[HomeServerSpec, str]:
+        """Install what the cases' homeservers share. Return what went wrong with which."""
+        wanted = {spec: None for case in plan.cases if case.skip is None for spec in _specs(case)}
+        problems = {}
+        for spec in wanted:
+            if self.servers.unsupported(spec) is not None:
+                continue
+            try:
+                await self.servers.prepare([spec])
+            except DeployError as error:
+                problems[spec] = str(error)
+        return problems
 
     def spool(self, uuid: str) -> Path:
         """Return the folder for files of an adapter that has no case; it is made."""
         folder = self.settings.results_root / "adapters" / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _specs(case: Case) -> list[HomeServerSpec]:
+    return [spec for slot in case.servers for spec in slot.type.homeservers()]
 
 
 def _limits(settings: Settings, homeservers: int) -> Limits:

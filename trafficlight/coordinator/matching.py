@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-__all__ = ["assign"]
+__all__ = ["assign", "assign_most"]
 
 R = TypeVar("R", bound=Hashable)
 A = TypeVar("A", bound=Hashable)
@@ -12,8 +12,19 @@ A = TypeVar("A", bound=Hashable)
 def assign(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> dict[R, A] | None:
     """Give every role one of its candidates, none more often than it is available; None where that cannot be.
 
-    Kuhn's augmenting paths: a role that finds all its candidates taken makes another role move over, so
-    an overlap of candidates never blocks an assignment that exists. Candidates are tried in their order.
+    An overlap of candidates never blocks an assignment that exists. Candidates are tried in their order.
+
+    :param candidates: what can fill each role, best first.
+    :param available: how many there are of each.
+    """
+    found = assign_most(candidates, available)
+    return found if len(found) == len(candidates) else None
+
+
+def assign_most(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> dict[R, A]:
+    """Give as many roles as possible one of their candidates.
+
+    Kuhn's augmenting paths: a role that finds all its candidates taken makes another role move over.
 
     :param candidates: what can fill each role, best first.
     :param available: how many there are of each.
@@ -38,6 +49,5 @@ def assign(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> d
 
     # The pickiest roles first: they have the fewest ways to be placed.
     for role in sorted(candidates, key=lambda role: len(candidates[role])):
-        if not place(role, set()):
-            return None
+        place(role, set())
     return {role: candidate for candidate, held in holders.items() for role in held}

@@ -83,7 +83,7 @@ class Runner:
         requests = [
             ServerRequest(role, spec, attempt.folder.server_log(role))
             for slot in attempt.case_model.servers
-            for role, spec in zip(slot.roles, slot.type.homeservers(), strict=True)
+            for role, spec in zip(slot.roles, slot.type.homeservers(), strict=False)
         ]
         if not requests:
             return {}

@@ -4,22 +4,20 @@ No clock, no I/O, and no dependence on the order in which things are handed in.
 """
 
 import heapq
-import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from operator import attrgetter
+from typing import TypeAlias
 
 from trafficlight.client_types import ClientType
-from trafficlight.coordinator.matching import assign
+from trafficlight.coordinator.supply import Free, Mask, Supply
 
 __all__ = ["Decision", "Free", "Limits", "Start", "Usage", "Waiting", "decide"]
 
-logger = logging.getLogger(__name__)
-
-# What an adapter can fill: one bit for each client type that somebody waits for.
-Mask: TypeAlias = int
-TypeKey: TypeAlias = tuple[type, str]
+# Seconds that a case can be short of adapters with something still kept back for it: those that left after
+# a case come back within that time.
+_RETURN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,7 @@ class Waiting:
     :param clients: the client type of every client role.
     :param servers: how many homeservers it needs.
     :param age: seconds that it has been waiting.
+    :param unfilled: seconds for which all adapters that there are could not fill its roles.
     """
 
     key: str
@@ -40,20 +39,7 @@ class Waiting:
     clients: Mapping[str, ClientType]
     servers: int = 0
     age: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Free:
-    """An adapter, as far as matching goes.
-
-    :param key: its uuid.
-    :param registration: what it said of itself.
-    :param rank: the lower, the sooner it is taken.
-    """
-
-    key: str
-    registration: Mapping[str, Any]
-    rank: int = 0
+    unfilled: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +48,9 @@ class Limits:
 
     :param cases: cases at once.
     :param homeservers: homeservers at once.
-    :param aging: seconds of waiting after which a case is served before all younger ones, and has what it
-        needs kept back for it, so that smaller cases cannot starve it.
+    :param clients: clients at once, by the name of their type.
+    :param aging: seconds of waiting after which the oldest case of a session is served before the others, and
+        has what it needs kept back for it, so that smaller cases cannot starve it.
     """
 
     cases: int | None = None
@@ -74,7 +61,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What is in use already."""
+    """What is in use already.
+
+    :param cases: how many cases run, by session.
+    :param homeservers: how many homeservers run for them.
+    :param clients: how many clients, by the name of their type.
+    """
 
     cases: Mapping[str, int] = field(default_factory=dict)
     homeservers: int = 0
@@ -91,7 +83,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What starts, why the rest waits, and which of it has nobody at all for some role."""
+    """What starts, why the rest waits, and which of it all adapters that there are could not fill."""
 
     starts: tuple[Start, ...]
     reasons: Mapping[str, str]
@@ -107,162 +99,176 @@ def decide(
 ) -> Decision:
     """Decide what starts now.
 
-    Among sessions the one with the fewest running cases comes first; within a session those that have waited
-    longer than the aging time, then those that need the scarcest adapters, then the order of the plan.
+    Among sessions the one with the fewest running cases comes first. Within a session the case that has waited
+    longest comes first once it has aged; then those that need the scarcest adapters, the bigger ones of these,
+    and the order of the plan.
     """
-    table = _Table(
-        sorted(waiting, key=lambda case: case.key), free, busy, limits or Limits(), usage or Usage()
-    )
-    for case in table.in_turn():
-        table.consider(case)
-    return Decision(tuple(table.starts), table.reasons, frozenset(table.unfilled))
+    return _Table(waiting, free, busy, limits or Limits(), usage or Usage()).decision()
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The cases of one session that need the same, the next one last."""
+
+    session: str
+    bits: tuple[Mask, ...]
+    names: Mapping[str, int]
+    servers: int
+    cases: list[Waiting] = field(default_factory=list)
+
+
+# Scarcity, size, order and key, for the order in which groups are served, and the group.
+_Place: TypeAlias = tuple[int, int, int, str, _Group]
 
 
 class _Table:
-    """The state of one decision."""
+    """The state of one decision.
+
+    Cases that need the same are looked at together: what one of them cannot have, none of them can.
+    """
 
     def __init__(
         self,
-        waiting: Sequence[Waiting],
+        waiting: Iterable[Waiting],
         free: Iterable[Free],
         busy: Iterable[Free],
         limits: Limits,
         usage: Usage,
     ) -> None:
-        self.limits = limits
-        self.starts: list[Start] = []
-        self.reasons: dict[str, str] = {}
-        self.unfilled: set[str] = set()
-        self._waiting = waiting
-        self._cases = Counter(usage.cases)
+        self._limits = limits
+        self._starts: list[Start] = []
+        self._reasons: dict[str, str] = {}
+        self._running = Counter(usage.cases)
         self._homeservers = usage.homeservers
         self._clients = Counter(usage.clients)
-        self._types: dict[TypeKey, ClientType] = {}
+        # What is kept back for cases that have aged, beside adapters.
+        self._kept_homeservers = 0
+        self._kept_clients: Counter[str] = Counter()
+        alike: dict[tuple[object, ...], list[Waiting]] = defaultdict(list)
         for case in waiting:
-            for kind in case.clients.values():
-                self._types.setdefault(_key(kind), kind)
-        self._adapters: dict[Mask, list[str]] = defaultdict(list)
-        for adapter in sorted(free, key=lambda adapter: (adapter.rank, adapter.key)):
-            self._adapters[self._mask(adapter)].append(adapter.key)
-        self._available = {mask: len(keys) for mask, keys in self._adapters.items()}
-        self._taken: Counter[Mask] = Counter()
-        self._busy = Counter(self._mask(adapter) for adapter in busy)
-        self._free_at_first = dict(self._available)
-        bits = {key: 1 << index for index, key in enumerate(self._types)}
-        # Adapters that can do least are taken first, so that the versatile ones stay for others.
-        masks = sorted(self._available, key=lambda mask: (mask.bit_count(), mask))
-        self._fillers = {key: [mask for mask in masks if mask & bit] for key, bit in bits.items()}
-        self._bits = bits
-        self._hopeless: dict[tuple[Mask, ...], str] = {}
+            alike[(case.session, case.servers, *map(id, case.clients.values()))].append(case)
+        firsts = [cases[0] for cases in alike.values()]
+        kinds = {id(kind): kind for case in firsts for kind in case.clients.values()}
+        self._supply = Supply(kinds.values(), free, busy)
+        self._bits = {key: self._supply.bit(kind) for key, kind in kinds.items()}
+        self._groups = self._grouped(alike.values())
+        self._fillable = {
+            bits: self._supply.fillable(bits) for bits in {group.bits for group in self._groups}
+        }
 
-    def _mask(self, adapter: Free) -> Mask:
-        return sum(1 << index for index, kind in enumerate(self._types.values()) if _matches(kind, adapter))
+    def _grouped(self, alike: Iterable[list[Waiting]]) -> list[_Group]:
+        groups: dict[tuple[object, ...], _Group] = {}
+        for cases in alike:
+            first = cases[0]
+            kinds = first.clients.values()
+            bits = tuple(sorted(self._bits[id(kind)] for kind in kinds))
+            key = (first.session, first.servers, bits)
+            if key not in groups:
+                names = Counter(kind.name() for kind in kinds)
+                groups[key] = _Group(first.session, bits, names, first.servers)
+            groups[key].cases += cases
+        for group in groups.values():
+            group.cases.sort(key=attrgetter("order", "key"), reverse=True)
+        return list(groups.values())
 
-    def in_turn(self) -> Iterable[Waiting]:
-        """Give the waiting cases in the order in which they are served."""
-        queues: dict[str, list[Waiting]] = defaultdict(list)
-        for case in sorted(self._waiting, key=self._priority, reverse=True):
-            queues[case.session].append(case)
-        heap = [(self._cases[session], session) for session in queues]
-        heapq.heapify(heap)
-        while heap:
-            _, session = heapq.heappop(heap)
-            before = len(self.starts)
-            while queues[session] and len(self.starts) == before:
-                yield queues[session].pop()
-            if queues[session]:
-                heapq.heappush(heap, (self._cases[session], session))
+    def decision(self) -> Decision:
+        """Go through all groups, in turn, and return what came of it."""
+        queues: dict[str, list[_Place]] = defaultdict(list)
+        heads: dict[str, tuple[_Group, Waiting]] = {}
+        turns: list[tuple[int, float, str]] = []
+        unfilled = [group.cases for group in self._groups if not self._fillable[group.bits]]
+        never = frozenset(case.key for cases in unfilled for case in cases)
+        for group in self._groups:
+            queues[group.session].append(self._place(group))
+        for session, queue in queues.items():
+            heapq.heapify(queue)
+            oldest = max(case.age for place in queue for case in place[-1].cases)
+            turns.append((self._running[session], -oldest, session))
+            if oldest >= self._limits.aging and (head := self._head(queue)) is not None:
+                heads[session] = head
+        heapq.heapify(turns)
+        while turns:
+            _, age, session = heapq.heappop(turns)
+            queue = queues[session]
+            if session not in heads or not self._first(*heads.pop(session)):
+                self._next(queue)
+            if queue:
+                heapq.heappush(turns, (self._running[session], age, session))
+        return Decision(tuple(self._starts), self._reasons, never)
 
-    def _priority(self, case: Waiting) -> tuple[Any, ...]:
-        aged = case.age >= self.limits.aging
-        scarcity = min(
-            (self._count(self._free_at_first, kind) for kind in case.clients.values()), default=1 << 30
+    def _place(self, group: _Group) -> _Place:
+        case = group.cases[-1]
+        return (self._supply.scarcity(group.bits), -len(group.bits), case.order, case.key, group)
+
+    def _head(self, queue: Iterable[_Place]) -> tuple[_Group, Waiting] | None:
+        """Return the case that has waited longest, of those that have aged and can be filled at all."""
+        aged = (
+            (group, case)
+            for *_, group in queue
+            if self._supply.known(group.bits)
+            for case in group.cases
+            if case.age >= self._limits.aging and case.unfilled < _RETURN
         )
-        return (not aged, -case.age if aged else 0.0, scarcity, -len(case.clients), case.order, case.key)
+        return min(aged, key=lambda one: (-one[1].age, one[1].order, one[1].key), default=None)
 
-    def _count(self, counted: Mapping[Mask, int], kind: ClientType) -> int:
-        bit = self._bits[_key(kind)]
-        return sum(count for mask, count in counted.items() if mask & bit)
+    def _first(self, group: _Group, case: Waiting) -> bool:
+        """Start the oldest case of a session, or keep back for it what is there; return whether it started."""
+        reason = self._over_limit(group)
+        if reason is None and self._start(group, case):
+            return True
+        group.cases.remove(case)
+        self._reasons[case.key] = reason or self._supply.shortage(group.bits)
+        self._supply.keep_back(group.bits)
+        self._kept_homeservers += group.servers
+        self._kept_clients.update(group.names)
+        return False
 
-    def consider(self, case: Waiting) -> None:
-        """Start a case, or note why it waits."""
-        signature = tuple(sorted(self._bits[_key(kind)] for kind in case.clients.values()))
-        reason = self._over_limit(case)
-        if reason is None:
-            reason = self._hopeless.get(signature)
-        if reason is None:
-            candidates = {role: self._fillers[_key(kind)] for role, kind in case.clients.items()}
-            chosen = assign(candidates, self._available)
-            if chosen is not None:
-                self._start(case, chosen)
-                return
-            reason = self._hopeless[signature] = self._shortage(case)
-            if case.age >= self.limits.aging:
-                self._keep_back(case)
-        if case.clients and any(not self._registered(kind) for kind in case.clients.values()):
-            self.unfilled.add(case.key)
-        self.reasons[case.key] = reason
+    def _next(self, queue: list[_Place]) -> None:
+        """Start the next case of a session that can start; note why those before it wait."""
+        while queue:
+            group = heapq.heappop(queue)[-1]
+            if not group.cases:
+                continue
+            reason = self._over_limit(group)
+            if reason is None:
+                if self._start(group, group.cases[-1]):
+                    if group.cases:
+                        heapq.heappush(queue, self._place(group))
+                    return
+                reason = self._supply.shortage(group.bits)
+            self._reasons.update(dict.fromkeys(map(attrgetter("key"), group.cases), reason))
 
-    def _start(self, case: Waiting, chosen: Mapping[str, Mask]) -> None:
-        adapters = {}
-        for role in sorted(chosen):
-            mask = chosen[role]
-            adapters[role] = self._adapters[mask][self._taken[mask]]
-            self._taken[mask] += 1
-            self._available[mask] -= 1
-        self.starts.append(Start(case.key, {role: adapters[role] for role in case.clients}))
-        self._cases[case.session] += 1
-        self._homeservers += case.servers
-        self._clients.update(kind.name() for kind in case.clients.values())
+    def _start(self, group: _Group, case: Waiting) -> bool:
+        adapters = self._supply.take({role: self._bits[id(kind)] for role, kind in case.clients.items()})
+        if adapters is None:
+            return False
+        del group.cases[-1 if case is group.cases[-1] else group.cases.index(case)]
+        self._starts.append(Start(case.key, adapters))
+        self._running[case.session] += 1
+        self._homeservers += group.servers
+        self._clients.update(group.names)
+        return True
 
-    def _keep_back(self, case: Waiting) -> None:
-        """Keep what is there for a case that has waited too long, as far as it can be filled."""
-        kinds = list(case.clients.values())
-        if not all(self._registered(kind) for kind in kinds):
-            return
-        for kind in kinds:
-            mask = next((mask for mask in self._fillers[_key(kind)] if self._available[mask] > 0), None)
-            if mask is not None:
-                self._available[mask] -= 1
-
-    def _registered(self, kind: ClientType) -> int:
-        return self._count(self._free_at_first, kind) + self._count(self._busy, kind)
-
-    def _over_limit(self, case: Waiting) -> str | None:
-        running, limits = sum(self._cases.values()), self.limits
+    def _over_limit(self, group: _Group) -> str | None:
+        running, limits = self._running.total(), self._limits
         if limits.cases is not None and running >= limits.cases:
             return f"waits for a place ({running} of {limits.cases} cases are running)"
-        wanted = self._homeservers + case.servers
-        if limits.homeservers is not None and case.servers and wanted > max(limits.homeservers, case.servers):
-            return f"waits for {_slots(case.servers)} ({self._homeservers} of {limits.homeservers} in use)"
-        for name, needed in Counter(kind.name() for kind in case.clients.values()).items():
-            limit = limits.clients.get(name)
-            if limit is not None and self._clients[name] + needed > max(limit, needed):
-                return f"waits for {name} ({self._clients[name]} of {limit} in use)"
+        taken = self._homeservers + self._kept_homeservers
+        most = max(limits.homeservers or 0, group.servers)  # one that needs more than there may be runs alone
+        if limits.homeservers is not None and group.servers and taken + group.servers > most:
+            use = _use(self._homeservers, limits.homeservers, self._kept_homeservers)
+            return f"waits for {_slots(group.servers)} ({use})"
+        for name, needed in group.names.items():
+            limit, taken = limits.clients.get(name), self._clients[name] + self._kept_clients[name]
+            if limit is not None and taken + needed > max(limit, needed):
+                return f"waits for {name} ({_use(self._clients[name], limit, self._kept_clients[name])})"
         return None
 
-    def _shortage(self, case: Waiting) -> str:
-        parts = []
-        for kind, needed in Counter(map(_key, case.clients.values())).items():
-            there = self._count(self._available, self._types[kind])
-            registered = self._registered(self._types[kind])
-            if there < needed:
-                parts.append(f"needs {needed} x {kind[1]}, {there} free, {registered} registered")
-        return "; ".join(parts) or "needs adapters that other roles of the same case need too"
+
+def _use(used: int, limit: int, kept: int) -> str:
+    kept_text = f", {kept} kept for a case that has waited longer" if kept else ""
+    return f"{used} of {limit} in use{kept_text}"
 
 
 def _slots(servers: int) -> str:
     return "a homeserver slot" if servers == 1 else f"{servers} homeserver slots"
-
-
-def _matches(kind: ClientType, adapter: Free) -> bool:
-    """Return whether an adapter can fill a role; a test author's type that raises says no."""
-    try:
-        return bool(kind.match(adapter))
-    except Exception:
-        logger.warning("the client type %s cannot judge %s", kind.name(), adapter.registration, exc_info=True)
-        return False
-
-
-def _key(kind: ClientType) -> TypeKey:
-    return (type(kind), kind.name())

@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
-__all__ = ["CaseId", "Cell", "base_id", "encode_file", "parse_case_id", "read_cells", "suite_id"]
+__all__ = [
+    "CaseId",
+    "Cell",
+    "base_id",
+    "decode_file",
+    "encode_file",
+    "parse_case_id",
+    "read_cells",
+    "suite_id",
+]
 
 _REPEAT = re.compile(r"#([1-9]\d*)\Z")
 _SYMBOL = re.compile(r"(?P<name>[^\W\d]\w*)(?:\.(?P<method>[^\W\d]\w*))?(?:\[(?P<cells>.*)\])?\Z", re.DOTALL)
@@ -65,10 +74,18 @@ def suite_id(file: str, class_name: str, method: str) -> str:
 
 def encode_file(file: str) -> str:
     """Return a file's part of an id: itself, with whatever would break an id percent-encoded."""
-    if "%" not in file and "::" not in file and file.isprintable():
+    if "%" not in file and "::" not in file and not file.endswith(":") and file.isprintable():
         return file
-    safe = file.replace("%", "%25").replace("::", "%3A%3A")
-    return "".join(one if one.isprintable() else quote(one, errors="surrogateescape") for one in safe)
+    safe = re.sub(r":(?=:|\Z)|(?<=:):", "%3A", file.replace("%", "%25"))
+    return "".join(one if one.isprintable() else quote(one, errors="surrogatepass") for one in safe)
+
+
+def decode_file(text: str) -> str:
+    """Return the file that was encoded by :func:`encode_file`.
+
+    :raises ValueError: it was not.
+    """
+    return unquote(text, errors="surrogatepass")
 
 
 def base_id(case_id: str) -> str:
@@ -84,7 +101,7 @@ def parse_case_id(text: str) -> CaseId:
     file, separator, symbol = text.partition("::")
     if not separator or not file:
         raise ValueError(f"not a case id, there is no file:: in front: {text}")
-    return replace(parse_symbol(symbol), file=unquote(file, errors="surrogateescape"))
+    return replace(parse_symbol(symbol), file=decode_file(file))
 
 
 def parse_symbol(symbol: str) -> CaseId:

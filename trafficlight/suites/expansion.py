@@ -63,8 +63,12 @@ def expand(
     for name, line in source.repeated_methods(class_name):
         problem = f"two tests with one id: {class_name} has two methods {name}()"
         problems.append(AuthoringError(source.path, line, problem, "name one of them otherwise"))
+    methods = methods_of(cls)
+    if roles.older and "run" in methods:
+        # Where that form comes from, a test is what run() does, and the rest are its helpers.
+        methods = ["run"]
     suites = []
-    for method in methods_of(cls) if not problems else ():
+    for method in methods if not problems else ():
         if not choice.methods(method):
             continue
         line = source.method_line(class_name, method) or source.class_line(class_name) or 1
@@ -105,10 +109,15 @@ class _Matrix:
         lists = self._asked_for(choice)
         full = math.prod(len(role.types) for role in self._roles) * len(self._sets)
         asked = math.prod(map(len, lists)) * len(self._sets)
-        rows = list(self._unmirrored(itertools.product(*lists)))
-        mirrored = asked - len(rows) * len(self._sets)
-        places = range(len(self._sets))
-        chosen = list(self._paired(lists) if choice.pairwise else itertools.product(rows, places))
+        cells = itertools.product(*lists)
+        # Without mirrors there is no need to walk through all of them, which may be very many.
+        rows = list(self._unmirrored(cells)) if self._groups or not choice.pairwise else None
+        unmirrored = asked if rows is None else len(rows) * len(self._sets)
+        chosen = list(
+            self._paired(lists)
+            if choice.pairwise or rows is None
+            else itertools.product(rows, range(len(self._sets)))
+        )
         cases, problems = self._cases(chosen)
         name = self._name
         suite = Suite(
@@ -119,8 +128,8 @@ class _Matrix:
             self._line,
             documentation,
             cases,
-            pruned=mirrored,
-            unpaired=asked - mirrored - len(chosen),
+            pruned=asked - unmirrored,
+            unpaired=unmirrored - len(chosen),
             deselected=full - asked,
         )
         return suite, problems

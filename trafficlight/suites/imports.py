@@ -163,22 +163,22 @@ def _lend_tree(path: Path, missing: str) -> bool:
     for root in path.parents:
         wanted = root.joinpath(*parts)
         if wanted.is_dir() or wanted.with_suffix(".py").is_file():
-            return [_extend(_SHIPPED_PACKAGE, root, parts[:depth]) for depth in range(len(parts))].count(
-                True
-            ) > 0
+            # The innermost first: what ships keeps its place in front of what is lent.
+            return [_extend(root, parts[:depth]) for depth in reversed(range(len(parts)))].count(True) > 0
     return False
 
 
-def _extend(package: str, root: Path, parts: list[str]) -> bool:
+def _extend(root: Path, parts: list[str]) -> bool:
+    """Let a package of the suites that ship go on in another tree; return whether that is new."""
+    entry = str(root.joinpath(*parts))
     try:
-        search = importlib.import_module(".".join((package, *parts))).__path__
+        package = importlib.import_module(".".join((_SHIPPED_PACKAGE, *parts)))
     except ModuleNotFoundError:
         return False
-    entry = str(root.joinpath(*parts))
-    if entry in search or not Path(entry).is_dir():
+    if entry in package.__path__:
         return False
-    search.append(entry)
-    importlib.invalidate_caches()
+    # Not appended: a namespace package computes its own list again and again.
+    package.__path__ = [*package.__path__, entry]
     return True
 
 

@@ -19,8 +19,8 @@ _Missing: TypeAlias = dict[_Pair, list[tuple[_Place, ...]]]
 # Rows that are tried for each one that is taken, and plans for the one that is returned: more of them make it
 # smaller and slower. Many pairs afford fewer plans.
 _TRIES = 20
-_STARTS = 20
-_AFFORDED = 2000
+_STARTS = 10
+_AFFORDED = 800
 
 
 def pairwise(dimensions: Sequence[Sequence[Items]]) -> list[tuple[int, ...]]:
@@ -92,7 +92,7 @@ def _row(values: _Values, missing: _Missing, chance: random.Random) -> tuple[tup
 
 
 def _missing(values: _Values) -> _Missing:
-    """Return every pair of items that can meet, with values that hold it; an item alone where it is in none."""
+    """Return every pair of items that can meet, with values that hold it; single items where none meet."""
     places = [[(index, value) for value in range(len(dimension))] for index, dimension in enumerate(values)]
     found: _Missing = {}
     for first, second in itertools.combinations(places, 2):

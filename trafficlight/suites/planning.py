@@ -14,6 +14,7 @@ from trafficlight.suites.model import Case, Plan, Suite
 from trafficlight.suites.selection import Selection, TypeFilter
 from trafficlight.suites.source import Source
 from trafficlight.suites.targets import Wanted, read_target
+from trafficlight.test import Test
 
 __all__ = ["plan"]
 
@@ -88,7 +89,7 @@ class _Found:
                 )
                 continue
             for choice, some in self._choices(asked, name):
-                suites, wrong = expand(cls, name, file, source, choice)
+                suites, wrong = _expanded(cls, name, file, source, choice)
                 self._wrong(wrong, some if wrong else ())
                 for suite in suites:
                     self._keep(suite, some)
@@ -145,6 +146,17 @@ class _Found:
         told = {str(problem) for problem in self.problems}
         self.problems.extend(problem for problem in problems if str(problem) not in told)
         self.met.update(part.text for part in parts)
+
+
+def _expanded(
+    cls: type[Test], name: str, file: FileFound, source: Source, choice: Choice
+) -> tuple[list[Suite], list[AuthoringError]]:
+    try:
+        return expand(cls, name, file, source, choice)
+    except Exception as error:
+        # Test files run code of their own in here, for instance the __repr__ of a parameter.
+        problem = f"{name} cannot be expanded: {type(error).__name__}: {error}"
+        return [], [AuthoringError(file.path, source.class_line(name), problem)]
 
 
 def _by_file(wanted: Iterable[Wanted]) -> list[tuple[FileFound, list[Wanted]]]:

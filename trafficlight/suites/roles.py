@@ -1,9 +1,10 @@
 """From what a test declares to the roles of its matrix, with everything that is wrong with them."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trafficlight.client_types import ClientType, as_client_type
 from trafficlight.errors import AuthoringError
@@ -39,11 +40,13 @@ class Roles:
 
     :param groups: roles that are interchangeable, by their place in `roles`.
     :param problems: what is wrong; with any of them the test cannot run.
+    :param older: whether some were declared in the older form, in `__init__`.
     """
 
     roles: list[Role] = field(default_factory=list)
     groups: list[tuple[int, ...]] = field(default_factory=list)
     problems: list[AuthoringError] = field(default_factory=list)
+    older: bool = False
 
     @property
     def names(self) -> dict[str, Role]:
@@ -54,14 +57,22 @@ class Roles:
 def read_roles(cls: type[Test], source: Source) -> Roles:
     """Read the roles of a test, clients first, in the order of declaration."""
     line = source.class_line(cls.__name__)
+    for attribute in ("clients", "servers"):
+        if not isinstance(getattr(cls, attribute), Mapping):
+            problem, hint = (
+                f"{attribute} is no mapping from roles to types",
+                f'{attribute} = {{"role": [Type]}}',
+            )
+            line = source.attribute_line(cls.__name__, attribute) or line
+            return Roles(problems=[AuthoringError(source.path, line, problem, hint)])
     try:
         test = cls()
         declarations = test.declarations()
     except Exception as error:
         line = _line_of(error, source.path) or source.method_line(cls.__name__, "__init__") or line
         problem = f"{cls.__name__} cannot be created: {type(error).__name__}: {error}"
-        return Roles(problems=[AuthoringError(source.path, line, problem, "its __init__ takes no arguments")])
-    found = Roles()
+        return Roles(problems=[AuthoringError(source.path, line, problem, "it is created without arguments")])
+    found = Roles(older=any(declaration.where for declaration in declarations))
     for declaration in declarations:
         where = _where(declaration, cls, source)
         try:
@@ -119,9 +130,24 @@ def _types(declaration: Declaration) -> Iterator[ClientType | ServerType]:
         yield kind
 
 
+class _ForeignServerType(ServerType):
+    """A type that is no subclass of :class:`ServerType`, in its clothes."""
+
+    def __init__(self, like: Any) -> None:
+        self._like = like
+
+    def name(self) -> str:
+        return str(self._like.name())
+
+    def complement_types(self) -> list[str]:
+        return list(self._like.complement_types())
+
+
 def _as_server_type(kind: object) -> ServerType | None:
-    made = kind() if isinstance(kind, type) and issubclass(kind, ServerType) else kind
-    return made if isinstance(made, ServerType) else None
+    if not all(callable(getattr(kind, name, None)) for name in ("name", "complement_types")):
+        return None
+    made = kind() if isinstance(kind, type) else kind
+    return made if isinstance(made, ServerType) else _ForeignServerType(made)
 
 
 def _check_type(kind: ClientType | ServerType, declaration: Declaration, shown: str) -> None:
@@ -162,10 +188,15 @@ def _check_names(role: Role, found: Roles) -> None:
 
 
 def _read_groups(test: Test, cls: type[Test], source: Source, found: Roles) -> None:
-    given: Sequence[object] = test.interchangeable
-    groups: list[Sequence[object]] = [given] if any(isinstance(one, str) for one in given) else list(given)  # type: ignore[arg-type]
-    places: dict[object, int] = {role.key: index for index, role in enumerate(found.roles)}
+    given: Any = test.interchangeable
     where = (source.path, source.attribute_line(cls.__name__, "interchangeable"))
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        hint = 'for instance ("alice", "bob")'
+        found.problems.append(AuthoringError(*where, "interchangeable is no tuple of roles", hint))
+        return
+    stated = list(given)
+    groups = [stated] if any(isinstance(one, str) for one in stated) else [list(one) for one in stated]
+    places: dict[object, int] = {role.key: index for index, role in enumerate(found.roles)}
     for group in groups:
         unknown = [name for name in group if name not in places]
         kinds = {

@@ -17,12 +17,11 @@ __all__ = ["Signature", "check_hooks", "check_method", "read_parameters"]
 class Signature:
     """What a method takes by name.
 
-    :param method: the method, bound or as the class holds it.
+    :param method: the method, as its class holds it.
     """
 
-    def __init__(self, method: Callable[..., Any], *, bound: bool = False) -> None:
-        parameters = list(inspect.signature(method).parameters.values())
-        parameters = parameters if bound or isinstance(method, staticmethod) else parameters[1:]
+    def __init__(self, method: Callable[..., Any]) -> None:
+        parameters = list(inspect.signature(method).parameters.values())[1:]
         named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
         self.takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
         self.names = {one.name for one in named}
@@ -60,7 +59,7 @@ def check_method(
 ) -> list[AuthoringError]:
     """Return what is wrong between a test method, the roles and the parameters."""
     function = getattr(cls, method)
-    if not inspect.iscoroutinefunction(function):
+    if not _is_async(function):
         return [AuthoringError(source.path, line, f"{method}() is not async", f"write `async def {method}`")]
     signature = Signature(function)
     names = roles.names
@@ -109,7 +108,7 @@ def check_hooks(
         if function is getattr(Test, hook):
             continue
         line = source.method_line(cls.__name__, hook) or source.class_line(cls.__name__)
-        if not inspect.iscoroutinefunction(function):
+        if not _is_async(function):
             wrong.append(
                 AuthoringError(source.path, line, f"{hook}() is not async", f"write `async def {hook}`")
             )
@@ -120,6 +119,11 @@ def check_hooks(
                 hint = close_to(name, roles.names) or "it may ask for roles and parameters of the test"
                 wrong.append(AuthoringError(source.path, line, problem, hint))
     return wrong
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    # A decorator may hide it.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inspect.unwrap(function))
 
 
 def _untaken_role(

@@ -1,6 +1,7 @@
 """What stands on the command line: files, directories, suite files, and symbols in them."""
 
 import ast
+import contextlib
 import fnmatch
 import glob
 import json
@@ -10,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from trafficlight.errors import UsageError
-from trafficlight.suites.case_ids import Cell, read_cells
+from trafficlight.suites.case_ids import Cell, decode_file, read_cells
 from trafficlight.suites.discovery import files_below
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.model import Case
@@ -135,10 +135,14 @@ def _located(text: str, directory: Path) -> tuple[Path | None, str]:
     """Return the path in a target, absolute, and the symbol behind it; None where there is no such path."""
     path, _, symbol = text.partition("::")
     # A path may hold :: itself, and the file part of a case id may be encoded.
-    for one, rest in ((text, ""), (path, symbol), (unquote(path), symbol)):
+    written = [(text, ""), (path, symbol)]
+    with contextlib.suppress(ValueError):
+        written.append((decode_file(path), symbol))
+    for one, rest in written:
         for base in (directory, SHIPPED):
-            if one and (place := Path(os.path.abspath(base / one))).exists():
-                return place, rest
+            # Not Path.exists, which raises where a name is too long, as that of a whole case id may be.
+            if one and os.path.exists(place := os.path.abspath(base / one)):
+                return Path(place), rest
     return None, symbol
 
 

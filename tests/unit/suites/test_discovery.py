@@ -1,0 +1,220 @@
+"""Which files and classes count as tests."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trafficlight.errors import AuthoringError
+from trafficlight.suites.discovery import classes_in, file_found, files_below, methods_of
+from trafficlight.suites.imports import SHIPPED, load_module, load_test_class
+
+Write = Callable[..., Path]
+
+
+def classes(path: Path) -> list[str]:
+    module = load_module(path)
+    return list(classes_in(module, module.__name__))
+
+
+def test_files_are_found_by_name_at_any_depth_in_the_order_of_their_paths(
+    write: Write, tmp_path: Path
+) -> None:
+    names = [
+        "b_test.py",
+        "test_a.py",
+        "deep/er/c_test.py",
+        "helper.py",
+        ".hidden/d_test.py",
+        "venv/e_test.py",
+    ]
+    for name in [*names, "__pycache__/f_test.py"]:
+        write(name, "")
+    found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)]
+    assert found == ["b_test.py", "deep/er/c_test.py", "test_a.py"]
+
+
+@pytest.mark.parametrize("pattern", ["*_spec.py", "**/*_spec.py", "/**/*_spec.py", "deep/*_spec.py"])
+def test_the_pattern_can_be_another(write: Write, tmp_path: Path, pattern: str) -> None:
+    write("deep/a_spec.py", "")
+    write("deep/a_test.py", "")
+    assert [path.name for path in files_below(tmp_path, [pattern])] == ["a_spec.py"]
+
+
+def test_a_directory_that_links_to_itself_is_searched_once(write: Write, tmp_path: Path) -> None:
+    write("sub/a_test.py", "")
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    assert len(list(files_below(tmp_path))) == 1
+
+
+def test_a_file_is_named_from_where_the_search_started(tmp_path: Path) -> None:
+    assert file_found(tmp_path / "chat" / "a_test.py", tmp_path).name == "chat/a_test.py"
+    assert file_found(SHIPPED / "chat" / "a_test.py", SHIPPED / "chat").name == "chat/a_test.py"
+
+
+def test_only_leaves_that_the_module_itself_defines_are_tests(write: Write) -> None:
+    write(
+        "helper_base.py",
+        """
+        class Imported(Test):
+            async def run(self): ...
+        """,
+    )
+    path = write(
+        "a_test.py",
+        """
+        import abc
+        from helper_base import Imported
+
+        class Base(Test):
+            async def run(self): ...
+
+        class Leaf(Base): ...
+
+        class Mixin: ...
+
+        class NoTest(Test):
+            async def helper(self): ...
+
+        class Abstract(Test, abc.ABC):
+            @abc.abstractmethod
+            async def run(self): ...
+
+        class FromImported(Mixin, Imported): ...
+
+        Alias = Leaf
+        """,
+    )
+    assert classes(path) == ["Leaf", "FromImported"]
+
+
+def test_methods_keep_the_order_of_the_source_inherited_ones_first(write: Write) -> None:
+    path = write(
+        "a_test.py",
+        """
+        class Base(Test):
+            async def test_b(self): ...
+            async def test_a(self): ...
+
+        class Leaf(Base):
+            test_data = 1
+            async def test_c(self): ...
+            async def run(self): ...
+            async def test_b(self): ...
+        """,
+    )
+    assert methods_of(load_test_class(path, "Leaf")) == ["test_b", "test_a", "test_c", "run"]
+
+
+def test_a_file_is_loaded_once(write: Write) -> None:
+    path = write("a_test.py", "class A(Test):\n    async def run(self): ...\n")
+    assert load_test_class(path, "A") is load_test_class(path, "A")
+    assert load_module(path) is sys.modules[load_module(path).__name__]
+
+
+def test_relative_paths_do_not_depend_on_the_directory_later_on(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("sub/a_test.py", "class A(Test):\n    async def run(self): ...\n")
+    monkeypatch.chdir(tmp_path)
+    first = load_test_class(Path("sub/a_test.py"), "A")
+    monkeypatch.chdir(tmp_path / "sub")
+    assert load_test_class(Path("a_test.py"), "A") is first
+
+
+def test_files_of_one_name_are_different_modules(write: Write) -> None:
+    one, other = write("a/x_test.py", "name = 'a'"), write("b/x_test.py", "name = 'b'")
+    assert (load_module(one).name, load_module(other).name) == ("a", "b")
+
+
+def test_helpers_beside_a_file_are_its_own(write: Write) -> None:
+    for folder in ("a", "b"):
+        write(f"{folder}/helpers.py", f"name = '{folder}'")
+    one = write("a/x_test.py", "from helpers import name")
+    other = write("b/x_test.py", "from helpers import name")
+    assert (load_module(one).name, load_module(other).name) == ("a", "b")
+
+
+def test_a_helper_does_not_stand_in_for_a_module_that_is_there(write: Write) -> None:
+    write("yaml.py", "raise RuntimeError")
+    load_module(write("a_test.py", ""))
+    import yaml
+
+    assert yaml.safe_load("1") == 1
+
+
+def test_packages_of_tests_import_relatively(write: Write) -> None:
+    write("suite/__init__.py", "root = 1")
+    write("suite/sub/__init__.py", "")
+    write("suite/sub/helper.py", "name = 'sub'")
+    path = write("suite/sub/x_test.py", "from .helper import name\nfrom .. import root\n")
+    assert load_module(path).name == "sub"
+
+
+def test_a_file_is_taken_whatever_its_name(write: Write) -> None:
+    path = write("my checks.v2.txt", "name = 1")
+    assert load_module(path).name == 1
+
+
+def test_what_a_file_prints_goes_to_the_error_output(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_module(write("a_test.py", "print('hello')"))
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
+
+
+def test_the_tree_of_another_checkout_imports_its_helpers_by_their_old_name(write: Write) -> None:
+    write("trafficlight/tests/video/__init__.py", "", prelude=False)
+    write("trafficlight/tests/video/handle_helper_base.py", "name = 'theirs'")
+    text = "from trafficlight.tests.video.handle_helper_base import name\n"
+    assert load_module(write("trafficlight/tests/video/x_test.py", text)).name == "theirs"
+    for package in ("trafficlight.tests", "trafficlight.tests.video"):
+        assert importlib.import_module(package).__path__[0] == str(SHIPPED / package[19:])
+
+
+def test_a_copy_of_some_of_another_checkout_does_so_too(write: Write) -> None:
+    write("copy/calls/helper_of_calls.py", "name = 'theirs'")
+    text = "from trafficlight.tests.calls.helper_of_calls import name\n"
+    assert load_module(write("copy/calls/x_test.py", text)).name == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem", "hint"),
+    [
+        ("x = 1\n1 / 0\n", 3, "ZeroDivisionError: division by zero", ""),
+        ("x = (\n", 2, "SyntaxError: '(' was never closed", ""),
+        ("import no_such_module", 2, "No module named 'no_such_module'", "install no_such_module"),
+        ("import sys\nsys.exit('bye')", 3, "SystemExit: bye", ""),
+        ("@matrix(size=3)\nasync def run(): ...", 2, "takes a list of values", ""),
+        ("Nio(version='new')", 2, "Invalid specifier", ""),
+    ],
+)
+def test_a_file_that_does_not_import_is_named_with_its_line(
+    write: Write, text: str, line: int, problem: str, hint: str
+) -> None:
+    path = write("a_test.py", text)
+    with pytest.raises(AuthoringError) as raised:
+        load_module(path)
+    assert (raised.value.path, raised.value.line) == (path, line)
+    assert problem in raised.value.problem
+    assert hint in raised.value.hint
+
+
+def test_a_file_that_failed_can_be_tried_again(write: Write) -> None:
+    path = write("a_test.py", "1 / 0")
+    with pytest.raises(AuthoringError):
+        load_module(path)
+    path.write_text("name = 1", encoding="utf-8")
+    os.utime(path, (1, 1))
+    assert load_module(path).name == 1
+
+
+def test_a_file_or_class_that_is_not_there(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(AuthoringError, match="no such file"):
+        load_test_class(tmp_path / "a_test.py", "A")
+    with pytest.raises(AuthoringError, match="no test A in it"):
+        load_test_class(write("b_test.py", ""), "A")

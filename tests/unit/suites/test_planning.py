@@ -1,0 +1,301 @@
+"""From what stands on the command line to a plan."""
+
+import collections
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trafficlight.errors import ConfigError, UsageError
+from trafficlight.suites.imports import load_test_class
+from trafficlight.suites.model import Case
+from trafficlight.suites.planning import plan
+from trafficlight.suites.selection import Selection, read_failed
+
+Write = Callable[..., Path]
+
+SEND = """\
+class Send(Test):
+    clients = {"alice": [Nio, ElementWebStable], "bob": [Nio, HydrogenWeb]}
+    servers = {"server": [SynapseStable, Dendrite]}
+
+    async def run(self, alice, bob, server): ...
+
+
+class Count(Test):
+    @matrix(size=[10, 100], word=["a", "b"])
+    async def test_up(self, size, word): ...
+
+    @parametrize(size=10)
+    @ignore("later")
+    @parametrize(size=20)
+    async def test_down(self, size): ...
+"""
+
+
+@pytest.fixture
+def tree(write: Write, tmp_path: Path) -> Path:
+    write("suites/chat/send_test.py", SEND)
+    write("suites/other_test.py", "class Other(Test):\n    async def run(self): ...\n")
+    write("suites/special.py", "class Special(Test):\n    async def run(self): ...\n")
+    return tmp_path / "suites"
+
+
+def ids(*targets: object, directory: Path | None = None, **selection: Any) -> list[str]:
+    found = plan([str(one) for one in targets], Selection(**selection), directory=directory)
+    return [case.id for case in found.cases]
+
+
+def test_a_directory_is_searched_recursively(tree: Path) -> None:
+    found = ids(tree)
+    assert len(found) == 8 + 4 + 2 + 1
+    assert found[0] == "chat/send_test.py::Send[alice=Nio,bob=Nio,server=SynapseStable]"
+    assert found[-1] == "other_test.py::Other"
+
+
+def test_ids_do_not_depend_on_the_working_directory(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree.parent)
+    one = ids("suites")
+    monkeypatch.chdir(tree / "chat")
+    assert one == ids("..") == ids(tree)
+
+
+def test_a_file_is_taken_whatever_its_name_and_once(tree: Path) -> None:
+    assert ids(tree / "special.py") == ["special.py::Special"]
+    assert ids(tree / "chat" / "send_test.py", tree) == ids(tree)
+    assert ids(tree / "chat", tree) == ids(tree)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "count"),
+    [
+        ("Send", 8),
+        ("Send[alice=Nio]", 4),
+        ("Send[alice=Nio,bob=Nio,server=Dendrite]", 1),
+        ("Send[alice=Nio,bob=Nio,server=Dendrite]#3", 1),
+        ("Send[alice=Element*]", 4),
+        ("Count", 6),
+        ("Count.test_up", 4),
+        ("Count.test_up[size=10]", 2),
+        ("Count.test_up[word='a']", 2),
+        ("Count.test_up[size=10,word=a]", 1),
+        ("C*.test_d*", 2),
+        ('Count.test_up@{"size": 10}', 2),
+        ('Count.test_up@{"size": 7, "word": "c"}', 1),
+        ('Count.test_down@{"size": 7}', 1),
+    ],
+)
+def test_a_symbol_is_a_part_of_a_file(tree: Path, symbol: str, count: int) -> None:
+    assert len(ids(f"{tree}/chat/send_test.py::{symbol}")) == count
+
+
+def test_every_id_means_its_own_case(tree: Path) -> None:
+    for one in ids(tree):
+        assert ids(one, directory=tree) == [one.rpartition("/")[2]]
+
+
+def test_an_id_may_be_longer_than_a_file_name(write: Write) -> None:
+    roles = ", ".join(f"role_number_{number}" for number in range(30))
+    text = f"class A(Test):\n    clients = dict.fromkeys('{roles}'.split(', '), Nio)\n"
+    path = write("a_test.py", text + "    async def run(self, **roles): ...\n")
+    (one,) = ids(path)
+    assert len(one) > 400
+    assert ids(one, directory=path.parent) == [one]
+
+
+def test_values_of_ones_own_may_be_new(tree: Path) -> None:
+    (case,) = plan([f'{tree}/chat/send_test.py::Count.test_up@{{"size": 7, "word": "c"}}']).cases
+    assert case.parameters == {"size": 7, "word": "c"}
+    assert case.id == "send_test.py::Count.test_up[size=7,word=c]"
+
+
+def test_symbols_add_up(tree: Path) -> None:
+    file = f"{tree}/chat/send_test.py"
+    assert len(ids(f"{file}::Count.test_down", f"{file}::Send[alice=Nio]", f"{file}::Send[bob=Nio]")) == 2 + 6
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "nowhere",
+        "chat/send_test.py::Nothing",
+        "chat/send_test.py::Send[alice=Dog]",
+        "chat/send_test.py::Send[",
+        "chat/send_test.py::Count.test_up@{size}",
+        "chat/send_test.py::Count.test_sideways",
+    ],
+)
+def test_what_is_not_there_is_refused(tree: Path, target: str) -> None:
+    with pytest.raises(UsageError, match=r"nowhere|send_test\.py"):
+        plan([target], directory=tree)
+
+
+def test_a_file_without_tests_is_a_problem(write: Write) -> None:
+    (problem,) = plan([write("empty_test.py", "")]).problems
+    assert "no test in it" in problem.problem
+
+
+def test_two_files_of_one_name_are_a_problem(write: Write, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write(f"{folder}/x_test.py", "class X(Test):\n    async def run(self): ...\n")
+    found = plan([tmp_path / "a", tmp_path / "b"])
+    assert len(found.cases) == 1
+    assert "two tests with one id" in found.problems[0].problem
+
+
+def test_suite_files(tree: Path) -> None:
+    (tree / "lists.yml").write_text(
+        "smoke: ['chat/*_test.py::Send[alice=Nio]', special.py]\n"
+        "rest:\n  include: .\n  exclude: ['**/send_test.py::Count', '**/send_test.py::Send[bob=H*]']\n",
+        encoding="utf-8",
+    )
+    smoke = ids(f"{tree}/lists.yml::smoke")
+    assert len(smoke) == 5
+    assert smoke[0].startswith("chat/send_test.py::Send[")
+    assert len(ids(f"{tree}/lists.yml::rest")) == 4 + 1
+    assert len(ids(f"{tree}/lists.yml")) == 6 + 1 + 1
+
+
+def test_a_suite_file_that_names_what_is_not_there(tree: Path) -> None:
+    (tree / "lists.yml").write_text("smoke: ['no/*_test.py']\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"no/\*_test\.py"):
+        plan([tree / "lists.yml"])
+
+
+def test_types_limit_the_matrix(tree: Path) -> None:
+    assert len(ids(tree, clients=("Nio",))) == 2
+    assert len(ids(tree, clients=("nio", "Hydrogen*"))) == 4
+    assert len(ids(tree, servers=("dendrite",))) == 4
+    assert len(ids(tree, clients=("element-web", "nio"), servers=("SynapseStable",))) == 2
+    with pytest.raises(UsageError, match=r"--client Dog: .* there are ElementWebStable, HydrogenWeb, Nio"):
+        plan([tree], Selection(clients=("Nio", "Dog")))
+
+
+def test_network_proxies_do_not_count_as_clients(write: Write) -> None:
+    text = "class A(Test):\n    clients = {'alice': [Nio, HydrogenWeb], 'proxy': NetworkProxy}\n"
+    path = write("a_test.py", text + "    async def run(self, alice, proxy): ...\n")
+    assert ids(path, clients=("Nio",)) == ["a_test.py::A[alice=Nio,proxy=NetworkProxy]"]
+
+
+def test_parameters_take_the_place_of_stated_ones(tree: Path) -> None:
+    assert ids(tree, parameters={"size": 7}) == [
+        "chat/send_test.py::Count.test_up[size=7,word=a]",
+        "chat/send_test.py::Count.test_up[size=7,word=b]",
+        "chat/send_test.py::Count.test_down[size=7]",
+    ]
+    assert ids(tree, parameters={"size": 7, "word": "c"}) == [
+        "chat/send_test.py::Count.test_up[size=7,word=c]"
+    ]
+    assert ids(tree, parameters={"unknown": 7}) == []
+
+
+def test_keywords(tree: Path) -> None:
+    assert len(ids(tree, keyword="send_test and alice=Nio and not dendrite")) == 2
+
+
+def test_what_is_left_out_is_counted(tree: Path) -> None:
+    found = plan([tree], Selection(clients=("Nio",), keyword="Dendrite"))
+    (suite,) = found.suites
+    assert (len(suite.cases), suite.deselected, found.deselected) == (1, 7, 7)
+    assert plan([tree]).deselected == 0
+
+
+def test_what_is_ignored_is_listed_as_skipped(tree: Path) -> None:
+    assert [case.skip for case in plan([f"{tree}/chat/send_test.py::Count.test_down"]).cases] == [
+        None,
+        "later",
+    ]
+
+
+def test_repetitions_have_ids_of_their_own(tree: Path) -> None:
+    assert ids(f"{tree}/other_test.py", repeat=3) == [
+        "other_test.py::Other",
+        "other_test.py::Other#2",
+        "other_test.py::Other#3",
+    ]
+
+
+def test_the_same_seed_chooses_the_same_sample(tree: Path) -> None:
+    samples = {tuple(ids(tree, sample=3, seed=seed)) for seed in range(20)}
+    assert {len(sample) for sample in samples} == {3}
+    assert len(samples) > 10
+    assert ids(tree, sample=3, seed=5) == ids(tree, sample=3, seed=5)
+    assert len(ids(tree, sample=1000)) == 14
+
+
+def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
+    session = tmp_path / "2026-11-20--001"
+    session.mkdir()
+    (session / "rerun-failed.yml").write_text(
+        "- other_test.py::Other#2\n- chat/send_test.py::Count.test_up[size=10,word=a]\n", encoding="utf-8"
+    )
+    failed = read_failed(session)
+    assert failed == read_failed(session / "rerun-failed.yml")
+    found = ["chat/send_test.py::Count.test_up[size=10,word=a]", "other_test.py::Other"]
+    assert ids(tree, only=failed) == found
+    with pytest.raises(UsageError, match=r"no case other_test\.py::Other: name the PATH"):
+        plan([tree / "chat"], Selection(only=frozenset({"other_test.py::Other"})))
+    with pytest.raises(UsageError, match="name the folder"):
+        read_failed(tmp_path / "nothing")
+    (session / "rerun-failed.yml").write_text("a: 1", encoding="utf-8")
+    with pytest.raises(ConfigError):
+        read_failed(session)
+
+
+def test_nothing_failed_before(tree: Path) -> None:
+    assert ids(tree, only=frozenset()) == []
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_shards_share_all_cases_evenly_in_any_order(count: int, parts: int, chance: object) -> None:
+    here = Path(__file__)
+    cases = [
+        Case(
+            f"{n % 3}::A[n={n}]",
+            f"{n % 3}::A",
+            here,
+            str(n % 3),
+            "A",
+            "run",
+            1,
+            skip="no" if n % 7 == 0 else None,
+        )
+        for n in range(count)
+    ]
+    shards = [Selection(shard=(part, parts)).among(cases) for part in range(1, parts + 1)]
+    assert collections.Counter(case.id for shard in shards for case in shard) == {
+        case.id: 1 for case in cases
+    }
+    for some in (
+        lambda case: True,
+        lambda case: case.skip is None,
+        lambda case: case.file == "1" and not case.skip,
+    ):
+        sizes = [sum(map(some, shard)) for shard in shards]
+        assert max(sizes) - min(sizes) <= 1
+    shuffled = list(cases)
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+    again = Selection(shard=(1, parts)).among(shuffled)
+    assert {case.id for case in again} == {case.id for case in shards[0]}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sample": 0}, {"repeat": 0}, {"shard": (0, 2)}, {"shard": (3, 2)}, {"keyword": "and"}]
+)
+def test_a_selection_that_makes_no_sense(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Selection(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_worker_loads_the_same_class(tree: Path) -> None:
+    for case in plan([tree]).cases:
+        cls = load_test_class(case.path, case.class_name)
+        assert cls.__name__ == case.class_name
+        assert callable(getattr(cls, case.method))
+
+
+def test_the_default_is_what_ships() -> None:
+    assert plan([]).problems == ()

@@ -1,0 +1,87 @@
+"""Suite files and expected failures: what they say, and what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+
+from trafficlight.errors import ConfigError, UsageError
+from trafficlight.suites.expected_failures import ExpectedFailure, ExpectedFailures, read_expected_failures
+from trafficlight.suites.suite_files import SuiteList, read_suite_file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "file.yml"
+
+
+def test_a_suite_file_has_named_lists(file: Path) -> None:
+    file.write_text(
+        "smoke: [a_test.py]\nall:\n  include: .\n  excluded: ['b_test.py::B']\n", encoding="utf-8"
+    )
+    smoke, everything = SuiteList("smoke", ("a_test.py",)), SuiteList("all", (".",), ("b_test.py::B",))
+    assert read_suite_file(file) == [smoke, everything]
+    assert read_suite_file(file, "smoke") == [smoke]
+    with pytest.raises(UsageError, match="no list 'nightly'; it has smoke, all"):
+        read_suite_file(file, "nightly")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "mapping from names"),
+        ("[a]", "mapping from names"),
+        ("a: 1", "a: is to be a list of texts"),
+        ("a: []", "a: names no tests"),
+        ("a: {exclude: [b]}", "a: names no tests"),
+        ("a: {includes: [b]}", "a.includes: is unknown"),
+        ("a: {", "is not YAML"),
+    ],
+)
+def test_a_malformed_suite_file_is_named(file: Path, text: str, complaint: str) -> None:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=complaint) as raised:
+        read_suite_file(file)
+    assert str(file) in str(raised.value)
+
+
+def test_a_file_that_is_not_there(file: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_expected_failures(file)
+
+
+def test_expected_failures_mean_cases(file: Path) -> None:
+    file.write_text(
+        "- case: 'a_test.py::A[alice=Hydrogen*]'\n  reason: no\n   such thing\n  link: https://example.org/1\n"
+        "- {case: b_test.py::B, reason: known}\n",
+        encoding="utf-8",
+    )
+    expected = read_expected_failures(file)
+    first = ExpectedFailure("a_test.py::A[alice=Hydrogen*]", "no such thing", "https://example.org/1")
+    assert expected.match("a_test.py::A[alice=HydrogenWeb,server=Dendrite]") == first
+    assert expected.match("a_test.py::A[alice=HydrogenWeb,server=Dendrite]#2") == first
+    assert expected.match("a_test.py::A[alice=Nio]") is None
+    assert expected.match("b_test.py::B[alice=Nio]") == ExpectedFailure("b_test.py::B", "known")
+    assert expected.match("b_test.py::B") is not None
+    assert expected.match("b_test.py::B.test_x[alice=Nio]") is None
+    assert expected.unused(["b_test.py::B"]) == [first]
+
+
+def test_no_expected_failures(file: Path) -> None:
+    file.write_text("", encoding="utf-8")
+    assert read_expected_failures(file) == ExpectedFailures()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("case: a", "list of entries"),
+        ("- a", "entry 1: is to be a mapping"),
+        ("- {case: a}", "entry 1: needs reason"),
+        ("- {case: a, reason: b, url: c}", "entry 1: has no field 'url'"),
+        ("- {case: a, reason: b, link: [c]}", "entry 1: has a link"),
+    ],
+)
+def test_malformed_expected_failures_are_named(file: Path, text: str, complaint: str) -> None:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=complaint):
+        read_expected_failures(file)

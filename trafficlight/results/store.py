@@ -1,0 +1,300 @@
+"""The journal on the disk, so that a coordinator that ends without warning can go on where it was.
+
+Nothing else speaks SQL. The embedded engine is SQLite; the statements are SQLAlchemy's, so that another can
+follow.
+"""
+
+import asyncio
+import json
+import logging
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from trafficlight.errors import LabError
+from trafficlight.protocol import JsonObject
+from trafficlight.results.events import Event, EventKind
+
+__all__ = ["SqlStore", "Store", "StoredSession"]
+
+logger = logging.getLogger(__name__)
+
+# Events that one transaction takes at most.
+_BATCH = 5000
+
+_metadata = MetaData()
+_sessions = Table(
+    "sessions",
+    _metadata,
+    Column("id", String(64), primary_key=True),
+    Column("folder", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("ended", Boolean, nullable=False, default=False),
+)
+_events = Table(
+    "events",
+    _metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("time", String(40), nullable=False),
+    Column("kind", String(40), nullable=False),
+    Column("session", String(64), nullable=False, index=True),
+    Column("case_id", Text),
+    Column("attempt", Integer),
+    Column("role", Text),
+    Column("adapter", String(100)),
+    Column("data", Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A session, as far as it must be known to go on with it.
+
+    :param folder: where its results are.
+    :param request: what was asked for, JSON-able.
+    """
+
+    id: str
+    folder: Path
+    request: JsonObject
+
+
+class Store(Protocol):
+    """Where the journal outlives the process."""
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence number of the last event; 0 where there is none."""
+        ...
+
+    def append(self, event: Event) -> None:
+        """Take an event; a reader of the journal. Never waits."""
+        ...
+
+    async def flushed(self) -> None:
+        """Return when everything that was appended before is on the disk."""
+        ...
+
+    def add_session(self, session: StoredSession) -> None:
+        """Remember a session before its first event."""
+        ...
+
+    def unfinished(self) -> list[StoredSession]:
+        """Return the sessions that have not ended, oldest first."""
+        ...
+
+    def events(self, session: str) -> Iterator[Event]:
+        """Return the events of a session, in order."""
+        ...
+
+    def adapters(self, most: int) -> list[str]:
+        """Return the uuids that registered last, newest first."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left, and close. Idempotent."""
+        ...
+
+
+class SqlStore:
+    """The store in a database; events are committed in groups by a thread of its own.
+
+    :param url: the database, as SQLAlchemy spells it, e.g. ``sqlite:////var/lib/lab.sqlite``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _tune)
+        _metadata.create_all(self._engine)
+        with self._engine.connect() as connection:
+            self._last = connection.execute(select(func.max(_events.c.sequence))).scalar() or 0
+        self._queue: queue.SimpleQueue[Event | _Flush | None] = queue.SimpleQueue()
+        self._broken: str | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence number of the last event; 0 where there is none."""
+        return self._last
+
+    @property
+    def backlog(self) -> int:
+        """How many events wait to be committed."""
+        return self._queue.qsize()
+
+    def append(self, event: Event) -> None:
+        """Take an event; a reader of the journal. Never waits."""
+        self._last = max(self._last, event.sequence)
+        self._queue.put(event)
+
+    async def flushed(self) -> None:
+        """Return when everything that was appended before is on the disk.
+
+        :raises LabError: the disk refuses.
+        """
+        flush = _Flush(asyncio.get_running_loop(), asyncio.Event())
+        self._queue.put(flush)
+        await flush.done.wait()
+        if self._broken is not None:
+            raise LabError(f"the journal cannot be written: {self._broken}")
+
+    def add_session(self, session: StoredSession) -> None:
+        """Remember a session before its first event."""
+        row = {"id": session.id, "folder": str(session.folder), "request": json.dumps(session.request)}
+        with self._engine.begin() as connection:
+            connection.execute(insert(_sessions), [{**row, "ended": False}])
+
+    def unfinished(self) -> list[StoredSession]:
+        """Return the sessions that have not ended, oldest first."""
+        wanted = select(_sessions).where(_sessions.c.ended.is_(False)).order_by(_sessions.c.id)
+        with self._engine.connect() as connection:
+            return [
+                StoredSession(row.id, Path(row.folder), json.loads(row.request))
+                for row in connection.execute(wanted)
+            ]
+
+    def events(self, session: str) -> Iterator[Event]:
+        """Return the events of a session, in order."""
+        wanted = select(_events).where(_events.c.session == session).order_by(_events.c.sequence)
+        with self._engine.connect() as connection:
+            for row in connection.execute(wanted):
+                yield Event(
+                    sequence=row.sequence,
+                    time=datetime.fromisoformat(row.time),
+                    kind=EventKind(row.kind),
+                    session=row.session,
+                    case=row.case_id,
+                    attempt=row.attempt,
+                    role=row.role,
+                    adapter=row.adapter,
+                    data=json.loads(row.data),
+                )
+
+    def adapters(self, most: int) -> list[str]:
+        """Return the uuids that registered last, newest first."""
+        wanted = (
+            select(_events.c.adapter)
+            .where(_events.c.kind == EventKind.ADAPTER_REGISTERED.value)
+            .order_by(_events.c.sequence.desc())
+            .limit(most)
+        )
+        with self._engine.connect() as connection:
+            return list(dict.fromkeys(connection.execute(wanted).scalars()))
+
+    def recover(self, events: Iterable[Event]) -> int:
+        """Take events in that reached a session's own log, but no commit, before the process ended.
+
+        :return: how many were new.
+        """
+        missing = [event for event in events if event.sequence > self._last]
+        with self._engine.begin() as connection:
+            _insert(connection, missing)
+        self._last = max((event.sequence for event in missing), default=self._last)
+        return len(missing)
+
+    def close(self) -> None:
+        """Write what is left, and close. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+            self._engine.dispose()
+
+    def _write(self) -> None:
+        """Commit what has gathered, again and again: the thread."""
+        over = False
+        while not over:
+            batch: list[Event] = []
+            flushes: list[_Flush] = []
+            item = self._queue.get()
+            while True:
+                if item is None:
+                    over = True
+                elif isinstance(item, _Flush):
+                    flushes.append(item)
+                else:
+                    batch.append(item)
+                if over or len(batch) >= _BATCH or self._queue.empty():
+                    break
+                item = self._queue.get()
+            self._commit(batch)
+            for flush in flushes:
+                flush.tell()
+
+    def _commit(self, batch: list[Event]) -> None:
+        if not batch:
+            return
+        try:
+            with self._engine.begin() as connection:
+                _insert(connection, batch)
+        except Exception as error:
+            # The sessions' own event logs still hold every event.
+            self._broken = f"{type(error).__name__}: {error}"
+            logger.exception("%d events are not in the store", len(batch))
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Event
+
+    def tell(self) -> None:
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.done.set)
+
+
+def _insert(connection: Connection, batch: list[Event]) -> None:
+    if not batch:
+        return
+    connection.execute(
+        insert(_events),
+        [
+            {
+                "sequence": one.sequence,
+                "time": one.time.isoformat(),
+                "kind": one.kind.value,
+                "session": one.session,
+                "case_id": one.case,
+                "attempt": one.attempt,
+                "role": one.role,
+                "adapter": one.adapter,
+                "data": json.dumps(dict(one.data), default=str),
+            }
+            for one in batch
+        ],
+    )
+    ended = [one.session for one in batch if one.kind is EventKind.SESSION_ENDED]
+    if ended:
+        connection.execute(update(_sessions).where(_sessions.c.id.in_(ended)).values(ended=True))
+
+
+def _tune(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    # A commit survives the end of the process; only the end of the machine can take the last ones.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
