@@ -149,6 +149,9 @@ class Settings(BaseModel):
 
     upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
     upload_case_limit: int = Field(default=16 << 30, ge=1, description="Bytes of one case's uploads at most.")
+    reporters: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Plug-ins that are told the verdicts, each with its own settings."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="warning", description="What the coordinator itself logs."
     )
@@ -166,6 +169,8 @@ class Settings(BaseModel):
     def public(self) -> dict[str, Any]:
         """Return the settings by their keys, without secrets, JSON-able."""
         shown = self.model_dump(mode="json", exclude={"adapter_token", "people_token"})
+        # What a reporter needs to log in is in its settings.
+        shown["reporters"] = sorted(self.reporters)
         return {key_of(field): value for field, value in shown.items()}
 
 

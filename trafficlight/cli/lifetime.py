@@ -13,44 +13,29 @@ import click
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.session import Options
 from trafficlight.coordinator.supervisor import Supervisor, programs_of
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
-from trafficlight.results.case import Expected
-from trafficlight.suites.selection import Selection
 
-__all__ = ["adapters_running", "lab_serving", "options_of", "stopping_on_signals"]
+__all__ = ["adapters_running", "command_line", "lab_serving", "stopping_on_signals"]
 
 
-def options_of(
-    settings: Settings, selection: Selection | None = None, *, exit_first: bool = False, deflake: int = 0
-) -> Options:
-    """Return how a session is to be run."""
-    selection = selection or Selection()
-
-    def expected(case: str) -> Expected | None:
-        entry = selection.expected_failures.match(case)
-        return Expected(entry.reason, entry.link) if entry is not None else None
-
-    return Options(
-        exit_first=exit_first,
-        deflake=deflake,
-        expected=expected,
-        command=shlex.join(["trafficlight", *sys.argv[1:]]),
-        configuration=settings.public(),
-        seed=selection.seed if selection.sample is not None else None,
-        deadline=settings.session_deadline,
-    )
+def command_line() -> str:
+    """Return how this process was called, for the record."""
+    return shlex.join(["trafficlight", *sys.argv[1:]])
 
 
 @asynccontextmanager
 async def lab_serving(
-    settings: Settings, progress: Callable[[str], None] | None = None
+    settings: Settings, progress: Callable[[str], None] | None = None, *, remember: bool = False
 ) -> AsyncIterator[tuple[Lab, str]]:
-    """Run a lab and serve it over HTTP until this is left; give it and its base URL."""
+    """Run a lab and serve it over HTTP until this is left; give it and its base URL.
+
+    :param progress: told what takes long, a line at a time.
+    :param remember: whether the journal is kept, so that sessions can go on after a sudden end.
+    """
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(Lab.open(settings, progress=progress))
+        lab = await stack.enter_async_context(Lab.open(settings, progress=progress, remember=remember))
         url = await stack.enter_async_context(serving(app_of(lab), bind(settings.host, settings.port)))
         # Held polls would keep the server from ending.
         stack.callback(lab.engine.pool.close, "the coordinator is ending")

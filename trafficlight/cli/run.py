@@ -8,17 +8,13 @@ from typing import Any
 import click
 from rich.console import Console
 
-from trafficlight.cli.lifetime import adapters_running, lab_serving, options_of, stopping_on_signals
+from trafficlight.cli.lifetime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.cli.progress import Progress
 from trafficlight.cli.selecting import selection_options
 from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
-from trafficlight.coordinator.session import Options
-from trafficlight.errors import UsageError
 from trafficlight.results.summary import summary
-from trafficlight.suites.discovery import DEFAULT_PATTERNS
-from trafficlight.suites.model import Plan
-from trafficlight.suites.planning import plan
+from trafficlight.suites.request import SessionRequest
 from trafficlight.suites.selection import Selection
 from trafficlight.version import VERSION
 
@@ -50,14 +46,11 @@ def command(
     130 interrupted.
     """
     settings = load_settings(config, **flags)
-    planned = plan(targets, selection, patterns=settings.test_patterns or DEFAULT_PATTERNS)
-    if not planned.cases and not planned.problems:
-        raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
-    options = options_of(settings, selection, exit_first=exit_first, deflake=deflake)
-    return asyncio.run(_run(settings, planned, options))
+    request = SessionRequest.of(targets, selection, exit_first=exit_first, deflake=deflake)
+    return asyncio.run(_run(settings, request))
 
 
-async def _run(settings: Settings, planned: Plan, options: Options) -> int:
+async def _run(settings: Settings, request: SessionRequest) -> int:
     console = Console(highlight=False)
 
     def tell(line: str) -> None:
@@ -65,6 +58,7 @@ async def _run(settings: Settings, planned: Plan, options: Options) -> int:
 
     async with AsyncExitStack() as stack:
         lab, url = await stack.enter_async_context(lab_serving(settings, tell))
+        planned = await lab.plan(request)
         folder = lab.new_folder()
         number = len(planned.cases)
         cases = f"{number} case{'s' * (number != 1)}"
@@ -72,7 +66,7 @@ async def _run(settings: Settings, planned: Plan, options: Options) -> int:
         console.print(header, soft_wrap=True)
         await stack.enter_async_context(adapters_running(lab, url, folder.path / "adapters"))
         stack.enter_context(stopping_on_signals(lab))
-        session = await lab.start_session(folder, planned, options)
+        session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
         progress = Progress(session.record, console)
         stack.callback(lab.journal.subscribe(progress))
         with progress.shown():

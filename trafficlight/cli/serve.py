@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from trafficlight.cli.lifetime import adapters_running, lab_serving, options_of, stopping_on_signals
+from trafficlight.cli.lifetime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
 from trafficlight.results.summary import summary
+from trafficlight.suites.request import SessionRequest
 from trafficlight.version import VERSION
 
 __all__ = ["command"]
@@ -48,16 +49,21 @@ async def _serve(
 
     over = asyncio.Event()
     async with AsyncExitStack() as stack:
-        lab, url = await stack.enter_async_context(lab_serving(settings, tell))
+        lab, url = await stack.enter_async_context(lab_serving(settings, tell, remember=True))
         click.echo(f"trafficlight {VERSION} · {url}/status")
         stack.enter_context(stopping_on_signals(lab, over.set))
         if with_adapters:
             await stack.enter_async_context(adapters_running(lab, url, settings.results_root / "adapters"))
-        session = await lab.start_configured(options_of(settings), targets)
-        click.echo(f"session {session.id} · {len(session.plan.cases)} cases · {session.folder.path}")
-        await session.ended.wait()
-        for line in summary(session.record, session.folder.path):
-            click.echo(line)
+        sessions = await lab.resume()
+        if not sessions or targets:
+            request = SessionRequest(targets=list(targets))
+            sessions.append(await lab.start(request, command=command_line()))
+        for session in sessions:
+            click.echo(f"session {session.id} · {len(session.plan.cases)} cases · {session.folder.path}")
+        for session in sessions:
+            await session.ended.wait()
+            for line in summary(session.record, session.folder.path):
+                click.echo(line)
         if not exit_when_done:
             await over.wait()
-    return int(session.exit_code)
+    return int(max(session.exit_code for session in sessions))

@@ -5,17 +5,18 @@ import contextlib
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.pool import Adapter, AdapterState, Lease, Pool
+from trafficlight.coordinator.queues import Entry
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
-from trafficlight.coordinator.session import Entry, Options, Session
+from trafficlight.coordinator.session import Options, Session
 from trafficlight.homeservers.provider import Provider
-from trafficlight.results.events import State
+from trafficlight.results.events import Event, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.suites.model import Case, Plan
@@ -101,6 +102,17 @@ class Engine:
                 session.give_up(case.id, why)
         if self._stopping is not None:
             session.stop(self._stopping)
+        self.wake()
+        return session
+
+    def resume(self, folder: ResultsFolder, plan: Plan, options: Options, events: Iterable[Event]) -> Session:
+        """Go on with a session that an earlier coordinator left.
+
+        :param events: everything that was recorded of it.
+        """
+        session = Session(folder, plan, self.journal, self.clock, options)
+        session.resume(events)
+        self.sessions[session.id] = session
         self.wake()
         return session
 

@@ -1,8 +1,9 @@
 """The lab, put together from its settings."""
 
 import asyncio
+import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +12,35 @@ from trafficlight.clock import Clock, SystemClock
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcess
+from trafficlight.coordinator.memory import remembering
 from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session
 from trafficlight.coordinator.workers import WorkerPool
-from trafficlight.errors import DeployError, UsageError
+from trafficlight.errors import DeployError, TrafficlightError, UsageError
 from trafficlight.homeservers.local import LocalProvider
 from trafficlight.homeservers.registry import Providers
+from trafficlight.results.case import Expected
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.names import folder_name
+from trafficlight.results.reporters import load_reporters
+from trafficlight.results.store import SqlStore, StoredSession
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.planning import plan as plan_of
+from trafficlight.suites.request import SessionRequest
 from trafficlight.worker.output import capturing
 
 __all__ = ["Lab"]
 
+logger = logging.getLogger(__name__)
+
 # Cases at once, where no limit is set: they mostly wait for others, but each has a process.
 _CASES, _CASES_PER_CORE = 8, 4
+# Adapters of an earlier coordinator that are told to register anew.
+_KNOWN_ADAPTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +52,32 @@ class Lab:
     journal: Journal
     servers: Providers
     engine: Engine
+    store: SqlStore | None
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, settings: Settings, *, progress: Callable[[str], None] | None = None
+        cls,
+        settings: Settings,
+        *,
+        progress: Callable[[str], None] | None = None,
+        remember: bool = False,
     ) -> AsyncIterator["Lab"]:
         """Run a lab until it is left: what runs gets the grace period then, and nothing remains.
 
         :param progress: told what takes long, a line at a time.
+        :param remember: whether the journal is kept, so that :meth:`resume` can go on after a sudden end.
+        :raises ConfigError: another lab keeps its journal in the same results folder.
         """
         clock = SystemClock()
-        journal = Journal(clock)
         async with AsyncExitStack() as stack:
             executor = await _executor(settings, stack)
             servers = _servers(settings, progress)
             stack.push_async_callback(servers.close)
+            store = stack.enter_context(remembering(settings.results_root)) if remember else None
+            journal = Journal(clock, first=store.last_sequence + 1 if store is not None else 1)
+            if store is not None:
+                journal.subscribe(store.append)
             engine = Engine(
                 clock=clock,
                 journal=journal,
@@ -75,7 +95,7 @@ class Lab:
             )
             running = asyncio.create_task(engine.run(), name="engine")
             try:
-                yield cls(settings, clock, journal, servers, engine)
+                yield cls(settings, clock, journal, servers, engine, store)
             finally:
                 await engine.stop("the lab was told to stop", grace=settings.grace)
                 await running
@@ -87,28 +107,87 @@ class Lab:
         """
         return ResultsFolder.create(self.settings.results_root, self.clock.now().date())
 
-    async def start_session(self, folder: ResultsFolder, plan: Plan, options: Options) -> Session:
-        """Prepare what the cases need and start them.
+    async def plan(self, request: SessionRequest) -> Plan:
+        """Return the cases that a request means.
 
-        Where a homeserver cannot be prepared, the cases that need one end as errors, and say why.
+        :raises UsageError: a target does not exist, the selection cannot be carried out, or leaves nothing.
         """
+        patterns = self.settings.test_patterns or DEFAULT_PATTERNS
+        targets = request.targets or self.settings.tests
+        planned = await asyncio.to_thread(plan_of, targets, request.selection, patterns=patterns)
+        if not planned.cases and not planned.problems:
+            raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
+        return planned
+
+    async def start(
+        self,
+        request: SessionRequest,
+        *,
+        command: str = "",
+        plan: Plan | None = None,
+        folder: ResultsFolder | None = None,
+    ) -> Session:
+        """Start a session.
+
+        Where a homeserver cannot be prepared, the cases that need it end as errors, and say why.
+
+        :param command: how it was asked for, for the record.
+        :param plan: what the request means, if that is known already.
+        :param folder: where the results go; a new one by default.
+        :raises UsageError: there is nothing to run.
+        :raises OSError: the results folder cannot be made.
+        """
+        plan = plan if plan is not None else await self.plan(request)
+        folder = folder or self.new_folder()
+        if self.store is not None:
+            stored = StoredSession(folder.id, folder.path.absolute(), request.model_dump(mode="json"))
+            await asyncio.to_thread(self.store.add_session, stored)
         problems = await self._prepare(plan)
 
         def hopeless(case: Case) -> str | None:
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
-        return self.engine.submit(folder, plan, options, hopeless=hopeless)
+        return self.engine.submit(folder, plan, self._options(request, command), hopeless=hopeless)
 
-    async def start_configured(self, options: Options, targets: Sequence[str] = ()) -> Session:
-        """Start the session that the settings describe, or one with these targets.
+    async def resume(self) -> list[Session]:
+        """Go on with the sessions that an earlier coordinator left without ending them."""
+        if self.store is None:
+            return []
+        for uuid in self.store.adapters(_KNOWN_ADAPTERS):
+            self.engine.pool.remember(uuid, "the coordinator was restarted")
+        resumed = []
+        for stored in self.store.unfinished():
+            try:
+                resumed.append(await self._resume(stored, self.store))
+            except (TrafficlightError, OSError):
+                logger.exception("session %s cannot go on", stored.id)
+        return resumed
 
-        :raises UsageError: there is nothing to run.
-        """
-        patterns = self.settings.test_patterns or DEFAULT_PATTERNS
-        planned = await asyncio.to_thread(plan_of, targets or self.settings.tests, patterns=patterns)
-        if not planned.cases and not planned.problems:
-            raise UsageError("there is nothing to run: no test was found")
-        return await self.start_session(self.new_folder(), planned, options)
+    async def _resume(self, stored: StoredSession, store: SqlStore) -> Session:
+        folder = ResultsFolder.open(stored.folder)
+        request = SessionRequest.read(stored.request)
+        plan = await self.plan(request)
+        await self._prepare(plan)
+        events = await asyncio.to_thread(lambda: list(store.events(stored.id)))
+        return self.engine.resume(folder, plan, self._options(request, "resumed"), events)
+
+    def _options(self, request: SessionRequest, command: str) -> Options:
+        known = request.selection.expected_failures
+
+        def expected(case: str) -> Expected | None:
+            entry = known.match(case)
+            return Expected(entry.reason, entry.link) if entry is not None else None
+
+        return Options(
+            exit_first=request.exit_first,
+            deflake=request.deflake,
+            expected=expected,
+            command=command,
+            configuration=self.settings.public(),
+            seed=request.seed if request.sample is not None else None,
+            deadline=self.settings.session_deadline,
+            reporters=load_reporters(self.settings.reporters),
+        )
 
     async def _prepare(self, plan: Plan) -> dict[HomeServerSpec, str]:
         """Install what the cases' homeservers share. Return what went wrong with which."""

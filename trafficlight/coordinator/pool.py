@@ -203,6 +203,19 @@ class Pool:
         """Return an adapter, or None where nobody has registered under this uuid."""
         return self._adapters.get(uuid)
 
+    def remember(self, uuid: str, reason: str) -> None:
+        """Know an adapter of an earlier coordinator: it is told to exit, and comes back as a new one."""
+        if uuid not in self._adapters:
+            adapter = Adapter(
+                uuid,
+                {"type": "unknown"},
+                Channel(self._clock),
+                registered=self._clock.now(),
+                seen=self._clock.monotonic(),
+            )
+            self._adapters[uuid] = adapter
+            self._end(adapter, reason)
+
     def get(self, uuid: str) -> Adapter:
         """Return an adapter.
 

@@ -2,28 +2,29 @@
 
 import asyncio
 import getpass
-import itertools
 import logging
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from trafficlight.clock import Clock
+from trafficlight.coordinator.queues import Entry, Queues
 from trafficlight.coordinator.scheduler import Waiting
-from trafficlight.results.case import Expected
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.case import INTERRUPTED, Expected
+from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reporters import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 
-__all__ = ["Entry", "Options", "Session"]
+__all__ = ["Options", "Session"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Options:
     :param configuration: the settings in force, without secrets.
     :param seed: of the sample, if one was drawn.
     :param deadline: seconds that the session may take; None for any time.
+    :param reporters: plug-ins that are told how it goes.
     """
 
     exit_first: bool = False
@@ -51,37 +53,7 @@ class Options:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     deadline: float | None = None
-
-
-@dataclass(slots=True)
-class Entry:
-    """A case on its way through a session.
-
-    :ivar since: when it began to wait, on the monotonic clock.
-    """
-
-    case: Case
-    order: int
-    since: float
-    attempt: int = 1
-
-
-@dataclass(slots=True)
-class Queue:
-    """The waiting cases that need the same: what keeps one back keeps all of them back.
-
-    :ivar entries: by case id, in the order in which they are served.
-    :ivar reason: why the first of them waits.
-    :ivar told: the reason that the journal was last told.
-    :ivar told_at: when that was, on the monotonic clock.
-    :ivar unfilled_since: since when nobody at all could play one of the roles; None while somebody could.
-    """
-
-    entries: dict[str, Entry] = field(default_factory=dict)
-    reason: str = ""
-    told: str = ""
-    told_at: float = float("-inf")
-    unfilled_since: float | None = None
+    reporters: Sequence[Reporter] = ()
 
 
 class Session:
@@ -101,9 +73,9 @@ class Session:
         self.plan = plan
         self.options = options
         self.record = SessionRecord()
-        self.writer = ResultsWriter(folder, self.record)
+        self.writer = ResultsWriter(folder, self.record, options.reporters)
         self.ended = asyncio.Event()
-        self._queues: dict[tuple[Any, ...], Queue] = {}
+        self._queues = Queues()
         self.running: dict[str, Entry] = {}
         #: Why nothing of it starts any more; empty while cases may start.
         self._journal = journal
@@ -113,6 +85,49 @@ class Session:
         self._began = clock.monotonic()
         self._unsubscribe: Callable[[], None] = lambda: None
         self._closing = False
+
+    def resume(self, events: Iterable[Event]) -> None:
+        """Go on with a session that a coordinator left without ending it.
+
+        What ended keeps its verdict; attempts that were cut off are marked as interrupted, and their cases
+        run again.
+
+        :param events: everything that was recorded of it.
+        """
+        for event in events:
+            self.record.apply(event)
+        self._unsubscribe = self._journal.subscribe(self.writer)
+        self.writer.resume()
+        now = self._clock.monotonic()
+        planned = {case.id for case in self.plan.cases}
+        for order, case in enumerate(self.plan.cases):
+            if case.id not in self.record.cases:
+                self._plan(case, None)
+            if (entry := self._resumed(case, order, now)) is not None:
+                self._queues.add(entry)
+        for case_id, known in self.record.cases.items():
+            if case_id not in planned and known.state not in FINAL:
+                gone = Verdict(
+                    State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
+                )
+                self._end(case_id, None, gone, 0.0)
+
+    def _resumed(self, case: Case, order: int, now: float) -> Entry | None:
+        """Return a case that is still to run; mark its last attempt as interrupted, if it was."""
+        known = self.record.cases[case.id]
+        failures = sum(
+            attempt.state in (State.FAILURE, State.ERROR) and attempt.phase != INTERRUPTED
+            for attempt in known.ended
+        )
+        last = known.attempt
+        if last is not None and last.ended is None:
+            cut_off = Verdict(
+                State.ERROR, "interrupted: the coordinator ended meanwhile", phase="interrupted"
+            )
+            self._end(case.id, last.number, cut_off, 0.0, will_retry=True)
+        elif known.state in FINAL and not (0 < failures <= self.options.deflake):
+            return None
+        return Entry(case, order, now, last.number + 1 if last is not None else 1, failures)
 
     def begin(self, skips: Mapping[str, str]) -> None:
         """Record what is planned; from here on its cases may start.
@@ -142,7 +157,7 @@ class Session:
         for order, case in enumerate(self.plan.cases):
             self._plan(case, skips.get(case.id))
             if case.skip is None and case.id not in skips:
-                self._wait(Entry(case, order, now))
+                self._queues.add(Entry(case, order, now))
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
         slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}
@@ -164,25 +179,19 @@ class Session:
             expected={"reason": expected.reason, "link": expected.link} if expected else None,
         )
 
-    def _wait(self, entry: Entry) -> None:
-        queue = self._queues.setdefault(_needs(entry.case), Queue())
-        queue.entries[entry.case.id] = entry
-
     @property
     def waiting(self) -> list[str]:
         """The ids of the cases that wait."""
-        return [case for queue in self._queues.values() for case in queue.entries]
+        return self._queues.cases
 
     def is_waiting(self, case: str) -> bool:
         """Return whether a case waits."""
-        return any(case in queue.entries for queue in self._queues.values())
+        return case in self._queues
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        if self.running:
-            return False
-        return bool(self.stopped) or not any(queue.entries for queue in self._queues.values())
+        return not self.running and (bool(self.stopped) or not self._queues)
 
     def candidates(self, most: int) -> list[Waiting]:
         """Return cases that may start, for the scheduler.
@@ -191,9 +200,6 @@ class Session:
         """
         if self.stopped:
             return []
-        return [waiting for queue in self._queues.values() for waiting in self._first(queue, max(1, most))]
-
-    def _first(self, queue: Queue, most: int) -> list[Waiting]:
         now = self._clock.monotonic()
         return [
             Waiting(
@@ -204,33 +210,22 @@ class Session:
                 servers=sum(len(slot.roles) for slot in entry.case.servers),
                 age=now - entry.since,
             )
-            for entry in itertools.islice(queue.entries.values(), most)
+            for entry in self._queues.first(most)
         ]
 
     def start(self, case: str) -> Entry:
         """Move a case from waiting to running."""
-        entry = self._leave(case)
+        entry = self._queues.take(case)
         self.running[case] = entry
         return entry
-
-    def _leave(self, case: str) -> Entry:
-        for queue in self._queues.values():
-            if (entry := queue.entries.pop(case, None)) is not None:
-                queue.unfilled_since = None
-                return entry
-        raise KeyError(case)
 
     def waits(self, case: str, reason: str, *, unfilled: bool) -> None:
         """Note why a case waits, and all behind it that need the same.
 
         :param unfilled: whether nobody at all could play one of its roles.
         """
-        queue = next(queue for queue in self._queues.values() if case in queue.entries)
-        queue.reason = reason
-        if not unfilled:
-            queue.unfilled_since = None
-        elif queue.unfilled_since is None:
-            queue.unfilled_since = self._clock.monotonic()
+        now = self._clock.monotonic() if unfilled else None
+        self._queues.of(case).waits(reason, unfilled_since=now)
 
     def sweep(self, queue_deadline: float) -> bool:
         """Tell the journal why cases wait, and give those up that wait in vain; return whether any were.
@@ -238,23 +233,20 @@ class Session:
         :param queue_deadline: seconds that a case waits while nobody at all could play one of its roles.
         """
         now, gave_up = self._clock.monotonic(), False
-        for queue in self._queues.values():
+        for queue in self._queues:
             since = queue.unfilled_since
             if since is not None and now - since >= queue_deadline:
                 for case in list(queue.entries):
                     self.give_up(case, f"waited {queue_deadline:g} s in vain: {queue.reason}")
                     gave_up = True
-            elif queue.entries and queue.reason != queue.told and now - queue.told_at >= _REASON_EVERY:
-                queue.told, queue.told_at = queue.reason, now
+            elif (reason := queue.news(now, _REASON_EVERY)) is not None:
                 for case in queue.entries:
-                    self._journal.append(
-                        EventKind.CASE_WAITS, session=self.id, case=case, reason=queue.reason
-                    )
+                    self._journal.append(EventKind.CASE_WAITS, session=self.id, case=case, reason=reason)
         return gave_up
 
     def give_up(self, case: str, message: str) -> None:
         """End a case that cannot start, as an error."""
-        self._leave(case)
+        self._queues.take(case)
         self._end(case, None, Verdict(State.ERROR, message, phase="waiting"), 0.0)
 
     def finish(self, entry: Entry, verdict: Verdict, seconds: float) -> None:
@@ -262,10 +254,12 @@ class Session:
         case = entry.case.id
         del self.running[case]
         failed = verdict.state in (State.FAILURE, State.ERROR)
-        again = failed and entry.attempt <= self.options.deflake and not self.stopped
+        failures = entry.failures + failed
+        again = failed and failures <= self.options.deflake and not self.stopped
         self._end(case, entry.attempt, verdict, seconds, will_retry=again)
         if again:
-            self._wait(Entry(entry.case, entry.order, self._clock.monotonic(), entry.attempt + 1))
+            now = self._clock.monotonic()
+            self._queues.add(Entry(entry.case, entry.order, now, entry.attempt + 1, failures))
         elif failed and self.options.exit_first and self.options.expected(case) is None:
             self.stop(f"{case} ended in {verdict.state} and the first failure was to end the session")
 
@@ -345,13 +339,6 @@ class Session:
 
     def _tell(self, kind: EventKind, **data: Any) -> None:
         self._journal.append(kind, session=self.id, **data)
-
-
-def _needs(case: Case) -> tuple[Any, ...]:
-    """Return what a case needs, the same for all that need the same."""
-    kinds = sorted(kind.name() for kind in case.clients.values())
-    types = frozenset(type(kind) for kind in case.clients.values())
-    return (*kinds, types, sum(len(slot.roles) for slot in case.servers))
 
 
 def _plain(value: Any) -> Any:

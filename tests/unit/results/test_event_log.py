@@ -1,0 +1,60 @@
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trafficlight.results.event_log import EventLog, as_line, read_events
+from trafficlight.results.events import Event, EventKind
+
+if TYPE_CHECKING:
+    from tests.unit.results.conftest import Lab
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), anything, max_size=4))
+def test_any_data_gives_one_line_of_json(data: dict[str, Any]) -> None:
+    event = Event(
+        sequence=1, time=datetime(2026, 11, 21, tzinfo=UTC), kind=EventKind.LOG, case="\ud800", data=data
+    )
+    line = as_line(event)
+    assert line.count(b"\n") == 1
+    assert json.loads(line, parse_constant=pytest.fail)["case"] == "\ud800"
+
+
+def test_what_is_no_json_is_shown_as_text() -> None:
+    data = {"path": Path("x"), "n": float("inf"), "set": {1}}
+    event = Event(sequence=1, time=datetime(2026, 11, 21, tzinfo=UTC), kind=EventKind.LOG, data=data)
+    assert json.loads(as_line(event))["data"] == {"path": "x", "n": "inf", "set": "{1}"}
+
+
+def test_events_are_read_back(lab: "Lab", tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    lab.read_along(log.append)
+    lab.start()
+    lab.run(lab.plan())
+    log.close()
+    assert list(read_events(path)) == lab.events
+
+
+def test_a_torn_line_costs_itself_only(lab: "Lab", tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "events.jsonl"
+    first = lab.append(EventKind.LOG, message="before")
+    path.write_bytes(as_line(first) + b'{"sequence": 2, "ti')
+    log = EventLog(path)
+    second = lab.append(EventKind.LOG, message="after")
+    log.append(second)
+    log.close()
+    with caplog.at_level(logging.WARNING):
+        assert list(read_events(path)) == [first, second]
+    assert "events.jsonl:2 is not an event" in caplog.text

@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from trafficlight.cli.report import command
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.writer import ResultsWriter
+
+if TYPE_CHECKING:
+    from tests.unit.results.conftest import Lab
+
+
+@pytest.fixture
+def finished(lab: "Lab") -> Path:
+    writer = ResultsWriter(lab.folder, SessionRecord())
+    lab.read_along(writer)
+    lab.start()
+    lab.run(lab.plan({"alice": "A"}))
+    lab.run(lab.plan({"alice": "B"}), "failure", "no")
+    lab.end(exit_code=1)
+    writer.close()
+    lab.folder.finish()
+    return lab.folder.path
+
+
+def _run(*arguments: str) -> str:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_every_file_is_rebuilt_as_it_was(finished: Path) -> None:
+    names = ("session.json", "report.json", "report.html", "junit.xml", "rerun-failed.yml")
+    before = {name: (finished / name).read_bytes() for name in names}
+    for name in names:
+        (finished / name).unlink()
+    assert "1 success · 1 failure" in _run(str(finished))
+    assert {name: (finished / name).read_bytes() for name in names} == before
+
+
+def test_formats_go_to_standard_output(finished: Path) -> None:
+    latest = str(finished.parent)
+    assert json.loads(_run(latest, "--format", "json"))["outcomes"]["failure"] == 1
+    assert _run(latest, "--format", "junit").startswith("<?xml")
+    assert _run(latest, "--format", "html").startswith("<!doctype html>")
+    assert "failure  chat/" in _run(latest, "--format", "text")
+
+
+def test_a_killed_session_is_reported_as_far_as_it_got(finished: Path) -> None:
+    events = finished / "events.jsonl"
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(b"".join(lines[:-4]) + b'{"torn')
+    assert "not run" in _run(str(finished)) or "running" in _run(str(finished))
+    assert json.loads((finished / "report.json").read_text())["ended"] is None
+
+
+def test_without_a_folder_the_latest_is_meant(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.parent.parent)
+    assert "2026-11-21--001" in _run("--format", "text")
+
+
+def test_what_is_not_a_session(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, [str(tmp_path)])
+    assert result.exit_code == 2
+    assert "has no events.jsonl" in result.output
+    (tmp_path / "events.jsonl").touch()
+    result = CliRunner().invoke(command, [str(tmp_path)])
+    assert result.exit_code == 1
+    assert "has no events" in result.output

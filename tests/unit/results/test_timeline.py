@@ -1,0 +1,44 @@
+from typing import TYPE_CHECKING
+
+from trafficlight.results.events import EventKind
+from trafficlight.results.timeline import narrative, steps
+
+if TYPE_CHECKING:
+    from tests.unit.results.conftest import Lab
+
+
+def test_an_action_and_its_answer_are_one_step(lab: "Lab") -> None:
+    lab.start()
+    case_id = lab.plan()
+    lab.prepare(case_id)
+    lab.act(case_id, "alice", "send_message", 0.25, data={"message": "hi"})
+    lab.act(case_id, "bob", "reload", 2, fails={"type": "action", "path": "page.ts:3", "details": "gone"})
+    lab.append(EventKind.ACTION_SENT, case=case_id, attempt=1, role="bob", id="z", action="logout", data={})
+    (attempt,) = lab.record.cases[case_id].attempts
+    actions = [step for step in steps(attempt) if step.kind == "action"]
+    assert [(step.who, step.what, step.outcome) for step in actions] == [
+        ("alice", "send_message", "ok"),
+        ("bob", "reload", "failed"),
+        ("bob", "logout", "open"),
+    ]
+    assert actions[0].seconds == 0.25
+    assert actions[0].offset == 1.4
+    assert actions[1].detail == "gone [page.ts:3]"
+    assert actions[2].seconds is None
+
+
+def test_the_narrative_says_it_in_lines(lab: "Lab") -> None:
+    lab.start()
+    case_id = lab.plan()
+    lab.prepare(case_id)
+    lab.append(EventKind.LOG, case=case_id, attempt=1, level="DEBUG", message="small talk")
+    lab.append(EventKind.LOG, case=case_id, attempt=1, level="WARNING", message="look out")
+    lab.append(EventKind.SERVER_FAILED, case=case_id, attempt=1, role="server", reason="port taken")
+    lab.append(EventKind.ADAPTER_LOST, case=case_id, attempt=1, role="bob", adapter="u", reason="silent")
+    (attempt,) = lab.record.cases[case_id].attempts
+    text = narrative(attempt)
+    assert "small talk" not in text
+    assert "small talk" in narrative(attempt, debug=True)
+    assert "look out  WARNING" in text
+    assert "server: server failed  FAILED  port taken" in text
+    assert "bob: adapter lost  FAILED  silent" in text

@@ -1,0 +1,224 @@
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from trafficlight.results import writer as writer_module
+from trafficlight.results.event_log import read_events
+from trafficlight.results.events import EventKind
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.writer import ResultsWriter
+
+if TYPE_CHECKING:
+    from tests.unit.results.conftest import Lab
+
+
+@pytest.fixture
+def writer(lab: "Lab") -> Iterator[ResultsWriter]:
+    writer = ResultsWriter(lab.folder, SessionRecord())
+    lab.read_along(writer)
+    yield writer
+    writer.close()
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "never came true"
+        time.sleep(0.002)
+
+
+def _verdicts(path: Path) -> int:
+    if not path.exists():
+        return 0
+    root = ElementTree.fromstring(path.read_bytes())
+    return sum(case.find("skipped") is None and case.find("error") is None for case in root.iter("testcase"))
+
+
+def test_the_file_is_valid_and_up_to_date_after_every_case(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    cases = [lab.plan({"alice": f"T{number}"}) for number in range(5)]
+    for number, case_id in enumerate(cases, 1):
+        lab.run(case_id)
+        _until(lambda wanted=number: _verdicts(lab.folder.junit) == wanted)  # type: ignore[misc]
+
+
+def test_the_file_is_never_seen_half_written(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.append(_verdicts(lab.folder.junit))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(300):
+        lab.run(lab.plan({"alice": f"T{number}"}))
+    writer.close()
+    stop.set()
+    reader.join()
+    assert seen == sorted(seen)
+    assert _verdicts(lab.folder.junit) == 300
+
+
+def test_junit_returns_the_bytes_of_the_file(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    lab.run(lab.plan())
+    content = writer.junit()
+    assert content == lab.folder.junit.read_bytes()
+    assert b'tests="1"' in content
+
+
+def test_a_late_upload_reaches_the_file(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    case_id = lab.plan()
+    lab.run(case_id, "failure", "no")
+    writer.junit()
+    lab.append(
+        EventKind.UPLOAD, case=case_id, attempt=1, role="bob", name="v.mp4", path="clients/bob/v.mp4", size=1
+    )
+    assert b"clients/bob/v.mp4" in writer.junit()
+
+
+def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    good, bad = lab.plan({"alice": "A"}), lab.plan({"alice": "B"})
+    lab.run(good)
+    lab.prepare(bad)
+    lab.append(EventKind.MEASUREMENT, case=bad, attempt=1, name="delay", value=2, unit="ms")
+    lab.end_case(bad, "failure", "no")
+    assert json.loads((lab.folder.path / "session.json").read_text())["ended"] is None
+    lab.end(exit_code=1)
+    writer.close()
+    path = lab.folder.path
+    session = json.loads((path / "session.json").read_text())
+    assert (session["id"], session["host"], session["user"], session["seed"]) == (
+        lab.folder.id,
+        "lab-1",
+        "kim",
+        7,
+    )
+    assert session["exit_code"] == 1
+    report = json.loads((path / "report.json").read_text())
+    assert [case["outcome"] for case in report["cases"]] == ["success", "failure"]
+    assert yaml.safe_load((path / "rerun-failed.yml").read_text()) == {"failed": [bad]}
+    assert "1 of 2 cases failed" in (path / "report.html").read_text()
+    attempt = path / report["cases"][1]["attempts"][0]["folder"]
+    assert json.loads((attempt / "measurements.json").read_text()) == [
+        {"name": "delay", "value": 2, "unit": "ms"}
+    ]
+    assert "adapter leased" in (attempt / "log.info").read_text()
+    assert list(read_events(lab.folder.events)) == lab.events
+
+
+def test_a_log_that_the_runner_wrote_is_left_alone(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    case_id = lab.plan()
+    lab.folder.attempt(case_id, 1).log_info.write_text("mine")
+    lab.run(case_id)
+    assert lab.folder.attempt(case_id, 1).log_info.read_text() == "mine"
+
+
+def test_a_session_that_was_stopped_early_is_complete(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    lab.run(lab.plan({"alice": "A"}))
+    lab.prepare(lab.plan({"alice": "B"}))
+    writer.close()
+    report = json.loads((lab.folder.path / "report.json").read_text())
+    assert [case["outcome"] for case in report["cases"]] == ["success", "running"]
+    writer.close()  # once more harms nothing
+
+
+def test_other_sessions_are_left_alone(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    lab.journal.append(EventKind.CASE_PLANNED, session="2026-11-21--002", case="x", suite="x")
+    lab.journal.append(EventKind.ADAPTER_REGISTERED, adapter="u", registration={"type": "nio"})
+    kinds = [event.kind for event in read_events(lab.folder.events)]
+    assert kinds == [EventKind.SESSION_STARTED, EventKind.ADAPTER_REGISTERED]
+
+
+def test_a_report_that_cannot_be_written_costs_no_other(
+    lab: "Lab", writer: ResultsWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(record: SessionRecord) -> bytes:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(writer_module, "report_html", broken)
+    lab.start()
+    lab.run(lab.plan())
+    lab.end()
+    writer.close()
+    assert "cannot write report.html" in caplog.text
+    assert (lab.folder.path / "report.json").exists()
+    assert (lab.folder.path / "rerun-failed.yml").exists()
+
+
+def test_a_disk_that_refuses_events_costs_no_verdict(
+    lab: "Lab", writer: ResultsWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(event: object) -> None:
+        raise OSError("disk full")
+
+    lab.start()
+    case_id = lab.plan()
+    monkeypatch.setattr(writer._log, "append", refuse)
+    lab.run(case_id)
+    assert "disk full" in caplog.text  # the journal logged it
+    assert _verdicts(lab.folder.junit) == 1 or b'errors="0"' in writer.junit()
+
+
+def test_a_thousand_cases_are_cheap(lab: "Lab", writer: ResultsWriter) -> None:
+    """Far from a benchmark: it tells linear from quadratic, and would see a writing for every case."""
+    lab.start()
+    cases = [lab.plan({}, {}, suite=f"a_test.py::T{number}") for number in range(1_000)]
+    began = time.process_time()
+    for case_id in cases:
+        lab.folder.attempt(case_id, 1)
+        lab.end_case(case_id, "success", seconds=0.001)
+    writer.junit()
+    assert (time.process_time() - began) / len(cases) < 0.002
+
+
+KILLED = """
+import os, signal, sys
+from datetime import date
+from pathlib import Path
+from trafficlight.clock import SystemClock
+from trafficlight.results.events import EventKind
+from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import Journal
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.writer import ResultsWriter
+
+folder = ResultsFolder.create(Path(sys.argv[1]), date(2026, 11, 21))
+journal = Journal(SystemClock())
+journal.subscribe(ResultsWriter(folder, SessionRecord()))
+journal.append(EventKind.SESSION_STARTED, session=folder.id)
+for number in range(50):
+    case = f"a_test.py::T[n={number}]"
+    journal.append(EventKind.CASE_PLANNED, session=folder.id, case=case, suite="a_test.py::T")
+    journal.append(EventKind.CASE_ENDED, session=folder.id, case=case, attempt=1, state="success")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_appended_survives_a_kill(tmp_path: Path) -> None:
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, timeout=60)
+    assert process.returncode == -9
+    folder = tmp_path / "2026-11-21--001"
+    record = SessionRecord.replay(read_events(folder / "events.jsonl"))
+    assert len(record.cases) == 50
+    assert all(case.state == "success" for case in record.cases.values())
+    assert record.ended is None
+    if (folder / "junit.xml").exists():
+        ElementTree.fromstring((folder / "junit.xml").read_bytes())

@@ -1,0 +1,118 @@
+"""The cases of a session that wait, in queues of those that need the same."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from trafficlight.suites.model import Case
+
+__all__ = ["Entry", "Queue", "Queues"]
+
+
+@dataclass(slots=True)
+class Entry:
+    """A case on its way through a session.
+
+    :param order: its place in the plan.
+    :param since: when it began to wait, on the monotonic clock.
+    :param attempt: the number of its next attempt, from 1.
+    :param failures: how many attempts before came to a verdict that was not good.
+    """
+
+    case: Case
+    order: int
+    since: float
+    attempt: int = 1
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class Queue:
+    """The waiting cases that need the same: what keeps one back keeps all of them back.
+
+    :ivar entries: by case id, in the order in which they are served.
+    :ivar reason: why the first of them waits.
+    :ivar told: the reason that the journal was last told.
+    :ivar told_at: when that was, on the monotonic clock.
+    :ivar unfilled_since: since when nobody at all could play one of the roles; None while somebody could.
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    reason: str = ""
+    told: str = ""
+    told_at: float = float("-inf")
+    unfilled_since: float | None = None
+
+    def waits(self, reason: str, *, unfilled_since: float | None) -> None:
+        """Note why its first case waits.
+
+        :param unfilled_since: now, if nobody at all could play one of the roles; None while somebody could.
+        """
+        self.reason = reason
+        if unfilled_since is None:
+            self.unfilled_since = None
+        elif self.unfilled_since is None:
+            self.unfilled_since = unfilled_since
+
+    def news(self, now: float, pause: float) -> str | None:
+        """Return the reason, if it is time to tell it: it changed, and `pause` seconds have gone."""
+        if not self.entries or self.reason == self.told or now - self.told_at < pause:
+            return None
+        self.told, self.told_at = self.reason, now
+        return self.reason
+
+
+class Queues:
+    """All waiting cases of a session."""
+
+    def __init__(self) -> None:
+        self._queues: dict[tuple[Any, ...], Queue] = {}
+        self._of: dict[str, Queue] = {}
+
+    def __iter__(self) -> Iterator[Queue]:
+        return iter(tuple(self._queues.values()))
+
+    def __contains__(self, case: str) -> bool:
+        return case in self._of
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    @property
+    def cases(self) -> list[str]:
+        """The ids of the cases that wait."""
+        return list(self._of)
+
+    def add(self, entry: Entry) -> None:
+        """Let a case wait."""
+        queue = self._queues.setdefault(_needs(entry.case), Queue())
+        queue.entries[entry.case.id] = entry
+        self._of[entry.case.id] = queue
+
+    def take(self, case: str) -> Entry:
+        """Return a waiting case, which waits no longer.
+
+        :raises KeyError: it does not wait.
+        """
+        queue = self._of.pop(case)
+        queue.unfilled_since = None
+        return queue.entries.pop(case)
+
+    def of(self, case: str) -> Queue:
+        """Return the queue that a case waits in.
+
+        :raises KeyError: it does not wait.
+        """
+        return self._of[case]
+
+    def first(self, most: int) -> list[Entry]:
+        """Return the first cases of every queue, at most so many of each."""
+        return [entry for queue in self for entry in itertools.islice(queue.entries.values(), max(1, most))]
+
+
+def _needs(case: Case) -> tuple[Any, ...]:
+    """Return what a case needs, the same for all that need the same."""
+    kinds = sorted(kind.name() for kind in case.clients.values())
+    types = frozenset(type(kind) for kind in case.clients.values())
+    return (*kinds, types, sum(len(slot.roles) for slot in case.servers))

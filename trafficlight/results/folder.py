@@ -1,0 +1,179 @@
+"""The folder that a session leaves behind, and the folder of every attempt in it."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+from trafficlight.results.names import attempt_path, file_name, folder_name
+
+__all__ = ["AttemptFolder", "ResultsFolder", "write_atomically"]
+
+logger = logging.getLogger(__name__)
+
+CURRENT = "current"
+LATEST = "latest"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file at once: a reader sees the old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class AttemptFolder:
+    """Where the files of one attempt of a case go.
+
+    :param path: the folder; it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def log_info(self) -> Path:
+        """The log that a person reads."""
+        return self.path / "log.info"
+
+    @property
+    def log_debug(self) -> Path:
+        """The log with everything in it."""
+        return self.path / "log.debug"
+
+    @property
+    def measurements(self) -> Path:
+        """What the test recorded."""
+        return self.path / "measurements.json"
+
+    def client(self, role: str) -> Path:
+        """Return the folder for the uploads of a client; create it."""
+        folder = self.path / "clients" / folder_name(role)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def server_log(self, role: str) -> Path:
+        """Return where a homeserver's log goes; create the folder."""
+        folder = self.path / "servers" / folder_name(role)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "homeserver.log"
+
+    def attachment(self, name: str) -> Path:
+        """Return a new, empty file for an attachment, named as it asks for where that is safe and free."""
+        folder = self.path / "attachments"
+        folder.mkdir(exist_ok=True)
+        wanted = Path(file_name(name))
+        candidate, number = folder / wanted, 1
+        while True:
+            try:
+                # Exclusive creation is what keeps two writers apart.
+                candidate.touch(exist_ok=False)
+            except FileExistsError:
+                number += 1
+                candidate = folder / f"{wanted.stem}-{number}{wanted.suffix}"
+            else:
+                return candidate
+
+
+class ResultsFolder:
+    """The folder of one session: ``<root>/<date>--<number>``.
+
+    :param path: the folder; it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+
+    @classmethod
+    def create(cls, root: Path, today: date) -> "ResultsFolder":
+        """Make the folder of a new session and let ``<root>/current`` point to it.
+
+        Distinct for every caller, however many processes start at once.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        numbered = re.compile(rf"{today.isoformat()}--(\d+)")
+        taken = (numbered.fullmatch(name) for name in os.listdir(root))
+        number = max((int(match[1]) for match in taken if match), default=0) + 1
+        while True:
+            path = root / f"{today.isoformat()}--{number:03d}"
+            try:
+                path.mkdir()  # creating it is the lock
+            except FileExistsError:
+                number += 1
+            else:
+                break
+        folder = cls(path)
+        with _locked(root):
+            folder._link(CURRENT)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "ResultsFolder":
+        """Return the folder of an earlier session.
+
+        :param path: the folder itself or a link to it, such as ``results/latest``.
+        :raises FileNotFoundError: if there is none.
+        :raises NotADirectoryError: if it is something else.
+        """
+        real = path.resolve(strict=True)
+        if not real.is_dir():
+            raise NotADirectoryError(f"{path} is not a folder")
+        return cls(real)
+
+    @property
+    def events(self) -> Path:
+        """Every event of the session, one JSON object a line."""
+        return self.path / "events.jsonl"
+
+    @property
+    def junit(self) -> Path:
+        """The verdicts for CI."""
+        return self.path / "junit.xml"
+
+    def attempt(self, case_id: str, attempt: int) -> AttemptFolder:
+        """Return the folder of one attempt of a case; create it."""
+        path = self.path / attempt_path(case_id, attempt)
+        path.mkdir(parents=True, exist_ok=True)
+        return AttemptFolder(path)
+
+    def finish(self) -> None:
+        """Let ``<root>/latest`` point here, and ``<root>/current`` no longer."""
+        with _locked(self.path.parent):
+            self._link(LATEST)
+            current = self.path.parent / CURRENT
+            with contextlib.suppress(OSError):
+                if os.readlink(current) == self.id:
+                    current.unlink()
+
+    def _link(self, name: str) -> None:
+        link = self.path.parent / name
+        temporary = link.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            os.symlink(self.id, temporary)
+            os.replace(temporary, link)
+        except OSError as error:
+            # A convenience: file systems without links and folders of that name must not end a session.
+            temporary.unlink(missing_ok=True)
+            logger.warning("cannot link %s to %s: %s", link, self.id, error)
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Keep other processes from changing the links between our reading and our writing."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

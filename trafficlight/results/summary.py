@@ -1,0 +1,77 @@
+"""The last lines on the terminal: what failed, why, and where to look."""
+
+import os
+from pathlib import Path
+
+from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.xml_text import one_line, visible
+
+__all__ = ["summary"]
+
+_ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.ERROR)
+_TOLD = (Outcome.FAILURE, Outcome.ERROR, Outcome.UNEXPECTED_SUCCESS, Outcome.FLAKY)
+_MOST = 50  # lines for one outcome; a broken lab fails every case for the same reason
+
+
+def summary(record: SessionRecord, folder: Path) -> list[str]:
+    """Return the lines: what failed each with its reason and folder, then the counts.
+
+    :param folder: the session's folder; shown relative to the working directory where that is shorter.
+    """
+    lines: list[str] = []
+    where = _short(folder)
+    for problem in record.problems:
+        file = _short(Path(problem.file)) if problem.file.startswith("/") else problem.file
+        place = f"{file}:{problem.line}" if problem.line is not None else file
+        hint = f" ({problem.hint})" if problem.hint else ""
+        lines.append(f"problem  {place}  {one_line(visible(problem.problem))}{hint}")
+    for outcome in _TOLD:
+        cases = [case for case in record.cases.values() if case.outcome is outcome]
+        for case in cases[:_MOST]:
+            lines += _told(case, outcome, where)
+        if len(cases) > _MOST:
+            lines.append(f"... and {len(cases) - _MOST} more: {where}/report.html")
+    unrun = [case for case in record.cases.values() if case.outcome in (Outcome.NOT_RUN, Outcome.RUNNING)]
+    reasons: dict[str, int] = {}
+    for case in unrun:
+        reason = one_line(visible(case.reason)) or "nobody said why"
+        reasons[reason] = reasons.get(reason, 0) + 1
+    lines += [f"not run  {_cases(number)}: {reason}" for reason, number in reasons.items()]
+    counts = " · ".join(
+        f"{number} {outcome}" for outcome, number in record.outcomes.items() if number or outcome in _ALWAYS
+    )
+    problems = (
+        f" · {len(record.problems)} problem{'s' * (len(record.problems) != 1)}" if record.problems else ""
+    )
+    interrupted = " · interrupted" if record.interrupted else ""
+    return [*lines, f"{counts}{problems}{interrupted}   {where}"]
+
+
+def _told(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:
+    last = case.ended[-1] if case.ended else None
+    match outcome:
+        case Outcome.FLAKY:
+            failed = [attempt for attempt in case.ended[:-1] if attempt.message]
+            reason = f"succeeded in attempt {last.number if last else '?'}"
+            reason += f", before: {one_line(failed[-1].message)}" if failed else ""
+            last = failed[-1] if failed else last
+        case Outcome.UNEXPECTED_SUCCESS:
+            reason = f"was expected to fail: {case.expected.reason if case.expected else ''}"
+        case _:
+            reason = case.message
+    path = f"{where}/{last.folder}" if last else where
+    return [
+        f"{outcome}  {visible(case.id)}",
+        f"         {one_line(visible(reason)) or 'no message'}",
+        f"         {path}",
+    ]
+
+
+def _cases(number: int) -> str:
+    return "1 case" if number == 1 else f"{number} cases"
+
+
+def _short(folder: Path) -> str:
+    relative = os.path.relpath(folder)
+    return str(folder) if relative.startswith("..") else relative
