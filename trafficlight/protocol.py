@@ -40,6 +40,9 @@ class Registration(BaseModel):
     actions: list[str] | None = Field(
         default=None, description="The actions it can perform; absent means that it does not say."
     )
+    instance: str | None = Field(
+        default=None, max_length=200, description="Names the program, the same each time that it registers."
+    )
     endpoint: str | None = Field(default=None, description="Network proxies: the base URL clients are to use.")
 
 

@@ -1,6 +1,7 @@
 """`trafficlight adapter`: run an adapter that ships, or check one of one's own."""
 
 import asyncio
+import json
 
 import click
 
@@ -9,7 +10,7 @@ __all__ = ["command"]
 
 @click.group("adapter")
 def command() -> None:
-    """Run an adapter that ships with trafficlight."""
+    """Run an adapter that ships, or check one of your own."""
 
 
 @command.command("nio")
@@ -26,3 +27,29 @@ def nio(url: str, count: int, token: str | None, once: bool) -> None:
     from trafficlight.adapters.nio.main import main
 
     asyncio.run(main(url, count, token, once=once))
+
+
+@command.command("check")
+@click.option("--command", "program", required=True, help="The adapter to start; {url} stands for the URL.")
+@click.option("--action", help="An action that it can perform at any time; default: one that it declares.")
+@click.option("--data", default="{}", show_default=True, metavar="JSON", help="The data of that action.")
+@click.option("--hold", type=float, default=3.0, show_default=True, help="Seconds that polls are held.")
+@click.option("--token", help="A registration token to ask for; handed over as ADAPTER_TOKEN.")
+def check(program: str, action: str | None, data: str, hold: float, token: str | None) -> int:
+    """Start an adapter against a scripted coordinator, and print what it does right and wrong.
+
+    Exit code: 0 when it keeps to the protocol, 1 when it does not.
+    """
+    from trafficlight.adapters.conformance import CheckOptions, render
+    from trafficlight.adapters.conformance import check as examine
+
+    try:
+        parsed = json.loads(data)
+    except ValueError as error:
+        raise click.BadParameter(f"{data!r} is not JSON: {error}", param_hint="--data") from None
+    if not isinstance(parsed, dict):
+        raise click.BadParameter(f"{data!r} is not a JSON object", param_hint="--data")
+    options = CheckOptions(action=action, data=parsed, hold=hold, token=token)
+    results = asyncio.run(examine(program, options))
+    click.echo(render(results))
+    return results.exit_code

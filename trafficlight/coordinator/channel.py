@@ -20,6 +20,8 @@ __all__ = ["Channel", "Past", "Receipt"]
 
 # Actions told in the message of a deadline.
 _REMEMBERED = 3
+# Answered actions whose ids are remembered, for answers that come again.
+_ANSWERED = 100
 # How much a hold is shortened at most, as a share of it, so that many held polls do not end together.
 _JITTER = 0.1
 # Milliseconds that a superseded poller is told to stay away, lest two of them chase each other.
@@ -75,7 +77,7 @@ class Channel:
     _polls: int = 0
     _held: "asyncio.Future[None] | None" = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _answered: set[str] = field(default_factory=set)
+    _answered: "deque[str]" = field(default_factory=lambda: deque(maxlen=_ANSWERED))
     _past: "deque[Past]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     # The lab's side
@@ -183,7 +185,7 @@ class Channel:
         if id is not None and id != outstanding.message.id:
             return Receipt.STALE
         assert outstanding.message.id is not None
-        self._answered.add(outstanding.message.id)
+        self._answered.append(outstanding.message.id)
         if response.get("response") == "error":
             details = str(response.get("error") or response.get("details") or "the client answered: error")
             outstanding.answer.set_exception(ActionError(details, action=outstanding.message.action))
@@ -213,6 +215,11 @@ class Channel:
         """The action that waits for its answer."""
         found = self._unanswered()
         return found.message if found is not None else None
+
+    @property
+    def failure(self) -> LabError | ActionError | None:
+        """Why every action fails; None while none has to."""
+        return self._failure
 
     @property
     def exit_reason(self) -> str | None:

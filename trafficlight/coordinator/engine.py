@@ -28,17 +28,20 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks at who has gone silent and who waits for too long.
 _SWEEP_EVERY = 1.0
+# Seconds of a standstill before it is said aloud; twice as long before it is said again.
+_FIRST_ALARM = 60.0
 # Cases that start in one look, where no limit is set; the next look follows at once.
 _MOST_STARTS = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
     session: Session
     entry: Entry
     attempt: Attempt
     lease: Lease
     began: float
+    reason: str = ""
 
 
 class Engine:
@@ -77,6 +80,10 @@ class Engine:
         self._running: dict[asyncio.Task[None], _Running] = {}
         self._stopping: str | None = None
         self._interrupted = False
+        #: Seconds for which cases have been waiting while nothing ran.
+        self.still = 0.0
+        self._still_since: float | None = None
+        self._next_alarm = _FIRST_ALARM
 
     def wake(self) -> None:
         """Look again at what can start."""
@@ -153,6 +160,22 @@ class Engine:
         session.cancel(reason)
         self.call_off(session)
         self.wake()
+
+    def cancel_case(self, session: Session, case: str, reason: str) -> bool:
+        """End one case early: as skipped while it waits, as an error that says so while it runs.
+
+        :return: whether it was there to be ended.
+        """
+        if session.is_waiting(case):
+            session.skip(case, reason)
+            self.wake()
+            return True
+        for task, running in self._running.items():
+            if running.session is session and running.entry.case.id == case:
+                running.reason = reason
+                task.cancel()
+                return True
+        return False
 
     def call_off(self, session: Session | None = None) -> None:
         """Cancel what runs, of one session or of all; each ends as an error that says so."""
@@ -239,15 +262,15 @@ class Engine:
         try:
             verdict = await self._runner.run(running.attempt, running.lease)
         except asyncio.CancelledError:
-            verdict = self._called_off(running.session)
+            verdict = self._called_off(running)
         except Exception as error:
             logger.exception("an attempt of %s failed in the lab itself", running.entry.case.id)
             message = f"the lab itself failed: {type(error).__name__}: {error}"
             verdict = Verdict(State.ERROR, message, traceback.format_exc(), "run")
         self._finish(running, verdict)
 
-    def _called_off(self, session: Session) -> Verdict:
-        why = self._stopping or session.stopped or "the session was cancelled"
+    def _called_off(self, running: _Running) -> Verdict:
+        why = running.reason or self._stopping or running.session.stopped or "the session was cancelled"
         return Verdict(State.ERROR, f"called off while it was running: {why}", phase="run")
 
     def _finish(self, running: _Running, verdict: Verdict) -> None:
@@ -257,7 +280,7 @@ class Engine:
         running = self._running.pop(task)
         if task.cancelled():  # before it even began
             self.pool.release(running.lease, "the case was called off")
-            self._finish(running, self._called_off(running.session))
+            self._finish(running, self._called_off(running))
         self.wake()
 
     async def _sweep(self) -> None:
@@ -265,11 +288,32 @@ class Engine:
         while True:
             await asyncio.sleep(_SWEEP_EVERY)
             self.pool.sweep()
+            self._watch()
             for session in list(self.sessions.values()):
                 if session.sweep(self._queue_deadline):
                     self.wake()
                 if (over := session.overdue()) is not None:
                     self.cancel(session, over)
+
+    def _watch(self) -> None:
+        """Say it loudly when cases wait, nothing runs, and nothing has changed for long."""
+        waiting = sum(len(session.waiting) for session in self.sessions.values() if not session.stopped)
+        if self._running or not waiting:
+            self._still_since, self.still, self._next_alarm = None, 0.0, _FIRST_ALARM
+            return
+        now = self.clock.monotonic()
+        if self._still_since is None:
+            self._still_since = now
+        self.still = now - self._still_since
+        if self.still >= self._next_alarm:
+            self._next_alarm = self.still * 2
+            reasons = {reason for session in self.sessions.values() for reason in session.reasons()}
+            logger.error(
+                "nothing has run for %.0f s while %d cases wait: %s",
+                self.still,
+                waiting,
+                "; ".join(sorted(reasons)),
+            )
 
 
 def _busy(adapter: Adapter) -> bool:

@@ -294,7 +294,7 @@ class Pool:
 
     def lose(self, adapter: Adapter, why: str) -> None:
         """Give an adapter up that is known to be gone."""
-        if adapter.state is not AdapterState.ENDED:
+        if adapter.state is not AdapterState.ENDED and adapter.channel.failure is None:
             error = AdapterError(f"{why}; {adapter.channel.describe()}", role=adapter.role or "")
             self._lost(adapter, error)
 

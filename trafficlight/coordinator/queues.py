@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from trafficlight.coordinator.supply import type_key
 from trafficlight.suites.model import Case
 
 __all__ = ["Entry", "Queue", "Queues"]
@@ -114,5 +115,5 @@ class Queues:
 def _needs(case: Case) -> tuple[Any, ...]:
     """Return what a case needs, the same for all that need the same."""
     kinds = sorted(kind.name() for kind in case.clients.values())
-    types = frozenset(type(kind) for kind in case.clients.values())
+    types = frozenset(type_key(kind) for kind in case.clients.values())
     return (*kinds, types, sum(len(slot.roles) for slot in case.servers))

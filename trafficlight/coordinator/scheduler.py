@@ -99,9 +99,9 @@ def decide(
 ) -> Decision:
     """Decide what starts now.
 
-    Among sessions the one with the fewest running cases comes first. Within a session the case that has waited
-    longest comes first once it has aged; then those that need the scarcest adapters, the bigger ones of these,
-    and the order of the plan.
+    Among sessions the one with the fewest running cases comes first. Within a session the case that has
+    waited longest comes first once it has aged; then those that need the scarcest adapters, the bigger ones
+    of these, and the order of the plan.
     """
     return _Table(waiting, free, busy, limits or Limits(), usage or Usage()).decision()
 
@@ -212,7 +212,7 @@ class _Table:
         return min(aged, key=lambda one: (-one[1].age, one[1].order, one[1].key), default=None)
 
     def _first(self, group: _Group, case: Waiting) -> bool:
-        """Start the oldest case of a session, or keep back for it what is there; return whether it started."""
+        """Start the oldest case of a session, or keep back what is there for it; say whether it started."""
         reason = self._over_limit(group)
         if reason is None and self._start(group, case):
             return True

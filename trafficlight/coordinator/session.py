@@ -209,6 +209,7 @@ class Session:
                 clients=entry.case.clients,
                 servers=sum(len(slot.roles) for slot in entry.case.servers),
                 age=now - entry.since,
+                unfilled=now - (self._queues.of(entry.case.id).unfilled_since or now),
             )
             for entry in self._queues.first(most)
         ]
@@ -248,6 +249,15 @@ class Session:
         """End a case that cannot start, as an error."""
         self._queues.take(case)
         self._end(case, None, Verdict(State.ERROR, message, phase="waiting"), 0.0)
+
+    def skip(self, case: str, reason: str) -> None:
+        """End a case that waits: somebody does not want it any more."""
+        self._queues.take(case)
+        self._end(case, None, Verdict(State.SKIPPED, reason, phase="waiting"), 0.0)
+
+    def reasons(self) -> list[str]:
+        """Return why its cases wait, each reason once."""
+        return list(dict.fromkeys(queue.reason for queue in self._queues if queue.entries and queue.reason))
 
     def finish(self, entry: Entry, verdict: Verdict, seconds: float) -> None:
         """Take the verdict of an attempt; the case ends, or waits for its next try."""

@@ -8,6 +8,7 @@ import secrets
 import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +98,16 @@ class Supervisor:
     async def run(self) -> None:
         """Start every program, again and again, until this is cancelled; none is left running then."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        # What a killed program leaves in its temporary folder goes with this one.
+        temporary = tempfile.TemporaryDirectory(prefix="trafficlight-adapters-", ignore_cleanup_errors=True)
+        self._environment["TMPDIR"] = temporary.name
         try:
             async with asyncio.TaskGroup() as group:
                 for number, program in enumerate(self._programs, 1):
                     group.create_task(self._keep(program, self._folder / f"{program.name}-{number}.log"))
         finally:
             await self._end()
+            temporary.cleanup()
 
     async def _keep(self, program: Program, log: Path) -> None:
         pause = _FIRST_PAUSE

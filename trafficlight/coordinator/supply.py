@@ -121,12 +121,15 @@ class Supply:
         parts = []
         for bit, needed in Counter(bits).items():
             there, kept = _count(self._available, bit), _count(self._kept, bit)
-            if there < needed:
-                kept_text = f" and {kept} kept for a case that has waited longer" if kept else ""
-                registered = _count(self._registered, bit)
-                text = f"needs {needed} x {self._kinds[bit].name()}, {there} free{kept_text}, {registered} registered"
-                problem = self._problems.get(bit)
-                parts.append(f"{text} ({problem})" if problem else text)
+            if there >= needed:
+                continue
+            text = f"needs {needed} x {self._kinds[bit].name()}, {there} free"
+            if kept:
+                text += f" and {kept} kept for a case that has waited longer"
+            text += f", {_count(self._registered, bit)} registered"
+            if bit in self._problems:
+                text += f" ({self._problems[bit]})"
+            parts.append(text)
         return "; ".join(parts) or "needs adapters that other roles of the same case need too"
 
 

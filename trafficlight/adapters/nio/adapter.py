@@ -1,13 +1,6 @@
 """The actions of the nio adapter, with the wire's data exactly as every Matrix client is sent it."""
 
-import asyncio
 import json
-import logging
-import shutil
-from datetime import timedelta
-from importlib.metadata import version
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -20,24 +13,14 @@ from nio import (  # type: ignore[import-untyped,unused-ignore]
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from trafficlight.adapters.nio.device import Device, checked
+from trafficlight.adapters.nio.account import AccountActions
+from trafficlight.adapters.nio.device import checked
 from trafficlight.adapters.nio.timeline import Message, Timeline
-from trafficlight.adapters.sdk import ActionFailed, Adapter, JsonObject, UnsupportedActionError, action
+from trafficlight.adapters.sdk import ActionFailed, JsonObject, action
 
 __all__ = ["NioAdapter"]
 
-logger = logging.getLogger(__name__)
-
 UserId = Annotated[str, Field(alias="userId")]
-
-_LONGEST_WAIT = 30.0
-_LONGEST_ACTION = 40.0
-
-
-class HomeserverUrl(TypedDict):
-    """The base URL of the client-server API, as seen from two places."""
-
-    local: str
 
 
 class TimelineEntry(TypedDict):
@@ -48,82 +31,8 @@ class TimelineEntry(TypedDict):
     message: str
 
 
-class NioAdapter(Adapter):
+class NioAdapter(AccountActions):
     """One user's device in matrix-nio. Every action returns only when it is true in that client."""
-
-    type = "nio"
-
-    def __init__(self) -> None:
-        self._device: Device | None = None
-        self._account = ("", "")
-        self._store: Path | None = None
-        self._room_id: str | None = None
-
-    @property
-    def version(self) -> str:
-        """The version of matrix-nio."""
-        return version("matrix-nio")
-
-    async def close(self) -> None:
-        """Stop syncing and remove the account's keys."""
-        await self._forget()
-
-    async def perform(self, name: str, data: JsonObject) -> JsonObject:
-        """Perform an action; see :class:`Adapter`. A homeserver that does not answer fails it."""
-        limit = self._share_of_deadline(0.9, _LONGEST_ACTION)
-        try:
-            async with asyncio.timeout(limit):
-                return await super().perform(name, data)
-        except TimeoutError:
-            raise ActionFailed(f"the homeserver took longer than {limit:g} s") from None
-
-    @action()
-    async def register(self, username: str, password: str, homeserver_url: HomeserverUrl) -> None:
-        """Create an account and be logged in with it; returns after the first sync."""
-        await self._enter(username, password, homeserver_url["local"], create=True)
-
-    @action()
-    async def login(
-        self,
-        username: str,
-        password: str,
-        homeserver_url: HomeserverUrl,
-        key_backup_passphrase: str | None = None,
-    ) -> None:
-        """Log in as a new device; returns after the first sync."""
-        if key_backup_passphrase is not None:
-            raise UnsupportedActionError("matrix-nio has no key backup: login cannot restore one")
-        await self._enter(username, password, homeserver_url["local"], create=False)
-
-    @action()
-    async def logout(self) -> None:
-        """End the session at the homeserver, and remove the device's keys."""
-        checked(await self._logged_in.client.logout(), "logout")
-        await self._forget()
-
-    @action()
-    async def reload(self) -> None:
-        """Start the client again with nothing but its store; returns after a full sync."""
-        device = self._logged_in
-        again = device.restored()
-        await device.stop()
-        self._device = again
-        await again.start()
-
-    @action()
-    async def clear_idb_storage(self) -> None:
-        """Remove all keys and the timeline, and be logged in again, as a new device; returns after a sync."""
-        homeserver = self._logged_in.homeserver
-        room_id = self._room_id
-        await self._enter(*self._account, homeserver, create=False)
-        self._room_id = room_id
-
-    @action()
-    async def advance_clock(self, milliseconds: int) -> None:
-        """Age the sessions that this device encrypts with: the only clock that nio's encryption has."""
-        olm = self._logged_in.client.olm
-        for session in olm.outbound_group_sessions.values():
-            session.creation_time -= timedelta(milliseconds=milliseconds)
 
     @action()
     async def create_room(self, name: str, topic: str | None = None) -> None:
@@ -150,7 +59,7 @@ class NioAdapter(Adapter):
         def seen() -> str:
             return f"there are: {[room.display_name for room in device.client.rooms.values()]}"
 
-        self._room_id = await device.until(see, f"a room named {name!r}", seen)
+        await self._show(await device.until(see, f"a room named {name!r}", seen))
 
     @action()
     async def invite_user(self, user_id: UserId) -> None:
@@ -212,6 +121,7 @@ class NioAdapter(Adapter):
                 raise ActionFailed(f"{message!r} came unencrypted in an encrypted room")
             return fine[0] if fine else None
 
+        await self._logged_in.fill(room.room_id)
         await self._logged_in.until(see, f"the message {message!r}", self._timeline.describe)
 
     @action()
@@ -238,26 +148,12 @@ class NioAdapter(Adapter):
     async def get_timeline(self) -> JsonObject:
         """Return the open room's messages, oldest first."""
         encrypted = self._open_room.encrypted
+        await self._logged_in.fill(self._open_room.room_id)
         timeline = [
             TimelineEntry(user=entry.sender, e2e_issues=entry.issues(encrypted), message=entry.body)
             for entry in self._timeline.messages
         ]
         return {"response": "got_timeline", "timeline": timeline}
-
-    @property
-    def _wait(self) -> float:
-        """Seconds that a wait lasts: short enough that its own message is told, not the coordinator's."""
-        return self._share_of_deadline(0.7, _LONGEST_WAIT)
-
-    def _share_of_deadline(self, share: float, longest: float) -> float:
-        deadline = self.context.action_deadline
-        return longest if deadline is None else min(longest, deadline * share)
-
-    @property
-    def _logged_in(self) -> Device:
-        if self._device is None:
-            raise ActionFailed("nobody is logged in")
-        return self._device
 
     @property
     def _open_room(self) -> MatrixRoom:
@@ -269,25 +165,6 @@ class NioAdapter(Adapter):
     @property
     def _timeline(self) -> Timeline:
         return self._logged_in.timeline(self._open_room.room_id)
-
-    async def _enter(self, username: str, password: str, homeserver: str, *, create: bool) -> None:
-        await self._forget()
-        self._store = Path(await asyncio.to_thread(mkdtemp, prefix="trafficlight-nio-"))
-        self._account = (username, password)
-        self._device = device = Device(homeserver.rstrip("/"), self._store, self._wait)
-        await (device.register if create else device.login)(username, password)
-        await device.start()
-
-    async def _forget(self) -> None:
-        device, self._device = self._device, None
-        store, self._store = self._store, None
-        self._room_id = None
-        try:
-            if device is not None:
-                await device.stop()
-        finally:
-            if store is not None:
-                await asyncio.to_thread(shutil.rmtree, store, ignore_errors=True)
 
     async def _create(self, name: str | None = None, **options: Any) -> None:
         answer = await self._logged_in.client.room_create(
@@ -310,7 +187,7 @@ class NioAdapter(Adapter):
         await device.until(
             lambda: device.joined(room_id), f"to be in {room_id}", lambda: f"in {list(device.client.rooms)}"
         )
-        self._room_id = room_id
+        await self._show(room_id)
 
     async def _see_member(self, user_id: str) -> None:
         room = self._open_room

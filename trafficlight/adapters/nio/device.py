@@ -31,6 +31,8 @@ _SYNC_HOLD_MS = 20_000
 _REQUEST_TIMEOUT = 20
 # As many messages as a test could look back on, in one sync.
 _TIMELINE_LIMIT = 250
+_PAGE = 100
+_MOST_PAGES = 10
 _SESSION_ENDED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED"})
 
 
@@ -94,9 +96,7 @@ class Device:
         if self.client.should_upload_keys:
             checked(await self.client.keys_upload(), "upload of the device's keys")
         first = await self.client.sync(timeout=0, sync_filter=self._filter, full_state=True)
-        if isinstance(first, SyncError):
-            raise ActionFailed(f"first sync: the homeserver answered {first.status_code}: {first.message}")
-        await self._take(first)
+        await self._take(checked(first, "first sync"))
         self._syncing = asyncio.create_task(self._sync(), name=f"sync of {self.client.user_id}")
 
     async def stop(self) -> None:
@@ -144,6 +144,19 @@ class Device:
     def timeline(self, room_id: str) -> Timeline:
         """Return the timeline of a room, empty where nothing has come yet."""
         return self.timelines.setdefault(room_id, Timeline(room_id))
+
+    async def fill(self, room_id: str) -> None:
+        """Get what the syncs left out of a room's timeline, as a client does when the room is looked at.
+
+        A room that was joined over federation comes without any history at first.
+        """
+        timeline = self.timeline(room_id)
+        for _ in range(_MOST_PAGES):
+            if timeline.gap is None:
+                return
+            answer = await self.client.room_messages(room_id, timeline.gap, limit=_PAGE)
+            page = checked(answer, f"history of {room_id}")
+            timeline.fill(page.chunk, page.end)
 
     async def _know_recipients(self, room_id: str) -> None:
         """Ask the homeserver who is in the room and for their devices: syncs may be a moment behind.
@@ -199,7 +212,8 @@ class Device:
             client.invited_rooms.pop(room_id, None)
             client.rooms.pop(room_id, None)
         for room_id, joined in response.rooms.join.items():
-            self.timeline(room_id).take(joined.timeline.events)
+            brought = joined.timeline
+            self.timeline(room_id).take(brought.events, brought.prev_batch if brought.limited else None)
         async with self._keys:
             if client.should_upload_keys:
                 await client.keys_upload()

@@ -1,5 +1,7 @@
 """The program: nio adapters on the coordinator of a URL."""
 
+import logging
+
 from trafficlight.adapters.nio.adapter import NioAdapter
 from trafficlight.adapters.sdk import Options, serve
 
@@ -23,4 +25,6 @@ async def main(
     :param patience: seconds to go on trying a coordinator that does not answer; None is for ever.
     :raises LabError: the coordinator refused the registration, or did not answer for that long.
     """
+    # It warns of every device at first contact, and of every message whose key is still on its way.
+    logging.getLogger("nio.crypto").setLevel(logging.ERROR)
     await serve(NioAdapter, url, count=count, token=token, once=once, options=Options(patience=patience))

@@ -1,9 +1,9 @@
 """What a room's timeline shows, decrypted as far as the keys that arrived allow."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from nio import (  # type: ignore[import-untyped,unused-ignore]
     AsyncClient,
@@ -18,6 +18,8 @@ from nio.exceptions import EncryptionError  # type: ignore[import-untyped,unused
 __all__ = ["Message", "Timeline"]
 
 logger = logging.getLogger(__name__)
+
+AnyEvent: TypeAlias = Event | BadEvent | UnknownBadEvent
 
 
 @dataclass(slots=True)
@@ -63,6 +65,9 @@ class Timeline:
     def __init__(self, room_id: str) -> None:
         self.room_id = room_id
         self.messages: list[Message] = []
+        self.gap: str | None = None
+        """Where the homeserver goes on with what a sync left out; None where nothing is missing."""
+        self._gap_at = 0
         self._known: set[str] = set()
 
     @property
@@ -70,13 +75,30 @@ class Timeline:
         """The newest message."""
         return self.messages[-1] if self.messages else None
 
-    def take(self, events: Iterable[Event | BadEvent | UnknownBadEvent]) -> None:
-        """Append what a sync brought; what is no message, and what is known already, is passed over."""
-        for event in events:
-            message = _message(event)
-            if message is not None and message.event_id not in self._known:
-                self._known.add(message.event_id)
-                self.messages.append(message)
+    def take(self, events: Sequence[AnyEvent], gap: str | None = None) -> None:
+        """Append what a sync brought; what is no message, and what is known already, is passed over.
+
+        :param events: oldest first.
+        :param gap: where to go on backwards, if the sync left out what was before them.
+        """
+        if gap is not None:
+            self.gap, self._gap_at = gap, len(self.messages)
+        self.messages += self._fresh(events)
+
+    def fill(self, events: Sequence[AnyEvent], gap: str | None) -> None:
+        """Put what the homeserver had left out in its place.
+
+        :param events: newest first, as they come when going backwards.
+        :param gap: where to go on; None where nothing is missing any more.
+        """
+        self.messages[self._gap_at : self._gap_at] = self._fresh(list(reversed(events)))
+        self.gap = gap
+
+    def _fresh(self, events: Sequence[AnyEvent]) -> list[Message]:
+        found = [message for event in events if (message := _message(event)) is not None]
+        fresh = [message for message in found if message.event_id not in self._known]
+        self._known.update(message.event_id for message in fresh)
+        return fresh
 
     def decrypt(self, client: AsyncClient) -> None:
         """Try again what could not be decrypted: new keys have come."""

@@ -1,5 +1,6 @@
 """What an adapter author subclasses."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -51,17 +52,15 @@ class Adapter:
     actions: ClassVar[Mapping[str, Declared]] = {}
     """What it can perform, by name on the wire; filled from the declared methods."""
 
+    version: str | None = None
+    """The client's version, shown to people."""
+
     context: Context
     """Set before the first action."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.actions = declared_by(cls)
-
-    @property
-    def version(self) -> str | None:
-        """The client's version, shown to people."""
-        return None
 
     async def open(self) -> None:
         """Get the client ready. Runs before the registration, so that the first action finds it ready."""
@@ -72,7 +71,12 @@ class Adapter:
     def registration(self) -> Registration:
         """Return what this adapter says of itself; a subclass may add fields of its own."""
         return Registration(
-            type=self.type, version=self.version, labels=list(self.labels), actions=list(self.actions)
+            type=self.type,
+            version=self.version,
+            labels=list(self.labels),
+            actions=list(self.actions),
+            # Whoever supervises the process names it, to tell at once which adapters end with it.
+            instance=os.environ.get("TRAFFICLIGHT_INSTANCE"),
         )
 
     async def perform(self, name: str, data: JsonObject) -> JsonObject:

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_IDLE = 60.0
 _SHORTEST_ROUND = 1.0
 _LAST_WORDS = 2.0
+_LONGEST_CLOSE = 10.0
 
 
 class _Life:
@@ -127,11 +128,21 @@ async def _live(
     except RegistrationLostError as error:
         logger.info("%s: %s", coordinator.uuid, error)
     finally:
+        closing = asyncio.ensure_future(_close(adapter, coordinator.uuid))
         try:
-            await adapter.close()
-        except Exception:
-            logger.exception("%s: cleaning up went wrong", coordinator.uuid)
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing])  # stopped while cleaning up: finish that first
+            raise
     return life.polled
+
+
+async def _close(adapter: Adapter, uuid: str) -> None:
+    try:
+        async with asyncio.timeout(_LONGEST_CLOSE):
+            await adapter.close()
+    except Exception:
+        logger.exception("%s: cleaning up went wrong", uuid)
 
 
 async def _again_and_again(

@@ -1,0 +1,74 @@
+"""The nio adapter's timeline: order, gaps, and what it would warn about."""
+
+from itertools import pairwise
+from typing import Any
+
+import nio  # type: ignore[import-untyped,unused-ignore]
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trafficlight.adapters.nio.timeline import Message, Timeline
+
+
+def text(number: int, *, decrypted: bool = True) -> Any:
+    event = nio.RoomMessageText.from_dict(
+        {
+            "event_id": f"${number}",
+            "sender": "@alice:s",
+            "origin_server_ts": number,
+            "type": "m.room.message",
+            "content": {"msgtype": "m.text", "body": str(number)},
+        }
+    )
+    event.decrypted = decrypted
+    return event
+
+
+def texts(numbers: range) -> list[Any]:
+    return [text(number) for number in numbers]
+
+
+def bodies(timeline: Timeline) -> list[int]:
+    return [int(message.body) for message in timeline.messages]
+
+
+def test_repeated_events_are_shown_once() -> None:
+    timeline = Timeline("!r")
+    timeline.take(texts(range(3)))
+    timeline.take(texts(range(5)))
+    assert bodies(timeline) == [0, 1, 2, 3, 4]
+    assert timeline.gap is None
+
+
+@given(known=st.integers(0, 5), missing=st.integers(0, 25), new=st.integers(0, 5), page=st.integers(1, 10))
+def test_gap_is_filled_in_order(known: int, missing: int, new: int, page: int) -> None:
+    total = known + missing + new
+    timeline = Timeline("!r")
+    timeline.take(texts(range(known)))
+    timeline.take(texts(range(known + missing, total)), gap="start")
+    backwards = list(reversed(texts(range(known + missing))))
+    for start in range(0, max(len(backwards), 1), page):
+        more = start + page < len(backwards)
+        timeline.fill(backwards[start : start + page], "more" if more else None)
+    assert bodies(timeline) == list(range(total))
+    assert all(first < second for first, second in pairwise(bodies(timeline)))
+    assert timeline.gap is None
+
+
+@pytest.mark.parametrize(
+    ("message", "issues", "words"),
+    [
+        (Message("$", "@a:s", "x", encrypted=True, verified=True), [], "'x' by @a:s (encrypted, verified)"),
+        (Message("$", "@a:s", "x", encrypted=True), ["unverified device"], "'x' by @a:s (encrypted)"),
+        (Message("$", "@a:s", "x", encrypted=False), ["unencrypted"], "'x' by @a:s (unencrypted)"),
+    ],
+)
+def test_issues(message: Message, issues: list[str], words: str) -> None:
+    assert message.issues(room_encrypted=True) == issues
+    assert str(message) == words
+
+
+def test_clear_message_in_a_clear_room_is_fine() -> None:
+    assert Message("$", "@a:s", "x", encrypted=False).issues(room_encrypted=False) == []
+    assert Timeline("!r").describe() == "the timeline is empty"

@@ -1,0 +1,69 @@
+"""Uploads of an adapter: whole, under their own names, tried again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from trafficlight.adapters.conformance import ScriptedAdapter, ScriptedCoordinator, Upload
+from trafficlight.adapters.sdk import Adapter, JsonObject, Options, action, run
+from trafficlight.adapters.sdk.backoff import Backoff
+
+
+class Camera(Adapter):
+    type = "camera"
+
+    @action()
+    async def shoot(self, path: Path, name: str | None = None) -> JsonObject:
+        return {"snapshot": await self.context.upload(path, name)}
+
+
+@asynccontextmanager
+async def registered(coordinator: ScriptedCoordinator) -> AsyncIterator[ScriptedAdapter]:
+    task = asyncio.create_task(run(Camera, coordinator.url, options=Options(backoff=Backoff(0.01, 0.05))))
+    try:
+        yield await coordinator.registered()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("name", ["my shot.png", "grüße 🚦.png", 'quo"te.png', "../up.png"])
+async def test_upload_keeps_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "shot"
+    path.write_bytes(b"\x89PNG" * 100_000)
+    async with ScriptedCoordinator() as coordinator, registered(coordinator) as adapter:
+        reply = await adapter.act("shoot", {"path": str(path), "name": name})
+        assert reply is not None
+        assert reply.body["snapshot"] == name
+        assert adapter.uploads == [Upload("file", name, path.read_bytes())]
+
+
+async def test_upload_is_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "empty.txt"
+    path.touch()
+    async with ScriptedCoordinator() as coordinator, registered(coordinator) as adapter:
+        coordinator.refusals += [("upload", 503), ("upload", 500)]
+        await adapter.act("shoot", {"path": str(path)})
+        assert adapter.uploads == [Upload("file", "empty.txt", b"")]
+
+
+async def test_refused_upload_ends_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "big.mp4"
+    path.write_bytes(b"x")
+    async with ScriptedCoordinator() as coordinator, registered(coordinator) as adapter:
+        coordinator.refusals.append(("upload", 413))
+        reply = await adapter.act("shoot", {"path": str(path)})
+        assert reply is not None
+        assert reply.body["response"] == "shoot"
+        assert adapter.uploads == []
+
+
+async def test_missing_file_is_the_adapters_error(tmp_path: Path) -> None:
+    async with ScriptedCoordinator() as coordinator, registered(coordinator) as adapter:
+        reply = await adapter.act("shoot", {"path": str(tmp_path / "none.png")})
+        assert reply is not None
+        assert reply.kind == "error"
+        assert "FileNotFoundError" in reply.body["error"]["details"]
