@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trafficlight.clients import ElementCallClient, HomeServer, MatrixClient, NetworkProxyClient, VideoImage
 from trafficlight.parameters import defaults, ignore, matrix, parametrize
 from trafficlight.test import Test
-from trafficlight.version import VERSION as __version__
+from trafficlight.version import VERSION
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -27,6 +27,8 @@ __all__ = [
     "matrix",
     "parametrize",
 ]
+
+__version__ = VERSION
 
 
 def create_app(**settings: Any) -> "Quart":

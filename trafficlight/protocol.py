@@ -34,8 +34,10 @@ class Registration(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    type: str = Field(min_length=1, max_length=200, description="What kind of client this is, e.g. `element-web`.")
-    version: str | None = Field(default=None, max_length=1000, description="The client's version, shown to people.")
+    type: str = Field(
+        min_length=1, max_length=200, description="What kind of client: `element-web`, for instance."
+    )
+    version: str | None = Field(default=None, max_length=1000, description="Shown to people.")
     labels: list[str] = Field(default_factory=list, description="Free words that client types can ask for.")
     actions: list[str] | None = Field(
         default=None, description="The actions it can perform; absent means that it does not say."
@@ -43,7 +45,7 @@ class Registration(BaseModel):
     instance: str | None = Field(
         default=None, max_length=200, description="Names the program, the same each time that it registers."
     )
-    endpoint: str | None = Field(default=None, description="Network proxies: the base URL clients are to use.")
+    endpoint: str | None = Field(default=None, description="Network proxies: the base URL for clients.")
 
 
 class Registered(BaseModel):
@@ -52,8 +54,8 @@ class Registered(BaseModel):
     uuid: str = Field(description="The id under which the adapter registered.")
     coordinator: str = Field(description="The coordinator's version.")
     poll_hold: float = Field(description="Seconds that a poll is held at most.")
-    deadlines: dict[str, float] = Field(description="Seconds: `alive` between polls, `action` to answer one.")
-    token: str | None = Field(default=None, description="The adapter's own bearer token, where tokens are on.")
+    deadlines: dict[str, float] = Field(description="Seconds: `alive` between polls, `action` to answer.")
+    token: str | None = Field(default=None, description="Its own bearer token, where tokens are on.")
 
 
 class ActionMessage(BaseModel):
@@ -61,7 +63,7 @@ class ActionMessage(BaseModel):
 
     action: str = Field(description="The action's name; `idle` and `exit` are the coordinator's own.")
     data: JsonObject = Field(default_factory=dict, description="The action's parameters.")
-    id: str | None = Field(default=None, description="Names this action in the response; the same when repeated.")
+    id: str | None = Field(default=None, description="Names it in the response; the same when repeated.")
 
 
 class Respond(BaseModel):

@@ -46,7 +46,8 @@ class ServerType:
 
     def homeservers(self) -> list[HomeServerSpec]:
         """Return what this type stands for: one entry for each server name that it fills."""
-        return [HomeServerSpec(self.name(), self.recipe, self.version, image) for image in self.complement_types()]
+        name, images = self.name(), self.complement_types()
+        return [HomeServerSpec(name, self.recipe, self.version, image) for image in images]
 
     def __repr__(self) -> str:
         return self.name()

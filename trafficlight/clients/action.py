@@ -1,7 +1,8 @@
 """Actions, declared once: a typed async method whose signature is the wire and whose docstring is the manual.
 
-`@action()` turns such a declaration into the call: it binds the arguments, validates them, asks the adapter over
-the link, and validates the answer. The action catalogue (page, JSON Schema, listing) reads the same declarations.
+`@action()` turns such a declaration into the call: it binds the arguments, validates them, asks the adapter
+over the link, and validates the answer. The action catalogue (page, JSON Schema, listing) reads the same
+declarations.
 """
 
 import inspect
@@ -26,7 +27,7 @@ _DECLARED = "__trafficlight_action__"
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """The name that a parameter has on the wire, where it differs: ``user_id: Annotated[str, Wire("userId")]``."""
+    """A parameter's name on the wire, where it differs: ``user_id: Annotated[str, Wire("userId")]``."""
 
     name: str
 
@@ -75,7 +76,8 @@ class Action:
 
     :param name: the action's name on the wire.
     :param method: the method that declares it.
-    :param answer_in: the key of the response that holds the answer; None where the whole response is the answer.
+    :param answer_in: the key of the response that holds the answer; None where the whole response is the
+        answer.
     """
 
     name: str
@@ -110,7 +112,7 @@ class Action:
         return TypeAdapter(self.answer)
 
     def data(self, *args: Any, **kwargs: Any) -> JsonObject:
-        """Return what travels for a call with these arguments; optional parameters that are None stay at home.
+        """Return what travels for a call with these arguments; optional ones that are None stay at home.
 
         :raises TypeError: the arguments do not fit the signature.
         :raises ValueError: a value is not of the declared type.
@@ -179,7 +181,7 @@ def action(
 
 
 def actions_of(client: type) -> dict[str, Action]:
-    """Return the actions that a client class declares, by their name on the wire, in the order of the source."""
+    """Return the actions that a client class declares, by their name on the wire, in their order."""
     found: dict[str, Action] = {}
     for owner in reversed(client.__mro__):
         for member in vars(owner).values():

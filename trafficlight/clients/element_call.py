@@ -101,7 +101,7 @@ class _View:
 
 
 class LobbyData(_View):
-    """What the lobby shows: `video_muted`, `muted`, `snapshot_file`, `page_url`, `invite_url`, `call_name`."""
+    """What the lobby shows; `snapshot_file` is a picture of it."""
 
     def __init__(self, answer: LobbyAnswer, snapshot_file: Path | None) -> None:
         super().__init__(answer)
@@ -247,13 +247,13 @@ class ElementCallClient(Client):
 
     @action("create_or_join")
     async def _create_or_join(self, call_name: str, display_name: str | None = None) -> CreateAnswer:
-        """Create a call or join the one of that name; `display_name` comes for guests. The answer's `existing` is
-        `"true"` or `"false"`."""
+        """Create a call or join the one of that name; `display_name` comes for guests. The answer's
+        `existing` is `"true"` or `"false"`."""
         raise NotImplementedError
 
     @action("join_by_url")
     async def _join_by_url(self, call_url: str, display_name: str | None = None) -> None:
-        """Open a call by its address; `display_name` comes for guests. Returns only when the lobby is shown."""
+        """Open a call by its address, for guests under a name. Returns only when the lobby is shown."""
 
     @action()
     async def lobby_join(self) -> None:

@@ -45,7 +45,8 @@ def homeserver_url(cs_api: str) -> HomeserverUrl:
 class MatrixClient(Client):
     """A Matrix client under test. Every method returns only when what it names is true in that client.
 
-    `localpart` and `password` are made up when the case starts, unique to it; a test may set them before it calls
+    `localpart` and `password` are made up when the case starts, unique to it; a test may set them before it
+    calls
     :meth:`register` or :meth:`login`, for instance to log two devices of one user in.
 
     :ivar localpart: the user's name without server.
@@ -103,8 +104,8 @@ class MatrixClient(Client):
         homeserver_url: HomeserverUrl,
         key_backup_passphrase: str | None = None,
     ) -> None:
-        """Log in to an account that exists. Returns only after the first sync, with the key backup restored if a
-        passphrase is given."""
+        """Log in to an account that exists. Returns only after the first sync, with the key backup restored
+        if a passphrase is given."""
 
     @action()
     async def logout(self) -> None:
@@ -165,8 +166,8 @@ class MatrixClient(Client):
 
     @action()
     async def start_crosssign(self, user_id: Annotated[str | None, Wire("userId")] = None) -> None:
-        """Ask for a verification by emoji: another user's, or one's own other device when there is no `userId`.
-        Returns only after the request is sent."""
+        """Ask for a verification by emoji: another user's, or one's own other device when there is no
+        `userId`. Returns only after the request is sent."""
 
     @action()
     async def accept_crosssign(self) -> None:

@@ -71,5 +71,5 @@ class NetworkProxyClient(Client):
 
     @action("waitUntilEndpointAccessed")
     async def wait_until_endpoint_accessed(self, path: Endpoint, timeout: int | None = None) -> None:
-        """Wait until a request whose path contains this comes; fail after `timeout` milliseconds (the proxy's own
-        default is 15,000)."""
+        """Wait until a request whose path contains this comes; fail after `timeout` milliseconds (the proxy's
+        own default is 15,000)."""
