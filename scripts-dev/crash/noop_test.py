@@ -1,0 +1,21 @@
+"""Quick two-client cases, for the crash test."""
+
+import asyncio
+
+from trafficlight import MatrixClient, Test, matrix
+from trafficlight.client_types import ClientType
+
+
+class Noop(ClientType):
+    type = "noop"
+
+
+class Quick(Test):
+    """Two clients do nothing, three times."""
+
+    clients = {"alice": [Noop], "bob": [Noop]}
+
+    @matrix(number=list(range(1000)))
+    async def run(self, alice: MatrixClient, bob: MatrixClient, number: int) -> None:
+        for _ in range(3):
+            await asyncio.gather(alice.perform("noop", number=number), bob.perform("noop", number=number))
