@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 __all__ = [
     "EXIT",
     "IDLE",
+    "RESET",
     "ActionMessage",
     "ErrorBody",
     "ErrorReport",
@@ -24,6 +25,7 @@ JsonObject: TypeAlias = dict[str, Any]
 
 IDLE = "idle"
 EXIT = "exit"
+RESET = "reset"
 
 
 class Registration(BaseModel):
@@ -44,6 +46,9 @@ class Registration(BaseModel):
     )
     instance: str | None = Field(
         default=None, max_length=200, description="Names the program, the same each time that it registers."
+    )
+    reusable: bool = Field(
+        default=False, description="It can be used again after a `reset` action, without registering anew."
     )
     endpoint: str | None = Field(default=None, description="Network proxies: the base URL for clients.")
 

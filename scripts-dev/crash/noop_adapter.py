@@ -11,10 +11,15 @@ class NoopAdapter(Adapter):
     """Answers at once."""
 
     type = "noop"
+    reusable = True
 
     @action()
     async def noop(self, number: int) -> None:
         """Do nothing."""
+
+    @action()
+    async def reset(self) -> None:
+        """Forget nothing."""
 
 
 if __name__ == "__main__":

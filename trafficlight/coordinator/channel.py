@@ -106,16 +106,13 @@ class Channel:
             self._wake()
             ending = "cancelled"
             try:
-                async with asyncio.timeout(timeout):
-                    response = await outstanding.answer
-                ending = "answered"
-                return response
-            except TimeoutError:
-                ending = "no answer"
-                raise DeadlineError(self._silence(outstanding, timeout)) from None
-            except (ActionError, LabError):
-                ending = "failed"
-                raise
+                # Not `timeout`: that one forgets an answer that comes in the turn in which the time is up.
+                await asyncio.wait([outstanding.answer], timeout=timeout)
+                if not outstanding.answer.done():
+                    ending = "no answer"
+                    raise DeadlineError(self._silence(outstanding, timeout))
+                ending = "failed" if outstanding.answer.exception() is not None else "answered"
+                return outstanding.answer.result()
             finally:
                 self._outstanding = None
                 self._past.append(Past(action, ending, self.clock.monotonic() - outstanding.asked))

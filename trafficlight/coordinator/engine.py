@@ -78,6 +78,7 @@ class Engine:
         self._queue_deadline = queue_deadline
         self._changed = asyncio.Event()
         self._running: dict[asyncio.Task[None], _Running] = {}
+        self._resets: set[asyncio.Task[None]] = set()
         self._stopping: str | None = None
         self._interrupted = False
         #: Seconds for which cases have been waiting while nothing ran.
@@ -128,11 +129,15 @@ class Engine:
         try:
             async with asyncio.TaskGroup() as group:
                 sweeping = group.create_task(self._sweep())
+                self.pool.on_reusable = lambda adapter: self._reset(group, adapter)
                 while self._stopping is None or self._running:
                     await self._changed.wait()
                     self._changed.clear()
                     self._look(group)
                 sweeping.cancel()
+                self.pool.on_reusable = None
+                for reset in self._resets:
+                    reset.cancel()
         finally:
             for session in self.sessions.values():
                 session.stop("the lab has ended")
@@ -282,6 +287,12 @@ class Engine:
             self.pool.release(running.lease, "the case was called off")
             self._finish(running, self._called_off(running))
         self.wake()
+
+    def _reset(self, group: asyncio.TaskGroup, adapter: Adapter) -> None:
+        work = self.pool.reset(adapter, self._deadlines.action)
+        task = group.create_task(work, name=f"reset {adapter.uuid}")
+        self._resets.add(task)
+        task.add_done_callback(self._resets.discard)
 
     async def _sweep(self) -> None:
         """Look once a second for adapters that have gone silent and cases that wait in vain."""

@@ -1,5 +1,6 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,7 +14,7 @@ from trafficlight.clock import Clock
 from trafficlight.coordinator.channel import Channel
 from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
-from trafficlight.protocol import ErrorBody, JsonObject
+from trafficlight.protocol import RESET, ErrorBody, JsonObject
 from trafficlight.results.events import EventKind
 from trafficlight.results.journal import Journal
 
@@ -44,6 +45,7 @@ class AdapterState(StrEnum):
 
     FREE = "free"
     LEASED = "leased"
+    RESETTING = "resetting"  # between two cases
     ENDED = "ended"  # is told to exit
 
 
@@ -152,6 +154,8 @@ class Pool:
         self._ended: dict[str, None] = {}
         self._leases = itertools.count(1)
         self._closed: str | None = None
+        #: Called with an adapter that may have another case after :meth:`reset`; None lets all of them end.
+        self.on_reusable: Callable[[Adapter], None] | None = None
         self._quarantine_after = quarantine_after
         self._failed_in_a_row: dict[str | None, int] = {}
 
@@ -255,14 +259,41 @@ class Pool:
         return lease
 
     def release(self, lease: Lease, reason: str) -> None:
-        """Give the adapters of a lease up: each is told to exit, and comes back as a new one. Idempotent."""
+        """Give the adapters of a lease up. Idempotent.
+
+        Each is told to exit, and comes back as a new one; those that can be used again are reset.
+        """
         if not lease.open:
             return
         lease.open = False
         for adapter in lease.adapters.values():
-            if adapter.lease is lease:
-                self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
+            if adapter.lease is not lease:
+                continue
+            self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
+            adapter.channel.on_delivered = None
+            if self.on_reusable is not None and self._closed is None and _reusable(adapter):
+                adapter.state, adapter.lease = AdapterState.RESETTING, None
+                self.on_reusable(adapter)
+            else:
                 self._end(adapter, reason)
+
+    async def reset(self, adapter: Adapter, timeout: float) -> None:
+        """Ask an adapter to forget its case, and let it have another one when it has.
+
+        :param timeout: seconds that it has for that.
+        """
+        try:
+            await adapter.channel.perform(RESET, {}, timeout)
+        except TrafficlightError as error:
+            self._end(adapter, f"could not be reset: {error}")
+            return
+        except asyncio.CancelledError:
+            self._end(adapter, "was called off during its reset")
+            raise
+        if adapter.state is AdapterState.RESETTING:
+            adapter.state, adapter.role = AdapterState.FREE, None
+            self._free[adapter.uuid] = adapter
+            self._on_change()
 
     def pause(self, adapter: Adapter, reason: str) -> None:
         """Give an adapter no new case until :meth:`resume`; what it is in goes on."""
@@ -303,7 +334,7 @@ class Pool:
         now = self._clock.monotonic()
         for adapter in self:
             silent = now - adapter.seen
-            busy = adapter.state is AdapterState.LEASED and adapter.channel.outstanding is not None
+            busy = adapter.state is not AdapterState.FREE and adapter.channel.outstanding is not None
             if (
                 adapter.state is AdapterState.ENDED
                 or adapter.channel.polling
@@ -359,3 +390,10 @@ def _program(adapter: Adapter) -> str | None:
     """Return what names the program behind an adapter across its registrations; None where nothing does."""
     instance = adapter.registration.get("instance")
     return instance if isinstance(instance, str) and instance else None
+
+
+def _reusable(adapter: Adapter) -> bool:
+    """Return whether an adapter says that it can be reset, and nothing speaks against it."""
+    channel = adapter.channel
+    unspoilt = channel.failure is None and channel.exit_reason is None and channel.outstanding is None
+    return adapter.registration.get("reusable") is True and unspoilt

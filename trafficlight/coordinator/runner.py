@@ -1,6 +1,7 @@
 """Runs one attempt from its leased adapters to its verdict, and cleans up after it, in every ending."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from trafficlight.worker.assignment import Assignment, CaseLink, ServerFacts, Ve
 from trafficlight.worker.verdicts import verdict_of
 
 __all__ = ["Deadlines", "Executor", "Runner"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +66,31 @@ class Runner:
 
         :raises asyncio.CancelledError: the attempt was called off; everything is cleaned up by then.
         """
-        reason = "the case was called off"
-        async with AsyncExitStack() as held:
-            try:
-                held.callback(lambda: self.pool.release(lease, reason))
-                attempt.hold(lease.adapters)
-                attempt.tell(EventKind.CASE_STATE, state=State.PREPARING.value)
-                facts = await self._prepare(attempt, held)
-            except TrafficlightError as error:
-                verdict = verdict_of(error, "prepare")
-            else:
-                attempt.tell(EventKind.CASE_STATE, state=State.RUNNING.value)
-                verdict = await self._execute(attempt, facts)
-                self.pool.judge(lease, [role for role, error in attempt.failures.items() if _faulty(error)])
-            reason = f"the case ended: {verdict.state}"
+        verdict = None
+        try:
+            async with AsyncExitStack() as held:
+                held.callback(self.pool.release, lease, "the case was called off")
+                verdict = await self._run(attempt, lease, held)
+                # Before the homeservers are destroyed, which takes its time.
+                self.pool.release(lease, f"the case ended: {verdict.state}")
+        except Exception as error:
+            if verdict is None:
+                raise
+            logger.exception("cleaning up after %s failed", attempt.case)
+            if verdict.state in (State.SUCCESS, State.SKIPPED):
+                return verdict_of(error, "teardown")
+        return verdict
+
+    async def _run(self, attempt: Attempt, lease: Lease, held: AsyncExitStack) -> Verdict:
+        try:
+            attempt.hold(lease.adapters)
+            attempt.tell(EventKind.CASE_STATE, state=State.PREPARING.value)
+            facts = await self._prepare(attempt, held)
+        except TrafficlightError as error:
+            return verdict_of(error, "prepare")
+        attempt.tell(EventKind.CASE_STATE, state=State.RUNNING.value)
+        verdict = await self._execute(attempt, facts)
+        self.pool.judge(lease, [role for role, error in attempt.failures.items() if _faulty(error)])
         return verdict
 
     async def _prepare(self, attempt: Attempt, held: AsyncExitStack) -> dict[str, ServerFacts]:
@@ -142,7 +156,8 @@ class Runner:
                 execution.cancel()
                 await asyncio.wait({execution})
             if execution.cancelled():
-                return verdict_of(next(iter(attempt.failures.values())), "run")
+                error = next(iter(attempt.failures.values()), None)
+                return verdict_of(error or asyncio.CancelledError(), "run")
             return execution.result()
         finally:
             for task in (execution, broken):

@@ -4,7 +4,7 @@ import asyncio
 import mimetypes
 import shutil
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,9 @@ from trafficlight.worker.output import CaseLog
 from trafficlight.worker.verdicts import verdict_of
 
 __all__ = ["execute"]
+
+# Seconds for closing what the test left open on homeservers: less than the margin that a worker has.
+_CLOSE_SECONDS = 3
 
 
 async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = None) -> Verdict:
@@ -81,6 +84,13 @@ class _Execution:
             return verdict_of(error, phase)
         arguments = {**roles, **self._assignment.case.parameters}
         try:
+            return await self._to_the_end(test, arguments)
+        finally:
+            await self._close([one for one in roles.values() if isinstance(one, HomeServer)])
+
+    async def _to_the_end(self, test: Test, arguments: Mapping[str, Any]) -> Verdict:
+        """Set up, run and tear down."""
+        try:
             verdict = await self._until_deadline(test, arguments)
         except asyncio.CancelledError:
             await self._tear_down(test, arguments)
@@ -127,8 +137,7 @@ class _Execution:
         except TimeoutError as error:
             if not limit.expired():
                 return verdict_of(error, phase)
-            waiting = DeadlineError(f"not done within {seconds:g} s, the case's deadline")
-            return verdict_of(waiting.with_traceback(error.__traceback__), phase)
+            return verdict_of(_late(f"not done within {seconds:g} s, the case's deadline", error), phase)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -138,14 +147,33 @@ class _Execution:
     async def _tear_down(self, test: Test, arguments: Mapping[str, Any]) -> Verdict | None:
         seconds = self._assignment.teardown_deadline
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as limit:
                 await test.teardown(**accepted(test.teardown, arguments))
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
+                raise
             self.logger.exception("the tear-down failed")
+            if limit.expired():
+                return verdict_of(
+                    _late(f"the tear-down was not done within {seconds:g} s", error), "teardown"
+                )
             return verdict_of(error, "teardown")
         return None
+
+    async def _close(self, servers: Sequence[HomeServer]) -> None:
+        """Close what the test opened on its homeservers; the verdict stands, whatever becomes of it."""
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                for server in servers:
+                    await server.close()
+        except Exception:
+            self.logger.exception("what the test opened on its homeservers could not be closed")
+
+
+def _late(message: str, error: BaseException) -> DeadlineError:
+    """Return the error for a deadline that has passed; its traceback tells where the test was."""
+    # Time-outs raise from the cancellation that went through the test.
+    return DeadlineError(message).with_traceback((error.__cause__ or error).__traceback__)
 
 
 def _cancelled_from_outside() -> bool:

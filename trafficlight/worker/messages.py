@@ -22,6 +22,7 @@ __all__ = [
     "Ready",
     "Run",
     "Tell",
+    "Withdraw",
     "read_message",
     "write_message",
 ]
@@ -65,6 +66,13 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Worker to coordinator: nobody waits for a call any more."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Coordinator to worker: what came of a call."""
 
@@ -83,12 +91,17 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Worker to coordinator: the attempt has ended. No verdict: it was called off."""
+    """Worker to coordinator: the attempt has ended.
+
+    :param verdict: how; None: it was called off.
+    :param reusable: whether nothing of the test is left in the process.
+    """
 
     verdict: Verdict | None
+    reusable: bool = True
 
 
-Message: TypeAlias = Ready | Run | CallOff | Call | Answer | Tell | Done
+Message: TypeAlias = Ready | Run | CallOff | Call | Withdraw | Answer | Tell | Done
 
 
 async def read_message(reader: asyncio.StreamReader) -> Message | None:

@@ -41,6 +41,7 @@ class CaseLog:
         self.output = logging.Logger("output", logging.DEBUG)
         for known in self._handlers:
             self.output.addHandler(known)
+        self._partial: dict[int, str] = {}
 
     def _tell(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.INFO and self._told is not None:
@@ -53,8 +54,19 @@ class CaseLog:
             if record.levelno >= handler.level:
                 handler.handle(record)
 
+    def printed(self, text: str, level: int) -> None:
+        """Take in what was printed: whole lines at once, the rest with what follows."""
+        *lines, rest = (self._partial.pop(level, "") + text).split("\n")
+        for line in lines:
+            self.output.log(level, "%s", line)
+        if rest:
+            self._partial[level] = rest
+
     def close(self) -> None:
-        """Close the files."""
+        """Write lines without an end down, and close the files."""
+        for level, rest in self._partial.items():
+            self.output.log(level, "%s", rest)
+        self._partial.clear()
         for handler in self._handlers:
             handler.close()
 
@@ -77,17 +89,12 @@ class _Output(io.TextIOBase):
     def __init__(self, original: TextIO, level: int) -> None:
         self._original = original
         self._level = level
-        self._partial: dict[CaseLog, str] = {}
 
     def write(self, text: str) -> int:
         log = _CURRENT.get()
         if log is None:
             return self._original.write(text)
-        *lines, rest = (self._partial.pop(log, "") + text).split("\n")
-        for line in lines:
-            log.output.log(self._level, "%s", line)
-        if rest:
-            self._partial[log] = rest
+        log.printed(text, self._level)
         return len(text)
 
     def flush(self) -> None:

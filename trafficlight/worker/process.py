@@ -34,13 +34,19 @@ from trafficlight.worker.messages import (
     Ready,
     Run,
     Tell,
+    Withdraw,
     read_message,
     write_message,
 )
 from trafficlight.worker.output import capturing
+from trafficlight.worker.plain import plain
 from trafficlight.worker.verdicts import verdict_of
 
 __all__ = ["main"]
+
+
+# Seconds that tasks which a test left behind have to end, before the process is given up.
+_LEFTOVERS = 1.0
 
 
 class _RemoteLink(CaseLink):
@@ -50,10 +56,15 @@ class _RemoteLink(CaseLink):
         self._writer = writer
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """End it: what a test left behind must not speak in the name of the next one."""
+        self._closed = True
 
     async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
         """Ask the client in a role for one action and return its response, verbatim."""
-        response: JsonObject = await self._call("perform", role, action, data)
+        response: JsonObject = await self._call("perform", role, action, plain(action, data))
         return response
 
     async def upload(self, role: str, name: str) -> Path:
@@ -67,15 +78,15 @@ class _RemoteLink(CaseLink):
 
     def measured(self, name: str, value: float, unit: str) -> None:
         """Remember a measurement."""
-        write_message(self._writer, Tell("measured", (name, value, unit)))
+        self._tell("measured", str(name), float(value), str(unit))
 
     def attached(self, name: str, path: Path, media_type: str) -> None:
         """Remember a file that the test put into the attempt's folder."""
-        write_message(self._writer, Tell("attached", (name, path, media_type)))
+        self._tell("attached", str(name), path, media_type)
 
     def logged(self, level: str, message: str) -> None:
         """Remember a line of the test's own log."""
-        write_message(self._writer, Tell("logged", (level, message)))
+        self._tell("logged", level, message)
 
     def answered(self, answer: Answer) -> None:
         """Let the call go on that an answer belongs to."""
@@ -87,13 +98,23 @@ class _RemoteLink(CaseLink):
         else:
             waiting.set_result(answer.value)
 
+    def _tell(self, method: str, *arguments: Any) -> None:
+        if not self._closed:
+            write_message(self._writer, Tell(method, arguments))
+
     async def _call(self, method: str, *arguments: Any) -> Any:
+        if self._closed:
+            raise LabError("the case is over")
         self._number += 1
         number = self._number
         waiting = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
             write_message(self._writer, Call(number, method, arguments))
             return await waiting
+        except asyncio.CancelledError:
+            if not self._closed:
+                write_message(self._writer, Withdraw(number))
+            raise
         finally:
             self._calls.pop(number, None)
 
@@ -104,9 +125,15 @@ class _Worker:
         self._writer = writer
         self._link: _RemoteLink | None = None
         self._running: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    def _ending(self) -> bool:
+        """Return whether this process ends: a task of the test has raised SystemExit."""
+        return self._serving is not None and self._serving.cancelling() > 0
 
     async def serve(self) -> None:
         """Take messages until the coordinator is gone."""
+        self._serving = asyncio.current_task()
         write_message(self._writer, Ready(os.getpid()))
         async with asyncio.TaskGroup() as group:
             while (message := await read_message(self._reader)) is not None:
@@ -130,16 +157,31 @@ class _Worker:
 
     async def _run(self, run: Run, link: _RemoteLink) -> None:
         verdict: Verdict | None
+        known = asyncio.all_tasks()
         try:
             load_test_class(run.path, run.class_name)
             assignment: Assignment = pickle.loads(run.assignment)  # noqa: S301
             verdict = await execute(assignment, link)
         except asyncio.CancelledError:
+            if self._ending():
+                raise
             verdict = None
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             verdict = verdict_of(error, "load")
-        write_message(self._writer, Done(verdict))
+        link.close()
+        reusable = await _nothing_left(asyncio.all_tasks() - known)
+        write_message(self._writer, Done(verdict, reusable))
         await self._writer.drain()
+
+
+async def _nothing_left(tasks: set[asyncio.Task[Any]]) -> bool:
+    """End the tasks that a test left behind; return whether they did end."""
+    if not tasks:
+        return True
+    for task in tasks:
+        task.cancel()
+    _, left = await asyncio.wait(tasks, timeout=_LEFTOVERS)
+    return not left
 
 
 def _dump_stacks(_signal: int, frame: FrameType | None) -> None:
@@ -178,8 +220,9 @@ def main(fd: int, memory: int) -> None:
     faulthandler.enable(2)
     if memory:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    logging.basicConfig(level=logging.WARNING, stream=sys.__stderr__)
-    logging.getLogger().setLevel(logging.DEBUG)
+    # Everything goes to the log of its case; warnings also to this process's own output.
+    logging.basicConfig(level=logging.DEBUG, stream=sys.__stderr__)
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)
     asyncio.run(_main(fd))
 
 

@@ -19,6 +19,9 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
     An assertion or a client's failed action is a failure; a skip is a skip; everything else is an error: of
     the lab, or of the test itself.
     """
+    if isinstance(error, MemoryError):
+        # What filled the memory is still held by the frames of the test, and telling of it takes memory.
+        tracebacks.clear_frames(error.__traceback__)
     leaf = _decisive(error)
     return Verdict(_state_of(leaf), _message_of(leaf), _traceback_of(error), phase)
 
@@ -46,7 +49,10 @@ def _state_of(error: BaseException) -> State:
 def _message_of(error: BaseException) -> str:
     if isinstance(error, Skipped):
         return error.reason
-    text = str(error).strip()
+    try:
+        text = str(error).strip()
+    except Exception as unspeakable:  # its own __str__ is broken
+        return f"{type(error).__name__}, whose message cannot be read: {type(unspeakable).__name__}"
     if isinstance(error, AssertionError):
         return text or f"assertion failed: {_source_of(error)}"
     if isinstance(error, ActionError | LabError | UnsupportedError):

@@ -49,6 +49,9 @@ class Adapter:
     labels: ClassVar[Sequence[str]] = ()
     """Free words that client types can ask for."""
 
+    reusable: ClassVar[bool] = False
+    """Whether it declares an action `reset` that makes it as good as new, and so need not register anew."""
+
     actions: ClassVar[Mapping[str, Declared]] = {}
     """What it can perform, by name on the wire; filled from the declared methods."""
 
@@ -75,6 +78,7 @@ class Adapter:
             version=self.version,
             labels=list(self.labels),
             actions=list(self.actions),
+            reusable=self.reusable,
             # Whoever supervises the process names it, to tell at once which adapters end with it.
             instance=os.environ.get("TRAFFICLIGHT_INSTANCE"),
         )
