@@ -16,6 +16,7 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Supervisor, programs_of
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
+from trafficlight.http.tokens import warning_for
 
 __all__ = ["adapters_running", "command_line", "lab_serving", "stopping_on_signals"]
 
@@ -34,6 +35,8 @@ async def lab_serving(
     :param progress: told what takes long, a line at a time.
     :param remember: whether the journal is kept, so that sessions can go on after a sudden end.
     """
+    if (warning := warning_for(settings)) is not None:
+        click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
         lab = await stack.enter_async_context(Lab.open(settings, progress=progress, remember=remember))
         url = await stack.enter_async_context(serving(app_of(lab), bind(settings.host, settings.port)))

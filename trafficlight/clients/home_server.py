@@ -1,18 +1,42 @@
 """What `run()` receives for a server role."""
 
+import asyncio
+import secrets
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from trafficlight.clients.link import Link, ServerOperation
+from trafficlight.clients.nio_user import close_nio_client, log_in
 from trafficlight.errors import LabError
 
-__all__ = ["HomeServer", "register_account"]
+if TYPE_CHECKING:
+    import nio  # type: ignore[import-untyped,unused-ignore]
+
+__all__ = ["Account", "HomeServer", "register_account"]
 
 # Seconds that creating an account may take.
 _ACCOUNT_TIMEOUT = 30
 
 
+class Account(Protocol):
+    """Whose account it is, and how one gets in: a client under test, for instance."""
+
+    @property
+    def localpart(self) -> str:
+        """The user's name without server."""
+        ...
+
+    @property
+    def password(self) -> str:
+        """The user's password."""
+        ...
+
+
 class HomeServer:
     """One homeserver, fresh for this case.
+
+    What :meth:`start` and its like cannot do here ends the case as skipped, with the provider's reason.
 
     :param server_name: its name, as it stands in user ids.
     :param cs_api: the base URL of its client-server API; a trailing slash is taken off.
@@ -38,6 +62,8 @@ class HomeServer:
         self.version = version
         self.log = log
         self._link = link
+        self._passwords: dict[str, str] = {}
+        self._opened = AsyncExitStack()
 
     def __repr__(self) -> str:
         return f"<HomeServer {self.name} {self.server_name} at {self.cs_api}>"
@@ -47,7 +73,42 @@ class HomeServer:
 
         :raises LabError: the homeserver refuses.
         """
-        return await register_account(self.cs_api, localpart, password)
+        user_id = await register_account(self.cs_api, localpart, password)
+        self._passwords[localpart] = password
+        return user_id
+
+    async def nio_client(
+        self, user: str | Account, password: str | None = None, *, store: Path | None = None
+    ) -> "nio.AsyncClient":
+        """Return a `nio.AsyncClient` that is logged in on a new device; it is closed with the case.
+
+        A user that is only named gets an account the first time, and one more device each time after that.
+
+        :param user: a localpart, a user id of this homeserver, or the client under test whose user is meant.
+        :param password: of an account that exists and that :meth:`register` was not called for.
+        :param store: an existing folder for its keys; without one it neither encrypts nor decrypts.
+        :raises LabError: the homeserver refuses or does not answer, or the user is not one of its own.
+        """
+        if isinstance(user, str):
+            localpart = self._localpart(user)
+            password = password or self._passwords.get(localpart)
+        else:
+            localpart, password = user.localpart, password or user.password
+        if password is None:
+            password = secrets.token_urlsafe(16)
+            await self.register(localpart, password)
+        client = await log_in(self.cs_api, f"@{localpart}:{self.server_name}", password, store)
+        self._opened.push_async_callback(close_nio_client, client)
+        return client
+
+    async def read_log(self) -> str:
+        """Return what its log holds by now; empty where there is none, or none before the case has ended."""
+        if self.log is None:
+            return ""
+        try:
+            return await asyncio.to_thread(self.log.read_text, encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
 
     async def start(self) -> None:
         """Start it after :meth:`stop` or :meth:`kill`; returns when it answers again, with its data.
@@ -75,6 +136,16 @@ class HomeServer:
     async def unpause(self) -> None:
         """Let it go on after :meth:`pause`."""
         await self._operate("unpause")
+
+    async def close(self) -> None:
+        """Close the clients that :meth:`nio_client` returned; called when the case has ended. Idempotent."""
+        await self._opened.aclose()
+
+    def _localpart(self, user: str) -> str:
+        localpart, _, server_name = user.removeprefix("@").partition(":")
+        if server_name and server_name != self.server_name:
+            raise LabError(f"{self.name}: {user} is no user of {self.server_name}")
+        return localpart
 
     async def _operate(self, operation: ServerOperation) -> None:
         if self._link is None:

@@ -1,15 +1,21 @@
 """The application: the adapters' endpoints and people's pages over one lab."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from quart import Quart
 
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
-from trafficlight.http import adapter_api, refusals
+from trafficlight.errors import TrafficlightError
+from trafficlight.http import adapter_api, headers, login, openapi, pages, refusals
+from trafficlight.suites.request import SessionRequest
 
 __all__ = ["app_of", "create_app"]
+
+logger = logging.getLogger(__name__)
 
 
 def app_of(lab: Lab) -> Quart:
@@ -22,6 +28,9 @@ def app_of(lab: Lab) -> Quart:
 def create_app(**settings: Any) -> Quart:
     """Return an application that runs its own lab, from start-up to shutdown.
 
+    As it starts, the lab goes on with the sessions that were cut off, or starts the one that the settings
+    describe.
+
     :param settings: settings that go before all others, by their name in lower case.
     :raises ConfigError: a setting is wrong.
     """
@@ -29,22 +38,39 @@ def create_app(**settings: Any) -> Quart:
     app = _bare()
 
     @app.while_serving
-    async def lab() -> AsyncIterator[None]:
-        async with Lab.open(loaded) as running:
+    async def lab() -> AsyncGenerator[None]:
+        async with Lab.open(loaded, remember=True) as running:
             app.config["LAB"] = running
+            # Installing a homeserver takes longer than a server waits for its application to start.
+            beginning = asyncio.create_task(_begin(running), name="begin")
             yield
+            beginning.cancel()
+            await asyncio.gather(beginning, return_exceptions=True)
             # Held polls would keep the server from ending.
             running.engine.pool.close("the coordinator is shutting down")
 
     return app
 
 
+async def _begin(lab: Lab) -> None:
+    try:
+        if not await lab.resume():
+            await lab.start(SessionRequest(), command="create_app")
+    except (TrafficlightError, OSError):
+        logger.exception("no session was started")
+
+
 def _bare() -> Quart:
-    app = Quart("trafficlight")
+    app = Quart("trafficlight", static_folder=None)
     # Every endpoint reads its body with a limit of its own.
     app.config["MAX_CONTENT_LENGTH"] = None
     app.config["BODY_TIMEOUT"] = None
     app.config["RESPONSE_TIMEOUT"] = None
+    app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
+    app.url_map.strict_slashes = True
     refusals.install(app)
-    app.register_blueprint(adapter_api.blueprint)
+    headers.install(app)
+    for room in (adapter_api, pages, login, openapi):
+        app.register_blueprint(room.blueprint)
+    app.register_blueprint(pages.assets)
     return app

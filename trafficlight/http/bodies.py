@@ -1,6 +1,8 @@
 """Reading request bodies: with a limit, as JSON, as what a model says."""
 
 import json
+import math
+import re
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -14,6 +16,10 @@ from trafficlight.protocol import JsonObject
 __all__ = ["chunks", "json_object", "validated"]
 
 M = TypeVar("M", bound=BaseModel)
+
+# How deep a body may be nested. Whoever reads it later may do so recursively.
+_DEPTH = 64
+_HALVES = re.compile("[\ud800-\udfff]")
 
 # What is not JSON for sure. Anything else is read as JSON: old clients call it text, or nothing at all.
 _OTHER_TYPES = frozenset(
@@ -48,7 +54,8 @@ async def json_object(limit: int) -> JsonObject:
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     raw = b"".join([chunk async for chunk in chunks(limit)])
     try:
-        read: Any = json.loads(raw, parse_constant=_no_constant)
+        read: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant, parse_float=_finite)
+        read = _sound(read, _DEPTH)
     except (ValueError, RecursionError) as error:
         what = "empty" if not raw else f"not JSON: {error}"
         raise Refusal(HTTPStatus.BAD_REQUEST, "malformed_json", f"the body is {what}") from None
@@ -71,6 +78,29 @@ def validated(model: type[M], body: JsonObject) -> M:
         where = ".".join(str(part) for part in first["loc"]) or "the body"
         message = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
         raise Refusal(HTTPStatus.BAD_REQUEST, "invalid_body", message) from None
+
+
+def _sound(value: Any, depth: int) -> Any:
+    """Return a value without lone halves of surrogate pairs, which JSON can spell and nothing can encode.
+
+    :raises ValueError: it is nested too deeply.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else _HALVES.sub("\ufffd", value)
+    if isinstance(value, dict | list):
+        if depth == 0:
+            raise ValueError(f"it is nested deeper than {_DEPTH} levels")
+        if isinstance(value, dict):
+            return {_sound(key, depth): _sound(item, depth - 1) for key, item in value.items()}
+        return [_sound(item, depth - 1) for item in value]
+    return value
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return number
 
 
 def _no_constant(name: str) -> None:

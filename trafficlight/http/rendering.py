@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from quart import Response
 
 from trafficlight.http.headers import PAGE_POLICY
@@ -36,6 +36,7 @@ def _environment() -> jinja2.Environment:
         "long": lambda text: cut_middle(visible(text), _LONGEST_TEXT),
         "size": _size,
         "slug": lambda name: str(name).replace(" ", "-"),
+        "ticks": _ticks,
         "time": _time,
         "url": lambda part: quote(str(part), safe="/", errors="replace"),
     }
@@ -59,6 +60,14 @@ def page(content: bytes, status: int = 200) -> Response:
 def _shown(value: Any) -> Any:
     """Make control characters and halves of surrogate pairs visible, wherever a template puts a text."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _ticks(text: str) -> Markup:
+    """Show what stands between backticks as code."""
+    parts = [escape(visible(part)) for part in text.split("`")]
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts)
+    )
 
 
 def _duration(seconds: float | None) -> str:

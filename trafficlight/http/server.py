@@ -40,7 +40,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 @asynccontextmanager
 async def serving(app: Any, listening: socket.socket) -> AsyncIterator[str]:
-    """Serve an ASGI application on a socket until this is left, which closes the socket; give its base URL."""
+    """Serve an ASGI application on a socket until this is left; give its base URL."""
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     config = Config()

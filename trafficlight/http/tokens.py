@@ -1,14 +1,21 @@
-"""Who may do what: bearer tokens for adapters and for people's programs."""
+"""Who may do what: bearer tokens for adapters and for people's programs, a cookie for people's browsers."""
 
 import hmac
+import ipaddress
 from http import HTTPStatus
 
 from quart import request
 
+from trafficlight.config import Settings
 from trafficlight.coordinator.pool import Adapter
 from trafficlight.http.refusals import Refusal
 
-__all__ = ["check_adapter", "check_shared", "same"]
+__all__ = ["COOKIE", "check_adapter", "check_people", "check_shared", "cookie_of", "same", "warning_for"]
+
+COOKIE = "trafficlight"
+"""The cookie of people who have logged in."""
+
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="trafficlight"'}
 
 
 def same(given: str, expected: str) -> bool:
@@ -45,8 +52,50 @@ def check_adapter(adapter: Adapter) -> None:
     given = bearer()
     if given is None or not same(given, adapter.token):
         _refuse(given, "the token that the answer to this adapter's registration held")
+    adapter.token_used = True
+
+
+def check_people(expected: str | None) -> None:
+    """Require the people's token, as bearer token or as the cookie of somebody who logged in.
+
+    :raises Refusal: both are missing or wrong (401).
+    """
+    if expected is None or same(request.cookies.get(COOKIE, ""), cookie_of(expected)):
+        return
+    check_shared(expected, "PEOPLE_TOKEN")
+
+
+def cookie_of(token: str) -> str:
+    """Return the cookie's value: it proves that its owner knew the token, and does not tell the token."""
+    return hmac.new(token.encode(), b"trafficlight: a person has logged in", "sha256").hexdigest()
+
+
+def warning_for(settings: Settings) -> str | None:
+    """Return what to warn of, in one line, where anybody in the network could use the lab."""
+    if _is_loopback(settings.host):
+        return None
+    pairs = (("ADAPTER_TOKEN", settings.adapter_token), ("PEOPLE_TOKEN", settings.people_token))
+    missing = [key for key, token in pairs if token is None]
+    if not missing:
+        return None
+    what = {"ADAPTER_TOKEN": "register adapters", "PEOPLE_TOKEN": "read the pages and results"}
+    everyone = " and ".join(what[key] for key in missing)
+    return (
+        f"listening on {settings.host} without {' and '.join(missing)}: "
+        f"everybody who reaches this address can {everyone}"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name may mean any address; an empty host means all of them
+        return False
 
 
 def _refuse(given: str | None, wanted: str) -> None:
     what = "no bearer token was sent" if given is None else "the bearer token is wrong"
-    raise Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", f"{what}: send {wanted}")
+    message = f"{what}: send {wanted}"
+    raise Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", message, headers=_CHALLENGE)

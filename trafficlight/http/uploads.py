@@ -1,9 +1,12 @@
 """Files that clients send: streamed from the request to their case's folder, never whole in memory."""
 
+import errno
 import hashlib
 import mimetypes
 import os
+import re
 import secrets
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
@@ -22,8 +25,12 @@ __all__ = ["receive"]
 _FIELD_LIMIT = 1 << 20
 # Parts in one request.
 _PARTS_LIMIT = 1000
-# Bytes that a file's name takes on the disk.
-_LONGEST_NAME = 180
+# Bytes given to the decoder at once: it takes what is larger for a field without an end.
+_PIECE = 64 << 10
+# What RFC 2046 lets a boundary be.
+_BOUNDARY = re.compile(r"[ -~]{0,69}[!-~]")
+# Bytes of a body beside its files.
+_OVERHEAD = 1 << 20
 
 
 class _Part:
@@ -41,7 +48,7 @@ class _Part:
     def write(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > self._limit:
-            message = f"{self.name!r} has more than {self._limit} bytes"
+            message = f"{self.name[:200]!r} has more than {max(0, self._limit)} bytes"
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
         self._hash.update(data)
         self._file.write(data)
@@ -49,7 +56,7 @@ class _Part:
     def finish(self) -> Upload:
         """Give the file its name; one that is there already stays."""
         self._file.close()
-        path = _reserve(self._folder, file_name(self.name, longest=_LONGEST_NAME))
+        path = _reserve(self._folder, file_name(self.name))
         os.replace(self._temporary, path)
         media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         return Upload(self.name, path, self._size, self._hash.hexdigest(), media_type)
@@ -73,30 +80,34 @@ def _reserve(folder: Path, name: str) -> Path:
             return path
 
 
-async def receive(folder: Path, *, file_limit: int, room: int) -> list[Upload]:
+async def receive(folder: Path, *, file_limit: int, room: Callable[[], int]) -> list[Upload]:
     """Write the files of the request's multipart body into a folder.
 
     Either all of them are there in the end, or none.
 
     :param folder: where to; it exists.
     :param file_limit: bytes of one file at most.
-    :param room: bytes of all files together at most.
+    :param room: bytes of all files together at most; asked again in the end, when others have come meanwhile.
     :raises Refusal: no multipart body (415), a broken one or one without a file (400), too large (413).
     """
     boundary = request.mimetype_params.get("boundary")
     if request.mimetype != "multipart/form-data" or not boundary:
         message = "the body must be multipart/form-data with the file in a part named 'file'"
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    if not _BOUNDARY.fullmatch(boundary):
+        message = "the multipart body cannot be read: its boundary must be 1 to 70 ASCII characters"
+        raise Refusal(HTTPStatus.BAD_REQUEST, "malformed_multipart", message)
     done: list[Upload] = []
     part: _Part | None = None
     decoder = MultipartDecoder(boundary.encode(), _FIELD_LIMIT, max_parts=_PARTS_LIMIT)
     complete = False
     try:
-        async for chunk in chunks(room):
-            decoder.receive_data(chunk)
+        async for piece in _pieces(room() + _OVERHEAD):
+            decoder.receive_data(piece)
             while not isinstance(event := decoder.next_event(), NeedData):
                 if isinstance(event, File | Field):
-                    part = _begin(event, folder, min(file_limit, room))
+                    left = room() - sum(file.size for file in done)
+                    part = _begin(event, folder, min(file_limit, left))
                 elif isinstance(event, Data) and part is not None:
                     part.write(event.data)
                     if not event.more_data:
@@ -109,16 +120,29 @@ async def receive(folder: Path, *, file_limit: int, room: int) -> list[Upload]:
             raise ValueError("it ends in the middle")
         if not done:
             raise ValueError("it holds no file: a file is a part with a file name")
+        if sum(file.size for file in done) > room():
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", "there is no room for more files")
     except BaseException as error:
         if part is not None:
             part.discard()
         for upload in done:
             upload.path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = "the disk of the coordinator is full"
+            raise Refusal(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
         if isinstance(error, ValueError):
             message = f"the multipart body cannot be read: {error}"
             raise Refusal(HTTPStatus.BAD_REQUEST, "malformed_multipart", message) from None
         raise
     return done
+
+
+async def _pieces(limit: int) -> AsyncIterator[bytes | None]:
+    """Give the body in pieces that the decoder takes, and None for its end."""
+    async for chunk in chunks(limit):
+        for start in range(0, len(chunk), _PIECE):
+            yield chunk[start : start + _PIECE]
+    yield None
 
 
 def _begin(event: File | Field, folder: Path, limit: int) -> _Part | None:

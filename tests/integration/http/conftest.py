@@ -1,0 +1,191 @@
+"""The application over a real lab, on a real loopback port."""
+
+import asyncio
+import json
+import textwrap
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import aiohttp
+import pytest
+import yarl
+
+from trafficlight.config import Settings
+from trafficlight.coordinator.lab import Lab
+from trafficlight.coordinator.session import Options, Session
+from trafficlight.http.app import app_of
+from trafficlight.http.server import bind, serving
+from trafficlight.suites.planning import plan
+
+TEST_FILE = """
+from trafficlight.client_types import ClientType
+from trafficlight.clients import MatrixClient
+from trafficlight.test import Test
+
+
+class Type(ClientType):
+    type = "{client_type}"
+
+
+class Talk(Test):
+    clients = {{"alice": [Type]}}
+
+    async def run(self, alice: MatrixClient) -> None:
+{body}
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that was read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @classmethod
+    async def of(cls, asked: Any) -> "Answer":
+        """Send a request and read all that comes."""
+        async with asked as answer:
+            return cls(answer.status, answer.headers, await answer.read())
+
+    @property
+    def content_type(self) -> str:
+        return self.headers["Content-Type"].partition(";")[0]
+
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Site:
+    """A lab that answers over HTTP."""
+
+    url: str
+    lab: Lab
+    client: aiohttp.ClientSession
+    folder: Path
+
+    async def start(self, body: str, file: str = "talk_test.py", *, client_type: str = "nio") -> Session:
+        """Start a session of one case, whose test has this body; `alice` is its only client."""
+        path = self.folder / file
+        lines = textwrap.indent(textwrap.dedent(body).strip(), " " * 8)
+        path.write_text(TEST_FILE.format(body=lines, client_type=client_type))
+        planned = plan([path], directory=self.folder)
+        assert not planned.problems, planned.problems
+        return self.lab.engine.submit(self.lab.new_folder(), planned, Options())
+
+    async def ask(self, method: str, path: str, **options: Any) -> Answer:
+        """Send a request to a path, which is taken as it stands."""
+        url = yarl.URL(self.url + path, encoded="%" in path)
+        return await Answer.of(self.client.request(method, url, allow_redirects=False, **options))
+
+    async def get(self, path: str, **options: Any) -> Answer:
+        return await self.ask("GET", path, **options)
+
+    async def post(self, path: str, **options: Any) -> Answer:
+        return await self.ask("POST", path, **options)
+
+
+class ScriptedAdapter:
+    """An adapter that does only what a test tells it to."""
+
+    def __init__(self, site: Site, uuid: str | None = None) -> None:
+        self.site = site
+        self.uuid = uuid or str(uuid4())
+        self.headers: dict[str, str] = {}
+
+    @property
+    def path(self) -> str:
+        return f"/client/{self.uuid}"
+
+    async def register(self, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer = await self.site.post(
+            f"{self.path}/register", json=body or {"type": "nio"}, headers=self.headers
+        )
+        assert answer.status == 200, answer.text()
+        read: dict[str, Any] = answer.json()
+        return read
+
+    async def poll(self, wait: float | None = None) -> dict[str, Any]:
+        query = "" if wait is None else f"?wait={wait}"
+        answer = await self.site.get(f"{self.path}/poll{query}", headers=self.headers)
+        assert answer.status == 200, answer.text()
+        read: dict[str, Any] = answer.json()
+        return read
+
+    async def action(self) -> dict[str, Any]:
+        """Poll until there is an action, or `exit`."""
+        while (message := await self.poll())["action"] == "idle":
+            pass
+        return message
+
+    async def respond(self, body: Any) -> Answer:
+        return await self.site.post(f"{self.path}/respond", json=body, headers=self.headers)
+
+    async def error(self, body: Any) -> Answer:
+        return await self.site.post(f"{self.path}/error", json=body, headers=self.headers)
+
+    async def upload(self, name: str, content: bytes) -> Answer:
+        form = aiohttp.FormData(quote_fields=False)
+        form.add_field("file", content, filename=name, content_type="application/octet-stream")
+        return await self.site.post(f"{self.path}/upload", data=form, headers=self.headers)
+
+
+Opener: TypeAlias = Callable[..., Any]
+
+
+@asynccontextmanager
+async def open_site(folder: Path, **settings: Any) -> AsyncIterator[Site]:
+    """Run a lab without homeservers and adapters of its own, and serve it."""
+    values = {
+        "results_folder": folder / "results",
+        "workers": 0,
+        "warm_servers": 0,
+        "adapters": {},
+        "poll_hold": 5.0,
+        "grace": 0.1,
+        **settings,
+    }
+    async with AsyncExitStack() as stack:
+        lab = await stack.enter_async_context(Lab.open(Settings.model_validate(values)))
+        url = await stack.enter_async_context(serving(app_of(lab), bind("127.0.0.1", 0)))
+        stack.callback(lab.engine.pool.close, "the test is over")
+        # A limit for each request, so that a hang has a name.
+        timeout = aiohttp.ClientTimeout(total=30)
+        client = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        )
+        yield Site(url, lab, client, folder)
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    """A lab with the usual settings."""
+    async with open_site(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def opener(tmp_path: Path) -> AsyncIterator[Opener]:
+    """Open labs with other settings; they end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(**settings: Any) -> Site:
+            return await stack.enter_async_context(open_site(tmp_path, **settings))
+
+        yield opened
+
+
+async def ended(session: Session) -> Session:
+    """Wait until a session is over."""
+    async with asyncio.timeout(20):
+        await session.ended.wait()
+    return session

@@ -1,0 +1,54 @@
+"""The pages in a real browser: they follow what happens, keep what the reader opened, and break no policy."""
+
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from tests.integration.http.conftest import ScriptedAdapter, Site, ended
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+
+TWO = "await alice.perform('one')\nawait alice.perform('two')"
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """A page as wide as a telephone; nothing may complain in its console."""
+    complaints: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        opened = await browser.new_page(viewport={"width": 400, "height": 900})
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on("console", lambda message: complaints.append(message.text))
+        yield opened
+        await browser.close()
+    assert complaints == []
+
+
+async def test_pages_follow_what_happens(site: Site, page: Page) -> None:
+    """Defect 30: nothing was live."""
+    await page.goto(f"{site.url}/status")
+    await expect(page.locator("h1")).to_have_text("No session has run yet")
+    session = await site.start(TWO)
+    await expect(page.locator("#list .badge")).to_have_text("waiting", timeout=10_000)
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    message = await adapter.action()
+    await expect(page.locator("#list .badge")).to_have_text("running", timeout=10_000)
+    details = page.locator("#adapters details").first
+    await details.locator("summary").click()
+    await adapter.respond({"id": message["id"]})
+    message = await adapter.action()
+    await expect(page.locator("#adapters")).to_contain_text("two is outstanding", timeout=10_000)
+    assert await details.evaluate("element => element.open")
+    await adapter.respond({"id": message["id"]})
+    await ended(session)
+    await expect(page.locator("#list .badge")).to_have_text("success", timeout=10_000)
+    await page.locator(".line").click()
+    await expect(page.locator("h1")).to_contain_text("alice=Type")
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 400

@@ -1,0 +1,141 @@
+"""Programs that were written for the wire years ago complete a case, as they are.
+
+Each script does what one family of them does: no ids, a new connection for each request, no token, nothing
+read but the status and the action, and every status but 200 is its end.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import aiohttp
+import pytest
+
+from tests.integration.http.conftest import Site, ended
+from trafficlight.results.events import State
+
+CLOSE = {"Connection": "close"}
+TALKS = """
+    await alice.perform("login", username="u")
+    answer = await alice.perform("get_timeline")
+    assert answer == {"response": "got_timeline", "timeline": [{"user": "u", "message": "m"}]}, answer
+"""
+
+
+class OldAdapter:
+    """What they all have in common."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.path = f"/client/{uuid4()}"
+        self.polled: list[str] = []
+
+    async def call(self, method: str, path: str, **options: Any) -> Any:
+        answer = await self.site.ask(method, f"{self.path}/{path}", headers=CLOSE, **options)
+        assert answer.status == 200, answer.text()
+        return answer
+
+    async def poll(self) -> Any:
+        message = (await self.call("GET", "poll")).json()
+        assert isinstance(message["data"], dict)
+        self.polled.append(message["action"])
+        return message
+
+    async def upload(self, name: str) -> None:
+        form = aiohttp.FormData()
+        form.add_field("file", b"", filename=name, content_type="application/octet-stream")
+        answer = await self.site.post(f"{self.path}/upload", data=form, headers=CLOSE)
+        assert answer.status == 200
+
+
+Script: TypeAlias = Callable[[OldAdapter], Awaitable[None]]
+
+ANSWERS: dict[str, Any] = {
+    "login": {"response": "logged_in"},
+    "get_timeline": {"response": "got_timeline", "timeline": [{"user": "u", "message": "m"}]},
+}
+
+
+async def polls_and_responds(adapter: OldAdapter) -> None:
+    """Respond to what is known; after `exit` no more polls."""
+    while (message := await adapter.poll())["action"] != "exit":
+        if message["action"] in ANSWERS:
+            await adapter.call("POST", "respond", json=ANSWERS[message["action"]])
+
+
+async def responds_with_strings(adapter: OldAdapter) -> None:
+    """Send JSON without saying so, and a file before the response that names it."""
+    while (message := await adapter.poll())["action"] != "exit":
+        if message["action"] in ANSWERS:
+            await adapter.upload("snapshot.png")
+            body = aiohttp.JsonPayload(ANSWERS[message["action"]], content_type="text/plain")
+            await adapter.call("POST", "respond", data=body)
+
+
+async def responds_twice(adapter: OldAdapter) -> None:
+    """Retry a response whose answer was lost: it must not answer the next action."""
+    while (message := await adapter.poll())["action"] != "exit":
+        if message["action"] in ANSWERS:
+            for _ in range(2):
+                await adapter.call("POST", "respond", json=ANSWERS[message["action"]])
+
+
+async def fails_in_its_answer(adapter: OldAdapter) -> None:
+    while (message := await adapter.poll())["action"] != "exit":
+        if message["action"] != "idle":
+            await adapter.call("POST", "respond", json={"response": "error"})
+
+
+async def breaks_and_uploads_after(adapter: OldAdapter) -> None:
+    """Report an error instead of an answer, then send log and video."""
+    await adapter.poll()
+    report = {"error": {"type": "unknown", "path": None, "details": "TypeError: x is undefined"}}
+    await adapter.call("POST", "error", json=report)
+    await adapter.upload("out.txt")
+    await adapter.upload("trafficlight.spec.ts.mp4")
+
+
+@pytest.mark.parametrize(
+    ("script", "state"),
+    [
+        (polls_and_responds, State.SUCCESS),
+        (responds_with_strings, State.SUCCESS),
+        (responds_twice, State.SUCCESS),
+        (fails_in_its_answer, State.FAILURE),
+        (breaks_and_uploads_after, State.ERROR),
+    ],
+)
+@pytest.mark.parametrize("kind", ["element-web", "hydrogen-web", "element-call"])
+async def test_a_case_is_completed(site: Site, script: Script, state: State, kind: str) -> None:
+    adapter = OldAdapter(site)
+    await adapter.call("POST", "register", json={"type": kind, "version": "UNKNOWN"})
+    session = await site.start(TALKS, client_type=kind)
+    async with asyncio.timeout(20):
+        await script(adapter)
+    await ended(session)
+    (case,) = session.record.cases.values()
+    assert case.state is state, case.message
+
+
+async def test_one_that_does_not_know_an_action_does_not_spin(site: Site) -> None:
+    """Such a program polls again at once, and never responds: 40 polls in 0.12 s."""
+    adapter = OldAdapter(site)
+    await adapter.call("POST", "register", json={"type": "nio"})
+    session = await site.start("await alice.perform('dance')")
+    loop = asyncio.get_running_loop()
+    while (await adapter.poll())["action"] != "dance":
+        pass
+    began = loop.time()
+    for _ in range(2):
+        assert (await adapter.poll())["action"] == "dance"
+    assert loop.time() - began > 1.0
+    site.lab.engine.call_off(session)
+    await ended(session)
+
+
+async def test_a_proxy_registers_with_its_address(site: Site) -> None:
+    adapter = OldAdapter(site)
+    body = {"type": "network-proxy", "endpoint": "http://localhost:4040/"}
+    await adapter.call("POST", "register", json=body)
+    assert "http://localhost:4040/" in (await site.get("/status")).text()

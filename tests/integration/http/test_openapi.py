@@ -1,0 +1,135 @@
+"""The document says what the endpoints do: checked by validators, the routes, and many requests."""
+
+import asyncio
+import contextlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import SearchStrategy
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from quart import Quart
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.integration.http.conftest import Opener, Site
+from trafficlight.http.app import create_app
+from trafficlight.http.described import description_of
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "http.md"
+METHODS = ("get", "post", "put", "patch", "delete")
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+@pytest.fixture
+def app() -> Quart:
+    return create_app()
+
+
+def documented(app: Quart) -> set[tuple[str, str]]:
+    """Return the endpoints, as people write them."""
+    return {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.rule != "/static/<path:name>"
+    }
+
+
+async def test_the_document_is_valid(site: Site) -> None:
+    OpenAPIV31SpecValidator((await site.get("/openapi.json")).json()).validate()
+
+
+def test_every_endpoint_is_described(app: Quart) -> None:
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        assert view.__doc__, rule.rule
+        assert description_of(view) is not None or rule.rule.startswith("/static/"), rule.rule
+
+
+async def test_the_document_has_every_endpoint(app: Quart, site: Site) -> None:
+    paths = (await site.get("/openapi.json")).json()["paths"]
+    found = {(method.upper(), path) for path, item in paths.items() for method in item if method in METHODS}
+    assert found == documented(app)
+
+
+def test_the_reference_has_every_endpoint(app: Quart) -> None:
+    found = set(re.findall(r"^### `(\w+) (\S+)`$", REFERENCE.read_text(), re.MULTILINE))
+    assert found == documented(app)
+
+
+async def test_the_page_shows_every_endpoint(app: Quart, site: Site) -> None:
+    text = (await site.get("/openapi")).text()
+    for method, path in documented(app):
+        assert f'<span class="verb-name">{method}</span> {path}' in text
+
+
+def test_every_code_is_in_the_reference() -> None:
+    sources = Path(create_app.__code__.co_filename).parent.glob("*.py")
+    text = "".join(path.read_text() for path in sources)
+    codes = set(re.findall(r'HTTPStatus\.\w+,\s*"(\w+)"', text))
+    assert len(codes) > 10
+    assert codes <= set(re.findall(r"`(\w+)`", REFERENCE.read_text()))
+
+
+# Adapters and a session that exist, so that requests get further than a 404.
+KNOWN = {"uuid": "known", "session": "latest", "key": "0" * 16, "name": "events.jsonl"}
+
+
+async def test_many_requests_do_what_the_document_says(opener: Opener) -> None:
+    """Drive the live server with everything that the document allows, and with much that it does not."""
+    site = await opener(poll_hold=0.01)
+    await site.post("/client/known/register", json={"type": "nio"})
+    await site.start("await alice.perform('one')")
+    document = (await site.get("/openapi.json")).json()
+    await asyncio.to_thread(_drive, document, site.url)
+    assert (await site.get("/health")).status == 200
+
+
+def _drive(document: dict[str, Any], url: str) -> None:
+    schema = schemathesis.openapi.from_dict(document)
+    session = requests.Session()
+    session.trust_env = False
+    for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
+        operation = found.ok()
+        known = {one.name: KNOWN[one.name] for one in operation.path_parameters}
+        for mode in GenerationMode:
+            for path in (known, None):
+                # Where nothing can be wrong there are no wrong requests.
+                with contextlib.suppress(Unsatisfiable):
+                    _send(operation.as_strategy(mode, path_parameters=path), session, url)
+
+
+def _send(cases: SearchStrategy[Any], session: requests.Session, url: str) -> None:
+    @settings(
+        max_examples=15,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases)
+    def send(case: Any) -> None:
+        case.call_and_validate(url, session, checks=CHECKS, allow_redirects=False)
+
+    send()

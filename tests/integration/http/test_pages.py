@@ -1,0 +1,267 @@
+"""What people see, and what their browsers are kept from."""
+
+import asyncio
+import re
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.integration.http.conftest import ScriptedAdapter, Site, ended
+from trafficlight.coordinator.session import Session
+from trafficlight.http.views import case_key
+from trafficlight.results.events import EventKind
+
+NASTY = "<script>alert(1)</script> \" onload='x' {{ 7*7 }} \ud800 \x07 \x00"
+BROWSER = {"Accept": "text/html"}
+
+
+async def played(site: Site, body: str = "await alice.perform('one')", **answer: Any) -> Session:
+    """Run one case to its end."""
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    session = await site.start(body)
+    message = await adapter.action()
+    await adapter.upload("shot.png", b"\x89PNG\r\n\x1a\n")
+    await adapter.upload("page.html", b"<script>alert(1)</script>")
+    await adapter.upload("film.mp4", bytes(range(256)) * 40)
+    await adapter.respond({"id": message["id"], **answer})
+    return await ended(session)
+
+
+def file_path(session: Session, name: str) -> str:
+    (case,) = session.record.cases.values()
+    return f"/status/{session.id}/files/{quote(case.attempts[0].folder)}/clients/alice/{name}"
+
+
+async def test_the_root_leads_to_the_status(site: Site) -> None:
+    answer = await site.get("/")
+    assert (answer.status, answer.headers["Location"]) == (302, "/status")
+
+
+async def test_without_a_session(site: Site) -> None:
+    answer = await site.get("/status")
+    assert answer.status == 200
+    assert "No session has run yet" in answer.text()
+    answer = await site.get("/status/junit.xml")
+    assert (answer.status, answer.json()["error"]["code"]) == (404, "unknown_session")
+
+
+async def test_why_a_case_waits_is_shown(site: Site) -> None:
+    """Defect 29: it was not."""
+    session = await site.start("await alice.perform('one')")
+    (case,) = session.record.cases.values()
+    told = asyncio.Event()
+    site.lab.journal.subscribe(lambda event: told.set() if event.kind is EventKind.CASE_WAITS else None)
+    if not case.reason:
+        await asyncio.wait_for(told.wait(), 10)
+    assert case.reason
+    assert case.reason in (await site.get("/status")).text()
+
+
+async def test_junit_is_the_very_document(site: Site) -> None:
+    """Defect 27: without a testcase, and served as text/html."""
+    session = await played(site)
+    for path in ("/status/junit.xml", f"/status/{session.id}/junit.xml", "/status/latest/junit.xml"):
+        answer = await site.get(path)
+        assert (answer.status, answer.content_type) == (200, "application/xml")
+        assert answer.body == session.writer.junit() == session.folder.junit.read_bytes()
+    assert b"<testcase" in session.writer.junit()
+
+
+async def test_the_status_tells_of_case_and_adapter(site: Site) -> None:
+    session = await played(site)
+    waiting = ScriptedAdapter(site)
+    await waiting.register({"type": "element-web", "version": "1.11.9", "seat": "lab-2", "token": "hush"})
+    text = (await site.get("/status")).text()
+    (case,) = session.record.cases.values()
+    assert f"/status/{session.id}/case/{case_key(case.id)}" in text
+    assert "success" in text
+    for shown in ("element-web", "1.11.9", "lab-2", waiting.uuid, "free"):
+        assert shown in text
+    assert "hush" not in text
+
+
+async def test_the_case_page_tells_the_story(site: Site) -> None:
+    session = await played(site, "await alice.perform('one')\nassert 1 == 2, 'sums are off'")
+    (case,) = session.record.cases.values()
+    answer = await site.get(f"/status/{session.id}/case/{case_key(case.id)}")
+    text = answer.text()
+    for shown in ("sums are off", "Traceback", "Timeline", "adapter leased", "nio", "shot.png", "Log"):
+        assert shown in text, shown
+    assert f'<img loading="lazy" src="{file_path(session, "shot.png")}"' in text
+    assert f'<video controls preload="metadata" src="{file_path(session, "film.mp4")}"' in text
+
+
+async def test_texts_of_programs_are_only_texts(site: Site) -> None:
+    """Defect 28: a lone surrogate in an error text was a 500."""
+    session = await played(site, f"await alice.perform('one')\nraise AssertionError({NASTY!r})")
+    (case,) = session.record.cases.values()
+    for path in ("/status", f"/status/{session.id}/case/{case_key(case.id)}"):
+        answer = await site.get(path)
+        text = answer.text()
+        assert answer.status == 200
+        assert "<script>alert" not in text
+        assert "&lt;script&gt;" in text
+        assert "\x07" not in text
+        assert "onload='x'" not in text
+
+
+async def test_pages_hold_no_inline_script_or_style(site: Site) -> None:
+    session = await played(site)
+    (case,) = session.record.cases.values()
+    for path in ("/status", f"/status/{session.id}/case/{case_key(case.id)}", "/openapi", "/nope"):
+        answer = await site.get(path, headers=BROWSER)
+        text = answer.text()
+        policy = answer.headers["Content-Security-Policy"]
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert "default-src 'none'" in policy
+        assert not re.search(r"<script(?![^>]*\bsrc=)", text)
+        assert not re.search(r"\s(style|on\w+)=", text)
+        assert not re.search(r'(src|href)="(https?:)?//', text)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+
+
+@pytest.mark.parametrize("asset", ["pages.css", "live.js", "icon.svg"])
+async def test_assets_come_from_here(site: Site, asset: str) -> None:
+    answer = await site.get(f"/static/{asset}")
+    assert answer.status == 200
+
+
+async def test_a_page_that_is_known_is_not_sent_again(site: Site) -> None:
+    session = await played(site)
+    (case,) = session.record.cases.values()
+    path = f"/status/{session.id}/case/{case_key(case.id)}"
+    tag = (await site.get(path)).headers["ETag"]
+    answer = await site.get(path, headers={"If-None-Match": tag})
+    assert (answer.status, answer.body) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", True),
+        ("?state=success", True),
+        ("?state=failure", False),
+        ("?state=failure&state=success", True),
+        ("?q=TALK+alice", True),
+        ("?q=nothing-like-it", False),
+        ("?page=999", True),
+        ("?page=-1&state=%00&q=%ff", False),
+        ("?page=x", True),
+    ],
+)
+async def test_cases_are_found_by_state_and_words(site: Site, query: str, found: bool) -> None:
+    """Defect 30: no search, filter or paging."""
+    session = await played(site)
+    answer = await site.get(f"/status/{session.id}{query}")
+    assert answer.status == 200
+    assert ('class="line"' in answer.text()) is found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/status/2000-01-01--001",
+        "/status/2000-01-01--001/junit.xml",
+        "/status/2000-01-01--001/files/x",
+        "/status/latest/case/0123456789abcdef",
+        "/status/latest/case?id=nope",
+        "/status/latest/case",
+        "/status/latest/files/nope.txt",
+        "/status/latest/files/cases",
+        "/status/latest/files/../../../etc/passwd",
+        "/status/latest/files/..%2f..%2f..%2fetc%2fpasswd",
+        "/status/latest/files/%2fetc%2fpasswd",
+        "/status/latest/files//etc/passwd",
+        "/status/latest/files/x%00",
+        "/status/latest/files/%ff",
+        "/status/latest/files/.",
+        "/status/latest/files/" + "x" * 5000,
+        "/status/%2e%2e/files/x",
+    ],
+)
+async def test_what_is_not_there_is_a_404(site: Site, path: str) -> None:
+    """Defect 28: `/status/<unknown>/files/x` was a 500."""
+    session = await played(site)
+    assert session.folder.path.is_dir()
+    answer = await site.get(path)
+    assert answer.status == 404
+    assert set(answer.json()["error"]) == {"code", "message"}
+    answer = await site.get(path, headers=BROWSER)
+    assert (answer.status, answer.content_type) == (404, "text/html")
+
+
+async def test_links_do_not_lead_out_of_the_folder(site: Site) -> None:
+    session = await played(site)
+    (session.folder.path / "out").symlink_to("/etc/passwd")
+    (session.folder.path / ".secret").write_text("x")
+    assert (await site.get("/status/latest/files/out")).status == 404
+    assert (await site.get("/status/latest/files/.secret")).status == 404
+
+
+async def test_uploads_cannot_run(site: Site) -> None:
+    """Defect 25: an uploaded page was served as a page of the same origin."""
+    session = await played(site)
+    answer = await site.get(file_path(session, "page.html"))
+    assert answer.status == 200
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    answer = await site.get(file_path(session, "shot.png"))
+    assert answer.content_type == "image/png"
+    assert answer.headers["Content-Disposition"].startswith("inline")
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "first", "length"),
+    [
+        ("bytes=0-9", 206, 0, 10),
+        ("bytes=100-", 206, 100, 10140),
+        ("bytes=-5", 206, 10235, 5),
+        ("bytes=10-999999", 206, 10, 10230),
+        ("bytes=-999999", 206, 0, 10240),
+        ("bytes=0-0,5-6", 200, 0, 10240),
+        ("lines=1-2", 200, 0, 10240),
+        ("bytes=9-1", 200, 0, 10240),
+        ("nonsense", 200, 0, 10240),
+    ],
+)
+async def test_ranges(site: Site, asked: str, status: int, first: int, length: int) -> None:
+    session = await played(site)
+    path, content = file_path(session, "film.mp4"), bytes(range(256)) * 40
+    answer = await site.get(path, headers={"Range": asked})
+    assert answer.status == status
+    assert answer.body == content[first : first + length]
+    if status == 206:
+        assert answer.headers["Content-Range"] == f"bytes {first}-{first + length - 1}/10240"
+    head = await site.ask("HEAD", path, headers={"Range": asked})
+    assert (head.status, head.headers["Content-Length"]) == (status, str(length))
+
+
+async def test_a_range_behind_the_end(site: Site) -> None:
+    session = await played(site)
+    answer = await site.get(file_path(session, "film.mp4"), headers={"Range": "bytes=10240-"})
+    assert answer.status == 416
+    assert answer.headers["Content-Range"] == "bytes */10240"
+    assert answer.json()["error"]["code"] == "range_not_satisfiable"
+
+
+async def test_a_file_that_is_known_or_has_changed(site: Site) -> None:
+    session = await played(site)
+    path = file_path(session, "film.mp4")
+    tag = (await site.get(path)).headers["ETag"]
+    assert (await site.get(path, headers={"If-None-Match": tag})).status == 304
+    for known, status in ((tag, 206), ('"older"', 200)):
+        answer = await site.get(path, headers={"Range": "bytes=0-1", "If-Range": known})
+        assert answer.status == status
+
+
+async def test_an_empty_file(site: Site) -> None:
+    session = await played(site)
+    (session.folder.path / "empty.txt").touch()
+    answer = await site.get(f"/status/{session.id}/files/empty.txt")
+    assert (answer.status, answer.body) == (200, b"")

@@ -1,0 +1,141 @@
+"""Who may do what, where tokens are on, and that tokens stay where they belong."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.integration.http.conftest import Opener, ScriptedAdapter, Site, ended
+
+SHARED = "shared-secret-of-adapters"
+PEOPLE = "secret-of-people"
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def registered(site: Site, uuid: str | None = None) -> ScriptedAdapter:
+    adapter = ScriptedAdapter(site, uuid)
+    adapter.headers = bearer(SHARED)
+    adapter.headers = bearer((await adapter.register())["token"])
+    return adapter
+
+
+@pytest.mark.parametrize("given", [{}, bearer("wrong"), {"Authorization": "Basic eDp5"}, bearer("é\udcff")])
+async def test_registering_asks_for_the_shared_token(opener: Opener, given: dict[str, str]) -> None:
+    site = await opener(adapter_token=SHARED)
+    answer = await site.post("/client/a/register", json={"type": "nio"}, headers=given)
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert answer.json()["error"]["code"] == "unauthorized"
+    assert len(site.lab.engine.pool) == 0
+
+
+async def test_no_adapter_acts_for_another(opener: Opener) -> None:
+    site = await opener(adapter_token=SHARED)
+    alice, bob = await registered(site), await registered(site)
+    assert alice.headers != bob.headers
+    for headers in ({}, bearer(SHARED), bob.headers):
+        for method, path in (("GET", "poll"), ("POST", "respond"), ("POST", "error"), ("POST", "upload")):
+            answer = await site.ask(method, f"{alice.path}/{path}?wait=0", headers=headers)
+            assert answer.status == 401, (headers, path)
+    assert (await alice.poll(0))["action"] == "idle"
+
+
+async def test_registering_again_does_not_tell_a_token_that_is_in_use(opener: Opener) -> None:
+    site = await opener(adapter_token=SHARED)
+    adapter = ScriptedAdapter(site)
+    adapter.headers = bearer(SHARED)
+    first = await adapter.register()
+    assert await adapter.register() == first  # the answer may have been lost
+    adapter.headers = bearer(first["token"])
+    await adapter.poll(0)
+    answer = await site.post(f"{adapter.path}/register", json={"type": "nio"}, headers=bearer(SHARED))
+    assert answer.status == 401
+    assert await adapter.register() == first
+
+
+PRIVATE = ["/", "/status", "/status/latest", "/status/junit.xml", "/status/latest/files/events.jsonl"]
+OPEN = ["/health", "/openapi.json", "/openapi", "/static/pages.css"]
+
+
+@pytest.mark.parametrize("path", PRIVATE)
+async def test_pages_and_results_ask_for_the_peoples_token(opener: Opener, path: str) -> None:
+    """Defect 31: no authentication anywhere."""
+    site = await opener(people_token=PEOPLE)
+    await site.start("pass")
+    for headers in ({}, bearer("wrong"), {"Cookie": "trafficlight=x"}, {"Cookie": f"trafficlight={PEOPLE}"}):
+        answer = await site.get(path, headers=headers)
+        assert answer.status == 401, headers
+        assert answer.json()["error"]["code"] == "unauthorized"
+    assert (await site.get(path, headers=bearer(PEOPLE))).status < 400
+
+
+@pytest.mark.parametrize("path", OPEN)
+async def test_what_everybody_may_see(opener: Opener, path: str) -> None:
+    site = await opener(people_token=PEOPLE)
+    assert (await site.get(path)).status == 200
+
+
+async def test_a_person_logs_in(opener: Opener) -> None:
+    site = await opener(people_token=PEOPLE)
+    browser = {"Accept": "text/html"}
+    answer = await site.get("/status?q=x", headers=browser)
+    assert (answer.status, answer.content_type) == (401, "text/html")
+    assert 'name="next" value="/status?q=x"' in answer.text()
+    wrong = await site.post("/login", data={"token": "x", "next": "/status"}, headers=browser)
+    assert (wrong.status, "Set-Cookie" in wrong.headers) == (401, False)
+    answer = await site.post("/login", data={"token": PEOPLE, "next": "/status?q=x"})
+    assert (answer.status, answer.headers["Location"]) == (303, "/status?q=x")
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    assert PEOPLE not in cookie
+    site.client.cookie_jar.clear()
+    answer = await site.get("/status", headers={"Cookie": cookie.partition(";")[0]})
+    assert answer.status == 200
+
+
+ELSEWHERE = ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:x", "", "/a\r\nX: y"]
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+async def test_logging_in_leads_nowhere_else(opener: Opener, target: str) -> None:
+    site = await opener(people_token=PEOPLE)
+    answer = await site.post("/login", data={"token": PEOPLE, "next": target})
+    assert (answer.status, answer.headers["Location"]) == (303, "/status")
+    assert "X" not in answer.headers
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe=&&&;;", b"token=" + b"x" * 20_000, b"a&" * 5000, b""])
+async def test_forms_that_are_none(opener: Opener, body: bytes) -> None:
+    site = await opener(people_token=PEOPLE)
+    answer = await site.post("/login", data=body)
+    assert answer.status in (400, 401, 413)
+    assert set(answer.json()["error"]) == {"code", "message"}
+
+
+def contents(folder: Path) -> list[str]:
+    """Return what all files below a folder hold."""
+    return [path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file()]
+
+
+async def test_tokens_stay_where_they_belong(
+    opener: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    site = await opener(adapter_token=SHARED, people_token=PEOPLE)
+    adapter = await registered(site)
+    session = await site.start("await alice.perform('one')\nassert False, 'no'")
+    message = await adapter.action()
+    await site.get(f"{adapter.path}/poll", headers=bearer("guess-" + SHARED))
+    await site.post("/login", data={"token": PEOPLE})
+    await adapter.respond({"id": message["id"]})
+    await ended(session)
+    own = adapter.headers["Authorization"].removeprefix("Bearer ")
+    pages = [await site.get(path, headers=bearer(PEOPLE)) for path in (*PRIVATE[1:], "/openapi.json")]
+    texts = [page.text() for page in pages] + [caplog.text]
+    texts += contents(tmp_path)
+    for token in (SHARED, PEOPLE, own):
+        assert not any(token in text for text in texts)

@@ -1,0 +1,285 @@
+"""What the five endpoints hold, on a real connection: each test names what it would cost to lose it."""
+
+import asyncio
+import io
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.http.conftest import ScriptedAdapter, Site, ended
+from trafficlight.config import Settings
+from trafficlight.http import server
+from trafficlight.results.case import CaseRecord
+from trafficlight.results.events import EventKind, State
+from trafficlight.results.timeline import steps
+
+ASKS = "await alice.perform('one')"
+ASKS_TWICE = """
+    first = await alice.perform("one")
+    second = await alice.perform("two")
+    assert (first, second) == ({"answer": 1}, {"answer": 2}), (first, second)
+"""
+
+
+@pytest.fixture
+def adapter(site: Site) -> ScriptedAdapter:
+    return ScriptedAdapter(site)
+
+
+def only_case(session: Any) -> CaseRecord:
+    (case,) = session.record.cases.values()
+    assert isinstance(case, CaseRecord)
+    return case
+
+
+async def test_registration_tells_what_an_adapter_needs(adapter: ScriptedAdapter) -> None:
+    answer = await adapter.register()
+    assert answer["uuid"] == adapter.uuid
+    assert answer["poll_hold"] == 5.0
+    assert set(answer["deadlines"]) == {"alive", "action"}
+    assert "token" not in answer
+
+
+async def test_a_poll_without_a_session_is_idle_with_a_number(adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    assert await adapter.poll(0) == {"action": "idle", "data": {"delay": 0}}
+
+
+async def test_an_action_reaches_a_held_poll_at_once(site: Site, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    held = asyncio.create_task(adapter.action())
+    session = await site.start(ASKS)
+    message = await held
+    assert message["action"] == "one"
+    assert message["data"] == {}
+    await adapter.respond({"id": message["id"]})
+    assert only_case(await ended(session)).state is State.SUCCESS
+    timeline = only_case(session).attempts[0].timeline
+    times = {event.kind: event.time for event in timeline}
+    assert (times[EventKind.ACTION_DELIVERED] - times[EventKind.ACTION_SENT]).total_seconds() < 0.5
+
+
+async def test_registering_again_changes_nothing_or_is_refused(adapter: ScriptedAdapter) -> None:
+    """Defect 18: other data were answered 200 and ignored."""
+    await adapter.register({"type": "nio", "version": "1"})
+    await adapter.register({"type": "nio", "version": "1"})
+    answer = await adapter.site.post(f"{adapter.path}/register", json={"type": "nio", "version": "2"})
+    assert answer.status == 409
+    assert answer.json()["error"]["code"] == "registration_conflict"
+    await adapter.error({"error": {"type": "adapter"}})
+    answer = await adapter.site.post(f"{adapter.path}/register", json={"type": "nio", "version": "1"})
+    assert answer.status == 409
+
+
+async def test_a_large_registration_is_refused(adapter: ScriptedAdapter) -> None:
+    """Defect 18: 2 MB of it were kept and shown."""
+    body = io.BytesIO(json.dumps({"type": "nio", "more": "x" * 2_000_000}).encode())
+    answer = await adapter.site.post(f"{adapter.path}/register", data=body)
+    assert answer.status == 413
+    assert (await adapter.site.get(f"{adapter.path}/poll")).status == 404
+
+
+async def test_a_retried_answer_is_not_the_answer_to_the_next_action(
+    site: Site, adapter: ScriptedAdapter
+) -> None:
+    """Defect 14."""
+    await adapter.register()
+    session = await site.start(ASKS_TWICE)
+    first = await adapter.action()
+    assert first["action"] == "one"
+    receipts = []
+    for _ in range(2):
+        answer = await adapter.respond({"id": first["id"], "answer": 1})
+        receipts.append((answer.status, answer.json()["receipt"]))
+    assert receipts == [(200, "accepted"), (200, "repeated")]
+    second = await adapter.action()
+    assert second["action"] == "two"
+    await adapter.respond({"id": first["id"], "answer": 1})
+    await adapter.respond({"id": second["id"], "answer": 2})
+    case = only_case(await ended(session))
+    assert case.state is State.SUCCESS, case.message
+
+
+async def test_simultaneous_answers_are_one_answer(site: Site, adapter: ScriptedAdapter) -> None:
+    """Defect 14: eight of them gave one 200 and seven 500s."""
+    await adapter.register()
+    session = await site.start(ASKS)
+    message = await adapter.action()
+    answers = await asyncio.gather(*(adapter.respond({"id": message["id"]}) for _ in range(8)))
+    assert [answer.status for answer in answers] == [200] * 8
+    receipts = [answer.json()["receipt"] for answer in answers]
+    assert sorted(receipts) == ["accepted"] + ["repeated"] * 7
+    assert only_case(await ended(session)).state is State.SUCCESS
+
+
+async def test_a_stale_id_is_refused_and_harms_nothing(site: Site, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    session = await site.start(ASKS)
+    message = await adapter.action()
+    answer = await adapter.respond({"id": "nobody-asked", "answer": "wrong"})
+    assert answer.status == 409
+    assert answer.json()["error"]["code"] == "stale_action"
+    await adapter.respond({"id": message["id"]})
+    assert only_case(await ended(session)).state is State.SUCCESS
+
+
+async def test_an_answer_of_error_is_a_failure(site: Site, adapter: ScriptedAdapter) -> None:
+    """Defect 15: it counted as success."""
+    await adapter.register()
+    session = await site.start(ASKS)
+    await adapter.action()
+    assert (await adapter.respond({"response": "error"})).status == 200
+    case = only_case(await ended(session))
+    assert case.state is State.FAILURE
+    assert "alice: one" in case.message
+
+
+async def test_an_error_while_nothing_is_asked_ends_the_case(site: Site, adapter: ScriptedAdapter) -> None:
+    """Defect 16: with no further action it ended as a success."""
+    await adapter.register()
+    session = await site.start("import asyncio\nawait alice.perform('one')\nawait asyncio.Event().wait()")
+    message = await adapter.action()
+    await adapter.respond({"id": message["id"]})
+    await adapter.error({"error": {"type": "action", "path": "page.ts:3", "details": "the page crashed"}})
+    case = only_case(await ended(session))
+    assert case.state is State.FAILURE
+    assert "the page crashed" in case.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"error": None},
+        {"error": {}},
+        {"error": {"type": None, "path": None, "details": None}},
+        {"error": {"type": 7, "path": ["a"], "details": {"b": 1}}},
+        {"error": "it broke"},
+        {"error": ["it", "broke"]},
+    ],
+)
+async def test_an_error_with_holes_still_ends_the_case(
+    site: Site, adapter: ScriptedAdapter, body: dict[str, Any]
+) -> None:
+    """Defect 17: `error` without `type`, `path` or `details` was a 500."""
+    await adapter.register()
+    session = await site.start(ASKS)
+    await adapter.action()
+    assert (await adapter.error(body)).status == 200
+    case = only_case(await ended(session))
+    assert case.state is State.ERROR
+    if isinstance(body.get("error"), str | list):
+        assert "broke" in case.message
+
+
+async def test_calls_after_the_end_are_welcome(site: Site, adapter: ScriptedAdapter) -> None:
+    """Any other status ends old adapters before they have uploaded their logs."""
+    await adapter.register()
+    session = await site.start(ASKS)
+    await adapter.action()
+    assert (await adapter.error({"error": {"type": "unknown", "details": "browser gone"}})).status == 200
+    await ended(session)
+    for late in (
+        adapter.respond({"response": "late"}),
+        adapter.error({"error": {"type": "unknown", "details": "again"}}),
+        adapter.upload("out.txt", b"the log"),
+    ):
+        assert (await late).status == 200
+    assert (await adapter.poll())["action"] == "exit"
+    (log,) = session.folder.path.glob("cases/**/clients/alice/out.txt")
+    assert log.read_bytes() == b"the log"
+
+
+async def test_an_error_may_be_the_first_call(site: Site, adapter: ScriptedAdapter) -> None:
+    """Defects 5 and 29: that adapter was allocated, and what it said was not shown."""
+    await adapter.register()
+    assert (await adapter.error({"error": {"type": "unknown", "details": "no such display"}})).status == 200
+    assert (await adapter.poll())["action"] == "exit"
+    assert "no such display" in (await site.get("/status")).text()
+
+
+async def test_an_early_answer_is_noted(site: Site, adapter: ScriptedAdapter) -> None:
+    """Defect 17: it was a 500."""
+    await adapter.register()
+    answer = await adapter.respond({"response": "early"})
+    assert (answer.status, answer.json()) == (200, {"receipt": "unasked"})
+    session = await site.start(ASKS_TWICE.replace("'answer': 2", "'answer': 2"))
+    first = await adapter.action()
+    await adapter.respond({"answer": 1})
+    # The next action is not delivered yet, so this answers nothing.
+    answer = await adapter.respond({"answer": "too soon"})
+    assert (answer.status, answer.json()) == (200, {"receipt": "unasked"})
+    assert (await adapter.action())["id"] != first["id"]
+    await adapter.respond({"answer": 2})
+    case = only_case(await ended(session))
+    assert case.state is State.SUCCESS, case.message
+    told = [step.what for step in steps(case.attempts[0])]
+    assert any("nothing was asked of it" in what and "too soon" in what for what in told), told
+
+
+async def test_an_unknown_adapter_is_told_to_register(adapter: ScriptedAdapter) -> None:
+    """Defect 17: an unknown uuid was a 500."""
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: adapter.site.get(f"{adapter.path}/poll"),
+        lambda: adapter.respond({}),
+        lambda: adapter.error({}),
+        lambda: adapter.upload("a", b"b"),
+    ]
+    for call in calls:
+        answer = await call()
+        assert answer.status == 404
+        assert answer.json()["error"]["code"] == "unknown_adapter"
+
+
+async def test_a_repeated_action_is_held_so_that_nobody_spins(site: Site, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    session = await site.start(ASKS)
+    first = await adapter.action()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    again = await adapter.poll()
+    assert again == first
+    assert loop.time() - began > 0.5
+    await adapter.respond({"id": first["id"]})
+    await ended(session)
+
+
+async def test_a_newer_poll_supersedes(adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    older = asyncio.create_task(adapter.poll())
+    while not adapter.site.lab.engine.pool.get(adapter.uuid).channel.polling:
+        await asyncio.sleep(0)
+    newer = asyncio.create_task(adapter.poll())
+    assert (await older)["data"]["delay"] > 0
+    assert not newer.done()
+    newer.cancel()
+
+
+def test_keep_alive_outlasts_the_hold() -> None:
+    """Defect 19: adapters met closed connections."""
+    rules = Settings.model_fields["poll_hold"].metadata
+    longest = next(rule.lt for rule in rules if hasattr(rule, "lt"))
+    assert longest < server._KEEP_ALIVE
+
+
+async def test_answers_close_when_asked_to(site: Site) -> None:
+    """Node reuses a connection that it asked to close if the answer does not confirm that."""
+    answer = await site.get("/health", headers={"Connection": "close"})
+    assert answer.headers["Connection"] == "close"
+
+
+async def test_what_was_asked_is_in_the_journal_without_secrets(site: Site, adapter: ScriptedAdapter) -> None:
+    """Defect 31: passwords of test users were printed in logs and pages."""
+    await adapter.register()
+    session = await site.start("await alice.perform('login', username='u', password='hunter2hunter2')")
+    message = await adapter.action()
+    assert message["data"]["password"] == "hunter2hunter2"
+    await adapter.respond({"id": message["id"]})
+    await ended(session)
+    page = (await site.get("/status")).text()
+    assert "hunter2" not in page
+    for path in session.folder.path.rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+    assert json.loads(session.folder.events.read_text().splitlines()[0])["kind"] == "session_started"

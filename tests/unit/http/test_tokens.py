@@ -1,0 +1,44 @@
+"""When to warn, and what a cookie tells."""
+
+from typing import Any
+
+import pytest
+
+from trafficlight.config import Settings
+from trafficlight.http.tokens import cookie_of, same, warning_for
+
+BOTH = {"adapter_token": "a", "people_token": "b"}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LOCALHOST."])
+def test_loopback_needs_no_warning(host: str) -> None:
+    assert warning_for(Settings(host=host)) is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "lab.example", "", "localhost.example"])
+@pytest.mark.parametrize(
+    ("tokens", "missing"),
+    [
+        ({}, ["ADAPTER_TOKEN", "PEOPLE_TOKEN"]),
+        ({"adapter_token": "a"}, ["PEOPLE_TOKEN"]),
+        ({"people_token": "b"}, ["ADAPTER_TOKEN"]),
+        (BOTH, []),
+    ],
+)
+def test_others_do_without_tokens(host: str, tokens: dict[str, Any], missing: list[str]) -> None:
+    warning = warning_for(Settings(host=host, **tokens))
+    assert (warning is not None) == bool(missing)
+    for key in ("ADAPTER_TOKEN", "PEOPLE_TOKEN"):
+        assert (key in (warning or "")) == (key in missing)
+    assert "\n" not in (warning or "")
+
+
+def test_the_cookie_does_not_tell_the_token() -> None:
+    assert "secret" not in cookie_of("secret")
+    assert cookie_of("secret") == cookie_of("secret") != cookie_of("other")
+
+
+@pytest.mark.parametrize("given", ["", "x", "é", "\ud800", "secret "])
+def test_other_secrets_are_not_the_same(given: str) -> None:
+    assert not same(given, "secret")
+    assert same("secret", "secret")

@@ -1,0 +1,234 @@
+"""`trafficlight doctor`: what this machine has, what is missing, and what to do about it."""
+
+import asyncio
+import importlib.util
+import json
+import platform
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trafficlight.cli.settings import load_settings
+from trafficlight.config import Settings
+from trafficlight.errors import ConfigError, DeployError
+from trafficlight.homeservers.composition import providers_from
+from trafficlight.homeservers.diagnosis import Finding, diagnose, resolutions
+from trafficlight.homeservers.homerunner import HomerunnerProvider
+from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.registry import Providers
+from trafficlight.server_types import (
+    Dendrite,
+    HomeServerSpec,
+    ServerType,
+    SynapseDevelop,
+    SynapseStable,
+    TwoSynapseFederation,
+)
+
+__all__ = ["command"]
+
+_OLDEST_PYTHON = (3, 11)
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_TYPES: tuple[type[ServerType], ...] = (SynapseStable, SynapseDevelop, Dendrite, TwoSynapseFederation)
+# What a lab can do without, unless the settings ask for it.
+_OPTIONAL = frozenset({"Go", "Dendrite builds", "Chromium", "Docker"})
+_ASK_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A finding, and whether the lab cannot do without."""
+
+    finding: Finding
+    needed: bool
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``missing`` where that is no trouble, ``problem`` where it is."""
+        return "ok" if self.finding.good else "problem" if self.needed else "missing"
+
+
+@click.command("doctor")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def command(config: Path | None, as_json: bool) -> int:
+    """Look at this machine and the settings, and say what to do about what is missing.
+
+    Exit code: 0 the lab can run what is configured, 1 it cannot.
+    """
+    rows = asyncio.run(_examine(load_settings(config)))
+    if as_json:
+        click.echo(json.dumps([{**asdict(row.finding), "state": row.state} for row in rows], indent=2))
+    else:
+        _show(rows)
+    return int(any(row.state == "problem" for row in rows))
+
+
+def _show(rows: Iterable[Row]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    marks = {"ok": ("ok", "green"), "missing": ("-", "dim"), "problem": ("PROBLEM", "bold red")}
+    for row in rows:
+        mark, style = marks[row.state]
+        advice = f"\n-> {row.finding.advice}" if row.finding.advice else ""
+        table.add_row(Text(mark, style), row.finding.subject, Text(f"{row.finding.detail}{advice}"))
+    Console(highlight=False, markup=False).print(table)
+
+
+async def _examine(settings: Settings) -> list[Row]:
+    """Look at everything; what needs the network at the same time."""
+    chosen = set(settings.server_providers.values())
+    rows = [Row(_python(), True)]
+    rows += [Row(finding, True) for finding in _adapters(settings)]
+    rows += [
+        Row(finding, finding.subject not in _OPTIONAL)
+        for finding in await asyncio.to_thread(diagnose, settings.cache_folder)
+    ]
+    rows += [Row(_chromium(), False), Row(_port(settings), True)]
+    try:
+        providers = providers_from(settings, lambda _: None)
+    except ConfigError as error:
+        return [*rows, Row(Finding("Settings", False, str(error), "correct it"), True)]
+    try:
+        docker, homerunner, types = await asyncio.gather(
+            _docker(settings), _homerunner(settings), _types(settings, providers)
+        )
+    finally:
+        await providers.close()
+    rows.append(Row(docker, "docker" in chosen))
+    rows += [Row(finding, "homerunner" in chosen) for finding in homerunner]
+    static = {
+        name for name in settings.server_overrides if settings.server_providers.get(name) in (None, "static")
+    }
+    wanted = static | {SynapseStable.__name__, *settings.server_providers}
+    return rows + [Row(finding, finding.subject in wanted) for finding in types]
+
+
+def _python() -> Finding:
+    good = sys.version_info >= _OLDEST_PYTHON
+    detail = f"{platform.python_version()}, {sys.executable}"
+    return Finding("Python", good, detail, "" if good else "Python 3.11 or newer is needed")
+
+
+def _adapters(settings: Settings) -> list[Finding]:
+    findings = []
+    for name, adapter in settings.adapters.items():
+        subject = f"Adapter {name}"
+        if adapter.command:
+            program = shlex.split(adapter.command)[0]
+            found = shutil.which(program)
+            advice = "" if found else f"correct the command in ADAPTERS.{name}"
+            findings.append(Finding(subject, bool(found), found or f"{program} is not found", advice))
+        elif name == "nio":
+            findings.append(_nio(subject))
+        else:
+            advice = f"give ADAPTERS.{name} a command"
+            findings.append(Finding(subject, False, "no command, and none of this name ships", advice))
+    return findings
+
+
+def _nio(subject: str) -> Finding:
+    try:
+        from nio.crypto import ENCRYPTION_ENABLED
+    except ImportError as error:
+        return Finding(subject, False, str(error), "pip install 'matrix-nio[e2e]'")
+    if not ENCRYPTION_ENABLED:
+        return Finding(subject, False, "without encryption", "pip install 'matrix-nio[e2e]'")
+    return Finding(subject, True, "ships with trafficlight, with encryption")
+
+
+def _chromium() -> Finding:
+    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    advice = "needed by browser adapters; on Debian: apt-get install chromium"
+    return Finding("Chromium", bool(found), found or "not on the PATH", "" if found else advice)
+
+
+def _port(settings: Settings) -> Finding:
+    where = f"{settings.host}:{settings.port or 'any'}"
+    try:
+        with socket.create_server((settings.host, settings.port)):
+            return Finding("Port", True, f"{where} can be listened on")
+    except OSError as error:
+        return Finding("Port", False, f"{where}: {error.strerror or error}", "set HOST or PORT")
+
+
+async def _docker(settings: Settings) -> Finding:
+    if importlib.util.find_spec("aiodocker") is None:
+        return Finding("Docker", False, "aiodocker is missing", "pip install 'trafficlight[docker]'")
+    from trafficlight.homeservers.docker import DockerProvider
+
+    provider = DockerProvider(settings.docker_engines)
+    urls = [engine.url for engine in provider.engines.all]
+    try:
+        async with asyncio.timeout(_ASK_SECONDS):
+            engines = await provider.engines.connect()
+    except (DeployError, TimeoutError) as error:
+        advice = "needed by the provider docker only: start Docker, or set DOCKER_ENGINES"
+        return Finding("Docker", False, str(error) or f"{', '.join(urls)} does not answer", advice)
+    else:
+        shown = ", ".join(f"{engine.url} ({engine.capacity} homeservers)" for engine in engines)
+        down = sorted(set(urls) - {engine.url for engine in engines})
+        return Finding("Docker", not down, shown, f"{', '.join(down)} does not answer" if down else "")
+    finally:
+        await provider.close()
+
+
+async def _homerunner(settings: Settings) -> list[Finding]:
+    if not settings.homerunner_url:
+        return [Finding("homerunner", False, "none is configured", "set HOMERUNNER_URL to use one")]
+    try:
+        provider = HomerunnerProvider(settings.homerunner_url)
+    except ConfigError as error:
+        return [Finding("homerunner", False, str(error), "correct HOMERUNNER_URL")]
+    try:
+        health = await provider.health()
+    finally:
+        await provider.close()
+    return [
+        Finding("homerunner", not reason, reason or f"{url} answers", "start it" if reason else "")
+        for url, reason in health.items()
+    ]
+
+
+async def _types(settings: Settings, providers: Providers) -> list[Finding]:
+    """Tell what server types come to, and from where."""
+    findings = []
+    shipped = {kind.__name__: kind().homeservers()[0] for kind in _TYPES}
+    named = {name: None for name in (*settings.server_overrides, *settings.server_providers) if name != "*"}
+    for name in shipped | named:
+        spec = shipped.get(name, HomeServerSpec(name, "", "", settings.images.get(name, "")))
+        findings.append(await _type(providers, spec))
+    return findings
+
+
+async def _type(providers: Providers, spec: HomeServerSpec) -> Finding:
+    provider = providers.provider(spec)
+    if isinstance(provider, LocalProvider):
+        if (reason := provider.unsupported(spec)) is not None:
+            return Finding(spec.type_name, False, reason, "its cases are skipped")
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                [found] = await resolutions(provider, [spec])
+        except (DeployError, TimeoutError) as error:
+            return Finding(spec.type_name, False, str(error) or "the package index does not answer")
+        return Finding(spec.type_name, found.good, f"{found.detail}, {provider.name}", found.advice)
+    if (reason := provider.unsupported(spec)) is not None:
+        return Finding(spec.type_name, False, reason, "its cases are skipped")
+    if provider.name == "static":
+        try:
+            await provider.prepare([spec])
+        except DeployError as error:
+            return Finding(spec.type_name, False, error.message, "start it, or correct SERVER_OVERRIDES")
+        return Finding(spec.type_name, True, "answers, static")
+    return Finding(spec.type_name, True, f"image {spec.image or 'of IMAGES'}, {provider.name}")
