@@ -219,6 +219,10 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
             doing = adapter.reason
         case AdapterState.LEASED:
             doing = adapter.channel.describe()
+        case AdapterState.RESETTING:
+            doing = "forgets its last case"
+        case AdapterState.FREE if adapter.paused:
+            doing = f"paused: {adapter.paused}"
         case AdapterState.FREE:
             doing = "waits in a poll" if adapter.channel.polling else "is not polling right now"
     leased = adapter.state is AdapterState.LEASED and adapter.claim is not None
