@@ -100,7 +100,8 @@ class Settings(BaseModel):
 
     server_providers: dict[str, ProviderName] = Field(
         default_factory=dict,
-        description="Where each server type comes from: `local`, `homerunner`, `docker`, `static`.",
+        description="Where each server type comes from: `local`, `homerunner`, `docker`, `static`;"
+        " `*` is every other type.",
     )
     server_overrides: dict[str, Any] = Field(
         default_factory=dict,
@@ -108,6 +109,21 @@ class Settings(BaseModel):
     )
     homerunner_url: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default_factory=list, description="The homerunner to use, or a list of them."
+    )
+    images: dict[str, str] = Field(
+        default_factory=dict,
+        description="The Docker image for each server type, for `homerunner` and `docker`; default: its own.",
+    )
+    docker_engines: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=list,
+        description="Docker engines to use, e.g. `unix:///var/run/docker.sock`, `tcp://host:2376`;"
+        " default: `DOCKER_HOST`, else this machine's.",
+    )
+    docker_memory: int = Field(
+        default=1 << 30, ge=1 << 26, description="Bytes of memory that a homeserver in Docker may use."
+    )
+    docker_cpus: float = Field(
+        default=0, ge=0, description="Processors that a homeserver in Docker may use; 0: no limit."
     )
     synapse_version: str = Field(default="1.163.2", description="What `SynapseStable` is.")
     warm_servers: int = Field(default=2, ge=0, description="Homeservers started ahead of the cases.")
@@ -154,6 +170,9 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="warning", description="What the coordinator itself logs."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How it logs: lines for people, or one JSON object a line."
     )
 
     @property

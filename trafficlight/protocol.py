@@ -47,8 +47,8 @@ class Registration(BaseModel):
     instance: str | None = Field(
         default=None, max_length=200, description="Names the program, the same each time that it registers."
     )
-    reusable: bool = Field(
-        default=False, description="It can be used again after a `reset` action, without registering anew."
+    reusable: bool | None = Field(
+        default=None, description="It can be used again after a `reset` action, without registering anew."
     )
     endpoint: str | None = Field(default=None, description="Network proxies: the base URL for clients.")
 

@@ -14,10 +14,14 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "run": "Run tests here: coordinator, adapters and homeservers, until the verdict.",
     "serve": "Run the coordinator for adapters that come from elsewhere.",
+    "submit": "Ask a running coordinator for a session.",
+    "watch": "Follow a session of a running coordinator.",
     "collect": "Print which cases would run.",
     "adapter": "Run an adapter that ships, or check one of your own.",
     "actions": "Print the catalogue of actions.",
     "report": "Render the results of a session again.",
+    "homeserver": "Run throw-away homeservers.",
+    "doctor": "Say what this machine has, what is missing, and what to do about it.",
 }
 
 

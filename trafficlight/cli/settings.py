@@ -1,7 +1,5 @@
 """The options that commands share: where settings are read, and logging."""
 
-import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from trafficlight.config import Settings, load
+from trafficlight.logs import configure
 
 __all__ = ["lab_options", "load_settings"]
 
@@ -28,6 +27,7 @@ _OPTIONS = (
     click.option(
         "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged."
     ),
+    click.option("--log-format", type=click.Choice(["text", "json"]), help="How it is logged."),
 )
 
 
@@ -44,9 +44,5 @@ def load_settings(config: Path | None, **flags: Any) -> Settings:
     :raises ConfigError: a setting is wrong.
     """
     settings = load(flags, file=config)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    configure(settings.log_level, settings.log_format)
     return settings

@@ -78,17 +78,20 @@ class HomeServer:
         return user_id
 
     async def nio_client(
-        self, user: str | Account, password: str | None = None, *, store: Path | None = None
+        self, user: str | Account | None = None, password: str | None = None, *, store: Path | None = None
     ) -> "nio.AsyncClient":
         """Return a `nio.AsyncClient` that is logged in on a new device; it is closed with the case.
 
         A user that is only named gets an account the first time, and one more device each time after that.
 
-        :param user: a localpart, a user id of this homeserver, or the client under test whose user is meant.
+        :param user: a localpart, a user id of this homeserver, or the client under test whose user is meant;
+            by default somebody new, also where the homeserver is shared with other cases.
         :param password: of an account that exists and that :meth:`register` was not called for.
         :param store: an existing folder for its keys; without one it neither encrypts nor decrypts.
         :raises LabError: the homeserver refuses or does not answer, or the user is not one of its own.
         """
+        if user is None:
+            user = f"user-{secrets.token_hex(5)}"
         if isinstance(user, str):
             localpart = self._localpart(user)
             password = password or self._passwords.get(localpart)

@@ -16,6 +16,7 @@ from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
 from trafficlight.coordinator.session import Options, Session
 from trafficlight.homeservers.provider import Provider
+from trafficlight.logs import LogContext
 from trafficlight.results.events import Event, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
@@ -85,6 +86,13 @@ class Engine:
         self.still = 0.0
         self._still_since: float | None = None
         self._next_alarm = _FIRST_ALARM
+        #: Whether :meth:`run` is at work.
+        self.alive = False
+
+    @property
+    def stopping(self) -> str:
+        """Why nothing starts any more; empty while cases may start."""
+        return self._stopping or ""
 
     def wake(self) -> None:
         """Look again at what can start."""
@@ -126,6 +134,7 @@ class Engine:
 
     async def run(self) -> None:
         """Run sessions until :meth:`stop`. Leaves no attempt behind, also when it is cancelled."""
+        self.alive = True
         try:
             async with asyncio.TaskGroup() as group:
                 sweeping = group.create_task(self._sweep())
@@ -139,6 +148,7 @@ class Engine:
                 for reset in self._resets:
                     reset.cancel()
         finally:
+            self.alive = False
             for session in self.sessions.values():
                 session.stop("the lab has ended")
                 await session.close(interrupted=self._interrupted or session.cancelled)
@@ -209,10 +219,12 @@ class Engine:
         return _MOST_STARTS if limit is None else max(0, limit - len(self._running))
 
     def _start_what_can(self, group: asyncio.TaskGroup, candidates: list[Waiting]) -> None:
+        free = [Free(adapter.uuid, adapter.registration, _rank(adapter)) for adapter in self.pool.free]
+        busy = [Free(one.uuid, one.registration) for one in self.pool if one.state is AdapterState.LEASED]
         decision = decide(
             candidates,
-            [Free(adapter.uuid, adapter.registration, _rank(adapter)) for adapter in self.pool.free],
-            [Free(adapter.uuid, adapter.registration) for adapter in self.pool if _busy(adapter)],
+            free,
+            busy,
             self._limits,
             self._usage(),
         )
@@ -222,9 +234,14 @@ class Engine:
         for start in decision.starts:
             session, case = self._find(keys[start.key])
             self._start(group, session, session.start(case), start.adapters)
+        held = self._held_back() if decision.unfilled else []
+        # Waiting for what people hold back is not in vain, though nothing else is kept free for it meanwhile.
+        wider = decide(candidates, free, busy + held, self._limits, self._usage()) if held else decision
         for key, reason in decision.reasons.items():
             session, case = self._find(keys[key])
-            session.waits(case, reason, unfilled=key in decision.unfilled)
+            if key in decision.unfilled:
+                reason = wider.reasons.get(key, reason)
+            session.waits(case, reason, unfilled=key in decision.unfilled and key in wider.unfilled)
 
     def _start(
         self, group: asyncio.TaskGroup, session: Session, entry: Entry, adapters: Mapping[str, str]
@@ -252,6 +269,14 @@ class Engine:
         self._running[task] = running
         task.add_done_callback(self._forget)
 
+    def _held_back(self) -> list[Free]:
+        """Return the adapters that get no case only because a person says so."""
+        return [
+            Free(adapter.uuid, adapter.registration)
+            for adapter in self.pool
+            if adapter.state is AdapterState.FREE and self.pool.kept_back(adapter)
+        ]
+
     def _find(self, waiting: Waiting) -> tuple[Session, str]:
         return self.sessions[waiting.session], waiting.key.partition("\n")[2]
 
@@ -264,6 +289,8 @@ class Engine:
         )
 
     async def _attempt(self, running: _Running) -> None:
+        # Every record that this task and its children log carries them.
+        LogContext(session=running.session.id, case=running.entry.case.id).enter()
         try:
             verdict = await self._runner.run(running.attempt, running.lease)
         except asyncio.CancelledError:
@@ -299,6 +326,8 @@ class Engine:
         while True:
             await asyncio.sleep(_SWEEP_EVERY)
             self.pool.sweep()
+            if self.pool.free:
+                self.wake()  # what is kept back for a case is not kept for ever
             self._watch()
             for session in list(self.sessions.values()):
                 if session.sweep(self._queue_deadline):
@@ -325,10 +354,6 @@ class Engine:
                 waiting,
                 "; ".join(sorted(reasons)),
             )
-
-
-def _busy(adapter: Adapter) -> bool:
-    return adapter.state is AdapterState.LEASED
 
 
 def _rank(adapter: Adapter) -> int:

@@ -18,11 +18,12 @@ from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import DeployError, TrafficlightError, UsageError
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.composition import providers_from
 from trafficlight.homeservers.registry import Providers
 from trafficlight.results.case import Expected
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
+from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
 from trafficlight.results.reporters import load_reporters
 from trafficlight.results.store import SqlStore, StoredSession
@@ -53,6 +54,8 @@ class Lab:
     servers: Providers
     engine: Engine
     store: SqlStore | None
+    executor: Executor
+    metrics: Metrics
 
     @classmethod
     @asynccontextmanager
@@ -72,12 +75,14 @@ class Lab:
         clock = SystemClock()
         async with AsyncExitStack() as stack:
             executor = await _executor(settings, stack)
-            servers = _servers(settings, progress)
+            servers = providers_from(settings, progress)
             stack.push_async_callback(servers.close)
             store = stack.enter_context(remembering(settings.results_root)) if remember else None
             journal = Journal(clock, first=store.last_sequence + 1 if store is not None else 1)
             if store is not None:
                 journal.subscribe(store.append)
+            metrics = Metrics()
+            journal.subscribe(metrics)
             engine = Engine(
                 clock=clock,
                 journal=journal,
@@ -95,7 +100,7 @@ class Lab:
             )
             running = asyncio.create_task(engine.run(), name="engine")
             try:
-                yield cls(settings, clock, journal, servers, engine, store)
+                yield cls(settings, clock, journal, servers, engine, store, executor, metrics)
             finally:
                 await engine.stop("the lab was told to stop", grace=settings.grace)
                 await running
@@ -138,11 +143,12 @@ class Lab:
         :raises OSError: the results folder cannot be made.
         """
         plan = plan if plan is not None else await self.plan(request)
+        # First, as it takes long: whoever is called off meanwhile leaves no session behind.
+        problems = await self._prepare(plan)
         folder = folder or self.new_folder()
         if self.store is not None:
             stored = StoredSession(folder.id, folder.path.absolute(), request.model_dump(mode="json"))
             await asyncio.to_thread(self.store.add_session, stored)
-        problems = await self._prepare(plan)
 
         def hopeless(case: Case) -> str | None:
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
@@ -187,6 +193,7 @@ class Lab:
             seed=request.seed if request.sample is not None else None,
             deadline=self.settings.session_deadline,
             reporters=load_reporters(self.settings.reporters),
+            request=request,
         )
 
     async def _prepare(self, plan: Plan) -> dict[HomeServerSpec, str]:
@@ -229,13 +236,3 @@ async def _executor(settings: Settings, stack: AsyncExitStack) -> Executor:
         return InProcess()
     ready = settings.workers or os.cpu_count() or 1
     return await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory))
-
-
-def _servers(settings: Settings, progress: Callable[[str], None] | None) -> Providers:
-    local = LocalProvider(
-        cache_folder=settings.cache_folder,
-        stable={"synapse": settings.synapse_version},
-        warm=settings.warm_servers,
-        progress=progress,
-    )
-    return Providers({"local": local}, settings.server_providers, capacity=settings.homeserver_limit)

@@ -91,6 +91,7 @@ class Adapter:
 
     :ivar claim: the attempt that holds it, or held it last: its late uploads still belong there.
     :ivar paused: why it gets no new case; empty while it does.
+    :ivar quarantined: whether its program's failures paused it, and not a person.
     :ivar token: its own bearer token, where tokens are on.
     :ivar token_used: whether it has shown that token, so that nobody else is told it any more.
     """
@@ -108,6 +109,7 @@ class Adapter:
     token_used: bool = False
     reason: str = ""
     paused: str = ""
+    quarantined: bool = False
     cases: list[str] = field(default_factory=list)
 
     @property
@@ -158,6 +160,8 @@ class Pool:
         self.on_reusable: Callable[[Adapter], None] | None = None
         self._quarantine_after = quarantine_after
         self._failed_in_a_row: dict[str | None, int] = {}
+        #: Why no adapter gets a new case; empty while they do.
+        self.drained = ""
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(tuple(self._adapters.values()))
@@ -168,7 +172,7 @@ class Pool:
     @property
     def free(self) -> list[Adapter]:
         """The adapters that a case can have, in the order in which they came."""
-        return [adapter for adapter in self._free.values() if not adapter.paused]
+        return [] if self.drained else [one for one in self._free.values() if not one.paused]
 
     def register(self, uuid: str, registration: JsonObject, *, token: str | None = None) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
@@ -199,6 +203,7 @@ class Pool:
         failed = self._failed_in_a_row.get(_program(adapter), 0)
         if failed >= self._quarantine_after:
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
+            adapter.quarantined = True
         self._free[uuid] = adapter
         self._on_change()
         return adapter
@@ -297,13 +302,33 @@ class Pool:
 
     def pause(self, adapter: Adapter, reason: str) -> None:
         """Give an adapter no new case until :meth:`resume`; what it is in goes on."""
-        adapter.paused = reason
+        adapter.paused, adapter.quarantined = reason, False
+        self._note(f"paused: {reason}", adapter)
+        self._on_change()
 
     def resume(self, adapter: Adapter) -> None:
         """Let a paused adapter have cases again, and forget how often its program failed."""
-        adapter.paused = ""
+        adapter.paused, adapter.quarantined = "", False
         self._failed_in_a_row.pop(_program(adapter), None)
+        self._note("resumed", adapter)
         self._on_change()
+
+    def drain(self, reason: str) -> None:
+        """Give no adapter a new case, those that will yet register included, until :meth:`undrain`."""
+        self.drained = reason
+        self._note(f"all adapters are drained: {reason}")
+        self._on_change()
+
+    def undrain(self) -> None:
+        """Let adapters have cases again; those that are paused themselves stay so."""
+        if self.drained:
+            self.drained = ""
+            self._note("adapters are no longer drained")
+            self._on_change()
+
+    def kept_back(self, adapter: Adapter) -> bool:
+        """Whether only a person keeps new cases from an adapter: it is there, and will have some again."""
+        return bool(self.drained or adapter.paused) and not adapter.quarantined
 
     def judge(self, lease: Lease, faulty: Collection[str]) -> None:
         """Note how the adapters of a case did; a program that errs in many cases in a row is quarantined.
@@ -372,6 +397,10 @@ class Pool:
         while len(self._ended) > _REMEMBERED:
             oldest = next(iter(self._ended))
             del self._ended[oldest], self._adapters[oldest]
+
+    def _note(self, message: str, adapter: Adapter | None = None) -> None:
+        uuid = adapter.uuid if adapter is not None else None
+        self._journal.append(EventKind.LOG, adapter=uuid, level="info", logger="pool", message=message)
 
     def _tell(self, kind: EventKind, adapter: Adapter, **data: object) -> None:
         claim = adapter.lease.claim if adapter.lease is not None else None

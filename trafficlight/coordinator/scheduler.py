@@ -214,10 +214,11 @@ class _Table:
     def _first(self, group: _Group, case: Waiting) -> bool:
         """Start the oldest case of a session, or keep back what is there for it; say whether it started."""
         reason = self._over_limit(group)
-        if reason is None and self._start(group, case):
-            return True
-        group.cases.remove(case)
-        self._reasons[case.key] = reason or self._supply.shortage(group.bits)
+        if reason is None:
+            if self._start(group, case):
+                return True
+            reason = self._supply.shortage(group.bits)
+        self._wait(group, reason)
         self._supply.keep_back(group.bits)
         self._kept_homeservers += group.servers
         self._kept_clients.update(group.names)
@@ -236,7 +237,12 @@ class _Table:
                         heapq.heappush(queue, self._place(group))
                     return
                 reason = self._supply.shortage(group.bits)
-            self._reasons.update(dict.fromkeys(map(attrgetter("key"), group.cases), reason))
+            self._wait(group, reason)
+
+    def _wait(self, group: _Group, reason: str) -> None:
+        """Note why a group waits: none of its cases can start in this decision."""
+        self._reasons.update(dict.fromkeys(map(attrgetter("key"), group.cases), reason))
+        group.cases.clear()
 
     def _start(self, group: _Group, case: Waiting) -> bool:
         adapters = self._supply.take({role: self._bits[id(kind)] for role, kind in case.clients.items()})

@@ -21,6 +21,7 @@ from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
+from trafficlight.suites.request import SessionRequest
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 
@@ -44,6 +45,7 @@ class Options:
     :param seed: of the sample, if one was drawn.
     :param deadline: seconds that the session may take; None for any time.
     :param reporters: plug-ins that are told how it goes.
+    :param request: what was asked for, so that it can be asked for again; None where nobody knows.
     """
 
     exit_first: bool = False
@@ -54,6 +56,7 @@ class Options:
     seed: int | None = None
     deadline: float | None = None
     reporters: Sequence[Reporter] = ()
+    request: SessionRequest | None = None
 
 
 class Session:

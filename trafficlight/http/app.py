@@ -10,7 +10,17 @@ from quart import Quart
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import TrafficlightError
-from trafficlight.http import adapter_api, headers, login, openapi, pages, refusals
+from trafficlight.http import (
+    adapter_api,
+    adapters_admin,
+    headers,
+    login,
+    openapi,
+    operations,
+    pages,
+    refusals,
+    sessions_api,
+)
 from trafficlight.suites.request import SessionRequest
 
 __all__ = ["app_of", "create_app"]
@@ -70,7 +80,8 @@ def _bare() -> Quart:
     app.url_map.strict_slashes = True
     refusals.install(app)
     headers.install(app)
-    for room in (adapter_api, pages, login, openapi):
+    operations.install_log_context(app)
+    for room in (adapter_api, pages, login, sessions_api, adapters_admin, operations, openapi):
         app.register_blueprint(room.blueprint)
     app.register_blueprint(pages.assets)
     return app

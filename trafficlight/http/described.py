@@ -24,7 +24,9 @@ _REFUSALS = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "More than the limit.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of another type.",
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The range lies behind the end.",
+    HTTPStatus.FORBIDDEN: "A browser asks on behalf of another site.",
     HTTPStatus.INSUFFICIENT_STORAGE: "The coordinator's disk is full.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The coordinator is not ready for it, or is ending.",
 }
 
 

@@ -197,6 +197,7 @@ async def _status(session: Session | None) -> Response:
         "types": types,
         "adapters": live,
         "gone": gone,
+        "drained": lab.engine.pool.drained,
         "heads": heads,
         "states": states,
         "text": text,

@@ -108,6 +108,7 @@ class AdapterRow:
 
     :ivar doing: what it is at, in one line.
     :ivar more: what else it said of itself.
+    :ivar paused: whether it gets no new case.
     :ivar silent: seconds since its last request.
     """
 
@@ -119,6 +120,7 @@ class AdapterRow:
     case: str
     doing: str
     more: dict[str, Any]
+    paused: bool
     silent: float
 
 
@@ -222,7 +224,7 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
         case AdapterState.RESETTING:
             doing = "forgets its last case"
         case AdapterState.FREE if adapter.paused:
-            doing = f"paused: {adapter.paused}"
+            doing = adapter.paused if adapter.quarantined else f"paused: {adapter.paused}"
         case AdapterState.FREE:
             doing = "waits in a poll" if adapter.channel.polling else "is not polling right now"
     leased = adapter.state is AdapterState.LEASED and adapter.claim is not None
@@ -239,6 +241,7 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
             for key, value in redacted(adapter.registration).items()
             if key not in ("type", "version") and value not in (None, [], "")
         },
+        paused=bool(adapter.paused),
         silent=max(0.0, now - adapter.seen),
     )
 

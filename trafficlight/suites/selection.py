@@ -129,7 +129,9 @@ def read_failed(session: Path) -> frozenset[str]:
     path = session / "rerun-failed.yml" if session.is_dir() else session
     if not path.is_file():
         raise UsageError(f"there is no {path}: name the folder of a session's results")
-    return frozenset(texts(read_yaml(path), key="the list of cases", source=path))
+    content = read_yaml(path)
+    listed = content.get("failed") if isinstance(content, dict) else content
+    return frozenset(texts(listed, key="the list of cases", source=path))
 
 
 def _by_id(cases: Sequence[Case], wanted: frozenset[str]) -> list[Case]:

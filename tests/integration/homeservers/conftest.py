@@ -1,7 +1,9 @@
 """Real homeservers and real users on them."""
 
+import contextlib
+import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,8 +12,12 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from tests.integration.homeservers.engine import docker_on_engine, homerunner_on_engine
+from tests.integration.homeservers.homerunner_double import Double
+from trafficlight.homeservers.homerunner import HomerunnerProvider, HomerunnerServer
 from trafficlight.homeservers.local import LocalProvider
 from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
+from trafficlight.homeservers.static import StaticProvider
 from trafficlight.server_types import ServerType, SynapseStable
 
 SignUp: TypeAlias = Callable[[RunningServer, str], Awaitable[nio.AsyncClient]]
@@ -29,11 +35,94 @@ async def local() -> AsyncIterator[LocalProvider]:
     assert provider.running == 0
 
 
-@pytest.fixture(params=["local"])
+class _OnDouble(HomerunnerProvider):
+    """Calls the homeservers of a double's backend what they are called."""
+
+    def __init__(self, double: Double) -> None:
+        super().__init__([double.url])
+        self._double = double
+
+    @contextlib.asynccontextmanager
+    async def deploy(
+        self, case_id: str, requests: Sequence[ServerRequest]
+    ) -> AsyncIterator[list[RunningServer]]:
+        async with super().deploy(case_id, requests) as servers:
+            yield [
+                dataclasses.replace(server, server_name=self._double.names[server.cs_api])
+                for server in servers
+                if isinstance(server, HomerunnerServer)
+            ]
+
+
+_IN_DOCKER = pytest.mark.docker
+_OPERATING = ["local", pytest.param("docker", marks=_IN_DOCKER)]
+_FRESH = [*_OPERATING, "homerunner", pytest.param("real_homerunner", marks=pytest.mark.homerunner)]
+
+
+@pytest.fixture(params=_OPERATING)
 def provider(request: pytest.FixtureRequest) -> Provider:
-    """Every provider, one after the other."""
+    """Every provider that can stop and restart its homeservers and has their logs, one after the other."""
     found: Provider = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(params=_FRESH)
+def fresh(request: pytest.FixtureRequest) -> Provider:
+    """Every provider whose homeservers are new for every case."""
+    found: Provider = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=[*_FRESH, "static"])
+def every(request: pytest.FixtureRequest) -> Provider:
+    """Every provider."""
+    found: Provider = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def docker() -> AsyncIterator[Provider]:
+    """The provider docker on a real engine, with nothing left there at the end."""
+    async with docker_on_engine() as provider:
+        yield provider
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def homerunner(
+    local: LocalProvider, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Provider]:
+    """The provider homerunner at a double that deploys real homeservers."""
+    double = Double(backend=local, folder=tmp_path_factory.mktemp("homerunner"))
+    async with double.listening():
+        provider = _OnDouble(double)
+        await provider.prepare(SynapseStable().homeservers())
+        yield provider
+        await provider.close()
+        assert not double.live
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real_homerunner() -> AsyncIterator[Provider]:
+    """The provider homerunner at a real one."""
+    async with homerunner_on_engine() as url:
+        provider = HomerunnerProvider([url])
+        await provider.prepare(SynapseStable().homeservers())
+        yield provider
+        await provider.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def static(local: LocalProvider, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Provider]:
+    """The provider static, with three homeservers that run as long as the session."""
+    folder = tmp_path_factory.mktemp("static")
+    spec = SynapseStable().homeservers()[0]
+    requests = [ServerRequest(f"static{number}", spec, folder / f"{number}.log") for number in range(3)]
+    async with local.deploy("static", requests) as servers:
+        overrides = [{"server_name": server.server_name, "cs_api": f"{server.cs_api}/"} for server in servers]
+        provider = StaticProvider({"SynapseStable": overrides})
+        await provider.prepare([spec])
+        yield provider
+        await provider.close()
 
 
 @pytest.fixture

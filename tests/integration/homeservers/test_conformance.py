@@ -21,32 +21,35 @@ Hear = Callable[[nio.AsyncClient, str, str], Awaitable[None]]
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_deploys_servers_in_the_order_of_the_requests(provider: Provider, ask: Ask, count: int) -> None:
+async def test_deploys_servers_in_the_order_of_the_requests(every: Provider, ask: Ask, count: int) -> None:
     roles = [f"server{number}" for number in range(count)]
-    async with provider.deploy("order", [ask(role) for role in roles]) as servers:
+    async with every.deploy("order", [ask(role) for role in roles]) as servers:
         assert [server.role for server in servers] == roles
         assert len({server.server_name for server in servers}) == count
         assert len({server.cs_api for server in servers}) == count
         assert all(not server.cs_api.endswith("/") for server in servers)
 
 
-async def test_versions_answer_and_users_register(provider: Provider, ask: Ask) -> None:
-    async with provider.deploy("versions", [ask("server")]) as [server], aiohttp.ClientSession() as session:
+async def test_versions_answer_and_users_register(every: Provider, ask: Ask) -> None:
+    async with every.deploy("versions", [ask("server")]) as [server], aiohttp.ClientSession() as session:
         async with session.get(f"{server.cs_api}/_matrix/client/versions") as answer:
             assert answer.status == 200
             assert (await answer.json())["versions"]
         assert server.version.split()[0] == "Synapse"
-        assert await register_account(server.cs_api, "alice", "a password") == f"@alice:{server.server_name}"
+        assert (
+            await register_account(server.cs_api, "versions", "a password")
+            == f"@versions:{server.server_name}"
+        )
 
 
-async def test_each_case_gets_an_empty_server(provider: Provider, ask: Ask) -> None:
+async def test_each_case_gets_an_empty_server(fresh: Provider, ask: Ask) -> None:
     for _ in range(2):
-        async with provider.deploy("fresh", [ask("server")]) as [server]:
+        async with fresh.deploy("fresh", [ask("server")]) as [server]:
             await register_account(server.cs_api, "alice", "a password")  # refused where alice exists already
 
 
-async def test_servers_federate_both_ways(provider: Provider, ask: Ask, sign_up: SignUp, talk: Talk) -> None:
-    async with provider.deploy("federation", [ask("red"), ask("blue")]) as [red, blue]:
+async def test_servers_federate_both_ways(every: Provider, ask: Ask, sign_up: SignUp, talk: Talk) -> None:
+    async with every.deploy("federation", [ask("red"), ask("blue")]) as [red, blue]:
         await talk(await sign_up(red, "alice"), await sign_up(blue, "bob"))
         await talk(await sign_up(blue, "carol"), await sign_up(red, "dave"))
 
@@ -61,24 +64,24 @@ async def test_the_log_is_in_the_results_when_the_deployment_is_left(provider: P
     assert "/_matrix/client/v3/register" in log
 
 
-async def test_destroyed_when_the_case_ends_well(provider: Provider, ask: Ask) -> None:
-    async with provider.deploy("ends well", [ask("server")]) as [server]:
+async def test_destroyed_when_the_case_ends_well(fresh: Provider, ask: Ask) -> None:
+    async with fresh.deploy("ends well", [ask("server")]) as [server]:
         pass
     await _assert_gone(server)
 
 
-async def test_destroyed_when_the_case_raises(provider: Provider, ask: Ask) -> None:
+async def test_destroyed_when_the_case_raises(fresh: Provider, ask: Ask) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with provider.deploy("raises", [ask("server")]) as [server]:
+        async with fresh.deploy("raises", [ask("server")]) as [server]:
             raise ZeroDivisionError
     await _assert_gone(server)
 
 
-async def test_destroyed_when_the_case_is_cancelled(provider: Provider, ask: Ask) -> None:
+async def test_destroyed_when_the_case_is_cancelled(fresh: Provider, ask: Ask) -> None:
     deployed: asyncio.Future[RunningServer] = asyncio.get_running_loop().create_future()
 
     async def case() -> None:
-        async with provider.deploy("cancelled", [ask("server")]) as [server]:
+        async with fresh.deploy("cancelled", [ask("server")]) as [server]:
             deployed.set_result(server)
             await asyncio.Event().wait()
 
@@ -138,8 +141,8 @@ async def test_a_paused_server_is_destroyed_all_the_same(provider: Provider, ask
     await _assert_gone(server)
 
 
-async def test_an_unknown_operation_is_unsupported(provider: Provider, ask: Ask) -> None:
-    async with provider.deploy("unknown", [ask("server")]) as [server]:
+async def test_an_unknown_operation_is_unsupported(every: Provider, ask: Ask) -> None:
+    async with every.deploy("unknown", [ask("server")]) as [server]:
         with pytest.raises(UnsupportedError, match="defenestrate"):
             await server.operate("defenestrate")
 
@@ -158,8 +161,8 @@ async def test_a_message_waits_for_a_server_that_is_down(
         await hear(bob, room, "while you were out")
 
 
-async def test_what_it_cannot_deploy_has_a_reason(provider: Provider) -> None:
-    reason = provider.unsupported(HomeServerSpec("Nonesuch", "nonesuch", "stable", ""))
+async def test_what_it_cannot_deploy_has_a_reason(every: Provider) -> None:
+    reason = every.unsupported(HomeServerSpec("Nonesuch", "nonesuch", "stable", ""))
     assert reason is not None
     assert "nonesuch" in reason
 

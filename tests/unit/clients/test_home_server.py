@@ -57,6 +57,13 @@ async def test_a_user_that_is_only_named_is_registered_once(server: HomeServer, 
     assert list(accounts.passwords) == ["carol"]
 
 
+async def test_without_a_name_it_is_somebody_new(server: HomeServer, accounts: "Accounts") -> None:
+    first, second = await server.nio_client(), await server.nio_client()
+
+    assert first.user_id != second.user_id
+    assert len(accounts.passwords) == 2
+
+
 async def test_a_user_that_was_registered_is_logged_in(server: HomeServer, accounts: "Accounts") -> None:
     await server.register("alice", "secret")
 

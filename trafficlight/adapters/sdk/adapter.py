@@ -78,7 +78,7 @@ class Adapter:
             version=self.version,
             labels=list(self.labels),
             actions=list(self.actions),
-            reusable=self.reusable,
+            reusable=self.reusable or None,
             # Whoever supervises the process names it, to tell at once which adapters end with it.
             instance=os.environ.get("TRAFFICLIGHT_INSTANCE"),
         )

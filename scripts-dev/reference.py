@@ -1,0 +1,127 @@
+"""Write what is generated from the code: the reference pages of settings and commands, and the sample file.
+
+``reference.py`` writes them; ``reference.py --check`` only says whether they are as they should be. A page
+keeps what is written around its generated part.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+
+from trafficlight.cli.main import cli
+from trafficlight.cli.run import command as run_command
+from trafficlight.config import ENVIRONMENT_PREFIX, Settings, key_of
+
+_ROOT = Path(__file__).resolve().parent.parent
+_BEGIN, _END = "<!-- generated: scripts-dev/reference.py -->\n", "<!-- end of the generated part -->\n"
+# Columns of a help text.
+_WIDTH = 100
+_WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or check them; return the exit code."""
+    reference = _ROOT / "docs" / "reference"
+    wanted = {
+        reference / "configuration.md": _around(reference / "configuration.md", settings()),
+        reference / "cli.md": _around(reference / "cli.md", commands()),
+        _ROOT / "trafficlight-sample.json": sample(),
+    }
+    check = "--check" in arguments
+    stale = []
+    for path, text in wanted.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(str(path.relative_to(_ROOT)))
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    if check and stale:
+        print(f"out of date: {', '.join(stale)}\nwrite anew with: .venv/bin/python scripts-dev/reference.py")
+        return 1
+    return 0
+
+
+def _around(page: Path, generated: str) -> str:
+    """Return a page with its generated part renewed."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        raise SystemExit(f"{page} has no generated part, from {_BEGIN.strip()} to {_END.strip()}")
+    return f"{before}{begin}\n{generated.strip()}\n\n{end}{after}"
+
+
+def sample() -> str:
+    """Return a configuration file that states every default."""
+    defaults = Settings().model_dump(mode="json")
+    return json.dumps({key_of(field): value for field, value in defaults.items()}, indent=2) + "\n"
+
+
+def settings() -> str:
+    """Return a section for each setting."""
+    return "\n".join(_setting_lines())
+
+
+def _setting_lines() -> Iterator[str]:
+    flags = {one.name: max(one.opts, key=len) for one in run_command.params if isinstance(one, click.Option)}
+    defaults = Settings().model_dump(mode="json")
+    for field, info in Settings.model_fields.items():
+        yield f"### `{key_of(field)}`\n"
+        yield f"{info.description}\n"
+        yield f"- takes: {_words(info.annotation)}"
+        yield f"- default: `{json.dumps(defaults[field])}`"
+        yield f"- environment: `{ENVIRONMENT_PREFIX}{key_of(field)}`"
+        if field in flags:
+            yield f"- flag: `{flags[field]}`"
+        yield ""
+
+
+def _words(annotation: Any) -> str:
+    """Return what a setting takes, in words."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _words(inside[0])
+    if origin in (Union, UnionType):
+        words = [_words(one) for one in inside if one is not NoneType]
+        return " or ".join([*words, "null"] if NoneType in inside else words)
+    if origin is Literal:
+        return "one of " + ", ".join(f"`{one}`" for one in inside)
+    if origin is list:
+        return f"a list of {_words(inside[0])}"
+    if origin is dict:
+        return f"an object: {_words(inside[0])} → {_words(inside[1])}"
+    if annotation is Any:
+        return "anything"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields.items()
+        return "an object of " + ", ".join(f"`{name}` ({_words(one.annotation)})" for name, one in fields)
+    return _WORDS.get(annotation, "text")
+
+
+def commands() -> str:
+    """Return a section for each command: its help text, as the command itself prints it."""
+    # No terminal's width and no colours.
+    os.environ.pop("COLUMNS", None)
+    return "\n".join(_command_lines(click.Context(cli, info_name="trafficlight", **cli.context_settings)))
+
+
+def _command_lines(context: click.Context) -> Iterator[str]:
+    context.terminal_width = _WIDTH
+    command = context.command
+    yield f"{'##' if context.parent is None else '###'} `{context.command_path}`\n"
+    yield f"```text\n{click.unstyle(command.get_help(context)).strip()}\n```\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None, f"{context.command_path} lists {name} and does not know it"
+            if not found.hidden:
+                yield from _command_lines(click.Context(found, parent=context, info_name=name))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

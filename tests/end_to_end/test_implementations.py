@@ -1,0 +1,81 @@
+"""The chat suites that ship, on other homeservers: as much of `tests/interop` as a change can wait for."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import junitparser
+import pytest
+
+from trafficlight.suites.expected_failures import read_expected_failures
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Running, Start
+
+# On a machine that has neither, another Synapse is installed and Dendrite is built here.
+pytestmark = pytest.mark.timeout(600)
+
+_INTEROP = Path(__file__).parent.parent / "interop"
+_EXPECTED_FAILURES = _INTEROP / "expected-failures.yml"
+_ALONE = "messages_test.py::SendMessages[alice=Nio,bob=Nio,server={}]"
+_FEDERATED = "federation_test.py::FederatedMessages[alice=Nio,bob=Nio,here={},there={}]"
+_SYNAPSES = [
+    _ALONE.format("SynapseStable"),
+    _ALONE.format("Synapse-1.98.0"),
+    _FEDERATED.format("Synapse-1.98.0", "SynapseStable"),
+]
+_WITH_DENDRITE = [
+    _ALONE.format("Dendrite"),
+    _FEDERATED.format("Dendrite", "SynapseStable"),
+    _FEDERATED.format("SynapseStable", "Dendrite"),
+]
+_TOO_NEW_A_ROOM = _FEDERATED.format("SynapseStable", "Synapse-1.98.0")
+
+
+async def _run(start: "Start", *cases: str) -> "Running":
+    paths = [_INTEROP / case for case in cases]
+    return await start("run", *paths, "--expected-failures", _EXPECTED_FAILURES)
+
+
+async def test_synapses_of_two_years_talk_as_far_as_room_versions_go(start: "Start") -> None:
+    running = await _run(start, *_SYNAPSES, _TOO_NEW_A_ROOM)
+
+    assert await running.ended(timeout=550) == 0, running.output + running.errors
+    cases = running.cases()
+    assert [case for case in _SYNAPSES if cases[case].result] == []
+    # What fails is told as what was expected, and not hidden.
+    (known,) = cases[_TOO_NEW_A_ROOM].result
+    assert isinstance(known, junitparser.Skipped)
+    assert "Room version" in str(known.message)
+
+
+async def test_dendrite_talks_alone_and_with_synapse_both_ways(start: "Start") -> None:
+    if shutil.which("go") is None:
+        pytest.skip("Go is needed to build Dendrite, and is not on the PATH")
+    running = await _run(start, *_WITH_DENDRITE)
+
+    assert await running.ended(timeout=550) == 0, running.output + running.errors
+    cases = running.cases()
+    assert sorted(cases) == sorted(_WITH_DENDRITE)
+    assert [case for case in _WITH_DENDRITE if cases[case].result] == []
+
+
+async def test_without_go_dendrite_is_skipped_and_says_so(start: "Start", tmp_path: Path) -> None:
+    environment = {"PATH": str(tmp_path), "TRAFFICLIGHT_CACHE_FOLDER": str(tmp_path / "cache")}
+    running = await start("run", _INTEROP / _ALONE.format("Dendrite"), environment=environment)
+
+    # Nothing has run, which is no success.
+    assert await running.ended() == 2, running.output + running.errors
+    results = [result for suite in running.junit() for case in suite for result in case.result]
+    assert "Go" in next(str(one.message) for one in results if isinstance(one, junitparser.Skipped))
+
+
+async def test_every_expected_failure_means_cases_that_there_are(start: "Start") -> None:
+    collecting = await start("collect", "--json", _INTEROP)
+    assert await collecting.ended() == 0, collecting.errors
+
+    ids = [case["id"] for case in json.loads("".join(collecting.output))["cases"]]
+
+    assert len(ids) > 50
+    assert read_expected_failures(_EXPECTED_FAILURES).unused(ids) == []

@@ -1,0 +1,84 @@
+"""What is asked to stop ends soon, with complete results, and leaves nothing running."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import junitparser
+import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Running, Start
+
+pytestmark = pytest.mark.timeout(300)
+
+
+async def _in_the_middle(start: "Start", demo: Path, chat: Path, grace: str) -> "Running":
+    """Return a session in which one case has ended, one never ends and one has not begun."""
+    environment = {"TRAFFICLIGHT_GRACE": grace, "TRAFFICLIGHT_CASE_LIMIT": "1"}
+    ends, never_ends, waits = (
+        chat / "send_messages_test.py::SendMessages",
+        demo / "never_ends_test.py",
+        chat / "invited_before_message_test.py::JoinedAfterMessage",
+    )
+    running = await start("run", ends, never_ends, waits, environment=environment)
+    await running.line("SendMessages", "success")
+    await running.line("NeverEnds", "running")
+    # Real adapters, and a homeserver, are there to be left behind.
+    assert len(running.started()) > 4
+    return running
+
+
+def _expect_complete_results(running: "Running") -> None:
+    junit, cases = running.junit(), running.cases()
+    assert (junit.tests, junit.failures, junit.errors) == (3, 0, 1)
+    by_name = {case_id.partition("[")[0].rpartition("::")[2]: case for case_id, case in cases.items()}
+    assert not by_name["SendMessages"].result
+    (called_off,) = by_name["NeverEnds"].result
+    assert type(called_off) is junitparser.Error
+    assert "called off" in str(called_off.message)
+    (not_run,) = by_name["JoinedAfterMessage"].result
+    assert type(not_run) is junitparser.Skipped
+    assert "interrupted" in str(not_run.message)
+    files = {path.name for path in running.session().iterdir()}
+    assert {"junit.xml", "report.html", "session.json"} <= files
+    assert "interrupted" in running.output[-1]
+
+
+@pytest.mark.parametrize("how", ["interrupt", "terminate"])
+async def test_a_session_that_is_stopped_ends_in_good_order(
+    start: "Start", demo: Path, chat: Path, how: str
+) -> None:
+    running = await _in_the_middle(start, demo, chat, grace="0.5")
+    began = time.monotonic()
+
+    getattr(running, how)()
+
+    assert await running.ended() == 130, running.errors
+    assert time.monotonic() - began < 8
+    assert running.started() == []
+    _expect_complete_results(running)
+
+
+async def test_the_second_time_nothing_is_waited_for(start: "Start", demo: Path, chat: Path) -> None:
+    running = await _in_the_middle(start, demo, chat, grace="200")
+    began = time.monotonic()
+
+    running.interrupt()
+    await running.line("once more")
+    running.interrupt()
+
+    assert await running.ended() == 130, running.errors
+    assert time.monotonic() - began < 8
+    assert running.started() == []
+    _expect_complete_results(running)
+
+
+async def test_nothing_outlives_a_coordinator_that_is_killed(start: "Start", demo: Path, chat: Path) -> None:
+    running = await _in_the_middle(start, demo, chat, grace="10")
+    processes = running.started()
+
+    running.kill()
+
+    await running.ended()
+    await running.gone(processes)

@@ -1,0 +1,224 @@
+"""`submit` and `watch` against a real coordinator, as processes of their own."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import aiohttp
+import pytest
+
+from tests.integration.http.conftest import TEST_FILE, ScriptedAdapter, Site, ended, open_site
+
+PEOPLE = "secret-of-people"
+
+
+class Command:
+    """A command that runs, and what it has said."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self._more = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            async with self._more:
+                self.said.append(line.decode().rstrip())
+                self._more.notify_all()
+
+    async def line(self, *words: str) -> str:
+        """Wait for a line that has all the words."""
+
+        def found() -> list[str]:
+            return [line for line in self.said if all(word in line for word in words)]
+
+        async with asyncio.timeout(30), self._more:
+            await self._more.wait_for(found)
+        return found()[0]
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(30):
+            code = await self.process.wait()
+            await self._reading
+        return code
+
+    async def close(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.ended()
+
+
+Runner: TypeAlias = Callable[..., Awaitable[Command]]
+
+
+@pytest.fixture
+async def run(tmp_path: Path) -> AsyncIterator[Runner]:
+    """Run `trafficlight` with these arguments; it ends with the test at the latest."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*arguments: str, **environment: str) -> Command:
+            kept = {key: value for key, value in os.environ.items() if not key.startswith("TRAFFICLIGHT_")}
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "trafficlight",
+                *arguments,
+                cwd=tmp_path,
+                env={**kept, "PYTHONPATH": str(Path(__file__).parents[3]), "COLUMNS": "200", **environment},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                limit=1 << 20,
+            )
+            command = Command(process)
+            stack.push_async_callback(command.close)
+            return command
+
+        yield start
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with open_site(tmp_path) as opened:
+        yield opened
+
+
+def a_test_file(folder: Path, body: str = "await alice.perform('one')", name: str = "talk_test.py") -> Path:
+    path = folder / name
+    path.write_text(TEST_FILE.format(body=f"        {body}", client_type="nio"))
+    return path
+
+
+async def play(site: Site, response: str | None = None) -> None:
+    """Be the client of one case, of one action."""
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    message = await adapter.action()
+    await adapter.respond({"id": message["id"], **({"response": response} if response else {})})
+
+
+async def test_a_session_is_submitted_and_watched(site: Site, run: Runner, tmp_path: Path) -> None:
+    a_test_file(tmp_path)
+    command = await run("submit", "talk_test.py", "--watch", "--url", site.url)
+    await command.line("session", "1 case ·", f"{site.url}/status/")
+    await play(site)
+    assert await command.ended() == 0
+    text = "\n".join(command.said)
+    assert "talk_test.py::Talk[alice=Type]   running" in text
+    assert "talk_test.py::Talk[alice=Type]   success" in text
+    assert command.said[-1].startswith("1 success · 0 failure · 0 error")
+    (folder,) = [path for path in (tmp_path / "results").iterdir() if path.name.startswith("20")]
+    assert command.said[-1].endswith(f"results/{folder.name}")
+    assert (folder / "junit.xml").is_file()
+
+
+async def test_a_failure_is_told_and_is_the_exit_code(site: Site, run: Runner, tmp_path: Path) -> None:
+    a_test_file(tmp_path)
+    submitted = await run("submit", "talk_test.py", "--url", site.url)
+    assert await submitted.ended() == 0
+    (session,) = site.lab.engine.sessions.values()
+    assert session.id in submitted.said[0]
+    watching = await run("watch", TRAFFICLIGHT_URL=site.url)
+    await watching.line("session", session.id)
+    await play(site, "error")
+    assert await watching.ended() == 1
+    assert any(line.startswith("failure  talk_test.py::Talk") for line in watching.said)
+    # Whoever comes late is told the same.
+    late = await run("watch", session.id, "--url", site.url)
+    assert await late.ended() == 1
+    assert late.said == watching.said
+
+
+async def test_ctrl_c_ends_only_the_watching(site: Site, run: Runner, tmp_path: Path) -> None:
+    a_test_file(tmp_path)
+    command = await run("submit", "talk_test.py", "--watch", "--url", site.url)
+    await command.line("session")
+    (session,) = site.lab.engine.sessions.values()
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    message = await adapter.action()
+    await command.line("running")
+    command.process.send_signal(signal.SIGINT)
+    assert await command.ended() == 130
+    assert f"session {session.id} goes on: trafficlight watch {session.id}" in command.said
+    await adapter.respond({"id": message["id"]})
+    await ended(session)
+    assert session.exit_code == 0
+
+
+async def test_what_cannot_be_done_is_said_in_a_line(site: Site, run: Runner) -> None:
+    for arguments, words in (
+        (("submit", "nowhere_test.py"), "there is no nowhere_test.py"),
+        (("watch", "2026-01-01--001"), "there is no such session"),
+        (("watch", "../x"), "there is"),
+        (("watch", "--url", "nonsense"), "write http://host:port"),
+        (("watch", "--url", "http://127.0.0.1:1"), "does not answer"),
+    ):
+        command = await run(*arguments, TRAFFICLIGHT_URL=site.url)
+        assert await command.ended() == 2
+        (line,) = command.said
+        assert words in line
+
+
+async def test_the_token_is_shown(run: Runner, tmp_path: Path) -> None:
+    async with open_site(tmp_path, people_token=PEOPLE) as site:
+        a_test_file(tmp_path, "pass")
+        command = await run("submit", "talk_test.py", "--url", site.url)
+        assert await command.ended() == 2
+        assert "--token" in command.said[0]
+        await ScriptedAdapter(site).register()
+        for given in ({"TRAFFICLIGHT_PEOPLE_TOKEN": PEOPLE}, {}):
+            arguments = () if given else ("--token", PEOPLE)
+            command = await run("submit", "talk_test.py", "--watch", *arguments, "--url", site.url, **given)
+            await ScriptedAdapter(site).register()
+            assert await command.ended() == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def serving(run: Runner, port: int, *tests: Path) -> AsyncIterator[Command]:
+    command = await run(
+        *("serve", *map(str, tests), "--port", str(port), "--workers", "0"),
+        TRAFFICLIGHT_ADAPTERS="{}",
+        TRAFFICLIGHT_WARM_SERVERS="0",
+    )
+    await command.line("session")
+    try:
+        yield command
+    finally:
+        await command.close()
+
+
+async def test_watching_goes_on_when_the_coordinator_is_restarted(run: Runner, tmp_path: Path) -> None:
+    """Killed in the middle of a case; the next one goes on, and every line of the session comes once."""
+    tests = a_test_file(tmp_path)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    async with aiohttp.ClientSession() as http:
+        async with serving(run, port, tests) as first:
+            site = Site(url, None, http, tmp_path)  # type: ignore[arg-type]
+            watching = await run("watch", "--url", url)
+            adapter = ScriptedAdapter(site)
+            await adapter.register()
+            await adapter.action()
+            await watching.line("running")
+            await first.close()  # by SIGKILL
+            await watching.line("trying again")
+        async with serving(run, port):
+            await play(site)
+            assert await watching.ended() == 0
+    states = [line.split()[1] for line in watching.said if line.startswith("  talk_test.py")]
+    assert states == ["running", "error", "running", "success"]
+    assert watching.said[-1].startswith("1 success")

@@ -1,0 +1,315 @@
+"""Labs without homeservers and programs of their own, and a check that they leave nothing behind."""
+
+import asyncio
+import os
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from trafficlight.clock import SystemClock
+from trafficlight.coordinator.channel import Receipt
+from trafficlight.coordinator.engine import Engine
+from trafficlight.coordinator.execution import InProcess
+from trafficlight.coordinator.pool import Adapter, AdapterState
+from trafficlight.coordinator.runner import Deadlines, Executor
+from trafficlight.coordinator.scheduler import Limits
+from trafficlight.coordinator.session import Options, Session
+from trafficlight.errors import DeployError
+from trafficlight.homeservers.provider import RunningServer, ServerRequest
+from trafficlight.protocol import JsonObject
+from trafficlight.results.case import CaseRecord
+from trafficlight.results.events import Event, EventKind
+from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import Journal
+from trafficlight.server_types import HomeServerSpec
+from trafficlight.suites.planning import plan
+
+PRELUDE = """
+import asyncio, time, os, sys, ctypes, signal, logging
+from trafficlight import Test, parametrize
+from trafficlight.client_types import Nio, ElementWebStable, ElementAndroid
+from trafficlight.server_types import SynapseStable
+"""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a process holds that ought to be given back."""
+
+    tasks: frozenset[str]
+    processes: frozenset[int]
+    files: frozenset[str]
+
+
+def held() -> Held:
+    """Return what this process holds now."""
+    files = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            files.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+        except OSError:  # it was the one of listing them
+            continue
+    try:
+        tasks = frozenset(str(task.get_coro()) for task in asyncio.all_tasks() - {asyncio.current_task()})
+    except RuntimeError:
+        tasks = frozenset()
+    children = psutil.Process().children(recursive=True)
+    return Held(tasks, frozenset(child.pid for child in children), frozenset(files))
+
+
+@pytest.fixture
+async def no_leaks() -> AsyncIterator[None]:
+    """Fail a test after which a task, a process, a socket or a file descriptor is left. Use it first."""
+    before = held()
+    yield
+    # Transports close their files in the next turns of the loop.
+    for _ in range(10):
+        await asyncio.sleep(0)
+    after = held()
+    assert not after.tasks - before.tasks
+    assert not after.processes - before.processes
+    assert not after.files - before.files
+
+
+@dataclass
+class FakeServer:
+    """A homeserver that is only counted."""
+
+    role: str
+    server_name: str
+    cs_api: str = "http://127.0.0.1:9"
+    version: str = "Fake 1"
+    exited: str | None = None
+    operations: list[str] = field(default_factory=list)
+
+    async def operate(self, operation: str) -> None:
+        self.operations.append(operation)
+
+
+class FakeProvider:
+    """Deploys nothing, and goes wrong on demand."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.fails: Exception | None = None
+        self.fails_to_destroy: Exception | None = None
+        self.hangs = False
+        self.refuses: str | None = None
+        self.running: list[FakeServer] = []
+        self.deployed: list[FakeServer] = []
+        self.most_at_once = 0
+
+    def unsupported(self, spec: HomeServerSpec) -> str | None:
+        return self.refuses
+
+    async def prepare(self, specs: Any) -> None: ...
+
+    async def close(self) -> None: ...
+
+    @asynccontextmanager
+    async def deploy(
+        self, case_id: str, requests: Sequence[ServerRequest]
+    ) -> AsyncIterator[list[RunningServer]]:
+        if self.hangs:
+            await asyncio.sleep(3600)
+        if self.fails is not None:
+            raise self.fails
+        servers = [FakeServer(request.role, f"hs{n}") for n, request in enumerate(requests)]
+        self.running += servers
+        self.deployed += servers
+        self.most_at_once = max(self.most_at_once, len(self.running))
+        try:
+            yield list(servers)
+        finally:
+            for server in servers:
+                self.running.remove(server)
+            if self.fails_to_destroy is not None:
+                raise self.fails_to_destroy
+
+
+class Player:
+    """An adapter that is scripted: registers, polls and answers without HTTP, like a looping program.
+
+    :param behaviour: what to answer to an action; None for nothing at all.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        behaviour: Callable[[str, JsonObject], JsonObject | None] = lambda action, _: {"response": action},
+        type: str = "nio",
+        **registration: Any,
+    ) -> None:
+        self.engine = engine
+        self.behaviour = behaviour
+        self.registration = {"type": type, **registration}
+        self.actions: list[str] = []
+        self.exits: list[str] = []
+
+    def register(self) -> Adapter:
+        return self.engine.pool.register(str(uuid4()), self.registration)
+
+    async def loop(self) -> None:
+        """Play one case after the other, until it is sent away without one."""
+        adapter = None
+        while adapter is None or adapter.cases:
+            adapter = self.register()
+            await self.play(adapter)
+
+    async def play(self, adapter: Adapter) -> None:
+        """Do as told until `exit`."""
+        while True:
+            message = await adapter.channel.poll(20)
+            self.engine.pool.seen(adapter)
+            if message.action == "exit":
+                self.exits.append(str(message.data["reason"]))
+                return
+            if message.action != "idle":
+                self.actions.append(message.action)
+                if (answer := self.behaviour(message.action, message.data)) is not None:
+                    assert adapter.channel.respond(message.id, answer) is not Receipt.STALE
+
+
+class Bay:
+    """An engine at work, and what it takes to give it something to do."""
+
+    def __init__(self, engine: Engine, provider: FakeProvider, folder: Path) -> None:
+        self.engine = engine
+        self.provider = provider
+        self.folder = folder
+        self.events: list[Event] = []
+        self._files = 0
+        self._players: set[asyncio.Task[None]] = set()
+        engine.journal.subscribe(self.events.append)
+
+    def submit(self, text: str, options: Options | None = None) -> Session:
+        """Start a session of what a test file holds."""
+        self._files += 1
+        path = self.folder / f"bay{self._files}_test.py"
+        path.write_text(PRELUDE + textwrap.dedent(text))
+        planned = plan([path], directory=self.folder)
+        assert not planned.problems, planned.problems
+        clock = self.engine.clock
+        results = ResultsFolder.create(self.folder / "results", clock.now().date())
+        return self.engine.submit(results, planned, options or Options())
+
+    def player(self, *arguments: Any, **options: Any) -> Player:
+        """Start an adapter that plays one case after the other."""
+        player = Player(self.engine, *arguments, **options)
+        self._keep(player.loop())
+        return player
+
+    def play_once(self, *arguments: Any, **options: Any) -> Player:
+        """Start an adapter that plays one case only."""
+        player = Player(self.engine, *arguments, **options)
+        self._keep(player.play(player.register()))
+        return player
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.create_task(work, name="player")
+        self._players.add(task)
+        task.add_done_callback(self._players.discard)
+
+    async def ended(self, session: Session, seconds: float = 30.0) -> dict[str, CaseRecord]:
+        """Wait until a session is over; return its cases by class, or class and parameters."""
+        async with asyncio.timeout(seconds):
+            await session.ended.wait()
+        return {id.partition("::")[2]: case for id, case in session.record.cases.items()}
+
+    async def until(self, kind: EventKind, *, case: str = "", **data: Any) -> Event:
+        """Wait for an event, which may be past.
+
+        :param case: a part of its case's id.
+        """
+        came: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+
+        def look(event: Event) -> None:
+            same = all(event.data.get(key) == value for key, value in data.items())
+            if same and event.kind is kind and case in (event.case or "") and not came.done():
+                came.set_result(event)
+
+        for event in self.events:
+            look(event)
+        unsubscribe = self.engine.journal.subscribe(look)
+        try:
+            async with asyncio.timeout(20):
+                return await came
+        finally:
+            unsubscribe()
+
+    async def close(self) -> None:
+        """End everything; no lease and no server remains."""
+        await self.engine.stop("the test is over")
+        for task in self._players:
+            task.cancel()
+        await asyncio.gather(*self._players, return_exceptions=True)
+
+    def check_given_back(self) -> None:
+        """Everybody was told to exit, and every homeserver is gone."""
+        assert all(adapter.state is AdapterState.ENDED for adapter in self.engine.pool)
+        assert all(adapter.lease is None for adapter in self.engine.pool)
+        assert not self.provider.running
+
+
+@asynccontextmanager
+async def open_bay(
+    folder: Path,
+    executor: Executor | None = None,
+    *,
+    limits: Limits | None = None,
+    queue: float = 300.0,
+    **deadlines: Any,
+) -> AsyncIterator[Bay]:
+    """Run an engine over the real parts, without HTTP."""
+    clock = SystemClock()
+    provider = FakeProvider()
+    engine = Engine(
+        clock=clock,
+        journal=Journal(clock),
+        servers=provider,
+        executor=executor or InProcess(),
+        deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
+        limits=limits or Limits(),
+        queue_deadline=queue,
+    )
+    running = asyncio.create_task(engine.run(), name="engine")
+    bay = Bay(engine, provider, folder)
+    try:
+        yield bay
+    finally:
+        await bay.close()
+        async with asyncio.timeout(20):
+            await running
+    bay.check_given_back()
+
+
+@pytest.fixture
+async def bay(no_leaks: None, tmp_path: Path) -> AsyncIterator[Bay]:
+    """An engine with the usual settings."""
+    async with open_bay(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def bay_with(no_leaks: None, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Engines with other settings; they end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(*arguments: Any, **options: Any) -> Bay:
+            return await stack.enter_async_context(open_bay(tmp_path, *arguments, **options))
+
+        yield opened
+
+
+@pytest.fixture
+def deploy_error() -> Iterator[DeployError]:
+    """A homeserver that does not come up."""
+    yield DeployError("synapse did not answer", log="KeyError: 'server_name'")

@@ -1,0 +1,277 @@
+"""How sessions begin, go on and end; nothing waits for a sweep, and nothing is left behind."""
+
+import asyncio
+import statistics
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trafficlight.coordinator.scheduler import Limits
+from trafficlight.coordinator.session import Options
+from trafficlight.coordinator.workers import WorkerPool
+from trafficlight.results.events import EventKind, State
+from trafficlight.results.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from tests.integration.coordinator.conftest import Bay
+
+MakeBay = Callable[..., Any]
+
+BLOCKED = """
+class Blocked(Test):
+    clients = {"alice": Nio}
+    servers = {"server": SynapseStable}
+
+    async def run(self, alice, server):
+        self.logger.info("running")
+        await asyncio.sleep(3600)
+"""
+
+FLAKY = """
+class Flaky(Test):
+    async def run(self):
+        assert self.case.attempt >= 3, self.case.attempt
+"""
+
+
+def many(count: int) -> str:
+    return "\n".join(
+        f"class Many{n}(Test):\n    clients = {{'alice': Nio}}\n\n    async def run(self, alice):\n"
+        f"        await alice.perform('dance')\n"
+        for n in range(count)
+    )
+
+
+def start_latencies(bay: "Bay") -> list[float]:
+    """Return the seconds from each registration to the case's start, where the case had waited for it."""
+    registered: dict[str, float] = {}
+    found = []
+    for event in bay.events:
+        if event.kind is EventKind.ADAPTER_REGISTERED and event.adapter:
+            registered[event.adapter] = event.time.timestamp()
+        elif event.kind is EventKind.ADAPTER_LEASED and event.adapter:
+            found.append(event.time.timestamp() - registered[event.adapter])
+    return found
+
+
+async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "Bay") -> None:
+    session = bay.submit(many(6))
+    bay.player()
+    cases = await bay.ended(session, 10)
+    assert [case.state for case in cases.values()] == [State.SUCCESS] * 6
+    # Well under 10 ms on a machine that is not busy with other things.
+    assert statistics.median(start_latencies(bay)) < 0.05
+    assert session.record.exit_code == ExitCode.SUCCESS
+
+
+async def test_fifty_two_client_cases(bay: "Bay") -> None:
+    text = (
+        many(50)
+        .replace("{'alice': Nio}", "{'alice': Nio, 'bob': Nio}")
+        .replace("self, alice", "self, alice, bob")
+    )
+    for _ in range(8):
+        bay.player()
+    cases = await bay.ended(bay.submit(text), 20)
+    assert all(case.state is State.SUCCESS for case in cases.values())
+    assert statistics.median(start_latencies(bay)) < 0.5
+
+
+async def test_a_case_without_clients_needs_nobody(bay: "Bay") -> None:
+    cases = await bay.ended(bay.submit("class Plain(Test):\n    async def run(self):\n        pass"))
+    assert cases["Plain"].state is State.SUCCESS
+
+
+async def test_limits_are_kept(bay_with: MakeBay) -> None:
+    bay = await bay_with(limits=Limits(homeservers=2))
+    text = "\n".join(
+        f"class S{n}(Test):\n    servers = {{'server': SynapseStable}}\n\n"
+        "    async def run(self, server):\n        await asyncio.sleep(0.01)\n"
+        for n in range(6)
+    )
+    cases = await bay.ended(bay.submit(text))
+    assert all(case.state is State.SUCCESS for case in cases.values())
+    assert bay.provider.most_at_once == 2
+
+
+class TestWaiting:
+    async def test_every_case_says_why(self, bay: "Bay") -> None:
+        session = bay.submit(many(2))
+        await bay.until(EventKind.CASE_WAITS)
+        reasons = {case.reason for case in session.record.cases.values()}
+        assert reasons == {"needs 1 x Nio, 0 free, 0 registered"}
+
+    async def test_a_case_that_nobody_can_play_ends_as_an_error(self, bay_with: MakeBay) -> None:
+        bay = await bay_with(queue=0.5)
+        bay.player()
+        session = bay.submit(
+            many(1) + "class Never(Test):\n    clients = {'a': ElementAndroid}\n"
+            "    async def run(self, a):\n        pass"
+        )
+        cases = await bay.ended(session)
+        assert cases["Many0[alice=Nio]"].state is State.SUCCESS
+        never = cases["Never[a=ElementAndroid]"]
+        assert never.state is State.ERROR
+        assert never.message == ("waited 0.5 s in vain: needs 1 x ElementAndroid, 0 free, 0 registered")
+
+    async def test_also_when_there_are_some_but_too_few(self, bay_with: MakeBay) -> None:
+        bay = await bay_with(queue=0.5)
+        bay.engine.pool.register("only", {"type": "nio"})
+        text = (
+            "class Pair(Test):\n    clients = {'a': Nio, 'b': Nio}\n"
+            "    async def run(self, a, b):\n        pass"
+        )
+        cases = await bay.ended(bay.submit(text))
+        assert (
+            cases["Pair[a=Nio,b=Nio]"].message == "waited 0.5 s in vain: needs 2 x Nio, 1 free, 1 registered"
+        )
+
+    async def test_nothing_is_kept_back_for_ever(
+        self, bay_with: MakeBay, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two roles and one adapter: the others go on, though no event tells that the keeping has ended."""
+        monkeypatch.setattr("trafficlight.coordinator.scheduler._RETURN", 0.3)
+        bay = await bay_with(limits=Limits(aging=0.0))
+        pair = (
+            "class Pair(Test):\n    clients = {'a': Nio, 'b': Nio}\n"
+            "    async def run(self, a, b):\n        pass\n"
+        )
+        session = bay.submit(pair + many(3))
+        bay.player()
+        for number in range(3):
+            await bay.until(EventKind.CASE_ENDED, case=f"Many{number}[")
+        bay.engine.cancel(session, "enough")
+        cases = await bay.ended(session)
+        assert cases.pop("Pair[a=Nio,b=Nio]").state is not State.SUCCESS
+        assert {case.state for case in cases.values()} == {State.SUCCESS}
+
+
+class TestRetries:
+    async def test_a_flaky_case_is_tried_again(self, bay: "Bay") -> None:
+        session = bay.submit(FLAKY, Options(deflake=2))
+        case = (await bay.ended(session))["Flaky"]
+        assert [attempt.state for attempt in case.attempts] == [State.FAILURE, State.FAILURE, State.SUCCESS]
+        assert case.state is State.SUCCESS
+
+    async def test_no_more_often_than_asked(self, bay: "Bay") -> None:
+        case = (await bay.ended(bay.submit(FLAKY, Options(deflake=1))))["Flaky"]
+        assert [attempt.state for attempt in case.attempts] == [State.FAILURE] * 2
+        assert case.state is State.FAILURE
+
+    async def test_a_skip_is_not_tried_again(self, bay: "Bay") -> None:
+        text = "class Skips(Test):\n    async def run(self):\n        self.skip('no')"
+        case = (await bay.ended(bay.submit(text, Options(deflake=3))))["Skips"]
+        assert len(case.attempts) == 1
+
+
+async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
+    bay = await bay_with(limits=Limits(cases=1))
+    text = "\n".join(
+        f"class T{n}(Test):\n    async def run(self):\n        assert {n} != 1\n" for n in range(4)
+    )
+    session = bay.submit(text, Options(exit_first=True))
+    cases = await bay.ended(session)
+    assert [case.state for case in cases.values()] == [
+        State.SUCCESS,
+        State.FAILURE,
+        State.WAITING,
+        State.WAITING,
+    ]
+
+
+class TestEnding:
+    async def test_a_stop_calls_off_what_runs_and_leaves_nothing(self, bay: "Bay") -> None:
+        player = bay.player()
+        session = bay.submit(BLOCKED + many(2))
+        await bay.until(EventKind.LOG, message="running")
+        await bay.engine.stop("the operator wants to go home", grace=0.05)
+        cases = await bay.ended(session)
+        blocked = cases["Blocked[alice=Nio,server=SynapseStable]"]
+        assert blocked.state is State.ERROR
+        assert blocked.message == "called off while it was running: the operator wants to go home"
+        assert player.exits
+        assert not bay.provider.running
+
+    async def test_what_ends_within_the_grace_period_keeps_its_verdict(self, bay: "Bay") -> None:
+        text = (
+            "class Slow(Test):\n    async def run(self):\n"
+            "        self.logger.info('running'); await asyncio.sleep(0.1)"
+        )
+        session = bay.submit(text)
+        await bay.until(EventKind.LOG, message="running")
+        await bay.engine.stop("enough", grace=20)
+        assert (await bay.ended(session))["Slow"].state is State.SUCCESS
+
+    async def test_one_session_can_be_cancelled(self, bay: "Bay") -> None:
+        bay.player()
+        blocked = bay.submit(BLOCKED + many(1))
+        await bay.until(EventKind.LOG, message="running")
+        bay.engine.cancel(blocked, "not needed any more")
+        other = bay.submit("class Other(Test):\n    async def run(self):\n        pass")
+        assert (await bay.ended(other))["Other"].state is State.SUCCESS
+        states = {name: case.state for name, case in (await bay.ended(blocked)).items()}
+        assert states["Blocked[alice=Nio,server=SynapseStable]"] is State.ERROR
+
+    async def test_a_case_that_is_called_off_before_it_began(self, bay: "Bay") -> None:
+        """Cancelled in the very turn of the loop in which it was started."""
+        session = bay.submit("class Plain(Test):\n    async def run(self):\n        pass")
+        while not session.running and not session.ended.is_set():
+            await asyncio.sleep(0)
+        bay.engine.cancel(session, "at once")
+        assert (await bay.ended(session))["Plain"].state is State.ERROR
+
+    async def test_in_preparation(self, bay: "Bay") -> None:
+        bay.provider.hangs = True
+        bay.player()
+        session = bay.submit(BLOCKED)
+        await bay.until(EventKind.CASE_STATE, state="preparing")
+        bay.engine.cancel(session, "enough")
+        cases = await bay.ended(session)
+        assert [case.state for case in cases.values()] == [State.ERROR]
+
+
+class TestWorkers:
+    """The same, with test code in processes of its own."""
+
+    async def test_a_blocking_test_delays_no_other(self, bay_with: MakeBay) -> None:
+        async with WorkerPool(2) as workers:
+            bay = await bay_with(workers)
+            bay.player()
+            blocking = bay.submit(
+                "class Blocks(Test):\n    async def run(self):\n        self.logger.info('running')\n"
+                "        time.sleep(1)"
+            )
+            await bay.until(EventKind.LOG, message="running")
+            cases = await bay.ended(bay.submit(many(5)))
+            assert all(case.state is State.SUCCESS for case in cases.values())
+            assert not blocking.ended.is_set(), "five cases have ended while one blocks its process"
+            await bay.ended(blocking)
+            await bay.engine.stop("done")
+
+    async def test_called_off_while_it_blocks(self, bay_with: MakeBay) -> None:
+        async with WorkerPool(1) as workers:
+            bay = await bay_with(workers, teardown=0.1)
+            text = BLOCKED.replace("await asyncio.sleep(3600)", "time.sleep(3600)")
+            bay.player()
+            session = bay.submit(text)
+            await bay.until(EventKind.LOG, message="running")
+            bay.engine.cancel(session, "enough")
+            (case,) = (await bay.ended(session)).values()
+            assert case.state is State.ERROR
+            assert not bay.provider.running
+            await bay.engine.stop("done")
+
+    @pytest.mark.parametrize("end", ["os._exit(3)", "ctypes.string_at(0)"])
+    async def test_a_crash_gives_everything_back(self, bay_with: MakeBay, end: str) -> None:
+        async with WorkerPool(1) as workers:
+            bay = await bay_with(workers)
+            player = bay.player()
+            (case,) = (
+                await bay.ended(bay.submit(BLOCKED.replace("await asyncio.sleep(3600)", end)))
+            ).values()
+            assert case.state is State.ERROR
+            assert case.message.startswith("the test ended its process: ")
+            assert player.exits
+            assert not bay.provider.running
+            await bay.engine.stop("done")

@@ -1,0 +1,214 @@
+"""From what goes wrong to what is said of it, over the real engine with scripted adapters."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trafficlight.errors import DeployError, UnsupportedError
+from trafficlight.protocol import ErrorBody, JsonObject
+from trafficlight.results.events import EventKind, State
+
+if TYPE_CHECKING:
+    from tests.integration.coordinator.conftest import Bay
+
+MakeBay = Callable[..., Any]
+
+ONE = """
+class One(Test):
+    clients = {{"alice": Nio}}
+
+    async def run(self, alice):
+        {body}
+"""
+
+TWO = """
+class Two(Test):
+    clients = {{"alice": Nio, "bob": ElementWebStable}}
+
+    async def run(self, alice, bob):
+        {body}
+"""
+
+SERVER = """
+class Served(Test):
+    servers = {"server": SynapseStable}
+
+    async def run(self, server):
+        self.logger.info("running")
+        await server.restart()
+"""
+
+
+class TestActions:
+    async def test_success(self, bay: "Bay") -> None:
+        player = bay.player()
+        session = bay.submit(ONE.format(body="assert (await alice.perform('dance'))['response'] == 'dance'"))
+        case = (await bay.ended(session))["One[alice=Nio]"]
+        assert case.state is State.SUCCESS
+        assert player.exits[0] == "the case ended: success"
+
+    @pytest.mark.parametrize("answer", [{"response": "error"}, {"response": "error", "error": "no room"}])
+    async def test_the_response_error_is_a_failure(self, bay: "Bay", answer: JsonObject) -> None:
+        bay.player(lambda action, data: answer)
+        case = (await bay.ended(bay.submit(ONE.format(body="await alice.perform('dance')"))))[
+            "One[alice=Nio]"
+        ]
+        assert case.state is State.FAILURE
+        assert case.message.startswith("alice: dance: ")
+
+    async def test_never_answered(self, bay_with: MakeBay) -> None:
+        """It polls on and on, and the case ends all the same."""
+        bay = await bay_with(action=0.2)
+        bay.play_once(lambda action, data: None)
+        case = (await bay.ended(bay.submit(ONE.format(body="await alice.perform('dance')"))))[
+            "One[alice=Nio]"
+        ]
+        assert case.state is State.ERROR
+        assert case.message.startswith("alice: did not answer dance within 0.2 s")
+
+    async def test_never_fetched(self, bay_with: MakeBay) -> None:
+        bay = await bay_with(action=0.1)
+        bay.engine.pool.register("silent", {"type": "nio"})
+        case = (await bay.ended(bay.submit(ONE.format(body="await alice.perform('dance')"))))[
+            "One[alice=Nio]"
+        ]
+        assert (case.state, case.message) == (State.ERROR, "alice: did not fetch dance within 0.1 s")
+
+    async def test_a_case_that_takes_too_long_says_what_it_was_at(self, bay_with: MakeBay) -> None:
+        bay = await bay_with(case=0.2)
+        bay.play_once(lambda action, data: None)
+        case = (await bay.ended(bay.submit(ONE.format(body="await alice.perform('dance')"))))[
+            "One[alice=Nio]"
+        ]
+        assert case.state is State.ERROR
+        assert case.message.startswith(
+            "not done within 0.2 s, the case's deadline; alice was at dance for 0."
+        )
+
+    async def test_data_that_cannot_be_json(self, bay: "Bay") -> None:
+        bay.player()
+        body = "await alice.perform('dance', partner=object())"
+        case = (await bay.ended(bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
+        assert case.state is State.ERROR
+        assert case.message.startswith("TypeError: dance: cannot be sent as JSON: partner=<object")
+
+
+class TestAdapters:
+    @pytest.mark.parametrize(("type", "state"), [("action", State.FAILURE), ("adapter", State.ERROR)])
+    async def test_an_error_while_the_test_waits_for_another_client(
+        self, bay: "Bay", type: str, state: State
+    ) -> None:
+        bay.play_once()
+        bob = bay.engine.pool.register("bob", {"type": "element-web"})
+        session = bay.submit(TWO.format(body="await bob.perform('wait')"))
+        assert (await bob.channel.poll(20)).action == "wait"
+        alice = next(one for one in bay.engine.pool if one.role == "alice")
+        bay.engine.pool.report(alice, ErrorBody(type=type, path="a.ts:1", details="lost my room"))
+        case = (await bay.ended(session))["Two[alice=Nio,bob=ElementWebStable]"]
+        assert case.state is state
+        assert "lost my room" in case.message
+
+    async def test_an_error_that_the_test_does_not_wait_for_is_not_lost(self, bay: "Bay") -> None:
+        """The test catches what its own action raised; the adapter is gone all the same."""
+        alice = bay.engine.pool.register("alice", {"type": "nio"})
+        body = "\n        ".join(["try: await alice.perform('x')", "except Exception: pass"])
+        session = bay.submit(ONE.format(body=body))
+        await alice.channel.poll(20)
+        bay.engine.pool.report(alice, ErrorBody(type="action", details="no such room"))
+        case = (await bay.ended(session))["One[alice=Nio]"]
+        assert case.state is State.FAILURE
+        assert "no such room" in case.message
+
+    async def test_one_that_is_gone_ends_its_case(self, bay: "Bay") -> None:
+        alice = bay.engine.pool.register("alice", {"type": "nio"})
+        session = bay.submit(ONE.format(body="await alice.perform('x')"))
+        await alice.channel.poll(20)
+        bay.engine.pool.lose(alice, "its process ended (signal 9)")
+        case = (await bay.ended(session))["One[alice=Nio]"]
+        assert case.state is State.ERROR
+        assert "its process ended (signal 9); x is outstanding for" in case.message
+
+    async def test_one_that_erred_before_is_never_allocated(self, bay: "Bay") -> None:
+        broken = bay.engine.pool.register("broken", {"type": "nio"})
+        bay.engine.pool.report(broken, ErrorBody(type="adapter", details="no browser"))
+        session = bay.submit(ONE.format(body="await alice.perform('dance')"))
+        await asyncio.sleep(0)
+        assert broken.claim is None
+        bay.player()
+        assert (await bay.ended(session))["One[alice=Nio]"].state is State.SUCCESS
+        assert broken.claim is None
+
+
+class TestHomeservers:
+    async def test_it_is_given_and_destroyed(self, bay: "Bay") -> None:
+        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        assert case.state is State.SUCCESS
+        assert [server.operations for server in bay.provider.deployed] == [["restart"]]
+        assert not bay.provider.running
+
+    async def test_it_does_not_come_up(self, bay: "Bay", deploy_error: DeployError) -> None:
+        bay.provider.fails = deploy_error
+        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        assert case.state is State.ERROR
+        assert "synapse did not answer" in case.message
+        assert "KeyError: 'server_name'" in case.message, "the log is there"
+        assert any(event.kind is EventKind.SERVER_FAILED for event in bay.events)
+
+    async def test_it_hangs(self, bay_with: MakeBay) -> None:
+        bay = await bay_with(prepare=0.1)
+        bay.provider.hangs = True
+        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        assert (case.state, case.message) == (State.ERROR, "the homeservers did not answer within 0.1 s")
+
+    async def test_the_provider_has_a_bug(self, bay: "Bay") -> None:
+        bay.provider.fails = KeyError("port")
+        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        assert case.state is State.ERROR
+        assert case.message == "the lab itself failed: KeyError: 'port'"
+
+    async def test_it_can_never_be_deployed(self, bay: "Bay") -> None:
+        bay.provider.refuses = "no Go compiler"
+        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        assert (case.state, case.message) == (State.SKIPPED, "no Go compiler")
+
+    async def test_it_turns_out_to_be_unsupported(self, bay: "Bay") -> None:
+        bay.provider.fails = UnsupportedError("this image has no such version")
+        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        assert case.state is State.SKIPPED
+
+    async def test_it_cannot_be_destroyed(self, bay: "Bay") -> None:
+        bay.provider.fails_to_destroy = DeployError("it does not let go")
+        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        assert (case.state, case.message) == (State.ERROR, "it does not let go")
+
+    async def test_that_does_not_hide_what_the_test_found(self, bay: "Bay") -> None:
+        bay.provider.fails_to_destroy = DeployError("it does not let go")
+        failing = SERVER + "        assert False, 'found something'\n"
+        case = (await bay.ended(bay.submit(failing)))["Served[server=SynapseStable]"]
+        assert (case.state, case.message) == (State.FAILURE, "found something")
+
+    async def test_one_that_died_is_named(self, bay: "Bay") -> None:
+        text = SERVER.replace("await server.restart()", "await asyncio.sleep(0.05); 1 / 0")
+        session = bay.submit(text)
+        await bay.until(EventKind.LOG, message="running")
+        bay.provider.running[0].exited = "signal 9"
+        case = (await bay.ended(session))["Served[server=SynapseStable]"]
+        assert case.message.endswith("; the homeserver server had ended (signal 9)")
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        ("raise SystemExit", State.ERROR),
+        ("raise asyncio.CancelledError", State.ERROR),
+        ("asyncio.current_task().cancel(); await asyncio.sleep(1)", State.ERROR),
+        ("self.skip('not now')", State.SKIPPED),
+        ("raise ExceptionGroup('', [AssertionError('a')])", State.FAILURE),
+    ],
+)
+async def test_odd_endings(bay: "Bay", body: str, state: State) -> None:
+    bay.player()
+    case = (await bay.ended(bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
+    assert case.state is state

@@ -1,0 +1,333 @@
+"""The mailbox of one adapter: what is delivered when, what answers what, and what is said of a silence."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trafficlight.coordinator.channel import Channel, Receipt
+from trafficlight.errors import ActionError, AdapterError, DeadlineError
+from trafficlight.protocol import ActionMessage, ErrorBody, JsonObject
+
+if TYPE_CHECKING:
+    from tests.unit.coordinator.conftest import HandClock
+
+# Seconds that a poll may be held in a test that expects it to end before.
+LONG = 30.0
+# Seconds for a deadline that is meant to pass.
+SHORT = 0.02
+
+
+class Side:
+    """Both sides of a channel."""
+
+    def __init__(self, clock: "HandClock") -> None:
+        self.delivered: list[ActionMessage] = []
+        self.channel = Channel(clock, hold_repeat=0.03, on_delivered=self.delivered.append)
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def ask(
+        self, action: str = "login", timeout: float = LONG, **data: Any
+    ) -> asyncio.Task[JsonObject]:
+        """Ask for an action; return when it is outstanding, or waits for its turn."""
+        task = asyncio.create_task(self.channel.perform(action, data, timeout))
+        self._tasks.append(task)
+        await asyncio.sleep(0)
+        return task
+
+    async def held_poll(self, wait: float = LONG) -> asyncio.Task[ActionMessage]:
+        """Poll; return when the poll is held."""
+        task = asyncio.create_task(self.channel.poll(wait))
+        self._tasks.append(task)
+        await asyncio.sleep(0)
+        assert self.channel.polling
+        return task
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def side(clock: "HandClock") -> AsyncIterator[Side]:
+    side = Side(clock)
+    yield side
+    await side.close()
+
+
+class TestDelivery:
+    async def test_a_held_poll_gets_an_action_at_once(self, side: Side) -> None:
+        poll = await side.held_poll()
+        await side.ask("login", user="alice")
+        message = await poll
+        assert (message.action, message.data) == ("login", {"user": "alice"})
+        assert message.id
+        assert side.delivered == [message]
+
+    async def test_a_poll_gets_an_action_that_waits(self, side: Side) -> None:
+        await side.ask("login")
+        assert (await side.channel.poll(LONG)).action == "login"
+
+    async def test_nothing_to_do(self, side: Side) -> None:
+        message = await side.channel.poll(SHORT)
+        assert (message.action, message.data, message.id) == ("idle", {"delay": 0}, None)
+        assert not side.channel.polling
+
+    async def test_no_wait_at_all(self, side: Side) -> None:
+        assert (await side.channel.poll(0)).action == "idle"
+
+    async def test_a_repeat_is_held_and_has_the_same_id(self, side: Side) -> None:
+        await side.ask("login")
+        first = await side.channel.poll(LONG)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        again = await side.channel.poll(LONG)
+        assert loop.time() - began >= 0.03
+        assert again == first
+        assert side.delivered == [first], "it is told once"
+
+    async def test_a_held_repeat_gives_way_to_the_next_action(self, side: Side) -> None:
+        side.channel.hold_repeat = LONG
+        asked = await side.ask("one")
+        await side.channel.poll(LONG)
+        poll = await side.held_poll()
+        side.channel.respond(None, {"response": "done"})
+        await asked
+        await side.ask("two")
+        assert (await poll).action == "two"
+
+    async def test_a_held_repeat_ends_with_its_own_wait(self, side: Side) -> None:
+        side.channel.hold_repeat = LONG
+        await side.ask("login")
+        first = await side.channel.poll(LONG)
+        assert await side.channel.poll(0) == first
+
+    async def test_a_newer_poll_supersedes_a_held_one(self, side: Side) -> None:
+        older = await side.held_poll()
+        newer = await side.held_poll()
+        message = await older
+        assert message.action == "idle"
+        assert message.data["delay"] > 0, "two that supersede each other must not spin"
+        await side.ask("login")
+        assert (await newer).action == "login"
+
+    async def test_a_poll_that_is_given_up_takes_nothing_with_it(self, side: Side) -> None:
+        poll = await side.held_poll()
+        poll.cancel()
+        await asyncio.wait([poll])
+        assert not side.channel.polling
+        await side.ask("login")
+        assert (await side.channel.poll(LONG)).action == "login"
+
+    async def test_one_action_at_a_time_in_the_order_of_asking(self, side: Side) -> None:
+        first, second = await side.ask("one"), await side.ask("two")
+        assert (await side.channel.poll(LONG)).action == "one"
+        side.channel.respond(None, {"n": 1})
+        assert await first == {"n": 1}
+        assert (await side.channel.poll(LONG)).action == "two"
+        side.channel.respond(None, {"n": 2})
+        assert await second == {"n": 2}
+
+
+class TestResponses:
+    async def test_without_an_id_the_outstanding_action_is_answered(self, side: Side) -> None:
+        asked = await side.ask()
+        await side.channel.poll(LONG)
+        response = {"response": "got_timeline", "timeline": [{"user": "alice"}]}
+        assert side.channel.respond(None, response) is Receipt.ACCEPTED
+        assert await asked == response
+
+    async def test_with_its_id_an_action_is_answered_once(self, side: Side) -> None:
+        asked = await side.ask()
+        id = (await side.channel.poll(LONG)).id
+        assert side.channel.respond(id, {"n": 1}) is Receipt.ACCEPTED
+        assert side.channel.respond(id, {"n": 2}) is Receipt.REPEATED
+        assert await asked == {"n": 1}
+        assert side.channel.respond(id, {"n": 3}) is Receipt.REPEATED
+
+    async def test_a_repeated_answer_is_not_the_answer_to_the_next_action(self, side: Side) -> None:
+        first = await side.ask("one")
+        id = (await side.channel.poll(LONG)).id
+        side.channel.respond(id, {"n": 1})
+        await first
+        second = await side.ask("two")
+        next_id = (await side.channel.poll(LONG)).id
+        assert side.channel.respond(id, {"n": 1}) is Receipt.REPEATED
+        assert not second.done()
+        assert next_id != id
+
+    async def test_an_unknown_id_is_stale(self, side: Side) -> None:
+        assert side.channel.respond("unknown", {}) is Receipt.STALE
+        await side.ask()
+        await side.channel.poll(LONG)
+        assert side.channel.respond("unknown", {}) is Receipt.STALE
+
+    async def test_an_answer_that_comes_too_late_is_stale(self, side: Side) -> None:
+        asked = await side.ask(timeout=SHORT)
+        id = (await side.channel.poll(LONG)).id
+        with pytest.raises(DeadlineError):
+            await asked
+        assert side.channel.respond(id, {}) is Receipt.STALE
+
+    async def test_nothing_is_outstanding(self, side: Side) -> None:
+        assert side.channel.respond(None, {"response": "late"}) is Receipt.UNASKED
+
+    async def test_a_late_answer_without_id_is_not_that_of_an_action_not_yet_fetched(
+        self, side: Side
+    ) -> None:
+        first = await side.ask("one", timeout=SHORT)
+        await side.channel.poll(LONG)
+        with pytest.raises(DeadlineError):
+            await first
+        second = await side.ask("two")
+        assert side.channel.respond(None, {"response": "to one"}) is Receipt.UNASKED
+        assert not second.done()
+
+    @pytest.mark.parametrize(
+        ("response", "message"),
+        [
+            ({"response": "error"}, "alice could not"),
+            ({"response": "error", "error": "no such room"}, "no such room"),
+            ({"response": "error", "details": "timed out"}, "timed out"),
+        ],
+    )
+    async def test_the_word_error_is_a_failure(self, side: Side, response: JsonObject, message: str) -> None:
+        asked = await side.ask("open_room")
+        await side.channel.poll(LONG)
+        assert side.channel.respond(None, response) is Receipt.ACCEPTED
+        with pytest.raises(ActionError) as raised:
+            await asked
+        assert raised.value.action == "open_room"
+        expected = "the client answered: error" if message == "alice could not" else message
+        assert raised.value.message == expected
+
+
+class TestErrors:
+    async def test_a_report_of_type_action_is_a_failure_of_what_is_outstanding(self, side: Side) -> None:
+        asked = await side.ask("login")
+        await side.channel.poll(LONG)
+        side.channel.report(ErrorBody(type="action", path="login.ts:3", details="wrong password"))
+        with pytest.raises(ActionError, match="wrong password") as raised:
+            await asked
+        assert (raised.value.action, raised.value.path) == ("login", "login.ts:3")
+
+    @pytest.mark.parametrize("type", ["adapter", "unknown", "", "something"])
+    async def test_every_other_type_is_an_error_of_the_adapter(self, side: Side, type: str) -> None:
+        asked = await side.ask()
+        side.channel.report(ErrorBody(type=type, details="crashed"))
+        with pytest.raises(AdapterError, match="crashed"):
+            await asked
+
+    async def test_a_report_without_details_says_so(self, side: Side) -> None:
+        failure = side.channel.report(ErrorBody())
+        assert "without details" in str(failure)
+
+    async def test_after_a_report_every_action_fails(self, side: Side) -> None:
+        side.channel.report(ErrorBody(type="adapter", details="crashed"))
+        for _ in range(2):
+            with pytest.raises(AdapterError, match="crashed"):
+                await side.channel.perform("login", {}, LONG)
+
+    async def test_failing_tells_whether_somebody_waited(self, side: Side) -> None:
+        assert not side.channel.fail(AdapterError("gone"))
+        other = Side(side.channel.clock)  # type: ignore[arg-type]
+        asked = await other.ask()
+        assert other.channel.fail(AdapterError("gone"))
+        assert not other.channel.fail(AdapterError("gone again"))
+        with pytest.raises(AdapterError, match=r"^gone$"):
+            await asked
+
+
+class TestExit:
+    async def test_every_poll_is_told(self, side: Side) -> None:
+        held = await side.held_poll()
+        side.channel.close("the case ended")
+        for message in (await held, await side.channel.poll(LONG), await side.channel.poll(0)):
+            assert (message.action, message.data) == ("exit", {"reason": "the case ended"})
+
+    async def test_the_first_reason_stays(self, side: Side) -> None:
+        side.channel.close("first")
+        side.channel.close("second")
+        assert side.channel.exit_reason == "first"
+
+    async def test_what_is_outstanding_fails(self, side: Side) -> None:
+        asked = await side.ask()
+        side.channel.close("the lab ends")
+        with pytest.raises(AdapterError, match=r"told to exit \(the lab ends\)"):
+            await asked
+
+    async def test_what_is_asked_later_fails(self, side: Side) -> None:
+        side.channel.close("the lab ends")
+        with pytest.raises(AdapterError, match="the lab ends"):
+            await side.channel.perform("login", {}, LONG)
+
+    async def test_a_late_answer_is_taken_without_harm(self, side: Side) -> None:
+        asked = await side.ask()
+        await side.channel.poll(LONG)
+        side.channel.close("the lab ends")
+        assert side.channel.respond(None, {"response": "done"}) is Receipt.UNASKED
+        await asyncio.wait([asked])
+        assert isinstance(asked.exception(), AdapterError)
+
+
+class TestDeadlines:
+    async def test_an_action_that_nobody_fetched(self, side: Side) -> None:
+        with pytest.raises(DeadlineError, match=r"^did not fetch login within 0\.02 s$"):
+            await side.channel.perform("login", {}, SHORT)
+
+    async def test_an_action_that_was_not_answered(self, side: Side) -> None:
+        asked = await side.ask("login", SHORT)
+        await side.channel.poll(LONG)
+        with pytest.raises(DeadlineError, match=r"^did not answer login within 0\.02 s$"):
+            await asked
+
+    async def test_the_last_three_actions_are_told(self, side: Side, clock: "HandClock") -> None:
+        for number in range(4):
+            asked = await side.ask(f"step{number}")
+            await side.channel.poll(LONG)
+            clock.elapsed += number
+            side.channel.respond(None, {})
+            await asked
+        with pytest.raises(DeadlineError) as raised:
+            await side.channel.perform("last", {}, SHORT)
+        assert str(raised.value).endswith(
+            "(before that: step1 (answered after 1.0 s), step2 (answered after 2.0 s), "
+            "step3 (answered after 3.0 s))"
+        )
+
+    async def test_the_next_action_can_go_on(self, side: Side) -> None:
+        with pytest.raises(DeadlineError):
+            await side.channel.perform("login", {}, SHORT)
+        await side.ask("logout")
+        assert (await side.channel.poll(LONG)).action == "logout"
+
+    async def test_cancelling_the_caller_takes_the_action_back(self, side: Side) -> None:
+        asked = await side.ask("login")
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert side.channel.outstanding is None
+        assert [past.ending for past in side.channel.past] == ["cancelled"]
+        assert (await side.channel.poll(SHORT)).action == "idle"
+
+
+class TestDescription:
+    async def test_of_an_adapter_that_did_nothing(self, side: Side) -> None:
+        assert side.channel.describe() == "no action was asked of it"
+
+    async def test_of_one_that_is_at_work(self, side: Side, clock: "HandClock") -> None:
+        await side.ask("login")
+        clock.elapsed += 2
+        assert side.channel.describe() == "login is outstanding for 2.0 s (not fetched by the adapter)"
+        await side.channel.poll(LONG)
+        assert side.channel.describe() == "login is outstanding for 2.0 s (delivered)"
+
+
+async def test_many_answered_actions_leave_little_behind(side: Side) -> None:
+    """An adapter may live for a whole night."""
+    for _ in range(3000):
+        asked = await side.ask()
+        side.channel.respond((await side.channel.poll(LONG)).id, {})
+        await asked
+    assert len(side.channel._answered) <= 100

@@ -1,0 +1,214 @@
+"""Who is registered, who holds whom, and who is given up."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trafficlight.coordinator import pool as pool_module
+from trafficlight.coordinator.pool import AdapterState, RegistrationConflict, UnknownAdapter
+from trafficlight.errors import ActionError, AdapterError
+from trafficlight.protocol import ErrorBody
+from trafficlight.results.events import EventKind
+
+if TYPE_CHECKING:
+    from tests.unit.coordinator.conftest import FakeClaim, Yard
+
+MakeClaim = Callable[..., "FakeClaim"]
+
+
+class TestRegistration:
+    def test_the_scheduler_looks_again(self, yard: "Yard") -> None:
+        adapter = yard.adapter()
+        assert yard.pool.free == [adapter]
+        assert yard.changes == 1
+        assert yard.kinds == [EventKind.ADAPTER_REGISTERED]
+        assert yard.pool.get("a") is adapter
+
+    def test_the_same_again_changes_nothing(self, yard: "Yard") -> None:
+        first = yard.adapter()
+        yard.clock.elapsed += 10
+        assert yard.adapter() is first
+        assert (len(yard.pool), yard.changes, len(yard.events)) == (1, 1, 1)
+        assert first.seen == yard.clock.elapsed, "it is a sign of life"
+
+    def test_other_data_are_refused(self, yard: "Yard") -> None:
+        yard.adapter()
+        with pytest.raises(RegistrationConflict, match="other data"):
+            yard.adapter(type="element-web")
+
+    def test_a_uuid_that_has_ended_is_refused(self, yard: "Yard") -> None:
+        yard.pool.lose(yard.adapter(), "its process ended")
+        with pytest.raises(RegistrationConflict, match="its process ended"):
+            yard.adapter()
+
+    def test_nobody_knows_a_stranger(self, yard: "Yard") -> None:
+        with pytest.raises(UnknownAdapter, match="no adapter has registered as x"):
+            yard.pool.get("x")
+
+
+class TestLeases:
+    def test_the_adapters_are_held(self, yard: "Yard", claim_of: MakeClaim) -> None:
+        alice, bob, other = yard.adapter("a"), yard.adapter("b"), yard.adapter("c")
+        claim = claim_of()
+        lease = yard.pool.lease(claim, {"alice": alice, "bob": bob})
+        assert [alice.state, bob.state, other.state] == [AdapterState.LEASED] * 2 + [AdapterState.FREE]
+        assert yard.pool.free == [other]
+        assert (alice.role, alice.claim, alice.lease) == ("alice", claim, lease)
+        event = yard.events[-1]
+        assert (event.kind, event.case, event.role, event.adapter) == (
+            EventKind.ADAPTER_LEASED,
+            claim.case,
+            "bob",
+            "b",
+        )
+
+    def test_all_or_none(self, yard: "Yard", claim_of: MakeClaim) -> None:
+        alice, bob = yard.adapter("a"), yard.adapter("b")
+        yard.pool.lease(claim_of(), {"bob": bob})
+        with pytest.raises(AdapterError, match="bob: the nio adapter b is not free any more"):
+            yard.pool.lease(claim_of(), {"alice": alice, "bob": bob})
+        assert alice.state is AdapterState.FREE
+        assert yard.pool.free == [alice]
+
+    async def test_released_adapters_are_told_to_exit(self, yard: "Yard", claim_of: MakeClaim) -> None:
+        adapter, claim = yard.adapter(), claim_of()
+        lease = yard.pool.lease(claim, {"alice": adapter})
+        yard.pool.release(lease, "the case ended: success")
+        message = await adapter.channel.poll(0)
+        assert (message.action, message.data) == ("exit", {"reason": "the case ended: success"})
+        assert adapter.state is AdapterState.ENDED
+        assert adapter.claim is claim, "late uploads still belong to the case"
+        assert yard.pool.free == []
+
+    def test_releasing_twice_is_releasing_once(self, yard: "Yard", claim_of: MakeClaim) -> None:
+        lease = yard.pool.lease(claim_of(), {"alice": yard.adapter()})
+        yard.pool.release(lease, "first")
+        count = len(yard.events)
+        yard.pool.release(lease, "second")
+        assert len(yard.events) == count
+
+    def test_ids_of_leases_differ(self, yard: "Yard", claim_of: MakeClaim) -> None:
+        leases = [yard.pool.lease(claim_of(), {"alice": yard.adapter(f"a{n}")}) for n in range(50)]
+        assert len({lease.id for lease in leases}) == 50
+
+
+class TestLosing:
+    def test_a_free_adapter_is_dropped_with_a_reason(self, yard: "Yard") -> None:
+        adapter = yard.adapter()
+        yard.pool.lose(adapter, "its process ended (signal 9)")
+        assert (adapter.state, yard.pool.free) == (AdapterState.ENDED, [])
+        assert "signal 9" in adapter.reason
+        assert yard.changes == 2, "why the others wait may have changed"
+
+    async def test_a_leased_one_ends_what_is_outstanding(self, yard: "Yard", claim_of: MakeClaim) -> None:
+        adapter, claim = yard.adapter(), claim_of()
+        yard.pool.lease(claim, {"alice": adapter})
+        asked = asyncio.create_task(adapter.channel.perform("login", {}, 30))
+        await asyncio.sleep(0)
+        yard.pool.lose(adapter, "its process ended")
+        with pytest.raises(AdapterError, match="its process ended; login is outstanding"):
+            await asked
+        ((role, error, told),) = claim.failures
+        assert (role, told) == ("alice", True)
+        assert isinstance(error, AdapterError)
+
+    def test_and_its_case_learns_of_it_when_nothing_is(self, yard: "Yard", claim_of: MakeClaim) -> None:
+        adapter, claim = yard.adapter(), claim_of()
+        yard.pool.lease(claim, {"alice": adapter})
+        yard.pool.report(adapter, ErrorBody(type="action", details="no such room"))
+        ((role, error, told),) = claim.failures
+        assert (role, told) == ("alice", False)
+        assert isinstance(error, ActionError)
+
+    def test_an_error_before_any_case_takes_the_adapter_out(self, yard: "Yard") -> None:
+        adapter = yard.adapter()
+        yard.pool.report(adapter, ErrorBody(type="adapter", details="no browser"))
+        assert yard.pool.free == []
+        assert "no browser" in adapter.reason
+
+    def test_one_that_has_ended_is_not_lost_again(self, yard: "Yard") -> None:
+        adapter = yard.adapter()
+        yard.pool.lose(adapter, "first")
+        count = len(yard.events)
+        yard.pool.lose(adapter, "second")
+        yard.pool.report(adapter, ErrorBody())
+        assert len(yard.events) == count
+
+
+class TestSweeping:
+    def test_the_silent_are_dropped(self, yard: "Yard") -> None:
+        adapter = yard.adapter()
+        yard.clock.elapsed += 60
+        yard.pool.sweep()
+        assert yard.pool.free == [adapter]
+        yard.clock.elapsed += 0.1
+        yard.pool.sweep()
+        assert adapter.state is AdapterState.ENDED
+        assert "gave no sign of life for 60 s" in adapter.reason
+
+    def test_a_sign_of_life_counts(self, yard: "Yard") -> None:
+        adapter = yard.adapter()
+        for _ in range(5):
+            yard.clock.elapsed += 50
+            yard.pool.seen(adapter)
+            yard.pool.sweep()
+        assert adapter.state is AdapterState.FREE
+
+    async def test_one_that_waits_in_a_poll_is_there(self, yard: "Yard") -> None:
+        adapter = yard.adapter()
+        poll = asyncio.create_task(adapter.channel.poll(30))
+        await asyncio.sleep(0)
+        yard.clock.elapsed += 1000
+        yard.pool.sweep()
+        assert adapter.state is AdapterState.FREE
+        poll.cancel()
+        await asyncio.wait([poll])
+
+    async def test_one_at_work_has_the_deadline_of_its_action(
+        self, yard: "Yard", claim_of: MakeClaim
+    ) -> None:
+        adapter, claim = yard.adapter(), claim_of()
+        yard.pool.lease(claim, {"alice": adapter})
+        asked = asyncio.create_task(adapter.channel.perform("login", {}, 30))
+        await asyncio.sleep(0)
+        yard.clock.elapsed += 1000
+        yard.pool.sweep()
+        assert not claim.failures
+        asked.cancel()
+        await asyncio.wait([asked])
+
+    def test_a_leased_one_that_is_silent_between_actions_is_lost_once(
+        self, yard: "Yard", claim_of: MakeClaim
+    ) -> None:
+        claim = claim_of()
+        yard.pool.lease(claim, {"alice": yard.adapter()})
+        for _ in range(5):
+            yard.clock.elapsed += 100
+            yard.pool.sweep()
+        assert yard.kinds.count(EventKind.ADAPTER_LOST) == 1
+        assert len(claim.failures) == 1
+
+
+class TestClosing:
+    async def test_everybody_is_told_to_exit(self, yard: "Yard") -> None:
+        adapters = [yard.adapter(f"a{n}") for n in range(3)]
+        yard.pool.close("the lab ends")
+        assert yard.pool.free == []
+        for adapter in adapters:
+            assert (await adapter.channel.poll(0)).data == {"reason": "the lab ends"}
+
+    async def test_and_whoever_comes_late(self, yard: "Yard") -> None:
+        yard.pool.close("the lab ends")
+        assert (await yard.adapter().channel.poll(0)).action == "exit"
+
+
+def test_those_who_have_ended_are_forgotten_in_the_end(yard: "Yard", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_REMEMBERED", 10)
+    for number in range(50):
+        yard.pool.lose(yard.adapter(f"a{number}"), "its process ended")
+    assert len(yard.pool) == 10
+    assert yard.pool.get("a49").uuid == "a49"
+    with pytest.raises(UnknownAdapter):
+        yard.pool.get("a39")

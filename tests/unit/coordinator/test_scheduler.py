@@ -1,0 +1,243 @@
+"""What starts first, what waits, and what is said of it."""
+
+from typing import Any
+
+import pytest
+
+from trafficlight.client_types import (
+    ClientType,
+    ElementAndroid,
+    ElementWebDevelop,
+    ElementWebStable,
+    Nio,
+    as_client_type,
+)
+from trafficlight.coordinator.scheduler import Decision, Free, Limits, Usage, Waiting, decide
+
+NIO, STABLE, DEVELOP, ANDROID = Nio(), ElementWebStable(), ElementWebDevelop(), ElementAndroid()
+
+
+def case(key: str, *kinds: ClientType, session: str = "s", **rest: Any) -> Waiting:
+    rest.setdefault("order", 0)
+    return Waiting(key, session, clients={f"role{n}": kind for n, kind in enumerate(kinds)}, **rest)
+
+
+def free(*types: str, **registration: Any) -> list[Free]:
+    return [Free(f"{kind}-{n}", {"type": kind, **registration}) for n, kind in enumerate(types)]
+
+
+def started(decision: Decision) -> list[str]:
+    return [start.key for start in decision.starts]
+
+
+def test_a_case_without_clients_starts_at_once() -> None:
+    assert started(decide([case("a")], [])) == ["a"]
+
+
+def test_all_or_nothing() -> None:
+    decision = decide([case("a", NIO, NIO)], free("nio"))
+    assert not decision.starts
+    assert decision.reasons == {"a": "needs 2 x Nio, 1 free, 1 registered"}
+
+
+def test_overlapping_types_do_not_block_each_other() -> None:
+    """The adapter that labels itself with neither channel serves as both."""
+    adapters = [
+        Free("both", {"type": "element-web"}),
+        Free("stable", {"type": "element-web", "labels": ["stable"]}),
+    ]
+    decision = decide([case("a", STABLE), case("b", DEVELOP, order=1)], adapters)
+    assert {start.key: start.adapters["role0"] for start in decision.starts} == {"a": "stable", "b": "both"}
+
+
+def test_the_roles_of_one_case_share_what_overlaps() -> None:
+    adapters = [
+        Free("both", {"type": "element-web"}),
+        Free("dev", {"type": "element-web", "labels": ["develop"]}),
+    ]
+    (start,) = decide([case("a", DEVELOP, STABLE)], adapters).starts
+    assert start.adapters == {"role0": "dev", "role1": "both"}
+
+
+def test_the_case_that_needs_the_scarcest_adapters_comes_first() -> None:
+    waiting = [case("common", NIO, order=1), case("scarce", NIO, ANDROID, order=2)]
+    decision = decide(waiting, free("nio", "element-android"))
+    assert started(decision) == ["scarce"]
+
+
+def test_among_equals_the_plan_decides() -> None:
+    waiting = [case(key, NIO, order=order) for key, order in (("z", 1), ("a", 2), ("m", 3))]
+    assert started(decide(waiting, free("nio", "nio"))) == ["z", "a"]
+
+
+def test_adapters_that_are_known_to_be_there_are_taken_first() -> None:
+    adapters = [Free("a-silent", {"type": "nio"}, rank=1), Free("z-polling", {"type": "nio"}, rank=0)]
+    (start,) = decide([case("a", NIO)], adapters).starts
+    assert start.adapters == {"role0": "z-polling"}
+
+
+class TestSessions:
+    def test_the_one_with_the_fewest_running_cases_comes_first(self) -> None:
+        waiting = [case("a", NIO, session="s1"), case("b", NIO, session="s2")]
+        assert started(decide(waiting, free("nio"), usage=Usage(cases={"s1": 1}))) == ["b"]
+        assert started(decide(waiting, free("nio"), usage=Usage(cases={"s2": 1}))) == ["a"]
+
+    def test_they_take_turns(self) -> None:
+        waiting = [case(f"{s}{n}", NIO, session=s, order=n) for s in ("s1", "s2") for n in range(5)]
+        decision = decide(waiting, free(*["nio"] * 6))
+        assert sorted(started(decision)) == ["s10", "s11", "s12", "s20", "s21", "s22"]
+
+    def test_one_that_cannot_use_its_turn_holds_nobody_up(self) -> None:
+        waiting = [
+            case("a", ANDROID, session="s1"),
+            *(case(f"b{n}", NIO, session="s2", order=n) for n in range(3)),
+        ]
+        assert started(decide(waiting, free(*["nio"] * 3))) == ["b0", "b1", "b2"]
+
+    def test_the_one_that_has_waited_longer_breaks_a_tie(self) -> None:
+        waiting = [case("a", NIO, session="s1", age=1), case("b", NIO, session="s2", age=2)]
+        assert started(decide(waiting, free("nio"))) == ["b"]
+
+
+class TestAging:
+    def test_what_a_big_case_needs_is_kept_back_for_it(self) -> None:
+        waiting = [case("big", NIO, NIO, age=61, order=9), case("small", NIO, age=5)]
+        decision = decide(waiting, free("nio"), busy=[Free("busy", {"type": "nio"})])
+        assert not decision.starts
+        assert decision.reasons["big"] == "needs 2 x Nio, 1 free, 2 registered"
+        kept = "needs 1 x Nio, 0 free and 1 kept for a case that has waited longer, 2 registered"
+        assert decision.reasons["small"] == kept
+
+    def test_before_that_smaller_ones_go_on(self) -> None:
+        waiting = [case("big", NIO, NIO, age=59), case("small", NIO)]
+        assert started(decide(waiting, free("nio"), free("nio"))) == ["small"]
+
+    def test_what_it_does_not_need_is_not_kept(self) -> None:
+        waiting = [case("big", NIO, NIO, age=61), case("small", ANDROID)]
+        assert started(decide(waiting, free("nio", "element-android"), free("nio"))) == ["small"]
+
+    def test_the_oldest_comes_first_though_others_are_scarcer(self) -> None:
+        waiting = [case("old", NIO, age=100, order=2), case("scarce", NIO, ANDROID, age=61, order=1)]
+        assert started(decide(waiting, free("nio", "element-android"))) == ["old"]
+
+    def test_only_the_oldest_has_anything_kept_back(self) -> None:
+        waiting = [
+            case("oldest", NIO, NIO, age=100),
+            case("older", ANDROID, ANDROID, age=90),
+            case("small", ANDROID, age=80, order=1),
+        ]
+        assert started(decide(waiting, free("nio", "element-android"), free("nio", "element-android"))) == [
+            "small"
+        ]
+
+    def test_nothing_is_kept_for_a_case_that_nobody_can_play(self) -> None:
+        waiting = [case("never", NIO, ANDROID, age=100), case("small", NIO, age=70)]
+        assert started(decide(waiting, free("nio"))) == ["small"]
+
+    def test_nor_for_one_that_has_been_short_of_adapters_for_long(self) -> None:
+        """One adapter for two roles: otherwise it would keep the only one for ever."""
+        small = case("small", NIO, age=70)
+        never, leaving = (case("big", NIO, NIO, age=100, unfilled=seconds) for seconds in (31, 1))
+        assert started(decide([never, small], free("nio"))) == ["small"]
+        assert started(decide([leaving, small], free("nio"))) == []
+
+    def test_homeserver_slots_are_kept_too(self) -> None:
+        waiting = [case("big", servers=3, age=61), case("small", servers=1, order=1)]
+        decision = decide(waiting, [], limits=Limits(homeservers=4), usage=Usage(homeservers=2))
+        assert not decision.starts
+        assert decision.reasons == {
+            "big": "waits for 3 homeserver slots (2 of 4 in use)",
+            "small": "waits for a homeserver slot (2 of 4 in use, 3 kept for a case that has waited longer)",
+        }
+
+    def test_places_for_a_client_type_are_kept_too(self) -> None:
+        waiting = [case("big", NIO, NIO, age=61), case("small", NIO, order=1)]
+        limits, usage = Limits(clients={"Nio": 2}), Usage(clients={"Nio": 1})
+        assert started(decide(waiting, free("nio", "nio"), limits=limits, usage=usage)) == []
+        assert started(decide(waiting[1:], free("nio", "nio"), limits=limits, usage=usage)) == ["small"]
+
+
+class TestLimits:
+    def test_cases(self) -> None:
+        decision = decide(
+            [case("a"), case("b", order=1)], [], limits=Limits(cases=3), usage=Usage(cases={"x": 2})
+        )
+        assert started(decision) == ["a"]
+        assert decision.reasons == {"b": "waits for a place (3 of 3 cases are running)"}
+
+    def test_homeservers(self) -> None:
+        waiting = [case("a", servers=2), case("b", servers=2, order=1), case("c", order=2)]
+        decision = decide(waiting, [], limits=Limits(homeservers=3))
+        assert started(decision) == ["a", "c"]
+        assert decision.reasons == {"b": "waits for 2 homeserver slots (2 of 3 in use)"}
+
+    def test_a_case_that_needs_more_than_there_may_be_runs_alone(self) -> None:
+        limits = Limits(homeservers=2)
+        assert started(decide([case("a", servers=5)], [], limits=limits)) == ["a"]
+        assert started(decide([case("a", servers=5)], [], limits=limits, usage=Usage(homeservers=1))) == []
+
+    def test_client_types(self) -> None:
+        limits = Limits(clients={"Nio": 2})
+        waiting = [
+            case("a", NIO),
+            case("b", NIO, order=1),
+            case("c", NIO, order=2),
+            case("d", ANDROID, order=3),
+        ]
+        decision = decide(waiting, free("nio", "nio", "nio", "element-android"), limits=limits)
+        assert set(started(decision)) == {"a", "b", "d"}
+        assert decision.reasons == {"c": "waits for Nio (2 of 2 in use)"}
+
+
+class TestReasons:
+    def test_every_type_that_is_short(self) -> None:
+        decision = decide([case("a", NIO, NIO, ANDROID)], free("nio"), free("element-android"))
+        assert decision.reasons["a"] == (
+            "needs 1 x ElementAndroid, 0 free, 1 registered; needs 2 x Nio, 1 free, 1 registered"
+        )
+
+    def test_roles_that_need_the_same_adapter(self) -> None:
+        adapters = [Free("both", {"type": "element-web"})]
+        decision = decide([case("a", STABLE, DEVELOP)], adapters)
+        assert decision.reasons["a"] == "needs adapters that other roles of the same case need too"
+
+    def test_unfilled_says_that_waiting_for_others_to_end_does_not_help(self) -> None:
+        waiting = [case("two", NIO, NIO), case("one", NIO, order=1)]
+        assert decide(waiting, [], free("nio")).unfilled == {"two"}
+
+
+class Careless(ClientType):
+    """A type whose author did not think of adapters without a version."""
+
+    def match(self, adapter: Any) -> bool:
+        return bool(adapter.registration["version"].startswith("1"))
+
+
+def test_a_type_whose_match_raises_costs_only_its_own_cases() -> None:
+    decision = decide([case("careless", Careless()), case("other", NIO)], free("nio"))
+    assert started(decision) == ["other"]
+    assert decision.reasons["careless"] == (
+        "needs 1 x Careless, 0 free, 0 registered (its match() raised KeyError: 'version')"
+    )
+
+
+def test_foreign_types_of_one_name_are_kept_apart() -> None:
+    def foreign(type: str) -> ClientType:
+        class Custom:
+            def name(self) -> str:
+                return "Custom"
+
+            def match(self, adapter: Any) -> bool:
+                return bool(adapter.registration["type"] == type)
+
+        found = as_client_type(Custom)
+        assert found is not None
+        return found
+
+    decision = decide([case("a", foreign("one")), case("b", foreign("two"))], free("two"))
+    assert started(decision) == ["b"]
+
+
+@pytest.mark.parametrize("waiting", [[], [case("a", NIO)]])
+def test_nothing_to_decide(waiting: list[Waiting]) -> None:
+    assert decide(waiting, []).starts == ()

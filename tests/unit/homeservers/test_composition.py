@@ -1,0 +1,60 @@
+"""Which providers there are, and which server type comes from where."""
+
+import pytest
+
+from trafficlight.config import load
+from trafficlight.errors import ConfigError
+from trafficlight.homeservers.composition import providers_from
+from trafficlight.homeservers.registry import Providers
+from trafficlight.server_types import Dendrite, SynapseStable
+
+STATIC = {"SynapseStable": "http://127.0.0.1:1"}
+
+
+def _providers(**settings: object) -> Providers:
+    return providers_from(load(settings, environment={}))
+
+
+def _names(providers: Providers) -> tuple[str, str]:
+    """Return where SynapseStable and Dendrite come from."""
+    found = [providers.provider(kind().homeservers()[0]).name for kind in (SynapseStable, Dendrite)]
+    return found[0], found[1]
+
+
+async def test_all_is_local_by_default() -> None:
+    assert _names(_providers()) == ("local", "local")
+
+
+async def test_an_override_makes_its_type_static() -> None:
+    assert _names(_providers(server_overrides=STATIC)) == ("static", "local")
+
+
+async def test_unless_its_provider_is_named() -> None:
+    providers = _providers(server_overrides=STATIC, server_providers={"SynapseStable": "local"})
+    assert _names(providers) == ("local", "local")
+
+
+async def test_a_star_is_every_other_type() -> None:
+    providers = _providers(
+        server_overrides=STATIC, server_providers={"*": "homerunner"}, homerunner_url="http://127.0.0.1:1"
+    )
+    assert _names(providers) == ("static", "homerunner")
+
+
+async def test_docker() -> None:
+    pytest.importorskip("aiodocker")
+    assert _names(_providers(server_providers={"Dendrite": "docker"})) == ("local", "docker")
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"server_providers": {"Dendrite": "homerunner"}}, "HOMERUNNER_URL"),
+        ({"server_providers": {"Dendrite": "static"}}, "SERVER_OVERRIDES.Dendrite"),
+        ({"server_overrides": {"Dendrite": []}}, "SERVER_OVERRIDES.Dendrite"),
+        ({"server_providers": {"Dendrite": "docker"}, "docker_engines": ["ssh://x"]}, "DOCKER_ENGINES"),
+    ],
+)
+def test_what_is_missing_is_named(settings: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        _providers(**settings)

@@ -1,0 +1,112 @@
+"""What the provider docker decides without an engine."""
+
+import asyncio
+import importlib.util
+import os
+import time
+
+import pytest
+from cryptography import x509
+
+from trafficlight.errors import ConfigError, DeployError
+from trafficlight.homeservers.docker import DockerProvider
+from trafficlight.homeservers.docker_authority import make_authority
+from trafficlight.homeservers.docker_engine import DockerEngine, default_engine
+from trafficlight.homeservers.docker_owner import LABEL, Owner, is_orphan
+from trafficlight.homeservers.docker_watch import ContainerWatch
+from trafficlight.server_types import HomeServerSpec, SynapseStable
+
+ODD = HomeServerSpec("Odd", "odd", "stable", "")
+
+
+def test_without_its_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    reason = DockerProvider().unsupported(SynapseStable().homeservers()[0])
+    assert reason == "the provider docker needs aiodocker: pip install 'trafficlight[docker]'"
+
+
+def test_an_image_can_be_configured() -> None:
+    assert DockerProvider().unsupported(ODD) == "Odd (odd): no image is named for it, see IMAGES"
+    assert DockerProvider(images={"Odd": "odd:1"}).unsupported(ODD) is None
+
+
+@pytest.mark.parametrize("url", ["ssh://host", "/var/run/docker.sock", "npipe://x"])
+def test_a_wrong_engine_is_named(url: str) -> None:
+    with pytest.raises(ConfigError, match="DOCKER_ENGINES"):
+        DockerProvider([url])
+
+
+def test_the_default_is_what_the_docker_command_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    assert default_engine() == "tcp://127.0.0.1:1"
+    monkeypatch.delenv("DOCKER_HOST")
+    assert default_engine() == "unix:///var/run/docker.sock"
+
+
+@pytest.mark.parametrize("url", ["unix:///nonesuch.sock", "tcp://127.0.0.1:1"])
+async def test_an_engine_that_is_not_there_is_named(url: str) -> None:
+    provider = DockerProvider([url])
+    with pytest.raises(DeployError, match=f"the Docker engine {url} does not answer"):
+        await provider.prepare(SynapseStable().homeservers())
+    await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("capacity", "in_use", "count", "room"),
+    [(2, 0, 2, True), (2, 1, 2, False), (2, 0, 5, True), (2, 1, 5, False), (1, 1, 1, False)],
+)
+def test_an_engine_carries_so_many(capacity: int, in_use: int, count: int, room: bool) -> None:
+    engine = DockerEngine("unix:///nonesuch.sock", Owner(), capacity)
+    engine.in_use = in_use
+    assert engine.room(count) is room
+
+
+def test_what_we_own_is_no_orphan() -> None:
+    assert not is_orphan(Owner().labels("case"))
+
+
+def test_what_a_dead_process_owned_is_an_orphan() -> None:
+    labels = Owner().labels("case", "server")
+    place, pid, started, token = labels[LABEL].split("/")
+    assert pid == str(os.getpid())
+    assert is_orphan(labels | {LABEL: f"{place}/999999999/{started}/{token}"})
+    assert is_orphan(labels | {LABEL: f"{place}/{pid}/{int(started) + 1}/{token}"})  # a reused pid
+
+
+def test_what_another_machine_owns_is_an_orphan_when_it_is_too_old() -> None:
+    labels = Owner().labels("case") | {LABEL: "another-machine/1/2/3"}
+    assert not is_orphan(labels)
+    assert is_orphan(labels | {"trafficlight.expires": str(int(time.time()) - 1)})
+
+
+@pytest.mark.parametrize(
+    "labels", [{}, {LABEL: ""}, {LABEL: "x/y/z"}, {LABEL: "x", "trafficlight.expires": "?"}]
+)
+def test_what_is_not_ours_is_no_orphan(labels: dict[str, str]) -> None:
+    assert not is_orphan(labels)
+
+
+async def test_a_watch_tells_why_a_container_ended() -> None:
+    watch = ContainerWatch()
+    watch.take({"Action": "start"})
+    assert watch.reason is None
+    watch.take({"Action": "oom"})
+    watch.take({"Action": "die", "Actor": {"Attributes": {"exitCode": "137"}}, "timeNano": 12_000_000_034})
+    assert await watch.ended() == "exit code 137, out of memory"
+    assert watch.ended_at == "12.000000034"
+    watch.begin()
+    assert watch.reason is None
+
+
+async def test_all_homeservers_trust_one_authority_from_the_first_on() -> None:
+    provider = DockerProvider()
+    assert len(set(await asyncio.gather(*(provider.archive() for _ in range(3))))) == 1
+
+
+def test_the_authority_is_what_complement_images_read() -> None:
+    certificate, key = make_authority()
+    constraints = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(
+        x509.BasicConstraints
+    )
+    assert constraints.value.ca
+    assert key.startswith(b"-----BEGIN RSA PRIVATE KEY-----")

@@ -1,0 +1,109 @@
+"""Counting for Prometheus, as a reader of the journal."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.unit.results.conftest import HandClock
+from trafficlight.results.events import EventKind, State
+from trafficlight.results.journal import Journal
+from trafficlight.results.metrics import Metrics, Names, Standing
+
+
+class Counted:
+    """A journal, and what was counted of it."""
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.journal = Journal(self.clock)
+        self.metrics = Metrics()
+        self.journal.subscribe(self.metrics)
+
+    def value(self, name: str, standing: Standing | None = None, **labels: str) -> float | None:
+        text = self.metrics.exposition(lambda: standing or Standing()).decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == f"trafficlight_{name}" and sample.labels == labels:
+                    return sample.value
+        return None
+
+
+def test_only_so_many_names_are_told_apart() -> None:
+    names = Names(2)
+    assert [names.label(name) for name in ("a", "b", "c", "a", "\ud800")] == ["a", "b", "other", "a", "other"]
+    assert Names().label("\ud800" + "x" * 200) == "?" + "x" * 99
+
+
+def test_a_retried_case_ends_once_and_waits_twice() -> None:
+    counted = Counted()
+    append = counted.journal.append
+    append(EventKind.CASE_PLANNED, session="s", case="c")
+    counted.clock.elapsed = 2.0
+    append(EventKind.CASE_STATE, session="s", case="c", attempt=1, state="preparing")
+    append(EventKind.CASE_STATE, session="s", case="c", attempt=1, state="running")
+    append(EventKind.CASE_ENDED, session="s", case="c", attempt=1, state="failure", will_retry=True)
+    counted.clock.elapsed = 5.0
+    append(EventKind.CASE_STATE, session="s", case="c", attempt=2, state="preparing")
+    append(EventKind.CASE_ENDED, session="s", case="c", attempt=2, state="success", will_retry=False)
+    assert counted.value("attempts_retried_total") == 1
+    assert counted.value("cases_ended_total", state="success") == 1
+    assert counted.value("cases_ended_total", state="failure") is None
+    assert counted.value("case_wait_seconds_count") == 2
+    assert counted.value("case_wait_seconds_sum") == 5.0
+
+
+def test_nothing_is_kept_of_what_is_over() -> None:
+    counted = Counted()
+    append = counted.journal.append
+    for number in range(10):
+        uuid = f"a{number}"
+        append(EventKind.CASE_PLANNED, session="s", case=f"c{number}")
+        append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration={"type": "nio"})
+        if number % 2:
+            append(
+                EventKind.ADAPTER_LEASED, adapter=uuid, session="s", case="c", registration={"type": "nio"}
+            )
+            append(EventKind.ADAPTER_RELEASED, adapter=uuid, session="s", case="c", reason="")
+        else:
+            append(EventKind.ADAPTER_LOST, adapter=uuid, reason="")
+    append(EventKind.SESSION_ENDED, session="s")
+    assert not counted.metrics._waits
+    assert not counted.metrics._type_of
+    assert counted.value("adapters_lost_total", type="nio") == 5
+    assert counted.value("adapters_registered_total", type="nio") == 10
+
+
+def test_homeservers_are_timed_by_type() -> None:
+    counted = Counted()
+    counted.journal.append(EventKind.SERVER_READY, session="s", case="c", type="SynapseStable", seconds=0.3)
+    counted.journal.append(EventKind.SERVER_FAILED, session="s", case="c", reason="")
+    assert counted.value("homeserver_provision_seconds_sum", type="SynapseStable") == 0.3
+    assert counted.value("homeservers_failed_total") == 1
+
+
+def test_what_there_is_right_now() -> None:
+    counted = Counted()
+    now = Standing(
+        cases={State.WAITING: 3},
+        adapters={("nio", "free"): 2, ("nio", "leased"): 1},
+        oldest=[1.0, 9.0, 4.0],
+        still=61.0,
+        backlog=12,
+        drained=True,
+    )
+    assert counted.value("cases", now, state="waiting") == 3
+    assert counted.value("cases", now, state="running") == 0
+    assert counted.value("adapters", now, type="nio", state="free") == 2
+    assert counted.value("queue_age_seconds", now, statistic="median") == 4
+    assert counted.value("queue_age_seconds", now, statistic="max") == 9
+    assert counted.value("standstill_seconds", now) == 61
+    assert counted.value("journal_lag_events", now) == 12
+    assert counted.value("drained", now) == 1
+
+
+def test_odd_data_break_nothing() -> None:
+    counted = Counted()
+    for kind in EventKind:
+        counted.journal.append(kind)
+        counted.journal.append(
+            kind, session="s", case="c", adapter="a", type="\ud800", state=None, seconds=None
+        )
+    assert counted.value("events_total", kind="log") == 2

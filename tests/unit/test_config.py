@@ -1,0 +1,234 @@
+"""Settings: where each one is taken from, and what is told about one that is wrong."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trafficlight.config import AdapterProgram, Settings, key_of, load
+from trafficlight.errors import ConfigError
+
+_SAMPLE = Path(__file__).parents[2] / "trafficlight-sample.json"
+
+
+def _write(path: Path, content: object) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def _load(
+    directory: Path, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> Settings:
+    return load(flags, environment=environment or {}, directory=directory)
+
+
+def _problem(
+    directory: Path, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> str:
+    with pytest.raises(ConfigError) as caught:
+        _load(directory, flags, environment)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
+    assert _load(tmp_path) == Settings()
+
+
+def test_flags_go_before_the_environment_before_the_file(tmp_path: Path) -> None:
+    _write(tmp_path / "trafficlight.json", {"PORT": 1, "HOST": "::1", "GRACE": 1})
+    environment = {"TRAFFICLIGHT_PORT": "2", "TRAFFICLIGHT_HOST": "127.0.0.2"}
+
+    settings = _load(tmp_path, {"port": 3}, environment)
+
+    assert (settings.port, settings.host, settings.grace) == (3, "127.0.0.2", 1)
+
+
+def test_flags_that_were_not_given_do_not_count(tmp_path: Path) -> None:
+    assert _load(tmp_path, {"port": None}, {"TRAFFICLIGHT_PORT": "2"}).port == 2
+
+
+def test_the_file_in_the_directory_goes_before_the_one_in_instance(tmp_path: Path) -> None:
+    _write(tmp_path / "instance" / "trafficlight.json", {"PORT": 1, "GRACE": 1})
+    assert _load(tmp_path).port == 1
+
+    _write(tmp_path / "trafficlight.json", {"PORT": 2})
+    settings = _load(tmp_path)
+    assert (settings.port, settings.grace) == (2, Settings().grace)
+
+
+def test_a_named_file_takes_the_place_of_the_others(tmp_path: Path) -> None:
+    _write(tmp_path / "trafficlight.json", {"PORT": 1})
+    named = _write(tmp_path / "other.json", {"GRACE": 2})
+
+    settings = load(environment={}, directory=tmp_path, file=named)
+
+    assert (settings.port, settings.grace) == (0, 2)
+
+
+def test_a_named_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.json"
+
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        load(environment={}, directory=tmp_path, file=missing)
+
+    assert str(missing) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "must hold one JSON object"),
+        ('"PORT"', "must hold one JSON object"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: str, words: str) -> None:
+    file = _write(tmp_path / "trafficlight.json", content)
+
+    message = _problem(tmp_path)
+
+    assert str(file) in message
+    assert words in message
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "trafficlight.json").write_bytes(b"\xff\xfe\x00")
+
+    assert str(tmp_path / "trafficlight.json") in _problem(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "words"),
+    [
+        ({"PROT": 1}, "PROT", "unknown key; did you mean PORT?"),
+        ({"port": 1}, "port", "unknown key; did you mean PORT?"),
+        ({"NO_SUCH_THING_AT_ALL": 1}, "NO_SUCH_THING_AT_ALL", "unknown key"),
+        ({"PORT": "many"}, "PORT", "'many'"),
+        ({"PORT": 65536}, "PORT", "65536"),
+        ({"PORT": -1}, "PORT", "-1"),
+        ({"POLL_HOLD": 30}, "POLL_HOLD", "30"),
+        ({"CASE_DEADLINE": 0}, "CASE_DEADLINE", "0"),
+        ({"LOG_LEVEL": "loud"}, "LOG_LEVEL", "'loud'"),
+        ({"ADAPTERS": {"nio": {"count": -1}}}, "ADAPTERS.nio.count", "-1"),
+        ({"ADAPTERS": {"nio": {"number": 1}}}, "ADAPTERS.nio.number", ""),
+        ({"SERVER_PROVIDERS": {"SynapseStable": "cloud"}}, "SERVER_PROVIDERS.SynapseStable", "'cloud'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_file(
+    tmp_path: Path, content: dict[str, Any], key: str, words: str
+) -> None:
+    file = _write(tmp_path / "trafficlight.json", content)
+
+    message = _problem(tmp_path)
+
+    assert message.startswith(f"{file}: {key}: ")
+    assert words in message
+
+
+def test_a_wrong_value_in_the_environment_is_named_with_its_variable(tmp_path: Path) -> None:
+    message = _problem(tmp_path, environment={"TRAFFICLIGHT_PORT": "many"})
+
+    assert "TRAFFICLIGHT_PORT" in message
+    assert "'many'" in message
+
+
+def test_an_unknown_variable_is_named(tmp_path: Path) -> None:
+    message = _problem(tmp_path, environment={"TRAFFICLIGHT_PROT": "1"})
+
+    assert "TRAFFICLIGHT_PROT" in message
+    assert "did you mean PORT?" in message
+
+
+def test_a_wrong_flag_is_named(tmp_path: Path) -> None:
+    message = _problem(tmp_path, {"port": "many"})
+
+    assert message.startswith("command line: PORT: ")
+
+
+def test_what_adapters_are_told_is_no_setting(tmp_path: Path) -> None:
+    environment = {"TRAFFICLIGHT_URL": "http://127.0.0.1:1", "TRAFFICLIGHT_INSTANCE": "7", "PATH": "/bin"}
+
+    assert _load(tmp_path, environment=environment) == Settings()
+
+
+def test_the_environment_holds_objects_and_lists_as_json(tmp_path: Path) -> None:
+    environment = {
+        "TRAFFICLIGHT_ADAPTERS": '{"nio": 2, "mine": {"command": "run-mine", "count": 3}}',
+        "TRAFFICLIGHT_HOMERUNNER_URL": '["http://127.0.0.1:1", "http://127.0.0.1:2"]',
+    }
+
+    settings = _load(tmp_path, environment=environment)
+
+    assert settings.adapters == {
+        "nio": AdapterProgram(count=2),
+        "mine": AdapterProgram(command="run-mine", count=3),
+    }
+    assert settings.homerunner_url == ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+
+
+def test_an_object_in_the_environment_that_is_no_json_is_named(tmp_path: Path) -> None:
+    message = _problem(tmp_path, environment={"TRAFFICLIGHT_ADAPTERS": "nio=2"})
+
+    assert "TRAFFICLIGHT_ADAPTERS" in message
+    assert "is not JSON" in message
+
+
+def test_an_empty_variable_means_null(tmp_path: Path) -> None:
+    _write(tmp_path / "trafficlight.json", {"CASE_LIMIT": 3})
+
+    assert _load(tmp_path, environment={"TRAFFICLIGHT_CASE_LIMIT": ""}).case_limit is None
+
+
+def test_one_homerunner_needs_no_list(tmp_path: Path) -> None:
+    _write(tmp_path / "trafficlight.json", {"HOMERUNNER_URL": "http://127.0.0.1:54321"})
+
+    assert _load(tmp_path).homerunner_url == ["http://127.0.0.1:54321"]
+
+
+@pytest.mark.parametrize(
+    ("values", "folder"),
+    [
+        ({}, Path("results")),
+        ({"UPLOAD_FOLDER": "/srv/uploads"}, Path("/srv/uploads")),
+        ({"UPLOAD_FOLDER": "/srv/uploads", "RESULTS_FOLDER": "/srv/results"}, Path("/srv/results")),
+    ],
+)
+def test_the_name_of_old_for_the_results_folder_still_counts(
+    tmp_path: Path, values: dict[str, str], folder: Path
+) -> None:
+    _write(tmp_path / "trafficlight.json", values)
+
+    assert _load(tmp_path).results_root == folder
+
+
+def test_secrets_are_neither_shown_nor_told(tmp_path: Path) -> None:
+    _write(tmp_path / "trafficlight.json", {"ADAPTER_TOKEN": "hush", "PEOPLE_TOKEN": "hush"})
+    settings = _load(tmp_path)
+
+    assert "hush" not in repr(settings)
+    assert "hush" not in json.dumps(settings.public())
+    assert settings.adapter_token is not None
+    assert settings.adapter_token.get_secret_value() == "hush"
+
+
+def test_a_secret_of_the_wrong_type_is_not_told(tmp_path: Path) -> None:
+    file = _write(tmp_path / "trafficlight.json", {"PEOPLE_TOKEN": ["hush"]})
+
+    message = _problem(tmp_path)
+
+    assert message.startswith(f"{file}: PEOPLE_TOKEN: ")
+    assert "hush" not in message
+
+
+def test_the_sample_file_is_valid_and_states_every_setting(tmp_path: Path) -> None:
+    read = json.loads(_SAMPLE.read_text(encoding="utf-8"))
+
+    assert list(read) == [key_of(field) for field in Settings.model_fields], (
+        "write the sample anew with: .venv/bin/python scripts-dev/reference.py"
+    )
+    assert load(environment={}, directory=tmp_path, file=_SAMPLE) == Settings()

@@ -1,0 +1,90 @@
+"""The documents say what the code says: settings, commands, dependencies, and links that lead somewhere."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+_PAGES = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md")])
+_NAMES = [str(page.relative_to(_ROOT)) for page in _PAGES]
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_reference_of_settings_and_commands_and_the_sample_are_up_to_date() -> None:
+    checked = subprocess.run(
+        [sys.executable, _ROOT / "scripts-dev" / "reference.py", "--check"], capture_output=True, text=True
+    )
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_dependency_has_a_line_that_says_why() -> None:
+    project = _project()
+    wanted = list(project["project"]["dependencies"])
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += extra
+    wanted += project["dependency-groups"]["dev"]
+    wanted += project["build-system"]["requires"]
+    names = {re.split(r"[\[<>=!~ ;]", requirement, maxsplit=1)[0] for requirement in wanted}
+
+    text = (_ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE))
+
+    assert explained == names, "docs/dependencies.md has one line for every dependency of pyproject.toml"
+
+
+def _links(page: Path) -> list[str]:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=_NAMES)
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    missing = [
+        link
+        for link in _links(page)
+        if "://" not in link and not (page.parent / (link.partition("#")[0] or page.name)).exists()
+    ]
+
+    assert not missing
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=_NAMES)
+def test_links_to_headings_lead_to_one(page: Path) -> None:
+    for link in _links(page):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if anchor and "://" not in link and target.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {_anchor(heading) for heading in headings}, link
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_every_page_is_in_the_index() -> None:
+    docs = _ROOT / "docs"
+    listed = {(docs / link.partition("#")[0]).resolve() for link in _links(docs / "README.md")}
+
+    unlisted = [name for page, name in zip(_PAGES, _NAMES, strict=True) if _is_page(page, docs, listed)]
+
+    assert not unlisted, f"not in docs/README.md: {unlisted}"
+
+
+def _is_page(page: Path, docs: Path, listed: set[Path]) -> bool:
+    return page.is_relative_to(docs) and page.name != "README.md" and page.resolve() not in listed
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    text = (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+    assert re.search(rf"^## {re.escape(_project()['project']['version'])}\b", text, re.MULTILINE)

@@ -1,0 +1,263 @@
+"""What is installed: the locks, the wheel, and the image, whose Dockerfile is carried out without engine."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+_ROOT = Path(__file__).parents[2]
+_LOCKS = ("requirements.txt", "requirements-dev.txt")
+_WRITE_LOCKS = "write the locks anew with: scripts-dev/lock.sh"
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _locked(name: str) -> dict[str, list[Requirement]]:
+    """Return the requirements of a lock by name: a package may have one version for each Python."""
+    text = (_ROOT / "scripts-dev" / name).read_text(encoding="utf-8")
+    found: dict[str, list[Requirement]] = {}
+    for entry in text.replace("\\\n", "").splitlines():
+        if not entry.startswith("#"):
+            requirement = Requirement(entry.partition("--hash")[0].strip())
+            found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def _version(requirement: Requirement) -> str:
+    (specifier,) = requirement.specifier
+    assert specifier.operator == "=="
+    return specifier.version
+
+
+@pytest.mark.parametrize("name", _LOCKS)
+def test_a_lock_has_exact_versions_with_hashes_and_names_no_host(name: str) -> None:
+    text = (_ROOT / "scripts-dev" / name).read_text(encoding="utf-8")
+    assert "://" not in text
+    entries = [line for line in text.replace("\\\n", "").splitlines() if not line.startswith("#")]
+    assert entries
+    for entry in entries:
+        assert re.match(r"[\w.-]+==[\w.!+-]+ .*--hash=sha256:[0-9a-f]{64}", entry), entry
+
+
+@pytest.mark.parametrize("name", _LOCKS)
+def test_a_lock_fits_the_project(name: str) -> None:
+    project = _pyproject()
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    wanted += project["project"]["optional-dependencies"]["compat"]
+    if name == "requirements-dev.txt":
+        wanted += project["dependency-groups"]["dev"]
+    locked = _locked(name)
+
+    for requirement in map(Requirement, wanted):
+        versions = locked.get(canonicalize_name(requirement.name), [])
+        assert versions, f"{requirement.name} is not in {name}; {_WRITE_LOCKS}"
+        for one in versions:
+            assert _version(one) in requirement.specifier, f"{one} in {name}; {_WRITE_LOCKS}"
+
+
+def test_what_runs_is_what_is_tested() -> None:
+    run, dev = (_locked(name) for name in _LOCKS)
+
+    assert {name: list(map(str, run[name])) for name in run} == {
+        name: list(map(str, dev.get(name, []))) for name in run
+    }, _WRITE_LOCKS
+
+
+@pytest.mark.parametrize(
+    "script", [".ci/run", *(f"scripts-dev/{name}.sh" for name in ("run", "test", "lint", "lock", "setup"))]
+)
+def test_a_script_can_be_run_and_stops_at_the_first_failure(script: str) -> None:
+    path = _ROOT / script
+
+    assert os.access(path, os.X_OK)
+    assert "set -euo pipefail" in path.read_text(encoding="utf-8")
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+class _Instruction(NamedTuple):
+    name: str
+    value: str
+
+
+def _stages() -> list[list[_Instruction]]:
+    """Return the instructions of the Dockerfile, stage by stage; each begins with its FROM."""
+    text = (_ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    stages: list[list[_Instruction]] = []
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, _, value = line.partition(" ")
+            if name == "FROM":
+                stages.append([])
+            stages[-1].append(_Instruction(name, value.strip()))
+    return stages
+
+
+def _value(stage: list[_Instruction], name: str) -> str:
+    (value,) = (one.value for one in stage if one.name == name)
+    return value
+
+
+def _ignored(path: str) -> bool:
+    """Return whether .dockerignore hides a path; the last line that matches decides."""
+    hidden = False
+    for line in (_ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        pattern = line.strip().removeprefix("!").removeprefix("**/")
+        if pattern and not line.startswith("#") and any(fnmatch(part, pattern) for part in _prefixes(path)):
+            hidden = not line.startswith("!")
+    return hidden
+
+
+def _prefixes(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def test_the_image_has_two_stages_and_runs_as_nobody_special() -> None:
+    build, final = _stages()
+
+    assert _value(build, "FROM") == "python:3.11-slim AS build"
+    assert _value(final, "FROM") == "python:3.11-slim"
+    user = _value(final, "USER")
+    assert user not in ("root", "0")
+    created = [one for one in final if one.name == "RUN" and f" {user} " in one.value]
+    assert created
+    assert _value(final, "EXPOSE") == "5000"
+    assert _value(final, "COPY") == "--from=build /opt/trafficlight /opt/trafficlight"
+
+
+class _Image(NamedTuple):
+    """What the Dockerfile makes, with its root directory elsewhere."""
+
+    root: Path
+    final: list[_Instruction]
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "opt" / "trafficlight" / "bin"
+
+    @property
+    def wheel(self) -> Path:
+        (wheel,) = (self.root / "build" / "wheels").iterdir()
+        return wheel
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> _Image:
+    """Carry out the build stage: its commands as they stand, below another root, with this Python."""
+    root = tmp_path_factory.mktemp("image")
+    build, final = _stages()
+    directory = root / _value(build, "WORKDIR").lstrip("/")
+    directory.mkdir(parents=True)
+    (root / "opt").mkdir()
+    for name, value in build:
+        if name == "COPY":
+            *sources, target = shlex.split(value)
+            for source in sources:
+                assert not _ignored(source), f"{source} is hidden by .dockerignore"
+                _copy(_ROOT / source, directory / target, into=len(sources) > 1)
+        elif name == "RUN":
+            command = value.replace("/opt/", f"{root}/opt/")
+            command = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", command)
+            done = subprocess.run(["bash", "-euc", command], cwd=directory, capture_output=True, text=True)
+            assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return _Image(root, final)
+
+
+def _copy(source: Path, target: Path, *, into: bool) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        target = target / source.name if into else target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+@pytest.mark.timeout(300)
+def test_the_wheel_holds_the_whole_package_and_nothing_else(image: _Image) -> None:
+    with zipfile.ZipFile(image.wheel) as wheel:
+        packed = set(wheel.namelist())
+    package = _ROOT / "trafficlight"
+    files = {
+        str(path.relative_to(_ROOT))
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+    assert {name for name in packed if not name.partition("/")[0].endswith(".dist-info")} == files
+    assert "trafficlight/py.typed" in packed
+    assert any(name.endswith("/licenses/LICENSE") for name in packed)
+
+
+@pytest.mark.timeout(300)
+def test_the_command_of_the_wheel_tells_its_version(image: _Image) -> None:
+    told = subprocess.run([image.bin / "trafficlight", "--version"], capture_output=True, text=True, cwd="/")
+
+    assert told.stdout.strip().endswith(_pyproject()["project"]["version"]), told.stderr
+
+
+@pytest.fixture
+def served(image: _Image, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the image's command on a free loopback port, in an empty directory; give its process and port."""
+    program, *arguments = json.loads(_value(image.final, "CMD"))
+    assert arguments[-1] == f"0.0.0.0:{_value(image.final, 'EXPOSE')}"
+    process = subprocess.Popen(
+        [image.bin / program, *arguments[:-1], "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stdout is not None
+        seen = []
+        try:
+            for line in process.stdout:
+                seen.append(line)
+                if running := re.search(r"Running on http://127\.0\.0\.1:(\d+)", line):
+                    yield process, int(running[1])
+                    break
+            else:
+                pytest.fail("".join(seen))
+        finally:
+            process.kill()
+
+
+@pytest.mark.timeout(300)
+def test_the_image_serves_and_is_healthy_and_ends_when_told(
+    image: _Image, served: tuple[subprocess.Popen[str], int]
+) -> None:
+    process, port = served
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=30) as answer:
+        assert answer.status == 200
+
+    program, *arguments = json.loads(_value(image.final, "HEALTHCHECK").partition("CMD ")[2])
+    exposed = _value(image.final, "EXPOSE")
+    assert exposed in arguments[-1]
+    arguments[-1] = arguments[-1].replace(exposed, str(port))
+    checked = subprocess.run([image.bin / program, *arguments], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 0
+
+    unhealthy = subprocess.run([image.bin / program, *arguments], capture_output=True)
+    assert unhealthy.returncode != 0

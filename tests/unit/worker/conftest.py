@@ -1,0 +1,101 @@
+"""Test files to order, and links that remember what test code asked for."""
+
+import asyncio
+import textwrap
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trafficlight.clients.link import ServerOperation
+from trafficlight.protocol import JsonObject
+from trafficlight.suites.planning import plan
+from trafficlight.worker.assignment import Assignment
+
+PRELUDE = (
+    "import asyncio, time, os, sys, ctypes, signal, logging\n"
+    "from trafficlight import Test, errors; from trafficlight.client_types import Nio\n\n"
+)
+
+
+@dataclass
+class FakeLink:
+    """The coordinator's end of a test's link."""
+
+    performed: list[tuple[str, str, JsonObject]] = field(default_factory=list)
+    told: list[tuple[Any, ...]] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+    answer: Callable[[str, str, JsonObject], Awaitable[JsonObject]] | None = None
+    logged_event: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+        self.performed.append((role, action, data))
+        try:
+            return await self.answer(role, action, data) if self.answer else {"response": action}
+        except asyncio.CancelledError:
+            self.withdrawn.append(action)
+            raise
+
+    async def upload(self, role: str, name: str) -> Path:
+        return Path(role) / name
+
+    async def operate(self, role: str, operation: ServerOperation) -> None:
+        self.told.append((role, operation))
+
+    def measured(self, name: str, value: float, unit: str) -> None:
+        self.told.append(("measured", name, value, unit))
+
+    def attached(self, name: str, path: Path, media_type: str) -> None:
+        self.told.append(("attached", name, path.name, media_type))
+
+    def logged(self, level: str, message: str) -> None:
+        self.told.append(("logged", level, message))
+        self.logged_event.set()
+
+
+class Bench:
+    """Makes assignments out of test files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.attempts = 0
+
+    def assignment(
+        self, body: str, *, clients: tuple[str, ...] = (), case: float = 20.0, teardown: float = 5.0
+    ) -> Assignment:
+        """Return an assignment of a test class with this body, whose clients are all Nios.
+
+        :param case: the case's deadline, in seconds.
+        :param teardown: that of the tear-down.
+        """
+        self.attempts += 1
+        path = self.folder / f"bench{self.attempts}_test.py"
+        declared = f"    clients = {{{', '.join(f'{role!r}: Nio' for role in clients)}}}\n\n"
+        path.write_text(
+            PRELUDE + "class T(Test):\n" + declared + textwrap.indent(textwrap.dedent(body).strip(), " " * 4)
+        )
+        planned = plan([path], directory=self.folder)
+        assert not planned.problems, planned.problems
+        (found,) = planned.cases
+        folder = self.folder / f"attempt-{self.attempts}"
+        folder.mkdir()
+        return Assignment(
+            found,
+            1,
+            folder,
+            clients={role: {"type": "nio"} for role in clients},
+            case_deadline=case,
+            teardown_deadline=teardown,
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def link() -> FakeLink:
+    return FakeLink()

@@ -1,0 +1,252 @@
+"""What becomes of test code, wherever it runs."""
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trafficlight.results.events import State
+from trafficlight.worker.execution import execute
+from trafficlight.worker.output import capturing
+
+if TYPE_CHECKING:
+    from tests.unit.worker.conftest import Bench, FakeLink
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "message"),
+    [
+        ("pass", State.SUCCESS, ""),
+        ("assert 1 == 2, 'one is not two'", State.FAILURE, "one is not two"),
+        ("assert 1 == 2", State.FAILURE, "assertion failed: assert 1 == 2"),
+        ("1 / 0", State.ERROR, "ZeroDivisionError: division by zero"),
+        ("self.skip('not today')", State.SKIPPED, "not today"),
+        ("raise SystemExit(4)", State.ERROR, "SystemExit: 4"),
+        ("raise KeyboardInterrupt", State.ERROR, "KeyboardInterrupt"),
+        ("raise GeneratorExit", State.ERROR, "GeneratorExit"),
+        ("raise asyncio.CancelledError", State.ERROR, "the test was cancelled from within"),
+        ("raise TimeoutError", State.ERROR, "TimeoutError"),
+        ("raise ExceptionGroup('', [ValueError('a'), AssertionError('b')])", State.ERROR, "ValueError: a"),
+        ("raise ExceptionGroup('', [AssertionError('b')])", State.FAILURE, "b"),
+        (
+            "raise errors.ActionError('no', role='alice')",
+            State.FAILURE,
+            "alice: no",
+        ),
+        ("raise errors.AdapterError('gone')", State.ERROR, "gone"),
+        ("raise errors.UnsupportedError('not here')", State.SKIPPED, "not here"),
+    ],
+)
+async def test_what_an_ending_means(
+    bench: "Bench", link: "FakeLink", body: str, state: State, message: str
+) -> None:
+    verdict = await execute(bench.assignment(f"async def run(self):\n    {body}"), link)
+    assert (verdict.state, verdict.message, verdict.phase) == (state, message, "run")
+
+
+async def test_a_skip_goes_through_except_exception(bench: "Bench", link: "FakeLink") -> None:
+    body = """
+    async def run(self):
+        try:
+            self.skip("no reason")
+        except Exception:
+            pass
+    """
+    assert (await execute(bench.assignment(body), link)).state is State.SKIPPED
+
+
+async def test_a_skip_in_one_of_several_tasks(bench: "Bench", link: "FakeLink") -> None:
+    body = """
+    async def run(self):
+        async def leave():
+            self.skip("together")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(leave())
+            group.create_task(asyncio.sleep(50))
+    """
+    verdict = await execute(bench.assignment(body), link)
+    assert (verdict.state, verdict.message) == (State.SKIPPED, "together")
+
+
+async def test_an_error_whose_text_is_broken(bench: "Bench", link: "FakeLink") -> None:
+    body = """
+    async def run(self):
+        class Broken(Exception):
+            def __str__(self):
+                raise ValueError
+        raise Broken
+
+    async def teardown(self):
+        self.record("torn down", 1)
+    """
+    verdict = await execute(bench.assignment(body), link)
+    assert (verdict.state, verdict.message) == (
+        State.ERROR,
+        "Broken, whose message cannot be read: ValueError",
+    )
+    assert ("measured", "torn down", 1, "") in link.told
+
+
+async def test_the_traceback_begins_in_the_test(bench: "Bench", link: "FakeLink") -> None:
+    verdict = await execute(bench.assignment("async def run(self):\n    assert False"), link)
+    first = verdict.traceback.splitlines()[1]
+    assert "bench1_test.py" in first
+
+
+class TestDeadline:
+    async def test_a_test_that_hangs(self, bench: "Bench", link: "FakeLink") -> None:
+        assignment = bench.assignment("async def run(self):\n    await asyncio.sleep(5000)", case=0.05)
+        verdict = await execute(assignment, link)
+        assert (verdict.state, verdict.message) == (
+            State.ERROR,
+            "not done within 0.05 s, the case's deadline",
+        )
+        assert "asyncio.sleep(5000)" in verdict.traceback, "it says where"
+
+    async def test_set_up_counts(self, bench: "Bench", link: "FakeLink") -> None:
+        body = """
+        async def setup(self):
+            await asyncio.sleep(5000)
+
+        async def run(self):
+            pass
+        """
+        assert (await execute(bench.assignment(body, case=0.05), link)).phase == "setup"
+
+    async def test_what_is_left_of_it(self, bench: "Bench", link: "FakeLink") -> None:
+        body = """
+        async def run(self):
+            self.record("remaining", self.deadline.remaining)
+        """
+        await execute(bench.assignment(body, case=20), link)
+        ((_, _, remaining, _),) = link.told
+        assert 0 < remaining <= 20
+
+
+TEARDOWN = """
+
+async def teardown(self):
+    self.record("torn down", 1)
+"""
+
+
+class TestTearDown:
+    @pytest.mark.parametrize(
+        "run",
+        ["pass", "assert False", "self.skip('x')", "raise SystemExit", "await asyncio.sleep(5000)", "1 / 0"],
+    )
+    async def test_in_every_ending(self, bench: "Bench", link: "FakeLink", run: str) -> None:
+        await execute(bench.assignment(f"async def run(self):\n    {run}{TEARDOWN}", case=0.2), link)
+        assert link.told == [("measured", "torn down", 1.0, "")]
+
+    async def test_also_when_set_up_fails(self, bench: "Bench", link: "FakeLink") -> None:
+        body = "async def setup(self):\n    1 / 0\n\nasync def run(self):\n    pass" + TEARDOWN
+        verdict = await execute(bench.assignment(body), link)
+        assert (verdict.state, verdict.phase) == (State.ERROR, "setup")
+        assert ("measured", "torn down", 1.0, "") in link.told
+
+    async def test_also_when_it_is_called_off(self, bench: "Bench", link: "FakeLink") -> None:
+        body = (
+            "async def run(self):\n    self.logger.info('running')\n    await asyncio.sleep(5000)" + TEARDOWN
+        )
+        task = asyncio.create_task(execute(bench.assignment(body), link))
+        await link.logged_event.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ("measured", "torn down", 1.0, "") in link.told
+
+    async def test_its_error_makes_a_success_an_error(self, bench: "Bench", link: "FakeLink") -> None:
+        body = (
+            "async def run(self):\n    pass\n\nasync def teardown(self):\n    raise ValueError('left over')"
+        )
+        verdict = await execute(bench.assignment(body), link)
+        assert (verdict.state, verdict.message, verdict.phase) == (
+            State.ERROR,
+            "ValueError: left over",
+            "teardown",
+        )
+
+    async def test_its_error_does_not_hide_the_tests(self, bench: "Bench", link: "FakeLink") -> None:
+        body = "async def run(self):\n    assert 0, 'this'\n\nasync def teardown(self):\n    raise ValueError"
+        verdict = await execute(bench.assignment(body), link)
+        assert (verdict.state, verdict.message, verdict.phase) == (State.FAILURE, "this", "run")
+
+    async def test_it_has_a_deadline(self, bench: "Bench", link: "FakeLink") -> None:
+        body = "async def run(self):\n    pass\n\nasync def teardown(self):\n    await asyncio.sleep(5000)"
+        verdict = await execute(bench.assignment(body, teardown=0.05), link)
+        assert verdict.message == "the tear-down was not done within 0.05 s"
+
+    async def test_a_cancelled_error_of_its_own(self, bench: "Bench", link: "FakeLink") -> None:
+        body = "async def run(self):\n    pass\n\nasync def teardown(self):\n    raise asyncio.CancelledError"
+        verdict = await execute(bench.assignment(body), link)
+        assert (verdict.state, verdict.phase) == (State.ERROR, "teardown")
+
+
+async def test_a_file_that_has_changed(bench: "Bench", link: "FakeLink") -> None:
+    assignment = bench.assignment("async def run(self):\n    pass")
+    gone = replace(assignment, case=replace(assignment.case, class_name="Gone"))
+    verdict = await execute(gone, link)
+    assert (verdict.state, verdict.phase) == (State.ERROR, "load")
+    assert "there is no test Gone in it (has the file changed?)" in verdict.message
+
+
+class TestWhatItLeaves:
+    async def test_prints_and_logs(self, bench: "Bench", link: "FakeLink") -> None:
+        body = """
+        async def run(self):
+            print("printed")
+            print("on standard error", file=sys.stderr)
+            print("without an end", end="")
+            self.logger.info("logged")
+            self.logger.debug("a detail")
+            logging.getLogger("some.library").warning("of a library")
+            await asyncio.to_thread(print, "in a thread")
+        """
+        assignment = bench.assignment(body)
+        with capturing():
+            await execute(assignment, link)
+        info = (assignment.folder / "log.info").read_text()
+        for text in (
+            "printed",
+            "on standard error",
+            "without an end",
+            "logged",
+            "of a library",
+            "in a thread",
+        ):
+            assert text in info
+        assert "a detail" not in info
+        assert "a detail" in (assignment.folder / "log.debug").read_text()
+        assert link.told == [("logged", "info", "logged")]
+
+    async def test_two_in_one_process_have_a_log_each(self, bench: "Bench", link: "FakeLink") -> None:
+        body = """
+        async def run(self):
+            for n in range(20):
+                print(self.case.folder.name, end=" ")
+                await asyncio.sleep(0)
+        """
+        some = [bench.assignment(body) for _ in range(3)]
+        with capturing():
+            await asyncio.gather(*(execute(one, link) for one in some))
+        for one in some:
+            words = (one.folder / "log.info").read_text().split("output: ")[1].split()
+            assert words == [one.folder.name] * 20
+
+    async def test_records_and_attachments(self, bench: "Bench", link: "FakeLink") -> None:
+        body = """
+        async def run(self):
+            self.record("delay", 1.5, "ms")
+            self.attach("shot.png", b"abc")
+            self.attach("shot.png", b"abc")
+        """
+        assignment = bench.assignment(body)
+        await execute(assignment, link)
+        assert link.told == [
+            ("measured", "delay", 1.5, "ms"),
+            ("attached", "shot.png", "shot.png", "image/png"),
+            ("attached", "shot.png", "shot-2.png", "image/png"),
+        ]
+        assert (assignment.folder / "attachments" / "shot-2.png").read_bytes() == b"abc"

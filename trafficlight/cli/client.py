@@ -1,0 +1,212 @@
+"""A running coordinator, as `submit` and `watch` see it: its API over HTTP."""
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import click
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from trafficlight.errors import TrafficlightError, UsageError
+from trafficlight.results.events import Event
+from trafficlight.suites.request import SessionRequest
+
+__all__ = [
+    "Coordinator",
+    "CoordinatorRefusedError",
+    "CoordinatorUnreachableError",
+    "SessionFacts",
+    "as_seen_there",
+    "coordinator_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Seconds: to connect, and for answers that take no time. A new session may have to install homeservers.
+_CONNECT, _ANSWER, _SUBMIT = 10.0, 60.0, 1800.0
+# Seconds without even an empty line, after which a stream is taken for dead; three of the server's beats.
+_SILENCE = 45.0
+_TROUBLE = (aiohttp.ClientConnectionError, TimeoutError)
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_EVENT = TypeAdapter(Event)
+
+_OPTIONS = (
+    click.option(
+        "--url",
+        envvar="TRAFFICLIGHT_URL",
+        default="http://127.0.0.1:5000",
+        show_default=True,
+        help="The coordinator. Also: TRAFFICLIGHT_URL.",
+    ),
+    click.option(
+        "--token",
+        envvar="TRAFFICLIGHT_PEOPLE_TOKEN",
+        help="The coordinator's PEOPLE_TOKEN, where it has one. Also: TRAFFICLIGHT_PEOPLE_TOKEN.",
+    ),
+)
+
+
+def coordinator_options(command: F) -> F:
+    """Add the options that say which coordinator is meant."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+class CoordinatorUnreachableError(TrafficlightError):
+    """The coordinator does not answer, or not to the end."""
+
+    def __init__(self, url: str, trouble: str) -> None:
+        self.url = url
+        super().__init__(f"the coordinator at {url} does not answer: {trouble}")
+
+
+class CoordinatorRefusedError(UsageError):
+    """The coordinator answered, and does not do what was asked.
+
+    :param status: the HTTP status.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class SessionFacts(BaseModel):
+    """What these commands need to know of a session; a newer coordinator may tell more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    state: str
+    cases: int
+    folder: str
+    exit_code: int | None
+
+
+class Coordinator:
+    """The API of one coordinator.
+
+    :param http: owned by the caller.
+    :param url: its base URL.
+    :param token: what it asks people for.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, url: str, token: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._http = http
+        self._headers = {"Accept": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, url: str, token: str | None) -> AsyncIterator["Coordinator"]:
+        """Give the coordinator at a URL, until this is left.
+
+        :raises UsageError: that is no URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"--url {url}: write http://host:port")
+        async with aiohttp.ClientSession() as http:
+            yield cls(http, url, token)
+
+    async def submit(self, asked: SessionRequest) -> SessionFacts:
+        """Start a session.
+
+        :raises CoordinatorRefusedError: it will not; the message says why.
+        :raises CoordinatorUnreachableError: it does not answer.
+        """
+        async with self._asking("POST", "", json=asked.model_dump(mode="json"), total=_SUBMIT) as answer:
+            return await self._facts(answer)
+
+    async def session(self, name: str) -> SessionFacts:
+        """Return how a session stands.
+
+        :raises CoordinatorRefusedError: there is none, or it may not be seen.
+        :raises CoordinatorUnreachableError: it does not answer.
+        """
+        async with self._asking("GET", f"/{quote(name, safe='')}", total=_ANSWER) as answer:
+            return await self._facts(answer)
+
+    async def events(self, name: str, after: int) -> AsyncIterator[Event]:
+        """Give a session's events as they happen, until it is over.
+
+        :param after: the sequence number of the last one that is known.
+        :raises CoordinatorRefusedError: there is no such session, or it may not be seen.
+        :raises CoordinatorUnreachableError: the stream broke.
+        """
+        path = f"/{quote(name, safe='')}/events?after={after}"
+        async with self._asking("GET", path) as answer:
+            begun: list[bytes] = []
+            async for piece in answer.content.iter_any():
+                first, *more = piece.split(b"\n")
+                begun.append(first)
+                for following in more:
+                    if event := _read(b"".join(begun)):
+                        yield event
+                    begun = [following]
+
+    async def _facts(self, answer: aiohttp.ClientResponse) -> SessionFacts:
+        try:
+            return SessionFacts.model_validate_json(await answer.read())
+        except ValidationError:
+            raise CoordinatorRefusedError(answer.status, f"{self.url} is no such coordinator") from None
+
+    @asynccontextmanager
+    async def _asking(
+        self, method: str, path: str, *, total: float | None = None, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        limits = aiohttp.ClientTimeout(
+            total=total, connect=_CONNECT, sock_read=_SILENCE if total is None else None
+        )
+        url = f"{self.url}/api/sessions{path}"
+        try:
+            async with self._http.request(
+                method, url, headers=self._headers, timeout=limits, **options
+            ) as answer:
+                if answer.status >= 400:
+                    raise CoordinatorRefusedError(answer.status, await _refusal(answer))
+                yield answer
+        except aiohttp.ClientPayloadError:
+            raise CoordinatorUnreachableError(self.url, "its answer broke off") from None
+        except _TROUBLE as error:
+            raise CoordinatorUnreachableError(self.url, str(error) or type(error).__name__) from None
+        except aiohttp.ClientError as error:
+            raise UsageError(f"--url {self.url}: {error}") from None
+
+
+def as_seen_there(targets: tuple[str, ...], url: str) -> tuple[str, ...]:
+    """Return paths as a coordinator finds them: absolute, where it is on this machine and they are here."""
+    if (urlsplit(url).hostname or "") not in _LOOPBACK:
+        return targets
+    return tuple(_absolute(target) for target in targets)
+
+
+def _absolute(target: str) -> str:
+    path, mark, symbol = target.partition("::")
+    return f"{os.path.abspath(path)}{mark}{symbol}" if path and os.path.exists(path) else target
+
+
+def _read(line: bytes) -> Event | None:
+    """Return an event; None for one that only a newer coordinator knows, and for an empty line."""
+    try:
+        return _EVENT.validate_json(line)
+    except ValidationError:
+        return None
+
+
+async def _refusal(answer: aiohttp.ClientResponse) -> str:
+    raw = await answer.read()
+    try:
+        said = str(json.loads(raw)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        said = f"{answer.status} {answer.reason}"
+    if answer.status == 401:
+        return f"{said}: give it as --token"
+    return said

@@ -1,0 +1,52 @@
+"""`trafficlight submit`: ask a running coordinator for a session."""
+
+import asyncio
+
+import click
+
+from trafficlight.cli.client import Coordinator, as_seen_there, coordinator_options
+from trafficlight.cli.selecting import selection_options
+from trafficlight.cli.watch import follow, header
+from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import Selection
+
+__all__ = ["command"]
+
+
+@click.command("submit")
+@click.argument("targets", metavar="[PATH]...", nargs=-1)
+@selection_options
+@click.option("--exit-first", is_flag=True, help="End the session at the first failure or error.")
+@click.option(
+    "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Try a failed case again up to N times."
+)
+@coordinator_options
+@click.option("--watch", is_flag=True, help="Follow it, and exit with its exit code.")
+def command(
+    targets: tuple[str, ...],
+    selection: Selection,
+    exit_first: bool,
+    deflake: int,
+    url: str,
+    token: str | None,
+    watch: bool,
+) -> int:
+    """Ask a running coordinator for a session.
+
+    PATH is what the coordinator can read: a test file, a directory, or a symbol such as file_test.py::Class;
+    what it is configured to run where there is none. Paths of this machine may be relative.
+
+    Exit code: 0 once it has started; with --watch that of the session.
+    """
+    seen = as_seen_there(targets, url)
+    asked = SessionRequest.of(seen, selection, exit_first=exit_first, deflake=deflake)
+    return asyncio.run(_submit(asked, url, token, watch))
+
+
+async def _submit(asked: SessionRequest, url: str, token: str | None, watch: bool) -> int:
+    async with Coordinator.at(url, token) as coordinator:
+        session = await coordinator.submit(asked)
+        if watch:
+            return await follow(coordinator, session)
+        click.echo(header(coordinator, session))
+        return 0

@@ -1,0 +1,36 @@
+"""What keeps another site's page from acting through a person's browser."""
+
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from quart import request
+
+from trafficlight.http.refusals import Refusal
+
+__all__ = ["check_same_origin"]
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN = frozenset({"same-origin", "none"})
+
+
+def check_same_origin() -> None:
+    """Refuse a request that changes something, where a browser says that another site's page sends it.
+
+    Programs send neither header, and are let through.
+
+    :raises Refusal: it comes from elsewhere (403).
+    """
+    if request.method in _SAFE:
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    foreign = site not in _OWN if site is not None else origin is not None and not _is_ours(origin)
+    if foreign:
+        message = "this changes the lab, so a page of another site cannot ask for it"
+        raise Refusal(HTTPStatus.FORBIDDEN, "cross_site", message)
+
+
+def _is_ours(origin: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == request.host.lower()
+    except ValueError:
+        return False

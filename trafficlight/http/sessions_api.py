@@ -1,0 +1,327 @@
+"""Sessions over HTTP: ask for one, follow it, end it, run again what failed."""
+
+import asyncio
+import errno
+import logging
+from http import HTTPStatus
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from quart import Blueprint, Response, request
+from sqlalchemy.exc import SQLAlchemyError
+
+from trafficlight.coordinator.session import Session
+from trafficlight.errors import TrafficlightError
+from trafficlight.http.bodies import json_object, validated
+from trafficlight.http.context import current_lab
+from trafficlight.http.described import Answer, Endpoint, Query, described
+from trafficlight.http.event_stream import event_lines
+from trafficlight.http.refusals import Refusal
+from trafficlight.http.same_origin import check_same_origin
+from trafficlight.http.session_views import (
+    CaseList,
+    SessionBody,
+    SessionList,
+    case_body,
+    past_session,
+    session_body,
+)
+from trafficlight.http.tokens import check_people
+from trafficlight.results.case import Outcome
+from trafficlight.results.events import State
+from trafficlight.suites.model import Plan
+from trafficlight.suites.request import SessionRequest
+
+__all__ = ["blueprint"]
+
+logger = logging.getLogger(__name__)
+
+blueprint = Blueprint("sessions_api", __name__, url_prefix="/api/sessions")
+
+LATEST = "latest"
+_GROUP = "Sessions"
+_REQUEST_LIMIT = 16 << 20  # bytes: a list of ids may be long
+_CASE_LIMIT = 64 << 10  # bytes
+_MOST_REPEATS = 1000  # more would be made before anybody could cancel them
+_PAGE, _LONGEST_PAGE = 1000, 10_000
+_FAILED = frozenset({Outcome.FAILURE, Outcome.ERROR})
+_UNDECIDED = frozenset({Outcome.NOT_RUN, Outcome.RUNNING})
+
+_SESSION = Answer("The session, as it stands now.", SessionBody)
+_STARTED = {201: Answer("The session has started; `Location` names it.", SessionBody)}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
+_PAGING = (
+    Query("limit", f"How many at most; {_PAGE} by default, {_LONGEST_PAGE} at most.", _NUMBER),
+    Query("offset", "How many to leave out at the beginning.", _NUMBER),
+)
+
+
+class CaseName(BaseModel):
+    """Names one case of the session."""
+
+    case: str = Field(min_length=1, description="The case's id.")
+
+
+@blueprint.before_request
+async def guard() -> None:
+    """Let in who may use the lab."""
+    token = current_lab().settings.people_token
+    check_people(token.get_secret_value() if token is not None else None)
+    check_same_origin()
+
+
+@blueprint.post("")
+@described(
+    Endpoint(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
+)
+async def submit() -> Response:
+    """Start a session: its cases run as soon as adapters, homeservers and limits allow.
+
+    Targets are paths that the coordinator can read. Answers when what the cases' homeservers share is
+    installed, which can take minutes the first time.
+    """
+    _check_open()
+    asked = validated(SessionRequest, await json_object(_REQUEST_LIMIT))
+    return await _start(asked, "POST /api/sessions")
+
+
+@blueprint.get("")
+@described(
+    Endpoint(_GROUP, {200: Answer("The sessions.", SessionList)}, (400, 401), query=_PAGING, guard="people")
+)
+async def sessions() -> Response:
+    """List the sessions of this coordinator, the newest first."""
+    lab = current_lab()
+    known = list(reversed(lab.engine.sessions.values()))
+    first, behind = _span()
+    shown = [session_body(one, lab.engine.pool.drained) for one in known[first:behind]]
+    return _json(SessionList(sessions=shown, total=len(known)))
+
+
+@blueprint.get("/<session>")
+@described(Endpoint(_GROUP, {200: _SESSION}, (401, 404), guard="people"))
+async def session(session: str) -> Response:
+    """Tell how a session stands; `latest` is the latest. Those of earlier coordinators are known, too."""
+    return _json(await _body(session))
+
+
+@blueprint.get("/<session>/cases")
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("The cases.", CaseList)},
+        (400, 401, 404),
+        query=(
+            Query(
+                "state",
+                "Only cases in this state; may be repeated.",
+                {"type": "string", "enum": [state.value for state in State]},
+            ),
+            *_PAGING,
+        ),
+        guard="people",
+    )
+)
+async def cases(session: str) -> Response:
+    """List the cases of a session, in the order of its plan."""
+    found = _live(session)
+    states = {_state(text) for text in request.args.getlist("state")}
+    first, behind = _span()
+    every = list(found.record.cases.values())
+
+    def content() -> CaseList:
+        fitting = [case for case in every if not states or case.state in states]
+        shown = [case_body(found.id, case) for case in fitting[first:behind]]
+        return CaseList(cases=shown, total=len(fitting))
+
+    return _json(await asyncio.to_thread(content))
+
+
+@blueprint.get("/<session>/events")
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("The events, one JSON object a line.", media_type="application/x-ndjson")},
+        (400, 401, 404),
+        query=(
+            Query("after", "Only events behind the one with this sequence number.", _NUMBER),
+            Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
+        ),
+        guard="people",
+    )
+)
+async def events(session: str) -> Response:
+    """Give a session's events from the beginning, and go on with each that happens, until it has ended.
+
+    Its results are complete when the stream ends. An empty line every 15 seconds shows that it is alive.
+    After a break, ask for what comes `after` the last `sequence` that was seen: no event is left out, and
+    none comes twice.
+    """
+    lab = current_lab()
+    after, follow = _number("after", 0), request.args.get("follow", "1")
+    if follow not in ("0", "1"):
+        raise _invalid("follow", "0 or 1", follow)
+    body = await _body(session)
+    found = lab.engine.sessions.get(body.id)
+    path = Path(body.folder) / "events.jsonl"
+    if not await asyncio.to_thread(path.is_file):
+        raise Refusal(HTTPStatus.NOT_FOUND, "unknown_file", "the events of this session are gone")
+
+    over = found.ended if found is not None and follow == "1" else None
+    lines = event_lines(path, body.id, after, lab.journal, over)
+    answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
+    answer.timeout = None
+    return answer
+
+
+@blueprint.post("/<session>/cancel")
+@described(Endpoint(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people"))
+async def cancel(session: str) -> Response:
+    """End a session early: nothing of it starts any more, and what runs is called off.
+
+    Can be repeated; 409 where it has ended by itself.
+    """
+    found, lab = _live(session), current_lab()
+    if found.closing and not found.cancelled:
+        raise _over(found.id)
+    lab.engine.cancel(found, "the session was cancelled over the API")
+    return _json(session_body(found, lab.engine.pool.drained))
+
+
+@blueprint.post("/<session>/cases/cancel")
+@described(
+    Endpoint(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
+)
+async def cancel_case(session: str) -> Response:
+    """End one case early: as skipped while it waits, as an error that says so while it runs."""
+    found, lab = _live(session), current_lab()
+    named = validated(CaseName, await json_object(_CASE_LIMIT))
+    if named.case not in found.record.cases:
+        message = f"the session {found.id} has no such case"
+        raise Refusal(HTTPStatus.NOT_FOUND, "unknown_case", message)
+    if not lab.engine.cancel_case(found, named.case, "the case was cancelled over the API"):
+        raise Refusal(HTTPStatus.CONFLICT, "case_ended", "the case has ended already")
+    return _json(session_body(found, lab.engine.pool.drained))
+
+
+@blueprint.post("/<session>/rerun-failed")
+@described(Endpoint(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people"))
+async def rerun_failed(session: str) -> Response:
+    """Start a session with only the cases of this one that failed, or ended in error.
+
+    Once a session has ended, the cases of it that never ran count as well.
+    """
+    _check_open()
+    found = _live(session)
+    again = _FAILED | _UNDECIDED if found.ended.is_set() else _FAILED
+    failed = sorted(case.id for case in found.record.cases.values() if case.outcome in again)
+    if not failed:
+        raise Refusal(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
+    if found.options.request is None:
+        message = f"nobody knows what the session {found.id} was asked to run"
+        raise Refusal(HTTPStatus.CONFLICT, "unknown_request", message)
+    narrowed = {"only": failed, "sample": None, "shard": None, "repeat": 1}
+    asked = found.options.request.model_copy(update=narrowed)
+    return await _start(asked, f"POST /api/sessions/{found.id}/rerun-failed")
+
+
+async def _start(asked: SessionRequest, command: str) -> Response:
+    lab = current_lab()
+    if asked.repeat > _MOST_REPEATS:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid_body", f"repeat: at most {_MOST_REPEATS}")
+    plan = await _plan(asked)
+    try:
+        started = await lab.start(asked, command=command, plan=plan)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = "the disk of the coordinator is full"
+            raise Refusal(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
+        raise _unwritable(str(error)) from error
+    except SQLAlchemyError as error:
+        raise _unwritable(str(error).splitlines()[0]) from error
+    answer = _json(session_body(started, lab.engine.pool.drained), HTTPStatus.CREATED)
+    answer.headers["Location"] = f"/api/sessions/{started.id}"
+    return answer
+
+
+async def _plan(asked: SessionRequest) -> Plan:
+    """Return what a request means; whatever is wrong with it is the request's fault."""
+    try:
+        return await current_lab().plan(asked)
+    except TrafficlightError as error:
+        message = str(error)
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        logger.warning("a session that was asked for cannot be planned", exc_info=True)
+        message = f"this cannot be planned: {type(error).__name__}: {error}"
+    raise Refusal(HTTPStatus.BAD_REQUEST, "invalid_request", message)
+
+
+def _check_open() -> None:
+    if reason := current_lab().engine.stopping:
+        message = f"the coordinator takes no sessions any more: {reason}"
+        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", message)
+
+
+def _live(name: str) -> Session:
+    """Return a session that this coordinator has, or had."""
+    known = current_lab().engine.sessions
+    if name == LATEST and known:
+        return known[next(reversed(known))]
+    if name not in known:
+        raise _unknown(name)
+    return known[name]
+
+
+async def _body(name: str) -> SessionBody:
+    lab = current_lab()
+    if name == LATEST or name in lab.engine.sessions:
+        return session_body(_live(name), lab.engine.pool.drained)
+    past = await asyncio.to_thread(past_session, lab.settings.results_root, name)
+    if past is None:
+        raise _unknown(name)
+    return past
+
+
+def _unknown(name: str) -> Refusal:
+    message = "no session has run yet" if name == LATEST else "there is no such session"
+    return Refusal(HTTPStatus.NOT_FOUND, "unknown_session", message)
+
+
+def _over(session: str) -> Refusal:
+    return Refusal(HTTPStatus.CONFLICT, "session_ended", f"the session {session} has ended already")
+
+
+def _unwritable(problem: str) -> Refusal:
+    message = f"the results cannot be written: {problem}"
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "results_unwritable", message)
+
+
+def _span() -> tuple[int, int]:
+    """Return the first and the behind-the-last place that are asked for."""
+    first = _number("offset", 0)
+    return first, first + min(_number("limit", _PAGE), _LONGEST_PAGE)
+
+
+def _number(name: str, default: int) -> int:
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise _invalid(name, "a number from 0", text)
+    return int(text)
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        raise _invalid("state", f"one of {', '.join(State)}", text) from None
+
+
+def _invalid(name: str, wanted: str, given: str) -> Refusal:
+    message = f"{name} must be {wanted}, not {given[:40]!r}"
+    return Refusal(HTTPStatus.BAD_REQUEST, "invalid_query", message)
+
+
+def _json(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(body.model_dump_json(), status=status, content_type="application/json")

@@ -1,0 +1,214 @@
+"""Numbers for Prometheus: what happened, counted as a reader of the journal, and what there is right now."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from trafficlight.results.events import Event, EventKind, State
+
+__all__ = ["CONTENT_TYPE_LATEST", "Metrics", "Names", "Standing"]
+
+# Types that are told apart; what comes from outside must not make ever more time series.
+_MOST_TYPES = 50
+# Characters of a type's name.
+_LONGEST_NAME = 100
+_OTHER = "other"
+# Seconds. An action takes milliseconds, or as long as its deadline.
+_ACTION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_PROVISION = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_WAIT = (0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What there is right now, for those numbers that are not a matter of counting events.
+
+    :param cases: cases of sessions that have not ended, by state.
+    :param sessions: sessions that have not ended.
+    :param adapters: adapters by type and state; those that have ended are not there.
+    :param oldest: seconds for which the case at the head of each queue has waited.
+    :param still: seconds for which cases have been waiting while nothing ran.
+    :param backlog: events that are not in the store yet.
+    :param drained: whether no adapter gets a new case.
+    """
+
+    cases: Mapping[State, int] = field(default_factory=dict)
+    sessions: int = 0
+    adapters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    oldest: Iterable[float] = ()
+    still: float = 0.0
+    backlog: int = 0
+    drained: bool = False
+
+
+class Names:
+    """The names that become labels: the first so many as they are, all others as one."""
+
+    def __init__(self, most: int = _MOST_TYPES) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def label(self, name: object) -> str:
+        """Return the label for a name."""
+        text = str(name)[:_LONGEST_NAME].encode("utf-8", "replace").decode()
+        if text not in self._known and len(self._known) < self._most:
+            self._known.add(text)
+        return text if text in self._known else _OTHER
+
+
+class Metrics:
+    """Counts what happens; a reader of the journal."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._adapter_types, self._server_types = Names(), Names()
+        # What an adapter registered as, as long as it is there.
+        self._type_of: dict[str, str] = {}
+        # Since when cases wait, by session and case.
+        self._waits: dict[tuple[str, str], datetime] = {}
+        self._events = self._counter("events", "Events in the journal.", "kind")
+        self._ended = self._counter("cases_ended", "Cases that ended, by their last state.", "state")
+        self._retried = self._counter("attempts_retried", "Attempts that are followed by another one.")
+        self._registered = self._counter("adapters_registered", "Registrations of adapters.", "type")
+        self._lost = self._counter("adapters_lost", "Adapters that were given up.", "type")
+        self._failed = self._counter("homeservers_failed", "Homeservers that could not be provided.")
+        self._action = self._histogram(
+            "action_seconds",
+            "From asking a client for an action to its answer.",
+            _ACTION,
+            "type",
+            "outcome",
+        )
+        self._provision = self._histogram(
+            "homeserver_provision_seconds", "Until a homeserver answered.", _PROVISION, "type"
+        )
+        self._waited = self._histogram(
+            "case_wait_seconds", "From being planned, or tried before, to the start of an attempt.", _WAIT
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in."""
+        self._events.labels(event.kind.value).inc()
+        data = event.data
+        match event.kind:
+            case EventKind.CASE_PLANNED | EventKind.CASE_STATE | EventKind.CASE_ENDED:
+                self._case(event)
+            case EventKind.SESSION_ENDED:
+                for key in [key for key in self._waits if key[0] == event.session]:
+                    del self._waits[key]
+            case EventKind.ADAPTER_REGISTERED if event.adapter is not None:
+                kind = self._adapter_types.label(data.get("registration", {}).get("type", ""))
+                self._registered.labels(kind).inc()
+                self._type_of[event.adapter] = kind
+            case EventKind.ADAPTER_LEASED if event.adapter is not None:
+                kind = self._adapter_types.label(data.get("registration", {}).get("type", ""))
+                self._type_of[event.adapter] = kind
+            case EventKind.ADAPTER_RELEASED if event.adapter is not None:
+                self._type_of.pop(event.adapter, None)
+            case EventKind.ADAPTER_LOST:
+                self._lost.labels(self._type_of.get(event.adapter or "", _OTHER)).inc()
+                if event.case is None:  # one that is in a case is released after that
+                    self._type_of.pop(event.adapter or "", None)
+            case EventKind.ACTION_ANSWERED:
+                self._acted(event, "answered")
+            case EventKind.ACTION_FAILED:
+                self._acted(event, "failed")
+            case EventKind.SERVER_READY:
+                kind = self._server_types.label(data.get("type", ""))
+                self._provision.labels(kind).observe(float(data.get("seconds") or 0.0))
+            case EventKind.SERVER_FAILED:
+                self._failed.inc()
+            case _:
+                pass
+
+    def exposition(self, standing: Callable[[], Standing]) -> bytes:
+        """Return everything in Prometheus's text format.
+
+        :param standing: what there is right now.
+        """
+        now = CollectorRegistry()
+        now.register(_Now(standing(), self._adapter_types))
+        return generate_latest(self._registry) + generate_latest(now)
+
+    def _case(self, event: Event) -> None:
+        key = (event.session, event.case or "")
+        if event.kind is EventKind.CASE_PLANNED:
+            if event.data.get("skip") is None:
+                self._waits[key] = event.time
+            return
+        since = self._waits.pop(key, None)
+        if event.kind is EventKind.CASE_STATE:
+            if since is not None:
+                self._waited.observe(max(0.0, (event.time - since).total_seconds()))
+        elif event.data.get("will_retry"):
+            self._retried.inc()
+            self._waits[key] = event.time
+        else:
+            self._ended.labels(str(event.data.get("state"))).inc()
+
+    def _acted(self, event: Event, outcome: str) -> None:
+        kind = self._type_of.get(event.adapter or "", _OTHER)
+        self._action.labels(kind, outcome).observe(float(event.data.get("seconds") or 0.0))
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"trafficlight_{name}", documentation, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            f"trafficlight_{name}", documentation, labels, buckets=buckets, registry=self._registry
+        )
+
+
+class _Now(Collector):
+    """What there is right now, as gauges."""
+
+    def __init__(self, standing: Standing, types: Names) -> None:
+        self._standing = standing
+        self._types = types
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Yield the gauges."""
+        now = self._standing
+        cases = _gauge("cases", "Cases of sessions that have not ended.", "state")
+        for state in State:
+            cases.add_metric([state.value], now.cases.get(state, 0))
+        yield cases
+        adapters = _gauge("adapters", "Adapters that are there.", "type", "state")
+        counted: dict[tuple[str, str], int] = {}
+        for (kind, state_name), number in now.adapters.items():
+            key = (self._types.label(kind), state_name)
+            counted[key] = counted.get(key, 0) + number
+        for labels, number in counted.items():
+            adapters.add_metric(labels, number)
+        yield adapters
+        ages = sorted(now.oldest)
+        queues = _gauge("queues", "Queues of waiting cases that need the same.")
+        queues.add_metric([], len(ages))
+        yield queues
+        age = _gauge("queue_age_seconds", "How long the heads of the queues have waited.", "statistic")
+        for name, value in (
+            ("median", ages[len(ages) // 2] if ages else 0.0),
+            ("max", ages[-1] if ages else 0.0),
+        ):
+            age.add_metric([name], value)
+        yield age
+        for name, documentation, value in (
+            ("sessions", "Sessions that have not ended.", now.sessions),
+            ("standstill_seconds", "For how long cases have waited while nothing ran.", now.still),
+            ("journal_lag_events", "Events that are not in the store yet.", now.backlog),
+            ("drained", "1 while no adapter gets a new case.", int(now.drained)),
+        ):
+            one = _gauge(name, documentation)
+            one.add_metric([], value)
+            yield one
+
+
+def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"trafficlight_{name}", documentation, labels=labels)
