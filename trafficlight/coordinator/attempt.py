@@ -208,5 +208,7 @@ def _named(error: ActionError | LabError, role: str, action: str) -> ActionError
     """Return the error with the role and action that it concerns in its message."""
     if isinstance(error, ActionError | AdapterError):
         kind = ActionError if isinstance(error, ActionError) else AdapterError
-        return kind(error.message, role=role, action=error.action or action, path=error.path)
+        named = error.action or action
+        # Some adapters name the action themselves.
+        return kind(error.message.removeprefix(f"{named}: "), role=role, action=named, path=error.path)
     return type(error)(f"{role}: {error}")

@@ -221,13 +221,8 @@ class Engine:
     def _start_what_can(self, group: asyncio.TaskGroup, candidates: list[Waiting]) -> None:
         free = [Free(adapter.uuid, adapter.registration, _rank(adapter)) for adapter in self.pool.free]
         busy = [Free(one.uuid, one.registration) for one in self.pool if one.state is AdapterState.LEASED]
-        decision = decide(
-            candidates,
-            free,
-            busy,
-            self._limits,
-            self._usage(),
-        )
+        usage = self._usage()
+        decision = decide(candidates, free, busy, self._limits, usage)
         if decision.starts:
             self.wake()  # there may be more of the same behind those that start now
         keys = {waiting.key: waiting for waiting in candidates}
@@ -236,7 +231,7 @@ class Engine:
             self._start(group, session, session.start(case), start.adapters)
         held = self._held_back() if decision.unfilled else []
         # Waiting for what people hold back is not in vain, though nothing else is kept free for it meanwhile.
-        wider = decide(candidates, free, busy + held, self._limits, self._usage()) if held else decision
+        wider = decide(candidates, free, busy + held, self._limits, usage) if held else decision
         for key, reason in decision.reasons.items():
             session, case = self._find(keys[key])
             if key in decision.unfilled:

@@ -160,11 +160,13 @@ async def _reason() -> str:
     if request.mimetype != _FORM:
         return validated(Reason, await json_object(_LIMIT)).reason
     raw = b"".join([chunk async for chunk in chunks(_LIMIT)])
+    if not raw:
+        return "by hand, on the status page"
     try:
         form = parse_qs(raw.decode("utf-8", "replace"), max_num_fields=20)
     except ValueError as error:
         raise Refusal(HTTPStatus.BAD_REQUEST, "malformed_form", f"the form cannot be read: {error}") from None
-    return validated(Reason, {"reason": form.get("reason", [""])[0] or "by hand, on the status page"}).reason
+    return validated(Reason, {name: values[0] for name, values in form.items()}).reason
 
 
 def _present(pool: Pool, uuid: str) -> Adapter:

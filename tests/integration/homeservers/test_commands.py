@@ -95,7 +95,7 @@ async def test_homeservers_to_poke_at_until_told_to_end(tmp_path: Path, number: 
     arguments = ("start", "synapse", "--federate", "2")
     async with _running("homeserver", *arguments, folder=tmp_path) as process:
         assert process.stdout is not None
-        lines = []
+        lines: list[str] = []
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             while not (lines and lines[-1].startswith("Ctrl-C")):
                 lines.append((await process.stdout.readline()).decode())
