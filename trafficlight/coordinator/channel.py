@@ -191,14 +191,12 @@ class Channel:
         return Receipt.ACCEPTED
 
     def report(self, error: ErrorBody) -> LabError | ActionError:
-        """Take the adapter's report that it went wrong, which ends it; return what it means for the case."""
+        """Return what the adapter's report that it went wrong means; whoever holds it calls :meth:`fail`."""
         outstanding = self._unanswered()
         action = outstanding.message.action if outstanding is not None else ""
         details = error.details or f"reported an error of type {error.type!r} without details"
         kind = ActionError if error.type == "action" else AdapterError
-        failure = kind(details, action=action, path=error.path)
-        self.fail(failure)
-        return failure
+        return kind(details, action=action, path=error.path)
 
     # What others see
 

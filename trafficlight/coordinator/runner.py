@@ -11,7 +11,7 @@ from trafficlight.clock import Clock
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.pool import Lease, Pool
 from trafficlight.errors import ActionError, DeployError, LabError, TrafficlightError, UnsupportedError
-from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
+from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
 from trafficlight.results.events import EventKind, State
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerFacts, Verdict
 from trafficlight.worker.verdicts import verdict_of
@@ -19,6 +19,13 @@ from trafficlight.worker.verdicts import verdict_of
 __all__ = ["Deadlines", "Executor", "Runner"]
 
 logger = logging.getLogger(__name__)
+
+# Seconds between two looks at whether the homeservers are still there.
+_LOOK_EVERY = 1.0
+# Seconds that a test has to fail by itself when a homeserver is gone: it knows better what that broke.
+_TIME_TO_NOTICE = 5.0
+# Lines of a dead homeserver's log that its case quotes.
+_LOG_LINES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +154,33 @@ class Runner:
         return self._explained(attempt, verdict)
 
     async def _until_broken(self, attempt: Attempt, assignment: Assignment) -> Verdict:
-        """Run the test, and call it off when an adapter is gone that no action of the test waits for."""
+        """Run the test, and call it off when what it stands on is gone and no action of it waits for that."""
         execution = asyncio.ensure_future(self.executor.execute(assignment, attempt))
         broken = asyncio.ensure_future(attempt.broken.wait())
+        homeserver = asyncio.ensure_future(self._homeserver_lost(attempt))
+        watched = {execution, broken, homeserver}
         try:
-            await asyncio.wait({execution, broken}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if not execution.done():
                 execution.cancel()
                 await asyncio.wait({execution})
             if execution.cancelled():
-                error = next(iter(attempt.failures.values()), None)
+                error: Exception | None = next(iter(attempt.failures.values()), None)
+                if error is None and homeserver.done():
+                    error = homeserver.result()
                 return verdict_of(error or asyncio.CancelledError(), "run")
             return execution.result()
         finally:
-            for task in (execution, broken):
+            for task in watched:
                 task.cancel()
-            await asyncio.gather(execution, broken, return_exceptions=True)
+            await asyncio.gather(*watched, return_exceptions=True)
+
+    async def _homeserver_lost(self, attempt: Attempt) -> LabError:
+        """Return when a homeserver has ended that nobody told to, and the test had time to notice it."""
+        while not any(_unasked(server) for server in attempt.servers.values()):
+            await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.sleep(_TIME_TO_NOTICE)
+        return LabError("called off, because the case lost its homeserver")
 
     def _explained(self, attempt: Attempt, verdict: Verdict) -> Verdict:
         """Complete a verdict with what the test cannot know: adapters that went wrong, servers that died."""
@@ -172,16 +190,34 @@ class Runner:
             verdict = verdict_of(error, "run")
         if verdict.state is State.SUCCESS:
             return verdict
-        died = [
-            f"the homeserver {role} had ended ({exited})"
-            for role, server in attempt.servers.items()
-            if (exited := getattr(server, "exited", None))
-        ]
+        died = _ended(attempt)
         cut_off = attempt.cut_off if verdict.state is State.ERROR else []
-        if died or cut_off:
-            message = "; ".join([verdict.message, *cut_off, *died])
-            return Verdict(verdict.state, message, verdict.traceback, verdict.phase)
-        return verdict
+        if not died and not cut_off:
+            return verdict
+        # Into the first line, which is the one that lists show.
+        first, line_end, rest = verdict.message.partition("\n")
+        notes = [f"the homeserver {role} had ended ({how})" for role, how in died.items()]
+        message = "; ".join([first, *cut_off, *notes]) + line_end + rest
+        logs = "".join(f"\nThe end of the log of {role}:\n{_tail(attempt, role)}\n" for role in died)
+        return Verdict(verdict.state, message, verdict.traceback + logs, verdict.phase)
+
+
+def _unasked(server: RunningServer) -> bool:
+    return server.exited is not None and not server.exited.endswith(AS_ASKED)
+
+
+def _ended(attempt: Attempt) -> dict[str, str]:
+    """Return how the homeservers of an attempt ended that have."""
+    return {role: server.exited for role, server in attempt.servers.items() if server.exited is not None}
+
+
+def _tail(attempt: Attempt, role: str) -> str:
+    """Return the last lines of a homeserver's log."""
+    try:
+        text = attempt.folder.server_log(role).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"(cannot be read: {error})"
+    return "\n".join(text.splitlines()[-_LOG_LINES:])
 
 
 def _faulty(error: LabError | ActionError) -> bool:

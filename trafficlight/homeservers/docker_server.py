@@ -15,6 +15,7 @@ from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.docker_engine import DockerEngine
 from trafficlight.homeservers.docker_watch import ContainerWatch
 from trafficlight.homeservers.probe import title_of, wait_for_versions
+from trafficlight.homeservers.provider import AS_ASKED
 from trafficlight.homeservers.tools import unbroken
 
 __all__ = ["DockerServer", "authority_archive"]
@@ -69,7 +70,7 @@ class DockerServer:
     def exited(self) -> str | None:
         """Why it runs no more, e.g. ``exit code 1``; None while it runs. What `operate` ended says so."""
         reason = self._watch.reason
-        return f"{reason}, as asked" if reason is not None and self._asked else reason
+        return reason + AS_ASKED if reason is not None and self._asked else reason
 
     async def create(self, name: str, configuration: dict[str, Any], archive: bytes) -> None:
         """Make its container, not started yet.

@@ -189,7 +189,9 @@ class LocalProvider:
 
     async def _take_or_start(self, request: ServerRequest, mine: list[LocalServer]) -> LocalServer:
         kind = await self._prepared(request.spec)
-        if (warmed := self.pool.take(kind)) is not None:
+        # One that cannot move its log to the case's folder is never started ahead.
+        warmed = self.pool.take(kind) if self._recipes[kind[0]].follows_log else None
+        if warmed is not None:
             mine.append(warmed)
             await warmed.assign(request.role, request.log)
             return warmed

@@ -10,6 +10,7 @@ from pathlib import Path
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.launcher import Launcher
 from trafficlight.homeservers.processes import ServerProcess
+from trafficlight.homeservers.provider import AS_ASKED
 from trafficlight.homeservers.readiness import wait_until_ready
 from trafficlight.homeservers.recipes.recipe import Command, Place
 from trafficlight.homeservers.server_log import ServerLog
@@ -79,7 +80,7 @@ class LocalServer:
         Where :meth:`operate` ended it, that is added: ``signal 9, as asked``.
         """
         reason = None if self._process is None else self._process.exited
-        return f"{reason}, as asked" if reason is not None and self._asked else reason
+        return reason + AS_ASKED if reason is not None and self._asked else reason
 
     async def assign(self, role: str, log: Path) -> None:
         """Give it to a case: from now on its log is the case's file."""

@@ -11,7 +11,11 @@ from typing import Protocol
 
 from trafficlight.server_types import HomeServerSpec
 
-__all__ = ["Provider", "RunningServer", "ServerRequest"]
+__all__ = ["AS_ASKED", "Provider", "RunningServer", "ServerRequest"]
+
+
+AS_ASKED = ", as asked"
+"""What stands behind the end of a homeserver that :meth:`RunningServer.operate` ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,11 @@ class RunningServer(Protocol):
     @property
     def version(self) -> str:
         """What runs, e.g. ``Synapse 1.163.2``."""
+        ...
+
+    @property
+    def exited(self) -> str | None:
+        """How it ended, e.g. ``signal 9``; with :data:`AS_ASKED` behind it if it was told to."""
         ...
 
     async def operate(self, operation: str) -> None:

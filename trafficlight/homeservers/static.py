@@ -28,6 +28,11 @@ class StaticServerInUse:
     cs_api: str
     version: str
 
+    @property
+    def exited(self) -> str | None:
+        """Nothing: nobody here sees it end."""
+        return None
+
     async def operate(self, operation: str) -> None:
         """Refuse: it is not ours.
 

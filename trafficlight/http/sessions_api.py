@@ -16,6 +16,7 @@ from trafficlight.http.bodies import json_object, validated
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, Query, described
 from trafficlight.http.event_stream import event_lines
+from trafficlight.http.queries import invalid_query, number, span
 from trafficlight.http.refusals import Refusal
 from trafficlight.http.same_origin import check_same_origin
 from trafficlight.http.session_views import (
@@ -93,7 +94,7 @@ async def sessions() -> Response:
     """List the sessions of this coordinator, the newest first."""
     lab = current_lab()
     known = list(reversed(lab.engine.sessions.values()))
-    first, behind = _span()
+    first, behind = span(_PAGE, _LONGEST_PAGE)
     shown = [session_body(one, lab.engine.pool.drained) for one in known[first:behind]]
     return _json(SessionList(sessions=shown, total=len(known)))
 
@@ -126,7 +127,7 @@ async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
     found = _live(session)
     states = {_state(text) for text in request.args.getlist("state")}
-    first, behind = _span()
+    first, behind = span(_PAGE, _LONGEST_PAGE)
     every = list(found.record.cases.values())
 
     def content() -> CaseList:
@@ -158,9 +159,9 @@ async def events(session: str) -> Response:
     none comes twice.
     """
     lab = current_lab()
-    after, follow = _number("after", 0), request.args.get("follow", "1")
+    after, follow = number("after", 0), request.args.get("follow", "1")
     if follow not in ("0", "1"):
-        raise _invalid("follow", "0 or 1", follow)
+        raise invalid_query("follow", "0 or 1", follow)
     body = await _body(session)
     found = lab.engine.sessions.get(body.id)
     path = Path(body.folder) / "events.jsonl"
@@ -296,31 +297,11 @@ def _unwritable(problem: str) -> Refusal:
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "results_unwritable", message)
 
 
-def _span() -> tuple[int, int]:
-    """Return the first and the behind-the-last place that are asked for."""
-    first = _number("offset", 0)
-    return first, first + min(_number("limit", _PAGE), _LONGEST_PAGE)
-
-
-def _number(name: str, default: int) -> int:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise _invalid(name, "a number from 0", text)
-    return int(text)
-
-
 def _state(text: str) -> State:
     try:
         return State(text)
     except ValueError:
-        raise _invalid("state", f"one of {', '.join(State)}", text) from None
-
-
-def _invalid(name: str, wanted: str, given: str) -> Refusal:
-    message = f"{name} must be {wanted}, not {given[:40]!r}"
-    return Refusal(HTTPStatus.BAD_REQUEST, "invalid_query", message)
+        raise invalid_query("state", f"one of {', '.join(State)}", text) from None
 
 
 def _json(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:

@@ -115,6 +115,15 @@ async def test_reasons_that_are_none(site: Site, body: object) -> None:
     assert not site.lab.engine.pool.drained
 
 
+@pytest.mark.parametrize("body", [b'{"reason": "x"}', b"other=x", b"reason=", b"a&" * 500, b"\xff=%ff"])
+async def test_forms_that_are_none(site: Site, body: bytes) -> None:
+    """A program that forgot to say that it sends JSON is told."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = await site.post("/api/adapters/drain", data=body, headers=headers)
+    assert answer.status == 400
+    assert not site.lab.engine.pool.drained
+
+
 async def test_a_page_leads_back(site: Site) -> None:
     await ScriptedAdapter(site, "one").register()
     headers = {"Origin": site.url, "Sec-Fetch-Site": "same-origin"}

@@ -44,6 +44,10 @@ class Side:
         assert self.channel.polling
         return task
 
+    def report(self, **body: str) -> None:
+        """Report an error, as the pool takes it."""
+        self.channel.fail(self.channel.report(ErrorBody(**body)))
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -208,7 +212,7 @@ class TestErrors:
     async def test_a_report_of_type_action_is_a_failure_of_what_is_outstanding(self, side: Side) -> None:
         asked = await side.ask("login")
         await side.channel.poll(LONG)
-        side.channel.report(ErrorBody(type="action", path="login.ts:3", details="wrong password"))
+        side.report(type="action", path="login.ts:3", details="wrong password")
         with pytest.raises(ActionError, match="wrong password") as raised:
             await asked
         assert (raised.value.action, raised.value.path) == ("login", "login.ts:3")
@@ -216,7 +220,7 @@ class TestErrors:
     @pytest.mark.parametrize("type", ["adapter", "unknown", "", "something"])
     async def test_every_other_type_is_an_error_of_the_adapter(self, side: Side, type: str) -> None:
         asked = await side.ask()
-        side.channel.report(ErrorBody(type=type, details="crashed"))
+        side.report(type=type, details="crashed")
         with pytest.raises(AdapterError, match="crashed"):
             await asked
 
@@ -225,7 +229,7 @@ class TestErrors:
         assert "without details" in str(failure)
 
     async def test_after_a_report_every_action_fails(self, side: Side) -> None:
-        side.channel.report(ErrorBody(type="adapter", details="crashed"))
+        side.report(type="adapter", details="crashed")
         for _ in range(2):
             with pytest.raises(AdapterError, match="crashed"):
                 await side.channel.perform("login", {}, LONG)

@@ -114,6 +114,19 @@ class TestLosing:
         assert (role, told) == ("alice", True)
         assert isinstance(error, AdapterError)
 
+    async def test_a_report_while_an_action_waits_is_told_to_the_test(
+        self, yard: "Yard", claim_of: MakeClaim
+    ) -> None:
+        adapter, claim = yard.adapter(), claim_of()
+        yard.pool.lease(claim, {"alice": adapter})
+        asked = asyncio.create_task(adapter.channel.perform("login", {}, 30))
+        await asyncio.sleep(0)
+        yard.pool.report(adapter, ErrorBody(type="action", details="no such room"))
+        with pytest.raises(ActionError, match="login: no such room"):
+            await asked
+        ((_, _, told),) = claim.failures
+        assert told, "the test may catch it, and is not called off"
+
     def test_and_its_case_learns_of_it_when_nothing_is(self, yard: "Yard", claim_of: MakeClaim) -> None:
         adapter, claim = yard.adapter(), claim_of()
         yard.pool.lease(claim, {"alice": adapter})

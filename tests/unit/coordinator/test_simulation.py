@@ -111,7 +111,7 @@ def test_thousands_of_cases_all_run() -> None:
             chance.randint(0, 2),
             at=(n % 3) * 30.0,
         )
-        for n in range(3000)
+        for n in range(2000)
     ]
     lab = Simulation({"nio": 30, "element-web": 12, "element-android": 5}, Limits(homeservers=40))
     lab.run(jobs)

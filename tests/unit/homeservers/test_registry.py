@@ -21,6 +21,7 @@ class FakeServer:
     """A homeserver that only has a name."""
 
     version = "Fake 1"
+    exited: str | None = None
     cs_api = "http://127.0.0.1:1"
 
     def __init__(self, role: str, provider: str) -> None:

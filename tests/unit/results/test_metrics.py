@@ -1,5 +1,8 @@
 """Counting for Prometheus, as a reader of the journal."""
 
+import re
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.results.conftest import HandClock
@@ -97,6 +100,14 @@ def test_what_there_is_right_now() -> None:
     assert counted.value("standstill_seconds", now) == 61
     assert counted.value("journal_lag_events", now) == 12
     assert counted.value("drained", now) == 1
+
+
+def test_every_number_is_in_the_documents() -> None:
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "watch-the-lab.md"
+    listed = set(re.findall(r"^\| `(trafficlight_\w+)` \|", page.read_text(), re.MULTILINE))
+    text = Metrics().exposition(Standing).decode()
+    kinds = {one.name + "_total" * (one.type == "counter") for one in text_string_to_metric_families(text)}
+    assert listed == {name for name in kinds if not name.endswith("_created")}
 
 
 def test_odd_data_break_nothing() -> None:

@@ -2,17 +2,22 @@
 
 import asyncio
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import psutil
 import pytest
 
 from trafficlight.clients.link import ServerOperation
+from trafficlight.coordinator import workers as workers_module
+from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.protocol import JsonObject
+from trafficlight.results.events import State
 from trafficlight.suites.planning import plan
-from trafficlight.worker.assignment import Assignment
+from trafficlight.worker.assignment import Assignment, Verdict
 
 PRELUDE = (
     "import asyncio, time, os, sys, ctypes, signal, logging\n"
@@ -91,6 +96,10 @@ class Bench:
         )
 
 
+Fine: TypeAlias = Callable[[WorkerPool], Awaitable[None]]
+OpenPool: TypeAlias = Callable[..., AbstractAsyncContextManager[WorkerPool]]
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
@@ -99,3 +108,38 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture
 def link() -> FakeLink:
     return FakeLink()
+
+
+@asynccontextmanager
+async def _open_pool(ready: int = 1, **options: Any) -> AsyncIterator[WorkerPool]:
+    """Run a pool, and check that none of its processes is left."""
+    async with WorkerPool(ready, **options) as pool:
+        yield pool
+        pids = pool.pids
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+    assert not pool.pids
+
+
+@pytest.fixture
+async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WorkerPool]:
+    monkeypatch.setattr(workers_module, "_MARGIN", 0.3)
+    monkeypatch.setattr(workers_module, "_LAST_WORDS", 0.5)
+    async with _open_pool() as opened:
+        yield opened
+
+
+@pytest.fixture
+def fine(bench: Bench, link: FakeLink) -> Fine:
+    """Check that a pool can still run a test."""
+
+    async def check(pool: WorkerPool) -> None:
+        verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
+        assert verdict == Verdict(State.SUCCESS)
+
+    return check
+
+
+@pytest.fixture
+def open_pool() -> OpenPool:
+    """Run pools with other settings."""
+    return _open_pool
