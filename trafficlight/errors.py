@@ -76,12 +76,12 @@ class AuthoringError(TrafficlightError):
         super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
 
 
-class ActionError(TrafficlightError):
-    """A client could not do what it was asked to: the thing under test is wrong.
+class _OfAnAdapter(TrafficlightError):
+    """What went wrong with the adapter in a role.
 
-    :param message: what the adapter said, or what the lab saw.
-    :param role: the role whose client failed.
-    :param action: the action's name on the wire.
+    :param message: what the adapter said, or what the lab saw; one line where that is possible.
+    :param role: the role that the adapter plays.
+    :param action: the action's name on the wire, if one was outstanding.
     :param path: where in the adapter it went wrong, as the adapter tells it.
     """
 
@@ -90,32 +90,20 @@ class ActionError(TrafficlightError):
         self.role = role
         self.action = action
         self.path = path
-        who = f"{role}: " if role else ""
-        what = f"{action}: " if action else ""
-        super().__init__(f"{who}{what}{message}" + (f" [{path}]" if path else ""))
+        named = "".join(f"{part}: " for part in (role, action) if part)
+        super().__init__(f"{named}{message}" + (f" [{path}]" if path else ""))
+
+
+class ActionError(_OfAnAdapter):
+    """A client could not do what it was asked to: the thing under test is wrong."""
 
 
 class LabError(TrafficlightError):
     """The lab is wrong, not what it tests."""
 
 
-class AdapterError(LabError):
-    """An adapter died, went silent, or did not keep to the protocol.
-
-    :param message: what happened, one line.
-    :param role: the role that the adapter played.
-    :param action: the action that was outstanding, if any.
-    :param path: where in the adapter it went wrong, as the adapter tells it.
-    """
-
-    def __init__(self, message: str, *, role: str = "", action: str = "", path: str = "") -> None:
-        self.message = message
-        self.role = role
-        self.action = action
-        self.path = path
-        who = f"{role}: " if role else ""
-        what = f"{action}: " if action else ""
-        super().__init__(f"{who}{what}{message}" + (f" [{path}]" if path else ""))
+class AdapterError(_OfAnAdapter, LabError):
+    """An adapter died, went silent, or did not keep to the protocol."""
 
 
 class DeadlineError(LabError):
