@@ -76,7 +76,7 @@ class AuthoringError(TrafficlightError):
         super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
 
 
-class _OfAnAdapter(TrafficlightError):
+class _OfAdapterError(TrafficlightError):
     """What went wrong with the adapter in a role.
 
     :param message: what the adapter said, or what the lab saw; one line where that is possible.
@@ -94,7 +94,7 @@ class _OfAnAdapter(TrafficlightError):
         super().__init__(f"{named}{message}" + (f" [{path}]" if path else ""))
 
 
-class ActionError(_OfAnAdapter):
+class ActionError(_OfAdapterError):
     """A client could not do what it was asked to: the thing under test is wrong."""
 
 
@@ -102,7 +102,7 @@ class LabError(TrafficlightError):
     """The lab is wrong, not what it tests."""
 
 
-class AdapterError(_OfAnAdapter, LabError):
+class AdapterError(_OfAdapterError, LabError):
     """An adapter died, went silent, or did not keep to the protocol."""
 
 
