@@ -9,7 +9,7 @@ from typing import Any
 
 from trafficlight.clients.link import ServerOperation
 from trafficlight.clock import Clock
-from trafficlight.coordinator.pool import Adapter
+from trafficlight.coordinator.adapter import Adapter
 from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, AdapterError, LabError
 from trafficlight.homeservers.provider import RunningServer

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from trafficlight.clock import Clock
+from trafficlight.coordinator.adapter import Adapter, AdapterState, Lease
 from trafficlight.coordinator.attempt import Attempt
-from trafficlight.coordinator.pool import Adapter, AdapterState, Lease, Pool
+from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.queues import Entry
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide

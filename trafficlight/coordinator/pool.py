@@ -4,128 +4,26 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
-from pathlib import Path
-from typing import Protocol
 
 from trafficlight.clock import Clock
+from trafficlight.coordinator.adapter import (
+    Adapter,
+    AdapterState,
+    Claim,
+    Lease,
+    RegistrationConflictError,
+    UnknownAdapterError,
+)
 from trafficlight.coordinator.channel import Channel
-from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
 from trafficlight.protocol import RESET, ErrorBody, JsonObject
 from trafficlight.results.events import EventKind
 from trafficlight.results.journal import Journal
 
-__all__ = ["Adapter", "AdapterState", "Claim", "Lease", "Pool", "RegistrationConflict", "UnknownAdapter"]
+__all__ = ["Pool"]
 
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
 _REMEMBERED = 10_000
-
-
-class UnknownAdapter(TrafficlightError):  # noqa: N818
-    """No adapter has registered under this uuid."""
-
-    def __init__(self, uuid: str) -> None:
-        self.uuid = uuid
-        super().__init__(f"no adapter has registered as {uuid}: register first")
-
-
-class RegistrationConflict(TrafficlightError):  # noqa: N818
-    """The uuid is taken."""
-
-    def __init__(self, uuid: str, why: str) -> None:
-        self.uuid = uuid
-        super().__init__(f"{uuid}: {why}: register under a new uuid")
-
-
-class AdapterState(StrEnum):
-    """Where an adapter stands."""
-
-    FREE = "free"
-    LEASED = "leased"
-    RESETTING = "resetting"  # between two cases
-    ENDED = "ended"  # is told to exit
-
-
-class Claim(Protocol):
-    """Who holds an adapter: an attempt of a case."""
-
-    @property
-    def case(self) -> str:
-        """The case's id."""
-        ...
-
-    @property
-    def session(self) -> str:
-        """The session's id."""
-        ...
-
-    @property
-    def attempt(self) -> int:
-        """The attempt's number."""
-        ...
-
-    def adapter_failed(self, role: str, error: LabError | ActionError, *, told: bool) -> None:
-        """Learn that the adapter in a role is gone; `told` says that an action of the test raised it."""
-        ...
-
-    @property
-    def uploaded_bytes(self) -> int:
-        """The size of everything that was uploaded for it."""
-        ...
-
-    def client_folder(self, role: str) -> Path:
-        """Return the folder that a role's uploads go to; it is made."""
-        ...
-
-    def uploaded(self, role: str, adapter: str, upload: Upload) -> None:
-        """Take a file in that the client in a role sent, however late."""
-        ...
-
-
-@dataclass(slots=True)
-class Adapter:
-    """One registered adapter.
-
-    :ivar claim: the attempt that holds it, or held it last: its late uploads still belong there.
-    :ivar paused: why it gets no new case; empty while it does.
-    :ivar quarantined: whether its program's failures paused it, and not a person.
-    :ivar token: its own bearer token, where tokens are on.
-    :ivar token_used: whether it has shown that token, so that nobody else is told it any more.
-    """
-
-    uuid: str
-    registration: JsonObject
-    channel: Channel
-    registered: datetime
-    seen: float
-    state: AdapterState = AdapterState.FREE
-    lease: "Lease | None" = None
-    role: str | None = None
-    claim: Claim | None = None
-    token: str | None = None
-    token_used: bool = False
-    reason: str = ""
-    paused: str = ""
-    quarantined: bool = False
-    cases: list[str] = field(default_factory=list)
-
-    @property
-    def type(self) -> str:
-        """The type that it registered as."""
-        return str(self.registration["type"])
-
-
-@dataclass(slots=True)
-class Lease:
-    """The exclusive claim of all adapters of one attempt."""
-
-    id: str
-    claim: Claim
-    adapters: Mapping[str, Adapter]
-    open: bool = True
 
 
 class Pool:
@@ -177,14 +75,14 @@ class Pool:
     def register(self, uuid: str, registration: JsonObject, *, token: str | None = None) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
 
-        :raises RegistrationConflict: the uuid is in use with another registration, or has ended.
+        :raises RegistrationConflictError: the uuid is in use with another registration, or has ended.
         """
         known = self._adapters.get(uuid)
         if known is not None:
             if known.state is AdapterState.ENDED:
-                raise RegistrationConflict(uuid, f"this adapter has ended ({known.reason})")
+                raise RegistrationConflictError(uuid, f"this adapter has ended ({known.reason})")
             if known.registration != registration:
-                raise RegistrationConflict(uuid, "already registered with other data")
+                raise RegistrationConflictError(uuid, "already registered with other data")
             self.seen(known)
             return known
         adapter = Adapter(
@@ -200,7 +98,7 @@ class Pool:
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
-        failed = self._failed_in_a_row.get(_program(adapter), 0)
+        failed = self._failed_in_a_row.get(adapter.program, 0)
         if failed >= self._quarantine_after:
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
             adapter.quarantined = True
@@ -228,12 +126,12 @@ class Pool:
     def get(self, uuid: str) -> Adapter:
         """Return an adapter.
 
-        :raises UnknownAdapter: none has registered under this uuid.
+        :raises UnknownAdapterError: none has registered under this uuid.
         """
         try:
             return self._adapters[uuid]
         except KeyError:
-            raise UnknownAdapter(uuid) from None
+            raise UnknownAdapterError(uuid) from None
 
     def seen(self, adapter: Adapter) -> None:
         """Note that an adapter gave a sign of life."""
@@ -252,13 +150,9 @@ class Pool:
                 )
         lease = Lease(f"{next(self._leases)}-{secrets.token_hex(4)}", claim, dict(adapters))
         for role, adapter in adapters.items():
-            adapter.state, adapter.lease, adapter.role, adapter.claim = (
-                AdapterState.LEASED,
-                lease,
-                role,
-                claim,
-            )
-            adapter.cases.append(claim.case)
+            adapter.state, adapter.lease = AdapterState.LEASED, lease
+            adapter.role, adapter.claim = role, claim
+            adapter.cases += 1
             del self._free[adapter.uuid]
             self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.registration)
         return lease
@@ -276,7 +170,7 @@ class Pool:
                 continue
             self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
             adapter.channel.on_delivered = None
-            if self.on_reusable is not None and self._closed is None and _reusable(adapter):
+            if self.on_reusable is not None and self._closed is None and adapter.usable_again:
                 adapter.state, adapter.lease = AdapterState.RESETTING, None
                 self.on_reusable(adapter)
             else:
@@ -309,7 +203,7 @@ class Pool:
     def resume(self, adapter: Adapter) -> None:
         """Let a paused adapter have cases again, and forget how often its program failed."""
         adapter.paused, adapter.quarantined = "", False
-        self._failed_in_a_row.pop(_program(adapter), None)
+        self._failed_in_a_row.pop(adapter.program, None)
         self._note("resumed", adapter)
         self._on_change()
 
@@ -338,10 +232,12 @@ class Pool:
         :param faulty: the roles whose adapters made the case an error.
         """
         for role, adapter in lease.adapters.items():
-            if (program := _program(adapter)) is None:
+            if (program := adapter.program) is None:
                 continue
-            failed = self._failed_in_a_row.get(program, 0) + 1 if role in faulty else 0
-            self._failed_in_a_row[program] = failed
+            if role in faulty:
+                self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1
+            else:
+                self._failed_in_a_row.pop(program, None)
 
     def report(self, adapter: Adapter, error: ErrorBody) -> None:
         """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
@@ -413,16 +309,3 @@ class Pool:
             adapter=adapter.uuid,
             **data,
         )
-
-
-def _program(adapter: Adapter) -> str | None:
-    """Return what names the program behind an adapter across its registrations; None where nothing does."""
-    instance = adapter.registration.get("instance")
-    return instance if isinstance(instance, str) and instance else None
-
-
-def _reusable(adapter: Adapter) -> bool:
-    """Return whether an adapter says that it can be reset, and nothing speaks against it."""
-    channel = adapter.channel
-    unspoilt = channel.failure is None and channel.exit_reason is None and channel.outstanding is None
-    return adapter.registration.get("reusable") is True and unspoilt

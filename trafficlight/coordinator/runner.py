@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from trafficlight.clock import Clock
+from trafficlight.coordinator.adapter import Lease
 from trafficlight.coordinator.attempt import Attempt
-from trafficlight.coordinator.pool import Lease, Pool
+from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ActionError, DeployError, LabError, TrafficlightError, UnsupportedError
 from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
 from trafficlight.results.events import EventKind, State

@@ -11,8 +11,8 @@ from quart import Blueprint, jsonify, request
 from quart.wrappers import Response
 from werkzeug.exceptions import MethodNotAllowed
 
+from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.channel import Receipt
-from trafficlight.coordinator.pool import Adapter, AdapterState
 from trafficlight.http import tokens
 from trafficlight.http.answers import Nothing, Responded, Uploaded
 from trafficlight.http.bodies import json_object, validated

@@ -8,7 +8,8 @@ from urllib.parse import parse_qs
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, request
 
-from trafficlight.coordinator.pool import Adapter, AdapterState, Pool
+from trafficlight.coordinator.adapter import Adapter, AdapterState
+from trafficlight.coordinator.pool import Pool
 from trafficlight.http.bodies import chunks, json_object, validated
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, described
@@ -205,7 +206,7 @@ def _body(adapter: Adapter) -> AdapterBody:
         doing=waits if adapter.state is AdapterState.FREE else adapter.channel.describe(),
         paused=adapter.paused,
         quarantined=adapter.quarantined,
-        cases=len(adapter.cases),
+        cases=adapter.cases,
         registered=adapter.registered,
         silent=round(max(0.0, current_lab().clock.monotonic() - adapter.seen), 3),
     )

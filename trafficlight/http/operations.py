@@ -7,8 +7,8 @@ from http import HTTPStatus
 from pydantic import BaseModel, Field
 from quart import Blueprint, Quart, Response, jsonify, request
 
+from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.pool import AdapterState
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import LabError
 from trafficlight.http.answers import Health

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from trafficlight.coordinator.pool import RegistrationConflict, UnknownAdapter
+from trafficlight.coordinator.adapter import RegistrationConflictError, UnknownAdapterError
 from trafficlight.http.rendering import page, render
 
 __all__ = ["Refusal", "install", "refusal_body"]
@@ -54,12 +54,12 @@ def install(app: Quart) -> None:
     async def refused(error: Refusal) -> Response:
         return _answer(error.status, error.code, error.message, error.headers)
 
-    @app.errorhandler(UnknownAdapter)
-    async def unknown(error: UnknownAdapter) -> Response:
+    @app.errorhandler(UnknownAdapterError)
+    async def unknown(error: UnknownAdapterError) -> Response:
         return _answer(HTTPStatus.NOT_FOUND, "unknown_adapter", str(error))
 
-    @app.errorhandler(RegistrationConflict)
-    async def conflict(error: RegistrationConflict) -> Response:
+    @app.errorhandler(RegistrationConflictError)
+    async def conflict(error: RegistrationConflictError) -> Response:
         return _answer(HTTPStatus.CONFLICT, "registration_conflict", str(error))
 
     @app.errorhandler(HTTPException)

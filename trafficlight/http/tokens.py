@@ -7,7 +7,7 @@ from http import HTTPStatus
 from quart import request
 
 from trafficlight.config import Settings
-from trafficlight.coordinator.pool import Adapter
+from trafficlight.coordinator.adapter import Adapter
 from trafficlight.http.refusals import Refusal
 
 __all__ = ["COOKIE", "check_adapter", "check_people", "check_shared", "cookie_of", "same", "warning_for"]

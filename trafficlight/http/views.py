@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from trafficlight.coordinator.pool import Adapter, AdapterState, Pool
+from trafficlight.coordinator.adapter import Adapter, AdapterState
+from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.session import Session
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome

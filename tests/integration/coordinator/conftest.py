@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from trafficlight.clock import SystemClock
+from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcess
-from trafficlight.coordinator.pool import Adapter, AdapterState
 from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trafficlight.coordinator.pool import Adapter, Pool
+from trafficlight.coordinator.adapter import Adapter
+from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError
 from trafficlight.results.events import Event, EventKind

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trafficlight.coordinator import pool as pool_module
-from trafficlight.coordinator.pool import AdapterState, RegistrationConflict, UnknownAdapter
+from trafficlight.coordinator.adapter import AdapterState, RegistrationConflictError, UnknownAdapterError
 from trafficlight.errors import ActionError, AdapterError
 from trafficlight.protocol import ErrorBody
 from trafficlight.results.events import EventKind
@@ -35,16 +35,16 @@ class TestRegistration:
 
     def test_other_data_are_refused(self, yard: "Yard") -> None:
         yard.adapter()
-        with pytest.raises(RegistrationConflict, match="other data"):
+        with pytest.raises(RegistrationConflictError, match="other data"):
             yard.adapter(type="element-web")
 
     def test_a_uuid_that_has_ended_is_refused(self, yard: "Yard") -> None:
         yard.pool.lose(yard.adapter(), "its process ended")
-        with pytest.raises(RegistrationConflict, match="its process ended"):
+        with pytest.raises(RegistrationConflictError, match="its process ended"):
             yard.adapter()
 
     def test_nobody_knows_a_stranger(self, yard: "Yard") -> None:
-        with pytest.raises(UnknownAdapter, match="no adapter has registered as x"):
+        with pytest.raises(UnknownAdapterError, match="no adapter has registered as x"):
             yard.pool.get("x")
 
 
@@ -223,5 +223,5 @@ def test_those_who_have_ended_are_forgotten_in_the_end(yard: "Yard", monkeypatch
         yard.pool.lose(yard.adapter(f"a{number}"), "its process ended")
     assert len(yard.pool) == 10
     assert yard.pool.get("a49").uuid == "a49"
-    with pytest.raises(UnknownAdapter):
+    with pytest.raises(UnknownAdapterError):
         yard.pool.get("a39")
