@@ -130,7 +130,7 @@ def read_failed(session: Path) -> frozenset[str]:
     if not path.is_file():
         raise UsageError(f"there is no {path}: name the folder of a session's results")
     content = read_yaml(path)
-    listed = content.get("failed") if isinstance(content, dict) else content
+    listed = content["failed"] if isinstance(content, dict) and "failed" in content else content
     return frozenset(texts(listed, key="the list of cases", source=path))
 
 

@@ -112,8 +112,10 @@ async def real_homerunner() -> AsyncIterator[Provider]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def static(local: LocalProvider, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Provider]:
+async def static(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Provider]:
     """The provider static, with three homeservers that run as long as the session."""
+    # Not the shared provider: its tests count what it runs.
+    local = LocalProvider(warm=0)
     folder = tmp_path_factory.mktemp("static")
     spec = SynapseStable().homeservers()[0]
     requests = [ServerRequest(f"static{number}", spec, folder / f"{number}.log") for number in range(3)]
@@ -123,6 +125,7 @@ async def static(local: LocalProvider, tmp_path_factory: pytest.TempPathFactory)
         await provider.prepare([spec])
         yield provider
         await provider.close()
+    await local.close()
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Calls: the suites for video go here."""
