@@ -10,6 +10,7 @@ import click
 from trafficlight.cli.lifetime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
+from trafficlight.results.exit_codes import worst
 from trafficlight.results.summary import summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.version import VERSION
@@ -66,4 +67,4 @@ async def _serve(
                 click.echo(line)
         if not exit_when_done:
             await over.wait()
-    return int(max(session.exit_code for session in sessions))
+    return worst(session.exit_code for session in sessions)

@@ -80,6 +80,9 @@ class Engine:
         self._queue_deadline = queue_deadline
         self._changed = asyncio.Event()
         self._running: dict[asyncio.Task[None], _Running] = {}
+        #: Set when nothing starts any more.
+        self.stopped = asyncio.Event()
+        self._late: set[asyncio.Task[None]] = set()
         self._resets: set[asyncio.Task[None]] = set()
         self._stopping: str | None = None
         self._interrupted = False
@@ -117,9 +120,7 @@ class Engine:
         for case in plan.cases:
             if session.is_waiting(case.id) and (why := hopeless(case)) is not None:
                 session.give_up(case.id, why)
-        if self._stopping is not None:
-            session.stop(self._stopping)
-        self.wake()
+        self._admit(session)
         return session
 
     def resume(self, folder: ResultsFolder, plan: Plan, options: Options, events: Iterable[Event]) -> Session:
@@ -130,8 +131,18 @@ class Engine:
         session = Session(folder, plan, self.journal, self.clock, options)
         session.resume(events)
         self.sessions[session.id] = session
-        self.wake()
+        self._admit(session)
         return session
+
+    def _admit(self, session: Session) -> None:
+        """Let a session begin, or end at once when the lab is ending."""
+        if self._stopping is not None:
+            session.stop(self._stopping)
+            if not self.alive:  # nobody else would write its end down any more
+                task = asyncio.create_task(session.close(interrupted=True), name=f"close {session.id}")
+                self._late.add(task)
+                task.add_done_callback(self._late.discard)
+        self.wake()
 
     async def run(self) -> None:
         """Run sessions until :meth:`stop`. Leaves no attempt behind, also when it is cancelled."""
@@ -149,10 +160,11 @@ class Engine:
                 for reset in self._resets:
                     reset.cancel()
         finally:
+            while unclosed := [session for session in self.sessions.values() if not session.ended.is_set()]:
+                for session in unclosed:
+                    session.stop("the lab has ended")
+                    await session.close(interrupted=self._interrupted or session.cancelled)
             self.alive = False
-            for session in self.sessions.values():
-                session.stop("the lab has ended")
-                await session.close(interrupted=self._interrupted or session.cancelled)
             self.pool.close(self._stopping or "the lab has ended")
 
     async def stop(self, reason: str, *, grace: float = 0.0, interrupted: bool = False) -> None:
@@ -161,6 +173,7 @@ class Engine:
         :param interrupted: whether somebody ended it early; sessions that have not ended say so.
         """
         self._stopping = self._stopping or reason
+        self.stopped.set()
         self._interrupted = self._interrupted or interrupted
         for session in self.sessions.values():
             session.stop(reason)
@@ -302,7 +315,8 @@ class Engine:
         return Verdict(State.ERROR, f"called off while it was running: {why}", phase="run")
 
     def _finish(self, running: _Running, verdict: Verdict) -> None:
-        running.session.finish(running.entry, verdict, self.clock.monotonic() - running.began)
+        seconds = self.clock.monotonic() - running.began
+        running.session.finish(running.entry, verdict, seconds, by_hand=bool(running.reason))
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
         running = self._running.pop(task)
@@ -313,7 +327,12 @@ class Engine:
 
     def _reset(self, group: asyncio.TaskGroup, adapter: Adapter) -> None:
         work = self.pool.reset(adapter, self._deadlines.action)
-        task = group.create_task(work, name=f"reset {adapter.uuid}")
+        try:
+            task = group.create_task(work, name=f"reset {adapter.uuid}")
+        except RuntimeError:  # the group is ending
+            work.close()
+            self.pool.end(adapter, "the lab is ending")
+            return
         self._resets.add(task)
         task.add_done_callback(self._resets.discard)
 

@@ -99,11 +99,14 @@ class Lab:
                 alive_deadline=settings.alive_deadline,
             )
             running = asyncio.create_task(engine.run(), name="engine")
+            running.add_done_callback(_say_if_it_died)
             try:
                 yield cls(settings, clock, journal, servers, engine, store, executor, metrics)
             finally:
-                await engine.stop("the lab was told to stop", grace=settings.grace)
-                await running
+                try:
+                    await engine.stop("the lab was told to stop", grace=settings.grace)
+                finally:
+                    await running
 
     def new_folder(self) -> ResultsFolder:
         """Make the results folder of a new session; its name is the session's id.
@@ -143,6 +146,7 @@ class Lab:
         :raises OSError: the results folder cannot be made.
         """
         plan = plan if plan is not None else await self.plan(request)
+        options = self._options(request, command)
         # First, as it takes long: whoever is called off meanwhile leaves no session behind.
         problems = await self._prepare(plan)
         folder = folder or self.new_folder()
@@ -153,7 +157,7 @@ class Lab:
         def hopeless(case: Case) -> str | None:
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
-        return self.engine.submit(folder, plan, self._options(request, command), hopeless=hopeless)
+        return self.engine.submit(folder, plan, options, hopeless=hopeless)
 
     async def resume(self) -> list[Session]:
         """Go on with the sessions that an earlier coordinator left without ending them."""
@@ -197,9 +201,25 @@ class Lab:
         )
 
     async def _prepare(self, plan: Plan) -> dict[HomeServerSpec, str]:
-        """Install what the cases' homeservers share. Return what went wrong with which."""
+        """Install what the cases' homeservers share, until it is done or the lab ends.
+
+        :return: what went wrong with which.
+        """
+        problems: dict[HomeServerSpec, str] = {}
+        work = asyncio.create_task(self._install(plan, problems), name="prepare homeservers")
+        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
+        try:
+            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work
+        finally:
+            for task in (work, ending):
+                task.cancel()
+            await asyncio.gather(work, ending, return_exceptions=True)
+        return problems
+
+    async def _install(self, plan: Plan, problems: dict[HomeServerSpec, str]) -> None:
         wanted = {spec: None for case in plan.cases if case.skip is None for spec in _specs(case)}
-        problems = {}
         for spec in wanted:
             if self.servers.unsupported(spec) is not None:
                 continue
@@ -207,13 +227,17 @@ class Lab:
                 await self.servers.prepare([spec])
             except DeployError as error:
                 problems[spec] = str(error)
-        return problems
 
     def spool(self, uuid: str) -> Path:
         """Return the folder for files of an adapter that has no case; it is made."""
         folder = self.settings.results_root / "adapters" / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
+    if not engine.cancelled() and (error := engine.exception()) is not None:
+        logger.critical("the engine has died, nothing will start any more", exc_info=error)
 
 
 def _specs(case: Case) -> list[HomeServerSpec]:

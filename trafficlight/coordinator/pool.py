@@ -194,6 +194,11 @@ class Pool:
             self._free[adapter.uuid] = adapter
             self._on_change()
 
+    def end(self, adapter: Adapter, reason: str) -> None:
+        """Tell an adapter that no case holds to exit."""
+        if adapter.lease is None:
+            self._end(adapter, reason)
+
     def pause(self, adapter: Adapter, reason: str) -> None:
         """Give an adapter no new case until :meth:`resume`; what it is in goes on."""
         adapter.paused, adapter.quarantined = reason, False

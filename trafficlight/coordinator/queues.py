@@ -96,9 +96,15 @@ class Queues:
 
         :raises KeyError: it does not wait.
         """
-        queue = self._of.pop(case)
-        queue.unfilled_since = None
-        return queue.entries.pop(case)
+        return self._of.pop(case).entries.pop(case)
+
+    def start(self, case: str) -> Entry:
+        """Return a waiting case that can start, which shows that somebody can play its roles.
+
+        :raises KeyError: it does not wait.
+        """
+        self._of[case].unfilled_since = None
+        return self.take(case)
 
     def of(self, case: str) -> Queue:
         """Return the queue that a case waits in.

@@ -14,6 +14,7 @@ from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ActionError, DeployError, LabError, TrafficlightError, UnsupportedError
 from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
 from trafficlight.results.events import EventKind, State
+from trafficlight.results.tails import tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerFacts, Verdict
 from trafficlight.worker.verdicts import verdict_of
 
@@ -27,6 +28,8 @@ _LOOK_EVERY = 1.0
 _TIME_TO_NOTICE = 5.0
 # Lines of a dead homeserver's log that its case quotes.
 _LOG_LINES = 30
+# Bytes of it in which those are looked for.
+_LOG_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +114,13 @@ class Runner:
             return {}
         began = self.clock.monotonic()
         try:
-            async with asyncio.timeout(self.deadlines.prepare):
+            async with asyncio.timeout(self.deadlines.prepare) as limit:
                 deployment = self.servers.deploy(attempt.case, requests)
                 servers = await held.enter_async_context(deployment)
-        except TimeoutError:
+        except TimeoutError as error:
+            if not limit.expired():
+                raise DeployError(f"the provider gave up: {error}") from error
+            attempt.tell(EventKind.SERVER_FAILED, reason="no answer in time")
             seconds = self.deadlines.prepare
             raise DeployError(f"the homeservers did not answer within {seconds:g} s") from None
         except (DeployError, UnsupportedError) as error:
@@ -214,11 +220,8 @@ def _ended(attempt: Attempt) -> dict[str, str]:
 
 def _tail(attempt: Attempt, role: str) -> str:
     """Return the last lines of a homeserver's log."""
-    try:
-        text = attempt.folder.server_log(role).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        return f"(cannot be read: {error})"
-    return "\n".join(text.splitlines()[-_LOG_LINES:])
+    text = tail(attempt.folder.server_log(role), _LOG_BYTES)
+    return "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
 
 
 def _faulty(error: LabError | ActionError) -> bool:

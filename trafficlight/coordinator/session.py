@@ -219,7 +219,7 @@ class Session:
 
     def start(self, case: str) -> Entry:
         """Move a case from waiting to running."""
-        entry = self._queues.take(case)
+        entry = self._queues.start(case)
         self.running[case] = entry
         return entry
 
@@ -262,18 +262,21 @@ class Session:
         """Return why its cases wait, each reason once."""
         return list(dict.fromkeys(queue.reason for queue in self._queues if queue.entries and queue.reason))
 
-    def finish(self, entry: Entry, verdict: Verdict, seconds: float) -> None:
-        """Take the verdict of an attempt; the case ends, or waits for its next try."""
+    def finish(self, entry: Entry, verdict: Verdict, seconds: float, *, by_hand: bool = False) -> None:
+        """Take the verdict of an attempt; the case ends, or waits for its next try.
+
+        :param by_hand: whether somebody called it off, so that it says nothing about the rest.
+        """
         case = entry.case.id
         del self.running[case]
         failed = verdict.state in (State.FAILURE, State.ERROR)
         failures = entry.failures + failed
-        again = failed and failures <= self.options.deflake and not self.stopped
+        again = failed and failures <= self.options.deflake and not self.stopped and not by_hand
         self._end(case, entry.attempt, verdict, seconds, will_retry=again)
         if again:
             now = self._clock.monotonic()
             self._queues.add(Entry(entry.case, entry.order, now, entry.attempt + 1, failures))
-        elif failed and self.options.exit_first and self.options.expected(case) is None:
+        elif failed and not by_hand and self.options.exit_first and self.options.expected(case) is None:
             self.stop(f"{case} ended in {verdict.state} and the first failure was to end the session")
 
     def stop(self, reason: str) -> None:
@@ -311,7 +314,7 @@ class Session:
         try:
             await asyncio.to_thread(self.writer.close)
             self.folder.finish()
-        except OSError:
+        except Exception:
             logger.exception("the results of session %s are not complete", self.id)
         finally:
             self.ended.set()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from trafficlight.homeservers.tools import tethered
+from trafficlight.results.tails import tail
 from trafficlight.worker.messages import Message, Ready, read_message, write_message
 
 __all__ = ["WorkerDied", "WorkerProcess"]
@@ -55,7 +56,10 @@ class WorkerProcess:
         :param memory: bytes of data that it may have; 0 for no limit.
         :raises WorkerDied: it did not start; the message says why.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise WorkerDied(f"a worker cannot be started: {error}") from error
         with theirs:
             # First of all, so that nothing is awaited between the process's start and its owner's.
             reader, writer = await _connected(ours)
@@ -71,6 +75,9 @@ class WorkerProcess:
                         pass_fds=(theirs.fileno(),),
                         start_new_session=True,
                     )
+            except OSError as error:  # no more processes, no space
+                writer.close()
+                raise WorkerDied(f"a worker cannot be started: {error}") from error
             except BaseException:
                 writer.close()
                 raise
@@ -141,11 +148,7 @@ class WorkerProcess:
 
     def last_words(self) -> str:
         """Return the end of what it wrote since its attempt began."""
-        try:
-            written = self._output.read_bytes()[self._read_from :]
-        except OSError:
-            return ""
-        return written[-_TAIL:].decode(errors="replace").strip()
+        return tail(self._output, _TAIL, since=self._read_from).strip()
 
     async def _read(self) -> None:
         try:

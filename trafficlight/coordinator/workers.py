@@ -15,6 +15,7 @@ from trafficlight.coordinator.worker_process import WorkerDied, WorkerProcess
 from trafficlight.errors import LabError
 from trafficlight.results.events import State
 from trafficlight.results.folder import AttemptFolder
+from trafficlight.results.tails import tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.messages import Answer, Call, CallOff, Done, Run, Tell, Withdraw
 
@@ -28,6 +29,8 @@ _MARGIN = 5.0
 _LAST_WORDS = 1.0
 # Lines of a case's log that are shown when its test ended its process.
 _LAST_LINES = 20
+# Bytes of its log in which those are looked for.
+_LAST_BYTES = 64 << 10
 # What only link methods are: nothing else can be called from test code.
 _CALLS = frozenset({"perform", "upload", "operate"})
 _TELLS = frozenset({"measured", "attached", "logged"})
@@ -87,10 +90,10 @@ class WorkerPool:
         except WorkerDied as died:
             return Verdict(State.ERROR, str(died), phase="load")
         self._busy.add(worker)
-        worker.begin()
         reusable = False
         limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
         try:
+            worker.begin()
             worker.send(Run(assignment.case.path, assignment.case.class_name, raw))
             async with asyncio.timeout(limit):
                 done = await _converse(worker, link)
@@ -242,7 +245,13 @@ async def _stuck(worker: WorkerProcess, limit: float) -> Verdict:
 
 async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
     """Return the verdict on an attempt that took its worker's process with it."""
-    code = await worker.wait()
+    try:
+        async with asyncio.timeout(_LAST_WORDS):
+            code = await worker.wait()
+    except TimeoutError:
+        return Verdict(
+            State.ERROR, "the test closed its process's connection to the lab", worker.last_words()
+        )
     if code < 0:
         try:
             how = f"signal {-code} ({signal.Signals(-code).name})"
@@ -256,8 +265,5 @@ async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
 
 def _last_lines(assignment: Assignment) -> str:
     """Return the end of what the test printed and logged."""
-    try:
-        lines = AttemptFolder(assignment.folder).log_info.read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
+    lines = tail(AttemptFolder(assignment.folder).log_info, _LAST_BYTES).splitlines()
     return "\n".join(lines[-_LAST_LINES:])

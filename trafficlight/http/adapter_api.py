@@ -19,6 +19,7 @@ from trafficlight.http.bodies import json_object, validated
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, Query, described
 from trafficlight.http.refusals import Refusal
+from trafficlight.http.same_origin import check_same_origin
 from trafficlight.http.uploads import receive
 from trafficlight.protocol import ActionMessage, ErrorReport, Registered, Registration, Respond
 from trafficlight.results.events import EventKind
@@ -48,6 +49,12 @@ def _adapter(uuid: str) -> Adapter:
     tokens.check_adapter(adapter)
     pool.seen(adapter)
     return adapter
+
+
+@blueprint.before_request
+async def guard() -> None:
+    """Keep pages of other sites from playing an adapter."""
+    check_same_origin()
 
 
 @blueprint.post("/register")

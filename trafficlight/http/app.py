@@ -9,7 +9,6 @@ from quart import Quart
 
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
-from trafficlight.errors import TrafficlightError
 from trafficlight.http import (
     adapter_api,
     adapters_admin,
@@ -49,6 +48,11 @@ def create_app(**settings: Any) -> Quart:
 
     @app.while_serving
     async def lab() -> AsyncGenerator[None]:
+        if loaded.adapter_token is None or loaded.people_token is None:
+            # Which address the server listens on is not known here.
+            logger.warning(
+                "ADAPTER_TOKEN or PEOPLE_TOKEN is not set: whoever reaches this server can run code on it"
+            )
         async with Lab.open(loaded, remember=True) as running:
             app.config["LAB"] = running
             # Installing a homeserver takes longer than a server waits for its application to start.
@@ -66,7 +70,7 @@ async def _begin(lab: Lab) -> None:
     try:
         if not await lab.resume():
             await lab.start(SessionRequest(), command="create_app")
-    except (TrafficlightError, OSError):
+    except Exception:
         logger.exception("no session was started")
 
 

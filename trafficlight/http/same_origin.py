@@ -1,10 +1,12 @@
 """What keeps another site's page from acting through a person's browser."""
 
+import ipaddress
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from quart import request
 
+from trafficlight.http.context import current_lab
 from trafficlight.http.refusals import Refusal
 
 __all__ = ["check_same_origin"]
@@ -24,9 +26,24 @@ def check_same_origin() -> None:
         return
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     foreign = site not in _OWN if site is not None else origin is not None and not _is_ours(origin)
+    if not foreign and origin is not None and current_lab().settings.people_token is None:
+        # A name that somebody made mean this machine looks like our own to the browser.
+        foreign = not _is_own_name(request.host)
     if foreign:
         message = "this changes the lab, so a page of another site cannot ask for it"
         raise Refusal(HTTPStatus.FORBIDDEN, "cross_site", message)
+
+
+def _is_own_name(host: str) -> bool:
+    """Return whether a host is an address, this machine's own name, or the one that the settings name."""
+    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    if name == "localhost" or name.endswith(".localhost") or name == current_lab().settings.host:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ours(origin: str) -> bool:

@@ -78,7 +78,10 @@ def warning_for(settings: Settings) -> str | None:
     missing = [key for key, token in pairs if token is None]
     if not missing:
         return None
-    what = {"ADAPTER_TOKEN": "register adapters", "PEOPLE_TOKEN": "read the pages and results"}
+    what = {
+        "ADAPTER_TOKEN": "register adapters",
+        "PEOPLE_TOKEN": "run code on this machine and read all results",
+    }
     everyone = " and ".join(what[key] for key in missing)
     return (
         f"listening on {settings.host} without {' and '.join(missing)}: "

@@ -1,11 +1,12 @@
 """What the process says to whoever started it."""
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 from trafficlight.results.events import FINAL
 from trafficlight.results.record import Outcome, SessionRecord
 
-__all__ = ["ExitCode", "exit_code"]
+__all__ = ["ExitCode", "exit_code", "worst"]
 
 
 class ExitCode(IntEnum):
@@ -16,6 +17,16 @@ class ExitCode(IntEnum):
     USAGE = 2
     LAB_ERROR = 3
     INTERRUPTED = 130
+
+
+# The gravest first.
+_GRAVITY = (ExitCode.INTERRUPTED, ExitCode.FAILURE, ExitCode.LAB_ERROR, ExitCode.USAGE)
+
+
+def worst(codes: Iterable[ExitCode]) -> ExitCode:
+    """Return the gravest of several exit codes; success where there are none."""
+    earned = set(codes)
+    return next((code for code in _GRAVITY if code in earned), ExitCode.SUCCESS)
 
 
 def exit_code(record: SessionRecord, *, interrupted: bool | None = None) -> ExitCode:

@@ -210,10 +210,11 @@ class SqlStore:
 
         :return: how many were new.
         """
-        missing = [event for event in events if event.sequence > self._last]
         with self._engine.begin() as connection:
+            stored = set(connection.execute(select(_events.c.sequence)).scalars())
+            missing = [event for event in events if event.sequence not in stored]
             _insert(connection, missing)
-        self._last = max((event.sequence for event in missing), default=self._last)
+        self._last = max((self._last, *(event.sequence for event in missing)))
         return len(missing)
 
     def close(self) -> None:
@@ -227,8 +228,8 @@ class SqlStore:
     def _write(self) -> None:
         """Commit what has gathered, again and again: the thread."""
         over = False
+        batch: list[Event] = []
         while not over:
-            batch: list[Event] = []
             flushes: list[_Flush] = []
             item = self._queue.get()
             while True:
@@ -238,23 +239,27 @@ class SqlStore:
                     flushes.append(item)
                 else:
                     batch.append(item)
-                if over or len(batch) >= _BATCH or self._queue.empty():
+                if over or self._queue.empty() or len(batch) >= _BATCH:
                     break
                 item = self._queue.get()
-            self._commit(batch)
+            # What cannot be committed now is tried again with what comes next.
+            batch = [] if self._commit(batch) else batch
             for flush in flushes:
                 flush.tell()
 
-    def _commit(self, batch: list[Event]) -> None:
+    def _commit(self, batch: list[Event]) -> bool:
         if not batch:
-            return
+            return True
         try:
             with self._engine.begin() as connection:
                 _insert(connection, batch)
         except Exception as error:
-            # The sessions' own event logs still hold every event.
+            # The sessions' own event logs still hold every event, until it succeeds.
             self._broken = f"{type(error).__name__}: {error}"
             logger.exception("%d events are not in the store", len(batch))
+            return False
+        self._broken = None
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,8 @@ class ResultsWriter:
         """Take over a record that holds events already: every case is serialised anew."""
         with self._record_lock:
             self._changed.update(dict.fromkeys(self._record.cases))
+        for host in self._hosts:
+            host.session_started(self._record)
         self._dirty.set()
 
     def junit(self) -> bytes:

@@ -18,6 +18,8 @@ __all__ = ["SHIPPED", "load_module", "load_test_class"]
 # The suites that ship are modules of this package, so that their helpers are imported by name.
 SHIPPED = Path(__file__).resolve().parent.parent / "tests"
 _SHIPPED_PACKAGE = "trafficlight.tests"
+# Where a module keeps when its file was last changed.
+_STAMP = "__trafficlight_stamp__"
 _FOREIGN_PACKAGE = "trafficlight_test_"
 # Directories that one file may have lent to it before its imports count as endless.
 _LENT_AT_MOST = 20
@@ -35,15 +37,29 @@ def load_test_class(path: Path, class_name: str) -> type[Test]:
 
 
 def load_module(path: Path) -> ModuleType:
-    """Import a test file and return its module; in one process always the same one.
+    """Import a test file and return its module; in one process the same one, until the file is edited.
 
     :raises AuthoringError: it cannot be imported.
     """
     path = Path(path).absolute()
-    if (loaded := sys.modules.get(_module_name(path))) is not None:
-        return loaded
     if not path.is_file():
         raise AuthoringError(path, None, "there is no such file")
+    name, stamp = _module_name(path), _stamp(path)
+    if (loaded := sys.modules.get(name)) is not None:
+        if getattr(loaded, _STAMP, stamp) == stamp:
+            return loaded
+        del sys.modules[name]  # edited since
+    module = _load(path)
+    setattr(module, _STAMP, stamp)
+    return module
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def _load(path: Path) -> ModuleType:
     # What a test file prints while it is imported must not end up in somebody's JSON.
     with contextlib.redirect_stdout(sys.stderr), _beside(path.parent):
         for _ in range(_LENT_AT_MOST):

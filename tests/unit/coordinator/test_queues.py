@@ -53,7 +53,7 @@ def test_a_start_shows_that_the_queue_can_be_filled(queues: Queues) -> None:
     queue.waits("needs 1 x Nio", unfilled_since=5.0)
     queue.waits("needs 1 x Nio", unfilled_since=9.0)
     assert queue.unfilled_since == 5.0
-    queues.take("a")
+    queues.start("a")
     assert queue.unfilled_since is None
 
 
