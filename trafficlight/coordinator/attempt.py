@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class Attempt:
         for role, adapter in adapters.items():
             adapter.channel.on_delivered = self._delivered(role, adapter)
 
-    def _delivered(self, role: str, adapter: Adapter) -> Any:
+    def _delivered(self, role: str, adapter: Adapter) -> Callable[[ActionMessage], None]:
         def delivered(message: ActionMessage) -> None:
             self.tell(
                 EventKind.ACTION_DELIVERED,

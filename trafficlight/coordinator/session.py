@@ -80,9 +80,9 @@ class Session:
         self.ended = asyncio.Event()
         self._queues = Queues()
         self.running: dict[str, Entry] = {}
-        #: Why nothing of it starts any more; empty while cases may start.
         self._journal = journal
         self._clock = clock
+        #: Why nothing of it starts any more; empty while cases may start.
         self.stopped = ""
         self.cancelled = False
         self._began = clock.monotonic()

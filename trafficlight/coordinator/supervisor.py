@@ -1,6 +1,7 @@
 """Adapter programs that the lab starts itself, and starts again when they end."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -112,8 +113,9 @@ class Supervisor:
     async def _keep(self, program: Program, log: Path) -> None:
         pause = _FIRST_PAUSE
         loop = asyncio.get_running_loop()
+        # The same for every process in this place: it is told apart by how its cases go, again and again.
+        instance = secrets.token_hex(8)
         while True:
-            instance = secrets.token_hex(8)
             began = loop.time()
             process = await start_plain(
                 program.command,
@@ -142,3 +144,7 @@ class Supervisor:
             for process in running:
                 process.signal(signal.SIGKILL)
             await asyncio.gather(*(process.wait() for process in running))
+        for process in running:
+            # Each leads a group of its own, with whatever it started in it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

@@ -37,9 +37,9 @@ class EventKind(StrEnum):
     CASE_PLANNED = "case_planned"  # suite, file, line, class_name, method, clients, servers, parameters, skip
     CASE_WAITS = "case_waits"  # reason
     CASE_STATE = "case_state"  # state; reason; preparing and running only
-    CASE_ENDED = "case_ended"  # state, message, traceback, seconds, flaky, phase
+    CASE_ENDED = "case_ended"  # state, message, traceback, seconds, phase, will_retry, expected
     ADAPTER_REGISTERED = "adapter_registered"  # registration
-    ADAPTER_LEASED = "adapter_leased"  # registration, client_type; role and adapter are set
+    ADAPTER_LEASED = "adapter_leased"  # registration; role and adapter are set
     ADAPTER_RELEASED = "adapter_released"  # reason
     ADAPTER_LOST = "adapter_lost"  # reason
     ACTION_SENT = "action_sent"  # id, action, data: the test asked
@@ -48,9 +48,7 @@ class EventKind(StrEnum):
     ACTION_FAILED = "action_failed"  # id, action, type, path, details, seconds
     SERVER_READY = "server_ready"  # server_name, cs_api, version, type, seconds
     SERVER_FAILED = "server_failed"  # reason
-    UPLOAD = (
-        "upload"  # name (as it was sent), path (below the attempt's folder), size (bytes), sha256, media_type
-    )
+    UPLOAD = "upload"  # name (as it was sent), path (below the attempt's folder), size, sha256, media_type
     ATTACHMENT = "attachment"  # name, path (below the attempt's folder), size, media_type
     MEASUREMENT = "measurement"  # name, value, unit
     LOG = "log"  # level, logger, message

@@ -33,7 +33,7 @@ class Reporter(Protocol):
         ...
 
     def case_ended(self, case: CaseRecord) -> None:
-        """Take note of a verdict. With retries the same case comes again; the last call holds."""
+        """Take note of a case's verdict; attempts that are followed by another try are none."""
         ...
 
     def session_ended(self, record: SessionRecord) -> None:
