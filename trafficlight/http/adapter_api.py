@@ -18,6 +18,7 @@ from trafficlight.http.answers import Nothing, Responded, Uploaded
 from trafficlight.http.bodies import json_object, validated
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, Query, described
+from trafficlight.http.polling import hold_time
 from trafficlight.http.refusals import Refusal
 from trafficlight.http.same_origin import check_same_origin
 from trafficlight.http.uploads import receive
@@ -122,7 +123,9 @@ async def poll(uuid: str) -> Response:
     if request.method == "HEAD":  # it would take an action and tell nobody
         raise MethodNotAllowed(["GET", "OPTIONS"])
     adapter = _adapter(uuid)
-    message = await adapter.channel.poll(_wait(request.args.get("wait")))
+    message = await adapter.channel.poll(
+        hold_time(request.args.get("wait"), current_lab().settings.poll_hold)
+    )
     current_lab().engine.pool.seen(adapter)
     return _json(message.model_dump(exclude_none=True))
 
@@ -216,21 +219,6 @@ async def upload(uuid: str) -> Response:
         else:
             _note(adapter, f"uploaded {file.name!r}, which belongs to no case: {file.path}")
     return _json({"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]})
-
-
-def _wait(asked: str | None) -> float:
-    """Return how long to hold a poll: what the adapter asks for, the hold time at most."""
-    hold = current_lab().settings.poll_hold
-    if asked is None:
-        return hold
-    try:
-        seconds = float(asked)
-    except ValueError:
-        seconds = float("nan")
-    if not seconds >= 0:
-        message = f"wait must be a number of seconds from 0, not {asked[:40]!r}"
-        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid_wait", message)
-    return min(seconds, hold)
 
 
 def _note(adapter: Adapter, message: str) -> None:

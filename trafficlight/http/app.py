@@ -20,6 +20,7 @@ from trafficlight.http import (
     refusals,
     sessions_api,
 )
+from trafficlight.http.fast_poll import FastPoll
 from trafficlight.suites.request import SessionRequest
 
 __all__ = ["app_of", "create_app"]
@@ -82,6 +83,7 @@ def _bare() -> Quart:
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
     app.url_map.strict_slashes = True
+    app.asgi_app = FastPoll(app.asgi_app, lambda: app.config["LAB"])  # type: ignore[method-assign]
     refusals.install(app)
     headers.install(app)
     operations.install_log_context(app)

@@ -2,12 +2,22 @@
 
 from quart import current_app
 
+from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.lab import Lab
+from trafficlight.logs import LogContext
 
-__all__ = ["current_lab"]
+__all__ = ["current_lab", "log_context_of"]
 
 
 def current_lab() -> Lab:
     """Return the lab of the application that handles the request."""
     lab: Lab = current_app.config["LAB"]
     return lab
+
+
+def log_context_of(adapter: Adapter) -> LogContext:
+    """Return what records are about while a request of an adapter is handled."""
+    claim = adapter.claim if adapter.state is AdapterState.LEASED else None
+    if claim is None:
+        return LogContext(adapter=adapter.uuid)
+    return LogContext(claim.session, claim.case, adapter.role or "", adapter.uuid)

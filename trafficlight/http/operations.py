@@ -12,7 +12,7 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import LabError
 from trafficlight.http.answers import Health
-from trafficlight.http.context import current_lab
+from trafficlight.http.context import current_lab, log_context_of
 from trafficlight.http.described import Answer, Endpoint, described
 from trafficlight.http.tokens import check_people
 from trafficlight.logs import LogContext
@@ -46,14 +46,7 @@ def install_log_context(app: Quart) -> None:
             LogContext(session=session).enter()
             return
         adapter = current_lab().engine.pool.known(uuid)
-        leased = adapter is not None and adapter.state is AdapterState.LEASED
-        claim = adapter.claim if adapter is not None and leased else None
-        LogContext(
-            session=claim.session if claim is not None else "",
-            case=claim.case if claim is not None else "",
-            role=(adapter.role or "") if adapter is not None and leased else "",
-            adapter=uuid[:100],
-        ).enter()
+        (LogContext(adapter=uuid[:100]) if adapter is None else log_context_of(adapter)).enter()
 
 
 @blueprint.get("/healthz")

@@ -25,7 +25,12 @@ def same(given: str, expected: str) -> bool:
 
 def bearer() -> str | None:
     """Return the token of the request's ``Authorization: Bearer`` header."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return bearer_of(request.headers.get("Authorization", ""))
+
+
+def bearer_of(authorization: str) -> str | None:
+    """Return the token of an ``Authorization: Bearer`` header; None where it holds none."""
+    scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
@@ -42,14 +47,15 @@ def check_shared(expected: str | None, setting: str) -> None:
         _refuse(given, f"the token that the coordinator has as {setting}")
 
 
-def check_adapter(adapter: Adapter) -> None:
+def check_adapter(adapter: Adapter, authorization: str | None = None) -> None:
     """Require the adapter's own token, where tokens are on.
 
+    :param authorization: the header that should hold it; the current request's where it is left out.
     :raises Refusal: it is missing, wrong, or another adapter's (401).
     """
     if adapter.token is None:
         return
-    given = bearer()
+    given = bearer() if authorization is None else bearer_of(authorization)
     if given is None or not same(given, adapter.token):
         _refuse(given, "the token that the answer to this adapter's registration held")
     adapter.token_used = True
