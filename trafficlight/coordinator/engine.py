@@ -12,7 +12,7 @@ from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState, Lease
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.queues import Entry
+from trafficlight.coordinator.queues import Entry, server_types
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
 from trafficlight.coordinator.session import Options, Session
@@ -293,8 +293,12 @@ class Engine:
         entries = [running.entry.case for running in self._running.values()]
         return Usage(
             cases=Counter(running.session.id for running in self._running.values()),
-            homeservers=sum(len(slot.roles) for case in entries for slot in case.servers),
-            clients=Counter(kind.name() for case in entries for kind in case.clients.values()),
+            homeservers=sum(len(server_types(case)) for case in entries),
+            types=Counter(
+                name
+                for case in entries
+                for name in (*(kind.name() for kind in case.clients.values()), *server_types(case))
+            ),
         )
 
     async def _attempt(self, running: _Running) -> None:

@@ -94,7 +94,7 @@ class Lab:
                     prepare=settings.prepare_deadline,
                     teardown=settings.teardown_deadline,
                 ),
-                limits=_limits(settings, servers.capacity),
+                limits=_limits(settings, servers),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
             )
@@ -244,12 +244,12 @@ def _specs(case: Case) -> list[HomeServerSpec]:
     return [spec for slot in case.servers for spec in slot.type.homeservers()]
 
 
-def _limits(settings: Settings, homeservers: int) -> Limits:
+def _limits(settings: Settings, servers: Providers) -> Limits:
     cores = os.cpu_count() or 1
     return Limits(
         cases=settings.case_limit or max(_CASES, _CASES_PER_CORE * cores),
-        homeservers=homeservers,
-        clients=settings.client_limits,
+        homeservers=servers.capacity,
+        types={**servers.capacities, **settings.client_limits},
     )
 
 

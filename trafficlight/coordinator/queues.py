@@ -8,7 +8,7 @@ from typing import Any
 from trafficlight.coordinator.supply import type_key
 from trafficlight.suites.model import Case
 
-__all__ = ["Entry", "Queue", "Queues"]
+__all__ = ["Entry", "Queue", "Queues", "server_types"]
 
 
 @dataclass(slots=True)
@@ -118,8 +118,13 @@ class Queues:
         return [entry for queue in self for entry in itertools.islice(queue.entries.values(), max(1, most))]
 
 
+def server_types(case: Case) -> tuple[str, ...]:
+    """Return the name of the server type of every homeserver that a case needs."""
+    return tuple(slot.type.name() for slot in case.servers for _ in slot.roles)
+
+
 def _needs(case: Case) -> tuple[Any, ...]:
     """Return what a case needs, the same for all that need the same."""
     kinds = sorted(kind.name() for kind in case.clients.values())
     types = frozenset(type_key(kind) for kind in case.clients.values())
-    return (*kinds, types, sum(len(slot.roles) for slot in case.servers))
+    return (*kinds, types, *server_types(case))

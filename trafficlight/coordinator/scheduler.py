@@ -31,6 +31,7 @@ class Waiting:
     :param servers: how many homeservers it needs.
     :param age: seconds that it has been waiting.
     :param unfilled: seconds for which all adapters that there are could not fill its roles.
+    :param server_types: the name of the server type of each of its homeservers.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Waiting:
     servers: int = 0
     age: float = 0.0
     unfilled: float = 0.0
+    server_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,14 @@ class Limits:
 
     :param cases: cases at once.
     :param homeservers: homeservers at once.
-    :param clients: clients at once, by the name of their type.
+    :param types: clients, or homeservers, at once, by the name of their type.
     :param aging: seconds of waiting after which the oldest case of a session is served before the others, and
         has what it needs kept back for it, so that smaller cases cannot starve it.
     """
 
     cases: int | None = None
     homeservers: int | None = None
-    clients: Mapping[str, int] = field(default_factory=dict)
+    types: Mapping[str, int] = field(default_factory=dict)
     aging: float = 60.0
 
 
@@ -65,12 +67,12 @@ class Usage:
 
     :param cases: how many cases run, by session.
     :param homeservers: how many homeservers run for them.
-    :param clients: how many clients, by the name of their type.
+    :param types: how many clients, and homeservers, by the name of their type.
     """
 
     cases: Mapping[str, int] = field(default_factory=dict)
     homeservers: int = 0
-    clients: Mapping[str, int] = field(default_factory=dict)
+    types: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +142,15 @@ class _Table:
         self._reasons: dict[str, str] = {}
         self._running = Counter(usage.cases)
         self._homeservers = usage.homeservers
-        self._clients = Counter(usage.clients)
+        self._types = Counter(usage.types)
         # What is kept back for cases that have aged, beside adapters.
         self._kept_homeservers = 0
-        self._kept_clients: Counter[str] = Counter()
+        self._kept_types: Counter[str] = Counter()
         alike: dict[tuple[object, ...], list[Waiting]] = defaultdict(list)
         for case in waiting:
-            alike[(case.session, case.servers, *map(id, case.clients.values()))].append(case)
+            alike[(case.session, case.servers, case.server_types, *map(id, case.clients.values()))].append(
+                case
+            )
         firsts = [cases[0] for cases in alike.values()]
         kinds = {id(kind): kind for case in firsts for kind in case.clients.values()}
         self._supply = Supply(kinds.values(), free, busy)
@@ -162,9 +166,9 @@ class _Table:
             first = cases[0]
             kinds = first.clients.values()
             bits = tuple(sorted(self._bits[id(kind)] for kind in kinds))
-            key = (first.session, first.servers, bits)
+            key = (first.session, first.servers, first.server_types, bits)
             if key not in groups:
-                names = Counter(kind.name() for kind in kinds)
+                names = Counter([*(kind.name() for kind in kinds), *first.server_types])
                 groups[key] = _Group(first.session, bits, names, first.servers)
             groups[key].cases += cases
         for group in groups.values():
@@ -221,7 +225,7 @@ class _Table:
         self._wait(group, reason)
         self._supply.keep_back(group.bits)
         self._kept_homeservers += group.servers
-        self._kept_clients.update(group.names)
+        self._kept_types.update(group.names)
         return False
 
     def _next(self, queue: list[_Place]) -> None:
@@ -252,7 +256,7 @@ class _Table:
         self._starts.append(Start(case.key, adapters))
         self._running[case.session] += 1
         self._homeservers += group.servers
-        self._clients.update(group.names)
+        self._types.update(group.names)
         return True
 
     def _over_limit(self, group: _Group) -> str | None:
@@ -265,9 +269,9 @@ class _Table:
             use = _use(self._homeservers, limits.homeservers, self._kept_homeservers)
             return f"waits for {_slots(group.servers)} ({use})"
         for name, needed in group.names.items():
-            limit, taken = limits.clients.get(name), self._clients[name] + self._kept_clients[name]
+            limit, taken = limits.types.get(name), self._types[name] + self._kept_types[name]
             if limit is not None and taken + needed > max(limit, needed):
-                return f"waits for {name} ({_use(self._clients[name], limit, self._kept_clients[name])})"
+                return f"waits for {name} ({_use(self._types[name], limit, self._kept_types[name])})"
         return None
 
 

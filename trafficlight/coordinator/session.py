@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trafficlight.clock import Clock
-from trafficlight.coordinator.queues import Entry, Queues
+from trafficlight.coordinator.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduler import Waiting
 from trafficlight.results.case import INTERRUPTED, Expected
 from trafficlight.results.events import FINAL, Event, EventKind, State
@@ -210,7 +210,8 @@ class Session:
                 session=self.id,
                 order=entry.order,
                 clients=entry.case.clients,
-                servers=sum(len(slot.roles) for slot in entry.case.servers),
+                servers=len(needed := server_types(entry.case)),
+                server_types=needed,
                 age=now - entry.since,
                 unfilled=now - (self._queues.of(entry.case.id).unfilled_since or now),
             )

@@ -45,6 +45,14 @@ class Providers:
         self._released = asyncio.Event()
 
     @property
+    def capacities(self) -> dict[str, int]:
+        """How many homeservers of a server type may run for cases at once, where its provider says so."""
+        found: dict[str, int] = {}
+        for provider in self._providers.values():
+            found.update(getattr(provider, "capacities", {}))
+        return found
+
+    @property
     def in_use(self) -> int:
         """How many homeservers run for cases, or are being deployed for them."""
         return self._in_use

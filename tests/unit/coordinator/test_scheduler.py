@@ -152,7 +152,7 @@ class TestAging:
 
     def test_places_for_a_client_type_are_kept_too(self) -> None:
         waiting = [case("big", NIO, NIO, age=61), case("small", NIO, order=1)]
-        limits, usage = Limits(clients={"Nio": 2}), Usage(clients={"Nio": 1})
+        limits, usage = Limits(types={"Nio": 2}), Usage(types={"Nio": 1})
         assert started(decide(waiting, free("nio", "nio"), limits=limits, usage=usage)) == []
         assert started(decide(waiting[1:], free("nio", "nio"), limits=limits, usage=usage)) == ["small"]
 
@@ -177,7 +177,7 @@ class TestLimits:
         assert started(decide([case("a", servers=5)], [], limits=limits, usage=Usage(homeservers=1))) == []
 
     def test_client_types(self) -> None:
-        limits = Limits(clients={"Nio": 2})
+        limits = Limits(types={"Nio": 2})
         waiting = [
             case("a", NIO),
             case("b", NIO, order=1),
@@ -241,3 +241,10 @@ def test_foreign_types_of_one_name_are_kept_apart() -> None:
 @pytest.mark.parametrize("waiting", [[], [case("a", NIO)]])
 def test_nothing_to_decide(waiting: list[Waiting]) -> None:
     assert decide(waiting, []).starts == ()
+
+
+def test_homeservers_of_a_type_are_limited_like_clients() -> None:
+    waiting = [Waiting(f"s\n{number}", "s", number, {}, 1, server_types=("Shared",)) for number in range(3)]
+    decision = decide(waiting, [], limits=Limits(types={"Shared": 2}))
+    assert len(decision.starts) == 2
+    assert list(decision.reasons.values()) == ["waits for Shared (2 of 2 in use)"]

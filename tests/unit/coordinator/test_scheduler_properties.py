@@ -53,13 +53,13 @@ LIMITS = st.builds(
     Limits,
     cases=st.none() | st.integers(1, 5),
     homeservers=st.none() | st.integers(1, 5),
-    clients=st.dictionaries(st.sampled_from(["Letters-a", "Letters-ab"]), st.integers(1, 3)),
+    types=st.dictionaries(st.sampled_from(["Letters-a", "Letters-ab"]), st.integers(1, 3)),
 )
 USAGE = st.builds(
     Usage,
     cases=st.dictionaries(st.sampled_from(["s1", "s2"]), st.integers(0, 3)),
     homeservers=st.integers(0, 4),
-    clients=st.dictionaries(st.sampled_from(["Letters-a", "Letters-ab"]), st.integers(0, 3)),
+    types=st.dictionaries(st.sampled_from(["Letters-a", "Letters-ab"]), st.integers(0, 3)),
 )
 
 
@@ -151,15 +151,15 @@ def test_limits_are_kept(waiting: list[Waiting], free: list[Free], limits: Limit
         # One that needs more than there may be runs alone.
         alone = servers == [max(servers)] and not usage.homeservers
         assert usage.homeservers + sum(servers) <= limits.homeservers or alone
-    for name, limit in limits.clients.items():
+    for name, limit in limits.types.items():
         wanted = [
             Counter(kind.name() for kind in case.clients.values())[name]
             for case in started
             if name in {kind.name() for kind in case.clients.values()}
         ]
         if wanted:
-            alone = len(wanted) == 1 and not usage.clients.get(name)
-            assert usage.clients.get(name, 0) + sum(wanted) <= limit or alone
+            alone = len(wanted) == 1 and not usage.types.get(name)
+            assert usage.types.get(name, 0) + sum(wanted) <= limit or alone
 
 
 @settings(deadline=None)  # the machine may be busy
