@@ -140,6 +140,7 @@ class Settings(BaseModel):
     workers: int | None = Field(
         default=None,
         ge=0,
+        le=1000,
         description="Processes that run test code; null: one for each core; 0: none, inside the coordinator.",
     )
     worker_memory: int = Field(

@@ -24,6 +24,8 @@ def command() -> None:
 @click.option("--once", is_flag=True, help="End after one case instead of registering again.")
 def nio(url: str, count: int, token: str | None, once: bool) -> None:
     """Play Matrix clients on the library matrix-nio."""
+    if not url.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{url!r} is no URL: write http://host:port", param_hint="--url")
     from trafficlight.adapters.nio.main import main
 
     asyncio.run(main(url, count, token, once=once))

@@ -1,6 +1,7 @@
 """The command `trafficlight`: one module for each of its commands, loaded when it is called."""
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -54,6 +55,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and leave the process with its exit code: 2 for what cannot be carried out."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show must not end a session
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except click.exceptions.Abort:

@@ -11,6 +11,7 @@ from rich.text import Text
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.xml_text import visible
 
 __all__ = ["Progress"]
 
@@ -73,7 +74,9 @@ class Progress:
         line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), seconds)
         self._console.print(line, soft_wrap=True)
         if state in (State.FAILURE, State.ERROR) and case.message:
-            self._console.print(Text(f"      {case.message.splitlines()[0]}", style="dim"), soft_wrap=True)
+            self._console.print(
+                Text(f"      {visible(case.message.splitlines()[0])}", style="dim"), soft_wrap=True
+            )
 
     def _now(self) -> Group:
         """Return what is going on: the cases that are on their way, and the counts."""

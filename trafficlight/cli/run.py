@@ -13,6 +13,7 @@ from trafficlight.cli.progress import Progress
 from trafficlight.cli.selecting import selection_options
 from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
+from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.results.summary import summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.suites.selection import Selection
@@ -46,6 +47,7 @@ def command(
     130 interrupted.
     """
     settings = load_settings(config, **flags)
+    programs_of(settings.adapters)  # a wrong entry is told before anything starts
     request = SessionRequest.of(targets, selection, exit_first=exit_first, deflake=deflake)
     return asyncio.run(_run(settings, request))
 

@@ -17,7 +17,7 @@ from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session
 from trafficlight.coordinator.workers import WorkerPool
-from trafficlight.errors import DeployError, TrafficlightError, UsageError
+from trafficlight.errors import ConfigError, DeployError, TrafficlightError, UsageError
 from trafficlight.homeservers.composition import providers_from
 from trafficlight.homeservers.registry import Providers
 from trafficlight.results.case import Expected
@@ -111,9 +111,15 @@ class Lab:
     def new_folder(self) -> ResultsFolder:
         """Make the results folder of a new session; its name is the session's id.
 
-        :raises OSError: it cannot be made.
+        :raises ConfigError: it cannot be made.
         """
-        return ResultsFolder.create(self.settings.results_root, self.clock.now().date())
+        # Absolute, because a test may change the working directory of its process.
+        root = self.settings.results_root.absolute()
+        try:
+            return ResultsFolder.create(root, self.clock.now().date())
+        except OSError as error:
+            message = f"no folder can be made in {root}: {error.strerror or error}"
+            raise ConfigError(message, key="RESULTS_FOLDER") from error
 
     async def plan(self, request: SessionRequest) -> Plan:
         """Return the cases that a request means.

@@ -11,7 +11,7 @@ from typing import Any
 
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["EventLog", "as_line", "read_events"]
+__all__ = ["EventLog", "as_line", "jsonable", "read_events"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +23,16 @@ def as_line(event: Event) -> bytes:
         text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=str)
     except (ValueError, TypeError):
         # Infinities are no JSON, and keys may be anything in Python.
-        text = json.dumps(_jsonable(content), allow_nan=False, separators=(",", ":"), default=str)
+        text = json.dumps(jsonable(content), allow_nan=False, separators=(",", ":"), default=str)
     return text.encode("ascii") + b"\n"
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """Return a value as JSON can hold it: keys as texts, infinities by their names."""
     if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -9,6 +9,7 @@ import yaml
 
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.event_log import jsonable
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.timeline import steps
 
@@ -20,7 +21,8 @@ SCHEMA = 1
 
 def dump(content: Any) -> bytes:
     """Return JSON for people and programs: ASCII, indented."""
-    return (json.dumps(content, indent=2, default=str) + "\n").encode("ascii")
+    text = json.dumps(jsonable(content), indent=2, default=str, allow_nan=False)
+    return (text + "\n").encode("ascii")
 
 
 def session_json(record: SessionRecord) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Keeps a session's folder up to date while the session goes on, as a reader of the journal."""
 
-import contextlib
 import logging
 import os
 import threading
@@ -235,9 +234,8 @@ def _write_attempt(path: Path, attempt: AttemptRecord) -> None:
         return
     path.mkdir(parents=True, exist_ok=True)
     for target, debug in ((folder.log_info, False), (folder.log_debug, True)):
-        # Whoever ran the case may have written a better log while it ran.
-        with (
-            contextlib.suppress(FileExistsError),
-            target.open("x", encoding="utf-8", errors="replace") as file,
-        ):
+        # Behind what the test itself said while it ran.
+        with target.open("a", encoding="utf-8", errors="replace") as file:
+            if file.tell():
+                file.write("\n")
             file.write(narrative(attempt, debug=debug) + "\n")

@@ -126,6 +126,7 @@ class _Worker:
         self._link: _RemoteLink | None = None
         self._running: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._home = os.getcwd()
 
     def _ending(self) -> bool:
         """Return whether this process ends: a task of the test has raised SystemExit."""
@@ -159,6 +160,7 @@ class _Worker:
         verdict: Verdict | None
         known = asyncio.all_tasks()
         try:
+            os.chdir(self._home)  # where the test before may have left it
             load_test_class(run.path, run.class_name)
             assignment: Assignment = pickle.loads(run.assignment)  # noqa: S301
             verdict = await execute(assignment, link)

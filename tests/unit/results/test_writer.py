@@ -121,12 +121,14 @@ def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> No
     assert list(read_events(lab.folder.events)) == lab.events
 
 
-def test_a_log_that_the_runner_wrote_is_left_alone(lab: "Lab", writer: ResultsWriter) -> None:
+def test_what_the_test_said_stands_before_what_happened(lab: "Lab", writer: ResultsWriter) -> None:
     lab.start()
     case_id = lab.plan()
-    lab.folder.attempt(case_id, 1).log_info.write_text("mine")
+    lab.folder.attempt(case_id, 1).log_info.write_text("mine\n")
     lab.run(case_id)
-    assert lab.folder.attempt(case_id, 1).log_info.read_text() == "mine"
+    said, _, happened = lab.folder.attempt(case_id, 1).log_info.read_text().partition("\n\n")
+    assert said == "mine"
+    assert "adapter leased" in happened
 
 
 def test_a_session_that_was_stopped_early_is_complete(lab: "Lab", writer: ResultsWriter) -> None:
