@@ -128,6 +128,8 @@ class Session:
                 State.ERROR, "interrupted: the coordinator ended meanwhile", phase="interrupted"
             )
             self._end(case.id, last.number, cut_off, 0.0, will_retry=True)
+        elif last is not None and last.phase == INTERRUPTED:
+            pass  # marked by a coordinator that ended before it could try again
         elif known.state in FINAL and not (0 < failures <= self.options.deflake):
             return None
         return Entry(case, order, now, last.number + 1 if last is not None else 1, failures)
