@@ -63,7 +63,7 @@ class Past:
 class Channel:
     """The mailbox of one adapter.
 
-    :param clock: the monotonic clock for ages in messages.
+    :param clock: the monotonic clock for deadlines, holds, and ages in messages.
     :param hold_repeat: seconds that a poll is held before it gets an action again that was delivered already.
     :param on_delivered: told the message when the adapter gets it for the first time.
     """
@@ -104,16 +104,21 @@ class Channel:
             )
             self._outstanding = outstanding
             self._wake()
+            # Not `timeout`: that one forgets an answer that comes in the turn in which the time is up.
+            timer = self.clock.call_later(timeout, self._late, outstanding, timeout)
             ending = "cancelled"
             try:
-                # Not `timeout`: that one forgets an answer that comes in the turn in which the time is up.
-                await asyncio.wait([outstanding.answer], timeout=timeout)
-                if not outstanding.answer.done():
-                    ending = "no answer"
-                    raise DeadlineError(self._silence(outstanding, timeout))
-                ending = "failed" if outstanding.answer.exception() is not None else "answered"
-                return outstanding.answer.result()
+                response = await outstanding.answer
+                ending = "answered"
+                return response
+            except DeadlineError:
+                ending = "no answer"
+                raise
+            except (ActionError, LabError):
+                ending = "failed"
+                raise
             finally:
+                timer.cancel()
                 self._outstanding = None
                 self._past.append(Past(action, ending, self.clock.monotonic() - outstanding.asked))
 
@@ -145,8 +150,7 @@ class Channel:
 
         A newer poll supersedes this one, which is answered with `idle` then.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait * (1 - random.random() * _JITTER)  # noqa: S311
+        deadline = self.clock.monotonic() + wait * (1 - random.random() * _JITTER)  # noqa: S311
         self._polls += 1
         mine = self._polls
         self._wake()
@@ -156,7 +160,7 @@ class Channel:
                 return ActionMessage(action=EXIT, data={"reason": self._exit})
             if mine != self._polls:
                 return _idle(_SUPERSEDED_DELAY)
-            outstanding, now = self._unanswered(), loop.time()
+            outstanding, now = self._unanswered(), self.clock.monotonic()
             if outstanding is None:
                 until, repeat_at = deadline, None
             elif outstanding.delivered is None:
@@ -252,18 +256,21 @@ class Channel:
         """Wait for news."""
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held = held
+        timer = self.clock.call_later(seconds, _release, held)
         try:
-            async with asyncio.timeout(seconds):
-                await held
-        except TimeoutError:
-            pass
+            await held
         finally:
+            timer.cancel()
             if self._held is held:
                 self._held = None
 
     def _wake(self) -> None:
-        if self._held is not None and not self._held.done():
-            self._held.set_result(None)
+        if self._held is not None:
+            _release(self._held)
+
+    def _late(self, outstanding: Outstanding, timeout: float) -> None:
+        if not outstanding.answer.done():
+            outstanding.answer.set_exception(DeadlineError(self._silence(outstanding, timeout)))
 
     def _silence(self, outstanding: Outstanding, timeout: float) -> str:
         action = outstanding.message.action
@@ -273,6 +280,11 @@ class Channel:
             what = f"did not answer {action} within {timeout:g} s"
         before = ", ".join(str(past) for past in self._past)
         return f"{what} (before that: {before})" if before else what
+
+
+def _release(held: "asyncio.Future[None]") -> None:
+    if not held.done():
+        held.set_result(None)
 
 
 def _idle(delay: int) -> ActionMessage:

@@ -179,7 +179,7 @@ class Engine:
             session.stop(reason)
         self.wake()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
+            async with self.clock.timeout(grace):
                 while self._running:
                     await asyncio.wait(set(self._running))
         self.call_off()
@@ -343,7 +343,7 @@ class Engine:
     async def _sweep(self) -> None:
         """Look once a second for adapters that have gone silent and cases that wait in vain."""
         while True:
-            await asyncio.sleep(_SWEEP_EVERY)
+            await self.clock.sleep(_SWEEP_EVERY)
             self.pool.sweep()
             if self.pool.free:
                 self.wake()  # what is kept back for a case is not kept for ever

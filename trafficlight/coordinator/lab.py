@@ -74,7 +74,7 @@ class Lab:
         """
         clock = SystemClock()
         async with AsyncExitStack() as stack:
-            executor = await _executor(settings, stack)
+            executor = await _executor(settings, clock, stack)
             servers = providers_from(settings, progress)
             stack.push_async_callback(servers.close)
             store = stack.enter_context(remembering(settings.results_root)) if remember else None
@@ -259,10 +259,10 @@ def _limits(settings: Settings, servers: Providers) -> Limits:
     )
 
 
-async def _executor(settings: Settings, stack: AsyncExitStack) -> Executor:
+async def _executor(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Executor:
     """Return where test code runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcess()
+        return InProcess(clock)
     ready = settings.workers or os.cpu_count() or 1
-    return await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory))
+    return await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))

@@ -13,7 +13,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from trafficlight.clock import SystemClock
+from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
@@ -266,16 +266,17 @@ async def open_bay(
     *,
     limits: Limits | None = None,
     queue: float = 300.0,
+    clock: Clock | None = None,
     **deadlines: Any,
 ) -> AsyncIterator[Bay]:
     """Run an engine over the real parts, without HTTP."""
-    clock = SystemClock()
+    clock = clock or SystemClock()
     provider = FakeProvider()
     engine = Engine(
         clock=clock,
         journal=Journal(clock),
         servers=provider,
-        executor=executor or InProcess(),
+        executor=executor or InProcess(clock),
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
         limits=limits or Limits(),
         queue_deadline=queue,
