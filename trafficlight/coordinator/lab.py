@@ -163,7 +163,7 @@ class Lab:
         def hopeless(case: Case) -> str | None:
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
-        return self.engine.submit(folder, plan, options, hopeless=hopeless)
+        return await self.engine.submit(folder, plan, options, hopeless=hopeless)
 
     async def resume(self) -> list[Session]:
         """Go on with the sessions that an earlier coordinator left without ending them."""
@@ -184,8 +184,9 @@ class Lab:
         request = SessionRequest.read(stored.request)
         plan = await self.plan(request)
         await self._prepare(plan)
-        events = await asyncio.to_thread(lambda: list(store.events(stored.id)))
-        return self.engine.resume(folder, plan, self._options(request, "resumed"), events)
+        return await self.engine.resume(
+            folder, plan, self._options(request, "resumed"), store.events(stored.id)
+        )
 
     def _options(self, request: SessionRequest, command: str) -> Options:
         known = request.selection.expected_failures

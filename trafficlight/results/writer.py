@@ -91,8 +91,8 @@ class ResultsWriter:
             return
         with self._record_lock:
             self._record.apply(event)
-            if event.case is not None and event.kind in _CHANGES_JUNIT:
-                self._changed[event.case] = None
+            if event.kind in _CHANGES_JUNIT:
+                self._changed.update(dict.fromkeys(event.cases))
         try:
             self._log.append(event)
         finally:  # a full disk must not keep the verdict from the reporters

@@ -190,7 +190,7 @@ class Bay:
         self._players: set[asyncio.Task[None]] = set()
         engine.journal.subscribe(self.events.append)
 
-    def submit(self, text: str, options: Options | None = None) -> Session:
+    async def submit(self, text: str, options: Options | None = None) -> Session:
         """Start a session of what a test file holds."""
         self._files += 1
         path = self.folder / f"bay{self._files}_test.py"
@@ -199,7 +199,7 @@ class Bay:
         assert not planned.problems, planned.problems
         clock = self.engine.clock
         results = ResultsFolder.create(self.folder / "results", clock.now().date())
-        return self.engine.submit(results, planned, options or Options())
+        return await self.engine.submit(results, planned, options or Options())
 
     def player(self, *arguments: Any, **options: Any) -> Player:
         """Start an adapter that plays one case after the other."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -57,15 +57,15 @@ def clock() -> HandClock:
 
 @pytest.fixture
 async def bay(no_leaks: None, tmp_path: Path, clock: HandClock) -> AsyncIterator["Bay"]:
-    deadlines = {"action": 60.0, "case": 300.0, "prepare": 120.0, "teardown": 30.0}
-    async with open_bay(tmp_path, clock=clock, queue=300.0, **deadlines) as opened:
+    options: dict[str, Any] = {"action": 60.0, "case": 300.0, "prepare": 120.0, "teardown": 30.0}
+    async with open_bay(tmp_path, clock=clock, queue=300.0, **options) as opened:
         yield opened
 
 
 async def test_of_an_action(bay: "Bay", clock: HandClock) -> None:
     """The adapter polls on and on, which is no progress."""
     bay.play_once(lambda action, _: {"response": "bowed"} if action == "bow" else None)
-    session = bay.submit(DANCES)
+    session = await bay.submit(DANCES)
     await bay.until(EventKind.ACTION_DELIVERED, action="dance")
     await clock.turn(59)
     assert not session.ended.is_set()
@@ -79,7 +79,7 @@ async def test_of_an_action(bay: "Bay", clock: HandClock) -> None:
 
 async def test_of_an_adapter_that_is_gone(bay: "Bay", clock: HandClock) -> None:
     alice = bay.engine.pool.register("alice", {"type": "nio"})
-    session = bay.submit(DANCES)
+    session = await bay.submit(DANCES)
     await alice.channel.poll(20)
     alice.channel.respond(None, {"response": "bowed"})
     # It fetches the second action, and is never heard of again: its deadline is the action's.
@@ -93,13 +93,14 @@ async def test_of_an_adapter_that_is_gone(bay: "Bay", clock: HandClock) -> None:
 async def test_of_an_adapter_without_a_case(bay: "Bay", clock: HandClock) -> None:
     idle = bay.engine.pool.register("idle", {"type": "nio"})
     await clock.turn(60)
-    assert not idle.reason
+    assert bay.engine.pool.free == [idle]
     await clock.turn(2)
+    assert bay.engine.pool.free == []
     assert idle.reason == "gave no sign of life for 61 s; no action was asked of it"
 
 
 async def test_of_a_case(bay: "Bay", clock: HandClock) -> None:
-    session = bay.submit(WAITS)
+    session = await bay.submit(WAITS)
     await bay.until(EventKind.LOG, message="running")
     await clock.turn(299)
     assert not session.ended.is_set()
@@ -110,7 +111,7 @@ async def test_of_a_case(bay: "Bay", clock: HandClock) -> None:
 
 async def test_of_preparing(bay: "Bay", clock: HandClock) -> None:
     bay.provider.hangs = True
-    session = bay.submit(SERVED)
+    session = await bay.submit(SERVED)
     await bay.until(EventKind.CASE_STATE, state="preparing")
     await clock.turn(120)
     case = (await bay.ended(session))["Served[server=SynapseStable]"]
@@ -118,7 +119,7 @@ async def test_of_preparing(bay: "Bay", clock: HandClock) -> None:
 
 
 async def test_of_the_tear_down(bay: "Bay", clock: HandClock) -> None:
-    session = bay.submit(LINGERS)
+    session = await bay.submit(LINGERS)
     await bay.until(EventKind.LOG, message="tearing down")
     await clock.turn(30)
     case = (await bay.ended(session))["Lingers"]
@@ -126,7 +127,7 @@ async def test_of_the_tear_down(bay: "Bay", clock: HandClock) -> None:
 
 
 async def test_of_waiting(bay: "Bay", clock: HandClock) -> None:
-    session = bay.submit(DANCES)
+    session = await bay.submit(DANCES)
     await clock.turn(299)
     assert not session.ended.is_set()
     await clock.turn(2)
@@ -136,23 +137,23 @@ async def test_of_waiting(bay: "Bay", clock: HandClock) -> None:
 
 
 async def test_of_a_session(bay: "Bay", clock: HandClock) -> None:
-    session = bay.submit(WAITS, Options(deadline=1000.0))
+    session = await bay.submit(WAITS, Options(deadline=1000.0))
     await bay.until(EventKind.LOG, message="running")
-    session_of_others = bay.submit(DANCES, Options(deadline=None))
+    session_of_others = await bay.submit(DANCES, Options(deadline=None))
     await clock.turn(200)
     assert not session.ended.is_set()
     bay.engine.cancel(session_of_others, "not needed")
     # The case has a deadline of its own, which comes first; a session of waiting cases has none.
     await clock.turn(100)
     assert (await bay.ended(session))["Waits"].state is State.ERROR
-    late = bay.submit(DANCES, Options(deadline=100.0))
+    late = await bay.submit(DANCES, Options(deadline=100.0))
     await clock.turn(102)
     await bay.ended(late)
     assert late.stopped == "the session took longer than 100 s, its deadline"
 
 
 async def test_of_the_grace_period(bay: "Bay", clock: HandClock) -> None:
-    session = bay.submit(WAITS)
+    session = await bay.submit(WAITS)
     await bay.until(EventKind.LOG, message="running")
     stopping = asyncio.create_task(bay.engine.stop("enough", grace=10))
     await clock.turn(9)
