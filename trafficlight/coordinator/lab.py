@@ -21,12 +21,15 @@ from trafficlight.errors import ConfigError, DeployError, TrafficlightError, Usa
 from trafficlight.homeservers.composition import providers_from
 from trafficlight.homeservers.registry import Providers
 from trafficlight.results.case import Expected
+from trafficlight.results.event_log import read_events
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
+from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters import load_reporters
-from trafficlight.results.store import SqlStore, StoredSession
+from trafficlight.results.store import EndedSession, SqlStore, StoredSession
+from trafficlight.results.writer import rebuild
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
@@ -165,6 +168,25 @@ class Lab:
 
         return await self.engine.submit(folder, plan, options, hopeless=hopeless)
 
+    async def take_up(
+        self, request: SessionRequest, *, command: str
+    ) -> tuple[list[Session], list[EndedSession]]:
+        """Go on where coordinators left off that were killed; start what is asked for, unless one of them had.
+
+        :return: the sessions that run now, and those of this request that ended before their coordinator
+            could say so.
+        :raises UsageError: there is nothing to run.
+        :raises OSError: the results folder cannot be made.
+        """
+        unsaid = self.store.ended_unsaid() if self.store is not None else []
+        for one in unsaid:
+            await asyncio.to_thread(_complete, one.session)
+        sessions = await self.resume()
+        ended = [one for one in unsaid if SessionRequest.read(one.session.request) == request]
+        if not ended and request not in [one.options.request for one in sessions]:
+            sessions.append(await self.start(request, command=command))
+        return sessions, ended
+
     async def resume(self) -> list[Session]:
         """Go on with the sessions that an earlier coordinator left without ending them."""
         if self.store is None:
@@ -245,6 +267,16 @@ class Lab:
 def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
     if not engine.cancelled() and (error := engine.exception()) is not None:
         logger.critical("the engine has died, nothing will start any more", exc_info=error)
+
+
+def _complete(stored: StoredSession) -> None:
+    """Write what a coordinator that was killed may not have come to write of a session that had ended."""
+    try:
+        folder = ResultsFolder.open(stored.folder)
+        rebuild(folder, SessionRecord.replay(read_events(folder.events)))
+        folder.finish()
+    except OSError:
+        logger.exception("the results of session %s are not complete", stored.id)
 
 
 def _specs(case: Case) -> list[HomeServerSpec]:
