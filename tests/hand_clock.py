@@ -46,7 +46,9 @@ class HandClock(Clock):
     def next(self) -> float | None:
         """Seconds until the next call that is to come; None where there is none."""
         self._timers = [timer for timer in self._timers if not timer.over]
-        return min((timer.due for timer in self._timers), default=0.0) - self.elapsed if self._timers else None
+        return (
+            min((timer.due for timer in self._timers), default=0.0) - self.elapsed if self._timers else None
+        )
 
     async def turn(self, seconds: float) -> None:
         """Let time go on, stopping at every call that is due, until all that follows from it has happened."""

@@ -1,7 +1,7 @@
 """Time as an argument, so that tests can turn it by hand.
 
-Deadlines are measured on the monotonic clock, timestamps are UTC; the two never mix. Whoever waits for time to
-pass asks a clock to call back: then a clock that is turned by hand ends waits and deadlines, too.
+Deadlines are measured on the monotonic clock, timestamps are UTC; the two never mix. Whoever waits for time
+to pass asks a clock to call back: then a clock that is turned by hand ends waits and deadlines, too.
 """
 
 import asyncio

@@ -171,7 +171,7 @@ class Lab:
     async def take_up(
         self, request: SessionRequest, *, command: str
     ) -> tuple[list[Session], list[EndedSession]]:
-        """Go on where coordinators left off that were killed; start what is asked for, unless one of them had.
+        """Go on where coordinators left off that were killed; start what is asked for, unless they had.
 
         :return: the sessions that run now, and those of this request that ended before their coordinator
             could say so.

@@ -44,7 +44,9 @@ class Served(Test):
 class TestActions:
     async def test_success(self, bay: "Bay") -> None:
         player = bay.player()
-        session = await bay.submit(ONE.format(body="assert (await alice.perform('dance'))['response'] == 'dance'"))
+        session = await bay.submit(
+            ONE.format(body="assert (await alice.perform('dance'))['response'] == 'dance'")
+        )
         case = (await bay.ended(session))["One[alice=Nio]"]
         assert case.state is State.SUCCESS
         assert player.exits[0] == "the case ended: success"

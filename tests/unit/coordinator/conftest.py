@@ -15,6 +15,7 @@ from trafficlight.errors import ActionError, LabError
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.journal import Journal
 
+
 @dataclass(eq=False)
 class FakeClaim:
     """An attempt, as the pool sees it; remembers what it was told."""
