@@ -6,61 +6,18 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import junitparser
-import psutil
+from evidence import MARK, events_of, free_port, still_running, verdicts
 
 HERE = Path(__file__).parent
 # Seconds after which a run is taken for stuck.
 _STUCK = 120.0
-# Environment that marks every process of this test.
-_MARK = "CRASH_TEST_RUN"
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def events_of(results: Path) -> list[dict[str, Any]]:
-    """Return the events of the one session; a torn last line does not count."""
-    found = []
-    for log in results.glob("2*/events.jsonl"):
-        for line in log.read_bytes().splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-    return found
-
-
-def verdicts(events: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Give every case that ended for good, with its verdict, as often as it did."""
-    for event in events:
-        if event["kind"] == "case_ended" and not event["data"].get("will_retry"):
-            yield event["case"], event["data"]["state"]
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    """Return the processes of this test that run."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(_MARK) == mark and process.pid != os.getpid():
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
 
 
 class Crash:
@@ -84,7 +41,7 @@ class Crash:
         self._mark = f"{os.getpid()}-{seed}-{self._port}"
         self._environment = {
             **os.environ,
-            _MARK: self._mark,
+            MARK: self._mark,
             "PYTHONUNBUFFERED": "1",
             "CASES": str(cases),
             "TRAFFICLIGHT_URL": f"http://127.0.0.1:{self._port}",
@@ -164,11 +121,8 @@ class Crash:
             report = junitparser.JUnitXml.fromfile(str(path))
             if (report.tests, report.failures, report.errors) != (self.cases, 0, 0):
                 self.problems.append(f"junit.xml: {report.tests} tests, {report.errors} errors")
-        deadline = time.monotonic() + 5
-        while (left := marked(self._mark)) and time.monotonic() < deadline:
-            psutil.wait_procs(left, timeout=0.2)
-        if left:
-            self.problems.append(f"still running: {[process.cmdline() for process in left]}")
+        if left := still_running(self._mark):
+            self.problems.append(f"still running: {left}")
 
 
 def main() -> None:

@@ -196,6 +196,15 @@ class Engine:
                     await asyncio.wait(set(self._running))
         self.call_off()
 
+    def expect_nobody_else(self, within: float) -> None:
+        """Take it that every adapter has come that will: what none of them can play is given up soon.
+
+        :param within: seconds that an adapter may be away between two cases.
+        """
+        self._queue_deadline = min(self._queue_deadline, within)
+        for session in self.sessions.values():
+            session.wait_anew()
+
     def cancel(self, session: Session, reason: str) -> None:
         """End one session early: nothing of it starts any more, and what runs is called off."""
         session.cancel(reason)

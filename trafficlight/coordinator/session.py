@@ -241,6 +241,12 @@ class Session:
         now = self._clock.monotonic() if unfilled else None
         self._queues.of(case).waits(reason, unfilled_since=now)
 
+    def wait_anew(self) -> None:
+        """Count from now on for how long nobody could play a role."""
+        for queue in self._queues:
+            if queue.unfilled_since is not None:
+                queue.unfilled_since = self._clock.monotonic()
+
     async def sweep(self, queue_deadline: float) -> bool:
         """Tell the journal why cases wait, and give those up that wait in vain; return whether any were.
 
