@@ -178,7 +178,7 @@ class Lab:
         :raises UsageError: there is nothing to run.
         :raises OSError: the results folder cannot be made.
         """
-        unsaid = self.store.ended_unsaid() if self.store is not None else []
+        unsaid = await asyncio.to_thread(self.store.ended_unsaid) if self.store is not None else []
         for one in unsaid:
             await asyncio.to_thread(_complete, one.session)
         sessions = await self.resume()
@@ -191,7 +191,7 @@ class Lab:
         """Go on with the sessions that an earlier coordinator left without ending them."""
         if self.store is None:
             return []
-        for uuid in self.store.adapters(_KNOWN_ADAPTERS):
+        for uuid in await asyncio.to_thread(self.store.adapters, _KNOWN_ADAPTERS):
             self.engine.pool.remember(uuid, "the coordinator was restarted")
         resumed = []
         for stored in self.store.unfinished():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trafficlight.errors import ConfigError
-from trafficlight.results.event_log import read_events
+from trafficlight.results.event_log import read_events_after
 from trafficlight.results.events import Event
 from trafficlight.results.store import SqlStore
 
@@ -47,10 +47,13 @@ def remembering(root: Path) -> Iterator[SqlStore]:
 
 
 def _left_over(store: SqlStore) -> list[Event]:
-    """Return the events that are in the logs of unfinished sessions only, in order, each once."""
+    """Return the events that are in the logs of unfinished sessions only, in order, each once.
+
+    The store takes events in their order, so these are all behind its last one.
+    """
     found: dict[int, Event] = {}
     for session in store.unfinished():
         log = session.folder / "events.jsonl"
         if log.is_file():
-            found.update((event.sequence, event) for event in read_events(log))
+            found.update((event.sequence, event) for event in read_events_after(log, store.last_sequence))
     return [found[sequence] for sequence in sorted(found)]

@@ -1,19 +1,21 @@
 """``events.jsonl``: every event of a session, one JSON object a line, appended as it happens."""
 
-import contextlib
 import json
 import logging
 import math
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["EventLog", "as_line", "jsonable", "read_events"]
+__all__ = ["EventLog", "as_line", "jsonable", "read_events", "read_events_after"]
 
 logger = logging.getLogger(__name__)
+
+# Bytes that are read from the end of a log at first.
+_BLOCK = 64 << 10
 
 
 def as_line(event: Event) -> bytes:
@@ -47,9 +49,8 @@ class EventLog:
     """
 
     def __init__(self, path: Path) -> None:
-        torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-        self._file = path.open("ab", buffering=0)
-        if torn:
+        self._file = path.open("ab+", buffering=0)
+        if self._file.tell() and not _ends_with_newline(self._file):
             self._file.write(b"\n")  # the half line of a killed predecessor stays one of its own
 
     def append(self, event: Event) -> None:
@@ -73,13 +74,42 @@ def read_events(path: Path) -> Iterator[Event]:
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            event = None
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                event = _event(json.loads(line))
+            event = _event_in(line)
             if event is None:
                 logger.warning("%s:%d is not an event, left out", path, number)
             else:
                 yield event
+
+
+def read_events_after(path: Path, sequence: int) -> list[Event]:
+    """Read the events behind one from the end of a log: only those cost time, however long it is.
+
+    :param sequence: the number of the last event that is known already.
+    :raises OSError: if the file cannot be read.
+    """
+    with path.open("rb") as file:
+        end, length = file.seek(0, 2), _BLOCK
+        while True:
+            start = max(0, end - length)
+            file.seek(start)
+            lines = file.read(end - start).split(b"\n")
+            whole = lines[1:] if start else lines
+            events = [event for line in whole if (event := _event_in(line)) is not None]
+            if start == 0 or (events and events[0].sequence <= sequence):
+                return [event for event in events if event.sequence > sequence]
+            length *= 4
+
+
+def _ends_with_newline(file: BinaryIO) -> bool:
+    file.seek(-1, 2)
+    return file.read(1) == b"\n"
+
+
+def _event_in(line: bytes) -> Event | None:
+    try:
+        return _event(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _event(content: dict[str, Any]) -> Event:

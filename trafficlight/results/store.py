@@ -257,9 +257,8 @@ class SqlStore:
 
         :return: how many were new.
         """
+        missing = [event for event in events if event.sequence > self._last]
         with self._engine.begin() as connection:
-            stored = set(connection.execute(select(_events.c.sequence)).scalars())
-            missing = [event for event in events if event.sequence not in stored]
             _insert(connection, missing)
         self._last = max((self._last, *(event.sequence for event in missing)))
         return len(missing)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.results.event_log import EventLog, as_line, read_events
+from trafficlight.results.event_log import EventLog, as_line, read_events, read_events_after
 from trafficlight.results.events import Event, EventKind
 
 if TYPE_CHECKING:
@@ -58,3 +58,28 @@ def test_a_torn_line_costs_itself_only(lab: "Lab", tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING):
         assert list(read_events(path)) == [first, second]
     assert "events.jsonl:2 is not an event" in caplog.text
+
+
+@given(st.integers(0, 60), st.integers(1, 4000))
+def test_the_end_of_a_log_is_read_from_its_end(
+    tmp_path_factory: pytest.TempPathFactory, after: int, block: int
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "events.jsonl"
+    log = EventLog(path)
+    for number in range(1, 51):
+        data = {"message": "x" * (number * 7 % 90)}
+        log.append(
+            Event(sequence=number, time=datetime(2026, 11, 21, tzinfo=UTC), kind=EventKind.LOG, data=data)
+        )
+    log.close()
+    with path.open("ab") as file:
+        file.write(b'{"sequence": 51, "ti')  # killed in the middle of a line
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trafficlight.results.event_log._BLOCK", block)
+        found = [event.sequence for event in read_events_after(path, after)]
+    assert found == list(range(after + 1, 51))
+
+
+def test_a_log_without_events(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    assert read_events_after(tmp_path / "events.jsonl", 0) == []
