@@ -1,9 +1,11 @@
 """``events.jsonl``: every event of a session, one JSON object a line, appended as it happens."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["EventLog", "as_line", "jsonable", "read_events"]
+__all__ = ["EventLog", "as_line", "event_of", "is_written", "jsonable", "read_events"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +43,20 @@ def jsonable(value: Any) -> Any:
 class EventLog:
     """Appends to a file; each event is handed to the operating system before the next one comes.
 
-    So a coordinator that is killed loses nothing; only a machine that loses power does.
+    So a coordinator that is killed loses nothing; only a machine that loses power does. While it is open,
+    every process can see that somebody writes the file: :func:`is_written`.
 
     :param path: the file; created, or continued behind its last whole line.
     """
 
     def __init__(self, path: Path) -> None:
-        torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-        self._file = path.open("ab", buffering=0)
-        if torn:
-            self._file.write(b"\n")  # the half line of a killed predecessor stays one of its own
+        self._file = path.open("a+b", buffering=0)
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(self._file, fcntl.LOCK_SH)  # waits only for those who look, and they look briefly
+        if self._file.seek(0, os.SEEK_END):
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")  # the half line of a killed predecessor stays one of its own
 
     def append(self, event: Event) -> None:
         """Write an event.
@@ -73,13 +79,30 @@ def read_events(path: Path) -> Iterator[Event]:
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            event = None
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                event = _event(json.loads(line))
+            event = event_of(line)
             if event is None:
                 logger.warning("%s:%d is not an event, left out", path, number)
             else:
                 yield event
+
+
+def is_written(path: Path) -> bool:
+    """Return whether some process has a session's log open to write to it."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def event_of(line: bytes) -> Event | None:
+    """Return the event that a line holds; None where it holds none."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+        return _event(json.loads(line))
+    return None
 
 
 def _event(content: dict[str, Any]) -> Event:
