@@ -49,6 +49,21 @@ class Head:
     interrupted: bool
     command: str
 
+    @classmethod
+    def of(cls, id: str, record: SessionRecord, standing: Standing) -> "Head":
+        """Return what a record says."""
+        return cls(
+            id=id,
+            standing=standing,
+            counts=record.counts,
+            outcomes=record.outcomes,
+            started=record.started,
+            ended=record.ended,
+            exit_code=record.exit_code,
+            interrupted=record.interrupted,
+            command=record.command,
+        )
+
 
 def in_order(session: str) -> tuple[str, int]:
     """Return the key that puts the ids of sessions into the order in which they started."""

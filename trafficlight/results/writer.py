@@ -47,7 +47,7 @@ class ResultsWriter:
     An event costs its line in ``events.jsonl`` and its place in the record. ``junit.xml`` is written by a
     thread of its own as soon as a case has ended, and replaced atomically, so it is valid at any moment. Only
     the cases that changed are serialised, and after each writing the thread rests for a multiple of the time
-    that it took, so that thousands of quick cases share a writing. It writes ``session.json`` with it, so that
+    that it took, so that thousands of quick cases share a writing. It writes ``session.json`` with it: so
     lists can tell how a session stood that was cut off.
 
     :param folder: where to.
@@ -248,7 +248,7 @@ class ResultsWriter:
 
 
 def append_late(log: Path, event: Event) -> None:
-    """Add an event to the log of a session that has ended; where its folder is gone, there is nothing to add to.
+    """Add an event to the log of a session that has ended; nothing where its folder is gone.
 
     :raises OSError: if the disk refuses.
     """
