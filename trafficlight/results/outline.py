@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.event_log import event_of
@@ -52,16 +53,21 @@ def outline(log: Path) -> Outline:
     :raises OSError: it cannot be read.
     """
     record, weight = SessionRecord(), 0
+    nothing: list[Any] = []
     skipped = b""
     for line in _lines(log):
         beginning = _BEGINNING.match(line)
         if beginning is not None and beginning[1] in _NEEDLESS:
             skipped = line
             continue
-        skipped = b""
         if (event := event_of(line)) is not None and event.kind in _KINDS:
+            skipped = b""
             record.apply(_short(event))
             weight += len(line)
+            case = record.cases.get(event.case) if event.case is not None else None
+            if case is not None and (attempt := case.attempt) is not None:
+                # One list for all: the collector looks at each while everything else waits.
+                attempt.timeline = attempt.uploads = attempt.attachments = attempt.measurements = nothing
     # The time of the very last event is when a session that was cut off was last alive.
     if (last := event_of(skipped)) is not None:
         record.last_time = last.time
