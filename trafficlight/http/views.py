@@ -10,18 +10,15 @@ from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
-from trafficlight.results.archive import Head
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.events import FINAL
 from trafficlight.results.journal import redacted
-from trafficlight.results.record import SessionRecord
 
 __all__ = [
     "AdapterRow",
     "CaseRow",
     "Listing",
-    "SessionRow",
     "adapter_rows",
     "case_key",
     "case_of",
@@ -29,6 +26,7 @@ __all__ = [
     "case_row",
     "frozen",
     "listing",
+    "ordered",
     "standing",
 ]
 
@@ -85,52 +83,6 @@ class Listing:
     found: int
     page: int
     pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """A session, for lists of them.
-
-    :ivar stands: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
-    :ivar counts: how many cases there are of each standing.
-    :ivar seconds: how long it took; None before its end.
-    """
-
-    id: str
-    stands: str
-    counts: dict[str, int]
-    started: datetime | None
-    seconds: float | None
-    command: str
-
-    @property
-    def total(self) -> int:
-        """How many cases it has."""
-        return sum(self.counts.values())
-
-    @classmethod
-    def of(cls, id: str, record: SessionRecord, cases: list[CaseRecord]) -> "SessionRow":
-        """Return the row of a session that is in memory.
-
-        :param cases: the cases of the record, copied at once.
-        """
-        ended = record.ended is not None
-        stands = "interrupted" if record.interrupted else "ended" if ended else "running"
-        counts = Counter(standing(case, ended=ended) for case in cases)
-        took = record.seconds if ended else None
-        return cls(id, stands, _ordered(counts), record.started, took, record.command)
-
-    @classmethod
-    def of_head(cls, head: Head) -> "SessionRow":
-        """Return the row of a session that lies in its folder."""
-        counts = Counter({str(outcome): number for outcome, number in head.outcomes.items()})
-        if head.standing == "abandoned":
-            counts[Outcome.NOT_RUN.value] += counts.pop(Outcome.RUNNING.value, 0)
-        stands = "interrupted" if head.interrupted else head.standing
-        took = None
-        if head.started is not None and head.ended is not None:
-            took = (head.ended - head.started).total_seconds()
-        return cls(head.id, stands, _ordered(counts), head.started, took, head.command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +164,7 @@ def listing(
     found.sort(key=lambda one: ORDER.index(one[1]))
     shown = found[(page - 1) * _ROWS : page * _ROWS]
     rows = [case_row(case, now, over=over) for case, _, _ in shown]
-    return Listing(rows, _ordered(counts), len(cases), len(found), page, pages)
+    return Listing(rows, ordered(counts), len(cases), len(found), page, pages)
 
 
 def case_row(case: CaseRecord, now: datetime, *, over: bool) -> CaseRow:
@@ -315,7 +267,8 @@ def _seconds(case: CaseRecord, now: datetime) -> float | None:
     return case.seconds
 
 
-def _ordered(counts: Counter[str]) -> dict[str, int]:
+def ordered(counts: Counter[str]) -> dict[str, int]:
+    """Return how many cases there are of each standing, in the order of :data:`ORDER`, without zeros."""
     return {name: counts[name] for name in ORDER if counts[name]}
 
 
