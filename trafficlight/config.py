@@ -166,6 +166,11 @@ class Settings(BaseModel):
 
     upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
     upload_case_limit: int = Field(default=16 << 30, ge=1, description="Bytes of one case's uploads at most.")
+    keep_sessions: int = Field(
+        default=20,
+        ge=0,
+        description="Sessions that have ended kept in memory; all others are read from their folders.",
+    )
     reporters: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Plug-ins that are told the verdicts, each with its own settings."
     )

@@ -10,6 +10,7 @@ import click
 from trafficlight.cli.lifetime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
+from trafficlight.coordinator.lab import Lab
 from trafficlight.results.exit_codes import ExitCode, worst
 from trafficlight.results.summary import summary
 from trafficlight.suites.request import SessionRequest
@@ -55,17 +56,22 @@ async def _serve(
         stack.enter_context(stopping_on_signals(lab, over.set))
         if with_adapters:
             await stack.enter_async_context(adapters_running(lab, url, settings.results_root / "adapters"))
-        request = SessionRequest(targets=list(targets))
-        sessions, ended = await lab.take_up(request, command=command_line())
-        for before in ended:
-            click.echo(f"session {before.session.id} · had ended before a restart · {before.session.folder}")
-        for session in sessions:
-            click.echo(f"session {session.id} · {len(session.plan.cases)} cases · {session.folder.path}")
-        for session in sessions:
-            await session.ended.wait()
-            for line in summary(session.record, session.folder.path):
-                click.echo(line)
+        code = await _sessions_ended(lab, SessionRequest(targets=list(targets)))
         if not exit_when_done:
             await over.wait()
+    return code
+
+
+async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
+    """Go on with what was left, or start what is asked for; return the exit code when all of it has ended."""
+    sessions, ended = await lab.take_up(request, command=command_line())
+    for before in ended:
+        click.echo(f"session {before.session.id} · had ended before a restart · {before.session.folder}")
+    for session in sessions:
+        click.echo(f"session {session.id} · {len(session.plan.cases)} cases · {session.folder.path}")
+    for session in sessions:
+        await session.ended.wait()
+        for line in summary(session.record, session.folder.path):
+            click.echo(line)
     codes = [session.exit_code for session in sessions]
     return worst([*codes, *(ExitCode(before.exit_code) for before in ended)])

@@ -46,7 +46,7 @@ def command(session: str, url: str, token: str | None) -> int:
     SESSION is its id; the latest where there is none. Ctrl-C ends only the watching. Where the coordinator is
     restarted, watching goes on with the session.
 
-    Exit code: that of the session; 130 where only the watching was ended.
+    Exit code: that of the session; 3 where it was abandoned; 130 where only the watching was ended.
     """
     return asyncio.run(_watch(session, url, token))
 
@@ -67,12 +67,14 @@ async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
     record = SessionRecord()
     try:
         with _Shown(record, console) as shown:
-            await _follow(coordinator, session.id, record, shown)
+            await _follow(coordinator, session, record, shown)
     except asyncio.CancelledError:
         click.echo(f"session {session.id} goes on: trafficlight watch {session.id}", err=True)
         raise
     for line in summary(record, Path(session.folder)):
         click.echo(line)
+    if record.ended is None:
+        click.echo(f"session {session.id} was abandoned: its coordinator ended before it did")
     return int(ExitCode.LAB_ERROR if record.exit_code is None else record.exit_code)
 
 
@@ -113,16 +115,23 @@ class _Shown:
         self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
 
 
-async def _follow(coordinator: Coordinator, session: str, record: SessionRecord, shown: _Shown) -> None:
-    """Take a session's events in until it has ended, through breaks of the connection."""
+async def _follow(
+    coordinator: Coordinator, session: SessionFacts, record: SessionRecord, shown: _Shown
+) -> None:
+    """Take a session's events in until it has ended, through breaks of the connection.
+
+    Of one that was abandoned, those that there are.
+    """
     patient_until: float | None = None
     delays = iter(_BACKOFF.delays())
     while True:
         trouble: TrafficlightError
+        complete = False
         try:
-            async for event in coordinator.events(session, record.last_sequence):
+            async for event in coordinator.events(session.id, record.last_sequence):
                 patient_until, delays = None, iter(_BACKOFF.delays())
                 shown(event)
+            complete = True
             trouble = CoordinatorUnreachableError(coordinator.url, "the session stands still")
         except CoordinatorUnreachableError as error:
             trouble = error
@@ -131,7 +140,7 @@ async def _follow(coordinator: Coordinator, session: str, record: SessionRecord,
             if error.status not in _PASSING:
                 raise
             trouble = error
-        if record.ended is not None:
+        if record.ended is not None or (session.state == "abandoned" and complete):
             return
         if patient_until is None:
             patient_until = time.monotonic() + _PATIENCE

@@ -16,6 +16,7 @@ from trafficlight.coordinator.queues import Entry, server_types
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
 from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.sessions import Sessions
 from trafficlight.coordinator.turns import in_turns
 from trafficlight.homeservers.provider import Provider
 from trafficlight.logs import LogContext
@@ -56,6 +57,7 @@ class Engine:
     :param limits: how much may run at once.
     :param queue_deadline: seconds that a case waits while nobody at all could play one of its roles.
     :param alive_deadline: seconds without a sign of life after which an adapter is given up.
+    :param keep_sessions: how many sessions that have ended are kept in memory.
     """
 
     def __init__(
@@ -69,11 +71,12 @@ class Engine:
         limits: Limits,
         queue_deadline: float = 300.0,
         alive_deadline: float = 60.0,
+        keep_sessions: int = 20,
     ) -> None:
         self.clock = clock
         self.journal = journal
         self.pool = Pool(clock, journal, self.wake, alive=alive_deadline)
-        self.sessions: dict[str, Session] = {}
+        self.sessions = Sessions(keep_sessions)
         self._servers = servers
         self._runner = Runner(self.pool, servers, executor, clock, deadlines)
         self._deadlines = deadlines
@@ -125,7 +128,7 @@ class Engine:
             session.cancel("called off before it began")
             await session.close(interrupted=True)
             raise
-        self.sessions[session.id] = session
+        self.sessions.add(session)
         self._admit(session)
         return session
 
@@ -142,7 +145,7 @@ class Engine:
         """
         session = Session(folder, plan, self.journal, self.clock, options)
         await session.resume(events)
-        self.sessions[session.id] = session
+        self.sessions.add(session)
         self._admit(session)
         return session
 
@@ -246,7 +249,8 @@ class Engine:
         for session in list(self.sessions.values()):
             if session.done and not session.closing:
                 closing = session.close(interrupted=self._interrupted or session.cancelled)
-                group.create_task(closing, name=f"close {session.id}")
+                task = group.create_task(closing, name=f"close {session.id}")
+                task.add_done_callback(lambda _: self.sessions.drop_ended())
 
     def _startable(self) -> int:
         """Return how many cases could start at the very most."""

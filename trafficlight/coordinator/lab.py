@@ -13,9 +13,11 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcess
 from trafficlight.coordinator.memory import remembering
+from trafficlight.coordinator.past import Past
 from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.sessions import LateFiles
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, TrafficlightError, UsageError
 from trafficlight.homeservers.composition import providers_from
@@ -59,6 +61,7 @@ class Lab:
     store: SqlStore | None
     executor: Executor
     metrics: Metrics
+    past: Past
 
     @classmethod
     @asynccontextmanager
@@ -100,11 +103,16 @@ class Lab:
                 limits=_limits(settings, servers),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
+                keep_sessions=settings.keep_sessions,
             )
+            # Absolute, because a test may change the working directory of its process.
+            journal.subscribe(LateFiles(settings.results_root.absolute(), engine.sessions))
+            past = Past(settings.results_root)
+            stack.callback(past.close)
             running = asyncio.create_task(engine.run(), name="engine")
             running.add_done_callback(_say_if_it_died)
             try:
-                yield cls(settings, clock, journal, servers, engine, store, executor, metrics)
+                yield cls(settings, clock, journal, servers, engine, store, executor, metrics, past)
             finally:
                 try:
                     await engine.stop("the lab was told to stop", grace=settings.grace)
@@ -256,6 +264,16 @@ class Lab:
                 await self.servers.prepare([spec])
             except DeployError as error:
                 problems[spec] = str(error)
+
+    async def request_of(self, session: str) -> SessionRequest | None:
+        """Return what a session was asked to run, of an earlier coordinator too; None where nobody knows."""
+        known = self.engine.sessions.get(session)
+        if known is not None and known.options.request is not None:
+            return known.options.request
+        if self.store is None:
+            return None
+        stored = await asyncio.to_thread(self.store.session, session)
+        return SessionRequest.read(stored.request) if stored is not None else None
 
     def spool(self, uuid: str) -> Path:
         """Return the folder for files of an adapter that has no case; it is made."""

@@ -74,15 +74,15 @@ async def event_lines(
     unsubscribe = journal.subscribe(heard)
     try:
         tail = _Tail(file, after)
-        while not tail.ended:
+        while True:
             news.clear()
             live = over is not None and not over.is_set()
             if lines := await asyncio.to_thread(tail.read):
                 yield lines
             if not tail.dry:
                 continue
-            if not live:
-                return
+            if tail.ended or not live:
+                break
             try:
                 async with asyncio.timeout(_BEAT):
                     await news.wait()

@@ -51,10 +51,10 @@ def media_type_of(name: str) -> str:
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
-async def serve(path: Path, *, trusted: bool = False) -> Response:
+async def serve(path: Path, *, media_type: str | None = None) -> Response:
     """Return the answer that carries a file: all of it, the range asked for, or that it is unchanged.
 
-    :param trusted: whether it is one of our own, which may be what it is.
+    :param media_type: what it is, of one of our own; None where it must be kept from doing anything.
     :raises Refusal: the range lies behind its end (416).
     """
     try:
@@ -62,7 +62,7 @@ async def serve(path: Path, *, trusted: bool = False) -> Response:
     except OSError:
         raise Refusal(HTTPStatus.NOT_FOUND, "unknown_file", "there is no such file") from None
     try:
-        headers = {"Content-Type": media_type_of(path.name)} if trusted else _headers(path.name)
+        headers = {"Content-Type": media_type} if media_type is not None else _headers(path.name)
         return _answer(file, headers)
     except BaseException:
         file.close()

@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 from quart import Blueprint, Quart, Response, current_app, jsonify
 from werkzeug.routing import Rule
 
-from trafficlight.http.answers import Health, Refused
+from trafficlight.http.answers import Refused
 from trafficlight.http.described import Answer, Endpoint, described, description_of
 from trafficlight.http.rendering import page, render
 from trafficlight.protocol import JsonObject
@@ -52,13 +52,6 @@ async def openapi_json() -> Response:
 async def openapi_page() -> Response:
     """Show this document as a page."""
     return page(render("openapi.html", document=document(current_app), schema=_brief))
-
-
-@blueprint.get("/health")
-@described(Endpoint("The lab", {200: Answer("It is up.", Health)}))
-async def health() -> Response:
-    """Tell that the coordinator is up; asks for no token."""
-    return jsonify(Health(status="ok", version=VERSION).model_dump())
 
 
 def document(app: Quart) -> JsonObject:

@@ -49,10 +49,11 @@ def install_log_context(app: Quart) -> None:
         (LogContext(adapter=uuid[:100]) if adapter is None else log_context_of(adapter)).enter()
 
 
+@blueprint.get("/health", endpoint="health")
 @blueprint.get("/healthz")
 @described(Endpoint("The lab", {200: Answer("It is up.", Health)}))
 async def healthz() -> Response:
-    """Tell that the coordinator is up: live, for an orchestrator; asks for no token."""
+    """Tell that the coordinator is up: live, for an orchestrator; asks for no token. Both paths are one."""
     return jsonify(Health(status="ok", version=VERSION).model_dump())
 
 

@@ -9,19 +9,19 @@ from typing import Any
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
-from trafficlight.coordinator.session import Session
 from trafficlight.http import files
 from trafficlight.http.case_view import attempt_views
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, Query, described
+from trafficlight.http.known import Known, Place, all_ids, latest, opened, place_of
 from trafficlight.http.refusals import Refusal
 from trafficlight.http.rendering import page, render
+from trafficlight.http.session_lists import session_rows
 from trafficlight.http.tokens import check_people
 from trafficlight.http.views import (
-    SessionHead,
     adapter_rows,
-    case_key,
     case_of,
+    case_path,
     case_row,
     frozen,
     listing,
@@ -38,8 +38,8 @@ assets = Blueprint("assets", __name__)
 
 _ASSETS = Path(__file__).parent.parent / "static"
 
-LATEST = "latest"
-_SESSIONS = 20  # told in the list of sessions
+_SESSIONS = 20  # told on the status page
+_SESSIONS_PAGE = 50  # told on a page of all sessions
 _CELLS = 5_000  # cases above which a matrix helps nobody
 
 _LIST = (
@@ -50,7 +50,10 @@ _LIST = (
     Query("page", "The page of the list, from 1.", {"type": "string"}),
 )
 _PAGE = Answer("The page.", media_type="text/html")
-_JUNIT = Answer("The document.", media_type="application/xml")
+_JUNIT = {
+    200: Answer("The document.", media_type="application/xml"),
+    206: Answer("The part of it that `Range` asks for.", media_type="application/xml"),
+}
 _SAME = Answer("It is the one that the `ETag` names.", media_type=None)
 
 
@@ -74,29 +77,54 @@ async def index() -> Redirect:
 @described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401,), query=_LIST, guard="people"))
 async def status() -> Response:
     """Show the latest session."""
-    sessions = current_lab().engine.sessions
-    return await _status(_session(LATEST) if sessions else None)
+    place = await latest()
+    if place is not None:
+        return await _status(place)
+    content = await asyncio.to_thread(render, "no_session.html", **_adapters(), rows=[], live=True)
+    return _unless_known(content)
 
 
 @blueprint.get("/status/<session>")
 @described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), query=_LIST, guard="people"))
 async def session_status(session: str) -> Response:
     """Show one session; `latest` is the latest."""
-    return await _status(_session(session))
+    return await _status(await place_of(session))
+
+
+@blueprint.get("/sessions")
+@described(
+    Endpoint(
+        "Pages",
+        {200: _PAGE, 304: _SAME},
+        (401,),
+        query=(Query("page", "The page of the list, from 1.", {"type": "string"}),),
+        guard="people",
+    )
+)
+async def sessions() -> Response:
+    """List all sessions, the newest first."""
+    ids = await all_ids()
+    pages = max(1, -(-len(ids) // _SESSIONS_PAGE))
+    number = min(_number("page"), pages)
+    rows = await session_rows(ids[(number - 1) * _SESSIONS_PAGE : number * _SESSIONS_PAGE])
+    content = await asyncio.to_thread(
+        render, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
+    )
+    return _unless_known(content)
 
 
 @blueprint.get("/status/junit.xml")
-@described(Endpoint("Results", {200: _JUNIT}, (401, 404), guard="people"))
+@described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
 async def latest_junit() -> Response:
     """Give the JUnit document of the latest session, as it stands now."""
-    return await _junit(_session(LATEST))
+    return await _junit(await place_of("latest"))
 
 
 @blueprint.get("/status/<session>/junit.xml")
-@described(Endpoint("Results", {200: _JUNIT}, (401, 404), guard="people"))
+@described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
 async def junit(session: str) -> Response:
     """Give the JUnit document of a session, as it stands now."""
-    return await _junit(_session(session))
+    return await _junit(await place_of(session))
 
 
 @blueprint.get("/status/<session>/case")
@@ -111,31 +139,33 @@ async def junit(session: str) -> Response:
 )
 async def case_by_id(session: str) -> Redirect:
     """Lead to the page of the case with the id that is given as `id`."""
-    found = _session(session)
-    case = found.record.cases.get(request.args.get("id", ""))
-    if case is None:
-        raise _unknown_case(found)
-    return redirect(url_for("pages.case", session=found.id, key=case_key(case.id)))
+    async with opened(session) as found:
+        case = found.record.cases.get(request.args.get("id", ""))
+        if case is None:
+            raise _unknown_case(found)
+        return redirect(case_path(found.id, case.id))
 
 
 @blueprint.get("/status/<session>/case/<key>")
 @described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), guard="people"))
 async def case(session: str, key: str) -> Response:
     """Show one case: how it went, what was said, what it left behind."""
-    found = _session(session)
-    record = case_of(found.record, key)
-    if record is None:
-        raise _unknown_case(found)
-    copy, row = frozen(record), case_row(found, record, current_lab().clock.now())
+    async with opened(session) as found:
+        record = await asyncio.to_thread(case_of, list(found.record.cases.values()), key)
+        if record is None:
+            raise _unknown_case(found)
+        whole = frozen(await found.in_full(record))
+        row = case_row(whole, found.until or current_lab().clock.now(), over=found.over)
+    folder = found.place.folder
 
     def content() -> bytes:
         return render(
             "case.html",
             session=found.id,
-            live=found.record.ended is None,
-            case=copy,
+            standing=found.standing,
+            case=whole,
             row=row,
-            attempts=attempt_views(found.folder.path, copy),
+            attempts=attempt_views(folder, whole),
         )
 
     return _unless_known(await asyncio.to_thread(content))
@@ -156,72 +186,69 @@ async def case(session: str, key: str) -> Response:
 )
 async def file(session: str, name: str) -> Response:
     """Give a file out of a session's folder; whole, or the range that is asked for."""
-    folder = _session(session).folder.path
+    folder = (await place_of(session)).folder
     return await files.serve(await asyncio.to_thread(files.find, folder, name))
 
 
 @assets.get("/static/<path:name>")
 async def asset(name: str) -> Response:
     """Give a part of the pages."""
-    return await files.serve(await asyncio.to_thread(files.find, _ASSETS, name), trusted=True)
+    path = await asyncio.to_thread(files.find, _ASSETS, name)
+    return await files.serve(path, media_type=files.media_type_of(name))
 
 
-def _session(name: str) -> Session:
-    sessions = current_lab().engine.sessions
-    if name == LATEST and sessions:
-        return sessions[next(reversed(sessions))]
-    if name not in sessions:
-        message = "no session has run yet" if not sessions else "there is no such session"
-        raise Refusal(HTTPStatus.NOT_FOUND, "unknown_session", message)
-    return sessions[name]
-
-
-def _unknown_case(session: Session) -> Refusal:
+def _unknown_case(session: Known) -> Refusal:
     message = f"the session {session.id} has no such case"
     return Refusal(HTTPStatus.NOT_FOUND, "unknown_case", message)
 
 
-async def _junit(session: Session) -> Response:
-    content = await asyncio.to_thread(session.writer.junit)
+async def _junit(place: Place) -> Response:
+    if place.live is None:
+        path = await asyncio.to_thread(files.find, place.folder, "junit.xml")
+        return await files.serve(path, media_type="application/xml")
+    content = await asyncio.to_thread(place.live.writer.junit)
     return Response(content, content_type="application/xml")
 
 
-async def _status(session: Session | None) -> Response:
+def _adapters() -> dict[str, Any]:
+    """Return what the pages say of the adapters that there are now."""
     lab = current_lab()
     types, live, gone = adapter_rows(lab.engine.pool, lab.clock.monotonic())
+    return {"types": types, "adapters": live, "gone": gone, "drained": lab.engine.pool.drained}
+
+
+def _number(name: str) -> int:
+    """Return a number from 1 out of the query; 1 where there is none."""
+    text = request.args.get(name, "1")
+    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else 1
+
+
+async def _status(place: Place) -> Response:
     states, text = request.args.getlist("state"), request.args.get("q", "")[:200]
-    number = request.args.get("page", "1")
-    asked = int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 1
-    heads = [SessionHead.of(one) for one in list(lab.engine.sessions.values())[: -_SESSIONS - 1 : -1]]
-    values: dict[str, Any] = {
-        "types": types,
-        "adapters": live,
-        "gone": gone,
-        "drained": lab.engine.pool.drained,
-        "heads": heads,
-        "states": states,
-        "text": text,
-        "live": session is None or session.record.ended is None,
-    }
-    if session is None:
-        return _unless_known(await asyncio.to_thread(render, "no_session.html", **values))
-    shown = listing(session, lab.clock.now(), states=states, text=text, page=asked)
-    cases, record = list(session.record.cases.values()), session.record
+    number, adapters = _number("page"), _adapters()
+    rows = await session_rows((await all_ids())[:_SESSIONS])
+    async with opened(place) as found:
+        record, over = found.record, found.over
+        cases, now = list(record.cases.values()), found.until or current_lab().clock.now()
 
-    def content() -> bytes:
-        return render(
-            "status.html",
-            **values,
-            session=session.id,
-            record=record,
-            listing=shown,
-            matrices=matrices(cases) if len(cases) <= _CELLS else None,
-            key=case_key,
-            tip=_tip,
-            standing=lambda case: standing(case, ended=record.ended is not None),
-        )
+        def content() -> bytes:
+            return render(
+                "status.html",
+                **adapters,
+                rows=rows,
+                states=states,
+                text=text,
+                session=found.id,
+                state=found.standing,
+                record=record,
+                listing=listing(cases, now, over=over, states=states, text=text, page=number),
+                matrices=matrices(cases) if len(cases) <= _CELLS else None,
+                link=case_path,
+                tip=_tip,
+                standing=lambda case: standing(case, ended=over),
+            )
 
-    return _unless_known(await asyncio.to_thread(content))
+        return _unless_known(await asyncio.to_thread(content))
 
 
 def _unless_known(content: bytes) -> Response:

@@ -1,6 +1,5 @@
 """From templates to pages: whatever text a program sent, what comes out is a page."""
 
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from markupsafe import Markup, escape
 from quart import Response
 
 from trafficlight.http.headers import PAGE_POLICY
+from trafficlight.results import formats
 from trafficlight.results.xml_text import cut_middle, one_line, visible
 from trafficlight.version import VERSION
 
@@ -31,13 +31,13 @@ def _environment() -> jinja2.Environment:
         finalize=_shown,
     )
     environment.filters |= {
-        "duration": _duration,
+        "duration": formats.duration,
         "one_line": one_line,
         "long": lambda text: cut_middle(visible(text), _LONGEST_TEXT),
-        "size": _size,
+        "size": formats.size,
         "slug": lambda name: str(name).replace(" ", "-"),
         "ticks": _ticks,
-        "time": _time,
+        "time": formats.moment,
         "url": lambda part: quote(str(part), safe="/", errors="replace"),
     }
     environment.globals["version"] = VERSION
@@ -68,26 +68,3 @@ def _ticks(text: str) -> Markup:
     return Markup().join(
         Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts)
     )
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _size(size: int) -> str:
-    for unit, factor in (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
-
-
-def _time(when: datetime | None) -> str:
-    return when.strftime("%Y-%m-%d %H:%M:%S UTC") if when else ""

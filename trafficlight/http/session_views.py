@@ -1,7 +1,5 @@
 """What the API says of sessions and their cases."""
 
-import json
-import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +8,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.session import Session
-from trafficlight.http.views import case_key
+from trafficlight.http.views import case_path
+from trafficlight.results.archive import Head
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import State
 
@@ -21,11 +20,9 @@ __all__ = [
     "SessionList",
     "Urls",
     "case_body",
-    "past_session",
+    "past_body",
     "session_body",
 ]
-
-_ID = re.compile(r"\d{4}-\d\d-\d\d--\d{3,9}")
 
 
 class Urls(BaseModel):
@@ -44,7 +41,7 @@ class SessionBody(BaseModel):
     id: str
     state: Literal["running", "ending", "ended", "abandoned"] = Field(
         description="`ending`: what runs goes on, nothing starts any more. `abandoned`: its coordinator "
-        "ended before it did, and no other has gone on with it."
+        "ended before it did, and none has gone on with it."
     )
     cases: int = Field(description="How many there are.")
     counts: dict[str, int] = Field(description="How many cases stand in each state.")
@@ -63,7 +60,7 @@ class SessionList(BaseModel):
     """Sessions, the newest first."""
 
     sessions: list[SessionBody]
-    total: int = Field(description="How many this coordinator has had since it started.")
+    total: int = Field(description="How many there are, those of earlier coordinators included.")
 
 
 class CaseBody(BaseModel):
@@ -116,34 +113,23 @@ def session_body(session: Session, drained: str) -> SessionBody:
     )
 
 
-def past_session(root: Path, name: str) -> SessionBody | None:
-    """Return what an earlier coordinator left of a session; None where there is nothing. Reads the disk.
-
-    :param root: the folder of all sessions' results.
-    :param name: as it came in a URL: anything.
-    """
-    if not _ID.fullmatch(name):
-        return None
-    try:
-        known = json.loads((root / name / "session.json").read_bytes())
-        counts = {state.value: int(known["counts"].get(state.value, 0)) for state in State}
-        return SessionBody(
-            id=name,
-            state="ended" if known["ended"] else "abandoned",
-            cases=sum(counts.values()),
-            counts=counts,
-            started=known["started"],
-            ended=known["ended"],
-            exit_code=known["exit_code"],
-            interrupted=known["interrupted"],
-            stopped="",
-            waiting=[],
-            command=known["command"],
-            folder=str((root / name).absolute()),
-            urls=_urls(name),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+def past_body(head: Head, folder: Path) -> SessionBody:
+    """Return what is known of a session that is not in memory."""
+    return SessionBody(
+        id=head.id,
+        state=head.standing,
+        cases=sum(head.counts.values()),
+        counts={state.value: number for state, number in head.counts.items()},
+        started=head.started,
+        ended=head.ended,
+        exit_code=head.exit_code,
+        interrupted=head.interrupted,
+        stopped="",
+        waiting=[],
+        command=head.command,
+        folder=str(folder),
+        urls=_urls(head.id),
+    )
 
 
 def case_body(session: str, case: CaseRecord) -> CaseBody:
@@ -159,7 +145,7 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
         seconds=round(case.seconds, 3),
         clients=_texts(case.clients),
         servers=_texts(case.servers),
-        url=f"/status/{quote(session)}/case/{case_key(case.id)}",
+        url=case_path(session, case.id),
     )
 
 

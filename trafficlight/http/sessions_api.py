@@ -4,18 +4,18 @@ import asyncio
 import errno
 import logging
 from http import HTTPStatus
-from pathlib import Path
 
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, request
 from sqlalchemy.exc import SQLAlchemyError
 
-from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import TrafficlightError
 from trafficlight.http.bodies import json_object, validated
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, Query, described
 from trafficlight.http.event_stream import event_lines
+from trafficlight.http.known import Place, all_ids, opened, place_of
 from trafficlight.http.queries import invalid_query, number, span
 from trafficlight.http.refusals import Refusal
 from trafficlight.http.same_origin import check_same_origin
@@ -24,10 +24,11 @@ from trafficlight.http.session_views import (
     SessionBody,
     SessionList,
     case_body,
-    past_session,
+    past_body,
     session_body,
 )
 from trafficlight.http.tokens import check_people
+from trafficlight.results.archive import Head
 from trafficlight.results.case import Outcome
 from trafficlight.results.events import State
 from trafficlight.suites.model import Plan
@@ -39,22 +40,25 @@ logger = logging.getLogger(__name__)
 
 blueprint = Blueprint("sessions_api", __name__, url_prefix="/api/sessions")
 
-LATEST = "latest"
 _GROUP = "Sessions"
 _REQUEST_LIMIT = 16 << 20  # bytes: a list of ids may be long
 _CASE_LIMIT = 64 << 10  # bytes
 _MOST_REPEATS = 1000  # more would be made before anybody could cancel them
-_PAGE, _LONGEST_PAGE = 1000, 10_000
+_PAGE, _LONGEST_PAGE = 1000, 10_000  # of cases
+_SESSIONS, _MOST_SESSIONS = 100, 1000  # on a page of sessions
 _FAILED = frozenset({Outcome.FAILURE, Outcome.ERROR})
 _UNDECIDED = frozenset({Outcome.NOT_RUN, Outcome.RUNNING})
 
 _SESSION = Answer("The session, as it stands now.", SessionBody)
 _STARTED = {201: Answer("The session has started; `Location` names it.", SessionBody)}
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
-_PAGING = (
-    Query("limit", f"How many at most; {_PAGE} by default, {_LONGEST_PAGE} at most.", _NUMBER),
-    Query("offset", "How many to leave out at the beginning.", _NUMBER),
-)
+
+
+def _paging(default: int, most: int) -> tuple[Query, ...]:
+    return (
+        Query("limit", f"How many at most; {default} by default, {most} at most.", _NUMBER),
+        Query("offset", "How many to leave out at the beginning.", _NUMBER),
+    )
 
 
 class CaseName(BaseModel):
@@ -88,22 +92,37 @@ async def submit() -> Response:
 
 @blueprint.get("")
 @described(
-    Endpoint(_GROUP, {200: Answer("The sessions.", SessionList)}, (400, 401), query=_PAGING, guard="people")
+    Endpoint(
+        _GROUP,
+        {200: Answer("The sessions.", SessionList)},
+        (400, 401),
+        query=_paging(_SESSIONS, _MOST_SESSIONS),
+        guard="people",
+    )
 )
 async def sessions() -> Response:
-    """List the sessions of this coordinator, the newest first."""
-    lab = current_lab()
-    known = list(reversed(lab.engine.sessions.values()))
-    first, behind = span(_PAGE, _LONGEST_PAGE)
-    shown = [session_body(one, lab.engine.pool.drained) for one in known[first:behind]]
-    return _json(SessionList(sessions=shown, total=len(known)))
+    """List all sessions, the newest first; those that lie in the results folder are known, whoever ran them.
+
+    One whose folder does not say what it was is counted, and left out.
+    """
+    lab, ids = current_lab(), await all_ids()
+    first, behind = span(_SESSIONS, _MOST_SESSIONS)
+    shown = ids[first:behind]
+    live = {
+        id: session_body(lab.engine.sessions[id], lab.engine.pool.drained)
+        for id in shown
+        if id in lab.engine.sessions
+    }
+    past = await asyncio.to_thread(lambda: {id: _past(lab, id) for id in shown if id not in live})
+    bodies = (live.get(id) or past[id] for id in shown)
+    return _json(SessionList(sessions=[body for body in bodies if body is not None], total=len(ids)))
 
 
 @blueprint.get("/<session>")
 @described(Endpoint(_GROUP, {200: _SESSION}, (401, 404), guard="people"))
 async def session(session: str) -> Response:
     """Tell how a session stands; `latest` is the latest. Those of earlier coordinators are known, too."""
-    return _json(await _body(session))
+    return _json(await _body(await place_of(session)))
 
 
 @blueprint.get("/<session>/cases")
@@ -118,24 +137,24 @@ async def session(session: str) -> Response:
                 "Only cases in this state; may be repeated.",
                 {"type": "string", "enum": [state.value for state in State]},
             ),
-            *_PAGING,
+            *_paging(_PAGE, _LONGEST_PAGE),
         ),
         guard="people",
     )
 )
 async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
-    found = _live(session)
     states = {_state(text) for text in request.args.getlist("state")}
     first, behind = span(_PAGE, _LONGEST_PAGE)
-    every = list(found.record.cases.values())
+    async with opened(session) as found:
+        every = list(found.record.cases.values())
 
-    def content() -> CaseList:
-        fitting = [case for case in every if not states or case.state in states]
-        shown = [case_body(found.id, case) for case in fitting[first:behind]]
-        return CaseList(cases=shown, total=len(fitting))
+        def content() -> bytes:
+            fitting = [case for case in every if not states or case.state in states]
+            shown = [case_body(found.id, case) for case in fitting[first:behind]]
+            return CaseList(cases=shown, total=len(fitting)).model_dump_json().encode()
 
-    return _json(await asyncio.to_thread(content))
+        return Response(await asyncio.to_thread(content), content_type="application/json")
 
 
 @blueprint.get("/<session>/events")
@@ -162,14 +181,13 @@ async def events(session: str) -> Response:
     after, follow = number("after", 0), request.args.get("follow", "1")
     if follow not in ("0", "1"):
         raise invalid_query("follow", "0 or 1", follow)
-    body = await _body(session)
-    found = lab.engine.sessions.get(body.id)
-    path = Path(body.folder) / "events.jsonl"
+    place = await place_of(session)
+    path = place.folder / "events.jsonl"
     if not await asyncio.to_thread(path.is_file):
         raise Refusal(HTTPStatus.NOT_FOUND, "unknown_file", "the events of this session are gone")
 
-    over = found.ended if found is not None and follow == "1" else None
-    lines = event_lines(path, body.id, after, lab.journal, over)
+    over = place.live.ended if place.live is not None and follow == "1" else None
+    lines = event_lines(path, place.id, after, lab.journal, over)
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
     answer.timeout = None
     return answer
@@ -182,7 +200,13 @@ async def cancel(session: str) -> Response:
 
     Can be repeated; 409 where it has ended by itself.
     """
-    found, lab = _live(session), current_lab()
+    place, lab = await place_of(session), current_lab()
+    found = place.live
+    if found is None:
+        body = await _body(place)
+        if not body.interrupted:
+            raise _over(place.id)
+        return _json(body)
     if found.closing and not found.cancelled:
         raise _over(found.id)
     lab.engine.cancel(found, "the session was cancelled over the API")
@@ -195,8 +219,11 @@ async def cancel(session: str) -> Response:
 )
 async def cancel_case(session: str) -> Response:
     """End one case early: as skipped while it waits, as an error that says so while it runs."""
-    found, lab = _live(session), current_lab()
+    place, lab = await place_of(session), current_lab()
     named = validated(CaseName, await json_object(_CASE_LIMIT))
+    found = place.live
+    if found is None:
+        raise _over(place.id)
     if named.case not in found.record.cases:
         message = f"the session {found.id} has no such case"
         raise Refusal(HTTPStatus.NOT_FOUND, "unknown_case", message)
@@ -213,16 +240,20 @@ async def rerun_failed(session: str) -> Response:
     Once a session has ended, the cases of it that never ran count as well.
     """
     _check_open()
-    found = _live(session)
-    again = _FAILED | _UNDECIDED if found.ended.is_set() else _FAILED
-    failed = sorted(case.id for case in found.record.cases.values() if case.outcome in again)
+    lab = current_lab()
+    async with opened(session) as found:
+        live = found.place.live
+        over = live.ended.is_set() if live is not None else found.over
+        again = _FAILED | _UNDECIDED if over else _FAILED
+        failed = sorted(case.id for case in found.record.cases.values() if case.outcome in again)
     if not failed:
         raise Refusal(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
-    if found.options.request is None:
+    known = await lab.request_of(found.id)
+    if known is None:
         message = f"nobody knows what the session {found.id} was asked to run"
         raise Refusal(HTTPStatus.CONFLICT, "unknown_request", message)
     narrowed = {"only": failed, "sample": None, "shard": None, "repeat": 1}
-    asked = found.options.request.model_copy(update=narrowed)
+    asked = known.model_copy(update=narrowed)
     return await _start(asked, f"POST /api/sessions/{found.id}/rerun-failed")
 
 
@@ -263,29 +294,22 @@ def _check_open() -> None:
         raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", message)
 
 
-def _live(name: str) -> Session:
-    """Return a session that this coordinator has, or had."""
-    known = current_lab().engine.sessions
-    if name == LATEST and known:
-        return known[next(reversed(known))]
-    if name not in known:
-        raise _unknown(name)
-    return known[name]
-
-
-async def _body(name: str) -> SessionBody:
+async def _body(place: Place) -> SessionBody:
     lab = current_lab()
-    if name == LATEST or name in lab.engine.sessions:
-        return session_body(_live(name), lab.engine.pool.drained)
-    past = await asyncio.to_thread(past_session, lab.settings.results_root, name)
-    if past is None:
-        raise _unknown(name)
-    return past
+    if place.live is not None:
+        return session_body(place.live, lab.engine.pool.drained)
+    known = await asyncio.to_thread(_past, lab, place.id)
+    if known is not None and known.state == "ended":
+        return known
+    # What was cut off is behind its own log.
+    async with opened(place) as found:
+        head = await asyncio.to_thread(Head.of, found.id, found.record, found.standing)
+        return past_body(head, place.folder)
 
 
-def _unknown(name: str) -> Refusal:
-    message = "no session has run yet" if name == LATEST else "there is no such session"
-    return Refusal(HTTPStatus.NOT_FOUND, "unknown_session", message)
+def _past(lab: Lab, id: str) -> SessionBody | None:
+    head, folder = lab.past.archive.head(id), lab.past.archive.folder(id)
+    return past_body(head, folder) if head is not None and folder is not None else None
 
 
 def _over(session: str) -> Refusal:

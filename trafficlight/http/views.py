@@ -2,31 +2,31 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.session import Session
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
-from trafficlight.results.events import State
+from trafficlight.results.events import FINAL
 from trafficlight.results.journal import redacted
-from trafficlight.results.record import SessionRecord
 
 __all__ = [
     "AdapterRow",
     "CaseRow",
     "Listing",
-    "SessionHead",
     "adapter_rows",
     "case_key",
     "case_of",
+    "case_path",
     "case_row",
     "frozen",
     "listing",
+    "ordered",
     "standing",
 ]
 
@@ -86,27 +86,10 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionHead:
-    """A session, for lists of them."""
-
-    id: str
-    counts: dict[str, int]
-    started: datetime | None
-    ended: datetime | None
-
-    @classmethod
-    def of(cls, session: Session) -> "SessionHead":
-        """Return what the record says now."""
-        record = session.record
-        ended = record.ended is not None
-        counts = Counter(standing(case, ended=ended) for case in record.cases.values())
-        return cls(session.id, _ordered(counts), record.started, record.ended)
-
-
-@dataclass(frozen=True, slots=True)
 class AdapterRow:
     """One adapter.
 
+    :ivar link: the page of the case that it is in; empty where it is in none.
     :ivar doing: what it is at, in one line.
     :ivar more: what else it said of itself.
     :ivar paused: whether it gets no new case.
@@ -119,6 +102,7 @@ class AdapterRow:
     state: str
     role: str
     case: str
+    link: str
     doing: str
     more: dict[str, Any]
     paused: bool
@@ -130,9 +114,14 @@ def case_key(case_id: str) -> str:
     return hashlib.sha256(case_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def case_of(record: SessionRecord, key: str) -> CaseRecord | None:
+def case_path(session: str, case_id: str) -> str:
+    """Return the path of a case's page."""
+    return f"/status/{quote(session)}/case/{case_key(case_id)}"
+
+
+def case_of(cases: Iterable[CaseRecord], key: str) -> CaseRecord | None:
     """Return the case of a key."""
-    return next((case for case in record.cases.values() if case_key(case.id) == key), None)
+    return next((case for case in cases if case_key(case.id) == key), None)
 
 
 def standing(case: CaseRecord, *, ended: bool) -> str:
@@ -140,27 +129,33 @@ def standing(case: CaseRecord, *, ended: bool) -> str:
 
     :param ended: whether its session is over.
     """
-    if case.state in (State.WAITING, State.PREPARING, State.RUNNING) and not ended:
+    if case.state not in FINAL and not ended:
         return case.state.value
-    return str(Outcome.NOT_RUN if case.state is State.WAITING else case.outcome)
+    outcome = case.outcome
+    return str(Outcome.NOT_RUN if outcome is Outcome.RUNNING else outcome)
 
 
 def listing(
-    session: Session, now: datetime, *, states: Iterable[str] = (), text: str = "", page: int = 1
+    cases: Sequence[CaseRecord],
+    now: datetime,
+    *,
+    over: bool,
+    states: Iterable[str] = (),
+    text: str = "",
+    page: int = 1,
 ) -> Listing:
     """Return the cases of a session that fit.
 
+    :param over: whether nothing of the session moves any more.
     :param states: the standings that are wanted; all of them where there are none.
     :param text: words that must all be in the id, the message or the reason.
     :param page: from 1; one that is too high is the last.
     """
-    record = session.record
-    ended = record.ended is not None
     wanted, words = frozenset(states), text.casefold().split()
     counts: Counter[str] = Counter()
     found: list[tuple[CaseRecord, str, str]] = []
-    for case in record.cases.values():
-        name, why = standing(case, ended=ended), _why(case)
+    for case in cases:
+        name, why = standing(case, ended=over), _why(case)
         counts[name] += 1
         if (not wanted or name in wanted) and _has(words, case, why):
             found.append((case, name, why))
@@ -168,18 +163,21 @@ def listing(
     page = min(max(1, page), pages)
     found.sort(key=lambda one: ORDER.index(one[1]))
     shown = found[(page - 1) * _ROWS : page * _ROWS]
-    rows = [case_row(session, case, now) for case, _, _ in shown]
-    return Listing(rows, _ordered(counts), len(record.cases), len(found), page, pages)
+    rows = [case_row(case, now, over=over) for case, _, _ in shown]
+    return Listing(rows, ordered(counts), len(cases), len(found), page, pages)
 
 
-def case_row(session: Session, case: CaseRecord, now: datetime) -> CaseRow:
-    """Return what the list says of a case."""
+def case_row(case: CaseRecord, now: datetime, *, over: bool) -> CaseRow:
+    """Return what the list says of a case.
+
+    :param over: whether nothing of its session moves any more.
+    """
     return CaseRow(
         id=case.id,
         key=case_key(case.id),
         suite=case.suite,
         cell=case.cell,
-        standing=standing(case, ended=session.record.ended is not None),
+        standing=standing(case, ended=over),
         why=_why(case),
         seconds=_seconds(case, now),
         attempts=len(case.attempts),
@@ -229,13 +227,15 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
         case AdapterState.FREE:
             doing = "waits in a poll" if adapter.channel.polling else "is not polling right now"
     leased = adapter.state is AdapterState.LEASED and adapter.claim is not None
+    case = adapter.claim.case if leased and adapter.claim is not None else ""
     return AdapterRow(
         uuid=adapter.uuid,
         type=adapter.type,
         version=str(adapter.registration.get("version") or ""),
         state=adapter.state.value,
         role=(adapter.role or "") if leased else "",
-        case=adapter.claim.case if leased and adapter.claim is not None else "",
+        case=case,
+        link=case_path(adapter.claim.session, case) if case and adapter.claim is not None else "",
         doing=doing,
         more={
             key: value
@@ -267,7 +267,8 @@ def _seconds(case: CaseRecord, now: datetime) -> float | None:
     return case.seconds
 
 
-def _ordered(counts: Counter[str]) -> dict[str, int]:
+def ordered(counts: Counter[str]) -> dict[str, int]:
+    """Return how many cases there are of each standing, in the order of :data:`ORDER`, without zeros."""
     return {name: counts[name] for name in ORDER if counts[name]}
 
 

@@ -1,16 +1,19 @@
 """``events.jsonl``: every event of a session, one JSON object a line, appended as it happens."""
 
+import contextlib
+import fcntl
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["EventLog", "as_line", "jsonable", "read_events", "read_events_after"]
+__all__ = ["EventLog", "as_line", "event_of", "is_written", "jsonable", "read_events", "read_events_after"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +46,20 @@ def jsonable(value: Any) -> Any:
 class EventLog:
     """Appends to a file; each event is handed to the operating system before the next one comes.
 
-    So a coordinator that is killed loses nothing; only a machine that loses power does.
+    So a coordinator that is killed loses nothing; only a machine that loses power does. While it is open,
+    every process can see that somebody writes the file: :func:`is_written`.
 
     :param path: the file; created, or continued behind its last whole line.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab+", buffering=0)
-        if self._file.tell() and not _ends_with_newline(self._file):
-            self._file.write(b"\n")  # the half line of a killed predecessor stays one of its own
+        self._file = path.open("a+b", buffering=0)
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(self._file, fcntl.LOCK_SH)  # waits only for those who look, and they look briefly
+        if self._file.seek(0, os.SEEK_END):
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")  # the half line of a killed predecessor stays one of its own
 
     def append(self, event: Event) -> None:
         """Write an event.
@@ -74,7 +82,7 @@ def read_events(path: Path) -> Iterator[Event]:
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            event = _event_in(line)
+            event = event_of(line)
             if event is None:
                 logger.warning("%s:%d is not an event, left out", path, number)
             else:
@@ -88,28 +96,35 @@ def read_events_after(path: Path, sequence: int) -> list[Event]:
     :raises OSError: if the file cannot be read.
     """
     with path.open("rb") as file:
-        end, length = file.seek(0, 2), _BLOCK
+        end, length = file.seek(0, os.SEEK_END), _BLOCK
         while True:
             start = max(0, end - length)
             file.seek(start)
             lines = file.read(end - start).split(b"\n")
             whole = lines[1:] if start else lines
-            events = [event for line in whole if (event := _event_in(line)) is not None]
+            events = [event for line in whole if (event := event_of(line)) is not None]
             if start == 0 or (events and events[0].sequence <= sequence):
                 return [event for event in events if event.sequence > sequence]
             length *= 4
 
 
-def _ends_with_newline(file: BinaryIO) -> bool:
-    file.seek(-1, 2)
-    return file.read(1) == b"\n"
-
-
-def _event_in(line: bytes) -> Event | None:
+def is_written(path: Path) -> bool:
+    """Return whether some process has a session's log open to write to it."""
     try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def event_of(line: bytes) -> Event | None:
+    """Return the event that a line holds; None where it holds none."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         return _event(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+    return None
 
 
 def _event(content: dict[str, Any]) -> Event:

@@ -88,13 +88,14 @@ class SessionRecord:
     @property
     def counts(self) -> dict[State, int]:
         """How many cases stand in each state; every state is there."""
-        counted = Counter(case.state for case in self.cases.values())
+        # A copy at once: a thread may count while cases are still being planned.
+        counted = Counter(case.state for case in list(self.cases.values()))
         return {state: counted[state] for state in State}
 
     @property
     def outcomes(self) -> dict[Outcome, int]:
         """How many cases there are of each outcome; every outcome is there."""
-        counted = Counter(case.outcome for case in self.cases.values())
+        counted = Counter(case.outcome for case in list(self.cases.values()))
         return {outcome: counted[outcome] for outcome in Outcome}
 
     @property

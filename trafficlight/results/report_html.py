@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup, escape
 
+from trafficlight.results import formats
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.matrix import Cell, matrices, worst
@@ -54,14 +54,14 @@ def report_html(record: SessionRecord) -> bytes:
     )
     environment.filters |= {
         "breakable": _breakable,
-        "duration": _duration,
+        "duration": formats.duration,
         "folder_name": folder_name,
         "link": _link,
         "one_line": one_line,
         "text": lambda text: cut_middle(visible(text), 64 * 1024),
-        "time": _time,
+        "time": formats.moment,
         "slug": lambda outcome: str(outcome).replace(" ", "-"),
-        "size": _size,
+        "size": formats.size,
     }
     cases = list(record.cases.values())
     page = environment.get_template("report.html").render(
@@ -152,33 +152,10 @@ def _tip(cell: Cell) -> str:
     return f"{case.outcome}: {case.cell or case.id}{more}" + (f" — {why}" if why else "")
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def _breakable(text: str) -> Markup:
     """Return text that may be broken behind its separators, rather than anywhere."""
     parts = (escape(part) for part in re.split(r"(?<=[,/_.\[])|(?<=::)", text))
     return Markup("<wbr>").join(parts)
-
-
-def _size(size: int) -> str:
-    for unit, factor in (("MB", 1_000_000), ("kB", 1_000)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
-
-
-def _time(when: datetime | None) -> str:
-    return when.strftime("%Y-%m-%d %H:%M:%S UTC") if when else ""
 
 
 def _link(path: str) -> str:

@@ -46,7 +46,7 @@ def session_json(record: SessionRecord) -> dict[str, Any]:
         "problems": [asdict(problem) for problem in record.problems],
         "adapters": [
             {"type": kind, "version": version, "registrations": number}
-            for (kind, version), number in record.adapter_types.items()
+            for (kind, version), number in list(record.adapter_types.items())
         ],
     }
 

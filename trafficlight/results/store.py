@@ -115,6 +115,10 @@ class Store(Protocol):
         """Remember a session before its first event."""
         ...
 
+    def session(self, id: str) -> StoredSession | None:
+        """Return a session, ended or not; None where it is not known."""
+        ...
+
     def unfinished(self) -> list[StoredSession]:
         """Return the sessions that have not ended, oldest first."""
         ...
@@ -190,6 +194,12 @@ class SqlStore:
         row = {"id": session.id, "folder": str(session.folder), "request": json.dumps(session.request)}
         with self._engine.begin() as connection:
             connection.execute(insert(_sessions), [{**row, "ended": False}])
+
+    def session(self, id: str) -> StoredSession | None:
+        """Return a session, ended or not; None where it is not known."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(_sessions).where(_sessions.c.id == id)).one_or_none()
+        return StoredSession(row.id, Path(row.folder), json.loads(row.request)) if row is not None else None
 
     def unfinished(self) -> list[StoredSession]:
         """Return the sessions that have not ended, oldest first."""

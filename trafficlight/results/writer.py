@@ -1,5 +1,6 @@
 """Keeps a session's folder up to date while the session goes on, as a reader of the journal."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -19,7 +20,7 @@ from trafficlight.results.report_json import dump, measurements_json, report_jso
 from trafficlight.results.reporters import Reporter, ReporterHost
 from trafficlight.results.timeline import narrative
 
-__all__ = ["ResultsWriter", "rebuild", "write_reports"]
+__all__ = ["ResultsWriter", "append_late", "rebuild", "write_reports"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ class ResultsWriter:
     An event costs its line in ``events.jsonl`` and its place in the record. ``junit.xml`` is written by a
     thread of its own as soon as a case has ended, and replaced atomically, so it is valid at any moment. Only
     the cases that changed are serialised, and after each writing the thread rests for a multiple of the time
-    that it took, so that thousands of quick cases share a writing.
+    that it took, so that thousands of quick cases share a writing. It writes ``session.json`` with it: so
+    lists can tell how a session stood that was cut off.
 
     :param folder: where to.
     :param record: the session's record; events are applied to it here, and once only.
@@ -81,7 +83,11 @@ class ResultsWriter:
         self._closing = threading.Event()
         self._closed = False
         self._over = False
+        self._finish_lock = threading.Lock()  # held while the reports are written
         self._reported = -1  # the last event that is in the reports
+        self._late_lock = threading.Lock()  # held for microseconds
+        self._late = False  # whether something came after the end that is not in the reports yet
+        self._catching_up = False
         self._thread = threading.Thread(target=self._keep_written, name=f"junit {folder.id}", daemon=True)
         self._thread.start()
 
@@ -105,6 +111,23 @@ class ResultsWriter:
         for host in self._hosts:
             host.session_started(self._record)
         self._dirty.set()
+
+    def late(self, event: Event) -> None:
+        """Take in what came after the end: the log or the video of a client, usually.
+
+        The reports are written anew, a little later; so many files that come at once share a writing.
+        """
+        with self._record_lock:
+            self._record.apply(event)
+            if event.case is not None:
+                self._changed[event.case] = None
+        append_late(self._folder.events, event)
+        with self._late_lock:
+            self._late = True
+            if not self._catching_up:
+                self._catching_up = True
+                name = f"late {self._folder.id}"
+                threading.Thread(target=self._catch_up, name=name, daemon=True).start()
 
     def junit(self) -> bytes:
         """Return the content of ``junit.xml``, after bringing the file up to date."""
@@ -133,7 +156,7 @@ class ResultsWriter:
     def _follow(self, event: Event) -> None:
         match event.kind:
             case EventKind.SESSION_STARTED:
-                write_atomically(self._folder.path / "session.json", dump(session_json(self._record)))
+                self._write_session()
                 for host in self._hosts:
                     host.session_started(self._record)
                 self._dirty.set()
@@ -166,10 +189,26 @@ class ResultsWriter:
                 host.case_ended(case)
 
     def _finish(self) -> None:
-        self._attempt(self._write_junit, "junit.xml")
-        if self._reported != self._record.last_sequence:
-            self._reported = self._record.last_sequence
-            write_reports(self._folder, self._record)
+        with self._finish_lock:
+            self._attempt(self._write_junit, "junit.xml")
+            if self._reported != self._record.last_sequence:
+                self._reported = self._record.last_sequence
+                write_reports(self._folder, self._record)
+
+    def _catch_up(self) -> None:
+        """Write the reports anew until nothing is late any more: a thread of its own."""
+        while True:
+            with self._late_lock:
+                if not self._late:
+                    self._catching_up = False
+                    return
+                self._late = False
+            began = time.monotonic()
+            self._finish()
+            time.sleep(min(_LONGEST_REST, _REST * (time.monotonic() - began)))
+
+    def _write_session(self) -> None:
+        write_atomically(self._folder.path / "session.json", dump(session_json(self._record)))
 
     def _write_junit(self) -> None:
         with self._file_lock:
@@ -197,6 +236,7 @@ class ResultsWriter:
                 self._finish()
             else:
                 self._attempt(self._write_junit, "junit.xml")
+                self._attempt(self._write_session, "session.json")
             self._closing.wait(min(_LONGEST_REST, _REST * (time.monotonic() - began)))
 
     @staticmethod
@@ -216,6 +256,16 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
     write_atomically(folder.junit, junit_bytes(record, style))
     write_reports(folder, record)
+
+
+def append_late(log: Path, event: Event) -> None:
+    """Add an event to the log of a session that has ended; nothing where its folder is gone.
+
+    :raises OSError: if the disk refuses.
+    """
+    if log.is_file():
+        with contextlib.closing(EventLog(log)) as opened:
+            opened.append(event)
 
 
 def write_reports(folder: ResultsFolder, record: SessionRecord) -> None:

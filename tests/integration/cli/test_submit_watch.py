@@ -222,3 +222,25 @@ async def test_watching_goes_on_when_the_coordinator_is_restarted(run: Runner, t
     states = [line.split()[1] for line in watching.said if line.startswith("  talk_test.py")]
     assert states == ["running", "error", "running", "success"]
     assert watching.said[-1].startswith("1 success")
+
+
+async def test_a_session_of_an_earlier_coordinator_is_told_as_any_other(run: Runner, tmp_path: Path) -> None:
+    a_test_file(tmp_path)
+    async with open_site(tmp_path) as site:
+        watching = await run("submit", "talk_test.py", "--watch", "--url", site.url)
+        await watching.line("session")
+        (session,) = site.lab.engine.sessions
+        await play(site, "error")
+        assert await watching.ended() == 1
+    log = tmp_path / "results" / session / "events.jsonl"
+    async with open_site(tmp_path) as site:
+        command = await run("watch", session, "--url", site.url)
+        assert await command.ended() == 1
+        assert command.said[1:] == watching.said[1:]  # the first line names the address
+        # As if its coordinator had been killed before the end.
+        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+        (log.parent / "session.json").unlink()
+        command = await run("watch", session, "--url", site.url)
+        assert await command.ended() == 3
+        assert any(line.startswith("failure  talk_test.py::Talk") for line in command.said)
+        assert command.said[-1] == f"session {session} was abandoned: its coordinator ended before it did"

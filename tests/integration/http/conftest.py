@@ -143,8 +143,11 @@ Opener: TypeAlias = Callable[..., Any]
 
 
 @asynccontextmanager
-async def open_site(folder: Path, **settings: Any) -> AsyncIterator[Site]:
-    """Run a lab without homeservers and adapters of its own, and serve it."""
+async def open_site(folder: Path, *, remember: bool = False, **settings: Any) -> AsyncIterator[Site]:
+    """Run a lab without homeservers and adapters of its own, and serve it.
+
+    :param remember: whether it keeps its journal, as `serve` does.
+    """
     values = {
         "results_folder": folder / "results",
         "workers": 0,
@@ -155,7 +158,7 @@ async def open_site(folder: Path, **settings: Any) -> AsyncIterator[Site]:
         **settings,
     }
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(Lab.open(Settings.model_validate(values)))
+        lab = await stack.enter_async_context(Lab.open(Settings.model_validate(values), remember=remember))
         url = await stack.enter_async_context(serving(app_of(lab), bind("127.0.0.1", 0)))
         stack.callback(lab.engine.pool.close, "the test is over")
         # A limit for each request, so that a hang has a name.

@@ -52,3 +52,16 @@ async def test_pages_follow_what_happens(site: Site, page: Page) -> None:
     await page.locator(".line").click()
     await expect(page.locator("h1")).to_contain_text("alice=Type")
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+async def test_all_sessions_are_a_click_away(site: Site, page: Page) -> None:
+    for _ in range(2):
+        session = await site.start(TWO)
+        site.lab.engine.cancel(session, "enough")
+        await ended(session)
+    await page.goto(f"{site.url}/status")
+    await page.get_by_role("link", name="all sessions").first.click()
+    await expect(page.locator("h1")).to_have_text("2 sessions")
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 400
+    await page.locator(".entry").first.click()
+    await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted")

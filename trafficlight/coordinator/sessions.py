@@ -1,0 +1,80 @@
+"""The sessions that a coordinator has in memory: those that wait and run, and the latest that have ended."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from trafficlight.coordinator.session import Session
+from trafficlight.results.events import Event, EventKind
+from trafficlight.results.writer import append_late
+
+__all__ = ["LateFiles", "Sessions"]
+
+# Cases of ended sessions, however few sessions they are. Each has all that happened in it: about 25 kB, and
+# 50 objects that the interpreter's garbage collector looks at while everything else waits.
+_MOST_CASES = 2_000
+# What can still come for a case when its session has ended.
+_LATE = frozenset({EventKind.UPLOAD, EventKind.LOG})
+
+
+class Sessions(Mapping[str, Session]):
+    """Sessions by id, in the order in which they were taken in.
+
+    What has ended is dropped when it is too much: its results are complete in its folder, and are read from
+    there. What waits or runs stays.
+
+    :param keep: how many that have ended are kept.
+    :param cases: how many cases they may have in all.
+    """
+
+    def __init__(self, keep: int, *, cases: int = _MOST_CASES) -> None:
+        self._keep = keep
+        self._cases = cases
+        self._known: dict[str, Session] = {}
+
+    def __getitem__(self, id: str) -> Session:
+        return self._known[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, session: Session) -> None:
+        """Take a session in."""
+        self._known[session.id] = session
+
+    def drop_ended(self) -> None:
+        """Drop what has ended and is too much, the one that ended first before the others."""
+        ended = [one for one in self._known.values() if one.ended.is_set() and one.record.ended is not None]
+        ended.sort(key=lambda one: (one.record.ended, one.id))
+        cases = sum(len(one.record.cases) for one in ended)
+        for number, session in enumerate(ended):
+            if len(ended) - number <= self._keep and cases <= self._cases:
+                return
+            cases -= len(session.record.cases)
+            del self._known[session.id]
+
+
+class LateFiles:
+    """Files what comes for a session that has ended, such as the log that an adapter uploads at its exit.
+
+    A reader of the journal. Where the session is in memory its reports are written anew; in any case the
+    event is in its log.
+
+    :param root: the folder of all sessions' results.
+    """
+
+    def __init__(self, root: Path, sessions: Sessions) -> None:
+        self._root = root
+        self._sessions = sessions
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event; those of sessions that go on are left to their own writers."""
+        if event.kind not in _LATE or not event.session:
+            return
+        session = self._sessions.get(event.session)
+        if session is None:
+            append_late(self._root / event.session / "events.jsonl", event)
+        elif session.closing:
+            session.writer.late(event)
