@@ -3,21 +3,24 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcess
+from trafficlight.coordinator.matches import Matches
 from trafficlight.coordinator.memory import remembering
+from trafficlight.coordinator.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session
 from trafficlight.coordinator.workers import WorkerPool
-from trafficlight.errors import ConfigError, DeployError, TrafficlightError, UsageError
+from trafficlight.errors import ConfigError, DeployError, StoppedError, TrafficlightError, UsageError
 from trafficlight.homeservers.composition import providers_from
 from trafficlight.homeservers.registry import Providers
 from trafficlight.results.case import Expected
@@ -30,7 +33,6 @@ from trafficlight.results.store import SqlStore, StoredSession
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.planning import plan as plan_of
 from trafficlight.suites.request import SessionRequest
 from trafficlight.worker.output import capturing
 
@@ -55,6 +57,7 @@ class Lab:
     engine: Engine
     store: SqlStore | None
     executor: Executor
+    planner: Planner
     metrics: Metrics
 
     @classmethod
@@ -74,7 +77,7 @@ class Lab:
         """
         clock = SystemClock()
         async with AsyncExitStack() as stack:
-            executor = await _executor(settings, stack)
+            executor, planner, matches = await _executor(settings, stack)
             servers = providers_from(settings, progress)
             stack.push_async_callback(servers.close)
             store = stack.enter_context(remembering(settings.results_root)) if remember else None
@@ -98,10 +101,12 @@ class Lab:
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
             )
+            if matches is not None:
+                matches.answered = engine.wake
             running = asyncio.create_task(engine.run(), name="engine")
             running.add_done_callback(_say_if_it_died)
             try:
-                yield cls(settings, clock, journal, servers, engine, store, executor, metrics)
+                yield cls(settings, clock, journal, servers, engine, store, executor, planner, metrics)
             finally:
                 try:
                     await engine.stop("the lab was told to stop", grace=settings.grace)
@@ -125,13 +130,27 @@ class Lab:
         """Return the cases that a request means.
 
         :raises UsageError: a target does not exist, the selection cannot be carried out, or leaves nothing.
+        :raises StoppedError: the lab was told to stop meanwhile.
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await asyncio.to_thread(plan_of, targets, request.selection, patterns=patterns)
+        planned = await self._until_stopped(self.planner.plan(targets, request.selection, patterns=patterns))
         if not planned.cases and not planned.problems:
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
+
+    async def _until_stopped(self, planning: Coroutine[Any, Any, Plan]) -> Plan:
+        work = asyncio.create_task(planning, name="plan")
+        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
+        try:
+            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise StoppedError(f"nothing is planned any more: {self.engine.stopping}")
+            return work.result()
+        finally:
+            for task in (work, ending):
+                task.cancel()
+            await asyncio.gather(work, ending, return_exceptions=True)
 
     async def start(
         self,
@@ -166,7 +185,10 @@ class Lab:
         return self.engine.submit(folder, plan, options, hopeless=hopeless)
 
     async def resume(self) -> list[Session]:
-        """Go on with the sessions that an earlier coordinator left without ending them."""
+        """Go on with the sessions that an earlier coordinator left without ending them.
+
+        :raises StoppedError: the lab was told to stop meanwhile.
+        """
         if self.store is None:
             return []
         for uuid in self.store.adapters(_KNOWN_ADAPTERS):
@@ -175,6 +197,8 @@ class Lab:
         for stored in self.store.unfinished():
             try:
                 resumed.append(await self._resume(stored, self.store))
+            except StoppedError:
+                raise
             except (TrafficlightError, OSError):
                 logger.exception("session %s cannot go on", stored.id)
         return resumed
@@ -259,10 +283,12 @@ def _limits(settings: Settings, servers: Providers) -> Limits:
     )
 
 
-async def _executor(settings: Settings, stack: AsyncExitStack) -> Executor:
-    """Return where test code runs: in worker processes, unless the settings ask for none."""
+async def _executor(settings: Settings, stack: AsyncExitStack) -> tuple[Executor, Planner, Matches | None]:
+    """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcess()
+        return InProcess(), InProcessPlanner(), None
     ready = settings.workers or os.cpu_count() or 1
-    return await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory))
+    pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory))
+    matches = await stack.enter_async_context(Matches(pool, settings.action_deadline))
+    return pool, WorkerPlanner(pool, settings.import_deadline, matches), matches

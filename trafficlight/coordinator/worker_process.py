@@ -152,7 +152,7 @@ class WorkerProcess:
 
     async def _read(self) -> None:
         try:
-            while (message := await read_message(self._reader)) is not None:
+            while (message := await read_message(self._reader, plain=True)) is not None:
                 await self._messages.put(message)
         except Exception:
             logger.exception("worker %d sent what cannot be read", self.pid)

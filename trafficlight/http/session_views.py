@@ -13,6 +13,7 @@ from trafficlight.coordinator.session import Session
 from trafficlight.http.views import case_key
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import State
+from trafficlight.results.record import Problem
 
 __all__ = [
     "CaseBody",
@@ -54,6 +55,10 @@ class SessionBody(BaseModel):
     interrupted: bool = Field(description="Whether somebody ended it early.")
     stopped: str = Field(description="Why nothing of it starts any more; empty while cases may start.")
     waiting: list[str] = Field(description="Why its cases wait, each reason once.")
+    problems: list[str] = Field(
+        default_factory=list,
+        description="What is wrong with test files, at the cost of their cases.",
+    )
     command: str = Field(description="How it was asked for.")
     folder: str = Field(description="Where its results are, on the coordinator's machine.")
     urls: Urls
@@ -110,6 +115,7 @@ def session_body(session: Session, drained: str) -> SessionBody:
         interrupted=record.interrupted,
         stopped=session.stopped,
         waiting=waiting,
+        problems=[_problem(problem) for problem in record.problems],
         command=record.command,
         folder=str(session.folder.path.absolute()),
         urls=_urls(session.id),
@@ -161,6 +167,11 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
         servers=_texts(case.servers),
         url=f"/status/{quote(session)}/case/{case_key(case.id)}",
     )
+
+
+def _problem(problem: Problem) -> str:
+    place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+    return f"{place}: {problem.problem}" + (f" ({problem.hint})" if problem.hint else "")
 
 
 def _texts(names: dict[str, Any]) -> dict[str, str]:
