@@ -290,5 +290,5 @@ async def _executor(settings: Settings, stack: AsyncExitStack) -> tuple[Executor
         return InProcess(), InProcessPlanner(), None
     ready = settings.workers or os.cpu_count() or 1
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory))
-    matches = await stack.enter_async_context(Matches(pool, settings.action_deadline))
+    matches = await stack.enter_async_context(Matches(pool, settings.import_deadline))
     return pool, WorkerPlanner(pool, settings.import_deadline, matches), matches

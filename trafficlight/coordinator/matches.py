@@ -33,7 +33,9 @@ class _Question:
 class Matches:
     """Answers from memory, and finds out meanwhile what it does not know.
 
-    :param deadline: seconds that an answer may take.
+    A type that takes its worker down, or does not answer, is not asked again.
+
+    :param deadline: seconds that an answer may take, with the import of the type's file.
     :param answered: called when something is known that was asked for before.
     """
 
@@ -44,6 +46,7 @@ class Matches:
         self._pool = pool
         self._deadline = deadline
         self._answers: dict[_Key, Matched] = {}
+        self._lost: dict[Hashable, Matched] = {}
         self._open: dict[_Key, _Question] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -66,7 +69,7 @@ class Matches:
         if kind.sealed.problem:
             raise MatchError(f"its match() cannot be asked: {kind.sealed.problem}")
         key = (kind.identity, repr(registration))
-        if (answer := self._answers.get(key)) is None:
+        if (answer := self._lost.get(kind.identity) or self._answers.get(key)) is None:
             self._open.setdefault(key, _Question(kind, registration))
             if self._asking is None:
                 self._asking = asyncio.create_task(self._ask(), name="ask what types match")
@@ -88,7 +91,7 @@ class Matches:
                     logger.error("nobody can be asked what types match: %s", died)
                     self._open.clear()  # whoever wants to know asks again
                     return
-                self._learn(key, answer)
+                self._learn(key, answer, lost=not lives)
                 if not lives:
                     ended, worker = worker, None
                     await self._pool.give_back(ended, reusable=False)
@@ -112,10 +115,13 @@ class Matches:
             return Matched(matches=False, problem=f"ended its process: {how}"), False
         return message, True
 
-    def _learn(self, key: _Key, answer: Matched) -> None:
+    def _learn(self, key: _Key, answer: Matched, *, lost: bool) -> None:
         question = self._open.pop(key)
         if answer.problem:
             logger.warning("the client type %s: its match() %s", question.kind.name(), answer.problem)
+        if lost:
+            self._lost[question.kind.identity] = answer
+            self._open = {key: one for key, one in self._open.items() if one.kind.identity not in self._lost}
         while len(self._answers) >= _MOST:
             del self._answers[next(iter(self._answers))]
         self._answers[key] = answer

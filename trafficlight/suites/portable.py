@@ -77,6 +77,10 @@ class _ToldProxy(ToldClient, NetworkProxy):
     """The same for a network proxy, which must have said where clients reach it."""
 
 
+def _nobody_to_ask(kind: "OwnMatch", registration: Mapping[str, Any]) -> bool:
+    raise LabError(f"there is nobody to ask what {kind.name()} matches")
+
+
 class OwnMatch(ClientType):
     """A client type with a `match` of its own, which is asked of where code of test files may run.
 
@@ -84,6 +88,8 @@ class OwnMatch(ClientType):
     :ivar sealed: the type itself.
     :ivar ask: how it is asked; whoever holds the plan sets it.
     """
+
+    ask: Ask = staticmethod(_nobody_to_ask)
 
     def __init__(self, kind: ClientType, path: Path) -> None:
         super().__init__()
@@ -93,7 +99,10 @@ class OwnMatch(ClientType):
         self.sealed = _sealed(kind)
         found = path.stat()
         self._stamp = (found.st_mtime_ns, found.st_size)
-        self.ask: Ask = _nobody_to_ask
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who is asked stays with the plan: a worker has no need of it.
+        return {name: value for name, value in vars(self).items() if name != "ask"}
 
     def name(self) -> str:
         """Return the name that stands in case ids."""
@@ -107,10 +116,6 @@ class OwnMatch(ClientType):
     def match(self, adapter: Candidate) -> bool:
         """Return whether an adapter can fill the role, as far as is known yet."""
         return self.ask(self, adapter.registration)
-
-
-def _nobody_to_ask(kind: OwnMatch, registration: Mapping[str, Any]) -> bool:
-    raise LabError(f"there is nobody to ask what {kind.name()} matches")
 
 
 class _ToldServer(ServerType):
