@@ -180,6 +180,8 @@ class Lab:
             await asyncio.to_thread(self.store.add_session, stored)
 
         def hopeless(case: Case) -> str | None:
+            if case.sealed is not None and case.sealed.problem:
+                return case.sealed.problem
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
         return self.engine.submit(folder, plan, options, hopeless=hopeless)
