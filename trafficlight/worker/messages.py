@@ -153,8 +153,8 @@ Message: TypeAlias = (
     Ready | Run | CallOff | Call | Withdraw | Answer | Tell | Done | Read | Found | Match | Matched
 )
 
-# What plain values are made of, beside what needs no name.
-_PLAIN = frozenset({"set", "frozenset", "bytearray", "complex"})
+# What plain values are made of, as far as pickles name it.
+_PLAIN = frozenset({"str", "int", "float", "complex", "set", "frozenset", "bytearray"})
 _OURS = "trafficlight."
 
 
@@ -180,9 +180,11 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         ours = module.startswith(_OURS) and not module.startswith(f"{_OURS}tests.")
-        plain = module == builtins.__name__ and name in _PLAIN | {"str", "int", "float"}
-        if ours or plain or module == "pathlib":
-            return super().find_class(module, name)
+        if ours or module == "pathlib" or (module == builtins.__name__ and name in _PLAIN):
+            found = super().find_class(module, name)
+            # Not what such a module has imported itself.
+            if isinstance(found, type) and found.__module__ == module:
+                return found
         raise pickle.UnpicklingError(f"{module}.{name} is none of what a worker can send")
 
 

@@ -72,9 +72,27 @@ async def test_what_is_wrong_with_a_file_arrives() -> None:
     assert problem.__cause__ is None
 
 
-@pytest.mark.parametrize("value", [Fraction(1, 2), print, test_ours_arrive_as_they_are])
-async def test_nothing_else_is_taken(value: object) -> None:
-    raw, reader = pickle.dumps(Tell("logged", (value,))), asyncio.StreamReader()
+def named(module: str, name: str) -> bytes:
+    """Return a pickle of what a module calls by this name."""
+    texts = (pickle.SHORT_BINUNICODE + bytes([len(text)]) + text.encode() for text in (module, name))
+    return pickle.PROTO + b"\x04" + b"".join(texts) + pickle.STACK_GLOBAL + pickle.STOP
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pickle.dumps(Tell("logged", (Fraction(1, 2),))),
+        pickle.dumps(Tell("logged", (print,))),
+        pickle.dumps(Tell("logged", (test_ours_arrive_as_they_are,))),
+        named("os", "system"),
+        named("builtins", "eval"),
+        named("trafficlight.worker.messages", "pickle.loads"),
+        named("trafficlight.worker.messages", "read_message"),
+        named("trafficlight.tests.chat.send_messages_test", "SendMessages"),
+    ],
+)
+async def test_nothing_else_is_taken(raw: bytes) -> None:
+    reader = asyncio.StreamReader()
     reader.feed_data(struct.pack(">I", len(raw)) + raw)
     with pytest.raises(pickle.UnpicklingError, match="none of what a worker can send"):
         await read_message(reader, plain=True)
