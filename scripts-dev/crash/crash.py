@@ -6,61 +6,18 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import junitparser
-import psutil
+from evidence import MARK, events_of, free_port, still_running, verdicts
 
 HERE = Path(__file__).parent
 # Seconds after which a run is taken for stuck.
 _STUCK = 120.0
-# Environment that marks every process of this test.
-_MARK = "CRASH_TEST_RUN"
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def events_of(results: Path) -> list[dict[str, Any]]:
-    """Return the events of the one session; a torn last line does not count."""
-    found = []
-    for log in results.glob("2*/events.jsonl"):
-        for line in log.read_bytes().splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-    return found
-
-
-def verdicts(events: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Give every case that ended for good, with its verdict, as often as it did."""
-    for event in events:
-        if event["kind"] == "case_ended" and not event["data"].get("will_retry"):
-            yield event["case"], event["data"]["state"]
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    """Return the processes of this test that run."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(_MARK) == mark and process.pid != os.getpid():
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
 
 
 class Crash:
@@ -69,41 +26,55 @@ class Crash:
     :param folder: an empty folder.
     :param cases: how many cases the session has.
     :param kills: how often its coordinator is killed.
+    :param delay: seconds that each action takes: a case has three, one after the other.
     """
 
-    def __init__(self, folder: Path, cases: int, kills: int, seed: int) -> None:
+    def __init__(self, folder: Path, cases: int, kills: int, delay: float, seed: int) -> None:
         self.folder = folder
         self.cases = cases
         self.kills = kills
+        self.delay = delay
+        self.killed = 0
         self.problems: list[str] = []
         self._random = random.Random(seed)
         self._port = free_port()
         self._mark = f"{os.getpid()}-{seed}-{self._port}"
-        self._environment = {**os.environ, _MARK: self._mark, "PYTHONUNBUFFERED": "1"}
+        self._environment = {
+            **os.environ,
+            MARK: self._mark,
+            "PYTHONUNBUFFERED": "1",
+            "CASES": str(cases),
+            "TRAFFICLIGHT_URL": f"http://127.0.0.1:{self._port}",
+        }
+        self._acknowledged = folder / "acknowledged.txt"
         self._seen: dict[str, str] = {}
 
     async def run(self) -> None:
         """Kill, restart, and look, until the session has ended."""
-        config = {
-            "ADAPTERS": {"noop": {"command": f"{sys.executable} {HERE / 'noop_adapter.py'} 8"}},
-            "PORT": self._port,
-            "TESTS": [f"{HERE / 'noop_test.py'}"],
-            "ACTION_DEADLINE": 20,
-        }
+        config = {"PORT": self._port, "TESTS": [f"{HERE / 'noop_test.py'}"], "ACTION_DEADLINE": 20}
         (self.folder / "trafficlight.json").write_text(json.dumps(config))
-        for kill in range(self.kills):
-            if await self._once(kill):
-                print(f"  the session ended before kill {kill + 1}")
-                break
-        else:
-            await self._once(None)
+        # They outlive every coordinator, as adapters on other machines do.
+        adapters = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(HERE / "adapters.py"), "16", "--delay", str(self.delay)),
+            *("--acknowledged", str(self._acknowledged)),
+            env=self._environment,
+        )
+        try:
+            for kill in range(self.kills):
+                if await self._once(kill):
+                    break
+            else:
+                await self._once(None)
+        finally:
+            adapters.kill()
+            await adapters.wait()
         self._check()
 
     async def _once(self, kill: int | None) -> bool:
         """Run the coordinator until it is killed or done; return whether the session has ended."""
         with (self.folder / "output.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "trafficlight", "serve", "--adapters", "--exit-when-done"),
+                *(sys.executable, "-m", "trafficlight", "serve", "--exit-when-done"),
                 cwd=self.folder,
                 env=self._environment,
                 stdout=output,
@@ -116,6 +87,7 @@ class Crash:
         except TimeoutError:
             process.send_signal(signal.SIGKILL)
             await process.wait()
+            self.killed += 1
             if kill is None:
                 self.problems.append(f"the session did not end within {_STUCK:g} s")
             self._look()
@@ -138,6 +110,10 @@ class Crash:
             self.problems.append(f"{len(twice)} cases ended more than once, such as {twice[0]}")
         if len(ended) != self.cases:
             self.problems.append(f"{len(ended)} of {self.cases} cases ended")
+        answered = {event["data"]["id"] for event in events if event["kind"] == "action_answered"}
+        acknowledged = self._acknowledged.read_text().split()
+        if lost := [id for id in acknowledged if id not in answered]:
+            self.problems.append(f"{len(lost)} of {len(acknowledged)} acknowledged answers are not recorded")
         sequences = [event["sequence"] for event in events]
         if len(set(sequences)) != len(sequences):
             self.problems.append("two events have one sequence number")
@@ -145,11 +121,8 @@ class Crash:
             report = junitparser.JUnitXml.fromfile(str(path))
             if (report.tests, report.failures, report.errors) != (self.cases, 0, 0):
                 self.problems.append(f"junit.xml: {report.tests} tests, {report.errors} errors")
-        deadline = time.monotonic() + 5
-        while (left := marked(self._mark)) and time.monotonic() < deadline:
-            psutil.wait_procs(left, timeout=0.2)
-        if left:
-            self.problems.append(f"still running: {[process.cmdline() for process in left]}")
+        if left := still_running(self._mark):
+            self.problems.append(f"still running: {left}")
 
 
 def main() -> None:
@@ -158,14 +131,24 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100, help="how often the coordinator is killed")
     parser.add_argument("--runs", type=int, default=1, help="how often all of it is done")
     parser.add_argument("--seed", type=int, default=0, help="chooses the moments")
+    parser.add_argument("--cases", type=int, default=1000, help="how many cases the session has")
+    parser.add_argument(
+        "--delay", type=float, default=0.1, help="seconds that an action takes on average; a case has three"
+    )
     arguments = parser.parse_args()
     failed = False
     for run in range(arguments.runs):
         with tempfile.TemporaryDirectory(prefix="trafficlight-crash-", ignore_cleanup_errors=True) as folder:
-            crash = Crash(Path(folder), 1000, arguments.kills, arguments.seed + run)
+            crash = Crash(
+                Path(folder), arguments.cases, arguments.kills, arguments.delay, arguments.seed + run
+            )
             began = time.monotonic()
             asyncio.run(crash.run())
-            print(f"run {run + 1}: {time.monotonic() - began:.0f} s, {crash.problems or 'nothing was lost'}")
+            verdict = crash.problems or "nothing was lost"
+            print(
+                f"run {run + 1}: {crash.killed} kills, {time.monotonic() - began:.0f} s, {verdict}",
+                flush=True,
+            )
             if crash.problems:
                 failed = True
                 print((Path(folder) / "output.log").read_text()[-3000:])

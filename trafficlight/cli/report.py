@@ -7,14 +7,14 @@ import click
 
 from trafficlight.config import load
 from trafficlight.results.event_log import read_events
-from trafficlight.results.folder import ResultsFolder, write_atomically
+from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.junit import JunitStyle
 from trafficlight.results.junit_document import junit_bytes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.report_html import report_html
 from trafficlight.results.report_json import dump, report_json
 from trafficlight.results.summary import summary
-from trafficlight.results.writer import write_reports
+from trafficlight.results.writer import rebuild
 
 __all__ = ["command"]
 
@@ -44,19 +44,18 @@ def command(results_folder: Path | None, kind: str | None) -> None:
     if not record.last_sequence:
         raise click.ClickException(f"{folder.events} has no events")
     record.id = record.id or folder.id
-    style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
     match kind:
         case "html":
             click.echo(report_html(record), nl=False)
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":
+            style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
             click.echo(junit_bytes(record, style), nl=False)
         case "text":
             click.echo("\n".join(summary(record, folder.path)))
         case _:
-            write_atomically(folder.junit, junit_bytes(record, style))
-            write_reports(folder, record)
+            rebuild(folder, record)
             click.echo("\n".join(summary(record, folder.path)))
 
 

@@ -13,13 +13,39 @@ from trafficlight.cli.progress import Progress
 from trafficlight.cli.selecting import selection_options
 from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
+from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
+from trafficlight.results.events import Event, EventKind
 from trafficlight.results.summary import summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.suites.selection import Selection
 from trafficlight.version import VERSION
 
 __all__ = ["command"]
+
+
+# Seconds that an adapter program may need between two of its registrations.
+_AWAY = 15.0
+
+
+class Arrivals:
+    """A reader of the journal that tells the engine when all adapters of a run have come.
+
+    :param expected: how many there are.
+    """
+
+    def __init__(self, expected: int, engine: Engine) -> None:
+        self._missing = expected
+        self._engine = engine
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in."""
+        coming = event.kind is EventKind.ADAPTER_REGISTERED
+        if (coming or event.kind is EventKind.SESSION_STARTED) and self._missing >= 0:
+            self._missing -= coming
+            if self._missing <= 0:
+                self._missing = -1
+                self._engine.expect_nobody_else(_AWAY)
 
 
 @click.command("run")
@@ -66,6 +92,9 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
         cases = f"{number} case{'s' * (number != 1)}"
         header = f"trafficlight {VERSION} · session {folder.id} · {cases} · {url}/status"
         console.print(header, soft_wrap=True)
+        if settings.port == 0 and "queue_deadline" not in settings.model_fields_set:
+            # Nobody else knows the port.
+            lab.journal.subscribe(Arrivals(len(programs_of(settings.adapters)), lab.engine))
         await stack.enter_async_context(adapters_running(lab, url, folder.path / "adapters"))
         stack.enter_context(stopping_on_signals(lab))
         session = await lab.start(request, command=command_line(), plan=planned, folder=folder)

@@ -59,10 +59,10 @@ async def _serve(
         stack.enter_context(stopping_on_signals(lab, over.set))
         if with_adapters:
             await stack.enter_async_context(adapters_running(lab, url, settings.results_root / "adapters"))
-        sessions = await lab.resume()
-        if not sessions or targets:
-            request = SessionRequest(targets=list(targets))
-            sessions.append(await lab.start(request, command=command_line()))
+        request = SessionRequest(targets=list(targets))
+        sessions, ended = await lab.take_up(request, command=command_line())
+        for before in ended:
+            click.echo(f"session {before.session.id} · had ended before a restart · {before.session.folder}")
         for session in sessions:
             click.echo(f"session {session.id} · {len(session.plan.cases)} cases · {session.folder.path}")
         for session in sessions:
@@ -71,4 +71,5 @@ async def _serve(
                 click.echo(line)
         if not exit_when_done:
             await over.wait()
-    return worst(session.exit_code for session in sessions)
+    codes = [session.exit_code for session in sessions]
+    return worst([*codes, *(ExitCode(before.exit_code) for before in ended)])

@@ -10,6 +10,7 @@ from typing import Any
 from trafficlight.clients.link import ServerOperation
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter
+from trafficlight.coordinator.channel import Outcome
 from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, AdapterError, LabError
 from trafficlight.homeservers.provider import RunningServer
@@ -79,41 +80,43 @@ class Attempt:
         id = secrets.token_hex(8)
         self.tell(EventKind.ACTION_SENT, role=role, adapter=adapter.uuid, id=id, action=action, data=data)
         asked = self.clock.monotonic()
+        over = False
+
+        def ended(outcome: Outcome, seconds: float) -> None:
+            nonlocal over
+            over = True
+            self._tell_ended(role, id, action, outcome, seconds)
+
         try:
-            response = await adapter.channel.perform(action, data, self.action_deadline, id=id)
+            return await adapter.channel.perform(action, data, self.action_deadline, id=id, on_end=ended)
         except (ActionError, LabError) as error:
-            kind = "action" if isinstance(error, ActionError) else "adapter"
-            self._tell_failed(role, id, action, asked, kind, error)
             raise _named(error, role, action) from None
         except asyncio.CancelledError:
-            cut_off = AdapterError("the test no longer waited for it", role=role)
-            self.cut_off.append(f"{role} was at {action} for {self.clock.monotonic() - asked:.1f} s")
-            self._tell_failed(role, id, action, asked, "cut_off", cut_off)
+            if not over:
+                seconds = self.clock.monotonic() - asked
+                self.cut_off.append(f"{role} was at {action} for {seconds:.1f} s")
+                cut_off = AdapterError("the test no longer waited for it", role=role)
+                self._tell_ended(role, id, action, cut_off, seconds, kind="cut_off")
             raise
-        self.tell(
-            EventKind.ACTION_ANSWERED,
-            role=role,
-            adapter=adapter.uuid,
-            id=id,
-            action=action,
-            response=response,
-            seconds=self.clock.monotonic() - asked,
-        )
-        return response
 
-    def _tell_failed(
-        self, role: str, id: str, action: str, asked: float, kind: str, error: ActionError | LabError
+    def _tell_ended(
+        self, role: str, id: str, action: str, outcome: Outcome, seconds: float, *, kind: str | None = None
     ) -> None:
+        about = {"role": role, "adapter": self.adapters[role].uuid}
+        if not isinstance(outcome, Exception):
+            self.tell(
+                EventKind.ACTION_ANSWERED, **about, id=id, action=action, response=outcome, seconds=seconds
+            )
+            return
         self.tell(
             EventKind.ACTION_FAILED,
-            role=role,
-            adapter=self.adapters[role].uuid,
+            **about,
             id=id,
             action=action,
-            type=kind,
-            path=getattr(error, "path", ""),
-            details=getattr(error, "message", str(error)),
-            seconds=self.clock.monotonic() - asked,
+            type=kind or ("action" if isinstance(outcome, ActionError) else "adapter"),
+            path=getattr(outcome, "path", ""),
+            details=getattr(outcome, "message", str(outcome)),
+            seconds=seconds,
         )
 
     async def upload(self, role: str, name: str) -> Path:

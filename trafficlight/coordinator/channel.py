@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TypeAlias
 
 from trafficlight.clock import Clock
 from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
 
-__all__ = ["Channel", "Past", "Receipt"]
+__all__ = ["Channel", "Outcome", "Past", "Receipt"]
 
 # Actions told in the message of a deadline.
 _REMEMBERED = 3
@@ -37,13 +38,21 @@ class Receipt(Enum):
     STALE = auto()  # it names an action that is not, or no longer, waiting for an answer
 
 
+# How an action ended: with a response, verbatim, or with what went wrong.
+Outcome: TypeAlias = JsonObject | LabError | ActionError
+
+
 @dataclass(slots=True)
 class Outstanding:
-    """The action that waits for its answer."""
+    """The action that waits for its answer.
+
+    :param on_end: told how it ended, and after how many seconds, before anybody else learns of it.
+    """
 
     message: ActionMessage
     answer: "asyncio.Future[JsonObject]"
     asked: float
+    on_end: Callable[[Outcome, float], None]
     delivered: float | None = None
 
 
@@ -63,7 +72,7 @@ class Past:
 class Channel:
     """The mailbox of one adapter.
 
-    :param clock: the monotonic clock for ages in messages.
+    :param clock: the monotonic clock for deadlines, holds, and ages in messages.
     :param hold_repeat: seconds that a poll is held before it gets an action again that was delivered already.
     :param on_delivered: told the message when the adapter gets it for the first time.
     """
@@ -83,37 +92,51 @@ class Channel:
     # The lab's side
 
     async def perform(
-        self, action: str, data: JsonObject, timeout: float, *, id: str | None = None
+        self,
+        action: str,
+        data: JsonObject,
+        timeout: float,
+        *,
+        id: str | None = None,
+        on_end: Callable[[Outcome, float], None] = lambda outcome, seconds: None,
     ) -> JsonObject:
         """Ask the adapter for one action and return its response, verbatim. A second call waits for its turn.
 
         :param timeout: seconds from asking to the answer.
         :param id: the action's id; made up where it is left out.
+        :param on_end: told how it ended, and after how many seconds, in the very turn of the loop in which
+            it does: before the adapter knows that its answer was taken. Not where the caller is cancelled.
         :raises ActionError: the client could not do it.
         :raises AdapterError: the adapter went wrong, or has ended.
         :raises DeadlineError: no answer in time; the message says what the adapter did last.
         """
         async with self._turn:
-            if self._failure is not None:
-                raise self._failure
-            if self._exit is not None:
-                raise AdapterError(f"was told to exit before ({self._exit})", action=action)
             message = ActionMessage(action=action, data=data, id=id or secrets.token_hex(8))
-            outstanding = Outstanding(
-                message, asyncio.get_running_loop().create_future(), self.clock.monotonic()
-            )
+            answer: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
+            outstanding = Outstanding(message, answer, self.clock.monotonic(), on_end)
+            if self._failure is not None:
+                self._settle(outstanding, self._failure)
+            elif self._exit is not None:
+                self._settle(
+                    outstanding, AdapterError(f"was told to exit before ({self._exit})", action=action)
+                )
             self._outstanding = outstanding
             self._wake()
+            # Not `timeout`: that one forgets an answer that comes in the turn in which the time is up.
+            timer = self.clock.call_later(timeout, self._late, outstanding, timeout)
             ending = "cancelled"
             try:
-                # Not `timeout`: that one forgets an answer that comes in the turn in which the time is up.
-                await asyncio.wait([outstanding.answer], timeout=timeout)
-                if not outstanding.answer.done():
-                    ending = "no answer"
-                    raise DeadlineError(self._silence(outstanding, timeout))
-                ending = "failed" if outstanding.answer.exception() is not None else "answered"
-                return outstanding.answer.result()
+                response = await outstanding.answer
+                ending = "answered"
+                return response
+            except DeadlineError:
+                ending = "no answer"
+                raise
+            except (ActionError, LabError):
+                ending = "failed"
+                raise
             finally:
+                timer.cancel()
                 self._outstanding = None
                 self._past.append(Past(action, ending, self.clock.monotonic() - outstanding.asked))
 
@@ -121,8 +144,8 @@ class Channel:
         """Answer every poll with `exit` from now on. Idempotent: the first reason stays."""
         if self._exit is None:
             self._exit = reason
-        if self._outstanding is not None and not self._outstanding.answer.done():
-            self._outstanding.answer.set_exception(AdapterError(f"was told to exit ({self._exit})"))
+        if self._outstanding is not None:
+            self._settle(self._outstanding, AdapterError(f"was told to exit ({self._exit})"))
         self._wake()
 
     def fail(self, error: LabError | ActionError) -> bool:
@@ -132,11 +155,7 @@ class Channel:
         """
         if self._failure is None:
             self._failure = error
-        outstanding = self._outstanding
-        if outstanding is None or outstanding.answer.done():
-            return False
-        outstanding.answer.set_exception(error)
-        return True
+        return self._outstanding is not None and self._settle(self._outstanding, error)
 
     # The adapter's side
 
@@ -145,8 +164,7 @@ class Channel:
 
         A newer poll supersedes this one, which is answered with `idle` then.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait * (1 - random.random() * _JITTER)  # noqa: S311
+        deadline = self.clock.monotonic() + wait * (1 - random.random() * _JITTER)  # noqa: S311
         self._polls += 1
         mine = self._polls
         self._wake()
@@ -156,7 +174,7 @@ class Channel:
                 return ActionMessage(action=EXIT, data={"reason": self._exit})
             if mine != self._polls:
                 return _idle(_SUPERSEDED_DELAY)
-            outstanding, now = self._unanswered(), loop.time()
+            outstanding, now = self._unanswered(), self.clock.monotonic()
             if outstanding is None:
                 until, repeat_at = deadline, None
             elif outstanding.delivered is None:
@@ -185,9 +203,9 @@ class Channel:
         self._answered.append(outstanding.message.id)
         if response.get("response") == "error":
             details = str(response.get("error") or response.get("details") or "the client answered: error")
-            outstanding.answer.set_exception(ActionError(details, action=outstanding.message.action))
+            self._settle(outstanding, ActionError(details, action=outstanding.message.action))
         else:
-            outstanding.answer.set_result(response)
+            self._settle(outstanding, response)
         return Receipt.ACCEPTED
 
     def report(self, error: ErrorBody) -> LabError | ActionError:
@@ -252,18 +270,31 @@ class Channel:
         """Wait for news."""
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held = held
+        timer = self.clock.call_later(seconds, _release, held)
         try:
-            async with asyncio.timeout(seconds):
-                await held
-        except TimeoutError:
-            pass
+            await held
         finally:
+            timer.cancel()
             if self._held is held:
                 self._held = None
 
     def _wake(self) -> None:
-        if self._held is not None and not self._held.done():
-            self._held.set_result(None)
+        if self._held is not None:
+            _release(self._held)
+
+    def _late(self, outstanding: Outstanding, timeout: float) -> None:
+        self._settle(outstanding, DeadlineError(self._silence(outstanding, timeout)))
+
+    def _settle(self, outstanding: Outstanding, outcome: Outcome) -> bool:
+        """Let an action end, unless it has; return whether it did so now."""
+        if outstanding.answer.done():
+            return False
+        outstanding.on_end(outcome, self.clock.monotonic() - outstanding.asked)
+        if isinstance(outcome, Exception):
+            outstanding.answer.set_exception(outcome)
+        else:
+            outstanding.answer.set_result(outcome)
+        return True
 
     def _silence(self, outstanding: Outstanding, timeout: float) -> str:
         action = outstanding.message.action
@@ -273,6 +304,11 @@ class Channel:
             what = f"did not answer {action} within {timeout:g} s"
         before = ", ".join(str(past) for past in self._past)
         return f"{what} (before that: {before})" if before else what
+
+
+def _release(held: "asyncio.Future[None]") -> None:
+    if not held.done():
+        held.set_result(None)
 
 
 def _idle(delay: int) -> ActionMessage:

@@ -16,6 +16,7 @@ from trafficlight.coordinator.queues import Entry, server_types
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
 from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.turns import in_turns
 from trafficlight.homeservers.provider import Provider
 from trafficlight.logs import LogContext
 from trafficlight.results.events import Event, State
@@ -102,7 +103,7 @@ class Engine:
         """Look again at what can start."""
         self._changed.set()
 
-    def submit(
+    async def submit(
         self,
         folder: ResultsFolder,
         plan: Plan,
@@ -115,21 +116,32 @@ class Engine:
         :param hopeless: why a case cannot even be tried; None where it can. Those end as errors at once.
         """
         session = Session(folder, plan, self.journal, self.clock, options)
-        session.begin({case.id: why for case in plan.cases if (why := self._unsupported(case)) is not None})
+        try:
+            await session.begin(self._unsupported)
+            async for case in in_turns(plan.cases):
+                if session.is_waiting(case.id) and (why := hopeless(case)) is not None:
+                    session.give_up(case.id, why)
+        except BaseException:
+            session.cancel("called off before it began")
+            await session.close(interrupted=True)
+            raise
         self.sessions[session.id] = session
-        for case in plan.cases:
-            if session.is_waiting(case.id) and (why := hopeless(case)) is not None:
-                session.give_up(case.id, why)
         self._admit(session)
         return session
 
-    def resume(self, folder: ResultsFolder, plan: Plan, options: Options, events: Iterable[Event]) -> Session:
+    async def resume(
+        self,
+        folder: ResultsFolder,
+        plan: Plan,
+        options: Options,
+        events: Iterable[Event],
+    ) -> Session:
         """Go on with a session that an earlier coordinator left.
 
         :param events: everything that was recorded of it.
         """
         session = Session(folder, plan, self.journal, self.clock, options)
-        session.resume(events)
+        await session.resume(events)
         self.sessions[session.id] = session
         self._admit(session)
         return session
@@ -179,10 +191,19 @@ class Engine:
             session.stop(reason)
         self.wake()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
+            async with self.clock.timeout(grace):
                 while self._running:
                     await asyncio.wait(set(self._running))
         self.call_off()
+
+    def expect_nobody_else(self, within: float) -> None:
+        """Take it that every adapter has come that will: what none of them can play is given up soon.
+
+        :param within: seconds that an adapter may be away between two cases.
+        """
+        self._queue_deadline = min(self._queue_deadline, within)
+        for session in self.sessions.values():
+            session.wait_anew()
 
     def cancel(self, session: Session, reason: str) -> None:
         """End one session early: nothing of it starts any more, and what runs is called off."""
@@ -343,13 +364,13 @@ class Engine:
     async def _sweep(self) -> None:
         """Look once a second for adapters that have gone silent and cases that wait in vain."""
         while True:
-            await asyncio.sleep(_SWEEP_EVERY)
+            await self.clock.sleep(_SWEEP_EVERY)
             self.pool.sweep()
             if self.pool.free:
                 self.wake()  # what is kept back for a case is not kept for ever
             self._watch()
             for session in list(self.sessions.values()):
-                if session.sweep(self._queue_deadline):
+                if await session.sweep(self._queue_deadline):
                     self.wake()
                 if (over := session.overdue()) is not None:
                     self.cancel(session, over)

@@ -24,12 +24,15 @@ from trafficlight.errors import ConfigError, DeployError, StoppedError, Trafficl
 from trafficlight.homeservers.composition import providers_from
 from trafficlight.homeservers.registry import Providers
 from trafficlight.results.case import Expected
+from trafficlight.results.event_log import read_events
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
+from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters import load_reporters
-from trafficlight.results.store import SqlStore, StoredSession
+from trafficlight.results.store import EndedSession, SqlStore, StoredSession
+from trafficlight.results.writer import rebuild
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
@@ -77,7 +80,7 @@ class Lab:
         """
         clock = SystemClock()
         async with AsyncExitStack() as stack:
-            executor, planner, matches = await _executor(settings, stack)
+            executor, planner, matches = await _executor(settings, clock, stack)
             servers = providers_from(settings, progress)
             stack.push_async_callback(servers.close)
             store = stack.enter_context(remembering(settings.results_root)) if remember else None
@@ -184,7 +187,26 @@ class Lab:
                 return case.sealed.problem
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
-        return self.engine.submit(folder, plan, options, hopeless=hopeless)
+        return await self.engine.submit(folder, plan, options, hopeless=hopeless)
+
+    async def take_up(
+        self, request: SessionRequest, *, command: str
+    ) -> tuple[list[Session], list[EndedSession]]:
+        """Go on where coordinators left off that were killed; start what is asked for, unless they had.
+
+        :return: the sessions that run now, and those of this request that ended before their coordinator
+            could say so.
+        :raises UsageError: there is nothing to run.
+        :raises OSError: the results folder cannot be made.
+        """
+        unsaid = self.store.ended_unsaid() if self.store is not None else []
+        for one in unsaid:
+            await asyncio.to_thread(_complete, one.session)
+        sessions = await self.resume()
+        ended = [one for one in unsaid if SessionRequest.read(one.session.request) == request]
+        if not ended and request not in [one.options.request for one in sessions]:
+            sessions.append(await self.start(request, command=command))
+        return sessions, ended
 
     async def resume(self) -> list[Session]:
         """Go on with the sessions that an earlier coordinator left without ending them.
@@ -210,8 +232,9 @@ class Lab:
         request = SessionRequest.read(stored.request)
         plan = await self.plan(request)
         await self._prepare(plan)
-        events = await asyncio.to_thread(lambda: list(store.events(stored.id)))
-        return self.engine.resume(folder, plan, self._options(request, "resumed"), events)
+        return await self.engine.resume(
+            folder, plan, self._options(request, "resumed"), store.events(stored.id)
+        )
 
     def _options(self, request: SessionRequest, command: str) -> Options:
         known = request.selection.expected_failures
@@ -272,6 +295,16 @@ def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
         logger.critical("the engine has died, nothing will start any more", exc_info=error)
 
 
+def _complete(stored: StoredSession) -> None:
+    """Write what a coordinator that was killed may not have come to write of a session that had ended."""
+    try:
+        folder = ResultsFolder.open(stored.folder)
+        rebuild(folder, SessionRecord.replay(read_events(folder.events)))
+        folder.finish()
+    except OSError:
+        logger.exception("the results of session %s are not complete", stored.id)
+
+
 def _specs(case: Case) -> list[HomeServerSpec]:
     return [spec for slot in case.servers for spec in slot.type.homeservers()]
 
@@ -285,12 +318,14 @@ def _limits(settings: Settings, servers: Providers) -> Limits:
     )
 
 
-async def _executor(settings: Settings, stack: AsyncExitStack) -> tuple[Executor, Planner, Matches | None]:
+async def _executor(
+    settings: Settings, clock: Clock, stack: AsyncExitStack
+) -> tuple[Executor, Planner, Matches | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcess(), InProcessPlanner(), None
-    ready = settings.workers or os.cpu_count() or 1
-    pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory))
-    matches = await stack.enter_async_context(Matches(pool, settings.import_deadline))
-    return pool, WorkerPlanner(pool, settings.import_deadline, matches), matches
+        return InProcess(clock), InProcessPlanner(), None
+    ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
+    pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
+    matches = await stack.enter_async_context(Matches(pool, deadline, clock))
+    return pool, WorkerPlanner(pool, deadline, matches, clock=clock), matches

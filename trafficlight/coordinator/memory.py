@@ -36,7 +36,10 @@ def remembering(root: Path) -> Iterator[SqlStore]:
         store = SqlStore(f"sqlite:///{root.absolute() / _DATABASE}")
         try:
             store.recover(_left_over(store))
+            store.begin()
             yield store
+            # Not where an error ends it: the next one goes on then.
+            store.settle()
         finally:
             store.close()
     finally:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.matches import Matches
 from trafficlight.coordinator.stacks import line_in, without_ours
 from trafficlight.coordinator.worker_process import WorkerDied, WorkerProcess
@@ -64,11 +65,13 @@ class WorkerPlanner:
         deadline: float,
         matches: Matches | None = None,
         *,
+        clock: Clock | None = None,
         printed: Callable[[str], None] | None = None,
     ) -> None:
         self._pool = pool
         self._deadline = deadline
         self._matches = matches
+        self._clock = clock or SystemClock()
         self._printed = printed
 
     async def plan(
@@ -76,7 +79,7 @@ class WorkerPlanner:
     ) -> Plan:
         """Return the cases that targets and selection mean, and what is wrong with the test files."""
         planning = await asyncio.to_thread(partial(Planning, targets, selection, patterns=patterns))
-        reader = _Reader(self._pool, self._deadline)
+        reader = _Reader(self._pool, self._deadline, self._clock)
         try:
             for asked in planning.files:
                 for part in await reader.read(asked):
@@ -119,9 +122,10 @@ class _LostError(Exception):
 class _Reader:
     """Reads the files of one plan, all in one worker as long as that lives."""
 
-    def __init__(self, pool: WorkerPool, deadline: float) -> None:
+    def __init__(self, pool: WorkerPool, deadline: float, clock: Clock) -> None:
         self._pool = pool
         self._deadline = deadline
+        self._clock = clock
         self._worker: WorkerProcess | None = None
         self._files = 0
         self.printed = ""
@@ -174,7 +178,7 @@ class _Reader:
         path, parts = asked.file.path, list[Reading]()
         worker.send(Read(asked))
         try:
-            async with asyncio.timeout(self._deadline):
+            async with self._clock.timeout(self._deadline):
                 while True:
                     found = await _next_of(worker)
                     parts.append(found.part)

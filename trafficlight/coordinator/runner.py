@@ -114,7 +114,7 @@ class Runner:
             return {}
         began = self.clock.monotonic()
         try:
-            async with asyncio.timeout(self.deadlines.prepare) as limit:
+            async with self.clock.timeout(self.deadlines.prepare) as limit:
                 deployment = self.servers.deploy(attempt.case, requests)
                 servers = await held.enter_async_context(deployment)
         except TimeoutError as error:
@@ -185,8 +185,8 @@ class Runner:
     async def _homeserver_lost(self, attempt: Attempt) -> LabError:
         """Return when a homeserver has ended that nobody told to, and the test had time to notice it."""
         while not any(_unasked(server) for server in attempt.servers.values()):
-            await asyncio.sleep(_LOOK_EVERY)
-        await asyncio.sleep(_TIME_TO_NOTICE)
+            await self.clock.sleep(_LOOK_EVERY)
+        await self.clock.sleep(_TIME_TO_NOTICE)
         return LabError("called off, because the case lost its homeserver")
 
     def _explained(self, attempt: Attempt, verdict: Verdict) -> Verdict:

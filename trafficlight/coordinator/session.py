@@ -12,6 +12,7 @@ from typing import Any
 from trafficlight.clock import Clock
 from trafficlight.coordinator.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduler import Waiting
+from trafficlight.coordinator.turns import in_turns
 from trafficlight.results.case import INTERRUPTED, Expected
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.exit_codes import ExitCode, exit_code
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two notes in the journal on why one case waits.
 _REASON_EVERY = 30.0
+# Cases that one such note is about, at most.
+_IN_ONE_EVENT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +93,34 @@ class Session:
         self._unsubscribe: Callable[[], None] = lambda: None
         self._closing = False
 
-    def resume(self, events: Iterable[Event]) -> None:
+    async def resume(self, events: Iterable[Event]) -> None:
         """Go on with a session that a coordinator left without ending it.
 
         What ended keeps its verdict; attempts that were cut off are marked as interrupted, and their cases
         run again.
 
-        :param events: everything that was recorded of it.
+        :param events: everything that was recorded of it; read in a thread.
         """
-        for event in events:
-            self.record.apply(event)
+        await asyncio.to_thread(self._replay, events)
         self._unsubscribe = self._journal.subscribe(self.writer)
         self.writer.resume()
         now = self._clock.monotonic()
         planned = {case.id for case in self.plan.cases}
-        for order, case in enumerate(self.plan.cases):
+        async for order, case in in_turns(enumerate(self.plan.cases)):
             if case.id not in self.record.cases:
                 self._plan(case, None)
             if (entry := self._resumed(case, order, now)) is not None:
                 self._queues.add(entry)
-        for case_id, known in self.record.cases.items():
+        async for case_id, known in in_turns(list(self.record.cases.items())):
             if case_id not in planned and known.state not in FINAL:
                 gone = Verdict(
                     State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
                 )
                 self._end(case_id, None, gone, 0.0)
+
+    def _replay(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.record.apply(event)
 
     def _resumed(self, case: Case, order: int, now: float) -> Entry | None:
         """Return a case that is still to run; mark its last attempt as interrupted, if it was."""
@@ -135,10 +141,10 @@ class Session:
             return None
         return Entry(case, order, now, last.number + 1 if last is not None else 1, failures)
 
-    def begin(self, skips: Mapping[str, str]) -> None:
-        """Record what is planned; from here on its cases may start.
+    async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
+        """Record what is planned; when it returns, its cases may start.
 
-        :param skips: why cases are not meant to run here, by id, beside those that the plan skips.
+        :param unsupported: why a case is not meant to run here; None where it is.
         """
         self._unsubscribe = self._journal.subscribe(self.writer)
         self._tell(
@@ -160,9 +166,10 @@ class Session:
                 hint=problem.hint,
             )
         now = self._clock.monotonic()
-        for order, case in enumerate(self.plan.cases):
-            self._plan(case, skips.get(case.id))
-            if case.skip is None and case.id not in skips:
+        async for order, case in in_turns(enumerate(self.plan.cases)):
+            why = unsupported(case)
+            self._plan(case, why)
+            if case.skip is None and why is None:
                 self._queues.add(Entry(case, order, now))
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
@@ -235,7 +242,13 @@ class Session:
         now = self._clock.monotonic() if unfilled else None
         self._queues.of(case).waits(reason, unfilled_since=now)
 
-    def sweep(self, queue_deadline: float) -> bool:
+    def wait_anew(self) -> None:
+        """Count from now on for how long nobody could play a role."""
+        for queue in self._queues:
+            if queue.unfilled_since is not None:
+                queue.unfilled_since = self._clock.monotonic()
+
+    async def sweep(self, queue_deadline: float) -> bool:
         """Tell the journal why cases wait, and give those up that wait in vain; return whether any were.
 
         :param queue_deadline: seconds that a case waits while nobody at all could play one of its roles.
@@ -244,13 +257,20 @@ class Session:
         for queue in self._queues:
             since = queue.unfilled_since
             if since is not None and now - since >= queue_deadline:
-                for case in list(queue.entries):
-                    self.give_up(case, f"waited {queue_deadline:g} s in vain: {queue.reason}")
-                    gave_up = True
+                async for case in in_turns(list(queue.entries)):
+                    # Meanwhile somebody may have come who can play it.
+                    if queue.unfilled_since is not None and case in queue.entries:
+                        self.give_up(case, f"waited {queue_deadline:g} s in vain: {queue.reason}")
+                        gave_up = True
             elif (reason := queue.news(now, _REASON_EVERY)) is not None:
-                for case in queue.entries:
-                    self._journal.append(EventKind.CASE_WAITS, session=self.id, case=case, reason=reason)
+                self._tell_why(list(queue.entries), reason)
         return gave_up
+
+    def _tell_why(self, cases: Sequence[str], reason: str) -> None:
+        """Record why cases wait: an event for many of them, as they may be thousands."""
+        for first in range(0, len(cases), _IN_ONE_EVENT):
+            some = list(cases[first : first + _IN_ONE_EVENT])
+            self._tell(EventKind.CASE_WAITS, reason=reason, cases=some)
 
     def give_up(self, case: str, message: str) -> None:
         """End a case that cannot start, as an error."""
@@ -287,8 +307,7 @@ class Session:
         """Start no more cases."""
         if not self.stopped:
             self.stopped = reason
-            for case in self.waiting:
-                self._journal.append(EventKind.CASE_WAITS, session=self.id, case=case, reason=reason)
+            self._tell_why(self.waiting, reason)
 
     def cancel(self, reason: str) -> None:
         """Start no more cases, because somebody wants the session to end."""

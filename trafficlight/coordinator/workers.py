@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.worker_process import WorkerDied, WorkerProcess
 from trafficlight.errors import LabError
 from trafficlight.results.events import State
@@ -44,11 +45,13 @@ class WorkerPool:
     :param ready: how many are started ahead, and how many start at the same time; with 0 each starts when it
         is needed.
     :param memory: bytes of data that a worker may have; 0 for no limit.
+    :param clock: tells when an attempt is beyond its deadlines.
     """
 
-    def __init__(self, ready: int, *, memory: int = 0) -> None:
+    def __init__(self, ready: int, *, memory: int = 0, clock: Clock | None = None) -> None:
         self._ready = ready
         self._memory = memory
+        self._clock = clock or SystemClock()
         # A worker that did not start is the answer to somebody, too.
         self._idle: asyncio.Queue[WorkerProcess | WorkerDied] = asyncio.Queue()
         self._all: set[WorkerProcess] = set()
@@ -96,7 +99,7 @@ class WorkerPool:
         try:
             worker.begin()
             worker.send(Run(assignment.case.path, assignment.case.class_name, raw))
-            async with asyncio.timeout(limit):
+            async with self._clock.timeout(limit):
                 done = await _converse(worker, link)
             reusable = done.reusable
             return done.verdict or Verdict(State.ERROR, "the test was cancelled from within")

@@ -69,8 +69,7 @@ def create_app(**settings: Any) -> Quart:
 
 async def _begin(lab: Lab) -> None:
     try:
-        if not await lab.resume():
-            await lab.start(SessionRequest(), command="create_app")
+        await lab.take_up(SessionRequest(), command="create_app")
     except Exception:
         logger.exception("no session was started")
 

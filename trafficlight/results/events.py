@@ -35,7 +35,7 @@ class EventKind(StrEnum):
     SESSION_ENDED = "session_ended"  # counts (by state), exit_code, interrupted
     PROBLEM = "problem"  # file, line, problem, hint: a test file that cannot run
     CASE_PLANNED = "case_planned"  # suite, file, line, class_name, method, clients, servers, parameters, skip
-    CASE_WAITS = "case_waits"  # reason
+    CASE_WAITS = "case_waits"  # reason; cases: their ids, where it goes for several, and no case is set
     CASE_STATE = "case_state"  # state; reason; preparing and running only
     CASE_ENDED = "case_ended"  # state, message, traceback, seconds, phase, will_retry, expected
     ADAPTER_REGISTERED = "adapter_registered"  # registration
@@ -78,6 +78,14 @@ class Event:
     role: str | None = None
     adapter: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """The ids of the cases that it is about: one, none, or several that share it."""
+        if self.case is not None:
+            return (self.case,)
+        several = self.data.get("cases")
+        return tuple(several) if self.kind is EventKind.CASE_WAITS and isinstance(several, list) else ()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a JSON object; what is empty is left out."""

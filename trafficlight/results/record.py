@@ -120,8 +120,10 @@ class SessionRecord:
         self.last_time = event.time
         if event.kind is EventKind.CASE_PLANNED and event.case is not None:
             self.cases[event.case] = CaseRecord.planned(event)
-        elif event.case is not None and (case := self.cases.get(event.case)) is not None:
-            case.apply(event)
+        else:
+            for case_id in event.cases:
+                if (case := self.cases.get(case_id)) is not None:
+                    case.apply(event)
         if event.adapter is not None:
             self._apply_to_adapter(event)
         match event.kind:

@@ -21,10 +21,12 @@ from sqlalchemy import (
     Connection,
     Integer,
     MetaData,
+    Row,
     String,
     Table,
     Text,
     create_engine,
+    delete,
     event,
     func,
     insert,
@@ -36,7 +38,7 @@ from trafficlight.errors import LabError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["SqlStore", "Store", "StoredSession"]
+__all__ = ["EndedSession", "SqlStore", "Store", "StoredSession"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ _events = Table(
     Column("adapter", String(100)),
     Column("data", Text, nullable=False),
 )
+# The coordinators in a row that did not end in good order, by the number of the first event of each.
+_coordinators = Table("coordinators", _metadata, Column("first", Integer, primary_key=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,17 @@ class StoredSession:
     id: str
     folder: Path
     request: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class EndedSession:
+    """A session that has ended, though its coordinator did not live to say so.
+
+    :param exit_code: what the coordinator was to exit with for it.
+    """
+
+    session: StoredSession
+    exit_code: int
 
 
 class Store(Protocol):
@@ -102,6 +117,14 @@ class Store(Protocol):
 
     def unfinished(self) -> list[StoredSession]:
         """Return the sessions that have not ended, oldest first."""
+        ...
+
+    def ended_unsaid(self) -> list[EndedSession]:
+        """Return what ended since a coordinator last came to its own end, oldest first."""
+        ...
+
+    def settle(self) -> None:
+        """Remember that this coordinator came to its end: nothing is left to be said."""
         ...
 
     def events(self, session: str) -> Iterator[Event]:
@@ -172,10 +195,34 @@ class SqlStore:
         """Return the sessions that have not ended, oldest first."""
         wanted = select(_sessions).where(_sessions.c.ended.is_(False)).order_by(_sessions.c.id)
         with self._engine.connect() as connection:
+            return [_stored(row) for row in connection.execute(wanted)]
+
+    def begin(self) -> None:
+        """Remember that a coordinator is at work, until :meth:`settle`."""
+        with self._engine.begin() as connection:
+            known = connection.execute(select(_coordinators.c.first)).scalars().all()
+            if self._last + 1 not in known:  # an earlier one may have come to no event at all
+                connection.execute(insert(_coordinators), [{"first": self._last + 1}])
+
+    def ended_unsaid(self) -> list[EndedSession]:
+        """Return what ended since a coordinator last came to its own end, oldest first."""
+        wanted = (
+            select(_sessions, _events.c.data)
+            .join(_events, _events.c.session == _sessions.c.id)
+            .where(_events.c.kind == EventKind.SESSION_ENDED.value)
+            .where(_events.c.sequence >= select(func.min(_coordinators.c.first)).scalar_subquery())
+            .order_by(_sessions.c.id)
+        )
+        with self._engine.connect() as connection:
             return [
-                StoredSession(row.id, Path(row.folder), json.loads(row.request))
+                EndedSession(_stored(row), int(json.loads(row.data)["exit_code"]))
                 for row in connection.execute(wanted)
             ]
+
+    def settle(self) -> None:
+        """Remember that this coordinator came to its end: nothing is left to be said."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(_coordinators))
 
     def events(self, session: str) -> Iterator[Event]:
         """Return the events of a session, in order."""
@@ -260,6 +307,10 @@ class SqlStore:
             return False
         self._broken = None
         return True
+
+
+def _stored(row: Row[Any]) -> StoredSession:
+    return StoredSession(row.id, Path(row.folder), json.loads(row.request))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from trafficlight.results.event_log import EventLog
 from trafficlight.results.events import FINAL, Event, EventKind
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
 from trafficlight.results.junit import JunitStyle
-from trafficlight.results.junit_document import JunitDocument
+from trafficlight.results.junit_document import JunitDocument, junit_bytes
 from trafficlight.results.record import CaseRecord, SessionRecord
 from trafficlight.results.report_html import report_html
 from trafficlight.results.report_json import dump, measurements_json, report_json, rerun_failed, session_json
 from trafficlight.results.reporters import Reporter, ReporterHost
 from trafficlight.results.timeline import narrative
 
-__all__ = ["ResultsWriter", "write_reports"]
+__all__ = ["ResultsWriter", "rebuild", "write_reports"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ class ResultsWriter:
             return
         with self._record_lock:
             self._record.apply(event)
-            if event.case is not None and event.kind in _CHANGES_JUNIT:
-                self._changed[event.case] = None
+            if event.kind in _CHANGES_JUNIT:
+                self._changed.update(dict.fromkeys(event.cases))
         try:
             self._log.append(event)
         finally:  # a full disk must not keep the verdict from the reporters
@@ -205,6 +205,17 @@ class ResultsWriter:
             write()
         except Exception:
             logger.exception("cannot write %s", what)
+
+
+def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
+    """Write everything that a session leaves at its end anew.
+
+    :param record: the session's record, replayed from its events.
+    :raises OSError: ``junit.xml`` cannot be written.
+    """
+    style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
+    write_atomically(folder.junit, junit_bytes(record, style))
+    write_reports(folder, record)
 
 
 def write_reports(folder: ResultsFolder, record: SessionRecord) -> None:

@@ -50,6 +50,7 @@ class _Execution:
         self._assignment = assignment
         self._link = link
         self._folder = AttemptFolder(assignment.folder)
+        self._clock = clock
         self.logger = log.logger
         self.deadline = Deadline(clock, assignment.case_deadline)
         case = assignment.case
@@ -125,7 +126,7 @@ class _Execution:
         seconds = self._assignment.case_deadline
         phase = "setup"
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with self._clock.timeout(seconds) as limit:
                 try:
                     await test.setup(**accepted(test.setup, arguments))
                     phase = "run"
@@ -147,7 +148,7 @@ class _Execution:
     async def _tear_down(self, test: Test, arguments: Mapping[str, Any]) -> Verdict | None:
         seconds = self._assignment.teardown_deadline
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with self._clock.timeout(seconds) as limit:
                 await test.teardown(**accepted(test.teardown, arguments))
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
@@ -163,7 +164,7 @@ class _Execution:
     async def _close(self, servers: Sequence[HomeServer]) -> None:
         """Close what the test opened on its homeservers; the verdict stands, whatever becomes of it."""
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with self._clock.timeout(_CLOSE_SECONDS):
                 for server in servers:
                     await server.close()
         except Exception:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from trafficlight.clock import SystemClock
+from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
@@ -190,7 +190,7 @@ class Bay:
         self._players: set[asyncio.Task[None]] = set()
         engine.journal.subscribe(self.events.append)
 
-    def submit(self, text: str, options: Options | None = None) -> Session:
+    async def submit(self, text: str, options: Options | None = None) -> Session:
         """Start a session of what a test file holds."""
         self._files += 1
         path = self.folder / f"bay{self._files}_test.py"
@@ -199,7 +199,7 @@ class Bay:
         assert not planned.problems, planned.problems
         clock = self.engine.clock
         results = ResultsFolder.create(self.folder / "results", clock.now().date())
-        return self.engine.submit(results, planned, options or Options())
+        return await self.engine.submit(results, planned, options or Options())
 
     def player(self, *arguments: Any, **options: Any) -> Player:
         """Start an adapter that plays one case after the other."""
@@ -266,16 +266,17 @@ async def open_bay(
     *,
     limits: Limits | None = None,
     queue: float = 300.0,
+    clock: Clock | None = None,
     **deadlines: Any,
 ) -> AsyncIterator[Bay]:
     """Run an engine over the real parts, without HTTP."""
-    clock = SystemClock()
+    clock = clock or SystemClock()
     provider = FakeProvider()
     engine = Engine(
         clock=clock,
         journal=Journal(clock),
         servers=provider,
-        executor=executor or InProcess(),
+        executor=executor or InProcess(clock),
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
         limits=limits or Limits(),
         queue_deadline=queue,

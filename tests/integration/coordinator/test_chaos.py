@@ -85,7 +85,7 @@ async def test_no_case_is_stuck(bay_with: Callable[..., Any], seed: int) -> None
     adapters = [Unreliable(bay, chance) for _ in range(12)]
     async with asyncio.TaskGroup() as group:
         loops = [group.create_task(adapter.loop()) for adapter in adapters]
-        session = bay.submit(TEXT)
+        session = await bay.submit(TEXT)
         cases = await bay.ended(session, 60)
         for loop in loops:
             loop.cancel()

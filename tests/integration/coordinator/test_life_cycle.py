@@ -56,7 +56,7 @@ def start_latencies(bay: "Bay") -> list[float]:
 
 
 async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "Bay") -> None:
-    session = bay.submit(many(6))
+    session = await bay.submit(many(6))
     bay.player()
     cases = await bay.ended(session, 10)
     assert [case.state for case in cases.values()] == [State.SUCCESS] * 6
@@ -73,13 +73,13 @@ async def test_fifty_two_client_cases(bay: "Bay") -> None:
     )
     for _ in range(8):
         bay.player()
-    cases = await bay.ended(bay.submit(text), 20)
+    cases = await bay.ended(await bay.submit(text), 20)
     assert all(case.state is State.SUCCESS for case in cases.values())
     assert statistics.median(start_latencies(bay)) < 0.5
 
 
 async def test_a_case_without_clients_needs_nobody(bay: "Bay") -> None:
-    cases = await bay.ended(bay.submit("class Plain(Test):\n    async def run(self):\n        pass"))
+    cases = await bay.ended(await bay.submit("class Plain(Test):\n    async def run(self):\n        pass"))
     assert cases["Plain"].state is State.SUCCESS
 
 
@@ -90,14 +90,14 @@ async def test_limits_are_kept(bay_with: MakeBay) -> None:
         "    async def run(self, server):\n        await asyncio.sleep(0.01)\n"
         for n in range(6)
     )
-    cases = await bay.ended(bay.submit(text))
+    cases = await bay.ended(await bay.submit(text))
     assert all(case.state is State.SUCCESS for case in cases.values())
     assert bay.provider.most_at_once == 2
 
 
 class TestWaiting:
     async def test_every_case_says_why(self, bay: "Bay") -> None:
-        session = bay.submit(many(2))
+        session = await bay.submit(many(2))
         await bay.until(EventKind.CASE_WAITS)
         reasons = {case.reason for case in session.record.cases.values()}
         assert reasons == {"needs 1 x Nio, 0 free, 0 registered"}
@@ -105,7 +105,7 @@ class TestWaiting:
     async def test_a_case_that_nobody_can_play_ends_as_an_error(self, bay_with: MakeBay) -> None:
         bay = await bay_with(queue=0.5)
         bay.player()
-        session = bay.submit(
+        session = await bay.submit(
             many(1) + "class Never(Test):\n    clients = {'a': ElementAndroid}\n"
             "    async def run(self, a):\n        pass"
         )
@@ -122,7 +122,7 @@ class TestWaiting:
             "class Pair(Test):\n    clients = {'a': Nio, 'b': Nio}\n"
             "    async def run(self, a, b):\n        pass"
         )
-        cases = await bay.ended(bay.submit(text))
+        cases = await bay.ended(await bay.submit(text))
         assert (
             cases["Pair[a=Nio,b=Nio]"].message == "waited 0.5 s in vain: needs 2 x Nio, 1 free, 1 registered"
         )
@@ -137,7 +137,7 @@ class TestWaiting:
             "class Pair(Test):\n    clients = {'a': Nio, 'b': Nio}\n"
             "    async def run(self, a, b):\n        pass\n"
         )
-        session = bay.submit(pair + many(3))
+        session = await bay.submit(pair + many(3))
         bay.player()
         for number in range(3):
             await bay.until(EventKind.CASE_ENDED, case=f"Many{number}[")
@@ -149,19 +149,19 @@ class TestWaiting:
 
 class TestRetries:
     async def test_a_flaky_case_is_tried_again(self, bay: "Bay") -> None:
-        session = bay.submit(FLAKY, Options(deflake=2))
+        session = await bay.submit(FLAKY, Options(deflake=2))
         case = (await bay.ended(session))["Flaky"]
         assert [attempt.state for attempt in case.attempts] == [State.FAILURE, State.FAILURE, State.SUCCESS]
         assert case.state is State.SUCCESS
 
     async def test_no_more_often_than_asked(self, bay: "Bay") -> None:
-        case = (await bay.ended(bay.submit(FLAKY, Options(deflake=1))))["Flaky"]
+        case = (await bay.ended(await bay.submit(FLAKY, Options(deflake=1))))["Flaky"]
         assert [attempt.state for attempt in case.attempts] == [State.FAILURE] * 2
         assert case.state is State.FAILURE
 
     async def test_a_skip_is_not_tried_again(self, bay: "Bay") -> None:
         text = "class Skips(Test):\n    async def run(self):\n        self.skip('no')"
-        case = (await bay.ended(bay.submit(text, Options(deflake=3))))["Skips"]
+        case = (await bay.ended(await bay.submit(text, Options(deflake=3))))["Skips"]
         assert len(case.attempts) == 1
 
 
@@ -170,7 +170,7 @@ async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
     text = "\n".join(
         f"class T{n}(Test):\n    async def run(self):\n        assert {n} != 1\n" for n in range(4)
     )
-    session = bay.submit(text, Options(exit_first=True))
+    session = await bay.submit(text, Options(exit_first=True))
     cases = await bay.ended(session)
     assert [case.state for case in cases.values()] == [
         State.SUCCESS,
@@ -183,7 +183,7 @@ async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
 class TestEnding:
     async def test_a_stop_calls_off_what_runs_and_leaves_nothing(self, bay: "Bay") -> None:
         player = bay.player()
-        session = bay.submit(BLOCKED + many(2))
+        session = await bay.submit(BLOCKED + many(2))
         await bay.until(EventKind.LOG, message="running")
         await bay.engine.stop("the operator wants to go home", grace=0.05)
         cases = await bay.ended(session)
@@ -198,24 +198,24 @@ class TestEnding:
             "class Slow(Test):\n    async def run(self):\n"
             "        self.logger.info('running'); await asyncio.sleep(0.1)"
         )
-        session = bay.submit(text)
+        session = await bay.submit(text)
         await bay.until(EventKind.LOG, message="running")
         await bay.engine.stop("enough", grace=20)
         assert (await bay.ended(session))["Slow"].state is State.SUCCESS
 
     async def test_one_session_can_be_cancelled(self, bay: "Bay") -> None:
         bay.player()
-        blocked = bay.submit(BLOCKED + many(1))
+        blocked = await bay.submit(BLOCKED + many(1))
         await bay.until(EventKind.LOG, message="running")
         bay.engine.cancel(blocked, "not needed any more")
-        other = bay.submit("class Other(Test):\n    async def run(self):\n        pass")
+        other = await bay.submit("class Other(Test):\n    async def run(self):\n        pass")
         assert (await bay.ended(other))["Other"].state is State.SUCCESS
         states = {name: case.state for name, case in (await bay.ended(blocked)).items()}
         assert states["Blocked[alice=Nio,server=SynapseStable]"] is State.ERROR
 
     async def test_a_case_that_is_called_off_before_it_began(self, bay: "Bay") -> None:
         """Cancelled in the very turn of the loop in which it was started."""
-        session = bay.submit("class Plain(Test):\n    async def run(self):\n        pass")
+        session = await bay.submit("class Plain(Test):\n    async def run(self):\n        pass")
         while not session.running and not session.ended.is_set():
             await asyncio.sleep(0)
         bay.engine.cancel(session, "at once")
@@ -224,7 +224,7 @@ class TestEnding:
     async def test_in_preparation(self, bay: "Bay") -> None:
         bay.provider.hangs = True
         bay.player()
-        session = bay.submit(BLOCKED)
+        session = await bay.submit(BLOCKED)
         await bay.until(EventKind.CASE_STATE, state="preparing")
         bay.engine.cancel(session, "enough")
         cases = await bay.ended(session)
@@ -238,12 +238,12 @@ class TestWorkers:
         async with WorkerPool(2) as workers:
             bay = await bay_with(workers)
             bay.player()
-            blocking = bay.submit(
+            blocking = await bay.submit(
                 "class Blocks(Test):\n    async def run(self):\n        self.logger.info('running')\n"
                 "        time.sleep(1)"
             )
             await bay.until(EventKind.LOG, message="running")
-            cases = await bay.ended(bay.submit(many(5)))
+            cases = await bay.ended(await bay.submit(many(5)))
             assert all(case.state is State.SUCCESS for case in cases.values())
             assert not blocking.ended.is_set(), "five cases have ended while one blocks its process"
             await bay.ended(blocking)
@@ -254,7 +254,7 @@ class TestWorkers:
             bay = await bay_with(workers, teardown=0.1)
             text = BLOCKED.replace("await asyncio.sleep(3600)", "time.sleep(3600)")
             bay.player()
-            session = bay.submit(text)
+            session = await bay.submit(text)
             await bay.until(EventKind.LOG, message="running")
             bay.engine.cancel(session, "enough")
             (case,) = (await bay.ended(session)).values()
@@ -268,7 +268,7 @@ class TestWorkers:
             bay = await bay_with(workers)
             player = bay.player()
             (case,) = (
-                await bay.ended(bay.submit(BLOCKED.replace("await asyncio.sleep(3600)", end)))
+                await bay.ended(await bay.submit(BLOCKED.replace("await asyncio.sleep(3600)", end)))
             ).values()
             assert case.state is State.ERROR
             assert case.message.startswith("the test ended its process: ")

@@ -51,13 +51,13 @@ class Site:
         self.tasks: set[asyncio.Task[None]] = set()
         self.round_trips: list[float] = []
 
-    def submit(self, name: str, text: str) -> Session:
+    async def submit(self, name: str, text: str) -> Session:
         path = self.folder / f"{name}_test.py"
         path.write_text(HEAD + text)
         planned = plan([path], directory=self.folder)
         assert not planned.problems, planned.problems
         folder = ResultsFolder.create(self.folder / "results", self.lab.clock.now().date())
-        return self.lab.engine.submit(folder, planned, Options())
+        return await self.lab.engine.submit(folder, planned, Options())
 
     def start_adapter(self) -> None:
         task = asyncio.create_task(self._loop(), name="adapter")
@@ -120,7 +120,7 @@ async def ended(session: Session) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 async def test_one_looping_adapter_plays_six_cases(no_leaks: None, tmp_path: Path, workers: int) -> None:
     async with open_site(tmp_path, workers) as site:
-        session = site.submit("dances", SIX)
+        session = await site.submit("dances", SIX)
         site.start_adapter()
         await ended(session)
         assert len(session.record.cases) == 6
@@ -128,13 +128,13 @@ async def test_one_looping_adapter_plays_six_cases(no_leaks: None, tmp_path: Pat
 
 async def test_a_test_that_blocks_delays_no_request(no_leaks: None, tmp_path: Path) -> None:
     async with open_site(tmp_path, 2) as site:
-        blocking = site.submit("blocks", BLOCKS)
+        blocking = await site.submit("blocks", BLOCKS)
         while not blocking.running:
             await asyncio.sleep(0.01)
         for _ in range(2):
             site.start_adapter()
         for number in range(3):
-            await ended(site.submit(f"dances{number}", SIX))
+            await ended(await site.submit(f"dances{number}", SIX))
         await ended(blocking)
         # 50 ms is what is promised; medians stand still when the machine is busy with other things.
         assert statistics.median(site.round_trips) < 0.05

@@ -90,8 +90,7 @@ async def test_a_bad_file_delays_no_poll(no_leaks: None, tmp_path: Path, text: s
         asking = asyncio.create_task(submitted(site, bad, good))
         rounds = 0
         while not asking.done():
-            dances = site.submit(f"dances{rounds}", SIX)
-            await ended(dances)
+            await ended(await site.submit(f"dances{rounds}", SIX))
             rounds += 1
         body = await asking
         assert body["cases"] == 6

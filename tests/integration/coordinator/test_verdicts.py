@@ -44,7 +44,9 @@ class Served(Test):
 class TestActions:
     async def test_success(self, bay: "Bay") -> None:
         player = bay.player()
-        session = bay.submit(ONE.format(body="assert (await alice.perform('dance'))['response'] == 'dance'"))
+        session = await bay.submit(
+            ONE.format(body="assert (await alice.perform('dance'))['response'] == 'dance'")
+        )
         case = (await bay.ended(session))["One[alice=Nio]"]
         assert case.state is State.SUCCESS
         assert player.exits[0] == "the case ended: success"
@@ -52,7 +54,7 @@ class TestActions:
     @pytest.mark.parametrize("answer", [{"response": "error"}, {"response": "error", "error": "no room"}])
     async def test_the_response_error_is_a_failure(self, bay: "Bay", answer: JsonObject) -> None:
         bay.player(lambda action, data: answer)
-        case = (await bay.ended(bay.submit(ONE.format(body="await alice.perform('dance')"))))[
+        case = (await bay.ended(await bay.submit(ONE.format(body="await alice.perform('dance')"))))[
             "One[alice=Nio]"
         ]
         assert case.state is State.FAILURE
@@ -62,7 +64,7 @@ class TestActions:
         """It polls on and on, and the case ends all the same."""
         bay = await bay_with(action=0.2)
         bay.play_once(lambda action, data: None)
-        case = (await bay.ended(bay.submit(ONE.format(body="await alice.perform('dance')"))))[
+        case = (await bay.ended(await bay.submit(ONE.format(body="await alice.perform('dance')"))))[
             "One[alice=Nio]"
         ]
         assert case.state is State.ERROR
@@ -71,7 +73,7 @@ class TestActions:
     async def test_never_fetched(self, bay_with: MakeBay) -> None:
         bay = await bay_with(action=0.1)
         bay.engine.pool.register("silent", {"type": "nio"})
-        case = (await bay.ended(bay.submit(ONE.format(body="await alice.perform('dance')"))))[
+        case = (await bay.ended(await bay.submit(ONE.format(body="await alice.perform('dance')"))))[
             "One[alice=Nio]"
         ]
         assert (case.state, case.message) == (State.ERROR, "alice: did not fetch dance within 0.1 s")
@@ -79,7 +81,7 @@ class TestActions:
     async def test_a_case_that_takes_too_long_says_what_it_was_at(self, bay_with: MakeBay) -> None:
         bay = await bay_with(case=0.2)
         bay.play_once(lambda action, data: None)
-        case = (await bay.ended(bay.submit(ONE.format(body="await alice.perform('dance')"))))[
+        case = (await bay.ended(await bay.submit(ONE.format(body="await alice.perform('dance')"))))[
             "One[alice=Nio]"
         ]
         assert case.state is State.ERROR
@@ -90,7 +92,7 @@ class TestActions:
     async def test_data_that_cannot_be_json(self, bay: "Bay") -> None:
         bay.player()
         body = "await alice.perform('dance', partner=object())"
-        case = (await bay.ended(bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
+        case = (await bay.ended(await bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
         assert case.state is State.ERROR
         assert case.message.startswith("TypeError: dance: cannot be sent as JSON: partner=<object")
 
@@ -102,7 +104,7 @@ class TestAdapters:
     ) -> None:
         bay.play_once()
         bob = bay.engine.pool.register("bob", {"type": "element-web"})
-        session = bay.submit(TWO.format(body="await bob.perform('wait')"))
+        session = await bay.submit(TWO.format(body="await bob.perform('wait')"))
         assert (await bob.channel.poll(20)).action == "wait"
         alice = next(one for one in bay.engine.pool if one.role == "alice")
         bay.engine.pool.report(alice, ErrorBody(type=type, path="a.ts:1", details="lost my room"))
@@ -114,7 +116,7 @@ class TestAdapters:
         """The test catches what its own action raised; the adapter is gone all the same."""
         alice = bay.engine.pool.register("alice", {"type": "nio"})
         body = "\n        ".join(["try: await alice.perform('x')", "except Exception: pass"])
-        session = bay.submit(ONE.format(body=body))
+        session = await bay.submit(ONE.format(body=body))
         await alice.channel.poll(20)
         bay.engine.pool.report(alice, ErrorBody(type="action", details="no such room"))
         case = (await bay.ended(session))["One[alice=Nio]"]
@@ -123,7 +125,7 @@ class TestAdapters:
 
     async def test_one_that_is_gone_ends_its_case(self, bay: "Bay") -> None:
         alice = bay.engine.pool.register("alice", {"type": "nio"})
-        session = bay.submit(ONE.format(body="await alice.perform('x')"))
+        session = await bay.submit(ONE.format(body="await alice.perform('x')"))
         await alice.channel.poll(20)
         bay.engine.pool.lose(alice, "its process ended (signal 9)")
         case = (await bay.ended(session))["One[alice=Nio]"]
@@ -133,7 +135,7 @@ class TestAdapters:
     async def test_one_that_erred_before_is_never_allocated(self, bay: "Bay") -> None:
         broken = bay.engine.pool.register("broken", {"type": "nio"})
         bay.engine.pool.report(broken, ErrorBody(type="adapter", details="no browser"))
-        session = bay.submit(ONE.format(body="await alice.perform('dance')"))
+        session = await bay.submit(ONE.format(body="await alice.perform('dance')"))
         await asyncio.sleep(0)
         assert broken.claim is None
         bay.player()
@@ -143,14 +145,14 @@ class TestAdapters:
 
 class TestHomeservers:
     async def test_it_is_given_and_destroyed(self, bay: "Bay") -> None:
-        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.SUCCESS
         assert [server.operations for server in bay.provider.deployed] == [["restart"]]
         assert not bay.provider.running
 
     async def test_it_does_not_come_up(self, bay: "Bay", deploy_error: DeployError) -> None:
         bay.provider.fails = deploy_error
-        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.ERROR
         assert "synapse did not answer" in case.message
         assert "KeyError: 'server_name'" in case.message, "the log is there"
@@ -159,39 +161,39 @@ class TestHomeservers:
     async def test_it_hangs(self, bay_with: MakeBay) -> None:
         bay = await bay_with(prepare=0.1)
         bay.provider.hangs = True
-        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.ERROR, "the homeservers did not answer within 0.1 s")
 
     async def test_the_provider_has_a_bug(self, bay: "Bay") -> None:
         bay.provider.fails = KeyError("port")
-        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.ERROR
         assert case.message == "the lab itself failed: KeyError: 'port'"
 
     async def test_it_can_never_be_deployed(self, bay: "Bay") -> None:
         bay.provider.refuses = "no Go compiler"
-        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.SKIPPED, "no Go compiler")
 
     async def test_it_turns_out_to_be_unsupported(self, bay: "Bay") -> None:
         bay.provider.fails = UnsupportedError("this image has no such version")
-        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.SKIPPED
 
     async def test_it_cannot_be_destroyed(self, bay: "Bay") -> None:
         bay.provider.fails_to_destroy = DeployError("it does not let go")
-        case = (await bay.ended(bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.ERROR, "it does not let go")
 
     async def test_that_does_not_hide_what_the_test_found(self, bay: "Bay") -> None:
         bay.provider.fails_to_destroy = DeployError("it does not let go")
         failing = SERVER + "        assert False, 'found something'\n"
-        case = (await bay.ended(bay.submit(failing)))["Served[server=SynapseStable]"]
+        case = (await bay.ended(await bay.submit(failing)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.FAILURE, "found something")
 
     async def test_one_that_died_is_named(self, bay: "Bay") -> None:
         text = SERVER.replace("await server.restart()", "await asyncio.sleep(0.05); 1 / 0")
-        session = bay.submit(text)
+        session = await bay.submit(text)
         await bay.until(EventKind.LOG, message="running")
         bay.provider.running[0].exited = "signal 9"
         case = (await bay.ended(session))["Served[server=SynapseStable]"]
@@ -210,5 +212,5 @@ class TestHomeservers:
 )
 async def test_odd_endings(bay: "Bay", body: str, state: State) -> None:
     bay.player()
-    case = (await bay.ended(bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
+    case = (await bay.ended(await bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
     assert case.state is state

@@ -80,7 +80,7 @@ class Site:
         path.write_text(TEST_FILE.format(body=lines, client_type=client_type))
         planned = plan([path], directory=self.folder)
         assert not planned.problems, planned.problems
-        return self.lab.engine.submit(self.lab.new_folder(), planned, Options())
+        return await self.lab.engine.submit(self.lab.new_folder(), planned, Options())
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request to a path, which is taken as it stands."""

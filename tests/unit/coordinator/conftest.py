@@ -2,33 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hand_clock import HandClock
 from trafficlight.coordinator.adapter import Adapter
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.journal import Journal
-
-NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
-
-
-class HandClock:
-    """Stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self.elapsed = 1000.0
-
-    def monotonic(self) -> float:
-        return self.elapsed
-
-    def now(self) -> datetime:
-        return NOON + timedelta(seconds=self.elapsed)
 
 
 @dataclass(eq=False)
@@ -75,7 +60,7 @@ class Yard:
 
 @pytest.fixture
 def clock() -> HandClock:
-    return HandClock()
+    return HandClock(1000.0)
 
 
 @pytest.fixture

@@ -11,20 +11,21 @@ from trafficlight.errors import ActionError, AdapterError, DeadlineError
 from trafficlight.protocol import ActionMessage, ErrorBody, JsonObject
 
 if TYPE_CHECKING:
-    from tests.unit.coordinator.conftest import HandClock
+    from tests.hand_clock import HandClock
 
-# Seconds that a poll may be held in a test that expects it to end before.
+# Seconds that a poll is held, on a clock that is turned by hand.
 LONG = 30.0
-# Seconds for a deadline that is meant to pass.
-SHORT = 0.02
+# Seconds that a client has for an action where its time is meant to be up.
+SHORT = 5.0
 
 
 class Side:
     """Both sides of a channel."""
 
     def __init__(self, clock: "HandClock") -> None:
+        self.clock = clock
         self.delivered: list[ActionMessage] = []
-        self.channel = Channel(clock, hold_repeat=0.03, on_delivered=self.delivered.append)
+        self.channel = Channel(clock, hold_repeat=1.0, on_delivered=self.delivered.append)
         self._tasks: list[asyncio.Task[Any]] = []
 
     async def ask(
@@ -75,7 +76,11 @@ class TestDelivery:
         assert (await side.channel.poll(LONG)).action == "login"
 
     async def test_nothing_to_do(self, side: Side) -> None:
-        message = await side.channel.poll(SHORT)
+        poll = await side.held_poll()
+        await side.clock.turn(0.8 * LONG)
+        assert not poll.done()
+        await side.clock.turn(0.2 * LONG)
+        message = poll.result()
         assert (message.action, message.data, message.id) == ("idle", {"delay": 0}, None)
         assert not side.channel.polling
 
@@ -85,11 +90,11 @@ class TestDelivery:
     async def test_a_repeat_is_held_and_has_the_same_id(self, side: Side) -> None:
         await side.ask("login")
         first = await side.channel.poll(LONG)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        again = await side.channel.poll(LONG)
-        assert loop.time() - began >= 0.03
-        assert again == first
+        again = await side.held_poll()
+        await side.clock.turn(0.9)
+        assert not again.done()
+        await side.clock.turn(0.1)
+        assert again.result() == first
         assert side.delivered == [first], "it is told once"
 
     async def test_a_held_repeat_gives_way_to_the_next_action(self, side: Side) -> None:
@@ -171,6 +176,7 @@ class TestResponses:
     async def test_an_answer_that_comes_too_late_is_stale(self, side: Side) -> None:
         asked = await side.ask(timeout=SHORT)
         id = (await side.channel.poll(LONG)).id
+        await side.clock.turn(SHORT)
         with pytest.raises(DeadlineError):
             await asked
         assert side.channel.respond(id, {}) is Receipt.STALE
@@ -183,6 +189,7 @@ class TestResponses:
     ) -> None:
         first = await side.ask("one", timeout=SHORT)
         await side.channel.poll(LONG)
+        await side.clock.turn(SHORT)
         with pytest.raises(DeadlineError):
             await first
         second = await side.ask("two")
@@ -278,13 +285,18 @@ class TestExit:
 
 class TestDeadlines:
     async def test_an_action_that_nobody_fetched(self, side: Side) -> None:
-        with pytest.raises(DeadlineError, match=r"^did not fetch login within 0\.02 s$"):
-            await side.channel.perform("login", {}, SHORT)
+        asked = await side.ask("login", SHORT)
+        await side.clock.turn(SHORT - 0.1)
+        assert not asked.done()
+        await side.clock.turn(0.1)
+        with pytest.raises(DeadlineError, match=r"^did not fetch login within 5 s$"):
+            await asked
 
     async def test_an_action_that_was_not_answered(self, side: Side) -> None:
         asked = await side.ask("login", SHORT)
         await side.channel.poll(LONG)
-        with pytest.raises(DeadlineError, match=r"^did not answer login within 0\.02 s$"):
+        await side.clock.turn(SHORT)
+        with pytest.raises(DeadlineError, match=r"^did not answer login within 5 s$"):
             await asked
 
     async def test_the_last_three_actions_are_told(self, side: Side, clock: "HandClock") -> None:
@@ -294,16 +306,20 @@ class TestDeadlines:
             clock.elapsed += number
             side.channel.respond(None, {})
             await asked
+        last = await side.ask("last", SHORT)
+        await clock.turn(SHORT)
         with pytest.raises(DeadlineError) as raised:
-            await side.channel.perform("last", {}, SHORT)
+            await last
         assert str(raised.value).endswith(
             "(before that: step1 (answered after 1.0 s), step2 (answered after 2.0 s), "
             "step3 (answered after 3.0 s))"
         )
 
     async def test_the_next_action_can_go_on(self, side: Side) -> None:
+        late = await side.ask("login", SHORT)
+        await side.clock.turn(SHORT)
         with pytest.raises(DeadlineError):
-            await side.channel.perform("login", {}, SHORT)
+            await late
         await side.ask("logout")
         assert (await side.channel.poll(LONG)).action == "logout"
 
@@ -313,7 +329,7 @@ class TestDeadlines:
         await asyncio.wait([asked])
         assert side.channel.outstanding is None
         assert [past.ending for past in side.channel.past] == ["cancelled"]
-        assert (await side.channel.poll(SHORT)).action == "idle"
+        assert (await side.channel.poll(0)).action == "idle"
 
 
 class TestDescription:

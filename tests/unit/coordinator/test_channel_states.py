@@ -3,13 +3,13 @@
 import asyncio
 import itertools
 from collections.abc import Coroutine
-from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from trafficlight.clock import SystemClock
 from trafficlight.coordinator.channel import Channel, Receipt
 from trafficlight.errors import ActionError, AdapterError, DeadlineError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
@@ -36,7 +36,7 @@ class HandLoop(asyncio.SelectorEventLoop):
             self.run_forever()
 
 
-class LoopClock:
+class LoopClock(SystemClock):
     """The loop's time, as the channel asks for it."""
 
     def __init__(self, loop: HandLoop) -> None:
@@ -44,9 +44,6 @@ class LoopClock:
 
     def monotonic(self) -> float:
         return self._loop.time()
-
-    def now(self) -> datetime:
-        return datetime(2026, 11, 21, tzinfo=UTC)
 
 
 class ChannelMachine(RuleBasedStateMachine):

@@ -1,32 +1,19 @@
 """A session to tell about: a journal on a clock that is turned by hand."""
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hand_clock import HandClock
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import SessionRecord
 
-NOON = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 SUITE = "chat/send_messages_test.py::SendMessages"
-
-
-class HandClock:
-    """Stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self.elapsed = 0.0
-
-    def monotonic(self) -> float:
-        return self.elapsed
-
-    def now(self) -> datetime:
-        return NOON + timedelta(seconds=self.elapsed)
 
 
 class Lab:

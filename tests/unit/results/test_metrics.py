@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.unit.results.conftest import HandClock
+from tests.hand_clock import HandClock
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics, Names, Standing

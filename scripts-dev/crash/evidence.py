@@ -1,0 +1,64 @@
+"""What a lab left behind, for the tests that kill it or its adapters."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["MARK", "events_of", "free_port", "still_running", "verdicts"]
+
+# Environment that marks every process of such a test.
+MARK = "CRASH_TEST_RUN"
+# Seconds that processes have to end by themselves.
+_GRACE = 5.0
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def events_of(results: Path) -> list[dict[str, Any]]:
+    """Return the events of the one session; a torn last line does not count."""
+    found = []
+    for log in results.glob("2*/events.jsonl"):
+        for line in log.read_bytes().splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return found
+
+
+def verdicts(events: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Give every case that ended for good, with its verdict, as often as it did."""
+    for event in events:
+        if event["kind"] == "case_ended" and not event["data"].get("will_retry"):
+            yield event["case"], event["data"]["state"]
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """Return the processes of this test that run."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.pid != os.getpid():
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def still_running(mark: str) -> list[list[str]]:
+    """Return the command lines of the processes of this test that do not end."""
+    deadline = time.monotonic() + _GRACE
+    while (left := _marked(mark)) and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=0.2)
+    return [process.cmdline() for process in left]

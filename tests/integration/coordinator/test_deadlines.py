@@ -1,0 +1,164 @@
+"""Every deadline at its real length, on a clock that is turned by hand: who, doing what, since when."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.hand_clock import HandClock
+from tests.integration.coordinator.conftest import open_bay
+from trafficlight.coordinator.session import Options
+from trafficlight.results.events import EventKind, State
+
+if TYPE_CHECKING:
+    from tests.integration.coordinator.conftest import Bay
+
+DANCES = """
+class Dances(Test):
+    clients = {"alice": Nio}
+
+    async def run(self, alice):
+        await alice.perform("bow")
+        await alice.perform("dance")
+"""
+
+SERVED = """
+class Served(Test):
+    servers = {"server": SynapseStable}
+
+    async def run(self, server):
+        pass
+"""
+
+WAITS = """
+class Waits(Test):
+    async def run(self):
+        self.logger.info("running")
+        await asyncio.Event().wait()
+"""
+
+LINGERS = """
+class Lingers(Test):
+    async def run(self):
+        pass
+
+    async def teardown(self):
+        self.logger.info("tearing down")
+        await asyncio.Event().wait()
+"""
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock(5000.0)
+
+
+@pytest.fixture
+async def bay(no_leaks: None, tmp_path: Path, clock: HandClock) -> AsyncIterator["Bay"]:
+    options: dict[str, Any] = {"action": 60.0, "case": 300.0, "prepare": 120.0, "teardown": 30.0}
+    async with open_bay(tmp_path, clock=clock, queue=300.0, **options) as opened:
+        yield opened
+
+
+async def test_of_an_action(bay: "Bay", clock: HandClock) -> None:
+    """The adapter polls on and on, which is no progress."""
+    bay.play_once(lambda action, _: {"response": "bowed"} if action == "bow" else None)
+    session = await bay.submit(DANCES)
+    await bay.until(EventKind.ACTION_DELIVERED, action="dance")
+    await clock.turn(59)
+    assert not session.ended.is_set()
+    await clock.turn(1)
+    case = (await bay.ended(session))["Dances[alice=Nio]"]
+    assert case.state is State.ERROR
+    assert case.message == (
+        "alice: did not answer dance within 60 s (before that: bow (answered after 0.0 s))"
+    )
+
+
+async def test_of_an_adapter_that_is_gone(bay: "Bay", clock: HandClock) -> None:
+    alice = bay.engine.pool.register("alice", {"type": "nio"})
+    session = await bay.submit(DANCES)
+    await alice.channel.poll(20)
+    alice.channel.respond(None, {"response": "bowed"})
+    # It fetches the second action, and is never heard of again: its deadline is the action's.
+    await bay.until(EventKind.ACTION_SENT, action="dance")
+    await clock.turn(61)
+    case = (await bay.ended(session))["Dances[alice=Nio]"]
+    assert case.state is State.ERROR
+    assert case.message.startswith("alice: did not fetch dance within 60 s")
+
+
+async def test_of_an_adapter_without_a_case(bay: "Bay", clock: HandClock) -> None:
+    idle = bay.engine.pool.register("idle", {"type": "nio"})
+    await clock.turn(60)
+    assert bay.engine.pool.free == [idle]
+    await clock.turn(2)
+    assert bay.engine.pool.free == []
+    assert idle.reason == "gave no sign of life for 61 s; no action was asked of it"
+
+
+async def test_of_a_case(bay: "Bay", clock: HandClock) -> None:
+    session = await bay.submit(WAITS)
+    await bay.until(EventKind.LOG, message="running")
+    await clock.turn(299)
+    assert not session.ended.is_set()
+    await clock.turn(1)
+    case = (await bay.ended(session))["Waits"]
+    assert (case.state, case.message) == (State.ERROR, "not done within 300 s, the case's deadline")
+
+
+async def test_of_preparing(bay: "Bay", clock: HandClock) -> None:
+    bay.provider.hangs = True
+    session = await bay.submit(SERVED)
+    await bay.until(EventKind.CASE_STATE, state="preparing")
+    await clock.turn(120)
+    case = (await bay.ended(session))["Served[server=SynapseStable]"]
+    assert (case.state, case.message) == (State.ERROR, "the homeservers did not answer within 120 s")
+
+
+async def test_of_the_tear_down(bay: "Bay", clock: HandClock) -> None:
+    session = await bay.submit(LINGERS)
+    await bay.until(EventKind.LOG, message="tearing down")
+    await clock.turn(30)
+    case = (await bay.ended(session))["Lingers"]
+    assert (case.state, case.message) == (State.ERROR, "the tear-down was not done within 30 s")
+
+
+async def test_of_waiting(bay: "Bay", clock: HandClock) -> None:
+    session = await bay.submit(DANCES)
+    await clock.turn(299)
+    assert not session.ended.is_set()
+    await clock.turn(2)
+    case = (await bay.ended(session))["Dances[alice=Nio]"]
+    assert case.state is State.ERROR
+    assert case.message == "waited 300 s in vain: needs 1 x Nio, 0 free, 0 registered"
+
+
+async def test_of_a_session(bay: "Bay", clock: HandClock) -> None:
+    session = await bay.submit(WAITS, Options(deadline=1000.0))
+    await bay.until(EventKind.LOG, message="running")
+    session_of_others = await bay.submit(DANCES, Options(deadline=None))
+    await clock.turn(200)
+    assert not session.ended.is_set()
+    bay.engine.cancel(session_of_others, "not needed")
+    # The case has a deadline of its own, which comes first; a session of waiting cases has none.
+    await clock.turn(100)
+    assert (await bay.ended(session))["Waits"].state is State.ERROR
+    late = await bay.submit(DANCES, Options(deadline=100.0))
+    await clock.turn(102)
+    await bay.ended(late)
+    assert late.stopped == "the session took longer than 100 s, its deadline"
+
+
+async def test_of_the_grace_period(bay: "Bay", clock: HandClock) -> None:
+    session = await bay.submit(WAITS)
+    await bay.until(EventKind.LOG, message="running")
+    stopping = asyncio.create_task(bay.engine.stop("enough", grace=10))
+    await clock.turn(9)
+    assert not session.ended.is_set()
+    await clock.turn(1)
+    await stopping
+    case = (await bay.ended(session))["Waits"]
+    assert case.message == "called off while it was running: enough"

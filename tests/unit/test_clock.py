@@ -1,0 +1,77 @@
+"""What waits for time to pass, on the real clock and on one that is turned by hand."""
+
+import asyncio
+
+import pytest
+
+from tests.hand_clock import HandClock, settled
+from trafficlight.clock import Clock, SystemClock
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+class TestSleep:
+    async def test_it_ends_when_its_time_is_over(self, clock: HandClock) -> None:
+        sleep = asyncio.create_task(clock.sleep(3))
+        await clock.turn(2.9)
+        assert not sleep.done()
+        await clock.turn(0.1)
+        assert sleep.done()
+
+    async def test_cancelled_it_leaves_no_call_behind(self, clock: HandClock) -> None:
+        sleep = asyncio.create_task(clock.sleep(3))
+        await settled()
+        sleep.cancel()
+        await asyncio.wait([sleep])
+        assert clock.next is None
+
+    async def test_cancelled_in_the_turn_in_which_its_time_is_over(self, clock: HandClock) -> None:
+        sleep = asyncio.create_task(clock.sleep(0))
+        await asyncio.sleep(0)
+        sleep.cancel()
+        await clock.turn(1)
+        assert sleep.cancelled()
+
+
+class TestTimeout:
+    @pytest.mark.parametrize("real", [False, True])
+    async def test_it_ends_what_takes_too_long(self, clock: HandClock, real: bool) -> None:
+        used: Clock = SystemClock() if real else clock
+
+        async def work() -> bool:
+            with pytest.raises(TimeoutError):
+                async with used.timeout(0.01) as limit:
+                    await asyncio.Event().wait()
+            return limit.expired()
+
+        working = asyncio.create_task(work())
+        await clock.turn(0.01)
+        assert await working
+
+    async def test_what_is_quick_enough_is_left_alone(self, clock: HandClock) -> None:
+        async with clock.timeout(1) as limit:
+            pass
+        await clock.turn(2)
+        assert not limit.expired()
+        assert clock.next is None
+
+    async def test_a_cancellation_from_outside_stays_one(self, clock: HandClock) -> None:
+        async def work() -> None:
+            async with clock.timeout(5):
+                await asyncio.Event().wait()
+
+        working = asyncio.create_task(work())
+        await settled()
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        assert clock.next is None
+
+    async def test_a_time_out_within_is_told_from_its_own(self, clock: HandClock) -> None:
+        with pytest.raises(TimeoutError):
+            async with clock.timeout(5) as limit:
+                raise TimeoutError
+        assert not limit.expired()
