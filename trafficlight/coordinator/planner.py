@@ -85,6 +85,7 @@ class WorkerPlanner:
                 for part in await reader.read(asked):
                     self._listen_to(part)
                     planning.add(part)
+                    await asyncio.sleep(0)  # there may be very many cases in all
         finally:
             await reader.close()
             if reader.printed:
