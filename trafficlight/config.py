@@ -151,6 +151,9 @@ class Settings(BaseModel):
     alive_deadline: Seconds = Field(
         default=60.0, description="Seconds without a sign of life from an adapter."
     )
+    import_deadline: Seconds = Field(
+        default=60.0, description="Seconds that importing a test file, and expanding its tests, may take."
+    )
     action_deadline: Seconds = Field(default=60.0, description="Seconds that a client has for one action.")
     case_deadline: Seconds = Field(default=300.0, description="Seconds that a case's test may take.")
     prepare_deadline: Seconds = Field(default=120.0, description="Seconds until a case's homeservers answer.")

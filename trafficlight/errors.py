@@ -10,7 +10,8 @@
     ├── LabError               the lab did the wrong thing                -> the case is an error
     │   ├── AdapterError       an adapter died, went silent or broke the protocol
     │   ├── DeadlineError      something took longer than it was given
-    │   └── DeployError        a homeserver could not be provided
+    │   ├── DeployError        a homeserver could not be provided
+    │   └── StoppedError       it ends before it has done what it was asked for
     └── UnsupportedError       it was never meant to run here             -> the case is skipped
 
     BaseException
@@ -28,6 +29,7 @@ __all__ = [
     "DeployError",
     "LabError",
     "Skipped",
+    "StoppedError",
     "TrafficlightError",
     "UnsupportedError",
     "UsageError",
@@ -75,6 +77,10 @@ class AuthoringError(TrafficlightError):
         where = f"{path}:{line}" if line is not None else str(path)
         super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
 
+    def __reduce__(self) -> tuple[type["AuthoringError"], tuple[Path, int | None, str, str]]:
+        # What it is raised from stays in the process that read the file.
+        return type(self), (self.path, self.line, self.problem, self.hint)
+
 
 class _OfAdapterError(TrafficlightError):
     """What went wrong with the adapter in a role.
@@ -121,6 +127,10 @@ class DeployError(LabError):
         self.message = message
         self.log = log
         super().__init__(message if not log else f"{message}\n{log}")
+
+
+class StoppedError(LabError):
+    """The lab ends before it has done what it was asked for."""
 
 
 class UnsupportedError(TrafficlightError):

@@ -86,6 +86,7 @@ class SessionFacts(BaseModel):
     cases: int
     folder: str
     exit_code: int | None
+    problems: list[str] = []
 
 
 class Coordinator:

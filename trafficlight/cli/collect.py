@@ -1,21 +1,26 @@
 """`trafficlight collect`: which cases would run, and what is wrong with the test files."""
 
+import asyncio
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Set
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from trafficlight.cli.selecting import selection_options
-from trafficlight.config import load
+from trafficlight.config import Settings, load
+from trafficlight.coordinator.planner import WorkerPlanner
+from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import AuthoringError
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan, Suite
 from trafficlight.suites.planning import plan
+from trafficlight.suites.portable import Shown
 from trafficlight.suites.rendering import render_value
 from trafficlight.suites.selection import Selection
 
@@ -49,7 +54,8 @@ def command(
 
     Exit codes: 0, 2 if there is nothing to run, 3 if a test file is wrong.
     """
-    found = plan(paths, selection, patterns=load(file=config).test_patterns or DEFAULT_PATTERNS)
+    settings = load(file=config)
+    found = asyncio.run(_planned(paths, selection, settings))
     lines = [_as_json(found, selection)] if as_json else _as_text(found, selection, quiet=quiet)
     # What does not encode must not cost the rest.
     click.echo("\n".join(lines).encode("utf-8", "backslashreplace").decode())
@@ -58,6 +64,16 @@ def command(
     if not found.cases:
         click.echo("nothing to run", err=True)
     ctx.exit(_NOTHING if not found.cases else _PROBLEMS if found.problems else 0)
+
+
+async def _planned(paths: tuple[str, ...], selection: Selection, settings: Settings) -> Plan:
+    """Return the plan, made in a process of its own: test files run code of theirs when they are imported."""
+    patterns = settings.test_patterns or DEFAULT_PATTERNS
+    if settings.workers == 0:
+        return plan(paths, selection, patterns=patterns)
+    async with WorkerPool(0, memory=settings.worker_memory) as pool:
+        planner = WorkerPlanner(pool, settings.import_deadline, printed=partial(click.echo, err=True))
+        return await planner.plan(paths, selection, patterns=patterns)
 
 
 def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]:
@@ -152,6 +168,8 @@ def _jsonable(value: Any) -> Any:
     match value:
         case Enum():
             return render_value(value)
+        case Shown():
+            return value.rendered
         case None | bool() | int() | str():
             return value
         case float() if math.isfinite(value):

@@ -11,6 +11,7 @@ from trafficlight.cli.lifetime import adapters_running, command_line, lab_servin
 from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
+from trafficlight.errors import StoppedError
 from trafficlight.results.exit_codes import ExitCode, worst
 from trafficlight.results.summary import summary
 from trafficlight.suites.request import SessionRequest
@@ -40,7 +41,10 @@ def command(
     settings = load_settings(config, **flags)
     if settings.port == 0 and flags.get("port") is None and "port" not in settings.model_fields_set:
         settings = settings.model_copy(update={"port": _PORT})
-    return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
+    try:
+        return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
+    except StoppedError:
+        return ExitCode.INTERRUPTED
 
 
 async def _serve(

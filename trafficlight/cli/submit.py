@@ -49,4 +49,6 @@ async def _submit(asked: SessionRequest, url: str, token: str | None, watch: boo
         if watch:
             return await follow(coordinator, session)
         click.echo(header(coordinator, session))
+        for problem in session.problems:
+            click.echo(f"problem: {problem}", err=True)
         return 0

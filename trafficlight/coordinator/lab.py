@@ -3,23 +3,26 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcess
+from trafficlight.coordinator.matches import Matches
 from trafficlight.coordinator.memory import remembering
 from trafficlight.coordinator.past import Past
+from trafficlight.coordinator.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
 from trafficlight.coordinator.session import Options, Session
 from trafficlight.coordinator.sessions import LateFiles
 from trafficlight.coordinator.workers import WorkerPool
-from trafficlight.errors import ConfigError, DeployError, TrafficlightError, UsageError
+from trafficlight.errors import ConfigError, DeployError, StoppedError, TrafficlightError, UsageError
 from trafficlight.homeservers.composition import providers_from
 from trafficlight.homeservers.registry import Providers
 from trafficlight.results.case import Expected
@@ -35,7 +38,6 @@ from trafficlight.results.writer import rebuild
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.planning import plan as plan_of
 from trafficlight.suites.request import SessionRequest
 from trafficlight.worker.output import capturing
 
@@ -60,6 +62,7 @@ class Lab:
     engine: Engine
     store: SqlStore | None
     executor: Executor
+    planner: Planner
     metrics: Metrics
     past: Past
 
@@ -80,7 +83,7 @@ class Lab:
         """
         clock = SystemClock()
         async with AsyncExitStack() as stack:
-            executor = await _executor(settings, clock, stack)
+            executor, planner, matches = await _executor(settings, clock, stack)
             servers = providers_from(settings, progress)
             stack.push_async_callback(servers.close)
             store = stack.enter_context(remembering(settings.results_root)) if remember else None
@@ -109,10 +112,12 @@ class Lab:
             journal.subscribe(LateFiles(settings.results_root.absolute(), engine.sessions))
             past = Past(settings.results_root)
             stack.callback(past.close)
+            if matches is not None:
+                matches.answered = engine.wake
             running = asyncio.create_task(engine.run(), name="engine")
             running.add_done_callback(_say_if_it_died)
             try:
-                yield cls(settings, clock, journal, servers, engine, store, executor, metrics, past)
+                yield cls(settings, clock, journal, servers, engine, store, executor, planner, metrics, past)
             finally:
                 try:
                     await engine.stop("the lab was told to stop", grace=settings.grace)
@@ -136,13 +141,27 @@ class Lab:
         """Return the cases that a request means.
 
         :raises UsageError: a target does not exist, the selection cannot be carried out, or leaves nothing.
+        :raises StoppedError: the lab was told to stop meanwhile.
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await asyncio.to_thread(plan_of, targets, request.selection, patterns=patterns)
+        planned = await self._until_stopped(self.planner.plan(targets, request.selection, patterns=patterns))
         if not planned.cases and not planned.problems:
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
+
+    async def _until_stopped(self, planning: Coroutine[Any, Any, Plan]) -> Plan:
+        work = asyncio.create_task(planning, name="plan")
+        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
+        try:
+            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise StoppedError(f"nothing is planned any more: {self.engine.stopping}")
+            return work.result()
+        finally:
+            for task in (work, ending):
+                task.cancel()
+            await asyncio.gather(work, ending, return_exceptions=True)
 
     async def start(
         self,
@@ -172,6 +191,8 @@ class Lab:
             await asyncio.to_thread(self.store.add_session, stored)
 
         def hopeless(case: Case) -> str | None:
+            if case.sealed is not None and case.sealed.problem:
+                return case.sealed.problem
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
         return await self.engine.submit(folder, plan, options, hopeless=hopeless)
@@ -196,7 +217,10 @@ class Lab:
         return sessions, ended
 
     async def resume(self) -> list[Session]:
-        """Go on with the sessions that an earlier coordinator left without ending them."""
+        """Go on with the sessions that an earlier coordinator left without ending them.
+
+        :raises StoppedError: the lab was told to stop meanwhile.
+        """
         if self.store is None:
             return []
         for uuid in await asyncio.to_thread(self.store.adapters, _KNOWN_ADAPTERS):
@@ -205,6 +229,8 @@ class Lab:
         for stored in self.store.unfinished():
             try:
                 resumed.append(await self._resume(stored, self.store))
+            except StoppedError:
+                raise
             except (TrafficlightError, OSError):
                 logger.exception("session %s cannot go on", stored.id)
         return resumed
@@ -310,10 +336,14 @@ def _limits(settings: Settings, servers: Providers) -> Limits:
     )
 
 
-async def _executor(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Executor:
-    """Return where test code runs: in worker processes, unless the settings ask for none."""
+async def _executor(
+    settings: Settings, clock: Clock, stack: AsyncExitStack
+) -> tuple[Executor, Planner, Matches | None]:
+    """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcess(clock)
-    ready = settings.workers or os.cpu_count() or 1
-    return await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
+        return InProcess(clock), InProcessPlanner(), None
+    ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
+    pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
+    matches = await stack.enter_async_context(Matches(pool, deadline, clock))
+    return pool, WorkerPlanner(pool, deadline, matches, clock=clock), matches

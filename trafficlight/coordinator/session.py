@@ -22,6 +22,7 @@ from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
+from trafficlight.suites.portable import Shown
 from trafficlight.suites.request import SessionRequest
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
@@ -381,6 +382,8 @@ class Session:
 
 def _plain(value: Any) -> Any:
     """Return a parameter's value as JSON can hold it."""
+    if isinstance(value, Shown) and value.scalar is not None:
+        return value.scalar
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 

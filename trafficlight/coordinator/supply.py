@@ -1,24 +1,32 @@
 """The adapters that there are, grouped by what they can fill: all that planning knows of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from trafficlight.client_types import ClientType
 from trafficlight.coordinator.matching import assign, assign_most
+from trafficlight.errors import LabError
+from trafficlight.suites.portable import OwnMatch, ToldClient
 
-__all__ = ["Free", "Mask", "Supply", "type_key"]
+__all__ = ["Free", "Mask", "MatchError", "Supply", "type_key"]
 
 # What an adapter can fill: one bit for each client type that somebody waits for.
 Mask: TypeAlias = int
-TypeKey: TypeAlias = tuple[type, str]
+TypeKey: TypeAlias = tuple[type, str, Hashable]
+
+
+class MatchError(LabError):
+    """What a client type matches is not known: the message says why, or that it is not known yet."""
 
 
 def type_key(kind: ClientType) -> TypeKey:
     """Return what makes two client types the same."""
     # A foreign type comes in clothes that are the same for all of them.
-    return (type(getattr(kind, "matcher", kind)), kind.name())
+    cls = type(getattr(kind, "matcher", kind))
+    # One that is only told of has a class that says nothing of it.
+    return (cls, kind.name(), kind.identity if isinstance(kind, ToldClient | OwnMatch) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ class Supply:
 
     def __init__(self, kinds: Iterable[ClientType], free: Iterable[Free], busy: Iterable[Free]) -> None:
         known = {type_key(kind): kind for kind in kinds}
-        ordered = sorted(known, key=lambda key: (key[0].__module__, key[0].__qualname__, key[1]))
+        ordered = sorted(known, key=_place)
         self._kinds = {1 << index: known[key] for index, key in enumerate(ordered)}
         self._bits = {key: 1 << index for index, key in enumerate(ordered)}
         self._masks: dict[str, Mask] = {}
@@ -78,6 +86,9 @@ class Supply:
     def _matches(self, bit: Mask, adapter: Free) -> bool:
         try:
             return bool(self._kinds[bit].match(adapter))
+        except MatchError as error:
+            self._problems[bit] = str(error)
+            return False
         except Exception as error:
             # It is the test author's code, and must not keep everybody else's cases from starting.
             self._problems[bit] = f"its match() raised {type(error).__name__}: {error}"
@@ -131,6 +142,11 @@ class Supply:
                 text += f" ({self._problems[bit]})"
             parts.append(text)
         return "; ".join(parts) or "needs adapters that other roles of the same case need too"
+
+
+def _place(key: TypeKey) -> tuple[str, str, str, str]:
+    cls, name, identity = key
+    return (cls.__module__, cls.__qualname__, name, repr(identity))
 
 
 def _count(counted: Mapping[Mask, int], bit: Mask) -> int:

@@ -152,8 +152,9 @@ class WorkerProcess:
 
     async def _read(self) -> None:
         try:
-            while (message := await read_message(self._reader)) is not None:
+            while (message := await read_message(self._reader, plain=True)) is not None:
                 await self._messages.put(message)
+                await asyncio.sleep(0)  # many that have come at once are to hold nobody up
         except Exception:
             logger.exception("worker %d sent what cannot be read", self.pid)
         await self._messages.put(None)

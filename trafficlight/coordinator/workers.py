@@ -20,7 +20,7 @@ from trafficlight.results.tails import tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.messages import Answer, Call, CallOff, Done, Run, Tell, Withdraw
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerPool", "dump_stacks", "ending_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class WorkerPool:
 
     There are as many as attempts have run at once: a test mostly waits for its clients.
 
-    :param ready: how many are started ahead, and how many start at the same time.
+    :param ready: how many are started ahead, and how many start at the same time; with 0 each starts when it
+        is needed.
     :param memory: bytes of data that a worker may have; 0 for no limit.
     :param clock: tells when an attempt is beyond its deadlines.
     """
@@ -53,7 +54,6 @@ class WorkerPool:
         self._clock = clock or SystemClock()
         # A worker that did not start is the answer to somebody, too.
         self._idle: asyncio.Queue[WorkerProcess | WorkerDied] = asyncio.Queue()
-        self._busy: set[WorkerProcess] = set()
         self._all: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._waiting = 0
@@ -83,16 +83,17 @@ class WorkerPool:
 
     async def execute(self, assignment: Assignment, link: CaseLink) -> Verdict:
         """Run an attempt to its end in a worker; one that dies or does not end costs only this attempt."""
+        if (sealed := assignment.case.sealed) is not None and sealed.problem:
+            return Verdict(State.ERROR, sealed.problem, phase="load")
         try:
             raw = pickle.dumps(assignment)
         except Exception as error:
             message = f"the case cannot be sent to a worker, try --workers 0: {type(error).__name__}: {error}"
             return Verdict(State.ERROR, message, phase="load")
         try:
-            worker = await self._take()
+            worker = await self.take()
         except WorkerDied as died:
             return Verdict(State.ERROR, str(died), phase="load")
-        self._busy.add(worker)
         reusable = False
         limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
         try:
@@ -110,11 +111,12 @@ class WorkerPool:
         except WorkerDied:
             return await _dead(worker, assignment)
         finally:
-            self._busy.discard(worker)
-            await self._give_back(worker, reusable=reusable)
+            await self.give_back(worker, reusable=reusable)
 
-    async def _take(self) -> WorkerProcess:
+    async def take(self) -> WorkerProcess:
         """Return the first worker that is free: an idle one, one that comes back, or a new one.
+
+        Whoever takes one must give it back.
 
         :raises WorkerDied: a new one did not start.
         """
@@ -131,7 +133,11 @@ class WorkerPool:
         finally:
             self._waiting -= 1
 
-    async def _give_back(self, worker: WorkerProcess, *, reusable: bool) -> None:
+    async def give_back(self, worker: WorkerProcess, *, reusable: bool) -> None:
+        """Take a worker back that :meth:`take` returned.
+
+        :param reusable: whether it can serve others; otherwise it is ended, and replaced as needed.
+        """
         if reusable and not self._closed:
             self._idle.put_nowait(worker)
         else:
@@ -237,31 +243,45 @@ async def _called_off(worker: WorkerProcess, link: CaseLink, teardown: float) ->
 
 async def _stuck(worker: WorkerProcess, limit: float) -> Verdict:
     """Return the verdict on an attempt whose worker does not even answer to its own deadlines."""
+    await dump_stacks(worker)
+    message = f"the test blocks its process: not ended {limit:g} s after its start, beyond every deadline"
+    return Verdict(State.ERROR, message, worker.last_words())
+
+
+async def dump_stacks(worker: WorkerProcess) -> None:
+    """Let a worker that does not answer add to its output where it is."""
     worker.signal(signal.SIGUSR1)
     with contextlib.suppress(TimeoutError, WorkerDied):
         async with asyncio.timeout(_LAST_WORDS):
             while True:
                 await worker.next()
-    message = f"the test blocks its process: not ended {limit:g} s after its start, beyond every deadline"
-    return Verdict(State.ERROR, message, worker.last_words())
 
 
-async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
-    """Return the verdict on an attempt that took its worker's process with it."""
+async def ending_of(worker: WorkerProcess) -> str:
+    """Say how the process of a worker that is gone has ended; empty when only its connection is.
+
+    That it has ended is known a moment later.
+    """
     try:
         async with asyncio.timeout(_LAST_WORDS):
             code = await worker.wait()
     except TimeoutError:
+        return ""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"signal {-code}"
+
+
+async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
+    """Return the verdict on an attempt that took its worker's process with it."""
+    how = await ending_of(worker)
+    if not how:
         return Verdict(
             State.ERROR, "the test closed its process's connection to the lab", worker.last_words()
         )
-    if code < 0:
-        try:
-            how = f"signal {-code} ({signal.Signals(-code).name})"
-        except ValueError:
-            how = f"signal {-code}"
-    else:
-        how = f"exit code {code}"
     words = "\n".join(part for part in (_last_lines(assignment), worker.last_words()) if part)
     return Verdict(State.ERROR, f"the test ended its process: {how}", words)
 

@@ -12,6 +12,7 @@ from trafficlight.http.views import case_path
 from trafficlight.results.archive import Head
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import State
+from trafficlight.results.record import Problem
 
 __all__ = [
     "CaseBody",
@@ -51,6 +52,10 @@ class SessionBody(BaseModel):
     interrupted: bool = Field(description="Whether somebody ended it early.")
     stopped: str = Field(description="Why nothing of it starts any more; empty while cases may start.")
     waiting: list[str] = Field(description="Why its cases wait, each reason once.")
+    problems: list[str] = Field(
+        default_factory=list,
+        description="What is wrong with test files, at the cost of their cases.",
+    )
     command: str = Field(description="How it was asked for.")
     folder: str = Field(description="Where its results are, on the coordinator's machine.")
     urls: Urls
@@ -107,6 +112,7 @@ def session_body(session: Session, drained: str) -> SessionBody:
         interrupted=record.interrupted,
         stopped=session.stopped,
         waiting=waiting,
+        problems=[_problem(problem) for problem in record.problems],
         command=record.command,
         folder=str(session.folder.path.absolute()),
         urls=_urls(session.id),
@@ -147,6 +153,11 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
         servers=_texts(case.servers),
         url=case_path(session, case.id),
     )
+
+
+def _problem(problem: Problem) -> str:
+    place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+    return f"{place}: {problem.problem}" + (f" ({problem.hint})" if problem.hint else "")
 
 
 def _texts(names: dict[str, Any]) -> dict[str, str]:

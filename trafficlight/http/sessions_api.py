@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request
 from sqlalchemy.exc import SQLAlchemyError
 
 from trafficlight.coordinator.lab import Lab
-from trafficlight.errors import TrafficlightError
+from trafficlight.errors import LabError, StoppedError, TrafficlightError
 from trafficlight.http.bodies import json_object, validated
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, Query, described
@@ -277,9 +277,12 @@ async def _start(asked: SessionRequest, command: str) -> Response:
 
 
 async def _plan(asked: SessionRequest) -> Plan:
-    """Return what a request means; whatever is wrong with it is the request's fault."""
+    """Return what a request means; what is wrong with it is the request's fault, unless it is the lab's."""
     try:
         return await current_lab().plan(asked)
+    except LabError as error:
+        code = "stopping" if isinstance(error, StoppedError) else "lab_error"
+        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, code, str(error)) from error
     except TrafficlightError as error:
         message = str(error)
     except (OSError, ValueError, RecursionError, MemoryError) as error:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -9,7 +10,16 @@ from pathlib import Path, PurePath
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.test import Test
 
-__all__ = ["DEFAULT_PATTERNS", "FileFound", "classes_in", "file_found", "files_below", "methods_of"]
+__all__ = [
+    "DEFAULT_PATTERNS",
+    "FileFound",
+    "classes_in",
+    "file_found",
+    "files_below",
+    "methods_of",
+    "origin_of",
+    "untested_in",
+]
 
 DEFAULT_PATTERNS = ("test_*.py", "*_test.py")
 
@@ -64,16 +74,34 @@ def classes_in(module: object, module_name: str) -> dict[str, type[Test]]:
 
     A class without `run` and `test_*` methods is somebody's base, and so is an abstract one.
     """
+    return {name: cls for name, cls in _leaves(module, module_name).items() if methods_of(cls)}
+
+
+def untested_in(module: object, module_name: str) -> dict[str, type[Test]]:
+    """Return the leaves that have roles and nothing that runs with them: most likely a name was mistyped.
+
+    One whose name begins with an underscore is somebody's base; others may be, in other files.
+    """
+    return {
+        name: cls
+        for name, cls in _leaves(module, module_name).items()
+        if not methods_of(cls) and (cls.clients or cls.servers) and not cls.__name__.startswith("_")
+    }
+
+
+def origin_of(cls: type) -> tuple[str, str]:
+    """Return the file that defines a class, and its name there: one and the same under all module names."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return os.path.realpath(file) if file else cls.__module__, cls.__qualname__
+
+
+def _leaves(module: object, module_name: str) -> dict[str, type[Test]]:
     own: dict[type[Test], str] = {}
     for name, value in vars(module).items():
         if isinstance(value, type) and issubclass(value, Test) and value.__module__ == module_name:
             own.setdefault(value, name)
     bases = {base for cls in own for base in cls.__mro__[1:]}
-    return {
-        name: cls
-        for cls, name in own.items()
-        if cls not in bases and not inspect.isabstract(cls) and methods_of(cls)
-    }
+    return {name: cls for cls, name in own.items() if cls not in bases and not inspect.isabstract(cls)}
 
 
 def methods_of(cls: type[Test]) -> list[str]:

@@ -9,7 +9,19 @@ from trafficlight.client_types import ClientType
 from trafficlight.errors import AuthoringError
 from trafficlight.server_types import ServerType
 
-__all__ = ["Case", "Plan", "ServerSlot", "Suite"]
+__all__ = ["Case", "Plan", "Sealed", "ServerSlot", "Suite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What of a case only a process that has imported its test file can hold.
+
+    :param content: its client types and parameters, pickled.
+    :param problem: why they cannot be; empty where they can.
+    """
+
+    content: bytes = b""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,8 @@ class Case:
     :param servers: the server types, in the order of declaration.
     :param parameters: the keyword arguments that are not roles.
     :param skip: why it is not meant to run; None when it is.
+    :param sealed: the real client types and parameters, where `clients` and `parameters` only tell of them
+        because they are made by code of the test file; None where they are the real ones.
     """
 
     id: str
@@ -48,6 +62,7 @@ class Case:
     servers: tuple[ServerSlot, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     skip: str | None = None
+    sealed: Sealed | None = None
 
     @property
     def roles(self) -> dict[str, str]:

@@ -1,22 +1,20 @@
-"""From paths and wishes to a plan: the one way in for the commands."""
+"""From paths and wishes to a plan: which files there are to read, and what their cases come to together."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trafficlight.errors import AuthoringError, UsageError
 from trafficlight.suites.case_ids import base_id
-from trafficlight.suites.discovery import DEFAULT_PATTERNS, FileFound, classes_in, file_found
-from trafficlight.suites.expansion import Choice, expand
-from trafficlight.suites.imports import SHIPPED, load_module
-from trafficlight.suites.model import Case, Plan, Suite
+from trafficlight.suites.discovery import DEFAULT_PATTERNS, FileFound, file_found
+from trafficlight.suites.imports import SHIPPED
+from trafficlight.suites.model import Case, Plan
+from trafficlight.suites.reading import Asked, Reading, read_file
 from trafficlight.suites.selection import Selection, TypeFilter
-from trafficlight.suites.source import Source
 from trafficlight.suites.targets import Wanted, read_target
-from trafficlight.test import Test
 
-__all__ = ["plan"]
+__all__ = ["Planning", "plan"]
 
 
 def plan(
@@ -28,7 +26,8 @@ def plan(
 ) -> Plan:
     """Return the cases that targets and selection mean, and what is wrong with the test files.
 
-    A file that is wrong costs only its own cases.
+    A file that is wrong costs only its own cases. Code of the test files runs in this process, which it may
+    end or hold up: whoever must not end reads the files of a :class:`Planning` elsewhere.
 
     :param targets: files, directories, suite files and symbols in them; none stands for the suites that ship.
     :param selection: which of their cases; None for all.
@@ -37,126 +36,70 @@ def plan(
     :raises UsageError: a target does not exist, or the selection cannot be carried out.
     :raises ConfigError: a suite file is malformed.
     """
-    selection = selection or Selection()
-    base = Path(os.path.abspath(directory or Path.cwd()))
-    wanted = [one for target in targets or (SHIPPED,) for one in read_target(str(target), base, patterns)]
-    types = TypeFilter(selection.clients, selection.servers)
-    found = _Found(selection, types)
-    for file, parts in _by_file(wanted):
-        found.read(file, parts)
-    found.check_symbols(wanted)
-    if not found.problems:
-        types.check()
-    return _selected(found, selection)
+    planning = Planning(targets, selection, patterns=patterns, directory=directory)
+    for asked in planning.files:
+        planning.add(read_file(asked))
+    return planning.plan()
 
 
-@dataclass(slots=True)
-class _Found:
-    """What was found so far."""
+class Planning:
+    """A plan in the making. Runs no code of test files: those are to be read, and what is found added.
 
-    selection: Selection
-    types: TypeFilter
-    suites: dict[str, Suite] = field(default_factory=dict)
-    problems: list[AuthoringError] = field(default_factory=list)
-    files: dict[str, Path] = field(default_factory=dict)
-    # Targets that mean something, even if the selection leaves nothing of it.
-    met: set[str] = field(default_factory=set)
+    The parameters, and what is raised, are those of :func:`plan`.
 
-    def read(self, file: FileFound, parts: Sequence[Wanted]) -> None:
-        """Read one test file."""
-        other = self.files.setdefault(file.name, file.path)
-        if other != file.path:
-            problem = f"two tests with one id: {file.name} is also the name of {other}"
-            self._wrong([AuthoringError(file.path, None, problem, "search the directory above both")], parts)
-            return
-        try:
-            module = load_module(file.path)
-        except AuthoringError as error:
-            self._wrong([error], parts)
-            return
-        source = Source(file.path)
-        classes = classes_in(module, module.__name__)
-        if not classes and any(part.named and part.symbol is None for part in parts):
-            hint = "a test is a subclass of trafficlight.Test with an async run()"
-            self._wrong([AuthoringError(file.path, None, "there is no test in it", hint)], parts)
-        for name, cls in classes.items():
-            asked = [part for part in parts if part.symbol is None or part.symbol.means(name)]
-            twice = [line for repeated, line in source.repeated_classes() if repeated == name and asked]
-            if twice:
-                problem = f"two tests with one id: there are two classes {name}"
-                self._wrong(
-                    [AuthoringError(file.path, twice[0], problem, "name one of them otherwise")], asked
-                )
+    :ivar files: what is to be read, in this order.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str | Path] = (),
+        selection: Selection | None = None,
+        *,
+        patterns: Sequence[str] = DEFAULT_PATTERNS,
+        directory: Path | None = None,
+    ) -> None:
+        self._selection = selection or Selection()
+        base = Path(os.path.abspath(directory or Path.cwd()))
+        self._wanted = [
+            one for target in targets or (SHIPPED,) for one in read_target(str(target), base, patterns)
+        ]
+        self._found = Reading(types=TypeFilter(self._selection.clients, self._selection.servers))
+        self.files: list[Asked] = []
+        known: dict[str, Path] = {}
+        for file, parts in _by_file(self._wanted):
+            other = known.setdefault(file.name, file.path)
+            if other == file.path:
+                self.files.append(Asked(file, tuple(parts), self._selection))
                 continue
-            for choice, some in self._choices(asked, name):
-                suites, wrong = _expanded(cls, name, file, source, choice)
-                self._wrong(wrong, some if wrong else ())
-                for suite in suites:
-                    self._keep(suite, some)
+            problem = f"two tests with one id: {file.name} is also the name of {other}"
+            hint = "search the directory above both"
+            self._found.wrong([AuthoringError(file.path, None, problem, hint)], parts)
 
-    def check_symbols(self, wanted: Iterable[Wanted]) -> None:
-        """Complain about a symbol that means nothing.
+    def add(self, reading: Reading) -> None:
+        """Take in what was found in a file, or a part of it: of a suite in parts, the first comes whole."""
+        found = self._found
+        for id, suite in reading.suites.items():
+            known = found.suites.get(id)
+            found.suites[id] = suite if known is None else replace(known, cases=known.cases + suite.cases)
+        found.wrong(reading.problems, ())
+        found.met |= reading.met
+        found.types.add(reading.types)
+        found.untested |= reading.untested
+        found.bases |= reading.bases
 
-        :raises UsageError: there is one.
+    def plan(self) -> Plan:
+        """Return what all files come to.
+
+        :raises UsageError: a target means nothing, or the selection cannot be carried out.
         """
-
-        for part in wanted:
-            if part.symbol is not None and part.text not in self.met:
+        found = self._found
+        found.wrong((one for origin, one in found.untested.items() if origin not in found.bases), ())
+        for part in self._wanted:
+            if part.symbol is not None and part.text not in found.met:
                 raise UsageError(f"{part.text}: there is no such test or case in {part.path}")
-
-    def _choices(self, asked: Sequence[Wanted], class_name: str) -> Iterable[tuple[Choice, list[Wanted]]]:
-        """Yield what is asked of a class; parts with parameters of their own are apart."""
-
-        def own(part: Wanted) -> Mapping[str, object]:
-            return part.symbol.parameters if part.symbol is not None else {}
-
-        plain = [part for part in asked if not own(part)]
-        for some in ([plain] if plain else []) + [[part] for part in asked if own(part)]:
-
-            def methods(method: str, some: Sequence[Wanted] = some) -> bool:
-                return any(part.symbol is None or part.symbol.means(class_name, method) for part in some)
-
-            choice = Choice(
-                methods,
-                self.types,
-                bool(self.selection.clients),
-                bool(self.selection.servers),
-                {**self.selection.parameters, **own(some[0])},
-                self.selection.pairwise,
-            )
-            yield choice, list(some)
-
-    def _keep(self, suite: Suite, parts: Sequence[Wanted]) -> None:
-        kept = []
-        for case in suite.cases:
-            holding = [part for part in parts if part.holds(case)]
-            self.met.update(part.text for part in holding)
-            if holding:
-                kept.append(case)
-        known = self.suites.get(suite.id)
-        out = len(suite.cases) - len(kept)
-        if known is None:
-            self.suites[suite.id] = replace(suite, cases=tuple(kept), deselected=suite.deselected + out)
-        else:
-            ids = {case.id for case in known.cases}
-            more = tuple(case for case in kept if case.id not in ids)
-            self.suites[suite.id] = replace(known, cases=known.cases + more)
-
-    def _wrong(self, problems: Iterable[AuthoringError], parts: Iterable[Wanted]) -> None:
-        told = {str(problem) for problem in self.problems}
-        self.problems.extend(problem for problem in problems if str(problem) not in told)
-        self.met.update(part.text for part in parts)
-
-
-def _expanded(
-    cls: type[Test], name: str, file: FileFound, source: Source, choice: Choice
-) -> tuple[list[Suite], list[AuthoringError]]:
-    try:
-        return expand(cls, name, file, source, choice)
-    except Exception as error:
-        # Test files run code of their own in here, for instance the __repr__ of a parameter.
-        problem = f"{name} cannot be expanded: {type(error).__name__}: {error}"
-        return [], [AuthoringError(file.path, source.class_line(name), problem)]
+        if not found.problems:
+            found.types.check()
+        return _selected(found, self._selection)
 
 
 def _by_file(wanted: Iterable[Wanted]) -> list[tuple[FileFound, list[Wanted]]]:
@@ -171,7 +114,7 @@ def _by_file(wanted: Iterable[Wanted]) -> list[tuple[FileFound, list[Wanted]]]:
     return found
 
 
-def _selected(found: _Found, selection: Selection) -> Plan:
+def _selected(found: Reading, selection: Selection) -> Plan:
     everything = [case for suite in found.suites.values() for case in suite.cases]
     chosen: dict[str, list[Case]] = {}
     for case in selection.among(everything):

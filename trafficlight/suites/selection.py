@@ -107,6 +107,12 @@ class TypeFilter:
         self._used.update((side, one) for one in matching)
         return bool(matching)
 
+    def add(self, other: "TypeFilter") -> None:
+        """Remember what another one met, which decided about other test files."""
+        for side, names in other._met.items():
+            self._met[side] |= names
+        self._used |= other._used
+
     def check(self) -> None:
         """Complain about a type that no test can use.
 

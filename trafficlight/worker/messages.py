@@ -1,16 +1,21 @@
 """The few messages between the coordinator and a worker, over one socket.
 
 Both ends are the same program on the same machine, under the same user: messages are pickled. A frame is its
-length in four bytes, big endian, and the message.
+length in four bytes, big endian, and the message. What a worker sends is made of plain values and of classes
+of this package, so that reading it never imports code of tests.
 """
 
 import asyncio
+import builtins
+import io
 import pickle
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from trafficlight.protocol import JsonObject
+from trafficlight.suites.reading import Asked, Reading
 from trafficlight.worker.assignment import Verdict
 
 __all__ = [
@@ -18,7 +23,11 @@ __all__ = [
     "Call",
     "CallOff",
     "Done",
+    "Found",
+    "Match",
+    "Matched",
     "Message",
+    "Read",
     "Ready",
     "Run",
     "Tell",
@@ -101,16 +110,96 @@ class Done:
     reusable: bool = True
 
 
-Message: TypeAlias = Ready | Run | CallOff | Call | Withdraw | Answer | Tell | Done
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Coordinator to worker: read a test file, and tell what is in it."""
+
+    asked: Asked
 
 
-async def read_message(reader: asyncio.StreamReader) -> Message | None:
-    """Return the next message; None when the other end is gone."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Worker to coordinator: a part of what is in the test file, or the last part."""
+
+    part: Reading
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Coordinator to worker: say whether a client type of a test file matches an adapter.
+
+    :param path: the test file.
+    :param kind: the client type, pickled.
+    """
+
+    path: Path
+    kind: bytes
+    registration: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Worker to coordinator: whether it does.
+
+    :param problem: why that cannot be said; empty where it can.
+    """
+
+    matches: bool
+    problem: str = ""
+
+
+Message: TypeAlias = (
+    Ready | Run | CallOff | Call | Withdraw | Answer | Tell | Done | Read | Found | Match | Matched
+)
+
+# What plain values are made of, as far as pickles name it.
+_PLAIN = frozenset({"str", "int", "float", "complex", "set", "frozenset", "bytearray"})
+_OURS = "trafficlight."
+
+
+class _Pickler(pickle.Pickler):
+    """Makes texts and numbers of a class of their own plain ones: the class may be one of a test's."""
+
+    def reducer_override(self, value: object) -> Any:
+        if type(value).__module__.startswith(_OURS):
+            return NotImplemented
+        match value:
+            case str():
+                return str, (str.__str__(value),)
+            case int():
+                return int, (int.__int__(value),)
+            case float():
+                return float, (float.__float__(value),)
+            case _:
+                return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the classes of this package only, so that no code of tests is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        ours = module.startswith(_OURS) and not module.startswith(f"{_OURS}tests.")
+        if ours or module == "pathlib" or (module == builtins.__name__ and name in _PLAIN):
+            found = super().find_class(module, name)
+            # Not what such a module has imported itself.
+            if isinstance(found, type) and found.__module__ == module:
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} is none of what a worker can send")
+
+
+async def read_message(reader: asyncio.StreamReader, *, plain: bool = False) -> Message | None:
+    """Return the next message; None when the other end is gone.
+
+    :param plain: whether the other end runs code of tests, so that only what is known here is taken from it.
+    :raises pickle.UnpicklingError: it sent something else.
+    """
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        message: Message = pickle.loads(await reader.readexactly(length))  # noqa: S301
+        raw = await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
+    message: Message = (_Unpickler if plain else pickle.Unpickler)(io.BytesIO(raw)).load()
     return message
 
 
@@ -119,5 +208,6 @@ def write_message(writer: asyncio.StreamWriter, message: Message) -> None:
 
     :raises Exception: it cannot be pickled; nothing was sent then.
     """
-    raw = pickle.dumps(message)
-    writer.write(_LENGTH.pack(len(raw)) + raw)
+    raw = io.BytesIO()
+    _Pickler(raw).dump(message)
+    writer.write(_LENGTH.pack(raw.tell()) + raw.getvalue())

@@ -1,5 +1,7 @@
 """The worker process: takes one attempt after the other over its socket and runs it on its own loop.
 
+It is also where test files are read for a plan, and where their client types are asked what they match.
+
 Started as ``python -m trafficlight.worker FD``; ends when the coordinator closes the socket.
 """
 
@@ -15,14 +17,17 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from trafficlight.clients.link import ServerOperation
-from trafficlight.errors import LabError
+from trafficlight.errors import AuthoringError, LabError
 from trafficlight.protocol import JsonObject
-from trafficlight.suites.imports import load_test_class
+from trafficlight.suites.imports import load_module, load_test_class
+from trafficlight.suites.portable import portable, unsealed
+from trafficlight.suites.reading import Asked, Reading, read_file
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.execution import execute
 from trafficlight.worker.messages import (
@@ -30,7 +35,11 @@ from trafficlight.worker.messages import (
     Call,
     CallOff,
     Done,
+    Found,
+    Match,
+    Matched,
     Message,
+    Read,
     Ready,
     Run,
     Tell,
@@ -127,6 +136,7 @@ class _Worker:
         self._running: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._home = os.getcwd()
+        self._pid = os.getpid()
 
     def _ending(self) -> bool:
         """Return whether this process ends: a task of the test has raised SystemExit."""
@@ -153,6 +163,10 @@ class _Worker:
             case Answer():
                 if self._link is not None:
                     self._link.answered(message)
+            case Read():
+                group.create_task(self._read(message.asked))
+            case Match():
+                group.create_task(self._match(message))
             case _:
                 raise LabError(f"a worker cannot be sent {message}")
 
@@ -160,9 +174,10 @@ class _Worker:
         verdict: Verdict | None
         known = asyncio.all_tasks()
         try:
-            os.chdir(self._home)  # where the test before may have left it
-            load_test_class(run.path, run.class_name)
-            assignment: Assignment = pickle.loads(run.assignment)  # noqa: S301
+            with self._alone():
+                load_test_class(run.path, run.class_name)
+                assignment: Assignment = pickle.loads(run.assignment)  # noqa: S301
+                assignment = replace(assignment, case=unsealed(assignment.case))
             verdict = await execute(assignment, link)
         except asyncio.CancelledError:
             if self._ending():
@@ -174,6 +189,50 @@ class _Worker:
         reusable = await _nothing_left(asyncio.all_tasks() - known)
         write_message(self._writer, Done(verdict, reusable))
         await self._writer.drain()
+
+    async def _read(self, asked: Asked) -> None:
+        try:
+            with self._alone():
+                *parts, last = portable(read_file(asked))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            problem = AuthoringError(
+                asked.file.path, None, f"cannot be read: {verdict_of(error, '').message}"
+            )
+            parts, last = [], Reading(problems=[problem], met={part.text for part in asked.parts})
+        for part in parts:
+            write_message(self._writer, Found(part))
+            await self._writer.drain()
+        write_message(self._writer, Found(last, last=True))
+
+    async def _match(self, asked: Match) -> None:
+        try:
+            with self._alone():
+                load_module(asked.path)
+                kind = pickle.loads(asked.kind)  # noqa: S301
+                answer = Matched(bool(kind.match(_Registered(asked.registration))))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            answer = Matched(matches=False, problem=f"raised {type(error).__name__}: {error}")
+        write_message(self._writer, answer)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Run code of a test file where every test begins, and let no copy of this process come back from it.
+
+        A file that forks while it is imported has us twice, on one socket.
+        """
+        os.chdir(self._home)  # where the test before may have left it
+        try:
+            yield
+        finally:
+            if os.getpid() != self._pid:
+                os._exit(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """What a client type is shown of an adapter."""
+
+    registration: JsonObject
 
 
 async def _nothing_left(tasks: set[asyncio.Task[Any]]) -> bool:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import aiohttp
@@ -87,7 +88,7 @@ class Site:
 
 
 @asynccontextmanager
-async def open_site(folder: Path, workers: int) -> AsyncIterator[Site]:
+async def open_site(folder: Path, workers: int, **more: Any) -> AsyncIterator[Site]:
     settings = Settings.model_validate(
         {
             "results_folder": folder / "results",
@@ -95,6 +96,7 @@ async def open_site(folder: Path, workers: int) -> AsyncIterator[Site]:
             "warm_servers": 0,
             "adapters": {},
             "grace": 0.1,
+            **more,
         }
     )
     async with AsyncExitStack() as stack:

@@ -215,3 +215,57 @@ def test_values_that_cannot_be_shown_cost_only_their_own_test(write: Write) -> N
         (5, "A cannot be expanded: RuntimeError: no")
     ]
     assert [case.id for case in found.cases] == ["a_test.py::B"]
+
+
+def test_roles_without_a_test_are_not_left_out_in_silence(write: Write) -> None:
+    path = write(
+        "a_test.py",
+        """\
+        import abc
+
+        class Base(Test):
+            clients = {"alice": Nio}
+
+        class Leaf(Base):
+            async def run(self, alice): ...
+
+        class _Mixin(Test):
+            clients = {"alice": Nio}
+
+        class Abstract(Test, abc.ABC):
+            clients = {"alice": Nio}
+            @abc.abstractmethod
+            async def check(self): ...
+
+        class Helper(Test):
+            async def log_in(self): ...
+
+        class Misnamed(Test):
+            servers = {"server": SynapseStable}
+            async def tests(self, server): ...
+
+        class Inherits(Base):
+            async def runs(self, alice): ...
+        """,
+    )
+    found = plan([path])
+    assert [(one.line, one.problem) for one in found.problems] == [
+        (21, "Misnamed has roles and no test"),
+        (25, "Inherits has roles and no test"),
+    ]
+    assert "async def run" in found.problems[0].hint
+    assert "_Misnamed" in found.problems[0].hint
+    assert [case.id for case in found.cases] == ["a_test.py::Leaf[alice=Nio]"]
+    assert not plan([f"{path}::Leaf"]).problems, "nobody asked for the others"
+    (problem,) = plan([f"{path}::Misnamed"]).problems
+    assert problem.line == 21
+
+
+def test_a_base_of_tests_in_other_files_is_none(write: Write) -> None:
+    base = write("base_test.py", 'class Base(Test):\n    clients = {"alice": Nio}\n')
+    leaf = "from base_test import Base\n\nclass Leaf(Base):\n    async def run(self, alice): ...\n"
+    found = plan([base, write("leaf_test.py", leaf)])
+    assert not found.problems
+    assert [case.id for case in found.cases] == ["leaf_test.py::Leaf[alice=Nio]"]
+    (problem,) = plan([base]).problems
+    assert problem.problem == "Base has roles and no test"

@@ -1,0 +1,77 @@
+"""Commands as processes of their own."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+
+class Command:
+    """A command that runs, and what it has said."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self._more = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            async with self._more:
+                self.said.append(line.decode().rstrip())
+                self._more.notify_all()
+
+    async def line(self, *words: str) -> str:
+        """Wait for a line that has all the words."""
+
+        def found() -> list[str]:
+            return [line for line in self.said if all(word in line for word in words)]
+
+        async with asyncio.timeout(30), self._more:
+            await self._more.wait_for(found)
+        return found()[0]
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(30):
+            code = await self.process.wait()
+            await self._reading
+        return code
+
+    async def close(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.ended()
+
+
+Runner: TypeAlias = Callable[..., Awaitable[Command]]
+
+
+@pytest.fixture
+async def run(tmp_path: Path) -> AsyncIterator[Runner]:
+    """Run `trafficlight` with these arguments; it ends with the test at the latest."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*arguments: str, **environment: str) -> Command:
+            kept = {key: value for key, value in os.environ.items() if not key.startswith("TRAFFICLIGHT_")}
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "trafficlight",
+                *arguments,
+                cwd=tmp_path,
+                env={**kept, "PYTHONPATH": str(Path(__file__).parents[3]), "COLUMNS": "200", **environment},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                limit=1 << 20,
+            )
+            command = Command(process)
+            stack.push_async_callback(command.close)
+            return command
+
+        yield start

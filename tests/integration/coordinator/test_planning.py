@@ -1,0 +1,208 @@
+"""Plans made in workers: what a test file does when it is imported costs this file only."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.coordinator.conftest import held
+from trafficlight.coordinator.planner import WorkerPlanner
+from trafficlight.coordinator.workers import WorkerPool
+from trafficlight.errors import AuthoringError, UsageError
+from trafficlight.suites.model import Plan
+from trafficlight.suites.selection import Selection
+
+HEAD = (
+    "import asyncio, ctypes, os, signal, sys, threading, time\n"
+    "from trafficlight import Test\nfrom trafficlight.client_types import *\n"
+)
+TEST = 'class A(Test):\n    clients = {"alice": Nio}\n    async def run(self, alice): ...\n'
+
+# Seconds that a file may take: enough for an import when the machine is busy, and short for one that hangs.
+SOON = 4.0
+
+
+class Desk:
+    """Plans what lies in a folder."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+        self.folder = folder
+        self.printed: list[str] = []
+        self._stack = stack
+
+    def write(self, name: str, text: str = "") -> Path:
+        path = self.folder / f"{name}_test.py"
+        path.write_text(f"{HEAD}{text}\n{TEST}")
+        return path
+
+    async def planned(self, *, deadline: float = 60.0, memory: int = 0, **selection: Any) -> Plan:
+        pool = await self._stack.enter_async_context(WorkerPool(1, memory=memory))
+        planner = WorkerPlanner(pool, deadline, printed=self.printed.append)
+        return await planner.plan([str(self.folder)], Selection(**selection))
+
+
+@pytest.fixture
+async def desk(no_leaks: None, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with AsyncExitStack() as stack:
+        yield Desk(tmp_path, stack)
+
+
+def ids(plan: Plan) -> list[str]:
+    return [case.id.partition("::")[0].removesuffix("_test.py") for case in plan.cases]
+
+
+def only(plan: Plan, path: Path) -> AuthoringError:
+    (problem,) = plan.problems
+    assert problem.path == path
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "line"),
+    [
+        ("os._exit(0)", "importing it ended its process: exit code 0", None),
+        ("os._exit(3)", "importing it ended its process: exit code 3", None),
+        ("ctypes.string_at(0)", "importing it ended its process: signal 11 (SIGSEGV)", 4),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "importing it ended its process: signal 9 (SIGKILL)", None),
+        ("os.closerange(3, 100); time.sleep(0)", "importing it", None),
+        ("sys.exit(4)", "does not import: SystemExit: 4", 4),
+        ("raise KeyboardInterrupt", "cannot be read: KeyboardInterrupt", None),
+        ("class T(ClientType):\n    def name(self): os._exit(6)\nA = T().name()", "exit code 6", None),
+    ],
+)
+async def test_one_that_ends_its_process(desk: Desk, text: str, problem: str, line: int | None) -> None:
+    desk.write("a")
+    path = desk.write("b", text)
+    desk.write("c")
+    found = await desk.planned()
+    assert ids(found) == ["a", "c"]
+    wrong = only(found, path)
+    assert problem in wrong.problem
+    assert wrong.line == line
+
+
+@pytest.mark.parametrize("text", ["while True: pass", "time.sleep(600)", "threading.Event().wait()"])
+async def test_one_that_does_not_come_to_an_end(
+    desk: Desk, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.write("a")
+    path = desk.write("b", text)
+    desk.write("c")
+    found = await desk.planned(deadline=SOON)
+    assert ids(found) == ["a", "c"]
+    wrong = only(found, path)
+    assert wrong.problem == f"not imported within {SOON:g} s"
+    assert "IMPORT_DEADLINE" in wrong.hint
+    assert wrong.line == 4, "it says where"
+    assert text in caplog.text, "and with what"
+    assert "suites/reading.py" not in caplog.text, "without what is ours"
+
+
+async def test_one_that_eats_memory(desk: Desk) -> None:
+    desk.write("a")
+    path = desk.write("b", "hoard = [bytearray(10_000_000) for _ in range(1000)]")
+    desk.write("c")
+    found = await desk.planned(memory=200 << 20)
+    assert ids(found) == ["a", "c"]
+    assert only(found, path).problem == "does not import: MemoryError"
+
+
+async def test_one_that_leaves_no_memory_to_others(desk: Desk) -> None:
+    desk.write("a", "hoard = bytearray(110 << 20)")
+    desk.write("b", "hoard = bytearray(100 << 20)")
+    found = await desk.planned(memory=200 << 20)
+    assert not found.problems
+    assert ids(found) == ["a", "b"]
+
+
+async def test_one_that_prints_very_much(desk: Desk) -> None:
+    desk.write("a", "print('x' * 10_000_000); print('the end')")
+    desk.write("b")
+    assert ids(await desk.planned()) == ["a", "b"]
+    (printed,) = desk.printed
+    assert printed.endswith("the end")
+    assert len(printed) < 10_000
+
+
+async def test_one_that_starts_a_thread(desk: Desk) -> None:
+    desk.write("a", "threading.Thread(target=time.sleep, args=(600,)).start()")
+    desk.write("b")
+    before = held().processes
+    assert ids(await desk.planned()) == ["a", "b"]
+    left = [psutil.Process(pid) for pid in held().processes - before]
+    assert max(process.num_threads() for process in left) == 1, "the worker that had the thread is gone"
+
+
+async def test_one_that_forks_has_one_voice(desk: Desk) -> None:
+    desk.write("a", "os.fork()")
+    desk.write("b", "if os.fork() == 0: time.sleep(600)")
+    desk.write("c", "if os.fork() == 0: sys.exit(3)")
+    desk.write("d")
+    found = await desk.planned()
+    assert not found.problems
+    assert ids(found) == ["a", "b", "c", "d"]
+
+
+async def test_what_dies_of_another_file_is_read_again(desk: Desk) -> None:
+    """The thread of the first one ends the process while the second one is imported."""
+    desk.write(
+        "a",
+        "imported = threading.Event()\n"
+        "threading.Thread(target=lambda: imported.wait() and os._exit(5)).start()",
+    )
+    # Only where the first one was imported before it, the second one sets it off, and waits for the end.
+    desk.write(
+        "b",
+        "others = [module for name, module in sys.modules.items() if name.endswith('.a_test')]\n"
+        "for other in others:\n    other.imported.set()\n    time.sleep(600)",
+    )
+    found = await desk.planned()
+    assert not found.problems
+    assert ids(found) == ["a", "b"]
+
+
+async def test_no_code_of_test_files_gets_here(desk: Desk) -> None:
+    desk.write("a", "import enum\nclass Own(ClientType):\n    def match(self, adapter): return True\n")
+    (desk.folder / "helper_of_planning.py").write_text("VALUE = object()\n")
+    desk.write(
+        "b",
+        "import enum\nfrom helper_of_planning import VALUE\n"
+        "from trafficlight import matrix\nfrom trafficlight.server_types import ServerType\n"
+        "class Word(str): pass\nclass Colour(enum.Enum):\n    RED = 1\n"
+        "class Mine(ClientType):\n    type = Word('mine')\n"
+        "class Own(ClientType):\n    def match(self, adapter): return True\n"
+        "class Server(ServerType):\n    image = Word('x')\n    def name(self): return Word('Server')\n"
+        "class B(Test):\n    clients = {'alice': [Mine, Own]}\n    servers = {'server': Server}\n"
+        "    @matrix(value=[VALUE, Word('w'), Colour.RED, [Colour.RED], {Word('k'): 1}, lambda: 1])\n"
+        "    async def run(self, alice, server, value): ...\n",
+    )
+    before = set(sys.modules)
+    found = await desk.planned()
+    assert not found.problems
+    assert len(found.cases) == 2 + 12
+    assert not {name for name in set(sys.modules) - before if "_test" in name or "helper" in name}
+    (first,) = [
+        case for case in found.cases if case.id.startswith("b_test.py::B[alice=Mine") and "=w]" in case.id
+    ]
+    assert {type(kind).__module__.partition(".")[0] for kind in first.clients.values()} == {"trafficlight"}
+    assert [spec.image for slot in first.servers for spec in slot.type.homeservers()] == ["x"]
+
+
+async def test_a_base_in_another_file_is_no_test(desk: Desk) -> None:
+    desk.write("base", 'class Base(Test):\n    clients = {"bob": Nio}\n')
+    desk.write("leaf", "from base_test import Base\nclass Leaf(Base):\n    async def run(self, bob): ...\n")
+    desk.write(
+        "other", 'class Forgotten(Test):\n    clients = {"bob": Nio}\n    async def runs(self, bob): ...\n'
+    )
+    found = await desk.planned()
+    assert [one.problem for one in found.problems] == ["Forgotten has roles and no test"]
+
+
+async def test_what_cannot_be_carried_out_is_said(desk: Desk) -> None:
+    desk.write("a")
+    with pytest.raises(UsageError, match="no test has such a client type; there are Nio"):
+        await desk.planned(clients=("Dog",))

@@ -1,0 +1,167 @@
+"""Sessions of test files that misbehave, asked for over HTTP: clear answers, and nobody else waits."""
+
+import asyncio
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.coordinator.test_over_http import HEAD, SIX, Site, ended, open_site
+from trafficlight.coordinator.session import Session
+from trafficlight.results.events import State
+
+OWN = """
+import enum, os
+
+class Colour(enum.Enum):
+    RED = 1
+
+class Fits(ClientType):
+    def match(self, adapter):
+        return adapter.registration["type"] == "nio"
+
+class Foreign:
+    def name(self): return "Foreign"
+    def match(self, adapter): return adapter.registration["type"] == "nio"
+
+class FitsNot(ClientType):
+    def match(self, adapter):
+        return adapter.registration["type"] == "other"
+
+class Exits(ClientType):
+    def match(self, adapter):
+        os._exit(7)
+
+class Raises(ClientType):
+    def match(self, adapter):
+        raise ValueError("no idea")
+
+class Hangs(ClientType):
+    def match(self, adapter):
+        while True: pass
+
+class Dances(Test):
+    clients = {"alice": [Fits, Foreign, FitsNot, Exits, Raises, Hangs]}
+
+    @matrix(n=[1], colour=[Colour.RED])
+    async def run(self, alice, n, colour):
+        assert colour is Colour.RED
+        assert (await alice.perform("dance", n=n))["steps"] == n
+"""
+
+
+async def submitted(site: Site, *paths: Path) -> dict[str, Any]:
+    body = {"targets": [str(path) for path in paths]}
+    async with site.http.post(f"{site.url}/api/sessions", json=body) as answer:
+        assert answer.status == 201, await answer.text()
+        told: dict[str, Any] = await answer.json()
+        return told
+
+
+def written(site: Site, name: str, text: str) -> Path:
+    path = site.folder / f"{name}_test.py"
+    path.write_text(HEAD + "from trafficlight.client_types import ClientType\n" + text)
+    return path
+
+
+async def until_waiting_for(session: Session, site: Site, *words: str) -> None:
+    """Wait until the reasons for which cases of a session wait hold all of these words."""
+    async with asyncio.timeout(20):
+        while not all(any(word in reason for reason in session.reasons()) for word in words):
+            site.lab.engine.wake()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import os; os._exit(0)", ": importing it ended its process: exit code 0"),
+        ("time.sleep(600)", ":6: not imported within 3 s"),
+        ("while True: pass", ":6: not imported within 3 s"),
+    ],
+)
+async def test_a_bad_file_delays_no_poll(no_leaks: None, tmp_path: Path, text: str, told: str) -> None:
+    async with open_site(tmp_path, 2, import_deadline=3) as site:
+        for _ in range(2):
+            site.start_adapter()
+        bad, good = written(site, "bad", text), written(site, "good", SIX)
+        asking = asyncio.create_task(submitted(site, bad, good))
+        rounds = 0
+        while not asking.done():
+            await ended(await site.submit(f"dances{rounds}", SIX))
+            rounds += 1
+        body = await asking
+        assert body["cases"] == 6
+        assert len(body["problems"]) == 1
+        assert body["problems"][0].startswith(f"{bad}{told}")
+        await ended(site.lab.engine.sessions[body["id"]])
+        assert rounds, "others went on meanwhile"
+        # 50 ms is what is promised; medians stand still when the machine is busy with other things.
+        assert statistics.median(site.round_trips) < 0.05
+        assert max(site.round_trips) < 1
+
+
+async def test_types_that_match_by_themselves(no_leaks: None, tmp_path: Path) -> None:
+    async with open_site(tmp_path, 2, import_deadline=3) as site:
+        body = await submitted(site, written(site, "own", OWN))
+        session = site.lab.engine.sessions[body["id"]]
+        assert not [name for name in sys.modules if name.endswith("own_test")]
+        site.start_adapter()
+        await until_waiting_for(
+            session,
+            site,
+            "needs 1 x FitsNot, ",
+            "(its match() ended its process: exit code 7)",
+            "(its match() raised ValueError: no idea)",
+            "(its match() did not answer within 3 s)",
+        )
+        states = {
+            id.partition("=")[2].partition(",")[0]: case.state for id, case in session.record.cases.items()
+        }
+        assert states == {
+            "Fits": State.SUCCESS,
+            "Foreign": State.SUCCESS,
+            **dict.fromkeys(("FitsNot", "Exits", "Raises", "Hangs"), State.WAITING),
+        }
+        site.lab.engine.cancel(session, "the test is over")
+        async with asyncio.timeout(20):
+            await session.ended.wait()
+
+
+async def test_a_case_that_cannot_be_sent_does_not_wait(no_leaks: None, tmp_path: Path) -> None:
+    text = "class A(Test):\n    clients = {'alice': Nio}\n    @matrix(f=[lambda: 1])\n"
+    text += "    async def run(self, alice, f): ...\n"
+    async with open_site(tmp_path, 1) as site:
+        body = await submitted(site, written(site, "unsendable", text))
+        session = site.lab.engine.sessions[body["id"]]
+        async with asyncio.timeout(20):
+            await session.ended.wait()
+        (case,) = session.record.cases.values()
+        assert case.state is State.ERROR
+        assert "cannot be sent to a worker, try --workers 0" in case.message
+
+
+async def test_a_lab_that_stops_does_not_wait_for_a_plan(no_leaks: None, tmp_path: Path) -> None:
+    async with open_site(tmp_path, 1) as site:
+        reached = asyncio.Event()
+
+        async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            reached.set()
+            writer.close()
+
+        async with await asyncio.start_server(met, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            text = f"import socket; socket.create_connection(('127.0.0.1', {port})); time.sleep(600)"
+            body = {"targets": [str(written(site, "hangs", text))]}
+            asking = asyncio.create_task(site.http.post(f"{site.url}/api/sessions", json=body).__aenter__())
+            async with asyncio.timeout(20):
+                await reached.wait()
+                await site.lab.engine.stop("enough")
+                async with await asking as answer:
+                    assert answer.status == 503
+                    assert (await answer.json())["error"] == {
+                        "code": "stopping",
+                        "message": "nothing is planned any more: enough",
+                    }
