@@ -134,7 +134,8 @@ async def test_one_that_starts_a_thread(desk: Desk) -> None:
     before = held().processes
     assert ids(await desk.planned()) == ["a", "b"]
     left = [psutil.Process(pid) for pid in held().processes - before]
-    assert max(process.num_threads() for process in left) == 1, "the worker that had the thread is gone"
+    # The worker that had the thread is gone; another one may, or may not, have come by now.
+    assert all(process.num_threads() == 1 for process in left)
 
 
 async def test_one_that_forks_has_one_voice(desk: Desk) -> None:
