@@ -1,12 +1,67 @@
-"""What holds for all tests: in CI none may be skipped, because a skipped test proves nothing there."""
+"""What holds for all tests: none leaves anything behind, and in CI none may be skipped.
 
+A skipped test proves nothing there.
+"""
+
+import asyncio
+import inspect
 import os
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator, Iterator
+from multiprocessing.resource_tracker import ensure_running
 
 import pytest
 
+from tests.leaks import held, tasks
+
 # Reasons of skipped tests and modules, by their id.
 _skipped: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+
+
+# Seconds between two looks at what is left, and how often: transports close their files a little later.
+_PAUSE, _LOOKS = 0.01, 100
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test after which a task, a process, a socket or a file is left that was not there before.
+
+    Tests that share a loop share what runs in it, too; what is left of that is seen in the end.
+    """
+    if _shares_a_loop(request.node):
+        yield
+        return
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("no_task_left")
+    before = held()
+    yield
+    assert not held().more_than(before)
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """Fail a test after which something still runs in its loop."""
+    before, ran = held(), tasks()
+    yield
+    for _ in range(_LOOKS):
+        await asyncio.sleep(0)
+        if not held().more_than(before) and not tasks() - ran:
+            return
+        await asyncio.sleep(_PAUSE)
+    assert not tasks() - ran
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_left_at_all() -> Iterator[None]:
+    """Fail where processes of any test are left in the end."""
+    ensure_running()  # Python's own helper, which stays from its first use on
+    before = held()
+    yield
+    assert not [left for left in held().more_than(before) if left.startswith("process")]
+
+
+def _shares_a_loop(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("asyncio")
+    return marker is not None and marker.kwargs.get("loop_scope", "function") != "function"
 
 
 def _in_ci() -> bool:

@@ -109,7 +109,9 @@ class Lab:
                 keep_sessions=settings.keep_sessions,
             )
             # Absolute, because a test may change the working directory of its process.
-            journal.subscribe(LateFiles(settings.results_root.absolute(), engine.sessions))
+            late = LateFiles(settings.results_root.absolute(), engine.sessions)
+            journal.subscribe(late)
+            stack.push_async_callback(late.close)
             past = Past(settings.results_root)
             stack.callback(past.close)
             if matches is not None:

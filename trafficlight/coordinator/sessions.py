@@ -1,5 +1,6 @@
 """The sessions that a coordinator has in memory: those that wait and run, and the latest that have ended."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -78,3 +79,8 @@ class LateFiles:
             append_late(self._root / event.session / "events.jsonl", event)
         elif session.closing:
             session.writer.late(event)
+
+    async def close(self) -> None:
+        """Wait until the reports have what came late."""
+        for session in list(self._sessions.values()):
+            await asyncio.to_thread(session.writer.settle)

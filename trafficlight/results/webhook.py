@@ -1,6 +1,7 @@
 """Tells any web service about a session: one POST of JSON for its start, every verdict, and its end."""
 
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Collection
 from typing import Any
@@ -68,8 +69,12 @@ class WebhookReporter:
         body = json.dumps({"event": event, **content}, default=str).encode("ascii")
         # The constructor has seen to the scheme.
         request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310
-        with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
-            response.read(1)
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
+                response.read(1)
+        except urllib.error.HTTPError as error:
+            error.close()  # it is the response, with its connection
+            raise
 
 
 def _session(record: SessionRecord) -> dict[str, Any]:

@@ -87,7 +87,8 @@ class ResultsWriter:
         self._reported = -1  # the last event that is in the reports
         self._late_lock = threading.Lock()  # held for microseconds
         self._late = False  # whether something came after the end that is not in the reports yet
-        self._catching_up = False
+        self._catching_up: threading.Thread | None = None
+        self._leaving = threading.Event()  # set when nobody waits for others that may come late, too
         self._thread = threading.Thread(target=self._keep_written, name=f"junit {folder.id}", daemon=True)
         self._thread.start()
 
@@ -124,10 +125,18 @@ class ResultsWriter:
         append_late(self._folder.events, event)
         with self._late_lock:
             self._late = True
-            if not self._catching_up:
-                self._catching_up = True
+            if self._catching_up is None:
                 name = f"late {self._folder.id}"
-                threading.Thread(target=self._catch_up, name=name, daemon=True).start()
+                self._catching_up = threading.Thread(target=self._catch_up, name=name, daemon=True)
+                self._catching_up.start()
+
+    def settle(self) -> None:
+        """Wait until what came after the end is in the reports; what comes yet is written at once. Blocks."""
+        self._leaving.set()
+        with self._late_lock:
+            working = self._catching_up
+        if working is not None:
+            working.join()
 
     def junit(self) -> bytes:
         """Return the content of ``junit.xml``, after bringing the file up to date."""
@@ -200,12 +209,12 @@ class ResultsWriter:
         while True:
             with self._late_lock:
                 if not self._late:
-                    self._catching_up = False
+                    self._catching_up = None
                     return
                 self._late = False
             began = time.monotonic()
             self._finish()
-            time.sleep(min(_LONGEST_REST, _REST * (time.monotonic() - began)))
+            self._leaving.wait(min(_LONGEST_REST, _REST * (time.monotonic() - began)))
 
     def _write_session(self) -> None:
         write_atomically(self._folder.path / "session.json", dump(session_json(self._record)))

@@ -1,7 +1,6 @@
-"""Labs without homeservers and programs of their own, and a check that they leave nothing behind."""
+"""Labs without homeservers and programs of their own."""
 
 import asyncio
-import os
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
 import pytest
 
 from trafficlight.clock import Clock, SystemClock
@@ -37,45 +35,6 @@ from trafficlight import Test, parametrize
 from trafficlight.client_types import Nio, ElementWebStable, ElementAndroid
 from trafficlight.server_types import SynapseStable
 """
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a process holds that ought to be given back."""
-
-    tasks: frozenset[str]
-    processes: frozenset[int]
-    files: frozenset[str]
-
-
-def held() -> Held:
-    """Return what this process holds now."""
-    files = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            files.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
-        except OSError:  # it was the one of listing them
-            continue
-    try:
-        tasks = frozenset(str(task.get_coro()) for task in asyncio.all_tasks() - {asyncio.current_task()})
-    except RuntimeError:
-        tasks = frozenset()
-    children = psutil.Process().children(recursive=True)
-    return Held(tasks, frozenset(child.pid for child in children), frozenset(files))
-
-
-@pytest.fixture
-async def no_leaks() -> AsyncIterator[None]:
-    """Fail a test after which a task, a process, a socket or a file descriptor is left. Use it first."""
-    before = held()
-    yield
-    # Transports close their files in the next turns of the loop.
-    for _ in range(10):
-        await asyncio.sleep(0)
-    after = held()
-    assert not after.tasks - before.tasks
-    assert not after.processes - before.processes
-    assert not after.files - before.files
 
 
 @dataclass
@@ -293,14 +252,14 @@ async def open_bay(
 
 
 @pytest.fixture
-async def bay(no_leaks: None, tmp_path: Path) -> AsyncIterator[Bay]:
+async def bay(tmp_path: Path) -> AsyncIterator[Bay]:
     """An engine with the usual settings."""
     async with open_bay(tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
-async def bay_with(no_leaks: None, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+async def bay_with(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Engines with other settings; they end with the test."""
     async with AsyncExitStack() as stack:
 

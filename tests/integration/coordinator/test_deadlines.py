@@ -56,7 +56,7 @@ def clock() -> HandClock:
 
 
 @pytest.fixture
-async def bay(no_leaks: None, tmp_path: Path, clock: HandClock) -> AsyncIterator["Bay"]:
+async def bay(tmp_path: Path, clock: HandClock) -> AsyncIterator["Bay"]:
     options: dict[str, Any] = {"action": 60.0, "case": 300.0, "prepare": 120.0, "teardown": 30.0}
     async with open_bay(tmp_path, clock=clock, queue=300.0, **options) as opened:
         yield opened

@@ -118,7 +118,7 @@ async def ended(session: Session) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-async def test_one_looping_adapter_plays_six_cases(no_leaks: None, tmp_path: Path, workers: int) -> None:
+async def test_one_looping_adapter_plays_six_cases(tmp_path: Path, workers: int) -> None:
     async with open_site(tmp_path, workers) as site:
         session = await site.submit("dances", SIX)
         site.start_adapter()
@@ -126,7 +126,7 @@ async def test_one_looping_adapter_plays_six_cases(no_leaks: None, tmp_path: Pat
         assert len(session.record.cases) == 6
 
 
-async def test_a_test_that_blocks_delays_no_request(no_leaks: None, tmp_path: Path) -> None:
+async def test_a_test_that_blocks_delays_no_request(tmp_path: Path) -> None:
     async with open_site(tmp_path, 2) as site:
         blocking = await site.submit("blocks", BLOCKS)
         while not blocking.running:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.coordinator.conftest import held
+from tests.leaks import held
 from trafficlight.coordinator.planner import WorkerPlanner
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import AuthoringError, UsageError
@@ -46,7 +46,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(no_leaks: None, tmp_path: Path) -> AsyncIterator[Desk]:
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     async with AsyncExitStack() as stack:
         yield Desk(tmp_path, stack)
 

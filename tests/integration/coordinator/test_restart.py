@@ -45,7 +45,7 @@ class KilledError(Exception):
 
 
 @pytest.fixture
-def opened(no_leaks: None, tmp_path: Path) -> Opener:
+def opened(tmp_path: Path) -> Opener:
     """Open the lab of one folder, again and again."""
     (tmp_path / "some_test.py").write_text(TEST)
     settings = Settings.model_validate(

@@ -82,7 +82,7 @@ async def until_waiting_for(session: Session, site: Site, *words: str) -> None:
         ("while True: pass", ":6: not imported within 3 s"),
     ],
 )
-async def test_a_bad_file_delays_no_poll(no_leaks: None, tmp_path: Path, text: str, told: str) -> None:
+async def test_a_bad_file_delays_no_poll(tmp_path: Path, text: str, told: str) -> None:
     async with open_site(tmp_path, 2, import_deadline=3) as site:
         for _ in range(2):
             site.start_adapter()
@@ -103,7 +103,7 @@ async def test_a_bad_file_delays_no_poll(no_leaks: None, tmp_path: Path, text: s
         assert max(site.round_trips) < 1
 
 
-async def test_types_that_match_by_themselves(no_leaks: None, tmp_path: Path) -> None:
+async def test_types_that_match_by_themselves(tmp_path: Path) -> None:
     async with open_site(tmp_path, 2, import_deadline=3) as site:
         body = await submitted(site, written(site, "own", OWN))
         session = site.lab.engine.sessions[body["id"]]
@@ -130,7 +130,7 @@ async def test_types_that_match_by_themselves(no_leaks: None, tmp_path: Path) ->
             await session.ended.wait()
 
 
-async def test_a_case_that_cannot_be_sent_does_not_wait(no_leaks: None, tmp_path: Path) -> None:
+async def test_a_case_that_cannot_be_sent_does_not_wait(tmp_path: Path) -> None:
     text = "class A(Test):\n    clients = {'alice': Nio}\n    @matrix(f=[lambda: 1])\n"
     text += "    async def run(self, alice, f): ...\n"
     async with open_site(tmp_path, 1) as site:
@@ -143,7 +143,7 @@ async def test_a_case_that_cannot_be_sent_does_not_wait(no_leaks: None, tmp_path
         assert "cannot be sent to a worker, try --workers 0" in case.message
 
 
-async def test_a_lab_that_stops_does_not_wait_for_a_plan(no_leaks: None, tmp_path: Path) -> None:
+async def test_a_lab_that_stops_does_not_wait_for_a_plan(tmp_path: Path) -> None:
     async with open_site(tmp_path, 1) as site:
         reached = asyncio.Event()
 

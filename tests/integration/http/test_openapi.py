@@ -107,17 +107,17 @@ async def test_many_requests_do_what_the_document_says(opener: Opener, tmp_path:
 
 def _drive(document: dict[str, Any], url: str) -> None:
     schema = schemathesis.openapi.from_dict(document)
-    session = requests.Session()
-    session.trust_env = False
-    for found in schema.get_all_operations():
-        assert isinstance(found, Ok)
-        operation = found.ok()
-        known = {one.name: KNOWN[one.name] for one in operation.path_parameters}
-        for mode in GenerationMode:
-            for path in (known, None):
-                # Where nothing can be wrong there are no wrong requests.
-                with contextlib.suppress(Unsatisfiable):
-                    _send(operation.as_strategy(mode, path_parameters=path), session, url)
+    with requests.Session() as session:
+        session.trust_env = False
+        for found in schema.get_all_operations():
+            assert isinstance(found, Ok)
+            operation = found.ok()
+            known = {one.name: KNOWN[one.name] for one in operation.path_parameters}
+            for mode in GenerationMode:
+                for path in (known, None):
+                    # Where nothing can be wrong there are no wrong requests.
+                    with contextlib.suppress(Unsatisfiable):
+                        _send(operation.as_strategy(mode, path_parameters=path), session, url)
 
 
 def _send(cases: SearchStrategy[Any], session: requests.Session, url: str) -> None:
