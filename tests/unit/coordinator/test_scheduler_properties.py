@@ -172,7 +172,7 @@ def test_unfilled_are_those_that_all_there_is_cannot_fill(
         assert fillable == (case.key not in decision.unfilled)
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(deadline=None, max_examples=400)  # the machine may be busy
 @given(OF_ALL_AGES, FREE, LIMITS, USAGE)
 def test_every_case_has_room_where_it_is_put(
     waiting: list[Waiting], free: list[Free], limits: Limits, usage: Usage
