@@ -60,6 +60,8 @@ class DockerEngine:
             raise ConfigError(
                 f"is {host.url!r}; write unix:///var/run/docker.sock or tcp://HOST:PORT", key=KEY
             )
+        if host.certificates is not None and parsed.scheme not in ("tcp", "https"):
+            raise ConfigError(f"{host.url} has certificates, but is not spoken to over TLS", key=KEY)
         self.url = host.url
         self.owner = owner
         #: How many homeservers it may carry at once; None until it has told.
