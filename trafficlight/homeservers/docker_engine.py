@@ -100,6 +100,11 @@ class DockerEngine:
         return self._up
 
     @property
+    def failure(self) -> str:
+        """Why it does not answer; empty while it does, and before it was asked."""
+        return self._failure.message if self._failure is not None else ""
+
+    @property
     def address(self) -> str:
         """The address at which homeservers are published: loopback, or a distant engine's own."""
         return self._address
@@ -198,7 +203,8 @@ class DockerEngine:
 
     async def _keep(self) -> None:
         """Follow its events while it answers; when it does not, ask again until it does."""
-        pause, silent_since, told = _FIRST_PAUSE, time.monotonic(), ""
+        pause, silent_since = _FIRST_PAUSE, time.monotonic()
+        told = self.failure  # whoever asked first knows it
         while True:
             if self._up:
                 reason = await self.watch.follow()

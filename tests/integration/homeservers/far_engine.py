@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 from cryptography import x509
@@ -34,6 +35,22 @@ _PORT = 2376
 _NEEDED = ("dockerd", "docker", "ip", "nsenter")
 
 
+class _NoNames(asyncio.DatagramProtocol):
+    """A name server that knows no name: without any, those that look for SRV records do not federate."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what answers go through."""
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, query: bytes, sender: tuple[str, int]) -> None:
+        """Answer that there is no such name, with the question as it came."""
+        end = 12
+        while query[end]:  # over the labels, to the type and class
+            end += query[end] + 1
+        question = query[12 : end + 5]
+        self._transport.sendto(query[:2] + b"\x81\x83\0\1\0\0\0\0\0\0" + question, sender)
+
+
 class FarEngine:
     """The engine.
 
@@ -47,6 +64,7 @@ class FarEngine:
         self._near, self.address = (str(address) for address in network.hosts())
         self._name = f"far{number}"
         self._daemon: asyncio.subprocess.Process | None = None
+        self._names: asyncio.DatagramTransport | None = None
 
     @property
     def url(self) -> str:
@@ -73,6 +91,8 @@ class FarEngine:
         await _run(*inside, "address", "add", f"{self.address}/30", "dev", "eth0")
         await _run(*inside, "link", "set", "eth0", "up")
         await _run(*inside, "link", "set", "lo", "up")
+        loop = asyncio.get_running_loop()
+        self._names, _ = await loop.create_datagram_endpoint(_NoNames, local_addr=(self._near, 53))
 
     async def start(self) -> None:
         """Start its daemon and return when it answers."""
@@ -81,6 +101,7 @@ class FarEngine:
             self._daemon = await asyncio.create_subprocess_exec(
                 *("nsenter", f"--net=/run/netns/{self._name}", "dockerd"),
                 *("--data-root", folder / "data", "--exec-root", folder / "exec"),
+                *("--dns", self._near),
                 *("--pidfile", folder / "pid", "--host", self.url),
                 *("--tlsverify", "--tlscacert", server / "ca.pem"),
                 *("--tlscert", server / "cert.pem", "--tlskey", server / "key.pem"),
@@ -133,6 +154,8 @@ class FarEngine:
             self._daemon.terminate()
             async with asyncio.timeout(_END_SECONDS):
                 await self._daemon.wait()
+        if self._names is not None:
+            self._names.close()
         await _run("ip", "link", "delete", self._name)
         await _run("ip", "netns", "delete", self._name)
 
