@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+import weakref
 from datetime import datetime
 from typing import Any
 
@@ -76,6 +77,7 @@ class DockerEngine:
         self._host = "" if parsed.scheme == "unix" else parsed.host or ""
         self._docker: Any = None  # half of its methods have no types
         self._watch: EngineWatch | None = None
+        self._answers: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
         self._address = ""
         self._connecting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
@@ -199,7 +201,20 @@ class DockerEngine:
         # DOCKER_TLS_VERIFY that is meant for another engine, may come in between.
         url = re.sub(r"^(tcp|https?)://", "https://" if context else "http://", self.url)
         options: dict[str, Any] = {"ssl_context": context or False}
-        return Docker(url=url, timeout=_CONNECT, **options)
+        docker = Docker(url=url, timeout=_CONNECT, **options)
+        trace = aiohttp.TraceConfig()
+        trace.on_request_end.append(self._answered)
+        trace.freeze()
+        docker.session.trace_configs.append(trace)
+        return docker
+
+    async def _answered(self, _session: Any, _context: Any, end: aiohttp.TraceRequestEndParams) -> None:
+        self._answers.add(end.response)
+
+    def _hang_up(self) -> None:
+        """End every answer that is still coming: nobody else does, where the engine is only silent."""
+        for answer in tuple(self._answers):
+            answer.close()
 
     async def _keep(self) -> None:
         """Follow its events while it answers; when it does not, ask again until it does."""
@@ -216,6 +231,7 @@ class DockerEngine:
             try:
                 await self._ask()
             except DeployError as error:
+                self._hang_up()
                 if error.message != told:
                     told = error.message
                     logger.warning("%s", told)
