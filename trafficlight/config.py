@@ -15,7 +15,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from trafficlight.errors import ConfigError
 
-__all__ = ["ENVIRONMENT_PREFIX", "AdapterProgram", "Settings", "StaticServer", "key_of", "load"]
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "AdapterProgram",
+    "DockerHost",
+    "Settings",
+    "StaticServer",
+    "key_of",
+    "load",
+]
 
 ENVIRONMENT_PREFIX = "TRAFFICLIGHT_"
 # What adapters are told by the same means; no settings.
@@ -40,6 +48,21 @@ class StaticServer(BaseModel):
     cs_api: str = Field(pattern=r"^https?://")
 
 
+class DockerHost(BaseModel):
+    """A Docker engine to run homeservers on.
+
+    :ivar url: ``unix://``, ``tcp://``, ``http://`` or ``https://``.
+    :ivar certificates: the folder with its ca.pem, cert.pem and key.pem; with one it is spoken to over TLS.
+    :ivar capacity: homeservers at once; by default what its memory and cores allow.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    certificates: Path | None = None
+    capacity: int | None = Field(default=None, ge=1)
+
+
 class AdapterProgram(BaseModel):
     """Adapters that the lab starts itself."""
 
@@ -55,6 +78,13 @@ def _as_program(value: Any) -> Any:
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _as_objects(value: Any) -> Any:
+    values = [value] if isinstance(value, str | dict) else value
+    if not isinstance(values, list):
+        return values
+    return [{"url": one} if isinstance(one, str) else one for one in values]
 
 
 Program = Annotated[AdapterProgram, BeforeValidator(_as_program)]
@@ -114,10 +144,11 @@ class Settings(BaseModel):
         default_factory=dict,
         description="The Docker image for each server type, for `homerunner` and `docker`; default: its own.",
     )
-    docker_engines: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+    docker_engines: Annotated[list[DockerHost], BeforeValidator(_as_objects)] = Field(
         default_factory=list,
-        description="Docker engines to use, e.g. `unix:///var/run/docker.sock`, `tcp://host:2376`;"
-        " default: `DOCKER_HOST`, else this machine's.",
+        description="Docker engines to use, each a URL such as `unix:///var/run/docker.sock` or"
+        " `tcp://host:2376`, or an object with `url`, `certificates` (a folder, for TLS) and `capacity`"
+        " (homeservers at once); default: `DOCKER_HOST`, else this machine's.",
     )
     docker_memory: int = Field(
         default=1 << 30, ge=1 << 26, description="Bytes of memory that a homeserver in Docker may use."
@@ -132,7 +163,9 @@ class Settings(BaseModel):
         default=None, ge=1, description="Cases at once; null: four for each core, at least eight."
     )
     homeserver_limit: int | None = Field(
-        default=None, ge=1, description="Homeservers at once; null: what memory and cores allow."
+        default=None,
+        ge=1,
+        description="Homeservers at once, over all providers; null: what each of them can carry.",
     )
     client_limits: dict[str, int] = Field(
         default_factory=dict, description="Clients of a type at once, by client type."

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trafficlight.config import AdapterProgram, Settings, key_of, load
+from trafficlight.config import AdapterProgram, DockerHost, Settings, key_of, load
 from trafficlight.errors import ConfigError
 
 _SAMPLE = Path(__file__).parents[2] / "trafficlight-sample.json"
@@ -232,3 +232,22 @@ def test_the_sample_file_is_valid_and_states_every_setting(tmp_path: Path) -> No
         "write the sample anew with: .venv/bin/python scripts-dev/reference.py"
     )
     assert load(environment={}, directory=tmp_path, file=_SAMPLE) == Settings()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tcp://lab2:2376",
+        '["tcp://lab2:2376"]',
+        '{"url": "tcp://lab2:2376"}',
+        '[{"url": "tcp://lab2:2376"}]',
+    ],
+)
+def test_a_docker_engine_is_a_url_or_an_object(tmp_path: Path, text: str) -> None:
+    settings = _load(tmp_path, environment={"TRAFFICLIGHT_DOCKER_ENGINES": text})
+    assert settings.docker_engines == [DockerHost(url="tcp://lab2:2376")]
+
+
+def test_what_is_wrong_with_a_docker_engine_is_named(tmp_path: Path) -> None:
+    _write(tmp_path / "trafficlight.json", {"DOCKER_ENGINES": [{"url": "tcp://lab2:2376", "cert": "/x"}]})
+    assert "DOCKER_ENGINES.0.cert" in _problem(tmp_path)

@@ -178,8 +178,8 @@ async def _docker(settings: Settings) -> Finding:
         return Finding("Docker", False, str(error) or f"{', '.join(urls)} does not answer", advice)
     else:
         shown = ", ".join(f"{engine.url} ({engine.capacity} homeservers)" for engine in engines)
-        down = sorted(set(urls) - {engine.url for engine in engines})
-        return Finding("Docker", not down, shown, f"{', '.join(down)} does not answer" if down else "")
+        down = [engine.failure for engine in provider.engines.all if not engine.up]
+        return Finding("Docker", not down, shown, "; ".join(down))
     finally:
         await provider.close()
 

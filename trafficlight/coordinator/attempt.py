@@ -33,6 +33,7 @@ class Attempt:
     :param number: from 1.
     :param folder: where its files go.
     :param action_deadline: seconds that a client has for one action.
+    :param hosts: where its homeservers have room, by server type.
     """
 
     session: str
@@ -42,6 +43,7 @@ class Attempt:
     journal: Journal
     clock: Clock
     action_deadline: float
+    hosts: Mapping[str, str] = field(default_factory=dict)
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     servers: dict[str, RunningServer] = field(default_factory=dict)
     #: Set when the attempt cannot go on: an adapter is gone that no action of the test waits for.

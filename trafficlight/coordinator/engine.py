@@ -5,7 +5,7 @@ import contextlib
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from trafficlight.clock import Clock
@@ -14,7 +14,7 @@ from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.queues import Entry, server_types
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
-from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
+from trafficlight.coordinator.scheduler import Free, Limits, Start, Usage, Waiting, decide
 from trafficlight.coordinator.session import Options, Session
 from trafficlight.coordinator.sessions import Sessions
 from trafficlight.coordinator.turns import in_turns
@@ -54,7 +54,8 @@ class Engine:
     :param servers: where homeservers come from.
     :param executor: where test code runs.
     :param deadlines: how long things may take.
-    :param limits: how much may run at once.
+    :param limits: tells how much may run at once; asked at every look, because what carries homeservers comes
+        and goes.
     :param queue_deadline: seconds that a case waits while nobody at all could play one of its roles.
     :param alive_deadline: seconds without a sign of life after which an adapter is given up.
     :param keep_sessions: how many sessions that have ended are kept in memory.
@@ -68,7 +69,7 @@ class Engine:
         servers: Provider,
         executor: Executor,
         deadlines: Deadlines,
-        limits: Limits,
+        limits: Callable[[], Limits],
         queue_deadline: float = 300.0,
         alive_deadline: float = 60.0,
         keep_sessions: int = 20,
@@ -80,7 +81,8 @@ class Engine:
         self._servers = servers
         self._runner = Runner(self.pool, servers, executor, clock, deadlines)
         self._deadlines = deadlines
-        self._limits = limits
+        self._ask_limits = limits
+        self._limits = limits()
         self._queue_deadline = queue_deadline
         self._changed = asyncio.Event()
         self._running: dict[asyncio.Task[None], _Running] = {}
@@ -242,6 +244,7 @@ class Engine:
 
     def _look(self, group: asyncio.TaskGroup) -> None:
         """Start what can start, note why the rest waits, and close the sessions that are done."""
+        self._limits = self._ask_limits()
         most = self._startable()
         candidates = [waiting for session in self.sessions.values() for waiting in session.candidates(most)]
         if candidates:
@@ -267,7 +270,7 @@ class Engine:
         keys = {waiting.key: waiting for waiting in candidates}
         for start in decision.starts:
             session, case = self._find(keys[start.key])
-            self._start(group, session, session.start(case), start.adapters)
+            self._start(group, session, session.start(case), start)
         held = self._held_back() if decision.unfilled else []
         # Waiting for what people hold back is not in vain, though nothing else is kept free for it meanwhile.
         wider = decide(candidates, free, busy + held, self._limits, usage) if held else decision
@@ -277,9 +280,7 @@ class Engine:
                 reason = wider.reasons.get(key, reason)
             session.waits(case, reason, unfilled=key in decision.unfilled and key in wider.unfilled)
 
-    def _start(
-        self, group: asyncio.TaskGroup, session: Session, entry: Entry, adapters: Mapping[str, str]
-    ) -> None:
+    def _start(self, group: asyncio.TaskGroup, session: Session, entry: Entry, start: Start) -> None:
         """Claim the adapters of a case and start its attempt, before anybody looks at what is free again."""
         try:
             folder = session.folder.attempt(entry.case.id, entry.attempt)
@@ -296,8 +297,9 @@ class Engine:
             journal=self.journal,
             clock=self.clock,
             action_deadline=self._deadlines.action,
+            hosts=start.hosts,
         )
-        lease = self.pool.lease(attempt, {role: self.pool.get(uuid) for role, uuid in adapters.items()})
+        lease = self.pool.lease(attempt, {role: self.pool.get(uuid) for role, uuid in start.adapters.items()})
         running = _Running(session, entry, attempt, lease, self.clock.monotonic())
         task = group.create_task(self._attempt(running), name=f"attempt of {entry.case.id}")
         self._running[task] = running
@@ -316,6 +318,7 @@ class Engine:
 
     def _usage(self) -> Usage:
         entries = [running.entry.case for running in self._running.values()]
+        hosts = [(running.attempt.hosts, running.entry.case) for running in self._running.values()]
         return Usage(
             cases=Counter(running.session.id for running in self._running.values()),
             homeservers=sum(len(server_types(case)) for case in entries),
@@ -323,6 +326,9 @@ class Engine:
                 name
                 for case in entries
                 for name in (*(kind.name() for kind in case.clients.values()), *server_types(case))
+            ),
+            hosts=Counter(
+                where[name] for where, case in hosts for name in server_types(case) if name in where
             ),
         )
 
@@ -370,7 +376,7 @@ class Engine:
         while True:
             await self.clock.sleep(_SWEEP_EVERY)
             self.pool.sweep()
-            if self.pool.free:
+            if self.pool.free or self._limits != self._ask_limits():
                 self.wake()  # what is kept back for a case is not kept for ever
             self._watch()
             for session in list(self.sessions.values()):

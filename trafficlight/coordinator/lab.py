@@ -103,7 +103,7 @@ class Lab:
                     prepare=settings.prepare_deadline,
                     teardown=settings.teardown_deadline,
                 ),
-                limits=_limits(settings, servers),
+                limits=lambda: _limits(settings, servers),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
                 keep_sessions=settings.keep_sessions,
@@ -333,8 +333,9 @@ def _limits(settings: Settings, servers: Providers) -> Limits:
     cores = os.cpu_count() or 1
     return Limits(
         cases=settings.case_limit or max(_CASES, _CASES_PER_CORE * cores),
-        homeservers=servers.capacity,
+        homeservers=settings.homeserver_limit,
         types={**servers.capacities, **settings.client_limits},
+        hosting=servers.hosting,
     )
 
 

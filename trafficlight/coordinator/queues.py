@@ -120,7 +120,11 @@ class Queues:
 
 def server_types(case: Case) -> tuple[str, ...]:
     """Return the name of the server type of every homeserver that a case needs."""
-    return tuple(slot.type.name() for slot in case.servers for _ in slot.roles)
+    return tuple(
+        spec.type_name
+        for slot in case.servers
+        for _, spec in zip(slot.roles, slot.type.homeservers(), strict=False)
+    )
 
 
 def _needs(case: Case) -> tuple[Any, ...]:

@@ -106,7 +106,9 @@ class Runner:
 
     async def _prepare(self, attempt: Attempt, held: AsyncExitStack) -> dict[str, ServerFacts]:
         requests = [
-            ServerRequest(role, spec, attempt.folder.server_log(role))
+            ServerRequest(
+                role, spec, attempt.folder.server_log(role), host=attempt.hosts.get(spec.type_name, "")
+            )
             for slot in attempt.case_model.servers
             for role, spec in zip(slot.roles, slot.type.homeservers(), strict=False)
         ]

@@ -11,7 +11,9 @@ from operator import attrgetter
 from typing import TypeAlias
 
 from trafficlight.client_types import ClientType
+from trafficlight.coordinator.hosts import Hosts, in_use
 from trafficlight.coordinator.supply import Free, Mask, Supply
+from trafficlight.homeservers.provider import Hosting
 
 __all__ = ["Decision", "Free", "Limits", "Start", "Usage", "Waiting", "decide"]
 
@@ -30,7 +32,7 @@ class Waiting:
     :param clients: the client type of every client role.
     :param servers: how many homeservers it needs.
     :param age: seconds that it has been waiting.
-    :param unfilled: seconds for which all adapters that there are could not fill its roles.
+    :param unfilled: seconds for which all that there is, free and busy, could not fill its roles.
     :param server_types: the name of the server type of each of its homeservers.
     """
 
@@ -51,6 +53,7 @@ class Limits:
     :param cases: cases at once.
     :param homeservers: homeservers at once.
     :param types: clients, or homeservers, at once, by the name of their type.
+    :param hosting: what carries homeservers, each host so many at once.
     :param aging: seconds of waiting after which the oldest case of a session is served before the others, and
         has what it needs kept back for it, so that smaller cases cannot starve it.
     """
@@ -58,6 +61,7 @@ class Limits:
     cases: int | None = None
     homeservers: int | None = None
     types: Mapping[str, int] = field(default_factory=dict)
+    hosting: Hosting = field(default_factory=Hosting)
     aging: float = 60.0
 
 
@@ -68,24 +72,32 @@ class Usage:
     :param cases: how many cases run, by session.
     :param homeservers: how many homeservers run for them.
     :param types: how many clients, and homeservers, by the name of their type.
+    :param hosts: how many homeservers, by the name of the host that carries them.
     """
 
     cases: Mapping[str, int] = field(default_factory=dict)
     homeservers: int = 0
     types: Mapping[str, int] = field(default_factory=dict)
+    hosts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A case that starts now, with an adapter for every client role."""
+    """A case that starts now.
+
+    :param adapters: an adapter for every client role.
+    :param hosts: where its homeservers have room, by server type; those whose provider sets no limit are not
+        in it.
+    """
 
     key: str
     adapters: Mapping[str, str]
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What starts, why the rest waits, and which of it all adapters that there are could not fill."""
+    """What starts, why the rest waits, and which of it all that there is, free and busy, could not fill."""
 
     starts: tuple[Start, ...]
     reasons: Mapping[str, str]
@@ -116,6 +128,8 @@ class _Group:
     bits: tuple[Mask, ...]
     names: Mapping[str, int]
     servers: int
+    server_types: tuple[str, ...]
+    hosted: Mapping[str, int]
     cases: list[Waiting] = field(default_factory=list)
 
 
@@ -143,6 +157,7 @@ class _Table:
         self._running = Counter(usage.cases)
         self._homeservers = usage.homeservers
         self._types = Counter(usage.types)
+        self._hosts = Hosts(limits.hosting, usage.hosts)
         # What is kept back for cases that have aged, beside adapters.
         self._kept_homeservers = 0
         self._kept_types: Counter[str] = Counter()
@@ -169,7 +184,8 @@ class _Table:
             key = (first.session, first.servers, first.server_types, bits)
             if key not in groups:
                 names = Counter([*(kind.name() for kind in kinds), *first.server_types])
-                groups[key] = _Group(first.session, bits, names, first.servers)
+                hosted = self._hosts.needs(first.server_types)
+                groups[key] = _Group(first.session, bits, names, first.servers, first.server_types, hosted)
             groups[key].cases += cases
         for group in groups.values():
             group.cases.sort(key=attrgetter("order", "key"), reverse=True)
@@ -180,7 +196,11 @@ class _Table:
         queues: dict[str, list[_Place]] = defaultdict(list)
         heads: dict[str, tuple[_Group, Waiting]] = {}
         turns: list[tuple[int, float, str]] = []
-        unfilled = [group.cases for group in self._groups if not self._fillable[group.bits]]
+        unfilled = [
+            group.cases
+            for group in self._groups
+            if not self._fillable[group.bits] or not self._hosts.answer(group.hosted)
+        ]
         never = frozenset(case.key for cases in unfilled for case in cases)
         for group in self._groups:
             queues[group.session].append(self._place(group))
@@ -209,7 +229,7 @@ class _Table:
         aged = (
             (group, case)
             for *_, group in queue
-            if self._supply.known(group.bits)
+            if self._supply.known(group.bits) and self._hosts.answer(group.hosted)
             for case in group.cases
             if case.age >= self._limits.aging and case.unfilled < _RETURN
         )
@@ -226,6 +246,7 @@ class _Table:
         self._supply.keep_back(group.bits)
         self._kept_homeservers += group.servers
         self._kept_types.update(group.names)
+        self._hosts.keep_back(group.hosted)
         return False
 
     def _next(self, queue: list[_Place]) -> None:
@@ -253,7 +274,8 @@ class _Table:
         if adapters is None:
             return False
         del group.cases[-1 if case is group.cases[-1] else group.cases.index(case)]
-        self._starts.append(Start(case.key, adapters))
+        hosts = self._hosts.take(group.hosted, group.server_types)
+        self._starts.append(Start(case.key, adapters, hosts))
         self._running[case.session] += 1
         self._homeservers += group.servers
         self._types.update(group.names)
@@ -266,18 +288,13 @@ class _Table:
         taken = self._homeservers + self._kept_homeservers
         most = max(limits.homeservers or 0, group.servers)  # one that needs more than there may be runs alone
         if limits.homeservers is not None and group.servers and taken + group.servers > most:
-            use = _use(self._homeservers, limits.homeservers, self._kept_homeservers)
+            use = in_use(self._homeservers, limits.homeservers, self._kept_homeservers)
             return f"waits for {_slots(group.servers)} ({use})"
         for name, needed in group.names.items():
             limit, taken = limits.types.get(name), self._types[name] + self._kept_types[name]
             if limit is not None and taken + needed > max(limit, needed):
-                return f"waits for {name} ({_use(self._types[name], limit, self._kept_types[name])})"
-        return None
-
-
-def _use(used: int, limit: int, kept: int) -> str:
-    kept_text = f", {kept} kept for a case that has waited longer" if kept else ""
-    return f"{used} of {limit} in use{kept_text}"
+                return f"waits for {name} ({in_use(self._types[name], limit, self._kept_types[name])})"
+        return self._hosts.shortage(group.hosted)
 
 
 def _slots(servers: int) -> str:

@@ -22,6 +22,7 @@ EVERY_OTHER_TYPE = "*"
 def providers_from(settings: Settings, progress: Callable[[str], None] | None = None) -> Providers:
     """Return the providers that are configured, each server type with its own. Starts nothing.
 
+    ``HOMESERVER_LIMIT`` takes the place of what local and homerunner only guess that their machines carry.
     A server type in ``SERVER_OVERRIDES`` comes from there, unless ``SERVER_PROVIDERS`` names it too.
 
     :param progress: gets a line for every slow step, such as an installation.
@@ -37,6 +38,7 @@ def providers_from(settings: Settings, progress: Callable[[str], None] | None = 
             stable={"synapse": settings.synapse_version},
             warm=settings.warm_servers,
             progress=progress,
+            capacity=settings.homeserver_limit,
         )
     }
     if "static" in wanted:
@@ -45,7 +47,9 @@ def providers_from(settings: Settings, progress: Callable[[str], None] | None = 
             if name == "static" and type_name not in settings.server_overrides:
                 raise ConfigError("is static, but names no homeserver", key=f"SERVER_OVERRIDES.{type_name}")
     if "homerunner" in wanted:
-        providers["homerunner"] = HomerunnerProvider(settings.homerunner_url, images=settings.images)
+        providers["homerunner"] = HomerunnerProvider(
+            settings.homerunner_url, images=settings.images, capacity=settings.homeserver_limit
+        )
     if "docker" in wanted:
         from trafficlight.homeservers.docker import DockerProvider  # its library is an extra
 
@@ -56,4 +60,4 @@ def providers_from(settings: Settings, progress: Callable[[str], None] | None = 
             cpus=settings.docker_cpus,
             progress=progress,
         )
-    return Providers(providers, by_type, default=default, capacity=settings.homeserver_limit)
+    return Providers(providers, by_type, default=default)

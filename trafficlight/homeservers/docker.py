@@ -9,9 +9,12 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.docker_authority import make_authority
-from trafficlight.homeservers.docker_engine import DockerEngine, Engines, default_engine
+from trafficlight.homeservers.docker_engine import DockerEngine, default_engine
+from trafficlight.homeservers.docker_engines import Engines
+from trafficlight.homeservers.docker_errors import engine_errors, problem
 from trafficlight.homeservers.docker_owner import Owner
 from trafficlight.homeservers.docker_server import (
     CLIENT_PORT,
@@ -31,15 +34,15 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS = 3
 _TAKEN = ("port is already allocated", "address already in use")
 _DISTANT_PORTS = (20_000, 30_000)
+_REMOVE_SECONDS = 30
 _MISSING = "the provider docker needs aiodocker: pip install 'trafficlight[docker]'"
 
 
 class DockerProvider:
     """Runs images in Complement's conventions, a network for each deployment.
 
-    :param urls: the engines; by default the one that the docker command would use.
+    :param hosts: the engines, or their URLs; by default the one that the docker command would use.
     :param images: the image for a server type, by the type's name, where it is not the type's own.
-    :param capacity: homeservers at once on each engine; by default what its memory and cores allow.
     :param memory_bytes: the memory that one homeserver may use.
     :param cpus: the processors that one homeserver may use, e.g. 0.5; 0 for no limit.
     :param ready_timeout: how long a homeserver may take to answer, in seconds.
@@ -51,19 +54,20 @@ class DockerProvider:
 
     def __init__(
         self,
-        urls: Sequence[str] = (),
+        hosts: Sequence[DockerHost | str] = (),
         *,
         images: Mapping[str, str] | None = None,
-        capacity: int | None = None,
         memory_bytes: int = 2**30,
         cpus: float = 0,
         ready_timeout: float = 60,
         progress: Progress | None = None,
     ) -> None:
         owner = Owner()
-        self.engines = Engines(
-            [DockerEngine(url, owner, capacity) for url in dict.fromkeys(urls or [default_engine()])]
-        )
+        named = [
+            DockerHost(url=host) if isinstance(host, str) else host for host in hosts or [default_engine()]
+        ]
+        by_url = {host.url: host for host in named}
+        self.engines = Engines([DockerEngine(host, owner) for host in by_url.values()])
         self._owner = owner
         self._images = dict(images or {})
         self._memory_bytes = memory_bytes
@@ -80,9 +84,9 @@ class DockerProvider:
         return self._owner
 
     @property
-    def capacity(self) -> int:
-        """How many homeservers its engines carry at once, as far as they are connected."""
-        return sum(engine.capacity or 0 for engine in self.engines.all)
+    def hosts(self) -> dict[str, int]:
+        """How many homeservers each of its engines carries at once, of those that answer."""
+        return self.engines.capacities
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
         """Return that the library or an image is missing, or None."""
@@ -106,6 +110,8 @@ class DockerProvider:
         for engine in await self.engines.connect():
             for image in images:
                 await engine.ensure_image(image, self._progress)
+        for engine in self.engines.all:
+            engine.images |= dict.fromkeys(images, self._progress)
 
     @contextlib.asynccontextmanager
     async def deploy(
@@ -120,7 +126,7 @@ class DockerProvider:
             if (reason := self.unsupported(request.spec)) is not None:
                 raise UnsupportedError(reason)
         async with contextlib.AsyncExitStack() as stack:
-            engine = await stack.enter_async_context(self.engines.claim(len(requests)))
+            engine = await stack.enter_async_context(self.engines.claim(len(requests), requests[0].host))
             network = await stack.enter_async_context(self._network(engine, case_id))
             deployment = _Deployment(self, engine, network, case_id)
             stack.push_async_callback(lambda: unbroken(deployment.destroy()))
@@ -134,27 +140,34 @@ class DockerProvider:
 
     @contextlib.asynccontextmanager
     async def _network(self, engine: DockerEngine, case_id: str) -> AsyncIterator[str]:
-        from aiodocker.exceptions import DockerError
-
         name = f"trafficlight-{secrets.token_hex(6)}"
         configuration = {"Name": name, "CheckDuplicate": True, "Labels": self._owner.labels(case_id)}
         made: list[Any] = []
 
         async def make() -> None:
             made.append(await engine.docker.networks.create(configuration))
+            engine.wanted.add(made[0].id)
 
         try:
             try:
                 await unbroken(make())
-            except DockerError as error:
-                raise DeployError(f"{engine.url} makes no network: {error.message}") from error
+            except engine_errors() as error:
+                raise DeployError(f"{engine.url} makes no network: {problem(error)}") from error
             yield name
         finally:
-            try:
-                for network in made:
-                    await unbroken(network.delete())
-            except (DockerError, OSError) as error:
-                logger.warning("%s: cannot remove the network %s: %s", engine.url, name, error)
+            for network in made:
+                await unbroken(self._remove_network(engine, network))
+
+    @staticmethod
+    async def _remove_network(engine: DockerEngine, network: Any) -> None:
+        engine.wanted.discard(network.id)  # from now on it is reclaimed, whenever the engine comes back
+        if not engine.up:
+            return
+        try:
+            async with asyncio.timeout(_REMOVE_SECONDS):
+                await network.delete()
+        except engine_errors() as error:
+            logger.warning("%s: cannot remove a network: %s", engine.url, problem(error))
 
     async def archive(self) -> bytes:
         """Return the authority that all its homeservers trust, as their images expect it."""
@@ -232,8 +245,6 @@ class _Deployment:
         await asyncio.gather(*(self._remove(server) for server in self._servers))
 
     async def _start(self, request: ServerRequest, server_name: str) -> DockerServer:
-        from aiodocker.exceptions import DockerError
-
         provider, engine = self._provider, self._engine
         archive = await provider.archive()
         for attempt in range(1, _ATTEMPTS + 1):
@@ -252,9 +263,10 @@ class _Deployment:
             try:
                 await server.create(f"{self._network}-{server_name}-{attempt}", configuration, archive)
                 await server.start()
-            except DockerError as error:
-                if attempt == _ATTEMPTS or not any(sign in error.message for sign in _TAKEN):
-                    raise DeployError(f"{request.role}: {engine.url}: {error.message}") from error
+            except engine_errors() as error:
+                reason = problem(error)
+                if attempt == _ATTEMPTS or not any(sign in reason for sign in _TAKEN):
+                    raise DeployError(f"{request.role}: {engine.url}: {reason}") from error
                 self._servers.remove(server)
                 await unbroken(self._remove(server))
             else:

@@ -13,6 +13,7 @@ import aiohttp
 
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.docker_engine import DockerEngine
+from trafficlight.homeservers.docker_errors import engine_errors, problem
 from trafficlight.homeservers.docker_watch import ContainerWatch
 from trafficlight.homeservers.probe import title_of, wait_for_versions
 from trafficlight.homeservers.provider import AS_ASKED
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 CLIENT_PORT, FEDERATION_PORT = "8008/tcp", "8448/tcp"
 _STOP_SECONDS = 10
 _LOG_SECONDS = 10
+_DESTROY_SECONDS = 60
 _TOLD_SECONDS = 30  # from an end to the engine's event of it
 _TAIL_LINES = 40
 
@@ -83,6 +85,7 @@ class DockerServer:
 
         async def make() -> None:
             self._container = await self._engine.docker.containers.create(configuration, name=name)
+            self._engine.wanted.add(self._container.id)
             self._watch = self._engine.watch.add(self._container.id)
 
         await unbroken(make())  # nobody would find a container that is made while we are called off
@@ -107,8 +110,6 @@ class DockerServer:
         :raises UnsupportedError: there is no such operation.
         :raises DeployError: it did not come back; carries the end of its log.
         """
-        from aiodocker.exceptions import DockerError
-
         async with self._operating:
             try:
                 match operation:
@@ -130,32 +131,45 @@ class DockerServer:
                         raise UnsupportedError(f"a homeserver in Docker cannot {operation}")
             except TimeoutError:
                 raise DeployError(f"{self.role}: nothing tells that it ended", log=self._log_end()) from None
-            except DockerError as error:
+            except engine_errors() as error:
                 raise DeployError(
-                    f"{self.role}: cannot {operation}: {error.message}", log=self._log_end()
+                    f"{self.role}: cannot {operation}: {problem(error)}", log=self._log_end()
                 ) from error
 
     async def destroy(self) -> None:
-        """Remove the container with its data, and complete the log; problems are logged."""
+        """Remove the container with its data, and complete the log; problems are logged.
+
+        Where its engine does not answer it is removed when that comes back.
+        """
         if self._container is None:
             return
-        from aiodocker.exceptions import DockerError
-
+        engine, container = self._engine, self._container
         try:
-            if self._watch.reason is None:
-                with contextlib.suppress(DockerError):  # it is not running, or paused, which removal ends
-                    await self._container.unpause()
-                with contextlib.suppress(DockerError):
-                    await self._container.kill()
-            await self._finish_log()
-            await self._container.delete(force=True, v=True)
-        except (DockerError, OSError) as error:
+            if engine.up:
+                async with asyncio.timeout(_DESTROY_SECONDS):
+                    await self._destroy()
+        except engine_errors() as error:
             if getattr(error, "status", 0) != 404:
                 logger.warning(
-                    "%s: cannot remove the container of %s: %s", self._engine.url, self.role, error
+                    "%s: cannot remove the container of %s: %s", engine.url, self.role, problem(error)
                 )
         finally:
-            self._engine.watch.remove(self._container.id)
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.wait([self._following])
+            engine.watch.remove(container.id)
+            engine.wanted.discard(container.id)
+
+    async def _destroy(self) -> None:
+        from aiodocker.exceptions import DockerError
+
+        if self._watch.reason is None:
+            with contextlib.suppress(DockerError):  # it is not running, or paused, which removal ends
+                await self._container.unpause()
+            with contextlib.suppress(DockerError):
+                await self._container.kill()
+        await self._finish_log()
+        await self._container.delete(force=True, v=True)
 
     async def _stop(self) -> None:
         state = (await self._container.show())["State"]
@@ -194,16 +208,14 @@ class DockerServer:
 
     async def _follow(self, since: str | None) -> None:
         """Write the container's log into the file as it comes, until the container ends."""
-        from aiodocker.exceptions import DockerError
-
         begin = {} if since is None else {"since": since}
         file = await asyncio.to_thread(self._log.open, "a", buffering=1)
         try:
             async for piece in self._container.log(stdout=True, stderr=True, follow=True, **begin):
                 file.write(piece)
                 self._tail.append(piece.rstrip("\n"))
-        except (DockerError, aiohttp.ClientError, OSError) as error:
-            file.write(f"(its log broke off here: {error})\n")
+        except engine_errors() as error:
+            file.write(f"(its log broke off here: {problem(error)})\n")
         finally:
             await asyncio.to_thread(file.close)
 

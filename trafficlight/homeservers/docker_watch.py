@@ -2,18 +2,15 @@
 
 import asyncio
 import json
-import logging
 from typing import Any
 
-import aiohttp
-
+from trafficlight.homeservers.docker_errors import engine_errors, problem
 from trafficlight.homeservers.docker_owner import LABEL
 
 __all__ = ["ContainerWatch", "EngineWatch"]
 
-logger = logging.getLogger(__name__)
-
-_AGAIN_SECONDS = 1.0
+_SILENCE_SECONDS = 10  # a machine that is switched off says nothing
+_ANSWER_SECONDS = 15
 
 
 class ContainerWatch:
@@ -36,6 +33,12 @@ class ContainerWatch:
         """Return why it ended, once it has."""
         await self._ended.wait()
         return self.reason or "ended"
+
+    def lose(self, why: str) -> None:
+        """Give it up, unless it has ended."""
+        if self.reason is None:
+            self.reason = why
+            self._ended.set()
 
     def take(self, event: dict[str, Any]) -> None:
         """Take an event of the engine in."""
@@ -65,7 +68,6 @@ class EngineWatch:
         self._filters = json.dumps({"label": [f"{LABEL}={owner}"], "type": ["container"]})
         self._since = since
         self._containers: dict[str, ContainerWatch] = {}
-        self._task = asyncio.create_task(self._run())
 
     def add(self, container: str) -> ContainerWatch:
         """Begin to watch a container, before it is started."""
@@ -76,28 +78,38 @@ class EngineWatch:
         """Watch a container no more."""
         self._containers.pop(container, None)
 
-    async def close(self) -> None:
-        """End it. Idempotent."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+    def lose(self, why: str) -> None:
+        """Give up every container that runs: its engine does not answer any more."""
+        for watch in self._containers.values():
+            watch.lose(why)
 
-    async def _run(self) -> None:
-        from aiodocker.exceptions import DockerError
+    async def follow(self) -> str:
+        """Take events in until they break off, and return why; goes on where it was the next time."""
+        subscriber = self._docker.events.subscribe(create_task=False)
+        stream = asyncio.create_task(self._docker.events.run(filters=self._filters, since=self._since))
+        try:
+            while (event := await self._next(subscriber)) is not None:
+                self._take(event)
+            await stream
+        except engine_errors() as error:
+            return problem(error)
+        except ValueError as error:
+            return f"it sent something else: {error}"
+        finally:
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+        return "it ended them"
 
+    async def _next(self, subscriber: Any) -> dict[str, Any] | None:
+        """Return the next event; where none comes for long, look whether there is anybody to send one."""
         while True:
-            subscriber = self._docker.events.subscribe(create_task=False)
-            stream = asyncio.create_task(self._docker.events.run(filters=self._filters, since=self._since))
             try:
-                while (event := await subscriber.get()) is not None:
-                    self._take(event)
-                await stream
-                logger.warning("the engine's events ended, asking again")
-            except (DockerError, aiohttp.ClientError, OSError, ValueError) as error:
-                logger.warning("the engine's events broke off, asking again: %s", error)
-            finally:
-                stream.cancel()
-                await asyncio.gather(stream, return_exceptions=True)
-            await asyncio.sleep(_AGAIN_SECONDS)
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    event: dict[str, Any] | None = await subscriber.get()
+                    return event
+            except TimeoutError:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await self._docker.version()
 
     def _take(self, event: dict[str, Any]) -> None:
         if "timeNano" in event:  # where to go on after a break

@@ -21,6 +21,7 @@ from trafficlight.homeservers.homerunner_api import (
 )
 from trafficlight.homeservers.probe import title_of, wait_for_versions
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
+from trafficlight.homeservers.resources import default_capacity
 from trafficlight.homeservers.tools import unbroken
 from trafficlight.server_types import HomeServerSpec
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 KEY = "HOMERUNNER_URL"
 _ATTEMPTS = 3
 _LEAST_LIFETIME_SECONDS = 60
+_REST_SECONDS = 30  # a homerunner that is gone is not planned with for so long
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -69,6 +71,8 @@ class HomerunnerProvider:
     :param create_timeout: how long one create may take, in seconds.
     :param ready_timeout: how long a homeserver that was reported ready may take to answer, in seconds.
     :param settle: how long a create that was cut off may go on unseen, in seconds.
+    :param capacity: homeservers at once behind each; by default as many as this machine carries, because
+        homerunner does not tell what its own does.
     :raises ConfigError: there is no URL, or one is wrong.
     """
 
@@ -83,6 +87,7 @@ class HomerunnerProvider:
         create_timeout: float = 180,
         ready_timeout: float = 20,
         settle: float = 60,
+        capacity: int | None = None,
     ) -> None:
         if not urls:
             raise ConfigError("names no homerunner, e.g. http://127.0.0.1:54321", key=KEY)
@@ -96,8 +101,16 @@ class HomerunnerProvider:
             Homerunner(url, self._clock, create_timeout=create_timeout, settle=settle)
             for url in dict.fromkeys(urls)
         ]
+        self._capacity = default_capacity() if capacity is None else capacity
         self._work: set[asyncio.Task[Any]] = set()
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def hosts(self) -> dict[str, int]:
+        """How many homeservers run behind each homerunner at once; those that just failed to answer rest."""
+        now = self._clock.monotonic()
+        awake = [runner for runner in self._runners if runner.resting_until <= now]
+        return {runner.url: self._capacity for runner in awake or self._runners}
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
         """Return that there is no image for it, or None where there is one."""
@@ -158,13 +171,14 @@ class HomerunnerProvider:
             usable = [runner for runner in self._runners if runner not in gone]
             if not usable or len(problems) - len(gone) >= _ATTEMPTS:
                 break
-            runner = min(usable, key=lambda candidate: candidate.waiting)
+            runner = min(usable, key=lambda candidate: (candidate.url != requests[0].host, candidate.waiting))
             try:
                 deployed = await self._create(runner, images)
                 servers = await self._verified(runner, deployed, requests)
                 return runner, deployed, servers
             except HomerunnerGoneError as error:
                 gone.add(runner)
+                runner.resting_until = self._clock.monotonic() + _REST_SECONDS
                 problems.append(error.message)
             except CreateFailedError as error:
                 problems.append(error.message)

@@ -73,6 +73,8 @@ class Homerunner:
         self.url = url.rstrip("/")
         #: How many creates it has before it, kept by who chooses among several.
         self.waiting = 0
+        #: Until when it is not planned with, on the monotonic clock.
+        self.resting_until = 0.0
         self._clock = clock
         self._create_timeout = aiohttp.ClientTimeout(total=create_timeout)
         self._settle = settle

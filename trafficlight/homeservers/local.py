@@ -16,7 +16,7 @@ from trafficlight.homeservers.ports import PortPicker
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.recipe import Place, Recipe
-from trafficlight.homeservers.resources import default_warm, room_for_another
+from trafficlight.homeservers.resources import default_capacity, default_warm, room_for_another
 from trafficlight.homeservers.run_folder import RunFolder
 from trafficlight.homeservers.tools import Progress, unbroken
 from trafficlight.server_types import HomeServerSpec
@@ -41,6 +41,7 @@ class LocalProvider:
     :param data_folder: where data of running homeservers go; by default memory, else the temporary folder.
     :param ready_timeout: how long a homeserver may take to answer, in seconds.
     :param ports: where ports come from.
+    :param capacity: homeservers for cases at once; by default what this machine's memory and cores carry.
     """
 
     name = "local"
@@ -56,11 +57,14 @@ class LocalProvider:
         data_folder: Path | None = None,
         ready_timeout: float = 60,
         ports: PortPicker | None = None,
+        capacity: int | None = None,
     ) -> None:
         if recipes is None:
             recipes = default_recipes(CacheFolder(cache_folder), progress or logger.info, stable or {})
         self._recipes = {recipe.name: recipe for recipe in recipes}
         self._ready_timeout = ready_timeout
+        # Asked once: what runs already must not count twice.
+        self._capacity = default_capacity() if capacity is None else capacity
         self.ports = ports or PortPicker()
         self._folder = RunFolder(data_folder)
         self._certificates: Certificates | None = None
@@ -71,6 +75,11 @@ class LocalProvider:
         self.pool: WarmPool[_Kind, LocalServer] = WarmPool(
             default_warm() if warm is None else warm, self._start_ahead, room_for_another
         )
+
+    @property
+    def hosts(self) -> dict[str, int]:
+        """How many homeservers this machine carries for cases at once."""
+        return {"this machine": self._capacity}
 
     @property
     def folder(self) -> Path:

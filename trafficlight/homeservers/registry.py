@@ -1,12 +1,10 @@
-"""All providers behind one: which of them deploys what, and how many homeservers run at once."""
+"""All providers behind one: which of them deploys what, and how many homeservers each carries."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from trafficlight.errors import ConfigError
-from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
-from trafficlight.homeservers.resources import default_capacity
+from trafficlight.homeservers.provider import Hosting, Provider, RunningServer, ServerRequest
 from trafficlight.server_types import HomeServerSpec
 
 __all__ = ["Providers"]
@@ -18,7 +16,6 @@ class Providers:
     :param providers: the providers that there are, by name.
     :param by_type: the name of the provider for a server type, by the type's name.
     :param default: the provider for all other server types.
-    :param capacity: how many homeservers may run for cases at once; by default what this machine carries.
     :raises ConfigError: a provider is named that does not exist.
     """
 
@@ -30,7 +27,6 @@ class Providers:
         by_type: Mapping[str, str] | None = None,
         *,
         default: str = "local",
-        capacity: int | None = None,
     ) -> None:
         self._providers = dict(providers)
         self._by_type = dict(by_type or {})
@@ -39,10 +35,6 @@ class Providers:
             if provider not in self._providers:
                 known = ", ".join(sorted(self._providers))
                 raise ConfigError(f"there is no provider {provider!r}, only {known}", key=type_name)
-        self.capacity = default_capacity() if capacity is None else capacity
-        self._in_use = 0
-        self._turn = asyncio.Lock()
-        self._released = asyncio.Event()
 
     @property
     def capacities(self) -> dict[str, int]:
@@ -53,9 +45,19 @@ class Providers:
         return found
 
     @property
-    def in_use(self) -> int:
-        """How many homeservers run for cases, or are being deployed for them."""
-        return self._in_use
+    def hosts(self) -> dict[str, int]:
+        """How many homeservers each host of any provider carries at once."""
+        return {host: most for hosts in self.hosting.hosts.values() for host, most in hosts.items()}
+
+    @property
+    def hosting(self) -> Hosting:
+        """What carries homeservers now; engines come and go."""
+        hosts = {
+            name: dict(found)
+            for name, provider in self._providers.items()
+            if (found := provider.hosts) is not None
+        }
+        return Hosting(hosts, self._by_type, self._default)
 
     def provider(self, spec: HomeServerSpec) -> Provider:
         """Return the provider that deploys what is asked for."""
@@ -77,11 +79,11 @@ class Providers:
     async def deploy(
         self, case_id: str, requests: Sequence[ServerRequest]
     ) -> AsyncIterator[list[RunningServer]]:
-        """Deploy homeservers, each by its provider; waits in line while the capacity is used up.
+        """Deploy homeservers, each by its provider.
 
         :raises DeployError: one does not come up.
         """
-        async with self._claim(len(requests)), contextlib.AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             found: dict[int, RunningServer] = {}
             for provider, theirs in self._shared_out([request.spec for request in requests]):
                 deployment = provider.deploy(case_id, [requests[index] for index in theirs])
@@ -100,17 +102,3 @@ class Providers:
         for index, spec in enumerate(specs):
             shares.setdefault(self._by_type.get(spec.type_name, self._default), []).append(index)
         return [(self._providers[name], theirs) for name, theirs in shares.items()]
-
-    @contextlib.asynccontextmanager
-    async def _claim(self, count: int) -> AsyncIterator[None]:
-        needed = min(count, self.capacity)  # a case that needs more than there may be runs alone
-        async with self._turn:  # first come, first served: who needs many is not overtaken for ever
-            while self._in_use + needed > self.capacity:
-                self._released.clear()
-                await self._released.wait()
-            self._in_use += needed
-        try:
-            yield
-        finally:
-            self._in_use -= needed
-            self._released.set()

@@ -59,6 +59,11 @@ class StaticProvider:
         self._titles: dict[str, str] = {}
 
     @property
+    def hosts(self) -> None:
+        """None: where they run is not ours to plan, see :attr:`capacities`."""
+        return None
+
+    @property
     def capacities(self) -> Mapping[str, int]:
         """How many homeservers of each server type cases can have at once."""
         return {type_name: pool.capacity for type_name, pool in self._pools.items()}

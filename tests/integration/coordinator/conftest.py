@@ -56,6 +56,7 @@ class FakeProvider:
     """Deploys nothing, and goes wrong on demand."""
 
     name = "fake"
+    hosts = None
 
     def __init__(self) -> None:
         self.fails: Exception | None = None
@@ -237,7 +238,7 @@ async def open_bay(
         servers=provider,
         executor=executor or InProcess(clock),
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
-        limits=limits or Limits(),
+        limits=lambda: limits or Limits(),
         queue_deadline=queue,
     )
     running = asyncio.create_task(engine.run(), name="engine")

@@ -12,7 +12,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from tests.integration.homeservers.engine import docker_on_engine, homerunner_on_engine
+from tests.integration.homeservers.engine import docker_on, docker_on_engine, homerunner_on_engine
+from tests.integration.homeservers.far_engine import FarEngine, far_engine
 from tests.integration.homeservers.homerunner_double import Double
 from trafficlight.homeservers.homerunner import HomerunnerProvider, HomerunnerServer
 from trafficlight.homeservers.local import LocalProvider
@@ -55,7 +56,11 @@ class _OnDouble(HomerunnerProvider):
 
 
 _IN_DOCKER = pytest.mark.docker
-_OPERATING = ["local", pytest.param("docker", marks=_IN_DOCKER)]
+_OPERATING = [
+    "local",
+    pytest.param("docker", marks=_IN_DOCKER),
+    pytest.param("far_docker", marks=_IN_DOCKER),
+]
 _FRESH = [*_OPERATING, "homerunner", pytest.param("real_homerunner", marks=pytest.mark.homerunner)]
 
 
@@ -84,6 +89,20 @@ def every(request: pytest.FixtureRequest) -> Provider:
 async def docker() -> AsyncIterator[Provider]:
     """The provider docker on a real engine, with nothing left there at the end."""
     async with docker_on_engine() as provider:
+        yield provider
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def far() -> AsyncIterator[FarEngine]:
+    """A second engine, on a machine of its own as far as the network goes, spoken to over TLS."""
+    async with far_engine() as engine:
+        yield engine
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def far_docker(far: FarEngine) -> AsyncIterator[Provider]:
+    """The provider docker on the second engine, with nothing left there at the end."""
+    async with docker_on(far.host()) as provider:
         yield provider
 
 

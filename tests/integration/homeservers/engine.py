@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker import DockerProvider
 from trafficlight.homeservers.docker_owner import LABEL
 from trafficlight.homeservers.homerunner import HomerunnerProvider
 from trafficlight.server_types import SynapseStable
 
-__all__ = ["docker_on_engine", "engine_url", "homerunner_on_engine"]
+__all__ = ["docker_on", "docker_on_engine", "engine_url", "homerunner_on_engine"]
 
 _ENGINE = "scripts-dev/docker/engine.sh start; scripts-dev/docker/images.sh"
 _UP_SECONDS = 20
@@ -45,8 +46,15 @@ def engine_url() -> str:
 @asynccontextmanager
 async def docker_on_engine() -> AsyncIterator[DockerProvider]:
     """Give the provider docker on a real engine; skips where there is none."""
+    async with docker_on(DockerHost(url=engine_url())) as provider:
+        yield provider
+
+
+@asynccontextmanager
+async def docker_on(host: DockerHost) -> AsyncIterator[DockerProvider]:
+    """Give the provider docker on one engine, and see that it leaves nothing there; skips without one."""
     pytest.importorskip("aiodocker", reason="pip install 'trafficlight[docker]'")
-    provider = DockerProvider([engine_url()])
+    provider = DockerProvider([host])
     try:
         await provider.prepare(SynapseStable().homeservers())
     except DeployError as error:
@@ -55,6 +63,7 @@ async def docker_on_engine() -> AsyncIterator[DockerProvider]:
     yield provider
     [engine] = provider.engines.all
     assert engine.in_use == 0
+    assert not engine.wanted
     mine = f'{{"label": ["{LABEL}={provider.owner.id}"]}}'
     assert await engine.docker.containers.list(all=1, filters=mine) == []
     assert await engine.docker.networks.list(filters={"label": [f"{LABEL}={provider.owner.id}"]}) == []

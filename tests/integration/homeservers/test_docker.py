@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.homeservers.engine import engine_url
 from trafficlight.clients.home_server import register_account
+from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker import DockerProvider
 from trafficlight.homeservers.docker_owner import LABEL, Owner
@@ -132,23 +133,13 @@ async def test_a_port_that_was_taken_meanwhile_is_no_trouble(
         assert not ports
 
 
-async def test_only_so_many_at_once(ask: Ask) -> None:
-    narrow = DockerProvider([engine_url()], capacity=1)
+async def test_it_tells_how_many_it_carries(docker: DockerProvider) -> None:
+    [engine] = docker.engines.all
+    assert docker.hosts == {engine.url: engine.capacity}
+    narrow = DockerProvider([DockerHost(url=engine_url(), capacity=1)])
     await narrow.prepare(SynapseStable().homeservers())
-    most = 0
-
-    async def case(role: str) -> None:
-        nonlocal most
-        async with narrow.deploy(role, [ask(role)]):
-            most = max(most, len(await _containers(narrow)))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(case("one"))
-            group.create_task(case("two"))
-        assert most == 1
-    finally:
-        await narrow.close()
+    assert narrow.hosts == {engine_url(): 1}
+    await narrow.close()
 
 
 async def test_what_a_dead_lab_left_is_removed_and_what_a_living_one_has_is_not(

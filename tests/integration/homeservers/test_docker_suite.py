@@ -17,6 +17,8 @@ _TIMEOUT_SECONDS = 110
 
 async def _run(folder: Path, provider: str, **settings: str) -> str:
     """Run the suite with all its homeservers from one provider and return the output."""
+    # What the scripts beside the lab go by is no setting of it.
+    environment = {key: text for key, text in os.environ.items() if key != "TRAFFICLIGHT_DOCKER_FOLDER"}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -26,7 +28,7 @@ async def _run(folder: Path, provider: str, **settings: str) -> str:
         "--results",
         str(folder / "results"),
         cwd=folder,
-        env={**os.environ, "TRAFFICLIGHT_SERVER_PROVIDERS": json.dumps({"*": provider}), **settings},
+        env={**environment, "TRAFFICLIGHT_SERVER_PROVIDERS": json.dumps({"*": provider}), **settings},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -1,5 +1,6 @@
 """What starts first, what waits, and what is said of it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from trafficlight.client_types import (
     as_client_type,
 )
 from trafficlight.coordinator.scheduler import Decision, Free, Limits, Usage, Waiting, decide
+from trafficlight.homeservers.provider import Hosting
 
 NIO, STABLE, DEVELOP, ANDROID = Nio(), ElementWebStable(), ElementWebDevelop(), ElementAndroid()
 
@@ -187,6 +189,74 @@ class TestLimits:
         decision = decide(waiting, free("nio", "nio", "nio", "element-android"), limits=limits)
         assert set(started(decision)) == {"a", "b", "d"}
         assert decision.reasons == {"c": "waits for Nio (2 of 2 in use)"}
+
+
+def hosted(key: str, *types: str, **rest: Any) -> Waiting:
+    return case(key, servers=len(types), server_types=types, **rest)
+
+
+def hosting(*capacities: int) -> Limits:
+    """Return the limits of one provider with hosts named a, b and so on."""
+    hosts = dict(zip("abc", capacities, strict=False))
+    return Limits(hosting=Hosting({"docker": hosts}, {"Elsewhere": "static"}, "docker"))
+
+
+class TestHosts:
+    def test_each_host_gets_its_share(self) -> None:
+        waiting = [hosted(f"{n}", "Synapse", order=n) for n in range(5)]
+        decision = decide(waiting, [], limits=hosting(2, 2))
+        assert [start.hosts["Synapse"] for start in decision.starts] == ["a", "b", "a", "b"]
+        assert decision.reasons == {"4": "waits for a homeserver of docker (4 of 4 in use)"}
+
+    def test_all_homeservers_of_a_case_are_on_one(self) -> None:
+        """One is free on each host: together enough, but nowhere."""
+        usage = Usage(hosts={"a": 1, "b": 2})
+        decision = decide([hosted("pair", "Synapse", "Dendrite")], [], limits=hosting(2, 3), usage=usage)
+        assert decision.reasons == {"pair": "waits for 2 homeservers of docker on one host (3 of 5 in use)"}
+        (start,) = decide(
+            [hosted("pair", "Synapse", "Dendrite")], [], limits=hosting(2, 3), usage=Usage(hosts={"a": 1})
+        ).starts
+        assert start.hosts == {"Synapse": "b", "Dendrite": "b"}
+
+    def test_a_case_that_needs_more_than_any_carries_runs_alone_on_the_largest(self) -> None:
+        large = hosted("large", *["Synapse"] * 4)
+        assert decide([large], [], limits=hosting(2, 3)).starts[0].hosts == {"Synapse": "b"}
+        assert not decide([large], [], limits=hosting(2, 3), usage=Usage(hosts={"b": 1})).starts
+
+    def test_a_provider_without_hosts_of_its_own_sets_no_limit(self) -> None:
+        waiting = [hosted(f"{n}", "Elsewhere", order=n) for n in range(5)]
+        decision = decide(waiting, [], limits=hosting(1))
+        assert [start.hosts for start in decision.starts] == [{}] * 5
+
+    def test_while_none_answers_cases_wait_and_not_for_ever(self) -> None:
+        decision = decide([hosted("a", "Synapse"), hosted("b", "Elsewhere", order=1)], [], limits=hosting())
+        assert started(decision) == ["b"]
+        assert decision.reasons == {
+            "a": "waits for a homeserver of docker (nothing that carries them answers)"
+        }
+        assert decision.unfilled == {"a"}
+
+    def test_nothing_is_kept_for_one_that_no_host_can_have_now(self) -> None:
+        waiting = [hosted("old", "Synapse", "Elsewhere", age=61), hosted("new", "Elsewhere", order=1)]
+        assert started(decide(waiting, [], limits=replace(hosting(), homeservers=2))) == ["new"]
+
+    def test_room_is_kept_on_one_host_and_the_others_go_on(self) -> None:
+        waiting = [
+            hosted("pair", "Synapse", "Synapse", age=61),
+            hosted("one", "Synapse", order=1),
+            hosted("two", "Synapse", order=2),
+        ]
+        usage = Usage(hosts={"a": 1, "b": 1})
+        decision = decide(waiting, [], limits=hosting(2, 2), usage=usage)
+        assert [(start.key, start.hosts["Synapse"]) for start in decision.starts] == [("one", "b")]
+        kept = "waits for a homeserver of docker (3 of 4 in use, 2 kept for a case that has waited longer)"
+        assert decision.reasons["two"] == kept
+
+    def test_the_total_holds_over_all_providers(self) -> None:
+        waiting = [hosted("a", "Synapse"), hosted("b", "Elsewhere", order=1)]
+        decision = decide(waiting, [], limits=replace(hosting(4), homeservers=1))
+        assert started(decision) == ["a"]
+        assert decision.reasons == {"b": "waits for a homeserver slot (1 of 1 in use)"}
 
 
 class TestReasons:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trafficlight.client_types import ClientType
 from trafficlight.coordinator.matching import assign
 from trafficlight.coordinator.scheduler import Decision, Free, Limits, Usage, Waiting, decide
+from trafficlight.homeservers.provider import Hosting
 
 
 class Letters(ClientType):
@@ -28,39 +29,84 @@ class Letters(ClientType):
 
 KINDS = st.sampled_from(["a", "b", "c", "ab", "bc", "abc"]).map(Letters)
 CLIENTS = st.lists(KINDS, max_size=4).map(lambda kinds: {f"role{n}": kind for n, kind in enumerate(kinds)})
-SHAPES = st.tuples(st.sampled_from(["s1", "s2", "s3"]), CLIENTS, st.integers(0, 3))
+SERVERS = st.lists(st.sampled_from(["D", "E", "L", "S"]), max_size=3).map(tuple)
+SHAPES = st.tuples(st.sampled_from(["s1", "s2", "s3"]), CLIENTS, SERVERS)
 FREE = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 1)), max_size=12).map(
     lambda some: [Free(f"u{n}", {"type": letter}, rank) for n, (letter, rank) in enumerate(some)]
 )
 AGES = st.sampled_from([0.0, 61.0, 200.0])
 
 
-def _waiting(shapes: list[tuple[str, dict[str, Letters], int]]) -> list[Waiting]:
-    return [
-        Waiting(f"{session}\n{n}", session, n, clients, servers)
-        for n, (session, clients, servers) in enumerate(shapes)
-    ]
+def _case(
+    number: int, session: str, clients: dict[str, Letters], servers: tuple[str, ...], age: float = 0.0
+) -> Waiting:
+    key = f"{session}\n{number}"
+    return Waiting(key, session, number, clients, len(servers), age, server_types=servers)
+
+
+def _waiting(shapes: list[tuple[str, dict[str, Letters], tuple[str, ...]]]) -> list[Waiting]:
+    return [_case(n, *shape) for n, shape in enumerate(shapes)]
 
 
 WAITING = st.lists(SHAPES, max_size=12).map(_waiting)
 OF_ALL_AGES = st.lists(st.tuples(SHAPES, AGES), max_size=12).map(
-    lambda some: [
-        Waiting(f"{session}\n{n}", session, n, clients, servers, age)
-        for n, ((session, clients, servers), age) in enumerate(some)
-    ]
+    lambda some: [_case(n, *shape, age) for n, (shape, age) in enumerate(some)]
+)
+# D and E come from engines, L from one machine, S from where nobody counts.
+HOSTING = st.builds(
+    lambda docker, local: Hosting(
+        {
+            "docker": {f"docker{n}": most for n, most in enumerate(docker)},
+            "local": {f"local{n}": most for n, most in enumerate(local)},
+        },
+        {"L": "local", "S": "static"},
+        "docker",
+    ),
+    st.lists(st.integers(1, 4), max_size=3),
+    st.lists(st.integers(1, 4), max_size=1),
 )
 LIMITS = st.builds(
     Limits,
     cases=st.none() | st.integers(1, 5),
     homeservers=st.none() | st.integers(1, 5),
-    types=st.dictionaries(st.sampled_from(["Letters-a", "Letters-ab"]), st.integers(1, 3)),
+    types=st.dictionaries(st.sampled_from(["Letters-a", "Letters-ab", "S"]), st.integers(1, 3)),
+    hosting=HOSTING,
 )
+HOST_USE = st.dictionaries(st.sampled_from(["docker0", "docker1", "docker2", "local0"]), st.integers(0, 5))
 USAGE = st.builds(
     Usage,
     cases=st.dictionaries(st.sampled_from(["s1", "s2"]), st.integers(0, 3)),
     homeservers=st.integers(0, 4),
-    types=st.dictionaries(st.sampled_from(["Letters-a", "Letters-ab"]), st.integers(0, 3)),
+    types=st.dictionaries(st.sampled_from(["Letters-a", "Letters-ab", "S"]), st.integers(0, 3)),
+    hosts=HOST_USE,
 )
+
+
+def needs(case: Waiting, hosting: Hosting) -> Counter[str]:
+    """How many homeservers a case needs of each provider that counts them."""
+    needed = Counter(hosting.provider(name) for name in case.server_types)
+    return Counter({provider: many for provider, many in needed.items() if provider in hosting.hosts})
+
+
+def has_room(provider: str, many: int, hosting: Hosting, used: Counter[str]) -> bool:
+    """Whether there is a host for so many homeservers; if no host can ever be, then one that is idle."""
+    hosts = hosting.hosts[provider]
+    largest = max(hosts.values(), default=0)
+    return any(
+        used[host] + many <= most or (many > largest == most and not used[host])
+        for host, most in hosts.items()
+    )
+
+
+def hosts_taken(decision: Decision, waiting: list[Waiting]) -> Counter[str]:
+    """How many homeservers a decision puts on each host."""
+    cases = {case.key: case for case in waiting}
+    return Counter(
+        start.hosts[name]
+        for start in decision.starts
+        for name in cases[start.key].server_types
+        if name in start.hosts
+    )
 
 
 def check(decision: Decision, waiting: list[Waiting], free: list[Free]) -> None:
@@ -90,9 +136,13 @@ def test_a_decision_is_sound(
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(WAITING, FREE)
-def test_no_feasible_case_is_left_waiting(waiting: list[Waiting], free: list[Free]) -> None:
-    decision = decide(waiting, free)
+@given(WAITING, FREE, HOSTING, USAGE)
+def test_no_feasible_case_is_left_waiting(
+    waiting: list[Waiting], free: list[Free], hosting: Hosting, usage: Usage
+) -> None:
+    usage = Usage(hosts=usage.hosts)
+    decision = decide(waiting, free, (), Limits(hosting=hosting), usage)
+    used = Counter(usage.hosts) + hosts_taken(decision, waiting)
     taken = {key for start in decision.starts for key in start.adapters.values()}
     left = [adapter for adapter in free if adapter.key not in taken]
     for case in waiting:
@@ -101,13 +151,14 @@ def test_no_feasible_case_is_left_waiting(waiting: list[Waiting], free: list[Fre
                 role: [adapter.key for adapter in left if kind.match(adapter)]
                 for role, kind in case.clients.items()
             }
-            assert assign(could, {adapter.key: 1 for adapter in left}) is None, case
+            room = all(has_room(one, many, hosting, used) for one, many in needs(case, hosting).items())
+            assert not room or assign(could, {adapter.key: 1 for adapter in left}) is None, case
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(WAITING, FREE, FREE)
-def test_unfilled_are_those_that_all_adapters_together_cannot_fill(
-    waiting: list[Waiting], free: list[Free], busy: list[Free]
+@given(WAITING, FREE, FREE, HOSTING)
+def test_unfilled_are_those_that_all_there_is_cannot_fill(
+    waiting: list[Waiting], free: list[Free], busy: list[Free], hosting: Hosting
 ) -> None:
     everybody = free + [Free(f"busy-{adapter.key}", adapter.registration) for adapter in busy]
     for case in waiting:
@@ -116,7 +167,30 @@ def test_unfilled_are_those_that_all_adapters_together_cannot_fill(
             for role, kind in case.clients.items()
         }
         fillable = assign(could, {adapter.key: 1 for adapter in everybody}) is not None
-        assert fillable == (case.key not in decide(waiting, free, busy).unfilled)
+        fillable = fillable and all(hosting.hosts[provider] for provider in needs(case, hosting))
+        decision = decide(waiting, free, busy, Limits(hosting=hosting))
+        assert fillable == (case.key not in decision.unfilled)
+
+
+@settings(deadline=None, max_examples=400)  # the machine may be busy
+@given(OF_ALL_AGES, FREE, LIMITS, USAGE)
+def test_every_case_has_room_where_it_is_put(
+    waiting: list[Waiting], free: list[Free], limits: Limits, usage: Usage
+) -> None:
+    cases = {case.key: case for case in waiting}
+    decision = decide(waiting, free, (), limits, usage)
+    hosting, used = limits.hosting, Counter(usage.hosts)
+    for start in decision.starts:  # in the order in which it was decided
+        case = cases[start.key]
+        counted = {name for name in case.server_types if hosting.provider(name) in hosting.hosts}
+        assert set(start.hosts) == counted
+        for provider, many in needs(case, hosting).items():
+            # On one host, because elsewhere they would not find each other.
+            (host,) = {start.hosts[name] for name in counted if hosting.provider(name) == provider}
+            most = hosting.hosts[provider][host]
+            largest = max(hosting.hosts[provider].values())
+            assert used[host] + many <= most or (many > largest == most and not used[host])
+            used[host] += many
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -153,9 +227,9 @@ def test_limits_are_kept(waiting: list[Waiting], free: list[Free], limits: Limit
         assert usage.homeservers + sum(servers) <= limits.homeservers or alone
     for name, limit in limits.types.items():
         wanted = [
-            Counter(kind.name() for kind in case.clients.values())[name]
+            many
             for case in started
-            if name in {kind.name() for kind in case.clients.values()}
+            if (many := Counter([*(kind.name() for kind in case.clients.values()), *case.server_types])[name])
         ]
         if wanted:
             alone = len(wanted) == 1 and not usage.types.get(name)
@@ -163,11 +237,15 @@ def test_limits_are_kept(waiting: list[Waiting], free: list[Free], limits: Limit
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(WAITING, FREE)
-def test_what_starts_at_once_starts_one_at_a_time_too(waiting: list[Waiting], free: list[Free]) -> None:
+@given(WAITING, FREE, HOSTING)
+def test_what_starts_at_once_starts_one_at_a_time_too(
+    waiting: list[Waiting], free: list[Free], hosting: Hosting
+) -> None:
     """Deciding again changes nothing until something happens."""
-    decision = decide(waiting, free)
+    limits = Limits(hosting=hosting)
+    decision = decide(waiting, free, (), limits)
     taken = {key for start in decision.starts for key in start.adapters.values()}
     still = [case for case in waiting if case.key in decision.reasons]
-    again = decide(still, [adapter for adapter in free if adapter.key not in taken])
+    usage = Usage(hosts=hosts_taken(decision, waiting))
+    again = decide(still, [adapter for adapter in free if adapter.key not in taken], (), limits, usage)
     assert not again.starts

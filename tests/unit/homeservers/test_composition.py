@@ -6,6 +6,7 @@ from trafficlight.config import load
 from trafficlight.errors import ConfigError
 from trafficlight.homeservers.composition import providers_from
 from trafficlight.homeservers.registry import Providers
+from trafficlight.homeservers.resources import default_capacity
 from trafficlight.server_types import Dendrite, SynapseStable
 
 STATIC = {"SynapseStable": "http://127.0.0.1:1"}
@@ -44,6 +45,31 @@ async def test_a_star_is_every_other_type() -> None:
 async def test_docker() -> None:
     pytest.importorskip("aiodocker")
     assert _names(_providers(server_providers={"Dendrite": "docker"})) == ("local", "docker")
+
+
+async def test_a_limit_takes_the_place_of_what_is_guessed() -> None:
+    providers = _providers(
+        server_providers={"Dendrite": "homerunner"}, homerunner_url="http://127.0.0.1:1", homeserver_limit=23
+    )
+    assert providers.hosting.hosts == {
+        "local": {"this machine": 23},
+        "homerunner": {"http://127.0.0.1:1": 23},
+    }
+
+
+async def test_without_one_this_machine_carries_what_memory_and_cores_allow() -> None:
+    assert _providers().hosting.hosts == {"local": {"this machine": default_capacity()}}
+    assert 1 <= default_capacity() <= 8
+
+
+async def test_docker_carries_nothing_before_it_was_asked() -> None:
+    pytest.importorskip("aiodocker")
+    providers = _providers(
+        server_providers={"*": "docker"},
+        docker_engines=["unix:///a", {"url": "tcp://b:2376", "certificates": "/c", "capacity": 3}],
+        homeserver_limit=23,
+    )
+    assert providers.hosting.hosts["docker"] == {}
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,18 @@ import asyncio
 import importlib.util
 import os
 import time
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.docker import DockerProvider
 from trafficlight.homeservers.docker_authority import make_authority
-from trafficlight.homeservers.docker_engine import DockerEngine, default_engine
+from trafficlight.homeservers.docker_engine import default_engine
 from trafficlight.homeservers.docker_owner import LABEL, Owner, is_orphan
+from trafficlight.homeservers.docker_tls import certificate_folder
 from trafficlight.homeservers.docker_watch import ContainerWatch
 from trafficlight.server_types import HomeServerSpec, SynapseStable
 
@@ -51,14 +54,48 @@ async def test_an_engine_that_is_not_there_is_named(url: str) -> None:
     await provider.close()
 
 
+async def test_an_engine_that_does_not_answer_carries_nothing() -> None:
+    provider = DockerProvider([DockerHost(url="unix:///nonesuch.sock", capacity=4)])
+    assert provider.hosts == {}
+    with pytest.raises(DeployError):
+        await provider.prepare(SynapseStable().homeservers())
+    assert provider.hosts == {}
+    await provider.close()
+
+
 @pytest.mark.parametrize(
-    ("capacity", "in_use", "count", "room"),
-    [(2, 0, 2, True), (2, 1, 2, False), (2, 0, 5, True), (2, 1, 5, False), (1, 1, 1, False)],
+    ("url", "certificates", "verify", "folder"),
+    [
+        ("unix:///var/run/docker.sock", None, "1", None),
+        ("tcp://127.0.0.1:2375", None, "", None),
+        ("tcp://127.0.0.1:2375", None, "0", None),
+        ("tcp://127.0.0.1:2376", None, "1", "/common"),
+        ("tcp://127.0.0.1:2376", "/own", "", "/own"),
+        ("tcp://127.0.0.1:2376", "/own", "1", "/own"),
+        ("https://127.0.0.1:2376", None, "", "/common"),
+        ("http://127.0.0.1:2375", None, "1", None),
+    ],
 )
-def test_an_engine_carries_so_many(capacity: int, in_use: int, count: int, room: bool) -> None:
-    engine = DockerEngine("unix:///nonesuch.sock", Owner(), capacity)
-    engine.in_use = in_use
-    assert engine.room(count) is room
+def test_which_engines_are_spoken_to_over_tls(
+    url: str, certificates: str | None, verify: str, folder: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", verify)
+    monkeypatch.setenv("DOCKER_CERT_PATH", "/common")
+    host = DockerHost(url=url, certificates=Path(certificates) if certificates else None)
+    assert certificate_folder(host) == (Path(folder) if folder else None)
+
+
+@pytest.mark.parametrize("url", ["unix:///var/run/docker.sock", "http://127.0.0.1:2375"])
+def test_certificates_that_would_never_be_used_are_a_mistake(url: str) -> None:
+    with pytest.raises(ConfigError, match="has certificates, but is not spoken to over TLS"):
+        DockerProvider([DockerHost(url=url, certificates=Path("/own"))])
+
+
+async def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
+    provider = DockerProvider([DockerHost(url="tcp://127.0.0.1:1", certificates=tmp_path)])
+    with pytest.raises(DeployError, match=f"needs ca.pem, cert.pem and key.pem in {tmp_path}"):
+        await provider.prepare(SynapseStable().homeservers())
+    await provider.close()
 
 
 def test_what_we_own_is_no_orphan() -> None:

@@ -1,6 +1,5 @@
-"""Every server type reaches its provider, and no more homeservers run than may."""
+"""Every server type reaches its provider, and all know what carries how many."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 from trafficlight.errors import ConfigError, DeployError, UnsupportedError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.homeservers.registry import Providers
-from trafficlight.homeservers.resources import default_capacity
 from trafficlight.server_types import HomeServerSpec
 
 LOCAL = HomeServerSpec("SynapseStable", "synapse", "stable", "")
@@ -35,8 +33,9 @@ class FakeServer:
 class FakeProvider:
     """Deploys names, and fails where it is told to."""
 
-    def __init__(self, name: str, *, fails: bool = False) -> None:
+    def __init__(self, name: str, *, fails: bool = False, hosts: dict[str, int] | None = None) -> None:
         self.name = name
+        self.hosts = hosts
         self.fails = fails
         self.prepared: list[HomeServerSpec] = []
         self.running = 0
@@ -72,7 +71,7 @@ def _requests(*specs: HomeServerSpec) -> list[ServerRequest]:
 
 async def test_each_type_comes_from_its_provider_in_the_order_of_the_requests() -> None:
     providers = Providers(
-        {"local": FakeProvider("local"), "docker": FakeProvider("docker")}, {"Odd": "docker"}, capacity=8
+        {"local": FakeProvider("local"), "docker": FakeProvider("docker")}, {"Odd": "docker"}
     )
     async with providers.deploy("case", _requests(LOCAL, DOCKER, LOCAL)) as servers:
         assert [server.server_name for server in servers] == ["role0.local", "role1.docker", "role2.local"]
@@ -104,50 +103,6 @@ async def test_when_one_provider_fails_the_others_servers_go() -> None:
         async with providers.deploy("case", _requests(LOCAL, DOCKER)):
             pytest.fail("it came up")
     assert local.running == 0
-    assert providers.in_use == 0
-
-
-async def test_no_more_run_than_may_and_who_came_first_goes_first() -> None:
-    providers = Providers({"local": FakeProvider("local")}, capacity=3)
-    order: list[str] = []
-    most = 0
-
-    async def case(name: str, count: int) -> None:
-        nonlocal most
-        async with providers.deploy(name, _requests(*[LOCAL] * count)):
-            order.append(name)
-            most = max(most, providers.in_use)
-            await asyncio.sleep(0)
-
-    async with asyncio.TaskGroup() as group:
-        for name, count in [("a", 2), ("b", 3), ("c", 1), ("d", 2)]:
-            group.create_task(case(name, count))
-    assert order == ["a", "b", "c", "d"]
-    assert most == 3
-    assert providers.in_use == 0
-
-
-async def test_a_case_that_needs_more_than_there_may_be_runs_alone() -> None:
-    providers = Providers({"local": FakeProvider("local")}, capacity=1)
-    async with providers.deploy("large", _requests(LOCAL, LOCAL)) as servers:
-        assert len(servers) == 2
-        assert providers.in_use == 1
-
-
-async def test_who_gives_up_waiting_takes_no_place() -> None:
-    providers = Providers({"local": FakeProvider("local")}, capacity=1)
-
-    async def case() -> None:
-        async with providers.deploy("second", _requests(LOCAL)):
-            pytest.fail("there was no room")
-
-    async with providers.deploy("first", _requests(LOCAL)):
-        waiting = asyncio.create_task(case())
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        assert providers.in_use == 1
-    assert providers.in_use == 0
 
 
 async def test_closes_every_provider_even_when_one_fails_to() -> None:
@@ -157,6 +112,11 @@ async def test_closes_every_provider_even_when_one_fails_to() -> None:
     assert all(provider.closed for provider in every.values())
 
 
-def test_the_default_capacity_is_what_the_machine_carries() -> None:
-    assert Providers({"local": FakeProvider("local")}).capacity == default_capacity()
-    assert 1 <= default_capacity() <= 8
+def test_what_carries_homeservers_is_asked_for_each_time() -> None:
+    docker = FakeProvider("docker", hosts={"one": 4})
+    every = {"local": FakeProvider("local", hosts={"here": 8}), "docker": docker, "static": FakeProvider("s")}
+    providers = Providers(every, {"Odd": "docker"})
+    assert providers.hosting.hosts == {"local": {"here": 8}, "docker": {"one": 4}}
+    assert (providers.hosting.provider("Odd"), providers.hosting.provider("Other")) == ("docker", "local")
+    docker.hosts = {}
+    assert providers.hosting.hosts == {"local": {"here": 8}, "docker": {}}
