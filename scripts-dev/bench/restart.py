@@ -73,7 +73,7 @@ def _play(lab: Lab, session: Session, case: str) -> None:
         append(EventKind.ADAPTER_LEASED, **about, role=role, adapter=f"{role} of {case}", registration={})
     append(EventKind.CASE_STATE, **about, state="preparing")
     append(EventKind.CASE_STATE, **about, state="running")
-    action = {"id": "1", "action": "dance", "role": "alice", "adapter": f"alice of {case}"}
+    action: dict[str, Any] = {"id": "1", "action": "dance", "role": "alice", "adapter": f"alice of {case}"}
     append(EventKind.ACTION_SENT, **about, **action, data={})
     append(EventKind.ACTION_DELIVERED, **about, **action)
     append(EventKind.ACTION_ANSWERED, **about, **action, response={"response": "done"}, seconds=0.01)
