@@ -138,6 +138,36 @@ class Player:
                     assert adapter.channel.respond(message.id, answer) is not Receipt.STALE
 
 
+class Told:
+    """What a journal tells, from now on."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.events: list[Event] = []
+        self._journal = journal
+        journal.subscribe(self.events.append)
+
+    async def until(self, kind: EventKind, *, case: str = "", **data: Any) -> Event:
+        """Wait for an event, which may be past.
+
+        :param case: a part of its case's id.
+        """
+        came: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+
+        def look(event: Event) -> None:
+            same = all(event.data.get(key) == value for key, value in data.items())
+            if same and event.kind is kind and case in (event.case or "") and not came.done():
+                came.set_result(event)
+
+        for event in self.events:
+            look(event)
+        unsubscribe = self._journal.subscribe(look)
+        try:
+            async with asyncio.timeout(20):
+                return await came
+        finally:
+            unsubscribe()
+
+
 class Bay:
     """An engine at work, and what it takes to give it something to do."""
 
@@ -145,10 +175,9 @@ class Bay:
         self.engine = engine
         self.provider = provider
         self.folder = folder
-        self.events: list[Event] = []
+        self._told = Told(engine.journal)
         self._files = 0
         self._players: set[asyncio.Task[None]] = set()
-        engine.journal.subscribe(self.events.append)
 
     async def submit(self, text: str, options: Options | None = None) -> Session:
         """Start a session of what a test file holds."""
@@ -189,21 +218,12 @@ class Bay:
 
         :param case: a part of its case's id.
         """
-        came: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        return await self._told.until(kind, case=case, **data)
 
-        def look(event: Event) -> None:
-            same = all(event.data.get(key) == value for key, value in data.items())
-            if same and event.kind is kind and case in (event.case or "") and not came.done():
-                came.set_result(event)
-
-        for event in self.events:
-            look(event)
-        unsubscribe = self.engine.journal.subscribe(look)
-        try:
-            async with asyncio.timeout(20):
-                return await came
-        finally:
-            unsubscribe()
+    @property
+    def events(self) -> list[Event]:
+        """What has happened up to now."""
+        return self._told.events
 
     async def close(self) -> None:
         """End everything; no lease and no server remains."""

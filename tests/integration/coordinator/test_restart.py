@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.integration.coordinator.conftest import Told
 from trafficlight.config import Settings
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
@@ -67,28 +67,15 @@ def opened(tmp_path: Path) -> Opener:
     return opened
 
 
-async def until(lab: Lab, kind: EventKind, **data: Any) -> None:
-    came = asyncio.Event()
-    unsubscribe = lab.journal.subscribe(
-        lambda event: (
-            came.set()
-            if event.kind is kind and data.items() <= {**event.data, "case": event.case}.items()
-            else None
-        )
-    )
-    async with asyncio.timeout(20):
-        await came.wait()
-    unsubscribe()
-
-
 async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         async with opened() as lab:
+            told = Told(lab.journal)
             sessions, ended = await lab.take_up(SessionRequest(), command="first")
             assert (len(sessions), ended) == (1, [])
             first = sessions[0]
             alice = lab.engine.pool.register("alice", {"type": "nio"})
-            await until(lab, EventKind.ACTION_SENT)
+            await told.until(EventKind.CASE_ENDED, case="Plain")
             assert (await alice.channel.poll(20)).action == "one"
             assert lab.store is not None
             await lab.store.flushed()
