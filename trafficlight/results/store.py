@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 # Events that one transaction takes at most.
 _BATCH = 5000
+# How many events back those are kept that belong to no session, such as registrations.
+_KEPT = 100_000
 
 _metadata = MetaData()
 _sessions = Table(
@@ -355,6 +357,18 @@ def _insert(connection: Connection, batch: list[Event]) -> None:
     ended = [one.session for one in batch if one.kind is EventKind.SESSION_ENDED]
     if ended:
         connection.execute(update(_sessions).where(_sessions.c.id.in_(ended)).values(ended=True))
+        _forget(connection, ended, batch[-1].sequence)
+
+
+def _forget(connection: Connection, ended: list[str], last: int) -> None:
+    """Drop what nobody goes on with: the session's own log has all of it, and the store must not only grow.
+
+    :param ended: sessions.
+    :param last: the number of the latest event.
+    """
+    of_ended = _events.c.session.in_(ended) & (_events.c.kind != EventKind.SESSION_ENDED.value)
+    of_long_ago = (_events.c.session == "") & (_events.c.sequence < last - _KEPT)
+    connection.execute(delete(_events).where(of_ended | of_long_ago))
 
 
 def _tune(connection: Any, _record: Any) -> None:

@@ -91,10 +91,28 @@ def test_what_reached_only_the_sessions_own_log_is_taken_in_once(reopen: Open, t
     store = reopen()
     assert store.recover(events) == 1
     assert store.recover(events) == 0
-    kept = [event.kind for event in store.events(session.id)]
-    assert kept == [EventKind.SESSION_STARTED, EventKind.SESSION_ENDED]
     assert store.last_sequence == 2
     assert store.unfinished() == []
+
+
+def test_of_a_session_that_has_ended_only_its_end_is_kept(
+    reopen: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is in its own log; a store that is used for years does not only grow."""
+    monkeypatch.setattr("trafficlight.results.store._KEPT", 3)
+    store = reopen()
+    ended, running = (a_session(store, tmp_path, f"2026-11-21--00{number}") for number in (1, 2))
+    journal = journal_of(store)
+    for number in range(5):
+        journal.append(EventKind.ADAPTER_REGISTERED, adapter=str(number), registration={})
+        journal.append(EventKind.LOG, session=running.id, message=str(number))
+        journal.append(EventKind.LOG, session=ended.id, message=str(number))
+    journal.append(EventKind.SESSION_ENDED, session=ended.id, exit_code=0)
+    store = reopen()
+    assert [event.kind for event in store.events(ended.id)] == [EventKind.SESSION_ENDED]
+    assert len(list(store.events(running.id))) == 5
+    assert store.adapters(10) == ["4"]
+    assert store.last_sequence == 16
 
 
 class TestWhatNobodySaid:
