@@ -17,6 +17,7 @@ from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Start, Usage, Waiting, decide
 from trafficlight.coordinator.session import Options, Session
 from trafficlight.coordinator.sessions import Sessions
+from trafficlight.coordinator.standstill import Standstill
 from trafficlight.coordinator.turns import in_turns
 from trafficlight.homeservers.provider import Provider
 from trafficlight.logs import LogContext
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks at who has gone silent and who waits for too long.
 _SWEEP_EVERY = 1.0
-# Seconds of a standstill before it is said aloud; twice as long before it is said again.
-_FIRST_ALARM = 60.0
 # Cases that start in one look, where no limit is set; the next look follows at once.
 _MOST_STARTS = 1000
 
@@ -92,10 +91,7 @@ class Engine:
         self._resets: set[asyncio.Task[None]] = set()
         self._stopping: str | None = None
         self._interrupted = False
-        #: Seconds for which cases have been waiting while nothing ran.
-        self.still = 0.0
-        self._still_since: float | None = None
-        self._next_alarm = _FIRST_ALARM
+        self.standstill = Standstill(clock)
         #: Whether :meth:`run` is at work.
         self.alive = False
 
@@ -386,24 +382,12 @@ class Engine:
                     self.cancel(session, over)
 
     def _watch(self) -> None:
-        """Say it loudly when cases wait, nothing runs, and nothing has changed for long."""
-        waiting = sum(len(session.waiting) for session in self.sessions.values() if not session.stopped)
-        if self._running or not waiting:
-            self._still_since, self.still, self._next_alarm = None, 0.0, _FIRST_ALARM
-            return
-        now = self.clock.monotonic()
-        if self._still_since is None:
-            self._still_since = now
-        self.still = now - self._still_since
-        if self.still >= self._next_alarm:
-            self._next_alarm = self.still * 2
-            reasons = {reason for session in self.sessions.values() for reason in session.reasons()}
-            logger.error(
-                "nothing has run for %.0f s while %d cases wait: %s",
-                self.still,
-                waiting,
-                "; ".join(sorted(reasons)),
-            )
+        open_ones = [session for session in self.sessions.values() if not session.stopped]
+        self.standstill.look(
+            running=len(self._running),
+            waiting=sum(len(session.waiting) for session in open_ones),
+            reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
+        )
 
 
 def _rank(adapter: Adapter) -> int:

@@ -122,7 +122,7 @@ def _standing(lab: Lab) -> Standing:
         sessions=len(open_sessions),
         adapters=adapters,
         oldest=oldest,
-        still=lab.engine.still,
+        still=lab.engine.standstill.seconds,
         backlog=lab.store.backlog if lab.store is not None else 0,
         drained=bool(lab.engine.pool.drained),
     )
