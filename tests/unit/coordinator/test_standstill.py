@@ -34,7 +34,7 @@ def test_it_is_said_with_the_reasons(
 def test_it_is_said_again_when_it_has_lasted_twice_as_long(
     standstill: Standstill, clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said = []
+    said: list[float] = []
     for _ in range(600):
         look(standstill)
         if len(caplog.records) > len(said):
