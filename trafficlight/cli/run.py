@@ -24,28 +24,38 @@ from trafficlight.version import VERSION
 __all__ = ["command"]
 
 
-# Seconds that an adapter program may need between two of its registrations.
-_AWAY = 15.0
+# Seconds that a program may need between two registrations; when it ends early it is started after a pause.
+_AWAY = 30.0
 
 
 class Arrivals:
-    """A reader of the journal that tells the engine when all adapters of a run have come.
+    """A reader of the journal that tells the engine when the adapters of all programs of a run have come.
 
-    :param expected: how many there are.
+    A program is known by the `instance` that its adapters name, again and again. Where one does not, nobody
+    knows who is still to come, and cases wait for as long as they do elsewhere.
+
+    :param expected: how many programs there are.
     """
 
     def __init__(self, expected: int, engine: Engine) -> None:
-        self._missing = expected
+        self._expected = expected
         self._engine = engine
+        self._came: set[str] = set()
+        self._over = False
 
     def __call__(self, event: Event) -> None:
         """Take an event in."""
-        coming = event.kind is EventKind.ADAPTER_REGISTERED
-        if (coming or event.kind is EventKind.SESSION_STARTED) and self._missing >= 0:
-            self._missing -= coming
-            if self._missing <= 0:
-                self._missing = -1
-                self._engine.expect_nobody_else(_AWAY)
+        if self._over:
+            return
+        if event.kind is EventKind.ADAPTER_REGISTERED and (
+            instance := event.data["registration"].get("instance")
+        ):
+            self._came.add(str(instance))
+        elif event.kind is not EventKind.SESSION_STARTED:
+            return
+        if len(self._came) >= self._expected:
+            self._over = True
+            self._engine.expect_nobody_else(_AWAY)
 
 
 @click.command("run")

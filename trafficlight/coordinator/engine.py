@@ -82,7 +82,7 @@ class Engine:
         self._deadlines = deadlines
         self._ask_limits = limits
         self._limits = limits()
-        self._queue_deadline = queue_deadline
+        self._queue_deadline = self._adapters_deadline = queue_deadline
         self._changed = asyncio.Event()
         self._running: dict[asyncio.Task[None], _Running] = {}
         #: Set when nothing starts any more.
@@ -178,7 +178,8 @@ class Engine:
                     session.stop("the lab has ended")
                     await session.close(interrupted=self._interrupted or session.cancelled)
             self.alive = False
-            self.pool.close(self._stopping or "the lab has ended")
+            self._stopping = self._stopping or "the lab has failed"
+            self.pool.close(self._stopping)
 
     async def stop(self, reason: str, *, grace: float = 0.0, interrupted: bool = False) -> None:
         """Start nothing any more; what runs has `grace` seconds to end, then it is called off.
@@ -202,7 +203,7 @@ class Engine:
 
         :param within: seconds that an adapter may be away between two cases.
         """
-        self._queue_deadline = min(self._queue_deadline, within)
+        self._adapters_deadline = min(self._adapters_deadline, within)
         for session in self.sessions.values():
             session.wait_anew()
 
@@ -274,7 +275,12 @@ class Engine:
             session, case = self._find(keys[key])
             if key in decision.unfilled:
                 reason = wider.reasons.get(key, reason)
-            session.waits(case, reason, unfilled=key in decision.unfilled and key in wider.unfilled)
+            session.waits(
+                case,
+                reason,
+                unfilled=key in decision.unfilled and key in wider.unfilled,
+                unplayable=key in decision.unplayable and key in wider.unplayable,
+            )
 
     def _start(self, group: asyncio.TaskGroup, session: Session, entry: Entry, start: Start) -> None:
         """Claim the adapters of a case and start its attempt, before anybody looks at what is free again."""
@@ -376,7 +382,7 @@ class Engine:
                 self.wake()  # what is kept back for a case is not kept for ever
             self._watch()
             for session in list(self.sessions.values()):
-                if await session.sweep(self._queue_deadline):
+                if await session.sweep(self._queue_deadline, self._adapters_deadline):
                     self.wake()
                 if (over := session.overdue()) is not None:
                     self.cancel(session, over)

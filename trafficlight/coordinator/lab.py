@@ -13,6 +13,7 @@ from trafficlight.clock import Clock, SystemClock
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcess
+from trafficlight.coordinator.legacy import Legacy
 from trafficlight.coordinator.matches import Matches
 from trafficlight.coordinator.memory import remembering
 from trafficlight.coordinator.past import Past
@@ -25,16 +26,14 @@ from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, StoppedError, TrafficlightError, UsageError
 from trafficlight.homeservers.composition import providers_from
 from trafficlight.homeservers.registry import Providers
+from trafficlight.homeservers.tools import unbroken
 from trafficlight.results.case import Expected
-from trafficlight.results.event_log import read_events
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
-from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters import load_reporters
 from trafficlight.results.store import EndedSession, SqlStore, StoredSession
-from trafficlight.results.writer import rebuild
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
@@ -47,8 +46,6 @@ logger = logging.getLogger(__name__)
 
 # Cases at once, where no limit is set: they mostly wait for others, but each has a process.
 _CASES, _CASES_PER_CORE = 8, 4
-# Adapters of an earlier coordinator that are told to register anew.
-_KNOWN_ADAPTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,7 @@ class Lab:
     planner: Planner
     metrics: Metrics
     past: Past
+    legacy: Legacy
 
     @classmethod
     @asynccontextmanager
@@ -114,12 +112,17 @@ class Lab:
             stack.push_async_callback(late.close)
             past = Past(settings.results_root)
             stack.callback(past.close)
+            legacy = Legacy.of(store) if store is not None else Legacy()
+            for uuid in legacy.adapters:
+                engine.pool.remember(uuid, "the coordinator was restarted")
             if matches is not None:
                 matches.answered = engine.wake
             running = asyncio.create_task(engine.run(), name="engine")
             running.add_done_callback(_say_if_it_died)
             try:
-                yield cls(settings, clock, journal, servers, engine, store, executor, planner, metrics, past)
+                yield cls(
+                    settings, clock, journal, servers, engine, store, executor, planner, metrics, past, legacy
+                )
             finally:
                 try:
                     await engine.stop("the lab was told to stop", grace=settings.grace)
@@ -188,16 +191,22 @@ class Lab:
         # First, as it takes long: whoever is called off meanwhile leaves no session behind.
         problems = await self._prepare(plan)
         folder = folder or self.new_folder()
-        if self.store is not None:
-            stored = StoredSession(folder.id, folder.path.absolute(), request.model_dump(mode="json"))
-            await asyncio.to_thread(self.store.add_session, stored)
+        stored = StoredSession(folder.id, folder.path.absolute(), request.model_dump(mode="json"))
 
         def hopeless(case: Case) -> str | None:
             if case.sealed is not None and case.sealed.problem:
                 return case.sealed.problem
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
-        return await self.engine.submit(folder, plan, options, hopeless=hopeless)
+        try:
+            if self.store is not None:
+                await unbroken(asyncio.to_thread(self.store.add_session, stored))
+            return await self.engine.submit(folder, plan, options, hopeless=hopeless)
+        except BaseException:
+            # Whoever asked for it is told that there is none: it must not begin after a restart.
+            if self.store is not None:
+                await unbroken(asyncio.to_thread(self.store.remove_session, stored.id))
+            raise
 
     async def take_up(
         self, request: SessionRequest, *, command: str
@@ -209,11 +218,10 @@ class Lab:
         :raises UsageError: there is nothing to run.
         :raises OSError: the results folder cannot be made.
         """
-        unsaid = await asyncio.to_thread(self.store.ended_unsaid) if self.store is not None else []
-        for one in unsaid:
-            await asyncio.to_thread(_complete, one.session)
         sessions = await self.resume()
-        ended = [one for one in unsaid if SessionRequest.read(one.session.request) == request]
+        await asyncio.to_thread(self.legacy.complete)
+        asked = request.model_dump(mode="json")
+        ended = [one for one in self.legacy.ended if one.session.request == asked]
         if not ended and request not in [one.options.request for one in sessions]:
             sessions.append(await self.start(request, command=command))
         return sessions, ended
@@ -225,10 +233,8 @@ class Lab:
         """
         if self.store is None:
             return []
-        for uuid in await asyncio.to_thread(self.store.adapters, _KNOWN_ADAPTERS):
-            self.engine.pool.remember(uuid, "the coordinator was restarted")
         resumed = []
-        for stored in self.store.unfinished():
+        for stored in self.legacy.unfinished:
             try:
                 resumed.append(await self._resume(stored, self.store))
             except StoppedError:
@@ -313,16 +319,6 @@ class Lab:
 def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
     if not engine.cancelled() and (error := engine.exception()) is not None:
         logger.critical("the engine has died, nothing will start any more", exc_info=error)
-
-
-def _complete(stored: StoredSession) -> None:
-    """Write what a coordinator that was killed may not have come to write of a session that had ended."""
-    try:
-        folder = ResultsFolder.open(stored.folder)
-        rebuild(folder, SessionRecord.replay(read_events(folder.events)))
-        folder.finish()
-    except OSError:
-        logger.exception("the results of session %s are not complete", stored.id)
 
 
 def _specs(case: Case) -> list[HomeServerSpec]:

@@ -47,12 +47,13 @@ def remembering(root: Path) -> Iterator[SqlStore]:
 
 
 def _left_over(store: SqlStore) -> list[Event]:
-    """Return the events that are in the logs of unfinished sessions only, in order, each once.
+    """Return the events that are in the logs of sessions only, in order, each once.
 
-    The store takes events in their order, so these are all behind its last one.
+    The store takes events in their order, so these are all behind its last one. A session that had ended may
+    have more of them, too: what clients sent late.
     """
     found: dict[int, Event] = {}
-    for session in store.unfinished():
+    for session in (*store.unfinished(), *(one.session for one in store.ended_unsaid())):
         log = session.folder / "events.jsonl"
         if log.is_file():
             found.update((event.sequence, event) for event in read_events_after(log, store.last_sequence))

@@ -36,7 +36,8 @@ class Queue:
     :ivar reason: why the first of them waits.
     :ivar told: the reason that the journal was last told.
     :ivar told_at: when that was, on the monotonic clock.
-    :ivar unfilled_since: since when nobody at all could play one of the roles; None while somebody could.
+    :ivar unfilled_since: since when all that there is, free and busy, could not fill it; None while it could.
+    :ivar unplayable_since: the same, as far as the adapters are concerned.
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -44,17 +45,36 @@ class Queue:
     told: str = ""
     told_at: float = float("-inf")
     unfilled_since: float | None = None
+    unplayable_since: float | None = None
 
-    def waits(self, reason: str, *, unfilled_since: float | None) -> None:
+    def waits(self, reason: str, now: float, *, unfilled: bool, unplayable: bool) -> None:
         """Note why its first case waits.
 
-        :param unfilled_since: now, if nobody at all could play one of the roles; None while somebody could.
+        :param unfilled: whether all that there is, free and busy, could not fill it.
+        :param unplayable: whether that is for the adapters.
         """
         self.reason = reason
-        if unfilled_since is None:
-            self.unfilled_since = None
-        elif self.unfilled_since is None:
-            self.unfilled_since = unfilled_since
+        self.unfilled_since = _since(self.unfilled_since, now, unfilled)
+        self.unplayable_since = _since(self.unplayable_since, now, unplayable)
+
+    def unfilled_for(self, now: float) -> float:
+        """Return for how many seconds all that there is could not fill it."""
+        return 0.0 if self.unfilled_since is None else now - self.unfilled_since
+
+    def anew(self, now: float) -> None:
+        """Count from now on for how long nobody could play it."""
+        self.unplayable_since = _since(None, now, self.unplayable_since is not None)
+
+    def in_vain(self, now: float, deadline: float, for_adapters: float) -> float | None:
+        """Return the deadline that it has waited for in vain; None where it may wait on.
+
+        :param deadline: seconds for which it may be unfilled.
+        :param for_adapters: seconds for which it may be unplayable.
+        """
+        for since, seconds in ((self.unplayable_since, for_adapters), (self.unfilled_since, deadline)):
+            if since is not None and now - since >= seconds:
+                return seconds
+        return None
 
     def news(self, now: float, pause: float) -> str | None:
         """Return the reason, if it is time to tell it: it changed, and `pause` seconds have gone."""
@@ -103,7 +123,7 @@ class Queues:
 
         :raises KeyError: it does not wait.
         """
-        self._of[case].unfilled_since = None
+        self._of[case].unfilled_since = self._of[case].unplayable_since = None
         return self.take(case)
 
     def of(self, case: str) -> Queue:
@@ -116,6 +136,12 @@ class Queues:
     def first(self, most: int) -> list[Entry]:
         """Return the first cases of every queue, at most so many of each."""
         return [entry for queue in self for entry in itertools.islice(queue.entries.values(), max(1, most))]
+
+
+def _since(before: float | None, now: float, holds: bool) -> float | None:
+    if not holds:
+        return None
+    return now if before is None else before
 
 
 def server_types(case: Case) -> tuple[str, ...]:

@@ -97,11 +97,16 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What starts, why the rest waits, and which of it all that there is, free and busy, could not fill."""
+    """What starts, why the rest waits, and what is missing altogether.
+
+    :param unfilled: the cases that all that there is, free and busy, could not fill.
+    :param unplayable: those of them that lack adapters, and not only a host for their homeservers.
+    """
 
     starts: tuple[Start, ...]
     reasons: Mapping[str, str]
     unfilled: frozenset[str]
+    unplayable: frozenset[str]
 
 
 def decide(
@@ -196,12 +201,8 @@ class _Table:
         queues: dict[str, list[_Place]] = defaultdict(list)
         heads: dict[str, tuple[_Group, Waiting]] = {}
         turns: list[tuple[int, float, str]] = []
-        unfilled = [
-            group.cases
-            for group in self._groups
-            if not self._fillable[group.bits] or not self._hosts.answer(group.hosted)
-        ]
-        never = frozenset(case.key for cases in unfilled for case in cases)
+        unplayable = _keys(group for group in self._groups if not self._fillable[group.bits])
+        homeless = _keys(group for group in self._groups if not self._hosts.answer(group.hosted))
         for group in self._groups:
             queues[group.session].append(self._place(group))
         for session, queue in queues.items():
@@ -218,7 +219,7 @@ class _Table:
                 self._next(queue)
             if queue:
                 heapq.heappush(turns, (self._running[session], age, session))
-        return Decision(tuple(self._starts), self._reasons, never)
+        return Decision(tuple(self._starts), self._reasons, unplayable | homeless, unplayable)
 
     def _place(self, group: _Group) -> _Place:
         case = group.cases[-1]
@@ -295,6 +296,10 @@ class _Table:
             if limit is not None and taken + needed > max(limit, needed):
                 return f"waits for {name} ({in_use(self._types[name], limit, self._kept_types[name])})"
         return self._hosts.shortage(group.hosted)
+
+
+def _keys(groups: Iterable[_Group]) -> frozenset[str]:
+    return frozenset(case.key for group in groups for case in group.cases)
 
 
 def _slots(servers: int) -> str:

@@ -102,6 +102,9 @@ class Session:
         :param events: everything that was recorded of it; read in a thread.
         """
         await asyncio.to_thread(self._replay, events)
+        self.stopped, self.cancelled = self.record.stopped, self.record.cancelled
+        if self.record.started is not None:
+            self._began -= (self._clock.now() - self.record.started).total_seconds()
         self._unsubscribe = self._journal.subscribe(self.writer)
         self.writer.resume()
         now = self._clock.monotonic()
@@ -135,9 +138,7 @@ class Session:
                 State.ERROR, "interrupted: the coordinator ended meanwhile", phase="interrupted"
             )
             self._end(case.id, last.number, cut_off, 0.0, will_retry=True)
-        elif last is not None and last.phase == INTERRUPTED:
-            pass  # marked by a coordinator that ended before it could try again
-        elif known.state in FINAL and not (0 < failures <= self.options.deflake):
+        elif known.state in FINAL and not known.retrying:
             return None
         return Entry(case, order, now, last.number + 1 if last is not None else 1, failures)
 
@@ -223,7 +224,7 @@ class Session:
                 servers=len(needed := server_types(entry.case)),
                 server_types=needed,
                 age=now - entry.since,
-                unfilled=now - (self._queues.of(entry.case.id).unfilled_since or now),
+                unfilled=self._queues.of(entry.case.id).unfilled_for(now),
             )
             for entry in self._queues.first(most)
         ]
@@ -234,33 +235,36 @@ class Session:
         self.running[case] = entry
         return entry
 
-    def waits(self, case: str, reason: str, *, unfilled: bool) -> None:
+    def waits(self, case: str, reason: str, *, unfilled: bool, unplayable: bool) -> None:
         """Note why a case waits, and all behind it that need the same.
 
-        :param unfilled: whether nobody at all could play one of its roles.
+        :param unfilled: whether all that there is, free and busy, could not fill it.
+        :param unplayable: whether that is for the adapters.
         """
-        now = self._clock.monotonic() if unfilled else None
-        self._queues.of(case).waits(reason, unfilled_since=now)
+        now = self._clock.monotonic()
+        self._queues.of(case).waits(reason, now, unfilled=unfilled, unplayable=unplayable)
 
     def wait_anew(self) -> None:
         """Count from now on for how long nobody could play a role."""
         for queue in self._queues:
-            if queue.unfilled_since is not None:
-                queue.unfilled_since = self._clock.monotonic()
+            queue.anew(self._clock.monotonic())
 
-    async def sweep(self, queue_deadline: float) -> bool:
+    async def sweep(self, deadline: float, for_adapters: float) -> bool:
         """Tell the journal why cases wait, and give those up that wait in vain; return whether any were.
 
-        :param queue_deadline: seconds that a case waits while nobody at all could play one of its roles.
+        :param deadline: seconds that a case waits while all that there is could not fill it.
+        :param for_adapters: seconds that it waits while that is for the adapters.
         """
         now, gave_up = self._clock.monotonic(), False
         for queue in self._queues:
-            since = queue.unfilled_since
-            if since is not None and now - since >= queue_deadline:
+            if self.stopped:
+                break
+            if (seconds := queue.in_vain(now, deadline, for_adapters)) is not None:
                 async for case in in_turns(list(queue.entries)):
-                    # Meanwhile somebody may have come who can play it.
-                    if queue.unfilled_since is not None and case in queue.entries:
-                        self.give_up(case, f"waited {queue_deadline:g} s in vain: {queue.reason}")
+                    # Meanwhile somebody may have come who can play it, or the session may have been stopped.
+                    in_vain = queue.in_vain(now, deadline, for_adapters) is not None and not self.stopped
+                    if in_vain and case in queue.entries:
+                        self.give_up(case, f"waited {seconds:g} s in vain: {queue.reason}")
                         gave_up = True
             elif (reason := queue.news(now, _REASON_EVERY)) is not None:
                 self._tell_why(list(queue.entries), reason)
@@ -301,7 +305,9 @@ class Session:
             now = self._clock.monotonic()
             self._queues.add(Entry(entry.case, entry.order, now, entry.attempt + 1, failures))
         elif failed and not by_hand and self.options.exit_first and self.options.expected(case) is None:
-            self.stop(f"{case} ended in {verdict.state} and the first failure was to end the session")
+            self._stop_for_good(
+                f"{case} ended in {verdict.state} and the first failure was to end the session"
+            )
 
     def stop(self, reason: str) -> None:
         """Start no more cases."""
@@ -312,6 +318,12 @@ class Session:
     def cancel(self, reason: str) -> None:
         """Start no more cases, because somebody wants the session to end."""
         self.cancelled = True
+        self._stop_for_good(reason)
+
+    def _stop_for_good(self, reason: str) -> None:
+        """Start no more cases, also when another coordinator takes the session up."""
+        if not self.stopped:
+            self._tell(EventKind.SESSION_STOPPED, reason=reason, cancelled=self.cancelled)
         self.stop(reason)
 
     def overdue(self) -> str | None:

@@ -42,7 +42,12 @@ class Sessions(Mapping[str, Session]):
         return len(self._known)
 
     def add(self, session: Session) -> None:
-        """Take a session in."""
+        """Take a session in.
+
+        :raises ValueError: there is one of this id.
+        """
+        if session.id in self._known:
+            raise ValueError(f"there are two sessions {session.id}")
         self._known[session.id] = session
 
     def drop_ended(self) -> None:

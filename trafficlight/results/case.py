@@ -52,6 +52,7 @@ class CaseRecord:
     :param flaky: whether it succeeded only after an attempt that did not.
     :param expected: set if it is expected to fail.
     :param skip_type: ``ignored``, ``unsupported`` or ``not-run``; empty if it is not skipped.
+    :param retrying: whether its latest verdict is not the last one, because it is to be tried again.
     """
 
     id: str
@@ -69,6 +70,7 @@ class CaseRecord:
     flaky: bool = False
     expected: Expected | None = None
     skip_type: str = ""
+    retrying: bool = False
     attempts: list[AttemptRecord] = field(default_factory=list)
 
     @property
@@ -156,7 +158,7 @@ class CaseRecord:
                 self.state = State.WAITING
                 self.reason = str(data.get("reason") or "")
             case EventKind.CASE_STATE:
-                self.state = State(data["state"])
+                self.state, self.retrying = State(data["state"]), False
                 self.reason = str(data.get("reason") or "")
             case EventKind.CASE_ENDED:
                 self._end(event)
@@ -178,7 +180,7 @@ class CaseRecord:
 
     def _end(self, event: Event) -> None:
         data = event.data
-        self.state = State(data["state"])
+        self.state, self.retrying = State(data["state"]), bool(data.get("will_retry"))
         self.message = str(data.get("message") or "")
         earlier = [attempt for attempt in self.ended if attempt.number != event.attempt]
         # An attempt that ended with its coordinator says nothing about the test.

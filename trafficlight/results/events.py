@@ -32,6 +32,7 @@ class EventKind(StrEnum):
     """What can happen. The comment behind each names what its data hold."""
 
     SESSION_STARTED = "session_started"  # versions, configuration (no secrets), command, host, cases (number)
+    SESSION_STOPPED = "session_stopped"  # reason, cancelled: nothing of it starts any more, for good
     SESSION_ENDED = "session_ended"  # counts (by state), exit_code, interrupted
     PROBLEM = "problem"  # file, line, problem, hint: a test file that cannot run
     CASE_PLANNED = "case_planned"  # suite, file, line, class_name, method, clients, servers, parameters, skip

@@ -22,6 +22,7 @@ __all__ = ["Outline", "case_in_full", "outline"]
 _KINDS = frozenset(
     {
         EventKind.SESSION_STARTED,
+        EventKind.SESSION_STOPPED,
         EventKind.SESSION_ENDED,
         EventKind.PROBLEM,
         EventKind.CASE_PLANNED,

@@ -56,6 +56,8 @@ class SessionRecord:
 
     :param cases: by id, in the order in which they were planned.
     :param adapters: the latest adapters, by uuid.
+    :param stopped: why nothing of it starts any more, where that is so for good.
+    :param cancelled: whether that was somebody's wish.
     :param adapter_types: how many adapters registered, by type and version.
     """
 
@@ -74,6 +76,8 @@ class SessionRecord:
     adapter_types: Counter[tuple[str, str]] = field(default_factory=Counter)
     exit_code: int | None = None
     interrupted: bool = False
+    stopped: str = ""
+    cancelled: bool = False
     last_sequence: int = 0
     last_time: datetime | None = None
 
@@ -130,6 +134,9 @@ class SessionRecord:
         match event.kind:
             case EventKind.SESSION_STARTED:
                 self._start(event)
+            case EventKind.SESSION_STOPPED:
+                self.stopped = str(event.data.get("reason") or "")
+                self.cancelled = bool(event.data.get("cancelled"))
             case EventKind.SESSION_ENDED:
                 self.ended = event.time
                 self.exit_code = event.data.get("exit_code")

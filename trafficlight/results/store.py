@@ -201,7 +201,12 @@ class SqlStore:
         """Return a session, ended or not; None where it is not known."""
         with self._engine.connect() as connection:
             row = connection.execute(select(_sessions).where(_sessions.c.id == id)).one_or_none()
-        return StoredSession(row.id, Path(row.folder), json.loads(row.request)) if row is not None else None
+        return _stored(row) if row is not None else None
+
+    def remove_session(self, id: str) -> None:
+        """Forget a session that did not come to begin."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(_sessions).where(_sessions.c.id == id))
 
     def unfinished(self) -> list[StoredSession]:
         """Return the sessions that have not ended, oldest first."""
@@ -217,13 +222,13 @@ class SqlStore:
                 connection.execute(insert(_coordinators), [{"first": self._last + 1}])
 
     def ended_unsaid(self) -> list[EndedSession]:
-        """Return what ended since a coordinator last came to its own end, oldest first."""
+        """Return what ended since a coordinator last came to its own end, in the order of the ends."""
         wanted = (
             select(_sessions, _events.c.data)
             .join(_events, _events.c.session == _sessions.c.id)
             .where(_events.c.kind == EventKind.SESSION_ENDED.value)
             .where(_events.c.sequence >= select(func.min(_coordinators.c.first)).scalar_subquery())
-            .order_by(_sessions.c.id)
+            .order_by(_events.c.sequence)
         )
         with self._engine.connect() as connection:
             return [

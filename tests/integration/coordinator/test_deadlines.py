@@ -162,3 +162,26 @@ async def test_of_the_grace_period(bay: "Bay", clock: HandClock) -> None:
     await stopping
     case = (await bay.ended(session))["Waits"]
     assert case.message == "called off while it was running: enough"
+
+
+async def test_of_waiting_where_nobody_else_is_expected(bay: "Bay", clock: HandClock) -> None:
+    session = await bay.submit(DANCES)
+    await clock.turn(200)
+    bay.engine.expect_nobody_else(30)
+    await clock.turn(28)
+    assert not session.ended.is_set(), "it counts from the moment in which that was known"
+    await clock.turn(4)
+    case = (await bay.ended(session))["Dances[alice=Nio]"]
+    assert case.message == "waited 30 s in vain: needs 1 x Nio, 0 free, 0 registered"
+
+
+async def test_of_waiting_ends_with_a_session_that_was_cancelled(bay: "Bay", clock: HandClock) -> None:
+    """What never began is not run; it does not become an error while the rest is called off."""
+    session = await bay.submit(LINGERS + DANCES)
+    await bay.until(EventKind.LOG, message="tearing down")
+    bay.engine.cancel(session, "not needed")
+    await clock.turn(400)
+    cases = await bay.ended(session)
+    assert cases["Dances[alice=Nio]"].state is State.WAITING
+    kinds = [event.kind for event in bay.events]
+    assert EventKind.CASE_ENDED not in kinds[kinds.index(EventKind.SESSION_ENDED) :]

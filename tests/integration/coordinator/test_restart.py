@@ -1,11 +1,13 @@
 """A coordinator after one that was killed: it goes on, begins nothing twice, and says what ended."""
 
 import asyncio
+import errno
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +17,13 @@ from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.event_log import read_events
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import Event, EventKind, State
 from trafficlight.results.store import SqlStore
 from trafficlight.suites.request import SessionRequest
 
 TEST = """
 import asyncio
+import errno
 from trafficlight import Test, matrix
 from trafficlight.client_types import Nio
 
@@ -157,3 +160,172 @@ async def test_a_session_that_was_stopped_in_good_order_is_not_taken_up(opened: 
         assert lab.store.unfinished() == []
         ((other,), ended) = await lab.take_up(SessionRequest(), command="second")
         assert (other.id == session.id, ended) == (False, [])
+
+
+FLAKY = """
+from trafficlight import Test
+from trafficlight.client_types import Nio
+
+
+class Flaky(Test):
+    async def run(self):
+        assert self.case.attempt > 1
+
+
+class Waits(Test):
+    clients = {"alice": Nio}
+
+    async def run(self, alice):
+        await alice.perform("one")
+"""
+
+
+class Killed:
+    """What is on the disk at one moment, which a coordinator that ends in good order would change yet."""
+
+    def __init__(self, results: Path) -> None:
+        self._results = results
+        self._files = {
+            path: path.read_bytes()
+            for path in results.rglob("*")
+            if path.is_file() and not path.is_symlink() and path.name != "lab.lock"
+        }
+
+    def restore(self) -> None:
+        for path in self._results.glob("lab.sqlite*"):
+            path.unlink()
+        for path, content in self._files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+async def killed_now(lab: Lab, results: Path) -> Killed:
+    assert lab.store is not None
+    await lab.store.flushed()
+    return Killed(results)
+
+
+async def test_a_case_that_succeeded_on_a_retry_does_not_run_again(opened: Opener, tmp_path: Path) -> None:
+    (tmp_path / "some_test.py").write_text(FLAKY)
+    request = SessionRequest(deflake=1)
+    async with opened() as lab:
+        told = Told(lab.journal)
+        await lab.take_up(request, command="first")
+        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
+        killed = await killed_now(lab, tmp_path / "results")
+    killed.restore()
+    async with opened() as lab:
+        ((session,), _) = await lab.take_up(request, command="second")
+        flaky = next(case for id, case in session.record.cases.items() if "Flaky" in id)
+        assert (flaky.state, flaky.flaky, len(flaky.attempts)) == (State.SUCCESS, True, 2)
+        assert [case for case in session.waiting if "Flaky" in case] == []
+
+
+async def test_a_retry_that_had_not_begun_comes_after_the_restart(opened: Opener, tmp_path: Path) -> None:
+    (tmp_path / "some_test.py").write_text(FLAKY)
+    request = SessionRequest(deflake=1)
+    kills: list[Killed] = []
+    async with opened() as lab:
+        told = Told(lab.journal)
+
+        def look(event: Event) -> None:
+            if event.kind is EventKind.CASE_ENDED and event.data["will_retry"]:
+                kills.append(Killed(tmp_path / "results"))
+
+        def begin_to_look(event: Event) -> None:
+            if event.kind is EventKind.CASE_STATE and not looking:  # now the log reads before `look` does
+                looking.append(lab.journal.subscribe(look))
+
+        looking: list[object] = []
+        lab.journal.subscribe(begin_to_look)
+        await lab.take_up(request, command="first")
+        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
+    kills[0].restore()
+    async with opened() as lab:
+        told = Told(lab.journal)
+        ((session,), _) = await lab.take_up(request, command="second")
+        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
+        flaky = next(case for id, case in session.record.cases.items() if "Flaky" in id)
+        assert [attempt.state for attempt in flaky.attempts] == [State.FAILURE, State.SUCCESS]
+
+
+async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_path: Path) -> None:
+    async with opened() as lab:
+        told = Told(lab.journal)
+        ((first,), _) = await lab.take_up(SessionRequest(), command="first")
+        await told.until(EventKind.CASE_ENDED, case="Plain")
+        alice = lab.engine.pool.register("alice", {"type": "nio"})
+        await told.until(EventKind.ACTION_SENT)
+        assert alice.cases == 1
+        lab.engine.cancel(first, "not needed any more")
+        killed = Killed(tmp_path / "results")  # in this very turn: what runs is not called off yet
+    killed.restore()
+    async with opened() as lab:
+        ((session,), _) = await lab.take_up(SessionRequest(), command="second")
+        lab.engine.pool.register("another", {"type": "nio"})
+        async with asyncio.timeout(20):
+            await session.ended.wait()
+        assert (session.id, session.stopped, session.cancelled) == (first.id, "not needed any more", True)
+        waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
+        assert (waits.state, len(waits.attempts)) == (State.ERROR, 1)
+        assert session.record.interrupted
+
+
+async def test_what_is_asked_for_during_a_restart_is_not_taken_up_twice(
+    opened: Opener, tmp_path: Path
+) -> None:
+    async with opened() as lab:
+        early = await lab.start(SessionRequest(targets=[f"{tmp_path}/some_test.py::Waits"]))
+        sessions, _ = await lab.take_up(SessionRequest(), command="serve")
+        assert early.id not in [session.id for session in sessions]
+        assert lab.engine.sessions[early.id] is early
+
+
+async def test_what_was_refused_does_not_begin_after_a_restart(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    async with opened() as lab:
+        with monkeypatch.context() as patch:
+            patch.setattr("trafficlight.coordinator.session.ResultsWriter", full)
+            with pytest.raises(OSError, match="no space"):
+                await lab.start(SessionRequest())
+    async with opened() as lab:
+        assert lab.legacy.unfinished == ()
+
+
+async def test_reports_that_are_complete_are_left_alone(opened: Opener, tmp_path: Path) -> None:
+    request = SessionRequest(targets=[f"{tmp_path}/some_test.py::Plain"])
+    with pytest.raises(KilledError):
+        async with opened() as lab:
+            ((session,), _) = await lab.take_up(request, command="first")
+            async with asyncio.timeout(20):
+                await session.ended.wait()
+            report = tmp_path / "results" / session.id / "report.html"
+            written = report.stat().st_mtime_ns
+            raise KilledError
+    async with opened() as lab:
+        await lab.take_up(request, command="second")
+    assert report.stat().st_mtime_ns == written
+
+
+async def test_no_number_is_given_twice_when_files_came_late(opened: Opener, tmp_path: Path) -> None:
+    request = SessionRequest(targets=[f"{tmp_path}/some_test.py::Plain"])
+    log = tmp_path / "results"
+    with pytest.raises(KilledError):
+        async with opened() as lab:
+            ((session,), _) = await lab.take_up(request, command="first")
+            async with asyncio.timeout(20):
+                await session.ended.wait()
+            database = await killed_now(lab, tmp_path / "results")
+            late = lab.journal.append(EventKind.LOG, session=session.id, message="late")
+            log = tmp_path / "results" / session.id / "events.jsonl"
+            kept = log.read_bytes()
+            raise KilledError
+    database.restore()
+    log.write_bytes(kept)
+    assert late.sequence in [event.sequence for event in read_events(log)]
+    async with opened() as lab:
+        assert lab.journal.append(EventKind.LOG, message="next").sequence > late.sequence

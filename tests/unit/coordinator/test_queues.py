@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trafficlight.client_types import ClientType, ElementAndroid, Nio, as_client_type
-from trafficlight.coordinator.queues import Entry, Queues
+from trafficlight.coordinator.queues import Entry, Queue, Queues
 from trafficlight.suites.model import Case
 
 
@@ -50,8 +50,9 @@ def test_a_case_that_is_taken_waits_no_longer(queues: Queues) -> None:
 
 def test_a_start_shows_that_the_queue_can_be_filled(queues: Queues) -> None:
     queue = queues.of("a")
-    queue.waits("needs 1 x Nio", unfilled_since=5.0)
-    queue.waits("needs 1 x Nio", unfilled_since=9.0)
+    queue.waits("needs 1 x Nio", 5.0, unfilled=True, unplayable=False)
+    queue.waits("needs 1 x Nio", 9.0, unfilled=True, unplayable=True)
+    assert queue.unplayable_since == 9.0
     assert queue.unfilled_since == 5.0
     queues.start("a")
     assert queue.unfilled_since is None
@@ -59,12 +60,12 @@ def test_a_start_shows_that_the_queue_can_be_filled(queues: Queues) -> None:
 
 def test_news_is_told_once_and_not_too_often(queues: Queues) -> None:
     queue = queues.of("a")
-    queue.waits("first", unfilled_since=None)
+    queue.waits("first", 0.0, unfilled=False, unplayable=False)
     assert queue.news(0.0, 30.0) == "first"
     assert queue.news(100.0, 30.0) is None
-    queue.waits("second", unfilled_since=None)
+    queue.waits("second", 0.0, unfilled=False, unplayable=False)
     assert queue.news(100.0, 30.0) == "second"
-    queue.waits("third", unfilled_since=None)
+    queue.waits("third", 0.0, unfilled=False, unplayable=False)
     assert queue.news(129.0, 30.0) is None
     assert queue.news(130.0, 30.0) == "third"
 
@@ -86,3 +87,16 @@ def test_foreign_types_of_one_name_do_not_share_a_queue() -> None:
     queues.add(entry("a", foreign()))
     queues.add(entry("b", foreign()))
     assert queues.of("a") is not queues.of("b")
+
+
+def test_two_deadlines_for_two_things_that_are_missing(queues: Queues) -> None:
+    queue = Queue()
+    queue.waits("no host answers", 100.0, unfilled=True, unplayable=False)
+    assert queue.in_vain(399.0, 300.0, 15.0) is None
+    assert queue.in_vain(400.0, 300.0, 15.0) == 300.0
+    queue.waits("nor does an adapter come", 400.0, unfilled=True, unplayable=True)
+    queue.anew(410.0)
+    assert queue.in_vain(424.0, 1000.0, 15.0) is None
+    assert queue.in_vain(425.0, 1000.0, 15.0) == 15.0
+    queue.waits("somebody came", 426.0, unfilled=False, unplayable=False)
+    assert queue.in_vain(9999.0, 300.0, 15.0) is None

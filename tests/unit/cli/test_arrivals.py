@@ -1,0 +1,57 @@
+"""When a run takes it that all of its adapters have come."""
+
+import pytest
+
+from tests.hand_clock import HandClock
+from trafficlight.cli.run import Arrivals
+from trafficlight.results.events import EventKind
+from trafficlight.results.journal import Journal
+
+
+class Told:
+    """Stands for the engine: how often it was told that nobody else comes."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def expect_nobody_else(self, within: float) -> None:
+        self.times += 1
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+def journal_of(told: Told, programs: int) -> Journal:
+    journal = Journal(HandClock())
+    journal.subscribe(Arrivals(programs, told))  # type: ignore[arg-type]
+    return journal
+
+
+def comes(journal: Journal, uuid: str, **registration: str) -> None:
+    journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration={"type": "nio", **registration})
+
+
+def test_a_program_that_comes_again_and_again_is_one(told: Told) -> None:
+    journal = journal_of(told, 2)
+    for number in range(3):
+        comes(journal, str(number), instance="quick")
+    assert told.times == 0
+    comes(journal, "slow", instance="slow")
+    assert told.times == 1
+    comes(journal, "slow again", instance="slow")
+    assert told.times == 1
+
+
+def test_of_programs_that_do_not_say_who_they_are_nobody_knows_how_many_came(told: Told) -> None:
+    journal = journal_of(told, 1)
+    for number in range(3):
+        comes(journal, str(number))
+    assert told.times == 0
+
+
+def test_where_there_are_none_nobody_comes(told: Told) -> None:
+    journal = journal_of(told, 0)
+    journal.append(EventKind.SESSION_STARTED, session="s")
+    assert told.times == 1
