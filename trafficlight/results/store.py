@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import (
     Boolean,
@@ -38,7 +38,7 @@ from trafficlight.errors import LabError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["EndedSession", "SqlStore", "Store", "StoredSession"]
+__all__ = ["EndedSession", "SqlStore", "StoredSession"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,55 +95,6 @@ class EndedSession:
 
     session: StoredSession
     exit_code: int
-
-
-class Store(Protocol):
-    """Where the journal outlives the process."""
-
-    @property
-    def last_sequence(self) -> int:
-        """The sequence number of the last event; 0 where there is none."""
-        ...
-
-    def append(self, event: Event) -> None:
-        """Take an event; a reader of the journal. Never waits."""
-        ...
-
-    async def flushed(self) -> None:
-        """Return when everything that was appended before is on the disk."""
-        ...
-
-    def add_session(self, session: StoredSession) -> None:
-        """Remember a session before its first event."""
-        ...
-
-    def session(self, id: str) -> StoredSession | None:
-        """Return a session, ended or not; None where it is not known."""
-        ...
-
-    def unfinished(self) -> list[StoredSession]:
-        """Return the sessions that have not ended, oldest first."""
-        ...
-
-    def ended_unsaid(self) -> list[EndedSession]:
-        """Return what ended since a coordinator last came to its own end, oldest first."""
-        ...
-
-    def settle(self) -> None:
-        """Remember that this coordinator came to its end: nothing is left to be said."""
-        ...
-
-    def events(self, session: str) -> Iterator[Event]:
-        """Return the events of a session, in order."""
-        ...
-
-    def adapters(self, most: int) -> list[str]:
-        """Return the uuids that registered last, newest first."""
-        ...
-
-    def close(self) -> None:
-        """Write what is left, and close. Idempotent."""
-        ...
 
 
 class SqlStore:
