@@ -40,7 +40,7 @@ class Cell:
     @property
     def first(self) -> CaseRecord:
         """The first case with that outcome."""
-        return next(case for case in self.cases if case.outcome is self.outcome)
+        return min(self.cases, key=lambda case: _GRAVITY.index(case.outcome))
 
 
 @dataclass(slots=True)
