@@ -29,9 +29,8 @@ class TestSleep:
         assert clock.next is None
 
     async def test_cancelled_in_the_turn_in_which_its_time_is_over(self, clock: HandClock) -> None:
-        sleep = asyncio.create_task(clock.sleep(0))
-        await asyncio.sleep(0)
-        sleep.cancel()
+        clock.call_later(1, lambda: sleep.cancel())
+        sleep = asyncio.create_task(clock.sleep(1))
         await clock.turn(1)
         assert sleep.cancelled()
 

@@ -1,12 +1,13 @@
 """The sessions that a coordinator has in memory: those that wait and run, and the latest that have ended."""
 
 import asyncio
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trafficlight.coordinator.session import Session
 from trafficlight.results.events import Event, EventKind
-from trafficlight.results.writer import append_late
+from trafficlight.results.writer import ResultsWriter, append_late
 
 __all__ = ["LateFiles", "Sessions"]
 
@@ -74,6 +75,8 @@ class LateFiles:
     def __init__(self, root: Path, sessions: Sessions) -> None:
         self._root = root
         self._sessions = sessions
+        # Of sessions that have been dropped, too; those that are done with it go by themselves.
+        self._writers: weakref.WeakSet[ResultsWriter] = weakref.WeakSet()
 
     def __call__(self, event: Event) -> None:
         """Take in an event; those of sessions that go on are left to their own writers."""
@@ -83,9 +86,10 @@ class LateFiles:
         if session is None:
             append_late(self._root / event.session / "events.jsonl", event)
         elif session.closing:
+            self._writers.add(session.writer)
             session.writer.late(event)
 
     async def close(self) -> None:
         """Wait until the reports have what came late."""
-        for session in list(self._sessions.values()):
-            await asyncio.to_thread(session.writer.settle)
+        for writer in tuple(self._writers):
+            await asyncio.to_thread(writer.settle)

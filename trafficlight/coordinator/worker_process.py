@@ -44,6 +44,7 @@ class WorkerProcess:
         self._writer = writer
         self._output = output
         self._read_from = 0
+        self._unreadable = ""
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue(_READ_AHEAD)
         # Read in one task, so that no time-out falls between two halves of a message.
         self._pump = asyncio.create_task(self._read(), name=f"read from worker {process.pid}")
@@ -105,6 +106,11 @@ class WorkerProcess:
         """Whether it runs, as far as is known."""
         return self._process.returncode is None
 
+    @property
+    def unreadable(self) -> str:
+        """Why what it sent cannot be read, after which nothing more is; empty while it can."""
+        return self._unreadable
+
     async def wait(self) -> int:
         """Return how it ended, once it has: its exit code, or the negative number of a signal."""
         return await self._process.wait()
@@ -155,8 +161,9 @@ class WorkerProcess:
             while (message := await read_message(self._reader, plain=True)) is not None:
                 await self._messages.put(message)
                 await asyncio.sleep(0)  # many that have come at once are to hold nobody up
-        except Exception:
+        except Exception as error:
             logger.exception("worker %d sent what cannot be read", self.pid)
+            self._unreadable = str(error) or type(error).__name__
         await self._messages.put(None)
 
 

@@ -104,7 +104,7 @@ class WorkerPool:
             reusable = done.reusable
             return done.verdict or Verdict(State.ERROR, "the test was cancelled from within")
         except asyncio.CancelledError:
-            reusable = await _called_off(worker, link, assignment.teardown_deadline)
+            reusable = await self._called_off(worker, link, assignment.teardown_deadline)
             raise
         except TimeoutError:
             return await _stuck(worker, limit)
@@ -112,6 +112,15 @@ class WorkerPool:
             return await _dead(worker, assignment)
         finally:
             await self.give_back(worker, reusable=reusable)
+
+    async def _called_off(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
+        """Let an attempt that was called off tear down; return whether its worker came back from it."""
+        worker.send(CallOff())
+        try:
+            async with self._clock.timeout(teardown + _LAST_WORDS):
+                return (await _converse(worker, link)).reusable
+        except (TimeoutError, WorkerDied, asyncio.CancelledError):
+            return False
 
     async def take(self) -> WorkerProcess:
         """Return the first worker that is free: an idle one, one that comes back, or a new one.
@@ -132,6 +141,8 @@ class WorkerPool:
                 await self._end(worker)
         finally:
             self._waiting -= 1
+            if not self._waiting:
+                self._forget_failures()
 
     async def give_back(self, worker: WorkerProcess, *, reusable: bool) -> None:
         """Take a worker back that :meth:`take` returned.
@@ -143,6 +154,12 @@ class WorkerPool:
         else:
             await self._end(worker)
             self._start_as_needed()
+
+    def _forget_failures(self) -> None:
+        """Drop what nobody waits for any more: whoever comes later is to have a try of their own."""
+        for _ in range(self._idle.qsize()):
+            if isinstance(worker := self._idle.get_nowait(), WorkerProcess):
+                self._idle.put_nowait(worker)
 
     async def _end(self, worker: WorkerProcess) -> None:
         self._all.discard(worker)
@@ -231,16 +248,6 @@ def _portable(error: Exception) -> Exception:
     return LabError(f"{type(error).__name__}: {error}")
 
 
-async def _called_off(worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
-    """Let an attempt that was called off tear down; return whether its worker came back from it."""
-    worker.send(CallOff())
-    try:
-        async with asyncio.timeout(teardown + _LAST_WORDS):
-            return (await _converse(worker, link)).reusable
-    except (TimeoutError, WorkerDied, asyncio.CancelledError):
-        return False
-
-
 async def _stuck(worker: WorkerProcess, limit: float) -> Verdict:
     """Return the verdict on an attempt whose worker does not even answer to its own deadlines."""
     await dump_stacks(worker)
@@ -277,6 +284,9 @@ async def ending_of(worker: WorkerProcess) -> str:
 
 async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
     """Return the verdict on an attempt that took its worker's process with it."""
+    if worker.unreadable:
+        message = f"the test's process sent what cannot be read: {worker.unreadable}"
+        return Verdict(State.ERROR, message, worker.last_words())
     how = await ending_of(worker)
     if not how:
         return Verdict(

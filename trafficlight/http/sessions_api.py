@@ -175,7 +175,8 @@ async def events(session: str) -> Response:
 
     Its results are complete when the stream ends. An empty line every 15 seconds shows that it is alive.
     After a break, ask for what comes `after` the last `sequence` that was seen: no event is left out, and
-    none comes twice.
+    none comes twice. Of a session that another process runs in the same results folder, it ends with the last
+    event that there is now.
     """
     lab = current_lab()
     after, follow = number("after", 0), request.args.get("follow", "1")

@@ -6,10 +6,12 @@ import json
 import logging
 import math
 import os
+import struct
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trafficlight.results.events import Event, EventKind
 
@@ -55,7 +57,7 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+b", buffering=0)
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(self._file, fcntl.LOCK_SH)  # waits only for those who look, and they look briefly
+            _lock(self._file)
         if self._file.seek(0, os.SEEK_END):
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
@@ -112,12 +114,35 @@ def is_written(path: Path) -> bool:
     """Return whether some process has a session's log open to write to it."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return _is_locked(file)
     except OSError:
-        pass
-    return False
+        return False
+
+
+if sys.platform == "linux":
+    # struct flock: type, whence, start, length (0: to the end), and 0, because no process but an open file
+    # has the lock. One can ask for it without taking one, so that those who look do not see each other.
+    _FLOCK = struct.Struct("hhqqi4x")
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+
+    def _is_locked(file: IO[bytes]) -> bool:
+        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted))[0]
+        return bool(kind != fcntl.F_UNLCK)
+
+else:
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.flock(file, fcntl.LOCK_SH)  # waits only for those who look, and they look briefly
+
+    def _is_locked(file: IO[bytes]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def event_of(line: bytes) -> Event | None:

@@ -8,14 +8,20 @@ of this package, so that reading it never imports code of tests.
 import asyncio
 import builtins
 import io
+import pathlib
 import pickle
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from trafficlight.client_types import ClientType
+from trafficlight.errors import TrafficlightError
 from trafficlight.protocol import JsonObject
+from trafficlight.server_types import ServerType
 from trafficlight.suites.reading import Asked, Reading
+from trafficlight.suites.selection import TypeFilter
 from trafficlight.worker.assignment import Verdict
 
 __all__ = [
@@ -156,6 +162,9 @@ Message: TypeAlias = (
 # What plain values are made of, as far as pickles name it.
 _PLAIN = frozenset({"str", "int", "float", "complex", "set", "frozenset", "bytearray"})
 _OURS = "trafficlight."
+_VALUES = (Enum, ClientType, ServerType, TypeFilter, TrafficlightError)
+_PATHS = frozenset({"pathlib", "pathlib._local"})  # where it is in Python 3.13
+_PLAIN_PATHS = frozenset({"Path", "PosixPath", "PurePath", "PurePosixPath"})
 
 
 class _Pickler(pickle.Pickler):
@@ -176,15 +185,20 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the classes of this package only, so that no code of tests is imported."""
+    """Knows only the classes of values: those of this package, paths, and plain ones.
+
+    So no code of tests is imported, and nothing that does something can be made.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        ours = module.startswith(_OURS) and not module.startswith(f"{_OURS}tests.")
-        if ours or module == "pathlib" or (module == builtins.__name__ and name in _PLAIN):
+        if module.startswith(_OURS) and not module.startswith(f"{_OURS}tests."):
             found = super().find_class(module, name)
-            # Not what such a module has imported itself.
-            if isinstance(found, type) and found.__module__ == module:
+            if isinstance(found, type) and (is_dataclass(found) or issubclass(found, _VALUES)):
                 return found
+        elif module in _PATHS and name in _PLAIN_PATHS:
+            return getattr(pathlib, name)
+        elif module == builtins.__name__ and name in _PLAIN:
+            return getattr(builtins, name)
         raise pickle.UnpicklingError(f"{module}.{name} is none of what a worker can send")
 
 

@@ -1,5 +1,6 @@
 """Plans made in workers: what a test file does when it is imported costs this file only."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -9,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.hand_clock import HandClock
 from tests.leaks import held
 from trafficlight.coordinator.planner import WorkerPlanner
 from trafficlight.coordinator.workers import WorkerPool
@@ -21,9 +23,6 @@ HEAD = (
     "from trafficlight import Test\nfrom trafficlight.client_types import *\n"
 )
 TEST = 'class A(Test):\n    clients = {"alice": Nio}\n    async def run(self, alice): ...\n'
-
-# Seconds that a file may take: enough for an import when the machine is busy, and short for one that hangs.
-SOON = 4.0
 
 
 class Desk:
@@ -39,9 +38,9 @@ class Desk:
         path.write_text(f"{HEAD}{text}\n{TEST}")
         return path
 
-    async def planned(self, *, deadline: float = 60.0, memory: int = 0, **selection: Any) -> Plan:
+    async def planned(self, *, memory: int = 0, clock: HandClock | None = None, **selection: Any) -> Plan:
         pool = await self._stack.enter_async_context(WorkerPool(1, memory=memory))
-        planner = WorkerPlanner(pool, deadline, printed=self.printed.append)
+        planner = WorkerPlanner(pool, 60.0, printed=self.printed.append, clock=clock)
         return await planner.plan([str(self.folder)], Selection(**selection))
 
 
@@ -90,14 +89,19 @@ async def test_one_that_does_not_come_to_an_end(
     desk: Desk, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk.write("a")
-    path = desk.write("b", text)
+    path = desk.write("b", f"open({str(desk.folder / 'began')!r}, 'w')\n{text}")
     desk.write("c")
-    found = await desk.planned(deadline=SOON)
+    clock = HandClock()
+    planning = asyncio.create_task(desk.planned(clock=clock))
+    while not (desk.folder / "began").exists():
+        await asyncio.sleep(0.01)
+    await clock.turn(60)
+    found = await planning
     assert ids(found) == ["a", "c"]
     wrong = only(found, path)
-    assert wrong.problem == f"not imported within {SOON:g} s"
+    assert wrong.problem == "not imported within 60 s"
     assert "IMPORT_DEADLINE" in wrong.hint
-    assert wrong.line == 4, "it says where"
+    assert wrong.line == 5, "it says where"
     assert text in caplog.text, "and with what"
     assert "suites/reading.py" not in caplog.text, "without what is ours"
 

@@ -62,7 +62,7 @@ async def dropped(site: Site, session: Session) -> None:
     """Wait until a session has left the memory."""
     async with asyncio.timeout(10):
         while session.id in site.lab.engine.sessions:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -187,6 +188,16 @@ def test_whoever_writes_a_log_is_seen(tmp_path: Path) -> None:
     assert is_written(path)
     second.close()
     assert not is_written(path)
+
+
+def test_those_who_look_do_not_see_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.touch()
+    with ThreadPoolExecutor(4) as threads:
+        assert not any(threads.map(lambda _: is_written(path), range(4000)))
+        log = EventLog(path)
+        assert all(threads.map(lambda _: is_written(path), range(400)))
+        log.close()
 
 
 def test_what_comes_late_reaches_the_log_and_the_reports(lab: "Lab") -> None:

@@ -72,6 +72,19 @@ async def test_what_is_wrong_with_a_file_arrives() -> None:
     assert problem.__cause__ is None
 
 
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+async def test_paths_arrive_whichever_python_sends_them(module: str) -> None:
+    raw = pickle.dumps(Tell("attached", (Path("/a/b"),))).replace(
+        pickle.SHORT_BINUNICODE + b"\x07pathlib",
+        pickle.SHORT_BINUNICODE + bytes([len(module)]) + module.encode(),
+    )
+    raw = raw[:2] + raw[11:]  # without the length of the frame, which is another one now
+    reader = asyncio.StreamReader()
+    reader.feed_data(struct.pack(">I", len(raw)) + raw)
+    got = await read_message(reader, plain=True)
+    assert got == Tell("attached", (Path("/a/b"),))
+
+
 def named(module: str, name: str) -> bytes:
     """Return a pickle of what a module calls by this name."""
     texts = (pickle.SHORT_BINUNICODE + bytes([len(text)]) + text.encode() for text in (module, name))
@@ -86,7 +99,9 @@ def named(module: str, name: str) -> bytes:
         pickle.dumps(Tell("logged", (test_ours_arrive_as_they_are,))),
         named("os", "system"),
         named("builtins", "eval"),
+        named("pathlib", "os.system"),
         named("trafficlight.worker.messages", "pickle.loads"),
+        named("trafficlight.results.event_log", "EventLog"),
         named("trafficlight.worker.messages", "read_message"),
         named("trafficlight.tests.chat.send_messages_test", "SendMessages"),
     ],

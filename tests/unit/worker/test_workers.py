@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from trafficlight.coordinator.worker_process import WorkerDied
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State
@@ -132,12 +133,12 @@ class TestTheLoop:
         assert longest < 0.2
 
 
-async def test_no_more_start_than_are_needed(bench: "Bench", link: "FakeLink", open_pool: "OpenPool") -> None:
+async def test_no_more_start_than_are_needed(open_pool: "OpenPool") -> None:
     async with open_pool(ready=2) as pool:
-        body = "async def run(self):\n    self.record('pid', os.getpid()); await asyncio.sleep(0.1)"
-        assignments = [bench.assignment(body) for _ in range(2)]
-        await asyncio.gather(*(pool.execute(one, link) for one in assignments))
-        assert len(pool.pids) == 2, "those that were starting already are enough"
+        workers = await asyncio.gather(pool.take(), pool.take())
+        assert sorted(worker.pid for worker in workers) == sorted(pool.pids), "those on their way are enough"
+        for worker in workers:
+            await pool.give_back(worker, reusable=True)
 
 
 async def test_more_start_where_more_run_at_once(
@@ -175,3 +176,25 @@ async def test_workers_that_do_not_start(
         verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
     assert verdict.state is State.ERROR
     assert verdict.message.startswith("a worker did not start")
+
+
+async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
+    open_pool: "OpenPool", fine: "Fine"
+) -> None:
+    async with open_pool(ready=0) as pool:
+        asking = asyncio.create_task(pool.take())
+        await asyncio.sleep(0)
+        for _ in range(2):
+            pool._idle.put_nowait(WorkerDied("no memory"))
+        with pytest.raises(WorkerDied):
+            await asking
+        await fine(pool)
+
+
+async def test_what_cannot_be_read_is_said(
+    pool: WorkerPool, bench: "Bench", link: "FakeLink", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.worker.messages._VALUES", ())
+    verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
+    why = "trafficlight.results.events.State is none of what a worker can send"
+    assert verdict.message == f"the test's process sent what cannot be read: {why}"
