@@ -122,7 +122,7 @@ def _drive(document: dict[str, Any], url: str) -> None:
 
 def _send(cases: SearchStrategy[Any], session: requests.Session, url: str) -> None:
     @settings(
-        max_examples=15,
+        max_examples=10,
         deadline=None,
         database=None,
         derandomize=True,

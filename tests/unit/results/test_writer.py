@@ -62,13 +62,13 @@ def test_the_file_is_never_seen_half_written(lab: "Lab", writer: ResultsWriter) 
 
     reader = threading.Thread(target=read)
     reader.start()
-    for number in range(300):
+    for number in range(100):
         lab.run(lab.plan({"alice": f"T{number}"}))
     writer.close()
     stop.set()
     reader.join()
     assert seen == sorted(seen)
-    assert _verdicts(lab.folder.junit) == 300
+    assert _verdicts(lab.folder.junit) == 100
 
 
 def test_junit_returns_the_bytes_of_the_file(lab: "Lab", writer: ResultsWriter) -> None:
