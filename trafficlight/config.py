@@ -200,6 +200,11 @@ class Settings(BaseModel):
         default=10.0, description="Seconds that running cases get when the lab is told to stop."
     )
 
+    rerun_interrupted: bool = Field(
+        default=True,
+        description="Whether cases that a killed coordinator was at run again; otherwise they end in error.",
+    )
+
     upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
     upload_case_limit: int = Field(default=16 << 30, ge=1, description="Bytes of one case's uploads at most.")
     keep_sessions: int = Field(

@@ -267,6 +267,7 @@ class Lab:
             configuration=self.settings.public(),
             seed=request.seed if request.sample is not None else None,
             deadline=self.settings.session_deadline,
+            rerun_interrupted=self.settings.rerun_interrupted,
             reporters=load_reporters(self.settings.reporters),
             request=request,
         )

@@ -48,6 +48,7 @@ class Options:
     :param configuration: the settings in force, without secrets.
     :param seed: of the sample, if one was drawn.
     :param deadline: seconds that the session may take; None for any time.
+    :param rerun_interrupted: whether cases that a killed coordinator was at run again.
     :param reporters: plug-ins that are told how it goes.
     :param request: what was asked for, so that it can be asked for again; None where nobody knows.
     """
@@ -59,6 +60,7 @@ class Options:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     deadline: float | None = None
+    rerun_interrupted: bool = True
     reporters: Sequence[Reporter] = ()
     request: SessionRequest | None = None
 
@@ -97,7 +99,7 @@ class Session:
         """Go on with a session that a coordinator left without ending it.
 
         What ended keeps its verdict; attempts that were cut off are marked as interrupted, and their cases
-        run again.
+        run again, unless that is not wanted.
 
         :param events: everything that was recorded of it; read in a thread.
         """
@@ -137,7 +139,10 @@ class Session:
             cut_off = Verdict(
                 State.ERROR, "interrupted: the coordinator ended meanwhile", phase="interrupted"
             )
-            self._end(case.id, last.number, cut_off, 0.0, will_retry=True)
+            again = self.options.rerun_interrupted
+            self._end(case.id, last.number, cut_off, 0.0, will_retry=again)
+            if not again:
+                return None
         elif known.state in FINAL and not known.retrying:
             return None
         return Entry(case, order, now, last.number + 1 if last is not None else 1, failures)

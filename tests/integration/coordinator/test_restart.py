@@ -15,9 +15,10 @@ from tests.integration.coordinator.conftest import Told
 from trafficlight.config import Settings
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
-from trafficlight.results.case import INTERRUPTED
+from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Event, EventKind, State
+from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.store import SqlStore
 from trafficlight.suites.request import SessionRequest
 
@@ -40,7 +41,7 @@ class Waits(Test):
         await alice.perform("one")
 """
 
-Opener = Callable[[], AbstractAsyncContextManager[Lab]]
+Opener = Callable[..., AbstractAsyncContextManager[Lab]]
 
 
 class KilledError(Exception):
@@ -63,8 +64,8 @@ def opened(tmp_path: Path) -> Opener:
     )
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[Lab]:
-        async with Lab.open(settings, remember=True) as lab:
+    async def opened(**other: Any) -> AsyncIterator[Lab]:
+        async with Lab.open(settings.model_copy(update=other), remember=True) as lab:
             yield lab
 
     return opened
@@ -247,6 +248,26 @@ async def test_a_retry_that_had_not_begun_comes_after_the_restart(opened: Opener
         await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
         flaky = next(case for id, case in session.record.cases.items() if "Flaky" in id)
         assert [attempt.state for attempt in flaky.attempts] == [State.FAILURE, State.SUCCESS]
+
+
+async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Path) -> None:
+    async with opened() as lab:
+        told = Told(lab.journal)
+        await lab.take_up(SessionRequest(), command="first")
+        await told.until(EventKind.CASE_ENDED, case="Plain")
+        lab.engine.pool.register("alice", {"type": "nio"})
+        await told.until(EventKind.ACTION_SENT)
+        killed = Killed(tmp_path / "results")
+    killed.restore()
+    async with opened(rerun_interrupted=False) as lab:
+        ((session,), _) = await lab.take_up(SessionRequest(), command="second")
+        async with asyncio.timeout(20):
+            await session.ended.wait()
+        waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
+        assert (waits.state, len(waits.attempts)) == (State.ERROR, 1)
+        assert waits.message == "interrupted: the coordinator ended meanwhile"
+        assert waits.outcome is Outcome.ERROR
+        assert session.exit_code == ExitCode.LAB_ERROR
 
 
 async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_path: Path) -> None:
