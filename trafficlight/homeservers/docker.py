@@ -6,15 +6,15 @@ import importlib.util
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.docker_authority import make_authority
-from trafficlight.homeservers.docker_engine import CREATE_SECONDS, DockerEngine, default_engine
+from trafficlight.homeservers.docker_engine import DockerEngine, default_engine
 from trafficlight.homeservers.docker_engines import Engines
-from trafficlight.homeservers.docker_errors import EngineSilentError, engine_errors, problem
+from trafficlight.homeservers.docker_errors import engine_errors, problem
 from trafficlight.homeservers.docker_owner import Owner
 from trafficlight.homeservers.docker_server import (
     CLIENT_PORT,
@@ -102,26 +102,16 @@ class DockerProvider:
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
         """Connect to the engines, remove what dead labs left there, and pull images that they do not have.
 
-        :raises DeployError: no engine answers, or an image cannot be had by one that does.
+        :raises DeployError: no engine answers, or an image cannot be had.
         """
         images = dict.fromkeys(self._image(spec) for spec in specs if self.unsupported(spec) is None)
         if not images:
             return
-        engines = await self.engines.connect()
-        found = await asyncio.gather(
-            *(self._fill(engine, images) for engine in engines), return_exceptions=True
-        )
-        failed = [error for error in found if error is not None]
-        for error in failed:
-            if len(failed) == len(engines) or not isinstance(error, EngineSilentError):
-                raise error
-            logger.warning("%s", error.message)  # others do without it
+        for engine in await self.engines.connect():
+            for image in images:
+                await engine.ensure_image(image, self._progress)
         for engine in self.engines.all:
             engine.images |= dict.fromkeys(images, self._progress)
-
-    async def _fill(self, engine: DockerEngine, images: Iterable[str]) -> None:
-        for image in images:
-            await engine.ensure_image(image, self._progress)
 
     @contextlib.asynccontextmanager
     async def deploy(
@@ -136,7 +126,7 @@ class DockerProvider:
             if (reason := self.unsupported(request.spec)) is not None:
                 raise UnsupportedError(reason)
         async with contextlib.AsyncExitStack() as stack:
-            engine = await self.engines.at(requests[0].host)
+            engine = await stack.enter_async_context(self.engines.claim(len(requests), requests[0].host))
             network = await stack.enter_async_context(self._network(engine, case_id))
             deployment = _Deployment(self, engine, network, case_id)
             stack.push_async_callback(lambda: unbroken(deployment.destroy()))
@@ -155,8 +145,7 @@ class DockerProvider:
         made: list[Any] = []
 
         async def make() -> None:
-            async with asyncio.timeout(CREATE_SECONDS):  # if it makes one yet, the next reclaim removes that
-                made.append(await engine.docker.networks.create(configuration))
+            made.append(await engine.docker.networks.create(configuration))
             engine.wanted.add(made[0].id)
 
         try:

@@ -17,19 +17,17 @@ from yarl import URL
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.docker_errors import EngineSilentError, engine_errors, problem
+from trafficlight.homeservers.docker_errors import engine_errors
 from trafficlight.homeservers.docker_owner import LABEL, Owner, is_orphan
 from trafficlight.homeservers.docker_tls import certificate_folder, explained, tls_context
 from trafficlight.homeservers.docker_watch import EngineWatch
 from trafficlight.homeservers.tools import Progress
 
-__all__ = ["CREATE_SECONDS", "DockerEngine", "default_engine"]
+__all__ = ["DockerEngine", "default_engine"]
 
 logger = logging.getLogger(__name__)
 
 KEY = "DOCKER_ENGINES"
-CREATE_SECONDS = 60
-"""How long an engine may take to make a network or a container: nobody can be called off meanwhile."""
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 _LOOPBACK = "127.0.0.1"
 _PER_CORE = 4
@@ -37,7 +35,6 @@ _SHARE_OF_MEMORY = 0.8
 _TYPICAL_BYTES = 150 * 2**20
 _CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _ANSWER_SECONDS, _RECLAIM_SECONDS = 15, 120
-_PULL_SILENCE_SECONDS = 300  # between two lines of its progress
 _ASK_AGAIN_SECONDS = 5  # one that hangs must not hold up every session
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 # Seconds without an answer after which its homeservers count as lost: a restart of the engine takes less.
@@ -70,6 +67,8 @@ class DockerEngine:
         self.owner = owner
         #: How many homeservers it may carry at once; None until it has told.
         self.capacity = host.capacity
+        #: How many it carries.
+        self.in_use = 0
         #: The ids of the containers and networks that somebody here still wants.
         self.wanted: set[str] = set()
         #: What it is to have whenever it comes, and who is told of a pull.
@@ -82,7 +81,6 @@ class DockerEngine:
         self._address = ""
         self._connecting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
-        self._filling: asyncio.Task[None] | None = None
         self._up = False
         self._failure: DeployError | None = None
         self._again = 0.0
@@ -104,11 +102,6 @@ class DockerEngine:
         return self._up
 
     @property
-    def ready(self) -> bool:
-        """Whether it answers, and has all images that it can have."""
-        return self._up and (self._filling is None or self._filling.done())
-
-    @property
     def failure(self) -> str:
         """Why it does not answer; empty while it does, and before it was asked."""
         return self._failure.message if self._failure is not None else ""
@@ -128,41 +121,25 @@ class DockerEngine:
 
         :raises DeployError: it does not answer, or did not a moment ago.
         """
-        if self._failure is not None and self._connecting.locked():
-            raise self._failure  # somebody asks it again already, which may take long
-        async with self._connecting:
-            if self._failure is not None and time.monotonic() < self._again:
-                raise self._failure
-            await self._ask()
+        if self._failure is not None and time.monotonic() < self._again:
+            raise self._failure
+        await self._ask()
 
     async def ensure_image(self, image: str, progress: Progress) -> None:
         """Pull an image that it does not have.
 
-        :raises EngineSilentError: it does not say whether it has it, or nothing more while it pulls it.
         :raises DeployError: it cannot be had.
         """
+        with contextlib.suppress(*engine_errors()):
+            await self._docker.images.inspect(image)
+            return
+        progress(f"{self.url}: pulling {image}")
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                await self._docker.images.inspect(image)
-                return
-        except TimeoutError as error:
-            raise EngineSilentError(f"the Docker engine {self.url} does not tell of {image}") from error
-        except engine_errors():
-            progress(f"{self.url}: pulling {image}")
-        try:
-            await self._pull(image)
-        except TimeoutError as error:
-            raise EngineSilentError(f"the Docker engine {self.url} falls silent pulling {image}") from error
+            await self._docker.images.pull(image)
         except engine_errors() as error:
             raise DeployError(
                 f"the engine {self.url} has no image {image} and cannot pull it: {error}"
             ) from error
-
-    async def _pull(self, image: str) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(_PULL_SILENCE_SECONDS) as limit:
-            async for _ in self._docker.images.pull(image, stream=True):
-                limit.reschedule(loop.time() + _PULL_SILENCE_SECONDS)
 
     async def close(self) -> None:
         """Let go of it. Idempotent."""
@@ -170,26 +147,24 @@ class DockerEngine:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        await self._stop_filling()
         docker, self._docker = self._docker, None
         if docker is not None:
             await docker.close()
 
     async def _ask(self) -> None:
-        """Ask it whether it is there, and get it ready for use; whoever asks has the lock."""
-        if self._up:
-            return
-        try:
-            await self._connect()
-        except DeployError as error:
-            self._failure, self._again = error, time.monotonic() + _ASK_AGAIN_SECONDS
-            raise
-        finally:
-            if self._keeper is None:
-                self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.url}")
-        self._up, self._failure = True, None
-        if self.images:  # pulling takes long, and others are to know meanwhile that it answers
-            self._filling = asyncio.create_task(self._fill(), name=f"images for {self.url}")
+        """Ask it whether it is there, and get it ready for use."""
+        async with self._connecting:
+            if self._up:
+                return
+            try:
+                await self._connect()
+            except DeployError as error:
+                self._failure, self._again = error, time.monotonic() + _ASK_AGAIN_SECONDS
+                raise
+            finally:
+                if self._keeper is None:
+                    self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.url}")
+            self._up, self._failure = True, None
 
     async def _connect(self) -> None:
         docker = self._docker or await self._client()
@@ -197,44 +172,26 @@ class DockerEngine:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 info = await docker.system.info()
                 self._address = await asyncio.to_thread(_publishing_address, self._host)
-            self._take(docker, info)
             async with asyncio.timeout(_RECLAIM_SECONDS):
                 await self._reclaim(docker)
         except BaseException as error:
             if docker is not self._docker:
                 await docker.close()
-            if isinstance(error, engine_errors()):
-                reason = explained(error, self._folder)
-                raise DeployError(f"the Docker engine {self.url} does not answer: {reason}") from error
-            if isinstance(error, Exception):
-                logger.exception("%s: its answer makes no sense", self.url)
-                raise DeployError(
-                    f"the Docker engine {self.url} does not answer as one does: {error!r}"
-                ) from error
-            raise
-        self._docker = docker
-
-    def _take(self, docker: Any, info: dict[str, Any]) -> None:
-        """Take in what it says of itself."""
+            if not isinstance(error, engine_errors()):
+                raise
+            reason = explained(error, self._folder)
+            raise DeployError(f"the Docker engine {self.url} does not answer: {reason}") from error
         if self.capacity is None:
             by_memory = int(info["MemTotal"] * _SHARE_OF_MEMORY) // _TYPICAL_BYTES
             self.capacity = max(1, min(by_memory, _PER_CORE * int(info["NCPU"])))
-        if self._docker is None:
+        if self._watch is None:
             self._watch = EngineWatch(docker, self.owner.id, _unix_time(info["SystemTime"]))
-
-    async def _fill(self) -> None:
-        """Let it have the images that it is to have."""
-        for image, progress in tuple(self.images.items()):
+        self._docker = docker
+        for image, progress in self.images.items():
             try:
                 await self.ensure_image(image, progress)
             except DeployError as error:  # there may be others that it has
                 logger.warning("%s", error.message)
-
-    async def _stop_filling(self) -> None:
-        if self._filling is not None:
-            self._filling.cancel()
-            await asyncio.wait([self._filling])
-            self._filling = None
 
     async def _client(self) -> Any:
         from aiodocker import Docker
@@ -265,16 +222,14 @@ class DockerEngine:
         told = self.failure  # whoever asked first knows it
         while True:
             if self._up:
-                reason = await self._followed()
+                reason = await self.watch.follow()
                 logger.warning("%s: its events broke off, asking again: %s", self.url, reason)
                 self._up, pause, silent_since, told = False, _FIRST_PAUSE, time.monotonic(), ""
-                await self._stop_filling()
             else:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             try:
-                async with self._connecting:
-                    await self._ask()
+                await self._ask()
             except DeployError as error:
                 self._hang_up()
                 if error.message != told:
@@ -282,15 +237,6 @@ class DockerEngine:
                     logger.warning("%s", told)
                 if self._watch is not None and time.monotonic() - silent_since >= _LOST_SECONDS:
                     self._watch.lose(told)
-
-    async def _followed(self) -> str:
-        """Follow its events until they break off, and return why; nothing that it sends ends the keeper."""
-        try:
-            return await self.watch.follow()
-        except Exception as error:
-            logger.exception("%s: cannot take in its events", self.url)
-            await asyncio.sleep(_FIRST_PAUSE)  # it may send the same again
-            return problem(error)
 
     async def _reclaim(self, docker: Any) -> None:
         """Remove the containers and networks of dead owners, and ours that could not be removed before."""

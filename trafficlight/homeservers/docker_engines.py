@@ -1,8 +1,9 @@
 """Several Docker engines as one capacity."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker_engine import DockerEngine
@@ -23,8 +24,8 @@ class Engines:
 
     @property
     def capacities(self) -> dict[str, int]:
-        """How many homeservers each engine that can be used carries at once, by its URL."""
-        return {engine.url: engine.capacity or 1 for engine in self.all if engine.ready}
+        """How many homeservers each engine that answers carries at once, by its URL."""
+        return {engine.url: engine.capacity or 1 for engine in self.all if engine.up}
 
     async def connect(self) -> list[DockerEngine]:
         """Return the engines that answer.
@@ -42,19 +43,22 @@ class Engines:
             logger.warning("%s", problem)
         return [engine for engine, error in zip(self.all, found, strict=True) if error is None]
 
-    async def at(self, url: str) -> DockerEngine:
-        """Return an engine that answers.
+    @contextlib.asynccontextmanager
+    async def claim(self, count: int, url: str = "") -> AsyncIterator[DockerEngine]:
+        """Count homeservers on one engine until this is left.
 
-        :param url: which; empty for the largest, where nobody plans what goes where.
-        :raises DeployError: it does not answer, or there is no such one.
+        :param url: which engine; empty for the emptiest.
+        :raises DeployError: it does not answer.
         """
-        if not url:
-            return max(await self.connect(), key=lambda engine: engine.capacity or 1)
-        engine = next((engine for engine in self.all if engine.url == url), None)
-        if engine is None:
-            raise DeployError(f"there is no Docker engine {url} in DOCKER_ENGINES")
-        await engine.connect()
-        return engine
+        named = next((engine for engine in self.all if engine.url == url), None)
+        if named is not None:
+            await named.connect()
+        engine = named or max(await self.connect(), key=lambda one: (one.capacity or 1) - one.in_use)
+        engine.in_use += count
+        try:
+            yield engine
+        finally:
+            engine.in_use -= count
 
     async def close(self) -> None:
         """Let go of all of them. Idempotent."""

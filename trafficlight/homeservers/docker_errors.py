@@ -2,13 +2,7 @@
 
 import aiohttp
 
-from trafficlight.errors import DeployError
-
-__all__ = ["EngineSilentError", "engine_errors", "problem"]
-
-
-class EngineSilentError(DeployError):
-    """An engine did not answer in time: another one may."""
+__all__ = ["engine_errors", "problem"]
 
 
 def engine_errors() -> tuple[type[Exception], ...]:
@@ -20,6 +14,4 @@ def engine_errors() -> tuple[type[Exception], ...]:
 
 def problem(error: BaseException) -> str:
     """Return what went wrong, never empty."""
-    if isinstance(error, TimeoutError) and not str(error):
-        return "no answer in time"
     return str(getattr(error, "message", "")) or str(error) or type(error).__name__
