@@ -126,7 +126,7 @@ class DockerProvider:
             if (reason := self.unsupported(request.spec)) is not None:
                 raise UnsupportedError(reason)
         async with contextlib.AsyncExitStack() as stack:
-            engine = await stack.enter_async_context(self.engines.claim(len(requests), requests[0].host))
+            engine = await self.engines.at(requests[0].host)
             network = await stack.enter_async_context(self._network(engine, case_id))
             deployment = _Deployment(self, engine, network, case_id)
             stack.push_async_callback(lambda: unbroken(deployment.destroy()))

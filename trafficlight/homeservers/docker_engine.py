@@ -67,8 +67,6 @@ class DockerEngine:
         self.owner = owner
         #: How many homeservers it may carry at once; None until it has told.
         self.capacity = host.capacity
-        #: How many it carries.
-        self.in_use = 0
         #: The ids of the containers and networks that somebody here still wants.
         self.wanted: set[str] = set()
         #: What it is to have whenever it comes, and who is told of a pull.

@@ -1,9 +1,8 @@
 """Several Docker engines as one capacity."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker_engine import DockerEngine
@@ -43,22 +42,19 @@ class Engines:
             logger.warning("%s", problem)
         return [engine for engine, error in zip(self.all, found, strict=True) if error is None]
 
-    @contextlib.asynccontextmanager
-    async def claim(self, count: int, url: str = "") -> AsyncIterator[DockerEngine]:
-        """Count homeservers on one engine until this is left.
+    async def at(self, url: str) -> DockerEngine:
+        """Return an engine that answers.
 
-        :param url: which engine; empty for the emptiest.
-        :raises DeployError: it does not answer.
+        :param url: which; empty for the largest, where nobody plans what goes where.
+        :raises DeployError: it does not answer, or there is no such one.
         """
-        named = next((engine for engine in self.all if engine.url == url), None)
-        if named is not None:
-            await named.connect()
-        engine = named or max(await self.connect(), key=lambda one: (one.capacity or 1) - one.in_use)
-        engine.in_use += count
-        try:
-            yield engine
-        finally:
-            engine.in_use -= count
+        if not url:
+            return max(await self.connect(), key=lambda engine: engine.capacity or 1)
+        engine = next((engine for engine in self.all if engine.url == url), None)
+        if engine is None:
+            raise DeployError(f"there is no Docker engine {url} in DOCKER_ENGINES")
+        await engine.connect()
+        return engine
 
     async def close(self) -> None:
         """Let go of all of them. Idempotent."""
