@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker_engine import DockerEngine
+from trafficlight.homeservers.docker_errors import EngineSilentError
+from trafficlight.homeservers.tools import Progress
 
 __all__ = ["Engines"]
 
@@ -23,8 +25,8 @@ class Engines:
 
     @property
     def capacities(self) -> dict[str, int]:
-        """How many homeservers each engine that answers carries at once, by its URL."""
-        return {engine.url: engine.capacity or 1 for engine in self.all if engine.up}
+        """How many homeservers each engine that can be used carries at once, by its URL."""
+        return {engine.url: engine.capacity or 1 for engine in self.all if engine.ready}
 
     async def connect(self) -> list[DockerEngine]:
         """Return the engines that answer.
@@ -41,6 +43,35 @@ class Engines:
         for problem in problems:
             logger.warning("%s", problem)
         return [engine for engine, error in zip(self.all, found, strict=True) if error is None]
+
+    async def ensure_images(self, images: Iterable[str], progress: Progress) -> None:
+        """Let every engine have images; one that is away gets them when it comes.
+
+        :raises DeployError: no engine answers, or one that answers cannot have an image.
+        """
+        wanted = dict.fromkeys(images, progress)
+        there = await self.connect()
+        ready = [engine for engine in there if engine.ready] or there
+        for engine in there:
+            if engine not in ready:  # it is pulling since it came back, and goes on to these
+                engine.images.wanted |= wanted
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_ensure(engine, wanted)) for engine in ready]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+        silent = {
+            engine: error.message
+            for engine, task in zip(ready, tasks, strict=True)
+            if (error := task.result()) is not None
+        }
+        if len(silent) == len(ready):
+            raise DeployError("; ".join(silent.values()))
+        for engine in self.all:
+            engine.images.wanted |= wanted
+        for engine, message in silent.items():
+            logger.warning("%s", message)
+            engine.look_for_images()
 
     async def at(self, url: str) -> DockerEngine:
         """Return an engine that answers.
@@ -59,3 +90,16 @@ class Engines:
     async def close(self) -> None:
         """Let go of all of them. Idempotent."""
         await asyncio.gather(*(engine.close() for engine in self.all))
+
+
+async def _ensure(engine: DockerEngine, images: dict[str, Progress]) -> EngineSilentError | None:
+    """Let an engine have images, and return that it fell silent: then others do without it.
+
+    :raises DeployError: one cannot be had.
+    """
+    try:
+        for image, progress in images.items():
+            await engine.images.ensure(engine.docker, image, progress)
+    except EngineSilentError as error:
+        return error
+    return None
