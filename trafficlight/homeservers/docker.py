@@ -12,7 +12,7 @@ from typing import Any
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.docker_authority import make_authority
-from trafficlight.homeservers.docker_engine import DockerEngine, default_engine
+from trafficlight.homeservers.docker_engine import CREATE_SECONDS, DockerEngine, default_engine
 from trafficlight.homeservers.docker_engines import Engines
 from trafficlight.homeservers.docker_errors import engine_errors, problem
 from trafficlight.homeservers.docker_owner import Owner
@@ -105,13 +105,8 @@ class DockerProvider:
         :raises DeployError: no engine answers, or an image cannot be had.
         """
         images = dict.fromkeys(self._image(spec) for spec in specs if self.unsupported(spec) is None)
-        if not images:
-            return
-        for engine in await self.engines.connect():
-            for image in images:
-                await engine.ensure_image(image, self._progress)
-        for engine in self.engines.all:
-            engine.images |= dict.fromkeys(images, self._progress)
+        if images:
+            await self.engines.ensure_images(images, self._progress)
 
     @contextlib.asynccontextmanager
     async def deploy(
@@ -126,7 +121,7 @@ class DockerProvider:
             if (reason := self.unsupported(request.spec)) is not None:
                 raise UnsupportedError(reason)
         async with contextlib.AsyncExitStack() as stack:
-            engine = await stack.enter_async_context(self.engines.claim(len(requests), requests[0].host))
+            engine = await self.engines.at(requests[0].host)
             network = await stack.enter_async_context(self._network(engine, case_id))
             deployment = _Deployment(self, engine, network, case_id)
             stack.push_async_callback(lambda: unbroken(deployment.destroy()))
@@ -145,7 +140,8 @@ class DockerProvider:
         made: list[Any] = []
 
         async def make() -> None:
-            made.append(await engine.docker.networks.create(configuration))
+            async with asyncio.timeout(CREATE_SECONDS):  # if it makes one yet, the next reclaim removes that
+                made.append(await engine.docker.networks.create(configuration))
             engine.wanted.add(made[0].id)
 
         try:

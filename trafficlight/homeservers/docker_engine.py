@@ -1,14 +1,12 @@
 """A Docker engine: where it is, whether it answers, how much it carries, and what dead labs left on it."""
 
 import asyncio
-import contextlib
-import json
 import logging
 import os
 import re
 import socket
 import time
-import weakref
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -17,17 +15,21 @@ from yarl import URL
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.docker_errors import engine_errors
-from trafficlight.homeservers.docker_owner import LABEL, Owner, is_orphan
+from trafficlight.homeservers.docker_answers import Answers
+from trafficlight.homeservers.docker_errors import engine_errors, problem
+from trafficlight.homeservers.docker_images import EngineImages
+from trafficlight.homeservers.docker_owner import Owner
+from trafficlight.homeservers.docker_reclaim import reclaim
 from trafficlight.homeservers.docker_tls import certificate_folder, explained, tls_context
 from trafficlight.homeservers.docker_watch import EngineWatch
-from trafficlight.homeservers.tools import Progress
 
-__all__ = ["DockerEngine", "default_engine"]
+__all__ = ["CREATE_SECONDS", "DockerEngine", "default_engine", "pauses"]
 
 logger = logging.getLogger(__name__)
 
 KEY = "DOCKER_ENGINES"
+CREATE_SECONDS = 60
+"""How long an engine may take to make a network or a container: nobody can be called off meanwhile."""
 _SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 _LOOPBACK = "127.0.0.1"
 _PER_CORE = 4
@@ -37,6 +39,7 @@ _CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _ANSWER_SECONDS, _RECLAIM_SECONDS = 15, 120
 _ASK_AGAIN_SECONDS = 5  # one that hangs must not hold up every session
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_STEADY_SECONDS = 5.0  # events that break off sooner are as good as none
 # Seconds without an answer after which its homeservers count as lost: a restart of the engine takes less.
 _LOST_SECONDS = 5.0
 _FRACTION = re.compile(r"\.\d+")
@@ -67,17 +70,15 @@ class DockerEngine:
         self.owner = owner
         #: How many homeservers it may carry at once; None until it has told.
         self.capacity = host.capacity
-        #: How many it carries.
-        self.in_use = 0
         #: The ids of the containers and networks that somebody here still wants.
         self.wanted: set[str] = set()
-        #: What it is to have whenever it comes, and who is told of a pull.
-        self.images: dict[str, Progress] = {}
+        self._answers = Answers()
+        #: What it is to have whenever it comes.
+        self.images = EngineImages(host.url, self._answers)
         self._folder = certificate_folder(host)
         self._host = "" if parsed.scheme == "unix" else parsed.host or ""
         self._docker: Any = None  # half of its methods have no types
         self._watch: EngineWatch | None = None
-        self._answers: weakref.WeakSet[aiohttp.ClientResponse] = weakref.WeakSet()
         self._address = ""
         self._connecting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
@@ -102,6 +103,11 @@ class DockerEngine:
         return self._up
 
     @property
+    def ready(self) -> bool:
+        """Whether it answers, and has all images that it can have."""
+        return self._up and not self.images.filling
+
+    @property
     def failure(self) -> str:
         """Why it does not answer; empty while it does, and before it was asked."""
         return self._failure.message if self._failure is not None else ""
@@ -121,25 +127,17 @@ class DockerEngine:
 
         :raises DeployError: it does not answer, or did not a moment ago.
         """
-        if self._failure is not None and time.monotonic() < self._again:
-            raise self._failure
-        await self._ask()
+        if self._failure is not None and self._connecting.locked():
+            raise self._failure  # somebody asks it again already, which may take long
+        async with self._connecting:
+            if self._failure is not None and time.monotonic() < self._again:
+                raise self._failure
+            await self._ask()
 
-    async def ensure_image(self, image: str, progress: Progress) -> None:
-        """Pull an image that it does not have.
-
-        :raises DeployError: it cannot be had.
-        """
-        with contextlib.suppress(*engine_errors()):
-            await self._docker.images.inspect(image)
-            return
-        progress(f"{self.url}: pulling {image}")
-        try:
-            await self._docker.images.pull(image)
-        except engine_errors() as error:
-            raise DeployError(
-                f"the engine {self.url} has no image {image} and cannot pull it: {error}"
-            ) from error
+    def look_for_images(self) -> None:
+        """Begin to let it have all images that it is to have; it is not ready until that is done."""
+        if self._up:  # else it does so when it answers
+            self.images.fill(self._docker)
 
     async def close(self) -> None:
         """Let go of it. Idempotent."""
@@ -147,51 +145,61 @@ class DockerEngine:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
+        await self.images.stop()
         docker, self._docker = self._docker, None
         if docker is not None:
             await docker.close()
 
     async def _ask(self) -> None:
-        """Ask it whether it is there, and get it ready for use."""
-        async with self._connecting:
-            if self._up:
-                return
-            try:
-                await self._connect()
-            except DeployError as error:
-                self._failure, self._again = error, time.monotonic() + _ASK_AGAIN_SECONDS
-                raise
-            finally:
-                if self._keeper is None:
-                    self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.url}")
-            self._up, self._failure = True, None
+        """Ask it whether it is there, and get it ready for use; whoever asks has the lock."""
+        if self._up:
+            return
+        try:
+            await self._connect()
+        except DeployError as error:
+            self._failure, self._again = error, time.monotonic() + _ASK_AGAIN_SECONDS
+            raise
+        finally:
+            if self._keeper is None:
+                self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.url}")
+        self._up, self._failure = True, None
+        self.look_for_images()  # takes long, and others are to know meanwhile that it answers
 
     async def _connect(self) -> None:
+        try:
+            await self._greet()
+        except DeployError:
+            raise
+        except engine_errors() as error:
+            reason = explained(error, self._folder)
+            raise DeployError(f"the Docker engine {self.url} does not answer: {reason}") from error
+        except Exception as error:
+            logger.debug("%s: its answer makes no sense", self.url, exc_info=True)
+            raise DeployError(
+                f"the Docker engine {self.url} does not answer as one does: {error!r}"
+            ) from error
+
+    async def _greet(self) -> None:
         docker = self._docker or await self._client()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 info = await docker.system.info()
                 self._address = await asyncio.to_thread(_publishing_address, self._host)
+            self._take(docker, info)
             async with asyncio.timeout(_RECLAIM_SECONDS):
-                await self._reclaim(docker)
-        except BaseException as error:
+                await reclaim(docker, self.url, self.owner.id, self.wanted)
+            self._docker = docker
+        finally:
             if docker is not self._docker:
                 await docker.close()
-            if not isinstance(error, engine_errors()):
-                raise
-            reason = explained(error, self._folder)
-            raise DeployError(f"the Docker engine {self.url} does not answer: {reason}") from error
+
+    def _take(self, docker: Any, info: dict[str, Any]) -> None:
+        """Take in what it says of itself."""
         if self.capacity is None:
             by_memory = int(info["MemTotal"] * _SHARE_OF_MEMORY) // _TYPICAL_BYTES
             self.capacity = max(1, min(by_memory, _PER_CORE * int(info["NCPU"])))
-        if self._watch is None:
+        if self._docker is None:
             self._watch = EngineWatch(docker, self.owner.id, _unix_time(info["SystemTime"]))
-        self._docker = docker
-        for image, progress in self.images.items():
-            try:
-                await self.ensure_image(image, progress)
-            except DeployError as error:  # there may be others that it has
-                logger.warning("%s", error.message)
 
     async def _client(self) -> Any:
         from aiodocker import Docker
@@ -202,59 +210,52 @@ class DockerEngine:
         url = re.sub(r"^(tcp|https?)://", "https://" if context else "http://", self.url)
         options: dict[str, Any] = {"ssl_context": context or False}
         docker = Docker(url=url, timeout=_CONNECT, **options)
-        trace = aiohttp.TraceConfig()
-        trace.on_request_end.append(self._answered)
-        trace.freeze()
-        docker.session.trace_configs.append(trace)
+        docker.session.trace_configs.append(self._answers.trace())
         return docker
-
-    async def _answered(self, _session: Any, _context: Any, end: aiohttp.TraceRequestEndParams) -> None:
-        self._answers.add(end.response)
-
-    def _hang_up(self) -> None:
-        """End every answer that is still coming: nobody else does, where the engine is only silent."""
-        for answer in tuple(self._answers):
-            answer.close()
 
     async def _keep(self) -> None:
         """Follow its events while it answers; when it does not, ask again until it does."""
-        pause, silent_since = _FIRST_PAUSE, time.monotonic()
+        waits, silent_since = pauses(), time.monotonic()
         told = self.failure  # whoever asked first knows it
         while True:
+            wait = not self._up
             if self._up:
-                reason = await self.watch.follow()
+                began = time.monotonic()
+                reason = await self._followed()
                 logger.warning("%s: its events broke off, asking again: %s", self.url, reason)
-                self._up, pause, silent_since, told = False, _FIRST_PAUSE, time.monotonic(), ""
-            else:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._up, silent_since, told = False, time.monotonic(), ""
+                await self.images.stop()
+                wait = silent_since - began < _STEADY_SECONDS
+                if not wait:
+                    waits = pauses()
+            if wait:
+                await asyncio.sleep(next(waits))
             try:
-                await self._ask()
+                async with self._connecting:
+                    await self._ask()
             except DeployError as error:
-                self._hang_up()
+                self._answers.hang_up()
                 if error.message != told:
                     told = error.message
                     logger.warning("%s", told)
                 if self._watch is not None and time.monotonic() - silent_since >= _LOST_SECONDS:
                     self._watch.lose(told)
 
-    async def _reclaim(self, docker: Any) -> None:
-        """Remove the containers and networks of dead owners, and ours that could not be removed before."""
-        from aiodocker.exceptions import DockerError
+    async def _followed(self) -> str:
+        """Follow its events until they break off, and return why: nothing that it sends ends its keeper."""
+        try:
+            return await self.watch.follow()
+        except Exception as error:
+            logger.exception("%s: cannot take its events in", self.url)
+            return problem(error)
 
-        filters = {"label": [LABEL]}
-        for container in await docker.containers.list(all=1, filters=json.dumps(filters)):
-            if self._left_behind(container.id, container["Labels"]):
-                logger.info("%s: removing %s, which was left behind", self.url, container["Names"][0])
-                with contextlib.suppress(DockerError):  # another lab was quicker
-                    await container.delete(force=True, v=True)
-        for network in await docker.networks.list(filters=filters):
-            if self._left_behind(network["Id"], network["Labels"]):
-                with contextlib.suppress(DockerError):
-                    await (await docker.networks.get(network["Id"])).delete()
 
-    def _left_behind(self, id: str, labels: dict[str, str]) -> bool:
-        return is_orphan(labels) or (labels.get(LABEL) == self.owner.id and id not in self.wanted)
+def pauses() -> Iterator[float]:
+    """Return how many seconds to wait each time before an engine that is away is asked again."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _publishing_address(host: str) -> str:

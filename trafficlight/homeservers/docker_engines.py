@@ -1,12 +1,13 @@
 """Several Docker engines as one capacity."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker_engine import DockerEngine
+from trafficlight.homeservers.docker_errors import EngineSilentError
+from trafficlight.homeservers.tools import Progress
 
 __all__ = ["Engines"]
 
@@ -24,8 +25,8 @@ class Engines:
 
     @property
     def capacities(self) -> dict[str, int]:
-        """How many homeservers each engine that answers carries at once, by its URL."""
-        return {engine.url: engine.capacity or 1 for engine in self.all if engine.up}
+        """How many homeservers each engine that can be used carries at once, by its URL."""
+        return {engine.url: engine.capacity or 1 for engine in self.all if engine.ready}
 
     async def connect(self) -> list[DockerEngine]:
         """Return the engines that answer.
@@ -43,23 +44,62 @@ class Engines:
             logger.warning("%s", problem)
         return [engine for engine, error in zip(self.all, found, strict=True) if error is None]
 
-    @contextlib.asynccontextmanager
-    async def claim(self, count: int, url: str = "") -> AsyncIterator[DockerEngine]:
-        """Count homeservers on one engine until this is left.
+    async def ensure_images(self, images: Iterable[str], progress: Progress) -> None:
+        """Let every engine have images; one that is away gets them when it comes.
 
-        :param url: which engine; empty for the emptiest.
-        :raises DeployError: it does not answer.
+        :raises DeployError: no engine answers, or one that answers cannot have an image.
         """
-        named = next((engine for engine in self.all if engine.url == url), None)
-        if named is not None:
-            await named.connect()
-        engine = named or max(await self.connect(), key=lambda one: (one.capacity or 1) - one.in_use)
-        engine.in_use += count
+        wanted = dict.fromkeys(images, progress)
+        there = await self.connect()
+        ready = [engine for engine in there if engine.ready] or there
+        for engine in there:
+            if engine not in ready:  # it is pulling since it came back, and goes on to these
+                engine.images.wanted |= wanted
         try:
-            yield engine
-        finally:
-            engine.in_use -= count
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(_ensure(engine, wanted)) for engine in ready]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+        silent = {
+            engine: error.message
+            for engine, task in zip(ready, tasks, strict=True)
+            if (error := task.result()) is not None
+        }
+        if len(silent) == len(ready):
+            raise DeployError("; ".join(silent.values()))
+        for engine in self.all:
+            engine.images.wanted |= wanted
+        for engine, message in silent.items():
+            logger.warning("%s", message)
+            engine.look_for_images()
+
+    async def at(self, url: str) -> DockerEngine:
+        """Return an engine that answers.
+
+        :param url: which; empty for the largest, where nobody plans what goes where.
+        :raises DeployError: it does not answer, or there is no such one.
+        """
+        if not url:
+            return max(await self.connect(), key=lambda engine: engine.capacity or 1)
+        engine = next((engine for engine in self.all if engine.url == url), None)
+        if engine is None:
+            raise DeployError(f"there is no Docker engine {url} in DOCKER_ENGINES")
+        await engine.connect()
+        return engine
 
     async def close(self) -> None:
         """Let go of all of them. Idempotent."""
         await asyncio.gather(*(engine.close() for engine in self.all))
+
+
+async def _ensure(engine: DockerEngine, images: dict[str, Progress]) -> EngineSilentError | None:
+    """Let an engine have images, and return that it fell silent: then others do without it.
+
+    :raises DeployError: one cannot be had.
+    """
+    try:
+        for image, progress in images.items():
+            await engine.images.ensure(engine.docker, image, progress)
+    except EngineSilentError as error:
+        return error
+    return None

@@ -2,7 +2,13 @@
 
 import aiohttp
 
-__all__ = ["engine_errors", "problem"]
+from trafficlight.errors import DeployError
+
+__all__ = ["EngineSilentError", "engine_errors", "problem"]
+
+
+class EngineSilentError(DeployError):
+    """An engine did not answer in time: another one may."""
 
 
 def engine_errors() -> tuple[type[Exception], ...]:
@@ -14,4 +20,6 @@ def engine_errors() -> tuple[type[Exception], ...]:
 
 def problem(error: BaseException) -> str:
     """Return what went wrong, never empty."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no answer in time"
     return str(getattr(error, "message", "")) or str(error) or type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from trafficlight.errors import DeployError, UnsupportedError
-from trafficlight.homeservers.docker_engine import DockerEngine
+from trafficlight.homeservers.docker_engine import CREATE_SECONDS, DockerEngine
 from trafficlight.homeservers.docker_errors import engine_errors, problem
 from trafficlight.homeservers.docker_watch import ContainerWatch
 from trafficlight.homeservers.probe import title_of, wait_for_versions
@@ -81,10 +81,12 @@ class DockerServer:
         :param configuration: as the engine's API takes it.
         :param archive: files to put into it, a tar.
         :raises DockerError: the engine refuses.
+        :raises TimeoutError: it does not answer; if it makes one yet, the next reclaim removes that.
         """
 
         async def make() -> None:
-            self._container = await self._engine.docker.containers.create(configuration, name=name)
+            async with asyncio.timeout(CREATE_SECONDS):
+                self._container = await self._engine.docker.containers.create(configuration, name=name)
             self._engine.wanted.add(self._container.id)
             self._watch = self._engine.watch.add(self._container.id)
 

@@ -46,7 +46,7 @@ class ContainerWatch:
             case "oom":
                 self._out_of_memory = True
             case "die":
-                code = event["Actor"]["Attributes"].get("exitCode", "?")
+                code = event.get("Actor", {}).get("Attributes", {}).get("exitCode", "?")
                 self.reason = f"exit code {code}" + (", out of memory" if self._out_of_memory else "")
                 nanoseconds = int(event.get("timeNano", 0))
                 self.ended_at = f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"

@@ -167,11 +167,12 @@ class HomerunnerProvider:
         images = [self._image(request.spec) for request in requests]
         problems: list[str] = []
         gone: set[Homerunner] = set()
+        host = requests[0].host  # where there is room for them; another one has none to spare
         for _ in range(_ATTEMPTS + len(self._runners)):
-            usable = [runner for runner in self._runners if runner not in gone]
+            usable = [runner for runner in self._runners if host in ("", runner.url) and runner not in gone]
             if not usable or len(problems) - len(gone) >= _ATTEMPTS:
                 break
-            runner = min(usable, key=lambda candidate: (candidate.url != requests[0].host, candidate.waiting))
+            runner = min(usable, key=lambda candidate: candidate.waiting)
             try:
                 deployed = await self._create(runner, images)
                 servers = await self._verified(runner, deployed, requests)
@@ -188,7 +189,8 @@ class HomerunnerProvider:
                 problems.append(error.message)
             logger.info("homerunner: %s", problems[-1])
         roles = ", ".join(request.role for request in requests)
-        raise DeployError(f"{roles}: " + "; ".join(dict.fromkeys(problems)))
+        reason = "; ".join(dict.fromkeys(problems)) or f"there is no homerunner {host} in {KEY}"
+        raise DeployError(f"{roles}: {reason}")
 
     async def _create(self, runner: Homerunner, images: Sequence[str]) -> Deployed:
         """Create, and when that is called off meanwhile: destroy what comes of it, whenever that is."""

@@ -1,6 +1,7 @@
 """Homerunner is fragile: each of its known faults, and what becomes of a case that meets it."""
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -199,6 +200,35 @@ async def test_another_one_takes_over_when_one_crashes(double: Double, requests:
         assert len(dying.created) == 1
         async with provider.deploy("case", requests(1)):
             assert len(double.live) == 1
+        await provider.close()
+
+
+async def test_no_other_one_takes_over_what_is_planned_for_one(double: Double, requests: Requests) -> None:
+    async with Double(Faults(crash=True)).listening() as dying:
+        provider = HomerunnerProvider([dying.url, double.url])
+        planned = [dataclasses.replace(request, host=dying.url) for request in requests(2)]
+        with pytest.raises(DeployError, match=f"role0, role1: {dying.url} "):
+            async with provider.deploy("case", planned):
+                pytest.fail("it came up")
+        assert len(dying.created) == 1
+        assert not double.created
+        assert set(provider.hosts) == {double.url}, "nothing more is planned for it"
+        await provider.close()
+
+
+async def test_a_case_goes_where_it_is_planned_for_also_when_others_are_idle(
+    double: Double, requests: Requests
+) -> None:
+    async with Double().listening() as other:
+        provider = HomerunnerProvider([double.url, other.url])
+        for url in (other.url, double.url):
+            planned = [dataclasses.replace(request, host=url) for request in requests(1)]
+            async with provider.deploy("case", planned):
+                assert (bool(double.live), bool(other.live)) == (url == double.url, url == other.url)
+        nowhere = [dataclasses.replace(request, host="http://127.0.0.1:1") for request in requests(1)]
+        with pytest.raises(DeployError, match=r"role0: there is no homerunner http://127\.0\.0\.1:1 in HOME"):
+            async with provider.deploy("case", nowhere):
+                pytest.fail("it came up")
         await provider.close()
 
 

@@ -135,6 +135,12 @@ async def test_a_watch_tells_why_a_container_ended() -> None:
     assert watch.reason is None
 
 
+async def test_a_watch_takes_an_end_without_details_in() -> None:
+    watch = ContainerWatch()
+    watch.take({"Action": "die", "Actor": {"ID": "1"}})
+    assert await watch.ended() == "exit code ?"
+
+
 async def test_all_homeservers_trust_one_authority_from_the_first_on() -> None:
     provider = DockerProvider()
     assert len(set(await asyncio.gather(*(provider.archive() for _ in range(3))))) == 1

@@ -1,0 +1,302 @@
+"""Docker engines that fall silent in the middle, or make no sense: nobody waits for them for ever."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.integration.homeservers.engine_double import EngineDouble
+from trafficlight.config import DockerHost
+from trafficlight.errors import DeployError
+from trafficlight.homeservers.docker import DockerProvider
+from trafficlight.homeservers.docker_engine import pauses
+from trafficlight.homeservers.provider import ServerRequest
+from trafficlight.server_types import SynapseStable
+
+pytest.importorskip("aiodocker", reason="pip install 'trafficlight[docker]'")
+
+Ask = Callable[..., ServerRequest]
+SPECS = SynapseStable().homeservers()
+INFO, EVENTS = "GET /info", "GET /events"
+INSPECT, PULL = f"GET /images/{SynapseStable.image}/json", "POST /images/create"
+MODULES = "trafficlight.homeservers"
+
+
+@pytest_asyncio.fixture
+async def double() -> AsyncIterator[EngineDouble]:
+    async with EngineDouble().listening() as double:
+        yield double
+
+
+@pytest_asyncio.fixture
+async def other() -> AsyncIterator[EngineDouble]:
+    async with EngineDouble().listening() as other:
+        yield other
+
+
+@pytest_asyncio.fixture
+async def provider(double: EngineDouble) -> AsyncIterator[DockerProvider]:
+    provider = DockerProvider([double.url])
+    yield provider
+    await provider.close()
+
+
+async def _ended(work: "asyncio.Task[Any]", double: EngineDouble) -> None:
+    """Wait for a task to end while the engine is silent; ends it in any case."""
+    await asyncio.wait([work], timeout=10)
+    ended = work.done()
+    double.speak()
+    work.cancel()
+    await asyncio.wait([work])
+    assert ended, "it waits for an engine that is silent"
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def _deploy(provider: DockerProvider, request: ServerRequest) -> None:
+    async with provider.deploy("case", [request]):
+        pytest.fail("it came up")
+
+
+class TestCreate:
+    """An engine that takes in what it is to make, and says nothing."""
+
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("docker", "docker_server"):
+            monkeypatch.setattr(f"{MODULES}.{module}.CREATE_SECONDS", 0.3)
+
+    @pytest.mark.parametrize(
+        ("what", "why"),
+        [
+            ("POST /networks/create", r"{url} makes no network: no answer in time"),
+            ("POST /containers/create", r"server: {url}: no answer in time"),
+        ],
+    )
+    async def test_the_case_ends_with_the_reason(
+        self, double: EngineDouble, provider: DockerProvider, ask: Ask, what: str, why: str
+    ) -> None:
+        await provider.prepare(SPECS)
+        double.silent = {what}
+        case = asyncio.create_task(_deploy(provider, ask("server")))
+        await _ended(case, double)
+        with pytest.raises(DeployError, match=why.format(url=double.url)):
+            await case
+
+    async def test_a_case_that_is_called_off_meanwhile_ends(
+        self, double: EngineDouble, provider: DockerProvider, ask: Ask
+    ) -> None:
+        await provider.prepare(SPECS)
+        double.silent = {"POST /containers/create"}
+        case = asyncio.create_task(_deploy(provider, ask("server")))
+        await double.until_asked("POST /containers/create")
+        case.cancel()
+        await _ended(case, double)
+        assert case.cancelled()
+
+    async def test_what_it_makes_in_the_end_is_removed_when_it_is_asked_again(
+        self, double: EngineDouble, provider: DockerProvider, ask: Ask
+    ) -> None:
+        await provider.prepare(SPECS)
+        double.silent = {"POST /networks/create"}
+        with pytest.raises(DeployError, match="makes no network"):
+            await _deploy(provider, ask("server"))
+        double.speak()
+        await _until(lambda: bool(double.networks))
+        double.say(None)
+        await _until(lambda: not double.networks)
+
+
+class TestPrepare:
+    """Sessions begin although one of the engines is stuck."""
+
+    async def test_an_engine_that_does_not_tell_of_an_image_is_named(
+        self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(f"{MODULES}.docker_images._ANSWER_SECONDS", 0.3)
+        double.silent = {INSPECT}
+        preparing = asyncio.create_task(provider.prepare(SPECS))
+        await _ended(preparing, double)
+        with pytest.raises(DeployError, match=f"{double.url} does not tell of {SynapseStable.image}"):
+            await preparing
+
+    async def test_others_do_without_it_until_it_has_the_image(
+        self,
+        double: EngineDouble,
+        other: EngineDouble,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(f"{MODULES}.docker_images._SILENCE_SECONDS", 0.3)
+        double.images.clear()
+        provider = DockerProvider([double.url, other.url])
+        preparing = asyncio.create_task(provider.prepare(SPECS))
+        try:
+            await _ended(preparing, double)
+            await preparing
+            assert f"{double.url} falls silent pulling {SynapseStable.image}" in caplog.text
+            await double.until_asked(PULL, 3)
+            assert set(provider.hosts) == {other.url}, "a case there would have no image"
+            double.pull = [0]
+            await _until(lambda: double.url in provider.hosts)
+            assert double.images == {SynapseStable.image}
+        finally:
+            await provider.close()
+
+    async def test_a_pull_may_take_long_while_it_goes_on(
+        self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(f"{MODULES}.docker_images._SILENCE_SECONDS", 0.5)
+        double.images.clear()
+        double.pull = [0.05] * 16
+        await provider.prepare(SPECS)
+        assert double.images == {SynapseStable.image}
+
+    async def test_one_that_refuses_ends_the_others_pulls(
+        self, double: EngineDouble, other: EngineDouble
+    ) -> None:
+        double.images.clear()
+        other.images.clear()
+        other.nonsense = {PULL: {"error": "no such image"}}
+        provider = DockerProvider([double.url, other.url])
+        preparing = asyncio.create_task(provider.prepare(SPECS))
+        try:
+            await _ended(preparing, double)
+            with pytest.raises(DeployError, match=f"{other.url} has no image .*: .*no such image"):
+                await preparing
+        finally:
+            await provider.close()
+
+    async def test_nobody_waits_for_one_that_is_asked_again(
+        self, double: EngineDouble, other: EngineDouble, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(f"{MODULES}.docker_engine._ASK_AGAIN_SECONDS", 0)
+        double.nonsense = {INFO: {}}
+        provider = DockerProvider([double.url, other.url])
+        try:
+            await provider.prepare(SPECS)
+            double.nonsense, double.silent = {}, {INFO}
+            await double.until_asked(INFO, 2)  # by its keeper, who has 15 seconds for it
+            preparing = asyncio.create_task(provider.prepare(SPECS))
+            await _ended(preparing, double)
+            await preparing
+        finally:
+            await provider.close()
+
+    async def test_nobody_waits_for_one_that_came_back_and_pulls(
+        self, double: EngineDouble, other: EngineDouble
+    ) -> None:
+        provider = DockerProvider([double.url, other.url])
+        try:
+            await provider.prepare(SPECS)
+            assert set(provider.hosts) == {double.url, other.url}
+            double.images.clear()
+            double.say(None)
+            await double.until_asked(PULL)
+            assert set(provider.hosts) == {other.url}, "a case there would have no image"
+            preparing = asyncio.create_task(provider.prepare(SPECS))
+            await _ended(preparing, double)
+            await preparing
+        finally:
+            await provider.close()
+
+    async def test_one_that_came_back_is_used_again_when_it_has_what_it_needs(
+        self, double: EngineDouble, provider: DockerProvider
+    ) -> None:
+        await provider.prepare(SPECS)
+        double.images.clear()
+        double.pull = [0.05]
+        double.say(None)
+        await double.until_asked(PULL)
+        await _until(lambda: double.url in provider.hosts)
+        assert double.images == {SynapseStable.image}
+
+
+class TestKeeper:
+    """An engine is asked again, whatever it says."""
+
+    @pytest.mark.parametrize("line", ["[1]", '"text"', '{"Actor": "nobody", "Action": "die"}'])
+    async def test_events_that_make_no_sense(
+        self, double: EngineDouble, provider: DockerProvider, line: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await provider.prepare(SPECS)
+        await double.until_asked(EVENTS)
+        await _until(lambda: bool(double.listeners))
+        double.say(line)
+        await double.until_asked(EVENTS, 2)
+        assert f"{double.url}: cannot take its events in" in caplog.text
+        await _until(lambda: double.url in provider.hosts)
+
+    @pytest.mark.parametrize(
+        "nonsense",
+        [{"GET /containers/json": [{}]}, {"GET /networks": [{}]}, {"GET /containers/json": "text"}],
+    )
+    async def test_answers_that_make_no_sense(
+        self, double: EngineDouble, provider: DockerProvider, nonsense: dict[str, Any]
+    ) -> None:
+        await provider.prepare(SPECS)
+        [engine] = provider.engines.all
+        await _until(lambda: bool(double.listeners))
+        double.nonsense = nonsense
+        double.say(None)
+        await _until(lambda: "does not answer as one does" in engine.failure)
+        assert not provider.hosts
+        double.nonsense = {}
+        await _until(lambda: double.url in provider.hosts)
+
+    async def test_one_that_is_no_engine_at_first(
+        self, double: EngineDouble, provider: DockerProvider
+    ) -> None:
+        double.nonsense = {INFO: {}}
+        with pytest.raises(DeployError, match=f"{double.url} does not answer as one does: KeyError"):
+            await provider.prepare(SPECS)
+        double.nonsense = {}
+        await _until(lambda: double.url in provider.hosts)
+
+    async def test_one_whose_events_always_break_off_is_not_asked_all_the_time(
+        self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(f"{MODULES}.docker_engine._FIRST_PAUSE", 0.02)
+        monkeypatch.setattr(f"{MODULES}.docker_engine._LONGEST_PAUSE", 0.08)
+        double.nonsense = {EVENTS: {"Action": "start"}}  # one event, and the end
+        await provider.prepare(SPECS)
+        await double.until_asked(INFO, 6)
+        gaps = [after - before for before, after in itertools.pairwise(double.moments)]
+        for gap, pause in zip(gaps, [0.02, 0.04, 0.08, 0.08, 0.08], strict=False):
+            assert gap >= pause
+
+
+def test_one_that_is_away_is_asked_again_after_twice_as_long_up_to_half_a_minute() -> None:
+    assert list(itertools.islice(pauses(), 9)) == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+class TestWhich:
+    """Whoever plans says which engine has room."""
+
+    async def test_one_that_is_not_there_is_not_replaced(
+        self, double: EngineDouble, provider: DockerProvider
+    ) -> None:
+        await provider.prepare(SPECS)
+        with pytest.raises(
+            DeployError, match="there is no Docker engine tcp://elsewhere:1 in DOCKER_ENGINES"
+        ):
+            await provider.engines.at("tcp://elsewhere:1")
+        assert (await provider.engines.at(double.url)).url == double.url
+
+    async def test_where_nobody_plans_it_is_the_largest(
+        self, double: EngineDouble, other: EngineDouble
+    ) -> None:
+        small, large = DockerHost(url=double.url, capacity=1), DockerHost(url=other.url, capacity=2)
+        for hosts in ([small, large], [large, small]):
+            provider = DockerProvider(hosts)
+            try:
+                assert (await provider.engines.at("")).url == large.url
+            finally:
+                await provider.close()
