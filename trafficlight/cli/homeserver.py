@@ -77,7 +77,7 @@ async def _run(settings: Settings, spec: HomeServerSpec, count: int) -> int:
             if not starting.done():
                 return 130
             starting.result()
-            click.echo("Ctrl-C ends them with all their data.")
+            click.echo("Ctrl-C ends them with all their data; their logs stay.")
             await stopping
         except (DeployError, UnsupportedError) as error:
             click.echo(f"trafficlight: {error}", err=True)

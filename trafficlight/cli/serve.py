@@ -28,7 +28,11 @@ _PORT = 5000
 @click.option(
     "--adapters", "with_adapters", is_flag=True, help="Start the adapters of the settings, as run does."
 )
-@click.option("--exit-when-done", is_flag=True, help="End with the session's exit code when it has ended.")
+@click.option(
+    "--exit-when-done",
+    is_flag=True,
+    help="End when its sessions have ended, those that it goes on with too, with the gravest exit code.",
+)
 @lab_options
 def command(
     targets: tuple[str, ...], with_adapters: bool, exit_when_done: bool, config: Path | None, **flags: Any
@@ -72,7 +76,9 @@ async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
     for before in ended:
         click.echo(f"session {before.session.id} · had ended before a restart · {before.session.folder}")
     for session in sessions:
-        click.echo(f"session {session.id} · {len(session.plan.cases)} cases · {session.folder.path}")
+        number = len(session.plan.cases)
+        cases = f"{number} case{'s' * (number != 1)}"
+        click.echo(f"session {session.id} · {cases} · {session.folder.path}")
     for session in sessions:
         await session.ended.wait()
         for line in summary(session.record, session.folder.path):

@@ -18,6 +18,7 @@ from trafficlight.protocol import ActionMessage, JsonObject
 from trafficlight.results.events import EventKind
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
+from trafficlight.results.texts import MESSAGE_LIMIT, presentable
 from trafficlight.suites.model import Case
 from trafficlight.worker.plain import plain
 
@@ -148,7 +149,7 @@ class Attempt:
 
     def logged(self, level: str, message: str) -> None:
         """Remember a line of the test's own log."""
-        self.tell(EventKind.LOG, level=level, logger="test", message=message)
+        self.tell(EventKind.LOG, level=level, logger="test", message=presentable(message, MESSAGE_LIMIT))
 
     # What comes from elsewhere
 

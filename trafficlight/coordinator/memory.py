@@ -23,10 +23,14 @@ def remembering(root: Path) -> Iterator[SqlStore]:
     Events that an earlier coordinator did not come to commit are taken in first, out of its sessions' own
     logs.
 
-    :raises ConfigError: another lab has it open.
+    :raises ConfigError: another lab has it open, or it cannot be made.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        message = f"nothing can be written in {root}: {error.strerror}"
+        raise ConfigError(message, key="RESULTS_FOLDER") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -129,6 +129,7 @@ class _Reader:
         self._clock = clock
         self._worker: WorkerProcess | None = None
         self._files = 0
+        self._spoiled = False
         self.printed = ""
 
     async def read(self, asked: Asked) -> list[Reading]:
@@ -137,6 +138,8 @@ class _Reader:
         :raises LabError: there is no worker for it.
         """
         while True:
+            if self._spoiled:  # whatever is wrong with the next file is to be its own doing
+                await self.close()
             worker = await self._ready()
             first = self._files == 0
             self._files += 1
@@ -168,11 +171,12 @@ class _Reader:
     async def _ready(self) -> WorkerProcess:
         if self._worker is None:
             try:
-                self._worker = await self._pool.take()
+                self._worker = await self._pool.take_fresh()
             except WorkerDied as died:
                 raise LabError(f"test files cannot be read: {died}") from died
             self._worker.begin()
             self._files = 0
+            self._spoiled = False
         return self._worker
 
     async def _asked(self, worker: WorkerProcess, asked: Asked) -> list[Reading]:
@@ -184,6 +188,7 @@ class _Reader:
                     found = await _next_of(worker)
                     parts.append(found.part)
                     if found.last:
+                        self._spoiled = found.spoiled
                         return parts
         except TimeoutError:
             await dump_stacks(worker)

@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from trafficlight.clock import Clock
@@ -20,6 +21,7 @@ from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters import Reporter
+from trafficlight.results.texts import MESSAGE_LIMIT, TRACEBACK_LIMIT, presentable
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.portable import Shown
@@ -31,10 +33,12 @@ __all__ = ["Options", "Session"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two notes in the journal on why one case waits.
-_REASON_EVERY = 30.0
+# Seconds between two notes in the journal on why cases wait: at most, at least, and more for each case.
+_REASON_EVERY, _REASON_SOON, _REASON_EACH = 30.0, 2.0, 0.05
 # Cases that one such note is about, at most.
 _IN_ONE_EVENT = 200
+# How often in a row a case may be cut off by the coordinator's end: without workers a test can end it.
+_MOST_INTERRUPTIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +140,15 @@ class Session:
         )
         last = known.attempt
         if last is not None and last.ended is None:
-            cut_off = Verdict(
-                State.ERROR, "interrupted: the coordinator ended meanwhile", phase="interrupted"
+            before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
+            times = 1 + len(list(before))
+            message = "interrupted: the coordinator ended meanwhile"
+            again = self.options.rerun_interrupted and times < _MOST_INTERRUPTIONS
+            if times >= _MOST_INTERRUPTIONS:
+                message += f", {times} times in a row: it may be this case that ends it"
+            self._end(
+                case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0, will_retry=again
             )
-            again = self.options.rerun_interrupted
-            self._end(case.id, last.number, cut_off, 0.0, will_retry=again)
             if not again:
                 return None
         elif known.state in FINAL and not known.retrying:
@@ -271,7 +279,7 @@ class Session:
                     if in_vain and case in queue.entries:
                         self.give_up(case, f"waited {seconds:g} s in vain: {queue.reason}")
                         gave_up = True
-            elif (reason := queue.news(now, _REASON_EVERY)) is not None:
+            elif (reason := queue.news(now, _pause(len(queue.entries)))) is not None:
                 self._tell_why(list(queue.entries), reason)
         return gave_up
 
@@ -385,8 +393,8 @@ class Session:
             case=case,
             attempt=attempt,
             state=verdict.state.value,
-            message=verdict.message,
-            traceback=verdict.traceback,
+            message=presentable(verdict.message, MESSAGE_LIMIT),
+            traceback=presentable(verdict.traceback, TRACEBACK_LIMIT),
             phase=verdict.phase,
             seconds=seconds,
             will_retry=will_retry,
@@ -395,6 +403,11 @@ class Session:
 
     def _tell(self, kind: EventKind, **data: Any) -> None:
         self._journal.append(kind, session=self.id, **data)
+
+
+def _pause(cases: int) -> float:
+    """Return how many seconds to wait until the journal is told again why cases wait."""
+    return min(_REASON_EVERY, _REASON_SOON + _REASON_EACH * cases)
 
 
 def _plain(value: Any) -> Any:

@@ -45,6 +45,8 @@ class WorkerProcess:
         self._output = output
         self._read_from = 0
         self._unreadable = ""
+        #: Whether code of a test file has run in it.
+        self.used = False
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue(_READ_AHEAD)
         # Read in one task, so that no time-out falls between two halves of a message.
         self._pump = asyncio.create_task(self._read(), name=f"read from worker {process.pid}")
@@ -117,6 +119,7 @@ class WorkerProcess:
 
     def send(self, message: Message) -> None:
         """Send it a message; one that is gone does not get it."""
+        self.used = True
         with contextlib.suppress(ConnectionError):
             write_message(self._writer, message)
 

@@ -144,6 +144,23 @@ class WorkerPool:
             if not self._waiting:
                 self._forget_failures()
 
+    async def take_fresh(self) -> WorkerProcess:
+        """Return a worker in which no code of test files has run: an idle one, or a new one.
+
+        Whoever takes one must give it back.
+
+        :raises WorkerDied: it did not start.
+        """
+        for _ in range(self._idle.qsize()):
+            worker = self._idle.get_nowait()
+            if isinstance(worker, WorkerProcess) and worker.alive and not worker.used:
+                self._start_as_needed()
+                return worker
+            self._idle.put_nowait(worker)
+        worker = await self._new()
+        self._all.add(worker)
+        return worker
+
     async def give_back(self, worker: WorkerProcess, *, reusable: bool) -> None:
         """Take a worker back that :meth:`take` returned.
 
@@ -176,10 +193,8 @@ class WorkerPool:
             task.add_done_callback(self._started)
 
     async def _start(self) -> None:
-        self._numbers += 1
-        output = Path(self._folder.name) / f"worker-{self._numbers}.log"
         try:
-            worker = await WorkerProcess.start(output, self._memory)
+            worker = await self._new()
         except WorkerDied as died:
             logger.error("%s", died)
             if self._waiting:
@@ -187,6 +202,11 @@ class WorkerPool:
             return
         self._all.add(worker)
         self._idle.put_nowait(worker)
+
+    async def _new(self) -> WorkerProcess:
+        self._numbers += 1
+        output = Path(self._folder.name) / f"worker-{self._numbers}.log"
+        return await WorkerProcess.start(output, self._memory)
 
     def _started(self, task: "asyncio.Task[None]") -> None:
         self._starting.discard(task)

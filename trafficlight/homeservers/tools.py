@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,6 +22,7 @@ _T = TypeVar("_T")
 
 _TETHER = Path(__file__).parent / "scripts" / "tether.py"
 _TAIL_LINES = 20
+_CAUSE = 300  # characters
 
 # Without byte code a Synapse takes seconds to import, and ours is no business of theirs.
 _NEVER_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -89,8 +91,16 @@ async def run_tool(
             os.killpg(process.pid, signal.SIGKILL)  # with what it started itself
             await unbroken(process.wait())
     if code != 0:
-        raise DeployError(f"{what}: ended with code {code}", log="\n".join(list(lines)[-_TAIL_LINES:]))
+        raise DeployError(
+            f"{what}: ended with code {code}{_cause(lines)}", log="\n".join(list(lines)[-_TAIL_LINES:])
+        )
     return list(lines)
+
+
+def _cause(lines: Iterable[str]) -> str:
+    """Return the line that says most likely why a program has failed, cut short: the last with an error."""
+    errors = [line.strip() for line in lines if re.match(r"\s*(error|fatal)\b", line, re.IGNORECASE)]
+    return f": {errors[-1][:_CAUSE]}" if errors else ""
 
 
 async def unbroken(work: Coroutine[Any, Any, _T]) -> _T:

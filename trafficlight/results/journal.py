@@ -43,6 +43,7 @@ class Journal:
         self._clock = clock
         self._next = first
         self._readers: list[Reader] = []
+        self._failures: dict[Reader, int] = {}  # in a row
 
     def subscribe(self, reader: Reader) -> Callable[[], None]:
         """Let a reader see every event from now on; return what ends that.
@@ -54,6 +55,7 @@ class Journal:
         def unsubscribe() -> None:
             if reader in self._readers:
                 self._readers.remove(reader)
+                self._failures.pop(reader, None)
 
         return unsubscribe
 
@@ -85,5 +87,10 @@ class Journal:
             try:
                 reader(event)
             except Exception:
-                logger.exception("a reader of the journal failed on event %d (%s)", event.sequence, kind)
+                self._failures[reader] = self._failures.get(reader, 0) + 1
+                if self._failures[reader] == 1:  # a full disk fails thousands of events
+                    logger.exception("a reader of the journal failed on event %d (%s)", event.sequence, kind)
+            else:
+                if self._failures and (failures := self._failures.pop(reader, 0)) > 1:
+                    logger.error("a reader of the journal failed on %d events, and goes on", failures)
         return event

@@ -269,9 +269,12 @@ class SqlStore:
                 _insert(connection, batch)
         except Exception as error:
             # The sessions' own event logs still hold every event, until it succeeds.
-            self._broken = f"{type(error).__name__}: {error}"
-            logger.exception("%d events are not in the store", len(batch))
+            if self._broken is None:  # once, not for every try
+                logger.exception("%d events are not in the store, which is tried again and again", len(batch))
+            self._broken = str(getattr(error, "orig", None) or error)
             return False
+        if self._broken is not None:
+            logger.warning("the store can be written again")
         self._broken = None
         return True
 

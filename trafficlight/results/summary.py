@@ -1,6 +1,7 @@
 """The last lines on the terminal: what failed, why, and where to look."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from trafficlight.results.case import CaseRecord, Outcome
@@ -32,12 +33,8 @@ def summary(record: SessionRecord, folder: Path) -> list[str]:
             lines += _told(case, outcome, where)
         if len(cases) > _MOST:
             lines.append(f"... and {len(cases) - _MOST} more: {where}/report.html")
-    unrun = [case for case in record.cases.values() if case.outcome in (Outcome.NOT_RUN, Outcome.RUNNING)]
-    reasons: dict[str, int] = {}
-    for case in unrun:
-        reason = one_line(visible(case.reason)) or "nobody said why"
-        reasons[reason] = reasons.get(reason, 0) + 1
-    lines += [f"not run  {_cases(number)}: {reason}" for reason, number in reasons.items()]
+    lines += _untold(record, "not run", Outcome.NOT_RUN, Outcome.RUNNING)
+    lines += _untold(record, "skipped", Outcome.SKIPPED)
     counts = " · ".join(
         f"{number} {outcome}" for outcome, number in record.outcomes.items() if number or outcome in _ALWAYS
     )
@@ -66,6 +63,14 @@ def _told(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:
         f"         {one_line(visible(reason)) or 'no message'}",
         f"         {path}",
     ]
+
+
+def _untold(record: SessionRecord, what: str, *outcomes: Outcome) -> list[str]:
+    """Return why cases came to no verdict, a line for each reason."""
+    cases = [case for case in record.cases.values() if case.outcome in outcomes]
+    reasons = Counter(one_line(visible(case.reason or case.message)) or "nobody said why" for case in cases)
+    lines = [f"{what}  {_cases(number)}: {reason}" for reason, number in reasons.most_common(_MOST)]
+    return [*lines, *([f"... and {len(reasons) - _MOST} more reasons"] if len(reasons) > _MOST else [])]
 
 
 def _cases(number: int) -> str:

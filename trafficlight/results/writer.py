@@ -252,6 +252,8 @@ class ResultsWriter:
     def _attempt(write: Callable[[], None], what: str) -> None:
         try:
             write()
+        except OSError as error:
+            logger.error("cannot write %s: %s", what, error)  # a full disk has no place for tracebacks
         except Exception:
             logger.exception("cannot write %s", what)
 

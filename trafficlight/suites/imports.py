@@ -155,7 +155,8 @@ def _beside(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(entry)
+        with contextlib.suppress(ValueError):  # the file may have done anything to it
+            sys.path.remove(entry)
         if entry not in sys.path:
             sys.path.append(entry)
 

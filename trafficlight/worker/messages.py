@@ -125,10 +125,14 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Worker to coordinator: a part of what is in the test file, or the last part."""
+    """Worker to coordinator: a part of what is in the test file, or the last part.
+
+    :param spoiled: whether reading it broke what the process had before.
+    """
 
     part: Reading
     last: bool = False
+    spoiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

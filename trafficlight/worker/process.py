@@ -137,6 +137,14 @@ class _Worker:
         self._serving: asyncio.Task[None] | None = None
         self._home = os.getcwd()
         self._pid = os.getpid()
+        self._modules = dict(sys.modules)
+        self._path = tuple(sys.path)
+
+    def _intact(self) -> bool:
+        """Return whether a test file gets what it would get in a new process, as far as can be seen."""
+        return all(sys.modules.get(name) is module for name, module in self._modules.items()) and all(
+            entry in sys.path for entry in self._path
+        )
 
     def _ending(self) -> bool:
         """Return whether this process ends: a task of the test has raised SystemExit."""
@@ -186,7 +194,7 @@ class _Worker:
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             verdict = verdict_of(error, "load")
         link.close()
-        reusable = await _nothing_left(asyncio.all_tasks() - known)
+        reusable = await _nothing_left(asyncio.all_tasks() - known) and self._intact()
         write_message(self._writer, Done(verdict, reusable))
         await self._writer.drain()
 
@@ -202,7 +210,7 @@ class _Worker:
         for part in parts:
             write_message(self._writer, Found(part))
             await self._writer.drain()
-        write_message(self._writer, Found(last, last=True))
+        write_message(self._writer, Found(last, last=True, spoiled=not self._intact()))
 
     async def _match(self, asked: Match) -> None:
         try:

@@ -84,12 +84,19 @@ async def test_one_that_ends_its_process(desk: Desk, text: str, problem: str, li
     assert wrong.line == line
 
 
-@pytest.mark.parametrize("text", ["while True: pass", "time.sleep(600)", "threading.Event().wait()"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "while True: open(BEGAN, 'w').close()",
+        "open(BEGAN, 'w').close(); time.sleep(600)",
+        "open(BEGAN, 'w').close(); threading.Event().wait()",
+    ],
+)
 async def test_one_that_does_not_come_to_an_end(
     desk: Desk, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk.write("a")
-    path = desk.write("b", f"open({str(desk.folder / 'began')!r}, 'w')\n{text}")
+    path = desk.write("b", f"BEGAN = {str(desk.folder / 'began')!r}\n{text}")
     desk.write("c")
     clock = HandClock()
     planning = asyncio.create_task(desk.planned(clock=clock))
@@ -104,6 +111,14 @@ async def test_one_that_does_not_come_to_an_end(
     assert wrong.line == 5, "it says where"
     assert text in caplog.text, "and with what"
     assert "suites/reading.py" not in caplog.text, "without what is ours"
+
+
+async def test_one_that_takes_modules_away_takes_them_from_itself(desk: Desk) -> None:
+    desk.write("a", "sys.modules.pop('asyncio'); sys.path.clear()")
+    desk.write("b", "import wave")
+    found = await desk.planned()
+    assert not found.problems
+    assert ids(found) == ["a", "b"]
 
 
 async def test_one_that_eats_memory(desk: Desk) -> None:

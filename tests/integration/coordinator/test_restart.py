@@ -270,6 +270,27 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
         assert session.exit_code == ExitCode.LAB_ERROR
 
 
+async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.coordinator.session._MOST_INTERRUPTIONS", 2)
+    for adapter in ("first", "second"):
+        async with opened() as lab:
+            told = Told(lab.journal)
+            await lab.take_up(SessionRequest(), command=adapter)
+            lab.engine.pool.register(adapter, {"type": "nio"})
+            await told.until(EventKind.ACTION_SENT)
+            killed = Killed(tmp_path / "results")
+        killed.restore()
+    async with opened() as lab:
+        ((session,), _) = await lab.take_up(SessionRequest(), command="third")
+        async with asyncio.timeout(20):
+            await session.ended.wait()
+        waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
+        assert [attempt.state for attempt in waits.attempts] == [State.ERROR] * 2
+        assert "2 times in a row: it may be this case that ends it" in waits.message
+
+
 async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_path: Path) -> None:
     async with opened() as lab:
         told = Told(lab.journal)

@@ -121,6 +121,19 @@ async def test_cases_are_listed(site: Site, tmp_path: Path) -> None:
     assert (await site.get(every["cases"][0]["url"])).status == 200
 
 
+async def test_whatever_a_test_says_is_listed(site: Site, tmp_path: Path) -> None:
+    says = "raise AssertionError(chr(0xD800) + chr(0) + '<b>' + 'h' * 1_000_000)"
+    body = await submitted(site, targets=[a_test_file(tmp_path, says)])
+    await ScriptedAdapter(site).register()
+    await ended(site.lab.engine.sessions[body["id"]])
+    answer = await site.get(f"/api/sessions/{body['id']}/cases")
+    (case,) = answer.json()["cases"]
+    assert case["state"] == "failure"
+    assert len(case["message"]) < 11_000
+    assert (await site.get(case["url"])).status == 200
+    assert len((await site.get(f"/api/sessions/{body['id']}/events")).text()) < 300_000
+
+
 async def test_a_case_and_a_session_are_cancelled(site: Site, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path, more=TWO)])
     path = f"/api/sessions/{body['id']}"

@@ -198,3 +198,26 @@ async def test_what_cannot_be_read_is_said(
     verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
     why = "trafficlight.results.events.State is none of what a worker can send"
     assert verdict.message == f"the test's process sent what cannot be read: {why}"
+
+
+@pytest.mark.parametrize(
+    "spoils", ["sys.path.clear()", "sys.modules.pop('json')", "sys.modules['json'] = sys"]
+)
+async def test_one_that_spoils_its_process_costs_nobody_else(
+    pool: WorkerPool, bench: "Bench", link: "FakeLink", spoils: str
+) -> None:
+    verdict = await pool.execute(bench.assignment(f"async def run(self):\n    {spoils}"), link)
+    assert verdict == Verdict(State.SUCCESS)
+    body = "async def run(self):\n    import json, wave\n    json.dumps(1)"
+    assert await pool.execute(bench.assignment(body), link) == Verdict(State.SUCCESS)
+
+
+async def test_a_fresh_one_has_run_nothing(pool: WorkerPool, fine: "Fine") -> None:
+    await fine(pool)
+    (used,) = pool.pids
+    fresh = await pool.take_fresh()
+    assert (fresh.pid != used, fresh.used) == (True, False)
+    await pool.give_back(fresh, reusable=True)
+    assert (await pool.take_fresh()) is fresh, "it is still one"
+    await pool.give_back(fresh, reusable=False)
+    await fine(pool)
