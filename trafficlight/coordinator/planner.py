@@ -191,10 +191,12 @@ class _Reader:
             hint = "leave what takes long to setup() or run(), or raise IMPORT_DEADLINE"
             raise _lost(worker, path, problem, hint, hung=True) from None
         except WorkerDied:
-            how = await ending_of(worker)
-            problem = (
-                f"importing it ended its process: {how}" if how else "importing it cut it off from the lab"
-            )
+            if worker.unread:
+                problem = f"importing it sent to the lab what it does not take: {worker.unread}"
+            elif how := await ending_of(worker):
+                problem = f"importing it ended its process: {how}"
+            else:
+                problem = "importing it cut it off from the lab"
             raise _lost(worker, path, problem, "leave that to run(), or take it out") from None
 
 

@@ -44,6 +44,8 @@ class WorkerProcess:
         self._writer = writer
         self._output = output
         self._read_from = 0
+        #: What it sent that could not be read, and why; empty while everything could.
+        self.unread = ""
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue(_READ_AHEAD)
         # Read in one task, so that no time-out falls between two halves of a message.
         self._pump = asyncio.create_task(self._read(), name=f"read from worker {process.pid}")
@@ -92,7 +94,7 @@ class WorkerProcess:
             raise
         if not isinstance(ready, Ready):
             await worker.kill()
-            raise WorkerDied(f"a worker did not start: {worker.last_words()}")
+            raise WorkerDied(f"a worker did not start: {worker.unread or worker.last_words()}")
         return worker
 
     @property
@@ -102,8 +104,8 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, as far as is known."""
-        return self._process.returncode is None
+        """Whether it runs and is listened to, as far as is known."""
+        return self._process.returncode is None and not self._pump.done()
 
     async def wait(self) -> int:
         """Return how it ended, once it has: its exit code, or the negative number of a signal."""
@@ -117,7 +119,7 @@ class WorkerProcess:
     async def next(self) -> Message:
         """Return its next message.
 
-        :raises WorkerDied: it is gone.
+        :raises WorkerDied: it is gone, or sent what cannot be read.
         """
         if self._messages.empty() and self._pump.done():
             raise WorkerDied
@@ -155,8 +157,9 @@ class WorkerProcess:
             while (message := await read_message(self._reader, plain=True)) is not None:
                 await self._messages.put(message)
                 await asyncio.sleep(0)  # many that have come at once are to hold nobody up
-        except Exception:
-            logger.exception("worker %d sent what cannot be read", self.pid)
+        except Exception as error:
+            self.unread = str(error)
+            logger.error("worker %d sent what cannot be read: %s", self.pid, self.unread)
         await self._messages.put(None)
 
 

@@ -262,6 +262,8 @@ async def ending_of(worker: WorkerProcess) -> str:
 
     That it has ended is known a moment later.
     """
+    if worker.unread:  # it runs, and is not listened to any more
+        return ""
     try:
         async with asyncio.timeout(_LAST_WORDS):
             code = await worker.wait()
@@ -277,13 +279,20 @@ async def ending_of(worker: WorkerProcess) -> str:
 
 async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
     """Return the verdict on an attempt that took its worker's process with it."""
+    if worker.unread:
+        message = f"the test's process sent to the lab what it does not take: {worker.unread}"
+        return Verdict(State.ERROR, message, _words(worker, assignment))
     how = await ending_of(worker)
     if not how:
         return Verdict(
             State.ERROR, "the test closed its process's connection to the lab", worker.last_words()
         )
-    words = "\n".join(part for part in (_last_lines(assignment), worker.last_words()) if part)
-    return Verdict(State.ERROR, f"the test ended its process: {how}", words)
+    return Verdict(State.ERROR, f"the test ended its process: {how}", _words(worker, assignment))
+
+
+def _words(worker: WorkerProcess, assignment: Assignment) -> str:
+    """Return the last that was heard of a test and its worker."""
+    return "\n".join(part for part in (_last_lines(assignment), worker.last_words()) if part)
 
 
 def _last_lines(assignment: Assignment) -> str:

@@ -97,6 +97,36 @@ class TestLink:
         assert verdict.state is State.ERROR
         assert verdict.message.startswith("TypeError: x: cannot be sent as JSON: bad=<function")
 
+    async def test_what_the_lab_would_not_take_is_an_error_where_the_test_sends_it(
+        self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
+    ) -> None:
+        body = "async def run(self, alice):\n    await alice.uploaded(Test)"
+        verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.state is State.ERROR
+        assert verdict.message == "TypeError: trafficlight.test.Test is none of what a worker can send"
+        assert "await alice.uploaded(Test)" in verdict.traceback
+
+    async def test_what_cannot_be_read_is_told(
+        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", fine: "Fine"
+    ) -> None:
+        body = """
+        async def run(self, alice):
+            import pickle
+            from trafficlight.worker.messages import Tell
+            raw = pickle.dumps(Tell("logged", ("info", os.system)))
+            print("what it did last", flush=True)
+            alice._link._writer.write(len(raw).to_bytes(4, "big") + raw)
+            await asyncio.sleep(60)
+        """
+        verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.state is State.ERROR
+        assert verdict.message == (
+            "the test's process sent to the lab what it does not take: "
+            "a Tell: posix.system is none of what a worker can send"
+        )
+        assert "what it did last" in verdict.traceback
+        await fine(pool)
+
     async def test_an_action_that_nobody_waits_for_any_more(
         self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
     ) -> None:
