@@ -7,6 +7,7 @@ import logging
 import pickle
 import signal
 import tempfile
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,11 +53,11 @@ class WorkerPool:
         self._ready = ready
         self._memory = memory
         self._clock = clock or SystemClock()
-        # A worker that did not start is the answer to somebody, too.
-        self._idle: asyncio.Queue[WorkerProcess | WorkerDied] = asyncio.Queue()
+        self._idle: deque[WorkerProcess] = deque()
+        # Those who want one, first come first served. One that does not start is the answer to one of them.
+        self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
         self._all: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
-        self._waiting = 0
         self._numbers = 0
         self._folder = tempfile.TemporaryDirectory(prefix="trafficlight-workers-")
         self._closed = False
@@ -104,7 +105,7 @@ class WorkerPool:
             reusable = done.reusable
             return done.verdict or Verdict(State.ERROR, "the test was cancelled from within")
         except asyncio.CancelledError:
-            reusable = await _called_off(worker, link, assignment.teardown_deadline)
+            reusable = await self._called_off(worker, link, assignment.teardown_deadline)
             raise
         except TimeoutError:
             return await _stuck(worker, limit)
@@ -120,18 +121,12 @@ class WorkerPool:
 
         :raises WorkerDied: a new one did not start.
         """
-        self._waiting += 1
-        try:
-            while True:
-                self._start_as_needed()
-                worker = await self._idle.get()
-                if isinstance(worker, WorkerDied):
-                    raise worker
-                if worker.alive:
-                    return worker
-                await self._end(worker)
-        finally:
-            self._waiting -= 1
+        while True:
+            worker = await self._next()
+            if worker.alive:
+                return worker
+            await self._end(worker)
+            self._start_as_needed()
 
     async def give_back(self, worker: WorkerProcess, *, reusable: bool) -> None:
         """Take a worker back that :meth:`take` returned.
@@ -139,10 +134,50 @@ class WorkerPool:
         :param reusable: whether it can serve others; otherwise it is ended, and replaced as needed.
         """
         if reusable and not self._closed:
-            self._idle.put_nowait(worker)
+            self._free(worker)
         else:
             await self._end(worker)
             self._start_as_needed()
+
+    async def _called_off(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
+        """Let an attempt that was called off tear down; return whether its worker came back from it."""
+        worker.send(CallOff())
+        try:
+            async with self._clock.timeout(teardown + _LAST_WORDS):
+                return (await _converse(worker, link)).reusable
+        except (TimeoutError, WorkerDied, asyncio.CancelledError):
+            return False
+
+    async def _next(self) -> WorkerProcess:
+        """Return the first worker that is free, dead or alive."""
+        if self._idle:
+            return self._idle.popleft()
+        coming: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
+        self._waiting.append(coming)
+        self._start_as_needed()
+        try:
+            return await coming
+        except asyncio.CancelledError:
+            if coming.cancelled():
+                with contextlib.suppress(ValueError):  # passed over by now
+                    self._waiting.remove(coming)
+            elif coming.exception() is None:  # it came in this very turn of the loop
+                self._free(coming.result())
+            raise
+
+    def _free(self, worker: WorkerProcess) -> None:
+        """Give a worker to the first who waits, or let it be idle."""
+        if (coming := self._first_waiting()) is not None:
+            coming.set_result(worker)
+        else:
+            self._idle.append(worker)
+
+    def _first_waiting(self) -> "asyncio.Future[WorkerProcess] | None":
+        """Take the first who still waits out of the line."""
+        while self._waiting:
+            if not (coming := self._waiting.popleft()).done():
+                return coming
+        return None
 
     async def _end(self, worker: WorkerProcess) -> None:
         self._all.discard(worker)
@@ -151,8 +186,8 @@ class WorkerPool:
     def _start_as_needed(self) -> None:
         """Start workers for those who wait, not many at once, and those that are to be ready."""
         while not self._closed and len(self._starting) < max(1, self._ready):
-            coming = self._idle.qsize() + len(self._starting)
-            if coming >= self._waiting and len(self._all) + len(self._starting) >= self._ready:
+            coming = len(self._idle) + len(self._starting)
+            if coming >= len(self._waiting) and len(self._all) + len(self._starting) >= self._ready:
                 return
             task = asyncio.create_task(self._start(), name="start a worker")
             self._starting.add(task)
@@ -165,11 +200,11 @@ class WorkerPool:
             worker = await WorkerProcess.start(output, self._memory)
         except WorkerDied as died:
             logger.error("%s", died)
-            if self._waiting:
-                self._idle.put_nowait(died)
+            if (coming := self._first_waiting()) is not None:
+                coming.set_exception(died)
             return
         self._all.add(worker)
-        self._idle.put_nowait(worker)
+        self._free(worker)
 
     def _started(self, task: "asyncio.Task[None]") -> None:
         self._starting.discard(task)
@@ -229,16 +264,6 @@ def _portable(error: Exception) -> Exception:
     except Exception:
         logger.debug("%s does not travel", type(error).__name__, exc_info=True)
     return LabError(f"{type(error).__name__}: {error}")
-
-
-async def _called_off(worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
-    """Let an attempt that was called off tear down; return whether its worker came back from it."""
-    worker.send(CallOff())
-    try:
-        async with asyncio.timeout(teardown + _LAST_WORDS):
-            return (await _converse(worker, link)).reusable
-    except (TimeoutError, WorkerDied, asyncio.CancelledError):
-        return False
 
 
 async def _stuck(worker: WorkerProcess, limit: float) -> Verdict:

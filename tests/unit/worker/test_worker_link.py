@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.hand_clock import HandClock
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import ActionError, AdapterError, UnsupportedError
 from trafficlight.protocol import JsonObject
@@ -13,7 +14,7 @@ from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
 
 if TYPE_CHECKING:
-    from tests.unit.worker.conftest import Bench, FakeLink, Fine
+    from tests.unit.worker.conftest import Bench, FakeLink, Fine, OpenPool
 
 
 class TestLink:
@@ -282,3 +283,27 @@ class TestCallingOff:
         async with asyncio.timeout(20):
             await asyncio.wait([task])
         assert task.cancelled()
+
+    async def test_its_tear_down_is_limited_by_the_lab_s_clock(
+        self, bench: "Bench", link: "FakeLink", open_pool: "OpenPool"
+    ) -> None:
+        clock = HandClock()
+        async with open_pool(clock=clock) as pool:
+            body = """
+            async def run(self):
+                self.logger.info("running")
+                await asyncio.sleep(3600)
+
+            async def teardown(self):
+                self.logger.info("tearing down")
+                await asyncio.sleep(3600)
+            """
+            task = asyncio.create_task(pool.execute(bench.assignment(body, teardown=1000), link))
+            await asyncio.wait_for(link.logged_event.wait(), 30)
+            link.logged_event.clear()
+            task.cancel()
+            await asyncio.wait_for(link.logged_event.wait(), 30)
+            await clock.turn(2000)
+            async with asyncio.timeout(20):
+                await asyncio.wait([task])
+            assert task.cancelled()
