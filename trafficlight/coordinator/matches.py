@@ -126,7 +126,10 @@ class Matches:
         if how and not question.again:
             question.again = True
             return
-        problem = f"ended its process: {how}" if how else f"did not answer within {self._deadline:g} s"
+        if worker.unread:
+            problem = f"sent to the lab what it does not take: {worker.unread}"
+        else:
+            problem = f"ended its process: {how}" if how else f"did not answer within {self._deadline:g} s"
         identity = question.kind.identity
         self._lost[identity] = Matched(matches=False, problem=problem)
         for key in [key for key, one in questions.items() if one.kind.identity == identity]:

@@ -196,8 +196,8 @@ class _Reader:
             hint = "leave what takes long to setup() or run(), or raise IMPORT_DEADLINE"
             raise _lost(worker, path, problem, hint, hung=True) from None
         except WorkerDied:
-            if worker.unreadable:
-                problem = f"what was found in it cannot be read: {worker.unreadable}"
+            if worker.unread:
+                problem = f"importing it sent to the lab what it does not take: {worker.unread}"
             elif how := await ending_of(worker):
                 problem = f"importing it ended its process: {how}"
             else:

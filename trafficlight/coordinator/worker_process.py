@@ -44,7 +44,8 @@ class WorkerProcess:
         self._writer = writer
         self._output = output
         self._read_from = 0
-        self._unreadable = ""
+        #: What it sent that could not be read, and why; empty while everything could.
+        self.unread = ""
         #: Whether code of a test file has run in it.
         self.used = False
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue(_READ_AHEAD)
@@ -95,7 +96,7 @@ class WorkerProcess:
             raise
         if not isinstance(ready, Ready):
             await worker.kill()
-            raise WorkerDied(f"a worker did not start: {worker.last_words()}")
+            raise WorkerDied(f"a worker did not start: {worker.unread or worker.last_words()}")
         return worker
 
     @property
@@ -105,13 +106,8 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, as far as is known."""
-        return self._process.returncode is None
-
-    @property
-    def unreadable(self) -> str:
-        """Why what it sent cannot be read, after which nothing more is; empty while it can."""
-        return self._unreadable
+        """Whether it runs and is listened to, as far as is known."""
+        return self._process.returncode is None and not self._pump.done()
 
     async def wait(self) -> int:
         """Return how it ended, once it has: its exit code, or the negative number of a signal."""
@@ -126,7 +122,7 @@ class WorkerProcess:
     async def next(self) -> Message:
         """Return its next message.
 
-        :raises WorkerDied: it is gone.
+        :raises WorkerDied: it is gone, or sent what cannot be read.
         """
         if self._messages.empty() and self._pump.done():
             raise WorkerDied
@@ -165,8 +161,8 @@ class WorkerProcess:
                 await self._messages.put(message)
                 await asyncio.sleep(0)  # many that have come at once are to hold nobody up
         except Exception as error:
-            logger.exception("worker %d sent what cannot be read", self.pid)
-            self._unreadable = str(error) or type(error).__name__
+            self.unread = str(error)
+            logger.error("worker %d sent what cannot be read: %s", self.pid, self.unread)
         await self._messages.put(None)
 
 

@@ -7,6 +7,7 @@ import logging
 import pickle
 import signal
 import tempfile
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -52,11 +53,11 @@ class WorkerPool:
         self._ready = ready
         self._memory = memory
         self._clock = clock or SystemClock()
-        # A worker that did not start is the answer to somebody, too.
-        self._idle: asyncio.Queue[WorkerProcess | WorkerDied] = asyncio.Queue()
+        self._idle: deque[WorkerProcess] = deque()
+        # Those who want one, first come first served. One that does not start is the answer to one of them.
+        self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
         self._all: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
-        self._waiting = 0
         self._numbers = 0
         self._folder = tempfile.TemporaryDirectory(prefix="trafficlight-workers-")
         self._closed = False
@@ -113,15 +114,6 @@ class WorkerPool:
         finally:
             await self.give_back(worker, reusable=reusable)
 
-    async def _called_off(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
-        """Let an attempt that was called off tear down; return whether its worker came back from it."""
-        worker.send(CallOff())
-        try:
-            async with self._clock.timeout(teardown + _LAST_WORDS):
-                return (await _converse(worker, link)).reusable
-        except (TimeoutError, WorkerDied, asyncio.CancelledError):
-            return False
-
     async def take(self) -> WorkerProcess:
         """Return the first worker that is free: an idle one, one that comes back, or a new one.
 
@@ -129,20 +121,12 @@ class WorkerPool:
 
         :raises WorkerDied: a new one did not start.
         """
-        self._waiting += 1
-        try:
-            while True:
-                self._start_as_needed()
-                worker = await self._idle.get()
-                if isinstance(worker, WorkerDied):
-                    raise worker
-                if worker.alive:
-                    return worker
-                await self._end(worker)
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._forget_failures()
+        while True:
+            worker = await self._next()
+            if worker.alive:
+                return worker
+            await self._end(worker)
+            self._start_as_needed()
 
     async def take_fresh(self) -> WorkerProcess:
         """Return a worker in which no code of test files has run: an idle one, or a new one.
@@ -151,12 +135,11 @@ class WorkerPool:
 
         :raises WorkerDied: it did not start.
         """
-        for _ in range(self._idle.qsize()):
-            worker = self._idle.get_nowait()
-            if isinstance(worker, WorkerProcess) and worker.alive and not worker.used:
-                self._start_as_needed()
-                return worker
-            self._idle.put_nowait(worker)
+        fresh = next((one for one in self._idle if one.alive and not one.used), None)
+        if fresh is not None:
+            self._idle.remove(fresh)
+            self._start_as_needed()
+            return fresh
         worker = await self._new()
         self._all.add(worker)
         return worker
@@ -167,16 +150,50 @@ class WorkerPool:
         :param reusable: whether it can serve others; otherwise it is ended, and replaced as needed.
         """
         if reusable and not self._closed:
-            self._idle.put_nowait(worker)
+            self._free(worker)
         else:
             await self._end(worker)
             self._start_as_needed()
 
-    def _forget_failures(self) -> None:
-        """Drop what nobody waits for any more: whoever comes later is to have a try of their own."""
-        for _ in range(self._idle.qsize()):
-            if isinstance(worker := self._idle.get_nowait(), WorkerProcess):
-                self._idle.put_nowait(worker)
+    async def _called_off(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
+        """Let an attempt that was called off tear down; return whether its worker came back from it."""
+        worker.send(CallOff())
+        try:
+            async with self._clock.timeout(teardown + _LAST_WORDS):
+                return (await _converse(worker, link)).reusable
+        except (TimeoutError, WorkerDied, asyncio.CancelledError):
+            return False
+
+    async def _next(self) -> WorkerProcess:
+        """Return the first worker that is free, dead or alive."""
+        if self._idle:
+            return self._idle.popleft()
+        coming: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
+        self._waiting.append(coming)
+        self._start_as_needed()
+        try:
+            return await coming
+        except asyncio.CancelledError:
+            if coming.cancelled():
+                with contextlib.suppress(ValueError):  # passed over by now
+                    self._waiting.remove(coming)
+            elif coming.exception() is None:  # it came in this very turn of the loop
+                self._free(coming.result())
+            raise
+
+    def _free(self, worker: WorkerProcess) -> None:
+        """Give a worker to the first who waits, or let it be idle."""
+        if (coming := self._first_waiting()) is not None:
+            coming.set_result(worker)
+        else:
+            self._idle.append(worker)
+
+    def _first_waiting(self) -> "asyncio.Future[WorkerProcess] | None":
+        """Take the first who still waits out of the line."""
+        while self._waiting:
+            if not (coming := self._waiting.popleft()).done():
+                return coming
+        return None
 
     async def _end(self, worker: WorkerProcess) -> None:
         self._all.discard(worker)
@@ -185,8 +202,8 @@ class WorkerPool:
     def _start_as_needed(self) -> None:
         """Start workers for those who wait, not many at once, and those that are to be ready."""
         while not self._closed and len(self._starting) < max(1, self._ready):
-            coming = self._idle.qsize() + len(self._starting)
-            if coming >= self._waiting and len(self._all) + len(self._starting) >= self._ready:
+            coming = len(self._idle) + len(self._starting)
+            if coming >= len(self._waiting) and len(self._all) + len(self._starting) >= self._ready:
                 return
             task = asyncio.create_task(self._start(), name="start a worker")
             self._starting.add(task)
@@ -197,11 +214,11 @@ class WorkerPool:
             worker = await self._new()
         except WorkerDied as died:
             logger.error("%s", died)
-            if self._waiting:
-                self._idle.put_nowait(died)
+            if (coming := self._first_waiting()) is not None:
+                coming.set_exception(died)
             return
         self._all.add(worker)
-        self._idle.put_nowait(worker)
+        self._free(worker)
 
     async def _new(self) -> WorkerProcess:
         self._numbers += 1
@@ -289,6 +306,8 @@ async def ending_of(worker: WorkerProcess) -> str:
 
     That it has ended is known a moment later.
     """
+    if worker.unread:  # it runs, and is not listened to any more
+        return ""
     try:
         async with asyncio.timeout(_LAST_WORDS):
             code = await worker.wait()
@@ -304,16 +323,20 @@ async def ending_of(worker: WorkerProcess) -> str:
 
 async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
     """Return the verdict on an attempt that took its worker's process with it."""
-    if worker.unreadable:
-        message = f"the test's process sent what cannot be read: {worker.unreadable}"
-        return Verdict(State.ERROR, message, worker.last_words())
+    if worker.unread:
+        message = f"the test's process sent to the lab what it does not take: {worker.unread}"
+        return Verdict(State.ERROR, message, _words(worker, assignment))
     how = await ending_of(worker)
     if not how:
         return Verdict(
             State.ERROR, "the test closed its process's connection to the lab", worker.last_words()
         )
-    words = "\n".join(part for part in (_last_lines(assignment), worker.last_words()) if part)
-    return Verdict(State.ERROR, f"the test ended its process: {how}", words)
+    return Verdict(State.ERROR, f"the test ended its process: {how}", _words(worker, assignment))
+
+
+def _words(worker: WorkerProcess, assignment: Assignment) -> str:
+    """Return the last that was heard of a test and its worker."""
+    return "\n".join(part for part in (_last_lines(assignment), worker.last_words()) if part)
 
 
 def _last_lines(assignment: Assignment) -> str:

@@ -7,11 +7,10 @@ import logging
 import math
 import os
 import struct
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from trafficlight.results.events import Event, EventKind
 
@@ -21,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # Bytes that are read from the end of a log at first.
 _BLOCK = 64 << 10
+# What the kernel calls `struct flock`: type, whence, start, length (0 for all of the file), process id.
+_FLOCK = struct.Struct("hhqqi0q")
 
 
 def as_line(event: Event) -> bytes:
@@ -57,7 +58,7 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+b", buffering=0)
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            _lock(self._file)
+            _share(self._file)
         if self._file.seek(0, os.SEEK_END):
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
@@ -111,38 +112,55 @@ def read_events_after(path: Path, sequence: int) -> list[Event]:
 
 
 def is_written(path: Path) -> bool:
-    """Return whether some process has a session's log open to write to it."""
+    """Return whether some process has a session's log open to write to it; this one counts, too.
+
+    Whoever looks is not taken for a writer by others that look at the same time.
+    """
     try:
         with path.open("rb") as file:
-            return _is_locked(file)
+            return _is_shared(file, path.parent)
     except OSError:
         return False
 
 
-if sys.platform == "linux":
-    # struct flock: type, whence, start, length (0: to the end), and 0, because no process but an open file
-    # has the lock. One can ask for it without taking one, so that those who look do not see each other.
-    _FLOCK = struct.Struct("hhqqi4x")
+def _share(file: BinaryIO) -> None:
+    """Hold a lock on an open file, beside others that hold one, until it is closed.
 
-    def _lock(file: IO[bytes]) -> None:
+    It belongs to this opening of the file, not to the process: closing another one does not lose it.
+    """
+    if _has_queries():
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+    else:
+        fcntl.flock(file, fcntl.LOCK_SH)  # waits only for one who looks, which is brief
 
-    def _is_locked(file: IO[bytes]) -> bool:
-        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind = _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, wanted))[0]
-        return bool(kind != fcntl.F_UNLCK)
 
-else:
+def _is_shared(file: BinaryIO, folder: Path) -> bool:
+    """Return whether somebody holds a lock on a file.
 
-    def _lock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_SH)  # waits only for those who look, and they look briefly
+    :param folder: where it is.
+    """
+    if _has_queries():
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked)  # takes nothing: says who would be in the way
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    # Here one can only try to take the lock: those who look take turns, lest they see each other.
+    turn = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        # The turn ends last: closed before the file's lock is gone, the next one would see that.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(turn)
+    return False
 
-    def _is_locked(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+
+def _has_queries() -> bool:
+    """Return whether locks of open files can be asked about: on Linux they can."""
+    return hasattr(fcntl, "F_OFD_GETLK")
 
 
 def event_of(line: bytes) -> Event | None:

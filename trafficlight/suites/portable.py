@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trafficlight import client_types
+from trafficlight import client_types, server_types
 from trafficlight.client_types import Candidate, ClientType, NetworkProxy
-from trafficlight.errors import LabError
+from trafficlight.errors import AuthoringError, LabError
 from trafficlight.server_types import HomeServerSpec, ServerType
 from trafficlight.suites.model import Case, Sealed, ServerSlot, Suite
 from trafficlight.suites.reading import Reading
 from trafficlight.suites.rendering import render_value
+from trafficlight.suites.selection import TypeFilter
 
-__all__ = ["OwnMatch", "Shown", "ToldClient", "portable", "unsealed"]
+__all__ = ["PORTABLE", "OwnMatch", "Shown", "ToldClient", "portable", "unsealed"]
 
 # Cases in one piece: unpickling it is to hold nobody up.
 _PIECE = 250
@@ -210,12 +211,33 @@ def _told(kind: ClientType, path: Path) -> ClientType:
 
 def _is_ours(kind: ClientType | ServerType) -> bool:
     """Return whether a type is one that ships, and holds nothing else."""
-    cls = type(kind)
-    public = not cls.__name__.startswith("_")
-    return public and cls.__module__ in _OURS and all(_is_plain(value) for value in vars(kind).values())
+    return type(kind) in _OURS and all(_is_plain(value) for value in vars(kind).values())
 
 
-_OURS = frozenset({client_types.__name__, ServerType.__module__})
+_OURS: frozenset[type] = frozenset(
+    one
+    for module in (client_types, server_types)
+    for one in (getattr(module, name) for name in module.__all__)
+    if isinstance(one, type) and issubclass(one, ClientType | ServerType)
+)
+
+PORTABLE: tuple[type, ...] = (
+    Reading,
+    Suite,
+    Case,
+    ServerSlot,
+    Sealed,
+    Shown,
+    TypeFilter,
+    AuthoringError,
+    HomeServerSpec,
+    ToldClient,
+    _ToldProxy,
+    OwnMatch,
+    _ToldServer,
+    *_OURS,
+)
+"""The classes of which pieces of :func:`portable` are made, besides plain values and paths."""
 
 
 def _is_plain(value: object) -> bool:

@@ -1,28 +1,23 @@
 """The few messages between the coordinator and a worker, over one socket.
 
 Both ends are the same program on the same machine, under the same user: messages are pickled. A frame is its
-length in four bytes, big endian, and the message. What a worker sends is made of plain values and of classes
-of this package, so that reading it never imports code of tests.
+length in four bytes, big endian, and the message. What a worker sends is made of plain values and of a few
+classes of this package, so that reading it never imports code of tests, and calls nothing but those.
 """
 
 import asyncio
-import builtins
-import io
-import pathlib
 import pickle
 import struct
-from dataclasses import dataclass, is_dataclass
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import ClientType
-from trafficlight.errors import TrafficlightError
 from trafficlight.protocol import JsonObject
-from trafficlight.server_types import ServerType
+from trafficlight.results.events import State
+from trafficlight.suites.portable import PORTABLE
 from trafficlight.suites.reading import Asked, Reading
-from trafficlight.suites.selection import TypeFilter
 from trafficlight.worker.assignment import Verdict
+from trafficlight.worker.pickling import Classes, dumped, loaded
 
 __all__ = [
     "Answer",
@@ -163,69 +158,33 @@ Message: TypeAlias = (
     Ready | Run | CallOff | Call | Withdraw | Answer | Tell | Done | Read | Found | Match | Matched
 )
 
-# What plain values are made of, as far as pickles name it.
-_PLAIN = frozenset({"str", "int", "float", "complex", "set", "frozenset", "bytearray"})
-_OURS = "trafficlight."
-_VALUES = (Enum, ClientType, ServerType, TypeFilter, TrafficlightError)
-_PATHS = frozenset({"pathlib", "pathlib._local"})  # where it is in Python 3.13
-_PLAIN_PATHS = frozenset({"Path", "PosixPath", "PurePath", "PurePosixPath"})
-
-
-class _Pickler(pickle.Pickler):
-    """Makes texts and numbers of a class of their own plain ones: the class may be one of a test's."""
-
-    def reducer_override(self, value: object) -> Any:
-        if type(value).__module__.startswith(_OURS):
-            return NotImplemented
-        match value:
-            case str():
-                return str, (str.__str__(value),)
-            case int():
-                return int, (int.__int__(value),)
-            case float():
-                return float, (float.__float__(value),)
-            case _:
-                return NotImplemented
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows only the classes of values: those of this package, paths, and plain ones.
-
-    So no code of tests is imported, and nothing that does something can be made.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith(_OURS) and not module.startswith(f"{_OURS}tests."):
-            found = super().find_class(module, name)
-            if isinstance(found, type) and (is_dataclass(found) or issubclass(found, _VALUES)):
-                return found
-        elif module in _PATHS and name in _PLAIN_PATHS:
-            return getattr(pathlib, name)
-        elif module == builtins.__name__ and name in _PLAIN:
-            return getattr(builtins, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is none of what a worker can send")
+_FROM_WORKERS = (Ready, Call, Withdraw, Tell, Done, Found, Matched)
+# All that those hold, besides plain values.
+_CLASSES = Classes((*_FROM_WORKERS, Verdict, State, *PORTABLE, type(Path())))
 
 
 async def read_message(reader: asyncio.StreamReader, *, plain: bool = False) -> Message | None:
     """Return the next message; None when the other end is gone.
 
     :param plain: whether the other end runs code of tests, so that only what is known here is taken from it.
-    :raises pickle.UnpicklingError: it sent something else.
+    :raises pickle.UnpicklingError: it sent something else; the message says what.
     """
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         raw = await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    message: Message = (_Unpickler if plain else pickle.Unpickler)(io.BytesIO(raw)).load()
+    message: Message = loaded(raw, _CLASSES) if plain else pickle.loads(raw)  # noqa: S301
+    if plain and not isinstance(message, _FROM_WORKERS):
+        raise pickle.UnpicklingError(f"a {type(message).__name__}: it is no message of a worker")
     return message
 
 
-def write_message(writer: asyncio.StreamWriter, message: Message) -> None:
+def write_message(writer: asyncio.StreamWriter, message: Message, *, plain: bool = False) -> None:
     """Send a message.
 
-    :raises Exception: it cannot be pickled; nothing was sent then.
+    :param plain: whether this end runs code of tests, so that the other one takes only what it knows.
+    :raises Exception: it cannot be pickled, or would not be taken; nothing was sent then.
     """
-    raw = io.BytesIO()
-    _Pickler(raw).dump(message)
-    writer.write(_LENGTH.pack(raw.tell()) + raw.getvalue())
+    raw = dumped(message, _CLASSES) if plain else pickle.dumps(message)
+    writer.write(_LENGTH.pack(len(raw)) + raw)

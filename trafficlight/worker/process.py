@@ -8,6 +8,7 @@ Started as ``python -m trafficlight.worker FD``; ends when the coordinator close
 import asyncio
 import contextlib
 import faulthandler
+import functools
 import logging
 import os
 import pickle
@@ -56,6 +57,9 @@ __all__ = ["main"]
 
 # Seconds that tasks which a test left behind have to end, before the process is given up.
 _LEFTOVERS = 1.0
+
+# This end runs code of tests.
+_send = functools.partial(write_message, plain=True)
 
 
 class _RemoteLink(CaseLink):
@@ -109,7 +113,7 @@ class _RemoteLink(CaseLink):
 
     def _tell(self, method: str, *arguments: Any) -> None:
         if not self._closed:
-            write_message(self._writer, Tell(method, arguments))
+            _send(self._writer, Tell(method, arguments))
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         if self._closed:
@@ -118,11 +122,11 @@ class _RemoteLink(CaseLink):
         number = self._number
         waiting = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
-            write_message(self._writer, Call(number, method, arguments))
+            _send(self._writer, Call(number, method, arguments))
             return await waiting
         except asyncio.CancelledError:
             if not self._closed:
-                write_message(self._writer, Withdraw(number))
+                _send(self._writer, Withdraw(number))
             raise
         finally:
             self._calls.pop(number, None)
@@ -153,7 +157,7 @@ class _Worker:
     async def serve(self) -> None:
         """Take messages until the coordinator is gone."""
         self._serving = asyncio.current_task()
-        write_message(self._writer, Ready(os.getpid()))
+        _send(self._writer, Ready(os.getpid()))
         async with asyncio.TaskGroup() as group:
             while (message := await read_message(self._reader)) is not None:
                 self._take(message, group)
@@ -195,22 +199,23 @@ class _Worker:
             verdict = verdict_of(error, "load")
         link.close()
         reusable = await _nothing_left(asyncio.all_tasks() - known) and self._intact()
-        write_message(self._writer, Done(verdict, reusable))
+        _send(self._writer, Done(verdict, reusable))
         await self._writer.drain()
 
     async def _read(self, asked: Asked) -> None:
         try:
             with self._alone():
                 *parts, last = portable(read_file(asked))
+            for part in parts:
+                _send(self._writer, Found(part))
+                await self._writer.drain()
+            _send(self._writer, Found(last, last=True, spoiled=not self._intact()))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             problem = AuthoringError(
                 asked.file.path, None, f"cannot be read: {verdict_of(error, '').message}"
             )
-            parts, last = [], Reading(problems=[problem], met={part.text for part in asked.parts})
-        for part in parts:
-            write_message(self._writer, Found(part))
-            await self._writer.drain()
-        write_message(self._writer, Found(last, last=True, spoiled=not self._intact()))
+            failed = Reading(problems=[problem], met={part.text for part in asked.parts})
+            _send(self._writer, Found(failed, last=True, spoiled=not self._intact()))
 
     async def _match(self, asked: Match) -> None:
         try:
@@ -220,7 +225,7 @@ class _Worker:
                 answer = Matched(bool(kind.match(_Registered(asked.registration))))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             answer = Matched(matches=False, problem=f"raised {type(error).__name__}: {error}")
-        write_message(self._writer, answer)
+        _send(self._writer, answer)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -84,6 +84,26 @@ async def test_one_that_ends_its_process(desk: Desk, text: str, problem: str, li
     assert wrong.line == line
 
 
+async def test_one_that_sends_what_cannot_be_read(desk: Desk) -> None:
+    """It looks for the socket to the coordinator among what is open."""
+    desk.write("a")
+    path = desk.write(
+        "b",
+        "import pickle, socket, stat\n"
+        "raw = pickle.dumps(os.system)\n"
+        "for fd in range(3, 100):\n"
+        "    try:\n"
+        "        if stat.S_ISSOCK(os.fstat(fd).st_mode):\n"
+        "            os.write(fd, len(raw).to_bytes(4, 'big') + raw)\n"
+        "    except OSError: pass\n",
+    )
+    found = await desk.planned()
+    assert ids(found) == ["a"]
+    wrong = "importing it sent to the lab what it does not take: "
+    assert only(found, path).problem.startswith(wrong)
+    assert only(found, path).problem.endswith("posix.system is none of what a worker can send")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -14,9 +14,11 @@ from trafficlight.errors import LabError
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.planning import Planning
-from trafficlight.suites.portable import OwnMatch, Shown, ToldClient, portable, unsealed
+from trafficlight.suites.portable import PORTABLE, OwnMatch, Shown, ToldClient, portable, unsealed
 from trafficlight.suites.reading import read_file
+from trafficlight.worker.pickling import Classes, dumped, loaded
 
+CLASSES = Classes((*PORTABLE, type(Path())))
 Write = Callable[..., Path]
 
 TEST = """
@@ -35,7 +37,7 @@ def plans(*targets: Path) -> tuple[Plan, Plan]:
         found = read_file(asked)
         whole.add(found)
         for part in portable(found):
-            told.add(pickle.loads(pickle.dumps(part)))
+            told.add(loaded(dumped(part, CLASSES), CLASSES))
     return whole.plan(), told.plan()
 
 

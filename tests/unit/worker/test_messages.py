@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import re
 import struct
 from enum import IntEnum, StrEnum
 from fractions import Fraction
@@ -12,6 +13,8 @@ import pytest
 
 from trafficlight.errors import AuthoringError
 from trafficlight.results.events import State
+from trafficlight.results.exit_codes import ExitCode
+from trafficlight.results.folder import ResultsFolder
 from trafficlight.suites.reading import Reading
 from trafficlight.worker.assignment import Verdict
 from trafficlight.worker.messages import Done, Found, Tell, read_message, write_message
@@ -42,7 +45,7 @@ class Writer:
 async def there(message: Any) -> Any:
     """Send a message and return what is read."""
     writer, reader = Writer(), asyncio.StreamReader()
-    write_message(writer, message)  # type: ignore[arg-type]
+    write_message(writer, message, plain=True)  # type: ignore[arg-type]
     reader.feed_data(writer.written)
     return await read_message(reader, plain=True)
 
@@ -72,23 +75,30 @@ async def test_what_is_wrong_with_a_file_arrives() -> None:
     assert problem.__cause__ is None
 
 
-@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
-async def test_paths_arrive_whichever_python_sends_them(module: str) -> None:
-    raw = pickle.dumps(Tell("attached", (Path("/a/b"),))).replace(
-        pickle.SHORT_BINUNICODE + b"\x07pathlib",
-        pickle.SHORT_BINUNICODE + bytes([len(module)]) + module.encode(),
-    )
-    raw = raw[:2] + raw[11:]  # without the length of the frame, which is another one now
-    reader = asyncio.StreamReader()
-    reader.feed_data(struct.pack(">I", len(raw)) + raw)
-    got = await read_message(reader, plain=True)
-    assert got == Tell("attached", (Path("/a/b"),))
+async def test_values_of_our_own_that_no_message_has_become_plain() -> None:
+    (value,) = (await there(Tell("measured", (ExitCode.LAB_ERROR,)))).arguments
+    assert (type(value), value) == (int, 3)
 
 
-def named(module: str, name: str) -> bytes:
+@pytest.mark.parametrize("value", [Fraction(1, 2), print, Word, ResultsFolder(Path("/a")), bytearray(b"a")])
+def test_what_would_not_be_taken_is_not_sent(value: object) -> None:
+    writer = Writer()
+    with pytest.raises(TypeError, match="none of what a worker can send"):
+        write_message(writer, Tell("logged", (value,)), plain=True)  # type: ignore[arg-type]
+    assert not writer.written
+
+
+def named(module: str, name: str, then: bytes = b"") -> bytes:
     """Return a pickle of what a module calls by this name."""
     texts = (pickle.SHORT_BINUNICODE + bytes([len(text)]) + text.encode() for text in (module, name))
-    return pickle.PROTO + b"\x04" + b"".join(texts) + pickle.STACK_GLOBAL + pickle.STOP
+    return pickle.PROTO + b"\x04" + b"".join(texts) + pickle.STACK_GLOBAL + then + pickle.STOP
+
+
+async def taken(raw: bytes) -> Any:
+    """Return what a frame is read as."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(struct.pack(">I", len(raw)) + raw)
+    return await read_message(reader, plain=True)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +107,46 @@ def named(module: str, name: str) -> bytes:
         pickle.dumps(Tell("logged", (Fraction(1, 2),))),
         pickle.dumps(Tell("logged", (print,))),
         pickle.dumps(Tell("logged", (test_ours_arrive_as_they_are,))),
+        pickle.dumps(Tell("logged", (ResultsFolder(Path("/a")),))),
         named("os", "system"),
         named("builtins", "eval"),
+        named("pathlib", "Path"),
         named("pathlib", "os.system"),
+        named("trafficlight.worker.messages", "Run"),
         named("trafficlight.worker.messages", "pickle.loads"),
-        named("trafficlight.results.event_log", "EventLog"),
         named("trafficlight.worker.messages", "read_message"),
         named("trafficlight.tests.chat.send_messages_test", "SendMessages"),
     ],
 )
 async def test_nothing_else_is_taken(raw: bytes) -> None:
-    reader = asyncio.StreamReader()
-    reader.feed_data(struct.pack(">I", len(raw)) + raw)
     with pytest.raises(pickle.UnpicklingError, match="none of what a worker can send"):
-        await read_message(reader, plain=True)
+        await taken(raw)
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+async def test_paths_of_every_python_are_taken(module: str) -> None:
+    """Python 3.13 has them in a module of their own."""
+    name = type(Path()).__name__
+    there = pickle.dumps(Tell("attached", (Path("/a/b"),)), protocol=2)
+    assert there.count(name.encode()) == 1
+    raw = re.sub(rb"c[\w.]+\n(?=" + name.encode() + rb"\n)", b"c" + module.encode() + b"\n", there)
+    assert module.encode() + b"\n" in raw
+    assert await taken(raw) == Tell("attached", (Path("/a/b"),))
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (pickle.dumps(Done(None))[:-9], "53 bytes: pickle data was truncated"),
+        (b"nonsense", "8 bytes: "),
+        (pickle.dumps(None), "a NoneType: it is no message of a worker"),
+        (
+            named("trafficlight.worker.messages", "Done", pickle.EMPTY_TUPLE + pickle.REDUCE),
+            "a Done: TypeError",
+        ),
+        (pickle.dumps(Tell("logged", (Fraction(1, 2),))), "a Tell: fractions.Fraction is none of"),
+    ],
+)
+async def test_what_cannot_be_read_is_told(raw: bytes, problem: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match=re.escape(problem)):
+        await taken(raw)

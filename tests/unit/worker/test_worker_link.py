@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.hand_clock import HandClock
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import ActionError, AdapterError, UnsupportedError
 from trafficlight.protocol import JsonObject
@@ -13,7 +14,7 @@ from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
 
 if TYPE_CHECKING:
-    from tests.unit.worker.conftest import Bench, FakeLink, Fine
+    from tests.unit.worker.conftest import Bench, FakeLink, Fine, OpenPool
 
 
 class TestLink:
@@ -96,6 +97,36 @@ class TestLink:
         verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
         assert verdict.state is State.ERROR
         assert verdict.message.startswith("TypeError: x: cannot be sent as JSON: bad=<function")
+
+    async def test_what_the_lab_would_not_take_is_an_error_where_the_test_sends_it(
+        self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
+    ) -> None:
+        body = "async def run(self, alice):\n    await alice.uploaded(Test)"
+        verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.state is State.ERROR
+        assert verdict.message == "TypeError: trafficlight.test.Test is none of what a worker can send"
+        assert "await alice.uploaded(Test)" in verdict.traceback
+
+    async def test_what_cannot_be_read_is_told(
+        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", fine: "Fine"
+    ) -> None:
+        body = """
+        async def run(self, alice):
+            import pickle
+            from trafficlight.worker.messages import Tell
+            raw = pickle.dumps(Tell("logged", ("info", os.system)))
+            print("what it did last", flush=True)
+            alice._link._writer.write(len(raw).to_bytes(4, "big") + raw)
+            await asyncio.sleep(60)
+        """
+        verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.state is State.ERROR
+        assert verdict.message == (
+            "the test's process sent to the lab what it does not take: "
+            "a Tell: posix.system is none of what a worker can send"
+        )
+        assert "what it did last" in verdict.traceback
+        await fine(pool)
 
     async def test_an_action_that_nobody_waits_for_any_more(
         self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
@@ -252,3 +283,27 @@ class TestCallingOff:
         async with asyncio.timeout(20):
             await asyncio.wait([task])
         assert task.cancelled()
+
+    async def test_its_tear_down_is_limited_by_the_lab_s_clock(
+        self, bench: "Bench", link: "FakeLink", open_pool: "OpenPool"
+    ) -> None:
+        clock = HandClock()
+        async with open_pool(clock=clock) as pool:
+            body = """
+            async def run(self):
+                self.logger.info("running")
+                await asyncio.sleep(3600)
+
+            async def teardown(self):
+                self.logger.info("tearing down")
+                await asyncio.sleep(3600)
+            """
+            task = asyncio.create_task(pool.execute(bench.assignment(body, teardown=1000), link))
+            await asyncio.wait_for(link.logged_event.wait(), 30)
+            link.logged_event.clear()
+            task.cancel()
+            await asyncio.wait_for(link.logged_event.wait(), 30)
+            await clock.turn(2000)
+            async with asyncio.timeout(20):
+                await asyncio.wait([task])
+            assert task.cancelled()

@@ -1,14 +1,16 @@
 """Worker processes: what a test breaks costs exactly its own case."""
 
 import asyncio
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from trafficlight.coordinator.worker_process import WorkerDied
+from trafficlight.coordinator import workers
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State
@@ -133,12 +135,20 @@ class TestTheLoop:
         assert longest < 0.2
 
 
-async def test_no_more_start_than_are_needed(open_pool: "OpenPool") -> None:
+async def test_no_more_start_than_are_needed(bench: "Bench", link: "FakeLink", open_pool: "OpenPool") -> None:
     async with open_pool(ready=2) as pool:
-        workers = await asyncio.gather(pool.take(), pool.take())
-        assert sorted(worker.pid for worker in workers) == sorted(pool.pids), "those on their way are enough"
-        for worker in workers:
-            await pool.give_back(worker, reusable=True)
+        together = asyncio.Barrier(2)
+
+        async def answer(role: str, action: str, data: JsonObject) -> JsonObject:
+            await together.wait()
+            return {}
+
+        link.answer = answer
+        body = "async def run(self, alice):\n    await alice.perform('meet')"
+        assignments = [bench.assignment(body, clients=("alice",)) for _ in range(2)]
+        verdicts = await asyncio.gather(*(pool.execute(one, link) for one in assignments))
+        assert verdicts == [Verdict(State.SUCCESS)] * 2
+        assert len(pool.pids) == 2, "those that were starting already are enough"
 
 
 async def test_more_start_where_more_run_at_once(
@@ -178,26 +188,48 @@ async def test_workers_that_do_not_start(
     assert verdict.message.startswith("a worker did not start")
 
 
+class _Told(logging.Handler):
+    """Calls when it is logged that a worker did not start."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__()
+        self._call = call
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._call()
+
+
 async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
-    open_pool: "OpenPool", fine: "Fine"
+    monkeypatch: pytest.MonkeyPatch, open_pool: "OpenPool", fine: "Fine"
 ) -> None:
+    """Whoever waited for it is called off in the very turn in which it fails."""
     async with open_pool(ready=0) as pool:
-        asking = asyncio.create_task(pool.take())
-        await asyncio.sleep(0)
-        for _ in range(2):
-            pool._idle.put_nowait(WorkerDied("no memory"))
-        with pytest.raises(WorkerDied):
-            await asking
+        with monkeypatch.context() as patch:
+            patch.setattr("trafficlight.coordinator.worker_process.sys.executable", "/bin/false")
+            waiting = asyncio.create_task(pool.take())
+            told = _Told(waiting.cancel)
+            workers.logger.addHandler(told)
+            try:
+                await asyncio.wait([waiting])
+            finally:
+                workers.logger.removeHandler(told)
+        assert waiting.cancelled()
         await fine(pool)
 
 
-async def test_what_cannot_be_read_is_said(
-    pool: WorkerPool, bench: "Bench", link: "FakeLink", monkeypatch: pytest.MonkeyPatch
+async def test_one_that_came_for_a_case_that_was_called_off_serves_the_next(
+    open_pool: "OpenPool", fine: "Fine"
 ) -> None:
-    monkeypatch.setattr("trafficlight.worker.messages._VALUES", ())
-    verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
-    why = "trafficlight.results.events.State is none of what a worker can send"
-    assert verdict.message == f"the test's process sent what cannot be read: {why}"
+    async with open_pool(ready=0) as pool:
+        worker = await pool.take()
+        first, second = (asyncio.create_task(pool.take()) for _ in range(2))
+        await asyncio.sleep(0)
+        await pool.give_back(worker, reusable=True)
+        first.cancel()
+        assert await second is worker
+        assert first.cancelled()
+        await pool.give_back(worker, reusable=True)
+        await fine(pool)
 
 
 @pytest.mark.parametrize(
