@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from weakref import WeakSet
 
 from trafficlight.coordinator.session import Session
 from trafficlight.results.events import Event, EventKind
-from trafficlight.results.writer import append_late
+from trafficlight.results.writer import ResultsWriter, append_late
 
 __all__ = ["LateFiles", "Sessions"]
 
@@ -69,6 +70,8 @@ class LateFiles:
     def __init__(self, root: Path, sessions: Sessions) -> None:
         self._root = root
         self._sessions = sessions
+        # Also those of sessions that have left the memory: they live as long as they have something to write.
+        self._told: WeakSet[ResultsWriter] = WeakSet()
 
     def __call__(self, event: Event) -> None:
         """Take in an event; those of sessions that go on are left to their own writers."""
@@ -78,9 +81,10 @@ class LateFiles:
         if session is None:
             append_late(self._root / event.session / "events.jsonl", event)
         elif session.closing:
+            self._told.add(session.writer)
             session.writer.late(event)
 
     async def close(self) -> None:
         """Wait until the reports have what came late."""
-        for session in list(self._sessions.values()):
-            await asyncio.to_thread(session.writer.settle)
+        for writer in list(self._told):
+            await asyncio.to_thread(writer.settle)
