@@ -1,15 +1,19 @@
 """Plans made in workers: what a test file does when it is imported costs this file only."""
 
+import asyncio
+import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.hand_clock import HandClock
 from tests.leaks import held
+from trafficlight.clock import Clock
 from trafficlight.coordinator.planner import WorkerPlanner
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import AuthoringError, UsageError
@@ -22,8 +26,8 @@ HEAD = (
 )
 TEST = 'class A(Test):\n    clients = {"alice": Nio}\n    async def run(self, alice): ...\n'
 
-# Seconds that a file may take: enough for an import when the machine is busy, and short for one that hangs.
-SOON = 4.0
+# Says through a pipe with a name that the line is reached which it stands in.
+TELL = "os.write(os.open({pipe!r}, os.O_WRONLY), b'!')"
 
 
 class Desk:
@@ -39,9 +43,11 @@ class Desk:
         path.write_text(f"{HEAD}{text}\n{TEST}")
         return path
 
-    async def planned(self, *, deadline: float = 60.0, memory: int = 0, **selection: Any) -> Plan:
+    async def planned(
+        self, *, deadline: float = 60.0, memory: int = 0, clock: Clock | None = None, **selection: Any
+    ) -> Plan:
         pool = await self._stack.enter_async_context(WorkerPool(1, memory=memory))
-        planner = WorkerPlanner(pool, deadline, printed=self.printed.append)
+        planner = WorkerPlanner(pool, deadline, clock=clock, printed=self.printed.append)
         return await planner.plan([str(self.folder)], Selection(**selection))
 
 
@@ -105,17 +111,46 @@ async def test_one_that_sends_what_cannot_be_read(desk: Desk) -> None:
     assert only(found, path).problem.endswith("posix.system is none of what a worker can send")
 
 
-@pytest.mark.parametrize("text", ["while True: pass", "time.sleep(600)", "threading.Event().wait()"])
+@contextmanager
+def a_pipe(path: Path) -> Iterator[asyncio.Event]:
+    """Make a pipe with a name; the event is set when something is written into it."""
+    written = asyncio.Event()
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(end, written.set)
+    try:
+        yield written
+    finally:
+        loop.remove_reader(end)
+        os.close(end)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"for _ in [{TELL}] and iter(int, 1): pass",
+        f"{TELL}; time.sleep(600)",
+        f"{TELL}; threading.Event().wait()",
+    ],
+)
 async def test_one_that_does_not_come_to_an_end(
     desk: Desk, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    clock = HandClock()
+    text = text.format(pipe=str(desk.folder / "pipe"))
     desk.write("a")
     path = desk.write("b", text)
     desk.write("c")
-    found = await desk.planned(deadline=SOON)
+    with a_pipe(desk.folder / "pipe") as reached:
+        planning = asyncio.create_task(desk.planned(deadline=7.0, clock=clock))
+        async with asyncio.timeout(60):
+            await reached.wait()
+        await clock.turn(7.0)
+        found = await planning
     assert ids(found) == ["a", "c"]
     wrong = only(found, path)
-    assert wrong.problem == f"not imported within {SOON:g} s"
+    assert wrong.problem == "not imported within 7 s"
     assert "IMPORT_DEADLINE" in wrong.hint
     assert wrong.line == 4, "it says where"
     assert text in caplog.text, "and with what"

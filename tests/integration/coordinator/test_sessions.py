@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 
+from tests.closing import closed
 from tests.integration.coordinator.conftest import Bay
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import LateFiles, Sessions
@@ -74,9 +75,8 @@ async def test_a_session_that_is_dropped_is_gone(bay: Bay) -> None:
     """Nothing of the engine holds it."""
     bay.engine.sessions._keep = 0
     session = await ended(bay)
-    async with asyncio.timeout(10):
-        while session.id in bay.engine.sessions:
-            await asyncio.sleep(0)
+    await closed()
+    assert session.id not in bay.engine.sessions
     gone = weakref.ref(session)
     del session
     for _ in range(3):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.closing import closed
 from tests.integration.http.conftest import Opener, ScriptedAdapter, Site, ended, open_site
 from tests.integration.http.test_sessions_api import TWO, a_test_file, lines, stood, submitted
 from trafficlight.coordinator.session import Session
@@ -60,9 +61,8 @@ def asked_of(session: Session) -> list[str]:
 
 async def dropped(site: Site, session: Session) -> None:
     """Wait until a session has left the memory."""
-    async with asyncio.timeout(10):
-        while session.id in site.lab.engine.sessions:
-            await asyncio.sleep(0)
+    await closed()
+    assert session.id not in site.lab.engine.sessions
 
 
 @asynccontextmanager
