@@ -14,7 +14,7 @@ from trafficlight.errors import LabError, StoppedError, TrafficlightError
 from trafficlight.http.bodies import json_object, validated
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, Query, described
-from trafficlight.http.event_stream import event_lines
+from trafficlight.http.event_stream import event_lines, lines_of_another
 from trafficlight.http.known import Place, all_ids, opened, place_of
 from trafficlight.http.queries import invalid_query, number, span
 from trafficlight.http.refusals import Refusal
@@ -186,8 +186,11 @@ async def events(session: str) -> Response:
     if not await asyncio.to_thread(path.is_file):
         raise Refusal(HTTPStatus.NOT_FOUND, "unknown_file", "the events of this session are gone")
 
-    over = place.live.ended if place.live is not None and follow == "1" else None
-    lines = event_lines(path, place.id, after, lab.journal, over)
+    if follow == "1" and place.live is None:
+        lines = lines_of_another(path, after, lab.clock, lambda: lab.engine.pool.closed)
+    else:
+        over = place.live.ended if place.live is not None and follow == "1" else None
+        lines = event_lines(path, place.id, after, lab.journal, over)
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
     answer.timeout = None
     return answer
