@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-__all__ = ["Clock", "SystemClock", "Timer"]
+__all__ = ["Clock", "SystemClock", "Timer", "release"]
 
 
 class Timer(Protocol):
@@ -40,7 +40,7 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Return when so many seconds have gone."""
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, _release, over)
+        timer = self.call_later(seconds, release, over)
         try:
             await over
         finally:
@@ -76,7 +76,8 @@ class SystemClock(Clock):
         return asyncio.get_running_loop().call_later(seconds, callback, *arguments)
 
 
-def _release(waiting: "asyncio.Future[None]") -> None:
+def release(waiting: "asyncio.Future[None]") -> None:
+    """Let those go on who await a future. Idempotent."""
     if not waiting.done():  # it may have been cancelled in this very turn of the loop
         waiting.set_result(None)
 

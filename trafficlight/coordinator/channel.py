@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypeAlias
 
-from trafficlight.clock import Clock
+from trafficlight.clock import Clock, release
 from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
 
@@ -270,7 +270,7 @@ class Channel:
         """Wait for news."""
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held = held
-        timer = self.clock.call_later(seconds, _release, held)
+        timer = self.clock.call_later(seconds, release, held)
         try:
             await held
         finally:
@@ -280,7 +280,7 @@ class Channel:
 
     def _wake(self) -> None:
         if self._held is not None:
-            _release(self._held)
+            release(self._held)
 
     def _late(self, outstanding: Outstanding, timeout: float) -> None:
         self._settle(outstanding, DeadlineError(self._silence(outstanding, timeout)))
@@ -304,11 +304,6 @@ class Channel:
             what = f"did not answer {action} within {timeout:g} s"
         before = ", ".join(str(past) for past in self._past)
         return f"{what} (before that: {before})" if before else what
-
-
-def _release(held: "asyncio.Future[None]") -> None:
-    if not held.done():
-        held.set_result(None)
 
 
 def _idle(delay: int) -> ActionMessage:

@@ -270,6 +270,11 @@ class Pool:
                 continue
             self.lose(adapter, f"gave no sign of life for {silent:.0f} s")
 
+    @property
+    def closed(self) -> bool:
+        """Whether the lab ends, so that nothing may keep it waiting."""
+        return self._closed is not None
+
     def close(self, reason: str) -> None:
         """Tell every adapter to exit, and those that will yet register."""
         self._closed = reason

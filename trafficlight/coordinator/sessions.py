@@ -1,9 +1,9 @@
 """The sessions that a coordinator has in memory: those that wait and run, and the latest that have ended."""
 
 import asyncio
-import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from weakref import WeakSet
 
 from trafficlight.coordinator.session import Session
 from trafficlight.results.events import Event, EventKind
@@ -43,12 +43,7 @@ class Sessions(Mapping[str, Session]):
         return len(self._known)
 
     def add(self, session: Session) -> None:
-        """Take a session in.
-
-        :raises ValueError: there is one of this id.
-        """
-        if session.id in self._known:
-            raise ValueError(f"there are two sessions {session.id}")
+        """Take a session in."""
         self._known[session.id] = session
 
     def drop_ended(self) -> None:
@@ -75,8 +70,8 @@ class LateFiles:
     def __init__(self, root: Path, sessions: Sessions) -> None:
         self._root = root
         self._sessions = sessions
-        # Of sessions that have been dropped, too; those that are done with it go by themselves.
-        self._writers: weakref.WeakSet[ResultsWriter] = weakref.WeakSet()
+        # Also those of sessions that have left the memory: they live as long as they have something to write.
+        self._told: WeakSet[ResultsWriter] = WeakSet()
 
     def __call__(self, event: Event) -> None:
         """Take in an event; those of sessions that go on are left to their own writers."""
@@ -86,10 +81,10 @@ class LateFiles:
         if session is None:
             append_late(self._root / event.session / "events.jsonl", event)
         elif session.closing:
-            self._writers.add(session.writer)
+            self._told.add(session.writer)
             session.writer.late(event)
 
     async def close(self) -> None:
         """Wait until the reports have what came late."""
-        for writer in tuple(self._writers):
+        for writer in list(self._told):
             await asyncio.to_thread(writer.settle)

@@ -1,24 +1,29 @@
 """A session's events as they happen: first those of the past, then each when it comes, none twice.
 
 The session's own log is the only source, and the journal only says when to look: so there is no seam between
-past and present, and a slow reader costs no memory.
+past and present, and a slow reader costs no memory. A session that another process runs is in that one's
+journal: its log is looked at every now and then.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from trafficlight.clock import Clock
+from trafficlight.results.event_log import is_written
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.journal import Journal
 
-__all__ = ["event_lines"]
+__all__ = ["event_lines", "lines_of_another"]
 
 # Bytes read at once; the last line may go beyond.
 _CHUNK = 64 << 10
 # Seconds without news after which an empty line shows that the stream is alive.
 _BEAT = 15.0
+# Seconds between two looks at the log of a session that another process runs.
+_LOOK = 0.5
 
 
 class _Tail:
@@ -92,4 +97,36 @@ async def event_lines(
             await over.wait()
     finally:
         unsubscribe()
+        file.close()
+
+
+async def lines_of_another(
+    path: Path, after: int, clock: Clock, leaving: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """Give the events of a session that this process does not run, as long as another one has its log open.
+
+    Where none has, the session is over or was cut off: those that there are.
+
+    :param path: the session's log.
+    :param after: the sequence number of the last event that is known already; 0 for all.
+    :param leaving: says whether this process ends, and the stream with it.
+    """
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        tail, heard = _Tail(file, after), clock.monotonic()
+        while True:
+            # Asked before reading: what was written until the log was closed is read in any case.
+            written = await asyncio.to_thread(is_written, path)
+            if lines := await asyncio.to_thread(tail.read):
+                yield lines
+                heard = clock.monotonic()
+            elif clock.monotonic() - heard >= _BEAT:
+                yield b"\n"
+                heard = clock.monotonic()
+            if not tail.dry:
+                continue
+            if not written or leaving():
+                break
+            await clock.sleep(_LOOK)
+    finally:
         file.close()

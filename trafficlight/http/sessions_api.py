@@ -14,7 +14,7 @@ from trafficlight.errors import LabError, StoppedError, TrafficlightError
 from trafficlight.http.bodies import json_object, validated
 from trafficlight.http.context import current_lab
 from trafficlight.http.described import Answer, Endpoint, Query, described
-from trafficlight.http.event_stream import event_lines
+from trafficlight.http.event_stream import event_lines, lines_of_another
 from trafficlight.http.known import Place, all_ids, opened, place_of
 from trafficlight.http.queries import invalid_query, number, span
 from trafficlight.http.refusals import Refusal
@@ -175,8 +175,7 @@ async def events(session: str) -> Response:
 
     Its results are complete when the stream ends. An empty line every 15 seconds shows that it is alive.
     After a break, ask for what comes `after` the last `sequence` that was seen: no event is left out, and
-    none comes twice. Of a session that another process runs in the same results folder, it ends with the last
-    event that there is now.
+    none comes twice.
     """
     lab = current_lab()
     after, follow = number("after", 0), request.args.get("follow", "1")
@@ -187,8 +186,11 @@ async def events(session: str) -> Response:
     if not await asyncio.to_thread(path.is_file):
         raise Refusal(HTTPStatus.NOT_FOUND, "unknown_file", "the events of this session are gone")
 
-    over = place.live.ended if place.live is not None and follow == "1" else None
-    lines = event_lines(path, place.id, after, lab.journal, over)
+    if follow == "1" and place.live is None:
+        lines = lines_of_another(path, after, lab.clock, lambda: lab.engine.pool.closed)
+    else:
+        over = place.live.ended if place.live is not None and follow == "1" else None
+        lines = event_lines(path, place.id, after, lab.journal, over)
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
     answer.timeout = None
     return answer

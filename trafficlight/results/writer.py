@@ -154,13 +154,13 @@ class ResultsWriter:
         self._closing.set()
         self._dirty.set()
         self._thread.join()
-        self._log.close()
         self._finish()
         for host in self._hosts:
             host.stop()
         until = time.monotonic() + self._deadline
         for host in self._hosts:
             host.join(until)
+        self._log.close()  # last: other processes take the session for complete then
 
     def _follow(self, event: Event) -> None:
         match event.kind:

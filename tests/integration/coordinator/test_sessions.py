@@ -4,9 +4,14 @@ import asyncio
 import gc
 import weakref
 
+import pytest
+
+from tests.closing import closed
 from tests.integration.coordinator.conftest import Bay
 from trafficlight.coordinator.session import Session
-from trafficlight.coordinator.sessions import Sessions
+from trafficlight.coordinator.sessions import LateFiles, Sessions
+from trafficlight.results import writer
+from trafficlight.results.events import EventKind
 
 QUICK = """
 class Quick(Test):
@@ -70,12 +75,46 @@ async def test_a_session_that_is_dropped_is_gone(bay: Bay) -> None:
     """Nothing of the engine holds it."""
     bay.engine.sessions._keep = 0
     session = await ended(bay)
-    async with asyncio.timeout(10):
-        while session.id in bay.engine.sessions:
-            await asyncio.sleep(0)
+    await closed()
+    assert session.id not in bay.engine.sessions
     gone = weakref.ref(session)
     del session
     for _ in range(3):
         await asyncio.sleep(0)
     gc.collect()
     assert gone() is None
+
+
+async def test_what_came_late_is_in_the_reports_of_a_session_that_is_dropped(
+    bay: Bay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_REST", 1e6)
+    monkeypatch.setattr(writer, "_LONGEST_REST", 60.0)
+    session = await ended(bay)
+    sessions = Sessions(0)
+    sessions.add(session)
+    late = LateFiles(session.folder.path.parent, sessions)
+    bay.engine.journal.subscribe(late)
+    (case,) = session.record.cases
+    report = session.folder.path / "report.json"
+    for name in ("first.log", "second.log"):
+        path = f"clients/alice/{name}"
+        bay.engine.journal.append(
+            EventKind.UPLOAD,
+            session=session.id,
+            case=case,
+            attempt=1,
+            role="alice",
+            name=name,
+            path=path,
+            size=1,
+        )
+        if name == "first.log":  # the second one comes while the writer rests from this
+            async with asyncio.timeout(20):
+                while name not in report.read_text():
+                    await asyncio.sleep(0.01)
+    sessions.drop_ended()
+    assert not sessions
+    await late.close()
+    assert "second.log" in report.read_text()
+    await asyncio.to_thread(session.writer.settle)

@@ -5,11 +5,14 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yarl
 
+from tests.closing import closed
 from tests.integration.http.conftest import Opener, ScriptedAdapter, Site, ended, open_site
 from tests.integration.http.test_sessions_api import TWO, a_test_file, lines, stood, submitted
 from trafficlight.coordinator.session import Session
@@ -60,9 +63,8 @@ def asked_of(session: Session) -> list[str]:
 
 async def dropped(site: Site, session: Session) -> None:
     """Wait until a session has left the memory."""
-    async with asyncio.timeout(10):
-        while session.id in site.lab.engine.sessions:
-            await asyncio.sleep(0.01)
+    await closed()
+    assert session.id not in site.lab.engine.sessions
 
 
 @asynccontextmanager
@@ -183,6 +185,39 @@ async def test_a_session_that_another_process_writes_is_running(tmp_path: Path) 
         assert (await stood(site, id))["state"] == "running"
         log.close()
         assert (await stood(site, id))["state"] == "abandoned"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_a_session_that_another_process_runs_is_followed(tmp_path: Path, finished: bool) -> None:
+    async with abandoned(tmp_path) as (site, id):
+        path = tmp_path / "results" / id / "events.jsonl"
+        known = list(read_events(path))
+        log = EventLog(path)
+        async with site.client.get(f"{site.url}/api/sessions/{id}/events?after=2") as answer:
+            for event in known[2:]:
+                assert json.loads(await answer.content.readline())["sequence"] == event.sequence
+            more = replace(known[-1], kind=EventKind.LOG, sequence=known[-1].sequence + 1)
+            log.append(more)
+            assert json.loads(await answer.content.readline())["sequence"] == more.sequence
+            if finished:
+                log.append(replace(more, kind=EventKind.SESSION_ENDED, sequence=more.sequence + 1))
+                assert json.loads(await answer.content.readline())["kind"] == "session_ended"
+            log.close()
+            assert await answer.content.read() == b""
+
+
+async def test_whoever_follows_a_session_of_another_keeps_no_lab_from_ending(tmp_path: Path) -> None:
+    async with abandoned(tmp_path) as (site, id):
+        log = EventLog(tmp_path / "results" / id / "events.jsonl")
+        url = yarl.URL(site.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(f"GET /api/sessions/{id}/events HTTP/1.1\r\nHost: {url.authority}\r\n\r\n".encode())
+        await reader.readuntil(b"session_started")
+    async with asyncio.timeout(10):
+        await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    log.close()
 
 
 @pytest.mark.parametrize("keep", [20, 0])
