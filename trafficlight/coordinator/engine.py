@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState, Lease
 from trafficlight.coordinator.attempt import Attempt
+from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.queues import Entry, server_types
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduler import Free, Limits, Start, Usage, Waiting, decide
-from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import Sessions
 from trafficlight.coordinator.standstill import Standstill
 from trafficlight.coordinator.turns import in_turns

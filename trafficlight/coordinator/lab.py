@@ -16,11 +16,12 @@ from trafficlight.coordinator.execution import InProcess
 from trafficlight.coordinator.legacy import Legacy
 from trafficlight.coordinator.matches import Matches
 from trafficlight.coordinator.memory import remembering
+from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.past import Past
 from trafficlight.coordinator.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
-from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import LateFiles
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, StoppedError, TrafficlightError, UsageError

@@ -5,31 +5,29 @@ import getpass
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
 from trafficlight.clock import Clock
+from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduler import Waiting
 from trafficlight.coordinator.turns import in_turns
-from trafficlight.results.case import INTERRUPTED, Expected
+from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reporters import Reporter
 from trafficlight.results.texts import MESSAGE_LIMIT, TRACEBACK_LIMIT, presentable
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.portable import Shown
-from trafficlight.suites.request import SessionRequest
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 
-__all__ = ["Options", "Session"]
+__all__ = ["Session"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,34 +37,6 @@ _REASON_EVERY, _REASON_SOON, _REASON_EACH = 30.0, 2.0, 0.05
 _IN_ONE_EVENT = 200
 # How often in a row a case may be cut off by the coordinator's end: without workers a test can end it.
 _MOST_INTERRUPTIONS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a session is to be run.
-
-    :param exit_first: whether the first failure or error ends it.
-    :param deflake: how often a case that failed is tried again.
-    :param expected: why a case is expected to fail, by its id; None for those that are not.
-    :param command: how it was asked for, for the record.
-    :param configuration: the settings in force, without secrets.
-    :param seed: of the sample, if one was drawn.
-    :param deadline: seconds that the session may take; None for any time.
-    :param rerun_interrupted: whether cases that a killed coordinator was at run again.
-    :param reporters: plug-ins that are told how it goes.
-    :param request: what was asked for, so that it can be asked for again; None where nobody knows.
-    """
-
-    exit_first: bool = False
-    deflake: int = 0
-    expected: Callable[[str], Expected | None] = lambda _: None
-    command: str = ""
-    configuration: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-    deadline: float | None = None
-    rerun_interrupted: bool = True
-    reporters: Sequence[Reporter] = ()
-    request: SessionRequest | None = None
 
 
 class Session:

@@ -16,9 +16,10 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcess
+from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduler import Limits
-from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.session import Session
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.protocol import JsonObject

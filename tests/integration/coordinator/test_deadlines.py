@@ -9,7 +9,7 @@ import pytest
 
 from tests.hand_clock import HandClock
 from tests.integration.coordinator.conftest import open_bay
-from trafficlight.coordinator.session import Options
+from trafficlight.coordinator.options import Options
 from trafficlight.results.events import EventKind, State
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduler import Limits
-from trafficlight.coordinator.session import Options
 from trafficlight.coordinator.workers import WorkerPool
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.exit_codes import ExitCode

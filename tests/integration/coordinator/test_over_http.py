@@ -14,7 +14,8 @@ import pytest
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.options import Options
+from trafficlight.coordinator.session import Session
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.results.events import State

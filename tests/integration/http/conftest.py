@@ -16,7 +16,8 @@ import yarl
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.session import Options, Session
+from trafficlight.coordinator.options import Options
+from trafficlight.coordinator.session import Session
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.suites.planning import plan
