@@ -81,6 +81,9 @@ async def abandoned(folder: Path) -> AsyncIterator[tuple[Site, str]]:
         await asyncio.wait_for(failed.wait(), 20)
         path = folder / "results" / body["id"]
         await asyncio.to_thread(site.lab.engine.sessions[body["id"]].writer.junit)
+        async with asyncio.timeout(10):  # the writer's thread rests between two writings
+            while sum(json.loads((path / "session.json").read_bytes())["counts"].values()) < 2:
+                await asyncio.sleep(0.01)
         left = {name: (path / name).read_bytes() for name in ("events.jsonl", "session.json", "junit.xml")}
     for name, content in left.items():
         (path / name).write_bytes(content)
