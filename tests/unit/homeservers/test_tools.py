@@ -23,7 +23,7 @@ async def test_the_lines_come_as_they_are_written() -> None:
 
 
 async def test_a_failing_tool_shows_its_last_lines() -> None:
-    script = "import sys\nfor n in range(50): print('line', n)\nsys.exit('no space left')"
+    script = "import sys\nfor n in range(50): print('line', n, flush=True)\nsys.exit('no space left')"
     with pytest.raises(DeployError, match="work: ended with code 1") as failure:
         await run_tool("work", [*_PYTHON, script])
     assert failure.value.log.splitlines()[-1] == "no space left"
