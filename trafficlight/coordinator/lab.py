@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 # Cases at once, where no limit is set: they mostly wait for others, but each has a process.
 _CASES, _CASES_PER_CORE = 8, 4
+# How often in a row a case may be cut off where it may be what ends the coordinator.
+_MOST_INTERRUPTIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +270,7 @@ class Lab:
             configuration=self.settings.public(),
             seed=request.seed if request.sample is not None else None,
             deadline=self.settings.session_deadline,
-            rerun_interrupted=self.settings.rerun_interrupted,
+            interruptions=_interruptions(self.settings),
             reporters=load_reporters(self.settings.reporters),
             request=request,
         )
@@ -325,6 +327,13 @@ def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
 
 def _specs(case: Case) -> list[HomeServerSpec]:
     return [spec for slot in case.servers for spec in slot.type.homeservers()]
+
+
+def _interruptions(settings: Settings) -> int | None:
+    """Return how often in a row a case may be cut off: without workers a test can end its coordinator."""
+    if not settings.rerun_interrupted:
+        return 1
+    return _MOST_INTERRUPTIONS if settings.workers == 0 else None
 
 
 def _limits(settings: Settings, servers: Providers) -> Limits:

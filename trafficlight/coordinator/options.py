@@ -22,7 +22,7 @@ class Options:
     :param configuration: the settings in force, without secrets.
     :param seed: of the sample, if one was drawn.
     :param deadline: seconds that the session may take; None for any time.
-    :param rerun_interrupted: whether cases that a killed coordinator was at run again.
+    :param interruptions: how often in a row a case may be cut off by its coordinator; None for any number.
     :param reporters: plug-ins that are told how it goes.
     :param request: what was asked for, so that it can be asked for again; None where nobody knows.
     """
@@ -34,6 +34,6 @@ class Options:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     deadline: float | None = None
-    rerun_interrupted: bool = True
+    interruptions: int | None = None
     reporters: Sequence[Reporter] = ()
     request: SessionRequest | None = None

@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 _REASON_EVERY, _REASON_SOON, _REASON_EACH = 30.0, 2.0, 0.05
 # Cases that one such note is about, at most.
 _IN_ONE_EVENT = 200
-# How often in a row a case may be cut off by the coordinator's end: without workers a test can end it.
-_MOST_INTERRUPTIONS = 10
 
 
 class Session:
@@ -113,8 +111,8 @@ class Session:
             before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
             times = 1 + len(list(before))
             message = "interrupted: the coordinator ended meanwhile"
-            again = self.options.rerun_interrupted and times < _MOST_INTERRUPTIONS
-            if times >= _MOST_INTERRUPTIONS:
+            again = self.options.interruptions is None or times < self.options.interruptions
+            if not again and times > 1:
                 message += f", {times} times in a row: it may be this case that ends it"
             self._end(
                 case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0, will_retry=again

@@ -273,7 +273,7 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
 async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
     opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trafficlight.coordinator.session._MOST_INTERRUPTIONS", 2)
+    monkeypatch.setattr("trafficlight.coordinator.lab._MOST_INTERRUPTIONS", 2)
     for adapter in ("first", "second"):
         async with opened() as lab:
             told = Told(lab.journal)
