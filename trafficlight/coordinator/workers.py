@@ -27,8 +27,10 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a worker has beyond the test's own deadlines, before it is taken for stuck.
 _MARGIN = 5.0
-# Seconds for a stuck worker to write its stacks down, before it is killed.
+# Seconds that a worker has after a test's tear-down to say so, and the system to say how one ended.
 _LAST_WORDS = 1.0
+# Seconds for a stuck worker to write its stacks down, before it is killed: the machine may be busy.
+_STACKS = 3.0
 # Lines of a case's log that are shown when its test ended its process.
 _LAST_LINES = 20
 # Bytes of its log in which those are looked for.
@@ -296,7 +298,7 @@ async def dump_stacks(worker: WorkerProcess) -> None:
     """Let a worker that does not answer add to its output where it is."""
     worker.signal(signal.SIGUSR1)
     with contextlib.suppress(TimeoutError, WorkerDied):
-        async with asyncio.timeout(_LAST_WORDS):
+        async with asyncio.timeout(_STACKS):
             while True:
                 await worker.next()
 
