@@ -16,7 +16,7 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.results.events import Event, EventKind
-from trafficlight.results.summary import summary
+from trafficlight.results.summary import cases_text, summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.suites.selection import Selection
 from trafficlight.version import VERSION
@@ -98,8 +98,7 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
         lab, url = await stack.enter_async_context(lab_serving(settings, tell))
         planned = await lab.plan(request)
         folder = lab.new_folder()
-        number = len(planned.cases)
-        cases = f"{number} case{'s' * (number != 1)}"
+        cases = cases_text(len(planned.cases))
         header = f"trafficlight {VERSION} · session {folder.id} · {cases} · {url}/status"
         console.print(header, soft_wrap=True)
         if settings.port == 0 and "queue_deadline" not in settings.model_fields_set:

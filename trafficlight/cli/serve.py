@@ -13,7 +13,7 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import StoppedError
 from trafficlight.results.exit_codes import ExitCode, worst
-from trafficlight.results.summary import summary
+from trafficlight.results.summary import cases_text, summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.version import VERSION
 
@@ -76,8 +76,7 @@ async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
     for before in ended:
         click.echo(f"session {before.session.id} · had ended before a restart · {before.session.folder}")
     for session in sessions:
-        number = len(session.plan.cases)
-        cases = f"{number} case{'s' * (number != 1)}"
+        cases = cases_text(len(session.plan.cases))
         click.echo(f"session {session.id} · {cases} · {session.folder.path}")
     for session in sessions:
         await session.ended.wait()

@@ -23,7 +23,7 @@ from trafficlight.errors import TrafficlightError
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.summary import summary
+from trafficlight.results.summary import cases_text, summary
 from trafficlight.version import VERSION
 
 __all__ = ["command", "follow", "header"]
@@ -80,7 +80,7 @@ async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
 
 def header(coordinator: Coordinator, session: SessionFacts) -> str:
     """Return the first line: which session, how much, and where to look."""
-    cases = f"{session.cases} case{'s' * (session.cases != 1)}"
+    cases = cases_text(session.cases)
     return f"trafficlight {VERSION} · session {session.id} · {cases} · {coordinator.url}/status/{session.id}"
 
 

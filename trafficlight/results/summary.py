@@ -8,7 +8,7 @@ from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.xml_text import one_line, visible
 
-__all__ = ["summary"]
+__all__ = ["cases_text", "summary"]
 
 _ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.ERROR)
 _TOLD = (Outcome.FAILURE, Outcome.ERROR, Outcome.UNEXPECTED_SUCCESS, Outcome.FLAKY)
@@ -69,11 +69,12 @@ def _untold(record: SessionRecord, what: str, *outcomes: Outcome) -> list[str]:
     """Return why cases came to no verdict, a line for each reason."""
     cases = [case for case in record.cases.values() if case.outcome in outcomes]
     reasons = Counter(one_line(visible(case.reason or case.message)) or "nobody said why" for case in cases)
-    lines = [f"{what}  {_cases(number)}: {reason}" for reason, number in reasons.most_common(_MOST)]
+    lines = [f"{what}  {cases_text(number)}: {reason}" for reason, number in reasons.most_common(_MOST)]
     return [*lines, *([f"... and {len(reasons) - _MOST} more reasons"] if len(reasons) > _MOST else [])]
 
 
-def _cases(number: int) -> str:
+def cases_text(number: int) -> str:
+    """Say how many cases."""
     return "1 case" if number == 1 else f"{number} cases"
 
 
