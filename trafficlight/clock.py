@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-__all__ = ["Clock", "SystemClock", "Timer", "release"]
-
 
 class Timer(Protocol):
     """A call that is to come."""

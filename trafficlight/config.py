@@ -15,16 +15,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from trafficlight.errors import ConfigError
 
-__all__ = [
-    "ENVIRONMENT_PREFIX",
-    "AdapterProgram",
-    "DockerHost",
-    "Settings",
-    "StaticServer",
-    "key_of",
-    "load",
-]
-
 ENVIRONMENT_PREFIX = "TRAFFICLIGHT_"
 # What adapters are told by the same means; no settings.
 _FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})

@@ -20,21 +20,6 @@
 
 from pathlib import Path
 
-__all__ = [
-    "ActionError",
-    "AdapterError",
-    "AuthoringError",
-    "ConfigError",
-    "DeadlineError",
-    "DeployError",
-    "LabError",
-    "Skipped",
-    "StoppedError",
-    "TrafficlightError",
-    "UnsupportedError",
-    "UsageError",
-]
-
 
 class TrafficlightError(Exception):
     """The root of everything that trafficlight raises on purpose."""
@@ -60,7 +45,7 @@ class UsageError(TrafficlightError):
     """The command line cannot be carried out as it stands."""
 
 
-class AuthoringError(TrafficlightError):
+class TestFileError(TrafficlightError):
     """A test file is wrong.
 
     :param path: the file.
@@ -77,7 +62,7 @@ class AuthoringError(TrafficlightError):
         where = f"{path}:{line}" if line is not None else str(path)
         super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
 
-    def __reduce__(self) -> tuple[type["AuthoringError"], tuple[Path, int | None, str, str]]:
+    def __reduce__(self) -> tuple[type["TestFileError"], tuple[Path, int | None, str, str]]:
         # What it is raised from stays in the process that read the file.
         return type(self), (self.path, self.line, self.problem, self.hint)
 
@@ -129,7 +114,7 @@ class DeployError(LabError):
         super().__init__(message if not log else f"{message}\n{log}")
 
 
-class StoppedError(LabError):
+class ShuttingDownError(LabError):
     """The lab ends before it has done what it was asked for."""
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Literal, TextIO, TypeAlias
 
-__all__ = ["JsonFormatter", "LogContext", "LogFormat", "TextFormatter", "configure"]
-
 LogFormat: TypeAlias = Literal["text", "json"]
 
 

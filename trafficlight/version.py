@@ -2,8 +2,6 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["VERSION"]
-
 try:
     VERSION = version("trafficlight")
 except PackageNotFoundError:  # a source tree that was never installed

@@ -20,7 +20,7 @@ import psutil
 from tables import show
 
 from trafficlight.clients.home_server import register_account
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import Dendrite, HomeServerSpec, ServerType, Synapse, SynapseStable
 

@@ -52,7 +52,7 @@ async def leave_behind(folder: Path, ended: int) -> None:
     """Run a coordinator until so many cases have ended, and keep what a kill would leave in ``killed``."""
     settings = settings_of(folder)
     async with Lab.open(settings, remember=True) as lab:
-        ((session,), _) = await lab.take_up(SessionRequest(), command="bench")
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="bench")
         for number, case in enumerate(session.plan.cases[:ended]):
             _play(lab, session, case.id)
             if number % 100 == 0:
@@ -97,7 +97,7 @@ async def go_on(folder: Path) -> None:
     async with Lab.open(settings_of(folder), remember=True) as lab:
         opened = time.perf_counter() - began
         watching = asyncio.create_task(watch())
-        ((session,), _) = await lab.take_up(SessionRequest(), command="bench")
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="bench")
         went_on = time.perf_counter() - began
         watching.cancel()
         waiting, cases = len(session.waiting), len(session.record.cases)

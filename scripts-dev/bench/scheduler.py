@@ -16,7 +16,8 @@ from trafficlight.client_types import (
     NetworkProxy,
     Nio,
 )
-from trafficlight.coordinator.scheduler import Free, Limits, Waiting, decide
+from trafficlight.coordinator.scheduling.inventory import Free
+from trafficlight.coordinator.scheduling.scheduler import Limits, Waiting, decide
 
 TYPES = [
     Nio(),

@@ -8,8 +8,6 @@ import click
 from trafficlight.clients.catalogue import CLIENTS, Entry, as_json, as_markdown, as_schema, catalogue
 from trafficlight.errors import UsageError
 
-__all__ = ["command"]
-
 
 @click.command("actions")
 @click.argument("name", required=False)

@@ -5,8 +5,6 @@ import json
 
 import click
 
-__all__ = ["command"]
-
 
 @click.group("adapter")
 def command() -> None:

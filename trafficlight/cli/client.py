@@ -15,15 +15,6 @@ from trafficlight.errors import TrafficlightError, UsageError
 from trafficlight.results.events import Event
 from trafficlight.suites.request import SessionRequest
 
-__all__ = [
-    "Coordinator",
-    "CoordinatorRefusedError",
-    "CoordinatorUnreachableError",
-    "SessionFacts",
-    "as_seen_there",
-    "coordinator_options",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Seconds: to connect, and for answers that take no time. A new session may have to install homeservers.

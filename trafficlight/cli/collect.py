@@ -14,17 +14,15 @@ import click
 
 from trafficlight.cli.selecting import selection_options
 from trafficlight.config import Settings, load
-from trafficlight.coordinator.planner import WorkerPlanner
-from trafficlight.coordinator.workers import WorkerPool
-from trafficlight.errors import AuthoringError
+from trafficlight.coordinator.workers.planner import WorkerPlanner
+from trafficlight.coordinator.workers.pool import WorkerPool
+from trafficlight.errors import TestFileError
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan, Suite
 from trafficlight.suites.planning import plan
 from trafficlight.suites.portable import Shown
 from trafficlight.suites.rendering import render_value
 from trafficlight.suites.selection import Selection
-
-__all__ = ["command"]
 
 # As a session that runs them would end: usage, or an error that is not the client's.
 _NOTHING = 2
@@ -182,7 +180,7 @@ def _jsonable(value: Any) -> Any:
             return render_value(value)
 
 
-def _shown(problem: AuthoringError) -> str:
+def _shown(problem: TestFileError) -> str:
     """Return a problem with the file as the reader would name it."""
     near = os.path.relpath(problem.path)
     return str(problem) if near.startswith("..") else str(problem).replace(str(problem.path), near, 1)

@@ -20,11 +20,11 @@ from rich.text import Text
 from trafficlight.cli.settings import load_settings
 from trafficlight.config import Settings
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.composition import providers_from
-from trafficlight.homeservers.diagnosis import Finding, diagnose, resolutions
-from trafficlight.homeservers.homerunner import HomerunnerProvider
-from trafficlight.homeservers.local import LocalProvider
-from trafficlight.homeservers.registry import Providers
+from trafficlight.homeservers.composition import build_providers
+from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
+from trafficlight.homeservers.local.diagnosis import Finding, diagnose, resolutions
+from trafficlight.homeservers.local.provider import LocalProvider
+from trafficlight.homeservers.registry import ProviderRegistry
 from trafficlight.server_types import (
     Dendrite,
     HomeServerSpec,
@@ -33,8 +33,6 @@ from trafficlight.server_types import (
     SynapseStable,
     TwoSynapseFederation,
 )
-
-__all__ = ["command"]
 
 _OLDEST_PYTHON = (3, 11)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -97,7 +95,7 @@ async def _examine(settings: Settings) -> list[Row]:
     ]
     rows += [Row(_chromium(), False), Row(_port(settings), True)]
     try:
-        providers = providers_from(settings, lambda _: None)
+        providers = build_providers(settings, lambda _: None)
     except ConfigError as error:
         return [*rows, Row(Finding("Settings", False, str(error), "correct it"), True)]
     try:
@@ -166,7 +164,7 @@ def _port(settings: Settings) -> Finding:
 async def _docker(settings: Settings) -> Finding:
     if importlib.util.find_spec("aiodocker") is None:
         return Finding("Docker", False, "aiodocker is missing", "pip install 'trafficlight[docker]'")
-    from trafficlight.homeservers.docker import DockerProvider
+    from trafficlight.homeservers.docker.provider import DockerProvider
 
     provider = DockerProvider(settings.docker_engines)
     urls = [engine.url for engine in provider.engines.all]
@@ -201,7 +199,7 @@ async def _homerunner(settings: Settings) -> list[Finding]:
     ]
 
 
-async def _types(settings: Settings, providers: Providers) -> list[Finding]:
+async def _types(settings: Settings, providers: ProviderRegistry) -> list[Finding]:
     """Tell what server types come to, and from where."""
     findings = []
     shipped = {kind.__name__: kind().homeservers()[0] for kind in _TYPES}
@@ -212,7 +210,7 @@ async def _types(settings: Settings, providers: Providers) -> list[Finding]:
     return findings
 
 
-async def _type(providers: Providers, spec: HomeServerSpec) -> Finding:
+async def _type(providers: ProviderRegistry, spec: HomeServerSpec) -> Finding:
     provider = providers.provider(spec)
     if isinstance(provider, LocalProvider):
         if (reason := provider.unsupported(spec)) is not None:

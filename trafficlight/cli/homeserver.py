@@ -12,12 +12,10 @@ import click
 from trafficlight.cli.settings import load_settings
 from trafficlight.config import Settings
 from trafficlight.errors import DeployError, UnsupportedError, UsageError
-from trafficlight.homeservers.composition import providers_from
+from trafficlight.homeservers.composition import build_providers
 from trafficlight.homeservers.provider import ServerRequest
-from trafficlight.homeservers.registry import Providers
+from trafficlight.homeservers.registry import ProviderRegistry
 from trafficlight.server_types import Dendrite, HomeServerSpec, ServerType, Synapse, SynapseDevelop
-
-__all__ = ["command"]
 
 _KINDS: dict[str, type[ServerType]] = {"synapse": Synapse, "dendrite": Dendrite}
 
@@ -58,7 +56,7 @@ async def _run(settings: Settings, spec: HomeServerSpec, count: int) -> int:
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
     async with contextlib.AsyncExitStack() as stack:
-        providers = providers_from(settings, lambda line: click.echo(line, err=True))
+        providers = build_providers(settings, lambda line: click.echo(line, err=True))
         stack.push_async_callback(providers.close)
         if (reason := providers.unsupported(spec)) is not None:
             raise UsageError(reason)
@@ -90,7 +88,7 @@ async def _run(settings: Settings, spec: HomeServerSpec, count: int) -> int:
 
 
 async def _started(
-    providers: Providers,
+    providers: ProviderRegistry,
     spec: HomeServerSpec,
     requests: Sequence[ServerRequest],
     stack: contextlib.AsyncExitStack,

@@ -16,10 +16,8 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Supervisor, programs_of
 from trafficlight.http.app import app_of
+from trafficlight.http.security import warning_for
 from trafficlight.http.server import bind, serving
-from trafficlight.http.tokens import warning_for
-
-__all__ = ["adapters_running", "command_line", "lab_serving", "stopping_on_signals"]
 
 # Seconds in which "at once" is over.
 _AT_ONCE = 0.5
@@ -93,9 +91,9 @@ def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) ->
 
     def stop(name: str) -> None:
         if stops:
-            lab.engine.call_off()
+            lab.engine.cancel_running()
             # What is called off twice does not even tear down; the first time takes a moment to arrive.
-            loop.call_later(_AT_ONCE, lab.engine.call_off)
+            loop.call_later(_AT_ONCE, lab.engine.cancel_running)
             return
         grace = lab.settings.grace
         click.echo(f"{name}: running cases have {grace:g} s to end; once more ends them at once", err=True)

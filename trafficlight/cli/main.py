@@ -10,8 +10,6 @@ import click
 from trafficlight.errors import TrafficlightError
 from trafficlight.version import VERSION
 
-__all__ = ["cli", "main"]
-
 _COMMANDS = {
     "run": "Run tests here: coordinator, adapters and homeservers, until the verdict.",
     "serve": "Run the coordinator for adapters that come from elsewhere.",

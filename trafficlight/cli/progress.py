@@ -11,9 +11,7 @@ from rich.text import Text
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.xml_text import visible
-
-__all__ = ["Progress"]
+from trafficlight.text import visible
 
 _STYLES = {
     State.SUCCESS: "green",

@@ -8,15 +8,13 @@ import click
 from trafficlight.config import load
 from trafficlight.results.event_log import read_events
 from trafficlight.results.folder import ResultsFolder
-from trafficlight.results.junit import JunitStyle
-from trafficlight.results.junit_document import junit_bytes
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.report_html import report_html
-from trafficlight.results.report_json import dump, report_json
-from trafficlight.results.summary import summary
+from trafficlight.results.reports.html import report_html
+from trafficlight.results.reports.json_files import dump, report_json
+from trafficlight.results.reports.junit import JunitStyle
+from trafficlight.results.reports.junit_document import junit_bytes
+from trafficlight.results.reports.summary import summary
 from trafficlight.results.writer import rebuild
-
-__all__ = ["command"]
 
 
 @click.command("report")

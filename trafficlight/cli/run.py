@@ -16,19 +16,16 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.results.events import Event, EventKind
-from trafficlight.results.summary import cases_text, summary
+from trafficlight.results.reports.summary import cases_text, summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.suites.selection import Selection
 from trafficlight.version import VERSION
-
-__all__ = ["command"]
-
 
 # Seconds that a program may need between two registrations; when it ends early it is started after a pause.
 _AWAY = 30.0
 
 
-class Arrivals:
+class ExpectedAdapters:
     """A reader of the journal that tells the engine when the adapters of all programs of a run have come.
 
     A program is known by the `instance` that its adapters name, again and again. Where one does not, nobody
@@ -55,7 +52,7 @@ class Arrivals:
             return
         if len(self._came) >= self._expected:
             self._over = True
-            self._engine.expect_nobody_else(_AWAY)
+            self._engine.no_more_adapters_after(_AWAY)
 
 
 @click.command("run")
@@ -103,7 +100,7 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
         console.print(header, soft_wrap=True)
         if settings.port == 0 and "queue_deadline" not in settings.model_fields_set:
             # Nobody else knows the port.
-            lab.journal.subscribe(Arrivals(len(programs_of(settings.adapters)), lab.engine))
+            lab.journal.subscribe(ExpectedAdapters(len(programs_of(settings.adapters)), lab.engine))
         await stack.enter_async_context(adapters_running(lab, url, folder.path / "adapters"))
         stack.enter_context(stopping_on_signals(lab))
         session = await lab.start(request, command=command_line(), plan=planned, folder=folder)

@@ -13,8 +13,6 @@ from trafficlight.config import load
 from trafficlight.suites.expected_failures import ExpectedFailures, read_expected_failures
 from trafficlight.suites.selection import Selection, read_failed
 
-__all__ = ["selection_options"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

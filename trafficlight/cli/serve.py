@@ -11,13 +11,11 @@ from trafficlight.cli.lifetime import adapters_running, command_line, lab_servin
 from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.errors import StoppedError
+from trafficlight.errors import ShuttingDownError
 from trafficlight.results.exit_codes import ExitCode, worst
-from trafficlight.results.summary import cases_text, summary
+from trafficlight.results.reports.summary import cases_text, summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.version import VERSION
-
-__all__ = ["command"]
 
 # Where the original listens.
 _PORT = 5000
@@ -47,7 +45,7 @@ def command(
         settings = settings.model_copy(update={"port": _PORT})
     try:
         return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
-    except StoppedError:
+    except ShuttingDownError:
         return ExitCode.INTERRUPTED
 
 
@@ -72,7 +70,7 @@ async def _serve(
 
 async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
     """Go on with what was left, or start what is asked for; return the exit code when all of it has ended."""
-    sessions, ended = await lab.take_up(request, command=command_line())
+    sessions, ended = await lab.resume_or_start(request, command=command_line())
     for before in ended:
         click.echo(f"session {before.session.id} · had ended before a restart · {before.session.folder}")
     for session in sessions:

@@ -9,8 +9,6 @@ import click
 from trafficlight.config import Settings, load
 from trafficlight.logs import configure
 
-__all__ = ["lab_options", "load_settings"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (

@@ -10,8 +10,6 @@ from trafficlight.cli.watch import follow, header
 from trafficlight.suites.request import SessionRequest
 from trafficlight.suites.selection import Selection
 
-__all__ = ["command"]
-
 
 @click.command("submit")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)

@@ -23,10 +23,8 @@ from trafficlight.errors import TrafficlightError
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.summary import cases_text, summary
+from trafficlight.results.reports.summary import cases_text, summary
 from trafficlight.version import VERSION
-
-__all__ = ["command", "follow", "header"]
 
 # Seconds to wait for a coordinator that is being restarted, and for it to go on with the session.
 _PATIENCE = 300.0

@@ -17,8 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 from trafficlight.errors import AdapterError
 from trafficlight.protocol import JsonObject
 
-__all__ = ["Action", "Parameter", "Performer", "Wire", "action", "actions_of"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -6,8 +6,6 @@ from typing import Protocol, runtime_checkable
 from trafficlight.clients.link import Link
 from trafficlight.protocol import JsonObject
 
-__all__ = ["Client", "ClientApi"]
-
 
 @runtime_checkable
 class ClientApi(Protocol):

@@ -19,8 +19,6 @@ from trafficlight.clients.matrix import MatrixClient
 from trafficlight.clients.network_proxy import NetworkProxyClient
 from trafficlight.protocol import JsonObject
 
-__all__ = ["CLIENTS", "DataEntry", "Entry", "as_json", "as_markdown", "as_schema", "catalogue"]
-
 CLIENTS: Mapping[str, type] = MappingProxyType(
     {"matrix": MatrixClient, "element-call": ElementCallClient, "network-proxy": NetworkProxyClient}
 )

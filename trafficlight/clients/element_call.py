@@ -13,9 +13,6 @@ from trafficlight.clients.video import VideoImage, colour_of
 from trafficlight.errors import ActionError
 from trafficlight.protocol import JsonObject
 
-__all__ = ["CallData", "ElementCallClient", "LobbyData", "VideoTile"]
-
-
 PlainPicture: TypeAlias = Literal["red", "green", "blue"]
 
 

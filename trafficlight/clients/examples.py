@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["ANSWERS", "DATA"]
-
 _URL = "http://localhost:8008"
 DATA: Mapping[str, Any] = MappingProxyType(
     {

@@ -13,7 +13,6 @@ from trafficlight.errors import LabError
 if TYPE_CHECKING:
     import nio  # type: ignore[import-untyped,unused-ignore]
 
-__all__ = ["Account", "HomeServer", "register_account"]
 
 # Seconds that creating an account may take.
 _ACCOUNT_TIMEOUT = 30

@@ -5,8 +5,6 @@ from typing import Literal, Protocol, TypeAlias
 
 from trafficlight.protocol import JsonObject
 
-__all__ = ["Link", "ServerOperation"]
-
 ServerOperation: TypeAlias = Literal["start", "stop", "restart", "kill", "pause", "unpause"]
 
 

@@ -11,8 +11,6 @@ from trafficlight.clients.home_server import register_account
 from trafficlight.clients.link import Link
 from trafficlight.protocol import JsonObject
 
-__all__ = ["HistoryVisibility", "HomeserverUrl", "MatrixClient", "TimelineEvent"]
-
 HistoryVisibility = Literal["shared", "invited", "joined", "world_readable"]
 
 # Android's emulator reaches its host machine under this address.

@@ -8,8 +8,6 @@ from trafficlight.clients.link import Link
 from trafficlight.errors import AdapterError
 from trafficlight.protocol import JsonObject
 
-__all__ = ["NetworkProxyClient"]
-
 Endpoint = Annotated[str, Wire("endpoint")]
 
 

@@ -9,7 +9,6 @@ from trafficlight.errors import LabError
 if TYPE_CHECKING:
     import nio  # type: ignore[import-untyped,unused-ignore]
 
-__all__ = ["close_nio_client", "log_in"]
 
 # Seconds that a homeserver may take for one answer, beyond what a sync is told to wait.
 _REQUEST_TIMEOUT = 20

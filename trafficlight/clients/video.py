@@ -3,8 +3,6 @@
 from enum import StrEnum
 from pathlib import Path
 
-__all__ = ["VideoImage", "colour_of"]
-
 # What a tile without video is painted with while the connection is being made.
 _CONNECTING = (68, 68, 68)
 # How far a channel may be off after the codec, on a scale of 255.

@@ -12,15 +12,6 @@ from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError, TrafficlightError
 from trafficlight.protocol import JsonObject
 
-__all__ = [
-    "Adapter",
-    "AdapterState",
-    "Claim",
-    "Lease",
-    "RegistrationConflictError",
-    "UnknownAdapterError",
-]
-
 
 class UnknownAdapterError(TrafficlightError):
     """No adapter has registered under this uuid."""

@@ -18,11 +18,9 @@ from trafficlight.protocol import ActionMessage, JsonObject
 from trafficlight.results.events import EventKind
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
-from trafficlight.results.texts import MESSAGE_LIMIT, presentable
+from trafficlight.results.texts import MESSAGE_LIMIT, truncate
 from trafficlight.suites.model import Case
 from trafficlight.worker.plain import plain
-
-__all__ = ["Attempt"]
 
 
 @dataclass(eq=False)
@@ -149,7 +147,7 @@ class Attempt:
 
     def logged(self, level: str, message: str) -> None:
         """Remember a line of the test's own log."""
-        self.tell(EventKind.LOG, level=level, logger="test", message=presentable(message, MESSAGE_LIMIT))
+        self.tell(EventKind.LOG, level=level, logger="test", message=truncate(message, MESSAGE_LIMIT))
 
     # What comes from elsewhere
 

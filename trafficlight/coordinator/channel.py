@@ -17,8 +17,6 @@ from trafficlight.clock import Clock, release
 from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
 
-__all__ = ["Channel", "Outcome", "Past", "Receipt"]
-
 # Actions told in the message of a deadline.
 _REMEMBERED = 3
 # Answered actions whose ids are remembered, for answers that come again.
@@ -34,7 +32,7 @@ class Receipt(Enum):
 
     ACCEPTED = auto()  # it answered the outstanding action
     REPEATED = auto()  # that action was answered before; nothing changed
-    UNASKED = auto()  # nothing was outstanding, and it named nothing
+    UNSOLICITED = auto()  # nothing was outstanding, and it named nothing
     STALE = auto()  # it names an action that is not, or no longer, waiting for an answer
 
 
@@ -196,7 +194,7 @@ class Channel:
             return Receipt.REPEATED
         outstanding = self._unanswered()
         if outstanding is None or (id is None and outstanding.delivered is None):
-            return Receipt.UNASKED if id is None else Receipt.STALE
+            return Receipt.UNSOLICITED if id is None else Receipt.STALE
         if id is not None and id != outstanding.message.id:
             return Receipt.STALE
         assert outstanding.message.id is not None

@@ -13,13 +13,14 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState, Lease
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.queues import Entry, server_types
 from trafficlight.coordinator.runner import Deadlines, Executor, Runner
-from trafficlight.coordinator.scheduler import Free, Limits, Start, Usage, Waiting, decide
+from trafficlight.coordinator.scheduling.inventory import Free
+from trafficlight.coordinator.scheduling.queues import Entry, server_types
+from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, Waiting, decide
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import Sessions
-from trafficlight.coordinator.standstill import Standstill
-from trafficlight.coordinator.turns import in_turns
+from trafficlight.coordinator.turns import cooperative
+from trafficlight.coordinator.watchdog import StallDetector
 from trafficlight.homeservers.provider import Provider
 from trafficlight.logs import LogContext
 from trafficlight.results.events import Event, State
@@ -27,8 +28,6 @@ from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.suites.model import Case, Plan
 from trafficlight.worker.assignment import Verdict
-
-__all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class Engine:
         self._resets: set[asyncio.Task[None]] = set()
         self._stopping: str | None = None
         self._interrupted = False
-        self.standstill = Standstill(clock)
+        self.standstill = StallDetector(clock)
         #: Whether :meth:`run` is at work.
         self.alive = False
 
@@ -111,7 +110,7 @@ class Engine:
         plan: Plan,
         options: Options,
         *,
-        hopeless: Callable[[Case], str | None] = lambda _: None,
+        unstartable_reason: Callable[[Case], str | None] = lambda _: None,
     ) -> Session:
         """Take a session in; its cases start as soon as they can.
 
@@ -120,8 +119,8 @@ class Engine:
         session = Session(folder, plan, self.journal, self.clock, options)
         try:
             await session.begin(self._unsupported)
-            async for case in in_turns(plan.cases):
-                if session.is_waiting(case.id) and (why := hopeless(case)) is not None:
+            async for case in cooperative(plan.cases):
+                if session.is_waiting(case.id) and (why := unstartable_reason(case)) is not None:
                     session.give_up(case.id, why)
         except BaseException:
             session.cancel("called off before it began")
@@ -197,9 +196,9 @@ class Engine:
             async with self.clock.timeout(grace):
                 while self._running:
                     await asyncio.wait(set(self._running))
-        self.call_off()
+        self.cancel_running()
 
-    def expect_nobody_else(self, within: float) -> None:
+    def no_more_adapters_after(self, within: float) -> None:
         """Take it that every adapter has come that will: what none of them can play is given up soon.
 
         :param within: seconds that an adapter may be away between two cases.
@@ -211,7 +210,7 @@ class Engine:
     def cancel(self, session: Session, reason: str) -> None:
         """End one session early: nothing of it starts any more, and what runs is called off."""
         session.cancel(reason)
-        self.call_off(session)
+        self.cancel_running(session)
         self.wake()
 
     def cancel_case(self, session: Session, case: str, reason: str) -> bool:
@@ -230,7 +229,7 @@ class Engine:
                 return True
         return False
 
-    def call_off(self, session: Session | None = None) -> None:
+    def cancel_running(self, session: Session | None = None) -> None:
         """Cancel what runs, of one session or of all; each ends as an error that says so."""
         for task, running in self._running.items():
             if session is None or running.session is session:
@@ -269,18 +268,18 @@ class Engine:
         for start in decision.starts:
             session, case = self._find(keys[start.key])
             self._start(group, session, session.start(case), start)
-        held = self._held_back() if decision.unfilled else []
+        held = self._held_back() if decision.unsatisfiable_since else []
         # Waiting for what people hold back is not in vain, though nothing else is kept free for it meanwhile.
         wider = decide(candidates, free, busy + held, self._limits, usage) if held else decision
         for key, reason in decision.reasons.items():
             session, case = self._find(keys[key])
-            if key in decision.unfilled:
+            if key in decision.unsatisfiable_since:
                 reason = wider.reasons.get(key, reason)
             session.waits(
                 case,
                 reason,
-                unfilled=key in decision.unfilled and key in wider.unfilled,
-                unplayable=key in decision.unplayable and key in wider.unplayable,
+                unsatisfiable_since=key in decision.unsatisfiable_since and key in wider.unsatisfiable_since,
+                no_adapter_since=key in decision.no_adapter_since and key in wider.no_adapter_since,
             )
 
     def _start(self, group: asyncio.TaskGroup, session: Session, entry: Entry, start: Start) -> None:
@@ -313,7 +312,7 @@ class Engine:
         return [
             Free(adapter.uuid, adapter.registration)
             for adapter in self.pool
-            if adapter.state is AdapterState.FREE and self.pool.kept_back(adapter)
+            if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
         ]
 
     def _find(self, waiting: Waiting) -> tuple[Session, str]:

@@ -4,10 +4,8 @@ from trafficlight.clock import Clock, SystemClock
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.execution import execute
 
-__all__ = ["InProcess"]
 
-
-class InProcess:
+class InProcessExecutor:
     """Runs test code in the coordinator's own process and loop: for a debugger, and for quick tests.
 
     :param clock: tells when an attempt is beyond its deadlines.

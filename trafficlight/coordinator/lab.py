@@ -12,36 +12,34 @@ from typing import Any
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.execution import InProcess
-from trafficlight.coordinator.legacy import Legacy
-from trafficlight.coordinator.matches import Matches
-from trafficlight.coordinator.memory import remembering
+from trafficlight.coordinator.execution import InProcessExecutor
+from trafficlight.coordinator.lab_lock import remembering
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.past import Past
-from trafficlight.coordinator.planner import InProcessPlanner, Planner, WorkerPlanner
+from trafficlight.coordinator.recovery import Legacy
 from trafficlight.coordinator.runner import Deadlines, Executor
-from trafficlight.coordinator.scheduler import Limits
+from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import LateFiles
-from trafficlight.coordinator.workers import WorkerPool
-from trafficlight.errors import ConfigError, DeployError, StoppedError, TrafficlightError, UsageError
-from trafficlight.homeservers.composition import providers_from
-from trafficlight.homeservers.registry import Providers
-from trafficlight.homeservers.tools import unbroken
+from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
+from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
+from trafficlight.coordinator.workers.pool import WorkerPool
+from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, TrafficlightError, UsageError
+from trafficlight.homeservers.composition import build_providers
+from trafficlight.homeservers.registry import ProviderRegistry
+from trafficlight.homeservers.tools import run_to_completion
 from trafficlight.results.case import Expected
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
-from trafficlight.results.reporters import load_reporters
+from trafficlight.results.reporters.host import load_reporters
 from trafficlight.results.store import EndedSession, SqlStore, StoredSession
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.request import SessionRequest
 from trafficlight.worker.output import capturing
-
-__all__ = ["Lab"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +56,7 @@ class Lab:
     settings: Settings
     clock: Clock
     journal: Journal
-    servers: Providers
+    servers: ProviderRegistry
     engine: Engine
     store: SqlStore | None
     executor: Executor
@@ -85,7 +83,7 @@ class Lab:
         clock = SystemClock()
         async with AsyncExitStack() as stack:
             executor, planner, matches = await _executor(settings, clock, stack)
-            servers = providers_from(settings, progress)
+            servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
             store = stack.enter_context(remembering(settings.results_root)) if remember else None
             journal = Journal(clock, first=store.last_sequence + 1 if store is not None else 1)
@@ -164,7 +162,7 @@ class Lab:
         try:
             await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise StoppedError(f"nothing is planned any more: {self.engine.stopping}")
+                raise ShuttingDownError(f"nothing is planned any more: {self.engine.stopping}")
             return work.result()
         finally:
             for task in (work, ending):
@@ -196,22 +194,22 @@ class Lab:
         folder = folder or self.new_folder()
         stored = StoredSession(folder.id, folder.path.absolute(), request.model_dump(mode="json"))
 
-        def hopeless(case: Case) -> str | None:
+        def unstartable_reason(case: Case) -> str | None:
             if case.sealed is not None and case.sealed.problem:
                 return case.sealed.problem
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
         try:
             if self.store is not None:
-                await unbroken(asyncio.to_thread(self.store.add_session, stored))
-            return await self.engine.submit(folder, plan, options, hopeless=hopeless)
+                await run_to_completion(asyncio.to_thread(self.store.add_session, stored))
+            return await self.engine.submit(folder, plan, options, unstartable_reason=unstartable_reason)
         except BaseException:
             # Whoever asked for it is told that there is none: it must not begin after a restart.
             if self.store is not None:
-                await unbroken(asyncio.to_thread(self.store.remove_session, stored.id))
+                await run_to_completion(asyncio.to_thread(self.store.remove_session, stored.id))
             raise
 
-    async def take_up(
+    async def resume_or_start(
         self, request: SessionRequest, *, command: str
     ) -> tuple[list[Session], list[EndedSession]]:
         """Go on where coordinators left off that were killed; start what is asked for, unless they had.
@@ -240,7 +238,7 @@ class Lab:
         for stored in self.legacy.unfinished:
             try:
                 resumed.append(await self._resume(stored, self.store))
-            except StoppedError:
+            except ShuttingDownError:
                 raise
             except (TrafficlightError, OSError):
                 logger.exception("session %s cannot go on", stored.id)
@@ -313,7 +311,7 @@ class Lab:
         stored = await asyncio.to_thread(self.store.session, session)
         return SessionRequest.read(stored.request) if stored is not None else None
 
-    def spool(self, uuid: str) -> Path:
+    def unclaimed_folder(self, uuid: str) -> Path:
         """Return the folder for files of an adapter that has no case; it is made."""
         folder = self.settings.results_root / "adapters" / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
@@ -336,7 +334,7 @@ def _interruptions(settings: Settings) -> int | None:
     return _MOST_INTERRUPTIONS if settings.workers == 0 else None
 
 
-def _limits(settings: Settings, servers: Providers) -> Limits:
+def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
     cores = os.cpu_count() or 1
     return Limits(
         cases=settings.case_limit or max(_CASES, _CASES_PER_CORE * cores),
@@ -348,12 +346,12 @@ def _limits(settings: Settings, servers: Providers) -> Limits:
 
 async def _executor(
     settings: Settings, clock: Clock, stack: AsyncExitStack
-) -> tuple[Executor, Planner, Matches | None]:
+) -> tuple[Executor, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcess(clock), InProcessPlanner(), None
+        return InProcessExecutor(clock), InProcessPlanner(), None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
-    matches = await stack.enter_async_context(Matches(pool, deadline, clock))
+    matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))
     return pool, WorkerPlanner(pool, deadline, matches, clock=clock), matches

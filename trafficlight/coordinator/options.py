@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trafficlight.results.case import Expected
-from trafficlight.results.reporters import Reporter
+from trafficlight.results.reporters.host import Reporter
 from trafficlight.suites.request import SessionRequest
-
-__all__ = ["Options"]
 
 
 @dataclass(frozen=True, slots=True)

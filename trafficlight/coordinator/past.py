@@ -7,11 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from trafficlight.results.archive import Archive
 from trafficlight.results.case import CaseRecord
+from trafficlight.results.catalog import Archive
 from trafficlight.results.record import SessionRecord
-
-__all__ = ["Past"]
 
 T = TypeVar("T")
 

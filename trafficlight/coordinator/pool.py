@@ -20,8 +20,6 @@ from trafficlight.protocol import RESET, ErrorBody, JsonObject
 from trafficlight.results.events import EventKind
 from trafficlight.results.journal import Journal
 
-__all__ = ["Pool"]
-
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
 _REMEMBERED = 10_000
 
@@ -225,7 +223,7 @@ class Pool:
             self._note("adapters are no longer drained")
             self._on_change()
 
-    def kept_back(self, adapter: Adapter) -> bool:
+    def is_paused_by_operator(self, adapter: Adapter) -> bool:
         """Whether only a person keeps new cases from an adapter: it is there, and will have some again."""
         return bool(self.drained or adapter.paused) and not adapter.quarantined
 

@@ -15,10 +15,8 @@ from trafficlight.errors import ActionError, DeployError, LabError, Trafficlight
 from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.tails import tail
-from trafficlight.worker.assignment import Assignment, CaseLink, ServerFacts, Verdict
+from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
 from trafficlight.worker.verdicts import verdict_of
-
-__all__ = ["Deadlines", "Executor", "Runner"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +102,7 @@ class Runner:
         self.pool.judge(lease, [role for role, error in attempt.failures.items() if _faulty(error)])
         return verdict
 
-    async def _prepare(self, attempt: Attempt, held: AsyncExitStack) -> dict[str, ServerFacts]:
+    async def _prepare(self, attempt: Attempt, held: AsyncExitStack) -> dict[str, ServerInfo]:
         requests = [
             ServerRequest(
                 role, spec, attempt.folder.server_log(role), host=attempt.hosts.get(spec.type_name, "")
@@ -134,9 +132,7 @@ class Runner:
         }
 
     @staticmethod
-    def _ready(
-        attempt: Attempt, request: ServerRequest, server: RunningServer, seconds: float
-    ) -> ServerFacts:
+    def _ready(attempt: Attempt, request: ServerRequest, server: RunningServer, seconds: float) -> ServerInfo:
         attempt.servers[request.role] = server
         attempt.tell(
             EventKind.SERVER_READY,
@@ -147,9 +143,9 @@ class Runner:
             type=request.spec.type_name,
             seconds=seconds,
         )
-        return ServerFacts(server.server_name, server.cs_api, server.version, request.log)
+        return ServerInfo(server.server_name, server.cs_api, server.version, request.log)
 
-    async def _execute(self, attempt: Attempt, servers: Mapping[str, ServerFacts]) -> Verdict:
+    async def _execute(self, attempt: Attempt, servers: Mapping[str, ServerInfo]) -> Verdict:
         assignment = Assignment(
             case=attempt.case_model,
             attempt=attempt.number,

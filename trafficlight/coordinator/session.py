@@ -11,23 +11,21 @@ from typing import Any
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.queues import Entry, Queues, server_types
-from trafficlight.coordinator.scheduler import Waiting
-from trafficlight.coordinator.turns import in_turns
+from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_types
+from trafficlight.coordinator.scheduling.scheduler import Waiting
+from trafficlight.coordinator.turns import cooperative
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.texts import MESSAGE_LIMIT, TRACEBACK_LIMIT, presentable
+from trafficlight.results.texts import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.portable import Shown
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
-
-__all__ = ["Session"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +81,12 @@ class Session:
         self.writer.resume()
         now = self._clock.monotonic()
         planned = {case.id for case in self.plan.cases}
-        async for order, case in in_turns(enumerate(self.plan.cases)):
+        async for order, case in cooperative(enumerate(self.plan.cases)):
             if case.id not in self.record.cases:
                 self._plan(case, None)
             if (entry := self._resumed(case, order, now)) is not None:
                 self._queues.add(entry)
-        async for case_id, known in in_turns(list(self.record.cases.items())):
+        async for case_id, known in cooperative(list(self.record.cases.items())):
             if case_id not in planned and known.state not in FINAL:
                 gone = Verdict(
                     State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
@@ -148,7 +146,7 @@ class Session:
                 hint=problem.hint,
             )
         now = self._clock.monotonic()
-        async for order, case in in_turns(enumerate(self.plan.cases)):
+        async for order, case in cooperative(enumerate(self.plan.cases)):
             why = unsupported(case)
             self._plan(case, why)
             if case.skip is None and why is None:
@@ -205,7 +203,7 @@ class Session:
                 servers=len(needed := server_types(entry.case)),
                 server_types=needed,
                 age=now - entry.since,
-                unfilled=self._queues.of(entry.case.id).unfilled_for(now),
+                unsatisfiable_since=self._queues.of(entry.case.id).unfilled_for(now),
             )
             for entry in self._queues.first(most)
         ]
@@ -216,14 +214,16 @@ class Session:
         self.running[case] = entry
         return entry
 
-    def waits(self, case: str, reason: str, *, unfilled: bool, unplayable: bool) -> None:
+    def waits(self, case: str, reason: str, *, unsatisfiable_since: bool, no_adapter_since: bool) -> None:
         """Note why a case waits, and all behind it that need the same.
 
         :param unfilled: whether all that there is, free and busy, could not fill it.
         :param unplayable: whether that is for the adapters.
         """
         now = self._clock.monotonic()
-        self._queues.of(case).waits(reason, now, unfilled=unfilled, unplayable=unplayable)
+        self._queues.of(case).waits(
+            reason, now, unsatisfiable_since=unsatisfiable_since, no_adapter_since=no_adapter_since
+        )
 
     def wait_anew(self) -> None:
         """Count from now on for how long nobody could play a role."""
@@ -240,11 +240,13 @@ class Session:
         for queue in self._queues:
             if self.stopped:
                 break
-            if (seconds := queue.in_vain(now, deadline, for_adapters)) is not None:
-                async for case in in_turns(list(queue.entries)):
+            if (seconds := queue.expired_deadline(now, deadline, for_adapters)) is not None:
+                async for case in cooperative(list(queue.entries)):
                     # Meanwhile somebody may have come who can play it, or the session may have been stopped.
-                    in_vain = queue.in_vain(now, deadline, for_adapters) is not None and not self.stopped
-                    if in_vain and case in queue.entries:
+                    expired_deadline = (
+                        queue.expired_deadline(now, deadline, for_adapters) is not None and not self.stopped
+                    )
+                    if expired_deadline and case in queue.entries:
                         self.give_up(case, f"waited {seconds:g} s in vain: {queue.reason}")
                         gave_up = True
             elif (reason := queue.news(now, _pause(len(queue.entries)))) is not None:
@@ -361,8 +363,8 @@ class Session:
             case=case,
             attempt=attempt,
             state=verdict.state.value,
-            message=presentable(verdict.message, MESSAGE_LIMIT),
-            traceback=presentable(verdict.traceback, TRACEBACK_LIMIT),
+            message=truncate(verdict.message, MESSAGE_LIMIT),
+            traceback=truncate(verdict.traceback, TRACEBACK_LIMIT),
             phase=verdict.phase,
             seconds=seconds,
             will_retry=will_retry,

@@ -9,8 +9,6 @@ from trafficlight.coordinator.session import Session
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.writer import ResultsWriter, append_late
 
-__all__ = ["LateFiles", "Sessions"]
-
 # Cases of ended sessions, however few sessions they are. Each has all that happened in it: about 25 kB, and
 # 50 objects that the interpreter's garbage collector looks at while everything else waits.
 _MOST_CASES = 2_000

@@ -18,8 +18,6 @@ from trafficlight.config import AdapterProgram
 from trafficlight.errors import ConfigError
 from trafficlight.homeservers.processes import PlainProcess, start_plain
 
-__all__ = ["Program", "Supervisor", "programs_of"]
-
 logger = logging.getLogger(__name__)
 
 # The adapters that ship, by the name of their command.

@@ -5,13 +5,11 @@ from collections.abc import Callable
 
 from trafficlight.config import Settings
 from trafficlight.errors import ConfigError
-from trafficlight.homeservers.homerunner import HomerunnerProvider
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import Provider
-from trafficlight.homeservers.registry import Providers
+from trafficlight.homeservers.registry import ProviderRegistry
 from trafficlight.homeservers.static import StaticProvider
-
-__all__ = ["EVERY_OTHER_TYPE", "providers_from"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +17,7 @@ logger = logging.getLogger(__name__)
 EVERY_OTHER_TYPE = "*"
 
 
-def providers_from(settings: Settings, progress: Callable[[str], None] | None = None) -> Providers:
+def build_providers(settings: Settings, progress: Callable[[str], None] | None = None) -> ProviderRegistry:
     """Return the providers that are configured, each server type with its own. Starts nothing.
 
     ``HOMESERVER_LIMIT`` takes the place of what local and homerunner only guess that their machines carry.
@@ -51,7 +49,7 @@ def providers_from(settings: Settings, progress: Callable[[str], None] | None = 
             settings.homerunner_url, images=settings.images, capacity=settings.homeserver_limit
         )
     if "docker" in wanted:
-        from trafficlight.homeservers.docker import DockerProvider  # its library is an extra
+        from trafficlight.homeservers.docker.provider import DockerProvider  # its library is an extra
 
         providers["docker"] = DockerProvider(
             settings.docker_engines,
@@ -60,4 +58,4 @@ def providers_from(settings: Settings, progress: Callable[[str], None] | None = 
             cpus=settings.docker_cpus,
             progress=progress,
         )
-    return Providers(providers, by_type, default=default)
+    return ProviderRegistry(providers, by_type, default=default)

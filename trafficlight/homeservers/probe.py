@@ -7,8 +7,6 @@ import aiohttp
 
 from trafficlight.errors import DeployError
 
-__all__ = ["check_versions", "title_of", "wait_for_versions"]
-
 _REQUEST = aiohttp.ClientTimeout(total=10)
 _SHORT = aiohttp.ClientTimeout(total=3)
 _FIRST_PAUSE_SECONDS = 0.05

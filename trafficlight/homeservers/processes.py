@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.tools import tethered
-
-__all__ = ["PlainProcess", "ServerProcess", "describe_exit", "start_plain"]
+from trafficlight.homeservers.tools import with_parent_death_signal
 
 
 class ServerProcess(Protocol):
@@ -79,7 +77,7 @@ async def start_plain(
     )
     try:
         process = await asyncio.create_subprocess_exec(
-            *tethered(command),
+            *with_parent_death_signal(command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -11,9 +11,6 @@ from typing import Protocol
 
 from trafficlight.server_types import HomeServerSpec
 
-__all__ = ["AS_ASKED", "Hosting", "Provider", "RunningServer", "ServerRequest"]
-
-
 AS_ASKED = ", as asked"
 """What stands behind the end of a homeserver that :meth:`RunningServer.operate` ended."""
 

@@ -8,8 +8,6 @@ from trafficlight.errors import DeployError
 from trafficlight.homeservers.processes import ServerProcess
 from trafficlight.homeservers.recipes.recipe import Place
 
-__all__ = ["wait_until_ready"]
-
 _ASK_AGAIN_SECONDS = 0.01
 _REQUEST = aiohttp.ClientTimeout(total=10)
 

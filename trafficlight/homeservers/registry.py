@@ -7,10 +7,8 @@ from trafficlight.errors import ConfigError
 from trafficlight.homeservers.provider import Hosting, Provider, RunningServer, ServerRequest
 from trafficlight.server_types import HomeServerSpec
 
-__all__ = ["Providers"]
 
-
-class Providers:
+class ProviderRegistry:
     """Hands every server type to its provider; is a provider itself.
 
     :param providers: the providers that there are, by name.

@@ -2,8 +2,6 @@
 
 import os
 
-__all__ = ["available_bytes", "default_capacity", "default_warm", "room_for_another"]
-
 _SERVER_BYTES = 150 * 2**20
 _RESERVE_BYTES = 512 * 2**20
 _MOST = 8

@@ -16,8 +16,6 @@ from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.homeservers.static_sets import KEY, SetPool, parse_overrides
 from trafficlight.server_types import HomeServerSpec
 
-__all__ = ["StaticProvider", "StaticServerInUse"]
-
 
 @dataclass(frozen=True, slots=True)
 class StaticServerInUse:

@@ -11,15 +11,13 @@ from yarl import URL
 from trafficlight.config import StaticServer
 from trafficlight.errors import ConfigError, UnsupportedError
 
-__all__ = ["KEY", "ServerSet", "SetPool", "parse_overrides"]
-
 KEY = "SERVER_OVERRIDES"
-ServerSet: TypeAlias = tuple[StaticServer, ...]
+StaticServerPool: TypeAlias = tuple[StaticServer, ...]
 
 _FORMS = "an object with server_name and cs_api, a list of them, or a list of such lists"
 
 
-def parse_overrides(overrides: Mapping[str, Any]) -> dict[str, tuple[ServerSet, ...]]:
+def parse_overrides(overrides: Mapping[str, Any]) -> dict[str, tuple[StaticServerPool, ...]]:
     """Return the sets of homeservers for every server type.
 
     One object or URL is one set of one homeserver; a list of them is one set; a list of lists is several.
@@ -29,7 +27,7 @@ def parse_overrides(overrides: Mapping[str, Any]) -> dict[str, tuple[ServerSet, 
     return {type_name: _sets(value, f"{KEY}.{type_name}") for type_name, value in overrides.items()}
 
 
-def _sets(value: Any, key: str) -> tuple[ServerSet, ...]:
+def _sets(value: Any, key: str) -> tuple[StaticServerPool, ...]:
     if not isinstance(value, list):
         return ((_server(value, key),),)
     if not value:
@@ -44,7 +42,7 @@ def _sets(value: Any, key: str) -> tuple[ServerSet, ...]:
     return sets
 
 
-def _set(items: Sequence[Any], key: str) -> ServerSet:
+def _set(items: Sequence[Any], key: str) -> StaticServerPool:
     return tuple(_server(item, f"{key}[{index}]") for index, item in enumerate(items))
 
 
@@ -84,7 +82,7 @@ class SetPool:
     :param sets: its sets, all of the same size.
     """
 
-    def __init__(self, type_name: str, sets: Sequence[ServerSet]) -> None:
+    def __init__(self, type_name: str, sets: Sequence[StaticServerPool]) -> None:
         self._type_name = type_name
         self._sets = tuple(sets)
         self._free = list(reversed(sets))

@@ -13,14 +13,12 @@ from typing import Any, TypeAlias, TypeVar
 
 from trafficlight.errors import DeployError
 
-__all__ = ["Progress", "child_environment", "run_tool", "tethered", "unbroken"]
-
 logger = logging.getLogger(__name__)
 
 Progress: TypeAlias = Callable[[str], None]
 _T = TypeVar("_T")
 
-_TETHER = Path(__file__).parent / "scripts" / "tether.py"
+_TETHER = Path(__file__).parent / "local" / "scripts" / "tether.py"
 _TAIL_LINES = 20
 _CAUSE = 300  # characters
 
@@ -44,7 +42,7 @@ def child_environment(extra: Mapping[str, str] | None = None, *, proxies: bool =
     return kept | dict(extra or {})
 
 
-def tethered(command: Sequence[str]) -> list[str]:
+def with_parent_death_signal(command: Sequence[str]) -> list[str]:
     """Return the command line that runs a command which the kernel ends when this process dies."""
     return [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *command]
 
@@ -65,7 +63,7 @@ async def run_tool(
     """
     try:
         process = await asyncio.create_subprocess_exec(
-            *tethered(command),
+            *with_parent_death_signal(command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -89,7 +87,7 @@ async def run_tool(
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)  # with what it started itself
-            await unbroken(process.wait())
+            await run_to_completion(process.wait())
     if code != 0:
         raise DeployError(
             f"{what}: ended with code {code}{_cause(lines)}", log="\n".join(list(lines)[-_TAIL_LINES:])
@@ -103,7 +101,7 @@ def _cause(lines: Iterable[str]) -> str:
     return f": {errors[-1][:_CAUSE]}" if errors else ""
 
 
-async def unbroken(work: Coroutine[Any, Any, _T]) -> _T:
+async def run_to_completion(work: Coroutine[Any, Any, _T]) -> _T:
     """Await work to its end even when cancelled meanwhile; the cancellation is raised afterwards.
 
     For what is short by its nature and must not be left half done, such as waiting for a killed process.

@@ -4,8 +4,6 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-__all__ = ["Health", "Nothing", "Refused", "RefusedBody", "Responded", "Uploaded", "UploadedFile"]
-
 
 class RefusedBody(BaseModel):
     """What is wrong."""

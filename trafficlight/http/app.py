@@ -9,21 +9,12 @@ from quart import Quart
 
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
-from trafficlight.http import (
-    adapter_api,
-    adapters_admin,
-    headers,
-    login,
-    openapi,
-    operations,
-    pages,
-    refusals,
-    sessions_api,
-)
-from trafficlight.http.fast_poll import FastPoll
+from trafficlight.http import errors, headers
+from trafficlight.http.api import adapters, openapi, operations, sessions
+from trafficlight.http.pages import login, routes
+from trafficlight.http.wire import adapters as wire
+from trafficlight.http.wire.fast_poll import FastPoll
 from trafficlight.suites.request import SessionRequest
-
-__all__ = ["app_of", "create_app"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +60,7 @@ def create_app(**settings: Any) -> Quart:
 
 async def _begin(lab: Lab) -> None:
     try:
-        await lab.take_up(SessionRequest(), command="create_app")
+        await lab.resume_or_start(SessionRequest(), command="create_app")
     except Exception:
         logger.exception("no session was started")
 
@@ -83,10 +74,10 @@ def _bare() -> Quart:
     app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
     app.url_map.strict_slashes = True
     app.asgi_app = FastPoll(app.asgi_app, lambda: app.config["LAB"])  # type: ignore[method-assign]
-    refusals.install(app)
+    errors.install(app)
     headers.install(app)
     operations.install_log_context(app)
-    for room in (adapter_api, pages, login, sessions_api, adapters_admin, operations, openapi):
+    for room in (wire, routes, login, sessions, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)
-    app.register_blueprint(pages.assets)
+    app.register_blueprint(routes.assets)
     return app

@@ -6,8 +6,6 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.lab import Lab
 from trafficlight.logs import LogContext
 
-__all__ = ["current_lab", "log_context_of"]
-
 
 def current_lab() -> Lab:
     """Return the lab of the application that handles the request."""

@@ -2,8 +2,6 @@
 
 from quart import Quart, Response, request
 
-__all__ = ["FILE_POLICY", "PAGE_POLICY", "install"]
-
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -4,9 +4,7 @@ from http import HTTPStatus
 
 from quart import request
 
-from trafficlight.http.refusals import Refusal
-
-__all__ = ["invalid_query", "number", "span"]
+from trafficlight.http.errors import ApiError
 
 _DIGITS = 16  # of a number
 
@@ -35,10 +33,10 @@ def span(default: int, most: int) -> tuple[int, int]:
     return first, first + min(number("limit", default), most)
 
 
-def invalid_query(name: str, wanted: str, given: str) -> Refusal:
+def invalid_query(name: str, wanted: str, given: str) -> ApiError:
     """Return the refusal of a value.
 
     :param wanted: what it should have been.
     """
     message = f"{name} must be {wanted}, not {given[:40]!r}"
-    return Refusal(HTTPStatus.BAD_REQUEST, "invalid_query", message)
+    return ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", message)

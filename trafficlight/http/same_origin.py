@@ -7,9 +7,7 @@ from urllib.parse import urlsplit
 from quart import request
 
 from trafficlight.http.context import current_lab
-from trafficlight.http.refusals import Refusal
-
-__all__ = ["check_same_origin"]
+from trafficlight.http.errors import ApiError
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN = frozenset({"same-origin", "none"})
@@ -31,7 +29,7 @@ def check_same_origin() -> None:
         foreign = not _is_own_name(request.host)
     if foreign:
         message = "this changes the lab, so a page of another site cannot ask for it"
-        raise Refusal(HTTPStatus.FORBIDDEN, "cross_site", message)
+        raise ApiError(HTTPStatus.FORBIDDEN, "cross_site", message)
 
 
 def _is_own_name(host: str) -> bool:

@@ -12,8 +12,6 @@ from hypercorn.config import Config
 
 from trafficlight.errors import ConfigError
 
-__all__ = ["bind", "serving"]
-
 # Seconds that an idle connection stays open; longer than any poll is held.
 _KEEP_ALIVE = 75.0
 # Seconds that requests have to end at shutdown. Held polls are released before.

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from trafficlight.http.context import current_lab
-from trafficlight.http.views import ordered, standing
-from trafficlight.results.archive import Head
+from trafficlight.http.pages.views import ordered, standing
 from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.record import SessionRecord
-
-__all__ = ["SessionRow", "session_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class SessionRow:
         return cls(id, stands, ordered(counts), record.started, took, record.command)
 
     @classmethod
-    def of_head(cls, head: Head) -> "SessionRow":
+    def of_head(cls, head: SessionSummary) -> "SessionRow":
         """Return the row of a session that lies in its folder."""
         counts = Counter({str(outcome): number for outcome, number in head.outcomes.items()})
         if head.standing == "abandoned":

@@ -7,8 +7,6 @@ from typing import Any
 
 from trafficlight.results.events import Event, EventKind, State
 
-__all__ = ["AttemptRecord", "FileRecord", "Measurement"]
-
 _TIMELINE = frozenset(
     {
         EventKind.ACTION_SENT,

@@ -9,9 +9,6 @@ from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.names import attempt_path
 
-__all__ = ["INTERRUPTED", "CaseRecord", "Expected", "Outcome"]
-
-
 INTERRUPTED = "interrupted"
 """The phase of an attempt that ended because its coordinator did."""
 

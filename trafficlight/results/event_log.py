@@ -14,8 +14,6 @@ from typing import Any, BinaryIO
 
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["EventLog", "as_line", "event_of", "is_written", "jsonable", "read_events", "read_events_after"]
-
 logger = logging.getLogger(__name__)
 
 # Bytes that are read from the end of a log at first.

@@ -10,8 +10,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["FINAL", "Event", "EventKind", "State"]
-
 
 class State(StrEnum):
     """Where a case stands."""

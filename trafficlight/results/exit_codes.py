@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from enum import IntEnum
 
+from trafficlight.results.case import Outcome
 from trafficlight.results.events import FINAL
-from trafficlight.results.record import Outcome, SessionRecord
-
-__all__ = ["ExitCode", "exit_code", "worst"]
+from trafficlight.results.record import SessionRecord
 
 
 class ExitCode(IntEnum):

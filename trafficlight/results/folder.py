@@ -12,8 +12,6 @@ from pathlib import Path
 
 from trafficlight.results.names import attempt_path, file_name, folder_name
 
-__all__ = ["AttemptFolder", "ResultsFolder", "write_atomically"]
-
 logger = logging.getLogger(__name__)
 
 CURRENT = "current"

@@ -2,8 +2,6 @@
 
 from datetime import datetime
 
-__all__ = ["duration", "moment", "size"]
-
 
 def duration(seconds: float | None) -> str:
     """Return a length of time in the unit that fits it; nothing for None."""

@@ -7,8 +7,6 @@ from typing import Any, TypeAlias
 from trafficlight.clock import Clock
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["Journal", "Reader", "redacted"]
-
 logger = logging.getLogger(__name__)
 
 Reader: TypeAlias = Callable[[Event], None]

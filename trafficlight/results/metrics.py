@@ -6,12 +6,10 @@ from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from trafficlight.results.events import Event, EventKind, State
-
-__all__ = ["CONTENT_TYPE_LATEST", "Metrics", "Names", "Standing"]
 
 # Types that are told apart; what comes from outside must not make ever more time series.
 _MOST_TYPES = 50

@@ -9,8 +9,6 @@ import hashlib
 import re
 from pathlib import PurePosixPath
 
-__all__ = ["LONGEST", "attempt_path", "case_path", "file_name", "folder_name"]
-
 LONGEST = 140
 """Bytes in one name. Most file systems take 255, encrypted home directories 143."""
 

@@ -16,8 +16,6 @@ from trafficlight.results.event_log import event_of
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.record import SessionRecord
 
-__all__ = ["Outline", "case_in_full", "outline"]
-
 # What a session and its cases come to; everything else is the story of an attempt.
 _KINDS = frozenset(
     {

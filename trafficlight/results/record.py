@@ -9,21 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from trafficlight.results.attempt import AttemptRecord, FileRecord, Measurement
-from trafficlight.results.case import CaseRecord, Expected, Outcome
+from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.events import Event, EventKind, State
-
-__all__ = [
-    "AdapterRecord",
-    "AttemptRecord",
-    "CaseRecord",
-    "Expected",
-    "FileRecord",
-    "Measurement",
-    "Outcome",
-    "Problem",
-    "SessionRecord",
-]
 
 _MOST_ADAPTERS = 1_000  # adapters register anew for every case; the oldest are forgotten
 

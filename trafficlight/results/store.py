@@ -38,8 +38,6 @@ from trafficlight.errors import LabError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Event, EventKind
 
-__all__ = ["EndedSession", "SqlStore", "StoredSession"]
-
 logger = logging.getLogger(__name__)
 
 # Events that one transaction takes at most.

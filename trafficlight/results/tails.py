@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-__all__ = ["tail"]
-
 
 def tail(path: Path, most: int, *, since: int = 0) -> str:
     """Return the end of a file as text; empty where there is none to read.

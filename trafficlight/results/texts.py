@@ -1,14 +1,12 @@
 """Texts of tests, of which nobody knows how long they are or what is in them."""
 
-__all__ = ["MESSAGE_LIMIT", "TRACEBACK_LIMIT", "presentable"]
-
 MESSAGE_LIMIT = 10_000
 """Characters of a message that are kept: a page shows it, and reports of thousands of cases have it."""
 
 TRACEBACK_LIMIT = 100_000
 
 
-def presentable(text: str, most: int) -> str:
+def truncate(text: str, most: int) -> str:
     """Return a text that every report can hold: without half characters, and not too long.
 
     :param most: characters that are kept, three quarters of them from its beginning.

@@ -9,18 +9,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trafficlight.results.attempt import AttemptRecord
+from trafficlight.results.case import CaseRecord
 from trafficlight.results.event_log import EventLog
 from trafficlight.results.events import FINAL, Event, EventKind
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
-from trafficlight.results.junit import JunitStyle
-from trafficlight.results.junit_document import JunitDocument, junit_bytes
-from trafficlight.results.record import CaseRecord, SessionRecord
-from trafficlight.results.report_html import report_html
-from trafficlight.results.report_json import dump, measurements_json, report_json, rerun_failed, session_json
-from trafficlight.results.reporters import Reporter, ReporterHost
-from trafficlight.results.timeline import narrative
-
-__all__ = ["ResultsWriter", "append_late", "rebuild", "write_reports"]
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.reporters.host import Reporter, ReporterHost
+from trafficlight.results.reports.html import report_html
+from trafficlight.results.reports.json_files import (
+    dump,
+    measurements_json,
+    report_json,
+    rerun_failed,
+    session_json,
+)
+from trafficlight.results.reports.junit import JunitStyle
+from trafficlight.results.reports.junit_document import JunitDocument, junit_bytes
+from trafficlight.results.reports.timeline import render_timeline
 
 logger = logging.getLogger(__name__)
 
@@ -310,4 +315,4 @@ def _write_attempt(path: Path, attempt: AttemptRecord) -> None:
         with target.open("a", encoding="utf-8", errors="replace") as file:
             if file.tell():
                 file.write("\n")
-            file.write(narrative(attempt, debug=debug) + "\n")
+            file.write(render_timeline(attempt, debug=debug) + "\n")

@@ -10,8 +10,6 @@ from trafficlight.clients import Client
 from trafficlight.suites.model import Case
 from trafficlight.test import Test
 
-__all__ = ["client_classes"]
-
 
 def client_classes(cls: type[Test], case: Case) -> dict[str, type[Client]]:
     """Return the class of the client in every client role of a case.

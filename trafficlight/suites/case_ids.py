@@ -9,17 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from urllib.parse import quote, unquote
 
-__all__ = [
-    "CaseId",
-    "Cell",
-    "base_id",
-    "decode_file",
-    "encode_file",
-    "parse_case_id",
-    "read_cells",
-    "suite_id",
-]
-
 _REPEAT = re.compile(r"#([1-9]\d*)\Z")
 _SYMBOL = re.compile(r"(?P<name>[^\W\d]\w*)(?:\.(?P<method>[^\W\d]\w*))?(?:\[(?P<cells>.*)\])?\Z", re.DOTALL)
 _KEY = re.compile(r"[^\W\d]\w*(\+[^\W\d]\w*)*\Z")

@@ -10,17 +10,6 @@ from pathlib import Path, PurePath
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.test import Test
 
-__all__ = [
-    "DEFAULT_PATTERNS",
-    "FileFound",
-    "classes_in",
-    "file_found",
-    "files_below",
-    "methods_of",
-    "origin_of",
-    "untested_in",
-]
-
 DEFAULT_PATTERNS = ("test_*.py", "*_test.py")
 
 _NEVER = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})

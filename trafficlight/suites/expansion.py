@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from trafficlight.client_types import ClientType
-from trafficlight.errors import AuthoringError
+from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet
 from trafficlight.server_types import ServerType
 from trafficlight.suites.case_ids import CaseId
@@ -20,8 +20,6 @@ from trafficlight.suites.roles import Role, Roles, read_roles
 from trafficlight.suites.signatures import check_hooks, check_method, read_parameters
 from trafficlight.suites.source import Source
 from trafficlight.test import Test
-
-__all__ = ["Choice", "expand"]
 
 # A cell of the product of all roles: for every role the place of its type.
 _Row: TypeAlias = tuple[int, ...]
@@ -53,7 +51,7 @@ class Choice:
 
 def expand(
     cls: type[Test], class_name: str, file: FileFound, source: Source, choice: Choice
-) -> tuple[list[Suite], list[AuthoringError]]:
+) -> tuple[list[Suite], list[TestFileError]]:
     """Return the suites of a test class, one for every test method, and what is wrong with it.
 
     A method that something is wrong with has no suite; a class whose roles are wrong has none at all.
@@ -62,7 +60,7 @@ def expand(
     problems = list(roles.problems)
     for name, line in source.repeated_methods(class_name):
         problem = f"two tests with one id: {class_name} has two methods {name}()"
-        problems.append(AuthoringError(source.path, line, problem, "name one of them otherwise"))
+        problems.append(TestFileError(source.path, line, problem, "name one of them otherwise"))
     methods = methods_of(cls)
     if roles.older and "run" in methods:
         # Where that form comes from, a test is what run() does, and the rest are its helpers.
@@ -104,7 +102,7 @@ class _Matrix:
         self._names = [[render_name(kind.name()) for kind in role.types] for role in self._roles]
         self._values = [{key: render_value(value) for key, value in one.values.items()} for one in sets]
 
-    def suite(self, documentation: str, choice: Choice) -> tuple[Suite, list[AuthoringError]]:
+    def suite(self, documentation: str, choice: Choice) -> tuple[Suite, list[TestFileError]]:
         """Return the suite with the cells that are asked for, and its problems."""
         lists = self._asked_for(choice)
         full = math.prod(len(role.types) for role in self._roles) * len(self._sets)
@@ -167,10 +165,10 @@ class _Matrix:
         roles = [[frozenset({(index, place)}) for place in stated] for index, stated in enumerate(lists)]
         for ignored in (False, True):
             places = [place for place, one in enumerate(self._sets) if (one.ignored is not None) is ignored]
-            parameters, place_of = self._dimensions(places)
+            parameters, locate = self._dimensions(places)
             for row in pairwise([*roles, *parameters]) if places else ():
                 types = tuple(stated[place] for stated, place in zip(lists, row, strict=False))
-                found[self._first_mirror(types, lists), place_of[row[len(lists) :]]] = None
+                found[self._first_mirror(types, lists), locate[row[len(lists) :]]] = None
         yield from sorted(found)
 
     def _dimensions(self, places: list[int]) -> tuple[list[list[frozenset[Any]]], dict[_Row, int]]:
@@ -203,7 +201,7 @@ class _Matrix:
             row = min(images)
         return row
 
-    def _cases(self, cells: Iterable[tuple[_Row, int]]) -> tuple[tuple[Case, ...], list[AuthoringError]]:
+    def _cases(self, cells: Iterable[tuple[_Row, int]]) -> tuple[tuple[Case, ...], list[TestFileError]]:
         prefix, cases, problems = self._name.suite, {}, []
         path, name = self._file.path, self._name
         for row, place in cells:
@@ -216,7 +214,7 @@ class _Matrix:
             case_id = f"{prefix}[{','.join(entries)}]" if entries else prefix
             if case_id in cases:
                 hint = "give the values different names, for instance a __repr__ without an address"
-                problems.append(AuthoringError(path, self._line, f"two tests with one id: {case_id}", hint))
+                problems.append(TestFileError(path, self._line, f"two tests with one id: {case_id}", hint))
                 continue
             kinds = [(role, role.types[at]) for role, at in zip(self._roles, row, strict=True)]
             cases[case_id] = Case(

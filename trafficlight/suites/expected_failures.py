@@ -17,8 +17,6 @@ from trafficlight.errors import ConfigError
 from trafficlight.suites.case_ids import base_id
 from trafficlight.suites.yaml_files import read_yaml
 
-__all__ = ["ExpectedFailure", "ExpectedFailures", "read_expected_failures"]
-
 _FIELDS = ("case", "reason", "link")
 
 

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from trafficlight.errors import AuthoringError
+from trafficlight.errors import TestFileError
 from trafficlight.test import Test
-
-__all__ = ["SHIPPED", "load_module", "load_test_class"]
 
 # The suites that ship are modules of this package, so that their helpers are imported by name.
 SHIPPED = Path(__file__).resolve().parent.parent / "tests"
@@ -32,7 +30,7 @@ def load_test_class(path: Path, class_name: str) -> type[Test]:
     """
     found = getattr(load_module(path), class_name, None)
     if not (isinstance(found, type) and issubclass(found, Test)):
-        raise AuthoringError(path, None, f"there is no test {class_name} in it", "has the file changed?")
+        raise TestFileError(path, None, f"there is no test {class_name} in it", "has the file changed?")
     return found
 
 
@@ -43,7 +41,7 @@ def load_module(path: Path) -> ModuleType:
     """
     path = Path(path).absolute()
     if not path.is_file():
-        raise AuthoringError(path, None, "there is no such file")
+        raise TestFileError(path, None, "there is no such file")
     name, stamp = _module_name(path), _stamp(path)
     if (loaded := sys.modules.get(name)) is not None:
         if getattr(loaded, _STAMP, stamp) == stamp:
@@ -72,7 +70,7 @@ def _load(path: Path) -> ModuleType:
                 raise
             except BaseException as error:
                 raise _authoring_error(path, error) from error
-    raise AuthoringError(path, None, "its imports do not come to an end")
+    raise TestFileError(path, None, "its imports do not come to an end")
 
 
 def _module_name(path: Path) -> str:
@@ -199,7 +197,7 @@ def _extend(root: Path, parts: list[str]) -> bool:
     return True
 
 
-def _authoring_error(path: Path, error: BaseException) -> AuthoringError:
+def _authoring_error(path: Path, error: BaseException) -> TestFileError:
     """Say where in the file the import went wrong."""
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else None
     trace = error.__traceback__
@@ -212,4 +210,4 @@ def _authoring_error(path: Path, error: BaseException) -> AuthoringError:
         hint = f"install {error.name.partition('.')[0]}, or put {error.name} beside the file"
         if error.name == "assertpy":
             hint = "install trafficlight[compat]"
-    return AuthoringError(path, line, f"does not import: {type(error).__name__}: {error}".rstrip(": "), hint)
+    return TestFileError(path, line, f"does not import: {type(error).__name__}: {error}".rstrip(": "), hint)

@@ -7,8 +7,6 @@ from typing import TypeAlias
 
 from trafficlight.errors import UsageError
 
-__all__ = ["read_expression"]
-
 Predicate: TypeAlias = Callable[[str], bool]
 
 _TOKEN = re.compile(r"""\s*(?:(?P<sign>[()])|"(?P<quoted>[^"]*)"|(?P<word>[^\s()"]+))""")

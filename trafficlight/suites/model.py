@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.client_types import ClientType
-from trafficlight.errors import AuthoringError
+from trafficlight.errors import TestFileError
 from trafficlight.server_types import ServerType
-
-__all__ = ["Case", "Plan", "Sealed", "ServerSlot", "Suite"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class Plan:
     """
 
     suites: tuple[Suite, ...]
-    problems: tuple[AuthoringError, ...] = ()
+    problems: tuple[TestFileError, ...] = ()
     deselected: int = 0
 
     @property

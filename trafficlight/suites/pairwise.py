@@ -5,8 +5,6 @@ import random
 from collections.abc import Hashable, Iterable, Sequence, Set
 from typing import TypeAlias
 
-__all__ = ["pairwise"]
-
 # What one value of a dimension stands for: one thing, or several where values come in sets.
 Items: TypeAlias = Set[Hashable]
 # A value of a dimension: the place of the dimension, and that of the value in it.

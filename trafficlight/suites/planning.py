@@ -5,16 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trafficlight.errors import AuthoringError, UsageError
+from trafficlight.errors import TestFileError, UsageError
 from trafficlight.suites.case_ids import base_id
 from trafficlight.suites.discovery import DEFAULT_PATTERNS, FileFound, file_found
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.reading import Asked, Reading, read_file
+from trafficlight.suites.reading import FileRequest, Reading, read_file
 from trafficlight.suites.selection import Selection, TypeFilter
-from trafficlight.suites.targets import Wanted, read_target
-
-__all__ = ["Planning", "plan"]
+from trafficlight.suites.targets import Target, read_target
 
 
 def plan(
@@ -36,13 +34,13 @@ def plan(
     :raises UsageError: a target does not exist, or the selection cannot be carried out.
     :raises ConfigError: a suite file is malformed.
     """
-    planning = Planning(targets, selection, patterns=patterns, directory=directory)
+    planning = PlanBuilder(targets, selection, patterns=patterns, directory=directory)
     for asked in planning.files:
         planning.add(read_file(asked))
     return planning.plan()
 
 
-class Planning:
+class PlanBuilder:
     """A plan in the making. Runs no code of test files: those are to be read, and what is found added.
 
     The parameters, and what is raised, are those of :func:`plan`.
@@ -64,16 +62,16 @@ class Planning:
             one for target in targets or (SHIPPED,) for one in read_target(str(target), base, patterns)
         ]
         self._found = Reading(types=TypeFilter(self._selection.clients, self._selection.servers))
-        self.files: list[Asked] = []
+        self.files: list[FileRequest] = []
         known: dict[str, Path] = {}
         for file, parts in _by_file(self._wanted):
             other = known.setdefault(file.name, file.path)
             if other == file.path:
-                self.files.append(Asked(file, tuple(parts), self._selection))
+                self.files.append(FileRequest(file, tuple(parts), self._selection))
                 continue
             problem = f"two tests with one id: {file.name} is also the name of {other}"
             hint = "search the directory above both"
-            self._found.wrong([AuthoringError(file.path, None, problem, hint)], parts)
+            self._found.wrong([TestFileError(file.path, None, problem, hint)], parts)
 
     def add(self, reading: Reading) -> None:
         """Take in what was found in a file, or a part of it: of a suite in parts, the first comes whole."""
@@ -102,9 +100,9 @@ class Planning:
         return _selected(found, self._selection)
 
 
-def _by_file(wanted: Iterable[Wanted]) -> list[tuple[FileFound, list[Wanted]]]:
+def _by_file(wanted: Iterable[Target]) -> list[tuple[FileFound, list[Target]]]:
     """Return each file once, with all that was asked for of it, under its name below the topmost root."""
-    parts: dict[Path, list[Wanted]] = {}
+    parts: dict[Path, list[Target]] = {}
     for one in wanted:
         parts.setdefault(one.path.resolve(), []).append(one)
     found = []

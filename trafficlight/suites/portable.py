@@ -12,14 +12,12 @@ from typing import Any, TypeAlias
 
 from trafficlight import client_types, server_types
 from trafficlight.client_types import Candidate, ClientType, NetworkProxy
-from trafficlight.errors import AuthoringError, LabError
+from trafficlight.errors import LabError, TestFileError
 from trafficlight.server_types import HomeServerSpec, ServerType
 from trafficlight.suites.model import Case, Sealed, ServerSlot, Suite
 from trafficlight.suites.reading import Reading
 from trafficlight.suites.rendering import render_value
 from trafficlight.suites.selection import TypeFilter
-
-__all__ = ["PORTABLE", "OwnMatch", "Shown", "ToldClient", "portable", "unsealed"]
 
 # Cases in one piece: unpickling it is to hold nobody up.
 _PIECE = 250
@@ -49,7 +47,7 @@ class Shown:
         return self.text
 
 
-class ToldClient(ClientType):
+class ClientTypeSpec(ClientType):
     """A client type that a test file defines, told by its attributes, which are all that it matches by."""
 
     def __init__(self, kind: ClientType) -> None:
@@ -74,7 +72,7 @@ class ToldClient(ClientType):
         )
 
 
-class _ToldProxy(ToldClient, NetworkProxy):
+class _ToldProxy(ClientTypeSpec, NetworkProxy):
     """The same for a network proxy, which must have said where clients reach it."""
 
 
@@ -205,7 +203,7 @@ def _told(kind: ClientType, path: Path) -> ClientType:
         return kind
     matchers = {cls for cls in type(kind).__mro__ if "match" in vars(cls)}
     if "match" not in vars(kind) and matchers <= {ClientType, NetworkProxy}:
-        return _ToldProxy(kind) if NetworkProxy in matchers else ToldClient(kind)
+        return _ToldProxy(kind) if NetworkProxy in matchers else ClientTypeSpec(kind)
     return OwnMatch(kind, path)
 
 
@@ -229,9 +227,9 @@ PORTABLE: tuple[type, ...] = (
     Sealed,
     Shown,
     TypeFilter,
-    AuthoringError,
+    TestFileError,
     HomeServerSpec,
-    ToldClient,
+    ClientTypeSpec,
     _ToldProxy,
     OwnMatch,
     _ToldServer,

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Set
 from enum import Enum
 from typing import Any
 
-__all__ = ["render_name", "render_value"]
-
 # Longer ones are cut, and told apart by a digest.
 _LONGEST = 100
 # Beyond this many digits Python refuses to print a number.

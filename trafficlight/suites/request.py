@@ -8,8 +8,6 @@ from trafficlight.errors import UsageError
 from trafficlight.suites.expected_failures import ExpectedFailure, ExpectedFailures
 from trafficlight.suites.selection import Selection
 
-__all__ = ["ExpectedFailureRequest", "SessionRequest"]
-
 
 class ExpectedFailureRequest(BaseModel):
     """Cases that are known to fail."""

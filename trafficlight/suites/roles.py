@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.client_types import ClientType, as_client_type
-from trafficlight.errors import AuthoringError
+from trafficlight.errors import TestFileError
 from trafficlight.server_types import ServerType
 from trafficlight.suites.source import Source
 from trafficlight.test import Declaration, Test
-
-__all__ = ["Role", "Roles", "close_to", "read_roles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Roles:
 
     roles: list[Role] = field(default_factory=list)
     groups: list[tuple[int, ...]] = field(default_factory=list)
-    problems: list[AuthoringError] = field(default_factory=list)
+    problems: list[TestFileError] = field(default_factory=list)
     older: bool = False
 
     @property
@@ -64,14 +62,14 @@ def read_roles(cls: type[Test], source: Source) -> Roles:
                 f'{attribute} = {{"role": [Type]}}',
             )
             line = source.attribute_line(cls.__name__, attribute) or line
-            return Roles(problems=[AuthoringError(source.path, line, problem, hint)])
+            return Roles(problems=[TestFileError(source.path, line, problem, hint)])
     try:
         test = cls()
         declarations = test.declarations()
     except Exception as error:
         line = _line_of(error, source.path) or source.method_line(cls.__name__, "__init__") or line
         problem = f"{cls.__name__} cannot be created: {type(error).__name__}: {error}"
-        return Roles(problems=[AuthoringError(source.path, line, problem, "it is created without arguments")])
+        return Roles(problems=[TestFileError(source.path, line, problem, "it is created without arguments")])
     found = Roles(older=any(declaration.where for declaration in declarations))
     for declaration in declarations:
         where = _where(declaration, cls, source)
@@ -80,7 +78,7 @@ def read_roles(cls: type[Test], source: Source) -> Roles:
             _check_names(role, found)
             found.roles.append(role)
         except _WrongError as wrong:
-            found.problems.append(AuthoringError(*where, wrong.problem, wrong.hint))
+            found.problems.append(TestFileError(*where, wrong.problem, wrong.hint))
     if not found.problems:
         _read_groups(test, cls, source, found)
     return found
@@ -92,7 +90,7 @@ class _WrongError(Exception):
         super().__init__(problem)
 
 
-def close_to(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a hint that names what was probably meant; empty where nothing is near."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"did you mean {near[0]!r}?" if near else ""
@@ -192,7 +190,7 @@ def _read_groups(test: Test, cls: type[Test], source: Source, found: Roles) -> N
     where = (source.path, source.attribute_line(cls.__name__, "interchangeable"))
     if isinstance(given, str) or not isinstance(given, Iterable):
         hint = 'for instance ("alice", "bob")'
-        found.problems.append(AuthoringError(*where, "interchangeable is no tuple of roles", hint))
+        found.problems.append(TestFileError(*where, "interchangeable is no tuple of roles", hint))
         return
     stated = list(given)
     groups = [stated] if any(isinstance(one, str) for one in stated) else [list(one) for one in stated]
@@ -204,14 +202,15 @@ def _read_groups(test: Test, cls: type[Test], source: Source, found: Roles) -> N
         }
         if unknown:
             hint = (
-                close_to(str(unknown[0]), [role.key for role in found.roles]) or "it lists roles of the test"
+                did_you_mean(str(unknown[0]), [role.key for role in found.roles])
+                or "it lists roles of the test"
             )
             found.problems.append(
-                AuthoringError(*where, f"interchangeable names no role: {unknown[0]!r}", hint)
+                TestFileError(*where, f"interchangeable names no role: {unknown[0]!r}", hint)
             )
         elif len(set(group)) < 2 or len(kinds) > 1:
             problem = f"interchangeable needs two or more roles of one kind, not {', '.join(map(str, group))}"
-            found.problems.append(AuthoringError(*where, problem))
+            found.problems.append(TestFileError(*where, problem))
         else:
             found.groups.append(tuple(sorted(places[name] for name in set(group))))
 

@@ -16,8 +16,6 @@ from trafficlight.suites.keywords import read_expression
 from trafficlight.suites.model import Case
 from trafficlight.suites.yaml_files import read_yaml, texts
 
-__all__ = ["Selection", "TypeFilter", "read_failed"]
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:

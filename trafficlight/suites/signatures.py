@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trafficlight.errors import AuthoringError
+from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet, parameter_sets
-from trafficlight.suites.roles import Role, Roles, close_to
+from trafficlight.suites.roles import Role, Roles, did_you_mean
 from trafficlight.suites.source import Source
 from trafficlight.test import Test
-
-__all__ = ["Signature", "check_hooks", "check_method", "read_parameters"]
 
 
 class Signature:
@@ -35,7 +33,7 @@ class Signature:
 
 def read_parameters(
     cls: type[Test], method: str, overrides: Mapping[str, Any], where: tuple[Path, int | None]
-) -> tuple[list[ParameterSet], list[AuthoringError]]:
+) -> tuple[list[ParameterSet], list[TestFileError]]:
     """Return the sets of values that a test runs with, after some of them were given otherwise.
 
     :param overrides: values that take the place of the ones that the test states.
@@ -43,7 +41,7 @@ def read_parameters(
     try:
         sets = parameter_sets(getattr(cls, method), cls)
     except ValueError as error:
-        return [], [AuthoringError(*where, str(error), "correct the values, or take the @ignore away")]
+        return [], [TestFileError(*where, str(error), "correct the values, or take the @ignore away")]
     if not overrides:
         return sets, []
     merged: list[ParameterSet] = []
@@ -56,16 +54,16 @@ def read_parameters(
 
 def check_method(
     cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: Source, line: int
-) -> list[AuthoringError]:
+) -> list[TestFileError]:
     """Return what is wrong between a test method, the roles and the parameters."""
     function = getattr(cls, method)
     if not _is_async(function):
-        return [AuthoringError(source.path, line, f"{method}() is not async", f"write `async def {method}`")]
+        return [TestFileError(source.path, line, f"{method}() is not async", f"write `async def {method}`")]
     signature = Signature(function)
     names = roles.names
     filled = {name for one in sets for name in one.values}
-    wrong: list[AuthoringError] = [
-        AuthoringError(source.path, line, f"{method}() takes {name!r} by place only", "leave the / out")
+    wrong: list[TestFileError] = [
+        TestFileError(source.path, line, f"{method}() takes {name!r} by place only", "leave the / out")
         for name in signature.unnamed
     ]
     wrong += [
@@ -79,28 +77,26 @@ def check_method(
                 f"{name!r} is both a role and a parameter of {method}()",
                 "name one of them otherwise",
             )
-            wrong.append(AuthoringError(source.path, line, problem, hint))
+            wrong.append(TestFileError(source.path, line, problem, hint))
         elif not name.isidentifier():
             wrong.append(
-                AuthoringError(
-                    source.path, line, f"a parameter cannot be named {name!r}", "use a Python name"
-                )
+                TestFileError(source.path, line, f"a parameter cannot be named {name!r}", "use a Python name")
             )
         elif not signature.takes(name):
-            hint = close_to(name, signature.names - set(names)) or f"add it to {method}()"
+            hint = did_you_mean(name, signature.names - set(names)) or f"add it to {method}()"
             problem = f"{method}() does not take the parameter {name!r}"
-            wrong.append(AuthoringError(source.path, line, problem, hint))
+            wrong.append(TestFileError(source.path, line, problem, hint))
     for name in signature.required:
         if name not in names and not all(name in one.values for one in sets):
             unused = [role for role in names if not signature.takes(role)]
-            hint = close_to(name, unused) or f"add a role, a default value, or @parametrize({name}=...)"
-            wrong.append(AuthoringError(source.path, line, f"nothing fills {name!r} of {method}()", hint))
+            hint = did_you_mean(name, unused) or f"add a role, a default value, or @parametrize({name}=...)"
+            wrong.append(TestFileError(source.path, line, f"nothing fills {name!r} of {method}()", hint))
     return wrong
 
 
 def check_hooks(
     cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: Source
-) -> list[AuthoringError]:
+) -> list[TestFileError]:
     """Return what is wrong with `setup` and `teardown`."""
     wrong = []
     for hook in ("setup", "teardown"):
@@ -110,14 +106,14 @@ def check_hooks(
         line = source.method_line(cls.__name__, hook) or source.class_line(cls.__name__)
         if not _is_async(function):
             wrong.append(
-                AuthoringError(source.path, line, f"{hook}() is not async", f"write `async def {hook}`")
+                TestFileError(source.path, line, f"{hook}() is not async", f"write `async def {hook}`")
             )
             continue
         for name in Signature(function).required:
             if name not in roles.names and not all(name in one.values for one in sets):
                 problem = f"nothing fills {name!r} of {hook}(), which runs around {method}()"
-                hint = close_to(name, roles.names) or "it may ask for roles and parameters of the test"
-                wrong.append(AuthoringError(source.path, line, problem, hint))
+                hint = did_you_mean(name, roles.names) or "it may ask for roles and parameters of the test"
+                wrong.append(TestFileError(source.path, line, problem, hint))
     return wrong
 
 
@@ -128,7 +124,7 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 def _untaken_role(
     name: str, role: Role, method: str, signature: Signature, filled: set[str]
-) -> AuthoringError:
+) -> TestFileError:
     free = [one for one in signature.required if one not in filled]
-    hint = close_to(name, free) or f"add {name!r} to {method}(), or leave the role out"
-    return AuthoringError(*role.where, f"{method}() does not take the role {name!r}", hint)
+    hint = did_you_mean(name, free) or f"add {name!r} to {method}(), or leave the role out"
+    return TestFileError(*role.where, f"{method}() does not take the role {name!r}", hint)

@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Source"]
-
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

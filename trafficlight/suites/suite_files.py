@@ -16,8 +16,6 @@ from pathlib import Path
 from trafficlight.errors import ConfigError, UsageError
 from trafficlight.suites.yaml_files import read_yaml, texts
 
-__all__ = ["SuiteList", "is_suite_file", "read_suite_file"]
-
 _INCLUDE = ("include", "included")
 _EXCLUDE = ("exclude", "excluded")
 

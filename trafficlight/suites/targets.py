@@ -20,8 +20,6 @@ from trafficlight.suites.model import Case
 from trafficlight.suites.rendering import render_name, render_value
 from trafficlight.suites.suite_files import is_suite_file, read_suite_file
 
-__all__ = ["Symbol", "Wanted", "read_target"]
-
 _SYMBOL = re.compile(
     r"(?P<cls>[\w*?]+)(?:\.(?P<method>[\w*?]+))?"
     r"(?:\[(?P<cells>.*)\](?:#\d+)?|@(?P<json>\{.*\})|#\d+)?\Z",
@@ -73,7 +71,7 @@ class Symbol:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Target:
     """One file, or a part of it, that was asked for.
 
     :param path: the file.
@@ -89,7 +87,7 @@ class Wanted:
     text: str
     named: bool = False
     symbol: Symbol | None = None
-    without: "tuple[Wanted, ...]" = ()
+    without: "tuple[Target, ...]" = ()
 
     def holds(self, case: Case) -> bool:
         """Return whether a case of the same file is meant."""
@@ -100,7 +98,7 @@ class Wanted:
 
 def read_target(
     text: str, directory: Path, patterns: Sequence[str], *, globs: bool = False
-) -> Iterator[Wanted]:
+) -> Iterator[Target]:
     """Yield the files that a target means.
 
     :param text: a path, or a path and a symbol with ``::`` between them.
@@ -117,10 +115,10 @@ def read_target(
     if place is not None and place.is_dir():
         root = directory if globs and place.is_relative_to(directory) else place
         for path in files_below(place, patterns):
-            yield Wanted(path, root, text, symbol=part)
+            yield Target(path, root, text, symbol=part)
     elif place is not None:
         root = directory if globs and place.is_relative_to(directory) else place.parent
-        yield Wanted(place, root, text, True, part)
+        yield Target(place, root, text, True, part)
     else:
         pattern = text.partition("::")[0]
         matches = sorted(glob.glob(pattern, root_dir=directory, recursive=True)) if globs else ()
@@ -146,14 +144,14 @@ def _located(text: str, directory: Path) -> tuple[Path | None, str]:
     return None, symbol
 
 
-def _from_suite_file(path: Path, name: str, patterns: Sequence[str]) -> Iterator[Wanted]:
+def _from_suite_file(path: Path, name: str, patterns: Sequence[str]) -> Iterator[Target]:
     for suite in read_suite_file(path, name or None):
         without = tuple(
             one for entry in suite.exclude for one in read_target(entry, path.parent, patterns, globs=True)
         )
         for entry in suite.include:
             for one in read_target(entry, path.parent, patterns, globs=True):
-                yield Wanted(one.path, one.root, one.text, one.named, one.symbol, (*one.without, *without))
+                yield Target(one.path, one.root, one.text, one.named, one.symbol, (*one.without, *without))
 
 
 def _read_symbol(symbol: str, text: str) -> Symbol:

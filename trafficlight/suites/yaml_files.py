@@ -7,8 +7,6 @@ import yaml
 
 from trafficlight.errors import ConfigError
 
-__all__ = ["read_yaml", "texts"]
-
 
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds.

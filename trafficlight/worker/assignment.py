@@ -10,11 +10,9 @@ from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State
 from trafficlight.suites.model import Case
 
-__all__ = ["Assignment", "CaseLink", "ServerFacts", "Verdict"]
-
 
 @dataclass(frozen=True, slots=True)
-class ServerFacts:
+class ServerInfo:
     """A homeserver, as `run()` is told of it.
 
     :param log: the file that its log goes to; None where there is none to read yet.
@@ -43,7 +41,7 @@ class Assignment:
     attempt: int
     folder: Path
     clients: Mapping[str, JsonObject] = field(default_factory=dict)
-    servers: Mapping[str, ServerFacts] = field(default_factory=dict)
+    servers: Mapping[str, ServerInfo] = field(default_factory=dict)
     case_deadline: float = 300.0
     teardown_deadline: float = 30.0
 

@@ -2,8 +2,6 @@
 
 from trafficlight.clock import Clock
 
-__all__ = ["Deadline"]
-
 
 class Deadline:
     """A point in time, told by a monotonic clock.

@@ -21,8 +21,6 @@ from trafficlight.worker.deadline import Deadline
 from trafficlight.worker.output import CaseLog
 from trafficlight.worker.verdicts import verdict_of
 
-__all__ = ["execute"]
-
 # Seconds for closing what the test left open on homeservers: less than the margin that a worker has.
 _CLOSE_SECONDS = 3
 

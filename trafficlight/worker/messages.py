@@ -15,27 +15,9 @@ from typing import Any, TypeAlias
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State
 from trafficlight.suites.portable import PORTABLE
-from trafficlight.suites.reading import Asked, Reading
+from trafficlight.suites.reading import FileRequest, Reading
 from trafficlight.worker.assignment import Verdict
 from trafficlight.worker.pickling import Classes, dumped, loaded
-
-__all__ = [
-    "Answer",
-    "Call",
-    "CallOff",
-    "Done",
-    "Found",
-    "Match",
-    "Matched",
-    "Message",
-    "Read",
-    "Ready",
-    "Run",
-    "Tell",
-    "Withdraw",
-    "read_message",
-    "write_message",
-]
 
 _LENGTH = struct.Struct(">I")
 
@@ -115,7 +97,7 @@ class Done:
 class Read:
     """Coordinator to worker: read a test file, and tell what is in it."""
 
-    asked: Asked
+    asked: FileRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["CaseLog", "capturing"]
-
 _LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 # What a file cannot hold is written so that a person sees it.
 _ERRORS = "backslashreplace"

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-__all__ = ["Classes", "dumped", "loaded"]
-
 # Plain values that pickles name; all others are written without a name.
 _PLAIN = (str, int, float, complex)
 # Where the standard library's paths are, in one version of Python or another.

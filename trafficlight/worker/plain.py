@@ -6,8 +6,6 @@ from typing import Any
 
 from trafficlight.protocol import JsonObject
 
-__all__ = ["plain"]
-
 
 def plain(action: str, data: Mapping[str, Any]) -> JsonObject:
     """Return an action's data as JSON holds them.

@@ -24,11 +24,11 @@ from types import FrameType
 from typing import Any
 
 from trafficlight.clients.link import ServerOperation
-from trafficlight.errors import AuthoringError, LabError
+from trafficlight.errors import LabError, TestFileError
 from trafficlight.protocol import JsonObject
 from trafficlight.suites.imports import load_module, load_test_class
 from trafficlight.suites.portable import portable, unsealed
-from trafficlight.suites.reading import Asked, Reading, read_file
+from trafficlight.suites.reading import FileRequest, Reading, read_file
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.execution import execute
 from trafficlight.worker.messages import (
@@ -51,9 +51,6 @@ from trafficlight.worker.messages import (
 from trafficlight.worker.output import capturing
 from trafficlight.worker.plain import plain
 from trafficlight.worker.verdicts import verdict_of
-
-__all__ = ["main"]
-
 
 # Seconds that tasks which a test left behind have to end, before the process is given up.
 _LEFTOVERS = 1.0
@@ -202,7 +199,7 @@ class _Worker:
         _send(self._writer, Done(verdict, reusable))
         await self._writer.drain()
 
-    async def _read(self, asked: Asked) -> None:
+    async def _read(self, asked: FileRequest) -> None:
         try:
             with self._alone():
                 *parts, last = portable(read_file(asked))
@@ -211,9 +208,7 @@ class _Worker:
                 await self._writer.drain()
             _send(self._writer, Found(last, last=True, spoiled=not self._intact()))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            problem = AuthoringError(
-                asked.file.path, None, f"cannot be read: {verdict_of(error, '').message}"
-            )
+            problem = TestFileError(asked.file.path, None, f"cannot be read: {verdict_of(error, '').message}")
             failed = Reading(problems=[problem], met={part.text for part in asked.parts})
             _send(self._writer, Found(failed, last=True, spoiled=not self._intact()))
 

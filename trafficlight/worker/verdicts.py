@@ -8,8 +8,6 @@ from trafficlight.errors import ActionError, LabError, Skipped, UnsupportedError
 from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
 
-__all__ = ["verdict_of"]
-
 _HERE = str(Path(__file__).parent)
 
 

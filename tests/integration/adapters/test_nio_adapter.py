@@ -19,7 +19,7 @@ import pytest_asyncio
 from trafficlight.adapters.conformance import Reply, ScriptedAdapter, ScriptedCoordinator
 from trafficlight.adapters.nio.adapter import NioAdapter
 from trafficlight.adapters.sdk import JsonObject, run
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.server_types import SynapseStable
 

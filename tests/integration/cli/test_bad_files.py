@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.integration.cli.conftest import Command, Runner
-from tests.integration.http.conftest import Site, open_site
+from tests.integration.http.conftest import HttpHarness, open_site
 
 GOOD = (
     "from trafficlight import Test\n\n\nclass Good(Test):\n    async def run(self) -> None:\n        pass\n"
@@ -99,12 +99,12 @@ async def test_ctrl_c_while_a_file_hangs(run: Runner, tmp_path: Path, name: str)
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
+async def site(tmp_path: Path) -> AsyncIterator[HttpHarness]:
     async with open_site(tmp_path, workers=1) as opened:
         yield opened
 
 
-async def test_submit_tells_what_is_wrong(site: Site, run: Runner, tmp_path: Path) -> None:
+async def test_submit_tells_what_is_wrong(site: HttpHarness, run: Runner, tmp_path: Path) -> None:
     written(tmp_path, "os._exit(0)")
     command = await run("submit", "bad_test.py", "--url", site.url)
     assert await command.ended() == 0

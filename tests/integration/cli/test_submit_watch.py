@@ -10,13 +10,13 @@ import aiohttp
 import pytest
 
 from tests.integration.cli.conftest import Command, Runner
-from tests.integration.http.conftest import TEST_FILE, ScriptedAdapter, Site, ended, open_site
+from tests.integration.http.conftest import TEST_FILE, HttpHarness, ScriptedAdapter, ended, open_site
 
 PEOPLE = "secret-of-people"
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
+async def site(tmp_path: Path) -> AsyncIterator[HttpHarness]:
     async with open_site(tmp_path) as opened:
         yield opened
 
@@ -27,7 +27,7 @@ def a_test_file(folder: Path, body: str = "await alice.perform('one')", name: st
     return path
 
 
-async def play(site: Site, response: str | None = None) -> None:
+async def play(site: HttpHarness, response: str | None = None) -> None:
     """Be the client of one case, of one action."""
     adapter = ScriptedAdapter(site)
     await adapter.register()
@@ -35,7 +35,7 @@ async def play(site: Site, response: str | None = None) -> None:
     await adapter.respond({"id": message["id"], **({"response": response} if response else {})})
 
 
-async def test_a_session_is_submitted_and_watched(site: Site, run: Runner, tmp_path: Path) -> None:
+async def test_a_session_is_submitted_and_watched(site: HttpHarness, run: Runner, tmp_path: Path) -> None:
     a_test_file(tmp_path)
     command = await run("submit", "talk_test.py", "--watch", "--url", site.url)
     await command.line("session", "1 case ·", f"{site.url}/status/")
@@ -50,7 +50,7 @@ async def test_a_session_is_submitted_and_watched(site: Site, run: Runner, tmp_p
     assert (folder / "junit.xml").is_file()
 
 
-async def test_a_failure_is_told_and_is_the_exit_code(site: Site, run: Runner, tmp_path: Path) -> None:
+async def test_a_failure_is_told_and_is_the_exit_code(site: HttpHarness, run: Runner, tmp_path: Path) -> None:
     a_test_file(tmp_path)
     submitted = await run("submit", "talk_test.py", "--url", site.url)
     assert await submitted.ended() == 0
@@ -67,7 +67,7 @@ async def test_a_failure_is_told_and_is_the_exit_code(site: Site, run: Runner, t
     assert late.said == watching.said
 
 
-async def test_ctrl_c_ends_only_the_watching(site: Site, run: Runner, tmp_path: Path) -> None:
+async def test_ctrl_c_ends_only_the_watching(site: HttpHarness, run: Runner, tmp_path: Path) -> None:
     a_test_file(tmp_path)
     command = await run("submit", "talk_test.py", "--watch", "--url", site.url)
     await command.line("session")
@@ -84,7 +84,7 @@ async def test_ctrl_c_ends_only_the_watching(site: Site, run: Runner, tmp_path: 
     assert session.exit_code == 0
 
 
-async def test_what_cannot_be_done_is_said_in_a_line(site: Site, run: Runner) -> None:
+async def test_what_cannot_be_done_is_said_in_a_line(site: HttpHarness, run: Runner) -> None:
     for arguments, words in (
         (("submit", "nowhere_test.py"), "there is no nowhere_test.py"),
         (("watch", "2026-01-01--001"), "there is no such session"),
@@ -139,7 +139,7 @@ async def test_watching_goes_on_when_the_coordinator_is_restarted(run: Runner, t
     url = f"http://127.0.0.1:{port}"
     async with aiohttp.ClientSession() as http:
         async with serving(run, port, tests) as first:
-            site = Site(url, None, http, tmp_path)  # type: ignore[arg-type]
+            site = HttpHarness(url, None, http, tmp_path)  # type: ignore[arg-type]
             watching = await run("watch", "--url", url)
             adapter = ScriptedAdapter(site)
             await adapter.register()

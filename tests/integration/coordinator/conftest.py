@@ -15,10 +15,10 @@ from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.execution import InProcess
+from trafficlight.coordinator.execution import InProcessExecutor
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.runner import Deadlines, Executor
-from trafficlight.coordinator.scheduler import Limits
+from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
@@ -139,7 +139,7 @@ class Player:
                     assert adapter.channel.respond(message.id, answer) is not Receipt.STALE
 
 
-class Told:
+class EventRecorder:
     """What a journal tells, from now on."""
 
     def __init__(self, journal: Journal) -> None:
@@ -169,14 +169,14 @@ class Told:
             unsubscribe()
 
 
-class Bay:
+class EngineHarness:
     """An engine at work, and what it takes to give it something to do."""
 
     def __init__(self, engine: Engine, provider: FakeProvider, folder: Path) -> None:
         self.engine = engine
         self.provider = provider
         self.folder = folder
-        self._told = Told(engine.journal)
+        self._told = EventRecorder(engine.journal)
         self._files = 0
         self._players: set[asyncio.Task[None]] = set()
 
@@ -249,7 +249,7 @@ async def open_bay(
     queue: float = 300.0,
     clock: Clock | None = None,
     **deadlines: Any,
-) -> AsyncIterator[Bay]:
+) -> AsyncIterator[EngineHarness]:
     """Run an engine over the real parts, without HTTP."""
     clock = clock or SystemClock()
     provider = FakeProvider()
@@ -257,13 +257,13 @@ async def open_bay(
         clock=clock,
         journal=Journal(clock),
         servers=provider,
-        executor=executor or InProcess(clock),
+        executor=executor or InProcessExecutor(clock),
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
         limits=lambda: limits or Limits(),
         queue_deadline=queue,
     )
     running = asyncio.create_task(engine.run(), name="engine")
-    bay = Bay(engine, provider, folder)
+    bay = EngineHarness(engine, provider, folder)
     try:
         yield bay
     finally:
@@ -274,7 +274,7 @@ async def open_bay(
 
 
 @pytest.fixture
-async def bay(tmp_path: Path) -> AsyncIterator[Bay]:
+async def bay(tmp_path: Path) -> AsyncIterator[EngineHarness]:
     """An engine with the usual settings."""
     async with open_bay(tmp_path) as opened:
         yield opened
@@ -285,7 +285,7 @@ async def bay_with(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Engines with other settings; they end with the test."""
     async with AsyncExitStack() as stack:
 
-        async def opened(*arguments: Any, **options: Any) -> Bay:
+        async def opened(*arguments: Any, **options: Any) -> EngineHarness:
             return await stack.enter_async_context(open_bay(tmp_path, *arguments, **options))
 
         yield opened

@@ -12,7 +12,7 @@ from trafficlight.protocol import ErrorBody
 from trafficlight.results.events import FINAL, EventKind, State
 
 if TYPE_CHECKING:
-    from tests.integration.coordinator.conftest import Bay
+    from tests.integration.coordinator.conftest import EngineHarness
 
 CASES = 200
 
@@ -33,7 +33,7 @@ class Chaos{n}(Test):
 class Unreliable:
     """A looping adapter of which one action in ten goes wrong, in one of many ways."""
 
-    def __init__(self, bay: "Bay", chance: random.Random) -> None:
+    def __init__(self, bay: "EngineHarness", chance: random.Random) -> None:
         self.pool = bay.engine.pool
         self.chance = chance
         self.lives = 0

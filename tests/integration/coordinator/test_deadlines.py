@@ -13,7 +13,7 @@ from trafficlight.coordinator.options import Options
 from trafficlight.results.events import EventKind, State
 
 if TYPE_CHECKING:
-    from tests.integration.coordinator.conftest import Bay
+    from tests.integration.coordinator.conftest import EngineHarness
 
 DANCES = """
 class Dances(Test):
@@ -56,13 +56,13 @@ def clock() -> HandClock:
 
 
 @pytest.fixture
-async def bay(tmp_path: Path, clock: HandClock) -> AsyncIterator["Bay"]:
+async def bay(tmp_path: Path, clock: HandClock) -> AsyncIterator["EngineHarness"]:
     options: dict[str, Any] = {"action": 60.0, "case": 300.0, "prepare": 120.0, "teardown": 30.0}
     async with open_bay(tmp_path, clock=clock, queue=300.0, **options) as opened:
         yield opened
 
 
-async def test_of_an_action(bay: "Bay", clock: HandClock) -> None:
+async def test_of_an_action(bay: "EngineHarness", clock: HandClock) -> None:
     """The adapter polls on and on, which is no progress."""
     bay.play_once(lambda action, _: {"response": "bowed"} if action == "bow" else None)
     session = await bay.submit(DANCES)
@@ -77,7 +77,7 @@ async def test_of_an_action(bay: "Bay", clock: HandClock) -> None:
     )
 
 
-async def test_of_an_adapter_that_is_gone(bay: "Bay", clock: HandClock) -> None:
+async def test_of_an_adapter_that_is_gone(bay: "EngineHarness", clock: HandClock) -> None:
     alice = bay.engine.pool.register("alice", {"type": "nio"})
     session = await bay.submit(DANCES)
     await alice.channel.poll(20)
@@ -90,7 +90,7 @@ async def test_of_an_adapter_that_is_gone(bay: "Bay", clock: HandClock) -> None:
     assert case.message.startswith("alice: did not fetch dance within 60 s")
 
 
-async def test_of_an_adapter_without_a_case(bay: "Bay", clock: HandClock) -> None:
+async def test_of_an_adapter_without_a_case(bay: "EngineHarness", clock: HandClock) -> None:
     idle = bay.engine.pool.register("idle", {"type": "nio"})
     await clock.turn(60)
     assert bay.engine.pool.free == [idle]
@@ -99,7 +99,7 @@ async def test_of_an_adapter_without_a_case(bay: "Bay", clock: HandClock) -> Non
     assert idle.reason == "gave no sign of life for 61 s; no action was asked of it"
 
 
-async def test_of_a_case(bay: "Bay", clock: HandClock) -> None:
+async def test_of_a_case(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(WAITS)
     await bay.until(EventKind.LOG, message="running")
     await clock.turn(299)
@@ -109,7 +109,7 @@ async def test_of_a_case(bay: "Bay", clock: HandClock) -> None:
     assert (case.state, case.message) == (State.ERROR, "not done within 300 s, the case's deadline")
 
 
-async def test_of_preparing(bay: "Bay", clock: HandClock) -> None:
+async def test_of_preparing(bay: "EngineHarness", clock: HandClock) -> None:
     bay.provider.hangs = True
     session = await bay.submit(SERVED)
     await bay.until(EventKind.CASE_STATE, state="preparing")
@@ -118,7 +118,7 @@ async def test_of_preparing(bay: "Bay", clock: HandClock) -> None:
     assert (case.state, case.message) == (State.ERROR, "the homeservers did not answer within 120 s")
 
 
-async def test_of_the_tear_down(bay: "Bay", clock: HandClock) -> None:
+async def test_of_the_tear_down(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(LINGERS)
     await bay.until(EventKind.LOG, message="tearing down")
     await clock.turn(30)
@@ -126,7 +126,7 @@ async def test_of_the_tear_down(bay: "Bay", clock: HandClock) -> None:
     assert (case.state, case.message) == (State.ERROR, "the tear-down was not done within 30 s")
 
 
-async def test_of_waiting(bay: "Bay", clock: HandClock) -> None:
+async def test_of_waiting(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(DANCES)
     await clock.turn(299)
     assert not session.ended.is_set()
@@ -136,7 +136,7 @@ async def test_of_waiting(bay: "Bay", clock: HandClock) -> None:
     assert case.message == "waited 300 s in vain: needs 1 x Nio, 0 free, 0 registered"
 
 
-async def test_of_a_session(bay: "Bay", clock: HandClock) -> None:
+async def test_of_a_session(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(WAITS, Options(deadline=1000.0))
     await bay.until(EventKind.LOG, message="running")
     session_of_others = await bay.submit(DANCES, Options(deadline=None))
@@ -152,7 +152,7 @@ async def test_of_a_session(bay: "Bay", clock: HandClock) -> None:
     assert late.stopped == "the session took longer than 100 s, its deadline"
 
 
-async def test_of_the_grace_period(bay: "Bay", clock: HandClock) -> None:
+async def test_of_the_grace_period(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(WAITS)
     await bay.until(EventKind.LOG, message="running")
     stopping = asyncio.create_task(bay.engine.stop("enough", grace=10))
@@ -164,10 +164,10 @@ async def test_of_the_grace_period(bay: "Bay", clock: HandClock) -> None:
     assert case.message == "called off while it was running: enough"
 
 
-async def test_of_waiting_where_nobody_else_is_expected(bay: "Bay", clock: HandClock) -> None:
+async def test_of_waiting_where_nobody_else_is_expected(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(DANCES)
     await clock.turn(200)
-    bay.engine.expect_nobody_else(30)
+    bay.engine.no_more_adapters_after(30)
     await clock.turn(28)
     assert not session.ended.is_set(), "it counts from the moment in which that was known"
     await clock.turn(4)
@@ -175,7 +175,9 @@ async def test_of_waiting_where_nobody_else_is_expected(bay: "Bay", clock: HandC
     assert case.message == "waited 30 s in vain: needs 1 x Nio, 0 free, 0 registered"
 
 
-async def test_of_waiting_ends_with_a_session_that_was_cancelled(bay: "Bay", clock: HandClock) -> None:
+async def test_of_waiting_ends_with_a_session_that_was_cancelled(
+    bay: "EngineHarness", clock: HandClock
+) -> None:
     """What never began is not run; it does not become an error while the rest is called off."""
     session = await bay.submit(LINGERS + DANCES)
     await bay.until(EventKind.LOG, message="tearing down")

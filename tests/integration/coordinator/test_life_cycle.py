@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.scheduler import Limits
-from trafficlight.coordinator.workers import WorkerPool
+from trafficlight.coordinator.scheduling.scheduler import Limits
+from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from tests.integration.coordinator.conftest import Bay
+    from tests.integration.coordinator.conftest import EngineHarness
 
 MakeBay = Callable[..., Any]
 
@@ -43,7 +43,7 @@ def many(count: int) -> str:
     )
 
 
-def start_latencies(bay: "Bay") -> list[float]:
+def start_latencies(bay: "EngineHarness") -> list[float]:
     """Return the seconds from each registration to the case's start, where the case had waited for it."""
     registered: dict[str, float] = {}
     found = []
@@ -55,7 +55,7 @@ def start_latencies(bay: "Bay") -> list[float]:
     return found
 
 
-async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "Bay") -> None:
+async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "EngineHarness") -> None:
     session = await bay.submit(many(6))
     bay.player()
     cases = await bay.ended(session, 10)
@@ -65,7 +65,7 @@ async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "Bay") -
     assert session.record.exit_code == ExitCode.SUCCESS
 
 
-async def test_fifty_two_client_cases(bay: "Bay") -> None:
+async def test_fifty_two_client_cases(bay: "EngineHarness") -> None:
     text = (
         many(50)
         .replace("{'alice': Nio}", "{'alice': Nio, 'bob': Nio}")
@@ -78,7 +78,7 @@ async def test_fifty_two_client_cases(bay: "Bay") -> None:
     assert statistics.median(start_latencies(bay)) < 0.5
 
 
-async def test_a_case_without_clients_needs_nobody(bay: "Bay") -> None:
+async def test_a_case_without_clients_needs_nobody(bay: "EngineHarness") -> None:
     cases = await bay.ended(await bay.submit("class Plain(Test):\n    async def run(self):\n        pass"))
     assert cases["Plain"].state is State.SUCCESS
 
@@ -96,7 +96,7 @@ async def test_limits_are_kept(bay_with: MakeBay) -> None:
 
 
 class TestWaiting:
-    async def test_every_case_says_why(self, bay: "Bay") -> None:
+    async def test_every_case_says_why(self, bay: "EngineHarness") -> None:
         session = await bay.submit(many(2))
         await bay.until(EventKind.CASE_WAITS)
         reasons = {case.reason for case in session.record.cases.values()}
@@ -131,7 +131,7 @@ class TestWaiting:
         self, bay_with: MakeBay, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Two roles and one adapter: the others go on, though no event tells that the keeping has ended."""
-        monkeypatch.setattr("trafficlight.coordinator.scheduler._RETURN", 0.3)
+        monkeypatch.setattr("trafficlight.coordinator.scheduling.scheduler._RETURN", 0.3)
         bay = await bay_with(limits=Limits(aging=0.0))
         pair = (
             "class Pair(Test):\n    clients = {'a': Nio, 'b': Nio}\n"
@@ -148,18 +148,18 @@ class TestWaiting:
 
 
 class TestRetries:
-    async def test_a_flaky_case_is_tried_again(self, bay: "Bay") -> None:
+    async def test_a_flaky_case_is_tried_again(self, bay: "EngineHarness") -> None:
         session = await bay.submit(FLAKY, Options(deflake=2))
         case = (await bay.ended(session))["Flaky"]
         assert [attempt.state for attempt in case.attempts] == [State.FAILURE, State.FAILURE, State.SUCCESS]
         assert case.state is State.SUCCESS
 
-    async def test_no_more_often_than_asked(self, bay: "Bay") -> None:
+    async def test_no_more_often_than_asked(self, bay: "EngineHarness") -> None:
         case = (await bay.ended(await bay.submit(FLAKY, Options(deflake=1))))["Flaky"]
         assert [attempt.state for attempt in case.attempts] == [State.FAILURE] * 2
         assert case.state is State.FAILURE
 
-    async def test_a_skip_is_not_tried_again(self, bay: "Bay") -> None:
+    async def test_a_skip_is_not_tried_again(self, bay: "EngineHarness") -> None:
         text = "class Skips(Test):\n    async def run(self):\n        self.skip('no')"
         case = (await bay.ended(await bay.submit(text, Options(deflake=3))))["Skips"]
         assert len(case.attempts) == 1
@@ -181,7 +181,7 @@ async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
 
 
 class TestEnding:
-    async def test_a_stop_calls_off_what_runs_and_leaves_nothing(self, bay: "Bay") -> None:
+    async def test_a_stop_calls_off_what_runs_and_leaves_nothing(self, bay: "EngineHarness") -> None:
         player = bay.player()
         session = await bay.submit(BLOCKED + many(2))
         await bay.until(EventKind.LOG, message="running")
@@ -193,7 +193,7 @@ class TestEnding:
         assert player.exits
         assert not bay.provider.running
 
-    async def test_what_ends_within_the_grace_period_keeps_its_verdict(self, bay: "Bay") -> None:
+    async def test_what_ends_within_the_grace_period_keeps_its_verdict(self, bay: "EngineHarness") -> None:
         text = (
             "class Slow(Test):\n    async def run(self):\n"
             "        self.logger.info('running'); await asyncio.sleep(0.1)"
@@ -203,7 +203,7 @@ class TestEnding:
         await bay.engine.stop("enough", grace=20)
         assert (await bay.ended(session))["Slow"].state is State.SUCCESS
 
-    async def test_one_session_can_be_cancelled(self, bay: "Bay") -> None:
+    async def test_one_session_can_be_cancelled(self, bay: "EngineHarness") -> None:
         bay.player()
         blocked = await bay.submit(BLOCKED + many(1))
         await bay.until(EventKind.LOG, message="running")
@@ -213,7 +213,7 @@ class TestEnding:
         states = {name: case.state for name, case in (await bay.ended(blocked)).items()}
         assert states["Blocked[alice=Nio,server=SynapseStable]"] is State.ERROR
 
-    async def test_a_case_that_is_called_off_before_it_began(self, bay: "Bay") -> None:
+    async def test_a_case_that_is_called_off_before_it_began(self, bay: "EngineHarness") -> None:
         """Cancelled in the very turn of the loop in which it was started."""
         session = await bay.submit("class Plain(Test):\n    async def run(self):\n        pass")
         while not session.running and not session.ended.is_set():
@@ -221,7 +221,7 @@ class TestEnding:
         bay.engine.cancel(session, "at once")
         assert (await bay.ended(session))["Plain"].state is State.ERROR
 
-    async def test_in_preparation(self, bay: "Bay") -> None:
+    async def test_in_preparation(self, bay: "EngineHarness") -> None:
         bay.provider.hangs = True
         bay.player()
         session = await bay.submit(BLOCKED)

@@ -41,7 +41,7 @@ class Blocks(Test):
 """
 
 
-class Site:
+class HttpHarness:
     """A lab that answers over HTTP, and looping adapters."""
 
     def __init__(self, lab: Lab, url: str, http: aiohttp.ClientSession, folder: Path) -> None:
@@ -89,7 +89,7 @@ class Site:
 
 
 @asynccontextmanager
-async def open_site(folder: Path, workers: int, **more: Any) -> AsyncIterator[Site]:
+async def open_site(folder: Path, workers: int, **more: Any) -> AsyncIterator[HttpHarness]:
     settings = Settings.model_validate(
         {
             "results_folder": folder / "results",
@@ -106,7 +106,7 @@ async def open_site(folder: Path, workers: int, **more: Any) -> AsyncIterator[Si
         stack.callback(lab.engine.pool.close, "the test is over")
         timeout = aiohttp.ClientTimeout(total=30)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
-        site = Site(lab, url, http, folder)
+        site = HttpHarness(lab, url, http, folder)
         yield site
         lab.engine.pool.close("the test is over")
         await asyncio.gather(*site.tasks)

@@ -12,9 +12,9 @@ import pytest
 
 from tests.hand_clock import HandClock
 from tests.leaks import held
-from trafficlight.coordinator.planner import WorkerPlanner
-from trafficlight.coordinator.workers import WorkerPool
-from trafficlight.errors import AuthoringError, UsageError
+from trafficlight.coordinator.workers.planner import WorkerPlanner
+from trafficlight.coordinator.workers.pool import WorkerPool
+from trafficlight.errors import TestFileError, UsageError
 from trafficlight.suites.model import Plan
 from trafficlight.suites.selection import Selection
 
@@ -54,7 +54,7 @@ def ids(plan: Plan) -> list[str]:
     return [case.id.partition("::")[0].removesuffix("_test.py") for case in plan.cases]
 
 
-def only(plan: Plan, path: Path) -> AuthoringError:
+def only(plan: Plan, path: Path) -> TestFileError:
     (problem,) = plan.problems
     assert problem.path == path
     return problem

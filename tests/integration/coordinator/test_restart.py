@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.coordinator.conftest import Told
+from tests.integration.coordinator.conftest import EventRecorder
 from trafficlight.config import Settings
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
@@ -74,8 +74,8 @@ def opened(tmp_path: Path) -> Opener:
 async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         async with opened() as lab:
-            told = Told(lab.journal)
-            sessions, ended = await lab.take_up(SessionRequest(), command="first")
+            told = EventRecorder(lab.journal)
+            sessions, ended = await lab.resume_or_start(SessionRequest(), command="first")
             assert (len(sessions), ended) == (1, [])
             first = sessions[0]
             alice = lab.engine.pool.register("alice", {"type": "nio"})
@@ -94,7 +94,7 @@ async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path
         path.write_bytes(content)
 
     async with opened() as lab:
-        sessions, ended = await lab.take_up(SessionRequest(), command="second")
+        sessions, ended = await lab.resume_or_start(SessionRequest(), command="second")
         assert ([session.id for session in sessions], ended) == ([first.id], [])
         known = lab.engine.pool.known("alice")
         assert known is not None
@@ -126,7 +126,7 @@ async def test_what_ended_before_the_kill_is_told_and_not_begun_again(opened: Op
     request = SessionRequest(targets=[f"{tmp_path}/some_test.py::Plain"])
     with pytest.raises(KilledError):
         async with opened() as lab:
-            ((session,), _) = await lab.take_up(request, command="first")
+            ((session,), _) = await lab.resume_or_start(request, command="first")
             async with asyncio.timeout(20):
                 await session.ended.wait()
             # It did not come to write its reports.
@@ -136,30 +136,30 @@ async def test_what_ended_before_the_kill_is_told_and_not_begun_again(opened: Op
             (tmp_path / "results" / "latest").unlink()
             raise KilledError
     async with opened() as lab:
-        sessions, ended = await lab.take_up(request, command="second")
+        sessions, ended = await lab.resume_or_start(request, command="second")
         assert sessions == []
         assert [(one.session.id, one.exit_code) for one in ended] == [(session.id, 0)]
         assert json.loads((folder / "session.json").read_text())["exit_code"] == 0
         assert (folder / "junit.xml").is_file()
         assert (tmp_path / "results" / "latest").resolve() == folder
         # Something else is begun.
-        (other,), _ = await lab.take_up(SessionRequest(targets=[str(tmp_path)]), command="third")
+        (other,), _ = await lab.resume_or_start(SessionRequest(targets=[str(tmp_path)]), command="third")
         assert other.id != session.id
     # This one came to its own end, so the next one begins anew.
     async with opened() as lab:
-        ((again,), ended) = await lab.take_up(request, command="fourth")
+        ((again,), ended) = await lab.resume_or_start(request, command="fourth")
         assert ended == []
         assert again.id not in (session.id, other.id)
 
 
 async def test_a_session_that_was_stopped_in_good_order_is_not_taken_up(opened: Opener) -> None:
     async with opened() as lab:
-        ((session,), _) = await lab.take_up(SessionRequest(), command="first")
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="first")
     assert session.ended.is_set()
     async with opened() as lab:
         assert isinstance(lab.store, SqlStore)
         assert lab.store.unfinished() == []
-        ((other,), ended) = await lab.take_up(SessionRequest(), command="second")
+        ((other,), ended) = await lab.resume_or_start(SessionRequest(), command="second")
         assert (other.id == session.id, ended) == (False, [])
 
 
@@ -210,13 +210,13 @@ async def test_a_case_that_succeeded_on_a_retry_does_not_run_again(opened: Opene
     (tmp_path / "some_test.py").write_text(FLAKY)
     request = SessionRequest(deflake=1)
     async with opened() as lab:
-        told = Told(lab.journal)
-        await lab.take_up(request, command="first")
+        told = EventRecorder(lab.journal)
+        await lab.resume_or_start(request, command="first")
         await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
         killed = await killed_now(lab, tmp_path / "results")
     killed.restore()
     async with opened() as lab:
-        ((session,), _) = await lab.take_up(request, command="second")
+        ((session,), _) = await lab.resume_or_start(request, command="second")
         flaky = next(case for id, case in session.record.cases.items() if "Flaky" in id)
         assert (flaky.state, flaky.flaky, len(flaky.attempts)) == (State.SUCCESS, True, 2)
         assert [case for case in session.waiting if "Flaky" in case] == []
@@ -227,7 +227,7 @@ async def test_a_retry_that_had_not_begun_comes_after_the_restart(opened: Opener
     request = SessionRequest(deflake=1)
     kills: list[Killed] = []
     async with opened() as lab:
-        told = Told(lab.journal)
+        told = EventRecorder(lab.journal)
 
         def look(event: Event) -> None:
             if event.kind is EventKind.CASE_ENDED and event.data["will_retry"]:
@@ -239,12 +239,12 @@ async def test_a_retry_that_had_not_begun_comes_after_the_restart(opened: Opener
 
         looking: list[object] = []
         lab.journal.subscribe(begin_to_look)
-        await lab.take_up(request, command="first")
+        await lab.resume_or_start(request, command="first")
         await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
     kills[0].restore()
     async with opened() as lab:
-        told = Told(lab.journal)
-        ((session,), _) = await lab.take_up(request, command="second")
+        told = EventRecorder(lab.journal)
+        ((session,), _) = await lab.resume_or_start(request, command="second")
         await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
         flaky = next(case for id, case in session.record.cases.items() if "Flaky" in id)
         assert [attempt.state for attempt in flaky.attempts] == [State.FAILURE, State.SUCCESS]
@@ -252,15 +252,15 @@ async def test_a_retry_that_had_not_begun_comes_after_the_restart(opened: Opener
 
 async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Path) -> None:
     async with opened() as lab:
-        told = Told(lab.journal)
-        await lab.take_up(SessionRequest(), command="first")
+        told = EventRecorder(lab.journal)
+        await lab.resume_or_start(SessionRequest(), command="first")
         await told.until(EventKind.CASE_ENDED, case="Plain")
         lab.engine.pool.register("alice", {"type": "nio"})
         await told.until(EventKind.ACTION_SENT)
         killed = Killed(tmp_path / "results")
     killed.restore()
     async with opened(rerun_interrupted=False) as lab:
-        ((session,), _) = await lab.take_up(SessionRequest(), command="second")
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
         async with asyncio.timeout(20):
             await session.ended.wait()
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
@@ -276,14 +276,14 @@ async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
     monkeypatch.setattr("trafficlight.coordinator.lab._MOST_INTERRUPTIONS", 2)
     for adapter in ("first", "second"):
         async with opened() as lab:
-            told = Told(lab.journal)
-            await lab.take_up(SessionRequest(), command=adapter)
+            told = EventRecorder(lab.journal)
+            await lab.resume_or_start(SessionRequest(), command=adapter)
             lab.engine.pool.register(adapter, {"type": "nio"})
             await told.until(EventKind.ACTION_SENT)
             killed = Killed(tmp_path / "results")
         killed.restore()
     async with opened() as lab:
-        ((session,), _) = await lab.take_up(SessionRequest(), command="third")
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="third")
         async with asyncio.timeout(20):
             await session.ended.wait()
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
@@ -293,8 +293,8 @@ async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
 
 async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_path: Path) -> None:
     async with opened() as lab:
-        told = Told(lab.journal)
-        ((first,), _) = await lab.take_up(SessionRequest(), command="first")
+        told = EventRecorder(lab.journal)
+        ((first,), _) = await lab.resume_or_start(SessionRequest(), command="first")
         await told.until(EventKind.CASE_ENDED, case="Plain")
         alice = lab.engine.pool.register("alice", {"type": "nio"})
         await told.until(EventKind.ACTION_SENT)
@@ -303,7 +303,7 @@ async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_p
         killed = Killed(tmp_path / "results")  # in this very turn: what runs is not called off yet
     killed.restore()
     async with opened() as lab:
-        ((session,), _) = await lab.take_up(SessionRequest(), command="second")
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
         lab.engine.pool.register("another", {"type": "nio"})
         async with asyncio.timeout(20):
             await session.ended.wait()
@@ -318,7 +318,7 @@ async def test_what_is_asked_for_during_a_restart_is_not_taken_up_twice(
 ) -> None:
     async with opened() as lab:
         early = await lab.start(SessionRequest(targets=[f"{tmp_path}/some_test.py::Waits"]))
-        sessions, _ = await lab.take_up(SessionRequest(), command="serve")
+        sessions, _ = await lab.resume_or_start(SessionRequest(), command="serve")
         assert early.id not in [session.id for session in sessions]
         assert lab.engine.sessions[early.id] is early
 
@@ -342,14 +342,14 @@ async def test_reports_that_are_complete_are_left_alone(opened: Opener, tmp_path
     request = SessionRequest(targets=[f"{tmp_path}/some_test.py::Plain"])
     with pytest.raises(KilledError):
         async with opened() as lab:
-            ((session,), _) = await lab.take_up(request, command="first")
+            ((session,), _) = await lab.resume_or_start(request, command="first")
             async with asyncio.timeout(20):
                 await session.ended.wait()
             report = tmp_path / "results" / session.id / "report.html"
             written = report.stat().st_mtime_ns
             raise KilledError
     async with opened() as lab:
-        await lab.take_up(request, command="second")
+        await lab.resume_or_start(request, command="second")
     assert report.stat().st_mtime_ns == written
 
 
@@ -358,7 +358,7 @@ async def test_no_number_is_given_twice_when_files_came_late(opened: Opener, tmp
     log = tmp_path / "results"
     with pytest.raises(KilledError):
         async with opened() as lab:
-            ((session,), _) = await lab.take_up(request, command="first")
+            ((session,), _) = await lab.resume_or_start(request, command="first")
             async with asyncio.timeout(20):
                 await session.ended.wait()
             database = await killed_now(lab, tmp_path / "results")

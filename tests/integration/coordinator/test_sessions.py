@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from tests.closing import closed
-from tests.integration.coordinator.conftest import Bay
+from tests.integration.coordinator.conftest import EngineHarness
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import LateFiles, Sessions
 from trafficlight.results import writer
@@ -36,13 +36,13 @@ class Waits(Test):
 """
 
 
-async def ended(bay: Bay, text: str = QUICK) -> Session:
+async def ended(bay: EngineHarness, text: str = QUICK) -> Session:
     session = await bay.submit(text)
     await bay.ended(session)
     return session
 
 
-async def test_the_latest_that_ended_are_kept(bay: Bay) -> None:
+async def test_the_latest_that_ended_are_kept(bay: EngineHarness) -> None:
     sessions = Sessions(2)
     waits = await bay.submit(WAITS)
     sessions.add(waits)
@@ -55,7 +55,7 @@ async def test_the_latest_that_ended_are_kept(bay: Bay) -> None:
     assert sessions[known[3].id] is known[3]
 
 
-async def test_many_cases_count_for_many_sessions(bay: Bay) -> None:
+async def test_many_cases_count_for_many_sessions(bay: EngineHarness) -> None:
     sessions = Sessions(20, cases=3)
     large, small, last = await ended(bay, TWICE), await ended(bay), await ended(bay)
     for session in (large, small):
@@ -71,7 +71,7 @@ async def test_many_cases_count_for_many_sessions(bay: Bay) -> None:
     assert not alone
 
 
-async def test_a_session_that_is_dropped_is_gone(bay: Bay) -> None:
+async def test_a_session_that_is_dropped_is_gone(bay: EngineHarness) -> None:
     """Nothing of the engine holds it."""
     bay.engine.sessions._keep = 0
     session = await ended(bay)
@@ -86,7 +86,7 @@ async def test_a_session_that_is_dropped_is_gone(bay: Bay) -> None:
 
 
 async def test_what_came_late_is_in_the_reports_of_a_session_that_is_dropped(
-    bay: Bay, monkeypatch: pytest.MonkeyPatch
+    bay: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "_REST", 1e6)
     monkeypatch.setattr(writer, "_LONGEST_REST", 60.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.coordinator.test_over_http import HEAD, SIX, Site, ended, open_site
+from tests.integration.coordinator.test_over_http import HEAD, SIX, HttpHarness, ended, open_site
 from trafficlight.coordinator.session import Session
 from trafficlight.results.events import State
 
@@ -62,7 +62,7 @@ class Dances(Test):
 """
 
 
-async def submitted(site: Site, *paths: Path) -> dict[str, Any]:
+async def submitted(site: HttpHarness, *paths: Path) -> dict[str, Any]:
     body = {"targets": [str(path) for path in paths]}
     async with site.http.post(f"{site.url}/api/sessions", json=body) as answer:
         assert answer.status == 201, await answer.text()
@@ -70,13 +70,13 @@ async def submitted(site: Site, *paths: Path) -> dict[str, Any]:
         return told
 
 
-def written(site: Site, name: str, text: str) -> Path:
+def written(site: HttpHarness, name: str, text: str) -> Path:
     path = site.folder / f"{name}_test.py"
     path.write_text(HEAD + "from trafficlight.client_types import ClientType\n" + text)
     return path
 
 
-async def until_waiting_for(session: Session, site: Site, *words: str) -> None:
+async def until_waiting_for(session: Session, site: HttpHarness, *words: str) -> None:
     """Wait until the reasons for which cases of a session wait hold all of these words."""
     async with asyncio.timeout(20):
         while not all(any(word in reason for reason in session.reasons()) for word in words):

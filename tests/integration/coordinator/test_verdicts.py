@@ -11,7 +11,7 @@ from trafficlight.protocol import ErrorBody, JsonObject
 from trafficlight.results.events import EventKind, State
 
 if TYPE_CHECKING:
-    from tests.integration.coordinator.conftest import Bay
+    from tests.integration.coordinator.conftest import EngineHarness
 
 MakeBay = Callable[..., Any]
 
@@ -42,7 +42,7 @@ class Served(Test):
 
 
 class TestActions:
-    async def test_success(self, bay: "Bay") -> None:
+    async def test_success(self, bay: "EngineHarness") -> None:
         player = bay.player()
         session = await bay.submit(
             ONE.format(body="assert (await alice.perform('dance'))['response'] == 'dance'")
@@ -52,7 +52,7 @@ class TestActions:
         assert player.exits[0] == "the case ended: success"
 
     @pytest.mark.parametrize("answer", [{"response": "error"}, {"response": "error", "error": "no room"}])
-    async def test_the_response_error_is_a_failure(self, bay: "Bay", answer: JsonObject) -> None:
+    async def test_the_response_error_is_a_failure(self, bay: "EngineHarness", answer: JsonObject) -> None:
         bay.player(lambda action, data: answer)
         case = (await bay.ended(await bay.submit(ONE.format(body="await alice.perform('dance')"))))[
             "One[alice=Nio]"
@@ -89,7 +89,7 @@ class TestActions:
             "not done within 0.2 s, the case's deadline; alice was at dance for 0."
         )
 
-    async def test_data_that_cannot_be_json(self, bay: "Bay") -> None:
+    async def test_data_that_cannot_be_json(self, bay: "EngineHarness") -> None:
         bay.player()
         body = "await alice.perform('dance', partner=object())"
         case = (await bay.ended(await bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
@@ -100,7 +100,7 @@ class TestActions:
 class TestAdapters:
     @pytest.mark.parametrize(("type", "state"), [("action", State.FAILURE), ("adapter", State.ERROR)])
     async def test_an_error_while_the_test_waits_for_another_client(
-        self, bay: "Bay", type: str, state: State
+        self, bay: "EngineHarness", type: str, state: State
     ) -> None:
         bay.play_once()
         bob = bay.engine.pool.register("bob", {"type": "element-web"})
@@ -112,7 +112,7 @@ class TestAdapters:
         assert case.state is state
         assert "lost my room" in case.message
 
-    async def test_an_error_that_the_test_does_not_wait_for_is_not_lost(self, bay: "Bay") -> None:
+    async def test_an_error_that_the_test_does_not_wait_for_is_not_lost(self, bay: "EngineHarness") -> None:
         """The test catches what its own action raised; the adapter is gone all the same."""
         alice = bay.engine.pool.register("alice", {"type": "nio"})
         body = "\n        ".join(["try: await alice.perform('x')", "except Exception: pass"])
@@ -123,7 +123,7 @@ class TestAdapters:
         assert case.state is State.FAILURE
         assert "no such room" in case.message
 
-    async def test_one_that_is_gone_ends_its_case(self, bay: "Bay") -> None:
+    async def test_one_that_is_gone_ends_its_case(self, bay: "EngineHarness") -> None:
         alice = bay.engine.pool.register("alice", {"type": "nio"})
         session = await bay.submit(ONE.format(body="await alice.perform('x')"))
         await alice.channel.poll(20)
@@ -132,7 +132,7 @@ class TestAdapters:
         assert case.state is State.ERROR
         assert "its process ended (signal 9); x is outstanding for" in case.message
 
-    async def test_one_that_erred_before_is_never_allocated(self, bay: "Bay") -> None:
+    async def test_one_that_erred_before_is_never_allocated(self, bay: "EngineHarness") -> None:
         broken = bay.engine.pool.register("broken", {"type": "nio"})
         bay.engine.pool.report(broken, ErrorBody(type="adapter", details="no browser"))
         session = await bay.submit(ONE.format(body="await alice.perform('dance')"))
@@ -144,13 +144,13 @@ class TestAdapters:
 
 
 class TestHomeservers:
-    async def test_it_is_given_and_destroyed(self, bay: "Bay") -> None:
+    async def test_it_is_given_and_destroyed(self, bay: "EngineHarness") -> None:
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.SUCCESS
         assert [server.operations for server in bay.provider.deployed] == [["restart"]]
         assert not bay.provider.running
 
-    async def test_it_does_not_come_up(self, bay: "Bay", deploy_error: DeployError) -> None:
+    async def test_it_does_not_come_up(self, bay: "EngineHarness", deploy_error: DeployError) -> None:
         bay.provider.fails = deploy_error
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.ERROR
@@ -164,34 +164,34 @@ class TestHomeservers:
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.ERROR, "the homeservers did not answer within 0.1 s")
 
-    async def test_the_provider_has_a_bug(self, bay: "Bay") -> None:
+    async def test_the_provider_has_a_bug(self, bay: "EngineHarness") -> None:
         bay.provider.fails = KeyError("port")
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.ERROR
         assert case.message == "the lab itself failed: KeyError: 'port'"
 
-    async def test_it_can_never_be_deployed(self, bay: "Bay") -> None:
+    async def test_it_can_never_be_deployed(self, bay: "EngineHarness") -> None:
         bay.provider.refuses = "no Go compiler"
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.SKIPPED, "no Go compiler")
 
-    async def test_it_turns_out_to_be_unsupported(self, bay: "Bay") -> None:
+    async def test_it_turns_out_to_be_unsupported(self, bay: "EngineHarness") -> None:
         bay.provider.fails = UnsupportedError("this image has no such version")
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.SKIPPED
 
-    async def test_it_cannot_be_destroyed(self, bay: "Bay") -> None:
+    async def test_it_cannot_be_destroyed(self, bay: "EngineHarness") -> None:
         bay.provider.fails_to_destroy = DeployError("it does not let go")
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.ERROR, "it does not let go")
 
-    async def test_that_does_not_hide_what_the_test_found(self, bay: "Bay") -> None:
+    async def test_that_does_not_hide_what_the_test_found(self, bay: "EngineHarness") -> None:
         bay.provider.fails_to_destroy = DeployError("it does not let go")
         failing = SERVER + "        assert False, 'found something'\n"
         case = (await bay.ended(await bay.submit(failing)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.FAILURE, "found something")
 
-    async def test_one_that_died_is_named(self, bay: "Bay") -> None:
+    async def test_one_that_died_is_named(self, bay: "EngineHarness") -> None:
         text = SERVER.replace("await server.restart()", "await asyncio.sleep(0.05); 1 / 0")
         session = await bay.submit(text)
         await bay.until(EventKind.LOG, message="running")
@@ -210,7 +210,7 @@ class TestHomeservers:
         ("raise ExceptionGroup('', [AssertionError('a')])", State.FAILURE),
     ],
 )
-async def test_odd_endings(bay: "Bay", body: str, state: State) -> None:
+async def test_odd_endings(bay: "EngineHarness", body: str, state: State) -> None:
     bay.player()
     case = (await bay.ended(await bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
     assert case.state is state

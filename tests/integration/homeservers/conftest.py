@@ -15,8 +15,8 @@ import pytest_asyncio
 from tests.integration.homeservers.engine import docker_on, docker_on_engine, homerunner_on_engine
 from tests.integration.homeservers.far_engine import FarEngine, far_engine
 from tests.integration.homeservers.homerunner_double import Double
-from trafficlight.homeservers.homerunner import HomerunnerProvider, HomerunnerServer
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.homerunner.provider import HomerunnerProvider, HomerunnerServer
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
 from trafficlight.homeservers.static import StaticProvider
 from trafficlight.server_types import ServerType, SynapseStable

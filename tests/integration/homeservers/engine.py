@@ -12,9 +12,9 @@ import pytest
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.docker import DockerProvider
-from trafficlight.homeservers.docker_owner import LABEL
-from trafficlight.homeservers.homerunner import HomerunnerProvider
+from trafficlight.homeservers.docker.owner import LABEL
+from trafficlight.homeservers.docker.provider import DockerProvider
+from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.server_types import SynapseStable
 
 __all__ = ["docker_on", "docker_on_engine", "engine_url", "homerunner_on_engine"]

@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.integration.homeservers.engine import engine_url
 from trafficlight.config import DockerHost
-from trafficlight.homeservers.docker_authority import make_authority
+from trafficlight.homeservers.docker.authority import make_authority
 from trafficlight.server_types import SynapseStable
 
 __all__ = ["FarEngine", "far_engine"]

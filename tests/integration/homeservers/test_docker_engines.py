@@ -14,8 +14,8 @@ from trafficlight.clients.home_server import register_account
 from trafficlight.config import DockerHost, Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.docker import DockerProvider
-from trafficlight.homeservers.docker_owner import LABEL, Owner
+from trafficlight.homeservers.docker.owner import LABEL, Owner
+from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.results.events import Event, EventKind, State
 from trafficlight.server_types import SynapseStable
@@ -136,8 +136,8 @@ async def test_an_engine_that_dies_and_comes_back(far: FarEngine, ask: Ask) -> N
 
 async def test_an_engine_that_falls_silent(far: FarEngine, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cable is cut: nobody refuses anything, and no connection ends."""
-    monkeypatch.setattr("trafficlight.homeservers.docker_watch._SILENCE_SECONDS", 0.5)
-    for module in ("docker_watch", "docker_engine"):
+    monkeypatch.setattr("trafficlight.homeservers.docker.events._SILENCE_SECONDS", 0.5)
+    for module in ("docker.events", "docker.engine"):
         monkeypatch.setattr(f"trafficlight.homeservers.{module}._ANSWER_SECONDS", 1.0)
     provider = DockerProvider([far.host()])
     try:

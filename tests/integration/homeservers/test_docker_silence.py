@@ -11,8 +11,8 @@ import pytest_asyncio
 from tests.integration.homeservers.engine_double import EngineDouble
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.docker import DockerProvider
-from trafficlight.homeservers.docker_engine import pauses
+from trafficlight.homeservers.docker.engine import pauses
+from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import SynapseStable
 
@@ -70,7 +70,7 @@ class TestCreate:
 
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("docker", "docker_server"):
+        for module in ("docker.provider", "docker.server"):
             monkeypatch.setattr(f"{MODULES}.{module}.CREATE_SECONDS", 0.3)
 
     @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ class TestPrepare:
     async def test_an_engine_that_does_not_tell_of_an_image_is_named(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker_images._ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(f"{MODULES}.docker.images._ANSWER_SECONDS", 0.3)
         double.silent = {INSPECT}
         preparing = asyncio.create_task(provider.prepare(SPECS))
         await _ended(preparing, double)
@@ -134,7 +134,7 @@ class TestPrepare:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker_images._SILENCE_SECONDS", 0.3)
+        monkeypatch.setattr(f"{MODULES}.docker.images._SILENCE_SECONDS", 0.3)
         double.images.clear()
         provider = DockerProvider([double.url, other.url])
         preparing = asyncio.create_task(provider.prepare(SPECS))
@@ -153,7 +153,7 @@ class TestPrepare:
     async def test_a_pull_may_take_long_while_it_goes_on(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker_images._SILENCE_SECONDS", 0.5)
+        monkeypatch.setattr(f"{MODULES}.docker.images._SILENCE_SECONDS", 0.5)
         double.images.clear()
         double.pull = [0.05] * 16
         await provider.prepare(SPECS)
@@ -177,7 +177,7 @@ class TestPrepare:
     async def test_nobody_waits_for_one_that_is_asked_again(
         self, double: EngineDouble, other: EngineDouble, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker_engine._ASK_AGAIN_SECONDS", 0)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._ASK_AGAIN_SECONDS", 0)
         double.nonsense = {INFO: {}}
         provider = DockerProvider([double.url, other.url])
         try:
@@ -263,8 +263,8 @@ class TestKeeper:
     async def test_one_whose_events_always_break_off_is_not_asked_all_the_time(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker_engine._FIRST_PAUSE", 0.02)
-        monkeypatch.setattr(f"{MODULES}.docker_engine._LONGEST_PAUSE", 0.08)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._FIRST_PAUSE", 0.02)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._LONGEST_PAUSE", 0.08)
         double.nonsense = {EVENTS: {"Action": "start"}}  # one event, and the end
         await provider.prepare(SPECS)
         await double.until_asked(INFO, 6)

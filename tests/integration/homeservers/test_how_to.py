@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import HomeServerSpec
 

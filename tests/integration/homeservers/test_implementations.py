@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import nio  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.server_types import Dendrite, ServerType, Synapse
 

@@ -16,10 +16,10 @@ import pytest
 
 from trafficlight.clients.home_server import register_account
 from trafficlight.errors import DeployError, UnsupportedError
-from trafficlight.homeservers.cache import CacheFolder
-from trafficlight.homeservers.local import LocalProvider
-from trafficlight.homeservers.local_server import LocalServer
-from trafficlight.homeservers.ports import PortPicker
+from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.homeservers.local.ports import PortPicker
+from trafficlight.homeservers.local.provider import LocalProvider
+from trafficlight.homeservers.local.server import LocalServer
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
 from trafficlight.homeservers.recipes.synapse import SynapseRecipe

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 
-from trafficlight.homeservers.run_folder import RunFolder
+from trafficlight.homeservers.local.run_folder import RunFolder
 
 _VICTIM = """
 import asyncio, sys
 from pathlib import Path
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import SynapseStable
 

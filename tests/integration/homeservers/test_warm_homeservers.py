@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from trafficlight.clients.home_server import register_account
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import SynapseStable
 

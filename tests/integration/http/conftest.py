@@ -66,7 +66,7 @@ class Answer:
 
 
 @dataclass
-class Site:
+class HttpHarness:
     """A lab that answers over HTTP."""
 
     url: str
@@ -98,7 +98,7 @@ class Site:
 class ScriptedAdapter:
     """An adapter that does only what a test tells it to."""
 
-    def __init__(self, site: Site, uuid: str | None = None) -> None:
+    def __init__(self, site: HttpHarness, uuid: str | None = None) -> None:
         self.site = site
         self.uuid = uuid or str(uuid4())
         self.headers: dict[str, str] = {}
@@ -144,7 +144,7 @@ Opener: TypeAlias = Callable[..., Any]
 
 
 @asynccontextmanager
-async def open_site(folder: Path, *, remember: bool = False, **settings: Any) -> AsyncIterator[Site]:
+async def open_site(folder: Path, *, remember: bool = False, **settings: Any) -> AsyncIterator[HttpHarness]:
     """Run a lab without homeservers and adapters of its own, and serve it.
 
     :param remember: whether it keeps its journal, as `serve` does.
@@ -167,11 +167,11 @@ async def open_site(folder: Path, *, remember: bool = False, **settings: Any) ->
         client = await stack.enter_async_context(
             aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         )
-        yield Site(url, lab, client, folder)
+        yield HttpHarness(url, lab, client, folder)
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
+async def site(tmp_path: Path) -> AsyncIterator[HttpHarness]:
     """A lab with the usual settings."""
     async with open_site(tmp_path) as opened:
         yield opened
@@ -182,7 +182,7 @@ async def opener(tmp_path: Path) -> AsyncIterator[Opener]:
     """Open labs with other settings; they end with the test."""
     async with AsyncExitStack() as stack:
 
-        async def opened(**settings: Any) -> Site:
+        async def opened(**settings: Any) -> HttpHarness:
             return await stack.enter_async_context(open_site(tmp_path, **settings))
 
         yield opened

@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from tests.integration.http.conftest import Opener, ScriptedAdapter, Site, ended
+from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.results.events import State
 
 PEOPLE = "secret-of-people"
 
 
-async def test_adapters_are_listed(site: Site) -> None:
+async def test_adapters_are_listed(site: HttpHarness) -> None:
     waiting, busy = ScriptedAdapter(site, "waiting"), ScriptedAdapter(site, "busy")
     await busy.register({"type": "nio", "version": "1.0"})
     session = await site.start("await alice.perform('one')")
@@ -38,7 +38,7 @@ async def test_adapters_are_listed(site: Site) -> None:
     assert (by_uuid["waiting"]["state"], by_uuid["waiting"]["case"]) == ("free", None)
 
 
-async def test_a_paused_adapter_gets_no_case(site: Site) -> None:
+async def test_a_paused_adapter_gets_no_case(site: HttpHarness) -> None:
     adapter = ScriptedAdapter(site, "one")
     await adapter.register()
     answer = await site.post("/api/adapters/one/pause", json={"reason": "its screen is broken"})
@@ -56,7 +56,7 @@ async def test_a_paused_adapter_gets_no_case(site: Site) -> None:
         assert (await site.post(f"/api/adapters/nobody/{path}", json=body)).status == 404
 
 
-async def test_drained_adapters_get_no_case_until_they_are_undrained(site: Site) -> None:
+async def test_drained_adapters_get_no_case_until_they_are_undrained(site: HttpHarness) -> None:
     """What runs goes on; what registers meanwhile waits as well."""
     first, second = ScriptedAdapter(site), ScriptedAdapter(site)
     await first.register()
@@ -89,7 +89,7 @@ async def test_waiting_for_drained_adapters_is_not_in_vain(opener: Opener) -> No
     assert session.record.counts[State.SUCCESS] == 1
 
 
-async def test_a_quarantined_adapter_is_shown_with_its_reason(site: Site) -> None:
+async def test_a_quarantined_adapter_is_shown_with_its_reason(site: HttpHarness) -> None:
     for number in range(3):
         session = await site.start("await alice.perform('one')", f"n{number}_test.py")
         adapter = ScriptedAdapter(site)
@@ -107,7 +107,7 @@ async def test_a_quarantined_adapter_is_shown_with_its_reason(site: Site) -> Non
 
 
 @pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": 7}, {"reason": "x" * 501}, []])
-async def test_reasons_that_are_none(site: Site, body: object) -> None:
+async def test_reasons_that_are_none(site: HttpHarness, body: object) -> None:
     await ScriptedAdapter(site, "one").register()
     for path in ("one/pause", "drain"):
         answer = await site.post(f"/api/adapters/{path}", json=body)
@@ -116,7 +116,7 @@ async def test_reasons_that_are_none(site: Site, body: object) -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"reason": "x"}', b"other=x", b"reason=", b"a&" * 500, b"\xff=%ff"])
-async def test_forms_that_are_none(site: Site, body: bytes) -> None:
+async def test_forms_that_are_none(site: HttpHarness, body: bytes) -> None:
     """A program that forgot to say that it sends JSON is told."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = await site.post("/api/adapters/drain", data=body, headers=headers)
@@ -124,7 +124,7 @@ async def test_forms_that_are_none(site: Site, body: bytes) -> None:
     assert not site.lab.engine.pool.drained
 
 
-async def test_a_page_leads_back(site: Site) -> None:
+async def test_a_page_leads_back(site: HttpHarness) -> None:
     await ScriptedAdapter(site, "one").register()
     headers = {"Origin": site.url, "Sec-Fetch-Site": "same-origin"}
     for path in ("one/pause", "one/resume", "drain", "undrain"):
@@ -142,7 +142,7 @@ async def test_people_show_their_token(opener: Opener) -> None:
         assert (await site.ask(method, f"/api/adapters{path}", json={"reason": "x"})).status == 401
 
 
-async def test_the_page_has_buttons(site: Site) -> None:
+async def test_the_page_has_buttons(site: HttpHarness) -> None:
     uuid = "one.of:them"
     await ScriptedAdapter(site, uuid).register()
     headers = {"Origin": site.url, "Sec-Fetch-Site": "same-origin"}

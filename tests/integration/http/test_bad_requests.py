@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.integration.http.conftest import Answer, ScriptedAdapter, Site
+from tests.integration.http.conftest import Answer, HttpHarness, ScriptedAdapter
 
 BODIES: list[tuple[bytes, str, int, str]] = [
     (b"", "application/json", 400, "malformed_json"),
@@ -51,7 +51,7 @@ def refused(answer: Answer, status: int, code: str | None = None) -> str:
 
 
 @pytest.fixture
-async def adapter(site: Site) -> ScriptedAdapter:
+async def adapter(site: HttpHarness) -> ScriptedAdapter:
     adapter = ScriptedAdapter(site)
     await adapter.register()
     return adapter
@@ -69,7 +69,7 @@ async def test_bodies_that_are_no_json_objects(
 
 
 @pytest.mark.parametrize("body", REGISTRATIONS)
-async def test_registrations_that_do_not_fit(site: Site, body: Any) -> None:
+async def test_registrations_that_do_not_fit(site: HttpHarness, body: Any) -> None:
     """Defect 7: without a type it was answered 200, and no case ever started again."""
     answer = await site.post("/client/new/register", json=body)
     message = refused(answer, 400, "invalid_body")
@@ -78,14 +78,14 @@ async def test_registrations_that_do_not_fit(site: Site, body: Any) -> None:
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/octet-stream", "application/vnd.x+json"])
-async def test_json_without_its_content_type_is_json(site: Site, media_type: str) -> None:
+async def test_json_without_its_content_type_is_json(site: HttpHarness, media_type: str) -> None:
     headers = {"Content-Type": media_type}
     answer = await site.post("/client/new/register", data=b'{"type": "nio"}', headers=headers)
     assert answer.status == 200
 
 
 @pytest.mark.parametrize("text", ["\\ud800", "\\udc00x", "\\u0000", "\\u001b[31m", "a\\ud83d"])
-async def test_texts_that_nothing_can_encode(site: Site, text: str) -> None:
+async def test_texts_that_nothing_can_encode(site: HttpHarness, text: str) -> None:
     """Defect 28: a case page with a lone surrogate in an error text was a 500."""
     body = f'{{"type": "nio", "version": "{text}", "{text}": ["{text}"]}}'.encode()
     headers = {"Content-Type": "application/json"}
@@ -101,7 +101,7 @@ async def test_texts_that_nothing_can_encode(site: Site, text: str) -> None:
 
 
 @pytest.mark.parametrize("uuid", ["a b", "%00", "é", "x" * 101, "%ff", "a%2e%2e%5c", "<b>", "%0d%0a"])
-async def test_ids_that_are_none(site: Site, uuid: str) -> None:
+async def test_ids_that_are_none(site: HttpHarness, uuid: str) -> None:
     answer = await site.post(f"/client/{uuid}/register", json={"type": "nio"})
     refused(answer, 400, "invalid_uuid")
 
@@ -109,7 +109,7 @@ async def test_ids_that_are_none(site: Site, uuid: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/client/a/b/register", "/client//register", "/client/..%2fx/poll", "/nope"]
 )
-async def test_paths_that_lead_nowhere(site: Site, path: str) -> None:
+async def test_paths_that_lead_nowhere(site: HttpHarness, path: str) -> None:
     refused(await site.get(path), 404, "not_found")
 
 
@@ -150,7 +150,7 @@ async def test_waits_that_are_none(adapter: ScriptedAdapter, wait: str) -> None:
         (b"\x00\x01\x02", b""),
     ],
 )
-async def test_raw_nonsense(site: Site, request_line: bytes, headers: bytes) -> None:
+async def test_raw_nonsense(site: HttpHarness, request_line: bytes, headers: bytes) -> None:
     address = urlsplit(site.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(request_line + b"\r\nHost: lab\r\nConnection: close\r\n" + headers + b"\r\n")
@@ -165,7 +165,7 @@ async def test_raw_nonsense(site: Site, request_line: bytes, headers: bytes) -> 
     assert (await site.get("/health")).status == 200
 
 
-async def test_a_browser_gets_the_refusal_as_a_page(site: Site) -> None:
+async def test_a_browser_gets_the_refusal_as_a_page(site: HttpHarness) -> None:
     headers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     answer = await site.get("/status/<script>/case/x", headers=headers)
     assert (answer.status, answer.content_type) == (404, "text/html")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
-from tests.integration.http.conftest import ScriptedAdapter, Site, ended
+from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
@@ -30,7 +30,7 @@ async def page() -> AsyncIterator[Page]:
     assert complaints == []
 
 
-async def test_pages_follow_what_happens(site: Site, page: Page) -> None:
+async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:
     """Defect 30: nothing was live."""
     await page.goto(f"{site.url}/status")
     await expect(page.locator("h1")).to_have_text("No session has run yet")
@@ -54,7 +54,7 @@ async def test_pages_follow_what_happens(site: Site, page: Page) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-async def test_all_sessions_are_a_click_away(site: Site, page: Page) -> None:
+async def test_all_sessions_are_a_click_away(site: HttpHarness, page: Page) -> None:
     for _ in range(2):
         session = await site.start(TWO)
         site.lab.engine.cancel(session, "enough")

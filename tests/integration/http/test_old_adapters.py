@@ -12,7 +12,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from tests.integration.http.conftest import Site, ended
+from tests.integration.http.conftest import HttpHarness, ended
 from trafficlight.results.events import State
 
 CLOSE = {"Connection": "close"}
@@ -26,7 +26,7 @@ TALKS = """
 class OldAdapter:
     """What they all have in common."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: HttpHarness) -> None:
         self.site = site
         self.path = f"/client/{uuid4()}"
         self.polled: list[str] = []
@@ -107,7 +107,7 @@ async def breaks_and_uploads_after(adapter: OldAdapter) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["element-web", "hydrogen-web", "element-call"])
-async def test_a_case_is_completed(site: Site, script: Script, state: State, kind: str) -> None:
+async def test_a_case_is_completed(site: HttpHarness, script: Script, state: State, kind: str) -> None:
     adapter = OldAdapter(site)
     await adapter.call("POST", "register", json={"type": kind, "version": "UNKNOWN"})
     session = await site.start(TALKS, client_type=kind)
@@ -118,7 +118,7 @@ async def test_a_case_is_completed(site: Site, script: Script, state: State, kin
     assert case.state is state, case.message
 
 
-async def test_one_that_does_not_know_an_action_does_not_spin(site: Site) -> None:
+async def test_one_that_does_not_know_an_action_does_not_spin(site: HttpHarness) -> None:
     """Such a program polls again at once, and never responds: 40 polls in 0.12 s."""
     adapter = OldAdapter(site)
     await adapter.call("POST", "register", json={"type": "nio"})
@@ -130,11 +130,11 @@ async def test_one_that_does_not_know_an_action_does_not_spin(site: Site) -> Non
     for _ in range(2):
         assert (await adapter.poll())["action"] == "dance"
     assert loop.time() - began > 1.0
-    site.lab.engine.call_off(session)
+    site.lab.engine.cancel_running(session)
     await ended(session)
 
 
-async def test_a_proxy_registers_with_its_address(site: Site) -> None:
+async def test_a_proxy_registers_with_its_address(site: HttpHarness) -> None:
     adapter = OldAdapter(site)
     body = {"type": "network-proxy", "endpoint": "http://localhost:4040/"}
     await adapter.call("POST", "register", json=body)

@@ -24,9 +24,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.integration.http.conftest import Opener, Site
+from tests.integration.http.conftest import HttpHarness, Opener
+from trafficlight.http.api.described import description_of
 from trafficlight.http.app import create_app
-from trafficlight.http.described import description_of
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "http.md"
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -54,7 +54,7 @@ def documented(app: Quart) -> set[tuple[str, str]]:
     }
 
 
-async def test_the_document_is_valid(site: Site) -> None:
+async def test_the_document_is_valid(site: HttpHarness) -> None:
     OpenAPIV31SpecValidator((await site.get("/openapi.json")).json()).validate()
 
 
@@ -65,7 +65,7 @@ def test_every_endpoint_is_described(app: Quart) -> None:
         assert description_of(view) is not None or rule.rule.startswith("/static/"), rule.rule
 
 
-async def test_the_document_has_every_endpoint(app: Quart, site: Site) -> None:
+async def test_the_document_has_every_endpoint(app: Quart, site: HttpHarness) -> None:
     paths = (await site.get("/openapi.json")).json()["paths"]
     found = {(method.upper(), path) for path, item in paths.items() for method in item if method in METHODS}
     assert found == documented(app)
@@ -76,7 +76,7 @@ def test_the_reference_has_every_endpoint(app: Quart) -> None:
     assert found == documented(app)
 
 
-async def test_the_page_shows_every_endpoint(app: Quart, site: Site) -> None:
+async def test_the_page_shows_every_endpoint(app: Quart, site: HttpHarness) -> None:
     text = (await site.get("/openapi")).text()
     for method, path in documented(app):
         assert f'<span class="verb-name">{method}</span> {path}' in text

@@ -6,16 +6,16 @@ import logging
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.http.conftest import Opener, ScriptedAdapter, Site, ended
+from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import LabError
-from trafficlight.http import operations
+from trafficlight.http.api import operations
 from trafficlight.logs import JsonFormatter, LogContext
 
 PEOPLE = "secret-of-people"
 
 
-async def numbers(site: Site, **options: object) -> dict[str, float]:
+async def numbers(site: HttpHarness, **options: object) -> dict[str, float]:
     """Return the samples, by their name and labels as people write them."""
     answer = await site.get("/metrics", **options)
     assert answer.status == 200, answer.text()
@@ -35,7 +35,7 @@ async def test_it_is_up_and_ready(opener: Opener) -> None:
     assert (answer.status, answer.json()) == (200, {"ready": True, "reasons": []})
 
 
-async def test_it_is_not_ready_while_it_ends(site: Site) -> None:
+async def test_it_is_not_ready_while_it_ends(site: HttpHarness) -> None:
     await site.lab.engine.stop("enough")
     answer = await site.get("/readyz")
     assert (answer.status, answer.json()["ready"]) == (503, False)
@@ -44,7 +44,7 @@ async def test_it_is_not_ready_while_it_ends(site: Site) -> None:
 
 
 async def test_it_is_not_ready_when_the_journal_cannot_be_written(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: HttpHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
         backlog = 7
@@ -62,7 +62,7 @@ def _with_store(lab: Lab, store: object) -> Lab:
     return Lab(**{**fields, "store": store})
 
 
-async def test_the_numbers_tell_what_is_and_what_was(site: Site) -> None:
+async def test_the_numbers_tell_what_is_and_what_was(site: HttpHarness) -> None:
     session = await site.start("await alice.perform('one')\nawait alice.perform('two')")
     before = await numbers(site)
     assert before["trafficlight_cases{state=waiting}"] == 1
@@ -88,7 +88,7 @@ async def test_the_numbers_tell_what_is_and_what_was(site: Site) -> None:
     assert after["trafficlight_standstill_seconds"] == after["trafficlight_journal_lag_events"] == 0
 
 
-async def test_types_from_outside_make_no_more_series_than_a_few(site: Site) -> None:
+async def test_types_from_outside_make_no_more_series_than_a_few(site: HttpHarness) -> None:
     for number in range(120):
         await ScriptedAdapter(site).register({"type": f'kind "{number}"\n\\é' + "x" * 150})
     found = await numbers(site)
@@ -116,7 +116,7 @@ class Lines(logging.Handler):
         self.lines.append(json.loads(self.format(record)))
 
 
-async def test_logs_say_what_they_are_about(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_logs_say_what_they_are_about(site: HttpHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     session = await site.start(
         "import logging\nlogging.getLogger('mine').error('in the test')\nawait alice.perform('one')"
     )

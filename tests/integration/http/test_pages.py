@@ -7,16 +7,16 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.integration.http.conftest import ScriptedAdapter, Site, ended
+from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session
-from trafficlight.http.views import case_key
+from trafficlight.http.pages.views import case_key
 from trafficlight.results.events import EventKind
 
 NASTY = "<script>alert(1)</script> \" onload='x' {{ 7*7 }} \ud800 \x07 \x00"
 BROWSER = {"Accept": "text/html"}
 
 
-async def played(site: Site, body: str = "await alice.perform('one')", **answer: Any) -> Session:
+async def played(site: HttpHarness, body: str = "await alice.perform('one')", **answer: Any) -> Session:
     """Run one case to its end."""
     adapter = ScriptedAdapter(site)
     await adapter.register()
@@ -34,12 +34,12 @@ def file_path(session: Session, name: str) -> str:
     return f"/status/{session.id}/files/{quote(case.attempts[0].folder)}/clients/alice/{name}"
 
 
-async def test_the_root_leads_to_the_status(site: Site) -> None:
+async def test_the_root_leads_to_the_status(site: HttpHarness) -> None:
     answer = await site.get("/")
     assert (answer.status, answer.headers["Location"]) == (302, "/status")
 
 
-async def test_without_a_session(site: Site) -> None:
+async def test_without_a_session(site: HttpHarness) -> None:
     answer = await site.get("/status")
     assert answer.status == 200
     assert "No session has run yet" in answer.text()
@@ -47,7 +47,7 @@ async def test_without_a_session(site: Site) -> None:
     assert (answer.status, answer.json()["error"]["code"]) == (404, "unknown_session")
 
 
-async def test_why_a_case_waits_is_shown(site: Site) -> None:
+async def test_why_a_case_waits_is_shown(site: HttpHarness) -> None:
     """Defect 29: it was not."""
     session = await site.start("await alice.perform('one')")
     (case,) = session.record.cases.values()
@@ -59,7 +59,7 @@ async def test_why_a_case_waits_is_shown(site: Site) -> None:
     assert case.reason in (await site.get("/status")).text()
 
 
-async def test_junit_is_the_very_document(site: Site) -> None:
+async def test_junit_is_the_very_document(site: HttpHarness) -> None:
     """Defect 27: without a testcase, and served as text/html."""
     session = await played(site)
     for path in ("/status/junit.xml", f"/status/{session.id}/junit.xml", "/status/latest/junit.xml"):
@@ -69,7 +69,7 @@ async def test_junit_is_the_very_document(site: Site) -> None:
     assert b"<testcase" in session.writer.junit()
 
 
-async def test_the_status_tells_of_case_and_adapter(site: Site) -> None:
+async def test_the_status_tells_of_case_and_adapter(site: HttpHarness) -> None:
     session = await played(site)
     waiting = ScriptedAdapter(site)
     await waiting.register({"type": "element-web", "version": "1.11.9", "seat": "lab-2", "token": "hush"})
@@ -82,7 +82,7 @@ async def test_the_status_tells_of_case_and_adapter(site: Site) -> None:
     assert "hush" not in text
 
 
-async def test_the_case_page_tells_the_story(site: Site) -> None:
+async def test_the_case_page_tells_the_story(site: HttpHarness) -> None:
     session = await played(site, "await alice.perform('one')\nassert 1 == 2, 'sums are off'")
     (case,) = session.record.cases.values()
     answer = await site.get(f"/status/{session.id}/case/{case_key(case.id)}")
@@ -93,7 +93,7 @@ async def test_the_case_page_tells_the_story(site: Site) -> None:
     assert f'<video controls preload="metadata" src="{file_path(session, "film.mp4")}"' in text
 
 
-async def test_texts_of_programs_are_only_texts(site: Site) -> None:
+async def test_texts_of_programs_are_only_texts(site: HttpHarness) -> None:
     """Defect 28: a lone surrogate in an error text was a 500."""
     session = await played(site, f"await alice.perform('one')\nraise AssertionError({NASTY!r})")
     (case,) = session.record.cases.values()
@@ -107,7 +107,7 @@ async def test_texts_of_programs_are_only_texts(site: Site) -> None:
         assert "onload='x'" not in text
 
 
-async def test_pages_hold_no_inline_script_or_style(site: Site) -> None:
+async def test_pages_hold_no_inline_script_or_style(site: HttpHarness) -> None:
     session = await played(site)
     (case,) = session.record.cases.values()
     for path in ("/status", f"/status/{session.id}/case/{case_key(case.id)}", "/openapi", "/nope"):
@@ -125,12 +125,12 @@ async def test_pages_hold_no_inline_script_or_style(site: Site) -> None:
 
 
 @pytest.mark.parametrize("asset", ["pages.css", "live.js", "icon.svg"])
-async def test_assets_come_from_here(site: Site, asset: str) -> None:
+async def test_assets_come_from_here(site: HttpHarness, asset: str) -> None:
     answer = await site.get(f"/static/{asset}")
     assert answer.status == 200
 
 
-async def test_a_page_that_is_known_is_not_sent_again(site: Site) -> None:
+async def test_a_page_that_is_known_is_not_sent_again(site: HttpHarness) -> None:
     session = await played(site)
     (case,) = session.record.cases.values()
     path = f"/status/{session.id}/case/{case_key(case.id)}"
@@ -153,7 +153,7 @@ async def test_a_page_that_is_known_is_not_sent_again(site: Site) -> None:
         ("?page=x", True),
     ],
 )
-async def test_cases_are_found_by_state_and_words(site: Site, query: str, found: bool) -> None:
+async def test_cases_are_found_by_state_and_words(site: HttpHarness, query: str, found: bool) -> None:
     """Defect 30: no search, filter or paging."""
     session = await played(site)
     answer = await site.get(f"/status/{session.id}{query}")
@@ -183,7 +183,7 @@ async def test_cases_are_found_by_state_and_words(site: Site, query: str, found:
         "/status/%2e%2e/files/x",
     ],
 )
-async def test_what_is_not_there_is_a_404(site: Site, path: str) -> None:
+async def test_what_is_not_there_is_a_404(site: HttpHarness, path: str) -> None:
     """Defect 28: `/status/<unknown>/files/x` was a 500."""
     session = await played(site)
     assert session.folder.path.is_dir()
@@ -194,7 +194,7 @@ async def test_what_is_not_there_is_a_404(site: Site, path: str) -> None:
     assert (answer.status, answer.content_type) == (404, "text/html")
 
 
-async def test_links_do_not_lead_out_of_the_folder(site: Site) -> None:
+async def test_links_do_not_lead_out_of_the_folder(site: HttpHarness) -> None:
     session = await played(site)
     (session.folder.path / "out").symlink_to("/etc/passwd")
     (session.folder.path / ".secret").write_text("x")
@@ -202,7 +202,7 @@ async def test_links_do_not_lead_out_of_the_folder(site: Site) -> None:
     assert (await site.get("/status/latest/files/.secret")).status == 404
 
 
-async def test_uploads_cannot_run(site: Site) -> None:
+async def test_uploads_cannot_run(site: HttpHarness) -> None:
     """Defect 25: an uploaded page was served as a page of the same origin."""
     session = await played(site)
     answer = await site.get(file_path(session, "page.html"))
@@ -230,7 +230,7 @@ async def test_uploads_cannot_run(site: Site) -> None:
         ("nonsense", 200, 0, 10240),
     ],
 )
-async def test_ranges(site: Site, asked: str, status: int, first: int, length: int) -> None:
+async def test_ranges(site: HttpHarness, asked: str, status: int, first: int, length: int) -> None:
     session = await played(site)
     path, content = file_path(session, "film.mp4"), bytes(range(256)) * 40
     answer = await site.get(path, headers={"Range": asked})
@@ -242,7 +242,7 @@ async def test_ranges(site: Site, asked: str, status: int, first: int, length: i
     assert (head.status, head.headers["Content-Length"]) == (status, str(length))
 
 
-async def test_a_range_behind_the_end(site: Site) -> None:
+async def test_a_range_behind_the_end(site: HttpHarness) -> None:
     session = await played(site)
     answer = await site.get(file_path(session, "film.mp4"), headers={"Range": "bytes=10240-"})
     assert answer.status == 416
@@ -250,7 +250,7 @@ async def test_a_range_behind_the_end(site: Site) -> None:
     assert answer.json()["error"]["code"] == "range_not_satisfiable"
 
 
-async def test_a_file_that_is_known_or_has_changed(site: Site) -> None:
+async def test_a_file_that_is_known_or_has_changed(site: HttpHarness) -> None:
     session = await played(site)
     path = file_path(session, "film.mp4")
     tag = (await site.get(path)).headers["ETag"]
@@ -260,7 +260,7 @@ async def test_a_file_that_is_known_or_has_changed(site: Site) -> None:
         assert answer.status == status
 
 
-async def test_an_empty_file(site: Site) -> None:
+async def test_an_empty_file(site: HttpHarness) -> None:
     session = await played(site)
     (session.folder.path / "empty.txt").touch()
     answer = await site.get(f"/status/{session.id}/files/empty.txt")

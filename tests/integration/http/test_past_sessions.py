@@ -13,17 +13,17 @@ import pytest
 import yarl
 
 from tests.closing import closed
-from tests.integration.http.conftest import Opener, ScriptedAdapter, Site, ended, open_site
+from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended, open_site
 from tests.integration.http.test_sessions_api import TWO, a_test_file, lines, stood, submitted
 from trafficlight.coordinator.session import Session
-from trafficlight.http.views import case_key
+from trafficlight.http.pages.views import case_key
 from trafficlight.results.event_log import EventLog, read_events
 from trafficlight.results.events import EventKind
 
 ASKS = "await alice.perform('one')"
 
 
-async def played(site: Site, body: str = ASKS) -> Session:
+async def played(site: HttpHarness, body: str = ASKS) -> Session:
     """Run one case, whose client uploads a file, to its end."""
     adapter = ScriptedAdapter(site)
     await adapter.register()
@@ -34,7 +34,7 @@ async def played(site: Site, body: str = ASKS) -> Session:
     return await ended(session)
 
 
-async def page_of(site: Site, path: str) -> str:
+async def page_of(site: HttpHarness, path: str) -> str:
     """Return a page as far as it speaks of the session: adapters come and go."""
     answer = await site.get(path)
     assert answer.status == 200, answer.text()
@@ -61,14 +61,14 @@ def asked_of(session: Session) -> list[str]:
     ]
 
 
-async def dropped(site: Site, session: Session) -> None:
+async def dropped(site: HttpHarness, session: Session) -> None:
     """Wait until a session has left the memory."""
     await closed()
     assert session.id not in site.lab.engine.sessions
 
 
 @asynccontextmanager
-async def abandoned(folder: Path) -> AsyncIterator[tuple[Site, str]]:
+async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
     """Open a lab beside what a coordinator left that was killed: one case had ended, one was running."""
     async with open_site(folder, remember=True) as site:
         body = await submitted(site, targets=[a_test_file(folder, ASKS, more=TWO)])
@@ -285,7 +285,7 @@ def a_folder(root: Path, number: int) -> Path:
     return folder
 
 
-async def test_many_sessions_are_listed_page_by_page(site: Site, tmp_path: Path) -> None:
+async def test_many_sessions_are_listed_page_by_page(site: HttpHarness, tmp_path: Path) -> None:
     for number in range(1, 121):
         a_folder(tmp_path, number)
     (tmp_path / "results" / "2026-01-01--1000").mkdir()  # left nothing
@@ -305,7 +305,7 @@ async def test_many_sessions_are_listed_page_by_page(site: Site, tmp_path: Path)
     assert found[2][-1] == "2026-01-01--001"
 
 
-async def test_whoever_asks_for_all_of_them_fills_no_memory(site: Site, tmp_path: Path) -> None:
+async def test_whoever_asks_for_all_of_them_fills_no_memory(site: HttpHarness, tmp_path: Path) -> None:
     ids = [a_folder(tmp_path, number).name for number in range(1, 61)]
     archive = site.lab.past.archive
     archive._most = 2000
@@ -314,7 +314,7 @@ async def test_whoever_asks_for_all_of_them_fills_no_memory(site: Site, tmp_path
     assert len(archive._kept) < 10
 
 
-async def test_a_session_that_changes_is_read_anew(site: Site, tmp_path: Path) -> None:
+async def test_a_session_that_changes_is_read_anew(site: HttpHarness, tmp_path: Path) -> None:
     folder = a_folder(tmp_path, 1)
     assert "1 of 1 succeeded" in await page_of(site, f"/status/{folder.name}")
     log = folder / "events.jsonl"
@@ -323,7 +323,7 @@ async def test_a_session_that_changes_is_read_anew(site: Site, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["2026-01-01--999", "%2e%2e", "adapters", "2026-01-01--001%2f..", "current"])
-async def test_what_is_no_session_is_not_found(site: Site, tmp_path: Path, name: str) -> None:
+async def test_what_is_no_session_is_not_found(site: HttpHarness, tmp_path: Path, name: str) -> None:
     a_folder(tmp_path, 1)
     for path in ("", "/junit.xml", "/files/session.json", "/case/0123456789abcdef"):
         assert (await site.get(f"/status/{name}{path}")).status == 404

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.integration.http.conftest import TEST_FILE, Opener, ScriptedAdapter, Site, ended, open_site
+from tests.integration.http.conftest import TEST_FILE, HttpHarness, Opener, ScriptedAdapter, ended, open_site
 from trafficlight.results.events import EventKind
 
 PEOPLE = "secret-of-people"
@@ -28,7 +28,7 @@ def a_test_file(folder: Path, body: str = "pass", *, more: str = "", name: str =
     return str(path)
 
 
-async def submitted(site: Site, **request: Any) -> dict[str, Any]:
+async def submitted(site: HttpHarness, **request: Any) -> dict[str, Any]:
     answer = await site.post("/api/sessions", json=request)
     assert answer.status == 201, answer.text()
     body: dict[str, Any] = answer.json()
@@ -36,7 +36,7 @@ async def submitted(site: Site, **request: Any) -> dict[str, Any]:
     return body
 
 
-async def stood(site: Site, session: str) -> dict[str, Any]:
+async def stood(site: HttpHarness, session: str) -> dict[str, Any]:
     body: dict[str, Any] = (await site.get(f"/api/sessions/{session}")).json()
     return body
 
@@ -45,7 +45,7 @@ def lines(body: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in body.splitlines() if line]
 
 
-async def test_a_session_is_asked_for_and_runs(site: Site, tmp_path: Path) -> None:
+async def test_a_session_is_asked_for_and_runs(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
     assert (body["state"], body["cases"], body["exit_code"]) == ("running", 1, None)
     await ScriptedAdapter(site).register()
@@ -59,7 +59,7 @@ async def test_a_session_is_asked_for_and_runs(site: Site, tmp_path: Path) -> No
         assert (await site.get(path)).status == 200
 
 
-async def test_a_session_says_why_its_cases_wait(site: Site, tmp_path: Path) -> None:
+async def test_a_session_says_why_its_cases_wait(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
     await asyncio.sleep(0)
     body = await stood(site, body["id"])
@@ -99,14 +99,14 @@ async def test_requests_that_mean_nothing(
     assert not site.lab.engine.sessions
 
 
-async def test_a_coordinator_that_ends_takes_none(site: Site) -> None:
+async def test_a_coordinator_that_ends_takes_none(site: HttpHarness) -> None:
     await site.lab.engine.stop("enough")
     for path in ("/api/sessions", "/api/sessions/x/rerun-failed"):
         answer = await site.post(path, json={})
         assert (answer.status, answer.json()["error"]["code"]) == (503, "stopping")
 
 
-async def test_cases_are_listed(site: Site, tmp_path: Path) -> None:
+async def test_cases_are_listed(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path, more=TWO)], repeat=3)
     path = f"/api/sessions/{body['id']}/cases"
     every = (await site.get(path)).json()
@@ -121,7 +121,7 @@ async def test_cases_are_listed(site: Site, tmp_path: Path) -> None:
     assert (await site.get(every["cases"][0]["url"])).status == 200
 
 
-async def test_whatever_a_test_says_is_listed(site: Site, tmp_path: Path) -> None:
+async def test_whatever_a_test_says_is_listed(site: HttpHarness, tmp_path: Path) -> None:
     says = "raise AssertionError(chr(0xD800) + chr(0) + '<b>' + 'h' * 1_000_000)"
     body = await submitted(site, targets=[a_test_file(tmp_path, says)])
     await ScriptedAdapter(site).register()
@@ -134,7 +134,7 @@ async def test_whatever_a_test_says_is_listed(site: Site, tmp_path: Path) -> Non
     assert len((await site.get(f"/api/sessions/{body['id']}/events")).text()) < 300_000
 
 
-async def test_a_case_and_a_session_are_cancelled(site: Site, tmp_path: Path) -> None:
+async def test_a_case_and_a_session_are_cancelled(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path, more=TWO)])
     path = f"/api/sessions/{body['id']}"
     case = (await site.get(f"{path}/cases")).json()["cases"][0]["id"]
@@ -148,7 +148,7 @@ async def test_a_case_and_a_session_are_cancelled(site: Site, tmp_path: Path) ->
     assert (body["state"], body["interrupted"], body["exit_code"]) == ("ended", True, 130)
 
 
-async def test_a_running_case_is_cancelled(site: Site, tmp_path: Path) -> None:
+async def test_a_running_case_is_cancelled(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path, "await alice.perform('one')")])
     adapter = ScriptedAdapter(site)
     await adapter.register()
@@ -163,7 +163,7 @@ async def test_a_running_case_is_cancelled(site: Site, tmp_path: Path) -> None:
     assert (answer.status, answer.json()["error"]["code"]) == (409, "session_ended")
 
 
-async def test_only_what_failed_runs_again(site: Site, tmp_path: Path) -> None:
+async def test_only_what_failed_runs_again(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path, more=TWO)], repeat=2, deflake=1)
     for _ in range(6):
         await ScriptedAdapter(site).register()
@@ -183,7 +183,7 @@ async def test_only_what_failed_runs_again(site: Site, tmp_path: Path) -> None:
     assert (answer.status, answer.json()["error"]["code"]) == (409, "nothing_failed")
 
 
-async def test_events_come_without_gap_or_duplicate(site: Site, tmp_path: Path) -> None:
+async def test_events_come_without_gap_or_duplicate(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path, "await alice.perform('one')", more=TWO)])
     path = body["urls"]["events"]
     readers = [asyncio.create_task(site.get(path)) for _ in range(3)]
@@ -205,7 +205,7 @@ async def test_events_come_without_gap_or_duplicate(site: Site, tmp_path: Path) 
     assert (await site.get(f"{path}?after={10**15}")).body == b""
 
 
-async def test_what_is_no_event_is_left_out(site: Site, tmp_path: Path) -> None:
+async def test_what_is_no_event_is_left_out(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
     log = tmp_path / "results" / body["id"] / "events.jsonl"
     known = lines(log.read_bytes())
@@ -216,7 +216,7 @@ async def test_what_is_no_event_is_left_out(site: Site, tmp_path: Path) -> None:
     assert answer.content_type == "application/x-ndjson"
 
 
-async def test_a_reader_that_leaves_costs_nothing(site: Site, tmp_path: Path) -> None:
+async def test_a_reader_that_leaves_costs_nothing(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
     readers = len(site.lab.journal._readers)
     async with site.client.get(site.url + body["urls"]["events"]) as answer:
@@ -227,7 +227,7 @@ async def test_a_reader_that_leaves_costs_nothing(site: Site, tmp_path: Path) ->
             await asyncio.sleep(0.01)
 
 
-async def test_a_slow_reader_holds_nobody_up(site: Site, tmp_path: Path) -> None:
+async def test_a_slow_reader_holds_nobody_up(site: HttpHarness, tmp_path: Path) -> None:
     """What it has not read stays on the disk."""
     body = await submitted(site, targets=[a_test_file(tmp_path)])
     async with site.client.get(site.url + body["urls"]["events"]) as answer:
@@ -257,7 +257,7 @@ async def test_sessions_of_an_earlier_coordinator_are_known(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["x", "2026-01-01--001", "..", "%2e%2e", "latest", "a b", "%00", "²"])
-async def test_sessions_that_are_none(site: Site, name: str) -> None:
+async def test_sessions_that_are_none(site: HttpHarness, name: str) -> None:
     for method, rest in (("GET", ""), ("GET", "/cases"), ("GET", "/events"), ("POST", "/cancel")):
         answer = await site.ask(method, f"/api/sessions/{name}{rest}")
         assert answer.status == 404, answer.text()
@@ -292,14 +292,14 @@ async def test_people_show_their_token(opener: Opener) -> None:
         ({}, 404),
     ],
 )
-async def test_another_sites_page_cannot_act(site: Site, headers: dict[str, str], status: int) -> None:
+async def test_another_sites_page_cannot_act(site: HttpHarness, headers: dict[str, str], status: int) -> None:
     answer = await site.post("/api/sessions/x/cancel", headers=headers)
     assert answer.status == status
     own = await site.post("/api/sessions/x/cancel", headers={"Origin": site.url})
     assert own.status == 404
 
 
-async def test_a_head_follows_nothing(site: Site, tmp_path: Path) -> None:
+async def test_a_head_follows_nothing(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
     answer = await site.ask("HEAD", body["urls"]["events"], timeout=aiohttp.ClientTimeout(total=5))
     assert (answer.status, answer.body) == (200, b"")

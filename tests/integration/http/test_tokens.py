@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.http.conftest import Opener, ScriptedAdapter, Site, ended
+from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
 
 SHARED = "shared-secret-of-adapters"
 PEOPLE = "secret-of-people"
@@ -15,7 +15,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-async def registered(site: Site, uuid: str | None = None) -> ScriptedAdapter:
+async def registered(site: HttpHarness, uuid: str | None = None) -> ScriptedAdapter:
     adapter = ScriptedAdapter(site, uuid)
     adapter.headers = bearer(SHARED)
     adapter.headers = bearer((await adapter.register())["token"])

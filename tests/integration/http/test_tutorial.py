@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.http.conftest import Site, ended
+from tests.integration.http.conftest import HttpHarness, ended
 from trafficlight.results.events import State
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +27,7 @@ FAILS = """
 
 @pytest.mark.parametrize("file", PROGRAMS)
 @pytest.mark.parametrize(("body", "state"), [(TEST, State.SUCCESS), (FAILS, State.FAILURE)])
-async def test_examples_play_a_case(site: Site, file: str, body: str, state: State) -> None:
+async def test_examples_play_a_case(site: HttpHarness, file: str, body: str, state: State) -> None:
     program = shutil.which(PROGRAMS[file])
     if program is None:
         pytest.skip(f"{PROGRAMS[file]} is not installed")

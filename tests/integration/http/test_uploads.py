@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http.conftest import Answer, Opener, ScriptedAdapter, Site, ended
+from tests.integration.http.conftest import Answer, HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session
 from trafficlight.results.attempt import AttemptRecord
 
@@ -56,7 +56,7 @@ class Case:
         await ended(self.session)
 
 
-async def begin(site: Site, names: list[str] | None = None) -> Case:
+async def begin(site: HttpHarness, names: list[str] | None = None) -> Case:
     adapter = ScriptedAdapter(site)
     await adapter.register()
     session = await site.start(WAITS.format(names=names or []))
@@ -73,7 +73,7 @@ def part(name: str, content: bytes, field: str = "file") -> bytes:
     return head.encode() + content + b"\r\n"
 
 
-async def test_a_file_is_found_under_the_name_it_was_sent_with(site: Site) -> None:
+async def test_a_file_is_found_under_the_name_it_was_sent_with(site: HttpHarness) -> None:
     """Defects 22 and 23: names were changed, collapsed, or a 500."""
     case = await begin(site, NAMES)
     for name in NAMES:
@@ -90,7 +90,7 @@ async def test_a_file_is_found_under_the_name_it_was_sent_with(site: Site) -> No
     assert len(case.files()) == len(NAMES)
 
 
-async def test_a_name_that_comes_again_keeps_both(site: Site) -> None:
+async def test_a_name_that_comes_again_keeps_both(site: HttpHarness) -> None:
     """Defect 22: the first was overwritten."""
     case = await begin(site)
     for content in (b"first", b"second"):
@@ -99,7 +99,7 @@ async def test_a_name_that_comes_again_keeps_both(site: Site) -> None:
     await case.finish()
 
 
-async def test_parts_with_one_field_name_are_all_kept(site: Site) -> None:
+async def test_parts_with_one_field_name_are_all_kept(site: HttpHarness) -> None:
     """Defect 22: one of them was lost."""
     case = await begin(site)
     body = part("a", b"1") + part("b", b"2") + part("", b"3") + part("c", b"", field="other") + b"--b--\r\n"
@@ -109,7 +109,7 @@ async def test_parts_with_one_field_name_are_all_kept(site: Site) -> None:
     await case.finish()
 
 
-async def test_chunked_as_node_sends_it(site: Site) -> None:
+async def test_chunked_as_node_sends_it(site: HttpHarness) -> None:
     case = await begin(site)
     content = bytes(range(256)) * 3000
 
@@ -125,7 +125,7 @@ async def test_chunked_as_node_sends_it(site: Site) -> None:
     await case.finish()
 
 
-async def test_a_large_file_is_no_matter(site: Site) -> None:
+async def test_a_large_file_is_no_matter(site: HttpHarness) -> None:
     """Defect 24: 16 MiB was the limit."""
     case = await begin(site)
     content = b"\r\n--not-the-boundary" * 1_500_000
@@ -152,7 +152,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
-async def test_broken_bodies_leave_nothing(site: Site, body: bytes) -> None:
+async def test_broken_bodies_leave_nothing(site: HttpHarness, body: bytes) -> None:
     """Defect 17: a multipart body that failed left its file on the disk."""
     case = await begin(site)
     answer = await send(case.adapter, body)
@@ -171,7 +171,7 @@ async def test_broken_bodies_leave_nothing(site: Site, body: bytes) -> None:
         ('multipart/form-data; boundary="é"', 400),
     ],
 )
-async def test_bodies_of_another_type(site: Site, media_type: str, status: int) -> None:
+async def test_bodies_of_another_type(site: HttpHarness, media_type: str, status: int) -> None:
     case = await begin(site)
     headers = {"Content-Type": media_type}
     answer = await site.post(f"{case.adapter.path}/upload", data=b"x", headers=headers)
@@ -205,7 +205,7 @@ async def test_limits_hold_for_uploads_at_once(opener: Opener) -> None:
     await case.finish()
 
 
-async def test_one_adapter_cannot_reach_anothers_files(site: Site) -> None:
+async def test_one_adapter_cannot_reach_anothers_files(site: HttpHarness) -> None:
     """Defect 21: uuid `a` with `bc.txt` overwrote uuid `ab` with `c.txt`."""
     for uuid, name in (("a", "bc.txt"), ("ab", "c.txt"), (".d", "d.txt"), ("ab", "../a/bc.txt")):
         adapter = ScriptedAdapter(site, uuid)
@@ -217,7 +217,7 @@ async def test_one_adapter_cannot_reach_anothers_files(site: Site) -> None:
     assert {path.parent.parent for path in root.rglob("*") if path.is_file()} == {root}
 
 
-async def test_a_client_that_breaks_off_leaves_nothing(site: Site) -> None:
+async def test_a_client_that_breaks_off_leaves_nothing(site: HttpHarness) -> None:
     case = await begin(site)
     stopped = asyncio.Event()
 
@@ -237,7 +237,7 @@ async def test_a_client_that_breaks_off_leaves_nothing(site: Site) -> None:
             await asyncio.sleep(0.01)  # the server learns of it a moment later
 
 
-async def test_an_upload_after_the_end_is_shown(site: Site) -> None:
+async def test_an_upload_after_the_end_is_shown(site: HttpHarness) -> None:
     """Defect 26: it was not shown anywhere."""
     case = await begin(site)
     await case.finish()
@@ -254,4 +254,4 @@ async def test_an_upload_without_a_case_is_kept_and_limited(opener: Opener) -> N
     await adapter.register()
     assert (await adapter.upload("early.txt", b"x" * 600)).status == 200
     assert (await adapter.upload("more.txt", b"x" * 600)).status == 413
-    assert [path.name for path in site.lab.spool(adapter.uuid).iterdir()] == ["early.txt"]
+    assert [path.name for path in site.lab.unclaimed_folder(adapter.uuid).iterdir()] == ["early.txt"]

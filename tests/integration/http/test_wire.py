@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.integration.http.conftest import ScriptedAdapter, Site, ended
+from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.config import Settings
 from trafficlight.http import server
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import EventKind, State
-from trafficlight.results.timeline import steps
+from trafficlight.results.reports.timeline import steps
 
 ASKS = "await alice.perform('one')"
 ASKS_TWICE = """
@@ -24,7 +24,7 @@ ASKS_TWICE = """
 
 
 @pytest.fixture
-def adapter(site: Site) -> ScriptedAdapter:
+def adapter(site: HttpHarness) -> ScriptedAdapter:
     return ScriptedAdapter(site)
 
 
@@ -47,7 +47,7 @@ async def test_a_poll_without_a_session_is_idle_with_a_number(adapter: ScriptedA
     assert await adapter.poll(0) == {"action": "idle", "data": {"delay": 0}}
 
 
-async def test_an_action_reaches_a_held_poll_at_once(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_an_action_reaches_a_held_poll_at_once(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     await adapter.register()
     held = asyncio.create_task(adapter.action())
     session = await site.start(ASKS)
@@ -82,7 +82,7 @@ async def test_a_large_registration_is_refused(adapter: ScriptedAdapter) -> None
 
 
 async def test_a_retried_answer_is_not_the_answer_to_the_next_action(
-    site: Site, adapter: ScriptedAdapter
+    site: HttpHarness, adapter: ScriptedAdapter
 ) -> None:
     """Defect 14."""
     await adapter.register()
@@ -102,7 +102,7 @@ async def test_a_retried_answer_is_not_the_answer_to_the_next_action(
     assert case.state is State.SUCCESS, case.message
 
 
-async def test_simultaneous_answers_are_one_answer(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_simultaneous_answers_are_one_answer(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     """Defect 14: eight of them gave one 200 and seven 500s."""
     await adapter.register()
     session = await site.start(ASKS)
@@ -114,7 +114,7 @@ async def test_simultaneous_answers_are_one_answer(site: Site, adapter: Scripted
     assert only_case(await ended(session)).state is State.SUCCESS
 
 
-async def test_a_stale_id_is_refused_and_harms_nothing(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_a_stale_id_is_refused_and_harms_nothing(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     await adapter.register()
     session = await site.start(ASKS)
     message = await adapter.action()
@@ -125,7 +125,7 @@ async def test_a_stale_id_is_refused_and_harms_nothing(site: Site, adapter: Scri
     assert only_case(await ended(session)).state is State.SUCCESS
 
 
-async def test_an_answer_of_error_is_a_failure(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_an_answer_of_error_is_a_failure(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     """Defect 15: it counted as success."""
     await adapter.register()
     session = await site.start(ASKS)
@@ -136,7 +136,9 @@ async def test_an_answer_of_error_is_a_failure(site: Site, adapter: ScriptedAdap
     assert "alice: one" in case.message
 
 
-async def test_an_error_while_nothing_is_asked_ends_the_case(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_an_error_while_nothing_is_asked_ends_the_case(
+    site: HttpHarness, adapter: ScriptedAdapter
+) -> None:
     """Defect 16: with no further action it ended as a success."""
     await adapter.register()
     session = await site.start("import asyncio\nawait alice.perform('one')\nawait asyncio.Event().wait()")
@@ -161,7 +163,7 @@ async def test_an_error_while_nothing_is_asked_ends_the_case(site: Site, adapter
     ],
 )
 async def test_an_error_with_holes_still_ends_the_case(
-    site: Site, adapter: ScriptedAdapter, body: dict[str, Any]
+    site: HttpHarness, adapter: ScriptedAdapter, body: dict[str, Any]
 ) -> None:
     """Defect 17: `error` without `type`, `path` or `details` was a 500."""
     await adapter.register()
@@ -174,7 +176,7 @@ async def test_an_error_with_holes_still_ends_the_case(
         assert "broke" in case.message
 
 
-async def test_calls_after_the_end_are_welcome(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_calls_after_the_end_are_welcome(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     """Any other status ends old adapters before they have uploaded their logs."""
     await adapter.register()
     session = await site.start(ASKS)
@@ -192,7 +194,7 @@ async def test_calls_after_the_end_are_welcome(site: Site, adapter: ScriptedAdap
     assert log.read_bytes() == b"the log"
 
 
-async def test_an_error_may_be_the_first_call(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_an_error_may_be_the_first_call(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     """Defects 5 and 29: that adapter was allocated, and what it said was not shown."""
     await adapter.register()
     assert (await adapter.error({"error": {"type": "unknown", "details": "no such display"}})).status == 200
@@ -200,7 +202,7 @@ async def test_an_error_may_be_the_first_call(site: Site, adapter: ScriptedAdapt
     assert "no such display" in (await site.get("/status")).text()
 
 
-async def test_an_early_answer_is_noted(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_an_early_answer_is_noted(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     """Defect 17: it was a 500."""
     await adapter.register()
     answer = await adapter.respond({"response": "early"})
@@ -233,7 +235,9 @@ async def test_an_unknown_adapter_is_told_to_register(adapter: ScriptedAdapter) 
         assert answer.json()["error"]["code"] == "unknown_adapter"
 
 
-async def test_a_repeated_action_is_held_so_that_nobody_spins(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_a_repeated_action_is_held_so_that_nobody_spins(
+    site: HttpHarness, adapter: ScriptedAdapter
+) -> None:
     await adapter.register()
     session = await site.start(ASKS)
     first = await adapter.action()
@@ -264,13 +268,15 @@ def test_keep_alive_outlasts_the_hold() -> None:
     assert longest < server._KEEP_ALIVE
 
 
-async def test_answers_close_when_asked_to(site: Site) -> None:
+async def test_answers_close_when_asked_to(site: HttpHarness) -> None:
     """Node reuses a connection that it asked to close if the answer does not confirm that."""
     answer = await site.get("/health", headers={"Connection": "close"})
     assert answer.headers["Connection"] == "close"
 
 
-async def test_what_was_asked_is_in_the_journal_without_secrets(site: Site, adapter: ScriptedAdapter) -> None:
+async def test_what_was_asked_is_in_the_journal_without_secrets(
+    site: HttpHarness, adapter: ScriptedAdapter
+) -> None:
     """Defect 31: passwords of test users were printed in logs and pages."""
     await adapter.register()
     session = await site.start("await alice.perform('login', username='u', password='hunter2hunter2')")

@@ -3,29 +3,29 @@
 import pytest
 
 from tests.hand_clock import HandClock
-from trafficlight.cli.run import Arrivals
+from trafficlight.cli.run import ExpectedAdapters
 from trafficlight.results.events import EventKind
 from trafficlight.results.journal import Journal
 
 
-class Told:
+class EventRecorder:
     """Stands for the engine: how often it was told that nobody else comes."""
 
     def __init__(self) -> None:
         self.times = 0
 
-    def expect_nobody_else(self, within: float) -> None:
+    def no_more_adapters_after(self, within: float) -> None:
         self.times += 1
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def told() -> EventRecorder:
+    return EventRecorder()
 
 
-def journal_of(told: Told, programs: int) -> Journal:
+def journal_of(told: EventRecorder, programs: int) -> Journal:
     journal = Journal(HandClock())
-    journal.subscribe(Arrivals(programs, told))  # type: ignore[arg-type]
+    journal.subscribe(ExpectedAdapters(programs, told))  # type: ignore[arg-type]
     return journal
 
 
@@ -33,7 +33,7 @@ def comes(journal: Journal, uuid: str, **registration: str) -> None:
     journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration={"type": "nio", **registration})
 
 
-def test_a_program_that_comes_again_and_again_is_one(told: Told) -> None:
+def test_a_program_that_comes_again_and_again_is_one(told: EventRecorder) -> None:
     journal = journal_of(told, 2)
     for number in range(3):
         comes(journal, str(number), instance="quick")
@@ -44,14 +44,14 @@ def test_a_program_that_comes_again_and_again_is_one(told: Told) -> None:
     assert told.times == 1
 
 
-def test_of_programs_that_do_not_say_who_they_are_nobody_knows_how_many_came(told: Told) -> None:
+def test_of_programs_that_do_not_say_who_they_are_nobody_knows_how_many_came(told: EventRecorder) -> None:
     journal = journal_of(told, 1)
     for number in range(3):
         comes(journal, str(number))
     assert told.times == 0
 
 
-def test_where_there_are_none_nobody_comes(told: Told) -> None:
+def test_where_there_are_none_nobody_comes(told: EventRecorder) -> None:
     journal = journal_of(told, 0)
     journal.append(EventKind.SESSION_STARTED, session="s")
     assert told.times == 1

@@ -10,7 +10,7 @@ from trafficlight.clients import HomeServer
 from trafficlight.results.events import State
 from trafficlight.suites.imports import load_module
 from trafficlight.suites.planning import plan
-from trafficlight.worker.assignment import Assignment, ServerFacts
+from trafficlight.worker.assignment import Assignment, ServerInfo
 from trafficlight.worker.execution import execute
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _assignment(server: HomeServer, folder: Path, ending: str) -> Assignment:
     path = folder / "opens_test.py"
     path.write_text(_CASE % ending)
     (case,) = plan([path], directory=folder).cases
-    facts = ServerFacts(server.server_name, server.cs_api)
+    facts = ServerInfo(server.server_name, server.cs_api)
     return Assignment(case, 1, folder, servers={"server": facts}, case_deadline=1.0, teardown_deadline=1.0)
 
 

@@ -36,7 +36,7 @@ class FakeClaim:
         raise NotImplementedError
 
 
-class Yard:
+class PoolHarness:
     """A pool, and everything that it tells."""
 
     def __init__(self, clock: HandClock, **options: Any) -> None:
@@ -64,8 +64,8 @@ def clock() -> HandClock:
 
 
 @pytest.fixture
-def yard(clock: HandClock) -> Yard:
-    return Yard(clock, alive=60.0)
+def yard(clock: HandClock) -> PoolHarness:
+    return PoolHarness(clock, alive=60.0)
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ class TestResponses:
         assert side.channel.respond(id, {}) is Receipt.STALE
 
     async def test_nothing_is_outstanding(self, side: Side) -> None:
-        assert side.channel.respond(None, {"response": "late"}) is Receipt.UNASKED
+        assert side.channel.respond(None, {"response": "late"}) is Receipt.UNSOLICITED
 
     async def test_a_late_answer_without_id_is_not_that_of_an_action_not_yet_fetched(
         self, side: Side
@@ -193,7 +193,7 @@ class TestResponses:
         with pytest.raises(DeadlineError):
             await first
         second = await side.ask("two")
-        assert side.channel.respond(None, {"response": "to one"}) is Receipt.UNASKED
+        assert side.channel.respond(None, {"response": "to one"}) is Receipt.UNSOLICITED
         assert not second.done()
 
     @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ class TestExit:
         asked = await side.ask()
         await side.channel.poll(LONG)
         side.channel.close("the lab ends")
-        assert side.channel.respond(None, {"response": "done"}) is Receipt.UNASKED
+        assert side.channel.respond(None, {"response": "done"}) is Receipt.UNSOLICITED
         await asyncio.wait([asked])
         assert isinstance(asked.exception(), AdapterError)
 

@@ -131,7 +131,7 @@ class ChannelMachine(RuleBasedStateMachine):
         outstanding = self.channel.outstanding
         known = {message.id for message in self.delivered}
         receipt = self._answer(None, bad)
-        assert receipt in (Receipt.ACCEPTED, Receipt.UNASKED)
+        assert receipt in (Receipt.ACCEPTED, Receipt.UNSOLICITED)
         assert (receipt is Receipt.ACCEPTED) == (outstanding is not None and outstanding.id in known)
         self._settle()
 

@@ -5,7 +5,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trafficlight.coordinator.matching import assign, assign_most
+from trafficlight.coordinator.scheduling.bipartite import assign, assign_most
 
 CANDIDATES = st.dictionaries(
     st.sampled_from("pqrst"), st.lists(st.sampled_from("ABCD"), unique=True, max_size=4)

@@ -13,43 +13,43 @@ from trafficlight.protocol import ErrorBody
 from trafficlight.results.events import EventKind
 
 if TYPE_CHECKING:
-    from tests.unit.coordinator.conftest import FakeClaim, Yard
+    from tests.unit.coordinator.conftest import FakeClaim, PoolHarness
 
 MakeClaim = Callable[..., "FakeClaim"]
 
 
 class TestRegistration:
-    def test_the_scheduler_looks_again(self, yard: "Yard") -> None:
+    def test_the_scheduler_looks_again(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter()
         assert yard.pool.free == [adapter]
         assert yard.changes == 1
         assert yard.kinds == [EventKind.ADAPTER_REGISTERED]
         assert yard.pool.get("a") is adapter
 
-    def test_the_same_again_changes_nothing(self, yard: "Yard") -> None:
+    def test_the_same_again_changes_nothing(self, yard: "PoolHarness") -> None:
         first = yard.adapter()
         yard.clock.elapsed += 10
         assert yard.adapter() is first
         assert (len(yard.pool), yard.changes, len(yard.events)) == (1, 1, 1)
         assert first.seen == yard.clock.elapsed, "it is a sign of life"
 
-    def test_other_data_are_refused(self, yard: "Yard") -> None:
+    def test_other_data_are_refused(self, yard: "PoolHarness") -> None:
         yard.adapter()
         with pytest.raises(RegistrationConflictError, match="other data"):
             yard.adapter(type="element-web")
 
-    def test_a_uuid_that_has_ended_is_refused(self, yard: "Yard") -> None:
+    def test_a_uuid_that_has_ended_is_refused(self, yard: "PoolHarness") -> None:
         yard.pool.lose(yard.adapter(), "its process ended")
         with pytest.raises(RegistrationConflictError, match="its process ended"):
             yard.adapter()
 
-    def test_nobody_knows_a_stranger(self, yard: "Yard") -> None:
+    def test_nobody_knows_a_stranger(self, yard: "PoolHarness") -> None:
         with pytest.raises(UnknownAdapterError, match="no adapter has registered as x"):
             yard.pool.get("x")
 
 
 class TestLeases:
-    def test_the_adapters_are_held(self, yard: "Yard", claim_of: MakeClaim) -> None:
+    def test_the_adapters_are_held(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
         alice, bob, other = yard.adapter("a"), yard.adapter("b"), yard.adapter("c")
         claim = claim_of()
         lease = yard.pool.lease(claim, {"alice": alice, "bob": bob})
@@ -64,7 +64,7 @@ class TestLeases:
             "b",
         )
 
-    def test_all_or_none(self, yard: "Yard", claim_of: MakeClaim) -> None:
+    def test_all_or_none(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
         alice, bob = yard.adapter("a"), yard.adapter("b")
         yard.pool.lease(claim_of(), {"bob": bob})
         with pytest.raises(AdapterError, match="bob: the nio adapter b is not free any more"):
@@ -72,7 +72,7 @@ class TestLeases:
         assert alice.state is AdapterState.FREE
         assert yard.pool.free == [alice]
 
-    async def test_released_adapters_are_told_to_exit(self, yard: "Yard", claim_of: MakeClaim) -> None:
+    async def test_released_adapters_are_told_to_exit(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
         adapter, claim = yard.adapter(), claim_of()
         lease = yard.pool.lease(claim, {"alice": adapter})
         yard.pool.release(lease, "the case ended: success")
@@ -82,27 +82,29 @@ class TestLeases:
         assert adapter.claim is claim, "late uploads still belong to the case"
         assert yard.pool.free == []
 
-    def test_releasing_twice_is_releasing_once(self, yard: "Yard", claim_of: MakeClaim) -> None:
+    def test_releasing_twice_is_releasing_once(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
         lease = yard.pool.lease(claim_of(), {"alice": yard.adapter()})
         yard.pool.release(lease, "first")
         count = len(yard.events)
         yard.pool.release(lease, "second")
         assert len(yard.events) == count
 
-    def test_ids_of_leases_differ(self, yard: "Yard", claim_of: MakeClaim) -> None:
+    def test_ids_of_leases_differ(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
         leases = [yard.pool.lease(claim_of(), {"alice": yard.adapter(f"a{n}")}) for n in range(50)]
         assert len({lease.id for lease in leases}) == 50
 
 
 class TestLosing:
-    def test_a_free_adapter_is_dropped_with_a_reason(self, yard: "Yard") -> None:
+    def test_a_free_adapter_is_dropped_with_a_reason(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter()
         yard.pool.lose(adapter, "its process ended (signal 9)")
         assert (adapter.state, yard.pool.free) == (AdapterState.ENDED, [])
         assert "signal 9" in adapter.reason
         assert yard.changes == 2, "why the others wait may have changed"
 
-    async def test_a_leased_one_ends_what_is_outstanding(self, yard: "Yard", claim_of: MakeClaim) -> None:
+    async def test_a_leased_one_ends_what_is_outstanding(
+        self, yard: "PoolHarness", claim_of: MakeClaim
+    ) -> None:
         adapter, claim = yard.adapter(), claim_of()
         yard.pool.lease(claim, {"alice": adapter})
         asked = asyncio.create_task(adapter.channel.perform("login", {}, 30))
@@ -115,7 +117,7 @@ class TestLosing:
         assert isinstance(error, AdapterError)
 
     async def test_a_report_while_an_action_waits_is_told_to_the_test(
-        self, yard: "Yard", claim_of: MakeClaim
+        self, yard: "PoolHarness", claim_of: MakeClaim
     ) -> None:
         adapter, claim = yard.adapter(), claim_of()
         yard.pool.lease(claim, {"alice": adapter})
@@ -127,7 +129,9 @@ class TestLosing:
         ((_, _, told),) = claim.failures
         assert told, "the test may catch it, and is not called off"
 
-    def test_and_its_case_learns_of_it_when_nothing_is(self, yard: "Yard", claim_of: MakeClaim) -> None:
+    def test_and_its_case_learns_of_it_when_nothing_is(
+        self, yard: "PoolHarness", claim_of: MakeClaim
+    ) -> None:
         adapter, claim = yard.adapter(), claim_of()
         yard.pool.lease(claim, {"alice": adapter})
         yard.pool.report(adapter, ErrorBody(type="action", details="no such room"))
@@ -135,13 +139,13 @@ class TestLosing:
         assert (role, told) == ("alice", False)
         assert isinstance(error, ActionError)
 
-    def test_an_error_before_any_case_takes_the_adapter_out(self, yard: "Yard") -> None:
+    def test_an_error_before_any_case_takes_the_adapter_out(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter()
         yard.pool.report(adapter, ErrorBody(type="adapter", details="no browser"))
         assert yard.pool.free == []
         assert "no browser" in adapter.reason
 
-    def test_one_that_has_ended_is_not_lost_again(self, yard: "Yard") -> None:
+    def test_one_that_has_ended_is_not_lost_again(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter()
         yard.pool.lose(adapter, "first")
         count = len(yard.events)
@@ -151,7 +155,7 @@ class TestLosing:
 
 
 class TestSweeping:
-    def test_the_silent_are_dropped(self, yard: "Yard") -> None:
+    def test_the_silent_are_dropped(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter()
         yard.clock.elapsed += 60
         yard.pool.sweep()
@@ -161,7 +165,7 @@ class TestSweeping:
         assert adapter.state is AdapterState.ENDED
         assert "gave no sign of life for 60 s" in adapter.reason
 
-    def test_a_sign_of_life_counts(self, yard: "Yard") -> None:
+    def test_a_sign_of_life_counts(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter()
         for _ in range(5):
             yard.clock.elapsed += 50
@@ -169,7 +173,7 @@ class TestSweeping:
             yard.pool.sweep()
         assert adapter.state is AdapterState.FREE
 
-    async def test_one_that_waits_in_a_poll_is_there(self, yard: "Yard") -> None:
+    async def test_one_that_waits_in_a_poll_is_there(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter()
         poll = asyncio.create_task(adapter.channel.poll(30))
         await asyncio.sleep(0)
@@ -180,7 +184,7 @@ class TestSweeping:
         await asyncio.wait([poll])
 
     async def test_one_at_work_has_the_deadline_of_its_action(
-        self, yard: "Yard", claim_of: MakeClaim
+        self, yard: "PoolHarness", claim_of: MakeClaim
     ) -> None:
         adapter, claim = yard.adapter(), claim_of()
         yard.pool.lease(claim, {"alice": adapter})
@@ -193,7 +197,7 @@ class TestSweeping:
         await asyncio.wait([asked])
 
     def test_a_leased_one_that_is_silent_between_actions_is_lost_once(
-        self, yard: "Yard", claim_of: MakeClaim
+        self, yard: "PoolHarness", claim_of: MakeClaim
     ) -> None:
         claim = claim_of()
         yard.pool.lease(claim, {"alice": yard.adapter()})
@@ -205,19 +209,21 @@ class TestSweeping:
 
 
 class TestClosing:
-    async def test_everybody_is_told_to_exit(self, yard: "Yard") -> None:
+    async def test_everybody_is_told_to_exit(self, yard: "PoolHarness") -> None:
         adapters = [yard.adapter(f"a{n}") for n in range(3)]
         yard.pool.close("the lab ends")
         assert yard.pool.free == []
         for adapter in adapters:
             assert (await adapter.channel.poll(0)).data == {"reason": "the lab ends"}
 
-    async def test_and_whoever_comes_late(self, yard: "Yard") -> None:
+    async def test_and_whoever_comes_late(self, yard: "PoolHarness") -> None:
         yard.pool.close("the lab ends")
         assert (await yard.adapter().channel.poll(0)).action == "exit"
 
 
-def test_those_who_have_ended_are_forgotten_in_the_end(yard: "Yard", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_who_have_ended_are_forgotten_in_the_end(
+    yard: "PoolHarness", monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pool_module, "_REMEMBERED", 10)
     for number in range(50):
         yard.pool.lose(yard.adapter(f"a{number}"), "its process ended")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trafficlight.client_types import ClientType, ElementAndroid, Nio, as_client_type
-from trafficlight.coordinator.queues import Entry, Queue, Queues
+from trafficlight.coordinator.scheduling.queues import Entry, Queue, Queues
 from trafficlight.suites.model import Case
 
 
@@ -50,8 +50,8 @@ def test_a_case_that_is_taken_waits_no_longer(queues: Queues) -> None:
 
 def test_a_start_shows_that_the_queue_can_be_filled(queues: Queues) -> None:
     queue = queues.of("a")
-    queue.waits("needs 1 x Nio", 5.0, unfilled=True, unplayable=False)
-    queue.waits("needs 1 x Nio", 9.0, unfilled=True, unplayable=True)
+    queue.waits("needs 1 x Nio", 5.0, unsatisfiable_since=True, no_adapter_since=False)
+    queue.waits("needs 1 x Nio", 9.0, unsatisfiable_since=True, no_adapter_since=True)
     assert queue.unplayable_since == 9.0
     assert queue.unfilled_since == 5.0
     queues.start("a")
@@ -60,12 +60,12 @@ def test_a_start_shows_that_the_queue_can_be_filled(queues: Queues) -> None:
 
 def test_news_is_told_once_and_not_too_often(queues: Queues) -> None:
     queue = queues.of("a")
-    queue.waits("first", 0.0, unfilled=False, unplayable=False)
+    queue.waits("first", 0.0, unsatisfiable_since=False, no_adapter_since=False)
     assert queue.news(0.0, 30.0) == "first"
     assert queue.news(100.0, 30.0) is None
-    queue.waits("second", 0.0, unfilled=False, unplayable=False)
+    queue.waits("second", 0.0, unsatisfiable_since=False, no_adapter_since=False)
     assert queue.news(100.0, 30.0) == "second"
-    queue.waits("third", 0.0, unfilled=False, unplayable=False)
+    queue.waits("third", 0.0, unsatisfiable_since=False, no_adapter_since=False)
     assert queue.news(129.0, 30.0) is None
     assert queue.news(130.0, 30.0) == "third"
 
@@ -91,12 +91,12 @@ def test_foreign_types_of_one_name_do_not_share_a_queue() -> None:
 
 def test_two_deadlines_for_two_things_that_are_missing(queues: Queues) -> None:
     queue = Queue()
-    queue.waits("no host answers", 100.0, unfilled=True, unplayable=False)
-    assert queue.in_vain(399.0, 300.0, 15.0) is None
-    assert queue.in_vain(400.0, 300.0, 15.0) == 300.0
-    queue.waits("nor does an adapter come", 400.0, unfilled=True, unplayable=True)
+    queue.waits("no host answers", 100.0, unsatisfiable_since=True, no_adapter_since=False)
+    assert queue.expired_deadline(399.0, 300.0, 15.0) is None
+    assert queue.expired_deadline(400.0, 300.0, 15.0) == 300.0
+    queue.waits("nor does an adapter come", 400.0, unsatisfiable_since=True, no_adapter_since=True)
     queue.anew(410.0)
-    assert queue.in_vain(424.0, 1000.0, 15.0) is None
-    assert queue.in_vain(425.0, 1000.0, 15.0) == 15.0
-    queue.waits("somebody came", 426.0, unfilled=False, unplayable=False)
-    assert queue.in_vain(9999.0, 300.0, 15.0) is None
+    assert queue.expired_deadline(424.0, 1000.0, 15.0) is None
+    assert queue.expired_deadline(425.0, 1000.0, 15.0) == 15.0
+    queue.waits("somebody came", 426.0, unsatisfiable_since=False, no_adapter_since=False)
+    assert queue.expired_deadline(9999.0, 300.0, 15.0) is None

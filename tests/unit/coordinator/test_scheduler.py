@@ -13,7 +13,8 @@ from trafficlight.client_types import (
     Nio,
     as_client_type,
 )
-from trafficlight.coordinator.scheduler import Decision, Free, Limits, Usage, Waiting, decide
+from trafficlight.coordinator.scheduling.inventory import Free
+from trafficlight.coordinator.scheduling.scheduler import Decision, Limits, Usage, Waiting, decide
 from trafficlight.homeservers.provider import Hosting
 
 NIO, STABLE, DEVELOP, ANDROID = Nio(), ElementWebStable(), ElementWebDevelop(), ElementAndroid()
@@ -139,7 +140,7 @@ class TestAging:
     def test_nor_for_one_that_has_been_short_of_adapters_for_long(self) -> None:
         """One adapter for two roles: otherwise it would keep the only one for ever."""
         small = case("small", NIO, age=70)
-        never, leaving = (case("big", NIO, NIO, age=100, unfilled=seconds) for seconds in (31, 1))
+        never, leaving = (case("big", NIO, NIO, age=100, unsatisfiable_since=seconds) for seconds in (31, 1))
         assert started(decide([never, small], free("nio"))) == ["small"]
         assert started(decide([leaving, small], free("nio"))) == []
 
@@ -234,7 +235,7 @@ class TestHosts:
         assert decision.reasons == {
             "a": "waits for a homeserver of docker (nothing that carries them answers)"
         }
-        assert decision.unfilled == {"a"}
+        assert decision.unsatisfiable_since == {"a"}
 
     def test_nothing_is_kept_for_one_that_no_host_can_have_now(self) -> None:
         waiting = [hosted("old", "Synapse", "Elsewhere", age=61), hosted("new", "Elsewhere", order=1)]
@@ -273,7 +274,7 @@ class TestReasons:
 
     def test_unfilled_says_that_waiting_for_others_to_end_does_not_help(self) -> None:
         waiting = [case("two", NIO, NIO), case("one", NIO, order=1)]
-        assert decide(waiting, [], free("nio")).unfilled == {"two"}
+        assert decide(waiting, [], free("nio")).unsatisfiable_since == {"two"}
 
 
 class Careless(ClientType):

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trafficlight.client_types import ClientType
-from trafficlight.coordinator.matching import assign
-from trafficlight.coordinator.scheduler import Decision, Free, Limits, Usage, Waiting, decide
+from trafficlight.coordinator.scheduling.bipartite import assign
+from trafficlight.coordinator.scheduling.inventory import Free
+from trafficlight.coordinator.scheduling.scheduler import Decision, Limits, Usage, Waiting, decide
 from trafficlight.homeservers.provider import Hosting
 
 
@@ -124,7 +125,7 @@ def check(decision: Decision, waiting: list[Waiting], free: list[Free]) -> None:
     assert {*started, *decision.reasons} == set(cases), "a case neither starts nor is told why it waits"
     assert not set(started) & set(decision.reasons)
     assert all(decision.reasons.values())
-    assert decision.unfilled <= set(decision.reasons)
+    assert decision.unsatisfiable_since <= set(decision.reasons)
 
 
 @settings(deadline=None)  # the machine may be busy
@@ -166,10 +167,10 @@ def test_unfilled_are_those_that_all_there_is_cannot_fill(
             role: [adapter.key for adapter in everybody if kind.match(adapter)]
             for role, kind in case.clients.items()
         }
-        fillable = assign(could, {adapter.key: 1 for adapter in everybody}) is not None
-        fillable = fillable and all(hosting.hosts[provider] for provider in needs(case, hosting))
+        satisfiable = assign(could, {adapter.key: 1 for adapter in everybody}) is not None
+        satisfiable = satisfiable and all(hosting.hosts[provider] for provider in needs(case, hosting))
         decision = decide(waiting, free, busy, Limits(hosting=hosting))
-        assert fillable == (case.key not in decision.unfilled)
+        assert satisfiable == (case.key not in decision.unsatisfiable_since)
 
 
 @settings(deadline=None, max_examples=400)  # the machine may be busy

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from trafficlight.client_types import ClientType, ElementAndroid, ElementWebStable, Nio
-from trafficlight.coordinator.scheduler import Free, Limits, Usage, Waiting, decide
+from trafficlight.coordinator.scheduling.inventory import Free
+from trafficlight.coordinator.scheduling.scheduler import Limits, Usage, Waiting, decide
 from trafficlight.homeservers.provider import Hosting
 
 NIO, STABLE, ANDROID = Nio(), ElementWebStable(), ElementAndroid()
@@ -49,7 +50,7 @@ class Simulation:
     waiting: dict[str, Job] = field(default_factory=dict)
     running: dict[str, tuple[Job, list[Free]]] = field(default_factory=dict)
     free: dict[str, Free] = field(default_factory=dict)
-    unfilled: dict[str, float] = field(default_factory=dict)
+    unsatisfiable_since: dict[str, float] = field(default_factory=dict)
     decisions: int = 0
     engines: dict[float, dict[str, int]] = field(default_factory=dict)
 
@@ -93,7 +94,7 @@ class Simulation:
                 job.clients,
                 job.servers,
                 self.now - job.at,
-                self.now - self.unfilled.get(job.key, self.now),
+                self.now - self.unsatisfiable_since.get(job.key, self.now),
                 job.server_types,
             )
             for job in self.waiting.values()
@@ -103,7 +104,9 @@ class Simulation:
         usage = Usage(Counter(job.session for job in jobs), sum(job.servers for job in jobs), hosts=on)
         busy = [adapter for _, held in self.running.values() for adapter in held]
         decision = decide(waiting, self.free.values(), busy, self.limits, usage)
-        self.unfilled = {key: self.unfilled.get(key, self.now) for key in decision.unfilled}
+        self.unsatisfiable_since = {
+            key: self.unsatisfiable_since.get(key, self.now) for key in decision.unsatisfiable_since
+        }
         begun = []
         for start in decision.starts:
             job = self.waiting.pop(start.key)

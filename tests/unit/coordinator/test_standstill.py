@@ -5,20 +5,20 @@ import logging
 import pytest
 
 from tests.hand_clock import HandClock
-from trafficlight.coordinator.standstill import Standstill
+from trafficlight.coordinator.watchdog import StallDetector
 
 
 @pytest.fixture
-def standstill(clock: HandClock) -> Standstill:
-    return Standstill(clock)
+def standstill(clock: HandClock) -> StallDetector:
+    return StallDetector(clock)
 
 
-def look(standstill: Standstill, *, running: int = 0, waiting: int = 2) -> None:
+def look(standstill: StallDetector, *, running: int = 0, waiting: int = 2) -> None:
     standstill.look(running=running, waiting=waiting, reasons=lambda: ["needs 1 x B", "needs 1 x A"] * 2)
 
 
 def test_it_is_said_with_the_reasons(
-    standstill: Standstill, clock: HandClock, caplog: pytest.LogCaptureFixture
+    standstill: StallDetector, clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     look(standstill)
     clock.elapsed += 59
@@ -32,7 +32,7 @@ def test_it_is_said_with_the_reasons(
 
 
 def test_it_is_said_again_when_it_has_lasted_twice_as_long(
-    standstill: Standstill, clock: HandClock, caplog: pytest.LogCaptureFixture
+    standstill: StallDetector, clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[float] = []
     for _ in range(600):
@@ -45,7 +45,7 @@ def test_it_is_said_again_when_it_has_lasted_twice_as_long(
 
 @pytest.mark.parametrize("news", [{"running": 1}, {"waiting": 0}])
 def test_it_ends_when_something_runs_or_nothing_waits(
-    standstill: Standstill, clock: HandClock, caplog: pytest.LogCaptureFixture, news: dict[str, int]
+    standstill: StallDetector, clock: HandClock, caplog: pytest.LogCaptureFixture, news: dict[str, int]
 ) -> None:
     look(standstill)
     clock.elapsed += 50

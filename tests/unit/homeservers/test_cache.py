@@ -7,7 +7,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.local.cache import CacheFolder
 
 
 async def test_is_built_once(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ async def test_what_a_killed_process_left_is_not_used(tmp_path: Path) -> None:
     script = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.local.cache import CacheFolder
 
 async def build(folder):
     (folder / "half").write_text("made")
@@ -96,7 +96,7 @@ async def test_another_process_waits_for_the_builder(tmp_path: Path) -> None:
     script = """
 import asyncio, sys
 from pathlib import Path
-from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.local.cache import CacheFolder
 
 async def build(folder):
     print("building", flush=True)

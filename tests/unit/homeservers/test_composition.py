@@ -4,19 +4,19 @@ import pytest
 
 from trafficlight.config import load
 from trafficlight.errors import ConfigError
-from trafficlight.homeservers.composition import providers_from
-from trafficlight.homeservers.registry import Providers
+from trafficlight.homeservers.composition import build_providers
+from trafficlight.homeservers.registry import ProviderRegistry
 from trafficlight.homeservers.resources import default_capacity
 from trafficlight.server_types import Dendrite, SynapseStable
 
 STATIC = {"SynapseStable": "http://127.0.0.1:1"}
 
 
-def _providers(**settings: object) -> Providers:
-    return providers_from(load(settings, environment={}))
+def _providers(**settings: object) -> ProviderRegistry:
+    return build_providers(load(settings, environment={}))
 
 
-def _names(providers: Providers) -> tuple[str, str]:
+def _names(providers: ProviderRegistry) -> tuple[str, str]:
     """Return where SynapseStable and Dendrite come from."""
     found = [providers.provider(kind().homeservers()[0]).name for kind in (SynapseStable, Dendrite)]
     return found[0], found[1]

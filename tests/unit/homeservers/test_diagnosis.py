@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from trafficlight.homeservers.cache import CacheFolder
-from trafficlight.homeservers.diagnosis import Finding, diagnose, resolutions
-from trafficlight.homeservers.environments import Environments
-from trafficlight.homeservers.local import LocalProvider
+from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.homeservers.local.diagnosis import Finding, diagnose, resolutions
+from trafficlight.homeservers.local.environments import Environments
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.server_types import HomeServerSpec, SynapseStable
 
 

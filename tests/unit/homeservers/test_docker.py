@@ -11,12 +11,12 @@ from cryptography import x509
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.docker import DockerProvider
-from trafficlight.homeservers.docker_authority import make_authority
-from trafficlight.homeservers.docker_engine import default_engine
-from trafficlight.homeservers.docker_owner import LABEL, Owner, is_orphan
-from trafficlight.homeservers.docker_tls import certificate_folder
-from trafficlight.homeservers.docker_watch import ContainerWatch
+from trafficlight.homeservers.docker.authority import make_authority
+from trafficlight.homeservers.docker.engine import default_engine
+from trafficlight.homeservers.docker.events import ContainerWatch
+from trafficlight.homeservers.docker.owner import LABEL, Owner, is_orphan
+from trafficlight.homeservers.docker.provider import DockerProvider
+from trafficlight.homeservers.docker.tls import certificate_folder
 from trafficlight.server_types import HomeServerSpec, SynapseStable
 
 ODD = HomeServerSpec("Odd", "odd", "stable", "")

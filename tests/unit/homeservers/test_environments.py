@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.cache import CacheFolder
-from trafficlight.homeservers.environments import Environments, interpreter, version_key
+from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.homeservers.local.environments import Environments, interpreter, version_key
 
 
 @pytest.fixture

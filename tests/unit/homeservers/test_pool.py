@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.pool import WarmPool
+from trafficlight.homeservers.local.pool import WarmPool
 
 
 class FakeServer:

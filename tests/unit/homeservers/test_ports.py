@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.ports import PortPicker
+from trafficlight.homeservers.local.ports import PortPicker
 
 
 def _free_range(count: int) -> PortPicker:

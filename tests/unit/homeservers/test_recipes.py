@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.dendrite import DENDRITE_STABLE, DendriteRecipe
 from trafficlight.homeservers.recipes.recipe import Installation, Place

@@ -8,7 +8,7 @@ import pytest
 
 from trafficlight.errors import ConfigError, DeployError, UnsupportedError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
-from trafficlight.homeservers.registry import Providers
+from trafficlight.homeservers.registry import ProviderRegistry
 from trafficlight.server_types import HomeServerSpec
 
 LOCAL = HomeServerSpec("SynapseStable", "synapse", "stable", "")
@@ -70,7 +70,7 @@ def _requests(*specs: HomeServerSpec) -> list[ServerRequest]:
 
 
 async def test_each_type_comes_from_its_provider_in_the_order_of_the_requests() -> None:
-    providers = Providers(
+    providers = ProviderRegistry(
         {"local": FakeProvider("local"), "docker": FakeProvider("docker")}, {"Odd": "docker"}
     )
     async with providers.deploy("case", _requests(LOCAL, DOCKER, LOCAL)) as servers:
@@ -79,26 +79,28 @@ async def test_each_type_comes_from_its_provider_in_the_order_of_the_requests() 
 
 async def test_each_provider_prepares_what_it_deploys() -> None:
     local, docker = FakeProvider("local"), FakeProvider("docker")
-    providers = Providers({"local": local, "docker": docker}, {"Odd": "docker"})
+    providers = ProviderRegistry({"local": local, "docker": docker}, {"Odd": "docker"})
     await providers.prepare([DOCKER, LOCAL])
     assert (local.prepared, docker.prepared) == ([LOCAL], [DOCKER])
 
 
 def test_the_reason_comes_from_the_provider() -> None:
     local, docker = FakeProvider("local"), FakeProvider("docker")
-    assert Providers({"local": local, "docker": docker}).unsupported(DOCKER) == "local cannot"
-    assert Providers({"local": local, "docker": docker}, default="docker").unsupported(DOCKER) is None
+    assert ProviderRegistry({"local": local, "docker": docker}).unsupported(DOCKER) == "local cannot"
+    assert ProviderRegistry({"local": local, "docker": docker}, default="docker").unsupported(DOCKER) is None
 
 
 @pytest.mark.parametrize(("by_type", "default"), [({"Odd": "dokcer"}, "local"), ({}, "locla")])
 def test_a_provider_that_does_not_exist_is_named(by_type: dict[str, str], default: str) -> None:
     with pytest.raises(ConfigError, match=r"there is no provider '(dokcer|locla)', only local"):
-        Providers({"local": FakeProvider("local")}, by_type, default=default)
+        ProviderRegistry({"local": FakeProvider("local")}, by_type, default=default)
 
 
 async def test_when_one_provider_fails_the_others_servers_go() -> None:
     local = FakeProvider("local")
-    providers = Providers({"local": local, "docker": FakeProvider("docker", fails=True)}, {"Odd": "docker"})
+    providers = ProviderRegistry(
+        {"local": local, "docker": FakeProvider("docker", fails=True)}, {"Odd": "docker"}
+    )
     with pytest.raises(DeployError, match="case: no"):
         async with providers.deploy("case", _requests(LOCAL, DOCKER)):
             pytest.fail("it came up")
@@ -108,14 +110,14 @@ async def test_when_one_provider_fails_the_others_servers_go() -> None:
 async def test_closes_every_provider_even_when_one_fails_to() -> None:
     every = {name: FakeProvider(name, fails=name == "docker") for name in ("local", "docker", "static")}
     with pytest.raises(DeployError, match="cannot close"):
-        await Providers(every).close()
+        await ProviderRegistry(every).close()
     assert all(provider.closed for provider in every.values())
 
 
 def test_what_carries_homeservers_is_asked_for_each_time() -> None:
     docker = FakeProvider("docker", hosts={"one": 4})
     every = {"local": FakeProvider("local", hosts={"here": 8}), "docker": docker, "static": FakeProvider("s")}
-    providers = Providers(every, {"Odd": "docker"})
+    providers = ProviderRegistry(every, {"Odd": "docker"})
     assert providers.hosting.hosts == {"local": {"here": 8}, "docker": {"one": 4}}
     assert (providers.hosting.provider("Odd"), providers.hosting.provider("Other")) == ("docker", "local")
     docker.hosts = {}

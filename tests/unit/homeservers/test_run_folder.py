@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from trafficlight.homeservers.run_folder import RunFolder, default_base
+from trafficlight.homeservers.local.run_folder import RunFolder, default_base
 
 _OWNER = """
 import sys
 from pathlib import Path
-from trafficlight.homeservers.run_folder import RunFolder
+from trafficlight.homeservers.local.run_folder import RunFolder
 folder = RunFolder(Path(sys.argv[1]))
 folder.open()
 (folder.new("synapse") / "homeserver.db").write_text("data")
@@ -87,6 +87,6 @@ def test_the_default_base_exists_and_can_be_written() -> None:
 def test_the_temporary_folder_stands_in_where_memory_is_short(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("trafficlight.homeservers.run_folder._ENOUGH_BYTES", 2**80)
+    monkeypatch.setattr("trafficlight.homeservers.local.run_folder._ENOUGH_BYTES", 2**80)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert default_base() == tmp_path

@@ -4,7 +4,7 @@ import logging
 import logging.handlers
 from pathlib import Path
 
-from trafficlight.homeservers.server_log import ServerLog
+from trafficlight.homeservers.local.log import ServerLog
 
 
 def test_a_server_for_a_case_writes_into_the_file_of_the_case(tmp_path: Path) -> None:

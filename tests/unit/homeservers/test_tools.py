@@ -11,7 +11,7 @@ import pytest
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.processes import describe_exit, start_plain
-from trafficlight.homeservers.tools import child_environment, run_tool, unbroken
+from trafficlight.homeservers.tools import child_environment, run_to_completion, run_tool
 
 _PYTHON = [sys.executable, "-c"]
 
@@ -84,7 +84,7 @@ async def test_unbroken_work_is_finished_before_the_cancellation_is_raised() -> 
         await release.wait()
         finished.set()
 
-    task = asyncio.create_task(unbroken(work()))
+    task = asyncio.create_task(run_to_completion(work()))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.sleep(0)
@@ -104,9 +104,9 @@ async def test_unbroken_work_returns_and_raises_as_it_is() -> None:
     async def fail() -> None:
         raise ValueError("no")
 
-    assert await unbroken(answer()) == 42
+    assert await run_to_completion(answer()) == 42
     with pytest.raises(ValueError, match="no"):
-        await unbroken(fail())
+        await run_to_completion(fail())
 
 
 def _descendants() -> set[psutil.Process]:

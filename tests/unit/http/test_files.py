@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.http.files import _headers, find, media_type_of
-from trafficlight.http.refusals import Refusal
+from trafficlight.http.errors import ApiError
+from trafficlight.http.pages.files import _headers, find, media_type_of
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ ODD = ["deep/", "x\0", "deep//a b.txt", "./deep/a b.txt", "\ud800", "x" * 5000]
 
 @pytest.mark.parametrize("name", [*NOTHING, *ODD])
 def test_nothing_else_is(folder: Path, name: str) -> None:
-    with pytest.raises(Refusal, match="no such file"):
+    with pytest.raises(ApiError, match="no such file"):
         find(folder, name)
 
 
@@ -40,7 +40,7 @@ def test_nothing_else_is(folder: Path, name: str) -> None:
 def test_no_name_leads_out(folder: Path, name: str) -> None:
     try:
         found = find(folder, name)
-    except Refusal:
+    except ApiError:
         return
     assert found.is_relative_to(folder)
 

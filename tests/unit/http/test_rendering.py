@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.http.rendering import _environment, _ticks, render
+from trafficlight.http.pages.rendering import _environment, _ticks, render
 
 
 @given(message=st.text(st.characters()) | st.just("\ud800\x00\x1b<b>"))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from trafficlight.config import Settings
-from trafficlight.http.tokens import cookie_of, same, warning_for
+from trafficlight.http.security import cookie_of, same, warning_for
 
 BOTH = {"adapter_token": "a", "people_token": "b"}
 

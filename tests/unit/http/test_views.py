@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trafficlight.http.views import ORDER, case_key, case_of, frozen, standing
+from trafficlight.http.pages.views import ORDER, case_key, case_of, frozen, standing
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.events import State

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trafficlight.results.archive import Archive, in_order
 from trafficlight.results.case import CaseRecord
+from trafficlight.results.catalog import Archive, in_order
 from trafficlight.results.event_log import EventLog, is_written
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.folder import ResultsFolder

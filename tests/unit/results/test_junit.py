@@ -14,9 +14,9 @@ from junitparser.xunit2 import FlakyFailure, JUnitXml
 
 from trafficlight.results.events import EventKind
 from trafficlight.results.folder import ResultsFolder
-from trafficlight.results.junit import JunitStyle
-from trafficlight.results.junit_document import junit_bytes
-from trafficlight.results.xml_text import cut_middle, one_line, visible
+from trafficlight.results.reports.junit import JunitStyle
+from trafficlight.results.reports.junit_document import junit_bytes
+from trafficlight.text import single_line, truncate_middle, visible
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
@@ -319,7 +319,7 @@ def test_control_characters_are_made_visible() -> None:
 
 @given(st.text(alphabet=st.characters(codec="utf-8")), st.integers(0, 200))
 def test_cutting_keeps_short_text_and_bounds_long_text(text: str, limit: int) -> None:
-    cut = cut_middle(text, limit, "there")
+    cut = truncate_middle(text, limit, "there")
     if len(text.encode()) <= limit:
         assert cut == text
     else:
@@ -328,9 +328,9 @@ def test_cutting_keeps_short_text_and_bounds_long_text(text: str, limit: int) ->
 
 
 def test_one_line() -> None:
-    assert one_line("\n\n  first \nsecond") == "first"
-    assert one_line("x" * 400) == "x" * 299 + "…"
-    assert one_line("") == ""
+    assert single_line("\n\n  first \nsecond") == "first"
+    assert single_line("x" * 400) == "x" * 299 + "…"
+    assert single_line("") == ""
 
 
 def test_junitparser_reads_flaky_and_rerun(lab: "Lab") -> None:

@@ -14,7 +14,7 @@ from trafficlight.results.writer import ResultsWriter
 
 pytest.importorskip("tcms_api", reason="the extra trafficlight[kiwi] is not installed")
 
-from trafficlight.results.kiwi import KiwiReporter
+from trafficlight.results.reporters.kiwi import KiwiReporter
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab

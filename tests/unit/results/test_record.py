@@ -2,9 +2,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trafficlight.results.case import Outcome
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.exit_codes import ExitCode, exit_code
-from trafficlight.results.record import Outcome, SessionRecord
+from trafficlight.results.record import SessionRecord
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab

@@ -2,10 +2,10 @@ import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
+from trafficlight.results.case import Outcome
 from trafficlight.results.events import EventKind
-from trafficlight.results.matrix import matrices
-from trafficlight.results.record import Outcome
-from trafficlight.results.report_html import report_html
+from trafficlight.results.reports.html import report_html
+from trafficlight.results.reports.matrix import matrices
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab

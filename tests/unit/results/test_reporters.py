@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trafficlight.errors import ConfigError
-from trafficlight.results.record import CaseRecord, SessionRecord
-from trafficlight.results.reporters import GROUP, Reporter, load_reporters
-from trafficlight.results.webhook import WebhookReporter
+from trafficlight.results.case import CaseRecord
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.reporters.host import GROUP, Reporter, load_reporters
+from trafficlight.results.reporters.webhook import WebhookReporter
 from trafficlight.results.writer import ResultsWriter
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _complete(lab: "Lab") -> None:
 # -- loading ------------------------------------------------------------------------------------------------
 
 POINTS = [
-    EntryPoint("webhook", "trafficlight.results.webhook:WebhookReporter", GROUP),
+    EntryPoint("webhook", "trafficlight.results.reporters.webhook:WebhookReporter", GROUP),
     EntryPoint("gone", "trafficlight_that_is_not_there:Reporter", GROUP),
     EntryPoint("other", "collections:Counter", GROUP),
 ]

@@ -1,7 +1,7 @@
 from typing import TYPE_CHECKING
 
 from trafficlight.results.events import EventKind
-from trafficlight.results.summary import summary
+from trafficlight.results.reports.summary import summary
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab

@@ -1,7 +1,7 @@
 from typing import TYPE_CHECKING
 
 from trafficlight.results.events import EventKind
-from trafficlight.results.timeline import narrative, steps
+from trafficlight.results.reports.timeline import render_timeline, steps
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
@@ -36,9 +36,9 @@ def test_the_narrative_says_it_in_lines(lab: "Lab") -> None:
     lab.append(EventKind.SERVER_FAILED, case=case_id, attempt=1, role="server", reason="port taken")
     lab.append(EventKind.ADAPTER_LOST, case=case_id, attempt=1, role="bob", adapter="u", reason="silent")
     (attempt,) = lab.record.cases[case_id].attempts
-    text = narrative(attempt)
+    text = render_timeline(attempt)
     assert "small talk" not in text
-    assert "small talk" in narrative(attempt, debug=True)
+    assert "small talk" in render_timeline(attempt, debug=True)
     assert "look out  WARNING" in text
     assert "server: server failed  FAILED  port taken" in text
     assert "bob: adapter lost  FAILED  silent" in text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trafficlight.errors import AuthoringError
+from trafficlight.errors import TestFileError
 from trafficlight.suites.discovery import classes_in, file_found, files_below, methods_of
 from trafficlight.suites.imports import SHIPPED, load_module, load_test_class
 
@@ -197,7 +197,7 @@ def test_a_file_that_does_not_import_is_named_with_its_line(
     write: Write, text: str, line: int, problem: str, hint: str
 ) -> None:
     path = write("a_test.py", text)
-    with pytest.raises(AuthoringError) as raised:
+    with pytest.raises(TestFileError) as raised:
         load_module(path)
     assert (raised.value.path, raised.value.line) == (path, line)
     assert problem in raised.value.problem
@@ -206,7 +206,7 @@ def test_a_file_that_does_not_import_is_named_with_its_line(
 
 def test_a_file_that_failed_can_be_tried_again(write: Write) -> None:
     path = write("a_test.py", "1 / 0")
-    with pytest.raises(AuthoringError):
+    with pytest.raises(TestFileError):
         load_module(path)
     path.write_text("name = 1", encoding="utf-8")
     os.utime(path, (1, 1))
@@ -214,7 +214,7 @@ def test_a_file_that_failed_can_be_tried_again(write: Write) -> None:
 
 
 def test_a_file_or_class_that_is_not_there(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(AuthoringError, match="no such file"):
+    with pytest.raises(TestFileError, match="no such file"):
         load_test_class(tmp_path / "a_test.py", "A")
-    with pytest.raises(AuthoringError, match="no test A in it"):
+    with pytest.raises(TestFileError, match="no test A in it"):
         load_test_class(write("b_test.py", ""), "A")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from trafficlight.client_types import ClientType
-from trafficlight.coordinator.supply import type_key
+from trafficlight.coordinator.scheduling.inventory import type_key
 from trafficlight.errors import LabError
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.planning import Planning
-from trafficlight.suites.portable import PORTABLE, OwnMatch, Shown, ToldClient, portable, unsealed
+from trafficlight.suites.planning import PlanBuilder
+from trafficlight.suites.portable import PORTABLE, ClientTypeSpec, OwnMatch, Shown, portable, unsealed
 from trafficlight.suites.reading import read_file
 from trafficlight.worker.pickling import Classes, dumped, loaded
 
@@ -32,7 +32,7 @@ class A(Test):
 
 def plans(*targets: Path) -> tuple[Plan, Plan]:
     """Return a plan as it is, and as it is told."""
-    whole, told = Planning(targets), Planning(targets)
+    whole, told = PlanBuilder(targets), PlanBuilder(targets)
     for asked in whole.files:
         found = read_file(asked)
         whole.add(found)
@@ -88,7 +88,7 @@ class Proxy(NetworkProxy):
 """
     mine, proxy = told(write, prelude, types="[Mine, Proxy]")
     kind = mine.clients["alice"]
-    assert type(kind) is ToldClient
+    assert type(kind) is ClientTypeSpec
     fitting = {"type": "mine", "version": "2.1", "labels": ["linux", "develop"], "actions": ["reload"]}
     assert matches(kind, **fitting)
     wrong: list[dict[str, Any]] = [
@@ -103,7 +103,7 @@ class Proxy(NetworkProxy):
     assert matches(proxy.clients["alice"], type="my-proxy", endpoint="http://x")
     assert not matches(proxy.clients["alice"], type="my-proxy"), "a proxy says where it is"
     real = unsealed(mine).clients["alice"]
-    assert (type(real).__name__, isinstance(real, ToldClient)) == ("Mine", False)
+    assert (type(real).__name__, isinstance(real, ClientTypeSpec)) == ("Mine", False)
 
 
 def test_types_are_the_same_where_they_say_the_same(write: Write) -> None:
@@ -184,7 +184,7 @@ def test_many_cases_come_in_pieces(write: Write) -> None:
     path = write(
         "a_test.py", TEST.format(types="[Nio, HydrogenWeb]", servers="SynapseStable", values="range(400)")
     )
-    (asked,) = Planning([path]).files
+    (asked,) = PlanBuilder([path]).files
     sizes = [len(suite.cases) for part in portable(read_file(asked)) for suite in part.suites.values()]
     assert sum(sizes) == 800
     assert max(sizes) <= 250

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from trafficlight.clients.link import ServerOperation
-from trafficlight.coordinator import workers as workers_module
-from trafficlight.coordinator.workers import WorkerPool
+from trafficlight.coordinator.workers import pool as workers_module
+from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State
 from trafficlight.suites.planning import plan

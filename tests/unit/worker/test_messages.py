@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trafficlight.errors import AuthoringError
+from trafficlight.errors import TestFileError
 from trafficlight.results.events import State
 from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.folder import ResultsFolder
@@ -67,7 +67,7 @@ async def test_ours_arrive_as_they_are() -> None:
 
 
 async def test_what_is_wrong_with_a_file_arrives() -> None:
-    wrong = AuthoringError(Path("/a_test.py"), 3, "does not import", "mend it")
+    wrong = TestFileError(Path("/a_test.py"), 3, "does not import", "mend it")
     wrong.__cause__ = ValueError("stays")
     got = await there(Found(Reading(problems=[wrong], met={"a_test.py"}), last=True))
     (problem,) = got.part.problems

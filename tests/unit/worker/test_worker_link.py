@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from tests.hand_clock import HandClock
-from trafficlight.coordinator.workers import WorkerPool
+from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ActionError, AdapterError, UnsupportedError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from trafficlight.coordinator import workers
-from trafficlight.coordinator.workers import WorkerPool
+from trafficlight.coordinator.workers import pool as workers
+from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
@@ -181,7 +181,7 @@ async def test_a_pool_that_is_left_while_workers_start(open_pool: "OpenPool") ->
 async def test_workers_that_do_not_start(
     monkeypatch: pytest.MonkeyPatch, bench: "Bench", link: "FakeLink", tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("trafficlight.coordinator.worker_process.sys.executable", "/bin/false")
+    monkeypatch.setattr("trafficlight.coordinator.workers.process.sys.executable", "/bin/false")
     async with WorkerPool(1) as pool:
         verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
     assert verdict.state is State.ERROR
@@ -205,7 +205,7 @@ async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
     """Whoever waited for it is called off in the very turn in which it fails."""
     async with open_pool(ready=0) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr("trafficlight.coordinator.worker_process.sys.executable", "/bin/false")
+            patch.setattr("trafficlight.coordinator.workers.process.sys.executable", "/bin/false")
             waiting = asyncio.create_task(pool.take())
             told = _Told(waiting.cancel)
             workers.logger.addHandler(told)

@@ -9,8 +9,6 @@ from trafficlight.adapters.conformance.results import Level
 from trafficlight.adapters.conformance.scripted import Reply, ScriptedAdapter
 from trafficlight.protocol import EXIT, IDLE, ErrorReport
 
-__all__ = ["action", "answered_once", "refused_answer", "repeated_action", "unknown_action"]
-
 
 async def action(bench: Bench, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
     """Ask for an action that it can perform; where none was named, for one that it declares."""

@@ -10,8 +10,6 @@ from trafficlight.adapters.conformance.results import Level, Results
 from trafficlight.adapters.conformance.scripted import Reply, ScriptedAdapter, ScriptedCoordinator
 from trafficlight.protocol import JsonObject
 
-__all__ = ["SPIN", "Bench", "CheckOptions"]
-
 T = TypeVar("T")
 
 SPIN = 3

@@ -10,8 +10,6 @@ from trafficlight.adapters.conformance.program import Program
 from trafficlight.adapters.conformance.results import Level, Results
 from trafficlight.adapters.conformance.scripted import ScriptedCoordinator
 
-__all__ = ["check"]
-
 
 async def check(command: str, options: CheckOptions | None = None) -> Results:
     """Check an adapter and return what it does right and wrong. Its process is ended in every case.

@@ -8,8 +8,6 @@ from trafficlight.adapters.conformance.bench import Bench
 from trafficlight.adapters.conformance.scripted import ScriptedAdapter
 from trafficlight.protocol import EXIT, IDLE, Registration
 
-__all__ = ["exits", "first_registration", "held_poll", "polls", "restart", "termination"]
-
 
 async def first_registration(bench: Bench) -> ScriptedAdapter | None:
     """Wait for it, and judge what it says of itself."""

@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Program"]
-
 
 class Program:
     """A command that is an adapter.

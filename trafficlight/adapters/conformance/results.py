@@ -4,8 +4,6 @@ import textwrap
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Finding", "Level", "Results", "render"]
-
 
 class Level(StrEnum):
     """How a finding counts."""

@@ -15,8 +15,6 @@ from aiohttp import BodyPartReader, web
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, JsonObject, Registered
 from trafficlight.version import VERSION
 
-__all__ = ["Poll", "Reply", "ScriptedAdapter", "ScriptedCoordinator", "Upload"]
-
 T = TypeVar("T")
 
 

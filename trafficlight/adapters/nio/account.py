@@ -12,8 +12,6 @@ from typing_extensions import TypedDict
 from trafficlight.adapters.nio.device import Device, checked
 from trafficlight.adapters.sdk import ActionFailed, Adapter, JsonObject, UnsupportedActionError, action
 
-__all__ = ["AccountActions", "HomeserverUrl"]
-
 _LONGEST_WAIT = 30.0
 _LONGEST_ACTION = 40.0
 

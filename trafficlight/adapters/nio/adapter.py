@@ -18,8 +18,6 @@ from trafficlight.adapters.nio.device import checked
 from trafficlight.adapters.nio.timeline import Message, Timeline
 from trafficlight.adapters.sdk import ActionFailed, JsonObject, action
 
-__all__ = ["NioAdapter"]
-
 UserId = Annotated[str, Field(alias="userId")]
 
 

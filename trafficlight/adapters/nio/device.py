@@ -21,8 +21,6 @@ from nio.store import SqliteStore  # type: ignore[import-untyped,unused-ignore]
 from trafficlight.adapters.nio.timeline import Timeline
 from trafficlight.adapters.sdk import ActionFailed
 
-__all__ = ["Device", "checked"]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

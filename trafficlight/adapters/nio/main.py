@@ -5,8 +5,6 @@ import logging
 from trafficlight.adapters.nio.adapter import NioAdapter
 from trafficlight.adapters.sdk import Options, serve
 
-__all__ = ["main"]
-
 
 async def main(
     url: str,

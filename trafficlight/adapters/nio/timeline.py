@@ -15,8 +15,6 @@ from nio import (  # type: ignore[import-untyped,unused-ignore]
 )
 from nio.exceptions import EncryptionError  # type: ignore[import-untyped,unused-ignore]
 
-__all__ = ["Message", "Timeline"]
-
 logger = logging.getLogger(__name__)
 
 AnyEvent: TypeAlias = Event | BadEvent | UnknownBadEvent

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes.dendrite import DENDRITE_STABLE, DendriteRecipe
 from trafficlight.homeservers.recipes.recipe import Recipe
 from trafficlight.homeservers.recipes.synapse import SYNAPSE_STABLE, SynapseRecipe

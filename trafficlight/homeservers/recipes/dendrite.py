@@ -7,12 +7,10 @@ import shutil
 from pathlib import Path
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.cache import CacheFolder
+from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes.dendrite_config import dendrite_config
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
 from trafficlight.homeservers.tools import Progress, child_environment, run_tool
-
-__all__ = ["DENDRITE_STABLE", "DendriteRecipe"]
 
 DENDRITE_STABLE = "0.15.2"
 

@@ -4,8 +4,6 @@ from typing import Any
 
 from trafficlight.homeservers.recipes.recipe import Place
 
-__all__ = ["dendrite_config"]
-
 _COMPONENTS = ("federation_api", "key_server", "media_api", "mscs", "relay_api", "room_server", "sync_api")
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Command", "Installation", "Place", "Recipe"]
-
 
 @dataclass(frozen=True, slots=True)
 class Installation:

@@ -9,18 +9,16 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from trafficlight.homeservers.cache import CacheFolder
 from trafficlight.homeservers.certificates import Certificates
-from trafficlight.homeservers.environments import Environments, interpreter, version_key, works
+from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.homeservers.local.environments import Environments, interpreter, version_key, works
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
 from trafficlight.homeservers.recipes.synapse_config import log_config, synapse_config
 from trafficlight.homeservers.tools import Progress, run_tool
 
-__all__ = ["SYNAPSE_STABLE", "SynapseRecipe"]
-
 SYNAPSE_STABLE = "1.163.2"
 
-_FORK_SERVER = Path(__file__).parent.parent / "scripts" / "synapse_fork_server.py"
+_FORK_SERVER = Path(__file__).parent.parent / "local" / "scripts" / "synapse_fork_server.py"
 _TEMPLATE = "homeserver.db"
 _OLD = version_key("1.150")  # releases before it break with newer prometheus clients
 _PINS_FOR_OLD = ("prometheus_client==0.22.1",)

@@ -5,8 +5,6 @@ from typing import Any
 
 from trafficlight.homeservers.recipes.recipe import Place
 
-__all__ = ["log_config", "synapse_config"]
-
 _UNLIMITED = {"per_second": 100_000, "burst_count": 100_000}
 _PLAIN_LIMITS = (
     "rc_message", "rc_registration", "rc_joins_per_room", "rc_room_creation", "rc_admin_redaction",

@@ -1,0 +1,283 @@
+"""Homeservers from Complement's homerunner: Docker containers behind a small HTTP service."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from trafficlight.clock import Clock, SystemClock
+from trafficlight.errors import ConfigError, DeployError, UnsupportedError
+from trafficlight.homeservers.homerunner.api import (
+    CreateFailedError,
+    Deployed,
+    Homerunner,
+    HomerunnerGoneError,
+)
+from trafficlight.homeservers.probe import title_of, wait_for_versions
+from trafficlight.homeservers.provider import RunningServer, ServerRequest
+from trafficlight.homeservers.resources import default_capacity
+from trafficlight.homeservers.tools import run_to_completion
+from trafficlight.server_types import HomeServerSpec
+
+logger = logging.getLogger(__name__)
+
+KEY = "HOMERUNNER_URL"
+_ATTEMPTS = 3
+_LEAST_LIFETIME_SECONDS = 60
+_REST_SECONDS = 30  # a homerunner that is gone is not planned with for so long
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class HomerunnerServer:
+    """A homeserver in a container that homerunner started."""
+
+    role: str
+    server_name: str
+    cs_api: str
+    version: str
+    until: float
+    clock: Clock
+
+    @property
+    def exited(self) -> str | None:
+        """Why it runs no more: its homerunner's lifetime is over; None before."""
+        if self.clock.monotonic() < self.until:
+            return None
+        return "homerunner's lifetime for it is over, raise HOMERUNNER_LIFETIME_MINS"
+
+    async def operate(self, operation: str) -> None:
+        """Refuse: homerunner only creates and destroys.
+
+        :raises UnsupportedError: always.
+        """
+        raise UnsupportedError(f"homerunner cannot {operation} a homeserver; the provider docker can")
+
+
+class HomerunnerProvider:
+    """Deploys through one homerunner or several, each on a Docker engine of its own.
+
+    :param urls: where they listen.
+    :param images: the image for a server type, by the type's name, where it is not the type's own.
+    :param clock: tells when servers end.
+    :param create_timeout: how long one create may take, in seconds.
+    :param ready_timeout: how long a homeserver that was reported ready may take to answer, in seconds.
+    :param settle: how long a create that was cut off may go on unseen, in seconds.
+    :param capacity: homeservers at once behind each; by default as many as this machine carries, because
+        homerunner does not tell what its own does.
+    :raises ConfigError: there is no URL, or one is wrong.
+    """
+
+    name = "homerunner"
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        images: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+        create_timeout: float = 180,
+        ready_timeout: float = 20,
+        settle: float = 60,
+        capacity: int | None = None,
+    ) -> None:
+        if not urls:
+            raise ConfigError("names no homerunner, e.g. http://127.0.0.1:54321", key=KEY)
+        for url in urls:
+            if not url.startswith(("http://", "https://")) or not URL(url).host:
+                raise ConfigError(f"is {url!r}; write a URL such as http://127.0.0.1:54321", key=KEY)
+        self._clock = clock or SystemClock()
+        self._ready_timeout = ready_timeout
+        self._images = dict(images or {})
+        self._runners = [
+            Homerunner(url, self._clock, create_timeout=create_timeout, settle=settle)
+            for url in dict.fromkeys(urls)
+        ]
+        self._capacity = default_capacity() if capacity is None else capacity
+        self._work: set[asyncio.Task[Any]] = set()
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def hosts(self) -> dict[str, int]:
+        """How many homeservers run behind each homerunner at once; those that just failed to answer rest."""
+        now = self._clock.monotonic()
+        awake = [runner for runner in self._runners if runner.resting_until <= now]
+        return {runner.url: self._capacity for runner in awake or self._runners}
+
+    def unsupported(self, spec: HomeServerSpec) -> str | None:
+        """Return that there is no image for it, or None where there is one."""
+        if self._image(spec):
+            return None
+        return f"{spec.type_name} ({spec.recipe}): no image is named for it, see IMAGES"
+
+    def _image(self, spec: HomeServerSpec) -> str:
+        return self._images.get(spec.type_name, spec.image)
+
+    async def health(self) -> dict[str, str | None]:
+        """Return for every homerunner, by its URL, why it cannot be used, or None."""
+        session = self._connected()
+        found = await asyncio.gather(*(runner.health(session) for runner in self._runners))
+        return {runner.url: reason for runner, reason in zip(self._runners, found, strict=True)}
+
+    async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
+        """Look whether a homerunner answers; that Docker is there behind it only a create tells.
+
+        :raises DeployError: none does.
+        """
+        health = await self.health()
+        for reason in filter(None, health.values()):
+            logger.warning("homerunner: %s", reason)
+        if all(health.values()):
+            raise DeployError(f"{KEY}: " + "; ".join(filter(None, health.values())))
+
+    @contextlib.asynccontextmanager
+    async def deploy(
+        self, case_id: str, requests: Sequence[ServerRequest]
+    ) -> AsyncIterator[list[RunningServer]]:
+        """Deploy fresh homeservers that answer and federate with each other; leaving destroys them, always.
+
+        :raises DeployError: no homerunner brings them up; carries what each said.
+        """
+        runner, deployed, servers = await self._deploy(requests)
+        logger.debug("%s: %s deployed %s", case_id, runner.url, deployed.name)
+        try:
+            yield list(servers)
+        finally:
+            await run_to_completion(self._destroy(runner, deployed))
+
+    async def close(self) -> None:
+        """Wait for creates that nobody waits for any more, and destroy what they bring. Idempotent."""
+        while self._work:
+            await asyncio.wait(self._work)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _deploy(
+        self, requests: Sequence[ServerRequest]
+    ) -> tuple[Homerunner, Deployed, list[HomerunnerServer]]:
+        images = [self._image(request.spec) for request in requests]
+        problems: list[str] = []
+        gone: set[Homerunner] = set()
+        host = requests[0].host  # where there is room for them; another one has none to spare
+        for _ in range(_ATTEMPTS + len(self._runners)):
+            usable = [runner for runner in self._runners if host in ("", runner.url) and runner not in gone]
+            if not usable or len(problems) - len(gone) >= _ATTEMPTS:
+                break
+            runner = min(usable, key=lambda candidate: candidate.waiting)
+            try:
+                deployed = await self._create(runner, images)
+                servers = await self._verified(runner, deployed, requests)
+                return runner, deployed, servers
+            except HomerunnerGoneError as error:
+                gone.add(runner)
+                runner.resting_until = self._clock.monotonic() + _REST_SECONDS
+                problems.append(error.message)
+            except CreateFailedError as error:
+                problems.append(error.message)
+                if error.unstartable_reason:
+                    break
+            except DeployError as error:
+                problems.append(error.message)
+            logger.info("homerunner: %s", problems[-1])
+        roles = ", ".join(request.role for request in requests)
+        reason = "; ".join(dict.fromkeys(problems)) or f"there is no homerunner {host} in {KEY}"
+        raise DeployError(f"{roles}: {reason}")
+
+    async def _create(self, runner: Homerunner, images: Sequence[str]) -> Deployed:
+        """Create, and when that is called off meanwhile: destroy what comes of it, whenever that is."""
+        runner.waiting += 1
+        creating = self._owned(runner.create(self._connected(), images))
+        creating.add_done_callback(lambda _: runner.done())
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            self._owned(self._abandon(runner, creating))
+            raise
+
+    async def _abandon(self, runner: Homerunner, creating: "asyncio.Task[Deployed]") -> None:
+        await asyncio.wait([creating])
+        if not creating.cancelled() and creating.exception() is None:
+            await self._destroy(runner, creating.result())
+
+    async def _destroy(self, runner: Homerunner, deployed: Deployed) -> None:
+        await runner.destroy(self._connected(), deployed.name)
+
+    async def _verified(
+        self, runner: Homerunner, deployed: Deployed, requests: Sequence[ServerRequest]
+    ) -> list[HomerunnerServer]:
+        """Return the homeservers once each answers; destroys them when one does not."""
+        try:
+            left = deployed.until - self._clock.monotonic()
+            if left < _LEAST_LIFETIME_SECONDS:
+                raise DeployError(
+                    f"{runner.url} ends its servers after {left:.0f} s, raise HOMERUNNER_LIFETIME_MINS"
+                )
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._server(runner, deployed, request, server, f"hs{number}"))
+                    for number, (request, server) in enumerate(
+                        zip(requests, deployed.servers, strict=True), 1
+                    )
+                ]
+            return [task.result() for task in tasks]
+        except ExceptionGroup as failures:
+            await run_to_completion(self._destroy(runner, deployed))
+            raise failures.exceptions[0] from failures
+        except BaseException:
+            await run_to_completion(self._destroy(runner, deployed))
+            raise
+
+    async def _server(
+        self,
+        runner: Homerunner,
+        deployed: Deployed,
+        request: ServerRequest,
+        facts: Mapping[str, Any],
+        server_name: str,
+    ) -> HomerunnerServer:
+        cs_api = str(facts["BaseURL"]).rstrip("/")
+        container = str(facts.get("ContainerID", ""))
+        line = f"{server_name} at {cs_api} is container {container} of {deployed.name} at {runner.url}.\n"
+        await asyncio.to_thread(_tell, request.log, line)
+        try:
+            await wait_for_versions(self._connected(), cs_api, self._ready_timeout)
+        except DeployError as error:
+            hint = ""
+            if URL(cs_api).host in _LOOPBACK and URL(runner.url).host not in _LOOPBACK:
+                hint = (
+                    f"; set HOMERUNNER_HS_PORTBINDING_IP of {runner.url} to an address that is not loopback"
+                )
+            raise DeployError(f"created, but {error.message}{hint}") from error
+        federation = str(facts.get("FedBaseURL", "")).rstrip("/")
+        version = await title_of(self._connected(), *filter(None, [federation, cs_api]))
+        return HomerunnerServer(request.role, server_name, cs_api, version, deployed.until, self._clock)
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # Every request its own connection: some homerunners die in the middle of one.
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0))
+        return self._session
+
+    def _owned(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Start work that goes on whoever waits for it; `close` awaits it."""
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._work.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.debug("homerunner: %s", error)  # and so it is retrieved, also when nobody waits
+
+
+def _tell(log: Path, line: str) -> None:
+    with log.open("a") as file:
+        file.write(line)

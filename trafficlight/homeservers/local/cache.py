@@ -1,0 +1,97 @@
+"""The cache folder: what is slow to make is made once per user, whole or not at all."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import platformdirs
+
+from trafficlight.homeservers.tools import run_to_completion
+
+_ASK_AGAIN_SECONDS = 0.2
+
+
+class CacheFolder:
+    """Folders that are built on first use and then only read.
+
+    :param root: where they are; by default ``TRAFFICLIGHT_CACHE_FOLDER`` or the user's cache folder.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or _default_root()
+
+    def path(self, name: str) -> Path:
+        """Return where a folder is, or would be."""
+        return self.root / name
+
+    async def ensure(
+        self,
+        name: str,
+        build: Callable[[Path], Awaitable[None]],
+        usable: Callable[[Path], bool] = Path.is_dir,
+    ) -> Path:
+        """Return a folder, built when it is missing.
+
+        One process builds while others wait for it. What an interrupted build left is never used.
+
+        :param name: its name below the root, with slashes.
+        :param build: fills the folder it is given, which is moved to its place afterwards.
+        :param usable: whether a folder is there and still works; one that does not is built anew. May block.
+        """
+        folder = self.path(name)
+        if await asyncio.to_thread(usable, folder):
+            return folder
+        async with self._locked(folder):
+            if await asyncio.to_thread(usable, folder):
+                return folder
+            staging = folder.with_name(f".{folder.name}.partial")
+            try:
+                await asyncio.to_thread(_make_empty, staging)
+                await build(staging)
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                await asyncio.to_thread(staging.rename, folder)
+            finally:
+                await run_to_completion(asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True))
+        return folder
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, folder: Path) -> AsyncIterator[None]:
+        lock = await asyncio.to_thread(_open_lock, folder.with_name(f".{folder.name}.lock"))
+        try:
+            while not _try_lock(lock):
+                await asyncio.sleep(
+                    _ASK_AGAIN_SECONDS
+                )  # another process holds it: nothing tells when it is done
+            yield
+        finally:
+            os.close(lock)
+
+
+def _default_root() -> Path:
+    named = os.environ.get("TRAFFICLIGHT_CACHE_FOLDER")
+    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("trafficlight")
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _open_lock(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True

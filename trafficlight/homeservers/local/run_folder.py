@@ -1,0 +1,84 @@
+"""The folder that holds the data of one provider's servers, reclaimed when its owner is dead."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "trafficlight-servers-"
+_STAGING = ".trafficlight-staging-"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - everything below it is made with mode 0700 under a fresh name
+_ENOUGH_BYTES = 512 * 2**20
+
+
+def default_base() -> Path:
+    """Return where servers' data are fastest: memory where there is enough, else the temporary folder."""
+    with contextlib.suppress(OSError):
+        space = os.statvfs(_SHARED_MEMORY)
+        if space.f_bavail * space.f_frsize >= _ENOUGH_BYTES and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
+            return _SHARED_MEMORY
+    return Path(tempfile.gettempdir())
+
+
+class RunFolder:
+    """One folder per provider, named with its owner's pid and locked while the owner lives.
+
+    The lock is what tells that the owner is dead: pids are reused, and other containers number their own.
+    """
+
+    def __init__(self, base: Path | None = None) -> None:
+        self._base = base or default_base()
+        self._lock: int | None = None
+        self._servers = 0
+        self.path = self._base / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
+
+    def open(self) -> None:
+        """Remove what dead owners left and make the folder. Blocks."""
+        self.reclaim()
+        self._base.mkdir(parents=True, exist_ok=True)
+        staging = self._base / f"{_STAGING}{secrets.token_hex(6)}"
+        staging.mkdir(mode=0o700)
+        self._lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        staging.rename(self.path)  # under its final name it has never been seen without its lock
+
+    def new(self, label: str) -> Path:
+        """Make a folder for one server. Blocks."""
+        self._servers += 1
+        folder = self.path / f"{self._servers:04d}-{label}"
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def close(self) -> None:
+        """Remove the folder with all that is in it. Blocks; idempotent."""
+        if self._lock is None:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+        self._lock = None
+
+    def reclaim(self) -> list[Path]:
+        """Remove the folders of dead owners and return them. Blocks."""
+        removed = []
+        for folder in sorted(self._base.glob(f"{_PREFIX}*")):
+            with contextlib.suppress(OSError):  # another user's, or just removed by another lab
+                lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed.append(folder)
+                except OSError as error:
+                    if error.errno not in (errno.EAGAIN, errno.EACCES):
+                        raise
+                finally:
+                    os.close(lock)
+        for folder in removed:
+            logger.info("removed %s, which a dead session left behind", folder)
+        return removed

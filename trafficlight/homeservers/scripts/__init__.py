@@ -1,1 +1,0 @@
-"""Scripts that run in a process of their own, by path; they import nothing of trafficlight."""

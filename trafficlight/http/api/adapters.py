@@ -1,0 +1,216 @@
+"""Adapters, for people: who is there, and who gets no new case."""
+
+import itertools
+from datetime import datetime
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+from pydantic import BaseModel, Field
+from quart import Blueprint, Response, request
+
+from trafficlight.coordinator.adapter import Adapter, AdapterState
+from trafficlight.coordinator.pool import Pool
+from trafficlight.http.api.described import Answer, Endpoint, described
+from trafficlight.http.context import current_lab
+from trafficlight.http.errors import ApiError
+from trafficlight.http.requests import chunks, json_object, validated
+from trafficlight.http.same_origin import check_same_origin
+from trafficlight.http.security import check_people
+
+blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")
+
+_GROUP = "Adapter operations"
+_LIMIT = 16 << 10  # bytes of a reason
+_MOST = 10_000  # adapters told one by one
+_FORM = "application/x-www-form-urlencoded"
+
+
+class AdapterBody(BaseModel):
+    """One adapter that is there."""
+
+    uuid: str
+    type: str
+    version: str
+    state: AdapterState
+    case: str | None = Field(description="The case that it is in.")
+    session: str | None = Field(description="The session of that case.")
+    role: str | None = Field(description="The role that it plays there.")
+    doing: str = Field(description="What it is at, in a line.")
+    paused: str = Field(description="Why it gets no new case; empty while it does.")
+    quarantined: bool = Field(description="Whether its program's failures paused it, and not a person.")
+    cases: int = Field(description="How many cases it has been in.")
+    registered: datetime
+    silent: float = Field(description="Seconds since its last request.")
+
+
+class AdapterList(BaseModel):
+    """The adapters that are there."""
+
+    adapters: list[AdapterBody]
+    total: int
+    drained: str = Field(description="Why no adapter at all gets a new case; empty while they do.")
+
+
+class Reason(BaseModel):
+    """Why."""
+
+    reason: str = Field(min_length=1, max_length=500, description="Shown to people.")
+
+
+@blueprint.before_request
+async def guard() -> None:
+    """Let in who may use the lab."""
+    token = current_lab().settings.people_token
+    check_people(token.get_secret_value() if token is not None else None)
+    check_same_origin()
+
+
+@blueprint.get("")
+@described(Endpoint(_GROUP, {200: Answer("The adapters.", AdapterList)}, (401,), guard="people"))
+async def adapters() -> Response:
+    """List the adapters that are there, and say which of them get no new case."""
+    return _listed()
+
+
+@blueprint.post("/<uuid>/pause")
+@described(
+    Endpoint(
+        _GROUP,
+        {
+            200: Answer("It is paused.", AdapterBody),
+            303: Answer("For a form: to the status page.", media_type=None),
+        },
+        (400, 401, 403, 404, 409, 413, 415),
+        body=Reason,
+        guard="people",
+    )
+)
+async def pause(uuid: str) -> Response:
+    """Give an adapter no new case until it is resumed; what it is in goes on.
+
+    An adapter that registers anew for each case comes back unpaused: drain the pool to hold all of them.
+    """
+    pool = current_lab().engine.pool
+    reason = await _reason()
+    adapter = _present(pool, uuid)
+    pool.pause(adapter, reason)
+    return _told(_body(adapter))
+
+
+@blueprint.post("/<uuid>/resume")
+@described(
+    Endpoint(
+        _GROUP,
+        {
+            200: Answer("It gets cases.", AdapterBody),
+            303: Answer("For a form: to the status page.", media_type=None),
+        },
+        (401, 403, 404, 409),
+        guard="people",
+    )
+)
+async def resume(uuid: str) -> Response:
+    """Let a paused or quarantined adapter have cases again, and forget how often its program failed."""
+    pool = current_lab().engine.pool
+    adapter = _present(pool, uuid)
+    pool.resume(adapter)
+    return _told(_body(adapter))
+
+
+@blueprint.post("/drain")
+@described(
+    Endpoint(
+        _GROUP,
+        {
+            200: Answer("Nothing starts.", AdapterList),
+            303: Answer("For a form: to the status page.", media_type=None),
+        },
+        (400, 401, 403, 413, 415),
+        body=Reason,
+        guard="people",
+    )
+)
+async def drain() -> Response:
+    """Give no adapter a new case, those that will yet register included; what runs goes on."""
+    current_lab().engine.pool.drain(await _reason())
+    return _told(None)
+
+
+@blueprint.post("/undrain")
+@described(
+    Endpoint(
+        _GROUP,
+        {
+            200: Answer("Cases start again.", AdapterList),
+            303: Answer("For a form: to the status page.", media_type=None),
+        },
+        (401, 403),
+        guard="people",
+    )
+)
+async def undrain() -> Response:
+    """Let adapters have cases again; those that are paused themselves stay so."""
+    current_lab().engine.pool.undrain()
+    return _told(None)
+
+
+async def _reason() -> str:
+    """Return the reason in the body, which a program sends as JSON and a page as a form."""
+    if request.mimetype != _FORM:
+        return validated(Reason, await json_object(_LIMIT)).reason
+    raw = b"".join([chunk async for chunk in chunks(_LIMIT)])
+    if not raw:
+        return "by hand, on the status page"
+    try:
+        form = parse_qs(raw.decode("utf-8", "replace"), max_num_fields=20)
+    except ValueError as error:
+        raise ApiError(
+            HTTPStatus.BAD_REQUEST, "malformed_form", f"the form cannot be read: {error}"
+        ) from None
+    return validated(Reason, {name: values[0] for name, values in form.items()}).reason
+
+
+def _present(pool: Pool, uuid: str) -> Adapter:
+    adapter = pool.get(uuid)
+    if adapter.state is AdapterState.ENDED:
+        message = f"the adapter has ended: {adapter.reason}"
+        raise ApiError(HTTPStatus.CONFLICT, "adapter_ended", message)
+    return adapter
+
+
+def _told(body: BaseModel | None) -> Response:
+    """Answer a program with what it asked for, and lead a page back to where it was."""
+    if request.mimetype == _FORM:
+        return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": "/status#adapters"})
+    return _json(body) if body is not None else _listed()
+
+
+def _listed() -> Response:
+    pool = current_lab().engine.pool
+    present = [adapter for adapter in pool if adapter.state is not AdapterState.ENDED]
+    shown = [_body(adapter) for adapter in itertools.islice(present, _MOST)]
+    return _json(AdapterList(adapters=shown, total=len(present), drained=pool.drained))
+
+
+def _body(adapter: Adapter) -> AdapterBody:
+    claim = adapter.claim if adapter.state is AdapterState.LEASED else None
+    waits = "waits in a poll" if adapter.channel.polling else "is not polling right now"
+    return AdapterBody(
+        uuid=adapter.uuid,
+        type=adapter.type,
+        version=str(adapter.registration.get("version") or ""),
+        state=adapter.state,
+        case=claim.case if claim is not None else None,
+        session=claim.session if claim is not None else None,
+        role=adapter.role if claim is not None else None,
+        doing=waits if adapter.state is AdapterState.FREE else adapter.channel.describe(),
+        paused=adapter.paused,
+        quarantined=adapter.quarantined,
+        cases=adapter.cases,
+        registered=adapter.registered,
+        silent=round(max(0.0, current_lab().clock.monotonic() - adapter.seen), 3),
+    )
+
+
+def _json(body: BaseModel) -> Response:
+    return Response(body.model_dump_json(), content_type="application/json")

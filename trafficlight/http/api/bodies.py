@@ -1,0 +1,160 @@
+"""What the API says of sessions and their cases."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field
+
+from trafficlight.coordinator.session import Session
+from trafficlight.http.pages.views import case_path
+from trafficlight.results.case import CaseRecord
+from trafficlight.results.catalog import SessionSummary
+from trafficlight.results.events import State
+from trafficlight.results.record import Problem
+
+
+class Urls(BaseModel):
+    """Where to go from here; paths of the coordinator."""
+
+    session: str
+    cases: str
+    events: str
+    page: str
+    junit: str
+
+
+class SessionBody(BaseModel):
+    """One session, as it stands now."""
+
+    id: str
+    state: Literal["running", "ending", "ended", "abandoned"] = Field(
+        description="`ending`: what runs goes on, nothing starts any more. `abandoned`: its coordinator "
+        "ended before it did, and none has gone on with it."
+    )
+    cases: int = Field(description="How many there are.")
+    counts: dict[str, int] = Field(description="How many cases stand in each state.")
+    started: datetime | None
+    ended: datetime | None
+    exit_code: int | None = Field(description="What `trafficlight run` would exit with; null until it ended.")
+    interrupted: bool = Field(description="Whether somebody ended it early.")
+    stopped: str = Field(description="Why nothing of it starts any more; empty while cases may start.")
+    waiting: list[str] = Field(description="Why its cases wait, each reason once.")
+    problems: list[str] = Field(
+        default_factory=list,
+        description="What is wrong with test files, at the cost of their cases.",
+    )
+    command: str = Field(description="How it was asked for.")
+    folder: str = Field(description="Where its results are, on the coordinator's machine.")
+    urls: Urls
+
+
+class SessionList(BaseModel):
+    """Sessions, the newest first."""
+
+    sessions: list[SessionBody]
+    total: int = Field(description="How many there are, those of earlier coordinators included.")
+
+
+class CaseBody(BaseModel):
+    """One case."""
+
+    id: str
+    suite: str
+    state: State
+    outcome: str = Field(description="The state, with retries and expectations taken into account.")
+    message: str = Field(description="How it ended, in a line or more.")
+    reason: str = Field(description="Why it waits, or does not run.")
+    attempts: int
+    seconds: float = Field(description="Of its last attempt.")
+    clients: dict[str, str]
+    servers: dict[str, str]
+    url: str = Field(description="Its page.")
+
+
+class CaseList(BaseModel):
+    """Cases, in the order of the plan."""
+
+    cases: list[CaseBody]
+    total: int = Field(description="How many fit what was asked for.")
+
+
+def session_body(session: Session, drained: str) -> SessionBody:
+    """Return what is known of a session.
+
+    :param drained: why no adapter gets a new case; empty while they do.
+    """
+    record = session.record
+    ended = session.ended.is_set()
+    waiting = [] if ended else session.reasons()
+    if drained and session.waiting and not ended:
+        waiting.insert(0, f"no adapter gets a new case: {drained}")
+    return SessionBody(
+        id=session.id,
+        state="ended" if ended else "ending" if session.stopped or session.closing else "running",
+        cases=len(record.cases),
+        counts={state.value: number for state, number in record.counts.items()},
+        started=record.started,
+        ended=record.ended,
+        exit_code=record.exit_code,
+        interrupted=record.interrupted,
+        stopped=session.stopped,
+        waiting=waiting,
+        problems=[_problem(problem) for problem in record.problems],
+        command=record.command,
+        folder=str(session.folder.path.absolute()),
+        urls=_urls(session.id),
+    )
+
+
+def past_body(head: SessionSummary, folder: Path) -> SessionBody:
+    """Return what is known of a session that is not in memory."""
+    return SessionBody(
+        id=head.id,
+        state=head.standing,
+        cases=sum(head.counts.values()),
+        counts={state.value: number for state, number in head.counts.items()},
+        started=head.started,
+        ended=head.ended,
+        exit_code=head.exit_code,
+        interrupted=head.interrupted,
+        stopped="",
+        waiting=[],
+        command=head.command,
+        folder=str(folder),
+        urls=_urls(head.id),
+    )
+
+
+def case_body(session: str, case: CaseRecord) -> CaseBody:
+    """Return what is known of a case."""
+    return CaseBody(
+        id=case.id,
+        suite=case.suite,
+        state=case.state,
+        outcome=case.outcome.value,
+        message=case.message,
+        reason=case.reason,
+        attempts=len(case.attempts),
+        seconds=round(case.seconds, 3),
+        clients=_texts(case.clients),
+        servers=_texts(case.servers),
+        url=case_path(session, case.id),
+    )
+
+
+def _problem(problem: Problem) -> str:
+    place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+    return f"{place}: {problem.problem}" + (f" ({problem.hint})" if problem.hint else "")
+
+
+def _texts(names: dict[str, Any]) -> dict[str, str]:
+    return {role: str(name) for role, name in names.items()}
+
+
+def _urls(session: str) -> Urls:
+    api, page = f"/api/sessions/{quote(session)}", f"/status/{quote(session)}"
+    return Urls(
+        session=api, cases=f"{api}/cases", events=f"{api}/events", page=page, junit=f"{page}/junit.xml"
+    )

@@ -1,0 +1,171 @@
+"""The OpenAPI document, built from the routes, their descriptions and the wire's models; and its page."""
+
+import re
+from inspect import getdoc
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from quart import Blueprint, Quart, Response, current_app, jsonify
+from werkzeug.routing import Rule
+
+from trafficlight.http.answers import Refused
+from trafficlight.http.api.described import Answer, Endpoint, described, description_of
+from trafficlight.http.pages.rendering import page, render
+from trafficlight.protocol import JsonObject
+from trafficlight.version import VERSION
+
+blueprint = Blueprint("openapi", __name__)
+
+_REFERENCE = "#/components/schemas/{model}"
+_PARAMETERS: dict[str, JsonObject] = {
+    "uuid": {
+        "type": "string",
+        "pattern": r"^[A-Za-z0-9_.:-]{1,100}$",
+        "description": "The adapter's own id.",
+    },
+    "session": {
+        "type": "string",
+        "pattern": r"^[0-9a-z-]{1,40}$",
+        "description": "A session's id, e.g. `2026-11-21--001`, or `latest`.",
+    },
+    "key": {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "Names a case of the session."},
+    "name": {"type": "string", "minLength": 1, "description": "A path below the session's folder."},
+}
+_GUARDS = {
+    "registration": "The token that the coordinator has as `ADAPTER_TOKEN`.",
+    "adapter": "The token in the answer to the adapter's registration.",
+    "people": "The token that the coordinator has as `PEOPLE_TOKEN`.",
+}
+
+
+@blueprint.get("/openapi.json")
+@described(Endpoint("The lab", {200: Answer("The document.", media_type="application/json")}))
+async def openapi_json() -> Response:
+    """Give this document."""
+    return jsonify(document(current_app))
+
+
+@blueprint.get("/openapi")
+@described(Endpoint("The lab", {200: Answer("The page.", media_type="text/html")}))
+async def openapi_page() -> Response:
+    """Show this document as a page."""
+    return page(render("openapi.html", document=document(current_app), schema=_brief))
+
+
+def document(app: Quart) -> JsonObject:
+    """Return the OpenAPI 3.1 document of an application."""
+    described_rules = [
+        (rule, found)
+        for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
+        if (found := description_of(app.view_functions[rule.endpoint])) is not None
+    ]
+    paths: dict[str, JsonObject] = {}
+    models: dict[type[BaseModel], None] = {Refused: None}
+    for rule, endpoint in described_rules:
+        models |= dict.fromkeys(endpoint.models)
+        item = paths.setdefault(_template(rule), {})
+        if rule.arguments:
+            item["parameters"] = [_path_parameter(name) for name in _arguments(rule)]
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            item[method.lower()] = _operation(app, rule, endpoint)
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=_REFERENCE, title=None
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "trafficlight",
+            "version": VERSION,
+            "summary": "What adapters, people and CI ask of the coordinator.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {
+                name: {"type": "http", "scheme": "bearer", "description": text}
+                for name, text in _GUARDS.items()
+            },
+        },
+    }
+
+
+def _template(rule: Rule) -> str:
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+
+
+def _arguments(rule: Rule) -> list[str]:
+    return re.findall(r"<(?:\w+:)?(\w+)>", rule.rule)
+
+
+def _path_parameter(name: str) -> JsonObject:
+    schema = dict(_PARAMETERS[name])
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": schema.pop("description"),
+        "schema": schema,
+    }
+
+
+def _operation(app: Quart, rule: Rule, endpoint: Endpoint) -> JsonObject:
+    view = app.view_functions[rule.endpoint]
+    summary, _, more = (getdoc(view) or "").partition("\n")
+    operation: JsonObject = {
+        "operationId": rule.endpoint.replace(".", "_"),
+        "summary": summary,
+        "tags": [endpoint.group],
+        "responses": _responses(endpoint),
+    }
+    if more.strip():
+        operation["description"] = more.strip()
+    if endpoint.query:
+        operation["parameters"] = [
+            {"name": one.name, "in": "query", "description": one.description, "schema": dict(one.schema)}
+            for one in endpoint.query
+        ]
+    if endpoint.body is not None:
+        content = {"application/json": {"schema": _reference(endpoint.body)}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if endpoint.form is not None:
+        content = {endpoint.form_type: {"schema": dict(endpoint.form)}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if endpoint.guard is not None:
+        # An empty requirement beside it: tokens may be off.
+        operation["security"] = [{}, {endpoint.guard: []}]
+    return operation
+
+
+def _responses(endpoint: Endpoint) -> dict[str, JsonObject]:
+    found: dict[str, JsonObject] = {}
+    for status, answer in endpoint.answers.items():
+        found[str(status)] = {"description": answer.description}
+        if answer.media_type is not None:
+            content = {"schema": _reference(answer.model)} if answer.model is not None else {}
+            found[str(status)]["content"] = {answer.media_type: content}
+    refused = {"application/json": {"schema": _reference(Refused)}}
+    if endpoint.guard in (None, "people"):
+        refused["text/html"] = {"schema": {"type": "string"}}
+    for status in endpoint.refusals:
+        found[str(status)] = {"description": endpoint.refusal(status), "content": refused}
+    return dict(sorted(found.items()))
+
+
+def _reference(model: type[BaseModel]) -> JsonObject:
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
+
+
+def _brief(schema: JsonObject) -> str:
+    """Say in a few words what a JSON Schema takes."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if "anyOf" in schema:
+        return " or ".join(_brief(one) for one in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return " or ".join(repr(value) for value in schema.get("enum", [schema.get("const")]))
+    kind = str(schema.get("type", "anything"))
+    if kind == "array":
+        return f"list of {_brief(schema.get('items', {}))}"
+    return kind

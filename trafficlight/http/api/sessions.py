@@ -1,0 +1,336 @@
+"""Sessions over HTTP: ask for one, follow it, end it, run again what failed."""
+
+import asyncio
+import errno
+import logging
+from http import HTTPStatus
+
+from pydantic import BaseModel, Field
+from quart import Blueprint, Response, request
+from sqlalchemy.exc import SQLAlchemyError
+
+from trafficlight.coordinator.lab import Lab
+from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError
+from trafficlight.http.api.bodies import (
+    CaseList,
+    SessionBody,
+    SessionList,
+    case_body,
+    past_body,
+    session_body,
+)
+from trafficlight.http.api.described import Answer, Endpoint, Query, described
+from trafficlight.http.api.event_stream import event_lines, lines_of_another
+from trafficlight.http.context import current_lab
+from trafficlight.http.errors import ApiError
+from trafficlight.http.queries import invalid_query, number, span
+from trafficlight.http.requests import json_object, validated
+from trafficlight.http.same_origin import check_same_origin
+from trafficlight.http.security import check_people
+from trafficlight.http.sessions import Place, all_ids, locate, opened
+from trafficlight.results.case import Outcome
+from trafficlight.results.catalog import SessionSummary
+from trafficlight.results.events import State
+from trafficlight.suites.model import Plan
+from trafficlight.suites.request import SessionRequest
+
+logger = logging.getLogger(__name__)
+
+blueprint = Blueprint("sessions_api", __name__, url_prefix="/api/sessions")
+
+_GROUP = "Sessions"
+_REQUEST_LIMIT = 16 << 20  # bytes: a list of ids may be long
+_CASE_LIMIT = 64 << 10  # bytes
+_MOST_REPEATS = 1000  # more would be made before anybody could cancel them
+_PAGE, _LONGEST_PAGE = 1000, 10_000  # of cases
+_SESSIONS, _MOST_SESSIONS = 100, 1000  # on a page of sessions
+_FAILED = frozenset({Outcome.FAILURE, Outcome.ERROR})
+_UNDECIDED = frozenset({Outcome.NOT_RUN, Outcome.RUNNING})
+
+_SESSION = Answer("The session, as it stands now.", SessionBody)
+_STARTED = {201: Answer("The session has started; `Location` names it.", SessionBody)}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
+
+
+def _paging(default: int, most: int) -> tuple[Query, ...]:
+    return (
+        Query("limit", f"How many at most; {default} by default, {most} at most.", _NUMBER),
+        Query("offset", "How many to leave out at the beginning.", _NUMBER),
+    )
+
+
+class CaseName(BaseModel):
+    """Names one case of the session."""
+
+    case: str = Field(min_length=1, description="The case's id.")
+
+
+@blueprint.before_request
+async def guard() -> None:
+    """Let in who may use the lab."""
+    token = current_lab().settings.people_token
+    check_people(token.get_secret_value() if token is not None else None)
+    check_same_origin()
+
+
+@blueprint.post("")
+@described(
+    Endpoint(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
+)
+async def submit() -> Response:
+    """Start a session: its cases run as soon as adapters, homeservers and limits allow.
+
+    Targets are paths that the coordinator can read. Answers when what the cases' homeservers share is
+    installed, which can take minutes the first time.
+    """
+    _check_open()
+    asked = validated(SessionRequest, await json_object(_REQUEST_LIMIT))
+    return await _start(asked, "POST /api/sessions")
+
+
+@blueprint.get("")
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("The sessions.", SessionList)},
+        (400, 401),
+        query=_paging(_SESSIONS, _MOST_SESSIONS),
+        guard="people",
+    )
+)
+async def sessions() -> Response:
+    """List all sessions, the newest first; those that lie in the results folder are known, whoever ran them.
+
+    One whose folder does not say what it was is counted, and left out.
+    """
+    lab, ids = current_lab(), await all_ids()
+    first, behind = span(_SESSIONS, _MOST_SESSIONS)
+    shown = ids[first:behind]
+    live = {
+        id: session_body(lab.engine.sessions[id], lab.engine.pool.drained)
+        for id in shown
+        if id in lab.engine.sessions
+    }
+    past = await asyncio.to_thread(lambda: {id: _past(lab, id) for id in shown if id not in live})
+    bodies = (live.get(id) or past[id] for id in shown)
+    return _json(SessionList(sessions=[body for body in bodies if body is not None], total=len(ids)))
+
+
+@blueprint.get("/<session>")
+@described(Endpoint(_GROUP, {200: _SESSION}, (401, 404), guard="people"))
+async def session(session: str) -> Response:
+    """Tell how a session stands; `latest` is the latest. Those of earlier coordinators are known, too."""
+    return _json(await _body(await locate(session)))
+
+
+@blueprint.get("/<session>/cases")
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("The cases.", CaseList)},
+        (400, 401, 404),
+        query=(
+            Query(
+                "state",
+                "Only cases in this state; may be repeated.",
+                {"type": "string", "enum": [state.value for state in State]},
+            ),
+            *_paging(_PAGE, _LONGEST_PAGE),
+        ),
+        guard="people",
+    )
+)
+async def cases(session: str) -> Response:
+    """List the cases of a session, in the order of its plan."""
+    states = {_state(text) for text in request.args.getlist("state")}
+    first, behind = span(_PAGE, _LONGEST_PAGE)
+    async with opened(session) as found:
+        every = list(found.record.cases.values())
+
+        def content() -> bytes:
+            fitting = [case for case in every if not states or case.state in states]
+            shown = [case_body(found.id, case) for case in fitting[first:behind]]
+            return CaseList(cases=shown, total=len(fitting)).model_dump_json().encode()
+
+        return Response(await asyncio.to_thread(content), content_type="application/json")
+
+
+@blueprint.get("/<session>/events")
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("The events, one JSON object a line.", media_type="application/x-ndjson")},
+        (400, 401, 404),
+        query=(
+            Query("after", "Only events behind the one with this sequence number.", _NUMBER),
+            Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
+        ),
+        guard="people",
+    )
+)
+async def events(session: str) -> Response:
+    """Give a session's events from the beginning, and go on with each that happens, until it has ended.
+
+    Its results are complete when the stream ends. An empty line every 15 seconds shows that it is alive.
+    After a break, ask for what comes `after` the last `sequence` that was seen: no event is left out, and
+    none comes twice.
+    """
+    lab = current_lab()
+    after, follow = number("after", 0), request.args.get("follow", "1")
+    if follow not in ("0", "1"):
+        raise invalid_query("follow", "0 or 1", follow)
+    place = await locate(session)
+    path = place.folder / "events.jsonl"
+    if not await asyncio.to_thread(path.is_file):
+        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "the events of this session are gone")
+
+    if follow == "1" and place.live is None:
+        lines = lines_of_another(path, after, lab.clock, lambda: lab.engine.pool.closed)
+    else:
+        over = place.live.ended if place.live is not None and follow == "1" else None
+        lines = event_lines(path, place.id, after, lab.journal, over)
+    answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
+    answer.timeout = None
+    return answer
+
+
+@blueprint.post("/<session>/cancel")
+@described(Endpoint(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people"))
+async def cancel(session: str) -> Response:
+    """End a session early: nothing of it starts any more, and what runs is called off.
+
+    Can be repeated; 409 where it has ended by itself.
+    """
+    place, lab = await locate(session), current_lab()
+    found = place.live
+    if found is None:
+        body = await _body(place)
+        if not body.interrupted:
+            raise _over(place.id)
+        return _json(body)
+    if found.closing and not found.cancelled:
+        raise _over(found.id)
+    lab.engine.cancel(found, "the session was cancelled over the API")
+    return _json(session_body(found, lab.engine.pool.drained))
+
+
+@blueprint.post("/<session>/cases/cancel")
+@described(
+    Endpoint(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
+)
+async def cancel_case(session: str) -> Response:
+    """End one case early: as skipped while it waits, as an error that says so while it runs."""
+    place, lab = await locate(session), current_lab()
+    named = validated(CaseName, await json_object(_CASE_LIMIT))
+    found = place.live
+    if found is None:
+        raise _over(place.id)
+    if named.case not in found.record.cases:
+        message = f"the session {found.id} has no such case"
+        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_case", message)
+    if not lab.engine.cancel_case(found, named.case, "the case was cancelled over the API"):
+        raise ApiError(HTTPStatus.CONFLICT, "case_ended", "the case has ended already")
+    return _json(session_body(found, lab.engine.pool.drained))
+
+
+@blueprint.post("/<session>/rerun-failed")
+@described(Endpoint(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people"))
+async def rerun_failed(session: str) -> Response:
+    """Start a session with only the cases of this one that failed, or ended in error.
+
+    Once a session has ended, the cases of it that never ran count as well.
+    """
+    _check_open()
+    lab = current_lab()
+    async with opened(session) as found:
+        live = found.place.live
+        over = live.ended.is_set() if live is not None else found.over
+        again = _FAILED | _UNDECIDED if over else _FAILED
+        failed = sorted(case.id for case in found.record.cases.values() if case.outcome in again)
+    if not failed:
+        raise ApiError(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
+    known = await lab.request_of(found.id)
+    if known is None:
+        message = f"nobody knows what the session {found.id} was asked to run"
+        raise ApiError(HTTPStatus.CONFLICT, "unknown_request", message)
+    narrowed = {"only": failed, "sample": None, "shard": None, "repeat": 1}
+    asked = known.model_copy(update=narrowed)
+    return await _start(asked, f"POST /api/sessions/{found.id}/rerun-failed")
+
+
+async def _start(asked: SessionRequest, command: str) -> Response:
+    lab = current_lab()
+    if asked.repeat > _MOST_REPEATS:
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", f"repeat: at most {_MOST_REPEATS}")
+    plan = await _plan(asked)
+    try:
+        started = await lab.start(asked, command=command, plan=plan)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = "the disk of the coordinator is full"
+            raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
+        raise _unwritable(str(error)) from error
+    except SQLAlchemyError as error:
+        raise _unwritable(str(error).splitlines()[0]) from error
+    answer = _json(session_body(started, lab.engine.pool.drained), HTTPStatus.CREATED)
+    answer.headers["Location"] = f"/api/sessions/{started.id}"
+    return answer
+
+
+async def _plan(asked: SessionRequest) -> Plan:
+    """Return what a request means; what is wrong with it is the request's fault, unless it is the lab's."""
+    try:
+        return await current_lab().plan(asked)
+    except LabError as error:
+        code = "stopping" if isinstance(error, ShuttingDownError) else "lab_error"
+        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, code, str(error)) from error
+    except TrafficlightError as error:
+        message = str(error)
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        logger.warning("a session that was asked for cannot be planned", exc_info=True)
+        message = f"this cannot be planned: {type(error).__name__}: {error}"
+    raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message)
+
+
+def _check_open() -> None:
+    if reason := current_lab().engine.stopping:
+        message = f"the coordinator takes no sessions any more: {reason}"
+        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", message)
+
+
+async def _body(place: Place) -> SessionBody:
+    lab = current_lab()
+    if place.live is not None:
+        return session_body(place.live, lab.engine.pool.drained)
+    known = await asyncio.to_thread(_past, lab, place.id)
+    if known is not None and known.state == "ended":
+        return known
+    # What was cut off is behind its own log.
+    async with opened(place) as found:
+        head = await asyncio.to_thread(SessionSummary.of, found.id, found.record, found.standing)
+        return past_body(head, place.folder)
+
+
+def _past(lab: Lab, id: str) -> SessionBody | None:
+    head, folder = lab.past.archive.head(id), lab.past.archive.folder(id)
+    return past_body(head, folder) if head is not None and folder is not None else None
+
+
+def _over(session: str) -> ApiError:
+    return ApiError(HTTPStatus.CONFLICT, "session_ended", f"the session {session} has ended already")
+
+
+def _unwritable(problem: str) -> ApiError:
+    message = f"the results cannot be written: {problem}"
+    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "results_unwritable", message)
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text)
+    except ValueError:
+        raise invalid_query("state", f"one of {', '.join(State)}", text) from None
+
+
+def _json(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(body.model_dump_json(), status=status, content_type="application/json")

@@ -1,0 +1,143 @@
+"""What sessions left behind, served so that a browser can look at it and nothing in it can run."""
+
+import asyncio
+import mimetypes
+import os
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+from quart import Response, request
+
+from trafficlight.http.errors import ApiError
+from trafficlight.http.headers import FILE_POLICY
+
+_CHUNK = 256 << 10  # bytes read at once
+_TEXT = frozenset({".log", ".info", ".debug", ".txt", ".jsonl", ".yml", ".yaml", ".md", ".diff"})
+# Pictures that can hold no script; SVG can.
+_SHOWN = frozenset(
+    {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/avif", "image/apng"}
+)
+
+
+def find(folder: Path, name: str) -> Path:
+    """Return the file of a name below a folder.
+
+    :param name: as it came in a URL: anything.
+    :raises Refusal: there is no such file there, or it is none of those that are shown (404).
+    """
+    absent = ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "there is no such file")
+    parts = name.split("/")
+    if "\0" in name or any(part in ("", ".", "..") or part.startswith(".") for part in parts):
+        raise absent
+    try:
+        root, path = folder.resolve(strict=True), folder.joinpath(*parts).resolve(strict=True)
+        # A symbolic link may lead out of the folder.
+        if not path.is_relative_to(root) or not path.is_file():
+            raise absent
+    except (OSError, ValueError, RuntimeError):
+        raise absent from None
+    return path
+
+
+def media_type_of(name: str) -> str:
+    """Return what a file is, as far as its name tells."""
+    if Path(name).suffix.lower() in _TEXT:
+        return "text/plain"
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+async def serve(path: Path, *, media_type: str | None = None) -> Response:
+    """Return the answer that carries a file: all of it, the range asked for, or that it is unchanged.
+
+    :param media_type: what it is, of one of our own; None where it must be kept from doing anything.
+    :raises Refusal: the range lies behind its end (416).
+    """
+    try:
+        file = await asyncio.to_thread(path.open, "rb")
+    except OSError:
+        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "there is no such file") from None
+    try:
+        headers = {"Content-Type": media_type} if media_type is not None else _headers(path.name)
+        return _answer(file, headers)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _answer(file: BinaryIO, headers: dict[str, str]) -> Response:
+    status = os.fstat(file.fileno())
+    size = status.st_size
+    tag = f'"{status.st_mtime_ns:x}-{size:x}"'
+    headers |= {"Accept-Ranges": "bytes", "ETag": tag}
+    if request.if_none_match.contains_weak(tag.strip('"')):
+        file.close()
+        return Response(b"", status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    span = _span(size, tag)
+    begin, end = span or (0, size)
+    if span is not None:
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+    code = HTTPStatus.OK if span is None else HTTPStatus.PARTIAL_CONTENT
+    if request.method == "HEAD":
+        file.close()
+        answer = Response(b"", status=code, headers=headers)
+    else:
+        answer = Response(_content(file, begin, end), status=code, headers=headers)
+        answer.timeout = None
+    answer.content_length = end - begin
+    return answer
+
+
+def _span(size: int, tag: str) -> tuple[int, int] | None:
+    """Return the first and the behind-the-last byte that are asked for; None for all of them."""
+    asked = request.range
+    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
+        return None  # what cannot be understood is as if it were not there
+    if request.headers.get("If-Range", tag) != tag:
+        return None
+    begin, end = asked.ranges[0]
+    if begin < 0:  # so many bytes from the end
+        begin, end = max(0, size + begin), size
+    if begin >= size:
+        message = f"the file has {size} bytes"
+        raise ApiError(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            "range_not_satisfiable",
+            message,
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return begin, min(size, end if end is not None else size)
+
+
+def _headers(name: str) -> dict[str, str]:
+    media_type = media_type_of(name)
+    family = media_type.partition("/")[0]
+    shown = media_type in _SHOWN or family in ("video", "audio") or media_type == "text/plain"
+    if family == "text":
+        media_type += "; charset=utf-8"
+    plain = "".join(letter if letter.isascii() and letter.isprintable() else "_" for letter in name)
+    plain = plain.replace("\\", "_").replace('"', "_")
+    encoded = quote(name.encode("utf-8", "replace"), safe="")
+    kind = "inline" if shown else "attachment"
+    return {
+        "Content-Type": media_type,
+        "Content-Disposition": f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{encoded}",
+        "Content-Security-Policy": FILE_POLICY,
+        "X-Frame-Options": "SAMEORIGIN",
+    }
+
+
+async def _content(file: BinaryIO, begin: int, end: int) -> AsyncIterator[bytes]:
+    try:
+        file.seek(begin)
+        left = end - begin
+        while left > 0:
+            chunk = await asyncio.to_thread(file.read, min(left, _CHUNK))
+            if not chunk:
+                return
+            left -= len(chunk)
+            yield chunk
+    finally:
+        file.close()

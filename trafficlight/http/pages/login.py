@@ -1,0 +1,64 @@
+"""Where people show their token once, to see the pages in their browser."""
+
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+from quart import Blueprint, Response, request
+
+from trafficlight.http.api.described import Answer, Endpoint, described
+from trafficlight.http.context import current_lab
+from trafficlight.http.errors import ApiError
+from trafficlight.http.requests import chunks
+from trafficlight.http.security import COOKIE, cookie_of, same
+
+blueprint = Blueprint("login", __name__)
+
+_LIMIT = 16 << 10  # bytes of the form
+_REMEMBERED = 30 * 24 * 3600  # seconds
+
+
+@blueprint.post("/login")
+@described(
+    Endpoint(
+        "Pages",
+        {303: Answer("The cookie is set; on to where the question was asked.", media_type="text/html")},
+        (400, 401, 413),
+        form={
+            "type": "object",
+            "properties": {"token": {"type": "string"}, "next": {"type": "string"}},
+            "required": ["token"],
+        },
+        form_type="application/x-www-form-urlencoded",
+    )
+)
+async def login() -> Response:
+    """Give the cookie for the people's token, and lead back to where it was asked for."""
+    body = b"".join([chunk async for chunk in chunks(_LIMIT)])
+    try:
+        form = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20)
+    except ValueError as error:
+        raise ApiError(
+            HTTPStatus.BAD_REQUEST, "malformed_form", f"the form cannot be read: {error}"
+        ) from None
+    given, target = form.get("token", [""])[0], form.get("next", [""])[0]
+    expected = current_lab().settings.people_token
+    answer = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(target)})
+    if expected is None:
+        return answer
+    if not same(given, expected.get_secret_value()):
+        raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is wrong")
+    answer.set_cookie(
+        COOKIE,
+        cookie_of(expected.get_secret_value()),
+        max_age=_REMEMBERED,
+        httponly=True,
+        samesite="Lax",
+        secure=request.is_secure,
+    )
+    return answer
+
+
+def _within(target: str) -> str:
+    """Return a path of this lab; anything that could lead elsewhere becomes the status page."""
+    plain = target.isascii() and target.isprintable() and "\\" not in target
+    return target if plain and target.startswith("/") and not target.startswith("//") else "/status"

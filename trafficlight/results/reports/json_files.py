@@ -1,0 +1,121 @@
+"""``report.json``, ``session.json``, ``rerun-failed.yml``, ``measurements.json``: records for programs."""
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import yaml
+
+from trafficlight.results.attempt import AttemptRecord
+from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.event_log import jsonable
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.timeline import steps
+
+SCHEMA = 1
+"""Grows when a field changes its meaning or goes; new fields do not count."""
+
+
+def dump(content: Any) -> bytes:
+    """Return JSON for people and programs: ASCII, indented."""
+    text = json.dumps(jsonable(content), indent=2, default=str, allow_nan=False)
+    return (text + "\n").encode("ascii")
+
+
+def session_json(record: SessionRecord) -> dict[str, Any]:
+    """Return who ran what, when, with which versions and settings."""
+    return {
+        "schema": SCHEMA,
+        "id": record.id,
+        "started": _time(record.started),
+        "ended": _time(record.ended),
+        "seconds": round(record.seconds, 3),
+        "command": record.command,
+        "host": record.host,
+        "user": record.user,
+        "seed": record.seed,
+        "versions": record.versions,
+        "configuration": record.configuration,
+        "exit_code": record.exit_code,
+        "interrupted": record.interrupted,
+        "counts": {state.value: number for state, number in record.counts.items()},
+        "outcomes": {outcome.value: number for outcome, number in record.outcomes.items()},
+        "problems": [asdict(problem) for problem in record.problems],
+        "adapters": [
+            {"type": kind, "version": version, "registrations": number}
+            for (kind, version), number in list(record.adapter_types.items())
+        ],
+    }
+
+
+def report_json(record: SessionRecord) -> dict[str, Any]:
+    """Return the whole session: what `session.json` has, and every case."""
+    return session_json(record) | {"cases": [case_json(case) for case in record.cases.values()]}
+
+
+def case_json(case: CaseRecord) -> dict[str, Any]:
+    """Return one case with its attempts."""
+    return {
+        "id": case.id,
+        "suite": case.suite,
+        "file": case.file,
+        "line": case.line,
+        "class": case.class_name,
+        "method": case.method,
+        "clients": case.clients,
+        "servers": case.servers,
+        "parameters": case.parameters,
+        "state": case.state.value,
+        "outcome": case.outcome.value,
+        "reason": case.reason,
+        "message": case.message,
+        "flaky": case.flaky,
+        "expected": asdict(case.expected) if case.expected else None,
+        "skip_type": case.skip_type or None,
+        "seconds": round(case.seconds, 3),
+        "attempts": [_attempt_json(attempt) for attempt in case.attempts],
+    }
+
+
+def measurements_json(attempt: AttemptRecord) -> list[dict[str, Any]]:
+    """Return what a test recorded, in order."""
+    return [asdict(item) for item in attempt.measurements]
+
+
+def rerun_failed(record: SessionRecord) -> bytes:
+    """Return a suite file with the cases that did not succeed, or that never came to run."""
+    again = (Outcome.FAILURE, Outcome.ERROR, Outcome.NOT_RUN, Outcome.RUNNING)
+    cases = [case.id for case in record.cases.values() if case.outcome in again]
+    return yaml.safe_dump({"failed": cases}, allow_unicode=True, width=10_000).encode(
+        errors="backslashreplace"
+    )
+
+
+def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "state": attempt.state.value,
+        "folder": attempt.folder,
+        "started": _time(attempt.started),
+        "running_since": _time(attempt.running_since),
+        "ended": _time(attempt.ended),
+        "seconds": round(attempt.seconds, 3),
+        "phase": attempt.phase,
+        "message": attempt.message,
+        "traceback": attempt.traceback,
+        "adapters": {
+            role: {"uuid": attempt.adapter_ids.get(role), "registration": registration}
+            for role, registration in attempt.adapters.items()
+        },
+        "servers": dict(attempt.servers),
+        "uploads": [asdict(file) for file in attempt.uploads],
+        "attachments": [asdict(file) for file in attempt.attachments],
+        "measurements": measurements_json(attempt),
+        "timeline": [asdict(step) for step in steps(attempt) if step.kind != "log"],
+        "timeline_left_out": attempt.dropped,
+    }
+
+
+def _time(when: datetime | None) -> str | None:
+    return when.isoformat() if when else None
