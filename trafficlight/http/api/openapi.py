@@ -10,8 +10,9 @@ from werkzeug.routing import Rule
 
 from trafficlight.http.answers import Refused
 from trafficlight.http.api.described import Answer, Endpoint, described, description_of
-from trafficlight.http.pages.rendering import page, render
+from trafficlight.http.pages.rendering import page
 from trafficlight.protocol import JsonObject
+from trafficlight.results.reports.presentation import render
 from trafficlight.version import VERSION
 
 blueprint = Blueprint("openapi", __name__)
