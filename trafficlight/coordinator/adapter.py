@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from trafficlight.coordinator.channel import Channel
-from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError, TrafficlightError
 from trafficlight.protocol import JsonObject, Registration
 
@@ -36,6 +35,23 @@ class AdapterState(StrEnum):
     LEASED = "leased"
     RESETTING = "resetting"  # between two cases
     ENDED = "ended"  # is told to exit
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that a client sent.
+
+    :param name: the name that was sent.
+    :param size: in bytes.
+    :param sha256: of its content, in hexadecimal.
+    :param media_type: guessed from its name.
+    """
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    media_type: str
 
 
 class Claim(Protocol):

@@ -9,9 +9,8 @@ from typing import Any
 
 from trafficlight.clients.link import ServerOperation
 from trafficlight.clock import Clock
-from trafficlight.coordinator.adapter import Adapter
+from trafficlight.coordinator.adapter import Adapter, Upload
 from trafficlight.coordinator.channel import Outcome
-from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, AdapterError, LabError
 from trafficlight.homeservers.provider import RunningServer
 from trafficlight.protocol import ActionMessage, JsonObject

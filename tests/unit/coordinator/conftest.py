@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from tests.hand_clock import HandClock
-from trafficlight.coordinator.adapter import Adapter
+from trafficlight.coordinator.adapter import Adapter, Upload
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError
 from trafficlight.protocol import Registration
 from trafficlight.results.events import Event, EventKind
