@@ -54,6 +54,8 @@ class TestFileError(TrafficlightError):
     :param hint: what to do about it, one line; may be empty.
     """
 
+    __test__ = False  # not one of pytest's
+
     def __init__(self, path: Path, line: int | None, problem: str, hint: str = "") -> None:
         self.path = path
         self.line = line
