@@ -150,7 +150,7 @@ class Runner:
             case=attempt.case_model,
             attempt=attempt.number,
             folder=attempt.folder.path,
-            clients={role: dict(adapter.registration) for role, adapter in attempt.adapters.items()},
+            clients={role: dict(adapter.fields) for role, adapter in attempt.adapters.items()},
             servers=servers,
             case_deadline=self.deadlines.case,
             teardown_deadline=self.deadlines.teardown,
