@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -12,13 +13,12 @@ from typing import NoReturn
 
 from trafficlight.clock import Clock, SystemClock, race
 from trafficlight.config import Settings
+from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.execution import InProcessExecutor
 from trafficlight.coordinator.lab_lock import remembering
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.past import Past
 from trafficlight.coordinator.recovery import Legacy
-from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import LateFiles
@@ -40,6 +40,7 @@ from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.request import SessionRequest
+from trafficlight.worker.execution import execute
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Lab:
     servers: ProviderRegistry
     engine: Engine
     store: SqlStore | None
-    executor: Executor
+    workers: WorkerPool | None
     planner: Planner
     metrics: Metrics
     past: Past
@@ -83,7 +84,7 @@ class Lab:
         """
         clock = SystemClock()
         async with AsyncExitStack() as stack:
-            executor, planner, matches = await _executor(settings, clock, stack)
+            workers, run_test, planner, matches = await _executor(settings, clock, stack)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
             store = stack.enter_context(remembering(settings.results_root)) if remember else None
@@ -96,7 +97,7 @@ class Lab:
                 clock=clock,
                 journal=journal,
                 servers=servers,
-                executor=executor,
+                execute=run_test,
                 deadlines=Deadlines(
                     action=settings.action_deadline,
                     case=settings.case_deadline,
@@ -123,7 +124,7 @@ class Lab:
             running.add_done_callback(_say_if_it_died)
             try:
                 yield cls(
-                    settings, clock, journal, servers, engine, store, executor, planner, metrics, past, legacy
+                    settings, clock, journal, servers, engine, store, workers, planner, metrics, past, legacy
                 )
             finally:
                 try:
@@ -332,12 +333,12 @@ def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
 
 async def _executor(
     settings: Settings, clock: Clock, stack: AsyncExitStack
-) -> tuple[Executor, Planner, RemoteMatchCache | None]:
+) -> tuple[WorkerPool | None, Execute, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcessExecutor(clock), InProcessPlanner(), None
+        return None, functools.partial(execute, clock=clock), InProcessPlanner(), None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))
-    return pool, WorkerPlanner(pool, deadline, matches, clock=clock), matches
+    return pool, pool.execute, WorkerPlanner(pool, deadline, matches, clock=clock), matches
