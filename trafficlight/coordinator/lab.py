@@ -1,23 +1,24 @@
 """The lab, put together from its settings."""
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from trafficlight.clock import Clock, SystemClock
+from trafficlight.clock import Clock, SystemClock, race
 from trafficlight.config import Settings
+from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.execution import InProcessExecutor
 from trafficlight.coordinator.lab_lock import remembering
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.past import Past
 from trafficlight.coordinator.recovery import Legacy
-from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import LateFiles
@@ -39,6 +40,7 @@ from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.request import SessionRequest
+from trafficlight.worker.execution import execute
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class Lab:
     servers: ProviderRegistry
     engine: Engine
     store: SqlStore | None
-    executor: Executor
+    workers: WorkerPool | None
     planner: Planner
     metrics: Metrics
     past: Past
@@ -82,7 +84,7 @@ class Lab:
         """
         clock = SystemClock()
         async with AsyncExitStack() as stack:
-            executor, planner, matches = await _executor(settings, clock, stack)
+            workers, run_test, planner, matches = await _executor(settings, clock, stack)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
             store = stack.enter_context(remembering(settings.results_root)) if remember else None
@@ -95,7 +97,7 @@ class Lab:
                 clock=clock,
                 journal=journal,
                 servers=servers,
-                executor=executor,
+                execute=run_test,
                 deadlines=Deadlines(
                     action=settings.action_deadline,
                     case=settings.case_deadline,
@@ -122,7 +124,7 @@ class Lab:
             running.add_done_callback(_say_if_it_died)
             try:
                 yield cls(
-                    settings, clock, journal, servers, engine, store, executor, planner, metrics, past, legacy
+                    settings, clock, journal, servers, engine, store, workers, planner, metrics, past, legacy
                 )
             finally:
                 try:
@@ -151,23 +153,16 @@ class Lab:
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await self._until_stopped(self.planner.plan(targets, request.selection, patterns=patterns))
+        planned = await race(
+            self.planner.plan(targets, request.selection, patterns=patterns), self._shut_down()
+        )
         if not planned.cases and not planned.problems:
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
 
-    async def _until_stopped(self, planning: Coroutine[Any, Any, Plan]) -> Plan:
-        work = asyncio.create_task(planning, name="plan")
-        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
-        try:
-            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ShuttingDownError(f"nothing is planned any more: {self.engine.stopping}")
-            return work.result()
-        finally:
-            for task in (work, ending):
-                task.cancel()
-            await asyncio.gather(work, ending, return_exceptions=True)
+    async def _shut_down(self) -> NoReturn:
+        await self.engine.stopped.wait()
+        raise ShuttingDownError(f"nothing is planned any more: {self.engine.stopping}")
 
     async def start(
         self,
@@ -188,7 +183,7 @@ class Lab:
         :raises OSError: the results folder cannot be made.
         """
         plan = plan if plan is not None else await self.plan(request)
-        options = self._options(request, command)
+        options = await self._options(request, command)
         # First, as it takes long: whoever is called off meanwhile leaves no session behind.
         problems = await self._prepare(plan)
         folder = folder or self.new_folder()
@@ -250,10 +245,10 @@ class Lab:
         plan = await self.plan(request)
         await self._prepare(plan)
         return await self.engine.resume(
-            folder, plan, self._options(request, "resumed"), store.events(stored.id)
+            folder, plan, await self._options(request, "resumed"), store.events(stored.id)
         )
 
-    def _options(self, request: SessionRequest, command: str) -> Options:
+    async def _options(self, request: SessionRequest, command: str) -> Options:
         known = request.selection.expected_failures
 
         def expected(case: str) -> Expected | None:
@@ -269,7 +264,7 @@ class Lab:
             seed=request.seed if request.sample is not None else None,
             deadline=self.settings.session_deadline,
             interruptions=_interruptions(self.settings),
-            reporters=load_reporters(self.settings.reporters),
+            reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
             request=request,
         )
 
@@ -279,16 +274,8 @@ class Lab:
         :return: what went wrong with which.
         """
         problems: dict[HomeServerSpec, str] = {}
-        work = asyncio.create_task(self._install(plan, problems), name="prepare homeservers")
-        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
-        try:
-            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
-        finally:
-            for task in (work, ending):
-                task.cancel()
-            await asyncio.gather(work, ending, return_exceptions=True)
+        with contextlib.suppress(ShuttingDownError):
+            await race(self._install(plan, problems), self._shut_down())
         return problems
 
     async def _install(self, plan: Plan, problems: dict[HomeServerSpec, str]) -> None:
@@ -346,12 +333,12 @@ def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
 
 async def _executor(
     settings: Settings, clock: Clock, stack: AsyncExitStack
-) -> tuple[Executor, Planner, RemoteMatchCache | None]:
+) -> tuple[WorkerPool | None, Execute, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcessExecutor(clock), InProcessPlanner(), None
+        return None, functools.partial(execute, clock=clock), InProcessPlanner(), None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))
-    return pool, WorkerPlanner(pool, deadline, matches, clock=clock), matches
+    return pool, pool.execute, WorkerPlanner(pool, deadline, matches, clock=clock), matches

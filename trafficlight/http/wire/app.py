@@ -286,16 +286,16 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     Every part with a file name is one file. A name that comes again keeps both files.
     """
     adapter, lab = request.adapter(), request.lab
-    claim, role, limits = adapter.claim, adapter.role, lab.settings
-    if claim is not None and role is not None:
-        folder = await asyncio.to_thread(claim.client_folder, role)
+    lease, role, limits = adapter.lease, adapter.role, lab.settings
+    if lease is not None and role is not None:
+        folder = await asyncio.to_thread(lease.folder.client, role)
         used = 0
     else:
         folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
         used = await asyncio.to_thread(_used, folder)
 
     def room() -> int:
-        taken = claim.uploaded_bytes if claim is not None else used
+        taken = lease.uploaded_bytes if lease is not None else used
         return max(0, limits.upload_case_limit - taken)
 
     content_type = request.header("Content-Type") or ""
@@ -303,8 +303,8 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
         request.chunks, content_type, folder, file_limit=limits.upload_file_limit, room=room
     )
     for file in files:
-        if claim is not None and role is not None:
-            claim.uploaded(role, request.uuid, file)
+        if lease is not None and role is not None:
+            lease.uploaded(role, request.uuid, file)
         else:
             _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
@@ -402,13 +402,13 @@ def _hold_time(wait: str | None, hold: float) -> float:
 
 def _note(lab: Lab, adapter: Adapter, message: str) -> None:
     """Write to the log of the adapter's case, or of the lab if it has none."""
-    claim = adapter.claim
+    lease = adapter.lease
     lab.journal.append(
         EventKind.LOG,
-        session=claim.session if claim is not None else "",
-        case=claim.case if claim is not None else None,
-        attempt=claim.attempt if claim is not None else None,
-        role=adapter.role if claim is not None else None,
+        session=lease.session if lease is not None else "",
+        case=lease.case if lease is not None else None,
+        attempt=lease.attempt if lease is not None else None,
+        role=adapter.role if lease is not None else None,
         adapter=adapter.uuid,
         level="warning",
         logger="adapter",
