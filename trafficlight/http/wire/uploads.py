@@ -107,8 +107,6 @@ class _Receiver:
                 raise ValueError("it ends in the middle")
             if not self.done:
                 raise ValueError("it holds no file: a file is a part with a file name")
-            if self._size > self._room():
-                raise _too_large("there is no room for more files")
 
     def discard(self) -> None:
         """Delete all files of the body."""
@@ -120,7 +118,8 @@ class _Receiver:
                 upload.path.unlink(missing_ok=True)
 
     @property
-    def _size(self) -> int:
+    def size(self) -> int:
+        """Bytes of the files that are complete."""
         return sum(file.size for file in self.done)
 
     def _decode(self, piece: bytes | None) -> None:
@@ -129,7 +128,7 @@ class _Receiver:
         self._decoder.receive_data(piece)
         while not isinstance(event := self._decoder.next_event(), NeedData):
             if isinstance(event, File):
-                limit = min(self._file_limit, self._room() - self._size)
+                limit = min(self._file_limit, self._room() - self.size)
                 self._part = _Part(self._folder, event.filename or "unnamed", limit)
             elif isinstance(event, Field):
                 self._part = None  # read and ignored
@@ -176,6 +175,9 @@ async def receive_files(
                 await asyncio.to_thread(receiver.feed, bytes(pending))
                 pending.clear()
         await asyncio.to_thread(receiver.finish, bytes(pending))
+        # Here, in the same turn of the loop as the caller's bookkeeping: other uploads may have ended meanwhile.
+        if receiver.size > room():
+            raise _too_large("there is no room for more files")
     except BaseException as error:
         await asyncio.to_thread(receiver.discard)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
