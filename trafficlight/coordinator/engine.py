@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from trafficlight.clock import Clock
+from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.adapter import Adapter, AdapterState, Lease
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.options import Options
@@ -19,7 +19,6 @@ from trafficlight.coordinator.scheduling.queues import Entry, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, Waiting, decide
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import Sessions
-from trafficlight.coordinator.turns import cooperative
 from trafficlight.coordinator.watchdog import StallDetector
 from trafficlight.homeservers.provider import Provider
 from trafficlight.logs import LogContext
@@ -246,8 +245,8 @@ class Engine:
         return _MOST_STARTS if limit is None else max(0, limit - len(self._running))
 
     def _start_what_can(self, group: asyncio.TaskGroup, candidates: list[Waiting]) -> None:
-        free = [Free(adapter.uuid, adapter.registration, _rank(adapter)) for adapter in self.pool.free]
-        busy = [Free(one.uuid, one.registration) for one in self.pool if one.state is AdapterState.LEASED]
+        free = [Free(adapter.uuid, adapter.fields, _rank(adapter)) for adapter in self.pool.free]
+        busy = [Free(one.uuid, one.fields) for one in self.pool if one.state is AdapterState.LEASED]
         usage = self._usage()
         decision = decide(candidates, free, busy, self._limits, usage)
         if decision.starts:
@@ -298,7 +297,7 @@ class Engine:
     def _held_back(self) -> list[Free]:
         """Return the adapters that get no case only because a person says so."""
         return [
-            Free(adapter.uuid, adapter.registration)
+            Free(adapter.uuid, adapter.fields)
             for adapter in self.pool
             if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
         ]

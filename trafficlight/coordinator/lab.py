@@ -1,15 +1,16 @@
 """The lab, put together from its settings."""
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from trafficlight.clock import Clock, SystemClock
+from trafficlight.clock import Clock, SystemClock, race
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcessExecutor
@@ -159,23 +160,16 @@ class Lab:
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await self._until_stopped(self.planner.plan(targets, request.selection, patterns=patterns))
+        planned = await race(
+            self.planner.plan(targets, request.selection, patterns=patterns), self._shut_down()
+        )
         if not planned.cases and not planned.problems:
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
 
-    async def _until_stopped(self, planning: Coroutine[Any, Any, Plan]) -> Plan:
-        work = asyncio.create_task(planning, name="plan")
-        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
-        try:
-            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ShuttingDownError(f"nothing is planned any more: {self.engine.stopping}")
-            return work.result()
-        finally:
-            for task in (work, ending):
-                task.cancel()
-            await asyncio.gather(work, ending, return_exceptions=True)
+    async def _shut_down(self) -> NoReturn:
+        await self.engine.stopped.wait()
+        raise ShuttingDownError(f"nothing is planned any more: {self.engine.stopping}")
 
     async def start(
         self,
@@ -196,7 +190,7 @@ class Lab:
         :raises OSError: the results folder cannot be made.
         """
         plan = plan if plan is not None else await self.plan(request)
-        options = self._options(request, command)
+        options = await self._options(request, command)
         # First, because it takes long: a request that is cancelled meanwhile leaves no session.
         unstartable_reason = await self._prepare(plan)
         folder = folder or self.new_folder()
@@ -250,12 +244,12 @@ class Lab:
         return await self.engine.submit(
             session.folder,
             plan,
-            self._options(request, "resumed"),
+            await self._options(request, "resumed"),
             unstartable_reason=unstartable_reason,
             earlier=read_events(log) if await asyncio.to_thread(log.exists) else (),
         )
 
-    def _options(self, request: SessionRequest, command: str) -> Options:
+    async def _options(self, request: SessionRequest, command: str) -> Options:
         known = request.selection.expected_failures
 
         def expected(case: str) -> Expected | None:
@@ -271,7 +265,7 @@ class Lab:
             seed=request.seed if request.sample is not None else None,
             deadline=self.settings.session_deadline,
             interruptions=_interruptions(self.settings),
-            reporters=load_reporters(self.settings.reporters),
+            reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
             request=request,
         )
 
@@ -281,16 +275,8 @@ class Lab:
         :return: says why a case cannot be started; None if it can.
         """
         problems: dict[HomeServerSpec, str] = {}
-        work = asyncio.create_task(self._install(plan, problems), name="prepare homeservers")
-        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
-        try:
-            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
-        finally:
-            for task in (work, ending):
-                task.cancel()
-            await asyncio.gather(work, ending, return_exceptions=True)
+        with contextlib.suppress(ShuttingDownError):
+            await race(self._install(plan, problems), self._shut_down())
 
         def unstartable_reason(case: Case) -> str | None:
             if case.sealed is not None and case.sealed.problem:

@@ -9,21 +9,20 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from trafficlight.clock import Clock
+from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduling.scheduler import Waiting
-from trafficlight.coordinator.turns import cooperative
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import Problem, SessionRecord
-from trafficlight.results.texts import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.portable import Shown
+from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 
