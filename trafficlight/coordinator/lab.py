@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -12,12 +13,11 @@ from typing import NoReturn
 
 from trafficlight.clock import Clock, SystemClock, race
 from trafficlight.config import Settings
+from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.execution import InProcessExecutor
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.past import Past
 from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
-from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import LateFiles
@@ -39,6 +39,7 @@ from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.request import SessionRequest
+from trafficlight.worker.execution import execute
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Lab:
     journal: Journal
     servers: ProviderRegistry
     engine: Engine
-    executor: Executor
+    workers: WorkerPool | None
     planner: Planner
     metrics: Metrics
     past: Past
@@ -83,7 +84,7 @@ class Lab:
         """
         clock = SystemClock()
         async with AsyncExitStack() as stack:
-            executor, planner, matches = await _executor(settings, clock, stack)
+            workers, run_test, planner, matches = await _executor(settings, clock, stack)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
             recovered = RecoveredState()
@@ -97,7 +98,7 @@ class Lab:
                 clock=clock,
                 journal=journal,
                 servers=servers,
-                executor=executor,
+                execute=run_test,
                 deadlines=Deadlines(
                     action=settings.action_deadline,
                     case=settings.case_deadline,
@@ -126,7 +127,7 @@ class Lab:
                     journal=journal,
                     servers=servers,
                     engine=engine,
-                    executor=executor,
+                    workers=workers,
                     planner=planner,
                     metrics=metrics,
                     past=past,
@@ -336,12 +337,12 @@ def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
 
 async def _executor(
     settings: Settings, clock: Clock, stack: AsyncExitStack
-) -> tuple[Executor, Planner, RemoteMatchCache | None]:
+) -> tuple[WorkerPool | None, Execute, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcessExecutor(clock), InProcessPlanner(), None
+        return None, functools.partial(execute, clock=clock), InProcessPlanner(), None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))
-    return pool, WorkerPlanner(pool, deadline, matches, clock=clock), matches
+    return pool, pool.execute, WorkerPlanner(pool, deadline, matches, clock=clock), matches

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,22 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class AttemptFolder:
-    """Where the files of one attempt of a case go.
+    """The folder of one attempt of a case.
 
-    :param path: the folder; it exists.
+    :param path: the folder; :meth:`create` makes it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def create(self, servers: Iterable[str] = ()) -> None:
+        """Create the folder, and the folders of homeservers.
+
+        :param servers: the server roles.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for role in servers:
+            self.server_log(role).parent.mkdir(parents=True, exist_ok=True)
 
     @property
     def log_info(self) -> Path:
@@ -62,10 +71,8 @@ class AttemptFolder:
         return folder
 
     def server_log(self, role: str) -> Path:
-        """Return where a homeserver's log goes; create the folder."""
-        folder = self.path / "servers" / folder_name(role)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / "homeserver.log"
+        """Return the path of a homeserver's log."""
+        return self.path / "servers" / folder_name(role) / "homeserver.log"
 
     def attachment(self, name: str) -> Path:
         """Return a new, empty file for an attachment, named as it asks for where that is safe and free."""
@@ -168,10 +175,8 @@ class ResultsFolder:
         return self.path / "junit.xml"
 
     def attempt(self, case_id: str, attempt: int) -> AttemptFolder:
-        """Return the folder of one attempt of a case; create it."""
-        path = self.path / attempt_path(case_id, attempt)
-        path.mkdir(parents=True, exist_ok=True)
-        return AttemptFolder(path)
+        """Return the folder of one attempt of a case, which may not exist yet."""
+        return AttemptFolder(self.path / attempt_path(case_id, attempt))
 
     def finish(self) -> None:
         """Let ``<root>/latest`` point here, and ``<root>/current`` no longer."""

@@ -193,16 +193,16 @@ def _listed() -> Response:
 
 
 def _body(adapter: Adapter) -> AdapterBody:
-    claim = adapter.claim if adapter.state is AdapterState.LEASED else None
+    lease = adapter.held_by
     waits = "waits in a poll" if adapter.channel.polling else "is not polling right now"
     return AdapterBody(
         uuid=adapter.uuid,
         type=adapter.type,
         version=adapter.registration.version or "",
         state=adapter.state,
-        case=claim.case if claim is not None else None,
-        session=claim.session if claim is not None else None,
-        role=adapter.role if claim is not None else None,
+        case=lease.case if lease is not None else None,
+        session=lease.session if lease is not None else None,
+        role=adapter.role if lease is not None else None,
         doing=waits if adapter.state is AdapterState.FREE else adapter.channel.describe(),
         paused=adapter.paused,
         quarantined=adapter.quarantined,

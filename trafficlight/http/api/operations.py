@@ -10,7 +10,6 @@ from quart import Blueprint, Quart, Response, jsonify, request
 
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.http.answers import Health
 from trafficlight.http.api.described import Answer, Endpoint, described
 from trafficlight.http.context import current_lab, log_context_of
@@ -84,7 +83,7 @@ def _unready(lab: Lab) -> list[str]:
         reasons.append(f"the coordinator is ending: {lab.engine.stopping}")
     elif not lab.engine.alive:
         reasons.append("the engine does not run")
-    if isinstance(lab.executor, WorkerPool) and not lab.executor.pids:
+    if lab.workers is not None and not lab.workers.pids:
         reasons.append("no worker process is up")
     reasons += [session.writer.trouble for session in lab.engine.sessions.values() if session.writer.trouble]
     return reasons

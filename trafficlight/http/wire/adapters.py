@@ -201,21 +201,21 @@ async def upload(uuid: str) -> Response:
     Every part with a file name is one file. A name that comes again keeps both files.
     """
     adapter, lab = _adapter(uuid), current_lab()
-    claim, role, limits = adapter.claim, adapter.role, current_lab().settings
+    lease, role, limits = adapter.lease, adapter.role, current_lab().settings
     folder = (
-        claim.client_folder(role) if claim is not None and role is not None else lab.unclaimed_folder(uuid)
+        lease.folder.client(role) if lease is not None and role is not None else lab.unclaimed_folder(uuid)
     )
 
-    before = _used(folder) if claim is None else 0
+    before = _used(folder) if lease is None else 0
 
     def room() -> int:
-        used = claim.uploaded_bytes if claim is not None else before
+        used = lease.uploaded_bytes if lease is not None else before
         return max(0, limits.upload_case_limit - used)
 
     files = await receive(folder, file_limit=limits.upload_file_limit, room=room)
     for file in files:
-        if claim is not None and role is not None:
-            claim.uploaded(role, uuid, file)
+        if lease is not None and role is not None:
+            lease.uploaded(role, uuid, file)
         else:
             _note(adapter, f"uploaded {file.name!r}, which belongs to no case: {file.path}")
     return _json({"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]})
@@ -223,13 +223,13 @@ async def upload(uuid: str) -> Response:
 
 def _note(adapter: Adapter, message: str) -> None:
     """Write into the log of the adapter's case, or of the lab where it has none."""
-    claim = adapter.claim
+    lease = adapter.lease
     current_lab().journal.append(
         EventKind.LOG,
-        session=claim.session if claim is not None else "",
-        case=claim.case if claim is not None else None,
-        attempt=claim.attempt if claim is not None else None,
-        role=adapter.role if claim is not None else None,
+        session=lease.session if lease is not None else "",
+        case=lease.case if lease is not None else None,
+        attempt=lease.attempt if lease is not None else None,
+        role=adapter.role if lease is not None else None,
         adapter=adapter.uuid,
         level="warning",
         logger="adapter",

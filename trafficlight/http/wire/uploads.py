@@ -14,7 +14,7 @@ from typing import BinaryIO
 from quart import request
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from trafficlight.coordinator.uploads import Upload
+from trafficlight.coordinator.adapter import Upload
 from trafficlight.http.errors import ApiError
 from trafficlight.http.requests import chunks
 from trafficlight.results.names import file_name
