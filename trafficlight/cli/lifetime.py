@@ -30,17 +30,17 @@ def command_line() -> str:
 
 @asynccontextmanager
 async def lab_serving(
-    settings: Settings, progress: Callable[[str], None] | None = None, *, remember: bool = False
+    settings: Settings, progress: Callable[[str], None] | None = None, *, resumable: bool = False
 ) -> AsyncIterator[tuple[Lab, str]]:
     """Run a lab and serve it over HTTP until this is left; give it and its base URL.
 
     :param progress: told what takes long, a line at a time.
-    :param remember: whether the journal is kept, so that sessions can go on after a sudden end.
+    :param resumable: see :meth:`Lab.open`.
     """
     if (warning := warning_for(settings)) is not None:
         click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(Lab.open(settings, progress=progress, remember=remember))
+        lab = await stack.enter_async_context(Lab.open(settings, progress=progress, resumable=resumable))
         url = await stack.enter_async_context(serving(app_of(lab), bind(settings.host, settings.port)))
         # Held polls would keep the server from ending.
         stack.callback(lab.engine.pool.close, "the coordinator is ending")

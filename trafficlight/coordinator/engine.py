@@ -96,38 +96,26 @@ class Engine:
         options: Options,
         *,
         unstartable_reason: Callable[[Case], str | None] = lambda _: None,
+        earlier: Iterable[Event] | None = None,
     ) -> Session:
-        """Take a session in; its cases start as soon as they can.
+        """Add a session; its cases start as soon as they can.
 
-        :param hopeless: why a case cannot even be tried; None where it can. Those end as errors at once.
+        :param unstartable_reason: why a case cannot be started; it ends as an error at once.
+        :param earlier: the events of an unfinished session of an earlier coordinator, which is resumed.
         """
         session = Session(folder, plan, self.journal, self.clock, options)
         try:
+            if earlier is not None:
+                await session.restore(earlier)
             await session.begin(self._unsupported)
             async for case in cooperative(plan.cases):
                 if session.is_waiting(case.id) and (why := unstartable_reason(case)) is not None:
                     session.give_up(case.id, why)
         except BaseException:
-            session.cancel("called off before it began")
-            await session.close(interrupted=True)
+            if earlier is None:  # an earlier one is resumed by the next coordinator
+                session.cancel("called off before it began")
+                await session.close(interrupted=True)
             raise
-        self.sessions.add(session)
-        self._admit(session)
-        return session
-
-    async def resume(
-        self,
-        folder: ResultsFolder,
-        plan: Plan,
-        options: Options,
-        events: Iterable[Event],
-    ) -> Session:
-        """Go on with a session that an earlier coordinator left.
-
-        :param events: everything that was recorded of it.
-        """
-        session = Session(folder, plan, self.journal, self.clock, options)
-        await session.resume(events)
         self.sessions.add(session)
         self._admit(session)
         return session

@@ -44,7 +44,7 @@ def create_app(**settings: Any) -> Quart:
             logger.warning(
                 "ADAPTER_TOKEN or PEOPLE_TOKEN is not set: whoever reaches this server can run code on it"
             )
-        async with Lab.open(loaded, remember=True) as running:
+        async with Lab.open(loaded, resumable=True) as running:
             app.config["LAB"] = running
             # Installing a homeserver takes longer than a server waits for its application to start.
             beginning = asyncio.create_task(_begin(running), name="begin")

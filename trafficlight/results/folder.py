@@ -2,13 +2,15 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from trafficlight.results.names import attempt_path, file_name, folder_name
 
@@ -139,6 +141,33 @@ class ResultsFolder:
     def events(self) -> Path:
         """Every event of the session, one JSON object a line."""
         return self.path / "events.jsonl"
+
+    def write_request(self, request: Mapping[str, Any], *, resumable: bool) -> None:
+        """Write ``request.json``: what the session is asked to run.
+
+        :param resumable: whether the next coordinator resumes the session if this one is killed.
+        """
+        content = json.dumps({"schema": 1, "resumable": resumable, "request": request}, indent=2)
+        write_atomically(self._request, content.encode() + b"\n")
+
+    def read_request(self, *, resumable: bool = False) -> dict[str, Any] | None:
+        """Return what the session was asked to run; None if that is not known.
+
+        :param resumable: return None for a session that must not be resumed.
+        """
+        try:
+            known = json.loads(self._request.read_bytes())
+            return dict(known["request"]) if known["resumable"] or not resumable else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remove_request(self) -> None:
+        """Make sure that nothing resumes the session, because it was refused."""
+        self._request.unlink(missing_ok=True)
+
+    @property
+    def _request(self) -> Path:
+        return self.path / "request.json"
 
     @property
     def junit(self) -> Path:

@@ -7,7 +7,6 @@ from http import HTTPStatus
 
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, request
-from sqlalchemy.exc import SQLAlchemyError
 
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError
@@ -245,7 +244,7 @@ async def rerun_failed(session: str) -> Response:
         raise ApiError(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
     known = await lab.request_of(found.id)
     if known is None:
-        message = f"nobody knows what the session {found.id} was asked to run"
+        message = f"the session {found.id} has no request.json: what it was asked to run is not known"
         raise ApiError(HTTPStatus.CONFLICT, "unknown_request", message)
     narrowed = {"only": failed, "sample": None, "shard": None, "repeat": 1}
     asked = known.model_copy(update=narrowed)
@@ -264,8 +263,6 @@ async def _start(asked: SessionRequest, command: str) -> Response:
             message = "the disk of the coordinator is full"
             raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
         raise _unwritable(str(error)) from error
-    except SQLAlchemyError as error:
-        raise _unwritable(str(error).splitlines()[0]) from error
     answer = _json(session_body(started, lab.engine.pool.drained), HTTPStatus.CREATED)
     answer.headers["Location"] = f"/api/sessions/{started.id}"
     return answer

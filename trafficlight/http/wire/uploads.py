@@ -175,7 +175,7 @@ async def receive_files(
                 await asyncio.to_thread(receiver.feed, bytes(pending))
                 pending.clear()
         await asyncio.to_thread(receiver.finish, bytes(pending))
-        # Here, in the same turn of the loop as the caller's bookkeeping: other uploads may have ended meanwhile.
+        # In the same turn of the loop as the caller's bookkeeping: other uploads may end meanwhile.
         if receiver.size > room():
             raise _too_large("there is no room for more files")
     except BaseException as error:
