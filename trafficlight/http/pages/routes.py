@@ -22,7 +22,7 @@ from trafficlight.http.pages.views import (
     case_path,
     snapshot,
 )
-from trafficlight.http.security import check_people
+from trafficlight.http.security import require_people
 from trafficlight.http.session_lists import session_rows
 from trafficlight.http.sessions import Known, Place, all_ids, latest, locate, opened
 from trafficlight.results.reports.matrix import matrices
@@ -53,11 +53,7 @@ _JUNIT = {
 _SAME = Answer("Unchanged since the response with that `ETag`.", media_type=None)
 
 
-@blueprint.before_request
-async def guard() -> None:
-    """Require the people's token."""
-    token = current_lab().settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
+blueprint.before_request(require_people)
 
 
 @blueprint.get("/")
