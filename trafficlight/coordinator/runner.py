@@ -12,7 +12,7 @@ from trafficlight.coordinator.adapter import Lease
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ActionError, DeployError, LabError, TrafficlightError, UnsupportedError
-from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
+from trafficlight.homeservers.provider import BY_THE_TEST, Provider, RunningServer, ServerRequest
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.tails import tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
@@ -208,7 +208,7 @@ class Runner:
 
 
 def _unasked(server: RunningServer) -> bool:
-    return server.exited is not None and not server.exited.endswith(AS_ASKED)
+    return server.exited is not None and not server.exited.endswith(BY_THE_TEST)
 
 
 def _ended(attempt: Attempt) -> dict[str, str]:
