@@ -155,6 +155,27 @@ async def test_a_dead_fork_server_takes_its_servers_and_is_replaced(ask: Ask) ->
             await register_account(server.cs_api, "alice", "a password")
 
 
+async def test_a_fork_server_that_does_not_answer_is_killed_and_started_again(
+    ask: Ask, descendants: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.homeservers.local.fork_server._ANSWER_SECONDS", 0.5)
+    before = descendants()
+    async with _provider_of(SynapseRecipe(CacheFolder(), _silent)) as provider:
+        async with provider.deploy("before", [ask("old")]) as [old]:
+            assert isinstance(old, LocalServer)
+            stopped = _fork_server_of(old)
+            os.kill(stopped, signal.SIGSTOP)
+            async with asyncio.timeout(30), provider.deploy("during", [ask("new")]) as [new]:
+                assert isinstance(new, LocalServer)
+                await register_account(new.cs_api, "alice", "a password")
+                assert old.exited == "signal 9"
+                assert _fork_server_of(new) != stopped
+                os.kill(_fork_server_of(new), signal.SIGSTOP)
+                await asyncio.wait_for(new.destroy(), 30)  # the signal is not delivered either
+                assert new.exited == "signal 9"
+    assert descendants() == before
+
+
 @pytest.mark.parametrize("milliseconds", [0, 2, 10, 30, 60, 100, 140, 180])
 async def test_cancelled_while_entering_leaves_nothing(
     local: LocalProvider, ask: Ask, descendants: Callable[[], set[int]], milliseconds: int
