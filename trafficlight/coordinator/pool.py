@@ -1,22 +1,19 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
 import asyncio
-import itertools
-import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
     Adapter,
     AdapterState,
-    Claim,
     Lease,
     RegistrationConflictError,
     UnknownAdapterError,
 )
 from trafficlight.coordinator.channel import Channel
 from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
-from trafficlight.protocol import RESET, ErrorBody, JsonObject
+from trafficlight.protocol import RESET, ErrorBody, Registration
 from trafficlight.results.events import EventKind
 from trafficlight.results.journal import Journal
 
@@ -50,7 +47,6 @@ class Pool:
         self._adapters: dict[str, Adapter] = {}
         self._free: dict[str, Adapter] = {}
         self._ended: dict[str, None] = {}
-        self._leases = itertools.count(1)
         self._closed: str | None = None
         #: Called with an adapter that may have another case after :meth:`reset`; None lets all of them end.
         self.on_reusable: Callable[[Adapter], None] | None = None
@@ -70,7 +66,7 @@ class Pool:
         """The adapters that a case can have, in the order in which they came."""
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
 
-    def register(self, uuid: str, registration: JsonObject, *, token: str | None = None) -> Adapter:
+    def register(self, uuid: str, registration: Registration, *, token: str | None = None) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
 
         :raises RegistrationConflictError: the uuid is in use with another registration, or has ended.
@@ -79,7 +75,7 @@ class Pool:
         if known is not None:
             if known.state is AdapterState.ENDED:
                 raise RegistrationConflictError(uuid, f"this adapter has ended ({known.reason})")
-            if known.registration != registration:
+            if known.fields != registration.fields():
                 raise RegistrationConflictError(uuid, "already registered with other data")
             self.seen(known)
             return known
@@ -92,7 +88,7 @@ class Pool:
             token=token,
         )
         self._adapters[uuid] = adapter
-        self._journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration=registration)
+        self._journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration=adapter.fields)
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
@@ -113,7 +109,7 @@ class Pool:
         if uuid not in self._adapters:
             adapter = Adapter(
                 uuid,
-                {"type": "unknown"},
+                Registration(type="unknown"),
                 Channel(self._clock),
                 registered=self._clock.now(),
                 seen=self._clock.monotonic(),
@@ -135,41 +131,37 @@ class Pool:
         """Note that an adapter gave a sign of life."""
         adapter.seen = self._clock.monotonic()
 
-    def lease(self, claim: Claim, adapters: Mapping[str, Adapter]) -> Lease:
-        """Claim the adapters of an attempt, all or none.
+    def acquire(self, lease: Lease) -> None:
+        """Lease the adapters of an attempt, all or none.
 
-        :param adapters: a free adapter for every client role.
-        :raises AdapterError: one of them is not free any more; nothing is claimed then.
+        :raises AdapterError: one of them is not free any more; none is leased.
         """
-        for role, adapter in adapters.items():
+        for role, adapter in lease.adapters.items():
             if adapter.state is not AdapterState.FREE:
                 raise AdapterError(
                     f"the {adapter.type} adapter {adapter.uuid} is not free any more", role=role
                 )
-        lease = Lease(f"{next(self._leases)}-{secrets.token_hex(4)}", claim, dict(adapters))
-        for role, adapter in adapters.items():
-            adapter.state, adapter.lease = AdapterState.LEASED, lease
-            adapter.role, adapter.claim = role, claim
+        for role, adapter in lease.adapters.items():
+            adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
             del self._free[adapter.uuid]
-            self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.registration)
-        return lease
+            self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.fields)
 
     def release(self, lease: Lease, reason: str) -> None:
-        """Give the adapters of a lease up. Idempotent.
+        """Release the adapters of a lease. Idempotent.
 
-        Each is told to exit, and comes back as a new one; those that can be used again are reset.
+        Reusable adapters are reset; the others are sent `exit` and register again.
         """
-        if not lease.open:
+        if lease.released:
             return
-        lease.open = False
+        lease.released = True
         for adapter in lease.adapters.values():
-            if adapter.lease is not lease:
+            if adapter.state is not AdapterState.LEASED:  # it has ended
                 continue
             self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
             adapter.channel.on_delivered = None
             if self.on_reusable is not None and self._closed is None and adapter.usable_again:
-                adapter.state, adapter.lease = AdapterState.RESETTING, None
+                adapter.state = AdapterState.RESETTING
                 self.on_reusable(adapter)
             else:
                 self._end(adapter, reason)
@@ -185,7 +177,7 @@ class Pool:
             self._end(adapter, f"could not be reset: {error}")
             return
         except asyncio.CancelledError:
-            self._end(adapter, "was called off during its reset")
+            self._end(adapter, "its reset was cancelled")
             raise
         if adapter.state is AdapterState.RESETTING:
             adapter.state, adapter.role = AdapterState.FREE, None
@@ -194,7 +186,7 @@ class Pool:
 
     def end(self, adapter: Adapter, reason: str) -> None:
         """Tell an adapter that no case holds to exit."""
-        if adapter.lease is None:
+        if adapter.state is not AdapterState.LEASED:
             self._end(adapter, reason)
 
     def pause(self, adapter: Adapter, reason: str) -> None:
@@ -283,18 +275,16 @@ class Pool:
     def _lost(self, adapter: Adapter, error: LabError | ActionError) -> None:
         if adapter.state is AdapterState.ENDED:
             return
-        told = adapter.channel.fail(error)
-        lease, role = adapter.lease, adapter.role
-        if lease is None or role is None:
-            self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
+        raised_in_test = adapter.channel.fail(error)
+        self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
+        if (lease := adapter.held_by) is not None and adapter.role is not None:
+            lease.on_lost(adapter.role, error, raised_in_test)
+        else:
             self._end(adapter, str(error))
             self._on_change()
-        else:
-            self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
-            lease.claim.adapter_failed(role, error, told=told)
 
     def _end(self, adapter: Adapter, reason: str) -> None:
-        adapter.state, adapter.reason, adapter.lease = AdapterState.ENDED, reason, None
+        adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)
         self._ended[adapter.uuid] = None
@@ -307,13 +297,13 @@ class Pool:
         self._journal.append(EventKind.LOG, adapter=uuid, level="info", logger="pool", message=message)
 
     def _tell(self, kind: EventKind, adapter: Adapter, **data: object) -> None:
-        claim = adapter.lease.claim if adapter.lease is not None else None
+        lease = adapter.held_by
         self._journal.append(
             kind,
-            session=claim.session if claim is not None else "",
-            case=claim.case if claim is not None else None,
-            attempt=claim.attempt if claim is not None else None,
-            role=adapter.role if claim is not None else None,
+            session=lease.session if lease is not None else "",
+            case=lease.case if lease is not None else None,
+            attempt=lease.attempt if lease is not None else None,
+            role=adapter.role if lease is not None else None,
             adapter=adapter.uuid,
             **data,
         )

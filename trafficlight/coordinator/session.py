@@ -9,21 +9,20 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from trafficlight.clock import Clock
+from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduling.scheduler import Waiting
-from trafficlight.coordinator.turns import cooperative
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
-from trafficlight.results.record import SessionRecord
-from trafficlight.results.texts import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
+from trafficlight.results.record import Problem, SessionRecord
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.portable import Shown
+from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 
@@ -65,39 +64,22 @@ class Session:
         self._unsubscribe: Callable[[], None] = lambda: None
         self._closing = False
 
-    async def resume(self, events: Iterable[Event]) -> None:
-        """Go on with a session that a coordinator left without ending it.
+    async def restore(self, events: Iterable[Event]) -> None:
+        """Take over what an earlier coordinator recorded of this session, before :meth:`begin`.
 
-        What ended keeps its verdict; attempts that were cut off are marked as interrupted, and their cases
-        run again, unless that is not wanted.
-
-        :param events: everything that was recorded of it; read in a thread.
+        :param events: everything that it recorded; read in a thread.
         """
         await asyncio.to_thread(self._replay, events)
         self.stopped, self.cancelled = self.record.stopped, self.record.cancelled
         if self.record.started is not None:
             self._began -= (self._clock.now() - self.record.started).total_seconds()
-        self._unsubscribe = self._journal.subscribe(self.writer)
-        self.writer.resume()
-        now = self._clock.monotonic()
-        planned = {case.id for case in self.plan.cases}
-        async for order, case in cooperative(enumerate(self.plan.cases)):
-            if case.id not in self.record.cases:
-                self._plan(case, None)
-            if (entry := self._resumed(case, order, now)) is not None:
-                self._queues.add(entry)
-        async for case_id, known in cooperative(list(self.record.cases.items())):
-            if case_id not in planned and known.state not in FINAL:
-                gone = Verdict(
-                    State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
-                )
-                self._end(case_id, None, gone, 0.0)
+            self.writer.resume()
 
     def _replay(self, events: Iterable[Event]) -> None:
         for event in events:
             self.record.apply(event)
 
-    def _resumed(self, case: Case, order: int, now: float) -> Entry | None:
+    def _unfinished(self, case: Case, order: int, now: float) -> Entry | None:
         """Return a case that is still to run; mark its last attempt as interrupted, if it was."""
         known = self.record.cases[case.id]
         failures = sum(
@@ -124,9 +106,39 @@ class Session:
     async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
         """Record what is planned; when it returns, its cases may start.
 
-        :param unsupported: why a case is not meant to run here; None where it is.
+        Of a restored session, cases that ended keep their verdicts. Attempts that were running are marked as
+        interrupted and their cases run again, unless the options limit that.
+
+        :param unsupported: why a case is not meant to run here; None if it is.
         """
         self._unsubscribe = self._journal.subscribe(self.writer)
+        if self.record.started is None:
+            self._emit_started()
+        recorded = set(self.record.problems)
+        for problem in self.plan.problems:
+            if Problem(str(problem.path), problem.line, problem.problem, problem.hint) not in recorded:
+                self._tell(
+                    EventKind.PROBLEM,
+                    file=str(problem.path),
+                    line=problem.line,
+                    problem=problem.problem,
+                    hint=problem.hint,
+                )
+        now = self._clock.monotonic()
+        async for order, case in cooperative(enumerate(self.plan.cases)):
+            if case.id not in self.record.cases:  # the coordinator may have been killed while it planned
+                self._plan(case, unsupported(case))
+            if (entry := self._unfinished(case, order, now)) is not None:
+                self._queues.add(entry)
+        planned = {case.id for case in self.plan.cases}
+        async for case_id, known in cooperative(list(self.record.cases.items())):
+            if case_id not in planned and known.state not in FINAL:
+                gone = Verdict(
+                    State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
+                )
+                self._end(case_id, None, gone, 0.0)
+
+    def _emit_started(self) -> None:
         self._tell(
             EventKind.SESSION_STARTED,
             versions={"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform},
@@ -137,20 +149,6 @@ class Session:
             seed=self.options.seed,
             cases=len(self.plan.cases),
         )
-        for problem in self.plan.problems:
-            self._tell(
-                EventKind.PROBLEM,
-                file=str(problem.path),
-                line=problem.line,
-                problem=problem.problem,
-                hint=problem.hint,
-            )
-        now = self._clock.monotonic()
-        async for order, case in cooperative(enumerate(self.plan.cases)):
-            why = unsupported(case)
-            self._plan(case, why)
-            if case.skip is None and why is None:
-                self._queues.add(Entry(case, order, now))
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
         slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}

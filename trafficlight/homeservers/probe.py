@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 
+from trafficlight.clock import race
 from trafficlight.errors import DeployError
-
-_T = TypeVar("_T")
 
 _REQUEST = aiohttp.ClientTimeout(total=10)
 _SHORT = aiohttp.ClientTimeout(total=3)
@@ -73,23 +72,16 @@ async def wait_until_ready(
         raise DeployError(f"{cs_api} did not answer within {timeout:g} s{detail}") from None
 
 
-async def unless_exited(ready: Coroutine[Any, Any, _T], exited: Coroutine[Any, Any, str]) -> _T:
+async def unless_exited(ready: Coroutine[Any, Any, None], exited: Coroutine[Any, Any, str]) -> None:
     """Await a homeserver's readiness, and stop when it exits first.
 
     :param ready: returns when it is ready.
-    :param exited: returns how it exited, when it does.
+    :param exited: returns a description of its exit.
     :raises DeployError: it exited, whatever answers at its port.
     """
-    asking, ending = asyncio.ensure_future(ready), asyncio.ensure_future(exited)
-    try:
-        await asyncio.wait([asking, ending], return_when=asyncio.FIRST_COMPLETED)
-        if ending.done():
-            raise DeployError(f"exited while starting, {ending.result()}")
-        return asking.result()
-    finally:
-        asking.cancel()
-        ending.cancel()
-        await asyncio.wait([asking, ending])
+    reason = await race(exited, ready)
+    if reason is not None:
+        raise DeployError(f"exited while starting, {reason}")
 
 
 async def title_of(session: aiohttp.ClientSession, *bases: str) -> str:

@@ -57,7 +57,7 @@ class EventKind(StrEnum):
 class Event:
     """One thing that happened.
 
-    :param sequence: its place in the journal, from 1, without gaps.
+    :param sequence: its place in the log of its session, from 1, without gaps; before that, in the journal.
     :param time: when, UTC.
     :param kind: what.
     :param session: the session's id; empty for what belongs to none.

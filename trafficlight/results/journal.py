@@ -34,12 +34,11 @@ class Journal:
     """Gives events their place and time, and hands each to every reader at once, in order.
 
     :param clock: where timestamps come from.
-    :param first: the sequence number of the next event.
     """
 
-    def __init__(self, clock: Clock, *, first: int = 1) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._next = first
+        self._next = 1
         self._readers: list[Reader] = []
         self._failures: dict[Reader, int] = {}  # in a row
 

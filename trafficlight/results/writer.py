@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trafficlight.results.attempt import AttemptRecord
@@ -23,8 +24,7 @@ from trafficlight.results.reports.json_files import (
     rerun_failed,
     session_json,
 )
-from trafficlight.results.reports.junit import JunitStyle
-from trafficlight.results.reports.junit_document import JunitDocument, junit_bytes
+from trafficlight.results.reports.junit import JunitDocument, JunitStyle, junit_bytes
 from trafficlight.results.reports.timeline import render_timeline
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class ResultsWriter:
         if not record.id:
             record.id = folder.id
         self._log = EventLog(folder.events)
+        #: Why the last event could not be written; empty if it was.
+        self.trouble = ""
         self._style = style or JunitStyle.detect(folder.path, os.environ, Path.cwd())
         self._document = JunitDocument(record, self._style)
         self._written = b""
@@ -101,12 +103,17 @@ class ResultsWriter:
         """Take in an event; those of other sessions are left alone."""
         if self._closed or (event.session and event.session != self._record.id):
             return
+        event = replace(event, sequence=self._record.last_sequence + 1)
         with self._record_lock:
             self._record.apply(event)
             if event.kind in _CHANGES_JUNIT:
                 self._changed.update(dict.fromkeys(event.cases))
         try:
             self._log.append(event)
+            self.trouble = ""
+        except OSError as error:
+            self.trouble = f"{self._folder.events} cannot be written: {error.strerror or error}"
+            raise
         finally:  # a full disk must not keep the verdict from the reporters
             self._follow(event)
 
@@ -123,6 +130,7 @@ class ResultsWriter:
 
         The reports are written anew, a little later; so many files that come at once share a writing.
         """
+        event = replace(event, sequence=self._record.last_sequence + 1)
         with self._record_lock:
             self._record.apply(event)
             if event.case is not None:

