@@ -52,6 +52,10 @@ class Registration(BaseModel):
     )
     endpoint: str | None = Field(default=None, description="Network proxies: the base URL for clients.")
 
+    def fields(self) -> JsonObject:
+        """Return the JSON object that was sent."""
+        return self.model_dump(exclude_unset=True)
+
 
 class Registered(BaseModel):
     """The coordinator's answer to a registration. Old adapters do not read it."""

@@ -1,38 +1,105 @@
-"""Text that any program may have written, made fit for XML and for the programs that read JUnit."""
+"""Text for people and for XML: truncation, escaping, and how durations, sizes and times are written."""
 
 import re
+from datetime import UTC, datetime
+from pathlib import Path
 
-# What XML 1.0 forbids, and the control characters that it merely advises against; tab and line feed are fine.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-# Readers of JUnit take the file that such a marker names: only this package may write one.
+MESSAGE_LIMIT = 10_000
+"""Characters kept of a case's message: every page and report contains it."""
+
+TRACEBACK_LIMIT = 100_000
+"""Characters kept of a traceback."""
+
+# What XML 1.0 forbids, and the control characters that it discourages; tab and line feed are fine.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# Readers of JUnit open the file that such a marker names: only this package may write one.
 _MARKER = re.compile(r"\[\[(?=\s*ATTACHMENT)", re.IGNORECASE)
 
 
-def visible(text: str) -> str:
-    """Return text with the characters that XML cannot carry spelled out: BEL becomes ``#x07``."""
+def escape_control(text: str) -> str:
+    """Spell out the characters that XML cannot contain: BEL becomes ``#x07``."""
     unix = text.replace("\r\n", "\n")
-    return _MARKER.sub("[ [", _INVISIBLE.sub(lambda match: f"#x{ord(match[0]):02x}", unix))
+    return _MARKER.sub("[ [", _CONTROL.sub(lambda match: f"#x{ord(match[0]):02x}", unix))
 
 
-def single_line(text: str, longest: int = 300) -> str:
-    """Return the first line that says something, cut at the end where it is long.
+def single_line(text: str, limit: int = 300) -> str:
+    """Return the first line that is not blank, truncated at its end.
 
-    :param longest: characters.
+    :param limit: characters.
     """
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def truncate(text: str, limit: int) -> str:
+    """Return text that any encoding can write, with its middle left out if it is too long.
+
+    :param limit: characters kept, three quarters of them from the beginning.
+    """
+    if len(text) > limit:
+        first, last = limit * 3 // 4, limit // 4
+        left_out = f"\n[... {len(text) - first - last:,} characters left out ...]\n"
+        text = text[:first] + left_out + text[-last:]
+    # No encoding can write a lone surrogate.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def truncate_middle(text: str, limit: int, where: str = "") -> str:
-    """Return the beginning and the end of a long text, with a line in between on what is missing.
+    """Return text with its middle left out if it has too many bytes.
 
     :param text: without lone surrogates.
-    :param limit: bytes in UTF-8 that are kept.
-    :param where: where all of it is to be found.
+    :param limit: bytes of UTF-8 kept.
+    :param where: where the complete text can be found.
     """
     if len(text) * 4 <= limit or len(encoded := text.encode()) <= limit:
         return text
     head = encoded[: limit // 2].decode(errors="ignore")
     tail = encoded[len(encoded) - (limit - limit // 2) :].decode(errors="ignore")
-    pointer = f", all of it in {where}" if where else ""
+    pointer = f", complete in {where}" if where else ""
     return f"{head}\n[… {len(encoded) - limit:,} bytes left out{pointer} …]\n{tail}"
+
+
+def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
+    """Return the end of a file; empty if it cannot be read.
+
+    :param limit: bytes.
+    :param since: the offset of the first byte that may be returned.
+    """
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(since, end - limit))
+            return file.read(limit).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 case``, ``2,000 cases``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in the unit that fits it; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in the unit that fits it."""
+    for unit, factor in (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} bytes"
+
+
+def utc_time(when: datetime | None) -> str:
+    """Return a time to the second, in UTC; empty for None."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else ""

@@ -62,7 +62,7 @@ async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[No
 
     def lost(instance: str, ending: str) -> None:
         for adapter in lab.engine.pool:
-            if adapter.registration.get("instance") == instance:
+            if adapter.program == instance:
                 lab.engine.pool.lose(adapter, f"its process ended ({ending})")
 
     supervisor = Supervisor(programs_of(lab.settings.adapters), url, folder, lost, token=token)

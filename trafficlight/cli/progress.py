@@ -11,7 +11,7 @@ from rich.text import Text
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.record import SessionRecord
-from trafficlight.text import visible
+from trafficlight.text import escape_control
 
 _STYLES = {
     State.SUCCESS: "green",
@@ -73,7 +73,7 @@ class Progress:
         self._console.print(line, soft_wrap=True)
         if state in (State.FAILURE, State.ERROR) and case.message:
             self._console.print(
-                Text(f"      {visible(case.message.splitlines()[0])}", style="dim"), soft_wrap=True
+                Text(f"      {escape_control(case.message.splitlines()[0])}", style="dim"), soft_wrap=True
             )
 
     def _now(self) -> Group:

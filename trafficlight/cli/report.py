@@ -11,8 +11,7 @@ from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.json_files import dump, report_json
-from trafficlight.results.reports.junit import JunitStyle
-from trafficlight.results.reports.junit_document import junit_bytes
+from trafficlight.results.reports.junit import JunitStyle, junit_bytes
 from trafficlight.results.reports.summary import summary
 from trafficlight.results.writer import rebuild
 

@@ -16,9 +16,10 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.results.events import Event, EventKind
-from trafficlight.results.reports.summary import cases_text, summary
+from trafficlight.results.reports.summary import summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.suites.selection import Selection
+from trafficlight.text import count
 from trafficlight.version import VERSION
 
 # Seconds that a program may need between two registrations; when it ends early it is started after a pause.
@@ -95,7 +96,7 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
         lab, url = await stack.enter_async_context(lab_serving(settings, tell))
         planned = await lab.plan(request)
         folder = lab.new_folder()
-        cases = cases_text(len(planned.cases))
+        cases = count(len(planned.cases), "case")
         header = f"trafficlight {VERSION} · session {folder.id} · {cases} · {url}/status"
         console.print(header, soft_wrap=True)
         if settings.port == 0 and "queue_deadline" not in settings.model_fields_set:

@@ -13,8 +13,9 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import ShuttingDownError
 from trafficlight.results.exit_codes import ExitCode, worst
-from trafficlight.results.reports.summary import cases_text, summary
+from trafficlight.results.reports.summary import summary
 from trafficlight.suites.request import SessionRequest
+from trafficlight.text import count
 from trafficlight.version import VERSION
 
 # Where the original listens.
@@ -74,7 +75,7 @@ async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
     for before in ended:
         click.echo(f"session {before.session.id} · had ended before a restart · {before.session.folder}")
     for session in sessions:
-        cases = cases_text(len(session.plan.cases))
+        cases = count(len(session.plan.cases), "case")
         click.echo(f"session {session.id} · {cases} · {session.folder.path}")
     for session in sessions:
         await session.ended.wait()

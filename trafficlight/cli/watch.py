@@ -23,7 +23,8 @@ from trafficlight.errors import TrafficlightError
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.summary import cases_text, summary
+from trafficlight.results.reports.summary import summary
+from trafficlight.text import count
 from trafficlight.version import VERSION
 
 # Seconds to wait for a coordinator that is being restarted, and for it to go on with the session.
@@ -78,7 +79,7 @@ async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
 
 def header(coordinator: Coordinator, session: SessionFacts) -> str:
     """Return the first line: which session, how much, and where to look."""
-    cases = cases_text(session.cases)
+    cases = count(session.cases, "case")
     return f"trafficlight {VERSION} · session {session.id} · {cases} · {coordinator.url}/status/{session.id}"
 
 

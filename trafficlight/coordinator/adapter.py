@@ -1,7 +1,7 @@
 """One adapter, as the pool knows it: what it said, where it stands, and who holds it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Protocol
 from trafficlight.coordinator.channel import Channel
 from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError, TrafficlightError
-from trafficlight.protocol import JsonObject
+from trafficlight.protocol import JsonObject, Registration
 
 
 class UnknownAdapterError(TrafficlightError):
@@ -78,6 +78,7 @@ class Claim(Protocol):
 class Adapter:
     """One registered adapter.
 
+    :ivar fields: the registration as it was sent: what client types match, and what events and tests see.
     :ivar claim: the attempt that holds it, or held it last: its late uploads still belong there.
     :ivar paused: why it gets no new case; empty while it does.
     :ivar quarantined: whether its program's failures paused it, and not a person.
@@ -87,7 +88,7 @@ class Adapter:
     """
 
     uuid: str
-    registration: JsonObject
+    registration: Registration
     channel: Channel
     registered: datetime
     seen: float
@@ -101,24 +102,27 @@ class Adapter:
     paused: str = ""
     quarantined: bool = False
     cases: int = 0
+    fields: JsonObject = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fields = self.registration.fields()
 
     @property
     def type(self) -> str:
-        """The type that it registered as."""
-        return str(self.registration["type"])
+        """The type it registered as."""
+        return self.registration.type
 
     @property
     def program(self) -> str | None:
         """What names its program across registrations; None where nothing does."""
-        instance = self.registration.get("instance")
-        return instance if isinstance(instance, str) and instance else None
+        return self.registration.instance or None
 
     @property
     def usable_again(self) -> bool:
         """Whether it says that it can be reset, and nothing speaks against it."""
         channel = self.channel
         unspoilt = channel.failure is None and channel.exit_reason is None and channel.outstanding is None
-        return self.registration.get("reusable") is True and unspoilt
+        return self.registration.reusable is True and unspoilt
 
 
 @dataclass(slots=True)

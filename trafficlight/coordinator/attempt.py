@@ -18,8 +18,8 @@ from trafficlight.protocol import ActionMessage, JsonObject
 from trafficlight.results.events import EventKind
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
-from trafficlight.results.texts import MESSAGE_LIMIT, truncate
 from trafficlight.suites.model import Case
+from trafficlight.text import MESSAGE_LIMIT, truncate
 from trafficlight.worker.plain import plain
 
 

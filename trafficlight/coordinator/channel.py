@@ -10,7 +10,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import StrEnum
 from typing import TypeAlias
 
 from trafficlight.clock import Clock, release
@@ -27,13 +27,13 @@ _JITTER = 0.1
 _SUPERSEDED_DELAY = 1000
 
 
-class Receipt(Enum):
-    """What became of a response."""
+class Receipt(StrEnum):
+    """How a response was received, as the wire spells it."""
 
-    ACCEPTED = auto()  # it answered the outstanding action
-    REPEATED = auto()  # that action was answered before; nothing changed
-    UNSOLICITED = auto()  # nothing was outstanding, and it named nothing
-    STALE = auto()  # it names an action that is not, or no longer, waiting for an answer
+    ACCEPTED = "accepted"  # it answered the outstanding action
+    REPEATED = "repeated"  # its action was answered before; nothing changed
+    UNSOLICITED = "unasked"  # no action was outstanding, and it named none
+    STALE = "stale"  # it names an action that is not outstanding
 
 
 # How an action ended: with a response, verbatim, or with what went wrong.

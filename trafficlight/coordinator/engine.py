@@ -258,8 +258,8 @@ class Engine:
         return _MOST_STARTS if limit is None else max(0, limit - len(self._running))
 
     def _start_what_can(self, group: asyncio.TaskGroup, candidates: list[Waiting]) -> None:
-        free = [Free(adapter.uuid, adapter.registration, _rank(adapter)) for adapter in self.pool.free]
-        busy = [Free(one.uuid, one.registration) for one in self.pool if one.state is AdapterState.LEASED]
+        free = [Free(adapter.uuid, adapter.fields, _rank(adapter)) for adapter in self.pool.free]
+        busy = [Free(one.uuid, one.fields) for one in self.pool if one.state is AdapterState.LEASED]
         usage = self._usage()
         decision = decide(candidates, free, busy, self._limits, usage)
         if decision.starts:
@@ -310,7 +310,7 @@ class Engine:
     def _held_back(self) -> list[Free]:
         """Return the adapters that get no case only because a person says so."""
         return [
-            Free(adapter.uuid, adapter.registration)
+            Free(adapter.uuid, adapter.fields)
             for adapter in self.pool
             if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
         ]

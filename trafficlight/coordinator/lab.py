@@ -188,7 +188,7 @@ class Lab:
         :raises OSError: the results folder cannot be made.
         """
         plan = plan if plan is not None else await self.plan(request)
-        options = self._options(request, command)
+        options = await self._options(request, command)
         # First, as it takes long: whoever is called off meanwhile leaves no session behind.
         problems = await self._prepare(plan)
         folder = folder or self.new_folder()
@@ -250,10 +250,10 @@ class Lab:
         plan = await self.plan(request)
         await self._prepare(plan)
         return await self.engine.resume(
-            folder, plan, self._options(request, "resumed"), store.events(stored.id)
+            folder, plan, await self._options(request, "resumed"), store.events(stored.id)
         )
 
-    def _options(self, request: SessionRequest, command: str) -> Options:
+    async def _options(self, request: SessionRequest, command: str) -> Options:
         known = request.selection.expected_failures
 
         def expected(case: str) -> Expected | None:
@@ -269,7 +269,7 @@ class Lab:
             seed=request.seed if request.sample is not None else None,
             deadline=self.settings.session_deadline,
             interruptions=_interruptions(self.settings),
-            reporters=load_reporters(self.settings.reporters),
+            reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
             request=request,
         )
 

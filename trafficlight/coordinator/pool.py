@@ -16,7 +16,7 @@ from trafficlight.coordinator.adapter import (
 )
 from trafficlight.coordinator.channel import Channel
 from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
-from trafficlight.protocol import RESET, ErrorBody, JsonObject
+from trafficlight.protocol import RESET, ErrorBody, Registration
 from trafficlight.results.events import EventKind
 from trafficlight.results.journal import Journal
 
@@ -70,7 +70,7 @@ class Pool:
         """The adapters that a case can have, in the order in which they came."""
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
 
-    def register(self, uuid: str, registration: JsonObject, *, token: str | None = None) -> Adapter:
+    def register(self, uuid: str, registration: Registration, *, token: str | None = None) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
 
         :raises RegistrationConflictError: the uuid is in use with another registration, or has ended.
@@ -79,7 +79,7 @@ class Pool:
         if known is not None:
             if known.state is AdapterState.ENDED:
                 raise RegistrationConflictError(uuid, f"this adapter has ended ({known.reason})")
-            if known.registration != registration:
+            if known.fields != registration.fields():
                 raise RegistrationConflictError(uuid, "already registered with other data")
             self.seen(known)
             return known
@@ -92,7 +92,7 @@ class Pool:
             token=token,
         )
         self._adapters[uuid] = adapter
-        self._journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration=registration)
+        self._journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration=adapter.fields)
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
@@ -113,7 +113,7 @@ class Pool:
         if uuid not in self._adapters:
             adapter = Adapter(
                 uuid,
-                {"type": "unknown"},
+                Registration(type="unknown"),
                 Channel(self._clock),
                 registered=self._clock.now(),
                 seen=self._clock.monotonic(),
@@ -152,7 +152,7 @@ class Pool:
             adapter.role, adapter.claim = role, claim
             adapter.cases += 1
             del self._free[adapter.uuid]
-            self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.registration)
+            self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.fields)
         return lease
 
     def release(self, lease: Lease, reason: str) -> None:

@@ -14,7 +14,7 @@ from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ActionError, DeployError, LabError, TrafficlightError, UnsupportedError
 from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
 from trafficlight.results.events import EventKind, State
-from trafficlight.results.tails import tail
+from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
 from trafficlight.worker.verdicts import verdict_of
 
@@ -150,7 +150,7 @@ class Runner:
             case=attempt.case_model,
             attempt=attempt.number,
             folder=attempt.folder.path,
-            clients={role: dict(adapter.registration) for role, adapter in attempt.adapters.items()},
+            clients={role: dict(adapter.fields) for role, adapter in attempt.adapters.items()},
             servers=servers,
             case_deadline=self.deadlines.case,
             teardown_deadline=self.deadlines.teardown,
@@ -218,7 +218,7 @@ def _ended(attempt: Attempt) -> dict[str, str]:
 
 def _tail(attempt: Attempt, role: str) -> str:
     """Return the last lines of a homeserver's log."""
-    text = tail(attempt.folder.server_log(role), _LOG_BYTES)
+    text = read_tail(attempt.folder.server_log(role), _LOG_BYTES)
     return "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
 
 

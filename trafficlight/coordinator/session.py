@@ -20,10 +20,10 @@ from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.texts import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.portable import Shown
+from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 

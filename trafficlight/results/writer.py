@@ -23,8 +23,7 @@ from trafficlight.results.reports.json_files import (
     rerun_failed,
     session_json,
 )
-from trafficlight.results.reports.junit import JunitStyle
-from trafficlight.results.reports.junit_document import JunitDocument, junit_bytes
+from trafficlight.results.reports.junit import JunitDocument, JunitStyle, junit_bytes
 from trafficlight.results.reports.timeline import render_timeline
 
 logger = logging.getLogger(__name__)

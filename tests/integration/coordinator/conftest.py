@@ -22,7 +22,7 @@ from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
-from trafficlight.protocol import JsonObject
+from trafficlight.protocol import JsonObject, Registration
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.folder import ResultsFolder
@@ -116,7 +116,7 @@ class Player:
         self.exits: list[str] = []
 
     def register(self) -> Adapter:
-        return self.engine.pool.register(str(uuid4()), self.registration)
+        return self.engine.pool.register(str(uuid4()), Registration.model_validate(self.registration))
 
     async def loop(self) -> None:
         """Play one case after the other, until it is sent away without one."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trafficlight.protocol import ErrorBody
+from trafficlight.protocol import ErrorBody, Registration
 from trafficlight.results.events import FINAL, EventKind, State
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Unreliable:
             await asyncio.sleep(self.chance.uniform(0, 0.002))
 
     async def live(self, uuid: str) -> None:
-        adapter = self.pool.register(uuid, {"type": "nio"})
+        adapter = self.pool.register(uuid, Registration.model_validate({"type": "nio"}))
         while (message := await adapter.channel.poll(20)).action != "exit":
             if message.action == "idle":
                 continue

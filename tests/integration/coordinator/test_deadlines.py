@@ -10,6 +10,7 @@ import pytest
 from tests.hand_clock import HandClock
 from tests.integration.coordinator.conftest import open_bay
 from trafficlight.coordinator.options import Options
+from trafficlight.protocol import Registration
 from trafficlight.results.events import EventKind, State
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ async def test_of_an_action(bay: "EngineHarness", clock: HandClock) -> None:
 
 
 async def test_of_an_adapter_that_is_gone(bay: "EngineHarness", clock: HandClock) -> None:
-    alice = bay.engine.pool.register("alice", {"type": "nio"})
+    alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
     session = await bay.submit(DANCES)
     await alice.channel.poll(20)
     alice.channel.respond(None, {"response": "bowed"})
@@ -91,7 +92,7 @@ async def test_of_an_adapter_that_is_gone(bay: "EngineHarness", clock: HandClock
 
 
 async def test_of_an_adapter_without_a_case(bay: "EngineHarness", clock: HandClock) -> None:
-    idle = bay.engine.pool.register("idle", {"type": "nio"})
+    idle = bay.engine.pool.register("idle", Registration.model_validate({"type": "nio"}))
     await clock.turn(60)
     assert bay.engine.pool.free == [idle]
     await clock.turn(2)

@@ -10,6 +10,7 @@ import pytest
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.workers.pool import WorkerPool
+from trafficlight.protocol import Registration
 from trafficlight.results.events import EventKind, State
 from trafficlight.results.exit_codes import ExitCode
 
@@ -117,7 +118,7 @@ class TestWaiting:
 
     async def test_also_when_there_are_some_but_too_few(self, bay_with: MakeBay) -> None:
         bay = await bay_with(queue=0.5)
-        bay.engine.pool.register("only", {"type": "nio"})
+        bay.engine.pool.register("only", Registration.model_validate({"type": "nio"}))
         text = (
             "class Pair(Test):\n    clients = {'a': Nio, 'b': Nio}\n"
             "    async def run(self, a, b):\n        pass"

@@ -15,6 +15,7 @@ from tests.integration.coordinator.conftest import EventRecorder
 from trafficlight.config import Settings
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
+from trafficlight.protocol import Registration
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Event, EventKind, State
@@ -78,7 +79,7 @@ async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path
             sessions, ended = await lab.resume_or_start(SessionRequest(), command="first")
             assert (len(sessions), ended) == (1, [])
             first = sessions[0]
-            alice = lab.engine.pool.register("alice", {"type": "nio"})
+            alice = lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
             await told.until(EventKind.CASE_ENDED, case="Plain")
             assert (await alice.channel.poll(20)).action == "one"
             assert lab.store is not None
@@ -100,7 +101,7 @@ async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path
         assert known is not None
         assert known.state is AdapterState.ENDED
         assert known.reason == "the coordinator was restarted"
-        again = lab.engine.pool.register("alice again", {"type": "nio"})
+        again = lab.engine.pool.register("alice again", Registration.model_validate({"type": "nio"}))
         assert (await again.channel.poll(20)).action == "one"
         again.channel.respond(None, {"response": "done"})
         async with asyncio.timeout(20):
@@ -255,7 +256,7 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
         told = EventRecorder(lab.journal)
         await lab.resume_or_start(SessionRequest(), command="first")
         await told.until(EventKind.CASE_ENDED, case="Plain")
-        lab.engine.pool.register("alice", {"type": "nio"})
+        lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
         await told.until(EventKind.ACTION_SENT)
         killed = Killed(tmp_path / "results")
     killed.restore()
@@ -278,7 +279,7 @@ async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
         async with opened() as lab:
             told = EventRecorder(lab.journal)
             await lab.resume_or_start(SessionRequest(), command=adapter)
-            lab.engine.pool.register(adapter, {"type": "nio"})
+            lab.engine.pool.register(adapter, Registration.model_validate({"type": "nio"}))
             await told.until(EventKind.ACTION_SENT)
             killed = Killed(tmp_path / "results")
         killed.restore()
@@ -296,7 +297,7 @@ async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_p
         told = EventRecorder(lab.journal)
         ((first,), _) = await lab.resume_or_start(SessionRequest(), command="first")
         await told.until(EventKind.CASE_ENDED, case="Plain")
-        alice = lab.engine.pool.register("alice", {"type": "nio"})
+        alice = lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
         await told.until(EventKind.ACTION_SENT)
         assert alice.cases == 1
         lab.engine.cancel(first, "not needed any more")
@@ -304,7 +305,7 @@ async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_p
     killed.restore()
     async with opened() as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
-        lab.engine.pool.register("another", {"type": "nio"})
+        lab.engine.pool.register("another", Registration.model_validate({"type": "nio"}))
         async with asyncio.timeout(20):
             await session.ended.wait()
         assert (session.id, session.stopped, session.cancelled) == (first.id, "not needed any more", True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trafficlight.errors import DeployError, UnsupportedError
-from trafficlight.protocol import ErrorBody, JsonObject
+from trafficlight.protocol import ErrorBody, JsonObject, Registration
 from trafficlight.results.events import EventKind, State
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class TestActions:
 
     async def test_never_fetched(self, bay_with: MakeBay) -> None:
         bay = await bay_with(action=0.1)
-        bay.engine.pool.register("silent", {"type": "nio"})
+        bay.engine.pool.register("silent", Registration.model_validate({"type": "nio"}))
         case = (await bay.ended(await bay.submit(ONE.format(body="await alice.perform('dance')"))))[
             "One[alice=Nio]"
         ]
@@ -103,7 +103,7 @@ class TestAdapters:
         self, bay: "EngineHarness", type: str, state: State
     ) -> None:
         bay.play_once()
-        bob = bay.engine.pool.register("bob", {"type": "element-web"})
+        bob = bay.engine.pool.register("bob", Registration.model_validate({"type": "element-web"}))
         session = await bay.submit(TWO.format(body="await bob.perform('wait')"))
         assert (await bob.channel.poll(20)).action == "wait"
         alice = next(one for one in bay.engine.pool if one.role == "alice")
@@ -114,7 +114,7 @@ class TestAdapters:
 
     async def test_an_error_that_the_test_does_not_wait_for_is_not_lost(self, bay: "EngineHarness") -> None:
         """The test catches what its own action raised; the adapter is gone all the same."""
-        alice = bay.engine.pool.register("alice", {"type": "nio"})
+        alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
         body = "\n        ".join(["try: await alice.perform('x')", "except Exception: pass"])
         session = await bay.submit(ONE.format(body=body))
         await alice.channel.poll(20)
@@ -124,7 +124,7 @@ class TestAdapters:
         assert "no such room" in case.message
 
     async def test_one_that_is_gone_ends_its_case(self, bay: "EngineHarness") -> None:
-        alice = bay.engine.pool.register("alice", {"type": "nio"})
+        alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
         session = await bay.submit(ONE.format(body="await alice.perform('x')"))
         await alice.channel.poll(20)
         bay.engine.pool.lose(alice, "its process ended (signal 9)")
@@ -133,7 +133,7 @@ class TestAdapters:
         assert "its process ended (signal 9); x is outstanding for" in case.message
 
     async def test_one_that_erred_before_is_never_allocated(self, bay: "EngineHarness") -> None:
-        broken = bay.engine.pool.register("broken", {"type": "nio"})
+        broken = bay.engine.pool.register("broken", Registration.model_validate({"type": "nio"}))
         bay.engine.pool.report(broken, ErrorBody(type="adapter", details="no browser"))
         session = await bay.submit(ONE.format(body="await alice.perform('dance')"))
         await asyncio.sleep(0)

@@ -12,6 +12,7 @@ from trafficlight.coordinator.adapter import Adapter
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError
+from trafficlight.protocol import Registration
 from trafficlight.results.events import Event, EventKind
 from trafficlight.results.journal import Journal
 
@@ -51,7 +52,7 @@ class PoolHarness:
         self.changes += 1
 
     def adapter(self, uuid: str = "a", type: str = "nio") -> Adapter:
-        return self.pool.register(uuid, {"type": type})
+        return self.pool.register(uuid, Registration.model_validate({"type": type}))
 
     @property
     def kinds(self) -> list[EventKind]:

@@ -14,9 +14,8 @@ from junitparser.xunit2 import FlakyFailure, JUnitXml
 
 from trafficlight.results.events import EventKind
 from trafficlight.results.folder import ResultsFolder
-from trafficlight.results.reports.junit import JunitStyle
-from trafficlight.results.reports.junit_document import junit_bytes
-from trafficlight.text import single_line, truncate_middle, visible
+from trafficlight.results.reports.junit import JunitStyle, junit_bytes
+from trafficlight.text import escape_control, single_line, truncate_middle
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
@@ -216,7 +215,7 @@ def test_what_has_no_verdict_yet_is_listed_with_why(lab: "Lab") -> None:
     reasons = [skipped.get("message") for skipped in root.iter("skipped")]
     assert reasons[0] == "no adapter"
     assert "running" in (reasons[1] or "")
-    assert reasons[2] == "nobody said why it did not run"
+    assert reasons[2] == "no reason recorded"
     assert {skipped.get("type") for skipped in root.iter("skipped")} == {"trafficlight.not-run"}
 
 
@@ -255,7 +254,7 @@ def test_long_output_is_cut_in_the_middle_with_a_pointer(lab: "Lab") -> None:
     output = case.findtext("system-out") or ""
     assert len(output.encode()) < 66 * 1024
     assert re.search(
-        r"\[… [\d,]+ bytes left out, all of it in results/2026-11-21--001/cases/.*attempt-1 …\]", output
+        r"\[… [\d,]+ bytes left out, complete in results/2026-11-21--001/cases/.*attempt-1 …\]", output
     )
     assert output.rstrip().endswith("a.png]]")
     failure = case.find("failure")
@@ -314,7 +313,7 @@ def test_any_text_gives_a_valid_file(
 
 
 def test_control_characters_are_made_visible() -> None:
-    assert visible("a\x07b\ud800c\x1b[31md\r\ne\x00") == "a#x07b#xd800c#x1b[31md\ne#x00"
+    assert escape_control("a\x07b\ud800c\x1b[31md\r\ne\x00") == "a#x07b#xd800c#x1b[31md\ne#x00"
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")), st.integers(0, 200))
@@ -324,7 +323,7 @@ def test_cutting_keeps_short_text_and_bounds_long_text(text: str, limit: int) ->
         assert cut == text
     else:
         assert len(cut.encode()) <= limit + 100
-        assert "left out, all of it in there" in cut
+        assert "left out, complete in there" in cut
 
 
 def test_one_line() -> None:

@@ -136,5 +136,5 @@ def test_without_a_server_no_result_is_lost(
     lab.end()
     writer.close()
     assert "reporter KiwiReporter failed" in caplog.text
-    assert "there was no connection" in caplog.text
+    assert "was not reported to Kiwi TCMS: no connection" in caplog.text
     assert b'tests="1" failures="0" errors="0"' in lab.folder.junit.read_bytes()

@@ -26,7 +26,7 @@ def test_the_last_lines(lab: "Lab") -> None:
     assert lines[0] == "problem  x_test.py:4  does not import (install foo)"
     assert f"failure  {bad}\n         expected 1#x07 to be 2\n         {where}/cases/" in text
     assert "succeeded in attempt 2, before: server did not start" in text
-    assert "was expected to fail: known bug" in text
+    assert "expected to fail: known bug" in text
     assert "not run  3 cases: no adapter" in text
     assert lines[-1] == (
         "1 success · 1 flaky · 1 unexpected success · 1 failure · 0 error · 3 not run · 1 problem   " + where

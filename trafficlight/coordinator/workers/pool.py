@@ -17,7 +17,7 @@ from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
 from trafficlight.errors import LabError
 from trafficlight.results.events import State
 from trafficlight.results.folder import AttemptFolder
-from trafficlight.results.tails import tail
+from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.messages import Answer, Call, CallOff, Done, Run, Tell, Withdraw
 
@@ -341,5 +341,5 @@ def _words(worker: WorkerProcess, assignment: Assignment) -> str:
 
 def _last_lines(assignment: Assignment) -> str:
     """Return the end of what the test printed and logged."""
-    lines = tail(AttemptFolder(assignment.folder).log_info, _LAST_BYTES).splitlines()
+    lines = read_tail(AttemptFolder(assignment.folder).log_info, _LAST_BYTES).splitlines()
     return "\n".join(lines[-_LAST_LINES:])

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from trafficlight.homeservers.tools import with_parent_death_signal
-from trafficlight.results.tails import tail
+from trafficlight.text import read_tail
 from trafficlight.worker.messages import Message, Ready, read_message, write_message
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class WorkerProcess:
 
     def last_words(self) -> str:
         """Return the end of what it wrote since its attempt began."""
-        return tail(self._output, _TAIL, since=self._read_from).strip()
+        return read_tail(self._output, _TAIL, since=self._read_from).strip()
 
     async def _read(self) -> None:
         try:

@@ -198,7 +198,7 @@ def _body(adapter: Adapter) -> AdapterBody:
     return AdapterBody(
         uuid=adapter.uuid,
         type=adapter.type,
-        version=str(adapter.registration.get("version") or ""),
+        version=adapter.registration.version or "",
         state=adapter.state,
         case=claim.case if claim is not None else None,
         session=claim.session if claim is not None else None,

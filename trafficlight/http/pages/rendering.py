@@ -10,8 +10,7 @@ from markupsafe import Markup, escape
 from quart import Response
 
 from trafficlight.http.headers import PAGE_POLICY
-from trafficlight.results import formats
-from trafficlight.text import single_line, truncate_middle, visible
+from trafficlight.text import duration, escape_control, single_line, size, truncate_middle, utc_time
 from trafficlight.version import VERSION
 
 _TEMPLATES = Path(__file__).parents[2] / "templates"
@@ -29,13 +28,13 @@ def _environment() -> jinja2.Environment:
         finalize=_shown,
     )
     environment.filters |= {
-        "duration": formats.duration,
+        "duration": duration,
         "one_line": single_line,
-        "long": lambda text: truncate_middle(visible(text), _LONGEST_TEXT),
-        "size": formats.size,
+        "long": lambda text: truncate_middle(escape_control(text), _LONGEST_TEXT),
+        "size": size,
         "slug": lambda name: str(name).replace(" ", "-"),
         "ticks": _ticks,
-        "time": formats.moment,
+        "time": utc_time,
         "url": lambda part: quote(str(part), safe="/", errors="replace"),
     }
     environment.globals["version"] = VERSION
@@ -57,12 +56,12 @@ def page(content: bytes, status: int = 200) -> Response:
 
 def _shown(value: Any) -> Any:
     """Make control characters and halves of surrogate pairs visible, wherever a template puts a text."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return escape_control(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _ticks(text: str) -> Markup:
     """Show what stands between backticks as code."""
-    parts = [escape(visible(part)) for part in text.split("`")]
+    parts = [escape(escape_control(part)) for part in text.split("`")]
     return Markup().join(
         Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts)
     )

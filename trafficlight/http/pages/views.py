@@ -216,7 +216,7 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
     return AdapterRow(
         uuid=adapter.uuid,
         type=adapter.type,
-        version=str(adapter.registration.get("version") or ""),
+        version=adapter.registration.version or "",
         state=adapter.state.value,
         role=(adapter.role or "") if leased else "",
         case=case,
@@ -224,7 +224,7 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
         doing=doing,
         more={
             key: value
-            for key, value in redacted(adapter.registration).items()
+            for key, value in redacted(adapter.fields).items()
             if key not in ("type", "version") and value not in (None, [], "")
         },
         paused=bool(adapter.paused),

@@ -83,9 +83,9 @@ async def register(uuid: str) -> Response:
         message = "the uuid must be 1 to 100 letters, digits, or any of _.:-"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_uuid", message)
     body = await json_object(_REGISTRATION_LIMIT)
-    validated(Registration, body)
+    registration = validated(Registration, body)
     own = secrets.token_urlsafe(24) if shared is not None else None
-    adapter = lab.engine.pool.register(uuid, body, token=own)
+    adapter = lab.engine.pool.register(uuid, registration, token=own)
     answer = Registered(
         uuid=uuid,
         coordinator=VERSION,
@@ -156,7 +156,7 @@ async def respond(uuid: str) -> Response:
         raise ApiError(HTTPStatus.CONFLICT, "stale_action", message)
     if receipt is Receipt.UNSOLICITED:
         _note(adapter, f"answered, but nothing was asked of it: {single_line(repr(response))}")
-    return _json({"receipt": receipt.name.lower()})
+    return _json({"receipt": receipt})
 
 
 @blueprint.post("/error")

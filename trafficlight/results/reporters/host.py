@@ -1,6 +1,7 @@
-"""Reporters: plug-ins that tell other systems about a session, and can do it no harm."""
+"""Reporters: plug-ins that report a session to other systems, isolated from the session."""
 
 import copy
+import functools
 import logging
 import queue
 import threading
@@ -23,27 +24,26 @@ GROUP = "trafficlight.reporters"
 class Reporter(Protocol):
     """What a plug-in implements. All calls come from one thread, in order, and may block.
 
-    What they raise is logged. The records are the reporter's own copies: they do not change any more.
+    Exceptions are logged. The records are copies that no longer change.
     """
 
     def session_started(self, record: SessionRecord) -> None:
-        """Take note that a session starts; what it will run is not known yet."""
+        """Report the start of a session; its cases are not known yet."""
         ...
 
     def case_ended(self, case: CaseRecord) -> None:
-        """Take note of a case's verdict; attempts that are followed by another try are none."""
+        """Report the final verdict of a case; not called for attempts that are retried."""
         ...
 
     def session_ended(self, record: SessionRecord) -> None:
-        """Take note that the session is over; `record` has all that is known."""
+        """Report the end of the session; `record` is complete."""
         ...
 
 
 class ReporterHost:
-    """Runs one reporter in a thread of its own, so that it can neither delay nor break a session.
+    """Runs one reporter in its own thread, so that it can neither delay nor break a session.
 
-    :param reporter: the plug-in.
-    :param deadline: seconds that it may go on after the session's end; then it is left behind.
+    :param deadline: seconds that it may run after the session's end before it is abandoned.
     """
 
     def __init__(self, reporter: Reporter, *, deadline: float = 30.0) -> None:
@@ -52,39 +52,40 @@ class ReporterHost:
         self.errors = 0
         self._reporter = reporter
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        # A daemon: one that hangs must not keep the process alive.
+        # A daemon thread: a hung reporter must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=f"reporter {self.name}", daemon=True)
         self._thread.start()
 
     def session_started(self, record: SessionRecord) -> None:
-        """Pass on that the session starts."""
+        """Queue the start of the session."""
         own = copy.copy(record)
         own.cases = dict(record.cases)
         self._calls.put(lambda: self._reporter.session_started(own))
 
     def case_ended(self, case: CaseRecord) -> None:
-        """Pass on a verdict."""
+        """Queue a verdict."""
         own = copy.copy(case)
         own.attempts = [copy.copy(attempt) for attempt in case.attempts]
         self._calls.put(lambda: self._reporter.case_ended(own))
 
     def session_ended(self, record: SessionRecord) -> None:
-        """Pass on that the session is over; nothing follows."""
+        """Queue the end of the session, and stop after it."""
         self._calls.put(lambda: self._reporter.session_ended(record))
         self._calls.put(None)
 
     def stop(self) -> None:
-        """Let nothing follow; for sessions that never came to an end."""
+        """Stop after what is queued, for sessions that never end."""
         self._calls.put(None)
 
     def join(self, until: float) -> bool:
-        """Wait for it, and return whether it is done.
+        """Wait for the reporter to finish.
 
-        :param until: how long, on the clock of :func:`time.monotonic`.
+        :param until: the deadline, on the clock of :func:`time.monotonic`.
+        :return: whether it finished.
         """
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
-            logger.error("reporter %s is not done after %g s: left behind", self.name, self.deadline)
+            logger.error("reporter %s timed out after %g s: abandoned", self.name, self.deadline)
             return False
         return True
 
@@ -100,27 +101,35 @@ class ReporterHost:
 def load_reporters(
     configuration: Mapping[str, Mapping[str, Any]], *, available: Sequence[EntryPoint] | None = None
 ) -> list[Reporter]:
-    """Make the reporters that a configuration names.
+    """Create the configured reporters. Imports them, so call it in a thread.
 
-    :param configuration: for every reporter its options: ``{"webhook": {"url": "http://localhost/hook"}}``.
+    :param configuration: the options of each reporter: ``{"webhook": {"url": "http://localhost/hook"}}``.
     :param available: the entry points to choose from; None for those of the installed packages.
-    :raises ConfigError: if one is unknown, cannot be imported, or refuses its options.
+    :raises ConfigError: a reporter is unknown, cannot be imported, or rejects its options.
     """
-    known = {point.name: point for point in (entry_points(group=GROUP) if available is None else available)}
+    if not configuration:
+        return []
+    known = {point.name: point for point in (_installed() if available is None else available)}
     reporters: list[Reporter] = []
     for name, options in configuration.items():
         key = f"REPORTERS.{name}"
         if name not in known:
-            raise ConfigError(f"unknown reporter; there are: {', '.join(sorted(known)) or 'none'}", key=key)
+            raise ConfigError(f"unknown reporter; available: {', '.join(sorted(known)) or 'none'}", key=key)
         if not isinstance(options, Mapping):
-            raise ConfigError("its options must be an object", key=key)
+            raise ConfigError("the options must be an object", key=key)
         try:
             reporter = known[name].load()(**options)
         except ImportError as error:
-            raise ConfigError(f"cannot be loaded: {error}", key=key) from error
+            raise ConfigError(f"cannot be imported: {error}", key=key) from error
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"its options are wrong: {error}", key=key) from error
+            raise ConfigError(f"invalid options: {error}", key=key) from error
         if not isinstance(reporter, Reporter):
             raise ConfigError(f"{type(reporter).__name__} lacks a method of Reporter", key=key)
         reporters.append(reporter)
     return reporters
+
+
+@functools.cache
+def _installed() -> tuple[EntryPoint, ...]:
+    # Reads the metadata of every installed package: once per process.
+    return tuple(entry_points(group=GROUP))

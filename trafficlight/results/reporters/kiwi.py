@@ -1,4 +1,4 @@
-"""Tells Kiwi TCMS about a session: a test run, with one execution for every case."""
+"""Reports a session to Kiwi TCMS: a test run with one execution per case."""
 
 import hashlib
 import logging
@@ -6,7 +6,7 @@ from typing import Any
 
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.record import SessionRecord
-from trafficlight.text import truncate_middle, visible
+from trafficlight.text import escape_control, truncate_middle
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +28,10 @@ _LONGEST_COMMENT = 16 * 1024  # bytes
 class KiwiReporter:
     """A reporter on ``tcms-api`` (the extra ``trafficlight[kiwi]``).
 
-    Where Kiwi is and who we are there comes from ``~/.tcms.conf``, and product, version and build from the
-    environment (``TCMS_PRODUCT``, ...), as with every client of Kiwi; so no password is among our settings.
+    Like every Kiwi client it takes the URL and credentials from ``~/.tcms.conf``, and product, version and
+    build from the environment (``TCMS_PRODUCT``, ...), so the settings contain no password.
 
-    :param prefix: what names of plans and runs begin with.
+    :param prefix: prepended to the names of plans and runs.
     """
 
     def __init__(self, prefix: str = "[trafficlight]") -> None:
@@ -39,10 +39,10 @@ class KiwiReporter:
 
         self._backend: Any = Backend(prefix=prefix)
         self._connected = False
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def session_started(self, record: SessionRecord) -> None:
-        """Connect, and find or create the plan and the run."""
+        """Connect, and find or create the test plan and the test run."""
         self._backend.configure()
         self._connected = True
 
@@ -50,7 +50,7 @@ class KiwiReporter:
         """Record the verdict of a case."""
         if not self._connected:
             return
-        self._told.add(case.id)
+        self._reported.add(case.id)
         entry, _ = self._backend.test_case_get_or_create(_summary(case.id))
         self._backend.add_test_case_to_plan(entry["id"], self._backend.plan_id)
         status = self._backend.get_status_id(_STATUS[case.outcome])
@@ -68,18 +68,18 @@ class KiwiReporter:
             )
 
     def session_ended(self, record: SessionRecord) -> None:
-        """Record the cases that never ran, and close the run."""
+        """Record the cases that did not run, and close the test run."""
         if not self._connected:
-            logger.error("Kiwi TCMS knows nothing of session %s: there was no connection", record.id)
+            logger.error("session %s was not reported to Kiwi TCMS: no connection", record.id)
             return
         for case in record.cases.values():
-            if case.id not in self._told:
+            if case.id not in self._reported:
                 self.case_ended(case)
         self._backend.finish_test_run()
 
 
 def _summary(case_id: str) -> str:
-    name = visible(case_id)
+    name = escape_control(case_id)
     if len(name) <= _LONGEST_SUMMARY:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
@@ -89,10 +89,10 @@ def _summary(case_id: str) -> str:
 def _comment(case: CaseRecord) -> str:
     traceback = case.ended[-1].traceback if case.ended else ""
     expected = f"expected: {case.expected.reason} {case.expected.link}" if case.expected else ""
-    said = [
+    parts = [
         case.outcome if case.outcome is not Outcome.SUCCESS else "",
         expected,
         case.message or case.reason,
     ]
-    text = "\n\n".join(part for part in (*said, traceback) if part)
-    return truncate_middle(visible(text), _LONGEST_COMMENT)
+    text = "\n\n".join(part for part in (*parts, traceback) if part)
+    return truncate_middle(escape_control(text), _LONGEST_COMMENT)

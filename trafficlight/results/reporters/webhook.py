@@ -1,4 +1,4 @@
-"""Tells any web service about a session: one POST of JSON for its start, every verdict, and its end."""
+"""Reports a session to a web service: one POST of JSON for its start, each verdict, and its end."""
 
 import json
 import urllib.error
@@ -17,11 +17,11 @@ _TIMELINE = ("timeline", "timeline_left_out")  # long, and in report.json
 class WebhookReporter:
     """A reporter that posts ``{"event": ..., "session": ..., "case": ...}``.
 
-    :param url: where to; ``http://`` or ``https://``.
-    :param token: sent as bearer token; None sends none.
-    :param events: which of `session_started`, `case_ended`, `session_ended` are posted.
-    :param timeout: seconds for one POST.
-    :raises ValueError: if the URL or an event makes no sense.
+    :param url: an ``http://`` or ``https://`` URL.
+    :param token: the bearer token to send, if any.
+    :param events: which of `session_started`, `case_ended`, `session_ended` to post.
+    :param timeout: seconds per POST.
+    :raises ValueError: the URL has another scheme, or an event is unknown.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class WebhookReporter:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"url must begin with http:// or https://, not {url!r}")
         if unknown := sorted(set(events) - set(_EVENTS)):
-            raise ValueError(f"unknown events {unknown}; there are {list(_EVENTS)}")
+            raise ValueError(f"unknown events {unknown}; available: {list(_EVENTS)}")
         self._url = url
         self._token = token
         self._events = frozenset(events)
@@ -42,7 +42,7 @@ class WebhookReporter:
         self._session = ""
 
     def session_started(self, record: SessionRecord) -> None:
-        """Post what is known of the session."""
+        """Post the session's description."""
         self._session = record.id
         self._post("session_started", session=_session(record))
 
@@ -55,7 +55,7 @@ class WebhookReporter:
         self._post("case_ended", session={"id": self._session}, case=content)
 
     def session_ended(self, record: SessionRecord) -> None:
-        """Post the counts."""
+        """Post the session's description with its counts."""
         self._post("session_ended", session=_session(record))
 
     def _post(self, event: str, **content: Any) -> None:
@@ -65,17 +65,17 @@ class WebhookReporter:
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
         body = json.dumps({"event": event, **content}, default=str).encode("ascii")
-        # The constructor has seen to the scheme.
+        # The constructor has checked the scheme.
         request = urllib.request.Request(self._url, body, headers, method="POST")  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
                 response.read(1)
         except urllib.error.HTTPError as error:
-            error.close()  # it is the response, with its connection
+            error.close()  # the error is the response, and holds its connection
             raise
 
 
 def _session(record: SessionRecord) -> dict[str, Any]:
     content = session_json(record)
-    del content["configuration"]  # nobody else's business
+    del content["configuration"]  # private to the lab
     return content

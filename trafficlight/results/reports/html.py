@@ -8,14 +8,13 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
-from trafficlight.results import formats
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.names import folder_name
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.matrix import Cell, matrices, worst
 from trafficlight.results.reports.timeline import Step, steps
-from trafficlight.text import single_line, truncate_middle, visible
+from trafficlight.text import duration, escape_control, single_line, size, truncate_middle, utc_time
 
 _TEMPLATES = Path(__file__).parents[2] / "templates"
 _MOST_DETAILS = 500  # cases; above that a success is one line, and its folder has the rest
@@ -52,14 +51,14 @@ def report_html(record: SessionRecord) -> bytes:
     )
     environment.filters |= {
         "breakable": _breakable,
-        "duration": formats.duration,
+        "duration": duration,
         "folder_name": folder_name,
         "link": _link,
         "one_line": single_line,
-        "text": lambda text: truncate_middle(visible(text), 64 * 1024),
-        "time": formats.moment,
+        "text": lambda text: truncate_middle(escape_control(text), 64 * 1024),
+        "time": utc_time,
         "slug": lambda outcome: str(outcome).replace(" ", "-"),
-        "size": formats.size,
+        "size": size,
     }
     cases = list(record.cases.values())
     page = environment.get_template("report.html").render(

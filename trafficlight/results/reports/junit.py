@@ -1,16 +1,16 @@
-"""JUnit XML: from the record of a session to elements that the programs of the CI world agree about.
+"""``junit.xml``, in the dialect that CI systems agree on.
 
-Elements come from ``junit-xml``; what it has no words for is added to its tree: properties of a test case,
-flaky elements, the types of skipped, milliseconds, names and totals of the root. ``docs/reference/junit.md``
-tells what is written and why.
+``junit-xml`` makes the elements. What it does not support is added to its tree: properties of a test case,
+flaky elements, types of skipped, milliseconds, names and totals of the root. ``docs/reference/junit.md``
+describes and justifies the format.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 import junit_xml
 
@@ -19,20 +19,23 @@ from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.events import State
 from trafficlight.results.record import Problem, SessionRecord
 from trafficlight.results.reports.timeline import render_timeline
-from trafficlight.text import single_line, truncate_middle, visible
+from trafficlight.text import count, escape_control, single_line, truncate_middle
 
 _MOST_ATTACHMENTS = 100  # of one case
 _LONGEST_MESSAGE = 4 * 1024  # bytes of a message attribute
-_LONGEST_PASSING = 4 * 1024  # bytes of output of a case that nobody will ask about
+_LONGEST_PASSING = 4 * 1024  # bytes of output of a case that succeeded
+_VERDICTS = {"failure": "failures", "error": "errors", "skipped": "skipped"}
+_BUDGET = 16 * 1024 * 1024  # bytes of output in one file: GitLab reads 30 MB at most, elements included
+_LEAST = 1024  # bytes of output that each case keeps
 
 
 @dataclass(frozen=True, slots=True)
 class JunitStyle:
-    """What depends on where the file will be read.
+    """What depends on the CI system that reads the file.
 
     :param folder: the session's folder.
-    :param project: what attachment paths are relative to (GitLab); None makes them absolute (Jenkins).
-    :param limit: bytes of output that a case may carry.
+    :param project: the directory that paths are relative to (GitLab); None makes them absolute (Jenkins).
+    :param limit: bytes of output per case.
     """
 
     folder: Path
@@ -41,27 +44,101 @@ class JunitStyle:
 
     @classmethod
     def detect(cls, folder: Path, environment: Mapping[str, str], project: Path) -> "JunitStyle":
-        """Return the style for the CI system that an environment speaks of."""
+        """Return the style for the CI system that the environment variables indicate."""
         return cls(folder, None if "JENKINS_URL" in environment else project)
 
     def path(self, relative: str) -> str:
-        """Return what names a file of the session's folder to the reader."""
+        """Return the path of a file of the session's folder."""
         path = self.folder.absolute() / relative
         return path.as_posix() if self.project is None else _below(path, self.project)
 
     def source(self, file: str) -> str:
-        """Return what names a test file to the reader: relative to the project, where it lies below."""
+        """Return the path of a test file, relative to the project if it is inside."""
         return file if self.project is None or not file.startswith("/") else _below(Path(file), self.project)
 
 
+@dataclass(slots=True)
+class _Piece:
+    content: bytes
+    verdict: str  # the attribute of the totals that it counts in; empty for a success
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Suite:
+    file: str
+    pieces: dict[str, _Piece] = field(default_factory=dict)
+
+
+class JunitDocument:
+    """The file of a session in pieces, so that one more verdict costs one more piece.
+
+    :param record: the session; never modified.
+    """
+
+    def __init__(self, record: SessionRecord, style: JunitStyle) -> None:
+        self._record = record
+        self._style = style
+        self._suites: dict[str, _Suite] = {}
+        self._ran = False
+
+    def update(self, case: CaseRecord) -> None:
+        """Replace the piece of a case."""
+        share = max(_LEAST, _BUDGET // max(1, len(self._record.cases)))
+        style = self._style
+        if share < style.limit:
+            style = replace(style, limit=share)
+        suite = self._suites.setdefault(case.suite or case.file or "trafficlight", _Suite(case.file))
+        suite.pieces[case.id] = _piece(case_element(case, style))
+        self._ran = self._ran or (case.verdict is not None and case.state != "skipped")
+
+    def to_bytes(self) -> bytes:
+        """Return the complete file; it is valid at any time."""
+        suites = [(name, suite.file, list(suite.pieces.values())) for name, suite in self._suites.items()]
+        if problems := self._record.problems:
+            suites.append(
+                ("problems", "", _distinct(problem_element(problem, self._style) for problem in problems))
+            )
+        elif not self._ran:
+            planned = len(self._record.cases)
+            why = f"none of {count(planned, 'case')} has a verdict" if planned else "there were no cases"
+            suites.append(("session", "", [_piece(nothing_ran(why))]))
+        root = Element("testsuites", {"name": "trafficlight"})
+        every = [piece for _, _, pieces in suites for piece in pieces]
+        _count(root, every, self._record.seconds)
+        timestamp = suite_shell("", self._record).get("timestamp")
+        if timestamp:
+            root.set("timestamp", timestamp)
+        SubElement(root, "here")  # splits the opening tag from the closing tag
+        opening, _, closing = tostring(root, encoding="utf-8").partition(b"<here />")
+        content = [b"<?xml version='1.0' encoding='utf-8'?>\n", opening, b"\n"]
+        for name, file, pieces in suites:
+            shell = suite_shell(name, self._record, file)
+            _count(shell, pieces, sum(piece.seconds for piece in pieces))
+            SubElement(shell, "here")
+            before, _, after = tostring(shell, encoding="utf-8").partition(b"<here />")
+            before = before.removeprefix(b"<?xml version='1.0' encoding='utf-8'?>\n")
+            content += [before, b"\n", *(piece.content for piece in pieces), after, b"\n"]
+        content += [closing, b"\n"]
+        return b"".join(content)
+
+
+def junit_bytes(record: SessionRecord, style: JunitStyle) -> bytes:
+    """Return the JUnit file of a session."""
+    document = JunitDocument(record, style)
+    for case in record.cases.values():
+        document.update(case)
+    return document.to_bytes()
+
+
 def case_element(case: CaseRecord, style: JunitStyle) -> Element:
-    """Return the element of one case, as it stands."""
+    """Return the element of a case in its current state."""
     over = case.ended
     last = over[-1] if over else None
     entry = junit_xml.TestCase(
-        visible(case.id.rpartition("::")[2] or "case"),
-        classname=visible(_class_name(case)),
-        file=visible(case.file) or None,
+        escape_control(case.id.rpartition("::")[2] or "case"),
+        classname=escape_control(_class_name(case)),
+        file=escape_control(case.file) or None,
         line=case.line,
         timestamp=_timestamp(last.started) if last else None,
         stdout=_output(case, last, style) if last else None,
@@ -79,10 +156,10 @@ def case_element(case: CaseRecord, style: JunitStyle) -> Element:
             entry.add_skipped_info(_expected(case), _body(last, style, folder))
         case Outcome.SKIPPED | Outcome.NOT_RUN:
             skip_type = f"trafficlight.{case.skip_type or 'not-run'}"
-            entry.add_skipped_info(_message(case.reason, "nobody said why it did not run"))
+            entry.add_skipped_info(_message(case.reason, "no reason recorded"))
         case Outcome.RUNNING:
             skip_type = "trafficlight.not-run"
-            entry.add_skipped_info(_message(f"no verdict: it was {case.state} when this was written"))
+            entry.add_skipped_info(_message(f"no verdict: still {case.state} when this file was written"))
         case Outcome.SUCCESS | Outcome.FLAKY | Outcome.UNEXPECTED_SUCCESS:
             pass
     element = _element(entry, case.seconds)
@@ -97,29 +174,29 @@ def case_element(case: CaseRecord, style: JunitStyle) -> Element:
 
 
 def problem_element(problem: Problem, style: JunitStyle) -> Element:
-    """Return the element of a test file that cannot run: an error, or nobody would notice."""
+    """Return the element of a test file that cannot run, as an error so that CI fails."""
     source = style.source(problem.file)
     where = f"{source}:{problem.line}" if problem.line is not None else source
     entry = junit_xml.TestCase(
-        visible(f"{source}: {single_line(problem.problem, 200)}"),
-        classname=visible(_dotted(source) or "trafficlight.session"),
-        file=visible(source) or None,
+        escape_control(f"{source}: {single_line(problem.problem, 200)}"),
+        classname=escape_control(_dotted(source) or "trafficlight.session"),
+        file=escape_control(source) or None,
         line=problem.line,
     )
     text = f"{where}: {problem.problem}" + (f"\n{problem.hint}" if problem.hint else "")
-    entry.add_error_info(_message(problem.problem), visible(text), "trafficlight.problem")
+    entry.add_error_info(_message(problem.problem), escape_control(text), "trafficlight.problem")
     return _element(entry, 0.0)
 
 
 def nothing_ran(why: str) -> Element:
-    """Return the element that keeps a session without any verdict from looking like a success."""
+    """Return the error element of a session without any verdict, which would otherwise look successful."""
     entry = junit_xml.TestCase("a session runs at least one case", classname="trafficlight.session")
     entry.add_error_info(f"nothing ran: {_message(why)}", error_type="trafficlight.nothing-ran")
     return _element(entry, 0.0)
 
 
 def suite_shell(name: str, record: SessionRecord, file: str = "") -> Element:
-    """Return the element of a suite without its cases and their numbers."""
+    """Return the element of a suite without its cases and totals."""
     properties = {"session": record.id}
     properties.update((f"version.{key}", str(value)) for key, value in record.versions.items())
     if record.seed is not None:
@@ -127,11 +204,11 @@ def suite_shell(name: str, record: SessionRecord, file: str = "") -> Element:
     if record.command:
         properties["command"] = record.command
     suite = junit_xml.TestSuite(
-        visible(name),
-        hostname=visible(record.host) or None,
+        escape_control(name),
+        hostname=escape_control(record.host) or None,
         timestamp=_timestamp(record.started),
-        file=visible(file) or None,
-        properties={visible(key): visible(value) for key, value in properties.items() if value},
+        file=escape_control(file) or None,
+        properties={escape_control(key): escape_control(value) for key, value in properties.items() if value},
     )
     element: Element = suite.build_xml_doc()
     element.attrib.pop("disabled", None)
@@ -158,7 +235,7 @@ def _add_earlier(
         again.set("type", f"trafficlight.{attempt.state}")
         folder = style.path(attempt.folder)
         SubElement(again, "stackTrace").text = _body(attempt, style, folder)
-        SubElement(again, "system-out").text = _story(attempt, _LONGEST_PASSING, folder)
+        SubElement(again, "system-out").text = _timeline(attempt, _LONGEST_PASSING, folder)
         element.insert(position, again)
         position += 1
 
@@ -190,7 +267,7 @@ def _properties(case: CaseRecord, last: AttemptRecord | None, style: JunitStyle)
     properties = Element("properties")
     for name, value in pairs:
         if value:
-            SubElement(properties, "property", name=visible(name), value=visible(value))
+            SubElement(properties, "property", name=escape_control(name), value=escape_control(value))
     return properties
 
 
@@ -198,17 +275,17 @@ def _output(case: CaseRecord, last: AttemptRecord, style: JunitStyle) -> str | N
     limit = style.limit
     if case.outcome not in (Outcome.FAILURE, Outcome.ERROR, Outcome.EXPECTED_FAILURE):
         limit = min(limit, _LONGEST_PASSING)
-    parts = [_story(last, limit, style.path(last.folder))]
+    parts = [_timeline(last, limit, style.path(last.folder))]
     for file in last.files[:_MOST_ATTACHMENTS]:
         path = _attached(last, file, style)
-        # A name that would end the marker early is named in the properties only.
-        if path == visible(path) and "]]" not in path and "\n" not in path:
+        # A name that would end the marker early is in the properties only.
+        if path == escape_control(path) and "]]" not in path and "\n" not in path:
             parts.append(f"[[ATTACHMENT|{path}]]")
     return "\n".join(part for part in parts if part) or None
 
 
-def _story(attempt: AttemptRecord, limit: int, folder: str) -> str:
-    return truncate_middle(visible(render_timeline(attempt)), limit, folder)
+def _timeline(attempt: AttemptRecord, limit: int, folder: str) -> str:
+    return truncate_middle(escape_control(render_timeline(attempt)), limit, folder)
 
 
 def _attached(attempt: AttemptRecord, file: FileRecord, style: JunitStyle) -> str:
@@ -217,22 +294,23 @@ def _attached(attempt: AttemptRecord, file: FileRecord, style: JunitStyle) -> st
 
 def _body(attempt: AttemptRecord | None, style: JunitStyle, folder: str) -> str:
     if attempt is None:
-        return folder  # it never came to an attempt; the message says why
+        return folder  # no attempt started; the message says why
     parts = [attempt.message, "" if attempt.traceback == attempt.message else attempt.traceback]
     text = "\n\n".join(part.strip("\n") for part in parts if part)
     phase = f"in phase: {attempt.phase}\n" if attempt.phase else ""
-    return truncate_middle(visible(f"{text}\n\n{phase}{folder}"), style.limit, folder)
+    return truncate_middle(escape_control(f"{text}\n\n{phase}{folder}"), style.limit, folder)
 
 
 def _message(text: str, otherwise: str = "no message") -> str:
-    return truncate_middle(visible(text.strip() or otherwise), _LONGEST_MESSAGE)
+    return truncate_middle(escape_control(text.strip() or otherwise), _LONGEST_MESSAGE)
 
 
 def _expected(case: CaseRecord) -> str:
     if case.expected is None:
         return ""
     return (
-        visible(" ".join(part for part in (case.expected.reason, case.expected.link) if part)) or "expected"
+        escape_control(" ".join(part for part in (case.expected.reason, case.expected.link) if part))
+        or "expected"
     )
 
 
@@ -252,3 +330,29 @@ def _dotted(file: str) -> str:
 
 def _timestamp(when: datetime | None) -> str | None:
     return when.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z" if when else None
+
+
+def _piece(element: Element) -> _Piece:
+    verdict = next((_VERDICTS[child.tag] for child in element if child.tag in _VERDICTS), "")
+    content = tostring(element, encoding="utf-8").removeprefix(b"<?xml version='1.0' encoding='utf-8'?>\n")
+    return _Piece(content + b"\n", verdict, float(element.get("time", "0")))
+
+
+def _distinct(elements: Iterable[Element]) -> list[_Piece]:
+    """Number elements of the same name: readers keep only the first of each."""
+    seen: dict[str, int] = {}
+    pieces: list[_Piece] = []
+    for element in elements:
+        name = element.get("name", "")
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            element.set("name", f"{name} ({seen[name]})")
+        pieces.append(_piece(element))
+    return pieces
+
+
+def _count(element: Element, pieces: list[_Piece], seconds: float) -> None:
+    element.set("tests", str(len(pieces)))
+    for attribute in _VERDICTS.values():
+        element.set(attribute, str(sum(piece.verdict == attribute for piece in pieces)))
+    element.set("time", f"{seconds:.3f}")
