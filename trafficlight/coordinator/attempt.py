@@ -3,9 +3,9 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from trafficlight.clients.link import ServerOperation
 from trafficlight.clock import Clock
@@ -15,11 +15,20 @@ from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, AdapterError, LabError
 from trafficlight.homeservers.provider import RunningServer
 from trafficlight.protocol import ActionMessage, JsonObject
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionFailed,
+    ActionSent,
+    Event,
+    Log,
+)
+from trafficlight.results.events import (
+    Upload as Uploaded,
+)
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
 from trafficlight.suites.model import Case
-from trafficlight.text import MESSAGE_LIMIT, truncate
 from trafficlight.worker.plain import plain
 
 
@@ -79,7 +88,7 @@ class Attempt:
         adapter = self.adapters[role]
         data = plain(action, data)
         id = secrets.token_hex(8)
-        self.tell(EventKind.ACTION_SENT, role=role, adapter=adapter.uuid, id=id, action=action, data=data)
+        self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
         asked = self.clock.monotonic()
         over = False
 
@@ -101,23 +110,34 @@ class Attempt:
             raise
 
     def _tell_ended(
-        self, role: str, id: str, action: str, outcome: Outcome, seconds: float, *, kind: str | None = None
+        self,
+        role: str,
+        id: str,
+        action: str,
+        outcome: Outcome,
+        seconds: float,
+        *,
+        kind: Literal["cut_off"] | None = None,
     ) -> None:
-        about = {"role": role, "adapter": self.adapters[role].uuid}
+        adapter = self.adapters[role].uuid
         if not isinstance(outcome, Exception):
-            self.tell(
-                EventKind.ACTION_ANSWERED, **about, id=id, action=action, response=outcome, seconds=seconds
+            self.emit(
+                ActionAnswered(
+                    role=role, adapter=adapter, id=id, action=action, response=outcome, seconds=seconds
+                )
             )
             return
-        self.tell(
-            EventKind.ACTION_FAILED,
-            **about,
-            id=id,
-            action=action,
-            type=kind or ("action" if isinstance(outcome, ActionError) else "adapter"),
-            path=getattr(outcome, "path", ""),
-            details=getattr(outcome, "message", str(outcome)),
-            seconds=seconds,
+        self.emit(
+            ActionFailed(
+                role=role,
+                adapter=adapter,
+                id=id,
+                action=action,
+                type=kind or ("action" if isinstance(outcome, ActionError) else "adapter"),
+                path=getattr(outcome, "path", None) or "",
+                details=getattr(outcome, "message", str(outcome)),
+                seconds=seconds,
+            )
         )
 
     async def upload(self, role: str, name: str) -> Path:
@@ -131,23 +151,12 @@ class Attempt:
 
     async def operate(self, role: str, operation: ServerOperation) -> None:
         """Do something to the homeserver in a role."""
-        self.tell(EventKind.LOG, role=role, level="info", logger="homeserver", message=f"{operation} {role}")
+        self.emit(Log(role=role, logger="homeserver", message=f"{operation} {role}"))
         await self.servers[role].operate(operation)
 
-    def measured(self, name: str, value: float, unit: str) -> None:
-        """Remember a measurement."""
-        self.tell(EventKind.MEASUREMENT, name=name, value=value, unit=unit)
-
-    def attached(self, name: str, path: Path, media_type: str) -> None:
-        """Remember a file that the test put into the attempt's folder."""
-        below = path.relative_to(self.folder.path).as_posix()
-        self.tell(
-            EventKind.ATTACHMENT, name=name, path=below, size=path.stat().st_size, media_type=media_type
-        )
-
-    def logged(self, level: str, message: str) -> None:
-        """Remember a line of the test's own log."""
-        self.tell(EventKind.LOG, level=level, logger="test", message=truncate(message, MESSAGE_LIMIT))
+    def emit(self, event: Event) -> None:
+        """Record an event of this attempt."""
+        self.journal.append(replace(event, session=self.session, case=self.case, attempt=self.number))
 
     # What comes from elsewhere
 
@@ -164,15 +173,16 @@ class Attempt:
         """Take a file in that a client sent, however late."""
         self._uploads[role, upload.name] = upload
         self._uploaded_bytes += upload.size
-        self.tell(
-            EventKind.UPLOAD,
-            role=role,
-            adapter=adapter,
-            name=upload.name,
-            path=upload.path.relative_to(self.folder.path).as_posix(),
-            size=upload.size,
-            sha256=upload.sha256,
-            media_type=upload.media_type,
+        self.emit(
+            Uploaded(
+                role=role,
+                adapter=adapter,
+                name=upload.name,
+                path=upload.path.relative_to(self.folder.path).as_posix(),
+                size=upload.size,
+                sha256=upload.sha256,
+                media_type=upload.media_type,
+            )
         )
 
     def hold(self, adapters: Mapping[str, Adapter]) -> None:
@@ -183,29 +193,11 @@ class Attempt:
 
     def _delivered(self, role: str, adapter: Adapter) -> Callable[[ActionMessage], None]:
         def delivered(message: ActionMessage) -> None:
-            self.tell(
-                EventKind.ACTION_DELIVERED,
-                role=role,
-                adapter=adapter.uuid,
-                id=message.id,
-                action=message.action,
+            self.emit(
+                ActionDelivered(role=role, adapter=adapter.uuid, id=message.id or "", action=message.action)
             )
 
         return delivered
-
-    def tell(
-        self, kind: EventKind, *, role: str | None = None, adapter: str | None = None, **data: Any
-    ) -> None:
-        """Record an event of this attempt."""
-        self.journal.append(
-            kind,
-            session=self.session,
-            case=self.case,
-            attempt=self.number,
-            role=role,
-            adapter=adapter,
-            **data,
-        )
 
 
 def _named(error: ActionError | LabError, role: str, action: str) -> ActionError | LabError:

@@ -20,7 +20,7 @@ from trafficlight.coordinator.recovery import Legacy
 from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
-from trafficlight.coordinator.sessions import LateFiles
+from trafficlight.coordinator.sessions import LATE, LateFiles
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
@@ -28,7 +28,7 @@ from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, Tra
 from trafficlight.homeservers.composition import build_providers
 from trafficlight.homeservers.registry import ProviderRegistry
 from trafficlight.homeservers.tools import run_to_completion
-from trafficlight.results.case import Expected
+from trafficlight.results.events import Expected
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
@@ -109,7 +109,7 @@ class Lab:
             )
             # Absolute, because a test may change the working directory of its process.
             late = LateFiles(settings.results_root.absolute(), engine.sessions)
-            journal.subscribe(late)
+            journal.subscribe(late, LATE)
             stack.push_async_callback(late.close)
             past = Past(settings.results_root)
             stack.callback(past.close)

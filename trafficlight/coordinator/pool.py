@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
@@ -17,7 +18,14 @@ from trafficlight.coordinator.adapter import (
 from trafficlight.coordinator.channel import Channel
 from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
 from trafficlight.protocol import RESET, ErrorBody, Registration
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    AdapterLeased,
+    AdapterLost,
+    AdapterRegistered,
+    AdapterReleased,
+    Event,
+    Log,
+)
 from trafficlight.results.journal import Journal
 
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
@@ -92,7 +100,7 @@ class Pool:
             token=token,
         )
         self._adapters[uuid] = adapter
-        self._journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration=adapter.fields)
+        self._journal.append(AdapterRegistered(adapter=uuid, registration=adapter.fields))
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
@@ -152,7 +160,7 @@ class Pool:
             adapter.role, adapter.claim = role, claim
             adapter.cases += 1
             del self._free[adapter.uuid]
-            self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.fields)
+            self._emit(AdapterLeased(adapter=adapter.uuid, role=role, registration=adapter.fields), lease)
         return lease
 
     def release(self, lease: Lease, reason: str) -> None:
@@ -166,7 +174,7 @@ class Pool:
         for adapter in lease.adapters.values():
             if adapter.lease is not lease:
                 continue
-            self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
+            self._emit(AdapterReleased(adapter=adapter.uuid, role=adapter.role, reason=reason), lease)
             adapter.channel.on_delivered = None
             if self.on_reusable is not None and self._closed is None and adapter.usable_again:
                 adapter.state, adapter.lease = AdapterState.RESETTING, None
@@ -286,11 +294,11 @@ class Pool:
         told = adapter.channel.fail(error)
         lease, role = adapter.lease, adapter.role
         if lease is None or role is None:
-            self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
+            self._journal.append(AdapterLost(adapter=adapter.uuid, reason=str(error)))
             self._end(adapter, str(error))
             self._on_change()
         else:
-            self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
+            self._emit(AdapterLost(adapter=adapter.uuid, role=role, reason=str(error)), lease)
             lease.claim.adapter_failed(role, error, told=told)
 
     def _end(self, adapter: Adapter, reason: str) -> None:
@@ -304,16 +312,8 @@ class Pool:
 
     def _note(self, message: str, adapter: Adapter | None = None) -> None:
         uuid = adapter.uuid if adapter is not None else None
-        self._journal.append(EventKind.LOG, adapter=uuid, level="info", logger="pool", message=message)
+        self._journal.append(Log(adapter=uuid, logger="pool", message=message))
 
-    def _tell(self, kind: EventKind, adapter: Adapter, **data: object) -> None:
-        claim = adapter.lease.claim if adapter.lease is not None else None
-        self._journal.append(
-            kind,
-            session=claim.session if claim is not None else "",
-            case=claim.case if claim is not None else None,
-            attempt=claim.attempt if claim is not None else None,
-            role=adapter.role if claim is not None else None,
-            adapter=adapter.uuid,
-            **data,
-        )
+    def _emit(self, event: Event, lease: Lease) -> None:
+        claim = lease.claim
+        self._journal.append(replace(event, session=claim.session, case=claim.case, attempt=claim.attempt))

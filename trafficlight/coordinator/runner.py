@@ -13,7 +13,7 @@ from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ActionError, DeployError, LabError, TrafficlightError, UnsupportedError
 from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import CaseState, ServerFailed, ServerReady, State
 from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
 from trafficlight.worker.verdicts import verdict_of
@@ -93,11 +93,11 @@ class Runner:
     async def _run(self, attempt: Attempt, lease: Lease, held: AsyncExitStack) -> Verdict:
         try:
             attempt.hold(lease.adapters)
-            attempt.tell(EventKind.CASE_STATE, state=State.PREPARING.value)
+            attempt.emit(CaseState(case=attempt.case, state=State.PREPARING))
             facts = await self._prepare(attempt, held)
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
-        attempt.tell(EventKind.CASE_STATE, state=State.RUNNING.value)
+        attempt.emit(CaseState(case=attempt.case, state=State.RUNNING))
         verdict = await self._execute(attempt, facts)
         self.pool.judge(lease, [role for role, error in attempt.failures.items() if _faulty(error)])
         return verdict
@@ -120,11 +120,11 @@ class Runner:
         except TimeoutError as error:
             if not limit.expired():
                 raise DeployError(f"the provider gave up: {error}") from error
-            attempt.tell(EventKind.SERVER_FAILED, reason="no answer in time")
+            attempt.emit(ServerFailed(reason="no answer in time"))
             seconds = self.deadlines.prepare
             raise DeployError(f"the homeservers did not answer within {seconds:g} s") from None
         except (DeployError, UnsupportedError) as error:
-            attempt.tell(EventKind.SERVER_FAILED, reason=str(error).splitlines()[0])
+            attempt.emit(ServerFailed(reason=str(error).splitlines()[0]))
             raise
         return {
             request.role: self._ready(attempt, request, server, self.clock.monotonic() - began)
@@ -134,14 +134,16 @@ class Runner:
     @staticmethod
     def _ready(attempt: Attempt, request: ServerRequest, server: RunningServer, seconds: float) -> ServerInfo:
         attempt.servers[request.role] = server
-        attempt.tell(
-            EventKind.SERVER_READY,
-            role=request.role,
-            server_name=server.server_name,
-            cs_api=server.cs_api,
-            version=server.version,
-            type=request.spec.type_name,
-            seconds=seconds,
+        attempt.emit(
+            ServerReady(
+                role=request.role,
+                server_name=server.server_name,
+                cs_api=server.cs_api,
+                version=server.version,
+                type=request.spec.type_name,
+                image=server.image,
+                seconds=seconds,
+            )
         )
         return ServerInfo(server.server_name, server.cs_api, server.version, request.log)
 

@@ -15,7 +15,18 @@ from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_typ
 from trafficlight.coordinator.scheduling.scheduler import Waiting
 from trafficlight.coordinator.turns import cooperative
 from trafficlight.results.case import INTERRUPTED
-from trafficlight.results.events import FINAL, Event, EventKind, State
+from trafficlight.results.events import (
+    FINAL,
+    CaseEnded,
+    CasePlanned,
+    CaseWaits,
+    Event,
+    Problem,
+    SessionEnded,
+    SessionStarted,
+    SessionStopped,
+    State,
+)
 from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
@@ -77,7 +88,7 @@ class Session:
         self.stopped, self.cancelled = self.record.stopped, self.record.cancelled
         if self.record.started is not None:
             self._began -= (self._clock.now() - self.record.started).total_seconds()
-        self._unsubscribe = self._journal.subscribe(self.writer)
+        self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
         self.writer.resume()
         now = self._clock.monotonic()
         planned = {case.id for case in self.plan.cases}
@@ -126,24 +137,29 @@ class Session:
 
         :param unsupported: why a case is not meant to run here; None where it is.
         """
-        self._unsubscribe = self._journal.subscribe(self.writer)
-        self._tell(
-            EventKind.SESSION_STARTED,
-            versions={"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform},
-            configuration=dict(self.options.configuration),
-            command=self.options.command,
-            host=platform.node(),
-            user=_user(),
-            seed=self.options.seed,
-            cases=len(self.plan.cases),
+        self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
+        versions = {"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform}
+        self._journal.append(
+            SessionStarted(
+                session=self.id,
+                versions=versions,
+                configuration=self.options.configuration,
+                command=self.options.command,
+                host=platform.node(),
+                user=_user(),
+                seed=self.options.seed,
+                cases=len(self.plan.cases),
+            )
         )
         for problem in self.plan.problems:
-            self._tell(
-                EventKind.PROBLEM,
-                file=str(problem.path),
-                line=problem.line,
-                problem=problem.problem,
-                hint=problem.hint,
+            self._journal.append(
+                Problem(
+                    session=self.id,
+                    file=str(problem.path),
+                    line=problem.line,
+                    problem=problem.problem,
+                    hint=problem.hint,
+                )
             )
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.cases)):
@@ -154,22 +170,22 @@ class Session:
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
         slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}
-        expected = self.options.expected(case.id)
         self._journal.append(
-            EventKind.CASE_PLANNED,
-            session=self.id,
-            case=case.id,
-            suite=case.suite,
-            file=case.file,
-            line=case.line,
-            class_name=case.class_name,
-            method=case.method,
-            clients={role: kind.name() for role, kind in case.clients.items()},
-            servers=slots,
-            parameters={name: _plain(value) for name, value in case.parameters.items()},
-            skip=case.skip or unsupported,
-            skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
-            expected={"reason": expected.reason, "link": expected.link} if expected else None,
+            CasePlanned(
+                session=self.id,
+                case=case.id,
+                suite=case.suite,
+                file=case.file,
+                line=case.line,
+                class_name=case.class_name,
+                method=case.method,
+                clients={role: kind.name() for role, kind in case.clients.items()},
+                servers=slots,
+                parameters={name: _plain(value) for name, value in case.parameters.items()},
+                skip=case.skip or unsupported,
+                skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
+                expected=self.options.expected(case.id),
+            )
         )
 
     @property
@@ -256,8 +272,8 @@ class Session:
     def _tell_why(self, cases: Sequence[str], reason: str) -> None:
         """Record why cases wait: an event for many of them, as they may be thousands."""
         for first in range(0, len(cases), _IN_ONE_EVENT):
-            some = list(cases[first : first + _IN_ONE_EVENT])
-            self._tell(EventKind.CASE_WAITS, reason=reason, cases=some)
+            some = tuple(cases[first : first + _IN_ONE_EVENT])
+            self._journal.append(CaseWaits(session=self.id, reason=reason, cases=some))
 
     def give_up(self, case: str, message: str) -> None:
         """End a case that cannot start, as an error."""
@@ -306,7 +322,7 @@ class Session:
     def _stop_for_good(self, reason: str) -> None:
         """Start no more cases, also when another coordinator takes the session up."""
         if not self.stopped:
-            self._tell(EventKind.SESSION_STOPPED, reason=reason, cancelled=self.cancelled)
+            self._journal.append(SessionStopped(session=self.id, reason=reason, cancelled=self.cancelled))
         self.stop(reason)
 
     def overdue(self) -> str | None:
@@ -325,8 +341,11 @@ class Session:
             return
         self._closing = True
         code = exit_code(self.record, interrupted=interrupted)
-        counts = {state.value: count for state, count in self.record.counts.items()}
-        self._tell(EventKind.SESSION_ENDED, counts=counts, exit_code=int(code), interrupted=interrupted)
+        self._journal.append(
+            SessionEnded(
+                session=self.id, counts=self.record.counts, exit_code=int(code), interrupted=interrupted
+            )
+        )
         self._unsubscribe()
         # Reports take their time, and reporters may hang until their deadline.
         try:
@@ -356,23 +375,20 @@ class Session:
         *,
         will_retry: bool = False,
     ) -> None:
-        expected = self.options.expected(case)
         self._journal.append(
-            EventKind.CASE_ENDED,
-            session=self.id,
-            case=case,
-            attempt=attempt,
-            state=verdict.state.value,
-            message=truncate(verdict.message, MESSAGE_LIMIT),
-            traceback=truncate(verdict.traceback, TRACEBACK_LIMIT),
-            phase=verdict.phase,
-            seconds=seconds,
-            will_retry=will_retry,
-            expected={"reason": expected.reason, "link": expected.link} if expected else None,
+            CaseEnded(
+                session=self.id,
+                case=case,
+                attempt=attempt,
+                state=verdict.state,
+                message=truncate(verdict.message, MESSAGE_LIMIT),
+                traceback=truncate(verdict.traceback, TRACEBACK_LIMIT),
+                phase=verdict.phase,
+                seconds=seconds,
+                will_retry=will_retry,
+                expected=self.options.expected(case),
+            )
         )
-
-    def _tell(self, kind: EventKind, **data: Any) -> None:
-        self._journal.append(kind, session=self.id, **data)
 
 
 def _pause(cases: int) -> float:

@@ -76,6 +76,11 @@ class RunningServer(Protocol):
         ...
 
     @property
+    def image(self) -> str:
+        """The container image that it runs from; empty where it runs from none, or from an unknown one."""
+        ...
+
+    @property
     def exited(self) -> str | None:
         """How it ended, e.g. ``signal 9``; with :data:`AS_ASKED` behind it if it was told to."""
         ...

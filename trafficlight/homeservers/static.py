@@ -25,6 +25,7 @@ class StaticServerInUse:
     server_name: str
     cs_api: str
     version: str
+    image: str = ""
 
     @property
     def exited(self) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_type_hints
 
 from pydantic import TypeAdapter
 
@@ -82,8 +82,12 @@ class Event:
         for name in _CONTEXT:
             if (value := getattr(self, name)) not in (None, ""):
                 content[name] = value
-        content["data"] = {name: getattr(self, name) for name in shape_of(type(self)).data}
+        content["data"] = self.content()
         return content
+
+    def content(self) -> dict[str, Any]:
+        """Return the fields of its kind: those that JSON holds below ``data``."""
+        return {name: getattr(self, name) for name in shape_of(type(self)).data}
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +471,10 @@ class Log(Event):
     message: str
 
 
+TestEvent: TypeAlias = Measurement | Attachment | Log
+"""What a running test can emit; the coordinator accepts nothing else from a worker."""
+
+
 # JSON
 
 
@@ -535,7 +543,14 @@ def parse_event(line: bytes) -> Event | None:
     Unknown fields are ignored: a newer version may have written them.
     """
     try:
-        content = json.loads(line)
+        return event_of(json.loads(line))
+    except ValueError:
+        return None
+
+
+def event_of(content: Any) -> Event | None:
+    """Return the event in a parsed JSON object, as :func:`parse_event` does."""
+    try:
         return shape_of(_KINDS[content["kind"]]).validate({**content, **content.get("data", {})})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -554,4 +569,3 @@ def jsonable(value: Any) -> Any:
 
 def _plain(value: object) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
-

@@ -59,8 +59,8 @@ class Journal:
 
     def subscribe(
         self,
-        reader: Callable[[E], None],
-        kinds: Collection[type[E]] | None = None,
+        reader: Reader,
+        kinds: Collection[type[Event]] | None = None,
         *,
         session: str | None = None,
     ) -> Callable[[], None]:

@@ -11,7 +11,6 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from sqlalchemy import (
 
 from trafficlight.errors import LabError
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import AdapterRegistered, Event, SessionEnded, event_line, event_of
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +174,7 @@ class SqlStore:
         wanted = (
             select(_sessions, _events.c.data)
             .join(_events, _events.c.session == _sessions.c.id)
-            .where(_events.c.kind == EventKind.SESSION_ENDED.value)
+            .where(_events.c.kind == SessionEnded.kind)
             .where(_events.c.sequence >= select(func.min(_coordinators.c.first)).scalar_subquery())
             .order_by(_events.c.sequence)
         )
@@ -195,23 +194,15 @@ class SqlStore:
         wanted = select(_events).where(_events.c.session == session).order_by(_events.c.sequence)
         with self._engine.connect() as connection:
             for row in connection.execute(wanted):
-                yield Event(
-                    sequence=row.sequence,
-                    time=datetime.fromisoformat(row.time),
-                    kind=EventKind(row.kind),
-                    session=row.session,
-                    case=row.case_id,
-                    attempt=row.attempt,
-                    role=row.role,
-                    adapter=row.adapter,
-                    data=json.loads(row.data),
-                )
+                content = {**row._mapping, "case": row.case_id, "data": json.loads(row.data)}
+                if (found := event_of(content)) is not None:
+                    yield found
 
     def adapters(self, most: int) -> list[str]:
         """Return the uuids that registered last, newest first."""
         wanted = (
             select(_events.c.adapter)
-            .where(_events.c.kind == EventKind.ADAPTER_REGISTERED.value)
+            .where(_events.c.kind == AdapterRegistered.kind)
             .order_by(_events.c.sequence.desc())
             .limit(most)
         )
@@ -300,18 +291,18 @@ def _insert(connection: Connection, batch: list[Event]) -> None:
             {
                 "sequence": one.sequence,
                 "time": one.time.isoformat(),
-                "kind": one.kind.value,
+                "kind": one.kind,
                 "session": one.session,
                 "case_id": one.case,
                 "attempt": one.attempt,
                 "role": one.role,
                 "adapter": one.adapter,
-                "data": json.dumps(dict(one.data), default=str),
+                "data": json.dumps(json.loads(event_line(one))["data"]),
             }
             for one in batch
         ],
     )
-    ended = [one.session for one in batch if one.kind is EventKind.SESSION_ENDED]
+    ended = [one.session for one in batch if isinstance(one, SessionEnded)]
     if ended:
         connection.execute(update(_sessions).where(_sessions.c.id.in_(ended)).values(ended=True))
         _forget(connection, ended, batch[-1].sequence)
@@ -323,7 +314,7 @@ def _forget(connection: Connection, ended: list[str], last: int) -> None:
     :param ended: sessions.
     :param last: the number of the latest event.
     """
-    of_ended = _events.c.session.in_(ended) & (_events.c.kind != EventKind.SESSION_ENDED.value)
+    of_ended = _events.c.session.in_(ended) & (_events.c.kind != SessionEnded.kind)
     of_long_ago = (_events.c.session == "") & (_events.c.sequence < last - _KEPT)
     connection.execute(delete(_events).where(of_ended | of_long_ago))
 

@@ -13,7 +13,7 @@ from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError
 from trafficlight.protocol import Registration
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event
 from trafficlight.results.journal import Journal
 
 
@@ -55,7 +55,7 @@ class PoolHarness:
         return self.pool.register(uuid, Registration.model_validate({"type": type}))
 
     @property
-    def kinds(self) -> list[EventKind]:
+    def kinds(self) -> list[str]:
         return [event.kind for event in self.events]
 
 

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.results.event_log import EventLog, as_line, read_events, read_events_after
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.event_log import EventLog, read_events, read_events_after
+from trafficlight.results.events import ActionSent, Log, event_line
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
+
+TIME = datetime(2026, 11, 21, tzinfo=UTC)
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -23,18 +25,16 @@ anything = st.recursive(
 
 @given(st.dictionaries(st.text(), anything, max_size=4))
 def test_any_data_gives_one_line_of_json(data: dict[str, Any]) -> None:
-    event = Event(
-        sequence=1, time=datetime(2026, 11, 21, tzinfo=UTC), kind=EventKind.LOG, case="\ud800", data=data
-    )
-    line = as_line(event)
+    event = ActionSent(sequence=1, time=TIME, case="\ud800", id="1", action="\ud800", data=data)
+    line = event_line(event)
     assert line.count(b"\n") == 1
     assert json.loads(line, parse_constant=pytest.fail)["case"] == "\ud800"
 
 
 def test_what_is_no_json_is_shown_as_text() -> None:
     data = {"path": Path("x"), "n": float("inf"), "set": {1}}
-    event = Event(sequence=1, time=datetime(2026, 11, 21, tzinfo=UTC), kind=EventKind.LOG, data=data)
-    assert json.loads(as_line(event))["data"] == {"path": "x", "n": "inf", "set": "{1}"}
+    event = ActionSent(sequence=1, time=TIME, id="1", action="x", data=data)
+    assert json.loads(event_line(event))["data"]["data"] == {"path": "x", "n": "inf", "set": "{1}"}
 
 
 def test_events_are_read_back(lab: "Lab", tmp_path: Path) -> None:
@@ -49,10 +49,10 @@ def test_events_are_read_back(lab: "Lab", tmp_path: Path) -> None:
 
 def test_a_torn_line_costs_itself_only(lab: "Lab", tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "events.jsonl"
-    first = lab.append(EventKind.LOG, message="before")
-    path.write_bytes(as_line(first) + b'{"sequence": 2, "ti')
+    first = lab.append(Log(message="before"))
+    path.write_bytes(event_line(first) + b'{"sequence": 2, "ti')
     log = EventLog(path)
-    second = lab.append(EventKind.LOG, message="after")
+    second = lab.append(Log(message="after"))
     log.append(second)
     log.close()
     with caplog.at_level(logging.WARNING):
@@ -67,10 +67,7 @@ def test_the_end_of_a_log_is_read_from_its_end(
     path = tmp_path_factory.mktemp("log") / "events.jsonl"
     log = EventLog(path)
     for number in range(1, 51):
-        data = {"message": "x" * (number * 7 % 90)}
-        log.append(
-            Event(sequence=number, time=datetime(2026, 11, 21, tzinfo=UTC), kind=EventKind.LOG, data=data)
-        )
+        log.append(Log(sequence=number, time=TIME, message="x" * (number * 7 % 90)))
     log.close()
     with path.open("ab") as file:
         file.write(b'{"sequence": 51, "ti')  # killed in the middle of a line

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from tests.hand_clock import HandClock
 from trafficlight.errors import LabError
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import AdapterRegistered, CaseState, Log, SessionEnded, SessionStarted, State
 from trafficlight.results.journal import Journal
 from trafficlight.results.store import SqlStore, StoredSession
 
@@ -49,10 +49,10 @@ def test_events_come_back_as_they_were(reopen: Open, tmp_path: Path) -> None:
     a_session(store, tmp_path)
     journal = journal_of(store)
     told = [
-        journal.append(EventKind.SESSION_STARTED, session="2026-11-21--001", cases=2),
-        journal.append(EventKind.ADAPTER_REGISTERED, adapter="a", registration={"type": "nio"}),
+        journal.append(SessionStarted(session="2026-11-21--001", cases=2)),
+        journal.append(AdapterRegistered(adapter="a", registration={"type": "nio"})),
         journal.append(
-            EventKind.CASE_STATE, session="2026-11-21--001", case="é::A", attempt=1, role="x", state="running"
+            CaseState(session="2026-11-21--001", case="é::A", attempt=1, role="x", state=State.RUNNING)
         ),
     ]
     again = reopen()
@@ -66,7 +66,7 @@ async def test_what_is_flushed_is_there_for_others(reopen: Open, tmp_path: Path)
     a_session(store, tmp_path)
     journal = journal_of(store)
     for number in range(300):
-        journal.append(EventKind.LOG, session="2026-11-21--001", message=str(number))
+        journal.append(Log(session="2026-11-21--001", message=str(number)))
     await store.flushed()
     assert store.backlog == 0
     assert len(list(store.events("2026-11-21--001"))) == 300
@@ -75,7 +75,7 @@ async def test_what_is_flushed_is_there_for_others(reopen: Open, tmp_path: Path)
 def test_sessions_are_unfinished_until_they_end(reopen: Open, tmp_path: Path) -> None:
     store = reopen()
     first, second = (a_session(store, tmp_path, f"2026-11-21--00{number}") for number in (1, 2))
-    journal_of(store).append(EventKind.SESSION_ENDED, session=first.id, exit_code=0)
+    journal_of(store).append(SessionEnded(session=first.id, exit_code=0))
     assert reopen().unfinished() == [second]
 
 
@@ -84,8 +84,8 @@ def test_what_reached_only_the_sessions_own_log_is_taken_in_once(reopen: Open, t
     session = a_session(store, tmp_path)
     journal = Journal(HandClock())
     events = [
-        journal.append(EventKind.SESSION_STARTED, session=session.id),
-        journal.append(EventKind.SESSION_ENDED, session=session.id, exit_code=0),
+        journal.append(SessionStarted(session=session.id)),
+        journal.append(SessionEnded(session=session.id, exit_code=0)),
     ]
     store.append(events[0])
     store = reopen()
@@ -104,12 +104,12 @@ def test_of_a_session_that_has_ended_only_its_end_is_kept(
     ended, running = (a_session(store, tmp_path, f"2026-11-21--00{number}") for number in (1, 2))
     journal = journal_of(store)
     for number in range(5):
-        journal.append(EventKind.ADAPTER_REGISTERED, adapter=str(number), registration={})
-        journal.append(EventKind.LOG, session=running.id, message=str(number))
-        journal.append(EventKind.LOG, session=ended.id, message=str(number))
-    journal.append(EventKind.SESSION_ENDED, session=ended.id, exit_code=0)
+        journal.append(AdapterRegistered(adapter=str(number), registration={}))
+        journal.append(Log(session=running.id, message=str(number)))
+        journal.append(Log(session=ended.id, message=str(number)))
+    journal.append(SessionEnded(session=ended.id, exit_code=0))
     store = reopen()
-    assert [event.kind for event in store.events(ended.id)] == [EventKind.SESSION_ENDED]
+    assert [event.kind for event in store.events(ended.id)] == [SessionEnded.kind]
     assert len(list(store.events(running.id))) == 5
     assert store.adapters(10) == ["4"]
     assert store.last_sequence == 16
@@ -124,7 +124,7 @@ class TestWhatNobodySaid:
         store = reopen()
         store.begin()
         session = a_session(store, tmp_path)
-        journal_of(store).append(EventKind.SESSION_ENDED, session=session.id, exit_code=1)
+        journal_of(store).append(SessionEnded(session=session.id, exit_code=1))
         store = reopen()
         store.settle()
         store = reopen()
@@ -135,7 +135,7 @@ class TestWhatNobodySaid:
         store = reopen()
         store.begin()
         told = a_session(store, tmp_path, "2026-11-21--001")
-        journal_of(store).append(EventKind.SESSION_ENDED, session=told.id, exit_code=0)
+        journal_of(store).append(SessionEnded(session=told.id, exit_code=0))
         store = reopen()
         store.settle()
 
@@ -143,8 +143,8 @@ class TestWhatNobodySaid:
         ended = a_session(store, tmp_path, "2026-11-21--002")
         running = a_session(store, tmp_path, "2026-11-21--003")
         journal = journal_of(store)
-        journal.append(EventKind.SESSION_STARTED, session=running.id)
-        journal.append(EventKind.SESSION_ENDED, session=ended.id, exit_code=3)
+        journal.append(SessionStarted(session=running.id))
+        journal.append(SessionEnded(session=ended.id, exit_code=3))
         for _ in range(3):  # killed again and again, before anything happens
             store = reopen()
             store.begin()
@@ -161,12 +161,12 @@ async def test_a_disk_that_refuses_is_told_and_forgotten_when_it_does_no_longer(
     journal = journal_of(store)
     with store._engine.begin() as connection:
         connection.execute(text("ALTER TABLE events RENAME TO elsewhere"))
-    journal.append(EventKind.LOG, session=session.id, message="one")
+    journal.append(Log(session=session.id, message="one"))
     with pytest.raises(LabError, match="the journal cannot be written"):
         await store.flushed()
     with store._engine.begin() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO events"))
-    journal.append(EventKind.LOG, session=session.id, message="two")
+    journal.append(Log(session=session.id, message="two"))
     async with asyncio.timeout(10):
         await store.flushed()
-    assert [event.data["message"] for event in store.events(session.id)] == ["one", "two"]
+    assert [getattr(event, "message", "") for event in store.events(session.id)] == ["one", "two"]

@@ -30,6 +30,8 @@ class LocalServer:
     :param ready_timeout: how long it may take to answer, in seconds.
     """
 
+    image = ""
+
     def __init__(
         self,
         place: Place,

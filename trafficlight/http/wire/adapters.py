@@ -23,7 +23,7 @@ from trafficlight.http.same_origin import check_same_origin
 from trafficlight.http.wire.polling import hold_time
 from trafficlight.http.wire.uploads import receive
 from trafficlight.protocol import ActionMessage, ErrorReport, Registered, Registration, Respond
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import Log
 from trafficlight.text import single_line
 from trafficlight.version import VERSION
 
@@ -225,15 +225,16 @@ def _note(adapter: Adapter, message: str) -> None:
     """Write into the log of the adapter's case, or of the lab where it has none."""
     claim = adapter.claim
     current_lab().journal.append(
-        EventKind.LOG,
-        session=claim.session if claim is not None else "",
-        case=claim.case if claim is not None else None,
-        attempt=claim.attempt if claim is not None else None,
-        role=adapter.role if claim is not None else None,
-        adapter=adapter.uuid,
-        level="warning",
-        logger="adapter",
-        message=message,
+        Log(
+            session=claim.session if claim is not None else "",
+            case=claim.case if claim is not None else None,
+            attempt=claim.attempt if claim is not None else None,
+            role=adapter.role if claim is not None else None,
+            adapter=adapter.uuid,
+            level="warning",
+            logger="adapter",
+            message=message,
+        )
     )
 
 
