@@ -134,7 +134,7 @@ async def measure(cases: int, clients: int, adapters: int, workers: int, actions
             }
         )
         planned = plan([folder / "no_op_test.py"], directory=folder)
-        async with Lab.open(settings, remember=True) as lab:
+        async with Lab.open(settings, resumable=True) as lab:
             latencies = Latencies()
             lab.journal.subscribe(latencies)
             async with serving(app_of(lab), bind("127.0.0.1", 0)) as url, looping(url, adapters):

@@ -59,14 +59,12 @@ def settings_of(folder: Path) -> Settings:
 async def leave_behind(folder: Path, ended: int) -> None:
     """Run a coordinator until so many cases have ended, and keep what a kill would leave in ``killed``."""
     settings = settings_of(folder)
-    async with Lab.open(settings, remember=True) as lab:
+    async with Lab.open(settings, resumable=True) as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="bench")
         for number, case in enumerate(session.plan.cases[:ended]):
             _play(lab, session, case.id)
             if number % 100 == 0:
                 await asyncio.sleep(0)
-        assert lab.store is not None
-        await lab.store.flushed()
         shutil.copytree(folder / "results", folder / "killed", symlinks=True)
     shutil.rmtree(folder / "results")
     (folder / "killed").rename(folder / "results")
@@ -102,7 +100,7 @@ async def go_on(folder: Path) -> None:
             longest = max(longest, time.perf_counter() - before)
 
     began = time.perf_counter()
-    async with Lab.open(settings_of(folder), remember=True) as lab:
+    async with Lab.open(settings_of(folder), resumable=True) as lab:
         opened = time.perf_counter() - began
         watching = asyncio.create_task(watch())
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="bench")
@@ -129,12 +127,13 @@ def main() -> None:
             folder = Path(name)
             (folder / "no_op_test.py").write_text(TEST.format(count=count))
             asyncio.run(leave_behind(folder, count // 2))
-            size = (folder / "results" / "lab.sqlite").stat().st_size / 1e6
+            (log,) = (folder / "results").glob("2*/events.jsonl")
+            size = log.stat().st_size / 1e6
             arguments = [sys.executable, __file__, "--folder", str(folder)]
             rows.append((f"{count:,} cases", size, *asyncio.run(_printed(arguments))))
     show(
         "Restart after a kill in the middle of a session, half of its cases ended",
-        ("session", "database MB", "open s", "goes on s", "longest turn ms", "peak MB", "waiting", "cases"),
+        ("session", "log MB", "open s", "goes on s", "longest turn ms", "peak MB", "waiting", "cases"),
         rows,
     )
 

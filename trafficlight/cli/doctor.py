@@ -33,6 +33,7 @@ from trafficlight.server_types import (
     SynapseStable,
     TwoSynapseFederation,
 )
+from trafficlight.version import install_command
 
 _OLDEST_PYTHON = (3, 11)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -140,9 +141,9 @@ def _nio(subject: str) -> Finding:
     try:
         from nio.crypto import ENCRYPTION_ENABLED
     except ImportError as error:
-        return Finding(subject, False, str(error), "pip install 'matrix-nio[e2e]'")
+        return Finding(subject, False, str(error), install_command("nio"))
     if not ENCRYPTION_ENABLED:
-        return Finding(subject, False, "without encryption", "pip install 'matrix-nio[e2e]'")
+        return Finding(subject, False, "without encryption", install_command("nio"))
     return Finding(subject, True, "ships with trafficlight, with encryption")
 
 
@@ -163,7 +164,7 @@ def _port(settings: Settings) -> Finding:
 
 async def _docker(settings: Settings) -> Finding:
     if importlib.util.find_spec("aiodocker") is None:
-        return Finding("Docker", False, "aiodocker is missing", "pip install 'trafficlight[docker]'")
+        return Finding("Docker", False, "aiodocker is missing", install_command("docker"))
     from trafficlight.homeservers.docker.provider import DockerProvider
 
     provider = DockerProvider(settings.docker_engines)

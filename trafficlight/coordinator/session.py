@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from trafficlight.clock import Clock
+from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduling.scheduler import Waiting
-from trafficlight.coordinator.turns import cooperative
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import (
     FINAL,
@@ -76,39 +75,22 @@ class Session:
         self._unsubscribe: Callable[[], None] = lambda: None
         self._closing = False
 
-    async def resume(self, events: Iterable[Event]) -> None:
-        """Go on with a session that a coordinator left without ending it.
+    async def restore(self, events: Iterable[Event]) -> None:
+        """Take over what an earlier coordinator recorded of this session, before :meth:`begin`.
 
-        What ended keeps its verdict; attempts that were cut off are marked as interrupted, and their cases
-        run again, unless that is not wanted.
-
-        :param events: everything that was recorded of it; read in a thread.
+        :param events: everything that it recorded; read in a thread.
         """
         await asyncio.to_thread(self._replay, events)
         self.stopped, self.cancelled = self.record.stopped, self.record.cancelled
         if self.record.started is not None:
             self._began -= (self._clock.now() - self.record.started).total_seconds()
-        self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
-        self.writer.resume()
-        now = self._clock.monotonic()
-        planned = {case.id for case in self.plan.cases}
-        async for order, case in cooperative(enumerate(self.plan.cases)):
-            if case.id not in self.record.cases:
-                self._plan(case, None)
-            if (entry := self._resumed(case, order, now)) is not None:
-                self._queues.add(entry)
-        async for case_id, known in cooperative(list(self.record.cases.items())):
-            if case_id not in planned and known.state not in FINAL:
-                gone = Verdict(
-                    State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
-                )
-                self._end(case_id, None, gone, 0.0)
+            self.writer.resume()
 
     def _replay(self, events: Iterable[Event]) -> None:
         for event in events:
             self.record.apply(event)
 
-    def _resumed(self, case: Case, order: int, now: float) -> Entry | None:
+    def _unfinished(self, case: Case, order: int, now: float) -> Entry | None:
         """Return a case that is still to run; mark its last attempt as interrupted, if it was."""
         known = self.record.cases[case.id]
         failures = sum(
@@ -135,9 +117,40 @@ class Session:
     async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
         """Record what is planned; when it returns, its cases may start.
 
-        :param unsupported: why a case is not meant to run here; None where it is.
+        Of a restored session, cases that ended keep their verdicts. Attempts that were running are marked as
+        interrupted and their cases run again, unless the options limit that.
+
+        :param unsupported: why a case is not meant to run here; None if it is.
         """
         self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
+        if self.record.started is None:
+            self._emit_started()
+        recorded = [one.content() for one in self.record.problems]
+        for found in self.plan.problems:
+            problem = Problem(
+                session=self.id,
+                file=str(found.path),
+                line=found.line,
+                problem=found.problem,
+                hint=found.hint,
+            )
+            if problem.content() not in recorded:
+                self._journal.append(problem)
+        now = self._clock.monotonic()
+        async for order, case in cooperative(enumerate(self.plan.cases)):
+            if case.id not in self.record.cases:  # the coordinator may have been killed while it planned
+                self._plan(case, unsupported(case))
+            if (entry := self._unfinished(case, order, now)) is not None:
+                self._queues.add(entry)
+        planned = {case.id for case in self.plan.cases}
+        async for case_id, known in cooperative(list(self.record.cases.items())):
+            if case_id not in planned and known.state not in FINAL:
+                gone = Verdict(
+                    State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
+                )
+                self._end(case_id, None, gone, 0.0)
+
+    def _emit_started(self) -> None:
         versions = {"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform}
         self._journal.append(
             SessionStarted(
@@ -151,22 +164,6 @@ class Session:
                 cases=len(self.plan.cases),
             )
         )
-        for problem in self.plan.problems:
-            self._journal.append(
-                Problem(
-                    session=self.id,
-                    file=str(problem.path),
-                    line=problem.line,
-                    problem=problem.problem,
-                    hint=problem.hint,
-                )
-            )
-        now = self._clock.monotonic()
-        async for order, case in cooperative(enumerate(self.plan.cases)):
-            why = unsupported(case)
-            self._plan(case, why)
-            if case.skip is None and why is None:
-                self._queues.add(Entry(case, order, now))
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
         slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}
@@ -341,10 +338,9 @@ class Session:
             return
         self._closing = True
         code = exit_code(self.record, interrupted=interrupted)
+        counts = self.record.counts
         self._journal.append(
-            SessionEnded(
-                session=self.id, counts=self.record.counts, exit_code=int(code), interrupted=interrupted
-            )
+            SessionEnded(session=self.id, counts=counts, exit_code=int(code), interrupted=interrupted)
         )
         self._unsubscribe()
         # Reports take their time, and reporters may hang until their deadline.

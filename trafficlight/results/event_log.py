@@ -3,18 +3,17 @@
 import contextlib
 import fcntl
 import logging
+import mmap
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trafficlight.results.events import Event, event_line, parse_event
+from trafficlight.results.events import Event, SessionEnded, event_line, parse_event
 
 logger = logging.getLogger(__name__)
 
-# Bytes that are read from the end of a log at first.
-_BLOCK = 64 << 10
 # What the kernel calls `struct flock`: type, whence, start, length (0 for all of the file), process id.
 _FLOCK = struct.Struct("hhqqi0q")
 
@@ -65,23 +64,23 @@ def read_events(path: Path) -> Iterator[Event]:
                 yield event
 
 
-def read_events_after(path: Path, sequence: int) -> list[Event]:
-    """Read the events behind one from the end of a log: only those cost time, however long it is.
+def session_end(path: Path) -> SessionEnded | None:
+    """Return the event that ended a session; None if there is none.
 
-    :param sequence: the number of the last event that is known already.
-    :raises OSError: if the file cannot be read.
+    Searches from the end, where it is followed by late uploads at most.
     """
-    with path.open("rb") as file:
-        end, length = file.seek(0, os.SEEK_END), _BLOCK
-        while True:
-            start = max(0, end - length)
-            file.seek(start)
-            lines = file.read(end - start).split(b"\n")
-            whole = lines[1:] if start else lines
-            events = [event for line in whole if (event := parse_event(line)) is not None]
-            if start == 0 or (events and events[0].sequence <= sequence):
-                return [event for event in events if event.sequence > sequence]
-            length *= 4
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            begin = len(content)
+            while (found := content.rfind(b'"session_ended"', 0, begin)) >= 0:
+                begin = content.rfind(b"\n", 0, found) + 1
+                end = content.find(b"\n", found)
+                event = parse_event(content[begin : end if end >= 0 else len(content)])
+                if isinstance(event, SessionEnded):
+                    return event
+    except (OSError, ValueError):  # no file, or an empty one
+        pass
+    return None
 
 
 def is_written(path: Path) -> bool:

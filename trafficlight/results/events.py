@@ -41,7 +41,7 @@ class Event:
 
     :cvar kind: the kind, as JSON names it: the name of the class in snake case.
     :cvar schema: the version of the kind's fields; grows when a field changes its meaning or is removed.
-    :param sequence: position in the journal, from 1.
+    :param sequence: position in the session's log, from 1, without gaps.
     :param time: when it happened, UTC.
     :param session: the session's id; empty for an event that belongs to no session.
     :param case: the case's id.

@@ -46,12 +46,11 @@ class Journal:
     """Numbers events and hands each to the readers that want it, in the order of their subscription.
 
     :param clock: source of timestamps.
-    :param first: the sequence number of the next event.
     """
 
-    def __init__(self, clock: Clock, *, first: int = 1) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._next = first
+        self._next = 1
         self._subscriptions: list[_Subscription] = []
         # By kind and session; rebuilt after each change of the subscriptions.
         self._readers: dict[tuple[type[Event], str], tuple[Reader, ...]] = {}

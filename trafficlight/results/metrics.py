@@ -47,7 +47,6 @@ class Standing:
     :param adapters: adapters by type and state; those that have ended are not there.
     :param oldest: seconds for which the case at the head of each queue has waited.
     :param still: seconds for which cases have been waiting while nothing ran.
-    :param backlog: events that are not in the store yet.
     :param drained: whether no adapter gets a new case.
     """
 
@@ -56,7 +55,6 @@ class Standing:
     adapters: Mapping[tuple[str, str], int] = field(default_factory=dict)
     oldest: Iterable[float] = ()
     still: float = 0.0
-    backlog: int = 0
     drained: bool = False
 
 
@@ -210,7 +208,6 @@ class _Now(Collector):
         for name, documentation, value in (
             ("sessions", "Sessions that have not ended.", now.sessions),
             ("standstill_seconds", "For how long cases have waited while nothing ran.", now.still),
-            ("journal_lag_events", "Events that are not in the store yet.", now.backlog),
             ("drained", "1 while no adapter gets a new case.", int(now.drained)),
         ):
             one = _gauge(name, documentation)

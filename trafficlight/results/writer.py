@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trafficlight.results.attempt import AttemptRecord
@@ -78,6 +79,8 @@ class ResultsWriter:
         if not record.id:
             record.id = folder.id
         self._log = EventLog(folder.events)
+        #: Why the last event could not be written; empty if it was.
+        self.trouble = ""
         self._style = style or JunitStyle.detect(folder.path, os.environ, Path.cwd())
         self._document = JunitDocument(record, self._style)
         self._written = b""
@@ -103,12 +106,17 @@ class ResultsWriter:
         """Take in an event of the session, or of none."""
         if self._closed:
             return
+        event = replace(event, sequence=self._record.last_sequence + 1)
         with self._record_lock:
             self._record.apply(event)
             if isinstance(event, _CHANGES_JUNIT):
                 self._changed.update(dict.fromkeys(event.case_ids))
         try:
             self._log.append(event)
+            self.trouble = ""
+        except OSError as error:
+            self.trouble = f"{self._folder.events} cannot be written: {error.strerror or error}"
+            raise
         finally:  # a full disk must not keep the verdict from the reporters
             self._follow(event)
 
@@ -125,6 +133,7 @@ class ResultsWriter:
 
         The reports are written anew, a little later; so many files that come at once share a writing.
         """
+        event = replace(event, sequence=self._record.last_sequence + 1)
         with self._record_lock:
             self._record.apply(event)
             if event.case is not None:

@@ -1,6 +1,7 @@
 """Labs without homeservers and programs of their own."""
 
 import asyncio
+import functools
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,11 +14,10 @@ import pytest
 
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
+from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.execution import InProcessExecutor
 from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
 from trafficlight.errors import DeployError
@@ -29,6 +29,7 @@ from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.planning import plan
+from trafficlight.worker.execution import execute as in_process
 
 PRELUDE = """
 import asyncio, time, os, sys, ctypes, signal, logging
@@ -237,14 +238,14 @@ class EngineHarness:
     def check_given_back(self) -> None:
         """Everybody was told to exit, and every homeserver is gone."""
         assert all(adapter.state is AdapterState.ENDED for adapter in self.engine.pool)
-        assert all(adapter.lease is None for adapter in self.engine.pool)
+        assert all(adapter.held_by is None for adapter in self.engine.pool)
         assert not self.provider.running
 
 
 @asynccontextmanager
 async def open_bay(
     folder: Path,
-    executor: Executor | None = None,
+    execute: Execute | None = None,
     *,
     limits: Limits | None = None,
     queue: float = 300.0,
@@ -258,7 +259,7 @@ async def open_bay(
         clock=clock,
         journal=Journal(clock),
         servers=provider,
-        executor=executor or InProcessExecutor(clock),
+        execute=execute or functools.partial(in_process, clock=clock),
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
         limits=lambda: limits or Limits(),
         queue_deadline=queue,

@@ -170,7 +170,7 @@ async def test_of_the_grace_period(bay: "EngineHarness", clock: HandClock) -> No
     await clock.turn(1)
     await stopping
     case = (await bay.ended(session))["Waits"]
-    assert case.message == "called off while it was running: enough"
+    assert case.message == "cancelled while running: enough"
 
 
 async def test_of_waiting_where_nobody_else_is_expected(bay: "EngineHarness", clock: HandClock) -> None:

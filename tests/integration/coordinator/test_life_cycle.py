@@ -198,7 +198,7 @@ class TestEnding:
         cases = await bay.ended(session)
         blocked = cases["Blocked[alice=Nio,server=SynapseStable]"]
         assert blocked.state is State.ERROR
-        assert blocked.message == "called off while it was running: the operator wants to go home"
+        assert blocked.message == "cancelled while running: the operator wants to go home"
         assert player.exits
         assert not bay.provider.running
 
@@ -245,7 +245,7 @@ class TestWorkers:
 
     async def test_a_blocking_test_delays_no_other(self, bay_with: MakeBay) -> None:
         async with WorkerPool(2) as workers:
-            bay = await bay_with(workers)
+            bay = await bay_with(workers.execute)
             bay.player()
             blocking = await bay.submit(
                 "class Blocks(Test):\n    async def run(self):\n        self.logger.info('running')\n"
@@ -260,7 +260,7 @@ class TestWorkers:
 
     async def test_called_off_while_it_blocks(self, bay_with: MakeBay) -> None:
         async with WorkerPool(1) as workers:
-            bay = await bay_with(workers, teardown=0.1)
+            bay = await bay_with(workers.execute, teardown=0.1)
             text = BLOCKED.replace("await asyncio.sleep(3600)", "time.sleep(3600)")
             bay.player()
             session = await bay.submit(text)
@@ -274,7 +274,7 @@ class TestWorkers:
     @pytest.mark.parametrize("end", ["os._exit(3)", "ctypes.string_at(0)"])
     async def test_a_crash_gives_everything_back(self, bay_with: MakeBay, end: str) -> None:
         async with WorkerPool(1) as workers:
-            bay = await bay_with(workers)
+            bay = await bay_with(workers.execute)
             player = bay.player()
             (case,) = (
                 await bay.ended(await bay.submit(BLOCKED.replace("await asyncio.sleep(3600)", end)))

@@ -86,7 +86,7 @@ class TestActions:
         ]
         assert case.state is State.ERROR
         assert case.message.startswith(
-            "not done within 0.2 s, the case's deadline; alice was at dance for 0."
+            "not done within 0.2 s, the case's deadline; alice was performing dance for 0."
         )
 
     async def test_data_that_cannot_be_json(self, bay: "EngineHarness") -> None:
@@ -137,10 +137,10 @@ class TestAdapters:
         bay.engine.pool.report(broken, ErrorBody(type="adapter", details="no browser"))
         session = await bay.submit(ONE.format(body="await alice.perform('dance')"))
         await asyncio.sleep(0)
-        assert broken.claim is None
+        assert broken.lease is None
         bay.player()
         assert (await bay.ended(session))["One[alice=Nio]"].state is State.SUCCESS
-        assert broken.claim is None
+        assert broken.lease is None
 
 
 class TestHomeservers:
@@ -197,7 +197,7 @@ class TestHomeservers:
         await bay.until(Log, message="running")
         bay.provider.running[0].exited = "signal 9"
         case = (await bay.ended(session))["Served[server=SynapseStable]"]
-        assert case.message.endswith("; the homeserver server had ended (signal 9)")
+        assert case.message.endswith("; the homeserver server exited (signal 9)")
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ async def docker_on_engine() -> AsyncIterator[DockerProvider]:
 @asynccontextmanager
 async def docker_on(host: DockerHost) -> AsyncIterator[DockerProvider]:
     """Give the provider docker on one engine, and see that it leaves nothing there; skips without one."""
-    pytest.importorskip("aiodocker", reason="pip install 'trafficlight[docker]'")
+    pytest.importorskip("aiodocker", reason="the extra docker is not installed")
     provider = DockerProvider([host])
     try:
         await provider.prepare(SynapseStable().homeservers())

@@ -224,7 +224,7 @@ async def test_two_engines_are_one_capacity_and_one_of_them_goes_away(far: FarEn
             for case in lost:
                 record = session.record.cases[case]
                 assert record.state is State.ERROR
-                assert f"had ended (the Docker engine {far.url} does not answer" in record.message
+                assert f"exited (the Docker engine {far.url} does not answer" in record.message
             release.touch()
             async with asyncio.timeout(90):
                 await session.ended.wait()

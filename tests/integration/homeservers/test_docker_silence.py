@@ -16,7 +16,7 @@ from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import SynapseStable
 
-pytest.importorskip("aiodocker", reason="pip install 'trafficlight[docker]'")
+pytest.importorskip("aiodocker", reason="the extra docker is not installed")
 
 Ask = Callable[..., ServerRequest]
 SPECS = SynapseStable().homeservers()

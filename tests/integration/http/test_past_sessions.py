@@ -69,7 +69,7 @@ async def dropped(site: HttpHarness, session: Session) -> None:
 @asynccontextmanager
 async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
     """Open a lab beside what a coordinator left that was killed: one case had ended, one was running."""
-    async with open_site(folder, remember=True) as site:
+    async with open_site(folder, resumable=True) as site:
         body = await submitted(site, targets=[a_test_file(folder, ASKS, more=TWO)])
         first, second = ScriptedAdapter(site), ScriptedAdapter(site)
         await first.register()
@@ -86,7 +86,7 @@ async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
         left = {name: (path / name).read_bytes() for name in ("events.jsonl", "session.json", "junit.xml")}
     for name, content in left.items():
         (path / name).write_bytes(content)
-    async with open_site(folder, remember=True) as site:
+    async with open_site(folder, resumable=True) as site:
         yield site, body["id"]
 
 
@@ -141,12 +141,12 @@ async def test_without_any_kept_everything_comes_from_the_folders(opener: Opener
 
 
 async def test_what_failed_runs_again_after_a_restart(tmp_path: Path) -> None:
-    async with open_site(tmp_path, remember=True) as site:
+    async with open_site(tmp_path, resumable=True) as site:
         body = await submitted(site, targets=[a_test_file(tmp_path, more=TWO)], deflake=1)
         for _ in range(3):
             await ScriptedAdapter(site).register()
         await ended(site.lab.engine.sessions[body["id"]])
-    async with open_site(tmp_path, remember=True) as site:
+    async with open_site(tmp_path, resumable=True) as site:
         answer = await site.post(f"/api/sessions/{body['id']}/rerun-failed")
         assert answer.status == 201, answer.text()
         request = site.lab.engine.sessions[answer.json()["id"]].options.request

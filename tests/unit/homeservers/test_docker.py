@@ -18,6 +18,7 @@ from trafficlight.homeservers.docker.owner import LABEL, Owner, is_orphan
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.docker.tls import certificate_folder
 from trafficlight.server_types import HomeServerSpec, SynapseStable
+from trafficlight.version import install_command
 
 ODD = HomeServerSpec("Odd", "odd", "stable", "")
 
@@ -25,7 +26,7 @@ ODD = HomeServerSpec("Odd", "odd", "stable", "")
 def test_without_its_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     reason = DockerProvider().unsupported(SynapseStable().homeservers()[0])
-    assert reason == "the provider docker needs aiodocker: pip install 'trafficlight[docker]'"
+    assert reason == f"the provider docker needs aiodocker: {install_command('docker')}"
 
 
 def test_an_image_can_be_configured() -> None:

@@ -1,5 +1,7 @@
+import itertools
 import json
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.results.event_log import EventLog, read_events, read_events_after
-from trafficlight.results.events import ActionSent, Log, event_line
+from trafficlight.results.event_log import EventLog, read_events, session_end
+from trafficlight.results.events import ActionSent, Event, Log, SessionEnded, Upload, event_line
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
@@ -60,23 +62,30 @@ def test_a_torn_line_costs_itself_only(lab: "Lab", tmp_path: Path, caplog: pytes
     assert "events.jsonl:2 is not an event" in caplog.text
 
 
-@given(st.integers(0, 60), st.integers(1, 4000))
-def test_the_end_of_a_log_is_read_from_its_end(
-    tmp_path_factory: pytest.TempPathFactory, after: int, block: int
+@pytest.mark.parametrize("late", [0, 2000])
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_end_of_a_session_is_found_from_the_end_of_its_log(
+    tmp_path: Path, ended: bool, late: int
 ) -> None:
-    path = tmp_path_factory.mktemp("log") / "events.jsonl"
-    log = EventLog(path)
-    for number in range(1, 51):
-        log.append(Log(sequence=number, time=TIME, message="x" * (number * 7 % 90)))
+    path = tmp_path / "events.jsonl"
+    log, sequences = EventLog(path), itertools.count(1)
+
+    def append(event: Event) -> None:
+        log.append(replace(event, sequence=next(sequences), time=TIME))
+
+    append(Log(message="before"))
+    if ended:
+        append(SessionEnded(exit_code=3))
+    for _ in range(late):
+        append(Upload(name='"session_ended"', path="session_ended"))
     log.close()
     with path.open("ab") as file:
-        file.write(b'{"sequence": 51, "ti')  # killed in the middle of a line
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trafficlight.results.event_log._BLOCK", block)
-        found = [event.sequence for event in read_events_after(path, after)]
-    assert found == list(range(after + 1, 51))
+        file.write(b'{"sequence": 51, "kind": "session_ended", "ti')  # killed in the middle of a line
+    found = session_end(path)
+    assert (found.exit_code if found is not None else None) == (3 if ended else None)
 
 
-def test_a_log_without_events(tmp_path: Path) -> None:
+def test_a_log_without_events_has_no_end(tmp_path: Path) -> None:
+    assert session_end(tmp_path / "events.jsonl") is None
     (tmp_path / "events.jsonl").touch()
-    assert read_events_after(tmp_path / "events.jsonl", 0) == []
+    assert session_end(tmp_path / "events.jsonl") is None

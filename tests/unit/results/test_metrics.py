@@ -101,7 +101,6 @@ def test_what_there_is_right_now() -> None:
         adapters={("nio", "free"): 2, ("nio", "leased"): 1},
         oldest=[1.0, 9.0, 4.0],
         still=61.0,
-        backlog=12,
         drained=True,
     )
     assert counted.value("cases", now, state="waiting") == 3
@@ -110,7 +109,6 @@ def test_what_there_is_right_now() -> None:
     assert counted.value("queue_age_seconds", now, statistic="median") == 4
     assert counted.value("queue_age_seconds", now, statistic="max") == 9
     assert counted.value("standstill_seconds", now) == 61
-    assert counted.value("journal_lag_events", now) == 12
     assert counted.value("drained", now) == 1
 
 

@@ -128,6 +128,7 @@ def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> No
 def test_what_the_test_said_stands_before_what_happened(lab: "Lab", writer: ResultsWriter) -> None:
     lab.start()
     case_id = lab.plan()
+    lab.folder.attempt(case_id, 1).create()
     lab.folder.attempt(case_id, 1).log_info.write_text("mine\n")
     lab.run(case_id)
     said, _, happened = lab.folder.attempt(case_id, 1).log_info.read_text().partition("\n\n")
@@ -189,7 +190,7 @@ def test_a_thousand_cases_are_cheap(lab: "Lab", writer: ResultsWriter) -> None:
     cases = [lab.plan({}, {}, suite=f"a_test.py::T{number}") for number in range(1_000)]
     began = time.process_time()
     for case_id in cases:
-        lab.folder.attempt(case_id, 1)
+        lab.folder.attempt(case_id, 1).create()
         lab.end_case(case_id, "success", seconds=0.001)
     writer.junit()
     assert (time.process_time() - began) / len(cases) < 0.002

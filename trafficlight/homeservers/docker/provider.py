@@ -26,6 +26,7 @@ from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.homeservers.tools import Progress, run_to_completion
 from trafficlight.server_types import HomeServerSpec
+from trafficlight.version import install_command
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ _ATTEMPTS = 3
 _TAKEN = ("port is already allocated", "address already in use")
 _DISTANT_PORTS = (20_000, 30_000)
 _REMOVE_SECONDS = 30
-_MISSING = "the provider docker needs aiodocker: pip install 'trafficlight[docker]'"
 
 
 class DockerProvider:
@@ -89,7 +89,7 @@ class DockerProvider:
     def unsupported(self, spec: HomeServerSpec) -> str | None:
         """Return that the library or an image is missing, or None."""
         if importlib.util.find_spec("aiodocker") is None:
-            return _MISSING
+            return f"the provider docker needs aiodocker: {install_command('docker')}"
         if not self._image(spec):
             return f"{spec.type_name} ({spec.recipe}): no image is named for it, see IMAGES"
         return None

@@ -211,16 +211,15 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
             doing = adapter.paused if adapter.quarantined else f"paused: {adapter.paused}"
         case AdapterState.FREE:
             doing = "waits in a poll" if adapter.channel.polling else "is not polling right now"
-    leased = adapter.state is AdapterState.LEASED and adapter.claim is not None
-    case = adapter.claim.case if leased and adapter.claim is not None else ""
+    lease = adapter.held_by
     return AdapterRow(
         uuid=adapter.uuid,
         type=adapter.type,
         version=adapter.registration.version or "",
         state=adapter.state.value,
-        role=(adapter.role or "") if leased else "",
-        case=case,
-        link=case_path(adapter.claim.session, case) if case and adapter.claim is not None else "",
+        role=(adapter.role or "") if lease is not None else "",
+        case=lease.case if lease is not None else "",
+        link=case_path(lease.session, lease.case) if lease is not None else "",
         doing=doing,
         more={
             key: value
