@@ -218,12 +218,12 @@ async def test_what_is_no_event_is_left_out(site: HttpHarness, tmp_path: Path) -
 
 async def test_a_reader_that_leaves_costs_nothing(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
-    readers = len(site.lab.journal._readers)
+    readers = len(site.lab.journal._subscriptions)
     async with site.client.get(site.url + body["urls"]["events"]) as answer:
         await answer.content.readline()
-        assert len(site.lab.journal._readers) == readers + 1
+        assert len(site.lab.journal._subscriptions) == readers + 1
     async with asyncio.timeout(5):
-        while len(site.lab.journal._readers) > readers:
+        while len(site.lab.journal._subscriptions) > readers:
             await asyncio.sleep(0.01)
 
 

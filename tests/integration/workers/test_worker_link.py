@@ -107,6 +107,20 @@ class TestLink:
         assert verdict.message == "TypeError: trafficlight.test.Test is none of what a worker can send"
         assert "await alice.uploaded(Test)" in verdict.traceback
 
+    async def test_a_test_cannot_emit_events_of_the_coordinator(
+        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", caplog: pytest.LogCaptureFixture
+    ) -> None:
+        body = """
+        async def run(self, alice):
+            from trafficlight.results.events import CaseEnded, State
+            alice._link.emit(CaseEnded(case="another", state=State.SUCCESS))
+            self.record("delay", 1)
+        """
+        await pool.execute(bench.assignment(body, clients=("alice",)), link)
+        assert link.values == [1]
+        assert len(link.emitted) == 1
+        assert "a worker emitted an event that tests cannot emit" in caplog.text
+
     async def test_what_cannot_be_read_is_told(
         self, pool: WorkerPool, bench: "Bench", link: "FakeLink", fine: "Fine"
     ) -> None:
@@ -123,7 +137,7 @@ class TestLink:
         assert verdict.state is State.ERROR
         assert verdict.message == (
             "the test's process sent to the lab what it does not take: "
-            "a Tell: posix.system is none of what a worker can send"
+            "a Emit: posix.system is none of what a worker can send"
         )
         assert "what it did last" in verdict.traceback
         await fine(pool)
