@@ -1,8 +1,8 @@
 """How sessions begin, go on and end; nothing waits for a sweep, and nothing is left behind."""
 
 import asyncio
-import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,25 +52,14 @@ def many(count: int) -> str:
     )
 
 
-def start_latencies(bay: "EngineHarness") -> list[float]:
-    """Return the seconds from each registration to the case's start, where the case had waited for it."""
-    registered: dict[str, float] = {}
-    found = []
-    for event in bay.events:
-        if isinstance(event, AdapterRegistered) and event.adapter:
-            registered[event.adapter] = event.time.timestamp()
-        elif isinstance(event, AdapterLeased) and event.adapter:
-            found.append(event.time.timestamp() - registered[event.adapter])
-    return found
-
-
 async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "EngineHarness") -> None:
     session = await bay.submit(many(6))
     bay.player()
     cases = await bay.ended(session, 10)
     assert [case.state for case in cases.values()] == [State.SUCCESS] * 6
-    # Well under 10 ms on a machine that is not busy with other things.
-    assert statistics.median(start_latencies(bay)) < 0.05
+    kinds = [event.kind for event in bay.events]
+    after = [later for kind, later in pairwise(kinds) if kind is AdapterRegistered.kind]
+    assert after.count(AdapterLeased.kind) >= 6, "a registration starts the case that waits for it"
     assert session.record.exit_code == ExitCode.SUCCESS
 
 
@@ -84,7 +73,6 @@ async def test_fifty_two_client_cases(bay: "EngineHarness") -> None:
         bay.player()
     cases = await bay.ended(await bay.submit(text), 20)
     assert all(case.state is State.SUCCESS for case in cases.values())
-    assert statistics.median(start_latencies(bay)) < 0.5
 
 
 async def test_a_case_without_clients_needs_nobody(bay: "EngineHarness") -> None:

@@ -170,7 +170,7 @@ async def test_what_was_abandoned_says_so(tmp_path: Path) -> None:
         (listed,) = (await site.get("/api/sessions")).json()["sessions"]
         assert (listed["state"], listed["cases"]) == ("abandoned", 2)
         page = await page_of(site, f"/status/{id}")
-        assert "Abandoned: its coordinator ended" in page
+        assert "Abandoned: the coordinator ended" in page
         assert "1 not run" in re.sub(r"<[^>]+>", "", page)
         assert "abandoned" in await page_of(site, "/sessions")
         events = lines((await site.get(f"/api/sessions/{id}/events")).body)
@@ -315,10 +315,10 @@ async def test_whoever_asks_for_all_of_them_fills_no_memory(site: HttpHarness, t
 
 async def test_a_session_that_changes_is_read_anew(site: HttpHarness, tmp_path: Path) -> None:
     folder = a_folder(tmp_path, 1)
-    assert "1 of 1 succeeded" in await page_of(site, f"/status/{folder.name}")
+    assert "The case succeeded" in await page_of(site, f"/status/{folder.name}")
     log = folder / "events.jsonl"
     log.write_text(log.read_text().replace('"success"', '"failure"'))
-    assert "1 of 1 failed" in await page_of(site, f"/status/{folder.name}")
+    assert "1 of 1 case failed" in await page_of(site, f"/status/{folder.name}")
 
 
 @pytest.mark.parametrize("name", ["2026-01-01--999", "%2e%2e", "adapters", "2026-01-01--001%2f..", "current"])

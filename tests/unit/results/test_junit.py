@@ -304,7 +304,7 @@ def test_a_folder_outside_the_project_is_named_in_full(tmp_path: Path) -> None:
 nasty = st.text(alphabet=st.characters() | st.sampled_from("\x00\x07\x1b\r\n\ud800\ufffe\x9b[]|&<>\"'"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(message=nasty, traceback=nasty, log=nasty, name=nasty, cell=nasty)
 def test_any_text_gives_a_valid_file(
     message: str, traceback: str, log: str, name: str, cell: str, folder: ResultsFolder, lab_of: Any

@@ -2,7 +2,6 @@ import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
-from trafficlight.results.case import Outcome
 from trafficlight.results.events import CaseWaits, Expected, Log, Measurement, Problem, Upload
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.matrix import matrices
@@ -143,20 +142,15 @@ def test_the_matrix_has_a_table_for_every_set_of_roles(lab: "Lab") -> None:
                 lab.run(case_id, "failure" if (alice, server, size) == ("Web", "Synapse", 2) else "success")
     lab.run(lab.plan({"alice": "Nio"}, {"server": "Dendrite"}, suite="b_test.py::B"))
     lab.plan({}, {}, suite="c_test.py::C")
-    first, second = matrices(lab.record.cases.values())
+    first, second = matrices(lab.record.cases.values(), over=True)
     assert first.roles == ("alice", "server")
     assert first.columns == [("Nio", "Synapse"), ("Nio", "Dendrite"), ("Web", "Synapse"), ("Web", "Dendrite")]
     assert [(heading.name, heading.span) for heading in first.headings[0]] == [("Nio", 2), ("Web", 2)]
     assert [heading.name for heading in first.headings[1]] == ["Synapse", "Dendrite"] * 2
     cells = first.rows[0].cells
-    assert [cell.outcome if cell else None for cell in cells] == [
-        Outcome.SUCCESS,
-        Outcome.SUCCESS,
-        Outcome.FAILURE,
-        Outcome.SUCCESS,
-    ]
+    assert [cell.status if cell else None for cell in cells] == ["success", "success", "failure", "success"]
     assert cells[2] is not None
-    assert cells[2].first.parameters == {"size": 2}
+    assert cells[2].case.parameters == {"size": 2}
     assert [cell is not None for cell in first.rows[1].cells] == [False, True, False, False]
     assert first.edges == {0, 2}
     assert (second.roles, second.columns, second.headings) == ((), [()], [])
