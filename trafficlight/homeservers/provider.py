@@ -103,6 +103,11 @@ class RunningServer(Protocol):
         ...
 
     @property
+    def image(self) -> str:
+        """The container image that it runs from; empty where it runs from none, or from an unknown one."""
+        ...
+
+    @property
     def exited(self) -> str | None:
         """How it exited, e.g. ``signal 9``, with :data:`BY_THE_TEST` appended; None while it runs."""
         ...

@@ -31,6 +31,7 @@ class LeasedServer:
     cs_api: str
     version: str
     exited: None = None  # nothing here observes its exit
+    image: str = ""
 
     async def operate(self, operation: str) -> None:
         """Refuse.

@@ -17,7 +17,7 @@ from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker.owner import LABEL, Owner
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
-from trafficlight.results.events import Event, EventKind, State
+from trafficlight.results.events import CaseEnded, Event, ServerReady, State
 from trafficlight.server_types import SynapseStable
 from trafficlight.suites.request import SessionRequest
 
@@ -186,9 +186,9 @@ class _Watched:
 
     def _take(self, event: Event) -> None:
         case = event.case or ""
-        if event.kind is EventKind.SERVER_READY:
-            self.addresses[case] = event.data["cs_api"].split("/")[2].partition(":")[0]
-        elif event.kind is EventKind.CASE_ENDED:
+        if isinstance(event, ServerReady):
+            self.addresses[case] = event.cs_api.split("/")[2].partition(":")[0]
+        elif isinstance(event, CaseEnded):
             self.ended[case] = event
 
     def on(self, address: str) -> set[str]:

@@ -53,7 +53,7 @@ class DockerServer:
     ) -> None:
         self.role = role
         self.server_name = server_name
-        self.version = ""
+        self.version = self.image = ""
         self.ports = ports
         self.cs_api = f"http://{engine.address}:{ports[0]}"
         self._federation = f"https://{engine.address}:{ports[1]}"
@@ -82,6 +82,8 @@ class DockerServer:
         :raises DockerError: the engine rejects it.
         :raises TimeoutError: it does not answer; if it creates one later, the next reclaim removes that.
         """
+
+        self.image = configuration["Image"]
 
         async def create() -> None:
             async with asyncio.timeout(CREATE_SECONDS):

@@ -41,6 +41,7 @@ class HomerunnerServer:
     server_name: str
     cs_api: str
     version: str
+    image: str
     until: float
     clock: Clock
 
@@ -259,7 +260,15 @@ class HomerunnerProvider:
             raise DeployError(f"created, but {error.message}{hint}") from error
         federation = str(facts.get("FedBaseURL", "")).rstrip("/")
         version = await title_of(self._connected(), *filter(None, [federation, cs_api]))
-        return HomerunnerServer(request.role, server_name, cs_api, version, deployed.until, self._clock)
+        return HomerunnerServer(
+            request.role,
+            server_name,
+            cs_api,
+            version,
+            self._image(request.spec),
+            deployed.until,
+            self._clock,
+        )
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -33,6 +33,8 @@ class LocalServer:
     :param on_destroyed: called once, when its place can be released.
     """
 
+    image = ""
+
     def __init__(
         self,
         place: Place,

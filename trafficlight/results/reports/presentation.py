@@ -250,7 +250,9 @@ def recorded_files(attempt: AttemptRecord) -> list[FileView]:
     return [
         *(FileView(f"{attempt.folder}/{name}", name, None, "", "file") for name in logs),
         *(
-            FileView(f"{attempt.folder}/{file.path}", file.name, file.size, file.role, file_kind(file.path))
+            FileView(
+                f"{attempt.folder}/{file.path}", file.name, file.size, file.role or "", file_kind(file.path)
+            )
             for file in attempt.files
         ),
     ]
