@@ -11,7 +11,7 @@ from playwright.async_api import Page, Route, async_playwright, expect
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_path
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import Log
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
@@ -100,9 +100,7 @@ async def waiting(site: HttpHarness) -> Session:
 
 
 def log(site: HttpHarness, session: Session, case: str, message: str) -> None:
-    site.lab.journal.append(
-        EventKind.LOG, session=session.id, case=case, attempt=1, level="INFO", message=message
-    )
+    site.lab.journal.append(Log(session=session.id, case=case, attempt=1, level="INFO", message=message))
 
 
 async def test_an_idle_page_requests_nothing_and_an_event_leads_to_one_request(

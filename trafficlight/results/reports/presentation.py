@@ -251,7 +251,9 @@ def recorded_files(attempt: AttemptRecord) -> list[FileView]:
         FileView(f"{attempt.folder}/", "folder", None, "", "file"),
         *(FileView(f"{attempt.folder}/{name}", name, None, "", "file") for name in logs),
         *(
-            FileView(f"{attempt.folder}/{file.path}", file.name, file.size, file.role, file_kind(file.path))
+            FileView(
+                f"{attempt.folder}/{file.path}", file.name, file.size, file.role or "", file_kind(file.path)
+            )
             for file in attempt.files
         ),
     ]
