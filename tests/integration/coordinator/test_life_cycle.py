@@ -11,7 +11,15 @@ from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import Registration
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import (
+    AdapterLeased,
+    AdapterRegistered,
+    CaseEnded,
+    CaseState,
+    CaseWaits,
+    Log,
+    State,
+)
 from trafficlight.results.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -50,8 +58,8 @@ async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "EngineH
     cases = await bay.ended(session, 10)
     assert [case.state for case in cases.values()] == [State.SUCCESS] * 6
     kinds = [event.kind for event in bay.events]
-    after = [later for kind, later in pairwise(kinds) if kind is EventKind.ADAPTER_REGISTERED]
-    assert after.count(EventKind.ADAPTER_LEASED) >= 6, "a registration starts the case that waits for it"
+    after = [later for kind, later in pairwise(kinds) if kind is AdapterRegistered.kind]
+    assert after.count(AdapterLeased.kind) >= 6, "a registration starts the case that waits for it"
     assert session.record.exit_code == ExitCode.SUCCESS
 
 
@@ -87,7 +95,7 @@ async def test_limits_are_kept(bay_with: MakeBay) -> None:
 class TestWaiting:
     async def test_every_case_says_why(self, bay: "EngineHarness") -> None:
         session = await bay.submit(many(2))
-        await bay.until(EventKind.CASE_WAITS)
+        await bay.until(CaseWaits)
         reasons = {case.reason for case in session.record.cases.values()}
         assert reasons == {"needs 1 x Nio, 0 free, 0 registered"}
 
@@ -129,7 +137,7 @@ class TestWaiting:
         session = await bay.submit(pair + many(3))
         bay.player()
         for number in range(3):
-            await bay.until(EventKind.CASE_ENDED, case=f"Many{number}[")
+            await bay.until(CaseEnded, case=f"Many{number}[")
         bay.engine.cancel(session, "enough")
         cases = await bay.ended(session)
         assert cases.pop("Pair[a=Nio,b=Nio]").state is not State.SUCCESS
@@ -173,7 +181,7 @@ class TestEnding:
     async def test_a_stop_calls_off_what_runs_and_leaves_nothing(self, bay: "EngineHarness") -> None:
         player = bay.player()
         session = await bay.submit(BLOCKED + many(2))
-        await bay.until(EventKind.LOG, message="running")
+        await bay.until(Log, message="running")
         await bay.engine.stop("the operator wants to go home", grace=0.05)
         cases = await bay.ended(session)
         blocked = cases["Blocked[alice=Nio,server=SynapseStable]"]
@@ -188,14 +196,14 @@ class TestEnding:
             "        self.logger.info('running'); await asyncio.sleep(0.1)"
         )
         session = await bay.submit(text)
-        await bay.until(EventKind.LOG, message="running")
+        await bay.until(Log, message="running")
         await bay.engine.stop("enough", grace=20)
         assert (await bay.ended(session))["Slow"].state is State.SUCCESS
 
     async def test_one_session_can_be_cancelled(self, bay: "EngineHarness") -> None:
         bay.player()
         blocked = await bay.submit(BLOCKED + many(1))
-        await bay.until(EventKind.LOG, message="running")
+        await bay.until(Log, message="running")
         bay.engine.cancel(blocked, "not needed any more")
         other = await bay.submit("class Other(Test):\n    async def run(self):\n        pass")
         assert (await bay.ended(other))["Other"].state is State.SUCCESS
@@ -214,7 +222,7 @@ class TestEnding:
         bay.provider.hangs = True
         bay.player()
         session = await bay.submit(BLOCKED)
-        await bay.until(EventKind.CASE_STATE, state="preparing")
+        await bay.until(CaseState, state="preparing")
         bay.engine.cancel(session, "enough")
         cases = await bay.ended(session)
         assert [case.state for case in cases.values()] == [State.ERROR]
@@ -231,7 +239,7 @@ class TestWorkers:
                 "class Blocks(Test):\n    async def run(self):\n        self.logger.info('running')\n"
                 "        time.sleep(1)"
             )
-            await bay.until(EventKind.LOG, message="running")
+            await bay.until(Log, message="running")
             cases = await bay.ended(await bay.submit(many(5)))
             assert all(case.state is State.SUCCESS for case in cases.values())
             assert not blocking.ended.is_set(), "five cases have ended while one blocks its process"
@@ -244,7 +252,7 @@ class TestWorkers:
             text = BLOCKED.replace("await asyncio.sleep(3600)", "time.sleep(3600)")
             bay.player()
             session = await bay.submit(text)
-            await bay.until(EventKind.LOG, message="running")
+            await bay.until(Log, message="running")
             bay.engine.cancel(session, "enough")
             (case,) = (await bay.ended(session)).values()
             assert case.state is State.ERROR
