@@ -71,8 +71,8 @@ async def metrics() -> Response:
     """Give the lab's numbers in Prometheus's text format."""
     lab = current_lab()
     await require_people()
-    standing = _gauges(lab)
-    text = await asyncio.to_thread(lab.metrics.exposition, lambda: standing)
+    gauges = _gauges(lab)
+    text = await asyncio.to_thread(lab.metrics.exposition, lambda: gauges)
     return Response(text, content_type=CONTENT_TYPE_LATEST)
 
 
