@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import junitparser
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ async def _in_the_middle(start: "Start", demo: Path, chat: Path, grace: str) -> 
     return running
 
 
+def _runs_fork_server(process: psutil.Process) -> bool:
+    """Return whether a process is a fork server of homeservers, or one of its forks."""
+    return any(part.endswith("synapse_fork_server.py") for part in process.cmdline())
+
+
 def _expect_complete_results(running: "Running") -> None:
     junit, cases = running.junit(), running.cases()
     assert (junit.tests, junit.failures, junit.errors) == (3, 0, 1)
@@ -42,6 +48,23 @@ def _expect_complete_results(running: "Running") -> None:
     files = {path.name for path in running.session().iterdir()}
     assert {"junit.xml", "report.html", "session.json"} <= files
     assert "interrupted" in running.output[-1]
+
+
+@pytest.mark.parametrize("how", ["interrupt", "terminate"])
+async def test_a_lab_whose_fork_server_is_stopped_still_ends(
+    start: "Start", demo: Path, chat: Path, how: str
+) -> None:
+    running = await _in_the_middle(start, demo, chat, grace="0.5")
+    programs = [process for process in running.started() if _runs_fork_server(process)]
+    children = {child for process in programs for child in process.children()}
+    [fork_server] = [process for process in programs if process not in children]
+    fork_server.suspend()
+
+    getattr(running, how)()
+
+    assert await running.ended(timeout=60) == 130, running.errors
+    assert running.started() == []
+    _expect_complete_results(running)
 
 
 @pytest.mark.parametrize("how", ["interrupt", "terminate"])

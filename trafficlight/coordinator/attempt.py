@@ -24,7 +24,7 @@ from trafficlight.errors import (
     TrafficlightError,
     UnsupportedError,
 )
-from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
+from trafficlight.homeservers.provider import BY_THE_TEST, Provider, RunningServer, ServerRequest
 from trafficlight.protocol import ActionMessage, JsonObject
 from trafficlight.results.events import (
     ActionAnswered,
@@ -377,7 +377,7 @@ class Attempt:
 
 
 def _exited_unexpectedly(server: RunningServer) -> bool:
-    return server.exited is not None and not server.exited.endswith(AS_ASKED)
+    return server.exited is not None and not server.exited.endswith(BY_THE_TEST)
 
 
 def _named(error: ActionError | LabError, role: str, action: str) -> ActionError | LabError:

@@ -25,9 +25,8 @@ from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, TrafficlightError, UsageError
-from trafficlight.homeservers.composition import build_providers
-from trafficlight.homeservers.registry import ProviderRegistry
-from trafficlight.homeservers.tools import run_to_completion
+from trafficlight.homeservers.registry import ProviderRegistry, build_providers
+from trafficlight.processes import run_to_completion
 from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Expected
 from trafficlight.results.folder import ResultsFolder
