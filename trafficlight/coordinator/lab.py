@@ -20,16 +20,15 @@ from trafficlight.coordinator.past import Past
 from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
-from trafficlight.coordinator.sessions import LateFiles
+from trafficlight.coordinator.sessions import LATE, LateFiles
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, TrafficlightError, UsageError
-from trafficlight.homeservers.composition import build_providers
-from trafficlight.homeservers.registry import ProviderRegistry
-from trafficlight.homeservers.tools import run_to_completion
-from trafficlight.results.case import Expected
+from trafficlight.homeservers.registry import ProviderRegistry, build_providers
+from trafficlight.processes import run_to_completion
 from trafficlight.results.event_log import read_events
+from trafficlight.results.events import Expected
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
@@ -112,7 +111,7 @@ class Lab:
             )
             # Absolute, because a test may change the working directory of its process.
             late = LateFiles(settings.results_root.absolute(), engine.sessions)
-            journal.subscribe(late)
+            journal.subscribe(late, LATE)
             stack.push_async_callback(late.close)
             past = Past(settings.results_root)
             stack.callback(past.close)

@@ -175,7 +175,6 @@ def check(decision: Decided, waiting: list[Waiting], free: list[AvailableAdapter
     assert decision.unsatisfiable <= set(decision.reasons)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(OF_ALL_AGES, FREE, FREE, LIMITS, USAGE)
 def test_a_decision_is_sound(
     waiting: list[Waiting],
@@ -187,7 +186,6 @@ def test_a_decision_is_sound(
     check(decide(waiting, free, busy, limits, usage), waiting, free)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(WAITING, FREE, HOSTING, USAGE)
 def test_no_feasible_case_is_left_waiting(
     waiting: list[Waiting], free: list[AvailableAdapter], hosting: Hosting, usage: Usage
@@ -207,7 +205,6 @@ def test_no_feasible_case_is_left_waiting(
             assert not room or match(could, {adapter.key: 1 for adapter in left}) is None, case
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(WAITING, FREE, FREE, HOSTING)
 def test_unfilled_are_those_that_all_there_is_cannot_fill(
     waiting: list[Waiting], free: list[AvailableAdapter], busy: list[AvailableAdapter], hosting: Hosting
@@ -224,7 +221,7 @@ def test_unfilled_are_those_that_all_there_is_cannot_fill(
         assert satisfiable == (case.key not in decision.unsatisfiable)
 
 
-@settings(deadline=None, max_examples=400)  # the machine may be busy
+@settings(max_examples=4 * settings().max_examples)
 @given(OF_ALL_AGES, FREE, LIMITS, USAGE)
 def test_every_case_has_room_where_it_is_put(
     waiting: list[Waiting], free: list[AvailableAdapter], limits: Limits, usage: Usage
@@ -245,7 +242,6 @@ def test_every_case_has_room_where_it_is_put(
             used[host] += many
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(OF_ALL_AGES, FREE, FREE, LIMITS, USAGE, st.randoms(use_true_random=False))
 def test_the_order_of_the_inputs_does_not_matter(
     waiting: list[Waiting],
@@ -263,7 +259,6 @@ def test_the_order_of_the_inputs_does_not_matter(
     assert first.starts == again.starts
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(OF_ALL_AGES, FREE, LIMITS, USAGE)
 def test_limits_are_kept(
     waiting: list[Waiting], free: list[AvailableAdapter], limits: Limits, usage: Usage
@@ -290,7 +285,6 @@ def test_limits_are_kept(
             assert usage.types.get(name, 0) + sum(wanted) <= limit or alone
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(WAITING, FREE, HOSTING)
 def test_what_starts_at_once_starts_one_at_a_time_too(
     waiting: list[Waiting], free: list[AvailableAdapter], hosting: Hosting

@@ -183,6 +183,7 @@ async def events(session: str) -> Response:
         over = place.live.ended if place.live is not None and follow == "1" else None
         lines = event_lines(path, place.id, after, lab.journal, over)
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
+    answer.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold events back
     answer.timeout = None
     return answer
 

@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,7 +50,7 @@ from trafficlight.protocol import (
     Registration,
     Respond,
 )
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import Log
 from trafficlight.text import single_line
 from trafficlight.version import VERSION
 
@@ -333,6 +333,9 @@ class WireApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
+        if scope["type"] == "websocket":
+            await _refuse_websocket(scope, send)
+            return
         path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if path is None:
             await self._application(scope, receive, send)
@@ -360,10 +363,24 @@ class WireApp:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             message = "the coordinator failed to handle this; its log has the reason"
             status, body = HTTPStatus.INTERNAL_SERVER_ERROR, refusal_body("internal_server_error", message)
-        fields = [*_HEADERS, (b"content-length", str(len(body)).encode())]
-        fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": int(status), "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+        await _send(send, "http", status, body, headers)
+
+
+async def _refuse_websocket(scope: Scope, send: Send) -> None:
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})  # the server answers 403
+        return
+    body = refusal_body("no_websockets", "there are no websockets here; /openapi lists what there is")
+    await _send(send, "websocket.http", HTTPStatus.UPGRADE_REQUIRED, body, {"Upgrade": "HTTP/1.1"})
+
+
+async def _send(
+    send: Send, protocol: str, status: HTTPStatus, body: bytes, headers: Mapping[str, str]
+) -> None:
+    fields = [*_HEADERS, (b"content-length", str(len(body)).encode())]
+    fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": f"{protocol}.response.start", "status": int(status), "headers": fields})
+    await send({"type": f"{protocol}.response.body", "body": body})
 
 
 async def _handled(request: WireRequest, view: View) -> bytes:
@@ -402,18 +419,11 @@ def _hold_time(wait: str | None, hold: float) -> float:
 
 def _note(lab: Lab, adapter: Adapter, message: str) -> None:
     """Write to the log of the adapter's case, or of the lab if it has none."""
-    lease = adapter.lease
-    lab.journal.append(
-        EventKind.LOG,
-        session=lease.session if lease is not None else "",
-        case=lease.case if lease is not None else None,
-        attempt=lease.attempt if lease is not None else None,
-        role=adapter.role if lease is not None else None,
-        adapter=adapter.uuid,
-        level="warning",
-        logger="adapter",
-        message=message,
-    )
+    event = Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message)
+    if (lease := adapter.lease) is not None:
+        lease.emit(replace(event, role=adapter.role))
+    else:
+        lab.journal.append(event)
 
 
 def _used(folder: Path) -> int:
