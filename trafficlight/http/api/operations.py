@@ -95,9 +95,10 @@ def _gauges(lab: Lab) -> Gauges:
     cases: Counter[State] = Counter()
     open_sessions = [one for one in lab.engine.sessions.values() if one.record.ended is None]
     oldest: list[float] = []
+    now = lab.clock.monotonic()
     for session in open_sessions:
         cases.update(session.record.counts)
-        oldest += [waiting.age for waiting in session.candidates(1)]
+        oldest += [now - next(iter(group.cases.values())).since for group in session.startable]
     adapters: Counter[tuple[str, str]] = Counter()
     for adapter in lab.engine.pool:
         if adapter.state is not AdapterState.ENDED:
