@@ -25,7 +25,9 @@ from trafficlight.server_types import SynapseStable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PROGRAM = "import asyncio, sys; from trafficlight.adapters.nio import adapter as a; asyncio.run(a.main(sys.argv[1], 2))"
+PROGRAM = (
+    "import sys, asyncio as io, trafficlight.adapters.nio.adapter as nio; io.run(nio.main(sys.argv[1], 2))"
+)
 
 
 @dataclass(eq=False)
