@@ -12,6 +12,7 @@ import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trafficlight.errors import TrafficlightError, UsageError
+from trafficlight.http.local_token import find_token
 from trafficlight.results.events import Event, parse_event
 from trafficlight.suites.request import SessionRequest
 
@@ -35,7 +36,8 @@ _OPTIONS = (
     click.option(
         "--token",
         envvar="TRAFFICLIGHT_PEOPLE_TOKEN",
-        help="The coordinator's PEOPLE_TOKEN, if it has one. Also: TRAFFICLIGHT_PEOPLE_TOKEN.",
+        help="The coordinator's PEOPLE_TOKEN. Also: TRAFFICLIGHT_PEOPLE_TOKEN. By default, the token of a "
+        "coordinator on this machine that the same account runs.",
     ),
 )
 
@@ -105,7 +107,7 @@ class Coordinator:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"--url {url}: write http://host:port")
         async with aiohttp.ClientSession() as http:
-            yield cls(http, url, token)
+            yield cls(http, url, token or find_token(url))
 
     async def submit(self, asked: SessionRequest) -> SessionFacts:
         """Start a session.

@@ -15,6 +15,7 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Supervisor, programs_of
 from trafficlight.http.app import app_of
+from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
 
@@ -34,13 +35,23 @@ async def lab_serving(
     """Run a lab and serve it over HTTP; yield the lab and its base URL.
 
     :param progress: receives a line for each slow step.
-    :param resumable: see :meth:`Lab.open`.
+    :param resumable: see :meth:`Lab.open`. If false, no sessions can be started over HTTP.
     """
     if (warning := warning_for(settings)) is not None:
         click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
         lab = await stack.enter_async_context(Lab.open(settings, progress=progress, resumable=resumable))
-        url = await stack.enter_async_context(serving(app_of(lab), bind(settings.host, settings.port)))
+        listening = bind(settings.host, settings.port)
+        stack.callback(listening.close)
+        token = None
+        if settings.people_token is None:
+            token = create_token(listening.getsockname()[1], required=resumable)
+            if resumable:
+                click.echo(f"changes over HTTP need the token in {token.path}", err=True)
+            else:
+                stack.callback(remove_token, token)
+        app = app_of(lab, local_token=token, sessions=resumable)
+        url = await stack.enter_async_context(serving(app, listening))
         # Held polls would keep the server from shutting down.
         stack.callback(lab.engine.pool.close, "the coordinator is shutting down")
         stack.enter_context(process_tuned())

@@ -12,14 +12,12 @@ from trafficlight.cli.runtime import adapters_running, command_line, lab_serving
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import ShuttingDownError
+from trafficlight.http.app import DEFAULT_PORT
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.request import SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
-
-# Where the original listens.
-_PORT = 5000
 
 
 @click.command("serve")
@@ -43,7 +41,7 @@ def command(
     """
     settings = load_settings(config, **flags)
     if settings.port == 0 and flags.get("port") is None and "port" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"port": _PORT})
+        settings = settings.model_copy(update={"port": DEFAULT_PORT})
     try:
         return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
     except ShuttingDownError:
