@@ -91,8 +91,8 @@ def refuse_cross_site(headers: Headers) -> None:
 def is_own_host(host: str, settings: Settings) -> bool:
     """Whether a `Host` header names this coordinator.
 
-    A foreign name means DNS rebinding: a page of another site made its own name resolve to this machine, so that the
-    browser takes the coordinator for that site.
+    A foreign name means DNS rebinding: a page of another site made its own name resolve to this machine, so
+    that the browser takes the coordinator for that site.
     """
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
