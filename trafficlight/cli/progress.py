@@ -1,4 +1,4 @@
-"""The progress of a session: live on a terminal, plain lines in a pipe."""
+"""Progress of a session: live on a terminal, plain lines otherwise."""
 
 import time
 from collections.abc import Iterator
@@ -22,16 +22,17 @@ _STYLES = {
     State.RUNNING: "blue",
     State.WAITING: "dim",
 }
-# Running cases shown live; the others are only counted.
+# Cases shown live at the same time; the rest is counted.
 _SHOWN = 12
 # Columns that ids are padded to.
 _WIDEST = 100
 
 
 class Progress:
-    """Prints the progress of a session as a subscriber of the journal.
+    """Prints the progress of a session, as a reader of the journal.
 
-    :param record: the session's record, which another subscriber has updated before.
+    :param record: the session's record; it is up to date before this reader is called.
+    :param console: receives the output.
     """
 
     def __init__(self, record: SessionRecord, console: Console) -> None:
@@ -43,7 +44,7 @@ class Progress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """On a terminal, show the running cases until the context is left."""
+        """Show running cases live, on a terminal."""
         if not self._console.is_terminal:
             yield
             return
@@ -55,7 +56,7 @@ class Progress:
         self._live = None
 
     def __call__(self, event: CaseState | CaseEnded) -> None:
-        """Show that a case of the session started or ended."""
+        """Show that a case started or ended."""
         if (case := self._record.cases.get(event.case)) is None:
             return
         if isinstance(event, CaseState):
