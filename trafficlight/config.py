@@ -121,8 +121,8 @@ class Settings(BaseModel):
     port: int = Field(default=0, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     allowed_hosts: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default_factory=list,
-        description="Names under which the coordinator is reached, besides addresses, `localhost`, the machine's"
-        " name and `HOST`; `*` is any.",
+        description="Names under which the coordinator is reached, besides addresses, `localhost`, the"
+        " machine's name and `HOST`; `*` is any.",
     )
     adapter_token: Token | None = Field(
         default=None,
