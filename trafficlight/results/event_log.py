@@ -51,7 +51,7 @@ class EventLog:
 def read_events(path: Path) -> Iterator[Event]:
     """Read a session's events, in order.
 
-    Lines that are no events, such as the torn last line of a killed session, are skipped, and the first logged.
+    Lines that are no events are skipped, such as the torn last line of a killed session; the first is logged.
 
     :raises OSError: the file cannot be read.
     """
