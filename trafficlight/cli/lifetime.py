@@ -16,7 +16,7 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Supervisor, programs_of
 from trafficlight.http.app import app_of
-from trafficlight.http.security import warning_for
+from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, serving
 
 # Seconds in which "at once" is over.
@@ -57,8 +57,7 @@ async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[No
     :param folder: where their output goes.
     :raises ConfigError: a program is not known.
     """
-    secret = lab.settings.adapter_token
-    token = secret.get_secret_value() if secret is not None else None
+    token = secret_of(lab.settings.adapter_token)
 
     def lost(instance: str, ending: str) -> None:
         for adapter in lab.engine.pool:

@@ -78,7 +78,7 @@ async def test_a_large_registration_is_refused(adapter: ScriptedAdapter) -> None
     body = io.BytesIO(json.dumps({"type": "nio", "more": "x" * 2_000_000}).encode())
     answer = await adapter.site.post(f"{adapter.path}/register", data=body)
     assert answer.status == 413
-    assert (await adapter.site.get(f"{adapter.path}/poll")).status == 404
+    assert adapter.site.lab.engine.pool.known(adapter.uuid) is None
 
 
 async def test_a_retried_answer_is_not_the_answer_to_the_next_action(
@@ -224,7 +224,6 @@ async def test_an_early_answer_is_noted(site: HttpHarness, adapter: ScriptedAdap
 async def test_an_unknown_adapter_is_told_to_register(adapter: ScriptedAdapter) -> None:
     """Defect 17: an unknown uuid was a 500."""
     calls: list[Callable[[], Awaitable[Any]]] = [
-        lambda: adapter.site.get(f"{adapter.path}/poll"),
         lambda: adapter.respond({}),
         lambda: adapter.error({}),
         lambda: adapter.upload("a", b"b"),
@@ -233,6 +232,42 @@ async def test_an_unknown_adapter_is_told_to_register(adapter: ScriptedAdapter) 
         answer = await call()
         assert answer.status == 404
         assert answer.json()["error"]["code"] == "unknown_adapter"
+
+
+async def test_a_poll_of_an_unknown_adapter_answers_exit(adapter: ScriptedAdapter) -> None:
+    """It was a 404; the original answers `exit`, and adapters register again."""
+    message = await adapter.poll()
+    assert message == {
+        "action": "exit",
+        "data": {"reason": f"no adapter has registered as {adapter.uuid}: register first"},
+    }
+
+
+async def test_a_closed_poll_loses_no_action(site: HttpHarness, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    held = asyncio.create_task(adapter.poll())
+    channel = site.lab.engine.pool.get(adapter.uuid).channel
+
+    async def until(polling: bool) -> None:
+        async with asyncio.timeout(5):
+            while channel.polling is not polling:
+                await asyncio.sleep(0.01)
+
+    await until(polling=True)
+    held.cancel()
+    await asyncio.gather(held, return_exceptions=True)
+    await until(polling=False)
+    session = await site.start(ASKS)
+    message = await adapter.action()
+    assert message["action"] == "one"
+    await adapter.respond({"id": message["id"]})
+    assert only_case(await ended(session)).state is State.SUCCESS
+
+
+async def test_options_name_the_method(adapter: ScriptedAdapter) -> None:
+    for endpoint, method in (("poll", "GET"), ("respond", "POST")):
+        answer = await adapter.site.ask("OPTIONS", f"{adapter.path}/{endpoint}")
+        assert (answer.status, answer.headers["Allow"]) == (200, f"{method}, OPTIONS")
 
 
 async def test_a_repeated_action_is_held_so_that_nobody_spins(

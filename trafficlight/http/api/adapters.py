@@ -14,8 +14,7 @@ from trafficlight.http.api.described import Answer, Endpoint, described
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.requests import chunks, json_object, validated
-from trafficlight.http.same_origin import check_same_origin
-from trafficlight.http.security import check_people
+from trafficlight.http.security import require_people
 
 blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")
 
@@ -57,12 +56,7 @@ class Reason(BaseModel):
     reason: str = Field(min_length=1, max_length=500, description="Shown to people.")
 
 
-@blueprint.before_request
-async def guard() -> None:
-    """Let in who may use the lab."""
-    token = current_lab().settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
-    check_same_origin()
+blueprint.before_request(require_people)
 
 
 @blueprint.get("")

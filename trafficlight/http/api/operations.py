@@ -10,10 +10,10 @@ from quart import Blueprint, Quart, Response, jsonify, request
 
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
-from trafficlight.http.answers import Health
 from trafficlight.http.api.described import Answer, Endpoint, described
 from trafficlight.http.context import current_lab, log_context_of
-from trafficlight.http.security import check_people
+from trafficlight.http.schemas import Health
+from trafficlight.http.security import require_people
 from trafficlight.logs import LogContext
 from trafficlight.results.events import State
 from trafficlight.results.metrics import Standing
@@ -70,8 +70,7 @@ async def readyz() -> Response:
 async def metrics() -> Response:
     """Give the lab's numbers in Prometheus's text format."""
     lab = current_lab()
-    token = lab.settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
+    await require_people()
     standing = _standing(lab)
     text = await asyncio.to_thread(lab.metrics.exposition, lambda: standing)
     return Response(text, content_type=CONTENT_TYPE_LATEST)

@@ -22,10 +22,9 @@ from trafficlight.http.api.described import Answer, Endpoint, Query, described
 from trafficlight.http.api.event_stream import event_lines, lines_of_another
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
-from trafficlight.http.queries import invalid_query, number, span
+from trafficlight.http.pagination import invalid_query, number, page_bounds
 from trafficlight.http.requests import json_object, validated
-from trafficlight.http.same_origin import check_same_origin
-from trafficlight.http.security import check_people
+from trafficlight.http.security import require_people
 from trafficlight.http.sessions import Place, all_ids, locate, opened
 from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
@@ -64,12 +63,7 @@ class CaseName(BaseModel):
     case: str = Field(min_length=1, description="The case's id.")
 
 
-@blueprint.before_request
-async def guard() -> None:
-    """Let in who may use the lab."""
-    token = current_lab().settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
-    check_same_origin()
+blueprint.before_request(require_people)
 
 
 @blueprint.post("")
@@ -103,7 +97,7 @@ async def sessions() -> Response:
     One whose folder does not say what it was is counted, and left out.
     """
     lab, ids = current_lab(), await all_ids()
-    first, behind = span(_SESSIONS, _MOST_SESSIONS)
+    first, behind = page_bounds(_SESSIONS, _MOST_SESSIONS)
     shown = ids[first:behind]
     live = {
         id: session_body(lab.engine.sessions[id], lab.engine.pool.drained)
@@ -142,7 +136,7 @@ async def session(session: str) -> Response:
 async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
     states = {_state(text) for text in request.args.getlist("state")}
-    first, behind = span(_PAGE, _LONGEST_PAGE)
+    first, behind = page_bounds(_PAGE, _LONGEST_PAGE)
     async with opened(session) as found:
         every = list(found.record.cases.values())
 

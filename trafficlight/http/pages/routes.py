@@ -24,7 +24,7 @@ from trafficlight.http.pages.views import (
     listing,
     standing,
 )
-from trafficlight.http.security import check_people
+from trafficlight.http.security import require_people
 from trafficlight.http.session_lists import session_rows
 from trafficlight.http.sessions import Known, Place, all_ids, latest, locate, opened
 from trafficlight.results.reports.matrix import Cell, matrices
@@ -55,11 +55,7 @@ _JUNIT = {
 _SAME = Answer("It is the one that the `ETag` names.", media_type=None)
 
 
-@blueprint.before_request
-async def guard() -> None:
-    """Let in who may see the pages."""
-    token = current_lab().settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
+blueprint.before_request(require_people)
 
 
 @blueprint.get("/")
