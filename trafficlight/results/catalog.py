@@ -1,7 +1,7 @@
 """All sessions of a results folder, whichever process ran them.
 
-A session that this process runs is in memory. Every other one is read from its folder, in three sizes: a summary
-costs one small file, a record all of the log but what happened inside of attempts, a case only its own events.
+A session that this process runs is in memory. Every other one is read from its folder, in three sizes: a
+summary is one small file, a record leaves out what happened inside of attempts, a case is one case in full.
 """
 
 import asyncio
@@ -63,8 +63,8 @@ class AdapterCount(BaseModel):
 class SessionSummary(BaseModel):
     """A session without its cases: what lists and the API show, and what ``session.json`` holds.
 
-    :ivar status: ``running``, in any process; ``ended``; ``abandoned``: its coordinator exited first, and none has
-        resumed it.
+    :ivar status: ``running``, in any process; ``ended``; ``abandoned``: its coordinator exited first, and
+        none has resumed it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -120,7 +120,7 @@ class SessionSummary(BaseModel):
     def _complete(cls, value: object, info: Any) -> object:
         """Add the states that a file leaves out."""
         names: Any = State if info.field_name == "counts" else Outcome
-        return {name: 0 for name in names} | value if isinstance(value, dict) else value
+        return dict.fromkeys(names, 0) | value if isinstance(value, dict) else value
 
     @property
     def cases(self) -> int:
@@ -138,8 +138,8 @@ class SessionSummary(BaseModel):
 class SessionView:
     """A session that can be looked at.
 
-    :ivar record: of a session that this process does not run, without what happened inside of attempts; treat it as
-        read-only.
+    :ivar record: of a session that this process does not run, without what happened inside of attempts;
+        treat it as read-only.
     """
 
     id: str
@@ -236,8 +236,8 @@ def read_case(log: Path, case: str) -> CaseRecord | None:
 class SessionCatalog:
     """The sessions of a results folder, for the event loop; a thread reads.
 
-    One record is read at a time, and the next one only when the caller has finished with it: requests for many
-    sessions at once cannot fill the memory.
+    One record is read at a time, and the next one only when the caller has finished with it: requests for
+    many sessions at once cannot fill the memory.
 
     :param root: the folder of all sessions' results.
     :param running: returns the records of the sessions that this process runs, by their ids.
@@ -285,9 +285,9 @@ class SessionCatalog:
 
     async def summary(self, session: str) -> SessionSummary | None:
         """Return the summary of a session; None if there is no such session."""
-        (found,) = await self.summaries([session]) or [None]
-        if found is not None and (found.status == "ended" or session in self._running()):
-            return found
+        found = await self.summaries([session])
+        if found and (found[0].status == "ended" or session in self._running()):
+            return found[0]
         # The log is ahead of the file.
         try:
             async with self.record(session) as view:

@@ -108,6 +108,19 @@ def session_end(path: Path) -> Event | None:
     return None
 
 
+def last_sequence(path: Path) -> int:
+    """Return the number of the last event of a log; 0 if it has none."""
+    with path.open("rb") as file, contextlib.suppress(ValueError):  # an empty file cannot be mapped
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            end = len(content)
+            while end > 0:
+                begin = content.rfind(b"\n", 0, end) + 1
+                if (event := event_of(content[begin:end])) is not None:
+                    return event.sequence
+                end = begin - 1
+    return 0
+
+
 def is_written(path: Path) -> bool:
     """Return whether some process has a session's log open to write to it; this one counts, too.
 

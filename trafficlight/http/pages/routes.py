@@ -16,6 +16,7 @@ from trafficlight.http.pages import files
 from trafficlight.http.pages.case_view import attempt_views
 from trafficlight.http.pages.rendering import page, render
 from trafficlight.http.pages.views import (
+    SessionRow,
     adapter_rows,
     case_of,
     case_path,
@@ -25,8 +26,8 @@ from trafficlight.http.pages.views import (
     standing,
 )
 from trafficlight.http.security import require_people
-from trafficlight.http.session_lists import session_rows
-from trafficlight.http.sessions import Known, Place, all_ids, latest, locate, opened
+from trafficlight.http.sessions import LATEST, open_session, running, session_folder, session_id
+from trafficlight.results.catalog import SessionView
 from trafficlight.results.reports.matrix import Cell, matrices
 from trafficlight.text import single_line
 
@@ -71,9 +72,8 @@ async def index() -> Redirect:
 @described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401,), query=_LIST, guard="people"))
 async def status() -> Response:
     """Show the latest session."""
-    place = await latest()
-    if place is not None:
-        return await _status(place)
+    if (latest := await current_lab().catalog.latest()) is not None:
+        return await _status(latest)
     content = await asyncio.to_thread(render, "no_session.html", **_adapters(), rows=[], live=True)
     return _unless_known(content)
 
@@ -82,7 +82,7 @@ async def status() -> Response:
 @described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), query=_LIST, guard="people"))
 async def session_status(session: str) -> Response:
     """Show one session; `latest` is the latest."""
-    return await _status(await locate(session))
+    return await _status(await session_id(session))
 
 
 @blueprint.get("/sessions")
@@ -97,10 +97,12 @@ async def session_status(session: str) -> Response:
 )
 async def sessions() -> Response:
     """List all sessions, the newest first."""
-    ids = await all_ids()
+    catalog = current_lab().catalog
+    ids = await catalog.ids()
     pages = max(1, -(-len(ids) // _SESSIONS_PAGE))
     number = min(_number("page"), pages)
-    rows = await session_rows(ids[(number - 1) * _SESSIONS_PAGE : number * _SESSIONS_PAGE])
+    shown = await catalog.summaries(ids[(number - 1) * _SESSIONS_PAGE : number * _SESSIONS_PAGE])
+    rows = [SessionRow.of(summary) for summary in shown]
     content = await asyncio.to_thread(
         render, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
     )
@@ -111,14 +113,14 @@ async def sessions() -> Response:
 @described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
 async def latest_junit() -> Response:
     """Give the JUnit document of the latest session, as it stands now."""
-    return await _junit(await locate("latest"))
+    return await _junit(await session_id(LATEST))
 
 
 @blueprint.get("/status/<session>/junit.xml")
 @described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
 async def junit(session: str) -> Response:
     """Give the JUnit document of a session, as it stands now."""
-    return await _junit(await locate(session))
+    return await _junit(await session_id(session))
 
 
 @blueprint.get("/status/<session>/case")
@@ -133,7 +135,7 @@ async def junit(session: str) -> Response:
 )
 async def case_by_id(session: str) -> Redirect:
     """Lead to the page of the case with the id that is given as `id`."""
-    async with opened(session) as found:
+    async with open_session(session) as found:
         case = found.record.cases.get(request.args.get("id", ""))
         if case is None:
             raise _unknown_case(found)
@@ -144,19 +146,20 @@ async def case_by_id(session: str) -> Redirect:
 @described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), guard="people"))
 async def case(session: str, key: str) -> Response:
     """Show one case: how it went, what was said, what it left behind."""
-    async with opened(session) as found:
+    lab = current_lab()
+    async with open_session(session) as found:
         record = await asyncio.to_thread(case_of, list(found.record.cases.values()), key)
         if record is None:
             raise _unknown_case(found)
-        whole = frozen(await found.in_full(record))
-        row = case_row(whole, found.until or current_lab().clock.now(), over=found.over)
-    folder = found.place.folder
+        whole = frozen(await lab.catalog.case(found.id, record.id) or record)
+        row = case_row(whole, found.until or lab.clock.now(), over=found.over)
+    folder = found.folder
 
     def content() -> bytes:
         return render(
             "case.html",
             session=found.id,
-            standing=found.standing,
+            standing=found.status,
             case=whole,
             row=row,
             attempts=attempt_views(folder, whole),
@@ -180,7 +183,7 @@ async def case(session: str, key: str) -> Response:
 )
 async def file(session: str, name: str) -> Response:
     """Give a file out of a session's folder; whole, or the range that is asked for."""
-    folder = (await locate(session)).folder
+    folder = await session_folder(session)
     return await files.serve(await asyncio.to_thread(files.find, folder, name))
 
 
@@ -191,17 +194,17 @@ async def asset(name: str) -> Response:
     return await files.serve(path, media_type=files.media_type_of(name))
 
 
-def _unknown_case(session: Known) -> ApiError:
+def _unknown_case(session: SessionView) -> ApiError:
     message = f"the session {session.id} has no such case"
     return ApiError(HTTPStatus.NOT_FOUND, "unknown_case", message)
 
 
-async def _junit(place: Place) -> Response:
-    if place.live is None:
-        path = await asyncio.to_thread(files.find, place.folder, "junit.xml")
-        return await files.serve(path, media_type="application/xml")
-    content = await asyncio.to_thread(place.live.writer.junit)
-    return Response(content, content_type="application/xml")
+async def _junit(id: str) -> Response:
+    if (session := running(id)) is not None:
+        content = await asyncio.to_thread(session.writer.junit)
+        return Response(content, content_type="application/xml")
+    path = await asyncio.to_thread(files.find, await session_folder(id), "junit.xml")
+    return await files.serve(path, media_type="application/xml")
 
 
 def _adapters() -> dict[str, Any]:
@@ -217,13 +220,15 @@ def _number(name: str) -> int:
     return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else 1
 
 
-async def _status(place: Place) -> Response:
+async def _status(id: str) -> Response:
+    lab = current_lab()
     states, text = request.args.getlist("state"), request.args.get("q", "")[:200]
     number, adapters = _number("page"), _adapters()
-    rows = await session_rows((await all_ids())[:_SESSIONS])
-    async with opened(place) as found:
+    shown = await lab.catalog.summaries((await lab.catalog.ids())[:_SESSIONS])
+    rows = [SessionRow.of(summary) for summary in shown]
+    async with open_session(id) as found:
         record, over = found.record, found.over
-        cases, now = list(record.cases.values()), found.until or current_lab().clock.now()
+        cases, now = list(record.cases.values()), found.until or lab.clock.now()
 
         def content() -> bytes:
             return render(
@@ -233,7 +238,7 @@ async def _status(place: Place) -> Response:
                 states=states,
                 text=text,
                 session=found.id,
-                state=found.standing,
+                state=found.status,
                 record=record,
                 listing=listing(cases, now, over=over, states=states, text=text, page=number),
                 matrices=matrices(cases) if len(cases) <= _CELLS else None,

@@ -12,6 +12,7 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import FINAL
 from trafficlight.results.journal import redacted
 
@@ -52,6 +53,42 @@ class CaseRow:
     why: str
     seconds: float | None
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """One session in a list.
+
+    :ivar stands: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
+    :ivar counts: how many cases there are of each standing.
+    :ivar seconds: how long it took; None before its end.
+    """
+
+    id: str
+    stands: str
+    counts: dict[str, int]
+    total: int
+    started: datetime | None
+    seconds: float | None
+    command: str
+
+    @classmethod
+    def of(cls, summary: SessionSummary) -> "SessionRow":
+        """Return the row of a session."""
+        counts = Counter({str(outcome): number for outcome, number in summary.outcomes.items()})
+        if summary.status == "running":
+            counts["waiting"] = counts.pop(Outcome.NOT_RUN, 0)
+        else:
+            counts[Outcome.NOT_RUN] += counts.pop(Outcome.RUNNING, 0)
+        return cls(
+            id=summary.id,
+            stands="interrupted" if summary.interrupted else summary.status,
+            counts=ordered(counts),
+            total=summary.cases,
+            started=summary.started,
+            seconds=summary.seconds if summary.ended is not None else None,
+            command=summary.command,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,10 @@ import yaml
 
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.event_log import jsonable
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.timeline import steps
-
-SCHEMA = 1
-"""Grows when a field changes its meaning or goes; new fields do not count."""
 
 
 def dump(content: Any) -> bytes:
@@ -23,35 +21,11 @@ def dump(content: Any) -> bytes:
     return (text + "\n").encode("ascii")
 
 
-def session_json(record: SessionRecord) -> dict[str, Any]:
-    """Return who ran what, when, with which versions and settings."""
-    return {
-        "schema": SCHEMA,
-        "id": record.id,
-        "started": _time(record.started),
-        "ended": _time(record.ended),
-        "seconds": round(record.seconds, 3),
-        "command": record.command,
-        "host": record.host,
-        "user": record.user,
-        "seed": record.seed,
-        "versions": record.versions,
-        "configuration": record.configuration,
-        "exit_code": record.exit_code,
-        "interrupted": record.interrupted,
-        "counts": {state.value: number for state, number in record.counts.items()},
-        "outcomes": {outcome.value: number for outcome, number in record.outcomes.items()},
-        "problems": [asdict(problem) for problem in record.problems],
-        "adapters": [
-            {"type": kind, "version": version, "registrations": number}
-            for (kind, version), number in list(record.adapter_types.items())
-        ],
-    }
-
-
 def report_json(record: SessionRecord) -> dict[str, Any]:
     """Return the whole session: what `session.json` has, and every case."""
-    return session_json(record) | {"cases": [case_json(case) for case in record.cases.values()]}
+    return SessionSummary.of(record).as_json() | {
+        "cases": [case_json(case) for case in record.cases.values()]
+    }
 
 
 def case_json(case: CaseRecord) -> dict[str, Any]:
