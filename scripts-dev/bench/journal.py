@@ -1,17 +1,29 @@
 """What an event costs the coordinator's loop: its place in the journal, and each of its readers."""
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from tables import show
 
 from trafficlight.clock import SystemClock
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionSent,
+    AdapterLeased,
+    AdapterReleased,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    Event,
+    State,
+    event_line,
+)
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
@@ -26,20 +38,19 @@ def story(append: Callable[..., object], cases: int) -> int:
     told = 0
     for number in range(cases):
         case = f"a_test.py::NoOp[alice=Nio,n={number}]"
-        about = {"session": SESSION, "case": case}
-        append(EventKind.CASE_PLANNED, **about, suite="a_test.py::NoOp", clients={"alice": "Nio"}, skip=None)
-        about |= {"attempt": 1}  # type: ignore[dict-item]
-        append(EventKind.ADAPTER_LEASED, **about, role="alice", adapter="a", registration={"type": "nio"})
-        append(EventKind.CASE_STATE, **about, state="preparing")
-        append(EventKind.CASE_STATE, **about, state="running")
-        action = {"id": "0123456789abcdef", "action": "dance", "role": "alice", "adapter": "a"}
-        append(EventKind.ACTION_SENT, **about, **action, data={"n": number})
-        append(EventKind.ACTION_DELIVERED, **about, **action)
-        append(EventKind.ACTION_ANSWERED, **about, **action, response={"response": "done"}, seconds=0.01)
-        append(EventKind.ADAPTER_RELEASED, **about, role="alice", adapter="a", reason="the case ended")
-        append(
-            EventKind.CASE_ENDED, **about, state="success", message="", phase="run", seconds=0.1, traceback=""
-        )
+        about: dict[str, Any] = {"session": SESSION, "case": case}
+        append(CasePlanned(**about, suite="a_test.py::NoOp", clients={"alice": "Nio"}, skip=None))
+        about |= {"attempt": 1}
+        append(AdapterLeased(**about, role="alice", adapter="a", registration={"type": "nio"}))
+        append(CaseState(**about, state=State.PREPARING))
+        append(CaseState(**about, state=State.RUNNING))
+        action: dict[str, Any] = {"id": "0123456789abcdef", "action": "dance"}
+        action |= {"role": "alice", "adapter": "a"}
+        append(ActionSent(**about, **action, data={"n": number}))
+        append(ActionDelivered(**about, **action))
+        append(ActionAnswered(**about, **action, response={"response": "done"}, seconds=0.01))
+        append(AdapterReleased(**about, role="alice", adapter="a", reason="the case ended"))
+        append(CaseEnded(**about, state=State.SUCCESS, message="", phase="run", seconds=0.1, traceback=""))
         told += 9
     return told
 
@@ -48,8 +59,8 @@ def bare(folder: Path, cases: int) -> float:
     """Return the microseconds that one line of JSON to an unbuffered file takes: the least there can be."""
     with (folder / "bare.jsonl").open("ab", buffering=0) as file:
 
-        def append(kind: EventKind, **content: object) -> None:
-            file.write(json.dumps({"kind": kind.value, **content}).encode() + b"\n")
+        def append(event: Event) -> None:
+            file.write(event_line(event))
 
         began = time.perf_counter()
         events = story(append, cases)
@@ -65,7 +76,7 @@ def measured(folder: Path, cases: int, readers: frozenset[str]) -> float:
             (folder / SESSION).mkdir()
             writer = ResultsWriter(ResultsFolder(folder / SESSION), SessionRecord())
             stack.callback(writer.close)
-            journal.subscribe(writer)
+            journal.subscribe(writer, session=SESSION)
         if "metrics" in readers:
             journal.subscribe(Metrics())
         began = time.perf_counter()

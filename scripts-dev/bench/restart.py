@@ -16,7 +16,15 @@ from tables import show
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.session import Session
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionSent,
+    AdapterLeased,
+    AdapterReleased,
+    CaseState,
+    State,
+)
 from trafficlight.suites.request import SessionRequest
 from trafficlight.worker.assignment import Verdict
 
@@ -68,15 +76,15 @@ def _play(lab: Lab, session: Session, case: str) -> None:
     about: dict[str, Any] = {"session": session.id, "case": case, "attempt": 1}
     append = lab.journal.append
     for role in ("alice", "bob"):
-        append(EventKind.ADAPTER_LEASED, **about, role=role, adapter=f"{role} of {case}", registration={})
-    append(EventKind.CASE_STATE, **about, state="preparing")
-    append(EventKind.CASE_STATE, **about, state="running")
+        append(AdapterLeased(**about, role=role, adapter=f"{role} of {case}", registration={}))
+    append(CaseState(**about, state=State.PREPARING))
+    append(CaseState(**about, state=State.RUNNING))
     action: dict[str, Any] = {"id": "1", "action": "dance", "role": "alice", "adapter": f"alice of {case}"}
-    append(EventKind.ACTION_SENT, **about, **action, data={})
-    append(EventKind.ACTION_DELIVERED, **about, **action)
-    append(EventKind.ACTION_ANSWERED, **about, **action, response={"response": "done"}, seconds=0.01)
+    append(ActionSent(**about, **action, data={}))
+    append(ActionDelivered(**about, **action))
+    append(ActionAnswered(**about, **action, response={"response": "done"}, seconds=0.01))
     for role in ("alice", "bob"):
-        append(EventKind.ADAPTER_RELEASED, **about, role=role, adapter=f"{role} of {case}", reason="ended")
+        append(AdapterReleased(**about, role=role, adapter=f"{role} of {case}", reason="ended"))
     session.finish(entry, Verdict(State.SUCCESS), 0.1)
 
 

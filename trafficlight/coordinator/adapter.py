@@ -9,7 +9,8 @@ from pathlib import Path
 from trafficlight.coordinator.channel import Channel
 from trafficlight.errors import ActionError, LabError, TrafficlightError
 from trafficlight.protocol import JsonObject, Registration
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import Event
+from trafficlight.results.events import Upload as UploadEvent
 from trafficlight.results.folder import AttemptFolder
 
 
@@ -132,7 +133,7 @@ class Lease:
     attempt: int
     adapters: Mapping[str, Adapter]
     folder: AttemptFolder
-    emit: Callable[..., None]
+    emit: Callable[[Event], None]
     on_lost: Callable[[str, LabError | ActionError, bool], None]
     released: bool = False
     uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
@@ -143,12 +144,13 @@ class Lease:
         self.uploads[role, upload.name] = upload
         self.uploaded_bytes += upload.size
         self.emit(
-            EventKind.UPLOAD,
-            role=role,
-            adapter=adapter,
-            name=upload.name,
-            path=upload.path.relative_to(self.folder.path).as_posix(),
-            size=upload.size,
-            sha256=upload.sha256,
-            media_type=upload.media_type,
+            UploadEvent(
+                role=role,
+                adapter=adapter,
+                name=upload.name,
+                path=upload.path.relative_to(self.folder.path).as_posix(),
+                size=upload.size,
+                sha256=upload.sha256,
+                media_type=upload.media_type,
+            )
         )

@@ -5,9 +5,9 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from trafficlight.clients.link import ServerOperation
 from trafficlight.clock import Clock, race
@@ -24,13 +24,24 @@ from trafficlight.errors import (
     TrafficlightError,
     UnsupportedError,
 )
-from trafficlight.homeservers.provider import AS_ASKED, Provider, RunningServer, ServerRequest
+from trafficlight.homeservers.provider import BY_THE_TEST, Provider, RunningServer, ServerRequest
 from trafficlight.protocol import ActionMessage, JsonObject
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionFailed,
+    ActionSent,
+    CaseState,
+    Event,
+    Log,
+    ServerFailed,
+    ServerReady,
+    State,
+)
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
 from trafficlight.suites.model import Case
-from trafficlight.text import MESSAGE_LIMIT, read_tail, truncate
+from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
 from trafficlight.worker.plain import plain
 from trafficlight.worker.verdicts import verdict_of
@@ -155,13 +166,13 @@ class Attempt:
         try:
             for role, adapter in self.adapters.items():
                 adapter.channel.on_delivered = self._delivered(role, adapter)
-            self.emit(EventKind.CASE_STATE, state=State.PREPARING.value)
+            self.emit(CaseState(case=self.case.id, state=State.PREPARING))
             servers = await self._deploy(stack)
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
         except OSError as error:
             return Verdict(State.ERROR, f"cannot create the results folder: {error}", phase="prepare")
-        self.emit(EventKind.CASE_STATE, state=State.RUNNING.value)
+        self.emit(CaseState(case=self.case.id, state=State.RUNNING))
         deadlines = self.resources.deadlines
         assignment = Assignment(
             case=self.case,
@@ -200,22 +211,24 @@ class Attempt:
         except TimeoutError as error:
             if not limit.expired():
                 raise DeployError(f"the provider timed out: {error}") from error
-            self.emit(EventKind.SERVER_FAILED, reason="no answer in time")
+            self.emit(ServerFailed(reason="no answer in time"))
             raise DeployError(f"the homeservers did not answer within {seconds:g} s") from None
         except (DeployError, UnsupportedError) as error:
-            self.emit(EventKind.SERVER_FAILED, reason=str(error).splitlines()[0])
+            self.emit(ServerFailed(reason=str(error).splitlines()[0]))
             raise
         ready = {}
         for request, server in zip(requests, servers, strict=True):
             self.servers[request.role] = server
             self.emit(
-                EventKind.SERVER_READY,
-                role=request.role,
-                server_name=server.server_name,
-                cs_api=server.cs_api,
-                version=server.version,
-                type=request.spec.type_name,
-                seconds=clock.monotonic() - began,
+                ServerReady(
+                    role=request.role,
+                    server_name=server.server_name,
+                    cs_api=server.cs_api,
+                    version=server.version,
+                    type=request.spec.type_name,
+                    image=server.image,
+                    seconds=clock.monotonic() - began,
+                )
             )
             ready[request.role] = ServerInfo(server.server_name, server.cs_api, server.version, request.log)
         return ready
@@ -277,7 +290,7 @@ class Attempt:
         adapter, clock = self.adapters[role], self.resources.clock
         data = plain(action, data)
         id = secrets.token_hex(8)
-        self.emit(EventKind.ACTION_SENT, role=role, adapter=adapter.uuid, id=id, action=action, data=data)
+        self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
         sent = clock.monotonic()
         over = False
 
@@ -300,23 +313,32 @@ class Attempt:
             raise
 
     def _action_ended(
-        self, role: str, id: str, action: str, outcome: Outcome, seconds: float, *, kind: str | None = None
+        self,
+        role: str,
+        id: str,
+        action: str,
+        outcome: Outcome,
+        seconds: float,
+        *,
+        kind: Literal["cut_off"] | None = None,
     ) -> None:
-        about = {"role": role, "adapter": self.adapters[role].uuid}
+        about: dict[str, Any] = {
+            "role": role,
+            "adapter": self.adapters[role].uuid,
+            "id": id,
+            "action": action,
+        }
         if not isinstance(outcome, Exception):
-            self.emit(
-                EventKind.ACTION_ANSWERED, **about, id=id, action=action, response=outcome, seconds=seconds
-            )
+            self.emit(ActionAnswered(**about, response=outcome, seconds=seconds))
             return
         self.emit(
-            EventKind.ACTION_FAILED,
-            **about,
-            id=id,
-            action=action,
-            type=kind or ("action" if isinstance(outcome, ActionError) else "adapter"),
-            path=getattr(outcome, "path", ""),
-            details=getattr(outcome, "message", str(outcome)),
-            seconds=seconds,
+            ActionFailed(
+                **about,
+                type=kind or ("action" if isinstance(outcome, ActionError) else "adapter"),
+                path=getattr(outcome, "path", None) or "",
+                details=getattr(outcome, "message", str(outcome)),
+                seconds=seconds,
+            )
         )
 
     async def upload(self, role: str, name: str) -> Path:
@@ -330,49 +352,21 @@ class Attempt:
 
     async def operate(self, role: str, operation: ServerOperation) -> None:
         """Start, stop, restart, kill, pause or unpause the homeserver in a role."""
-        self.emit(EventKind.LOG, role=role, level="info", logger="homeserver", message=f"{operation} {role}")
+        self.emit(Log(role=role, logger="homeserver", message=f"{operation} {role}"))
         await self.servers[role].operate(operation)
-
-    def measured(self, name: str, value: float, unit: str) -> None:
-        """Record a measurement."""
-        self.emit(EventKind.MEASUREMENT, name=name, value=value, unit=unit)
-
-    def attached(self, name: str, path: Path, media_type: str) -> None:
-        """Record a file that the test put into the attempt's folder."""
-        below = path.relative_to(self.folder.path).as_posix()
-        self.emit(
-            EventKind.ATTACHMENT, name=name, path=below, size=path.stat().st_size, media_type=media_type
-        )
-
-    def logged(self, level: str, message: str) -> None:
-        """Record a line of the test's own log."""
-        self.emit(EventKind.LOG, level=level, logger="test", message=truncate(message, MESSAGE_LIMIT))
 
     # Events
 
-    def emit(
-        self, kind: EventKind, *, role: str | None = None, adapter: str | None = None, **data: Any
-    ) -> None:
+    def emit(self, event: Event) -> None:
         """Record an event of this attempt."""
         self.resources.journal.append(
-            kind,
-            session=self.session.id,
-            case=self.case.id,
-            attempt=self.entry.attempt,
-            role=role,
-            adapter=adapter,
-            **data,
+            replace(event, session=self.session.id, case=self.case.id, attempt=self.entry.attempt)
         )
 
     def _delivered(self, role: str, adapter: Adapter) -> Callable[[ActionMessage], None]:
         def delivered(message: ActionMessage) -> None:
-            self.emit(
-                EventKind.ACTION_DELIVERED,
-                role=role,
-                adapter=adapter.uuid,
-                id=message.id,
-                action=message.action,
-            )
+            id = message.id or ""
+            self.emit(ActionDelivered(role=role, adapter=adapter.uuid, id=id, action=message.action))
 
         return delivered
 
@@ -383,7 +377,7 @@ class Attempt:
 
 
 def _exited_unexpectedly(server: RunningServer) -> bool:
-    return server.exited is not None and not server.exited.endswith(AS_ASKED)
+    return server.exited is not None and not server.exited.endswith(BY_THE_TEST)
 
 
 def _named(error: ActionError | LabError, role: str, action: str) -> ActionError | LabError:

@@ -22,18 +22,17 @@ from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, TrafficlightError, UsageError
-from trafficlight.homeservers.composition import build_providers
-from trafficlight.homeservers.registry import ProviderRegistry
-from trafficlight.homeservers.tools import run_to_completion
-from trafficlight.results.case import Expected
+from trafficlight.homeservers.registry import ProviderRegistry, build_providers
+from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.event_log import read_events
+from trafficlight.results.events import Expected
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
 from trafficlight.results.reporters.host import load_reporters
-from trafficlight.results.writer import LateEventRecorder
+from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
@@ -113,7 +112,7 @@ class Lab:
             late = LateEventRecorder(
                 root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
             )
-            journal.subscribe(late)
+            journal.subscribe(late, LATE)
             stack.push_async_callback(asyncio.to_thread, late.close)
             catalog = SessionCatalog(
                 root,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
@@ -14,7 +15,14 @@ from trafficlight.coordinator.adapter import (
 from trafficlight.coordinator.channel import Channel
 from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
 from trafficlight.protocol import RESET, ErrorBody, Registration
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    AdapterLeased,
+    AdapterLost,
+    AdapterRegistered,
+    AdapterReleased,
+    Event,
+    Log,
+)
 from trafficlight.results.journal import Journal
 
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
@@ -88,7 +96,7 @@ class Pool:
             token=token,
         )
         self._adapters[uuid] = adapter
-        self._journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration=adapter.fields)
+        self._journal.append(AdapterRegistered(adapter=uuid, registration=adapter.fields))
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
@@ -145,7 +153,7 @@ class Pool:
             adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
             del self._free[adapter.uuid]
-            self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.fields)
+            self._emit(adapter, AdapterLeased(adapter=adapter.uuid, registration=adapter.fields))
 
     def release(self, lease: Lease, reason: str) -> None:
         """Release the adapters of a lease. Idempotent.
@@ -158,7 +166,7 @@ class Pool:
         for adapter in lease.adapters.values():
             if adapter.state is not AdapterState.LEASED:  # it has ended
                 continue
-            self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
+            self._emit(adapter, AdapterReleased(adapter=adapter.uuid, reason=reason))
             adapter.channel.on_delivered = None
             if self.on_reusable is not None and self._closed is None and adapter.usable_again:
                 adapter.state = AdapterState.RESETTING
@@ -276,7 +284,7 @@ class Pool:
         if adapter.state is AdapterState.ENDED:
             return
         raised_in_test = adapter.channel.fail(error)
-        self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
+        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=str(error)))
         if (lease := adapter.held_by) is not None and adapter.role is not None:
             lease.on_lost(adapter.role, error, raised_in_test)
         else:
@@ -294,16 +302,11 @@ class Pool:
 
     def _note(self, message: str, adapter: Adapter | None = None) -> None:
         uuid = adapter.uuid if adapter is not None else None
-        self._journal.append(EventKind.LOG, adapter=uuid, level="info", logger="pool", message=message)
+        self._journal.append(Log(adapter=uuid, logger="pool", message=message))
 
-    def _tell(self, kind: EventKind, adapter: Adapter, **data: object) -> None:
-        lease = adapter.held_by
-        self._journal.append(
-            kind,
-            session=lease.session if lease is not None else "",
-            case=lease.case if lease is not None else None,
-            attempt=lease.attempt if lease is not None else None,
-            role=adapter.role if lease is not None else None,
-            adapter=adapter.uuid,
-            **data,
-        )
+    def _emit(self, adapter: Adapter, event: Event) -> None:
+        """Record an event of an adapter: in its case, while it is leased."""
+        if (lease := adapter.held_by) is not None:
+            lease.emit(replace(event, role=adapter.role))
+        else:
+            self._journal.append(event)

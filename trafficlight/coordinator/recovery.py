@@ -69,7 +69,7 @@ class RecoveredState:
             if end is None:
                 unfinished.append(RecoveredSession(folder, request))
             elif unclean_since is not None and end.time >= unclean_since:
-                known = RecoveredSession(folder, request, int(end.data["exit_code"]))
+                known = RecoveredSession(folder, request, end.exit_code)
                 unreported.append((end.time, known))
         unreported.sort(key=lambda one: one[0])
         return cls(tuple(unfinished), tuple(known for _, known in unreported))

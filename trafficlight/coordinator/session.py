@@ -13,12 +13,24 @@ from typing import Any
 from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduling.scheduler import Waiting
-from trafficlight.results.case import INTERRUPTED, Expected
-from trafficlight.results.events import FINAL, Event, EventKind, State
+from trafficlight.results.case import INTERRUPTED
+from trafficlight.results.events import (
+    FINAL,
+    CaseEnded,
+    CasePlanned,
+    CaseWaits,
+    Event,
+    Expected,
+    Problem,
+    SessionEnded,
+    SessionStarted,
+    SessionStopped,
+    State,
+)
 from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
-from trafficlight.results.record import Problem, SessionRecord
+from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters.host import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
@@ -139,19 +151,20 @@ class Session:
 
         :param unsupported: why a case is not meant to run here; None if it is.
         """
-        self._unsubscribe = self._journal.subscribe(self.writer)
+        self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
         if self.record.started is None:
             self._emit_started()
-        recorded = set(self.record.problems)
-        for problem in self.plan.problems:
-            if Problem(str(problem.path), problem.line, problem.problem, problem.hint) not in recorded:
-                self._tell(
-                    EventKind.PROBLEM,
-                    file=str(problem.path),
-                    line=problem.line,
-                    problem=problem.problem,
-                    hint=problem.hint,
-                )
+        recorded = [one.content() for one in self.record.problems]
+        for found in self.plan.problems:
+            problem = Problem(
+                session=self.id,
+                file=str(found.path),
+                line=found.line,
+                problem=found.problem,
+                hint=found.hint,
+            )
+            if problem.content() not in recorded:
+                self._journal.append(problem)
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.cases)):
             if case.id not in self.record.cases:  # the coordinator may have been killed while it planned
@@ -167,35 +180,38 @@ class Session:
                 self._end(case_id, None, gone, 0.0)
 
     def _emit_started(self) -> None:
-        self._tell(
-            EventKind.SESSION_STARTED,
-            versions={"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform},
-            configuration=dict(self.options.configuration),
-            command=self.options.command,
-            host=platform.node(),
-            user=_user(),
-            seed=self.options.seed,
-            cases=len(self.plan.cases),
+        versions = {"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform}
+        self._journal.append(
+            SessionStarted(
+                session=self.id,
+                versions=versions,
+                configuration=self.options.configuration,
+                command=self.options.command,
+                host=platform.node(),
+                user=_user(),
+                seed=self.options.seed,
+                cases=len(self.plan.cases),
+            )
         )
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
         slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}
-        expected = self.options.expected(case.id)
         self._journal.append(
-            EventKind.CASE_PLANNED,
-            session=self.id,
-            case=case.id,
-            suite=case.suite,
-            file=case.file,
-            line=case.line,
-            class_name=case.class_name,
-            method=case.method,
-            clients={role: kind.name() for role, kind in case.clients.items()},
-            servers=slots,
-            parameters={name: _plain(value) for name, value in case.parameters.items()},
-            skip=case.skip or unsupported,
-            skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
-            expected={"reason": expected.reason, "link": expected.link} if expected else None,
+            CasePlanned(
+                session=self.id,
+                case=case.id,
+                suite=case.suite,
+                file=case.file,
+                line=case.line,
+                class_name=case.class_name,
+                method=case.method,
+                clients={role: kind.name() for role, kind in case.clients.items()},
+                servers=slots,
+                parameters={name: _plain(value) for name, value in case.parameters.items()},
+                skip=case.skip or unsupported,
+                skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
+                expected=self.options.expected(case.id),
+            )
         )
 
     @property
@@ -282,8 +298,8 @@ class Session:
     def _tell_why(self, cases: Sequence[str], reason: str) -> None:
         """Record why cases wait: an event for many of them, as they may be thousands."""
         for first in range(0, len(cases), _IN_ONE_EVENT):
-            some = list(cases[first : first + _IN_ONE_EVENT])
-            self._tell(EventKind.CASE_WAITS, reason=reason, cases=some)
+            some = tuple(cases[first : first + _IN_ONE_EVENT])
+            self._journal.append(CaseWaits(session=self.id, reason=reason, cases=some))
 
     def give_up(self, case: str, message: str) -> None:
         """End a case that cannot start, as an error."""
@@ -332,7 +348,7 @@ class Session:
     def _stop_for_good(self, reason: str) -> None:
         """Start no more cases, also when another coordinator takes the session up."""
         if not self.stopped:
-            self._tell(EventKind.SESSION_STOPPED, reason=reason, cancelled=self.cancelled)
+            self._journal.append(SessionStopped(session=self.id, reason=reason, cancelled=self.cancelled))
         self.stop(reason)
 
     def overdue(self) -> str | None:
@@ -351,8 +367,10 @@ class Session:
             return
         self._closing = True
         code = exit_code(self.record, interrupted=interrupted)
-        counts = {state.value: count for state, count in self.record.counts.items()}
-        self._tell(EventKind.SESSION_ENDED, counts=counts, exit_code=int(code), interrupted=interrupted)
+        counts = self.record.counts
+        self._journal.append(
+            SessionEnded(session=self.id, counts=counts, exit_code=int(code), interrupted=interrupted)
+        )
         self._unsubscribe()
         # Reports take their time, and reporters may hang until their deadline.
         try:
@@ -382,23 +400,20 @@ class Session:
         *,
         will_retry: bool = False,
     ) -> None:
-        expected = self.options.expected(case)
         self._journal.append(
-            EventKind.CASE_ENDED,
-            session=self.id,
-            case=case,
-            attempt=attempt,
-            state=verdict.state.value,
-            message=truncate(verdict.message, MESSAGE_LIMIT),
-            traceback=truncate(verdict.traceback, TRACEBACK_LIMIT),
-            phase=verdict.phase,
-            seconds=seconds,
-            will_retry=will_retry,
-            expected={"reason": expected.reason, "link": expected.link} if expected else None,
+            CaseEnded(
+                session=self.id,
+                case=case,
+                attempt=attempt,
+                state=verdict.state,
+                message=truncate(verdict.message, MESSAGE_LIMIT),
+                traceback=truncate(verdict.traceback, TRACEBACK_LIMIT),
+                phase=verdict.phase,
+                seconds=seconds,
+                will_retry=will_retry,
+                expected=self.options.expected(case),
+            )
         )
-
-    def _tell(self, kind: EventKind, **data: Any) -> None:
-        self._journal.append(kind, session=self.id, **data)
 
 
 def _pause(cases: int) -> float:

@@ -21,9 +21,21 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trafficlight.results.case import CaseRecord, Outcome
-from trafficlight.results.event_log import event_of, is_written
-from trafficlight.results.events import Event, EventKind, State
-from trafficlight.results.record import Problem, SessionRecord
+from trafficlight.results.event_log import is_written
+from trafficlight.results.events import (
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    CaseWaits,
+    Problem,
+    SessionEnded,
+    SessionStarted,
+    SessionStopped,
+    State,
+    line_head,
+    parse_event,
+)
+from trafficlight.results.record import SessionRecord
 
 SCHEMA = 1
 """Of ``session.json`` and ``report.json``: grows when a field changes its meaning or goes."""
@@ -37,19 +49,27 @@ _ID = re.compile(r"(\d{4}-\d\d-\d\d)--(\d{3,9})")
 _CACHE_BYTES = 16 << 20
 # The events that a record without the inside of attempts is made of.
 _OUTLINE = frozenset(
-    {
-        EventKind.SESSION_STARTED,
-        EventKind.SESSION_STOPPED,
-        EventKind.SESSION_ENDED,
-        EventKind.PROBLEM,
-        EventKind.CASE_PLANNED,
-        EventKind.CASE_WAITS,
-        EventKind.CASE_STATE,
-        EventKind.CASE_ENDED,
-    }
+    event.kind
+    for event in (
+        SessionStarted,
+        SessionStopped,
+        SessionEnded,
+        Problem,
+        CasePlanned,
+        CaseWaits,
+        CaseState,
+        CaseEnded,
+    )
 )
-_BEGINNING = re.compile(rb'\{"sequence":\d+,"time":"[^"]*","kind":"(\w+)"')
-_INSIDE = frozenset(kind.value.encode() for kind in EventKind if kind not in _OUTLINE)
+
+
+class ProblemSummary(BaseModel):
+    """A test file or class that cannot run."""
+
+    file: str
+    line: int | None
+    problem: str
+    hint: str
 
 
 class AdapterCount(BaseModel):
@@ -85,7 +105,7 @@ class SessionSummary(BaseModel):
     stopped: str = ""
     counts: dict[State, int]
     outcomes: dict[Outcome, int]
-    problems: list[Problem] = []
+    problems: list[ProblemSummary] = []
     adapters: list[AdapterCount] = []
 
     @classmethod
@@ -108,7 +128,7 @@ class SessionSummary(BaseModel):
             stopped=record.stopped,
             counts=record.counts,
             outcomes=record.outcomes,
-            problems=list(record.problems),
+            problems=[ProblemSummary(**problem.content()) for problem in list(record.problems)],
             adapters=[
                 AdapterCount(type=kind, version=version, registrations=number)
                 for (kind, version), number in list(record.adapter_types.items())
@@ -201,20 +221,20 @@ def read_record(log: Path) -> tuple[SessionRecord, int]:
     skipped = b""
     with log.open("rb") as lines:
         for line in lines:
-            beginning = _BEGINNING.match(line)
-            if beginning is not None and beginning[1] in _INSIDE:
+            head = line_head(line)
+            if head is not None and head.kind not in _OUTLINE:
                 skipped = line
                 continue
-            if (event := event_of(line)) is not None and event.kind in _OUTLINE:
+            if (event := parse_event(line)) is not None:
                 skipped = b""
-                record.apply(_without_traceback(event))
+                record.apply(replace(event, traceback="") if isinstance(event, CaseEnded) else event)
                 weight += len(line)
                 case = record.cases.get(event.case) if event.case is not None else None
                 if case is not None and (attempt := case.attempt) is not None:
                     # One shared list: the garbage collector visits every list while everything else waits.
                     attempt.timeline = attempt.uploads = attempt.attachments = attempt.measurements = nothing
     # An abandoned session was last alive at its very last event.
-    if (last := event_of(skipped)) is not None:
+    if (last := parse_event(skipped)) is not None:
         record.last_time = last.time
     return record, weight
 
@@ -228,7 +248,7 @@ def read_case(log: Path, case: str) -> CaseRecord | None:
     named, record = json.dumps(case).encode(), SessionRecord()
     with log.open("rb") as lines:
         for line in lines:
-            if named in line and (event := event_of(line)) is not None and case in event.cases:
+            if named in line and (event := parse_event(line)) is not None and case in event.case_ids:
                 record.apply(event)
     return record.cases.get(case)
 
@@ -384,9 +404,3 @@ def _stamp(path: Path) -> _Stamp:
     except OSError:
         return (0, 0, 0)
     return (status.st_ino, status.st_mtime_ns, status.st_size)
-
-
-def _without_traceback(event: Event) -> Event:
-    if "traceback" not in event.data:
-        return event
-    return replace(event, data={key: value for key, value in event.data.items() if key != "traceback"})

@@ -2,45 +2,20 @@
 
 import contextlib
 import fcntl
-import json
 import logging
-import math
 import mmap
 import os
 import struct
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event, SessionEnded, event_line, line_head, parse_event
 
 logger = logging.getLogger(__name__)
 
 # What the kernel calls `struct flock`: type, whence, start, length (0 for all of the file), process id.
 _FLOCK = struct.Struct("hhqqi0q")
-
-
-def as_line(event: Event) -> bytes:
-    """Return an event as one line of ASCII, whatever its data hold."""
-    content = event.as_json()
-    try:
-        text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=str)
-    except (ValueError, TypeError):
-        # Infinities are no JSON, and keys may be anything in Python.
-        text = json.dumps(jsonable(content), allow_nan=False, separators=(",", ":"), default=str)
-    return text.encode("ascii") + b"\n"
-
-
-def jsonable(value: Any) -> Any:
-    """Return a value as JSON can hold it: keys as texts, infinities by their names."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 class EventLog:
@@ -66,7 +41,7 @@ class EventLog:
 
         :raises OSError: if the disk refuses.
         """
-        self._file.write(as_line(event))
+        self._file.write(event_line(event))
 
     def close(self) -> None:
         """Close the file; may be called again."""
@@ -82,14 +57,14 @@ def read_events(path: Path) -> Iterator[Event]:
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            event = event_of(line)
+            event = parse_event(line)
             if event is None:
                 logger.warning("%s:%d is not an event, left out", path, number)
             else:
                 yield event
 
 
-def session_end(path: Path) -> Event | None:
+def session_end(path: Path) -> SessionEnded | None:
     """Return the event that ended a session; None if there is none.
 
     Searches from the end, where it is followed by late uploads at most.
@@ -100,8 +75,8 @@ def session_end(path: Path) -> Event | None:
             while (found := content.rfind(b'"session_ended"', 0, begin)) >= 0:
                 begin = content.rfind(b"\n", 0, found) + 1
                 end = content.find(b"\n", found)
-                event = event_of(content[begin : end if end >= 0 else len(content)])
-                if event is not None and event.kind is EventKind.SESSION_ENDED:
+                event = parse_event(content[begin : end if end >= 0 else len(content)])
+                if isinstance(event, SessionEnded):
                     return event
     except (OSError, ValueError):  # no file, or an empty one
         pass
@@ -115,8 +90,8 @@ def last_sequence(path: Path) -> int:
             end = len(content)
             while end > 0:
                 begin = content.rfind(b"\n", 0, end) + 1
-                if (event := event_of(content[begin:end])) is not None:
-                    return event.sequence
+                if (head := line_head(content[begin:end])) is not None:
+                    return head.sequence
                 end = begin - 1
     return 0
 
@@ -171,24 +146,3 @@ def _is_shared(file: BinaryIO, folder: Path) -> bool:
 def _has_queries() -> bool:
     """Return whether locks of open files can be asked about: on Linux they can."""
     return hasattr(fcntl, "F_OFD_GETLK")
-
-
-def event_of(line: bytes) -> Event | None:
-    """Return the event that a line holds; None where it holds none."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        return _event(json.loads(line))
-    return None
-
-
-def _event(content: dict[str, Any]) -> Event:
-    return Event(
-        sequence=int(content["sequence"]),
-        time=datetime.fromisoformat(content["time"]),
-        kind=EventKind(content["kind"]),
-        session=str(content.get("session", "")),
-        case=content.get("case"),
-        attempt=content.get("attempt"),
-        role=content.get("role"),
-        adapter=content.get("adapter"),
-        data=dict(content.get("data", {})),
-    )

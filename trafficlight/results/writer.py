@@ -15,7 +15,20 @@ from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.event_log import EventLog, is_written, last_sequence, read_events
-from trafficlight.results.events import FINAL, Event, EventKind
+from trafficlight.results.events import (
+    FINAL,
+    Attachment,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    CaseWaits,
+    Event,
+    Log,
+    Problem,
+    SessionEnded,
+    SessionStarted,
+    Upload,
+)
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
@@ -38,18 +51,10 @@ _LONGEST_PAUSE = 5.0  # seconds
 _GATHER = 0.2
 # Seconds before the last event of a killed coordinator in which an attempt may have ended without its logs.
 _RECENT = 60.0
-# What can still arrive for a case when its session has ended.
-_LATE = frozenset({EventKind.UPLOAD, EventKind.LOG})
-_CHANGES_JUNIT = frozenset(
-    {
-        EventKind.CASE_PLANNED,
-        EventKind.CASE_WAITS,
-        EventKind.CASE_STATE,
-        EventKind.CASE_ENDED,
-        EventKind.UPLOAD,
-        EventKind.ATTACHMENT,
-    }
-)
+
+_CHANGES_JUNIT = CasePlanned | CaseWaits | CaseState | CaseEnded | Upload | Attachment
+LATE = (Upload, Log)
+"""What can arrive for a session that has ended."""
 
 
 class ResultsWriter:
@@ -98,14 +103,14 @@ class ResultsWriter:
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
-        """Take in an event; those of other sessions are ignored."""
-        if self._closing or (event.session and event.session != self._record.id):
+        """Take in an event of the session, or of none."""
+        if self._closing:
             return
         event = replace(event, sequence=self._record.last_sequence + 1)
         with self._record_lock:
             self._record.apply(event)
-            if event.kind in _CHANGES_JUNIT:
-                self._changed.update(dict.fromkeys(event.cases))
+            if isinstance(event, _CHANGES_JUNIT):
+                self._changed.update(dict.fromkeys(event.case_ids))
         try:
             # In the event loop, not in the thread: the cause of the event is answered after this returns,
             # and the event must be on the disk then, even if the process is killed.
@@ -160,33 +165,33 @@ class ResultsWriter:
             self._log.close()  # last: other processes take the session for complete then
 
     def _follow(self, event: Event) -> None:
-        match event.kind:
-            case EventKind.SESSION_STARTED:
+        match event:
+            case SessionStarted():
                 for host in self._hosts:
                     host.session_started(self._record)
                 self._mark_dirty()
-            case EventKind.CASE_ENDED if event.case is not None:
+            case CaseEnded():
                 case = self._record.cases.get(event.case)
                 if case is not None:
                     self._case_ended(case, event)
                 self._mark_dirty()
-            case EventKind.UPLOAD | EventKind.ATTACHMENT if event.case is not None:
-                case = self._record.cases.get(event.case)
+            case Upload() | Attachment():
+                case = self._record.cases.get(event.case or "")
                 if case is not None and case.state in FINAL:  # late: the case is in the file already
                     self._mark_dirty()
-            case EventKind.PROBLEM | EventKind.CASE_PLANNED:
+            case Problem() | CasePlanned():
                 self._mark_dirty()
-            case EventKind.SESSION_ENDED:
+            case SessionEnded():
                 for host in self._hosts:
                     host.session_ended(self._record)
             case _:
                 pass
 
-    def _case_ended(self, case: CaseRecord, event: Event) -> None:
+    def _case_ended(self, case: CaseRecord, event: CaseEnded) -> None:
         attempt = next((one for one in case.attempts if one.number == event.attempt), None)
         if attempt is not None:
             self._attempts.append(attempt)
-        if not event.data.get("will_retry"):
+        if not event.will_retry:
             for host in self._hosts:
                 host.case_ended(case)
 
@@ -261,9 +266,9 @@ class LateEventRecorder:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
 
-    def __call__(self, event: Event) -> None:
-        """Take in an event."""
-        if event.kind not in _LATE or not event.session or self._recorded(event.session):
+    def __call__(self, event: Upload | Log) -> None:
+        """Take in an event; those of sessions that have not ended are ignored."""
+        if not event.session or self._recorded(event.session):
             return
         folder = ResultsFolder(self._root / event.session)
         if not folder.events.is_file():

@@ -12,10 +12,11 @@ from trafficlight.client_types import client_class
 from trafficlight.clients import Client, HomeServer
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.errors import DeadlineError
-from trafficlight.results.events import State
+from trafficlight.results.events import Attachment, Log, Measurement, State
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.suites.imports import load_test_class
 from trafficlight.test import CaseInfo, Test, accepted
+from trafficlight.text import MESSAGE_LIMIT, truncate
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.deadline import Deadline
 from trafficlight.worker.output import CaseLog
@@ -30,7 +31,11 @@ async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = 
 
     Tear-down runs in every ending; its error does not hide the test's.
     """
-    log = CaseLog(assignment.folder, link.logged)
+
+    def logged(level: str, message: str) -> None:
+        link.emit(Log(level=level, logger="test", message=truncate(message, MESSAGE_LIMIT)))
+
+    log = CaseLog(assignment.folder, logged)
     try:
         with log.current():
             return await _Execution(assignment, link, clock or SystemClock(), log).run()
@@ -61,17 +66,24 @@ class _Execution:
         )
 
     def record(self, name: str, value: float, unit: str) -> None:
-        """Remember a measurement."""
-        self._link.measured(name, value, unit)
+        """Record a measurement."""
+        self._link.emit(Measurement(name=str(name), value=float(value), unit=str(unit)))
 
     def attach(self, name: str, content: Path | bytes) -> None:
-        """Keep a file, or bytes as a file, with the case."""
+        """Attach a file, or bytes as a file, to the case."""
         target = self._folder.attachment(name)
         if isinstance(content, Path):
             shutil.copyfile(content, target)
         else:
             target.write_bytes(content)
-        self._link.attached(name, target, mimetypes.guess_type(name)[0] or "application/octet-stream")
+        self._link.emit(
+            Attachment(
+                name=str(name),
+                path=target.relative_to(self._folder.path).as_posix(),
+                size=target.stat().st_size,
+                media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
+            )
+        )
 
     async def run(self) -> Verdict:
         """Load, set up, run and tear down."""

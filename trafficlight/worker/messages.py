@@ -74,11 +74,13 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """Worker to coordinator: call a method of the link; nobody waits for it."""
+class Emit:
+    """Worker to coordinator: record an event of the attempt.
 
-    method: str
-    arguments: tuple[Any, ...]
+    :param event: the event's own JSON.
+    """
+
+    event: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +139,10 @@ class Matched:
 
 
 Message: TypeAlias = (
-    Ready | Run | CallOff | Call | Withdraw | Answer | Tell | Done | Read | Found | Match | Matched
+    Ready | Run | CallOff | Call | Withdraw | Answer | Emit | Done | Read | Found | Match | Matched
 )
 
-_FROM_WORKERS = (Ready, Call, Withdraw, Tell, Done, Found, Matched)
+_FROM_WORKERS = (Ready, Call, Withdraw, Emit, Done, Found, Matched)
 # All that those hold, besides plain values.
 _CLASSES = Classes((*_FROM_WORKERS, Verdict, State, *PORTABLE, type(Path())))
 

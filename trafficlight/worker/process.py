@@ -26,6 +26,7 @@ from typing import Any
 from trafficlight.clients.link import ServerOperation
 from trafficlight.errors import LabError, TestFileError
 from trafficlight.protocol import JsonObject
+from trafficlight.results.events import TestEvent
 from trafficlight.suites.imports import load_module, load_test_class
 from trafficlight.suites.portable import portable, unsealed
 from trafficlight.suites.reading import FileRequest, Reading, read_file
@@ -36,6 +37,7 @@ from trafficlight.worker.messages import (
     Call,
     CallOff,
     Done,
+    Emit,
     Found,
     Match,
     Matched,
@@ -43,7 +45,6 @@ from trafficlight.worker.messages import (
     Read,
     Ready,
     Run,
-    Tell,
     Withdraw,
     read_message,
     write_message,
@@ -86,17 +87,10 @@ class _RemoteLink(CaseLink):
         """Do something to the homeserver in a role."""
         await self._call("operate", role, operation)
 
-    def measured(self, name: str, value: float, unit: str) -> None:
-        """Remember a measurement."""
-        self._tell("measured", str(name), float(value), str(unit))
-
-    def attached(self, name: str, path: Path, media_type: str) -> None:
-        """Remember a file that the test put into the attempt's folder."""
-        self._tell("attached", str(name), path, media_type)
-
-    def logged(self, level: str, message: str) -> None:
-        """Remember a line of the test's own log."""
-        self._tell("logged", level, message)
+    def emit(self, event: TestEvent) -> None:
+        """Record an event of the attempt."""
+        if not self._closed:
+            _send(self._writer, Emit(event.as_json()))
 
     def answered(self, answer: Answer) -> None:
         """Let the call go on that an answer belongs to."""
@@ -107,10 +101,6 @@ class _RemoteLink(CaseLink):
             waiting.set_exception(answer.error)
         else:
             waiting.set_result(answer.value)
-
-    def _tell(self, method: str, *arguments: Any) -> None:
-        if not self._closed:
-            _send(self._writer, Tell(method, arguments))
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         if self._closed:

@@ -23,7 +23,7 @@ from trafficlight.errors import DeployError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.protocol import JsonObject, Registration
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
@@ -46,6 +46,7 @@ class FakeServer:
     server_name: str
     cs_api: str = "http://127.0.0.1:9"
     version: str = "Fake 1"
+    image: str = "fake:1"
     exited: str | None = None
     operations: list[str] = field(default_factory=list)
 
@@ -147,7 +148,7 @@ class EventRecorder:
         self._journal = journal
         journal.subscribe(self.events.append)
 
-    async def until(self, kind: EventKind, *, case: str = "", **data: Any) -> Event:
+    async def until(self, kind: type[Event], *, case: str = "", **data: Any) -> Event:
         """Wait for an event, which may be past.
 
         :param case: a part of its case's id.
@@ -155,8 +156,8 @@ class EventRecorder:
         came: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
 
         def look(event: Event) -> None:
-            same = all(event.data.get(key) == value for key, value in data.items())
-            if same and event.kind is kind and case in (event.case or "") and not came.done():
+            same = all(getattr(event, key, None) == value for key, value in data.items())
+            if same and type(event) is kind and case in (event.case or "") and not came.done():
                 came.set_result(event)
 
         for event in self.events:
@@ -214,7 +215,7 @@ class EngineHarness:
             await session.ended.wait()
         return {id.partition("::")[2]: case for id, case in session.record.cases.items()}
 
-    async def until(self, kind: EventKind, *, case: str = "", **data: Any) -> Event:
+    async def until(self, kind: type[Event], *, case: str = "", **data: Any) -> Event:
         """Wait for an event, which may be past.
 
         :param case: a part of its case's id.

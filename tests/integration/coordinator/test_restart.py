@@ -19,7 +19,15 @@ from trafficlight.coordinator.recovery import RecoveredState
 from trafficlight.protocol import Registration
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.event_log import read_events
-from trafficlight.results.events import Event, EventKind, State
+from trafficlight.results.events import (
+    ActionSent,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    Event,
+    SessionStarted,
+    State,
+)
 from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.suites.request import SessionRequest
@@ -104,7 +112,7 @@ async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path
             assert (len(sessions), ended) == (1, [])
             first = sessions[0]
             alice = lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
-            await told.until(EventKind.CASE_ENDED, case="Plain")
+            await told.until(CaseEnded, case="Plain")
             assert (await alice.channel.poll(20)).action == "one"
             killed = Killed(tmp_path / "results")
             raise KilledError
@@ -126,11 +134,7 @@ async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path
         assert [attempt.phase for attempt in waits.attempts] == [INTERRUPTED, "run"]
         assert not waits.flaky
     events = list(read_events(tmp_path / "results" / first.id / "events.jsonl"))
-    final = Counter(
-        event.case
-        for event in events
-        if event.kind is EventKind.CASE_ENDED and not event.data.get("will_retry")
-    )
+    final = Counter(event.case for event in events if isinstance(event, CaseEnded) and not event.will_retry)
     assert set(final.values()) == {1}
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
 
@@ -216,7 +220,7 @@ async def test_a_case_that_succeeded_on_a_retry_does_not_run_again(opened: Opene
     async with opened() as lab:
         told = EventRecorder(lab.journal)
         await lab.resume_or_start(request, command="first")
-        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
+        await told.until(CaseEnded, case="Flaky", state="success")
         killed = Killed(tmp_path / "results")
     killed.restore()
     async with opened() as lab:
@@ -234,22 +238,22 @@ async def test_a_retry_that_had_not_begun_comes_after_the_restart(opened: Opener
         told = EventRecorder(lab.journal)
 
         def look(event: Event) -> None:
-            if event.kind is EventKind.CASE_ENDED and event.data["will_retry"]:
+            if isinstance(event, CaseEnded) and event.will_retry:
                 kills.append(Killed(tmp_path / "results"))
 
         def begin_to_look(event: Event) -> None:
-            if event.kind is EventKind.CASE_STATE and not looking:  # now the log reads before `look` does
+            if isinstance(event, CaseState) and not looking:  # now the log reads before `look` does
                 looking.append(lab.journal.subscribe(look))
 
         looking: list[object] = []
         lab.journal.subscribe(begin_to_look)
         await lab.resume_or_start(request, command="first")
-        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
+        await told.until(CaseEnded, case="Flaky", state="success")
     kills[0].restore()
     async with opened() as lab:
         told = EventRecorder(lab.journal)
         ((session,), _) = await lab.resume_or_start(request, command="second")
-        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
+        await told.until(CaseEnded, case="Flaky", state="success")
         flaky = next(case for id, case in session.record.cases.items() if "Flaky" in id)
         assert [attempt.state for attempt in flaky.attempts] == [State.FAILURE, State.SUCCESS]
 
@@ -258,9 +262,9 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
     async with opened() as lab:
         told = EventRecorder(lab.journal)
         await lab.resume_or_start(SessionRequest(), command="first")
-        await told.until(EventKind.CASE_ENDED, case="Plain")
+        await told.until(CaseEnded, case="Plain")
         lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
-        await told.until(EventKind.ACTION_SENT)
+        await told.until(ActionSent)
         killed = Killed(tmp_path / "results")
     killed.restore()
     async with opened(rerun_interrupted=False) as lab:
@@ -283,7 +287,7 @@ async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
             told = EventRecorder(lab.journal)
             await lab.resume_or_start(SessionRequest(), command=adapter)
             lab.engine.pool.register(adapter, Registration.model_validate({"type": "nio"}))
-            await told.until(EventKind.ACTION_SENT)
+            await told.until(ActionSent)
             killed = Killed(tmp_path / "results")
         killed.restore()
     async with opened() as lab:
@@ -299,9 +303,9 @@ async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_p
     async with opened() as lab:
         told = EventRecorder(lab.journal)
         ((first,), _) = await lab.resume_or_start(SessionRequest(), command="first")
-        await told.until(EventKind.CASE_ENDED, case="Plain")
+        await told.until(CaseEnded, case="Plain")
         alice = lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
-        await told.until(EventKind.ACTION_SENT)
+        await told.until(ActionSent)
         assert alice.cases == 1
         lab.engine.cancel(first, "not needed any more")
         killed = Killed(tmp_path / "results")  # in this very turn: what runs is not called off yet
@@ -364,7 +368,7 @@ async def test_a_coordinator_can_be_killed_while_it_plans(opened: Opener, tmp_pa
     async with opened() as lab:
 
         def look(event: Event) -> None:
-            if event.kind is EventKind.CASE_PLANNED and "n=2" in str(event.case):
+            if isinstance(event, CasePlanned) and "n=2" in str(event.case):
                 kills.append(Killed(tmp_path / "results"))  # without this event: it is not in the log yet
 
         lab.journal.subscribe(look)
@@ -385,7 +389,7 @@ async def test_a_coordinator_can_be_killed_while_it_plans(opened: Opener, tmp_pa
         "NotHere[server=Unknown]": (State.SKIPPED, "unsupported"),
     }
     events = list(read_events(log))
-    ran = Counter(event.case for event in events if event.kind is EventKind.CASE_ENDED)
+    ran = Counter(event.case for event in events if isinstance(event, CaseEnded))
     assert set(ran.values()) == {1}
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
 
@@ -395,7 +399,7 @@ async def test_a_coordinator_can_be_killed_before_the_first_event(opened: Opener
     async with opened() as lab:
 
         def look(event: Event) -> None:
-            if event.kind is EventKind.SESSION_STARTED:
+            if isinstance(event, SessionStarted):
                 kills.append(Killed(tmp_path / "results"))
 
         lab.journal.subscribe(look)

@@ -8,7 +8,7 @@ import pytest
 
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.protocol import ErrorBody, JsonObject, Registration
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import Log, ServerFailed, State
 
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
@@ -156,7 +156,7 @@ class TestHomeservers:
         assert case.state is State.ERROR
         assert "synapse did not answer" in case.message
         assert "KeyError: 'server_name'" in case.message, "the log is there"
-        assert any(event.kind is EventKind.SERVER_FAILED for event in bay.events)
+        assert any(isinstance(event, ServerFailed) for event in bay.events)
 
     async def test_it_hangs(self, bay_with: MakeBay) -> None:
         bay = await bay_with(prepare=0.1)
@@ -194,7 +194,7 @@ class TestHomeservers:
     async def test_one_that_died_is_named(self, bay: "EngineHarness") -> None:
         text = SERVER.replace("await server.restart()", "await asyncio.sleep(0.05); 1 / 0")
         session = await bay.submit(text)
-        await bay.until(EventKind.LOG, message="running")
+        await bay.until(Log, message="running")
         bay.provider.running[0].exited = "signal 9"
         case = (await bay.ended(session))["Served[server=SynapseStable]"]
         assert case.message.endswith("; the homeserver server exited (signal 9)")

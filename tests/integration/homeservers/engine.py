@@ -61,11 +61,11 @@ async def docker_on(host: DockerHost) -> AsyncIterator[DockerProvider]:
         await provider.close()
         pytest.skip(f"{error.message}: {_ENGINE}")
     yield provider
-    [engine] = provider.engines.all
+    [engine] = provider.engines
     assert not engine.wanted
-    mine = f'{{"label": ["{LABEL}={provider.owner.id}"]}}'
+    mine = f'{{"label": ["{LABEL}={engine.owner.id}"]}}'
     assert await engine.docker.containers.list(all=1, filters=mine) == []
-    assert await engine.docker.networks.list(filters={"label": [f"{LABEL}={provider.owner.id}"]}) == []
+    assert await engine.docker.networks.list(filters={"label": [f"{LABEL}={engine.owner.id}"]}) == []
     await provider.close()
 
 

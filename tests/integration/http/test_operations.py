@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.logs import JsonFormatter, LogContext
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import Log
 
 PEOPLE = "secret-of-people"
 
@@ -52,11 +52,11 @@ async def test_it_is_not_ready_while_events_cannot_be_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(session.writer._log, "append", full)
-        site.lab.journal.append(EventKind.LOG, session=session.id, message="lost")
+        site.lab.journal.append(Log(session=session.id, message="lost"))
         answer = await site.get("/readyz")
         (reason,) = answer.json()["reasons"]
         assert reason == f"{session.folder.events} cannot be written: no space"
-    site.lab.journal.append(EventKind.LOG, session=session.id, message="kept")
+    site.lab.journal.append(Log(session=session.id, message="kept"))
     assert (await site.get("/readyz")).json() == {"ready": True, "reasons": []}
 
 

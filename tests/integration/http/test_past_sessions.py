@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tests.integration.http.test_sessions_api import TWO, a_test_file, lines, st
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.event_log import EventLog, read_events
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import CaseEnded, Log, SessionEnded
 
 ASKS = "await alice.perform('one')"
 
@@ -74,7 +73,7 @@ async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
         await first.register()
         await first.action()
         failed = asyncio.Event()
-        site.lab.journal.subscribe(lambda event: failed.set() if event.kind is EventKind.CASE_ENDED else None)
+        site.lab.journal.subscribe(lambda event: failed.set() if isinstance(event, CaseEnded) else None)
         await second.register()
         await asyncio.wait_for(failed.wait(), 20)
         path = folder / "results" / body["id"]
@@ -170,7 +169,7 @@ async def test_what_was_abandoned_says_so(tmp_path: Path) -> None:
         (listed,) = (await site.get("/api/sessions")).json()["sessions"]
         assert (listed["state"], listed["cases"]) == ("abandoned", 2)
         page = await page_of(site, f"/status/{id}")
-        assert "Abandoned: its coordinator ended" in page
+        assert "Abandoned: the coordinator ended" in page
         assert "1 not run" in re.sub(r"<[^>]+>", "", page)
         assert "abandoned" in await page_of(site, "/sessions")
         events = lines((await site.get(f"/api/sessions/{id}/events")).body)
@@ -198,11 +197,11 @@ async def test_a_session_that_another_process_runs_is_followed(tmp_path: Path, f
         async with site.client.get(f"{site.url}/api/sessions/{id}/events?after=2") as answer:
             for event in known[2:]:
                 assert json.loads(await answer.content.readline())["sequence"] == event.sequence
-            more = replace(known[-1], kind=EventKind.LOG, sequence=known[-1].sequence + 1)
+            more = Log(sequence=known[-1].sequence + 1, session=id, message="more")
             log.append(more)
             assert json.loads(await answer.content.readline())["sequence"] == more.sequence
             if finished:
-                log.append(replace(more, kind=EventKind.SESSION_ENDED, sequence=more.sequence + 1))
+                log.append(SessionEnded(sequence=more.sequence + 1, session=id, exit_code=0))
                 assert json.loads(await answer.content.readline())["kind"] == "session_ended"
             log.close()
             assert await answer.content.read() == b""
@@ -236,7 +235,7 @@ async def test_an_upload_after_the_end_is_filed(site: HttpHarness) -> None:
     text = await page_of(site, f"/status/{session.id}/case/{case_key(case)}")
     assert "late log.txt" in text
     last = list(read_events(session.folder.events))[-2:]
-    assert [event.kind for event in last] == [EventKind.SESSION_ENDED, EventKind.UPLOAD]
+    assert [event.kind for event in last] == ["session_ended", "upload"]
     events = lines((await site.get(f"/api/sessions/{session.id}/events")).body)
     assert events[-1]["data"]["name"] == "late log.txt"
     report = session.folder.path / "report.json"
@@ -311,10 +310,10 @@ async def test_whoever_asks_for_all_of_them_fills_no_memory(site: HttpHarness, t
 
 async def test_a_session_that_changes_is_read_anew(site: HttpHarness, tmp_path: Path) -> None:
     folder = a_folder(tmp_path, 1)
-    assert "1 of 1 succeeded" in await page_of(site, f"/status/{folder.name}")
+    assert "The case succeeded" in await page_of(site, f"/status/{folder.name}")
     log = folder / "events.jsonl"
     log.write_text(log.read_text().replace('"success"', '"failure"'))
-    assert "1 of 1 failed" in await page_of(site, f"/status/{folder.name}")
+    assert "1 of 1 case failed" in await page_of(site, f"/status/{folder.name}")
 
 
 @pytest.mark.parametrize("name", ["2026-01-01--999", "%2e%2e", "adapters", "2026-01-01--001%2f..", "current"])

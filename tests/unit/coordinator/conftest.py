@@ -1,5 +1,6 @@
 """The parts of the coordinator, on a clock that is turned by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from trafficlight.coordinator.adapter import Adapter, Lease
 from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ActionError, LabError
 from trafficlight.protocol import Registration
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
 
@@ -23,9 +24,9 @@ class PoolHarness:
         self.events: list[Event] = []
         self.failures: list[tuple[str, LabError | ActionError, bool]] = []
         self.changes = 0
-        journal = Journal(clock)
-        journal.subscribe(self.events.append)
-        self.pool = Pool(clock, journal, self._changed, **options)
+        self.journal = Journal(clock)
+        self.journal.subscribe(self.events.append)
+        self.pool = Pool(clock, self.journal, self._changed, **options)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -43,11 +44,11 @@ class PoolHarness:
     def failed(self, role: str, error: LabError | ActionError, raised_in_test: bool) -> None:
         self.failures.append((role, error, raised_in_test))
 
-    def emit(self, *arguments: Any, **data: Any) -> None:
-        raise NotImplementedError
+    def emit(self, event: Event) -> None:
+        self.journal.append(replace(event, session="2026-11-21--001", case="a_test.py::A", attempt=1))
 
     @property
-    def kinds(self) -> list[EventKind]:
+    def kinds(self) -> list[str]:
         return [event.kind for event in self.events]
 
 

@@ -9,7 +9,7 @@ from trafficlight.coordinator import pool as pool_module
 from trafficlight.coordinator.adapter import AdapterState, RegistrationConflictError, UnknownAdapterError
 from trafficlight.errors import ActionError, AdapterError
 from trafficlight.protocol import ErrorBody
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import AdapterLeased, AdapterLost, AdapterRegistered
 
 if TYPE_CHECKING:
     from tests.unit.coordinator.conftest import PoolHarness
@@ -20,7 +20,7 @@ class TestRegistration:
         adapter = yard.adapter()
         assert yard.pool.free == [adapter]
         assert yard.changes == 1
-        assert yard.kinds == [EventKind.ADAPTER_REGISTERED]
+        assert yard.kinds == [AdapterRegistered.kind]
         assert yard.pool.get("a") is adapter
 
     def test_the_same_again_changes_nothing(self, yard: "PoolHarness") -> None:
@@ -54,7 +54,7 @@ class TestLeases:
         assert (alice.role, alice.held_by, bob.held_by) == ("alice", lease, lease)
         event = yard.events[-1]
         assert (event.kind, event.case, event.role, event.adapter) == (
-            EventKind.ADAPTER_LEASED,
+            AdapterLeased.kind,
             lease.case,
             "bob",
             "b",
@@ -185,7 +185,7 @@ class TestSweeping:
         for _ in range(5):
             yard.clock.elapsed += 100
             yard.pool.sweep()
-        assert yard.kinds.count(EventKind.ADAPTER_LOST) == 1
+        assert yard.kinds.count(AdapterLost.kind) == 1
         assert len(yard.failures) == 1
 
 

@@ -25,10 +25,10 @@ from trafficlight.results.catalog import (
     session_sort_key,
 )
 from trafficlight.results.event_log import EventLog, is_written, read_events
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import CaseWaits, Log, Problem, SessionEnded, State, Upload
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.writer import LateEventRecorder, ResultsWriter
+from trafficlight.results.writer import LATE, LateEventRecorder, ResultsWriter
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
@@ -47,17 +47,17 @@ def play(lab: "Lab") -> list[str]:
     writer = ResultsWriter(lab.folder, SessionRecord())
     lab.read_along(writer)
     lab.start()
-    lab.append(EventKind.PROBLEM, file="x_test.py", line=3, problem="no", hint="why")
+    lab.append(Problem(file="x_test.py", line=3, problem="no", hint="why"))
     good, bad, odd, none = (
         lab.plan({"alice": "A"}),
         lab.plan({"alice": "B"}),
         lab.plan({"alice": "C"}, case='odd "\\ \ud800 é'),
         lab.plan({"alice": "D"}, skip="not here"),
     )
-    lab.append(EventKind.CASE_WAITS, case=good, reason="nobody is there")
+    lab.append(CaseWaits(case=good, reason="nobody is there"))
     lab.prepare(good)
     lab.act(good, "alice", "login")
-    lab.append(EventKind.LOG, case=good, attempt=1, level="info", logger="test", message=f'"case":"{bad}"')
+    lab.append(Log(case=good, attempt=1, level="info", logger="test", message=f'"case":"{bad}"'))
     lab.end_case(good, "success", seconds=2.0)
     lab.run(bad, "failure", "no", traceback="Traceback: long", will_retry=True)
     lab.run(bad, "success", attempt=2)
@@ -257,7 +257,7 @@ def test_what_arrives_late_reaches_the_log_and_the_reports(lab: "Lab") -> None:
     writer = ResultsWriter(lab.folder, SessionRecord())
     unsubscribe = lab.journal.subscribe(writer)
     late = LateEventRecorder(lab.folder.path.parent, lambda id: not over)
-    lab.read_along(late)
+    lab.journal.subscribe(late, LATE)
     over = False
     lab.start()
     case = lab.plan({"alice": "A"})
@@ -269,12 +269,11 @@ def test_what_arrives_late_reaches_the_log_and_the_reports(lab: "Lab") -> None:
         if number == 10:
             writer.close()  # until then, it still writes its own reports
         path = f"clients/alice/{number}.log"
-        lab.append(EventKind.UPLOAD, case=case, attempt=1, role="alice", name=path, path=path, size=1)
-    lab.append(EventKind.MEASUREMENT, case=case, attempt=1, name="none of these", value=1, unit="s")
+        lab.append(Upload(case=case, attempt=1, role="alice", name=path, path=path, size=1))
     late.close()
     events = list(read_events(lab.folder.events))
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    assert [event.kind for event in events[-21:]] == [EventKind.SESSION_ENDED, *[EventKind.UPLOAD] * 20]
+    assert [type(event) for event in events[-21:]] == [SessionEnded, *[Upload] * 20]
     report = json.loads((lab.folder.path / "report.json").read_bytes())
     assert len(report["cases"][0]["attempts"][0]["uploads"]) == 20
     assert b"clients/alice/19.log" in lab.folder.junit.read_bytes()

@@ -17,7 +17,7 @@ from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.suites.reading import Reading
 from trafficlight.worker.assignment import Verdict
-from trafficlight.worker.messages import Done, Found, Tell, read_message, write_message
+from trafficlight.worker.messages import Done, Emit, Found, read_message, write_message
 
 
 class Word(StrEnum):
@@ -51,10 +51,10 @@ async def there(message: Any) -> Any:
 
 
 async def test_classes_of_tests_do_not_travel_their_values_do() -> None:
-    sent = Tell("measured", (Word.HELLO, [Number.ONE], {Word.HELLO: Measure(0.5)}, True, None))
+    sent = Emit({"a": [Word.HELLO, [Number.ONE], {Word.HELLO: Measure(0.5)}, True, None]})
     got = await there(sent)
     assert got == sent
-    name, (number,), mapping, *_ = got.arguments
+    name, (number,), mapping, *_ = got.event["a"]
     ((key, value),) = mapping.items()
     assert [type(one) for one in (name, number, key, value)] == [str, int, str, float]
 
@@ -76,7 +76,7 @@ async def test_what_is_wrong_with_a_file_arrives() -> None:
 
 
 async def test_values_of_our_own_that_no_message_has_become_plain() -> None:
-    (value,) = (await there(Tell("measured", (ExitCode.LAB_ERROR,)))).arguments
+    value = (await there(Emit({"a": ExitCode.LAB_ERROR}))).event["a"]
     assert (type(value), value) == (int, 3)
 
 
@@ -84,7 +84,7 @@ async def test_values_of_our_own_that_no_message_has_become_plain() -> None:
 def test_what_would_not_be_taken_is_not_sent(value: object) -> None:
     writer = Writer()
     with pytest.raises(TypeError, match="none of what a worker can send"):
-        write_message(writer, Tell("logged", (value,)), plain=True)  # type: ignore[arg-type]
+        write_message(writer, Emit({"a": value}), plain=True)  # type: ignore[arg-type]
     assert not writer.written
 
 
@@ -104,10 +104,10 @@ async def taken(raw: bytes) -> Any:
 @pytest.mark.parametrize(
     "raw",
     [
-        pickle.dumps(Tell("logged", (Fraction(1, 2),))),
-        pickle.dumps(Tell("logged", (print,))),
-        pickle.dumps(Tell("logged", (test_ours_arrive_as_they_are,))),
-        pickle.dumps(Tell("logged", (ResultsFolder(Path("/a")),))),
+        pickle.dumps(Emit({"a": Fraction(1, 2)})),
+        pickle.dumps(Emit({"a": print})),
+        pickle.dumps(Emit({"a": test_ours_arrive_as_they_are})),
+        pickle.dumps(Emit({"a": ResultsFolder(Path("/a"))})),
         named("os", "system"),
         named("builtins", "eval"),
         named("pathlib", "Path"),
@@ -127,11 +127,11 @@ async def test_nothing_else_is_taken(raw: bytes) -> None:
 async def test_paths_of_every_python_are_taken(module: str) -> None:
     """Python 3.13 has them in a module of their own."""
     name = type(Path()).__name__
-    there = pickle.dumps(Tell("attached", (Path("/a/b"),)), protocol=2)
+    there = pickle.dumps(Emit({"a": Path("/a/b")}), protocol=2)
     assert there.count(name.encode()) == 1
     raw = re.sub(rb"c[\w.]+\n(?=" + name.encode() + rb"\n)", b"c" + module.encode() + b"\n", there)
     assert module.encode() + b"\n" in raw
-    assert await taken(raw) == Tell("attached", (Path("/a/b"),))
+    assert await taken(raw) == Emit({"a": Path("/a/b")})
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ async def test_paths_of_every_python_are_taken(module: str) -> None:
             named("trafficlight.worker.messages", "Done", pickle.EMPTY_TUPLE + pickle.REDUCE),
             "a Done: TypeError",
         ),
-        (pickle.dumps(Tell("logged", (Fraction(1, 2),))), "a Tell: fractions.Fraction is none of"),
+        (pickle.dumps(Emit({"a": Fraction(1, 2)})), "a Emit: fractions.Fraction is none of"),
     ],
 )
 async def test_what_cannot_be_read_is_told(raw: bytes, problem: str) -> None:

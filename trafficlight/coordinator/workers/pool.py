@@ -15,11 +15,11 @@ from typing import Any, Self
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
 from trafficlight.errors import LabError
-from trafficlight.results.events import State
+from trafficlight.results.events import State, TestEvent, event_of
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
-from trafficlight.worker.messages import Answer, Call, CallOff, Done, Run, Tell, Withdraw
+from trafficlight.worker.messages import Answer, Call, CallOff, Done, Emit, Run, Withdraw
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ _LAST_LINES = 20
 _LAST_BYTES = 64 << 10
 # What only link methods are: nothing else can be called from test code.
 _CALLS = frozenset({"perform", "upload", "operate"})
-_TELLS = frozenset({"measured", "attached", "logged"})
 
 
 class WorkerPool:
@@ -244,11 +243,12 @@ async def _converse(worker: WorkerProcess, link: CaseLink) -> Done:
                 case Withdraw(number=number):
                     if (withdrawn := calls.get(number)) is not None:
                         withdrawn.cancel()
-                case Tell(method=method, arguments=arguments) if method in _TELLS:
-                    try:
-                        getattr(link, method)(*arguments)
-                    except Exception:  # for instance: the test has removed what it attached
-                        logger.exception("cannot remember what a test told: %s%r", method, arguments)
+                case Emit(event=content):
+                    event = event_of(content)
+                    if isinstance(event, TestEvent):
+                        link.emit(event)
+                    else:
+                        logger.error("a worker emitted an event that tests cannot emit: %s", content)
                 case Done() as done:
                     return done
                 case other:

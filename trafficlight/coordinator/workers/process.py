@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from trafficlight.homeservers.tools import with_parent_death_signal
+from trafficlight.processes import with_parent_death_signal
 from trafficlight.text import read_tail
 from trafficlight.worker.messages import Message, Ready, read_message, write_message
 

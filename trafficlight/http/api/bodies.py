@@ -10,9 +10,8 @@ from pydantic import BaseModel, Field
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_path
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.catalog import SessionSummary
+from trafficlight.results.catalog import ProblemSummary, SessionSummary
 from trafficlight.results.events import State
-from trafficlight.results.record import Problem
 
 
 class Urls(BaseModel):
@@ -128,7 +127,7 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
     )
 
 
-def _problem(problem: Problem) -> str:
+def _problem(problem: ProblemSummary) -> str:
     place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
     return f"{place}: {problem.problem}" + (f" ({problem.hint})" if problem.hint else "")
 

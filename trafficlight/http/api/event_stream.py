@@ -6,7 +6,6 @@ costs no memory. The journal only says when to look; the log of a session that a
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +13,7 @@ from typing import BinaryIO
 from trafficlight.clock import race
 from trafficlight.coordinator.lab import Lab
 from trafficlight.results.event_log import is_written
-from trafficlight.results.events import Event
+from trafficlight.results.events import Event, line_head
 
 # Bytes read at once; the last line may go beyond.
 _CHUNK = 64 << 10
@@ -46,10 +45,8 @@ class _Tail:
         return b"".join(line for line in lines if self._is_news(line))
 
     def _is_news(self, line: bytes) -> bool:
-        try:
-            return int(json.loads(line)["sequence"]) > self._after
-        except (ValueError, KeyError, TypeError):
-            return False
+        head = line_head(line)
+        return head is not None and head.sequence > self._after
 
 
 async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> AsyncIterator[bytes]:
@@ -62,12 +59,11 @@ async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> As
     path, session, clock = folder / "events.jsonl", lab.engine.sessions.get(folder.name), lab.clock
     news = asyncio.Event()
 
-    def on_event(event: Event) -> None:
-        if event.session in ("", folder.name):
-            news.set()
+    def on_event(_: Event) -> None:
+        news.set()
 
     file = await asyncio.to_thread(path.open, "rb")
-    unsubscribe = lab.journal.subscribe(on_event)
+    unsubscribe = lab.journal.subscribe(on_event, session=folder.name)
     try:
         tail, heard = _Tail(file, after), clock.monotonic()
         while True:

@@ -10,10 +10,11 @@ from pydantic.json_schema import models_json_schema
 from quart import Blueprint, Quart, Response, current_app, jsonify
 
 from trafficlight.http.api.described import Answer, Endpoint, described, description_of
-from trafficlight.http.pages.rendering import page, render
+from trafficlight.http.pages.rendering import page
 from trafficlight.http.schemas import ErrorResponse
 from trafficlight.http.wire.app import ENDPOINTS
 from trafficlight.protocol import JsonObject
+from trafficlight.results.reports.presentation import render
 from trafficlight.version import VERSION
 
 blueprint = Blueprint("openapi", __name__)

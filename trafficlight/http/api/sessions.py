@@ -166,6 +166,7 @@ async def events(session: str) -> Response:
     folder = await session_folder(session)
     lines = event_lines(folder, after, current_lab(), follow=follow == "1")
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
+    answer.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold events back
     answer.timeout = None
     return answer
 

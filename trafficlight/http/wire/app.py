@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,7 +50,7 @@ from trafficlight.protocol import (
     Registration,
     Respond,
 )
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import Log
 from trafficlight.text import single_line
 from trafficlight.version import VERSION
 
@@ -402,18 +402,11 @@ def _hold_time(wait: str | None, hold: float) -> float:
 
 def _note(lab: Lab, adapter: Adapter, message: str) -> None:
     """Write to the log of the adapter's case, or of the lab if it has none."""
-    lease = adapter.lease
-    lab.journal.append(
-        EventKind.LOG,
-        session=lease.session if lease is not None else "",
-        case=lease.case if lease is not None else None,
-        attempt=lease.attempt if lease is not None else None,
-        role=adapter.role if lease is not None else None,
-        adapter=adapter.uuid,
-        level="warning",
-        logger="adapter",
-        message=message,
-    )
+    event = Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message)
+    if (lease := adapter.lease) is not None:
+        lease.emit(replace(event, role=adapter.role))
+    else:
+        lab.journal.append(event)
 
 
 def _used(folder: Path) -> int:
