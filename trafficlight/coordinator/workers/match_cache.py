@@ -67,7 +67,7 @@ class RemoteMatchCache:
         :raises MatchError: it is not known yet, or cannot be known; the message says which.
         """
         if kind.sealed.problem:
-            raise MatchError(f"its match() cannot be asked: {kind.sealed.problem}")
+            raise MatchError(f"its match() cannot be evaluated: {kind.sealed.problem}")
         key = (kind.identity, repr(registration))
         if (answer := self._lost.get(kind.identity) or self._answers.get(key)) is None:
             if kind.path not in self._open:
@@ -76,7 +76,7 @@ class RemoteMatchCache:
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
             self._open[kind.path].setdefault(key, _Question(kind, registration))
-            raise MatchError("its match() is being asked")
+            raise MatchError("evaluating its match()")
         if answer.problem:
             raise MatchError(f"its match() {answer.problem}")
         return answer.matches
