@@ -26,10 +26,9 @@ from trafficlight.results.events import (
     SessionStopped,
     State,
 )
-from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
-from trafficlight.results.record import SessionRecord
+from trafficlight.results.record import ExitCode, SessionRecord, exit_code
 from trafficlight.results.reporters.host import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan

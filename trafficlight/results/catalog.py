@@ -38,7 +38,7 @@ from trafficlight.results.events import (
 from trafficlight.results.record import SessionRecord
 
 SCHEMA = 1
-"""Of ``session.json`` and ``report.json``: grows when a field changes its meaning or goes."""
+"""Of ``session.json`` and ``report.json``: incremented when a field changes its meaning or is removed."""
 
 SessionStatus: TypeAlias = Literal["running", "ended", "abandoned"]
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from trafficlight.results.events import (
     Log,
     State,
 )
-from trafficlight.results.exit_codes import ExitCode
+from trafficlight.results.record import ExitCode
 
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness

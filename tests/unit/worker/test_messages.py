@@ -13,8 +13,8 @@ import pytest
 
 from trafficlight.errors import TestFileError
 from trafficlight.results.events import State
-from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.record import ExitCode
 from trafficlight.suites.reading import Reading
 from trafficlight.worker.assignment import Verdict
 from trafficlight.worker.messages import Done, Emit, Found, read_message, write_message

@@ -1,4 +1,4 @@
-"""``report.json``, ``session.json``, ``rerun-failed.yml``, ``measurements.json``: records for programs."""
+"""Reports for programs: ``report.json``, ``session.json``, ``rerun-failed.yml``, ``measurements.json``."""
 
 import json
 from dataclasses import asdict
@@ -16,20 +16,20 @@ from trafficlight.results.reports.timeline import steps
 
 
 def dump(content: Any) -> bytes:
-    """Return JSON for people and programs: ASCII, indented."""
+    """Return indented JSON in ASCII."""
     text = json.dumps(jsonable(content), indent=2, default=str, allow_nan=False)
     return (text + "\n").encode("ascii")
 
 
 def report_json(record: SessionRecord) -> dict[str, Any]:
-    """Return the whole session: what `session.json` has, and every case."""
+    """Return the complete session: `session.json` and every case."""
     return SessionSummary.of(record).as_json() | {
         "cases": [case_json(case) for case in record.cases.values()]
     }
 
 
 def case_json(case: CaseRecord) -> dict[str, Any]:
-    """Return one case with its attempts."""
+    """Return a case with its attempts."""
     return {
         "id": case.id,
         "suite": case.suite,
@@ -53,12 +53,12 @@ def case_json(case: CaseRecord) -> dict[str, Any]:
 
 
 def measurements_json(attempt: AttemptRecord) -> list[dict[str, Any]]:
-    """Return what a test recorded, in order."""
+    """Return the measurements of an attempt, in order."""
     return [item.content() for item in attempt.measurements]
 
 
 def rerun_failed(record: SessionRecord) -> bytes:
-    """Return a suite file with the cases that did not succeed, or that never came to run."""
+    """Return a suite file with the cases that failed, ended in error, or have no verdict."""
     again = (Outcome.FAILURE, Outcome.ERROR, Outcome.NOT_RUN, Outcome.RUNNING)
     cases = [case.id for case in record.cases.values() if case.outcome in again]
     return yaml.safe_dump({"failed": cases}, allow_unicode=True, width=10_000).encode(
