@@ -18,7 +18,7 @@ import psutil
 from raw_http import Connection
 from tables import percentile, show
 
-from trafficlight.cli.lifetime import lab_serving
+from trafficlight.cli.runtime import lab_serving
 from trafficlight.clock import SystemClock
 from trafficlight.config import Settings
 from trafficlight.results.catalog import read_record
@@ -255,7 +255,7 @@ async def _answer(url: str, path: str) -> None:
     """Ask, and read to the end; a redirect is followed."""
     host, _, port = url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     while await reader.read(1 << 20):
         pass

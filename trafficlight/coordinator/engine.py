@@ -228,9 +228,9 @@ class Engine:
 
     def _schedule(self, tasks: asyncio.TaskGroup) -> None:
         """Start the cases that can start, note why the others wait, and close the sessions that are done."""
-        self._limits = self._ask_limits()
         waiting = [group for session in self.sessions.values() for group in session.startable]
         if waiting:
+            self._limits = self._ask_limits()
             self._start_cases(tasks, waiting)
         for session in list(self.sessions.values()):
             if session.done and not session.closing:

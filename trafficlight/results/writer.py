@@ -11,8 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord
+from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.event_log import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.events import (

@@ -11,7 +11,7 @@ from quart import Blueprint, Quart, Response, current_app, jsonify, request
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.described import Answer, Endpoint, described
-from trafficlight.http.context import current_lab, log_context_of
+from trafficlight.http.context import current_lab
 from trafficlight.http.schemas import Health
 from trafficlight.http.security import require_people
 from trafficlight.logs import LogContext
@@ -40,7 +40,7 @@ def install_log_context(app: Quart) -> None:
             LogContext(session=session).enter()
             return
         adapter = current_lab().engine.pool.known(uuid)
-        (LogContext(adapter=uuid[:100]) if adapter is None else log_context_of(adapter)).enter()
+        (LogContext(adapter=uuid[:100]) if adapter is None else adapter.log_context).enter()
 
 
 @blueprint.get("/health", endpoint="health")

@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import Attachment, Upload, jsonable
 from trafficlight.results.record import SessionRecord

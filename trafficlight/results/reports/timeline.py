@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trafficlight.results.attempt import AttemptRecord
+from trafficlight.results.case import AttemptRecord
 from trafficlight.results.events import (
     ActionAnswered,
     ActionDelivered,
