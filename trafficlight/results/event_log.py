@@ -51,17 +51,21 @@ class EventLog:
 def read_events(path: Path) -> Iterator[Event]:
     """Read a session's events, in order.
 
-    A line that is no event, such as the torn last line of a killed session, is logged and skipped.
+    Lines that are no events are skipped, such as the torn last line of a killed session; the first is logged.
 
     :raises OSError: the file cannot be read.
     """
+    skipped = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            event = parse_event(line)
-            if event is None:
-                logger.warning("%s:%d is not an event, skipped", path, number)
-            else:
+            if (event := parse_event(line)) is not None:
                 yield event
+                continue
+            skipped += 1
+            if skipped == 1:
+                logger.warning("%s:%d is not an event that this version knows, skipped", path, number)
+    if skipped > 1:
+        logger.warning("%s: %d such lines were skipped", path, skipped)
 
 
 def session_end(path: Path) -> SessionEnded | None:

@@ -68,6 +68,8 @@ def test_lines_begin_with_what_readers_match() -> None:
     line = event_line(Log(sequence=7, time=TIME, case='"kind":"x"', message='{"sequence":1'))
     assert line.startswith(b'{"sequence":7,"time":"2026-11-21T00:00:00+00:00","kind":"log"')
     assert line_head(line) == (7, "log")
+    assert line_head(json.dumps(json.loads(line)).encode()) == (7, "log")
+    assert line_head(b'{"sequence":8,"time":"","kind":"of_the_future","data":{}}') == (8, "of_the_future")
     assert line_head(b'{"sequence":7,"ti') is None
 
 
