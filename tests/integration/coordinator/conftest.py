@@ -64,6 +64,7 @@ class FakeProvider:
         self.fails: Exception | None = None
         self.fails_to_destroy: Exception | None = None
         self.hangs = False
+        self.hanging = asyncio.Event()
         self.refuses: str | None = None
         self.running: list[FakeServer] = []
         self.deployed: list[FakeServer] = []
@@ -81,6 +82,7 @@ class FakeProvider:
         self, case_id: str, requests: Sequence[ServerRequest]
     ) -> AsyncIterator[list[RunningServer]]:
         if self.hangs:
+            self.hanging.set()
             await asyncio.sleep(3600)
         if self.fails is not None:
             raise self.fails

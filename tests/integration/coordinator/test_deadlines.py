@@ -122,6 +122,7 @@ async def test_of_preparing(bay: "EngineHarness", clock: HandClock) -> None:
     bay.provider.hangs = True
     session = await bay.submit(SERVED)
     await bay.until(CaseState, state="preparing")
+    await bay.provider.hanging.wait()
     await clock.turn(120)
     case = (await bay.ended(session))["Served[server=SynapseStable]"]
     assert (case.state, case.message) == (State.ERROR, "the homeservers did not answer within 120 s")
