@@ -1,4 +1,4 @@
-"""What a person sees while a session runs: live on a terminal, plain lines in a pipe."""
+"""Progress of a session: live on a terminal, plain lines otherwise."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from rich.text import Text
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import FINAL, CaseEnded, CaseState, State
 from trafficlight.results.record import SessionRecord
-from trafficlight.text import escape_control
+from trafficlight.text import duration, escape_control
 
 _STYLES = {
     State.SUCCESS: "green",
@@ -22,17 +22,17 @@ _STYLES = {
     State.RUNNING: "blue",
     State.WAITING: "dim",
 }
-# Cases shown live at once, the rest is counted.
+# Cases shown live at the same time; the rest is counted.
 _SHOWN = 12
-# Columns that a case's id is padded to in plain lines.
+# Columns that ids are padded to.
 _WIDEST = 100
 
 
 class Progress:
-    """A reader of the journal that tells a person how a session goes.
+    """Prints the progress of a session, as a reader of the journal.
 
     :param record: the session's record; it is up to date before this reader is called.
-    :param console: where to.
+    :param console: receives the output.
     """
 
     def __init__(self, record: SessionRecord, console: Console) -> None:
@@ -44,7 +44,7 @@ class Progress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show what runs right now, on a terminal, until this is left."""
+        """Show running cases live, on a terminal."""
         if not self._console.is_terminal:
             yield
             return
@@ -56,7 +56,7 @@ class Progress:
         self._live = None
 
     def __call__(self, event: CaseState | CaseEnded) -> None:
-        """Show that a case of the session started or ended."""
+        """Show that a case started or ended."""
         if (case := self._record.cases.get(event.case)) is None:
             return
         if isinstance(event, CaseState):
@@ -65,10 +65,10 @@ class Progress:
                 self._line(case, case.state, "")
         else:
             self._since.pop(case.id, None)
-            self._line(case, event.state, f"{event.seconds:.1f} s")
+            self._line(case, event.state, duration(event.seconds))
 
-    def _line(self, case: CaseRecord, state: State, seconds: str) -> None:
-        line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), seconds)
+    def _line(self, case: CaseRecord, state: State, took: str) -> None:
+        line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), took)
         self._console.print(line, soft_wrap=True)
         if state in (State.FAILURE, State.ERROR) and case.message:
             self._console.print(
@@ -76,12 +76,12 @@ class Progress:
             )
 
     def _now(self) -> Group:
-        """Return what is going on: the cases that are on their way, and the counts."""
+        """Return the running cases and the counts."""
         now = time.monotonic()
         lines = []
         for case_id, since in list(self._since.items())[:_SHOWN]:
             case = self._record.cases[case_id]
-            age = f"{now - since:5.1f} s"
+            age = f"{duration(now - since):>12}"
             lines.append(Text.assemble((f"  {case.state:<10}", _STYLES[case.state]), age, f"  {case_id}"))
         counts = self._record.counts
         ended = sum(counts[state] for state in FINAL)
