@@ -1,4 +1,4 @@
-# The coordinator, served by hypercorn. tests/unit/test_packaging.py carries out these lines without an engine.
+# The coordinator, served by hypercorn. tests/packaging/test_image.py executes these lines without an engine.
 FROM python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build

@@ -1,31 +1,27 @@
-"""What holds for all tests: none leaves anything behind, and in CI none may be skipped.
-
-A skipped test proves nothing there.
-"""
+"""Checks around every test: none leaks, and in CI none is skipped."""
 
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from multiprocessing.resource_tracker import ensure_running
 
 import pytest
 
 from tests.leaks import held, tasks
 
-# Reasons of skipped tests and modules, by their id.
-_skipped: pytest.StashKey[dict[str, str]] = pytest.StashKey()
-
-
 # Seconds between two looks at what is left, and how often: transports close their files a little later.
 _PAUSE, _LOOKS = 0.01, 100
+
+# After Ctrl-C fixtures are torn down while pytest has closed its own files already.
+_interrupted: pytest.StashKey[bool] = pytest.StashKey()
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test after which a task, a process, a socket or a file is left that was not there before.
+    """Fail a test that leaks a task, a process, a socket or a file.
 
-    Tests that share a loop share what runs in it, too; what is left of that is seen in the end.
+    Tests that share an event loop share its tasks; those are checked at the end of the run.
     """
     if _shares_a_loop(request.node):
         yield
@@ -34,12 +30,12 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("no_task_left")
     before = held()
     yield
-    assert not held().more_than(before)
+    assert _was_interrupted(request.config) or not held().more_than(before)
 
 
 @pytest.fixture
-async def no_task_left() -> AsyncIterator[None]:
-    """Fail a test after which something still runs in its loop."""
+async def no_task_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Fail a test that leaves a task running in its event loop."""
     before, ran = held(), tasks()
     yield
     for _ in range(_LOOKS):
@@ -47,16 +43,17 @@ async def no_task_left() -> AsyncIterator[None]:
         if not held().more_than(before) and not tasks() - ran:
             return
         await asyncio.sleep(_PAUSE)
-    assert not tasks() - ran
+    assert _was_interrupted(request.config) or not tasks() - ran
 
 
 @pytest.fixture(autouse=True, scope="session")
-def nothing_left_at_all() -> Iterator[None]:
-    """Fail where processes of any test are left in the end."""
-    ensure_running()  # Python's own helper, which stays from its first use on
+def nothing_left_at_all(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the run if a process of any test is left at its end."""
+    ensure_running()  # multiprocessing's resource tracker stays from its first use on
     before = held()
     yield
-    assert not [left for left in held().more_than(before) if left.startswith("process")]
+    left = [one for one in held().more_than(before) if one.startswith("process")]
+    assert _was_interrupted(request.config) or not left
 
 
 def _shares_a_loop(item: pytest.Item) -> bool:
@@ -64,51 +61,49 @@ def _shares_a_loop(item: pytest.Item) -> bool:
     return marker is not None and marker.kwargs.get("loop_scope", "function") != "function"
 
 
+def _was_interrupted(config: pytest.Config) -> bool:
+    return config.stash.get(_interrupted, False)
+
+
+class _Skips:
+    """Turns skipped tests into a failure of the run; in xdist's controller, which sees all reports."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._reasons: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a test that was skipped; an expected failure is not."""
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._reasons[report.nodeid] = _reason(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note a module that was skipped as a whole."""
+        if report.skipped:
+            self._reasons[report.nodeid] = _reason(report)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self._config.stash[_interrupted] = True
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if _in_ci() and self._reasons and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """List what made a run in CI fail."""
+        if _in_ci() and self._reasons:
+            terminalreporter.section("skipped, which is a failure in CI", red=True)
+            for test, reason in self._reasons.items():
+                terminalreporter.line(f"{test}: {reason}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Skips(config), "skips")
+
+
 def _in_ci() -> bool:
     return os.environ.get("CI", "").lower() in ("1", "true")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Begin with nothing skipped."""
-    config.stash[_skipped] = {}
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note a test that was skipped; an expected failure is none."""
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        item.config.stash[_skipped][item.nodeid] = _reason(report)
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Note a module that was skipped as a whole."""
-    report = yield
-    if report.skipped:
-        collector.config.stash[_skipped][collector.nodeid] = _reason(report)
-    return report
-
-
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let a run in CI fail for what it skipped."""
-    if _in_ci() and session.config.stash[_skipped] and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what made a run in CI fail."""
-    skipped = config.stash[_skipped]
-    if _in_ci() and skipped:
-        terminalreporter.section("skipped, which is a failure in CI", red=True)
-        for test, reason in skipped.items():
-            terminalreporter.line(f"{test}: {reason}")

@@ -1,42 +1,47 @@
-"""Time as an argument, so that tests can turn it by hand.
+"""Injected time, and helpers for waiting in the event loop.
 
-Deadlines are measured on the monotonic clock, timestamps are UTC; the two never mix. Whoever waits for time
-to pass asks a clock to call back: then a clock that is turned by hand ends waits and deadlines, too.
+Deadlines use the monotonic clock and timestamps are UTC; the two never mix. Code that waits asks a clock for
+a callback, so that the tests' manual clock also ends waits and deadlines.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+# Items that `cooperative` yields in one turn of the loop: a few milliseconds of bookkeeping for cases.
+_ITEMS_PER_TURN = 50
 
 
 class Timer(Protocol):
-    """A call that is to come."""
+    """A scheduled callback."""
 
     def cancel(self) -> None:
-        """Let it not come. Idempotent."""
+        """Cancel the callback. Idempotent."""
         ...
 
 
 class Clock(Protocol):
-    """What the lab asks about time."""
+    """A source of time."""
 
     def monotonic(self) -> float:
-        """Return seconds on a clock that never goes back; only differences mean anything."""
+        """Return seconds on a clock that never goes back; only differences are meaningful."""
         ...
 
     def now(self) -> datetime:
-        """Return the wall-clock time, aware, in UTC."""
+        """Return the wall-clock time, timezone-aware, in UTC."""
         ...
 
     def call_later(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> Timer:
-        """Call back in the running loop when so many seconds have gone on the monotonic clock."""
+        """Schedule a callback in the running loop, in seconds on the monotonic clock."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Return when so many seconds have gone."""
+        """Suspend the task for a number of seconds."""
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         timer = self.call_later(seconds, release, over)
         try:
@@ -46,9 +51,9 @@ class Clock(Protocol):
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
-        """Cancel what runs inside when so many seconds have gone, as :func:`asyncio.timeout` does.
+        """Cancel the body after a number of seconds, as :func:`asyncio.timeout` does.
 
-        :raises TimeoutError: they have.
+        :raises TimeoutError: the time is up.
         """
         async with asyncio.timeout(None) as limit:
             timer = self.call_later(seconds, _expire, limit)
@@ -62,21 +67,45 @@ class SystemClock(Clock):
     """The real clock."""
 
     def monotonic(self) -> float:
-        """Return seconds on a clock that never goes back; only differences mean anything."""
+        """Return :func:`time.monotonic`."""
         return time.monotonic()
 
     def now(self) -> datetime:
-        """Return the wall-clock time, aware, in UTC."""
+        """Return the wall-clock time, timezone-aware, in UTC."""
         return datetime.now(UTC)
 
     def call_later(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> Timer:
-        """Call back in the running loop when so many seconds have gone on the monotonic clock."""
+        """Schedule a callback with the loop's own timers."""
         return asyncio.get_running_loop().call_later(seconds, callback, *arguments)
 
 
+async def race(*contenders: Coroutine[Any, Any, T]) -> T:
+    """Return the result of the first coroutine to finish, or raise its exception.
+
+    The others are cancelled, and have ended when this returns. If several finish in one turn of the loop, the
+    earliest argument wins.
+    """
+    tasks = [asyncio.ensure_future(contender) for contender in contenders]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def cooperative(items: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate, yielding to the event loop every 50 items."""
+    for number, item in enumerate(items, 1):
+        if number % _ITEMS_PER_TURN == 0:
+            await asyncio.sleep(0)
+        yield item
+
+
 def release(waiting: "asyncio.Future[None]") -> None:
-    """Let those go on who await a future. Idempotent."""
-    if not waiting.done():  # it may have been cancelled in this very turn of the loop
+    """Resolve a future unless it is already done."""
+    if not waiting.done():  # it may have been cancelled in this turn of the loop
         waiting.set_result(None)
 
 

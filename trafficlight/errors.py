@@ -5,13 +5,13 @@
     TrafficlightError
     ├── ConfigError            a setting is wrong: says which, and where it was read
     ├── UsageError             the command line cannot be carried out
-    ├── AuthoringError         a test file is wrong: says file, line and what to do
+    ├── TestFileError          a test file is wrong: says file, line and what to do
     ├── ActionError            the client under test did the wrong thing  -> the case is a failure
     ├── LabError               the lab did the wrong thing                -> the case is an error
     │   ├── AdapterError       an adapter died, went silent or broke the protocol
     │   ├── DeadlineError      something took longer than it was given
     │   ├── DeployError        a homeserver could not be provided
-    │   └── StoppedError       it ends before it has done what it was asked for
+    │   └── ShuttingDownError  it ends before it has done what it was asked for
     └── UnsupportedError       it was never meant to run here             -> the case is skipped
 
     BaseException
@@ -19,6 +19,7 @@
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 
 class TrafficlightError(Exception):
@@ -53,6 +54,8 @@ class TestFileError(TrafficlightError):
     :param problem: what is wrong, one line.
     :param hint: what to do about it, one line; may be empty.
     """
+
+    __test__: ClassVar[bool] = False  # pytest takes it for a class of tests
 
     def __init__(self, path: Path, line: int | None, problem: str, hint: str = "") -> None:
         self.path = path

@@ -13,8 +13,10 @@ from trafficlight.suites.expected_failures import read_expected_failures
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
-# On a machine that has neither, another Synapse is installed and Dendrite is built here.
 pytestmark = pytest.mark.timeout(600)
+
+# Installs an old Synapse and builds Dendrite where the cache has none.
+_INSTALLS = pytest.mark.network
 
 _INTEROP = Path(__file__).parent.parent / "interop"
 _EXPECTED_FAILURES = _INTEROP / "expected-failures.yml"
@@ -38,6 +40,7 @@ async def _run(start: "Start", *cases: str) -> "Running":
     return await start("run", *paths, "--expected-failures", _EXPECTED_FAILURES)
 
 
+@_INSTALLS
 async def test_synapses_of_two_years_talk_as_far_as_room_versions_go(start: "Start") -> None:
     running = await _run(start, *_SYNAPSES, _TOO_NEW_A_ROOM)
 
@@ -50,6 +53,7 @@ async def test_synapses_of_two_years_talk_as_far_as_room_versions_go(start: "Sta
     assert "Room version" in str(known.message)
 
 
+@_INSTALLS
 async def test_dendrite_talks_alone_and_with_synapse_both_ways(start: "Start") -> None:
     if shutil.which("go") is None:
         pytest.skip("Go is needed to build Dendrite, and is not on the PATH")

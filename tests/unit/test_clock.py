@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.hand_clock import HandClock, settled
-from trafficlight.clock import Clock, SystemClock
+from trafficlight.clock import Clock, SystemClock, cooperative, race
 
 
 @pytest.fixture
@@ -79,3 +79,65 @@ class TestTimeout:
             async with clock.timeout(5) as limit:
                 raise TimeoutError
         assert not limit.expired()
+
+
+class TestRace:
+    async def test_the_first_to_finish_decides_and_the_others_have_ended(self) -> None:
+        ended: list[str] = []
+
+        async def slow() -> str:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                ended.append("slow")
+            return "slow"
+
+        async def quick() -> str:
+            await asyncio.sleep(0)
+            return "quick"
+
+        assert await race(slow(), quick()) == "quick"
+        assert ended == ["slow"]
+
+    async def test_in_one_turn_the_earliest_argument_wins(self) -> None:
+        async def fails() -> str:
+            raise ValueError("first")
+
+        async def works() -> str:
+            return "second"
+
+        with pytest.raises(ValueError, match="first"):
+            await race(fails(), works())
+        assert await race(works(), fails()) == "second"
+
+    async def test_cancelled_it_leaves_nothing_running(self) -> None:
+        ended: list[int] = []
+
+        async def wait(number: int) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(number)
+
+        racing = asyncio.create_task(race(wait(1), wait(2)))
+        await settled()
+        racing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await racing
+        assert sorted(ended) == [1, 2]
+
+
+async def test_cooperative_iteration_yields_to_the_loop() -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    assert [item async for item in cooperative(range(200))] == list(range(200))
+    counting.cancel()
+    assert turns >= 4

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from trafficlight.cli.settings import load_settings
+from trafficlight.clock import race
 from trafficlight.config import Settings
 from trafficlight.errors import DeployError, UnsupportedError, UsageError
 from trafficlight.homeservers.composition import build_providers
@@ -68,22 +69,14 @@ async def _run(settings: Settings, spec: HomeServerSpec, count: int) -> int:
         for number in signals:
             loop.add_signal_handler(number, stopped.set)
             stack.callback(loop.remove_signal_handler, number)
-        starting = asyncio.create_task(_started(providers, spec, requests, stack))
-        stopping = asyncio.create_task(stopped.wait())
         try:
-            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
+            if await race(_started(providers, spec, requests, stack), stopped.wait()):
                 return 130
-            starting.result()
-            click.echo("Ctrl-C ends them with all their data; their logs stay.")
-            await stopping
         except (DeployError, UnsupportedError) as error:
             click.echo(f"trafficlight: {error}", err=True)
             return 1
-        finally:
-            starting.cancel()
-            stopping.cancel()
-            await asyncio.wait([starting, stopping])
+        click.echo("Press Ctrl-C to stop them and delete their data. The logs are kept.")
+        await stopped.wait()
     return 0
 
 

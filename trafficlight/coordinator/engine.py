@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from trafficlight.clock import Clock
+from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.adapter import Adapter, AdapterState, Lease
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.coordinator.options import Options
@@ -19,7 +19,6 @@ from trafficlight.coordinator.scheduling.queues import Entry, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, Waiting, decide
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import Sessions
-from trafficlight.coordinator.turns import cooperative
 from trafficlight.coordinator.watchdog import StallDetector
 from trafficlight.homeservers.provider import Provider
 from trafficlight.logs import LogContext

@@ -1,15 +1,16 @@
 """The lab, put together from its settings."""
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from trafficlight.clock import Clock, SystemClock
+from trafficlight.clock import Clock, SystemClock, race
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.execution import InProcessExecutor
@@ -151,23 +152,16 @@ class Lab:
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await self._until_stopped(self.planner.plan(targets, request.selection, patterns=patterns))
+        planned = await race(
+            self.planner.plan(targets, request.selection, patterns=patterns), self._shut_down()
+        )
         if not planned.cases and not planned.problems:
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
 
-    async def _until_stopped(self, planning: Coroutine[Any, Any, Plan]) -> Plan:
-        work = asyncio.create_task(planning, name="plan")
-        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
-        try:
-            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ShuttingDownError(f"nothing is planned any more: {self.engine.stopping}")
-            return work.result()
-        finally:
-            for task in (work, ending):
-                task.cancel()
-            await asyncio.gather(work, ending, return_exceptions=True)
+    async def _shut_down(self) -> NoReturn:
+        await self.engine.stopped.wait()
+        raise ShuttingDownError(f"nothing is planned any more: {self.engine.stopping}")
 
     async def start(
         self,
@@ -279,16 +273,8 @@ class Lab:
         :return: what went wrong with which.
         """
         problems: dict[HomeServerSpec, str] = {}
-        work = asyncio.create_task(self._install(plan, problems), name="prepare homeservers")
-        ending = asyncio.create_task(self.engine.stopped.wait(), name="wait for the end")
-        try:
-            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
-        finally:
-            for task in (work, ending):
-                task.cancel()
-            await asyncio.gather(work, ending, return_exceptions=True)
+        with contextlib.suppress(ShuttingDownError):
+            await race(self._install(plan, problems), self._shut_down())
         return problems
 
     async def _install(self, plan: Plan, problems: dict[HomeServerSpec, str]) -> None:

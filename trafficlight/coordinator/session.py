@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any
 
-from trafficlight.clock import Clock
+from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduling.scheduler import Waiting
-from trafficlight.coordinator.turns import cooperative
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import FINAL, Event, EventKind, State
 from trafficlight.results.exit_codes import ExitCode, exit_code

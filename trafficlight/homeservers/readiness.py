@@ -4,6 +4,7 @@ import asyncio
 
 import aiohttp
 
+from trafficlight.clock import race
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.processes import ServerProcess
 from trafficlight.homeservers.recipes.recipe import Place
@@ -18,19 +19,14 @@ async def wait_until_ready(place: Place, process: ServerProcess, timeout: float)
     :param timeout: how long to wait, in seconds.
     :raises DeployError: the process ended first, or the time is up.
     """
-    asking = asyncio.create_task(_ask_until_it_answers(place))
-    ending = asyncio.create_task(process.wait())
     try:
-        await asyncio.wait([asking, ending], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if ending.done():  # also when somebody else answers at its port
-            raise DeployError(f"ended while starting, {ending.result()}")
-        if not asking.done():
-            raise DeployError(f"did not answer within {timeout:g} s")
-        asking.result()
-    finally:
-        asking.cancel()
-        ending.cancel()
-        await asyncio.wait([asking, ending])
+        async with asyncio.timeout(timeout):
+            # The exit comes first: another program may answer at the port.
+            exited = await race(process.wait(), _ask_until_it_answers(place))
+    except TimeoutError:
+        raise DeployError(f"did not answer within {timeout:g} s") from None
+    if exited is not None:
+        raise DeployError(f"ended while starting, {exited}")
 
 
 async def _ask_until_it_answers(place: Place) -> None:

@@ -9,8 +9,8 @@ from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.server_types import Dendrite, ServerType, Synapse
 
-# The first use installs or builds.
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+# The first use installs a Synapse and builds Dendrite.
+pytestmark = [pytest.mark.network, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 Ask = Callable[..., ServerRequest]
 SignUp = Callable[[RunningServer, str], Awaitable[nio.AsyncClient]]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+import pytest
+
 from trafficlight.client_types import ClientType, ElementAndroid, ElementWebStable, Nio
 from trafficlight.coordinator.scheduling.inventory import Free
 from trafficlight.coordinator.scheduling.scheduler import Limits, Usage, Waiting, decide
@@ -127,7 +129,8 @@ def _clients(*kinds: ClientType) -> dict[str, ClientType]:
     return {f"role{n}": kind for n, kind in enumerate(kinds)}
 
 
-def test_thousands_of_cases_all_run() -> None:
+@pytest.mark.parametrize("cases", [300, pytest.param(2000, marks=pytest.mark.slow)])
+def test_all_cases_run(cases: int) -> None:
     chance = random.Random(5)
     shapes = [_clients(NIO), _clients(NIO, NIO), _clients(NIO, STABLE), _clients(STABLE, ANDROID, NIO), {}]
     jobs = [
@@ -140,7 +143,7 @@ def test_thousands_of_cases_all_run() -> None:
             chance.randint(0, 2),
             at=(n % 3) * 30.0,
         )
-        for n in range(2000)
+        for n in range(cases)
     ]
     lab = Simulation({"nio": 30, "element-web": 12, "element-android": 5}, Limits(homeservers=40))
     lab.run(jobs)

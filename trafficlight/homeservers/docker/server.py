@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from trafficlight.clock import race
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.docker.engine import CREATE_SECONDS, DockerEngine
 from trafficlight.homeservers.docker.errors import engine_errors, problem
@@ -188,23 +189,16 @@ class DockerServer:
 
     async def _until_ready(self) -> None:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-            asking = asyncio.create_task(wait_for_versions(session, self.cs_api, self._ready_timeout))
-            ending = asyncio.create_task(self._watch.ended())
             try:
-                await asyncio.wait([asking, ending], return_when=asyncio.FIRST_COMPLETED)
-                if ending.done():
-                    await self._finish_log()
-                    raise DeployError(
-                        f"{self.role}: ended while starting, {ending.result()}", log=self._log_end()
-                    )
-                if (error := asking.exception()) is not None:
-                    raise DeployError(f"{self.role}: {error}", log=self._log_end()) from error
-                if not self.version:
-                    self.version = await title_of(session, self._federation, self.cs_api)
-            finally:
-                asking.cancel()
-                ending.cancel()
-                await asyncio.wait([asking, ending])
+                answering = wait_for_versions(session, self.cs_api, self._ready_timeout)
+                exited = await race(self._watch.ended(), answering)
+            except DeployError as error:
+                raise DeployError(f"{self.role}: {error}", log=self._log_end()) from error
+            if exited is not None:
+                await self._finish_log()
+                raise DeployError(f"{self.role}: ended while starting, {exited}", log=self._log_end())
+            if not self.version:
+                self.version = await title_of(session, self._federation, self.cs_api)
 
     async def _follow(self, since: str | None) -> None:
         """Write the container's log into the file as it comes, until the container ends."""

@@ -3,7 +3,6 @@
 Its answers and refusals are those of the route that the OpenAPI document describes, at less cost.
 """
 
-import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
+from trafficlight.clock import race
 from trafficlight.coordinator.adapter import UnknownAdapterError
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.context import log_context_of
@@ -67,18 +67,10 @@ class FastPoll:
         pool.seen(adapter)
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         wait = hold_time(query.get("wait", [None])[0], lab.settings.poll_hold)
-        polling = asyncio.ensure_future(adapter.channel.poll(wait))
-        gone = asyncio.ensure_future(_gone(receive))
-        try:
-            await asyncio.wait({polling, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not polling.done():
-                return None
+        message = await race(adapter.channel.poll(wait), _gone(receive))
+        if message is not None:
             pool.seen(adapter)
-            return polling.result()
-        finally:
-            for task in (polling, gone):
-                task.cancel()
-            await asyncio.gather(polling, gone, return_exceptions=True)
+        return message
 
 
 def _json(message: ActionMessage) -> bytes:

@@ -11,7 +11,7 @@ from trafficlight.worker.execution import execute
 from trafficlight.worker.output import capturing
 
 if TYPE_CHECKING:
-    from tests.unit.worker.conftest import Bench, FakeLink
+    from tests.integration.workers.conftest import Bench, FakeLink
 
 
 @pytest.mark.parametrize(

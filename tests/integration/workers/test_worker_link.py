@@ -14,7 +14,7 @@ from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
 
 if TYPE_CHECKING:
-    from tests.unit.worker.conftest import Bench, FakeLink, Fine, OpenPool
+    from tests.integration.workers.conftest import Bench, FakeLink, Fine, OpenPool
 
 
 class TestLink:
