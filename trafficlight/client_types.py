@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from packaging.specifiers import SpecifierSet
@@ -188,7 +189,7 @@ class _Adapted(ClientType):
 
 
 # Decides whether an adapter fits a type with its own `match`.
-Evaluate: TypeAlias = "Callable[[ClientTypeSpec, Mapping[str, Any]], bool]"
+Evaluate: TypeAlias = "Callable[[ClientTypeSpec, Mapping[str, Any]], bool] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,7 @@ class ClientTypeSpec:
     actions: frozenset[str] = frozenset()
     needs_endpoint: bool = False
     custom: CustomMatch | None = None
-    evaluate: Evaluate | None = field(default=None, init=False, compare=False, repr=False)
+    evaluate: Evaluate = field(default=None, init=False, compare=False, repr=False)
 
     def name(self) -> str:
         """Return the name in case ids."""
@@ -287,19 +288,16 @@ def spec_of(kind: ClientType, path: Path, class_name: str, role: str) -> ClientT
     origin = kind.matcher if isinstance(kind, _Adapted) else kind
     state = sorted(getattr(origin, "__dict__", {}).items())
     identity = f"{type(origin).__module__}.{type(origin).__qualname__} {state}"
+    if "<locals>" in identity:  # a function may make several classes of this name
+        identity += f" {id(type(origin))}"
     status = path.stat()
     spec = ClientTypeSpec(
         str(kind.name()),
         str(kind.type or ""),
         custom=CustomMatch(path, (status.st_mtime_ns, status.st_size), identity, class_name, role),
     )
-    spec.evaluate = lambda _, registration: kind.match(_Registered(registration))
+    spec.evaluate = lambda _, registration: kind.match(SimpleNamespace(registration=registration))
     return spec
-
-
-@dataclass(frozen=True, slots=True)
-class _Registered:
-    registration: Mapping[str, Any]
 
 
 def as_client_type(kind: object) -> ClientType | None:

@@ -20,7 +20,7 @@ from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.results.events import Event, EventKind, State
 from trafficlight.suites.planning import plan
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 TEST = """
 from trafficlight import Test, matrix

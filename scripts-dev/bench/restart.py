@@ -17,7 +17,7 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.session import Session
 from trafficlight.results.events import EventKind, State
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 from trafficlight.worker.assignment import Verdict
 
 TEST = """

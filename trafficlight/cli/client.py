@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from trafficlight.errors import TrafficlightError, UsageError
 from trafficlight.results.events import Event
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 

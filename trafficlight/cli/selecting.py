@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from trafficlight.config import load
-from trafficlight.suites.expected_failures import ExpectedFailures, read_expected_failures
+from trafficlight.suites.expected_failures import read_expected_failures
 from trafficlight.suites.selection import Selection, read_failed
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -105,9 +105,7 @@ def selection_options(command: F) -> F:
             seed=secrets.randbelow(1_000_000) if seed is None else seed,
             parameters=parameters or {},
             only=None if rerun_failed is None else read_failed(_session(rerun_failed, options)),
-            expected_failures=read_expected_failures(expected_failures)
-            if expected_failures
-            else ExpectedFailures(),
+            expected_failures=read_expected_failures(expected_failures) if expected_failures else [],
         )
         return command(*args, selection=selection, **options)
 

@@ -14,7 +14,7 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import ShuttingDownError
 from trafficlight.results.exit_codes import ExitCode, worst
 from trafficlight.results.reports.summary import summary
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
 

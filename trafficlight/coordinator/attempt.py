@@ -20,7 +20,6 @@ from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
 from trafficlight.suites.model import Case
 from trafficlight.text import MESSAGE_LIMIT, truncate
-from trafficlight.worker.plain import plain
 
 
 @dataclass(eq=False)
@@ -77,7 +76,6 @@ class Attempt:
     async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
         """Ask the client in a role for one action and return its response, verbatim."""
         adapter = self.adapters[role]
-        data = plain(action, data)
         id = secrets.token_hex(8)
         self.tell(EventKind.ACTION_SENT, role=role, adapter=adapter.uuid, id=id, action=action, data=data)
         asked = self.clock.monotonic()

@@ -235,7 +235,7 @@ class Engine:
                 task.cancel()
 
     def _unsupported(self, case: Case) -> str | None:
-        specs = (spec for slot in case.servers for spec in slot.type.homeservers())
+        specs = (spec for slot in case.servers for spec in slot.homeservers)
         return next((why for spec in specs if (why := self._servers.unsupported(spec)) is not None), None)
 
     def _look(self, group: asyncio.TaskGroup) -> None:

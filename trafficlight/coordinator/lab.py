@@ -39,7 +39,7 @@ from trafficlight.results.store import EndedSession, SqlStore, StoredSession
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -152,9 +152,7 @@ class Lab:
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await race(
-            self.planner.plan(targets, request.selection, patterns=patterns), self._shut_down()
-        )
+        planned = await race(self.planner.plan(targets, request, patterns=patterns), self._shut_down())
         if not planned.cases and not planned.problems:
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
@@ -189,8 +187,6 @@ class Lab:
         stored = StoredSession(folder.id, folder.path.absolute(), request.model_dump(mode="json"))
 
         def unstartable_reason(case: Case) -> str | None:
-            if case.sealed is not None and case.sealed.problem:
-                return case.sealed.problem
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
         try:
@@ -248,10 +244,8 @@ class Lab:
         )
 
     async def _options(self, request: SessionRequest, command: str) -> Options:
-        known = request.selection.expected_failures
-
         def expected(case: str) -> Expected | None:
-            entry = known.match(case)
+            entry = request.expected(case)
             return Expected(entry.reason, entry.link) if entry is not None else None
 
         return Options(
@@ -310,7 +304,7 @@ def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
 
 
 def _specs(case: Case) -> list[HomeServerSpec]:
-    return [spec for slot in case.servers for spec in slot.type.homeservers()]
+    return [spec for slot in case.servers for spec in slot.homeservers]
 
 
 def _interruptions(settings: Settings) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from trafficlight.results.case import Expected
 from trafficlight.results.reporters.host import Reporter
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 
 @dataclass(frozen=True, slots=True)

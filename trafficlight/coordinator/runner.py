@@ -108,7 +108,7 @@ class Runner:
                 role, spec, attempt.folder.server_log(role), host=attempt.hosts.get(spec.type_name, "")
             )
             for slot in attempt.case_model.servers
-            for role, spec in zip(slot.roles, slot.type.homeservers(), strict=False)
+            for role, spec in zip(slot.roles, slot.homeservers, strict=False)
         ]
         if not requests:
             return {}

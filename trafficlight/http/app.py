@@ -14,7 +14,7 @@ from trafficlight.http.api import adapters, openapi, operations, sessions
 from trafficlight.http.pages import login, routes
 from trafficlight.http.wire import adapters as wire
 from trafficlight.http.wire.fast_poll import FastPoll
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
 

@@ -96,7 +96,7 @@ def expand_case(case: Case) -> tuple[dict[str, ClientType], dict[str, Any]]:
 
     :raises TestFileError: the file cannot be imported, or no longer produces the case.
     """
-    cls = load_test_class(case.path, case.class_name)
+    cls: Any = load_test_class(case.path, case.class_name)
     matrix = _matrix(cls, case.class_name, case.method, case.path, case.file, json.dumps(case.overrides))
     found = matrix.find(base_id(case.id))
     if found is None:
@@ -108,11 +108,21 @@ def expand_case(case: Case) -> tuple[dict[str, ClientType], dict[str, Any]]:
     return clients, {name: _copied(value) for name, value in parameters.items()}
 
 
+def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> ClientType:
+    """Return a client type that a test class of a file names for a role.
+
+    :raises TestFileError: the file cannot be imported, or no longer names it.
+    """
+    roles = read_roles(load_test_class(path, class_name), SourceLines(path)).names
+    for kind in roles[role].types if role in roles else ():
+        if isinstance(kind, ClientType) and kind.name() == type_name:
+            return kind
+    raise TestFileError(path, None, f"{class_name} no longer names {type_name} for the role {role!r}")
+
+
 # A worker runs many cases of one test, one after the other.
 @functools.lru_cache(maxsize=4)
-def _matrix(
-    cls: type[Any], class_name: str, method: str, path: Path, file: str, overrides: str
-) -> "_Matrix":
+def _matrix(cls: type[Any], class_name: str, method: str, path: Path, file: str, overrides: str) -> "_Matrix":
     roles = read_roles(cls, SourceLines(path))
     sets, wrong = read_parameters(cls, method, json.loads(overrides), (path, None))
     for problem in (*roles.problems, *wrong):
@@ -274,9 +284,7 @@ class _Matrix:
         return row
 
     def _id(self, row: _Row, place: int) -> str:
-        cells = [
-            (role.key, names[at]) for role, names, at in zip(self._roles, self._names, row, strict=True)
-        ]
+        cells = [(role.key, names[at]) for role, names, at in zip(self._roles, self._names, row, strict=True)]
         return case_id(self._test.id, [*cells, *self._values[place].items()])
 
     def _cases(self, cells: Iterable[tuple[_Row, int]]) -> tuple[tuple[Case, ...], list[TestFileError]]:

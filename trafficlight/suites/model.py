@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import PlainValidator
+from pydantic import AfterValidator, PlainValidator, ValidationInfo
 
 from trafficlight.client_types import ClientTypeSpec
 from trafficlight.errors import TestFileError
@@ -24,6 +24,15 @@ class ServerSlot:
     type_name: str
     homeservers: tuple[HomeServerSpec, ...]
     roles: tuple[str, ...]
+
+
+def _shared(kind: ClientTypeSpec, info: ValidationInfo) -> ClientTypeSpec:
+    known: dict[ClientTypeSpec, ClientTypeSpec] | None = info.context
+    return kind if known is None else known.setdefault(kind, kind)
+
+
+# Cases that are decoded together share equal types: the scheduler compares them by identity.
+_SharedType = Annotated[ClientTypeSpec, AfterValidator(_shared)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Case:
     class_name: str
     method: str
     line: int
-    clients: Mapping[str, ClientTypeSpec] = field(default_factory=dict)
+    clients: Mapping[str, _SharedType] = field(default_factory=dict)
     servers: tuple[ServerSlot, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -95,7 +104,10 @@ class Suite:
 def _problem(value: Any) -> TestFileError:
     if isinstance(value, TestFileError):
         return value
-    return TestFileError(Path(value["path"]), value["line"], value["problem"], value["hint"])
+    try:
+        return TestFileError(Path(value["path"]), value["line"], value["problem"], value["hint"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a problem of a test file") from error
 
 
 # Pydantic reads it back from JSON.

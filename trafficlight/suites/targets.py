@@ -122,7 +122,7 @@ def _located(text: str, directory: Path) -> tuple[Path | None, str]:
 
 
 def _from_suite_file(path: Path, name: str, patterns: Sequence[str]) -> Iterator[Target]:
-    for suite in _read_suite_file(path, name or None):
+    for suite in read_suite_file(path, name or None):
         without = tuple(
             one for entry in suite.exclude for one in read_target(entry, path.parent, patterns, globs=True)
         )
@@ -153,7 +153,7 @@ def _where_to_look(text: str, directory: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _SuiteList:
+class SuiteList:
     """One named list. Its paths are relative to the file's directory, and may be globs."""
 
     name: str
@@ -166,7 +166,7 @@ def _is_suite_file(path: Path) -> bool:
     return path.suffix in {".yml", ".yaml"}
 
 
-def _read_suite_file(path: Path, name: str | None = None) -> list[_SuiteList]:
+def read_suite_file(path: Path, name: str | None = None) -> list[SuiteList]:
     """Return the lists in a suite file.
 
     :param name: the wanted list; None for all.
@@ -185,9 +185,9 @@ def _read_suite_file(path: Path, name: str | None = None) -> list[_SuiteList]:
     return found
 
 
-def _read_list(name: str, value: object, path: Path) -> _SuiteList:
+def _read_list(name: str, value: object, path: Path) -> SuiteList:
     if not isinstance(value, dict):
-        return _SuiteList(name, tuple(_stated(value, name, path)))
+        return SuiteList(name, tuple(_stated(value, name, path)))
     unknown = [str(key) for key in value if key not in (*_INCLUDE, *_EXCLUDE)]
     if unknown:
         raise ConfigError(
@@ -195,7 +195,7 @@ def _read_list(name: str, value: object, path: Path) -> _SuiteList:
         )
     include = [entry for key in _INCLUDE for entry in texts(value.get(key), key=f"{name}.{key}", source=path)]
     exclude = [entry for key in _EXCLUDE for entry in texts(value.get(key), key=f"{name}.{key}", source=path)]
-    return _SuiteList(name, tuple(_stated(include, name, path)), tuple(exclude))
+    return SuiteList(name, tuple(_stated(include, name, path)), tuple(exclude))
 
 
 def _stated(value: object, name: str, path: Path) -> list[str]:

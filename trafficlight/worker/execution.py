@@ -1,34 +1,36 @@
 """Runs the test code of one attempt, in whichever process this is."""
 
 import asyncio
+import inspect
 import mimetypes
 import shutil
-import typing
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trafficlight.client_types import client_class
+from trafficlight.client_types import ClientType, client_class
 from trafficlight.clients import Client, HomeServer
-from trafficlight.clock import Clock, SystemClock
+from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError
 from trafficlight.results.events import State
 from trafficlight.results.folder import AttemptFolder
+from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.imports import load_test_class
 from trafficlight.test import CaseInfo, Test, accepted
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
-from trafficlight.worker.deadline import Deadline
 from trafficlight.worker.output import CaseLog
 from trafficlight.worker.verdicts import verdict_of
 
-# Seconds for closing what the test left open on homeservers: less than the margin that a worker has.
+# Seconds for closing what the test left open on homeservers: less than a worker's margin.
 _CLOSE_SECONDS = 3
 
 
 async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = None) -> Verdict:
-    """Run one attempt to its end and return the verdict. Raises only when it is cancelled from outside.
+    """Run one attempt and return the verdict. Raises only if it is cancelled from outside.
 
-    Tear-down runs in every ending; its error does not hide the test's.
+    The tear-down always runs; its error does not hide the test's.
     """
     log = CaseLog(assignment.folder, link.logged)
     try:
@@ -39,9 +41,9 @@ async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = 
 
 
 class _Execution:
-    """One attempt, as the test sees it: what :class:`trafficlight.test.TestRun` asks for."""
+    """One attempt, as the test sees it: a :class:`trafficlight.test.TestRun`."""
 
-    # Not one of pytest's.
+    # pytest must not collect it.
     __test__: ClassVar[bool] = False
 
     def __init__(self, assignment: Assignment, link: CaseLink, clock: Clock, log: CaseLog) -> None:
@@ -51,17 +53,17 @@ class _Execution:
         self._clock = clock
         self.logger = log.logger
         self.deadline = Deadline(clock, assignment.case_deadline)
-        case = assignment.case
+        self._clients: Mapping[str, ClientType] = {}
         self.case = CaseInfo(
-            id=case.id,
-            parameters=case.parameters,
+            id=assignment.case.id,
+            parameters={},
             attempt=assignment.attempt,
             folder=assignment.folder,
-            roles=case.roles,
+            roles=assignment.case.roles,
         )
 
     def record(self, name: str, value: float, unit: str) -> None:
-        """Remember a measurement."""
+        """Record a measurement."""
         self._link.measured(name, value, unit)
 
     def attach(self, name: str, content: Path | bytes) -> None:
@@ -81,7 +83,7 @@ class _Execution:
             roles = self._roles(getattr(test, self._assignment.case.method))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             return verdict_of(error, phase)
-        arguments = {**roles, **self._assignment.case.parameters}
+        arguments = {**roles, **self.case.parameters}
         try:
             return await self._to_the_end(test, arguments)
         finally:
@@ -99,15 +101,16 @@ class _Execution:
 
     def _load(self) -> Test:
         case = self._assignment.case
+        self._clients, parameters = expand_case(case)
+        self.case = replace(self.case, parameters=parameters)
         test = load_test_class(case.path, case.class_name)()
         test.bind(self)
         return test
 
     def _roles(self, method: Callable[..., Any]) -> dict[str, Client | HomeServer]:
         given: dict[str, Client | HomeServer] = {}
-        annotations = _annotations(method)
         for role, registration in self._assignment.clients.items():
-            kind = client_class(self._assignment.case.clients[role], annotations.get(role))
+            kind = client_class(self._clients[role], annotation_of(method, role))
             given[role] = kind(role, registration, self._link)
         for role, facts in self._assignment.servers.items():
             given[role] = HomeServer(
@@ -160,7 +163,7 @@ class _Execution:
         return None
 
     async def _close(self, servers: Sequence[HomeServer]) -> None:
-        """Close what the test opened on its homeservers; the verdict stands, whatever becomes of it."""
+        """Close what the test opened on its homeservers; an error does not change the verdict."""
         try:
             async with self._clock.timeout(_CLOSE_SECONDS):
                 for server in servers:
@@ -170,8 +173,8 @@ class _Execution:
 
 
 def _late(message: str, error: BaseException) -> DeadlineError:
-    """Return the error for a deadline that has passed; its traceback tells where the test was."""
-    # Time-outs raise from the cancellation that went through the test.
+    """Return the error for an expired deadline, with the traceback of the test."""
+    # Its cause is the cancellation that went through the test.
     return DeadlineError(message).with_traceback((error.__cause__ or error).__traceback__)
 
 
@@ -180,8 +183,21 @@ def _cancelled_from_outside() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _annotations(method: Callable[..., Any]) -> dict[str, Any]:
+def annotation_of(method: Callable[..., Any], role: str) -> object:
+    """Return the evaluated annotation of one role; None if it has none, or it cannot be evaluated.
+
+    Each is evaluated alone: one that exists for type checkers only must not cost the others theirs.
+    """
+    function = inspect.unwrap(method)
     try:
-        return typing.get_type_hints(method)
-    except (NameError, TypeError):  # names that are there for type checkers only
-        return {}
+        if sys.version_info >= (3, 14):
+            from annotationlib import Format
+
+            stated = inspect.get_annotations(function, format=Format.FORWARDREF).get(role)
+        else:
+            stated = inspect.get_annotations(function).get(role)
+        if isinstance(stated, str):
+            return eval(stated, getattr(function, "__globals__", {}))  # noqa: S307
+    except Exception:
+        return None
+    return stated

@@ -1,8 +1,8 @@
 """The messages between the coordinator and a worker, as JSON over one socket.
 
-A frame is its length in four bytes, big endian, and a JSON object: the fields of one of the dataclasses below,
-and its name as ``message``. The process of a test may send anything: the coordinator accepts only frames of at
-most :data:`MAX_FRAME` bytes that fit the types of these fields.
+A frame is its length in four bytes, big endian, and a JSON object: the fields of one of the dataclasses
+below, and its name as ``message``. A test may make its process send anything: the coordinator accepts only
+frames of at most :data:`MAX_FRAME` bytes that fit the types of these fields.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import functools
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -165,9 +165,7 @@ class MatchResponse:
     problem: str = ""
 
 
-FromWorker: TypeAlias = (
-    Ready | Request | CancelRequest | Notification | Finished | Collected | MatchResponse
-)
+FromWorker: TypeAlias = Ready | Request | CancelRequest | Notification | Finished | Collected | MatchResponse
 ToWorker: TypeAlias = RunAttempt | Cancel | Response | CollectFile | MatchRequest
 
 _FROM_WORKER = {
@@ -196,23 +194,23 @@ def write_message(writer: asyncio.StreamWriter, message: FromWorker | ToWorker) 
     """Send a message.
 
     :raises TypeError: a value in it is not JSON; nothing was sent.
-    :raises ValueError: it is too large, or a number in it is not finite; nothing was sent.
+    :raises ValueError: a number in it is not finite; nothing was sent.
+    :raises LabError: it is too large; nothing was sent.
     """
-    content = {name: getattr(message, name) for name in _field_names(type(message))}
+    content = {"message": type(message).__name__, **_fields(message)}
     # Not Pydantic's encoder: it fails on lone surrogates, which file names and texts of tests may contain.
     raw = json.dumps(
-        {"message": type(message).__name__, **content},
+        content,
         # The data of an action must be JSON; our own classes are only in the other messages.
         default=None if isinstance(message, Request | Notification) else _encoded,
         allow_nan=not isinstance(message, Request),
     ).encode()
     if len(raw) > MAX_FRAME:
-        raise ValueError(too_large(len(raw)))
+        raise errors.LabError(_too_large(len(raw)))
     writer.write(_LENGTH.pack(len(raw)) + raw)
 
 
-def too_large(size: int) -> str:
-    """Return the sentence about a message that exceeds the limit."""
+def _too_large(size: int) -> str:
     return f"the message has {size:,} bytes, and the limit between test and coordinator is {MAX_FRAME:,}"
 
 
@@ -220,14 +218,14 @@ async def _read(reader: asyncio.StreamReader, kinds: Mapping[str, type[Any]]) ->
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
         if length > MAX_FRAME:
-            raise FrameError(too_large(length))
+            raise FrameError(_too_large(length))
         raw = await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
     try:
         content = json.loads(raw)
         name = content.pop("message")
-        kind = kinds[name]
+        kind: Any = kinds[name]
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
         raise FrameError(f"not a message: {raw[:40]!r}") from None
     try:
@@ -239,13 +237,12 @@ async def _read(reader: asyncio.StreamReader, kinds: Mapping[str, type[Any]]) ->
 
 
 @functools.cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-@functools.cache
-def _field_names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(one.name for one in fields(kind) if one.init)
+def _fields(value: Any) -> dict[str, Any]:
+    return {one.name: getattr(value, one.name) for one in fields(value) if one.init}
 
 
 def _encoded(value: Any) -> Any:
@@ -259,7 +256,7 @@ def _encoded(value: Any) -> Any:
         case BaseModel():
             return value.model_dump()
         case _ if is_dataclass(value):
-            return {name: getattr(value, name) for name in _field_names(type(value))}
+            return _fields(value)
         case _:
             raise TypeError(f"{type(value).__qualname__} is not JSON")
 

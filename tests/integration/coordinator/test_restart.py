@@ -21,7 +21,7 @@ from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Event, EventKind, State
 from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.store import SqlStore
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 TEST = """
 import asyncio

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from trafficlight.client_types import ClientType, ElementAndroid, Nio, as_client_type
+from trafficlight.client_types import ClientType, ElementAndroid, Nio, as_client_type, spec_of
 from trafficlight.coordinator.scheduling.queues import Entry, Queue, Queues
 from trafficlight.suites.model import Case
 
 
 def entry(id: str, *kinds: ClientType, order: int = 0) -> Entry:
-    clients = {f"role{n}": kind for n, kind in enumerate(kinds)}
+    clients = {f"role{n}": spec_of(kind, Path(__file__), "A", f"role{n}") for n, kind in enumerate(kinds)}
     return Entry(Case(id, id, Path("a_test.py"), "a_test.py", "A", "run", 1, clients), order, since=0.0)
 
 

@@ -5,10 +5,9 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import ClientType
+from trafficlight.client_types import ClientMatcher, ClientTypeSpec
 from trafficlight.coordinator.scheduling.bipartite import assign, assign_most
 from trafficlight.errors import LabError
-from trafficlight.suites.portable import ClientTypeSpec, OwnMatch
 
 # What an adapter can fill: one bit for each client type that somebody waits for.
 Mask: TypeAlias = int
@@ -19,12 +18,9 @@ class MatchError(LabError):
     """What a client type matches is not known: the message says why, or that it is not known yet."""
 
 
-def type_key(kind: ClientType) -> TypeKey:
+def type_key(kind: ClientMatcher) -> TypeKey:
     """Return what makes two client types the same."""
-    # A foreign type comes in clothes that are the same for all of them.
-    cls = type(getattr(kind, "matcher", kind))
-    # One that is only told of has a class that says nothing of it.
-    return (cls, kind.name(), kind.identity if isinstance(kind, ClientTypeSpec | OwnMatch) else None)
+    return (type(kind), kind.name(), kind if isinstance(kind, ClientTypeSpec) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ class AdapterInventory:
     :param busy: those that will be free some day.
     """
 
-    def __init__(self, kinds: Iterable[ClientType], free: Iterable[Free], busy: Iterable[Free]) -> None:
+    def __init__(self, kinds: Iterable[ClientMatcher], free: Iterable[Free], busy: Iterable[Free]) -> None:
         known = {type_key(kind): kind for kind in kinds}
         ordered = sorted(known, key=_place)
         self._kinds = {1 << index: known[key] for index, key in enumerate(ordered)}
@@ -69,7 +65,7 @@ class AdapterInventory:
         self._fillers = {bit: [mask for mask in masks if mask & bit] for bit in self._kinds}
         self._scarcity = {bit: _count(self._first, bit) for bit in self._kinds}
 
-    def bit(self, kind: ClientType) -> Mask:
+    def bit(self, kind: ClientMatcher) -> Mask:
         """Return the bit that stands for a client type."""
         return self._bits[type_key(kind)]
 

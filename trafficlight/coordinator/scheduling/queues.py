@@ -145,9 +145,7 @@ def _since(before: float | None, now: float, holds: bool) -> float | None:
 def server_types(case: Case) -> tuple[str, ...]:
     """Return the name of the server type of every homeserver that a case needs."""
     return tuple(
-        spec.type_name
-        for slot in case.servers
-        for _, spec in zip(slot.roles, slot.type.homeservers(), strict=False)
+        spec.type_name for slot in case.servers for _, spec in zip(slot.roles, slot.homeservers, strict=False)
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TypeAlias
 
-from trafficlight.client_types import ClientType
+from trafficlight.client_types import ClientMatcher
 from trafficlight.coordinator.scheduling.capacity import HostCapacity, in_use
 from trafficlight.coordinator.scheduling.inventory import AdapterInventory, Free, Mask
 from trafficlight.homeservers.provider import Hosting
@@ -37,7 +37,7 @@ class Waiting:
     key: str
     session: str
     order: int
-    clients: Mapping[str, ClientType]
+    clients: Mapping[str, ClientMatcher]
     servers: int = 0
     age: float = 0.0
     unsatisfiable_since: float = 0.0
