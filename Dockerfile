@@ -1,4 +1,4 @@
-# The coordinator, served by hypercorn. tests/packaging/test_image.py executes these lines without an engine.
+# The coordinator. tests/packaging/test_image.py executes these lines without an engine.
 FROM python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
@@ -8,8 +8,9 @@ RUN /opt/trafficlight/bin/pip install --require-hashes -r scripts-dev/requiremen
 COPY pyproject.toml README.md LICENSE ./
 COPY trafficlight trafficlight
 RUN /opt/trafficlight/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
- && /opt/trafficlight/bin/pip install --no-deps --no-index wheels/trafficlight-*.whl
+ && /opt/trafficlight/bin/pip install --no-deps --no-index wheels/matrix_trafficlight-*.whl
 
+# By tag: pin the digest (python:3.11-slim@sha256:...) where an image has to be reproducible.
 FROM python:3.11-slim
 # What is installed for homeservers goes to the home directory, results and trafficlight.json are in /data.
 RUN useradd --create-home --uid 10001 trafficlight \
@@ -19,7 +20,6 @@ ENV PATH=/opt/trafficlight/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /data
 USER trafficlight
 EXPOSE 5000
-# Any answer below 500 is a sign of life: pages that ask for a token are one too.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
-    CMD ["python", "-c", "import http.client, sys; asked = http.client.HTTPConnection('127.0.0.1', 5000, timeout=4); asked.request('GET', '/status'); sys.exit(asked.getresponse().status >= 500)"]
-CMD ["hypercorn", "trafficlight:create_app()", "--bind", "0.0.0.0:5000"]
+    CMD ["python", "-c", "import http.client, sys; asked = http.client.HTTPConnection('127.0.0.1', 5000, timeout=4); asked.request('GET', '/healthz'); sys.exit(asked.getresponse().status != 200)"]
+CMD ["trafficlight", "serve", "--host", "0.0.0.0", "--port", "5000"]

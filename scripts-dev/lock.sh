@@ -19,4 +19,4 @@ build=scripts-dev/requirements-build.in
 dev=scripts-dev/requirements-dev.txt
 compile pyproject.toml "$build" --all-extras --group dev "$@" --output-file "$dev"
 # The same versions, less what only development needs.
-compile pyproject.toml "$build" --extra compat --constraints "$dev" --output-file scripts-dev/requirements.txt
+compile pyproject.toml "$build" --extra lab --extra compat --constraints "$dev" --output-file scripts-dev/requirements.txt

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from multiprocessing.resource_tracker import ensure_running
 
 import pytest
+from hypothesis import settings
 
 from tests.leaks import held, tasks
 
@@ -98,6 +99,10 @@ class _Skips:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # No deadline: a busy machine is no failure.
+    settings.register_profile("quick", max_examples=25, deadline=None)
+    settings.register_profile("thorough", max_examples=100, deadline=None)
+    settings.load_profile("thorough" if _in_ci() else "quick")
     config.pluginmanager.register(_Skips(config), "skips")
 
 

@@ -16,6 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from trafficlight.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "TRAFFICLIGHT_"
+SYNAPSE_VERSION = "1.163.2"
+DENDRITE_VERSION = "0.13.8"
+DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere
 # What adapters are told by the same means; no settings.
 _FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
 _FILES = ("trafficlight.json", "instance/trafficlight.json")
@@ -146,7 +149,13 @@ class Settings(BaseModel):
     docker_cpus: float = Field(
         default=0, ge=0, description="Processors that a homeserver in Docker may use; 0: no limit."
     )
-    synapse_version: str = Field(default="1.163.2", description="What `SynapseStable` is.")
+    synapse_version: str = Field(default=SYNAPSE_VERSION, description="The version of `SynapseStable`.")
+    dendrite_version: str = Field(default=DENDRITE_VERSION, description="The version of `Dendrite`.")
+    dendrite_module: str = Field(
+        default=DENDRITE_MODULE,
+        pattern=r"^[\w.~-]+(/[\w.~-]+)+$",
+        description="The Go module that Dendrite is built from.",
+    )
     warm_servers: int = Field(default=2, ge=0, description="Homeservers started ahead of the cases.")
 
     case_limit: int | None = Field(

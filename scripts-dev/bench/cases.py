@@ -18,7 +18,15 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
-from trafficlight.results.events import Event, EventKind, State
+from trafficlight.results.events import (
+    AdapterLeased,
+    AdapterRegistered,
+    CaseEnded,
+    CaseState,
+    Event,
+    SessionStarted,
+    State,
+)
 from trafficlight.suites.planning import plan
 from trafficlight.suites.selection import SessionRequest
 
@@ -71,14 +79,14 @@ class Latencies:
         self._last: dict[str, datetime] = {}
 
     def __call__(self, event: Event) -> None:
-        if event.kind is EventKind.ADAPTER_REGISTERED and event.adapter:
+        if isinstance(event, AdapterRegistered):
             self._registered[event.adapter] = event.time
-        elif event.kind is EventKind.SESSION_STARTED:
+        elif isinstance(event, SessionStarted):
             self._session = event.time
-        elif event.kind is EventKind.ADAPTER_LEASED and event.adapter and event.case:
+        elif isinstance(event, AdapterLeased) and event.case:
             came = max(self._registered.pop(event.adapter), self._session or event.time)
             self._last[event.case] = max(came, self._last.get(event.case, came))
-        elif event.kind is EventKind.CASE_STATE and event.data.get("state") == "preparing" and event.case:
+        elif isinstance(event, CaseState) and event.state is State.PREPARING:
             if (last := self._last.pop(event.case, None)) is not None:
                 self.seconds.append((event.time - last).total_seconds())
 
@@ -126,7 +134,7 @@ async def measure(cases: int, clients: int, adapters: int, workers: int, actions
             }
         )
         planned = plan([folder / "no_op_test.py"], directory=folder)
-        async with Lab.open(settings, remember=True) as lab:
+        async with Lab.open(settings, resumable=True) as lab:
             latencies = Latencies()
             lab.journal.subscribe(latencies)
             async with serving(app_of(lab), bind("127.0.0.1", 0)) as url, looping(url, adapters):
@@ -138,7 +146,7 @@ async def measure(cases: int, clients: int, adapters: int, workers: int, actions
 
                 def count(event: Event) -> None:
                     nonlocal left
-                    left -= event.kind is EventKind.CASE_ENDED
+                    left -= isinstance(event, CaseEnded)
                     if not left:
                         last.set()
 

@@ -20,8 +20,10 @@ import psutil
 from tables import show
 
 from trafficlight.clients.home_server import register_account
+from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import ServerRequest
+from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.server_types import Dendrite, HomeServerSpec, ServerType, Synapse, SynapseStable
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +105,9 @@ class _Provider(LocalProvider):
     """A provider that is closed when it is left."""
 
     def __init__(self, folder: Path, warm: int) -> None:
-        super().__init__(warm=warm, progress=lambda line: print(line, file=sys.stderr))
+        super().__init__(
+            warm=warm, recipes=default_recipes(CacheFolder(), lambda line: print(line, file=sys.stderr))
+        )
         self.logs = folder
 
     async def __aenter__(self) -> "_Provider":
@@ -140,7 +144,7 @@ async def _one_is_ready(provider: LocalProvider) -> bool:
     """Wait for a homeserver that was started ahead; return whether there is one."""
     try:
         async with asyncio.timeout(_READY_SECONDS):
-            await provider.pool.settled()
+            await provider.pool.filled()
     except TimeoutError:  # nothing was even asked for: this implementation is not started ahead
         return False
     return provider.pool.ready > 0

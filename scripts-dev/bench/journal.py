@@ -1,23 +1,33 @@
 """What an event costs the coordinator's loop: its place in the journal, and each of its readers."""
 
 import argparse
-import asyncio
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from tables import show
 
 from trafficlight.clock import SystemClock
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionSent,
+    AdapterLeased,
+    AdapterReleased,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    Event,
+    State,
+    event_line,
+)
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.store import SqlStore
 from trafficlight.results.writer import ResultsWriter
 
 SESSION = "2026-11-21--001"
@@ -28,20 +38,19 @@ def story(append: Callable[..., object], cases: int) -> int:
     told = 0
     for number in range(cases):
         case = f"a_test.py::NoOp[alice=Nio,n={number}]"
-        about = {"session": SESSION, "case": case}
-        append(EventKind.CASE_PLANNED, **about, suite="a_test.py::NoOp", clients={"alice": "Nio"}, skip=None)
-        about |= {"attempt": 1}  # type: ignore[dict-item]
-        append(EventKind.ADAPTER_LEASED, **about, role="alice", adapter="a", registration={"type": "nio"})
-        append(EventKind.CASE_STATE, **about, state="preparing")
-        append(EventKind.CASE_STATE, **about, state="running")
-        action = {"id": "0123456789abcdef", "action": "dance", "role": "alice", "adapter": "a"}
-        append(EventKind.ACTION_SENT, **about, **action, data={"n": number})
-        append(EventKind.ACTION_DELIVERED, **about, **action)
-        append(EventKind.ACTION_ANSWERED, **about, **action, response={"response": "done"}, seconds=0.01)
-        append(EventKind.ADAPTER_RELEASED, **about, role="alice", adapter="a", reason="the case ended")
-        append(
-            EventKind.CASE_ENDED, **about, state="success", message="", phase="run", seconds=0.1, traceback=""
-        )
+        about: dict[str, Any] = {"session": SESSION, "case": case}
+        append(CasePlanned(**about, suite="a_test.py::NoOp", clients={"alice": "Nio"}, skip=None))
+        about |= {"attempt": 1}
+        append(AdapterLeased(**about, role="alice", adapter="a", registration={"type": "nio"}))
+        append(CaseState(**about, state=State.PREPARING))
+        append(CaseState(**about, state=State.RUNNING))
+        action: dict[str, Any] = {"id": "0123456789abcdef", "action": "dance"}
+        action |= {"role": "alice", "adapter": "a"}
+        append(ActionSent(**about, **action, data={"n": number}))
+        append(ActionDelivered(**about, **action))
+        append(ActionAnswered(**about, **action, response={"response": "done"}, seconds=0.01))
+        append(AdapterReleased(**about, role="alice", adapter="a", reason="the case ended"))
+        append(CaseEnded(**about, state=State.SUCCESS, message="", phase="run", seconds=0.1, traceback=""))
         told += 9
     return told
 
@@ -50,37 +59,29 @@ def bare(folder: Path, cases: int) -> float:
     """Return the microseconds that one line of JSON to an unbuffered file takes: the least there can be."""
     with (folder / "bare.jsonl").open("ab", buffering=0) as file:
 
-        def append(kind: EventKind, **content: object) -> None:
-            file.write(json.dumps({"kind": kind.value, **content}).encode() + b"\n")
+        def append(event: Event) -> None:
+            file.write(event_line(event))
 
         began = time.perf_counter()
         events = story(append, cases)
         return 1e6 * (time.perf_counter() - began) / events
 
 
-def measured(folder: Path, cases: int, readers: frozenset[str]) -> tuple[float, float]:
-    """Return microseconds of the loop for each event, and seconds until all of them are in the store."""
+def measured(folder: Path, cases: int, readers: frozenset[str]) -> float:
+    """Return microseconds of the loop for each event."""
     folder.mkdir()
     with ExitStack() as stack:
         journal = Journal(SystemClock())
-        store = None
-        if "store" in readers:
-            store = SqlStore(f"sqlite:///{folder / 'lab.sqlite'}")
-            stack.callback(store.close)
-            journal.subscribe(store.append)
         if "folder" in readers:
             (folder / SESSION).mkdir()
             writer = ResultsWriter(ResultsFolder(folder / SESSION), SessionRecord())
             stack.callback(writer.close)
-            journal.subscribe(writer)
+            journal.subscribe(writer, session=SESSION)
         if "metrics" in readers:
             journal.subscribe(Metrics())
         began = time.perf_counter()
         events = story(journal.append, cases)
-        took = time.perf_counter() - began
-        if store is not None:
-            asyncio.run(store.flushed())
-        return 1e6 * took / events, time.perf_counter() - began - took
+        return 1e6 * (time.perf_counter() - began) / events
 
 
 def main() -> None:
@@ -92,19 +93,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         least = min(bare(folder, cases) for _ in range(3))
-        rows.append(("a line of JSON to a file, without all of it", least, 1.0, "-"))
+        rows.append(("a line of JSON to a file, without all of it", least, 1.0))
         readers: set[str] = set()
         for title, reader in (
             ("the journal alone", ""),
             ("and the metrics", "metrics"),
-            ("and the store", "store"),
             ("and the session's folder, with junit.xml", "folder"),
         ):
             readers.add(reader)
             runs = [measured(folder / f"{len(readers)}-{run}", cases, frozenset(readers)) for run in range(3)]
-            cost, lag = min(runs)
-            rows.append((title, cost, cost / least, lag if "store" in readers else "-"))
-    show(f"{9 * cases:,} events of {cases:,} cases", ("", "µs an event", "ratio", "store behind s"), rows)
+            rows.append((title, min(runs), min(runs) / least))
+    show(f"{9 * cases:,} events of {cases:,} cases", ("", "µs an event", "ratio"), rows)
 
 
 if __name__ == "__main__":

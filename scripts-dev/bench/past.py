@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,21 @@ from tables import percentile, show
 from trafficlight.cli.lifetime import lab_serving
 from trafficlight.clock import SystemClock
 from trafficlight.config import Settings
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionSent,
+    AdapterLeased,
+    AdapterReleased,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    Event,
+    ServerReady,
+    SessionEnded,
+    SessionStarted,
+    State,
+)
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.outline import outline
@@ -38,57 +53,59 @@ def played(root: Path, cases: int, actions: int) -> tuple[ResultsFolder, Session
     folder = ResultsFolder.create(root, clock.now().date())
     writer = ResultsWriter(folder, record)
     journal.subscribe(writer)
-    journal.append(EventKind.SESSION_STARTED, session=folder.id, command="bench", host="bench", cases=cases)
+    journal.append(SessionStarted(session=folder.id, command="bench", host="bench", cases=cases))
     ids = [
         f"chat/many_test.py::Many.talk[alice=Nio,bob=Nio,server=SynapseStable,n={n}]" for n in range(cases)
     ]
     for id in ids:
         clients = {"alice": "Nio", "bob": "Nio"}
         journal.append(
-            EventKind.CASE_PLANNED,
-            session=folder.id,
-            case=id,
-            suite="chat/many_test.py::Many.talk",
-            file="chat/many_test.py",
-            line=7,
-            class_name="Many",
-            method="talk",
-            clients=clients,
-            servers={"server": "SynapseStable"},
-            parameters={},
-            skip=None,
+            CasePlanned(
+                session=folder.id,
+                case=id,
+                suite="chat/many_test.py::Many.talk",
+                file="chat/many_test.py",
+                line=7,
+                class_name="Many",
+                method="talk",
+                clients=clients,
+                servers={"server": "SynapseStable"},
+                parameters={},
+                skip=None,
+            )
         )
     for number, id in enumerate(ids):
         _play(journal, folder.id, id, number, actions)
-    journal.append(EventKind.SESSION_ENDED, session=folder.id, exit_code=1, interrupted=False)
+    journal.append(SessionEnded(session=folder.id, exit_code=1, interrupted=False))
     writer.close()
     folder.finish()
     return folder, record, writer
 
 
 def _play(journal: Journal, session: str, case: str, number: int, actions: int) -> None:
-    def tell(kind: EventKind, role: str | None = None, **data: Any) -> None:
-        adapter = f"{number:08x}-{role}" if role in ("alice", "bob") else None
-        journal.append(kind, session=session, case=case, attempt=1, role=role, adapter=adapter, **data)
+    def emit(event: Event) -> None:
+        journal.append(replace(event, session=session, case=case, attempt=1))
 
-    tell(EventKind.CASE_STATE, state="preparing")
-    for role in ("alice", "bob"):
-        tell(EventKind.ADAPTER_LEASED, role, client_type="Nio", registration=dict(REGISTRATION))
-    tell(EventKind.SERVER_READY, "server", server_name="hs1", cs_api="http://127.0.0.1:8008", seconds=0.9)
-    tell(EventKind.CASE_STATE, state="running")
+    adapters = {role: f"{number:08x}-{role}" for role in ("alice", "bob")}
+    emit(CaseState(case=case, state=State.PREPARING))
+    for role, adapter in adapters.items():
+        emit(AdapterLeased(role=role, adapter=adapter, registration=REGISTRATION))
+    emit(ServerReady(role="server", server_name="hs1", cs_api="http://127.0.0.1:8008", seconds=0.9))
+    emit(CaseState(case=case, state=State.RUNNING))
     for step in range(actions):
         role, id = ("alice", "bob")[step % 2], f"{number:08x}{step:08x}"
         said = {"message": f"hello {step} from a case", "room_id": "!abcdefghijklmnop:hs1"}
-        tell(EventKind.ACTION_SENT, role, id=id, action="send_message", data=dict(said))
-        tell(EventKind.ACTION_DELIVERED, role, id=id, action="send_message")
+        about: dict[str, Any] = {"role": role, "adapter": adapters[role], "id": id, "action": "send_message"}
+        emit(ActionSent(**about, data=said))
+        emit(ActionDelivered(**about))
         answer = {"response": "sent", "event_id": f"${id}"}
-        tell(EventKind.ACTION_ANSWERED, role, id=id, action="send_message", response=answer, seconds=0.1)
+        emit(ActionAnswered(**about, response=answer, seconds=0.1))
     failed = number % 10 == 0
-    state, message = ("failure", "AssertionError: bob has not got it") if failed else ("success", "")
+    state, message = (State.FAILURE, "AssertionError: bob has not got it") if failed else (State.SUCCESS, "")
     traceback = "Traceback (most recent call last):\n" + "  a line of it\n" * 20 if failed else ""
-    tell(EventKind.CASE_ENDED, state=state, message=message, traceback=traceback, seconds=1.5, phase="run")
-    for role in ("alice", "bob"):
-        tell(EventKind.ADAPTER_RELEASED, role, reason="the case has ended")
+    emit(CaseEnded(case=case, state=state, message=message, traceback=traceback, seconds=1.5, phase="run"))
+    for role, adapter in adapters.items():
+        emit(AdapterReleased(role=role, adapter=adapter, reason="the case has ended"))
 
 
 def memory(root: Path, cases: int, actions: int) -> None:

@@ -16,7 +16,15 @@ from tables import show
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.session import Session
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionSent,
+    AdapterLeased,
+    AdapterReleased,
+    CaseState,
+    State,
+)
 from trafficlight.suites.selection import SessionRequest
 from trafficlight.worker.assignment import Verdict
 
@@ -51,14 +59,12 @@ def settings_of(folder: Path) -> Settings:
 async def leave_behind(folder: Path, ended: int) -> None:
     """Run a coordinator until so many cases have ended, and keep what a kill would leave in ``killed``."""
     settings = settings_of(folder)
-    async with Lab.open(settings, remember=True) as lab:
+    async with Lab.open(settings, resumable=True) as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="bench")
         for number, case in enumerate(session.plan.cases[:ended]):
             _play(lab, session, case.id)
             if number % 100 == 0:
                 await asyncio.sleep(0)
-        assert lab.store is not None
-        await lab.store.flushed()
         shutil.copytree(folder / "results", folder / "killed", symlinks=True)
     shutil.rmtree(folder / "results")
     (folder / "killed").rename(folder / "results")
@@ -70,15 +76,15 @@ def _play(lab: Lab, session: Session, case: str) -> None:
     about: dict[str, Any] = {"session": session.id, "case": case, "attempt": 1}
     append = lab.journal.append
     for role in ("alice", "bob"):
-        append(EventKind.ADAPTER_LEASED, **about, role=role, adapter=f"{role} of {case}", registration={})
-    append(EventKind.CASE_STATE, **about, state="preparing")
-    append(EventKind.CASE_STATE, **about, state="running")
+        append(AdapterLeased(**about, role=role, adapter=f"{role} of {case}", registration={}))
+    append(CaseState(**about, state=State.PREPARING))
+    append(CaseState(**about, state=State.RUNNING))
     action: dict[str, Any] = {"id": "1", "action": "dance", "role": "alice", "adapter": f"alice of {case}"}
-    append(EventKind.ACTION_SENT, **about, **action, data={})
-    append(EventKind.ACTION_DELIVERED, **about, **action)
-    append(EventKind.ACTION_ANSWERED, **about, **action, response={"response": "done"}, seconds=0.01)
+    append(ActionSent(**about, **action, data={}))
+    append(ActionDelivered(**about, **action))
+    append(ActionAnswered(**about, **action, response={"response": "done"}, seconds=0.01))
     for role in ("alice", "bob"):
-        append(EventKind.ADAPTER_RELEASED, **about, role=role, adapter=f"{role} of {case}", reason="ended")
+        append(AdapterReleased(**about, role=role, adapter=f"{role} of {case}", reason="ended"))
     session.finish(entry, Verdict(State.SUCCESS), 0.1)
 
 
@@ -94,7 +100,7 @@ async def go_on(folder: Path) -> None:
             longest = max(longest, time.perf_counter() - before)
 
     began = time.perf_counter()
-    async with Lab.open(settings_of(folder), remember=True) as lab:
+    async with Lab.open(settings_of(folder), resumable=True) as lab:
         opened = time.perf_counter() - began
         watching = asyncio.create_task(watch())
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="bench")
@@ -121,12 +127,13 @@ def main() -> None:
             folder = Path(name)
             (folder / "no_op_test.py").write_text(TEST.format(count=count))
             asyncio.run(leave_behind(folder, count // 2))
-            size = (folder / "results" / "lab.sqlite").stat().st_size / 1e6
+            (log,) = (folder / "results").glob("2*/events.jsonl")
+            size = log.stat().st_size / 1e6
             arguments = [sys.executable, __file__, "--folder", str(folder)]
             rows.append((f"{count:,} cases", size, *asyncio.run(_printed(arguments))))
     show(
         "Restart after a kill in the middle of a session, half of its cases ended",
-        ("session", "database MB", "open s", "goes on s", "longest turn ms", "peak MB", "waiting", "cases"),
+        ("session", "log MB", "open s", "goes on s", "longest turn ms", "peak MB", "waiting", "cases"),
         rows,
     )
 

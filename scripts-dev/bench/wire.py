@@ -103,6 +103,8 @@ async def load(
             while (began := time.perf_counter()) < end:
                 if what == "poll":
                     await connection.json("GET", f"{next(turn)}/poll?wait=0")
+                elif what == "register":
+                    await connection.json("POST", f"/client/{uuid4()}/register", {"type": "nio"})
                 else:
                     await connection.json("POST", f"{next(turn)}/respond", RESPONSE)
                 into.times.append(time.perf_counter() - began)

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 # Seconds after which a session is taken for stuck.
 _STUCK = 900.0
 # How every error has to begin: who, and doing what.
-_EXPLAINED = re.compile(r"(alice|bob): did not (fetch|answer) noop within|.*(alice|bob) was at noop")
+_EXPLAINED = re.compile(r"(alice|bob): did not (fetch|answer) noop within|.*(alice|bob) was performing noop")
 
 
 class Chaos:

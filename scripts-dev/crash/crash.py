@@ -115,8 +115,8 @@ class Crash:
         if lost := [id for id in acknowledged if id not in answered]:
             self.problems.append(f"{len(lost)} of {len(acknowledged)} acknowledged answers are not recorded")
         sequences = [event["sequence"] for event in events]
-        if len(set(sequences)) != len(sequences):
-            self.problems.append("two events have one sequence number")
+        if sequences != list(range(1, len(sequences) + 1)):
+            self.problems.append("the events are not numbered from 1 without gaps")
         for path in (self.folder / "results").glob("2*/junit.xml"):
             report = junitparser.JUnitXml.fromfile(str(path))
             if (report.tests, report.failures, report.errors) != (self.cases, 0, 0):

@@ -52,7 +52,7 @@ async def test_a_homeserver_that_the_test_kills_ends_the_case_with_its_log(
 
     assert await running.ended() == 1, running.output + running.errors
     with_client = _expect_death(running, "HomeserverKilledByTheTest", junitparser.Failure)
-    assert "signal 9, as asked" in with_client
+    assert "signal 9, requested by the test" in with_client
     without = _expect_death(running, "HomeserverKilledUnderAnOwnClient", junitparser.Error)
     assert "registering bob" in without
 
@@ -71,7 +71,7 @@ async def test_a_homeserver_that_is_killed_from_outside_ends_the_case_with_its_l
     assert await running.ended() == 1, running.output + running.errors
     message = _expect_death(running, "HomeserverKilledFromOutside", junitparser.Failure)
     assert "signal 9" in message
-    assert "as asked" not in message
+    assert "requested by the test" not in message
     assert running.started() == []
 
 

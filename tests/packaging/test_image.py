@@ -7,24 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import tomllib
 import urllib.request
 import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+
+from trafficlight.results.exit_codes import ExitCode
+from trafficlight.version import VERSION
 
 # Builds an environment from the package index.
 pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(600)]
 
 _ROOT = Path(__file__).parents[2]
-
-
-def _pyproject() -> dict[str, Any]:
-    return tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 class _Instruction(NamedTuple):
@@ -143,16 +141,16 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(image: _Image) -> No
 def test_the_command_of_the_wheel_tells_its_version(image: _Image) -> None:
     told = subprocess.run([image.bin / "trafficlight", "--version"], capture_output=True, text=True, cwd="/")
 
-    assert told.stdout.strip().endswith(_pyproject()["project"]["version"]), told.stderr
+    assert told.stdout.strip().endswith(VERSION), told.stderr
 
 
 @pytest.fixture
 def served(image: _Image, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run the image's command on a free loopback port, in an empty directory; give its process and port."""
     program, *arguments = json.loads(_value(image.final, "CMD"))
-    assert arguments[-1] == f"0.0.0.0:{_value(image.final, 'EXPOSE')}"
+    assert arguments == ["serve", "--host", "0.0.0.0", "--port", _value(image.final, "EXPOSE")]
     process = subprocess.Popen(
-        [image.bin / program, *arguments[:-1], "127.0.0.1:0"],
+        [image.bin / program, "serve", "--host", "127.0.0.1", "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -165,7 +163,7 @@ def served(image: _Image, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str
         try:
             for line in process.stdout:
                 seen.append(line)
-                if running := re.search(r"Running on http://127\.0\.0\.1:(\d+)", line):
+                if running := re.search(r"http://127\.0\.0\.1:(\d+)/status", line):
                     yield process, int(running[1])
                     break
             else:
@@ -174,7 +172,7 @@ def served(image: _Image, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str
             process.kill()
 
 
-def test_the_image_serves_and_is_healthy_and_ends_when_told(
+def test_the_image_serves_and_is_healthy_and_exits_on_sigterm(
     image: _Image, served: tuple[subprocess.Popen[str], int]
 ) -> None:
     process, port = served
@@ -190,7 +188,7 @@ def test_the_image_serves_and_is_healthy_and_ends_when_told(
     assert checked.returncode == 0, checked.stderr
 
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=20) == ExitCode.INTERRUPTED
 
     unhealthy = subprocess.run([image.bin / program, *arguments], capture_output=True)
     assert unhealthy.returncode != 0

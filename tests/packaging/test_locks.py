@@ -51,7 +51,8 @@ def test_a_lock_has_exact_versions_with_hashes_and_names_no_host(name: str) -> N
 def test_a_lock_fits_the_project(name: str) -> None:
     project = _pyproject()
     wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
-    wanted += project["project"]["optional-dependencies"]["compat"]
+    extras = project["project"]["optional-dependencies"]
+    wanted += [*extras["lab"], *extras["compat"]]
     if name == "requirements-dev.txt":
         wanted += project["dependency-groups"]["dev"]
     locked = _locked(name)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from trafficlight.version import VERSION
+
 _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *_ROOT.glob("docs/**/*.md")])
 _NAMES = [str(page.relative_to(_ROOT)) for page in _PAGES]
@@ -87,4 +89,4 @@ def _is_page(page: Path, docs: Path, listed: set[Path]) -> bool:
 def test_the_changelog_tells_of_this_version() -> None:
     text = (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
-    assert re.search(rf"^## {re.escape(_project()['project']['version'])}\b", text, re.MULTILINE)
+    assert re.search(rf"^## {re.escape(VERSION)}\b", text, re.MULTILINE)

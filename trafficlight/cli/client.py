@@ -9,10 +9,10 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 import click
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trafficlight.errors import TrafficlightError, UsageError
-from trafficlight.results.events import Event
+from trafficlight.results.events import Event, parse_event
 from trafficlight.suites.selection import SessionRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,7 +23,6 @@ _CONNECT, _ANSWER, _SUBMIT = 10.0, 60.0, 1800.0
 _SILENCE = 45.0
 _TROUBLE = (aiohttp.ClientConnectionError, TimeoutError)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_EVENT = TypeAdapter(Event)
 
 _OPTIONS = (
     click.option(
@@ -140,7 +139,7 @@ class Coordinator:
                 first, *more = piece.split(b"\n")
                 begun.append(first)
                 for following in more:
-                    if event := _read(b"".join(begun)):
+                    if event := parse_event(b"".join(begun)):
                         yield event
                     begun = [following]
 
@@ -183,14 +182,6 @@ def as_seen_there(targets: tuple[str, ...], url: str) -> tuple[str, ...]:
 def _absolute(target: str) -> str:
     path, mark, symbol = target.partition("::")
     return f"{os.path.abspath(path)}{mark}{symbol}" if path and os.path.exists(path) else target
-
-
-def _read(line: bytes) -> Event | None:
-    """Return an event; None for one that only a newer coordinator knows, and for an empty line."""
-    try:
-        return _EVENT.validate_json(line)
-    except ValidationError:
-        return None
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> str:

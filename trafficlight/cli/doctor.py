@@ -20,11 +20,10 @@ from rich.text import Text
 from trafficlight.cli.settings import load_settings
 from trafficlight.config import Settings
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.composition import build_providers
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.homeservers.local.diagnosis import Finding, diagnose, resolutions
 from trafficlight.homeservers.local.provider import LocalProvider
-from trafficlight.homeservers.registry import ProviderRegistry
+from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.server_types import (
     Dendrite,
     HomeServerSpec,
@@ -33,6 +32,7 @@ from trafficlight.server_types import (
     SynapseStable,
     TwoSynapseFederation,
 )
+from trafficlight.version import install_command
 
 _OLDEST_PYTHON = (3, 11)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -140,9 +140,9 @@ def _nio(subject: str) -> Finding:
     try:
         from nio.crypto import ENCRYPTION_ENABLED
     except ImportError as error:
-        return Finding(subject, False, str(error), "pip install 'matrix-nio[e2e]'")
+        return Finding(subject, False, str(error), install_command("nio"))
     if not ENCRYPTION_ENABLED:
-        return Finding(subject, False, "without encryption", "pip install 'matrix-nio[e2e]'")
+        return Finding(subject, False, "without encryption", install_command("nio"))
     return Finding(subject, True, "ships with trafficlight, with encryption")
 
 
@@ -163,20 +163,20 @@ def _port(settings: Settings) -> Finding:
 
 async def _docker(settings: Settings) -> Finding:
     if importlib.util.find_spec("aiodocker") is None:
-        return Finding("Docker", False, "aiodocker is missing", "pip install 'trafficlight[docker]'")
+        return Finding("Docker", False, "aiodocker is missing", install_command("docker"))
     from trafficlight.homeservers.docker.provider import DockerProvider
 
     provider = DockerProvider(settings.docker_engines)
-    urls = [engine.url for engine in provider.engines.all]
+    urls = [engine.url for engine in provider.engines]
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            engines = await provider.engines.connect()
+            engines = await provider.connect()
     except (DeployError, TimeoutError) as error:
         advice = "needed by the provider docker only: start Docker, or set DOCKER_ENGINES"
         return Finding("Docker", False, str(error) or f"{', '.join(urls)} does not answer", advice)
     else:
         shown = ", ".join(f"{engine.url} ({engine.capacity} homeservers)" for engine in engines)
-        down = [engine.failure for engine in provider.engines.all if not engine.up]
+        down = [engine.failure for engine in provider.engines if not engine.up]
         return Finding("Docker", not down, shown, "; ".join(down))
     finally:
         await provider.close()

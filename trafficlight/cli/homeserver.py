@@ -13,9 +13,8 @@ from trafficlight.cli.settings import load_settings
 from trafficlight.clock import race
 from trafficlight.config import Settings
 from trafficlight.errors import DeployError, UnsupportedError, UsageError
-from trafficlight.homeservers.composition import build_providers
 from trafficlight.homeservers.provider import ServerRequest
-from trafficlight.homeservers.registry import ProviderRegistry
+from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.server_types import Dendrite, HomeServerSpec, ServerType, Synapse, SynapseDevelop
 
 _KINDS: dict[str, type[ServerType]] = {"synapse": Synapse, "dendrite": Dendrite}

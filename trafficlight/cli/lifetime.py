@@ -16,7 +16,7 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Supervisor, programs_of
 from trafficlight.http.app import app_of
-from trafficlight.http.security import warning_for
+from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, serving
 
 # Seconds in which "at once" is over.
@@ -30,17 +30,17 @@ def command_line() -> str:
 
 @asynccontextmanager
 async def lab_serving(
-    settings: Settings, progress: Callable[[str], None] | None = None, *, remember: bool = False
+    settings: Settings, progress: Callable[[str], None] | None = None, *, resumable: bool = False
 ) -> AsyncIterator[tuple[Lab, str]]:
     """Run a lab and serve it over HTTP until this is left; give it and its base URL.
 
     :param progress: told what takes long, a line at a time.
-    :param remember: whether the journal is kept, so that sessions can go on after a sudden end.
+    :param resumable: see :meth:`Lab.open`.
     """
     if (warning := warning_for(settings)) is not None:
         click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(Lab.open(settings, progress=progress, remember=remember))
+        lab = await stack.enter_async_context(Lab.open(settings, progress=progress, resumable=resumable))
         url = await stack.enter_async_context(serving(app_of(lab), bind(settings.host, settings.port)))
         # Held polls would keep the server from ending.
         stack.callback(lab.engine.pool.close, "the coordinator is ending")
@@ -57,8 +57,7 @@ async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[No
     :param folder: where their output goes.
     :raises ConfigError: a program is not known.
     """
-    secret = lab.settings.adapter_token
-    token = secret.get_secret_value() if secret is not None else None
+    token = secret_of(lab.settings.adapter_token)
 
     def lost(instance: str, ending: str) -> None:
         for adapter in lab.engine.pool:

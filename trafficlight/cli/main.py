@@ -1,6 +1,7 @@
 """The command `trafficlight`: one module for each of its commands, loaded when it is called."""
 
 import importlib
+import importlib.util
 import io
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from trafficlight.errors import TrafficlightError
-from trafficlight.version import VERSION
+from trafficlight.version import VERSION, install_command
 
 _COMMANDS = {
     "run": "Run tests here: coordinator, adapters and homeservers, until the verdict.",
@@ -62,6 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except click.ClickException as error:
         error.show()
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if importlib.util.find_spec("quart"):  # the lab is installed: something else is broken
+            raise
+        extra = "nio" if error.name == "nio" else "lab"
+        click.echo(
+            f"trafficlight: the slim install has no {error.name}; add it with: {install_command(extra)}",
+            err=True,
+        )
         sys.exit(2)
     except TrafficlightError as error:
         click.echo(f"trafficlight: {error}", err=True)

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import FINAL, Event, EventKind, State
+from trafficlight.results.events import FINAL, CaseEnded, CaseState, State
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import escape_control
 
@@ -55,18 +55,17 @@ class Progress:
             yield
         self._live = None
 
-    def __call__(self, event: Event) -> None:
-        """Take an event in."""
-        case = self._record.cases.get(event.case) if event.case is not None else None
-        if case is None or event.session != self._record.id:
+    def __call__(self, event: CaseState | CaseEnded) -> None:
+        """Show that a case of the session started or ended."""
+        if (case := self._record.cases.get(event.case)) is None:
             return
-        if event.kind is EventKind.CASE_STATE:
+        if isinstance(event, CaseState):
             self._since.setdefault(case.id, time.monotonic())
             if not self._console.is_terminal and case.state is State.RUNNING:
                 self._line(case, case.state, "")
-        elif event.kind is EventKind.CASE_ENDED:
+        else:
             self._since.pop(case.id, None)
-            self._line(case, State(event.data["state"]), f"{event.data['seconds']:.1f} s")
+            self._line(case, event.state, f"{event.seconds:.1f} s")
 
     def _line(self, case: CaseRecord, state: State, seconds: str) -> None:
         line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), seconds)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from trafficlight.config import load
-from trafficlight.results.event_log import read_events
+from trafficlight.results.event_log import is_written, read_events
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.html import report_html
@@ -43,7 +43,7 @@ def command(results_folder: Path | None, kind: str | None) -> None:
     record.id = record.id or folder.id
     match kind:
         case "html":
-            click.echo(report_html(record), nl=False)
+            click.echo(report_html(record, over=not is_written(folder.events)), nl=False)
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":

@@ -15,7 +15,7 @@ from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import AdapterRegistered, CaseEnded, CaseState, SessionStarted
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
@@ -40,16 +40,14 @@ class ExpectedAdapters:
         self._came: set[str] = set()
         self._over = False
 
-    def __call__(self, event: Event) -> None:
-        """Take an event in."""
+    def __call__(self, event: AdapterRegistered | SessionStarted) -> None:
+        """Note the program of an adapter that registered."""
         if self._over:
             return
-        if event.kind is EventKind.ADAPTER_REGISTERED and (
-            instance := event.data["registration"].get("instance")
-        ):
+        if isinstance(event, AdapterRegistered):
+            if not (instance := event.registration.get("instance")):
+                return
             self._came.add(str(instance))
-        elif event.kind is not EventKind.SESSION_STARTED:
-            return
         if len(self._came) >= self._expected:
             self._over = True
             self._engine.no_more_adapters_after(_AWAY)
@@ -100,12 +98,13 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
         console.print(header, soft_wrap=True)
         if settings.port == 0 and "queue_deadline" not in settings.model_fields_set:
             # Nobody else knows the port.
-            lab.journal.subscribe(ExpectedAdapters(len(programs_of(settings.adapters)), lab.engine))
+            expected = ExpectedAdapters(len(programs_of(settings.adapters)), lab.engine)
+            lab.journal.subscribe(expected, (AdapterRegistered, SessionStarted))
         await stack.enter_async_context(adapters_running(lab, url, folder.path / "adapters"))
         stack.enter_context(stopping_on_signals(lab))
         session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
         progress = Progress(session.record, console)
-        stack.callback(lab.journal.subscribe(progress))
+        stack.callback(lab.journal.subscribe(progress, (CaseState, CaseEnded), session=session.id))
         with progress.shown():
             await session.ended.wait()
     for line in summary(session.record, folder.path):

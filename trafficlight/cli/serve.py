@@ -58,7 +58,7 @@ async def _serve(
 
     over = asyncio.Event()
     async with AsyncExitStack() as stack:
-        lab, url = await stack.enter_async_context(lab_serving(settings, tell, remember=True))
+        lab, url = await stack.enter_async_context(lab_serving(settings, tell, resumable=True))
         click.echo(f"trafficlight {VERSION} · {url}/status")
         stack.enter_context(stopping_on_signals(lab, over.set))
         if with_adapters:
@@ -73,7 +73,7 @@ async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
     """Go on with what was left, or start what is asked for; return the exit code when all of it has ended."""
     sessions, ended = await lab.resume_or_start(request, command=command_line())
     for before in ended:
-        click.echo(f"session {before.session.id} · had ended before a restart · {before.session.folder}")
+        click.echo(f"session {before.folder.id} · had ended before a restart · {before.folder.path}")
     for session in sessions:
         cases = count(len(session.plan.cases), "case")
         click.echo(f"session {session.id} · {cases} · {session.folder.path}")
@@ -82,4 +82,4 @@ async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
         for line in summary(session.record, session.folder.path):
             click.echo(line)
     codes = [session.exit_code for session in sessions]
-    return worst([*codes, *(ExitCode(before.exit_code) for before in ended)])
+    return worst([*codes, *(ExitCode(before.exit_code or 0) for before in ended)])

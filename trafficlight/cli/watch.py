@@ -20,7 +20,7 @@ from trafficlight.cli.client import (
 )
 from trafficlight.cli.progress import Progress
 from trafficlight.errors import TrafficlightError
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import CaseEnded, CasePlanned, CaseState, Event, Problem, SessionStarted
 from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.summary import summary
@@ -33,7 +33,7 @@ _BACKOFF = Backoff(first=0.5, longest=3.0)
 # Refusals that may pass: not there yet, and a server that fails or ends.
 _PASSING = frozenset({404, 500, 502, 503, 504})
 # What is said before the first case moves; the width of the lines is known behind that.
-_PLANNING = frozenset({EventKind.SESSION_STARTED, EventKind.PROBLEM, EventKind.CASE_PLANNED})
+_PLANNING = SessionStarted | Problem | CasePlanned
 
 
 @click.command("watch")
@@ -103,10 +103,10 @@ class _Shown:
     def __call__(self, event: Event) -> None:
         """Take an event in."""
         self._record.apply(event)
-        if self._progress is None and event.kind not in _PLANNING:
+        if self._progress is None and not isinstance(event, _PLANNING):
             self._progress = Progress(self._record, self._console)
             self._stack.enter_context(self._progress.shown())
-        if self._progress is not None:
+        if self._progress is not None and isinstance(event, CaseState | CaseEnded):
             self._progress(event)
 
     def note(self, text: str) -> None:

@@ -1,20 +1,21 @@
-"""One adapter, as the pool knows it: what it said, where it stands, and who holds it."""
+"""An adapter as the pool sees it: registration, state and lease."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 from trafficlight.coordinator.channel import Channel
-from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError, TrafficlightError
 from trafficlight.protocol import JsonObject, Registration
+from trafficlight.results.events import Event
+from trafficlight.results.events import Upload as UploadEvent
+from trafficlight.results.folder import AttemptFolder
 
 
 class UnknownAdapterError(TrafficlightError):
-    """No adapter has registered under this uuid."""
+    """No adapter has registered under this UUID."""
 
     def __init__(self, uuid: str) -> None:
         self.uuid = uuid
@@ -22,7 +23,7 @@ class UnknownAdapterError(TrafficlightError):
 
 
 class RegistrationConflictError(TrafficlightError):
-    """The uuid is taken."""
+    """The UUID is in use."""
 
     def __init__(self, uuid: str, why: str) -> None:
         self.uuid = uuid
@@ -30,48 +31,30 @@ class RegistrationConflictError(TrafficlightError):
 
 
 class AdapterState(StrEnum):
-    """Where an adapter stands."""
+    """The state of an adapter."""
 
     FREE = "free"
     LEASED = "leased"
     RESETTING = "resetting"  # between two cases
-    ENDED = "ended"  # is told to exit
+    ENDED = "ended"  # its polls are answered with `exit`
 
 
-class Claim(Protocol):
-    """Who holds an adapter: an attempt of a case."""
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that a client uploaded.
 
-    @property
-    def case(self) -> str:
-        """The case's id."""
-        ...
+    :param name: its name, as sent.
+    :param path: where it is stored.
+    :param size: bytes.
+    :param sha256: of its content, in hexadecimal.
+    :param media_type: guessed from its name.
+    """
 
-    @property
-    def session(self) -> str:
-        """The session's id."""
-        ...
-
-    @property
-    def attempt(self) -> int:
-        """The attempt's number."""
-        ...
-
-    def adapter_failed(self, role: str, error: LabError | ActionError, *, told: bool) -> None:
-        """Learn that the adapter in a role is gone; `told` says that an action of the test raised it."""
-        ...
-
-    @property
-    def uploaded_bytes(self) -> int:
-        """The size of everything that was uploaded for it."""
-        ...
-
-    def client_folder(self, role: str) -> Path:
-        """Return the folder that a role's uploads go to; it is made."""
-        ...
-
-    def uploaded(self, role: str, adapter: str, upload: Upload) -> None:
-        """Take a file in that the client in a role sent, however late."""
-        ...
+    name: str
+    path: Path
+    size: int
+    sha256: str
+    media_type: str
 
 
 @dataclass(slots=True)
@@ -79,12 +62,12 @@ class Adapter:
     """One registered adapter.
 
     :ivar fields: the registration as it was sent: what client types match, and what events and tests see.
-    :ivar claim: the attempt that holds it, or held it last: its late uploads still belong there.
-    :ivar paused: why it gets no new case; empty while it does.
-    :ivar quarantined: whether its program's failures paused it, and not a person.
-    :ivar cases: how many cases it has had.
-    :ivar token: its own bearer token, where tokens are on.
-    :ivar token_used: whether it has shown that token, so that nobody else is told it any more.
+    :ivar lease: its current lease while it is leased, otherwise its last one: late uploads go there.
+    :ivar paused: why it gets no new case; empty if it does.
+    :ivar quarantined: whether it was paused for its program's failures, and not by an operator.
+    :ivar cases: the number of cases it has had.
+    :ivar token: its own bearer token, if tokens are enabled.
+    :ivar token_used: whether it has authenticated with that token; it is never sent again then.
     """
 
     uuid: str
@@ -95,7 +78,6 @@ class Adapter:
     state: AdapterState = AdapterState.FREE
     lease: "Lease | None" = None
     role: str | None = None
-    claim: Claim | None = None
     token: str | None = None
     token_used: bool = False
     reason: str = ""
@@ -113,23 +95,62 @@ class Adapter:
         return self.registration.type
 
     @property
+    def held_by(self) -> "Lease | None":
+        """Its lease while it is leased; None otherwise."""
+        return self.lease if self.state is AdapterState.LEASED else None
+
+    @property
     def program(self) -> str | None:
-        """What names its program across registrations; None where nothing does."""
+        """The name of its program across registrations; None if it gave none."""
         return self.registration.instance or None
 
     @property
     def usable_again(self) -> bool:
-        """Whether it says that it can be reset, and nothing speaks against it."""
+        """Whether it can be reset for another case."""
         channel = self.channel
-        unspoilt = channel.failure is None and channel.exit_reason is None and channel.outstanding is None
-        return self.registration.reusable is True and unspoilt
+        idle = channel.failure is None and channel.exit_reason is None and channel.outstanding is None
+        return self.registration.reusable is True and idle
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lease:
-    """The exclusive claim of all adapters of one attempt."""
+    """The exclusive claim of one attempt on its adapters. Their late uploads still go through it.
 
-    id: str
-    claim: Claim
+    :param session: the session's id.
+    :param case: the case's id.
+    :param attempt: the attempt's number.
+    :param adapters: the adapter for every client role.
+    :param folder: the attempt's folder.
+    :param emit: records an event of the attempt.
+    :param on_lost: called with the role and the error of a lost adapter, and whether an action of the test
+        raises that error.
+    :ivar uploads: the latest upload of each role and name.
+    :ivar uploaded_bytes: the size of all uploads.
+    """
+
+    session: str
+    case: str
+    attempt: int
     adapters: Mapping[str, Adapter]
-    open: bool = True
+    folder: AttemptFolder
+    emit: Callable[[Event], None]
+    on_lost: Callable[[str, LabError | ActionError, bool], None]
+    released: bool = False
+    uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
+    uploaded_bytes: int = 0
+
+    def uploaded(self, role: str, adapter: str, upload: Upload) -> None:
+        """Record a file that the client in a role uploaded, also after the attempt."""
+        self.uploads[role, upload.name] = upload
+        self.uploaded_bytes += upload.size
+        self.emit(
+            UploadEvent(
+                role=role,
+                adapter=adapter,
+                name=upload.name,
+                path=upload.path.relative_to(self.folder.path).as_posix(),
+                size=upload.size,
+                sha256=upload.sha256,
+                media_type=upload.media_type,
+            )
+        )

@@ -1,213 +1,385 @@
-"""One try of a case: what it holds, what its test may ask for, and what became of it."""
+"""An attempt of a case: its adapters, its homeservers, its test, and the clean-up."""
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from trafficlight.clients.link import ServerOperation
-from trafficlight.clock import Clock
-from trafficlight.coordinator.adapter import Adapter
+from trafficlight.clock import Clock, race
+from trafficlight.coordinator.adapter import Adapter, Lease
 from trafficlight.coordinator.channel import Outcome
-from trafficlight.coordinator.uploads import Upload
-from trafficlight.errors import ActionError, AdapterError, LabError
-from trafficlight.homeservers.provider import RunningServer
+from trafficlight.coordinator.pool import Pool
+from trafficlight.coordinator.scheduling.queues import Entry
+from trafficlight.coordinator.session import Session
+from trafficlight.errors import (
+    ActionError,
+    AdapterError,
+    DeployError,
+    LabError,
+    TrafficlightError,
+    UnsupportedError,
+)
+from trafficlight.homeservers.provider import BY_THE_TEST, Provider, RunningServer, ServerRequest
 from trafficlight.protocol import ActionMessage, JsonObject
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionFailed,
+    ActionSent,
+    CaseState,
+    Event,
+    Log,
+    ServerFailed,
+    ServerReady,
+    State,
+)
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
 from trafficlight.suites.model import Case
-from trafficlight.text import MESSAGE_LIMIT, truncate
+from trafficlight.text import read_tail
+from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
+from trafficlight.worker.verdicts import verdict_of
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two checks whether the homeservers still run.
+_SERVER_CHECK_INTERVAL = 1.0
+# Seconds a test has to fail by itself after a homeserver exited: its own error says what that broke.
+_TIME_TO_NOTICE = 5.0
+# Lines of a dead homeserver's log that the verdict quotes, and bytes of the log that are searched for them.
+_LOG_LINES, _LOG_BYTES = 30, 16 << 10
+
+# Runs a test, in a worker or in this process. Cancelling it ends the test in bounded time.
+Execute: TypeAlias = Callable[[Assignment, CaseLink], Coroutine[Any, Any, Verdict]]
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Time limits, in seconds.
+
+    :param action: from sending an action to its response.
+    :param case: set-up and test together.
+    :param prepare: until the homeservers answer.
+    :param teardown: the test's tear-down.
+    """
+
+    action: float = 60.0
+    case: float = 300.0
+    prepare: float = 120.0
+    teardown: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What all attempts of a lab share.
+
+    :param pool: leases the adapters.
+    :param servers: deploys the homeservers.
+    :param execute: runs the tests.
+    :param deadlines: time limits.
+    """
+
+    pool: Pool
+    journal: Journal
+    clock: Clock
+    servers: Provider
+    execute: Execute
+    deadlines: Deadlines
 
 
 @dataclass(eq=False)
 class Attempt:
-    """One try of a case. Implements the test's link to the lab, and the claim that holds its adapters.
+    """One attempt of a case. Also the test's link to the lab.
 
-    :param session: the session's id.
-    :param case_model: the case.
-    :param number: from 1.
-    :param folder: where its files go.
-    :param action_deadline: seconds that a client has for one action.
-    :param hosts: where its homeservers have room, by server type.
+    :param session: the session that the case belongs to.
+    :param entry: the case and the attempt's number.
+    :param adapters: the adapter for every client role.
+    :param hosts: the host for the homeservers of each server type.
+    :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
+    :ivar lease: the claim on the adapters.
+    :ivar failures: the first error of each role's adapter.
+    :ivar aborted: set when an adapter is lost while no action of the test waits for it.
+    :ivar abandoned: descriptions of the actions that the test no longer waited for.
     """
 
-    session: str
-    case_model: Case
-    number: int
-    folder: AttemptFolder
-    journal: Journal
-    clock: Clock
-    action_deadline: float
+    resources: Resources
+    session: Session
+    entry: Entry
+    adapters: Mapping[str, Adapter]
     hosts: Mapping[str, str] = field(default_factory=dict)
-    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    cancel_reason: str = ""
     servers: dict[str, RunningServer] = field(default_factory=dict)
-    #: Set when the attempt cannot go on: an adapter is gone that no action of the test waits for.
-    broken: asyncio.Event = field(default_factory=asyncio.Event)
-    #: The first failure of each role's adapter.
     failures: dict[str, LabError | ActionError] = field(default_factory=dict)
-    _uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
-    _uploaded_bytes: int = 0
-    #: The actions that were outstanding when the test no longer waited for them.
-    cut_off: list[str] = field(default_factory=list)
+    aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    abandoned: list[str] = field(default_factory=list)
+    started: float = field(init=False)
+    folder: AttemptFolder = field(init=False)
+    lease: Lease = field(init=False)
 
-    # The claim on the adapters
+    def __post_init__(self) -> None:
+        self.started = self.resources.clock.monotonic()
+        self.folder = self.session.folder.attempt(self.case.id, self.entry.attempt)
+        self.lease = Lease(
+            session=self.session.id,
+            case=self.case.id,
+            attempt=self.entry.attempt,
+            adapters=self.adapters,
+            folder=self.folder,
+            emit=self.emit,
+            on_lost=self._adapter_failed,
+        )
 
     @property
-    def case(self) -> str:
-        """The case's id."""
-        return self.case_model.id
+    def case(self) -> Case:
+        """The case."""
+        return self.entry.case
 
-    @property
-    def attempt(self) -> int:
-        """The attempt's number."""
-        return self.number
+    # Running
 
-    def adapter_failed(self, role: str, error: LabError | ActionError, *, told: bool) -> None:
-        """Learn that the adapter in a role is gone; `told` says that an action of the test raised it."""
-        self.failures.setdefault(role, error)
-        if not told:
-            self.broken.set()
+    async def run(self) -> Verdict:
+        """Run the case to its verdict; the adapters must be leased. Releases everything, in every ending.
 
-    # The test's link
+        :raises asyncio.CancelledError: the attempt was cancelled; everything is cleaned up.
+        """
+        pool, verdict = self.resources.pool, None
+        try:
+            async with AsyncExitStack() as stack:
+                stack.callback(pool.release, self.lease, "the case was cancelled")
+                verdict = await self._run(stack)
+                # Before the homeservers are destroyed, which takes a while.
+                pool.release(self.lease, f"the case ended: {verdict.state}")
+        except Exception as error:
+            if verdict is None:
+                raise
+            logger.exception("cleaning up after %s failed", self.case.id)
+            if verdict.state in (State.SUCCESS, State.SKIPPED):
+                return verdict_of(error, "teardown")
+        return verdict
+
+    async def _run(self, stack: AsyncExitStack) -> Verdict:
+        try:
+            for role, adapter in self.adapters.items():
+                adapter.channel.on_delivered = self._delivered(role, adapter)
+            self.emit(CaseState(case=self.case.id, state=State.PREPARING))
+            servers = await self._deploy(stack)
+        except TrafficlightError as error:
+            return verdict_of(error, "prepare")
+        except OSError as error:
+            return Verdict(State.ERROR, f"cannot create the results folder: {error}", phase="prepare")
+        self.emit(CaseState(case=self.case.id, state=State.RUNNING))
+        deadlines = self.resources.deadlines
+        assignment = Assignment(
+            case=self.case,
+            attempt=self.entry.attempt,
+            folder=self.folder.path,
+            clients={role: dict(adapter.fields) for role, adapter in self.adapters.items()},
+            servers=servers,
+            case_deadline=deadlines.case,
+            teardown_deadline=deadlines.teardown,
+        )
+        verdict = await self._annotated(await self._run_until_aborted(assignment))
+        at_fault = [role for role, error in self.failures.items() if isinstance(error, LabError)]
+        self.resources.pool.judge(self.lease, at_fault)
+        return verdict
+
+    async def _deploy(self, stack: AsyncExitStack) -> dict[str, ServerInfo]:
+        """Create the folder and deploy the homeservers; the stack destroys them."""
+        specs = {
+            role: spec
+            for slot in self.case.servers
+            for role, spec in zip(slot.roles, slot.homeservers, strict=False)
+        }
+        await asyncio.to_thread(self.folder.create, specs)
+        if not specs:
+            return {}
+        requests = [
+            ServerRequest(role, spec, self.folder.server_log(role), host=self.hosts.get(spec.type_name, ""))
+            for role, spec in specs.items()
+        ]
+        clock, seconds = self.resources.clock, self.resources.deadlines.prepare
+        began = clock.monotonic()
+        try:
+            async with clock.timeout(seconds) as limit:
+                deployment = self.resources.servers.deploy(self.case.id, requests)
+                servers = await stack.enter_async_context(deployment)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise DeployError(f"the provider timed out: {error}") from error
+            self.emit(ServerFailed(reason="no answer in time"))
+            raise DeployError(f"the homeservers did not answer within {seconds:g} s") from None
+        except (DeployError, UnsupportedError) as error:
+            self.emit(ServerFailed(reason=str(error).splitlines()[0]))
+            raise
+        ready = {}
+        for request, server in zip(requests, servers, strict=True):
+            self.servers[request.role] = server
+            self.emit(
+                ServerReady(
+                    role=request.role,
+                    server_name=server.server_name,
+                    cs_api=server.cs_api,
+                    version=server.version,
+                    type=request.spec.type_name,
+                    image=server.image,
+                    seconds=clock.monotonic() - began,
+                )
+            )
+            ready[request.role] = ServerInfo(server.server_name, server.cs_api, server.version, request.log)
+        return ready
+
+    async def _run_until_aborted(self, assignment: Assignment) -> Verdict:
+        """Run the test; cancel it when it loses an adapter or a homeserver and does not notice."""
+        contenders = [self.resources.execute(assignment, self), self._adapter_lost()]
+        if self.servers:
+            contenders.append(self._homeserver_lost())
+        try:
+            return await race(*contenders)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return verdict_of(error, "run")  # the test cancelled its own task
+
+    async def _adapter_lost(self) -> Verdict:
+        await self.aborted.wait()
+        return verdict_of(next(iter(self.failures.values())), "run")
+
+    async def _homeserver_lost(self) -> Verdict:
+        """Return when a homeserver has exited unexpectedly and the test had time to fail by itself."""
+        clock = self.resources.clock
+        while not any(_exited_unexpectedly(server) for server in self.servers.values()):
+            await clock.sleep(_SERVER_CHECK_INTERVAL)
+        await clock.sleep(_TIME_TO_NOTICE)
+        return verdict_of(LabError("cancelled, because the case lost its homeserver"), "run")
+
+    async def _annotated(self, verdict: Verdict) -> Verdict:
+        """Add what the test cannot know: adapters that failed, homeservers that exited."""
+        if self.failures and verdict.state in (State.SUCCESS, State.SKIPPED):
+            # A test may catch what an adapter reports; the lost adapter still decides the case.
+            verdict = verdict_of(next(iter(self.failures.values())), "run")
+        if verdict.state is State.SUCCESS:
+            return verdict
+        exited = {role: server.exited for role, server in self.servers.items() if server.exited is not None}
+        abandoned = self.abandoned if verdict.state is State.ERROR else []
+        if not exited and not abandoned:
+            return verdict
+        # In the first line, which is what lists show.
+        first, line_end, rest = verdict.message.partition("\n")
+        notes = [f"the homeserver {role} exited ({how})" for role, how in exited.items()]
+        message = "; ".join([first, *abandoned, *notes]) + line_end + rest
+        logs = [
+            f"\nThe end of the log of {role}:\n{await asyncio.to_thread(self._log_end, role)}\n"
+            for role in exited
+        ]
+        return Verdict(verdict.state, message, verdict.traceback + "".join(logs), verdict.phase)
+
+    def _log_end(self, role: str) -> str:
+        lines = read_tail(self.folder.server_log(role), _LOG_BYTES).splitlines()
+        return "\n".join(lines[-_LOG_LINES:]) or "(nothing)"
+
+    # The test's link to the lab
 
     async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
-        """Ask the client in a role for one action and return its response, verbatim."""
-        adapter = self.adapters[role]
+        """Send an action to the client in a role and return its response, verbatim."""
+        adapter, clock = self.adapters[role], self.resources.clock
         id = secrets.token_hex(8)
-        self.tell(EventKind.ACTION_SENT, role=role, adapter=adapter.uuid, id=id, action=action, data=data)
-        asked = self.clock.monotonic()
+        self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
+        sent = clock.monotonic()
         over = False
 
         def ended(outcome: Outcome, seconds: float) -> None:
             nonlocal over
             over = True
-            self._tell_ended(role, id, action, outcome, seconds)
+            self._action_ended(role, id, action, outcome, seconds)
 
         try:
-            return await adapter.channel.perform(action, data, self.action_deadline, id=id, on_end=ended)
+            deadline = self.resources.deadlines.action
+            return await adapter.channel.perform(action, data, deadline, id=id, on_end=ended)
         except (ActionError, LabError) as error:
             raise _named(error, role, action) from None
         except asyncio.CancelledError:
             if not over:
-                seconds = self.clock.monotonic() - asked
-                self.cut_off.append(f"{role} was at {action} for {seconds:.1f} s")
-                cut_off = AdapterError("the test no longer waited for it", role=role)
-                self._tell_ended(role, id, action, cut_off, seconds, kind="cut_off")
+                seconds = clock.monotonic() - sent
+                self.abandoned.append(f"{role} was performing {action} for {seconds:.1f} s")
+                abandoned = AdapterError("the test no longer waited for it", role=role)
+                self._action_ended(role, id, action, abandoned, seconds, kind="cut_off")
             raise
 
-    def _tell_ended(
-        self, role: str, id: str, action: str, outcome: Outcome, seconds: float, *, kind: str | None = None
+    def _action_ended(
+        self,
+        role: str,
+        id: str,
+        action: str,
+        outcome: Outcome,
+        seconds: float,
+        *,
+        kind: Literal["cut_off"] | None = None,
     ) -> None:
-        about = {"role": role, "adapter": self.adapters[role].uuid}
+        about: dict[str, Any] = {
+            "role": role,
+            "adapter": self.adapters[role].uuid,
+            "id": id,
+            "action": action,
+        }
         if not isinstance(outcome, Exception):
-            self.tell(
-                EventKind.ACTION_ANSWERED, **about, id=id, action=action, response=outcome, seconds=seconds
-            )
+            self.emit(ActionAnswered(**about, response=outcome, seconds=seconds))
             return
-        self.tell(
-            EventKind.ACTION_FAILED,
-            **about,
-            id=id,
-            action=action,
-            type=kind or ("action" if isinstance(outcome, ActionError) else "adapter"),
-            path=getattr(outcome, "path", ""),
-            details=getattr(outcome, "message", str(outcome)),
-            seconds=seconds,
+        self.emit(
+            ActionFailed(
+                **about,
+                type=kind or ("action" if isinstance(outcome, ActionError) else "adapter"),
+                path=getattr(outcome, "path", None) or "",
+                details=getattr(outcome, "message", str(outcome)),
+                seconds=seconds,
+            )
         )
 
     async def upload(self, role: str, name: str) -> Path:
-        """Return the file that the client in a role uploaded under a name; the last one of that name."""
+        """Return the file that the client in a role uploaded under a name; the latest of that name."""
         try:
-            return self._uploads[role, name].path
+            return self.lease.uploads[role, name].path
         except KeyError:
-            sent = sorted(known for owner, known in self._uploads if owner == role)
+            sent = sorted(known for owner, known in self.lease.uploads if owner == role)
             message = f"uploaded no file {name!r}; it uploaded {', '.join(sent) or 'nothing'}"
             raise AdapterError(message, role=role) from None
 
     async def operate(self, role: str, operation: ServerOperation) -> None:
-        """Do something to the homeserver in a role."""
-        self.tell(EventKind.LOG, role=role, level="info", logger="homeserver", message=f"{operation} {role}")
+        """Start, stop, restart, kill, pause or unpause the homeserver in a role."""
+        self.emit(Log(role=role, logger="homeserver", message=f"{operation} {role}"))
         await self.servers[role].operate(operation)
 
-    def measured(self, name: str, value: float, unit: str) -> None:
-        """Remember a measurement."""
-        self.tell(EventKind.MEASUREMENT, name=name, value=value, unit=unit)
+    # Events
 
-    def attached(self, name: str, path: Path, media_type: str) -> None:
-        """Remember a file that the test put into the attempt's folder."""
-        below = path.relative_to(self.folder.path).as_posix()
-        self.tell(
-            EventKind.ATTACHMENT, name=name, path=below, size=path.stat().st_size, media_type=media_type
+    def emit(self, event: Event) -> None:
+        """Record an event of this attempt."""
+        self.resources.journal.append(
+            replace(event, session=self.session.id, case=self.case.id, attempt=self.entry.attempt)
         )
-
-    def logged(self, level: str, message: str) -> None:
-        """Remember a line of the test's own log."""
-        self.tell(EventKind.LOG, level=level, logger="test", message=truncate(message, MESSAGE_LIMIT))
-
-    # What comes from elsewhere
-
-    @property
-    def uploaded_bytes(self) -> int:
-        """The size of everything that was uploaded for it."""
-        return self._uploaded_bytes
-
-    def client_folder(self, role: str) -> Path:
-        """Return the folder that a role's uploads go to; it is made."""
-        return self.folder.client(role)
-
-    def uploaded(self, role: str, adapter: str, upload: Upload) -> None:
-        """Take a file in that a client sent, however late."""
-        self._uploads[role, upload.name] = upload
-        self._uploaded_bytes += upload.size
-        self.tell(
-            EventKind.UPLOAD,
-            role=role,
-            adapter=adapter,
-            name=upload.name,
-            path=upload.path.relative_to(self.folder.path).as_posix(),
-            size=upload.size,
-            sha256=upload.sha256,
-            media_type=upload.media_type,
-        )
-
-    def hold(self, adapters: Mapping[str, Adapter]) -> None:
-        """Take the adapters of the lease over."""
-        self.adapters = adapters
-        for role, adapter in adapters.items():
-            adapter.channel.on_delivered = self._delivered(role, adapter)
 
     def _delivered(self, role: str, adapter: Adapter) -> Callable[[ActionMessage], None]:
         def delivered(message: ActionMessage) -> None:
-            self.tell(
-                EventKind.ACTION_DELIVERED,
-                role=role,
-                adapter=adapter.uuid,
-                id=message.id,
-                action=message.action,
-            )
+            id = message.id or ""
+            self.emit(ActionDelivered(role=role, adapter=adapter.uuid, id=id, action=message.action))
 
         return delivered
 
-    def tell(
-        self, kind: EventKind, *, role: str | None = None, adapter: str | None = None, **data: Any
-    ) -> None:
-        """Record an event of this attempt."""
-        self.journal.append(
-            kind,
-            session=self.session,
-            case=self.case,
-            attempt=self.number,
-            role=role,
-            adapter=adapter,
-            **data,
-        )
+    def _adapter_failed(self, role: str, error: LabError | ActionError, raised_in_test: bool) -> None:
+        self.failures.setdefault(role, error)
+        if not raised_in_test:
+            self.aborted.set()
+
+
+def _exited_unexpectedly(server: RunningServer) -> bool:
+    return server.exited is not None and not server.exited.endswith(BY_THE_TEST)
 
 
 def _named(error: ActionError | LabError, role: str, action: str) -> ActionError | LabError:
-    """Return the error with the role and action that it concerns in its message."""
+    """Return the error with the role and the action in its message."""
     if isinstance(error, ActionError | AdapterError):
         kind = ActionError if isinstance(error, ActionError) else AdapterError
         named = error.action or action

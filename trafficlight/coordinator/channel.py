@@ -8,10 +8,10 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from trafficlight.clock import Clock, release
 from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError
@@ -157,33 +157,49 @@ class Channel:
 
     # The adapter's side
 
-    async def poll(self, wait: float) -> ActionMessage:
-        """Return the next thing to do: held until there is something, or until `wait` seconds are over.
+    async def poll(
+        self, wait: float, abandoned: Callable[[], Coroutine[Any, Any, None]] | None = None
+    ) -> ActionMessage:
+        """Return the next thing to do: held until there is something, or for `wait` seconds.
 
-        A newer poll supersedes this one, which is answered with `idle` then.
+        A newer poll supersedes this one, which returns `idle` then.
+
+        :param abandoned: called when the poll is held; its coroutine ends when the adapter has closed the
+            connection. The poll returns `idle` then, and no action is lost.
         """
         deadline = self.clock.monotonic() + wait * (1 - random.random() * _JITTER)  # noqa: S311
         self._polls += 1
         mine = self._polls
         self._wake()
         repeat_at = None
-        while True:
-            if self._exit is not None:
-                return ActionMessage(action=EXIT, data={"reason": self._exit})
-            if mine != self._polls:
-                return _idle(_SUPERSEDED_DELAY)
-            outstanding, now = self._unanswered(), self.clock.monotonic()
-            if outstanding is None:
-                until, repeat_at = deadline, None
-            elif outstanding.delivered is None:
-                return self._deliver(outstanding)
-            else:
-                # Held, so that an adapter that does not know the action cannot spin.
-                repeat_at = repeat_at or min(now + self.hold_repeat, deadline)
-                until = repeat_at
-            if now >= until:
-                return _idle(0) if outstanding is None else self._deliver(outstanding)
-            await self._hold(until - now)
+        gone: asyncio.Task[None] | None = None
+        try:
+            while True:
+                if gone is not None and gone.done():
+                    return _idle(0)
+                if self._exit is not None:
+                    return ActionMessage(action=EXIT, data={"reason": self._exit})
+                if mine != self._polls:
+                    return _idle(_SUPERSEDED_DELAY)
+                outstanding, now = self._unanswered(), self.clock.monotonic()
+                if outstanding is None:
+                    until, repeat_at = deadline, None
+                elif outstanding.delivered is None:
+                    return self._deliver(outstanding)
+                else:
+                    # Held, so that an adapter that does not know the action cannot spin.
+                    repeat_at = repeat_at or min(now + self.hold_repeat, deadline)
+                    until = repeat_at
+                if now >= until:
+                    return _idle(0) if outstanding is None else self._deliver(outstanding)
+                if gone is None and abandoned is not None:
+                    gone = asyncio.create_task(abandoned(), name="held poll")
+                    gone.add_done_callback(lambda _: self._wake())
+                await self._hold(until - now)
+        finally:
+            if gone is not None:
+                gone.cancel()
+                await asyncio.gather(gone, return_exceptions=True)
 
     def respond(self, id: str | None, response: JsonObject) -> Receipt:
         """Take the adapter's answer to its outstanding action.

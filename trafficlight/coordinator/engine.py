@@ -6,14 +6,12 @@ import logging
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from trafficlight.clock import Clock, cooperative
-from trafficlight.coordinator.adapter import Adapter, AdapterState, Lease
-from trafficlight.coordinator.attempt import Attempt
+from trafficlight.coordinator.adapter import Adapter, AdapterState
+from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.runner import Deadlines, Executor, Runner
 from trafficlight.coordinator.scheduling.inventory import Free
 from trafficlight.coordinator.scheduling.queues import Entry, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, Waiting, decide
@@ -36,27 +34,17 @@ _SWEEP_EVERY = 1.0
 _MOST_STARTS = 1000
 
 
-@dataclass(slots=True)
-class _Running:
-    session: Session
-    entry: Entry
-    attempt: Attempt
-    lease: Lease
-    began: float
-    reason: str = ""
-
-
 class Engine:
     """Runs sessions over one pool of adapters.
 
-    :param servers: where homeservers come from.
-    :param executor: where test code runs.
-    :param deadlines: how long things may take.
-    :param limits: tells how much may run at once; asked at every look, because what carries homeservers comes
-        and goes.
-    :param queue_deadline: seconds that a case waits while nobody at all could play one of its roles.
-    :param alive_deadline: seconds without a sign of life after which an adapter is given up.
-    :param keep_sessions: how many sessions that have ended are kept in memory.
+    :param servers: deploys homeservers.
+    :param execute: runs tests.
+    :param deadlines: time limits of attempts.
+    :param limits: returns how much may run at once; called before every decision, because the hosts of
+        homeservers come and go.
+    :param queue_deadline: seconds that a case waits while no adapters or hosts can fill its roles.
+    :param alive_deadline: seconds without a request after which an adapter is dropped.
+    :param keep_sessions: how many ended sessions are kept in memory.
     """
 
     def __init__(
@@ -65,7 +53,7 @@ class Engine:
         clock: Clock,
         journal: Journal,
         servers: Provider,
-        executor: Executor,
+        execute: Execute,
         deadlines: Deadlines,
         limits: Callable[[], Limits],
         queue_deadline: float = 300.0,
@@ -76,14 +64,12 @@ class Engine:
         self.journal = journal
         self.pool = Pool(clock, journal, self.wake, alive=alive_deadline)
         self.sessions = Sessions(keep_sessions)
-        self._servers = servers
-        self._runner = Runner(self.pool, servers, executor, clock, deadlines)
-        self._deadlines = deadlines
+        self._resources = Resources(self.pool, journal, clock, servers, execute, deadlines)
         self._ask_limits = limits
         self._limits = limits()
         self._queue_deadline = self._adapters_deadline = queue_deadline
         self._changed = asyncio.Event()
-        self._running: dict[asyncio.Task[None], _Running] = {}
+        self._running: dict[asyncio.Task[None], Attempt] = {}
         #: Set when nothing starts any more.
         self.stopped = asyncio.Event()
         self._late: set[asyncio.Task[None]] = set()
@@ -110,38 +96,26 @@ class Engine:
         options: Options,
         *,
         unstartable_reason: Callable[[Case], str | None] = lambda _: None,
+        earlier: Iterable[Event] | None = None,
     ) -> Session:
-        """Take a session in; its cases start as soon as they can.
+        """Add a session; its cases start as soon as they can.
 
-        :param hopeless: why a case cannot even be tried; None where it can. Those end as errors at once.
+        :param unstartable_reason: why a case cannot be started; it ends as an error at once.
+        :param earlier: the events of an unfinished session of an earlier coordinator, which is resumed.
         """
         session = Session(folder, plan, self.journal, self.clock, options)
         try:
+            if earlier is not None:
+                await session.restore(earlier)
             await session.begin(self._unsupported)
             async for case in cooperative(plan.cases):
                 if session.is_waiting(case.id) and (why := unstartable_reason(case)) is not None:
                     session.give_up(case.id, why)
         except BaseException:
-            session.cancel("called off before it began")
-            await session.close(interrupted=True)
+            if earlier is None:  # an earlier one is resumed by the next coordinator
+                session.cancel("called off before it began")
+                await session.close(interrupted=True)
             raise
-        self.sessions.add(session)
-        self._admit(session)
-        return session
-
-    async def resume(
-        self,
-        folder: ResultsFolder,
-        plan: Plan,
-        options: Options,
-        events: Iterable[Event],
-    ) -> Session:
-        """Go on with a session that an earlier coordinator left.
-
-        :param events: everything that was recorded of it.
-        """
-        session = Session(folder, plan, self.journal, self.clock, options)
-        await session.resume(events)
         self.sessions.add(session)
         self._admit(session)
         return session
@@ -221,22 +195,23 @@ class Engine:
             session.skip(case, reason)
             self.wake()
             return True
-        for task, running in self._running.items():
-            if running.session is session and running.entry.case.id == case:
-                running.reason = reason
+        for task, attempt in self._running.items():
+            if attempt.session is session and attempt.case.id == case:
+                attempt.cancel_reason = reason
                 task.cancel()
                 return True
         return False
 
     def cancel_running(self, session: Session | None = None) -> None:
         """Cancel what runs, of one session or of all; each ends as an error that says so."""
-        for task, running in self._running.items():
-            if session is None or running.session is session:
+        for task, attempt in self._running.items():
+            if session is None or attempt.session is session:
                 task.cancel()
 
     def _unsupported(self, case: Case) -> str | None:
         specs = (spec for slot in case.servers for spec in slot.homeservers)
-        return next((why for spec in specs if (why := self._servers.unsupported(spec)) is not None), None)
+        unsupported = self._resources.servers.unsupported
+        return next((why for spec in specs if (why := unsupported(spec)) is not None), None)
 
     def _look(self, group: asyncio.TaskGroup) -> None:
         """Start what can start, note why the rest waits, and close the sessions that are done."""
@@ -282,28 +257,12 @@ class Engine:
             )
 
     def _start(self, group: asyncio.TaskGroup, session: Session, entry: Entry, start: Start) -> None:
-        """Claim the adapters of a case and start its attempt, before anybody looks at what is free again."""
-        try:
-            folder = session.folder.attempt(entry.case.id, entry.attempt)
-        except OSError as error:
-            session.finish(
-                entry, Verdict(State.ERROR, f"no folder for its results: {error}", phase="prepare"), 0.0
-            )
-            return
-        attempt = Attempt(
-            session=session.id,
-            case_model=entry.case,
-            number=entry.attempt,
-            folder=folder,
-            journal=self.journal,
-            clock=self.clock,
-            action_deadline=self._deadlines.action,
-            hosts=start.hosts,
-        )
-        lease = self.pool.lease(attempt, {role: self.pool.get(uuid) for role, uuid in start.adapters.items()})
-        running = _Running(session, entry, attempt, lease, self.clock.monotonic())
-        task = group.create_task(self._attempt(running), name=f"attempt of {entry.case.id}")
-        self._running[task] = running
+        """Lease the adapters of a case and start its attempt."""
+        adapters = {role: self.pool.get(uuid) for role, uuid in start.adapters.items()}
+        attempt = Attempt(self._resources, session, entry, adapters, start.hosts)
+        self.pool.acquire(attempt.lease)  # before the next decision
+        task = group.create_task(self._run(attempt), name=f"attempt of {entry.case.id}")
+        self._running[task] = attempt
         task.add_done_callback(self._forget)
 
     def _held_back(self) -> list[Free]:
@@ -318,51 +277,58 @@ class Engine:
         return self.sessions[waiting.session], waiting.key.partition("\n")[2]
 
     def _usage(self) -> Usage:
-        entries = [running.entry.case for running in self._running.values()]
-        hosts = [(running.attempt.hosts, running.entry.case) for running in self._running.values()]
+        attempts = self._running.values()
         return Usage(
-            cases=Counter(running.session.id for running in self._running.values()),
-            homeservers=sum(len(server_types(case)) for case in entries),
+            cases=Counter(attempt.session.id for attempt in attempts),
+            homeservers=sum(len(server_types(attempt.case)) for attempt in attempts),
             types=Counter(
                 name
-                for case in entries
-                for name in (*(kind.name() for kind in case.clients.values()), *server_types(case))
+                for attempt in attempts
+                for name in (
+                    *(kind.name() for kind in attempt.case.clients.values()),
+                    *server_types(attempt.case),
+                )
             ),
             hosts=Counter(
-                where[name] for where, case in hosts for name in server_types(case) if name in where
+                attempt.hosts[name]
+                for attempt in attempts
+                for name in server_types(attempt.case)
+                if name in attempt.hosts
             ),
         )
 
-    async def _attempt(self, running: _Running) -> None:
+    async def _run(self, attempt: Attempt) -> None:
         # Every record that this task and its children log carries them.
-        LogContext(session=running.session.id, case=running.entry.case.id).enter()
+        LogContext(session=attempt.session.id, case=attempt.case.id).enter()
         try:
-            verdict = await self._runner.run(running.attempt, running.lease)
+            verdict = await attempt.run()
         except asyncio.CancelledError:
-            verdict = self._called_off(running)
+            verdict = self._cancelled(attempt)
         except Exception as error:
-            logger.exception("an attempt of %s failed in the lab itself", running.entry.case.id)
+            logger.exception("an attempt of %s failed in the lab itself", attempt.case.id)
             message = f"the lab itself failed: {type(error).__name__}: {error}"
             verdict = Verdict(State.ERROR, message, traceback.format_exc(), "run")
-        self._finish(running, verdict)
+        self._finish(attempt, verdict)
 
-    def _called_off(self, running: _Running) -> Verdict:
-        why = running.reason or self._stopping or running.session.stopped or "the session was cancelled"
-        return Verdict(State.ERROR, f"called off while it was running: {why}", phase="run")
+    def _cancelled(self, attempt: Attempt) -> Verdict:
+        why = attempt.cancel_reason or self._stopping or attempt.session.stopped
+        return Verdict(
+            State.ERROR, f"cancelled while running: {why or 'the session was cancelled'}", phase="run"
+        )
 
-    def _finish(self, running: _Running, verdict: Verdict) -> None:
-        seconds = self.clock.monotonic() - running.began
-        running.session.finish(running.entry, verdict, seconds, by_hand=bool(running.reason))
+    def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
+        seconds = self.clock.monotonic() - attempt.started
+        attempt.session.finish(attempt.entry, verdict, seconds, by_hand=bool(attempt.cancel_reason))
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
-        running = self._running.pop(task)
-        if task.cancelled():  # before it even began
-            self.pool.release(running.lease, "the case was called off")
-            self._finish(running, self._called_off(running))
+        attempt = self._running.pop(task)
+        if task.cancelled():  # before it began
+            self.pool.release(attempt.lease, "the case was cancelled")
+            self._finish(attempt, self._cancelled(attempt))
         self.wake()
 
     def _reset(self, group: asyncio.TaskGroup, adapter: Adapter) -> None:
-        work = self.pool.reset(adapter, self._deadlines.action)
+        work = self.pool.reset(adapter, self._resources.deadlines.action)
         try:
             task = group.create_task(work, name=f"reset {adapter.uuid}")
         except RuntimeError:  # the group is ending

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -12,34 +13,32 @@ from typing import NoReturn
 
 from trafficlight.clock import Clock, SystemClock, race
 from trafficlight.config import Settings
+from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.execution import InProcessExecutor
-from trafficlight.coordinator.lab_lock import remembering
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.past import Past
-from trafficlight.coordinator.recovery import Legacy
-from trafficlight.coordinator.runner import Deadlines, Executor
+from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
-from trafficlight.coordinator.sessions import LateFiles
+from trafficlight.coordinator.sessions import LATE, LateFiles
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, TrafficlightError, UsageError
-from trafficlight.homeservers.composition import build_providers
-from trafficlight.homeservers.registry import ProviderRegistry
-from trafficlight.homeservers.tools import run_to_completion
-from trafficlight.results.case import Expected
+from trafficlight.homeservers.registry import ProviderRegistry, build_providers
+from trafficlight.processes import run_to_completion
+from trafficlight.results.event_log import read_events
+from trafficlight.results.events import Expected
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
 from trafficlight.results.reporters.host import load_reporters
-from trafficlight.results.store import EndedSession, SqlStore, StoredSession
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.selection import SessionRequest
+from trafficlight.worker.execution import execute_in_process
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -59,12 +58,12 @@ class Lab:
     journal: Journal
     servers: ProviderRegistry
     engine: Engine
-    store: SqlStore | None
-    executor: Executor
+    workers: WorkerPool | None
     planner: Planner
     metrics: Metrics
     past: Past
-    legacy: Legacy
+    recovered: RecoveredState
+    resumable: bool
 
     @classmethod
     @asynccontextmanager
@@ -73,30 +72,32 @@ class Lab:
         settings: Settings,
         *,
         progress: Callable[[str], None] | None = None,
-        remember: bool = False,
+        resumable: bool = False,
     ) -> AsyncIterator["Lab"]:
-        """Run a lab until it is left: what runs gets the grace period then, and nothing remains.
+        """Run a lab until it is left: running cases get the grace period then, and nothing remains.
 
         :param progress: told what takes long, a line at a time.
-        :param remember: whether the journal is kept, so that :meth:`resume` can go on after a sudden end.
-        :raises ConfigError: another lab keeps its journal in the same results folder.
+        :param resumable: lock the results folder, so that the next lab can :meth:`resume` the sessions of
+            this one if it is killed.
+        :raises ConfigError: another resumable lab runs in the same results folder.
         """
         clock = SystemClock()
         async with AsyncExitStack() as stack:
-            executor, planner, matches = await _executor(settings, clock, stack)
+            workers, run_test, planner, matches = await _executor(settings, clock, stack)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
-            store = stack.enter_context(remembering(settings.results_root)) if remember else None
-            journal = Journal(clock, first=store.last_sequence + 1 if store is not None else 1)
-            if store is not None:
-                journal.subscribe(store.append)
+            recovered = RecoveredState()
+            if resumable:
+                directory = open_state_directory(settings.results_root)
+                recovered = await asyncio.to_thread(stack.enter_context, directory)
+            journal = Journal(clock)
             metrics = Metrics()
             journal.subscribe(metrics)
             engine = Engine(
                 clock=clock,
                 journal=journal,
                 servers=servers,
-                executor=executor,
+                execute=run_test,
                 deadlines=Deadlines(
                     action=settings.action_deadline,
                     case=settings.case_deadline,
@@ -110,20 +111,27 @@ class Lab:
             )
             # Absolute, because a test may change the working directory of its process.
             late = LateFiles(settings.results_root.absolute(), engine.sessions)
-            journal.subscribe(late)
+            journal.subscribe(late, LATE)
             stack.push_async_callback(late.close)
             past = Past(settings.results_root)
             stack.callback(past.close)
-            legacy = Legacy.of(store) if store is not None else Legacy()
-            for uuid in legacy.adapters:
-                engine.pool.remember(uuid, "the coordinator was restarted")
             if matches is not None:
                 matches.answered = engine.wake
             running = asyncio.create_task(engine.run(), name="engine")
             running.add_done_callback(_say_if_it_died)
             try:
                 yield cls(
-                    settings, clock, journal, servers, engine, store, executor, planner, metrics, past, legacy
+                    settings=settings,
+                    clock=clock,
+                    journal=journal,
+                    servers=servers,
+                    engine=engine,
+                    workers=workers,
+                    planner=planner,
+                    metrics=metrics,
+                    past=past,
+                    recovered=recovered,
+                    resumable=resumable,
                 )
             finally:
                 try:
@@ -181,66 +189,62 @@ class Lab:
         """
         plan = plan if plan is not None else await self.plan(request)
         options = await self._options(request, command)
-        # First, as it takes long: whoever is called off meanwhile leaves no session behind.
-        problems = await self._prepare(plan)
+        # First, because it takes long: a request that is cancelled meanwhile leaves no session.
+        unstartable_reason = await self._prepare(plan)
         folder = folder or self.new_folder()
-        stored = StoredSession(folder.id, folder.path.absolute(), request.model_dump(mode="json"))
-
-        def unstartable_reason(case: Case) -> str | None:
-            return next((problems[spec] for spec in _specs(case) if spec in problems), None)
-
+        asked = request.model_dump(mode="json")
         try:
-            if self.store is not None:
-                await run_to_completion(asyncio.to_thread(self.store.add_session, stored))
+            await asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
             return await self.engine.submit(folder, plan, options, unstartable_reason=unstartable_reason)
         except BaseException:
-            # Whoever asked for it is told that there is none: it must not begin after a restart.
-            if self.store is not None:
-                await run_to_completion(asyncio.to_thread(self.store.remove_session, stored.id))
+            # The caller gets an error, so the session must not start after a restart either.
+            await run_to_completion(asyncio.to_thread(folder.remove_request))
             raise
 
     async def resume_or_start(
         self, request: SessionRequest, *, command: str
-    ) -> tuple[list[Session], list[EndedSession]]:
-        """Go on where coordinators left off that were killed; start what is asked for, unless they had.
+    ) -> tuple[list[Session], list[RecoveredSession]]:
+        """Resume the sessions of killed coordinators; start a new one unless one of them had this request.
 
         :return: the sessions that run now, and those of this request that ended before their coordinator
-            could say so.
+            could report it.
         :raises UsageError: there is nothing to run.
         :raises OSError: the results folder cannot be made.
         """
         sessions = await self.resume()
-        await asyncio.to_thread(self.legacy.complete)
+        await asyncio.to_thread(self.recovered.write_missing_reports)
         asked = request.model_dump(mode="json")
-        ended = [one for one in self.legacy.ended if one.session.request == asked]
+        ended = [one for one in self.recovered.unreported if one.request == asked]
         if not ended and request not in [one.options.request for one in sessions]:
             sessions.append(await self.start(request, command=command))
         return sessions, ended
 
     async def resume(self) -> list[Session]:
-        """Go on with the sessions that an earlier coordinator left without ending them.
+        """Resume the sessions that an earlier coordinator left unfinished.
 
-        :raises StoppedError: the lab was told to stop meanwhile.
+        :raises ShuttingDownError: the lab is being stopped.
         """
-        if self.store is None:
-            return []
         resumed = []
-        for stored in self.legacy.unfinished:
+        for session in self.recovered.unfinished:
             try:
-                resumed.append(await self._resume(stored, self.store))
+                resumed.append(await self._resume(session))
             except ShuttingDownError:
                 raise
             except (TrafficlightError, OSError):
-                logger.exception("session %s cannot go on", stored.id)
+                logger.exception("session %s cannot be resumed", session.folder.id)
         return resumed
 
-    async def _resume(self, stored: StoredSession, store: SqlStore) -> Session:
-        folder = ResultsFolder.open(stored.folder)
-        request = SessionRequest.read(stored.request)
+    async def _resume(self, session: RecoveredSession) -> Session:
+        request = SessionRequest.read(session.request)
         plan = await self.plan(request)
-        await self._prepare(plan)
-        return await self.engine.resume(
-            folder, plan, await self._options(request, "resumed"), store.events(stored.id)
+        unstartable_reason = await self._prepare(plan)
+        log = session.folder.events
+        return await self.engine.submit(
+            session.folder,
+            plan,
+            await self._options(request, "resumed"),
+            unstartable_reason=unstartable_reason,
+            earlier=read_events(log) if await asyncio.to_thread(log.exists) else (),
         )
 
     async def _options(self, request: SessionRequest, command: str) -> Options:
@@ -261,15 +265,19 @@ class Lab:
             request=request,
         )
 
-    async def _prepare(self, plan: Plan) -> dict[HomeServerSpec, str]:
-        """Install what the cases' homeservers share, until it is done or the lab ends.
+    async def _prepare(self, plan: Plan) -> Callable[[Case], str | None]:
+        """Install what the cases' homeservers share, until it is done or the lab is stopped.
 
-        :return: what went wrong with which.
+        :return: says why a case cannot be started; None if it can.
         """
         problems: dict[HomeServerSpec, str] = {}
         with contextlib.suppress(ShuttingDownError):
             await race(self._install(plan, problems), self._shut_down())
-        return problems
+
+        def unstartable_reason(case: Case) -> str | None:
+            return next((problems[spec] for spec in _specs(case) if spec in problems), None)
+
+        return unstartable_reason
 
     async def _install(self, plan: Plan, problems: dict[HomeServerSpec, str]) -> None:
         wanted = {spec: None for case in plan.cases if case.skip is None for spec in _specs(case)}
@@ -282,14 +290,10 @@ class Lab:
                 problems[spec] = str(error)
 
     async def request_of(self, session: str) -> SessionRequest | None:
-        """Return what a session was asked to run, of an earlier coordinator too; None where nobody knows."""
-        known = self.engine.sessions.get(session)
-        if known is not None and known.options.request is not None:
-            return known.options.request
-        if self.store is None:
-            return None
-        stored = await asyncio.to_thread(self.store.session, session)
-        return SessionRequest.read(stored.request) if stored is not None else None
+        """Return what a session was asked to run, in any version; None if that is not recorded."""
+        folder = ResultsFolder(self.settings.results_root.absolute() / session)
+        request = await asyncio.to_thread(folder.read_request)
+        return SessionRequest.read(request) if request is not None else None
 
     def unclaimed_folder(self, uuid: str) -> Path:
         """Return the folder for files of an adapter that has no case; it is made."""
@@ -326,12 +330,12 @@ def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
 
 async def _executor(
     settings: Settings, clock: Clock, stack: AsyncExitStack
-) -> tuple[Executor, Planner, RemoteMatchCache | None]:
+) -> tuple[WorkerPool | None, Execute, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return InProcessExecutor(clock), InProcessPlanner(), None
+        return None, functools.partial(execute_in_process, clock=clock), InProcessPlanner(), None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))
-    return pool, WorkerPlanner(pool, deadline, matches, clock=clock), matches
+    return pool, pool.execute, WorkerPlanner(pool, deadline, matches, clock=clock), matches

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trafficlight.results.case import Expected
+from trafficlight.results.events import Expected
 from trafficlight.results.reporters.host import Reporter
 from trafficlight.suites.selection import SessionRequest
 

@@ -1,15 +1,13 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
 import asyncio
-import itertools
-import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
     Adapter,
     AdapterState,
-    Claim,
     Lease,
     RegistrationConflictError,
     UnknownAdapterError,
@@ -17,7 +15,14 @@ from trafficlight.coordinator.adapter import (
 from trafficlight.coordinator.channel import Channel
 from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
 from trafficlight.protocol import RESET, ErrorBody, Registration
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    AdapterLeased,
+    AdapterLost,
+    AdapterRegistered,
+    AdapterReleased,
+    Event,
+    Log,
+)
 from trafficlight.results.journal import Journal
 
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
@@ -50,7 +55,6 @@ class Pool:
         self._adapters: dict[str, Adapter] = {}
         self._free: dict[str, Adapter] = {}
         self._ended: dict[str, None] = {}
-        self._leases = itertools.count(1)
         self._closed: str | None = None
         #: Called with an adapter that may have another case after :meth:`reset`; None lets all of them end.
         self.on_reusable: Callable[[Adapter], None] | None = None
@@ -92,7 +96,7 @@ class Pool:
             token=token,
         )
         self._adapters[uuid] = adapter
-        self._journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration=adapter.fields)
+        self._journal.append(AdapterRegistered(adapter=uuid, registration=adapter.fields))
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
@@ -135,41 +139,37 @@ class Pool:
         """Note that an adapter gave a sign of life."""
         adapter.seen = self._clock.monotonic()
 
-    def lease(self, claim: Claim, adapters: Mapping[str, Adapter]) -> Lease:
-        """Claim the adapters of an attempt, all or none.
+    def acquire(self, lease: Lease) -> None:
+        """Lease the adapters of an attempt, all or none.
 
-        :param adapters: a free adapter for every client role.
-        :raises AdapterError: one of them is not free any more; nothing is claimed then.
+        :raises AdapterError: one of them is not free any more; none is leased.
         """
-        for role, adapter in adapters.items():
+        for role, adapter in lease.adapters.items():
             if adapter.state is not AdapterState.FREE:
                 raise AdapterError(
                     f"the {adapter.type} adapter {adapter.uuid} is not free any more", role=role
                 )
-        lease = Lease(f"{next(self._leases)}-{secrets.token_hex(4)}", claim, dict(adapters))
-        for role, adapter in adapters.items():
-            adapter.state, adapter.lease = AdapterState.LEASED, lease
-            adapter.role, adapter.claim = role, claim
+        for role, adapter in lease.adapters.items():
+            adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
             del self._free[adapter.uuid]
-            self._tell(EventKind.ADAPTER_LEASED, adapter, registration=adapter.fields)
-        return lease
+            self._emit(adapter, AdapterLeased(adapter=adapter.uuid, registration=adapter.fields))
 
     def release(self, lease: Lease, reason: str) -> None:
-        """Give the adapters of a lease up. Idempotent.
+        """Release the adapters of a lease. Idempotent.
 
-        Each is told to exit, and comes back as a new one; those that can be used again are reset.
+        Reusable adapters are reset; the others are sent `exit` and register again.
         """
-        if not lease.open:
+        if lease.released:
             return
-        lease.open = False
+        lease.released = True
         for adapter in lease.adapters.values():
-            if adapter.lease is not lease:
+            if adapter.state is not AdapterState.LEASED:  # it has ended
                 continue
-            self._tell(EventKind.ADAPTER_RELEASED, adapter, reason=reason)
+            self._emit(adapter, AdapterReleased(adapter=adapter.uuid, reason=reason))
             adapter.channel.on_delivered = None
             if self.on_reusable is not None and self._closed is None and adapter.usable_again:
-                adapter.state, adapter.lease = AdapterState.RESETTING, None
+                adapter.state = AdapterState.RESETTING
                 self.on_reusable(adapter)
             else:
                 self._end(adapter, reason)
@@ -185,7 +185,7 @@ class Pool:
             self._end(adapter, f"could not be reset: {error}")
             return
         except asyncio.CancelledError:
-            self._end(adapter, "was called off during its reset")
+            self._end(adapter, "its reset was cancelled")
             raise
         if adapter.state is AdapterState.RESETTING:
             adapter.state, adapter.role = AdapterState.FREE, None
@@ -194,7 +194,7 @@ class Pool:
 
     def end(self, adapter: Adapter, reason: str) -> None:
         """Tell an adapter that no case holds to exit."""
-        if adapter.lease is None:
+        if adapter.state is not AdapterState.LEASED:
             self._end(adapter, reason)
 
     def pause(self, adapter: Adapter, reason: str) -> None:
@@ -283,18 +283,16 @@ class Pool:
     def _lost(self, adapter: Adapter, error: LabError | ActionError) -> None:
         if adapter.state is AdapterState.ENDED:
             return
-        told = adapter.channel.fail(error)
-        lease, role = adapter.lease, adapter.role
-        if lease is None or role is None:
-            self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
+        raised_in_test = adapter.channel.fail(error)
+        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=str(error)))
+        if (lease := adapter.held_by) is not None and adapter.role is not None:
+            lease.on_lost(adapter.role, error, raised_in_test)
+        else:
             self._end(adapter, str(error))
             self._on_change()
-        else:
-            self._tell(EventKind.ADAPTER_LOST, adapter, reason=str(error))
-            lease.claim.adapter_failed(role, error, told=told)
 
     def _end(self, adapter: Adapter, reason: str) -> None:
-        adapter.state, adapter.reason, adapter.lease = AdapterState.ENDED, reason, None
+        adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)
         self._ended[adapter.uuid] = None
@@ -304,16 +302,11 @@ class Pool:
 
     def _note(self, message: str, adapter: Adapter | None = None) -> None:
         uuid = adapter.uuid if adapter is not None else None
-        self._journal.append(EventKind.LOG, adapter=uuid, level="info", logger="pool", message=message)
+        self._journal.append(Log(adapter=uuid, logger="pool", message=message))
 
-    def _tell(self, kind: EventKind, adapter: Adapter, **data: object) -> None:
-        claim = adapter.lease.claim if adapter.lease is not None else None
-        self._journal.append(
-            kind,
-            session=claim.session if claim is not None else "",
-            case=claim.case if claim is not None else None,
-            attempt=claim.attempt if claim is not None else None,
-            role=adapter.role if claim is not None else None,
-            adapter=adapter.uuid,
-            **data,
-        )
+    def _emit(self, adapter: Adapter, event: Event) -> None:
+        """Record an event of an adapter: in its case, while it is leased."""
+        if (lease := adapter.held_by) is not None:
+            lease.emit(replace(event, role=adapter.role))
+        else:
+            self._journal.append(event)

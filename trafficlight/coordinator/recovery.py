@@ -1,54 +1,130 @@
-"""What coordinators left that were killed: read once, before anybody can add to it."""
+"""What coordinators that were killed left in a results folder: read once, before this one writes to it."""
 
+import fcntl
 import json
 import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-from trafficlight.results.event_log import read_events
-from trafficlight.results.folder import ResultsFolder
+from trafficlight.errors import ConfigError
+from trafficlight.protocol import JsonObject
+from trafficlight.results.catalog import session_ids
+from trafficlight.results.event_log import read_events, session_end
+from trafficlight.results.folder import ResultsFolder, write_atomically
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.store import EndedSession, SqlStore, StoredSession
 from trafficlight.results.writer import rebuild
 
 logger = logging.getLogger(__name__)
 
-# Adapters of an earlier coordinator that are told to register anew.
-_KNOWN_ADAPTERS = 10_000
+# The lock that one coordinator holds, and the file that exists until a coordinator has shut down cleanly.
+_LOCK, _RUNNING = "lab.lock", "lab.running"
+# The database of versions up to 0.1.0.
+_OLD_DATABASE = "lab.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
-class Legacy:
-    """What an earlier coordinator left.
+class RecoveredSession:
+    """A session of an earlier coordinator.
 
-    :param unfinished: sessions that had not ended, oldest first.
-    :param ended: sessions that had, though their coordinator did not live to say so, in the order in which
-        they ended.
-    :param adapters: the uuids that had registered.
+    :param request: what it was asked to run, as JSON.
+    :param exit_code: its exit code; None if it has not ended.
     """
 
-    unfinished: tuple[StoredSession, ...] = ()
-    ended: tuple[EndedSession, ...] = ()
-    adapters: tuple[str, ...] = ()
+    folder: ResultsFolder
+    request: JsonObject
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredState:
+    """What earlier coordinators left.
+
+    :param unfinished: sessions that have not ended, oldest first.
+    :param unreported: sessions that ended since a coordinator last shut down cleanly, in the order in which
+        they ended.
+    """
+
+    unfinished: tuple[RecoveredSession, ...] = ()
+    unreported: tuple[RecoveredSession, ...] = ()
 
     @classmethod
-    def of(cls, store: SqlStore) -> "Legacy":
-        """Read it. Blocks."""
-        return cls(
-            tuple(store.unfinished()), tuple(store.ended_unsaid()), tuple(store.adapters(_KNOWN_ADAPTERS))
-        )
+    def load(cls, root: Path, unclean_since: datetime | None) -> "RecoveredState":
+        """Read the ends of all sessions that can be resumed.
 
-    def complete(self) -> None:
-        """Write the reports that a coordinator did not come to write before it was killed. Blocks."""
-        for one in self.ended:
+        :param root: the folder of all sessions' results.
+        :param unclean_since: when the first coordinator started that did not shut down cleanly.
+        """
+        unfinished: list[RecoveredSession] = []
+        unreported: list[tuple[datetime, RecoveredSession]] = []
+        for id in reversed(session_ids(root)):
+            folder = ResultsFolder(root.absolute() / id)
+            if (request := folder.read_request(resumable=True)) is None:
+                continue
+            end = session_end(folder.events)
+            if end is None:
+                unfinished.append(RecoveredSession(folder, request))
+            elif unclean_since is not None and end.time >= unclean_since:
+                known = RecoveredSession(folder, request, end.exit_code)
+                unreported.append((end.time, known))
+        unreported.sort(key=lambda one: one[0])
+        return cls(tuple(unfinished), tuple(known for _, known in unreported))
+
+    def write_missing_reports(self) -> None:
+        """Write the reports that a coordinator had not written when it was killed. Blocks."""
+        for session in self.unreported:
             try:
-                _complete(one.session)
+                _complete(session.folder)
             except Exception:
-                # Whatever is wrong with one session's folder, the others are not to suffer from it.
-                logger.exception("the results of session %s are not complete", one.session.id)
+                # One broken folder must not cost the other sessions their reports.
+                logger.exception("the results of session %s are not complete", session.folder.id)
 
 
-def _complete(stored: StoredSession) -> None:
-    folder = ResultsFolder.open(stored.folder)
+@contextmanager
+def open_state_directory(root: Path) -> Iterator[RecoveredState]:
+    """Lock a results folder until this is left, and return what earlier coordinators left in it.
+
+    :raises ConfigError: another coordinator holds the lock, or the folder is not writable.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        message = f"nothing can be written in {root}: {error.strerror}"
+        raise ConfigError(message, key="RESULTS_FOLDER") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"another coordinator works in {root}: give each its own RESULTS_FOLDER"
+            raise ConfigError(message, key="RESULTS_FOLDER") from None
+        running = root / _RUNNING
+        _warn_of_old_sessions(root)
+        recovered = RecoveredState.load(root, _time_in(running))
+        if not running.exists():
+            try:
+                write_atomically(running, datetime.now(UTC).isoformat().encode())
+            except OSError as error:
+                message = f"nothing can be written in {root}: {error.strerror}"
+                raise ConfigError(message, key="RESULTS_FOLDER") from error
+        yield recovered
+        running.unlink(missing_ok=True)  # not reached after an error: the next coordinator resumes
+    finally:
+        os.close(lock)
+
+
+def _time_in(path: Path) -> datetime | None:
+    try:
+        return datetime.fromisoformat(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _complete(folder: ResultsFolder) -> None:
     if _is_complete(folder):
         return
     rebuild(folder, SessionRecord.replay(read_events(folder.events)))
@@ -58,8 +134,26 @@ def _complete(stored: StoredSession) -> None:
 def _is_complete(folder: ResultsFolder) -> bool:
     report, session = folder.path / "report.html", folder.path / "session.json"
     try:
-        # The last file that is written at an end.
+        # The report is the last file that is written at the end of a session.
         newer = report.stat().st_mtime_ns >= folder.events.stat().st_mtime_ns
         return newer and folder.junit.is_file() and bool(json.loads(session.read_bytes())["ended"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _warn_of_old_sessions(root: Path) -> None:
+    """Log which sessions an earlier version left unfinished: only its database knew what they were to run."""
+    path = root / _OLD_DATABASE
+    if not path.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT id FROM sessions WHERE NOT ended ORDER BY id").fetchall()
+    except sqlite3.Error:
+        return
+    folders = [ResultsFolder(root / id) for (id,) in rows if (root / id).is_dir()]
+    lost = [one.id for one in folders if one.read_request() is None and session_end(one.events) is None]
+    if lost:
+        logger.warning(
+            "%s of an earlier version cannot be resumed (remove %s to silence this)", ", ".join(lost), path
+        )

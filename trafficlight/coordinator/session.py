@@ -7,14 +7,24 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
-from typing import Any
 
 from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_types
 from trafficlight.coordinator.scheduling.scheduler import Waiting
 from trafficlight.results.case import INTERRUPTED
-from trafficlight.results.events import FINAL, Event, EventKind, State
+from trafficlight.results.events import (
+    FINAL,
+    CaseEnded,
+    CasePlanned,
+    CaseWaits,
+    Event,
+    Problem,
+    SessionEnded,
+    SessionStarted,
+    SessionStopped,
+    State,
+)
 from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
@@ -63,39 +73,22 @@ class Session:
         self._unsubscribe: Callable[[], None] = lambda: None
         self._closing = False
 
-    async def resume(self, events: Iterable[Event]) -> None:
-        """Go on with a session that a coordinator left without ending it.
+    async def restore(self, events: Iterable[Event]) -> None:
+        """Take over what an earlier coordinator recorded of this session, before :meth:`begin`.
 
-        What ended keeps its verdict; attempts that were cut off are marked as interrupted, and their cases
-        run again, unless that is not wanted.
-
-        :param events: everything that was recorded of it; read in a thread.
+        :param events: everything that it recorded; read in a thread.
         """
         await asyncio.to_thread(self._replay, events)
         self.stopped, self.cancelled = self.record.stopped, self.record.cancelled
         if self.record.started is not None:
             self._began -= (self._clock.now() - self.record.started).total_seconds()
-        self._unsubscribe = self._journal.subscribe(self.writer)
-        self.writer.resume()
-        now = self._clock.monotonic()
-        planned = {case.id for case in self.plan.cases}
-        async for order, case in cooperative(enumerate(self.plan.cases)):
-            if case.id not in self.record.cases:
-                self._plan(case, None)
-            if (entry := self._resumed(case, order, now)) is not None:
-                self._queues.add(entry)
-        async for case_id, known in cooperative(list(self.record.cases.items())):
-            if case_id not in planned and known.state not in FINAL:
-                gone = Verdict(
-                    State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
-                )
-                self._end(case_id, None, gone, 0.0)
+            self.writer.resume()
 
     def _replay(self, events: Iterable[Event]) -> None:
         for event in events:
             self.record.apply(event)
 
-    def _resumed(self, case: Case, order: int, now: float) -> Entry | None:
+    def _unfinished(self, case: Case, order: int, now: float) -> Entry | None:
         """Return a case that is still to run; mark its last attempt as interrupted, if it was."""
         known = self.record.cases[case.id]
         failures = sum(
@@ -122,52 +115,72 @@ class Session:
     async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
         """Record what is planned; when it returns, its cases may start.
 
-        :param unsupported: why a case is not meant to run here; None where it is.
+        Of a restored session, cases that ended keep their verdicts. Attempts that were running are marked as
+        interrupted and their cases run again, unless the options limit that.
+
+        :param unsupported: why a case is not meant to run here; None if it is.
         """
-        self._unsubscribe = self._journal.subscribe(self.writer)
-        self._tell(
-            EventKind.SESSION_STARTED,
-            versions={"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform},
-            configuration=dict(self.options.configuration),
-            command=self.options.command,
-            host=platform.node(),
-            user=_user(),
-            seed=self.options.seed,
-            cases=len(self.plan.cases),
-        )
-        for problem in self.plan.problems:
-            self._tell(
-                EventKind.PROBLEM,
-                file=str(problem.path),
-                line=problem.line,
-                problem=problem.problem,
-                hint=problem.hint,
+        self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
+        if self.record.started is None:
+            self._emit_started()
+        recorded = [one.content() for one in self.record.problems]
+        for found in self.plan.problems:
+            problem = Problem(
+                session=self.id,
+                file=str(found.path),
+                line=found.line,
+                problem=found.problem,
+                hint=found.hint,
             )
+            if problem.content() not in recorded:
+                self._journal.append(problem)
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.cases)):
-            why = unsupported(case)
-            self._plan(case, why)
-            if case.skip is None and why is None:
-                self._queues.add(Entry(case, order, now))
+            if case.id not in self.record.cases:  # the coordinator may have been killed while it planned
+                self._plan(case, unsupported(case))
+            if (entry := self._unfinished(case, order, now)) is not None:
+                self._queues.add(entry)
+        planned = {case.id for case in self.plan.cases}
+        async for case_id, known in cooperative(list(self.record.cases.items())):
+            if case_id not in planned and known.state not in FINAL:
+                gone = Verdict(
+                    State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
+                )
+                self._end(case_id, None, gone, 0.0)
+
+    def _emit_started(self) -> None:
+        versions = {"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform}
+        self._journal.append(
+            SessionStarted(
+                session=self.id,
+                versions=versions,
+                configuration=self.options.configuration,
+                command=self.options.command,
+                host=platform.node(),
+                user=_user(),
+                seed=self.options.seed,
+                cases=len(self.plan.cases),
+            )
+        )
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
         slots = {role: slot.type_name for slot in case.servers for role in slot.roles}
-        expected = self.options.expected(case.id)
         self._journal.append(
-            EventKind.CASE_PLANNED,
-            session=self.id,
-            case=case.id,
-            suite=case.suite,
-            file=case.file,
-            line=case.line,
-            class_name=case.class_name,
-            method=case.method,
-            clients={role: kind.type_name for role, kind in case.clients.items()},
-            servers=slots,
-            parameters=dict(case.parameters),
-            skip=case.skip or unsupported,
-            skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
-            expected={"reason": expected.reason, "link": expected.link} if expected else None,
+            CasePlanned(
+                session=self.id,
+                case=case.id,
+                suite=case.suite,
+                file=case.file,
+                line=case.line,
+                class_name=case.class_name,
+                method=case.method,
+                clients={role: kind.type_name for role, kind in case.clients.items()},
+                servers=slots,
+                parameters=dict(case.parameters),
+                skip=case.skip or unsupported,
+                skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
+                expected=self.options.expected(case.id),
+            )
         )
 
     @property
@@ -254,8 +267,8 @@ class Session:
     def _tell_why(self, cases: Sequence[str], reason: str) -> None:
         """Record why cases wait: an event for many of them, as they may be thousands."""
         for first in range(0, len(cases), _IN_ONE_EVENT):
-            some = list(cases[first : first + _IN_ONE_EVENT])
-            self._tell(EventKind.CASE_WAITS, reason=reason, cases=some)
+            some = tuple(cases[first : first + _IN_ONE_EVENT])
+            self._journal.append(CaseWaits(session=self.id, reason=reason, cases=some))
 
     def give_up(self, case: str, message: str) -> None:
         """End a case that cannot start, as an error."""
@@ -304,7 +317,7 @@ class Session:
     def _stop_for_good(self, reason: str) -> None:
         """Start no more cases, also when another coordinator takes the session up."""
         if not self.stopped:
-            self._tell(EventKind.SESSION_STOPPED, reason=reason, cancelled=self.cancelled)
+            self._journal.append(SessionStopped(session=self.id, reason=reason, cancelled=self.cancelled))
         self.stop(reason)
 
     def overdue(self) -> str | None:
@@ -323,8 +336,10 @@ class Session:
             return
         self._closing = True
         code = exit_code(self.record, interrupted=interrupted)
-        counts = {state.value: count for state, count in self.record.counts.items()}
-        self._tell(EventKind.SESSION_ENDED, counts=counts, exit_code=int(code), interrupted=interrupted)
+        counts = self.record.counts
+        self._journal.append(
+            SessionEnded(session=self.id, counts=counts, exit_code=int(code), interrupted=interrupted)
+        )
         self._unsubscribe()
         # Reports take their time, and reporters may hang until their deadline.
         try:
@@ -354,23 +369,20 @@ class Session:
         *,
         will_retry: bool = False,
     ) -> None:
-        expected = self.options.expected(case)
         self._journal.append(
-            EventKind.CASE_ENDED,
-            session=self.id,
-            case=case,
-            attempt=attempt,
-            state=verdict.state.value,
-            message=truncate(verdict.message, MESSAGE_LIMIT),
-            traceback=truncate(verdict.traceback, TRACEBACK_LIMIT),
-            phase=verdict.phase,
-            seconds=seconds,
-            will_retry=will_retry,
-            expected={"reason": expected.reason, "link": expected.link} if expected else None,
+            CaseEnded(
+                session=self.id,
+                case=case,
+                attempt=attempt,
+                state=verdict.state,
+                message=truncate(verdict.message, MESSAGE_LIMIT),
+                traceback=truncate(verdict.traceback, TRACEBACK_LIMIT),
+                phase=verdict.phase,
+                seconds=seconds,
+                will_retry=will_retry,
+                expected=self.options.expected(case),
+            )
         )
-
-    def _tell(self, kind: EventKind, **data: Any) -> None:
-        self._journal.append(kind, session=self.id, **data)
 
 
 def _pause(cases: int) -> float:

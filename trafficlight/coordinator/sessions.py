@@ -6,14 +6,14 @@ from pathlib import Path
 from weakref import WeakSet
 
 from trafficlight.coordinator.session import Session
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Log, Upload
 from trafficlight.results.writer import ResultsWriter, append_late
 
 # Cases of ended sessions, however few sessions they are. Each has all that happened in it: about 25 kB, and
 # 50 objects that the interpreter's garbage collector looks at while everything else waits.
 _MOST_CASES = 2_000
 # What can still come for a case when its session has ended.
-_LATE = frozenset({EventKind.UPLOAD, EventKind.LOG})
+LATE = (Upload, Log)
 
 
 class Sessions(Mapping[str, Session]):
@@ -71,9 +71,9 @@ class LateFiles:
         # Also those of sessions that have left the memory: they live as long as they have something to write.
         self._told: WeakSet[ResultsWriter] = WeakSet()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Upload | Log) -> None:
         """Take in an event; those of sessions that go on are left to their own writers."""
-        if event.kind not in _LATE or not event.session:
+        if not event.session:
             return
         session = self._sessions.get(event.session)
         if session is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trafficlight.config import AdapterProgram
 from trafficlight.errors import ConfigError
-from trafficlight.homeservers.processes import PlainProcess, start_plain
+from trafficlight.processes import ChildProcess, start_process
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Supervisor:
             self._environment["ADAPTER_TOKEN"] = token
         self._folder = folder
         self._on_exit = on_exit
-        self._running: set[PlainProcess] = set()
+        self._running: set[ChildProcess] = set()
 
     @property
     def pids(self) -> list[int]:
@@ -115,7 +115,7 @@ class Supervisor:
         instance = secrets.token_hex(8)
         while True:
             began = loop.time()
-            process = await start_plain(
+            process = await start_process(
                 program.command,
                 environment={**self._environment, "TRAFFICLIGHT_INSTANCE": instance},
                 directory=Path.cwd(),

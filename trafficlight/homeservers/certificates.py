@@ -1,4 +1,4 @@
-"""A certificate authority for the homeservers of one provider: their federation verifies TLS for real."""
+"""Certificate authorities for homeservers, whose federation verifies TLS."""
 
 import datetime
 import ipaddress
@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFETIME = datetime.timedelta(days=30)
+_SKEW = datetime.timedelta(days=1)  # the clock of a container or an engine may be behind
+_AUTHORITY = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "trafficlight test authority")])
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Where the files are, all PEM.
+    """The certificate files of a provider, PEM.
 
-    :param authority: the certificate that homeservers trust.
-    :param certificate: one that it signed for ``localhost`` and ``127.0.0.1``, whatever the port.
-    :param private_key: the key of the latter.
+    :param authority: the certificate that its homeservers trust.
+    :param certificate: a certificate signed by it, for ``localhost`` and ``127.0.0.1`` at every port.
+    :param private_key: the key of that certificate.
     """
 
     authority: Path
@@ -28,69 +32,66 @@ class Certificates:
 
     @classmethod
     def create(cls, folder: Path) -> "Certificates":
-        """Make an authority, keep no key of it, and write what servers need into a folder. Blocks shortly."""
-        authority_key, server_key = (
-            ec.generate_private_key(ec.SECP256R1()),
-            ec.generate_private_key(ec.SECP256R1()),
-        )
-        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "trafficlight test authority")])
-        authority = (
-            _builder(issuer, issuer, authority_key.public_key(), authority_key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(signs_certificates=True), critical=True)
-            .sign(authority_key, hashes.SHA256())
-        )
+        """Create an authority and a certificate in a folder, without the authority's key. Blocks shortly."""
+        authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
-        server = (
-            _builder(subject, issuer, server_key.public_key(), authority_key.public_key())
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
+        certificate = (
+            _builder(subject, key, authority_key, is_authority=False)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(authority_key, hashes.SHA256())
         )
         files = cls(folder / "authority.crt", folder / "server.crt", folder / "server.key")
-        files.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-        files.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
+        files.authority.write_bytes(_self_signed(authority_key))
+        files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
         files.private_key.touch(mode=0o600)
-        files.private_key.write_bytes(
-            server_key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
+        files.private_key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return files
 
 
+def create_rsa_authority() -> tuple[bytes, bytes]:
+    """Return a new authority's certificate and key, both PEM. Blocks shortly.
+
+    RSA in the traditional format: some of Complement's images can read nothing else.
+    """
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    return _self_signed(key), pem
+
+
+def _self_signed(key: _Key) -> bytes:
+    builder = _builder(_AUTHORITY, key, key, is_authority=True)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
 def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    issuer_key: ec.EllipticCurvePublicKey,
+    subject: x509.Name, key: _Key, authority_key: _Key, *, is_authority: bool
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))  # clocks of containers may differ a little
-        .not_valid_after(now + _LIFETIME)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
-    )
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
+    usage = x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
         key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
         encipher_only=False,
         decipher_only=False,
+    )
+    issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    constraints = x509.BasicConstraints(ca=is_authority, path_length=0 if is_authority else None)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(_AUTHORITY)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + _LIFETIME)
+        .add_extension(constraints, critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(issued_by, critical=False)
     )

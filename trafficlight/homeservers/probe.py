@@ -1,23 +1,26 @@
-"""Ask a homeserver whether it answers and what it is, over HTTP only."""
+"""Ask a homeserver over HTTP whether it is ready and which version it is."""
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
+from typing import Any
 
 import aiohttp
 
+from trafficlight.clock import race
 from trafficlight.errors import DeployError
 
 _REQUEST = aiohttp.ClientTimeout(total=10)
 _SHORT = aiohttp.ClientTimeout(total=3)
-_FIRST_PAUSE_SECONDS = 0.05
+_FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
-_SHOWN = 200
+_SHOWN = 200  # characters
 
 
 async def check_versions(session: aiohttp.ClientSession, cs_api: str) -> None:
     """Return if ``/_matrix/client/versions`` answers as a homeserver does.
 
-    :raises DeployError: it does not; says what came instead.
+    :raises DeployError: it does not; names what it answered.
     """
     url = f"{cs_api}/_matrix/client/versions"
     try:
@@ -35,11 +38,20 @@ async def check_versions(session: aiohttp.ClientSession, cs_api: str) -> None:
         raise DeployError(f"{url} is not reachable: {str(error) or type(error).__name__}") from error
 
 
-async def wait_for_versions(session: aiohttp.ClientSession, cs_api: str, timeout: float) -> None:
-    """Return when a homeserver that should answer does; asks ever less often.
+async def wait_until_ready(
+    session: aiohttp.ClientSession,
+    cs_api: str,
+    timeout: float,
+    *,
+    longest_pause: float = _LONGEST_PAUSE_SECONDS,
+    federation_port: int | None = None,
+) -> None:
+    """Wait until ``/_matrix/client/versions`` answers, polling at growing intervals.
 
     :param timeout: how long to wait, in seconds.
-    :raises DeployError: the time is up; says what came last.
+    :param longest_pause: the longest interval, in seconds.
+    :param federation_port: also wait until this port of 127.0.0.1 accepts connections.
+    :raises DeployError: the wait timed out; names the last answer.
     """
     last: DeployError | None = None
     pause = _FIRST_PAUSE_SECONDS
@@ -47,20 +59,35 @@ async def wait_for_versions(session: aiohttp.ClientSession, cs_api: str, timeout
         async with asyncio.timeout(timeout):
             while True:
                 try:
-                    return await check_versions(session, cs_api)
+                    await check_versions(session, cs_api)
+                    if federation_port is not None:
+                        await _check_port(federation_port)
+                    return
                 except DeployError as error:
                     last = error
-                await asyncio.sleep(pause)  # nothing but asking tells
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, longest_pause)
     except TimeoutError:
         detail = f": {last.message}" if last is not None else ""
         raise DeployError(f"{cs_api} did not answer within {timeout:g} s{detail}") from None
 
 
-async def title_of(session: aiohttp.ClientSession, *bases: str) -> str:
-    """Return what runs, e.g. ``Synapse 1.163.2``; empty where none of the base URLs tells.
+async def unless_exited(ready: Coroutine[Any, Any, None], exited: Coroutine[Any, Any, str]) -> None:
+    """Await a homeserver's readiness, and stop when it exits first.
 
-    :param bases: where federation may be served; certificates are not checked.
+    :param ready: returns when it is ready.
+    :param exited: returns a description of its exit.
+    :raises DeployError: it exited, whatever answers at its port.
+    """
+    reason = await race(exited, ready)
+    if reason is not None:
+        raise DeployError(f"exited while starting, {reason}")
+
+
+async def title_of(session: aiohttp.ClientSession, *bases: str) -> str:
+    """Return name and version, e.g. ``Synapse 1.98.0``; empty if no base URL reports them.
+
+    :param bases: where federation may be served; certificates are not verified.
     """
     for base in bases:
         url = f"{base}/_matrix/federation/v1/version"
@@ -68,6 +95,14 @@ async def title_of(session: aiohttp.ClientSession, *bases: str) -> str:
             async with session.get(url, timeout=_SHORT, ssl=False) as answer:
                 if answer.status == 200:
                     server = (await answer.json(content_type=None))["server"]
-                    # Synapse adds what it knows of its source: `1.163.2 (b=main,abcdef)`.
+                    # Synapse appends its git branch and commit: `1.98.0 (b=main,abcdef)`.
                     return f"{server['name']} {str(server['version']).split()[0]}"
     return ""
+
+
+async def _check_port(port: int) -> None:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError as error:
+        raise DeployError(f"its federation port does not accept connections: {error}") from error
+    writer.close()

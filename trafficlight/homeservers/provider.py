@@ -1,8 +1,9 @@
-"""The seam between the lab and the places homeservers come from.
+"""The interface between the lab and the places where homeservers run.
 
 A *provider* says where homeservers run, a *recipe* says what runs there.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -11,20 +12,46 @@ from typing import Protocol
 
 from trafficlight.server_types import HomeServerSpec
 
-AS_ASKED = ", as asked"
-"""What stands behind the end of a homeserver that :meth:`RunningServer.operate` ended."""
+BY_THE_TEST = ", requested by the test"
+"""Appended to the exit of a homeserver that :meth:`RunningServer.operate` ended."""
+
+SERVER_BYTES = 150 * 2**20
+"""What one homeserver is expected to use."""
+_SERVERS_PER_CORE = 4
+_MOST_HERE = 8
+
+
+def capacity_of(memory_bytes: int, cores: int) -> int:
+    """Return how many homeservers a machine carries at once."""
+    return max(1, min(memory_bytes // SERVER_BYTES, _SERVERS_PER_CORE * cores))
+
+
+def capacity_of_this_machine() -> int:
+    """Return how many homeservers this machine carries at once, beside the lab and its clients."""
+    return min(_MOST_HERE, capacity_of(available_bytes(), os.cpu_count() or 1))
+
+
+def available_bytes() -> int:
+    """Return the memory of this machine that can be used without swapping."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 @dataclass(frozen=True, slots=True)
 class ServerRequest:
-    """One homeserver that a case asks for.
+    """One homeserver that a case needs.
 
-    :param role: the role that it will play, unique in the case.
-    :param spec: what it is to be.
-    :param log: the file that holds the homeserver's log while it runs or, at the latest, when the deployment
-        is left; its folder exists.
-    :param host: which of its provider's hosts has room for it, the same for all of a case that come from one
-        provider; empty where nobody has looked.
+    :param role: the role that it plays, unique in the case.
+    :param spec: what to deploy.
+    :param log: the file for its log, complete at the latest when the deployment is left; its folder exists.
+    :param host: the provider's host with room for it, the same for all homeservers of a case from one
+        provider; empty if no host was chosen.
     """
 
     role: str
@@ -35,10 +62,10 @@ class ServerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Hosting:
-    """What carries homeservers now, as far as planning goes.
+    """The hosts that are available now, for the scheduler.
 
-    :param hosts: how many homeservers each host that answers carries at once, by provider and by the host's
-        name. A provider that is not in it sets no limit; one that is there without any cannot be used now.
+    :param hosts: how many homeservers each available host carries at once, by provider and by the host's
+        name. A provider that is missing has no limit; one without hosts cannot be used now.
     :param by_type: the provider of a server type, by the type's name.
     :param default: the provider of all other server types.
     """
@@ -53,7 +80,7 @@ class Hosting:
 
 
 class RunningServer(Protocol):
-    """A homeserver that answers, for one case only."""
+    """A homeserver that is ready and belongs to one case."""
 
     @property
     def role(self) -> str:
@@ -62,7 +89,7 @@ class RunningServer(Protocol):
 
     @property
     def server_name(self) -> str:
-        """Its name, as it stands in user ids."""
+        """The server name, as in user ids."""
         ...
 
     @property
@@ -72,25 +99,30 @@ class RunningServer(Protocol):
 
     @property
     def version(self) -> str:
-        """What runs, e.g. ``Synapse 1.163.2``."""
+        """Its name and version, e.g. ``Synapse 1.98.0``."""
+        ...
+
+    @property
+    def image(self) -> str:
+        """The container image that it runs from; empty where it runs from none, or from an unknown one."""
         ...
 
     @property
     def exited(self) -> str | None:
-        """How it ended, e.g. ``signal 9``; with :data:`AS_ASKED` behind it if it was told to."""
+        """How it exited, e.g. ``signal 9``, with :data:`BY_THE_TEST` appended; None while it runs."""
         ...
 
     async def operate(self, operation: str) -> None:
-        """Start, stop, restart, kill, pause or unpause it; ``start`` and ``restart`` return when it answers.
+        """Start, stop, restart, kill, pause or unpause it; ``start`` and ``restart`` return when it is ready.
 
         :raises UnsupportedError: this provider cannot.
-        :raises DeployError: it did not come back; carries the end of its log.
+        :raises DeployError: it did not become ready again; carries the end of its log.
         """
         ...
 
 
 class Provider(Protocol):
-    """A place that homeservers come from."""
+    """A place where homeservers run."""
 
     @property
     def name(self) -> str:
@@ -99,35 +131,35 @@ class Provider(Protocol):
 
     @property
     def hosts(self) -> Mapping[str, int] | None:
-        """How many homeservers each of its hosts that answer carries at once; None where it sets no limit.
+        """How many homeservers each available host carries at once; None if there is no limit.
 
         A host is this machine, a Docker engine or a homerunner; its name is unique over all providers.
         """
         ...
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
-        """Return why this provider can never deploy what is asked for, or None where it can; never waits."""
+        """Return why this provider can never deploy a homeserver; None if it can. Does not wait."""
         ...
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
-        """Do the slow work that many deployments share (install, build, probe), with visible progress.
+        """Do the slow work that deployments share (install, build, pull), reporting progress.
 
-        :raises DeployError: it cannot be done.
+        :raises DeployError: it failed.
         """
         ...
 
     def deploy(
         self, case_id: str, requests: Sequence[ServerRequest]
     ) -> AbstractAsyncContextManager[list[RunningServer]]:
-        """Deploy fresh homeservers that answer and federate with each other; leaving destroys them, always.
+        """Deploy fresh homeservers that federate with each other, and destroy them on leaving, in every case.
 
-        Whoever asks has seen to it that there is room: nothing here waits for any.
+        Does not wait for capacity: the scheduler has reserved it.
 
-        The list has the order of the requests. Entering raises :exc:`DeployError` with the server's log when
-        one does not come up, and leaves nothing behind.
+        :return: a context with the homeservers in the order of the requests. Entering it raises
+            :exc:`DeployError` with the log if one does not become ready, and leaves nothing behind.
         """
         ...
 
     async def close(self) -> None:
-        """Give up everything that outlives deployments. Idempotent."""
+        """Release everything that outlives deployments. Idempotent."""
         ...

@@ -1,20 +1,32 @@
-"""All providers behind one: which of them deploys what, and how many homeservers each carries."""
+"""The configured providers as one: each server type has its provider."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from trafficlight.config import Settings
 from trafficlight.errors import ConfigError
+from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
+from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import Hosting, Provider, RunningServer, ServerRequest
+from trafficlight.homeservers.recipes import default_recipes
+from trafficlight.homeservers.static import StaticProvider
+from trafficlight.processes import Progress
 from trafficlight.server_types import HomeServerSpec
+
+logger = logging.getLogger(__name__)
+
+_EVERY_OTHER_TYPE = "*"
 
 
 class ProviderRegistry:
-    """Hands every server type to its provider; is a provider itself.
+    """Dispatches every server type to its provider; has the interface of a provider itself.
 
-    :param providers: the providers that there are, by name.
+    :param providers: the providers by name.
     :param by_type: the name of the provider for a server type, by the type's name.
     :param default: the provider for all other server types.
-    :raises ConfigError: a provider is named that does not exist.
+    :raises ConfigError: there is no provider of a name.
     """
 
     name = "providers"
@@ -36,7 +48,7 @@ class ProviderRegistry:
 
     @property
     def capacities(self) -> dict[str, int]:
-        """How many homeservers of a server type may run for cases at once, where its provider says so."""
+        """How many homeservers of a server type may run at once, if its provider limits it."""
         found: dict[str, int] = {}
         for provider in self._providers.values():
             found.update(getattr(provider, "capacities", {}))
@@ -49,7 +61,7 @@ class ProviderRegistry:
 
     @property
     def hosting(self) -> Hosting:
-        """What carries homeservers now; engines come and go."""
+        """The hosts that are available now."""
         hosts = {
             name: dict(found)
             for name, provider in self._providers.items()
@@ -58,20 +70,20 @@ class ProviderRegistry:
         return Hosting(hosts, self._by_type, self._default)
 
     def provider(self, spec: HomeServerSpec) -> Provider:
-        """Return the provider that deploys what is asked for."""
+        """Return the provider of a server type."""
         return self._providers[self._by_type.get(spec.type_name, self._default)]
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
-        """Return why what is asked for can never be deployed, or None where it can."""
+        """Return why a homeserver can never be deployed; None if it can."""
         return self.provider(spec).unsupported(spec)
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
-        """Let every provider do its slow work, one after the other, so that their progress can be read.
+        """Let the providers do their slow work, one after the other to keep their progress readable.
 
-        :raises DeployError: it cannot be done.
+        :raises DeployError: it failed.
         """
-        for provider, theirs in self._shared_out(specs):
-            await provider.prepare([specs[index] for index in theirs])
+        for provider, indexes in self._shares(specs):
+            await provider.prepare([specs[index] for index in indexes])
 
     @contextlib.asynccontextmanager
     async def deploy(
@@ -79,24 +91,72 @@ class ProviderRegistry:
     ) -> AsyncIterator[list[RunningServer]]:
         """Deploy homeservers, each by its provider.
 
-        :raises DeployError: one does not come up.
+        :raises DeployError: one does not become ready.
         """
         async with contextlib.AsyncExitStack() as stack:
             found: dict[int, RunningServer] = {}
-            for provider, theirs in self._shared_out([request.spec for request in requests]):
-                deployment = provider.deploy(case_id, [requests[index] for index in theirs])
-                found.update(zip(theirs, await stack.enter_async_context(deployment), strict=True))
+            for provider, indexes in self._shares([request.spec for request in requests]):
+                deployment = provider.deploy(case_id, [requests[index] for index in indexes])
+                found.update(zip(indexes, await stack.enter_async_context(deployment), strict=True))
             yield [found[index] for index in range(len(requests))]
 
     async def close(self) -> None:
-        """Close every provider, even when one fails to. Idempotent."""
+        """Close every provider, even if one fails to. Idempotent."""
         async with contextlib.AsyncExitStack() as stack:
             for provider in self._providers.values():
                 stack.push_async_callback(provider.close)
 
-    def _shared_out(self, specs: Sequence[HomeServerSpec]) -> list[tuple[Provider, list[int]]]:
-        """Return every provider that is concerned with the positions of what it is to deploy."""
+    def _shares(self, specs: Sequence[HomeServerSpec]) -> list[tuple[Provider, list[int]]]:
+        """Return each provider with the indexes of what it deploys."""
         shares: dict[str, list[int]] = {}
         for index, spec in enumerate(specs):
             shares.setdefault(self._by_type.get(spec.type_name, self._default), []).append(index)
-        return [(self._providers[name], theirs) for name, theirs in shares.items()]
+        return [(self._providers[name], indexes) for name, indexes in shares.items()]
+
+
+def build_providers(settings: Settings, progress: Progress | None = None) -> ProviderRegistry:
+    """Return the configured providers. Starts nothing.
+
+    A server type in ``SERVER_OVERRIDES`` is static, unless ``SERVER_PROVIDERS`` names it too.
+    ``HOMESERVER_LIMIT`` replaces the estimated capacity of local and homerunner.
+
+    :param progress: called with a line for every slow step, such as an installation; by default it is logged.
+    :raises ConfigError: a setting is wrong or missing.
+    """
+    progress = progress or logger.info
+    by_type: dict[str, str] = dict.fromkeys(settings.server_overrides, "static")
+    by_type |= settings.server_providers
+    default = by_type.pop(_EVERY_OTHER_TYPE, "local")
+    used = {default, *by_type.values()}
+    recipes = default_recipes(
+        CacheFolder(settings.cache_folder),
+        progress,
+        synapse_version=settings.synapse_version,
+        dendrite_version=settings.dendrite_version,
+        dendrite_module=settings.dendrite_module,
+    )
+    providers: dict[str, Provider] = {
+        "local": LocalProvider(
+            recipes=recipes, warm=settings.warm_servers, capacity=settings.homeserver_limit
+        )
+    }
+    if "static" in used:
+        providers["static"] = StaticProvider(settings.server_overrides)
+        for type_name, name in by_type.items():
+            if name == "static" and type_name not in settings.server_overrides:
+                raise ConfigError("is static, but names no homeserver", key=f"SERVER_OVERRIDES.{type_name}")
+    if "homerunner" in used:
+        providers["homerunner"] = HomerunnerProvider(
+            settings.homerunner_url, images=settings.images, capacity=settings.homeserver_limit
+        )
+    if "docker" in used:
+        from trafficlight.homeservers.docker.provider import DockerProvider  # an extra
+
+        providers["docker"] = DockerProvider(
+            settings.docker_engines,
+            images=settings.images,
+            memory_bytes=settings.docker_memory,
+            cpus=settings.docker_cpus,
+            progress=progress,
+        )
+    return ProviderRegistry(providers, by_type, default=default)

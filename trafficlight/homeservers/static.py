@@ -1,82 +1,81 @@
-"""Homeservers that run anyway, lent to one case at a time."""
+"""Homeservers that run already, each leased to one case at a time."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
+from pydantic import ValidationError
+from yarl import URL
 
 from trafficlight.config import StaticServer
-from trafficlight.errors import DeployError, UnsupportedError
+from trafficlight.errors import ConfigError, DeployError, UnsupportedError
 from trafficlight.homeservers.probe import check_versions, title_of
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
-from trafficlight.homeservers.static_sets import KEY, SetPool, parse_overrides
 from trafficlight.server_types import HomeServerSpec
+
+_KEY = "SERVER_OVERRIDES"
+_FORMS = "an object with server_name and cs_api, a list of them, or a list of such lists"
+_Set: TypeAlias = tuple[StaticServer, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class StaticServerInUse:
-    """A homeserver that runs anyway, for one case."""
+class LeasedServer:
+    """A homeserver that runs already, leased to one case."""
 
     role: str
     server_name: str
     cs_api: str
     version: str
-
-    @property
-    def exited(self) -> str | None:
-        """Nothing: nobody here sees it end."""
-        return None
+    exited: None = None  # nothing here observes its exit
+    image: str = ""
 
     async def operate(self, operation: str) -> None:
-        """Refuse: it is not ours.
+        """Refuse.
 
         :raises UnsupportedError: always.
         """
         raise UnsupportedError(
-            f"cannot {operation} {self.server_name}: {KEY} names homeservers that others run"
+            f"cannot {operation} {self.server_name}: {_KEY} names homeservers that the lab does not control"
         )
 
 
 class StaticProvider:
-    """Lends the homeservers of ``SERVER_OVERRIDES``, with the users and rooms that earlier cases left there.
+    """Leases the homeservers of ``SERVER_OVERRIDES``, which keep the users and rooms of earlier cases.
 
-    :param overrides: the setting, as it was read.
+    :param overrides: the value of the setting.
     :raises ConfigError: an entry is wrong; names its key.
     """
 
     name = "static"
+    hosts: None = None
 
     def __init__(self, overrides: Mapping[str, Any]) -> None:
         self._pools = {
-            type_name: SetPool(type_name, sets) for type_name, sets in parse_overrides(overrides).items()
+            type_name: StaticServerPool(type_name, sets)
+            for type_name, sets in parse_overrides(overrides).items()
         }
         self._titles: dict[str, str] = {}
 
     @property
-    def hosts(self) -> None:
-        """None: where they run is not ours to plan, see :attr:`capacities`."""
-        return None
-
-    @property
     def capacities(self) -> Mapping[str, int]:
-        """How many homeservers of each server type cases can have at once."""
+        """How many homeservers of each server type cases can lease at once."""
         return {type_name: pool.capacity for type_name, pool in self._pools.items()}
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
-        """Return that a server type has no entry, or None where it has one."""
+        """Return that a server type has no entry; None if it has one."""
         if spec.type_name in self._pools:
             return None
-        wanted = f" ({spec.recipe})" if spec.recipe else ""
-        return f"{spec.type_name}{wanted}: {KEY} names no homeserver for it"
+        recipe = f" ({spec.recipe})" if spec.recipe else ""
+        return f"{spec.type_name}{recipe}: {_KEY} names no homeserver for it"
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
-        """Look whether every homeserver that may be lent answers, and what it is.
+        """Check that every homeserver of these types is ready.
 
-        :raises DeployError: one does not; names its key.
+        :raises DeployError: one is not; names its key.
         """
         types = dict.fromkeys(spec.type_name for spec in specs if spec.type_name in self._pools)
         async with aiohttp.ClientSession() as session:
@@ -85,7 +84,8 @@ class StaticProvider:
                 for type_name in types
                 for server in self._pools[type_name].servers
             ]
-            problems = [problem for problem in await asyncio.gather(*checks) if problem]
+            results = await asyncio.gather(*checks, return_exceptions=True)
+        problems = [str(result) for result in results if isinstance(result, DeployError)]
         if problems:
             raise DeployError("; ".join(problems))
 
@@ -93,9 +93,9 @@ class StaticProvider:
     async def deploy(
         self, case_id: str, requests: Sequence[ServerRequest]
     ) -> AsyncIterator[list[RunningServer]]:
-        """Lend homeservers that answer; waits while other cases have them.
+        """Lease homeservers that are ready; waits while other cases have them.
 
-        :raises DeployError: one does not answer.
+        :raises DeployError: one is not ready.
         :raises UnsupportedError: there are fewer than the case needs.
         """
         shares: dict[str, list[int]] = {}
@@ -103,42 +103,39 @@ class StaticProvider:
             shares.setdefault(request.spec.type_name, []).append(index)
         found: dict[int, StaticServer] = {}
         async with contextlib.AsyncExitStack() as stack:
-            for type_name in sorted(shares):  # in one order for all, so that no two wait for each other
+            for type_name in sorted(shares):  # in one order, so that no two cases wait for each other
                 pool = self._pools.get(type_name)
                 if pool is None:
-                    raise UnsupportedError(f"{type_name}: {KEY} names no homeserver for it")
-                lent = await stack.enter_async_context(pool.lease(len(shares[type_name])))
-                found.update(zip(shares[type_name], lent, strict=True))
+                    raise UnsupportedError(f"{type_name}: {_KEY} names no homeserver for it")
+                leased = await stack.enter_async_context(pool.lease(len(shares[type_name])))
+                found.update(zip(shares[type_name], leased, strict=True))
             session = await stack.enter_async_context(aiohttp.ClientSession())
             yield [
-                await self._in_use(session, request, found[index]) for index, request in enumerate(requests)
+                await self._lease(session, request, found[index]) for index, request in enumerate(requests)
             ]
 
     async def close(self) -> None:
-        """Do nothing: they run on."""
+        """Do nothing: the homeservers are not the lab's."""
 
-    async def _in_use(
+    async def _lease(
         self, session: aiohttp.ClientSession, request: ServerRequest, server: StaticServer
-    ) -> StaticServerInUse:
+    ) -> LeasedServer:
+        try:
+            version = await self._check(session, request.spec.type_name, server)
+        except DeployError as error:
+            raise DeployError(f"{request.role}: {error.message}") from error
+        await asyncio.to_thread(_write_log, request.log, server)
+        return LeasedServer(request.role, server.server_name, server.cs_api, version)
+
+    async def _check(self, session: aiohttp.ClientSession, type_name: str, server: StaticServer) -> str:
+        """Return the name and version of a homeserver that is ready.
+
+        :raises DeployError: it is not ready.
+        """
         try:
             await check_versions(session, server.cs_api)
         except DeployError as error:
-            raise DeployError(f"{request.role}: {KEY}.{request.spec.type_name}: {error.message}") from error
-        version = await self._title(session, server)
-        await asyncio.to_thread(_tell, request.log, server)
-        return StaticServerInUse(request.role, server.server_name, server.cs_api, version)
-
-    async def _check(
-        self, session: aiohttp.ClientSession, type_name: str, server: StaticServer
-    ) -> str | None:
-        try:
-            await check_versions(session, server.cs_api)
-        except DeployError as error:
-            return f"{KEY}.{type_name}: {error.message}"
-        await self._title(session, server)
-        return None
-
-    async def _title(self, session: aiohttp.ClientSession, server: StaticServer) -> str:
+            raise DeployError(f"{_KEY}.{type_name}: {error.message}") from error
         if server.cs_api not in self._titles:
             name = server.server_name
             federation = f"https://{name}" if ":" in name else f"https://{name}:8448"
@@ -146,6 +143,108 @@ class StaticProvider:
         return self._titles[server.cs_api]
 
 
-def _tell(log: Path, server: StaticServer) -> None:
-    """Say in the case's log where the homeserver's own is."""
-    log.write_text(f"{server.server_name} at {server.cs_api} runs elsewhere, and so does its log.\n")
+class StaticServerPool:
+    """The sets of one server type, each leased to one case at a time. Waiting cases are served in order.
+
+    :param type_name: the server type.
+    :param sets: its sets, all of the same size.
+    """
+
+    def __init__(self, type_name: str, sets: Sequence[_Set]) -> None:
+        self._type_name = type_name
+        self._sets = tuple(sets)
+        self._free = list(reversed(sets))
+        self._turn = asyncio.Lock()
+        self._released = asyncio.Event()
+
+    @property
+    def servers(self) -> tuple[StaticServer, ...]:
+        """Every homeserver once."""
+        return tuple({server.cs_api: server for servers in self._sets for server in servers}.values())
+
+    @property
+    def capacity(self) -> int:
+        """How many homeservers cases can lease at once."""
+        return sum(len(servers) for servers in self._sets)
+
+    @contextlib.asynccontextmanager
+    async def lease(self, count: int) -> AsyncIterator[list[StaticServer]]:
+        """Lease homeservers exclusively; waits while other cases have them.
+
+        :raises UnsupportedError: there are not that many.
+        """
+        needed = -(-count // len(self._sets[0]))
+        if needed > len(self._sets):
+            raise UnsupportedError(
+                f"{_KEY}.{self._type_name} names {self.capacity} homeservers, the case needs {count}"
+            )
+        async with self._turn:
+            while len(self._free) < needed:
+                self._released.clear()
+                await self._released.wait()
+            taken = [self._free.pop() for _ in range(needed)]
+        try:
+            yield [server for servers in taken for server in servers][:count]
+        finally:
+            self._free.extend(taken)
+            self._released.set()
+
+
+def parse_overrides(overrides: Mapping[str, Any]) -> dict[str, tuple[_Set, ...]]:
+    """Return the sets of homeservers of every server type.
+
+    One object or URL is one set of one homeserver; a list of them is one set; a list of lists is several.
+
+    :raises ConfigError: an entry is none of these; names its key.
+    """
+    return {type_name: _sets(value, f"{_KEY}.{type_name}") for type_name, value in overrides.items()}
+
+
+def _sets(value: Any, key: str) -> tuple[_Set, ...]:
+    if not isinstance(value, list):
+        return ((_server(value, key),),)
+    if not value:
+        raise ConfigError(f"is empty; write {_FORMS}", key=key)
+    if not any(isinstance(item, list) for item in value):
+        return (_set(value, key),)
+    if not all(isinstance(item, list) and item for item in value):
+        raise ConfigError(f"mixes lists with other values; write {_FORMS}", key=key)
+    sets = tuple(_set(item, f"{key}[{index}]") for index, item in enumerate(value))
+    if len({len(servers) for servers in sets}) > 1:
+        raise ConfigError("its sets are of different sizes; each must fill the same roles", key=key)
+    return sets
+
+
+def _set(items: Sequence[Any], key: str) -> _Set:
+    return tuple(_server(item, f"{key}[{index}]") for index, item in enumerate(items))
+
+
+def _server(value: Any, key: str) -> StaticServer:
+    if isinstance(value, str):
+        value = {"cs_api": value}
+    if not isinstance(value, dict):
+        raise ConfigError(f"is {value!r}; write {_FORMS}", key=key)
+    cs_api = value.get("cs_api")
+    if isinstance(cs_api, str):
+        value = {"server_name": _name_in(cs_api), **value, "cs_api": cs_api.rstrip("/")}
+    try:
+        return StaticServer.model_validate(value)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        # A missing server name often follows from an invalid URL.
+        first = next((problem for problem in problems if problem["loc"] == ("cs_api",)), problems[0])
+        part = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{first['msg']}; write {_FORMS}", key=f"{key}.{part}") from None
+
+
+def _name_in(url: str) -> str:
+    """Return the host of a URL, with its port if one is written."""
+    try:
+        parsed = URL(url)
+        return f"{parsed.host}:{parsed.explicit_port}" if parsed.explicit_port else parsed.host or ""
+    except ValueError:
+        return ""
+
+
+def _write_log(log: Path, server: StaticServer) -> None:
+    log.write_text(f"{server.server_name} at {server.cs_api} runs outside the lab, where its log is.\n")

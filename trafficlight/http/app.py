@@ -12,8 +12,7 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.http import errors, headers
 from trafficlight.http.api import adapters, openapi, operations, sessions
 from trafficlight.http.pages import login, routes
-from trafficlight.http.wire import adapters as wire
-from trafficlight.http.wire.fast_poll import FastPoll
+from trafficlight.http.wire.app import WireApp
 from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def create_app(**settings: Any) -> Quart:
             logger.warning(
                 "ADAPTER_TOKEN or PEOPLE_TOKEN is not set: whoever reaches this server can run code on it"
             )
-        async with Lab.open(loaded, remember=True) as running:
+        async with Lab.open(loaded, resumable=True) as running:
             app.config["LAB"] = running
             # Installing a homeserver takes longer than a server waits for its application to start.
             beginning = asyncio.create_task(_begin(running), name="begin")
@@ -73,11 +72,11 @@ def _bare() -> Quart:
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
     app.url_map.strict_slashes = True
-    app.asgi_app = FastPoll(app.asgi_app, lambda: app.config["LAB"])  # type: ignore[method-assign]
+    app.asgi_app = WireApp(app.asgi_app, lambda: app.config["LAB"])  # type: ignore[method-assign]
     errors.install(app)
     headers.install(app)
     operations.install_log_context(app)
-    for room in (wire, routes, login, sessions, adapters, operations, openapi):
+    for room in (routes, login, sessions, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)
     app.register_blueprint(routes.assets)
     return app

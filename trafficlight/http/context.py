@@ -2,7 +2,7 @@
 
 from quart import current_app
 
-from trafficlight.coordinator.adapter import Adapter, AdapterState
+from trafficlight.coordinator.adapter import Adapter
 from trafficlight.coordinator.lab import Lab
 from trafficlight.logs import LogContext
 
@@ -15,7 +15,7 @@ def current_lab() -> Lab:
 
 def log_context_of(adapter: Adapter) -> LogContext:
     """Return what records are about while a request of an adapter is handled."""
-    claim = adapter.claim if adapter.state is AdapterState.LEASED else None
-    if claim is None:
+    lease = adapter.held_by
+    if lease is None:
         return LogContext(adapter=adapter.uuid)
-    return LogContext(claim.session, claim.case, adapter.role or "", adapter.uuid)
+    return LogContext(lease.session, lease.case, adapter.role or "", adapter.uuid)

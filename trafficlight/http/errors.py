@@ -11,7 +11,8 @@ from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from trafficlight.coordinator.adapter import RegistrationConflictError, UnknownAdapterError
-from trafficlight.http.pages.rendering import page, render
+from trafficlight.http.pages.rendering import page
+from trafficlight.results.reports.presentation import render
 
 
 class ApiError(Exception):
@@ -91,7 +92,7 @@ def _answer(
         # Whoever logs in comes back to where the question was asked.
         target = request.full_path.rstrip("?") if request.method == "GET" else "/status"
         content = render(
-            "login.html" if asks else "refusal.html", status=int(status), message=message, target=target
+            "login.html" if asks else "error.html", status=int(status), message=message, target=target
         )
         answer = page(content, int(status))
     else:

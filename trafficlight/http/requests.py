@@ -1,9 +1,11 @@
-"""Reading request bodies: with a limit, as JSON, as what a model says."""
+"""Request bodies: read with a limit and a deadline, parsed as JSON, validated by a model."""
 
+import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -13,47 +15,87 @@ from quart import request
 from trafficlight.http.errors import ApiError
 from trafficlight.protocol import JsonObject
 
+T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
-# How deep a body may be nested. Whoever reads it later may do so recursively.
+# Seconds without a byte of a body that has not ended.
+_STALLED = 60.0
+# Later readers may be recursive.
 _DEPTH = 64
-_HALVES = re.compile("[\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
-# What is not JSON for sure. Anything else is read as JSON: old clients call it text, or nothing at all.
+# What cannot be JSON. Anything else is parsed as JSON: old clients send it as text, or without a type.
 _OTHER_TYPES = frozenset(
     {"multipart/form-data", "application/x-www-form-urlencoded", "application/xml", "text/xml", "text/html"}
 )
 
 
 async def chunks(limit: int) -> AsyncIterator[bytes]:
-    """Give the body as it comes.
+    """Iterate over the body of the current request.
 
-    :param limit: bytes that it may have.
-    :raises Refusal: it has more (413).
+    :param limit: the most bytes that it may have.
+    :raises ApiError: it has more (413), or stalls (408).
     """
-    read = 0
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
-    async for chunk in request.body:
-        read += len(chunk)
-        if read > limit:
-            raise _too_large(limit)
-        yield chunk
+    check_size(request.content_length or 0, limit)
+    read, body = 0, aiter(request.body)
+    with suppress(StopAsyncIteration):
+        while True:
+            chunk = await before_stall(anext(body))
+            read += len(chunk)
+            check_size(read, limit)
+            yield chunk
 
 
 async def json_object(limit: int) -> JsonObject:
-    """Return the body, which must be a JSON object.
+    """Return the body of the current request, which must be a JSON object.
 
-    :param limit: bytes that it may have.
-    :raises Refusal: it is too large (413), of another type (415), or no JSON object (400).
+    :param limit: bytes.
+    :raises ApiError: the body is too large (413), of another type (415), or not a JSON object (400).
     """
-    if request.mimetype in _OTHER_TYPES:
-        message = f"the body must be application/json, not {request.mimetype}"
+    check_json_type(request.mimetype)
+    return parse_object(b"".join([chunk async for chunk in chunks(limit)]))
+
+
+async def before_stall(coming: Awaitable[T]) -> T:
+    """Return the next piece of a body.
+
+    :raises ApiError: it does not come in time (408).
+    """
+    try:
+        async with asyncio.timeout(_STALLED):
+            return await coming
+    except TimeoutError:
+        message, close = f"no byte of the body for {_STALLED:g} s", {"Connection": "close"}
+        raise ApiError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message, headers=close) from None
+
+
+def check_size(size: int, limit: int) -> None:
+    """Refuse a body that is too large.
+
+    :raises ApiError: it has more bytes than the limit (413).
+    """
+    if size > limit:
+        raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"more than {limit} bytes")
+
+
+def check_json_type(mimetype: str) -> None:
+    """Refuse a body whose type says that it is not JSON.
+
+    :raises ApiError: it does (415).
+    """
+    if mimetype in _OTHER_TYPES:
+        message = f"the body must be application/json, not {mimetype}"
         raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
-    raw = b"".join([chunk async for chunk in chunks(limit)])
+
+
+def parse_object(raw: bytes) -> JsonObject:
+    """Return the JSON object in a body.
+
+    :raises ApiError: there is none (400).
+    """
     try:
         read: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant, parse_float=_finite)
-        read = _sound(read, _DEPTH)
+        read = _sanitized(read, _DEPTH)
     except (ValueError, RecursionError) as error:
         what = "empty" if not raw else f"not JSON: {error}"
         raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_json", f"the body is {what}") from None
@@ -65,9 +107,9 @@ async def json_object(limit: int) -> JsonObject:
 
 
 def validated(model: type[M], body: JsonObject) -> M:
-    """Return the body as a model.
+    """Return a body as a model.
 
-    :raises Refusal: it does not fit (400); the message names the field.
+    :raises ApiError: it does not validate (400); the message names the field.
     """
     try:
         return model.model_validate(body)
@@ -78,19 +120,19 @@ def validated(model: type[M], body: JsonObject) -> M:
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", message) from None
 
 
-def _sound(value: Any, depth: int) -> Any:
-    """Return a value without lone halves of surrogate pairs, which JSON can spell and nothing can encode.
+def _sanitized(value: Any, depth: int) -> Any:
+    """Return a value without lone surrogates, which JSON can spell and UTF-8 cannot encode.
 
     :raises ValueError: it is nested too deeply.
     """
     if isinstance(value, str):
-        return value if value.isascii() else _HALVES.sub("\ufffd", value)
+        return value if value.isascii() else _SURROGATES.sub("\ufffd", value)
     if isinstance(value, dict | list):
         if depth == 0:
             raise ValueError(f"it is nested deeper than {_DEPTH} levels")
         if isinstance(value, dict):
-            return {_sound(key, depth): _sound(item, depth - 1) for key, item in value.items()}
-        return [_sound(item, depth - 1) for item in value]
+            return {_sanitized(key, depth): _sanitized(item, depth - 1) for key, item in value.items()}
+        return [_sanitized(item, depth - 1) for item in value]
     return value
 
 
@@ -103,7 +145,3 @@ def _finite(digits: str) -> float:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"more than {limit} bytes")

@@ -1,81 +1,103 @@
-"""Who may do what: bearer tokens for adapters and for people's programs, a cookie for people's browsers."""
+"""Access control: bearer tokens, the cookie of browsers, and the refusal of cross-site requests."""
 
 import hmac
 import ipaddress
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import TypeAlias
+from urllib.parse import urlsplit
 
+from pydantic import SecretStr
 from quart import request
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.adapter import Adapter
+from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 
 COOKIE = "trafficlight"
-"""The cookie of people who have logged in."""
+"""The cookie of a browser that has logged in."""
+
+Headers: TypeAlias = Callable[[str], str | None]
+"""Returns the value of a request header, or None."""
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="trafficlight"'}
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAME_SITE = frozenset({"same-origin", "none"})
 
 
-def same(given: str, expected: str) -> bool:
+async def require_people() -> None:
+    """Let a request pass that may use the lab: a `before_request` function.
+
+    :raises ApiError: the people's token is missing or wrong (401), or the request is cross-site (403).
+    """
+    settings = current_lab().settings
+    expected = secret_of(settings.people_token)
+    if expected is not None:
+        cookie = request.cookies.get(COOKIE, "")
+        if not constant_time_equal(cookie, cookie_of(expected)):
+            _require(request.headers.get, expected, "the token that the coordinator has as PEOPLE_TOKEN")
+    refuse_cross_site(request.method, request.headers.get, settings)
+
+
+def require_registration_token(headers: Headers, settings: Settings) -> None:
+    """Require the shared token, if the settings have one.
+
+    :raises ApiError: it is missing or wrong (401).
+    """
+    if (expected := secret_of(settings.adapter_token)) is not None:
+        _require(headers, expected, "the token that the coordinator has as ADAPTER_TOKEN")
+
+
+def require_adapter_token(headers: Headers, adapter: Adapter) -> None:
+    """Require the adapter's own token, if it has one.
+
+    :raises ApiError: it is missing, wrong, or another adapter's (401).
+    """
+    if adapter.token is not None:
+        _require(headers, adapter.token, "the token in the response to this adapter's registration")
+        adapter.token_used = True
+
+
+def refuse_cross_site(method: str, headers: Headers, settings: Settings) -> None:
+    """Refuse a request that changes something and that a browser sends for another site's page.
+
+    Programs send neither `Sec-Fetch-Site` nor `Origin`, and pass.
+
+    :raises ApiError: it is cross-site (403).
+    """
+    if method in _SAFE:
+        return
+    site, origin, host = headers("Sec-Fetch-Site"), headers("Origin"), headers("Host") or ""
+    if site is not None:
+        foreign = site not in _SAME_SITE
+    else:
+        foreign = origin is not None and not _matches(origin, host)
+    if not foreign and origin is not None and settings.people_token is None:
+        # After DNS rebinding, the browser takes a foreign name for our own origin.
+        foreign = not _is_own_name(host, settings)
+    if foreign:
+        message = "a page of another site cannot send a request that changes the lab"
+        raise ApiError(HTTPStatus.FORBIDDEN, "cross_site", message)
+
+
+def secret_of(setting: SecretStr | None) -> str | None:
+    """Return the value of a secret setting, or None."""
+    return setting.get_secret_value() if setting is not None else None
+
+
+def constant_time_equal(given: str, expected: str) -> bool:
     """Compare two secrets in a time that does not depend on where they differ."""
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
-def bearer() -> str | None:
-    """Return the token of the request's ``Authorization: Bearer`` header."""
-    return bearer_of(request.headers.get("Authorization", ""))
-
-
-def bearer_of(authorization: str) -> str | None:
-    """Return the token of an ``Authorization: Bearer`` header; None where it holds none."""
-    scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
-
-
-def check_shared(expected: str | None, setting: str) -> None:
-    """Require the shared token, where there is one.
-
-    :param setting: the setting that holds it, for the message.
-    :raises Refusal: it is missing or wrong (401).
-    """
-    if expected is None:
-        return
-    given = bearer()
-    if given is None or not same(given, expected):
-        _refuse(given, f"the token that the coordinator has as {setting}")
-
-
-def check_adapter(adapter: Adapter, authorization: str | None = None) -> None:
-    """Require the adapter's own token, where tokens are on.
-
-    :param authorization: the header that should hold it; the current request's where it is left out.
-    :raises Refusal: it is missing, wrong, or another adapter's (401).
-    """
-    if adapter.token is None:
-        return
-    given = bearer() if authorization is None else bearer_of(authorization)
-    if given is None or not same(given, adapter.token):
-        _refuse(given, "the token that the answer to this adapter's registration held")
-    adapter.token_used = True
-
-
-def check_people(expected: str | None) -> None:
-    """Require the people's token, as bearer token or as the cookie of somebody who logged in.
-
-    :raises Refusal: both are missing or wrong (401).
-    """
-    if expected is None or same(request.cookies.get(COOKIE, ""), cookie_of(expected)):
-        return
-    check_shared(expected, "PEOPLE_TOKEN")
-
-
 def cookie_of(token: str) -> str:
-    """Return the cookie's value: it proves that its owner knew the token, and does not tell the token."""
+    """Return the cookie's value: it proves knowledge of the token without revealing it."""
     return hmac.new(token.encode(), b"trafficlight: a person has logged in", "sha256").hexdigest()
 
 
 def warning_for(settings: Settings) -> str | None:
-    """Return what to warn of, in one line, where anybody in the network could use the lab."""
+    """Return a one-line warning if anybody in the network could use the lab, else None."""
     if _is_loopback(settings.host):
         return None
     pairs = (("ADAPTER_TOKEN", settings.adapter_token), ("PEOPLE_TOKEN", settings.people_token))
@@ -93,6 +115,34 @@ def warning_for(settings: Settings) -> str | None:
     )
 
 
+def _require(headers: Headers, expected: str, description: str) -> None:
+    scheme, _, given = (headers("Authorization") or "").partition(" ")
+    token = given.strip() if scheme.lower() == "bearer" else ""
+    if not token or not constant_time_equal(token, expected):
+        what = "the bearer token is wrong" if token else "no bearer token was sent"
+        message = f"{what}: send {description}"
+        raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", message, headers=_CHALLENGE)
+
+
+def _matches(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
+
+
+def _is_own_name(host: str, settings: Settings) -> bool:
+    """Whether a host is an address, localhost, or the one in the settings."""
+    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    if name == "localhost" or name.endswith(".localhost") or name == settings.host:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_loopback(host: str) -> bool:
     if host.lower().rstrip(".") == "localhost":
         return True
@@ -100,9 +150,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:  # a name may mean any address; an empty host means all of them
         return False
-
-
-def _refuse(given: str | None, wanted: str) -> None:
-    what = "no bearer token was sent" if given is None else "the bearer token is wrong"
-    message = f"{what}: send {wanted}"
-    raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", message, headers=_CHALLENGE)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from trafficlight.http.context import current_lab
-from trafficlight.http.pages.views import ordered, standing
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.presentation import in_display_order, status_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class SessionRow:
         """
         ended = record.ended is not None
         stands = "interrupted" if record.interrupted else "ended" if ended else "running"
-        counts = Counter(standing(case, ended=ended) for case in cases)
+        counts = status_counts(cases, over=ended)
         took = record.seconds if ended else None
-        return cls(id, stands, ordered(counts), record.started, took, record.command)
+        return cls(id, stands, counts, record.started, took, record.command)
 
     @classmethod
     def of_head(cls, head: SessionSummary) -> "SessionRow":
@@ -56,7 +56,7 @@ class SessionRow:
         took = None
         if head.started is not None and head.ended is not None:
             took = (head.ended - head.started).total_seconds()
-        return cls(head.id, stands, ordered(counts), head.started, took, head.command)
+        return cls(head.id, stands, in_display_order(counts), head.started, took, head.command)
 
 
 async def session_rows(ids: Sequence[str]) -> list[SessionRow]:

@@ -1,20 +1,28 @@
-"""One case, and what became of it."""
+"""One case with its attempts, as its events describe it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.events import FINAL, Event, EventKind, State
+from trafficlight.results.events import (
+    FINAL,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    CaseWaits,
+    Event,
+    Expected,
+    State,
+)
 from trafficlight.results.names import attempt_path
 
 INTERRUPTED = "interrupted"
-"""The phase of an attempt that ended because its coordinator did."""
+"""The phase of an attempt that ended because its coordinator exited."""
 
 
 class Outcome(StrEnum):
-    """What is said of a case: its state, and what retries and expectations make of it."""
+    """The outcome of a case: its state, with retries and expectations taken into account."""
 
     SUCCESS = "success"
     FLAKY = "flaky"
@@ -27,29 +35,18 @@ class Outcome(StrEnum):
     RUNNING = "running"
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Why a case is expected to fail.
-
-    :param link: where that is tracked; may be empty.
-    """
-
-    reason: str
-    link: str = ""
-
-
 @dataclass(slots=True)
 class CaseRecord:
-    """One case, and what became of it.
+    """One case with its attempts.
 
-    :param clients: the name of the client type in every client role.
-    :param servers: the name of the server type in every server role.
+    :param clients: the name of the client type in each client role.
+    :param servers: the name of the server type in each server role.
     :param reason: why it waits, or why it did not run.
-    :param message: one line on how it ended, of the latest attempt that did.
-    :param flaky: whether it succeeded only after an attempt that did not.
+    :param message: how the latest attempt ended; the first line is fit for a list.
+    :param flaky: whether it succeeded after a failed attempt.
     :param expected: set if it is expected to fail.
     :param skip_type: ``ignored``, ``unsupported`` or ``not-run``; empty if it is not skipped.
-    :param retrying: whether its latest verdict is not the last one, because it is to be tried again.
+    :param retrying: whether another attempt follows the latest verdict.
     """
 
     id: str
@@ -77,12 +74,12 @@ class CaseRecord:
 
     @property
     def ended(self) -> list[AttemptRecord]:
-        """The attempts that came to an end."""
+        """The attempts that ended."""
         return [attempt for attempt in self.attempts if attempt.ended is not None]
 
     @property
     def verdict(self) -> State | None:
-        """The final state that it has, or had before a retry that is not over."""
+        """The final state; during a retry, that of the previous attempt."""
         if self.state in FINAL:
             return self.state
         over = self.ended
@@ -90,7 +87,7 @@ class CaseRecord:
 
     @property
     def outcome(self) -> Outcome:
-        """What to say of it, with retries and expectations taken into account."""
+        """The outcome, with retries and expectations taken into account."""
         match self.verdict:
             case State.SUCCESS if self.expected is not None:
                 return Outcome.UNEXPECTED_SUCCESS
@@ -109,96 +106,68 @@ class CaseRecord:
 
     @property
     def seconds(self) -> float:
-        """How long all attempts took together."""
+        """Duration of all attempts together."""
         return sum(attempt.seconds for attempt in self.attempts)
 
     @property
     def cell(self) -> str:
-        """The part of the id that tells this case from the others of its suite; may be empty."""
+        """The part of the id that distinguishes the case from others of its suite; may be empty."""
         return self.id.removeprefix(self.suite).removeprefix("[").removesuffix("]")
 
-    @property
-    def combination(self) -> str:
-        """Its client and server types, as the column of a matrix."""
-        return " · ".join([*self.clients.values(), *self.servers.values()]) or "no clients"
-
     @classmethod
-    def planned(cls, event: Event) -> "CaseRecord":
-        """Return the record of a case that is to run, or that is known not to."""
-        data = event.data
-        skip = data.get("skip")
+    def planned(cls, event: CasePlanned) -> "CaseRecord":
+        """Return the record of a case that was just planned."""
+        skip = event.skip or ""
         return cls(
-            id=event.case or "",
-            suite=str(data.get("suite") or ""),
-            file=str(data.get("file") or ""),
-            line=data.get("line"),
-            class_name=str(data.get("class_name") or ""),
-            method=str(data.get("method") or ""),
-            clients=dict(data.get("clients") or {}),
-            servers=dict(data.get("servers") or {}),
-            parameters=dict(data.get("parameters") or {}),
+            id=event.case,
+            suite=event.suite,
+            file=event.file,
+            line=event.line,
+            class_name=event.class_name,
+            method=event.method,
+            clients=dict(event.clients),
+            servers=dict(event.servers),
+            parameters=dict(event.parameters),
             state=State.SKIPPED if skip else State.WAITING,
-            reason=str(skip or ""),
-            message=str(skip or ""),
-            skip_type=str(data.get("skip_type") or "ignored") if skip else "",
-            expected=_expected(data["expected"]) if data.get("expected") else None,
+            reason=skip,
+            message=skip,
+            skip_type=(event.skip_type or "ignored") if skip else "",
+            expected=event.expected,
         )
 
     def apply(self, event: Event) -> None:
-        """Take in what happened to this case."""
-        attempt = self._attempt(event)
-        if attempt is not None:
-            attempt.apply(event)
-        data = event.data
-        match event.kind:
-            case EventKind.CASE_WAITS:
-                self.state = State.WAITING
-                self.reason = str(data.get("reason") or "")
-            case EventKind.CASE_STATE:
-                self.state, self.retrying = State(data["state"]), False
-                self.reason = str(data.get("reason") or "")
-            case EventKind.CASE_ENDED:
+        """Update the record with an event of this case."""
+        if event.attempt is not None:
+            self._attempt(event, event.attempt).apply(event)
+        match event:
+            case CaseWaits():
+                self.state, self.reason = State.WAITING, event.reason
+            case CaseState():
+                self.state, self.retrying, self.reason = event.state, False, ""
+            case CaseEnded():
                 self._end(event)
             case _:
                 pass
 
-    def _attempt(self, event: Event) -> AttemptRecord | None:
-        number = event.attempt
-        if number is None:
-            return None
+    def _attempt(self, event: Event, number: int) -> AttemptRecord:
         for attempt in reversed(self.attempts):
             if attempt.number == number:
                 return attempt
-        if event.kind in (EventKind.CASE_PLANNED, EventKind.CASE_WAITS):
-            return None
-        fresh = AttemptRecord(number, str(attempt_path(self.id, number)), started=event.time)
-        self.attempts.append(fresh)
-        return fresh
+        new = AttemptRecord(number, str(attempt_path(self.id, number)), started=event.time)
+        self.attempts.append(new)
+        return new
 
-    def _end(self, event: Event) -> None:
-        data = event.data
-        self.state, self.retrying = State(data["state"]), bool(data.get("will_retry"))
-        self.message = str(data.get("message") or "")
+    def _end(self, event: CaseEnded) -> None:
+        self.state, self.retrying, self.message = event.state, event.will_retry, event.message
         earlier = [attempt for attempt in self.ended if attempt.number != event.attempt]
         # An attempt that ended with its coordinator says nothing about the test.
         tried = [attempt for attempt in earlier if attempt.phase != INTERRUPTED]
         failed = any(attempt.state in (State.FAILURE, State.ERROR) for attempt in tried)
-        self.flaky = self.state is State.SUCCESS and (bool(data.get("flaky")) or failed)
-        if data.get("expected"):
-            self.expected = _expected(data["expected"])
+        self.flaky = self.state is State.SUCCESS and failed
+        self.expected = event.expected or self.expected
         if self.state is State.SKIPPED:
-            self.reason = self.message or str(data.get("reason") or "") or self.reason
-            self.skip_type = str(data.get("skip_type") or self.skip_type or self._guess_skip_type(event))
+            self.reason = self.message or self.reason
+            # A test that skips itself in an attempt declares what is unsupported here.
+            self.skip_type = self.skip_type or ("not-run" if event.attempt is None else "unsupported")
         else:
             self.reason = self.skip_type = ""
-
-    @staticmethod
-    def _guess_skip_type(event: Event) -> str:
-        # A test that got as far as an attempt and skipped itself says that something is not to be had here.
-        return "not-run" if event.attempt is None else "unsupported"
-
-
-def _expected(data: Any) -> Expected:
-    if isinstance(data, Mapping):
-        return Expected(str(data.get("reason") or ""), str(data.get("link") or ""))
-    return Expected(str(data))

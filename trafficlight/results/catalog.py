@@ -69,6 +69,18 @@ def in_order(session: str) -> tuple[str, int]:
     return (found[1], int(found[2])) if found is not None else (session, 0)
 
 
+def session_ids(root: Path) -> list[str]:
+    """Return the ids of the sessions that have a folder, newest first.
+
+    :param root: the folder of all sessions' results.
+    """
+    try:
+        found = [name for name in os.listdir(root) if _ID.fullmatch(name)]
+    except OSError:
+        return []
+    return sorted(found, key=in_order, reverse=True)
+
+
 class Archive:
     """The sessions in a folder. Any thread may ask; reading takes its time, see :func:`outline`.
 
@@ -84,11 +96,7 @@ class Archive:
 
     def ids(self) -> list[str]:
         """Return the ids of the sessions that have a folder, the newest first."""
-        try:
-            found = [name for name in os.listdir(self._root) if _ID.fullmatch(name)]
-        except OSError:
-            return []
-        return sorted(found, key=in_order, reverse=True)
+        return session_ids(self._root)
 
     def folder(self, session: str) -> Path | None:
         """Return the folder of a session; None where there is none, or it has no events.

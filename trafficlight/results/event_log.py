@@ -2,46 +2,20 @@
 
 import contextlib
 import fcntl
-import json
 import logging
-import math
+import mmap
 import os
 import struct
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event, SessionEnded, event_line, parse_event
 
 logger = logging.getLogger(__name__)
 
-# Bytes that are read from the end of a log at first.
-_BLOCK = 64 << 10
 # What the kernel calls `struct flock`: type, whence, start, length (0 for all of the file), process id.
 _FLOCK = struct.Struct("hhqqi0q")
-
-
-def as_line(event: Event) -> bytes:
-    """Return an event as one line of ASCII, whatever its data hold."""
-    content = event.as_json()
-    try:
-        text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=str)
-    except (ValueError, TypeError):
-        # Infinities are no JSON, and keys may be anything in Python.
-        text = json.dumps(jsonable(content), allow_nan=False, separators=(",", ":"), default=str)
-    return text.encode("ascii") + b"\n"
-
-
-def jsonable(value: Any) -> Any:
-    """Return a value as JSON can hold it: keys as texts, infinities by their names."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 class EventLog:
@@ -67,7 +41,7 @@ class EventLog:
 
         :raises OSError: if the disk refuses.
         """
-        self._file.write(as_line(event))
+        self._file.write(event_line(event))
 
     def close(self) -> None:
         """Close the file; may be called again."""
@@ -83,30 +57,30 @@ def read_events(path: Path) -> Iterator[Event]:
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            event = event_of(line)
+            event = parse_event(line)
             if event is None:
                 logger.warning("%s:%d is not an event, left out", path, number)
             else:
                 yield event
 
 
-def read_events_after(path: Path, sequence: int) -> list[Event]:
-    """Read the events behind one from the end of a log: only those cost time, however long it is.
+def session_end(path: Path) -> SessionEnded | None:
+    """Return the event that ended a session; None if there is none.
 
-    :param sequence: the number of the last event that is known already.
-    :raises OSError: if the file cannot be read.
+    Searches from the end, where it is followed by late uploads at most.
     """
-    with path.open("rb") as file:
-        end, length = file.seek(0, os.SEEK_END), _BLOCK
-        while True:
-            start = max(0, end - length)
-            file.seek(start)
-            lines = file.read(end - start).split(b"\n")
-            whole = lines[1:] if start else lines
-            events = [event for line in whole if (event := event_of(line)) is not None]
-            if start == 0 or (events and events[0].sequence <= sequence):
-                return [event for event in events if event.sequence > sequence]
-            length *= 4
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            begin = len(content)
+            while (found := content.rfind(b'"session_ended"', 0, begin)) >= 0:
+                begin = content.rfind(b"\n", 0, found) + 1
+                end = content.find(b"\n", found)
+                event = parse_event(content[begin : end if end >= 0 else len(content)])
+                if isinstance(event, SessionEnded):
+                    return event
+    except (OSError, ValueError):  # no file, or an empty one
+        pass
+    return None
 
 
 def is_written(path: Path) -> bool:
@@ -159,24 +133,3 @@ def _is_shared(file: BinaryIO, folder: Path) -> bool:
 def _has_queries() -> bool:
     """Return whether locks of open files can be asked about: on Linux they can."""
     return hasattr(fcntl, "F_OFD_GETLK")
-
-
-def event_of(line: bytes) -> Event | None:
-    """Return the event that a line holds; None where it holds none."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-        return _event(json.loads(line))
-    return None
-
-
-def _event(content: dict[str, Any]) -> Event:
-    return Event(
-        sequence=int(content["sequence"]),
-        time=datetime.fromisoformat(content["time"]),
-        kind=EventKind(content["kind"]),
-        session=str(content.get("session", "")),
-        case=content.get("case"),
-        attempt=content.get("attempt"),
-        role=content.get("role"),
-        adapter=content.get("adapter"),
-        data=dict(content.get("data", {})),
-    )

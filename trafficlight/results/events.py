@@ -1,18 +1,23 @@
-"""Everything that happens in the lab, as data.
+"""The events of the lab: one frozen dataclass for each kind, and the JSON that they travel as.
 
-Whatever shows or keeps something (pages, JUnit, results directory, live updates, metrics, database) reads
-these events; nothing keeps a second set of books.
+``events.jsonl``, the HTTP event stream and ``trafficlight watch`` share :func:`event_line` and
+:func:`parse_event`; ``docs/reference/events.md`` is generated from the classes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_type_hints
+
+from pydantic import TypeAdapter
 
 
 class State(StrEnum):
-    """Where a case stands."""
+    """The state of a case."""
 
     WAITING = "waiting"
     PREPARING = "preparing"
@@ -25,77 +30,542 @@ class State(StrEnum):
 
 FINAL = frozenset({State.SUCCESS, State.FAILURE, State.ERROR, State.SKIPPED})
 
-
-class EventKind(StrEnum):
-    """What can happen. The comment behind each names what its data hold."""
-
-    SESSION_STARTED = "session_started"  # versions, configuration (no secrets), command, host, cases (number)
-    SESSION_STOPPED = "session_stopped"  # reason, cancelled: nothing of it starts any more, for good
-    SESSION_ENDED = "session_ended"  # counts (by state), exit_code, interrupted
-    PROBLEM = "problem"  # file, line, problem, hint: a test file that cannot run
-    CASE_PLANNED = "case_planned"  # suite, file, line, class_name, method, clients, servers, parameters, skip
-    CASE_WAITS = "case_waits"  # reason; cases: their ids, where it goes for several, and no case is set
-    CASE_STATE = "case_state"  # state; reason; preparing and running only
-    CASE_ENDED = "case_ended"  # state, message, traceback, seconds, phase, will_retry, expected
-    ADAPTER_REGISTERED = "adapter_registered"  # registration
-    ADAPTER_LEASED = "adapter_leased"  # registration; role and adapter are set
-    ADAPTER_RELEASED = "adapter_released"  # reason
-    ADAPTER_LOST = "adapter_lost"  # reason
-    ACTION_SENT = "action_sent"  # id, action, data: the test asked
-    ACTION_DELIVERED = "action_delivered"  # id, action: the adapter has it
-    ACTION_ANSWERED = "action_answered"  # id, action, response, seconds
-    ACTION_FAILED = "action_failed"  # id, action, type, path, details, seconds
-    SERVER_READY = "server_ready"  # server_name, cs_api, version, type, seconds
-    SERVER_FAILED = "server_failed"  # reason
-    UPLOAD = "upload"  # name (as it was sent), path (below the attempt's folder), size, sha256, media_type
-    ATTACHMENT = "attachment"  # name, path (below the attempt's folder), size, media_type
-    MEASUREMENT = "measurement"  # name, value, unit
-    LOG = "log"  # level, logger, message
+_CONTEXT = ("session", "case", "attempt", "role", "adapter")
+_UNSET = datetime.min.replace(tzinfo=UTC)
+_KINDS: "dict[str, type[Event]]" = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened.
+    """Base class of all events. The journal sets the sequence number and the time.
 
-    :param sequence: its place in the journal, from 1, without gaps.
-    :param time: when, UTC.
-    :param kind: what.
-    :param session: the session's id; empty for what belongs to none.
+    :cvar kind: the kind, as JSON names it: the name of the class in snake case.
+    :cvar schema: the version of the kind's fields; grows when a field changes its meaning or is removed.
+    :param sequence: position in the session's log, from 1, without gaps.
+    :param time: when it happened, UTC.
+    :param session: the session's id; empty for an event that belongs to no session.
     :param case: the case's id.
     :param attempt: the attempt's number, from 1.
-    :param role: the role in the case that it is about.
-    :param adapter: the adapter's uuid.
-    :param data: the rest, JSON-able; see :class:`EventKind`.
+    :param role: the role in the case.
+    :param adapter: the adapter's UUID.
     """
 
-    sequence: int
-    time: datetime
-    kind: EventKind
+    kind: ClassVar[str] = ""
+    schema: ClassVar[int] = 1
+
+    sequence: int = 0
+    time: datetime = _UNSET
     session: str = ""
     case: str | None = None
     attempt: int | None = None
     role: str | None = None
     adapter: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        if not cls.__name__.startswith("_"):
+            _KINDS[cls.kind] = cls  # slots=True creates each class twice; the second one stays
 
     @property
-    def cases(self) -> tuple[str, ...]:
-        """The ids of the cases that it is about: one, none, or several that share it."""
-        if self.case is not None:
-            return (self.case,)
-        several = self.data.get("cases")
-        return tuple(several) if self.kind is EventKind.CASE_WAITS and isinstance(several, list) else ()
+    def case_ids(self) -> tuple[str, ...]:
+        """The ids of the cases that the event concerns."""
+        return () if self.case is None else (self.case,)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a JSON object; what is empty is left out."""
-        short: dict[str, Any] = {
+        """Return the event as a JSON object; unset context (session, case, ...) is left out."""
+        content: dict[str, Any] = {  # the first three keys are what line_head() reads, in this order
             "sequence": self.sequence,
             "time": self.time.isoformat(),
-            "kind": self.kind.value,
+            "kind": self.kind,
+            "schema": self.schema,
         }
-        for key in ("session", "case", "attempt", "role", "adapter"):
-            if (value := getattr(self, key)) not in (None, ""):
-                short[key] = value
-        if self.data:
-            short["data"] = dict(self.data)
-        return short
+        for name in _CONTEXT:
+            if (value := getattr(self, name)) not in (None, ""):
+                content[name] = value
+        content["data"] = self.content()
+        return content
+
+    def content(self) -> dict[str, Any]:
+        """Return the fields of its kind: those that JSON holds below ``data``."""
+        return {name: getattr(self, name) for name in shape_of(type(self)).data}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Why a case is expected to fail.
+
+    :param reason: the reason.
+    :param link: where it is tracked; may be empty.
+    """
+
+    reason: str
+    link: str = ""
+
+
+# Sessions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStarted(Event):
+    """A session started; its cases follow.
+
+    :param versions: versions of ``trafficlight``, ``python`` and ``platform``.
+    :param configuration: the settings, without secrets.
+    :param command: the command line that started the session.
+    :param host: the machine's name.
+    :param user: the user's name.
+    :param seed: the seed of the sample; null without ``--sample``.
+    :param cases: the number of planned cases.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    host: str = ""
+    user: str = ""
+    seed: int | None = None
+    cases: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStopped(Event):
+    """A session was stopped: no more cases start, not even after a restart of the coordinator.
+
+    :param reason: the reason.
+    :param cancelled: whether a user cancelled it.
+    """
+
+    reason: str
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEnded(Event):
+    """A session ended.
+
+    :param counts: the number of cases in each state.
+    :param exit_code: the exit code that the session determines.
+    :param interrupted: whether it was interrupted.
+    """
+
+    counts: Mapping[State, int] = field(default_factory=dict)
+    exit_code: int
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem(Event):
+    """A test file or test class cannot run.
+
+    :param file: the test file.
+    :param line: the line in it; null where the problem concerns the whole file.
+    :param problem: what is wrong.
+    :param hint: how to mend it; may be empty.
+    """
+
+    file: str
+    line: int | None = None
+    problem: str
+    hint: str = ""
+
+
+# Cases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CasePlanned(Event):
+    """A case was planned: it waits, or is skipped from the start.
+
+    :param suite: the id of its test.
+    :param file: the test file.
+    :param line: the line of the test class.
+    :param class_name: the test class.
+    :param method: the test method.
+    :param clients: the name of the client type in each client role.
+    :param servers: the name of the server type in each server role.
+    :param parameters: the other arguments; one that JSON cannot hold is given by its `repr()`.
+    :param skip: why the case does not run; null if it does.
+    :param skip_type: ``ignored`` (the selection ignores it) or ``unsupported``; null if it runs.
+    :param expected: set if the case is expected to fail: ``reason`` and ``link``.
+    """
+
+    case: str
+    suite: str = ""
+    file: str = ""
+    line: int | None = None
+    class_name: str = ""
+    method: str = ""
+    clients: Mapping[str, str] = field(default_factory=dict)
+    servers: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    skip: str | None = None
+    skip_type: str | None = None
+    expected: Expected | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseWaits(Event):
+    """Cases wait, all for the same reason. Repeated while they wait, at growing intervals.
+
+    :param reason: what they wait for.
+    :param cases: their ids.
+    """
+
+    reason: str
+    cases: tuple[str, ...] = ()
+
+    @property
+    def case_ids(self) -> tuple[str, ...]:
+        """The ids of the cases that wait."""
+        return self.cases if self.case is None else (self.case,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseState(Event):
+    """An attempt of a case reached a state that is not final.
+
+    :param state: ``preparing`` (its homeservers are started) or ``running`` (its test code runs).
+    """
+
+    case: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseEnded(Event):
+    """An attempt of a case ended, or a case ended without one.
+
+    :param state: ``success``, ``failure``, ``error`` or ``skipped``.
+    :param message: what happened; the first line is fit for a list.
+    :param traceback: where in the test; may be empty.
+    :param phase: ``waiting``, ``prepare``, ``load``, ``setup``, ``run``, ``teardown`` or ``interrupted``.
+    :param seconds: duration of the attempt.
+    :param will_retry: whether another attempt follows.
+    :param expected: set if the case is expected to fail: ``reason`` and ``link``.
+    """
+
+    case: str
+    state: State
+    message: str = ""
+    traceback: str = ""
+    phase: str = ""
+    seconds: float = 0.0
+    will_retry: bool = False
+    expected: Expected | None = None
+
+
+# Adapters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterRegistered(Event):
+    """An adapter registered.
+
+    :param registration: what it registered with.
+    """
+
+    adapter: str
+    registration: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLeased(Event):
+    """An adapter was leased to an attempt, for a role.
+
+    :param registration: what it registered with.
+    """
+
+    adapter: str
+    registration: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterReleased(Event):
+    """The lease of an adapter ended.
+
+    :param reason: the reason.
+    """
+
+    adapter: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLost(Event):
+    """An adapter went silent, failed or broke the protocol.
+
+    :param reason: the reason.
+    """
+
+    adapter: str
+    reason: str = ""
+
+
+# Actions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionSent(Event):
+    """A test asked the client in a role for an action.
+
+    :param id: the action's id, on the wire and in the other events of this action.
+    :param action: the action's name.
+    :param data: its parameters; secrets are replaced by ``***``.
+    """
+
+    id: str
+    action: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionDelivered(Event):
+    """An adapter received an action.
+
+    :param id: the action's id.
+    :param action: the action's name.
+    """
+
+    id: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionAnswered(Event):
+    """An adapter responded to an action.
+
+    :param id: the action's id.
+    :param action: the action's name.
+    :param response: the response; secrets are replaced by ``***``.
+    :param seconds: time from the request to the response.
+    """
+
+    id: str
+    action: str
+    response: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionFailed(Event):
+    """An action failed.
+
+    :param id: the action's id.
+    :param action: the action's name.
+    :param type: ``action`` (the client could not do it), ``adapter`` (the adapter failed or did not respond
+        in time) or ``cut_off`` (the test stopped waiting).
+    :param path: the place in the client that the adapter named; may be empty.
+    :param details: what went wrong.
+    :param seconds: time from the request to the failure.
+    """
+
+    id: str
+    action: str
+    type: Literal["action", "adapter", "cut_off"] = "adapter"
+    path: str = ""
+    details: str = ""
+    seconds: float
+
+
+# Homeservers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerReady(Event):
+    """The homeserver in a role is ready.
+
+    :param server_name: its server name.
+    :param cs_api: the URL of its client-server API.
+    :param version: its version; may be empty.
+    :param type: the name of its server type.
+    :param image: the container image that it runs from; empty where it runs from none.
+    :param seconds: time that the homeservers of the case took to start.
+    """
+
+    server_name: str
+    cs_api: str
+    version: str = ""
+    type: str = ""
+    image: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFailed(Event):
+    """The homeservers of a case could not be started.
+
+    :param reason: the reason.
+    """
+
+    reason: str
+
+
+# What tests and adapters leave
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File(Event):
+    name: str
+    path: str
+    size: int = 0
+    media_type: str = ""
+
+    @property
+    def is_image(self) -> bool:
+        """Whether browsers show it inline."""
+        return self.media_type.startswith("image/") or self.path.lower().endswith(
+            (".png", ".jpg", ".jpeg", ".gif", ".webp")
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload(_File):
+    """An adapter uploaded a file, possibly after the case ended.
+
+    :param name: the file name that the adapter sent.
+    :param path: the file, relative to the attempt's folder.
+    :param size: bytes.
+    :param media_type: the media type.
+    :param sha256: the SHA-256 of the content, in hexadecimal.
+    """
+
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment(_File):
+    """A test attached a file.
+
+    :param name: the name that the test gave.
+    :param path: the file, relative to the attempt's folder.
+    :param size: bytes.
+    :param media_type: the media type.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement(Event):
+    """A test recorded a number.
+
+    :param name: the name that the test gave.
+    :param value: the number; infinities are the texts ``inf`` and ``-inf``, and no number is ``nan``.
+    :param unit: the unit that the test gave; may be empty.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log(Event):
+    """A line was logged by a test, or by the coordinator about a case or an adapter.
+
+    :param level: ``debug``, ``info``, ``warning``, ``error`` or ``critical``.
+    :param logger: ``test``, ``homeserver``, ``pool`` or another part of the coordinator.
+    :param message: the line.
+    """
+
+    level: str = "info"
+    logger: str = ""
+    message: str
+
+
+TestEvent: TypeAlias = Measurement | Attachment | Log
+"""What a running test can emit; the coordinator accepts nothing else from a worker."""
+
+
+# JSON
+
+
+class LineHead(NamedTuple):
+    """The first keys of an event's line."""
+
+    sequence: int
+    kind: str
+
+
+_HEAD = re.compile(rb'\{"sequence":(\d+),"time":"[^"]*","kind":"(\w+)"')
+
+
+class Shape(NamedTuple):
+    """The fields of a kind of event.
+
+    :param data: the fields that JSON holds below ``data``.
+    :param untyped: those of them that hold whatever an adapter, a test or the configuration put there.
+    :param validate: builds the event from its fields; raises `ValidationError`, which is a `ValueError`.
+    """
+
+    data: tuple[str, ...]
+    untyped: tuple[str, ...]
+    validate: Callable[[Any], Event]
+
+
+_SHAPES: dict[type[Event], Shape] = {}
+
+
+def shape_of(kind: type[Event]) -> Shape:
+    """Return the fields of a kind of event."""
+    if (known := _SHAPES.get(kind)) is None:
+        context = {one.name for one in fields(Event)}
+        data = tuple(one.name for one in fields(kind) if one.name not in context)
+        hints = get_type_hints(kind)
+        untyped = tuple(name for name in data if hints[name] == Mapping[str, Any])
+        known = _SHAPES[kind] = Shape(data, untyped, TypeAdapter(kind).validator.validate_python)
+    return known
+
+
+def kinds() -> list[type[Event]]:
+    """Return the class of every kind, in the order of their definition."""
+    return list(_KINDS.values())
+
+
+def event_line(event: Event) -> bytes:
+    """Return an event as one line of ASCII JSON, whatever its fields hold."""
+    content = event.as_json()
+    try:
+        text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=_plain)
+    except (ValueError, TypeError):
+        # Infinities are no JSON, and keys may be anything in Python.
+        text = json.dumps(jsonable(content), allow_nan=False, separators=(",", ":"), default=_plain)
+    return text.encode("ascii") + b"\n"
+
+
+def line_head(line: bytes) -> LineHead | None:
+    """Return sequence and kind of a line that :func:`event_line` wrote, without parsing the rest."""
+    found = _HEAD.match(line)
+    return LineHead(int(found[1]), found[2].decode()) if found is not None else None
+
+
+def parse_event(line: bytes) -> Event | None:
+    """Return the event on a line; None for a line that is no event, or whose kind is unknown here.
+
+    Unknown fields are ignored: a newer version may have written them.
+    """
+    try:
+        return event_of(json.loads(line))
+    except ValueError:
+        return None
+
+
+def event_of(content: Any) -> Event | None:
+    """Return the event in a parsed JSON object, as :func:`parse_event` does."""
+    try:
+        return shape_of(_KINDS[content["kind"]]).validate({**content, **content.get("data", {})})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def jsonable(value: Any) -> Any:
+    """Return a value as JSON can hold it: keys as texts, infinities by their names."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _plain(value: object) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

@@ -2,13 +2,15 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from trafficlight.results.names import attempt_path, file_name, folder_name
 
@@ -30,13 +32,22 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class AttemptFolder:
-    """Where the files of one attempt of a case go.
+    """The folder of one attempt of a case.
 
-    :param path: the folder; it exists.
+    :param path: the folder; :meth:`create` makes it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def create(self, servers: Iterable[str] = ()) -> None:
+        """Create the folder, and the folders of homeservers.
+
+        :param servers: the server roles.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        for role in servers:
+            self.server_log(role).parent.mkdir(parents=True, exist_ok=True)
 
     @property
     def log_info(self) -> Path:
@@ -60,10 +71,8 @@ class AttemptFolder:
         return folder
 
     def server_log(self, role: str) -> Path:
-        """Return where a homeserver's log goes; create the folder."""
-        folder = self.path / "servers" / folder_name(role)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / "homeserver.log"
+        """Return the path of a homeserver's log."""
+        return self.path / "servers" / folder_name(role) / "homeserver.log"
 
     def attachment(self, name: str) -> Path:
         """Return a new, empty file for an attachment, named as it asks for where that is safe and free."""
@@ -133,16 +142,41 @@ class ResultsFolder:
         """Every event of the session, one JSON object a line."""
         return self.path / "events.jsonl"
 
+    def write_request(self, request: Mapping[str, Any], *, resumable: bool) -> None:
+        """Write ``request.json``: what the session is asked to run.
+
+        :param resumable: whether the next coordinator resumes the session if this one is killed.
+        """
+        content = json.dumps({"schema": 1, "resumable": resumable, "request": request}, indent=2)
+        write_atomically(self._request, content.encode() + b"\n")
+
+    def read_request(self, *, resumable: bool = False) -> dict[str, Any] | None:
+        """Return what the session was asked to run; None if that is not known.
+
+        :param resumable: return None for a session that must not be resumed.
+        """
+        try:
+            known = json.loads(self._request.read_bytes())
+            return dict(known["request"]) if known["resumable"] or not resumable else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remove_request(self) -> None:
+        """Make sure that nothing resumes the session, because it was refused."""
+        self._request.unlink(missing_ok=True)
+
+    @property
+    def _request(self) -> Path:
+        return self.path / "request.json"
+
     @property
     def junit(self) -> Path:
         """The verdicts for CI."""
         return self.path / "junit.xml"
 
     def attempt(self, case_id: str, attempt: int) -> AttemptFolder:
-        """Return the folder of one attempt of a case; create it."""
-        path = self.path / attempt_path(case_id, attempt)
-        path.mkdir(parents=True, exist_ok=True)
-        return AttemptFolder(path)
+        """Return the folder of one attempt of a case, which may not exist yet."""
+        return AttemptFolder(self.path / attempt_path(case_id, attempt))
 
     def finish(self) -> None:
         """Let ``<root>/latest`` point here, and ``<root>/current`` no longer."""

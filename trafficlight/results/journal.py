@@ -1,15 +1,17 @@
-"""The append-only list of events, and those who read along."""
+"""The append-only list of events, and its readers."""
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from trafficlight.clock import Clock
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event, shape_of
 
 logger = logging.getLogger(__name__)
 
-Reader: TypeAlias = Callable[[Event], None]
+E = TypeVar("E", bound=Event)
+Reader: TypeAlias = Callable[[Any], None]
 
 _SECRETS = frozenset({"password", "key_backup_passphrase", "passphrase", "token", "access_token"})
 
@@ -30,65 +32,77 @@ def _redacted_value(value: Any) -> Any:
     return value
 
 
-class Journal:
-    """Gives events their place and time, and hands each to every reader at once, in order.
+class _Subscription(NamedTuple):
+    reader: Reader
+    kinds: Collection[type[Event]] | None
+    session: str | None
 
-    :param clock: where timestamps come from.
-    :param first: the sequence number of the next event.
+    def wants(self, kind: type[Event], session: str) -> bool:
+        mine = self.session is None or session in ("", self.session)
+        return mine and (self.kinds is None or kind in self.kinds)
+
+
+class Journal:
+    """Numbers events and hands each to the readers that want it, in the order of their subscription.
+
+    :param clock: source of timestamps.
     """
 
-    def __init__(self, clock: Clock, *, first: int = 1) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._next = first
-        self._readers: list[Reader] = []
+        self._next = 1
+        self._subscriptions: list[_Subscription] = []
+        # By kind and session; rebuilt after each change of the subscriptions.
+        self._readers: dict[tuple[type[Event], str], tuple[Reader, ...]] = {}
         self._failures: dict[Reader, int] = {}  # in a row
 
-    def subscribe(self, reader: Reader) -> Callable[[], None]:
-        """Let a reader see every event from now on; return what ends that.
+    def subscribe(
+        self,
+        reader: Reader,
+        kinds: Collection[type[Event]] | None = None,
+        *,
+        session: str | None = None,
+    ) -> Callable[[], None]:
+        """Call a reader with each event from now on, and return the function that unsubscribes it.
 
-        A reader is called in the coordinator's loop and must not wait. One that raises is logged and stays.
+        The reader runs on the coordinator's loop and must not block. An exception that it raises is logged.
+
+        :param kinds: the event classes that it wants; None for all.
+        :param session: the session whose events it wants, besides those of no session; None for all.
         """
-        self._readers.append(reader)
+        subscription = _Subscription(reader, None if kinds is None else frozenset(kinds), session)
+        self._subscriptions.append(subscription)
+        self._readers.clear()
 
         def unsubscribe() -> None:
-            if reader in self._readers:
-                self._readers.remove(reader)
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
+                self._readers.clear()
                 self._failures.pop(reader, None)
 
         return unsubscribe
 
-    def append(
-        self,
-        kind: EventKind,
-        *,
-        session: str = "",
-        case: str | None = None,
-        attempt: int | None = None,
-        role: str | None = None,
-        adapter: str | None = None,
-        **data: Any,
-    ) -> Event:
-        """Record that something happened, without the secrets in its data."""
-        event = Event(
-            sequence=self._next,
-            time=self._clock.now(),
-            kind=kind,
-            session=session,
-            case=case,
-            attempt=attempt,
-            role=role,
-            adapter=adapter,
-            data=redacted(data),
-        )
+    def append(self, event: E) -> E:
+        """Record an event: set its number and time, and replace secrets in what its fields hold.
+
+        :return: the event as recorded.
+        """
+        kind = type(event)
+        clean: dict[str, Any] = {name: redacted(getattr(event, name)) for name in shape_of(kind).untyped}
+        event = replace(event, sequence=self._next, time=self._clock.now(), **clean)
         self._next += 1
-        for reader in tuple(self._readers):
+        key = (kind, event.session)
+        if (readers := self._readers.get(key)) is None:
+            readers = tuple(one.reader for one in self._subscriptions if one.wants(*key))
+            self._readers[key] = readers
+        for reader in readers:
             try:
                 reader(event)
             except Exception:
                 self._failures[reader] = self._failures.get(reader, 0) + 1
                 if self._failures[reader] == 1:  # a full disk fails thousands of events
-                    logger.exception("a reader of the journal failed on event %d (%s)", event.sequence, kind)
+                    logger.exception("a reader failed on event %d (%s)", event.sequence, event.kind)
             else:
                 if self._failures and (failures := self._failures.pop(reader, 0)) > 1:
-                    logger.error("a reader of the journal failed on %d events, and goes on", failures)
+                    logger.error("a reader works again, after failing on %d events", failures)
         return event

@@ -9,7 +9,23 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from trafficlight.results.events import Event, EventKind, State
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionFailed,
+    AdapterLeased,
+    AdapterLost,
+    AdapterRegistered,
+    AdapterReleased,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    Event,
+    ServerFailed,
+    ServerReady,
+    SessionEnded,
+    State,
+    kinds,
+)
 
 # Types that are told apart; what comes from outside must not make ever more time series.
 _MOST_TYPES = 50
@@ -31,7 +47,6 @@ class Standing:
     :param adapters: adapters by type and state; those that have ended are not there.
     :param oldest: seconds for which the case at the head of each queue has waited.
     :param still: seconds for which cases have been waiting while nothing ran.
-    :param backlog: events that are not in the store yet.
     :param drained: whether no adapter gets a new case.
     """
 
@@ -40,7 +55,6 @@ class Standing:
     adapters: Mapping[tuple[str, str], int] = field(default_factory=dict)
     oldest: Iterable[float] = ()
     still: float = 0.0
-    backlog: int = 0
     drained: bool = False
 
 
@@ -65,11 +79,11 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._adapter_types, self._server_types = Names(), Names()
-        # What an adapter registered as, as long as it is there.
-        self._type_of: dict[str, str] = {}
+        self._type_of: dict[str, str] = {}  # of adapters that have not ended
         # Since when cases wait, by session and case.
         self._waits: dict[tuple[str, str], datetime] = {}
-        self._events = self._counter("events", "Events in the journal.", "kind")
+        events = self._counter("events", "Events in the journal.", "kind")
+        self._events = {kind: events.labels(kind.kind) for kind in kinds()}
         self._ended = self._counter("cases_ended", "Cases that ended, by their last state.", "state")
         self._retried = self._counter("attempts_retried", "Attempts that are followed by another one.")
         self._registered = self._counter("adapters_registered", "Registrations of adapters.", "type")
@@ -90,36 +104,36 @@ class Metrics:
         )
 
     def __call__(self, event: Event) -> None:
-        """Take an event in."""
-        self._events.labels(event.kind.value).inc()
-        data = event.data
-        match event.kind:
-            case EventKind.CASE_PLANNED | EventKind.CASE_STATE | EventKind.CASE_ENDED:
-                self._case(event)
-            case EventKind.SESSION_ENDED:
+        """Count an event."""
+        self._events[type(event)].inc()
+        match event:
+            case CasePlanned(skip=None):
+                self._waits[event.session, event.case] = event.time
+            case CaseState():
+                if (since := self._waits.pop((event.session, event.case), None)) is not None:
+                    self._waited.observe(max(0.0, (event.time - since).total_seconds()))
+            case CaseEnded():
+                self._case_ended(event)
+            case SessionEnded():
                 for key in [key for key in self._waits if key[0] == event.session]:
                     del self._waits[key]
-            case EventKind.ADAPTER_REGISTERED if event.adapter is not None:
-                kind = self._adapter_types.label(data.get("registration", {}).get("type", ""))
-                self._registered.labels(kind).inc()
-                self._type_of[event.adapter] = kind
-            case EventKind.ADAPTER_LEASED if event.adapter is not None:
-                kind = self._adapter_types.label(data.get("registration", {}).get("type", ""))
-                self._type_of[event.adapter] = kind
-            case EventKind.ADAPTER_RELEASED if event.adapter is not None:
+            case AdapterRegistered():
+                self._registered.labels(self._learn_type(event)).inc()
+            case AdapterLeased():
+                self._learn_type(event)
+            case AdapterReleased():
                 self._type_of.pop(event.adapter, None)
-            case EventKind.ADAPTER_LOST:
-                self._lost.labels(self._type_of.get(event.adapter or "", _OTHER)).inc()
-                if event.case is None:  # one that is in a case is released after that
-                    self._type_of.pop(event.adapter or "", None)
-            case EventKind.ACTION_ANSWERED:
-                self._acted(event, "answered")
-            case EventKind.ACTION_FAILED:
-                self._acted(event, "failed")
-            case EventKind.SERVER_READY:
-                kind = self._server_types.label(data.get("type", ""))
-                self._provision.labels(kind).observe(float(data.get("seconds") or 0.0))
-            case EventKind.SERVER_FAILED:
+            case AdapterLost():
+                self._lost.labels(self._type_of.get(event.adapter, _OTHER)).inc()
+                if event.case is None:  # one in a case is released after that
+                    self._type_of.pop(event.adapter, None)
+            case ActionAnswered() | ActionFailed():
+                kind = self._type_of.get(event.adapter or "", _OTHER)
+                outcome = "failed" if isinstance(event, ActionFailed) else "answered"
+                self._action.labels(kind, outcome).observe(event.seconds)
+            case ServerReady():
+                self._provision.labels(self._server_types.label(event.type)).observe(event.seconds)
+            case ServerFailed():
                 self._failed.inc()
             case _:
                 pass
@@ -133,25 +147,19 @@ class Metrics:
         now.register(_Now(standing(), self._adapter_types))
         return generate_latest(self._registry) + generate_latest(now)
 
-    def _case(self, event: Event) -> None:
-        key = (event.session, event.case or "")
-        if event.kind is EventKind.CASE_PLANNED:
-            if event.data.get("skip") is None:
-                self._waits[key] = event.time
-            return
-        since = self._waits.pop(key, None)
-        if event.kind is EventKind.CASE_STATE:
-            if since is not None:
-                self._waited.observe(max(0.0, (event.time - since).total_seconds()))
-        elif event.data.get("will_retry"):
+    def _case_ended(self, event: CaseEnded) -> None:
+        key = (event.session, event.case)
+        self._waits.pop(key, None)
+        if event.will_retry:
             self._retried.inc()
             self._waits[key] = event.time
         else:
-            self._ended.labels(str(event.data.get("state"))).inc()
+            self._ended.labels(event.state.value).inc()
 
-    def _acted(self, event: Event, outcome: str) -> None:
-        kind = self._type_of.get(event.adapter or "", _OTHER)
-        self._action.labels(kind, outcome).observe(float(event.data.get("seconds") or 0.0))
+    def _learn_type(self, event: AdapterRegistered | AdapterLeased) -> str:
+        kind = self._adapter_types.label(event.registration.get("type", ""))
+        self._type_of[event.adapter] = kind
+        return kind
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"trafficlight_{name}", documentation, labels, registry=self._registry)
@@ -200,7 +208,6 @@ class _Now(Collector):
         for name, documentation, value in (
             ("sessions", "Sessions that have not ended.", now.sessions),
             ("standstill_seconds", "For how long cases have waited while nothing ran.", now.still),
-            ("journal_lag_events", "Events that are not in the store yet.", now.backlog),
             ("drained", "1 while no adapter gets a new case.", int(now.drained)),
         ):
             one = _gauge(name, documentation)

@@ -5,32 +5,41 @@ case needs that of no other: so a session of many thousand cases is read quickly
 """
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.event_log import event_of
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import (
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    CaseWaits,
+    Event,
+    Problem,
+    SessionEnded,
+    SessionStarted,
+    SessionStopped,
+    line_head,
+    parse_event,
+)
 from trafficlight.results.record import SessionRecord
 
 # What a session and its cases come to; everything else is the story of an attempt.
-_KINDS = frozenset(
-    {
-        EventKind.SESSION_STARTED,
-        EventKind.SESSION_STOPPED,
-        EventKind.SESSION_ENDED,
-        EventKind.PROBLEM,
-        EventKind.CASE_PLANNED,
-        EventKind.CASE_WAITS,
-        EventKind.CASE_STATE,
-        EventKind.CASE_ENDED,
-    }
+_OUTLINED = frozenset(
+    kind.kind
+    for kind in (
+        SessionStarted,
+        SessionStopped,
+        SessionEnded,
+        Problem,
+        CasePlanned,
+        CaseWaits,
+        CaseState,
+        CaseEnded,
+    )
 )
-_BEGINNING = re.compile(rb'\{"sequence":\d+,"time":"[^"]*","kind":"(\w+)"')
-_NEEDLESS = frozenset(kind.value.encode() for kind in EventKind if kind not in _KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +64,11 @@ def outline(log: Path) -> Outline:
     nothing: list[Any] = []
     skipped = b""
     for line in _lines(log):
-        beginning = _BEGINNING.match(line)
-        if beginning is not None and beginning[1] in _NEEDLESS:
+        head = line_head(line)
+        if head is not None and head.kind not in _OUTLINED:
             skipped = line
             continue
-        if (event := event_of(line)) is not None and event.kind in _KINDS:
+        if (event := parse_event(line)) is not None:
             skipped = b""
             record.apply(_short(event))
             weight += len(line)
@@ -68,7 +77,7 @@ def outline(log: Path) -> Outline:
                 # One list for all: the collector looks at each while everything else waits.
                 attempt.timeline = attempt.uploads = attempt.attachments = attempt.measurements = nothing
     # The time of the very last event is when a session that was cut off was last alive.
-    if (last := event_of(skipped)) is not None:
+    if (last := parse_event(skipped)) is not None:
         record.last_time = last.time
     return Outline(record, weight)
 
@@ -81,7 +90,7 @@ def case_in_full(log: Path, case: str) -> CaseRecord | None:
     """
     named, record = json.dumps(case).encode(), SessionRecord()
     for line in _lines(log):
-        if named in line and (event := event_of(line)) is not None and case in event.cases:
+        if named in line and (event := parse_event(line)) is not None and case in event.case_ids:
             record.apply(event)
     return record.cases.get(case)
 
@@ -92,6 +101,4 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _short(event: Event) -> Event:
-    if "traceback" not in event.data:
-        return event
-    return replace(event, data={key: value for key, value in event.data.items() if key != "traceback"})
+    return replace(event, traceback="") if isinstance(event, CaseEnded) else event

@@ -1,6 +1,6 @@
-"""What the journal says, in a shape that can be shown: a session, its cases, their attempts.
+"""A session with its cases and their attempts, as its events describe them.
 
-Pages, JUnit, ``report.json`` and ``report.html`` read these records and nothing else.
+Pages, JUnit, ``report.json`` and ``report.html`` read these records only.
 """
 
 from collections import Counter
@@ -10,24 +10,25 @@ from datetime import datetime
 from typing import Any
 
 from trafficlight.results.case import CaseRecord, Outcome
-from trafficlight.results.events import Event, EventKind, State
+from trafficlight.results.events import (
+    AdapterLeased,
+    AdapterLost,
+    AdapterRegistered,
+    CasePlanned,
+    Event,
+    Problem,
+    SessionEnded,
+    SessionStarted,
+    SessionStopped,
+    State,
+)
 
-_MOST_ADAPTERS = 1_000  # adapters register anew for every case; the oldest are forgotten
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A test file or class that cannot run."""
-
-    file: str
-    line: int | None
-    problem: str
-    hint: str = ""
+_MOST_ADAPTERS = 1_000  # adapters register again for each case; the oldest are dropped
 
 
 @dataclass(slots=True)
 class AdapterRecord:
-    """An adapter that the session saw."""
+    """An adapter that registered while the session ran."""
 
     uuid: str
     registration: Mapping[str, Any]
@@ -43,8 +44,8 @@ class SessionRecord:
 
     :param cases: by id, in the order in which they were planned.
     :param adapters: the latest adapters, by uuid.
-    :param stopped: why nothing of it starts any more, where that is so for good.
-    :param cancelled: whether that was somebody's wish.
+    :param stopped: why no more of its cases start; empty while they do.
+    :param cancelled: whether a user stopped it.
     :param adapter_types: how many adapters registered, by type and version.
     """
 
@@ -78,20 +79,20 @@ class SessionRecord:
 
     @property
     def counts(self) -> dict[State, int]:
-        """How many cases stand in each state; every state is there."""
+        """The number of cases in each state, zeros included."""
         # A copy at once: a thread may count while cases are still being planned.
         counted = Counter(case.state for case in list(self.cases.values()))
         return {state: counted[state] for state in State}
 
     @property
     def outcomes(self) -> dict[Outcome, int]:
-        """How many cases there are of each outcome; every outcome is there."""
+        """The number of cases of each outcome, zeros included."""
         counted = Counter(case.outcome for case in list(self.cases.values()))
         return {outcome: counted[outcome] for outcome in Outcome}
 
     @property
     def ran(self) -> bool:
-        """Whether any attempt of any case came to a verdict."""
+        """Whether any attempt has a verdict."""
         return any(
             attempt.ended is not None and attempt.state is not State.SKIPPED
             for case in self.cases.values()
@@ -100,76 +101,53 @@ class SessionRecord:
 
     @property
     def seconds(self) -> float:
-        """How long it took, or has taken up to its last event."""
+        """Duration, until the last event if it has not ended."""
         end = self.ended or self.last_time
         return (end - self.started).total_seconds() if end is not None and self.started is not None else 0.0
 
     def apply(self, event: Event) -> None:
-        """Take in an event; a known one, or one that belongs to another session, changes nothing."""
+        """Update the record with an event; one of another session, or one applied before, changes nothing."""
         if event.sequence <= self.last_sequence or (event.session and self.id and event.session != self.id):
             return
         self.last_sequence = event.sequence
         self.last_time = event.time
-        if event.kind is EventKind.CASE_PLANNED and event.case is not None:
-            self.cases[event.case] = CaseRecord.planned(event)
-        else:
-            for case_id in event.cases:
-                if (case := self.cases.get(case_id)) is not None:
-                    case.apply(event)
-        if event.adapter is not None:
-            self._apply_to_adapter(event)
-        match event.kind:
-            case EventKind.SESSION_STARTED:
+        match event:
+            case CasePlanned():
+                self.cases[event.case] = CaseRecord.planned(event)
+                return
+            case SessionStarted():
                 self._start(event)
-            case EventKind.SESSION_STOPPED:
-                self.stopped = str(event.data.get("reason") or "")
-                self.cancelled = bool(event.data.get("cancelled"))
-            case EventKind.SESSION_ENDED:
-                self.ended = event.time
-                self.exit_code = event.data.get("exit_code")
-                self.interrupted = bool(event.data.get("interrupted"))
-            case EventKind.PROBLEM:
-                self.problems.append(_problem(event.data))
+            case SessionStopped():
+                self.stopped, self.cancelled = event.reason, event.cancelled
+            case SessionEnded():
+                self.ended, self.exit_code, self.interrupted = event.time, event.exit_code, event.interrupted
+            case Problem():
+                self.problems.append(event)
+            case AdapterRegistered() | AdapterLeased() | AdapterLost():
+                self._apply_to_adapter(event)
             case _:
                 pass
+        for case_id in event.case_ids:
+            if (case := self.cases.get(case_id)) is not None:
+                case.apply(event)
 
-    def _start(self, event: Event) -> None:
-        data = event.data
+    def _start(self, event: SessionStarted) -> None:
         self.id = event.session or self.id
         self.started = event.time
-        self.versions = dict(data.get("versions") or {})
-        self.configuration = dict(data.get("configuration") or {})
-        command = data.get("command") or ""
-        self.command = command if isinstance(command, str) else " ".join(map(str, command))
-        self.host = str(data.get("host") or "")
-        self.user = str(data.get("user") or "")
-        self.seed = data.get("seed")
+        self.versions, self.configuration = dict(event.versions), dict(event.configuration)
+        self.command, self.host, self.user, self.seed = event.command, event.host, event.user, event.seed
 
-    def _apply_to_adapter(self, event: Event) -> None:
-        if event.adapter is None:
-            return
-        registration = event.data.get("registration")
+    def _apply_to_adapter(self, event: AdapterRegistered | AdapterLeased | AdapterLost) -> None:
         adapter = self.adapters.get(event.adapter)
+        if isinstance(event, AdapterLost):
+            if adapter is not None:
+                adapter.lost = event.reason or "lost"
+            return
         if adapter is None:
-            if not isinstance(registration, Mapping):
-                return
+            registration = event.registration
             adapter = self.adapters[event.adapter] = AdapterRecord(event.adapter, registration, event.time)
             self.adapter_types[str(registration.get("type", "")), str(registration.get("version") or "")] += 1
             if len(self.adapters) > _MOST_ADAPTERS:
                 del self.adapters[next(iter(self.adapters))]
-        match event.kind:
-            case EventKind.ADAPTER_LEASED:
-                adapter.case, adapter.role = event.case, event.role
-            case EventKind.ADAPTER_LOST:
-                adapter.lost = str(event.data.get("reason") or "lost")
-            case _:
-                pass
-
-
-def _problem(data: Mapping[str, Any]) -> Problem:
-    return Problem(
-        str(data.get("file") or ""),
-        data.get("line"),
-        str(data.get("problem") or ""),
-        str(data.get("hint") or ""),
-    )
+        if isinstance(event, AdapterLeased):
+            adapter.case, adapter.role = event.case, event.role

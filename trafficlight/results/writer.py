@@ -6,12 +6,25 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.event_log import EventLog
-from trafficlight.results.events import FINAL, Event, EventKind
+from trafficlight.results.events import (
+    FINAL,
+    Attachment,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    CaseWaits,
+    Event,
+    Problem,
+    SessionEnded,
+    SessionStarted,
+    Upload,
+)
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
@@ -33,16 +46,7 @@ _REST = 20
 
 _LONGEST_REST = 5.0  # seconds
 
-_CHANGES_JUNIT = frozenset(
-    {
-        EventKind.CASE_PLANNED,
-        EventKind.CASE_WAITS,
-        EventKind.CASE_STATE,
-        EventKind.CASE_ENDED,
-        EventKind.UPLOAD,
-        EventKind.ATTACHMENT,
-    }
-)
+_CHANGES_JUNIT = CasePlanned | CaseWaits | CaseState | CaseEnded | Upload | Attachment
 
 
 class ResultsWriter:
@@ -75,6 +79,8 @@ class ResultsWriter:
         if not record.id:
             record.id = folder.id
         self._log = EventLog(folder.events)
+        #: Why the last event could not be written; empty if it was.
+        self.trouble = ""
         self._style = style or JunitStyle.detect(folder.path, os.environ, Path.cwd())
         self._document = JunitDocument(record, self._style)
         self._written = b""
@@ -97,15 +103,20 @@ class ResultsWriter:
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
-        """Take in an event; those of other sessions are left alone."""
-        if self._closed or (event.session and event.session != self._record.id):
+        """Take in an event of the session, or of none."""
+        if self._closed:
             return
+        event = replace(event, sequence=self._record.last_sequence + 1)
         with self._record_lock:
             self._record.apply(event)
-            if event.kind in _CHANGES_JUNIT:
-                self._changed.update(dict.fromkeys(event.cases))
+            if isinstance(event, _CHANGES_JUNIT):
+                self._changed.update(dict.fromkeys(event.case_ids))
         try:
             self._log.append(event)
+            self.trouble = ""
+        except OSError as error:
+            self.trouble = f"{self._folder.events} cannot be written: {error.strerror or error}"
+            raise
         finally:  # a full disk must not keep the verdict from the reporters
             self._follow(event)
 
@@ -122,6 +133,7 @@ class ResultsWriter:
 
         The reports are written anew, a little later; so many files that come at once share a writing.
         """
+        event = replace(event, sequence=self._record.last_sequence + 1)
         with self._record_lock:
             self._record.apply(event)
             if event.case is not None:
@@ -167,24 +179,24 @@ class ResultsWriter:
         self._log.close()  # last: other processes take the session for complete then
 
     def _follow(self, event: Event) -> None:
-        match event.kind:
-            case EventKind.SESSION_STARTED:
+        match event:
+            case SessionStarted():
                 self._write_session()
                 for host in self._hosts:
                     host.session_started(self._record)
                 self._dirty.set()
-            case EventKind.CASE_ENDED if event.case is not None:
+            case CaseEnded():
                 case = self._record.cases.get(event.case)
                 if case is not None:
                     self._case_ended(case, event)
                 self._dirty.set()
-            case EventKind.UPLOAD | EventKind.ATTACHMENT if event.case is not None:
-                case = self._record.cases.get(event.case)
+            case Upload() | Attachment():
+                case = self._record.cases.get(event.case or "")
                 if case is not None and case.state in FINAL:  # late: the case is in the file already
                     self._dirty.set()
-            case EventKind.PROBLEM | EventKind.CASE_PLANNED:
+            case Problem() | CasePlanned():
                 self._dirty.set()
-            case EventKind.SESSION_ENDED:
+            case SessionEnded():
                 self._over = True
                 self._dirty.set()
                 for host in self._hosts:
@@ -192,12 +204,12 @@ class ResultsWriter:
             case _:
                 pass
 
-    def _case_ended(self, case: CaseRecord, event: Event) -> None:
+    def _case_ended(self, case: CaseRecord, event: CaseEnded) -> None:
         attempt = next((one for one in case.attempts if one.number == event.attempt), None)
         if attempt is not None:
             path = self._folder.path / attempt.folder
             self._attempt(lambda: _write_attempt(path, attempt), attempt.folder)
-        if not event.data.get("will_retry"):
+        if not event.will_retry:
             for host in self._hosts:
                 host.case_ended(case)
 

@@ -1,12 +1,26 @@
-// Keeps the parts of a page that are marked `data-live` up to date. Without it a reload does the same.
+// Keeps the parts of a page that are marked `data-live` up to date. Without it, a reload does the same.
+//
+// While the session runs, the page waits on its event stream (`data-events`) and fetches itself only after an
+// event. Otherwise, and while the stream fails, it polls every `data-refresh` seconds.
 "use strict";
 (() => {
-  const seconds = Number(document.body.dataset.refresh) || 5;
+  const THROTTLE = 2_000; // ms between two fetches of the page
+  const LONGEST_BACKOFF = 30_000; // ms
+  const SILENCE = 45_000; // ms without even an empty line, of which there is one every 15 s: the stream is dead
+  const body = document.body;
   const news = document.getElementById("news");
+  // What each part was when it was rendered, without what the reader did to it, and when that was.
+  const rendered = new Map();
+  for (const part of document.querySelectorAll("[data-live]")) note(part);
   let last = null;
-  // What each part was when it came: a reader's open details are no news.
-  const came = new Map();
-  for (const part of document.querySelectorAll("[data-live]")) came.set(part.id, part.outerHTML);
+  let fetched = -THROTTLE;
+  let scheduled = false;
+  let after = null; // the last event seen
+  let stream = null;
+
+  function note(part) {
+    rendered.set(part.id, { content: part.outerHTML, at: performance.now() });
+  }
 
   function adopt(fresh, old) {
     const open = new Map();
@@ -30,52 +44,154 @@
   }
 
   function busy(part) {
-    // Text that somebody marks, and a film that plays, must not vanish.
+    // Selected text and a playing video must not vanish.
     const selection = getSelection();
     if (selection && !selection.isCollapsed && part.contains(selection.anchorNode)) return true;
     return [...part.querySelectorAll("video, audio")].some((film) => !film.paused);
   }
 
+  // Show the current page. Return whether all of it could be shown.
   async function refresh() {
-    if (document.hidden) return;
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     if (answer.status >= 400) throw new Error(String(answer.status));
     const text = await answer.text();
-    if (text === last) return;
+    if (text === last) return true;
     const page = new DOMParser().parseFromString(text, "text/html");
-    document.title = page.title;
-    document.body.dataset.refresh = page.body.dataset.refresh;
     const here = [...document.querySelectorAll("[data-live]")];
     const there = [...page.querySelectorAll("[data-live]")];
     if (here.map((part) => part.id).join() !== there.map((part) => part.id).join()) {
-      // A part has come or gone: what the user typed lies outside of them, so a reload loses nothing else.
-      const typing = document.activeElement && document.activeElement.tagName === "INPUT";
-      if (!typing) location.reload();
-      return;
+      // A part appeared or vanished: a reload loses nothing but text in the search field.
+      if (document.activeElement && document.activeElement.tagName === "INPUT") return false;
+      location.reload();
+      return true;
+    }
+    document.title = page.title;
+    for (const name of ["refresh", "events"]) {
+      if (page.body.dataset[name] === undefined) delete body.dataset[name];
+      else body.dataset[name] = page.body.dataset[name];
     }
     let all = true;
     here.forEach((part, index) => {
       const fresh = there[index];
-      const content = fresh.outerHTML;
-      if (content === came.get(part.id)) return;
+      if (fresh.outerHTML === rendered.get(part.id).content) return;
       if (busy(part)) {
         all = false;
         return;
       }
-      came.set(part.id, content);
+      note(fresh);
       adopt(document.importNode(fresh, true), part);
     });
     last = all ? text : null;
+    return all;
+  }
+
+  async function update() {
+    fetched = performance.now();
+    try {
+      const all = await refresh();
+      news.textContent = "";
+      if (!all) schedule(THROTTLE);
+    } catch {
+      news.textContent = "not up to date: the coordinator does not answer";
+    }
+  }
+
+  function schedule(delay = 0) {
+    if (scheduled) return;
+    scheduled = true;
+    setTimeout(async () => {
+      scheduled = false;
+      await update();
+    }, Math.max(delay, fetched + THROTTLE - performance.now()));
+  }
+
+  function concerns(line) {
+    if (!line.trim()) return false;
+    const event = JSON.parse(line);
+    after = event.sequence;
+    return !body.dataset.case || !event.case || event.case === body.dataset.case;
+  }
+
+  // Wait on the session's event stream until it ends, which is when the session has ended.
+  async function follow(connected) {
+    stream = new AbortController();
+    const url = new URL(body.dataset.events, location.href);
+    if (after !== null) url.searchParams.set("after", after);
+    const answer = await fetch(url, { signal: stream.signal });
+    if (!answer.ok) throw new Error(String(answer.status));
+    connected();
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const timer = setTimeout(() => stream.abort(), SILENCE);
+      const { value, done } = await reader.read().finally(() => clearTimeout(timer));
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      if (lines.filter(concerns).length) schedule();
+    }
+  }
+
+  function sleep(time) {
+    return new Promise((done) => setTimeout(done, time));
+  }
+
+  function visible() {
+    return new Promise((done) => {
+      if (!document.hidden) { done(); return; }
+      document.addEventListener("visibilitychange", () => done(visible()), { once: true });
+    });
   }
 
   async function loop() {
-    try {
-      await refresh();
-      news.textContent = "";
-    } catch {
-      news.textContent = "not up to date: the lab does not answer";
+    let failures = 0;
+    let retry = 0; // when to open the stream again
+    for (;;) {
+      await visible();
+      let ended = false;
+      if (body.dataset.events && performance.now() >= retry) {
+        try {
+          await follow(() => { failures = 0; });
+          ended = true;
+          retry = performance.now() + THROTTLE;
+        } catch {
+          failures += 1;
+          retry = performance.now() + Math.min(LONGEST_BACKOFF, 1_000 * 2 ** failures);
+        }
+      }
+      if (document.hidden) await visible();
+      else if (!ended) await sleep((Number(body.dataset.refresh) || 5) * 1_000 * (1 + Math.random() / 4));
+      await update();
     }
-    setTimeout(loop, (Number(document.body.dataset.refresh) || seconds) * 1000);
   }
-  setTimeout(loop, seconds * 1000);
+
+  // A browser opens at most six connections to a server: hidden pages do not hold one.
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden && stream) stream.abort();
+  });
+
+  function duration(seconds) {
+    if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+    if (seconds < 60) return `${seconds.toFixed(1)} s`;
+    const total = Math.round(seconds);
+    const two = (number) => String(number).padStart(2, "0");
+    const minutes = Math.floor(total / 60);
+    return minutes < 60
+      ? `${minutes} min ${two(total % 60)} s`
+      : `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
+  }
+
+  // Durations that increase go on between two fetches.
+  setInterval(() => {
+    if (document.hidden) return;
+    for (const part of document.querySelectorAll("[data-live]")) {
+      if (busy(part)) continue;
+      const at = (rendered.get(part.id) || {}).at;
+      for (const element of part.querySelectorAll("[data-seconds]")) {
+        element.textContent = duration(Number(element.dataset.seconds) + (performance.now() - at) / 1000);
+      }
+    }
+  }, 1_000);
+
+  loop();
 })();

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from trafficlight.clients import Link
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import State
+from trafficlight.results.events import State, TestEvent
 from trafficlight.suites.model import Case
 
 
@@ -63,16 +63,8 @@ class Verdict:
 
 
 class CaseLink(Link, Protocol):
-    """How running test code reaches the coordinator: actions, homeservers, and results to record."""
+    """How running test code reaches the coordinator: actions, homeservers, and events."""
 
-    def measured(self, name: str, value: float, unit: str) -> None:
-        """Record a measurement."""
-        ...
-
-    def attached(self, name: str, path: Path, media_type: str) -> None:
-        """Record a file that the test put into the attempt's folder."""
-        ...
-
-    def logged(self, level: str, message: str) -> None:
-        """Record a line of the test's own log."""
+    def emit(self, event: TestEvent) -> None:
+        """Record an event of the attempt."""
         ...

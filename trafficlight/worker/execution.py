@@ -8,18 +8,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from trafficlight.client_types import ClientType, client_class
 from trafficlight.clients import Client, HomeServer
 from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError
-from trafficlight.results.events import State
+from trafficlight.protocol import JsonObject
+from trafficlight.results.events import Attachment, Log, Measurement, State
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.imports import load_test_class
 from trafficlight.test import CaseInfo, Test, accepted
+from trafficlight.text import MESSAGE_LIMIT, truncate
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
+from trafficlight.worker.messages import ensure_json
 from trafficlight.worker.output import CaseLog
 from trafficlight.worker.verdicts import verdict_of
 
@@ -32,12 +35,34 @@ async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = 
 
     The tear-down always runs; its error does not hide the test's.
     """
-    log = CaseLog(assignment.folder, link.logged)
+
+    def logged(level: str, message: str) -> None:
+        link.emit(Log(level=level, logger="test", message=truncate(message, MESSAGE_LIMIT)))
+
+    log = CaseLog(assignment.folder, logged)
     try:
         with log.current():
             return await _Execution(assignment, link, clock or SystemClock(), log).run()
     finally:
         log.close()
+
+
+async def execute_in_process(assignment: Assignment, link: CaseLink, clock: Clock) -> Verdict:
+    """Run one attempt in the coordinator's own process and loop: for a debugger, and for quick tests."""
+    return await execute(assignment, cast("CaseLink", _JsonLink(link)), clock)
+
+
+class _JsonLink:
+    """A link that checks the data of actions, as the socket of a worker does."""
+
+    def __init__(self, link: CaseLink) -> None:
+        self._link = link
+
+    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+        return await self._link.perform(role, action, ensure_json(action, data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
 
 
 class _Execution:
@@ -64,16 +89,23 @@ class _Execution:
 
     def record(self, name: str, value: float, unit: str) -> None:
         """Record a measurement."""
-        self._link.measured(name, value, unit)
+        self._link.emit(Measurement(name=str(name), value=float(value), unit=str(unit)))
 
     def attach(self, name: str, content: Path | bytes) -> None:
-        """Keep a file, or bytes as a file, with the case."""
+        """Attach a file, or bytes as a file, to the case."""
         target = self._folder.attachment(name)
         if isinstance(content, Path):
             shutil.copyfile(content, target)
         else:
             target.write_bytes(content)
-        self._link.attached(name, target, mimetypes.guess_type(name)[0] or "application/octet-stream")
+        self._link.emit(
+            Attachment(
+                name=str(name),
+                path=target.relative_to(self._folder.path).as_posix(),
+                size=target.stat().st_size,
+                media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
+            )
+        )
 
     async def run(self) -> Verdict:
         """Load, set up, run and tear down."""

@@ -98,10 +98,12 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Worker to coordinator: call a method of the link that returns nothing."""
+    """Worker to coordinator: record an event of the attempt.
 
-    method: Literal["measured", "attached", "logged"]
-    arguments: list[Any]
+    :param event: the event's own JSON.
+    """
+
+    event: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from typing import Any
 from trafficlight.clients.link import ServerOperation
 from trafficlight.errors import LabError, TestFileError
 from trafficlight.protocol import JsonObject
+from trafficlight.results.events import TestEvent
 from trafficlight.suites.expansion import find_client_type
 from trafficlight.suites.imports import load_test_class
 from trafficlight.suites.planning import FileRequest, FileResult, collect_file
@@ -83,17 +84,9 @@ class _SocketLink(CaseLink):
         """Control the homeserver in a role."""
         await self._request("operate", role, operation)
 
-    def measured(self, name: str, value: float, unit: str) -> None:
-        """Record a measurement."""
-        self._send(Notification("measured", [str(name), float(value), str(unit)]))
-
-    def attached(self, name: str, path: Path, media_type: str) -> None:
-        """Record a file that the test put into the attempt's folder."""
-        self._send(Notification("attached", [str(name), str(path), media_type]))
-
-    def logged(self, level: str, message: str) -> None:
-        """Record a line of the test's own log."""
-        self._send(Notification("logged", [level, message]))
+    def emit(self, event: TestEvent) -> None:
+        """Record an event of the attempt."""
+        self._send(Notification(event.as_json()))
 
     def resolve(self, response: Response) -> None:
         """Resolve the request that a response belongs to."""

@@ -1,6 +1,7 @@
 """Labs without homeservers and programs of their own."""
 
 import asyncio
+import functools
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,22 +14,22 @@ import pytest
 
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
+from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.execution import InProcessExecutor
 from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.runner import Deadlines, Executor
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.protocol import JsonObject, Registration
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.planning import plan
+from trafficlight.worker.execution import execute as in_process
 
 PRELUDE = """
 import asyncio, time, os, sys, ctypes, signal, logging
@@ -46,6 +47,7 @@ class FakeServer:
     server_name: str
     cs_api: str = "http://127.0.0.1:9"
     version: str = "Fake 1"
+    image: str = "fake:1"
     exited: str | None = None
     operations: list[str] = field(default_factory=list)
 
@@ -147,7 +149,7 @@ class EventRecorder:
         self._journal = journal
         journal.subscribe(self.events.append)
 
-    async def until(self, kind: EventKind, *, case: str = "", **data: Any) -> Event:
+    async def until(self, kind: type[Event], *, case: str = "", **data: Any) -> Event:
         """Wait for an event, which may be past.
 
         :param case: a part of its case's id.
@@ -155,8 +157,8 @@ class EventRecorder:
         came: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
 
         def look(event: Event) -> None:
-            same = all(event.data.get(key) == value for key, value in data.items())
-            if same and event.kind is kind and case in (event.case or "") and not came.done():
+            same = all(getattr(event, key, None) == value for key, value in data.items())
+            if same and type(event) is kind and case in (event.case or "") and not came.done():
                 came.set_result(event)
 
         for event in self.events:
@@ -214,7 +216,7 @@ class EngineHarness:
             await session.ended.wait()
         return {id.partition("::")[2]: case for id, case in session.record.cases.items()}
 
-    async def until(self, kind: EventKind, *, case: str = "", **data: Any) -> Event:
+    async def until(self, kind: type[Event], *, case: str = "", **data: Any) -> Event:
         """Wait for an event, which may be past.
 
         :param case: a part of its case's id.
@@ -236,14 +238,14 @@ class EngineHarness:
     def check_given_back(self) -> None:
         """Everybody was told to exit, and every homeserver is gone."""
         assert all(adapter.state is AdapterState.ENDED for adapter in self.engine.pool)
-        assert all(adapter.lease is None for adapter in self.engine.pool)
+        assert all(adapter.held_by is None for adapter in self.engine.pool)
         assert not self.provider.running
 
 
 @asynccontextmanager
 async def open_bay(
     folder: Path,
-    executor: Executor | None = None,
+    execute: Execute | None = None,
     *,
     limits: Limits | None = None,
     queue: float = 300.0,
@@ -257,7 +259,7 @@ async def open_bay(
         clock=clock,
         journal=Journal(clock),
         servers=provider,
-        executor=executor or InProcessExecutor(clock),
+        execute=execute or functools.partial(in_process, clock=clock),
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
         limits=lambda: limits or Limits(),
         queue_deadline=queue,

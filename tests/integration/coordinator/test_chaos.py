@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trafficlight.protocol import ErrorBody, Registration
-from trafficlight.results.events import FINAL, EventKind, State
+from trafficlight.results.events import FINAL, CaseEnded, State
 
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
@@ -91,7 +91,7 @@ async def test_no_case_is_stuck(bay_with: Callable[..., Any], seed: int) -> None
             loop.cancel()
     assert len(cases) == CASES
     assert all(case.state in FINAL for case in cases.values())
-    ends = Counter(event.case for event in bay.events if event.kind is EventKind.CASE_ENDED)
+    ends = Counter(event.case for event in bay.events if isinstance(event, CaseEnded))
     assert set(ends.values()) == {1}
     assert sum((adapter.mishaps for adapter in adapters), Counter()).total() > 30
     # What was wrong in the client under test is told from what was wrong in the lab.

@@ -11,7 +11,15 @@ from tests.hand_clock import HandClock
 from tests.integration.coordinator.conftest import open_bay
 from trafficlight.coordinator.options import Options
 from trafficlight.protocol import Registration
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import (
+    ActionDelivered,
+    ActionSent,
+    CaseEnded,
+    CaseState,
+    Log,
+    SessionEnded,
+    State,
+)
 
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
@@ -67,7 +75,7 @@ async def test_of_an_action(bay: "EngineHarness", clock: HandClock) -> None:
     """The adapter polls on and on, which is no progress."""
     bay.play_once(lambda action, _: {"response": "bowed"} if action == "bow" else None)
     session = await bay.submit(DANCES)
-    await bay.until(EventKind.ACTION_DELIVERED, action="dance")
+    await bay.until(ActionDelivered, action="dance")
     await clock.turn(59)
     assert not session.ended.is_set()
     await clock.turn(1)
@@ -84,7 +92,7 @@ async def test_of_an_adapter_that_is_gone(bay: "EngineHarness", clock: HandClock
     await alice.channel.poll(20)
     alice.channel.respond(None, {"response": "bowed"})
     # It fetches the second action, and is never heard of again: its deadline is the action's.
-    await bay.until(EventKind.ACTION_SENT, action="dance")
+    await bay.until(ActionSent, action="dance")
     await clock.turn(61)
     case = (await bay.ended(session))["Dances[alice=Nio]"]
     assert case.state is State.ERROR
@@ -102,7 +110,7 @@ async def test_of_an_adapter_without_a_case(bay: "EngineHarness", clock: HandClo
 
 async def test_of_a_case(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(WAITS)
-    await bay.until(EventKind.LOG, message="running")
+    await bay.until(Log, message="running")
     await clock.turn(299)
     assert not session.ended.is_set()
     await clock.turn(1)
@@ -113,7 +121,7 @@ async def test_of_a_case(bay: "EngineHarness", clock: HandClock) -> None:
 async def test_of_preparing(bay: "EngineHarness", clock: HandClock) -> None:
     bay.provider.hangs = True
     session = await bay.submit(SERVED)
-    await bay.until(EventKind.CASE_STATE, state="preparing")
+    await bay.until(CaseState, state="preparing")
     await clock.turn(120)
     case = (await bay.ended(session))["Served[server=SynapseStable]"]
     assert (case.state, case.message) == (State.ERROR, "the homeservers did not answer within 120 s")
@@ -121,7 +129,7 @@ async def test_of_preparing(bay: "EngineHarness", clock: HandClock) -> None:
 
 async def test_of_the_tear_down(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(LINGERS)
-    await bay.until(EventKind.LOG, message="tearing down")
+    await bay.until(Log, message="tearing down")
     await clock.turn(30)
     case = (await bay.ended(session))["Lingers"]
     assert (case.state, case.message) == (State.ERROR, "the tear-down was not done within 30 s")
@@ -139,7 +147,7 @@ async def test_of_waiting(bay: "EngineHarness", clock: HandClock) -> None:
 
 async def test_of_a_session(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(WAITS, Options(deadline=1000.0))
-    await bay.until(EventKind.LOG, message="running")
+    await bay.until(Log, message="running")
     session_of_others = await bay.submit(DANCES, Options(deadline=None))
     await clock.turn(200)
     assert not session.ended.is_set()
@@ -155,14 +163,14 @@ async def test_of_a_session(bay: "EngineHarness", clock: HandClock) -> None:
 
 async def test_of_the_grace_period(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(WAITS)
-    await bay.until(EventKind.LOG, message="running")
+    await bay.until(Log, message="running")
     stopping = asyncio.create_task(bay.engine.stop("enough", grace=10))
     await clock.turn(9)
     assert not session.ended.is_set()
     await clock.turn(1)
     await stopping
     case = (await bay.ended(session))["Waits"]
-    assert case.message == "called off while it was running: enough"
+    assert case.message == "cancelled while running: enough"
 
 
 async def test_of_waiting_where_nobody_else_is_expected(bay: "EngineHarness", clock: HandClock) -> None:
@@ -181,10 +189,10 @@ async def test_of_waiting_ends_with_a_session_that_was_cancelled(
 ) -> None:
     """What never began is not run; it does not become an error while the rest is called off."""
     session = await bay.submit(LINGERS + DANCES)
-    await bay.until(EventKind.LOG, message="tearing down")
+    await bay.until(Log, message="tearing down")
     bay.engine.cancel(session, "not needed")
     await clock.turn(400)
     cases = await bay.ended(session)
     assert cases["Dances[alice=Nio]"].state is State.WAITING
     kinds = [event.kind for event in bay.events]
-    assert EventKind.CASE_ENDED not in kinds[kinds.index(EventKind.SESSION_ENDED) :]
+    assert CaseEnded.kind not in kinds[kinds.index(SessionEnded.kind) :]

@@ -1,8 +1,8 @@
 """How sessions begin, go on and end; nothing waits for a sweep, and nothing is left behind."""
 
 import asyncio
-import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +11,15 @@ from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import Registration
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import (
+    AdapterLeased,
+    AdapterRegistered,
+    CaseEnded,
+    CaseState,
+    CaseWaits,
+    Log,
+    State,
+)
 from trafficlight.results.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -44,25 +52,14 @@ def many(count: int) -> str:
     )
 
 
-def start_latencies(bay: "EngineHarness") -> list[float]:
-    """Return the seconds from each registration to the case's start, where the case had waited for it."""
-    registered: dict[str, float] = {}
-    found = []
-    for event in bay.events:
-        if event.kind is EventKind.ADAPTER_REGISTERED and event.adapter:
-            registered[event.adapter] = event.time.timestamp()
-        elif event.kind is EventKind.ADAPTER_LEASED and event.adapter:
-            found.append(event.time.timestamp() - registered[event.adapter])
-    return found
-
-
 async def test_one_looping_adapter_plays_six_cases_without_a_pause(bay: "EngineHarness") -> None:
     session = await bay.submit(many(6))
     bay.player()
     cases = await bay.ended(session, 10)
     assert [case.state for case in cases.values()] == [State.SUCCESS] * 6
-    # Well under 10 ms on a machine that is not busy with other things.
-    assert statistics.median(start_latencies(bay)) < 0.05
+    kinds = [event.kind for event in bay.events]
+    after = [later for kind, later in pairwise(kinds) if kind is AdapterRegistered.kind]
+    assert after.count(AdapterLeased.kind) >= 6, "a registration starts the case that waits for it"
     assert session.record.exit_code == ExitCode.SUCCESS
 
 
@@ -76,7 +73,6 @@ async def test_fifty_two_client_cases(bay: "EngineHarness") -> None:
         bay.player()
     cases = await bay.ended(await bay.submit(text), 20)
     assert all(case.state is State.SUCCESS for case in cases.values())
-    assert statistics.median(start_latencies(bay)) < 0.5
 
 
 async def test_a_case_without_clients_needs_nobody(bay: "EngineHarness") -> None:
@@ -99,7 +95,7 @@ async def test_limits_are_kept(bay_with: MakeBay) -> None:
 class TestWaiting:
     async def test_every_case_says_why(self, bay: "EngineHarness") -> None:
         session = await bay.submit(many(2))
-        await bay.until(EventKind.CASE_WAITS)
+        await bay.until(CaseWaits)
         reasons = {case.reason for case in session.record.cases.values()}
         assert reasons == {"needs 1 x Nio, 0 free, 0 registered"}
 
@@ -141,7 +137,7 @@ class TestWaiting:
         session = await bay.submit(pair + many(3))
         bay.player()
         for number in range(3):
-            await bay.until(EventKind.CASE_ENDED, case=f"Many{number}[")
+            await bay.until(CaseEnded, case=f"Many{number}[")
         bay.engine.cancel(session, "enough")
         cases = await bay.ended(session)
         assert cases.pop("Pair[a=Nio,b=Nio]").state is not State.SUCCESS
@@ -185,12 +181,12 @@ class TestEnding:
     async def test_a_stop_calls_off_what_runs_and_leaves_nothing(self, bay: "EngineHarness") -> None:
         player = bay.player()
         session = await bay.submit(BLOCKED + many(2))
-        await bay.until(EventKind.LOG, message="running")
+        await bay.until(Log, message="running")
         await bay.engine.stop("the operator wants to go home", grace=0.05)
         cases = await bay.ended(session)
         blocked = cases["Blocked[alice=Nio,server=SynapseStable]"]
         assert blocked.state is State.ERROR
-        assert blocked.message == "called off while it was running: the operator wants to go home"
+        assert blocked.message == "cancelled while running: the operator wants to go home"
         assert player.exits
         assert not bay.provider.running
 
@@ -200,14 +196,14 @@ class TestEnding:
             "        self.logger.info('running'); await asyncio.sleep(0.1)"
         )
         session = await bay.submit(text)
-        await bay.until(EventKind.LOG, message="running")
+        await bay.until(Log, message="running")
         await bay.engine.stop("enough", grace=20)
         assert (await bay.ended(session))["Slow"].state is State.SUCCESS
 
     async def test_one_session_can_be_cancelled(self, bay: "EngineHarness") -> None:
         bay.player()
         blocked = await bay.submit(BLOCKED + many(1))
-        await bay.until(EventKind.LOG, message="running")
+        await bay.until(Log, message="running")
         bay.engine.cancel(blocked, "not needed any more")
         other = await bay.submit("class Other(Test):\n    async def run(self):\n        pass")
         assert (await bay.ended(other))["Other"].state is State.SUCCESS
@@ -226,7 +222,7 @@ class TestEnding:
         bay.provider.hangs = True
         bay.player()
         session = await bay.submit(BLOCKED)
-        await bay.until(EventKind.CASE_STATE, state="preparing")
+        await bay.until(CaseState, state="preparing")
         bay.engine.cancel(session, "enough")
         cases = await bay.ended(session)
         assert [case.state for case in cases.values()] == [State.ERROR]
@@ -237,13 +233,13 @@ class TestWorkers:
 
     async def test_a_blocking_test_delays_no_other(self, bay_with: MakeBay) -> None:
         async with WorkerPool(2) as workers:
-            bay = await bay_with(workers)
+            bay = await bay_with(workers.execute)
             bay.player()
             blocking = await bay.submit(
                 "class Blocks(Test):\n    async def run(self):\n        self.logger.info('running')\n"
                 "        time.sleep(1)"
             )
-            await bay.until(EventKind.LOG, message="running")
+            await bay.until(Log, message="running")
             cases = await bay.ended(await bay.submit(many(5)))
             assert all(case.state is State.SUCCESS for case in cases.values())
             assert not blocking.ended.is_set(), "five cases have ended while one blocks its process"
@@ -252,11 +248,11 @@ class TestWorkers:
 
     async def test_called_off_while_it_blocks(self, bay_with: MakeBay) -> None:
         async with WorkerPool(1) as workers:
-            bay = await bay_with(workers, teardown=0.1)
+            bay = await bay_with(workers.execute, teardown=0.1)
             text = BLOCKED.replace("await asyncio.sleep(3600)", "time.sleep(3600)")
             bay.player()
             session = await bay.submit(text)
-            await bay.until(EventKind.LOG, message="running")
+            await bay.until(Log, message="running")
             bay.engine.cancel(session, "enough")
             (case,) = (await bay.ended(session)).values()
             assert case.state is State.ERROR
@@ -266,7 +262,7 @@ class TestWorkers:
     @pytest.mark.parametrize("end", ["os._exit(3)", "ctypes.string_at(0)"])
     async def test_a_crash_gives_everything_back(self, bay_with: MakeBay, end: str) -> None:
         async with WorkerPool(1) as workers:
-            bay = await bay_with(workers)
+            bay = await bay_with(workers.execute)
             player = bay.player()
             (case,) = (
                 await bay.ended(await bay.submit(BLOCKED.replace("await asyncio.sleep(3600)", end)))

@@ -3,9 +3,10 @@
 import asyncio
 import errno
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,22 @@ import pytest
 
 from tests.integration.coordinator.conftest import EventRecorder
 from trafficlight.config import Settings
-from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
+from trafficlight.coordinator.recovery import RecoveredState
 from trafficlight.protocol import Registration
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.event_log import read_events
-from trafficlight.results.events import Event, EventKind, State
+from trafficlight.results.events import (
+    ActionSent,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    Event,
+    SessionStarted,
+    State,
+)
 from trafficlight.results.exit_codes import ExitCode
-from trafficlight.results.store import SqlStore
+from trafficlight.results.folder import ResultsFolder
 from trafficlight.suites.selection import SessionRequest
 
 TEST = """
@@ -40,6 +49,29 @@ class Waits(Test):
 
     async def run(self, alice):
         await alice.perform("one")
+"""
+
+MANY = """
+from trafficlight import Test, matrix
+from trafficlight.server_types import ServerType
+
+
+class Unknown(ServerType):
+    recipe = "unknown"
+    version = "1"
+
+
+class Many(Test):
+    @matrix(n=range(5))
+    async def run(self, n):
+        pass
+
+
+class NotHere(Test):
+    servers = {"server": Unknown}
+
+    async def run(self, server):
+        pass
 """
 
 Opener = Callable[..., AbstractAsyncContextManager[Lab]]
@@ -65,8 +97,8 @@ def opened(tmp_path: Path) -> Opener:
     )
 
     @asynccontextmanager
-    async def opened(**other: Any) -> AsyncIterator[Lab]:
-        async with Lab.open(settings.model_copy(update=other), remember=True) as lab:
+    async def opened(*, resumable: bool = True, **other: Any) -> AsyncIterator[Lab]:
+        async with Lab.open(settings.model_copy(update=other), resumable=resumable) as lab:
             yield lab
 
     return opened
@@ -80,27 +112,15 @@ async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path
             assert (len(sessions), ended) == (1, [])
             first = sessions[0]
             alice = lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
-            await told.until(EventKind.CASE_ENDED, case="Plain")
+            await told.until(CaseEnded, case="Plain")
             assert (await alice.channel.poll(20)).action == "one"
-            assert lab.store is not None
-            await lab.store.flushed()
-            # What is written from here on is thrown away.
-            kept = (tmp_path / "results" / first.id / "events.jsonl").read_bytes()
-            database = {path: path.read_bytes() for path in (tmp_path / "results").glob("lab.sqlite*")}
+            killed = Killed(tmp_path / "results")
             raise KilledError
-    (tmp_path / "results" / first.id / "events.jsonl").write_bytes(kept)
-    for path in (tmp_path / "results").glob("lab.sqlite*"):
-        path.unlink()
-    for path, content in database.items():
-        path.write_bytes(content)
+    killed.restore()
 
     async with opened() as lab:
         sessions, ended = await lab.resume_or_start(SessionRequest(), command="second")
         assert ([session.id for session in sessions], ended) == ([first.id], [])
-        known = lab.engine.pool.known("alice")
-        assert known is not None
-        assert known.state is AdapterState.ENDED
-        assert known.reason == "the coordinator was restarted"
         again = lab.engine.pool.register("alice again", Registration.model_validate({"type": "nio"}))
         assert (await again.channel.poll(20)).action == "one"
         again.channel.respond(None, {"response": "done"})
@@ -114,13 +134,9 @@ async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path
         assert [attempt.phase for attempt in waits.attempts] == [INTERRUPTED, "run"]
         assert not waits.flaky
     events = list(read_events(tmp_path / "results" / first.id / "events.jsonl"))
-    final = Counter(
-        event.case
-        for event in events
-        if event.kind is EventKind.CASE_ENDED and not event.data.get("will_retry")
-    )
+    final = Counter(event.case for event in events if isinstance(event, CaseEnded) and not event.will_retry)
     assert set(final.values()) == {1}
-    assert len({event.sequence for event in events}) == len(events)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
 
 
 async def test_what_ended_before_the_kill_is_told_and_not_begun_again(opened: Opener, tmp_path: Path) -> None:
@@ -139,7 +155,7 @@ async def test_what_ended_before_the_kill_is_told_and_not_begun_again(opened: Op
     async with opened() as lab:
         sessions, ended = await lab.resume_or_start(request, command="second")
         assert sessions == []
-        assert [(one.session.id, one.exit_code) for one in ended] == [(session.id, 0)]
+        assert [(one.folder.id, one.exit_code) for one in ended] == [(session.id, 0)]
         assert json.loads((folder / "session.json").read_text())["exit_code"] == 0
         assert (folder / "junit.xml").is_file()
         assert (tmp_path / "results" / "latest").resolve() == folder
@@ -158,8 +174,7 @@ async def test_a_session_that_was_stopped_in_good_order_is_not_taken_up(opened: 
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="first")
     assert session.ended.is_set()
     async with opened() as lab:
-        assert isinstance(lab.store, SqlStore)
-        assert lab.store.unfinished() == []
+        assert lab.recovered == RecoveredState()
         ((other,), ended) = await lab.resume_or_start(SessionRequest(), command="second")
         assert (other.id == session.id, ended) == (False, [])
 
@@ -194,17 +209,9 @@ class Killed:
         }
 
     def restore(self) -> None:
-        for path in self._results.glob("lab.sqlite*"):
-            path.unlink()
         for path, content in self._files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-
-
-async def killed_now(lab: Lab, results: Path) -> Killed:
-    assert lab.store is not None
-    await lab.store.flushed()
-    return Killed(results)
 
 
 async def test_a_case_that_succeeded_on_a_retry_does_not_run_again(opened: Opener, tmp_path: Path) -> None:
@@ -213,8 +220,8 @@ async def test_a_case_that_succeeded_on_a_retry_does_not_run_again(opened: Opene
     async with opened() as lab:
         told = EventRecorder(lab.journal)
         await lab.resume_or_start(request, command="first")
-        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
-        killed = await killed_now(lab, tmp_path / "results")
+        await told.until(CaseEnded, case="Flaky", state="success")
+        killed = Killed(tmp_path / "results")
     killed.restore()
     async with opened() as lab:
         ((session,), _) = await lab.resume_or_start(request, command="second")
@@ -231,22 +238,22 @@ async def test_a_retry_that_had_not_begun_comes_after_the_restart(opened: Opener
         told = EventRecorder(lab.journal)
 
         def look(event: Event) -> None:
-            if event.kind is EventKind.CASE_ENDED and event.data["will_retry"]:
+            if isinstance(event, CaseEnded) and event.will_retry:
                 kills.append(Killed(tmp_path / "results"))
 
         def begin_to_look(event: Event) -> None:
-            if event.kind is EventKind.CASE_STATE and not looking:  # now the log reads before `look` does
+            if isinstance(event, CaseState) and not looking:  # now the log reads before `look` does
                 looking.append(lab.journal.subscribe(look))
 
         looking: list[object] = []
         lab.journal.subscribe(begin_to_look)
         await lab.resume_or_start(request, command="first")
-        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
+        await told.until(CaseEnded, case="Flaky", state="success")
     kills[0].restore()
     async with opened() as lab:
         told = EventRecorder(lab.journal)
         ((session,), _) = await lab.resume_or_start(request, command="second")
-        await told.until(EventKind.CASE_ENDED, case="Flaky", state="success")
+        await told.until(CaseEnded, case="Flaky", state="success")
         flaky = next(case for id, case in session.record.cases.items() if "Flaky" in id)
         assert [attempt.state for attempt in flaky.attempts] == [State.FAILURE, State.SUCCESS]
 
@@ -255,9 +262,9 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
     async with opened() as lab:
         told = EventRecorder(lab.journal)
         await lab.resume_or_start(SessionRequest(), command="first")
-        await told.until(EventKind.CASE_ENDED, case="Plain")
+        await told.until(CaseEnded, case="Plain")
         lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
-        await told.until(EventKind.ACTION_SENT)
+        await told.until(ActionSent)
         killed = Killed(tmp_path / "results")
     killed.restore()
     async with opened(rerun_interrupted=False) as lab:
@@ -280,7 +287,7 @@ async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
             told = EventRecorder(lab.journal)
             await lab.resume_or_start(SessionRequest(), command=adapter)
             lab.engine.pool.register(adapter, Registration.model_validate({"type": "nio"}))
-            await told.until(EventKind.ACTION_SENT)
+            await told.until(ActionSent)
             killed = Killed(tmp_path / "results")
         killed.restore()
     async with opened() as lab:
@@ -296,9 +303,9 @@ async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_p
     async with opened() as lab:
         told = EventRecorder(lab.journal)
         ((first,), _) = await lab.resume_or_start(SessionRequest(), command="first")
-        await told.until(EventKind.CASE_ENDED, case="Plain")
+        await told.until(CaseEnded, case="Plain")
         alice = lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
-        await told.until(EventKind.ACTION_SENT)
+        await told.until(ActionSent)
         assert alice.cases == 1
         lab.engine.cancel(first, "not needed any more")
         killed = Killed(tmp_path / "results")  # in this very turn: what runs is not called off yet
@@ -336,7 +343,7 @@ async def test_what_was_refused_does_not_begin_after_a_restart(
             with pytest.raises(OSError, match="no space"):
                 await lab.start(SessionRequest())
     async with opened() as lab:
-        assert lab.legacy.unfinished == ()
+        assert lab.recovered.unfinished == ()
 
 
 async def test_reports_that_are_complete_are_left_alone(opened: Opener, tmp_path: Path) -> None:
@@ -354,21 +361,90 @@ async def test_reports_that_are_complete_are_left_alone(opened: Opener, tmp_path
     assert report.stat().st_mtime_ns == written
 
 
-async def test_no_number_is_given_twice_when_files_came_late(opened: Opener, tmp_path: Path) -> None:
-    request = SessionRequest(targets=[f"{tmp_path}/some_test.py::Plain"])
-    log = tmp_path / "results"
-    with pytest.raises(KilledError):
-        async with opened() as lab:
-            ((session,), _) = await lab.resume_or_start(request, command="first")
-            async with asyncio.timeout(20):
-                await session.ended.wait()
-            database = await killed_now(lab, tmp_path / "results")
-            late = lab.journal.append(EventKind.LOG, session=session.id, message="late")
-            log = tmp_path / "results" / session.id / "events.jsonl"
-            kept = log.read_bytes()
-            raise KilledError
-    database.restore()
-    log.write_bytes(kept)
-    assert late.sequence in [event.sequence for event in read_events(log)]
+async def test_a_coordinator_can_be_killed_while_it_plans(opened: Opener, tmp_path: Path) -> None:
+    """The next one plans the rest, also that a case is unsupported, and runs every case once."""
+    (tmp_path / "some_test.py").write_text(MANY)
+    kills: list[Killed] = []
     async with opened() as lab:
-        assert lab.journal.append(EventKind.LOG, message="next").sequence > late.sequence
+
+        def look(event: Event) -> None:
+            if isinstance(event, CasePlanned) and "n=2" in str(event.case):
+                kills.append(Killed(tmp_path / "results"))  # without this event: it is not in the log yet
+
+        lab.journal.subscribe(look)
+        ((first,), _) = await lab.resume_or_start(SessionRequest(), command="first")
+    kills[0].restore()
+    log = tmp_path / "results" / first.id / "events.jsonl"
+    assert [event.case for event in read_events(log)][-1] == "some_test.py::Many[n=1]"
+    async with opened() as lab:
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
+        assert session.id == first.id
+        async with asyncio.timeout(20):
+            await session.ended.wait()
+    states = {
+        id.partition("::")[2]: (case.state, case.skip_type) for id, case in session.record.cases.items()
+    }
+    assert states == {
+        **{f"Many[n={n}]": (State.SUCCESS, "") for n in range(5)},
+        "NotHere[server=Unknown]": (State.SKIPPED, "unsupported"),
+    }
+    events = list(read_events(log))
+    ran = Counter(event.case for event in events if isinstance(event, CaseEnded))
+    assert set(ran.values()) == {1}
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+
+
+async def test_a_coordinator_can_be_killed_before_the_first_event(opened: Opener, tmp_path: Path) -> None:
+    kills: list[Killed] = []
+    async with opened() as lab:
+
+        def look(event: Event) -> None:
+            if isinstance(event, SessionStarted):
+                kills.append(Killed(tmp_path / "results"))
+
+        lab.journal.subscribe(look)
+        request = SessionRequest(targets=[f"{tmp_path}/some_test.py::Plain"])
+        ((first,), _) = await lab.resume_or_start(request, command="first")
+    kills[0].restore()
+    assert (tmp_path / "results" / first.id / "events.jsonl").read_bytes() == b""
+    async with opened() as lab:
+        ((session,), _) = await lab.resume_or_start(request, command="second")
+        async with asyncio.timeout(20):
+            await session.ended.wait()
+    assert (session.id, session.exit_code) == (first.id, ExitCode.SUCCESS)
+    assert session.record.started is not None
+
+
+async def test_a_killed_run_is_not_resumed_by_a_coordinator(opened: Opener, tmp_path: Path) -> None:
+    async with opened(resumable=False) as lab:
+        session = await lab.start(SessionRequest())
+        killed = Killed(tmp_path / "results")
+    killed.restore()
+    async with opened() as lab:
+        assert lab.recovered == RecoveredState()
+        assert (await lab.request_of(session.id)) == SessionRequest()
+
+
+async def test_the_database_of_an_earlier_version_is_named_and_left_alone(
+    opened: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = tmp_path / "results"
+    old, new = (results / f"2026-11-21--00{number}" for number in (1, 2))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "events.jsonl").touch()
+    ResultsFolder(new).write_request({}, resumable=False)
+    with closing(sqlite3.connect(results / "lab.sqlite")) as database:
+        database.execute("CREATE TABLE sessions (id VARCHAR, folder TEXT, request TEXT, ended BOOLEAN)")
+        for id in (old.name, new.name, "2026-11-21--003"):
+            database.execute("INSERT INTO sessions VALUES (?, '', '{}', 0)", [id])
+        database.commit()
+    before = (results / "lab.sqlite").read_bytes()
+    async with opened() as lab:
+        assert lab.recovered == RecoveredState()
+    (line,) = [record.message for record in caplog.records if "cannot be resumed" in record.message]
+    assert line.startswith("2026-11-21--001 of an earlier version cannot be resumed")
+    assert (results / "lab.sqlite").read_bytes() == before
+    (results / "lab.sqlite").write_bytes(b"no database at all")
+    async with opened():
+        pass

@@ -11,7 +11,7 @@ from tests.integration.coordinator.conftest import EngineHarness
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import LateFiles, Sessions
 from trafficlight.results import writer
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import Upload
 
 QUICK = """
 class Quick(Test):
@@ -100,14 +100,15 @@ async def test_what_came_late_is_in_the_reports_of_a_session_that_is_dropped(
     for name in ("first.log", "second.log"):
         path = f"clients/alice/{name}"
         bay.engine.journal.append(
-            EventKind.UPLOAD,
-            session=session.id,
-            case=case,
-            attempt=1,
-            role="alice",
-            name=name,
-            path=path,
-            size=1,
+            Upload(
+                session=session.id,
+                case=case,
+                attempt=1,
+                role="alice",
+                name=name,
+                path=path,
+                size=1,
+            )
         )
         if name == "first.log":  # the second one comes while the writer rests from this
             async with asyncio.timeout(20):

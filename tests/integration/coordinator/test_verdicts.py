@@ -8,7 +8,7 @@ import pytest
 
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.protocol import ErrorBody, JsonObject, Registration
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import Log, ServerFailed, State
 
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
@@ -86,7 +86,7 @@ class TestActions:
         ]
         assert case.state is State.ERROR
         assert case.message.startswith(
-            "not done within 0.2 s, the case's deadline; alice was at dance for 0."
+            "not done within 0.2 s, the case's deadline; alice was performing dance for 0."
         )
 
     async def test_data_that_cannot_be_json(self, bay: "EngineHarness") -> None:
@@ -137,10 +137,10 @@ class TestAdapters:
         bay.engine.pool.report(broken, ErrorBody(type="adapter", details="no browser"))
         session = await bay.submit(ONE.format(body="await alice.perform('dance')"))
         await asyncio.sleep(0)
-        assert broken.claim is None
+        assert broken.lease is None
         bay.player()
         assert (await bay.ended(session))["One[alice=Nio]"].state is State.SUCCESS
-        assert broken.claim is None
+        assert broken.lease is None
 
 
 class TestHomeservers:
@@ -156,7 +156,7 @@ class TestHomeservers:
         assert case.state is State.ERROR
         assert "synapse did not answer" in case.message
         assert "KeyError: 'server_name'" in case.message, "the log is there"
-        assert any(event.kind is EventKind.SERVER_FAILED for event in bay.events)
+        assert any(isinstance(event, ServerFailed) for event in bay.events)
 
     async def test_it_hangs(self, bay_with: MakeBay) -> None:
         bay = await bay_with(prepare=0.1)
@@ -194,10 +194,10 @@ class TestHomeservers:
     async def test_one_that_died_is_named(self, bay: "EngineHarness") -> None:
         text = SERVER.replace("await server.restart()", "await asyncio.sleep(0.05); 1 / 0")
         session = await bay.submit(text)
-        await bay.until(EventKind.LOG, message="running")
+        await bay.until(Log, message="running")
         bay.provider.running[0].exited = "signal 9"
         case = (await bay.ended(session))["Served[server=SynapseStable]"]
-        assert case.message.endswith("; the homeserver server had ended (signal 9)")
+        assert case.message.endswith("; the homeserver server exited (signal 9)")
 
 
 @pytest.mark.parametrize(

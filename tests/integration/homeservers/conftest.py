@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.integration.homeservers.far_engine import FarEngine, far_engine
 from tests.integration.homeservers.homerunner_double import Double
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider, HomerunnerServer
 from trafficlight.homeservers.local.provider import LocalProvider
+from trafficlight.homeservers.local.run_folder import default_base
 from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
 from trafficlight.homeservers.static import StaticProvider
 from trafficlight.server_types import ServerType, SynapseStable
@@ -25,15 +27,21 @@ SignUp: TypeAlias = Callable[[RunningServer, str], Awaitable[nio.AsyncClient]]
 Ask: TypeAlias = Callable[..., ServerRequest]
 
 
+def data_folders() -> set[Path]:
+    """Return the data folders of this process's local providers."""
+    return set(default_base().glob(f"trafficlight-servers-{os.getpid()}-*"))
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def local() -> AsyncIterator[LocalProvider]:
     """The local provider with nothing started ahead, installed in the user's real cache folder."""
+    folders = data_folders()
     provider = LocalProvider(warm=0)
     await provider.prepare(SynapseStable().homeservers())
     yield provider
     await provider.close()
-    assert not provider.folder.exists()
-    assert provider.running == 0
+    assert not provider.servers
+    assert data_folders() == folders
 
 
 class _OnDouble(HomerunnerProvider):

@@ -53,7 +53,7 @@ async def docker_on_engine() -> AsyncIterator[DockerProvider]:
 @asynccontextmanager
 async def docker_on(host: DockerHost) -> AsyncIterator[DockerProvider]:
     """Give the provider docker on one engine, and see that it leaves nothing there; skips without one."""
-    pytest.importorskip("aiodocker", reason="pip install 'trafficlight[docker]'")
+    pytest.importorskip("aiodocker", reason="the extra docker is not installed")
     provider = DockerProvider([host])
     try:
         await provider.prepare(SynapseStable().homeservers())
@@ -61,11 +61,11 @@ async def docker_on(host: DockerHost) -> AsyncIterator[DockerProvider]:
         await provider.close()
         pytest.skip(f"{error.message}: {_ENGINE}")
     yield provider
-    [engine] = provider.engines.all
+    [engine] = provider.engines
     assert not engine.wanted
-    mine = f'{{"label": ["{LABEL}={provider.owner.id}"]}}'
+    mine = f'{{"label": ["{LABEL}={engine.owner.id}"]}}'
     assert await engine.docker.containers.list(all=1, filters=mine) == []
-    assert await engine.docker.networks.list(filters={"label": [f"{LABEL}={provider.owner.id}"]}) == []
+    assert await engine.docker.networks.list(filters={"label": [f"{LABEL}={engine.owner.id}"]}) == []
     await provider.close()
 
 

@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.integration.homeservers.engine import engine_url
 from trafficlight.config import DockerHost
-from trafficlight.homeservers.docker.authority import make_authority
+from trafficlight.homeservers.certificates import create_rsa_authority
 from trafficlight.server_types import SynapseStable
 
 __all__ = ["FarEngine", "far_engine"]
@@ -215,7 +215,7 @@ def _remove(folder: Path) -> None:
 
 def _make_certificates(folder: Path, address: str) -> None:
     """Make a folder for the server, and one for each kind of client."""
-    authority, foreign = make_authority(), make_authority()
+    authority, foreign = create_rsa_authority(), create_rsa_authority()
     for name, trusted, signed in (
         ("server", authority, authority),
         ("client", authority, authority),

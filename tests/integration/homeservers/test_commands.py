@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from trafficlight.homeservers.tools import child_environment
+from trafficlight.processes import child_environment
 
 _TIMEOUT_SECONDS = 60
 

@@ -25,11 +25,11 @@ IMAGE = SynapseStable.image
 
 
 def _filters(provider: DockerProvider) -> str:
-    return json.dumps({"label": [f"{LABEL}={provider.owner.id}"]})
+    return json.dumps({"label": [f"{LABEL}={provider.engines[0].owner.id}"]})
 
 
 async def _containers(provider: DockerProvider) -> list[Any]:
-    [engine] = provider.engines.all
+    [engine] = provider.engines
     found: list[Any] = await engine.docker.containers.list(all=1, filters=_filters(provider))
     return found
 
@@ -86,14 +86,14 @@ async def test_one_that_is_killed_from_outside_says_so(docker: DockerProvider, a
         await server.operate("start")
         assert getattr(server, "exited", "") is None
         await server.operate("kill")
-        assert getattr(server, "exited", "") == "exit code 137, as asked"
+        assert getattr(server, "exited", "") == "exit code 137, requested by the test"
 
 
 async def test_one_that_does_not_come_up_shows_its_log(ask: Ask) -> None:
     starved = DockerProvider([engine_url()], memory_bytes=24 * 2**20)
     await starved.prepare(SynapseStable().homeservers())
     try:
-        with pytest.raises(DeployError, match=r"server: ended while starting, exit code \d+"):
+        with pytest.raises(DeployError, match=r"server: exited while starting, exit code \d+"):
             async with starved.deploy("starved", [ask("server")]):
                 pytest.fail("it came up")
         assert await _containers(starved) == []
@@ -115,8 +115,8 @@ async def test_a_case_that_is_called_off_while_they_start_leaves_nothing(
         task.cancel()
         await asyncio.wait([task])
         assert await _containers(docker) == []
-        [engine] = docker.engines.all
-        filters = {"label": [f"{LABEL}={docker.owner.id}"]}
+        [engine] = docker.engines
+        filters = {"label": [f"{LABEL}={engine.owner.id}"]}
         assert await engine.docker.networks.list(filters=filters) == []
 
 
@@ -125,15 +125,15 @@ async def test_a_port_that_was_taken_meanwhile_is_no_trouble(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [(taken.getsockname()[1], 31_991)]
-        pick = docker.ports
-        monkeypatch.setattr(docker, "ports", lambda engine: ports.pop() if ports else pick(engine))
+        pick = docker._pick_ports
+        monkeypatch.setattr(docker, "_pick_ports", lambda engine: ports.pop() if ports else pick(engine))
         async with docker.deploy("taken", [ask("server")]) as [server]:
             await register_account(server.cs_api, "alice", "a password")
         assert not ports
 
 
 async def test_it_tells_how_many_it_carries(docker: DockerProvider) -> None:
-    [engine] = docker.engines.all
+    [engine] = docker.engines
     assert docker.hosts == {engine.url: engine.capacity}
     narrow = DockerProvider([DockerHost(url=engine_url(), capacity=1)])
     await narrow.prepare(SynapseStable().homeservers())
@@ -144,7 +144,7 @@ async def test_it_tells_how_many_it_carries(docker: DockerProvider) -> None:
 async def test_what_a_dead_lab_left_is_removed_and_what_a_living_one_has_is_not(
     docker: DockerProvider,
 ) -> None:
-    [engine] = docker.engines.all
+    [engine] = docker.engines
     living = Owner().labels("living")
     place, _, started, token = living[LABEL].split("/")
     dead = living | {LABEL: f"{place}/999999999/{started}/{token}"}

@@ -17,7 +17,7 @@ from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker.owner import LABEL, Owner
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
-from trafficlight.results.events import Event, EventKind, State
+from trafficlight.results.events import CaseEnded, Event, ServerReady, State
 from trafficlight.server_types import SynapseStable
 from trafficlight.suites.selection import SessionRequest
 
@@ -34,7 +34,7 @@ async def _until(condition: Callable[[], bool], seconds: float = 40) -> None:
 
 
 async def _ours(provider: DockerProvider, engine: Any) -> list[Any]:
-    filters = json.dumps({"label": [f"{LABEL}={provider.owner.id}"]})
+    filters = json.dumps({"label": [f"{LABEL}={provider.engines[0].owner.id}"]})
     found: list[Any] = await engine.docker.containers.list(all=1, filters=filters)
     return found
 
@@ -61,7 +61,7 @@ class TestTls:
         monkeypatch.delenv("DOCKER_TLS_VERIFY", raising=False)
         provider = DockerProvider([far.url])
         try:
-            with pytest.raises(DeployError, match="it wants TLS: name its certificates"):
+            with pytest.raises(DeployError, match="it requires TLS: name its certificates"):
                 await provider.prepare(SPECS)
         finally:
             await provider.close()
@@ -94,7 +94,7 @@ async def test_each_case_is_where_there_is_room_for_it(far: FarEngine, ask: Ask)
 
 
 async def test_what_a_dead_lab_left_elsewhere_is_removed(far: FarEngine, far_docker: DockerProvider) -> None:
-    [engine] = far_docker.engines.all
+    [engine] = far_docker.engines
     living = Owner().labels("living")
     place, _, started, token = living[LABEL].split("/")
     dead = living | {LABEL: f"{place}/999999999/{started}/{token}"}
@@ -113,7 +113,7 @@ async def test_an_engine_that_dies_and_comes_back(far: FarEngine, ask: Ask) -> N
     provider = DockerProvider([far.host()])
     try:
         await provider.prepare(SPECS)
-        [engine] = provider.engines.all
+        [engine] = provider.engines
         async with provider.deploy("lost", [ask("server")]) as [server]:
             await far.kill()
             await _until(lambda: not provider.hosts)
@@ -142,7 +142,7 @@ async def test_an_engine_that_falls_silent(far: FarEngine, ask: Ask, monkeypatch
     provider = DockerProvider([far.host()])
     try:
         await provider.prepare(SPECS)
-        [engine] = provider.engines.all
+        [engine] = provider.engines
         async with provider.deploy("silent", [ask("server")]) as [server]:
             await far.unplug()
             try:
@@ -186,9 +186,9 @@ class _Watched:
 
     def _take(self, event: Event) -> None:
         case = event.case or ""
-        if event.kind is EventKind.SERVER_READY:
-            self.addresses[case] = event.data["cs_api"].split("/")[2].partition(":")[0]
-        elif event.kind is EventKind.CASE_ENDED:
+        if isinstance(event, ServerReady):
+            self.addresses[case] = event.cs_api.split("/")[2].partition(":")[0]
+        elif isinstance(event, CaseEnded):
             self.ended[case] = event
 
     def on(self, address: str) -> set[str]:
@@ -224,7 +224,7 @@ async def test_two_engines_are_one_capacity_and_one_of_them_goes_away(far: FarEn
             for case in lost:
                 record = session.record.cases[case]
                 assert record.state is State.ERROR
-                assert f"had ended (the Docker engine {far.url} does not answer" in record.message
+                assert f"exited (the Docker engine {far.url} does not answer" in record.message
             release.touch()
             async with asyncio.timeout(90):
                 await session.ended.wait()

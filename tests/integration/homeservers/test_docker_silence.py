@@ -16,7 +16,7 @@ from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import SynapseStable
 
-pytest.importorskip("aiodocker", reason="pip install 'trafficlight[docker]'")
+pytest.importorskip("aiodocker", reason="the extra docker is not installed")
 
 Ask = Callable[..., ServerRequest]
 SPECS = SynapseStable().homeservers()
@@ -76,7 +76,7 @@ class TestCreate:
     @pytest.mark.parametrize(
         ("what", "why"),
         [
-            ("POST /networks/create", r"{url} makes no network: no answer in time"),
+            ("POST /networks/create", r"{url} cannot create a network: no answer in time"),
             ("POST /containers/create", r"server: {url}: no answer in time"),
         ],
     )
@@ -106,7 +106,7 @@ class TestCreate:
     ) -> None:
         await provider.prepare(SPECS)
         double.silent = {"POST /networks/create"}
-        with pytest.raises(DeployError, match="makes no network"):
+        with pytest.raises(DeployError, match="cannot create a network"):
             await _deploy(provider, ask("server"))
         double.speak()
         await _until(lambda: bool(double.networks))
@@ -120,11 +120,11 @@ class TestPrepare:
     async def test_an_engine_that_does_not_tell_of_an_image_is_named(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker.images._ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._ANSWER_SECONDS", 0.3)
         double.silent = {INSPECT}
         preparing = asyncio.create_task(provider.prepare(SPECS))
         await _ended(preparing, double)
-        with pytest.raises(DeployError, match=f"{double.url} does not tell of {SynapseStable.image}"):
+        with pytest.raises(DeployError, match=f"does not report whether it has {SynapseStable.image}"):
             await preparing
 
     async def test_others_do_without_it_until_it_has_the_image(
@@ -134,14 +134,14 @@ class TestPrepare:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker.images._SILENCE_SECONDS", 0.3)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._PULL_SILENCE_SECONDS", 0.3)
         double.images.clear()
         provider = DockerProvider([double.url, other.url])
         preparing = asyncio.create_task(provider.prepare(SPECS))
         try:
             await _ended(preparing, double)
             await preparing
-            assert f"{double.url} falls silent pulling {SynapseStable.image}" in caplog.text
+            assert f"{double.url} reports no progress of pulling {SynapseStable.image}" in caplog.text
             await double.until_asked(PULL, 3)
             assert set(provider.hosts) == {other.url}, "a case there would have no image"
             double.pull = [0]
@@ -153,7 +153,7 @@ class TestPrepare:
     async def test_a_pull_may_take_long_while_it_goes_on(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker.images._SILENCE_SECONDS", 0.5)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._PULL_SILENCE_SECONDS", 0.5)
         double.images.clear()
         double.pull = [0.05] * 16
         await provider.prepare(SPECS)
@@ -177,7 +177,7 @@ class TestPrepare:
     async def test_nobody_waits_for_one_that_is_asked_again(
         self, double: EngineDouble, other: EngineDouble, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker.engine._ASK_AGAIN_SECONDS", 0)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._RETRY_SECONDS", 0)
         double.nonsense = {INFO: {}}
         provider = DockerProvider([double.url, other.url])
         try:
@@ -231,7 +231,7 @@ class TestKeeper:
         await _until(lambda: bool(double.listeners))
         double.say(line)
         await double.until_asked(EVENTS, 2)
-        assert f"{double.url}: cannot take its events in" in caplog.text
+        assert f"{double.url}: cannot process its events" in caplog.text
         await _until(lambda: double.url in provider.hosts)
 
     @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ class TestKeeper:
         self, double: EngineDouble, provider: DockerProvider, nonsense: dict[str, Any]
     ) -> None:
         await provider.prepare(SPECS)
-        [engine] = provider.engines.all
+        [engine] = provider.engines
         await _until(lambda: bool(double.listeners))
         double.nonsense = nonsense
         double.say(None)
@@ -287,8 +287,8 @@ class TestWhich:
         with pytest.raises(
             DeployError, match="there is no Docker engine tcp://elsewhere:1 in DOCKER_ENGINES"
         ):
-            await provider.engines.at("tcp://elsewhere:1")
-        assert (await provider.engines.at(double.url)).url == double.url
+            await provider.engine_at("tcp://elsewhere:1")
+        assert (await provider.engine_at(double.url)).url == double.url
 
     async def test_where_nobody_plans_it_is_the_largest(
         self, double: EngineDouble, other: EngineDouble
@@ -297,6 +297,6 @@ class TestWhich:
         for hosts in ([small, large], [large, small]):
             provider = DockerProvider(hosts)
             try:
-                assert (await provider.engines.at("")).url == large.url
+                assert (await provider.engine_at("")).url == large.url
             finally:
                 await provider.close()

@@ -56,7 +56,7 @@ async def test_installs_an_exact_version_with_progress(tmp_path: Path, index: Pa
 
 async def test_what_pip_says_is_in_the_error(tmp_path: Path, index: Path) -> None:
     _publish(index, "1.0")
-    with pytest.raises(DeployError, match=r"installing fakeserver 9\.9: ended with code 1") as failure:
+    with pytest.raises(DeployError, match=r"installing fakeserver 9\.9: exit code 1") as failure:
         await _environments(tmp_path).create(tmp_path / "environment", "9.9")
     assert "No matching distribution found for fakeserver==9.9" in failure.value.log
 

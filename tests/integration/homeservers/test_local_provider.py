@@ -14,6 +14,7 @@ from pathlib import Path
 import blockbuster
 import pytest
 
+from tests.integration.homeservers.conftest import data_folders
 from trafficlight.clients.home_server import register_account
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.local.cache import CacheFolder
@@ -53,14 +54,32 @@ def _silent(_: str) -> None:
     """Drop the progress."""
 
 
+class CountedPorts(PortPicker):
+    """Knows which ports are allocated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allocated: set[int] = set()
+
+    def pick(self) -> int:
+        port = super().pick()
+        self.allocated.add(port)
+        return port
+
+    def release(self, port: int) -> None:
+        super().release(port)
+        self.allocated.discard(port)
+
+
 @asynccontextmanager
 async def _provider_of(*recipes: SynapseRecipe, **options: object) -> AsyncIterator[LocalProvider]:
+    before = data_folders()
     provider = LocalProvider(recipes=recipes, warm=0, **options)  # type: ignore[arg-type]
     try:
         yield provider
     finally:
         await provider.close()
-        assert not provider.folder.exists()
+        assert data_folders() == before
 
 
 @pytest.mark.parametrize(
@@ -76,18 +95,18 @@ async def test_a_failing_deploy_tells_why_and_leaves_nothing(
         before = descendants()
         bad = ServerRequest("bob", spec, tmp_path / "bob.log")
         with pytest.raises(
-            DeployError, match=r"bob: Synapse .* ended while starting, exit code 1"
+            DeployError, match=r"bob: Synapse .* exited while starting, exit code 1"
         ) as failure:
             async with provider.deploy("fails", [ask("alice"), bad]):
                 pytest.fail("it came up")
         assert "no-such-database" in failure.value.log
         assert "no-such-database" in bad.log.read_text()
-        assert provider.running == 0
+        assert not provider.servers
         assert descendants() == before
 
 
 async def test_a_port_taken_meanwhile_is_replaced(ask: Ask) -> None:
-    ports = PortPicker()
+    ports = CountedPorts()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -100,7 +119,7 @@ async def test_a_port_taken_meanwhile_is_replaced(ask: Ask) -> None:
         ):
             assert not picked
             await register_account(server.cs_api, "alice", "a password")
-    assert not ports.taken
+    assert not ports.allocated
 
 
 async def test_a_version_whose_fork_server_fails_starts_all_the_same(ask: Ask) -> None:
@@ -123,7 +142,7 @@ async def test_a_server_that_dies_says_so(local: LocalProvider, ask: Ask) -> Non
         await server.operate("start")
         assert server.exited is None
         await server.operate("kill")
-        assert server.exited == "signal 9, as asked"
+        assert server.exited == "signal 9, requested by the test"
 
 
 async def test_a_dead_fork_server_takes_its_servers_and_is_replaced(ask: Ask) -> None:
@@ -134,6 +153,27 @@ async def test_a_dead_fork_server_takes_its_servers_and_is_replaced(ask: Ask) ->
             await _eventually(lambda: server.exited == "signal 9")
         async with provider.deploy("after", [ask("server")]) as [server]:
             await register_account(server.cs_api, "alice", "a password")
+
+
+async def test_a_fork_server_that_does_not_answer_is_killed_and_started_again(
+    ask: Ask, descendants: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.homeservers.local.fork_server._ANSWER_SECONDS", 0.5)
+    before = descendants()
+    async with _provider_of(SynapseRecipe(CacheFolder(), _silent)) as provider:
+        async with provider.deploy("before", [ask("old")]) as [old]:
+            assert isinstance(old, LocalServer)
+            stopped = _fork_server_of(old)
+            os.kill(stopped, signal.SIGSTOP)
+            async with asyncio.timeout(30), provider.deploy("during", [ask("new")]) as [new]:
+                assert isinstance(new, LocalServer)
+                await register_account(new.cs_api, "alice", "a password")
+                assert old.exited == "signal 9"
+                assert _fork_server_of(new) != stopped
+                os.kill(_fork_server_of(new), signal.SIGSTOP)
+                await asyncio.wait_for(new.destroy(), 30)  # the signal is not delivered either
+                assert new.exited == "signal 9"
+    assert descendants() == before
 
 
 @pytest.mark.parametrize("milliseconds", [0, 2, 10, 30, 60, 100, 140, 180])
@@ -151,21 +191,23 @@ async def test_cancelled_while_entering_leaves_nothing(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert local.running == 0
+    assert not local.servers
     await _eventually(lambda: descendants() == before)
 
 
 async def test_twenty_deployments_leave_no_process_port_or_folder(
     local: LocalProvider, ask: Ask, descendants: Callable[[], set[int]]
 ) -> None:
-    processes, files, sockets = descendants(), sorted(local.folder.iterdir()), _open_files()
+    async with local.deploy("first", [ask("server")]) as [server]:
+        assert isinstance(server, LocalServer)
+        folder = server.place.directory.parent
+    processes, files, sockets = descendants(), sorted(folder.iterdir()), _open_files()
     for _ in range(20):
         async with local.deploy("again", [ask("server")]) as [server]:
             await register_account(server.cs_api, "alice", "a password")
     assert descendants() == processes
-    assert sorted(local.folder.iterdir()) == files
-    assert not local.ports.taken
-    assert _open_files() <= sockets + 1  # the log of a thread pool may come and go
+    assert sorted(folder.iterdir()) == files
+    assert _open_files() <= sockets + 1  # a thread pool may have one open
 
 
 async def test_the_event_loop_is_never_blocked(local: LocalProvider, ask: Ask) -> None:
@@ -176,12 +218,12 @@ async def test_the_event_loop_is_never_blocked(local: LocalProvider, ask: Ask) -
 
 
 async def test_closing_destroys_what_is_deployed(ask: Ask, descendants: Callable[[], set[int]]) -> None:
-    before = descendants()
+    before, folders = descendants(), data_folders()
     provider = LocalProvider(warm=0)
     async with provider.deploy("closed", [ask("server")]) as [server]:
         await provider.close()
         assert descendants() == before
-        assert not provider.folder.exists()
+        assert data_folders() == folders
         with pytest.raises(OSError, match=r".*"):
             await _connect(server)
     with pytest.raises(DeployError, match="closed"):

@@ -63,7 +63,7 @@ async def test_lends_what_is_configured(answering: Answering, ask: Ask) -> None:
         assert server.version == "Conduit 0.9"
         with pytest.raises(UnsupportedError, match=r"cannot restart hs\.example"):
             await server.operate("restart")
-    assert request.log.read_text().startswith(f"hs.example at {answering.url} runs elsewhere")
+    assert request.log.read_text().startswith(f"hs.example at {answering.url} runs outside the lab")
     await provider.close()
 
 

@@ -20,7 +20,7 @@ async def main(folder):
     provider = LocalProvider(warm=1, data_folder=folder)
     requests = [ServerRequest("server", SynapseStable().homeservers()[0], folder / "server.log")]
     async with provider.deploy("victim", requests):
-        await provider.pool.settled()
+        await provider.pool.filled()
         print("up", flush=True)
         await asyncio.Event().wait()
 

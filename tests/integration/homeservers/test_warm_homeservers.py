@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from tests.integration.homeservers.conftest import data_folders
 from trafficlight.clients.home_server import register_account
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import ServerRequest
@@ -21,19 +22,20 @@ Ask = Callable[..., ServerRequest]
 @pytest_asyncio.fixture(loop_scope="session")
 async def warm() -> AsyncIterator[LocalProvider]:
     """A local provider with two homeservers ready."""
+    folders = data_folders()
     provider = LocalProvider(warm=2)
     await provider.prepare(SynapseStable().homeservers())
-    await provider.pool.settled()
+    await provider.pool.filled()
     yield provider
     await provider.close()
-    assert provider.running == 0
-    assert not provider.folder.exists()
+    assert not provider.servers
+    assert data_folders() == folders
 
 
 async def test_the_first_registration_is_answered_within_200_ms(warm: LocalProvider, ask: Ask) -> None:
     times = []
     for _ in range(3):
-        await warm.pool.settled()
+        await warm.pool.filled()
         assert warm.pool.ready == 2
         begun = time.monotonic()
         async with warm.deploy("pooled", [ask("server")]) as [server]:
@@ -88,14 +90,14 @@ async def test_one_that_died_meanwhile_is_not_handed_out(warm: LocalProvider, as
         await waiting.operate("kill")
     async with warm.deploy("dead ones", [ask("server")]) as [server]:
         await register_account(server.cs_api, "alice", "a password")
-    await warm.pool.settled()
+    await warm.pool.filled()
     assert warm.pool.ready == 2
 
 
 async def test_closing_while_filling_up_leaves_nothing(descendants: Callable[[], set[int]]) -> None:
-    before = descendants()
+    before, folders = descendants(), data_folders()
     provider = LocalProvider(warm=2)
     await provider.prepare(SynapseStable().homeservers())
     await provider.close()
     assert descendants() == before
-    assert not provider.folder.exists()
+    assert data_folders() == folders

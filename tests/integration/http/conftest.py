@@ -144,10 +144,10 @@ Opener: TypeAlias = Callable[..., Any]
 
 
 @asynccontextmanager
-async def open_site(folder: Path, *, remember: bool = False, **settings: Any) -> AsyncIterator[HttpHarness]:
+async def open_site(folder: Path, *, resumable: bool = False, **settings: Any) -> AsyncIterator[HttpHarness]:
     """Run a lab without homeservers and adapters of its own, and serve it.
 
-    :param remember: whether it keeps its journal, as `serve` does.
+    :param resumable: whether sessions can be resumed, as with `serve`.
     """
     values = {
         "results_folder": folder / "results",
@@ -159,7 +159,7 @@ async def open_site(folder: Path, *, remember: bool = False, **settings: Any) ->
         **settings,
     }
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(Lab.open(Settings.model_validate(values), remember=remember))
+        lab = await stack.enter_async_context(Lab.open(Settings.model_validate(values), resumable=resumable))
         url = await stack.enter_async_context(serving(app_of(lab), bind("127.0.0.1", 0)))
         stack.callback(lab.engine.pool.close, "the test is over")
         # A limit for each request, so that a hang has a name.

@@ -169,5 +169,5 @@ async def test_a_browser_gets_the_refusal_as_a_page(site: HttpHarness) -> None:
     headers = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     answer = await site.get("/status/<script>/case/x", headers=headers)
     assert (answer.status, answer.content_type) == (404, "text/html")
-    answer = await site.get("/client/nobody/poll", headers=headers)
+    answer = await site.post("/client/nobody/error", headers=headers, json={})
     refused(answer, 404, "unknown_adapter")

@@ -1,12 +1,17 @@
-"""The pages in a real browser: they follow what happens, keep what the reader opened, and break no policy."""
+"""The pages in a real browser: they follow events, keep what the reader opened, and violate no policy."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, Route, async_playwright, expect
 
-from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
+from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
+from trafficlight.coordinator.session import Session
+from trafficlight.http.pages.views import case_path
+from trafficlight.results.events import Log
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
@@ -16,7 +21,7 @@ TWO = "await alice.perform('one')\nawait alice.perform('two')"
 
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
-    """A page as wide as a telephone; nothing may complain in its console."""
+    """A page as wide as a phone, whose console must stay empty."""
     complaints: list[str] = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -31,7 +36,6 @@ async def page() -> AsyncIterator[Page]:
 
 
 async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:
-    """Defect 30: nothing was live."""
     await page.goto(f"{site.url}/status")
     await expect(page.locator("h1")).to_have_text("No session has run yet")
     session = await site.start(TWO)
@@ -65,3 +69,118 @@ async def test_all_sessions_are_a_click_away(site: HttpHarness, page: Page) -> N
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
     await page.locator(".entry").first.click()
     await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted")
+
+
+class Requests:
+    """What a page requests, apart from its static files."""
+
+    def __init__(self, page: Page) -> None:
+        self.paths: list[str] = []
+        page.on("request", lambda request: self._add(urlsplit(request.url).path))
+
+    def _add(self, path: str) -> None:
+        if not path.startswith("/static/"):
+            self.paths.append(path)
+
+    def clear(self) -> None:
+        self.paths.clear()
+
+    def of(self, path: str) -> int:
+        return self.paths.count(path)
+
+
+async def waiting(site: HttpHarness) -> Session:
+    """Start a session whose only case waits for an adapter, until that is known."""
+    session = await site.start(TWO)
+    (case,) = session.record.cases.values()
+    async with asyncio.timeout(10):
+        while not case.reason:
+            await asyncio.sleep(0.05)
+    return session
+
+
+def log(site: HttpHarness, session: Session, case: str, message: str) -> None:
+    site.lab.journal.append(Log(session=session.id, case=case, attempt=1, level="INFO", message=message))
+
+
+async def test_an_idle_page_requests_nothing_and_an_event_leads_to_one_request(
+    site: HttpHarness, page: Page
+) -> None:
+    session = await waiting(site)
+    path = f"/status/{session.id}"
+    requests = Requests(page)
+    await page.goto(site.url + path)
+    async with asyncio.timeout(10):
+        while not requests.of(f"/api/sessions/{session.id}/events"):
+            await asyncio.sleep(0.05)
+    requests.clear()
+    await page.wait_for_timeout(5_000)  # it would have polled at least once
+    assert requests.paths == []
+    await ScriptedAdapter(site).register()
+    await expect(page.locator("#adapters")).to_contain_text("nio", timeout=10_000)
+    (case,) = session.record.cases
+    await page.wait_for_timeout(3_000)
+    requests.clear()
+    for number in range(100):
+        log(site, session, case, str(number))
+        await asyncio.sleep(0.01)
+    await page.wait_for_timeout(5_000)
+    assert 1 <= requests.of(path) <= 3
+    assert set(requests.paths) == {path}  # the stream was never opened again
+
+
+async def test_a_case_page_ignores_events_of_other_cases(site: HttpHarness, page: Page) -> None:
+    session = await waiting(site)
+    (case,) = session.record.cases
+    path = case_path(session.id, case)
+    requests = Requests(page)
+    await page.goto(site.url + path)
+    await page.wait_for_timeout(1_000)
+    requests.clear()
+    log(site, session, "other_test.py::Other", "not here")
+    await page.wait_for_timeout(3_000)
+    assert requests.of(path) == 0
+    log(site, session, case, "here")
+    async with asyncio.timeout(10):
+        while not requests.of(path):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_page_polls_while_the_stream_fails(site: HttpHarness, page: Page) -> None:
+    session = await waiting(site)
+    failed = 0
+
+    async def fail(route: Route) -> None:
+        nonlocal failed
+        failed += 1
+        await route.fulfill(status=204 if failed % 2 else 200, content_type="text/plain", body="")
+
+    await page.route("**/events*", fail)
+    await page.goto(f"{site.url}/status/{session.id}")
+    await ScriptedAdapter(site).register()
+    await expect(page.locator("#adapters")).to_contain_text("nio", timeout=15_000)
+    assert failed
+    await page.unroute("**/events*")
+    site.lab.engine.cancel(session, "enough")
+    await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted", timeout=15_000)
+
+
+async def test_the_stream_works_after_a_login(opener: Opener, page: Page) -> None:
+    site = await opener(people_token="secret-of-people")
+    session = await waiting(site)
+    await page.goto(f"{site.url}/openapi")
+    await page.evaluate(
+        """() => {
+            const form = Object.assign(document.createElement("form"), { method: "post", action: "/login" });
+            for (const [name, value] of [["token", "secret-of-people"], ["next", "/status"]]) {
+                form.append(Object.assign(document.createElement("input"), { name, value }));
+            }
+            document.body.append(form);
+            form.submit();
+        }"""
+    )
+    await expect(page.locator(".over")).to_have_text(f"session {session.id} · running", timeout=10_000)
+    requests = Requests(page)
+    site.lab.engine.cancel(session, "enough")
+    await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted", timeout=10_000)
+    assert requests.of(f"/api/sessions/{session.id}/events") <= 1  # the one of the beginning sufficed

@@ -26,6 +26,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.integration.http.conftest import HttpHarness, Opener
 from trafficlight.http.api.described import description_of
+from trafficlight.http.api.openapi import endpoints
 from trafficlight.http.app import create_app
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "http.md"
@@ -46,12 +47,7 @@ def app() -> Quart:
 
 def documented(app: Quart) -> set[tuple[str, str]]:
     """Return the endpoints, as people write them."""
-    return {
-        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
-        for rule in app.url_map.iter_rules()
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.rule != "/static/<path:name>"
-    }
+    return {(method, path) for method, path, _, _ in endpoints(app) if path != "/static/{name}"}
 
 
 async def test_the_document_is_valid(site: HttpHarness) -> None:
@@ -59,10 +55,9 @@ async def test_the_document_is_valid(site: HttpHarness) -> None:
 
 
 def test_every_endpoint_is_described(app: Quart) -> None:
-    for rule in app.url_map.iter_rules():
-        view = app.view_functions[rule.endpoint]
-        assert view.__doc__, rule.rule
-        assert description_of(view) is not None or rule.rule.startswith("/static/"), rule.rule
+    for _, path, _, view in endpoints(app):
+        assert view.__doc__, path
+        assert description_of(view) is not None or path.startswith("/static/"), path
 
 
 async def test_the_document_has_every_endpoint(app: Quart, site: HttpHarness) -> None:
@@ -83,7 +78,7 @@ async def test_the_page_shows_every_endpoint(app: Quart, site: HttpHarness) -> N
 
 
 def test_every_code_is_in_the_reference() -> None:
-    sources = Path(create_app.__code__.co_filename).parent.glob("*.py")
+    sources = Path(create_app.__code__.co_filename).parent.rglob("*.py")
     text = "".join(path.read_text() for path in sources)
     codes = set(re.findall(r'HTTPStatus\.\w+,\s*"(\w+)"', text))
     assert len(codes) > 10

@@ -1,5 +1,6 @@
 """Is it up, is it ready, its numbers, and what its logs say of whom."""
 
+import errno
 import json
 import logging
 
@@ -7,10 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
-from trafficlight.coordinator.lab import Lab
-from trafficlight.errors import LabError
-from trafficlight.http.api import operations
 from trafficlight.logs import JsonFormatter, LogContext
+from trafficlight.results.events import Log
 
 PEOPLE = "secret-of-people"
 
@@ -43,23 +42,22 @@ async def test_it_is_not_ready_while_it_ends(site: HttpHarness) -> None:
     assert (await site.get("/healthz")).status == 200
 
 
-async def test_it_is_not_ready_when_the_journal_cannot_be_written(
+async def test_it_is_not_ready_while_events_cannot_be_written(
     site: HttpHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
-        backlog = 7
+    session = await site.start("await alice.perform('one')")
 
-        async def flushed(self) -> None:
-            raise LabError("the journal cannot be written: no space")
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr(operations, "current_lab", lambda: _with_store(site.lab, Broken()))
-    answer = await site.get("/readyz")
-    assert answer.json()["reasons"] == ["the journal cannot be written: no space"]
-
-
-def _with_store(lab: Lab, store: object) -> Lab:
-    fields = {name: getattr(lab, name) for name in Lab.__dataclass_fields__}
-    return Lab(**{**fields, "store": store})
+    with monkeypatch.context() as patch:
+        patch.setattr(session.writer._log, "append", full)
+        site.lab.journal.append(Log(session=session.id, message="lost"))
+        answer = await site.get("/readyz")
+        (reason,) = answer.json()["reasons"]
+        assert reason == f"{session.folder.events} cannot be written: no space"
+    site.lab.journal.append(Log(session=session.id, message="kept"))
+    assert (await site.get("/readyz")).json() == {"ready": True, "reasons": []}
 
 
 async def test_the_numbers_tell_what_is_and_what_was(site: HttpHarness) -> None:
@@ -85,7 +83,7 @@ async def test_the_numbers_tell_what_is_and_what_was(site: HttpHarness) -> None:
     assert after["trafficlight_events_total{kind=session_ended}"] == 1
     assert after["trafficlight_cases{state=waiting}"] == after["trafficlight_sessions"] == 0
     assert "trafficlight_adapters{state=leased,type=nio}" not in after
-    assert after["trafficlight_standstill_seconds"] == after["trafficlight_journal_lag_events"] == 0
+    assert after["trafficlight_standstill_seconds"] == 0
 
 
 async def test_types_from_outside_make_no_more_series_than_a_few(site: HttpHarness) -> None:

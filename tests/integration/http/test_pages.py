@@ -10,7 +10,7 @@ import pytest
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import CaseWaits
 
 NASTY = "<script>alert(1)</script> \" onload='x' {{ 7*7 }} \ud800 \x07 \x00"
 BROWSER = {"Accept": "text/html"}
@@ -52,7 +52,7 @@ async def test_why_a_case_waits_is_shown(site: HttpHarness) -> None:
     session = await site.start("await alice.perform('one')")
     (case,) = session.record.cases.values()
     told = asyncio.Event()
-    site.lab.journal.subscribe(lambda event: told.set() if event.kind is EventKind.CASE_WAITS else None)
+    site.lab.journal.subscribe(lambda event: told.set() if isinstance(event, CaseWaits) else None)
     if not case.reason:
         await asyncio.wait_for(told.wait(), 10)
     assert case.reason

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tests.integration.http.test_sessions_api import TWO, a_test_file, lines, st
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.event_log import EventLog, read_events
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import CaseEnded, Log, SessionEnded
 
 ASKS = "await alice.perform('one')"
 
@@ -70,13 +69,13 @@ async def dropped(site: HttpHarness, session: Session) -> None:
 @asynccontextmanager
 async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
     """Open a lab beside what a coordinator left that was killed: one case had ended, one was running."""
-    async with open_site(folder, remember=True) as site:
+    async with open_site(folder, resumable=True) as site:
         body = await submitted(site, targets=[a_test_file(folder, ASKS, more=TWO)])
         first, second = ScriptedAdapter(site), ScriptedAdapter(site)
         await first.register()
         await first.action()
         failed = asyncio.Event()
-        site.lab.journal.subscribe(lambda event: failed.set() if event.kind is EventKind.CASE_ENDED else None)
+        site.lab.journal.subscribe(lambda event: failed.set() if isinstance(event, CaseEnded) else None)
         await second.register()
         await asyncio.wait_for(failed.wait(), 20)
         path = folder / "results" / body["id"]
@@ -87,7 +86,7 @@ async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
         left = {name: (path / name).read_bytes() for name in ("events.jsonl", "session.json", "junit.xml")}
     for name, content in left.items():
         (path / name).write_bytes(content)
-    async with open_site(folder, remember=True) as site:
+    async with open_site(folder, resumable=True) as site:
         yield site, body["id"]
 
 
@@ -142,12 +141,12 @@ async def test_without_any_kept_everything_comes_from_the_folders(opener: Opener
 
 
 async def test_what_failed_runs_again_after_a_restart(tmp_path: Path) -> None:
-    async with open_site(tmp_path, remember=True) as site:
+    async with open_site(tmp_path, resumable=True) as site:
         body = await submitted(site, targets=[a_test_file(tmp_path, more=TWO)], deflake=1)
         for _ in range(3):
             await ScriptedAdapter(site).register()
         await ended(site.lab.engine.sessions[body["id"]])
-    async with open_site(tmp_path, remember=True) as site:
+    async with open_site(tmp_path, resumable=True) as site:
         answer = await site.post(f"/api/sessions/{body['id']}/rerun-failed")
         assert answer.status == 201, answer.text()
         request = site.lab.engine.sessions[answer.json()["id"]].options.request
@@ -171,7 +170,7 @@ async def test_what_was_abandoned_says_so(tmp_path: Path) -> None:
         (listed,) = (await site.get("/api/sessions")).json()["sessions"]
         assert (listed["state"], listed["cases"]) == ("abandoned", 2)
         page = await page_of(site, f"/status/{id}")
-        assert "Abandoned: its coordinator ended" in page
+        assert "Abandoned: the coordinator ended" in page
         assert "1 not run" in re.sub(r"<[^>]+>", "", page)
         assert "abandoned" in await page_of(site, "/sessions")
         events = lines((await site.get(f"/api/sessions/{id}/events")).body)
@@ -199,11 +198,11 @@ async def test_a_session_that_another_process_runs_is_followed(tmp_path: Path, f
         async with site.client.get(f"{site.url}/api/sessions/{id}/events?after=2") as answer:
             for event in known[2:]:
                 assert json.loads(await answer.content.readline())["sequence"] == event.sequence
-            more = replace(known[-1], kind=EventKind.LOG, sequence=known[-1].sequence + 1)
+            more = Log(sequence=known[-1].sequence + 1, session=id, message="more")
             log.append(more)
             assert json.loads(await answer.content.readline())["sequence"] == more.sequence
             if finished:
-                log.append(replace(more, kind=EventKind.SESSION_ENDED, sequence=more.sequence + 1))
+                log.append(SessionEnded(sequence=more.sequence + 1, session=id, exit_code=0))
                 assert json.loads(await answer.content.readline())["kind"] == "session_ended"
             log.close()
             assert await answer.content.read() == b""
@@ -240,7 +239,7 @@ async def test_an_upload_after_the_end_is_filed(opener: Opener, keep: int) -> No
     text = await page_of(site, f"/status/{session.id}/case/{case_key(case)}")
     assert "late log.txt" in text
     last = list(read_events(session.folder.events))[-2:]
-    assert [event.kind for event in last] == [EventKind.SESSION_ENDED, EventKind.UPLOAD]
+    assert [event.kind for event in last] == ["session_ended", "upload"]
     events = lines((await site.get(f"/api/sessions/{session.id}/events")).body)
     assert events[-1]["data"]["name"] == "late log.txt"
     if keep:
@@ -316,10 +315,10 @@ async def test_whoever_asks_for_all_of_them_fills_no_memory(site: HttpHarness, t
 
 async def test_a_session_that_changes_is_read_anew(site: HttpHarness, tmp_path: Path) -> None:
     folder = a_folder(tmp_path, 1)
-    assert "1 of 1 succeeded" in await page_of(site, f"/status/{folder.name}")
+    assert "The case succeeded" in await page_of(site, f"/status/{folder.name}")
     log = folder / "events.jsonl"
     log.write_text(log.read_text().replace('"success"', '"failure"'))
-    assert "1 of 1 failed" in await page_of(site, f"/status/{folder.name}")
+    assert "1 of 1 case failed" in await page_of(site, f"/status/{folder.name}")
 
 
 @pytest.mark.parametrize("name", ["2026-01-01--999", "%2e%2e", "adapters", "2026-01-01--001%2f..", "current"])

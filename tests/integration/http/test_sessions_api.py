@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from tests.integration.http.conftest import TEST_FILE, HttpHarness, Opener, ScriptedAdapter, ended, open_site
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import Log
 
 PEOPLE = "secret-of-people"
 TWO = """
@@ -218,12 +218,12 @@ async def test_what_is_no_event_is_left_out(site: HttpHarness, tmp_path: Path) -
 
 async def test_a_reader_that_leaves_costs_nothing(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
-    readers = len(site.lab.journal._readers)
+    readers = len(site.lab.journal._subscriptions)
     async with site.client.get(site.url + body["urls"]["events"]) as answer:
         await answer.content.readline()
-        assert len(site.lab.journal._readers) == readers + 1
+        assert len(site.lab.journal._subscriptions) == readers + 1
     async with asyncio.timeout(5):
-        while len(site.lab.journal._readers) > readers:
+        while len(site.lab.journal._subscriptions) > readers:
             await asyncio.sleep(0.01)
 
 
@@ -233,7 +233,7 @@ async def test_a_slow_reader_holds_nobody_up(site: HttpHarness, tmp_path: Path) 
     async with site.client.get(site.url + body["urls"]["events"]) as answer:
         await answer.content.readline()
         for _ in range(300):
-            site.lab.journal.append(EventKind.LOG, session=body["id"], message="x" * 100_000)
+            site.lab.journal.append(Log(session=body["id"], message="x" * 100_000))
             await asyncio.sleep(0)
         await ScriptedAdapter(site).register()
         await ended(site.lab.engine.sessions[body["id"]])

@@ -12,7 +12,7 @@ from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.config import Settings
 from trafficlight.http import server
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import State
 from trafficlight.results.reports.timeline import steps
 
 ASKS = "await alice.perform('one')"
@@ -49,16 +49,13 @@ async def test_a_poll_without_a_session_is_idle_with_a_number(adapter: ScriptedA
 
 async def test_an_action_reaches_a_held_poll_at_once(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     await adapter.register()
-    held = asyncio.create_task(adapter.action())
+    held = asyncio.create_task(adapter.poll())
     session = await site.start(ASKS)
     message = await held
     assert message["action"] == "one"
     assert message["data"] == {}
     await adapter.respond({"id": message["id"]})
     assert only_case(await ended(session)).state is State.SUCCESS
-    timeline = only_case(session).attempts[0].timeline
-    times = {event.kind: event.time for event in timeline}
-    assert (times[EventKind.ACTION_DELIVERED] - times[EventKind.ACTION_SENT]).total_seconds() < 0.5
 
 
 async def test_registering_again_changes_nothing_or_is_refused(adapter: ScriptedAdapter) -> None:
@@ -78,7 +75,7 @@ async def test_a_large_registration_is_refused(adapter: ScriptedAdapter) -> None
     body = io.BytesIO(json.dumps({"type": "nio", "more": "x" * 2_000_000}).encode())
     answer = await adapter.site.post(f"{adapter.path}/register", data=body)
     assert answer.status == 413
-    assert (await adapter.site.get(f"{adapter.path}/poll")).status == 404
+    assert adapter.site.lab.engine.pool.known(adapter.uuid) is None
 
 
 async def test_a_retried_answer_is_not_the_answer_to_the_next_action(
@@ -224,7 +221,6 @@ async def test_an_early_answer_is_noted(site: HttpHarness, adapter: ScriptedAdap
 async def test_an_unknown_adapter_is_told_to_register(adapter: ScriptedAdapter) -> None:
     """Defect 17: an unknown uuid was a 500."""
     calls: list[Callable[[], Awaitable[Any]]] = [
-        lambda: adapter.site.get(f"{adapter.path}/poll"),
         lambda: adapter.respond({}),
         lambda: adapter.error({}),
         lambda: adapter.upload("a", b"b"),
@@ -233,6 +229,42 @@ async def test_an_unknown_adapter_is_told_to_register(adapter: ScriptedAdapter) 
         answer = await call()
         assert answer.status == 404
         assert answer.json()["error"]["code"] == "unknown_adapter"
+
+
+async def test_a_poll_of_an_unknown_adapter_answers_exit(adapter: ScriptedAdapter) -> None:
+    """It was a 404; the original answers `exit`, and adapters register again."""
+    message = await adapter.poll()
+    assert message == {
+        "action": "exit",
+        "data": {"reason": f"no adapter has registered as {adapter.uuid}: register first"},
+    }
+
+
+async def test_a_closed_poll_loses_no_action(site: HttpHarness, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    held = asyncio.create_task(adapter.poll())
+    channel = site.lab.engine.pool.get(adapter.uuid).channel
+
+    async def until(polling: bool) -> None:
+        async with asyncio.timeout(5):
+            while channel.polling is not polling:
+                await asyncio.sleep(0.01)
+
+    await until(polling=True)
+    held.cancel()
+    await asyncio.gather(held, return_exceptions=True)
+    await until(polling=False)
+    session = await site.start(ASKS)
+    message = await adapter.action()
+    assert message["action"] == "one"
+    await adapter.respond({"id": message["id"]})
+    assert only_case(await ended(session)).state is State.SUCCESS
+
+
+async def test_options_name_the_method(adapter: ScriptedAdapter) -> None:
+    for endpoint, method in (("poll", "GET"), ("respond", "POST")):
+        answer = await adapter.site.ask("OPTIONS", f"{adapter.path}/{endpoint}")
+        assert (answer.status, answer.headers["Allow"]) == (200, f"{method}, OPTIONS")
 
 
 async def test_a_repeated_action_is_held_so_that_nobody_spins(

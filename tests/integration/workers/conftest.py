@@ -15,7 +15,7 @@ from trafficlight.clients.link import ServerOperation
 from trafficlight.coordinator.workers import pool as workers_module
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import State
+from trafficlight.results.events import Log, Measurement, State, TestEvent
 from trafficlight.suites.planning import plan
 from trafficlight.worker.assignment import Assignment, Verdict
 
@@ -30,7 +30,8 @@ class FakeLink:
     """The coordinator's end of a test's link."""
 
     performed: list[tuple[str, str, JsonObject]] = field(default_factory=list)
-    told: list[tuple[Any, ...]] = field(default_factory=list)
+    operated: list[tuple[str, ServerOperation]] = field(default_factory=list)
+    emitted: list[TestEvent] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     answer: Callable[[str, str, JsonObject], Awaitable[JsonObject]] | None = None
     logged_event: asyncio.Event = field(default_factory=asyncio.Event)
@@ -47,17 +48,17 @@ class FakeLink:
         return Path(role) / name
 
     async def operate(self, role: str, operation: ServerOperation) -> None:
-        self.told.append((role, operation))
+        self.operated.append((role, operation))
 
-    def measured(self, name: str, value: float, unit: str) -> None:
-        self.told.append(("measured", name, value, unit))
+    def emit(self, event: TestEvent) -> None:
+        self.emitted.append(event)
+        if isinstance(event, Log):
+            self.logged_event.set()
 
-    def attached(self, name: str, path: Path, media_type: str) -> None:
-        self.told.append(("attached", name, path.name, media_type))
-
-    def logged(self, level: str, message: str) -> None:
-        self.told.append(("logged", level, message))
-        self.logged_event.set()
+    @property
+    def values(self) -> list[float]:
+        """What the test measured."""
+        return [event.value for event in self.emitted if isinstance(event, Measurement)]
 
 
 class WorkerHarness:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trafficlight.results.events import State
+from trafficlight.results.events import Attachment, Log, Measurement, State
 from trafficlight.worker.execution import execute
 from trafficlight.worker.output import capturing
 
@@ -85,7 +85,7 @@ async def test_an_error_whose_text_is_broken(bench: "WorkerHarness", link: "Fake
         State.ERROR,
         "Broken, whose message cannot be read: ValueError",
     )
-    assert ("measured", "torn down", 1, "") in link.told
+    assert Measurement(name="torn down", value=1) in link.emitted
 
 
 async def test_the_traceback_begins_in_the_test(bench: "WorkerHarness", link: "FakeLink") -> None:
@@ -120,7 +120,7 @@ class TestDeadline:
             self.record("remaining", self.deadline.remaining)
         """
         await execute(bench.assignment(body, case=20), link)
-        ((_, _, remaining, _),) = link.told
+        (remaining,) = link.values
         assert 0 < remaining <= 20
 
 
@@ -138,13 +138,13 @@ class TestTearDown:
     )
     async def test_in_every_ending(self, bench: "WorkerHarness", link: "FakeLink", run: str) -> None:
         await execute(bench.assignment(f"async def run(self):\n    {run}{TEARDOWN}", case=0.2), link)
-        assert link.told == [("measured", "torn down", 1.0, "")]
+        assert link.emitted == [Measurement(name="torn down", value=1.0)]
 
     async def test_also_when_set_up_fails(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = "async def setup(self):\n    1 / 0\n\nasync def run(self):\n    pass" + TEARDOWN
         verdict = await execute(bench.assignment(body), link)
         assert (verdict.state, verdict.phase) == (State.ERROR, "setup")
-        assert ("measured", "torn down", 1.0, "") in link.told
+        assert Measurement(name="torn down", value=1.0) in link.emitted
 
     async def test_also_when_it_is_called_off(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = (
@@ -155,7 +155,7 @@ class TestTearDown:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert ("measured", "torn down", 1.0, "") in link.told
+        assert Measurement(name="torn down", value=1.0) in link.emitted
 
     async def test_its_error_makes_a_success_an_error(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = (
@@ -219,7 +219,7 @@ class TestWhatItLeaves:
             assert text in info
         assert "a detail" not in info
         assert "a detail" in (assignment.folder / "log.debug").read_text()
-        assert link.told == [("logged", "info", "logged")]
+        assert link.emitted == [Log(level="info", logger="test", message="logged")]
 
     async def test_two_in_one_process_have_a_log_each(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = """
@@ -244,9 +244,9 @@ class TestWhatItLeaves:
         """
         assignment = bench.assignment(body)
         await execute(assignment, link)
-        assert link.told == [
-            ("measured", "delay", 1.5, "ms"),
-            ("attached", "shot.png", "shot.png", "image/png"),
-            ("attached", "shot.png", "shot-2.png", "image/png"),
+        assert link.emitted == [
+            Measurement(name="delay", value=1.5, unit="ms"),
+            Attachment(name="shot.png", path="attachments/shot.png", size=3, media_type="image/png"),
+            Attachment(name="shot.png", path="attachments/shot-2.png", size=3, media_type="image/png"),
         ]
         assert (assignment.folder / "attachments" / "shot-2.png").read_bytes() == b"abc"

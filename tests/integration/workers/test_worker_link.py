@@ -10,7 +10,7 @@ from tests.hand_clock import HandClock
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ActionError, AdapterError, UnsupportedError
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import State
+from trafficlight.results.events import Attachment, Log, Measurement, State
 from trafficlight.worker.assignment import Verdict
 from trafficlight.worker.messages import MAX_FRAME
 
@@ -33,10 +33,10 @@ class TestLink:
         verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
         assert verdict == Verdict(State.SUCCESS)
         assert link.performed == [("alice", "dance", {"steps": 3})]
-        assert link.told == [
-            ("measured", "delay", 1.5, "ms"),
-            ("attached", "a.txt", "a.txt", "text/plain"),
-            ("logged", "warning", "careful"),
+        assert link.emitted == [
+            Measurement(name="delay", value=1.5, unit="ms"),
+            Attachment(name="a.txt", path="attachments/a.txt", size=3, media_type="text/plain"),
+            Log(level="warning", logger="test", message="careful"),
         ]
 
     async def test_actions_at_the_same_time(
@@ -119,6 +119,24 @@ class TestLink:
         assert verdict.state is State.ERROR
         assert verdict.message == "TypeError: Object of type type is not JSON serializable"
         assert "await alice.uploaded(Test)" in verdict.traceback
+
+    async def test_a_test_cannot_emit_events_of_the_coordinator(
+        self,
+        pool: WorkerPool,
+        bench: "WorkerHarness",
+        link: "FakeLink",
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        body = """
+        async def run(self, alice):
+            from trafficlight.results.events import CaseEnded, State
+            alice._link.emit(CaseEnded(case="another", state=State.SUCCESS))
+            self.record("delay", 1)
+        """
+        await pool.execute(bench.assignment(body, clients=("alice",)), link)
+        assert link.values == [1]
+        assert len(link.emitted) == 1
+        assert "a worker emitted an event that tests cannot emit" in caplog.text
 
     @pytest.mark.parametrize(
         ("sent", "problem"),
@@ -241,7 +259,7 @@ class TestWhatATestLeavesBehind:
         body = "async def run(self, alice):\n    await asyncio.sleep(0.1); self.record('pid', os.getpid())"
         await pool.execute(bench.assignment(body, clients=("alice",)), link)
         assert not link.performed
-        assert len({told[2] for told in link.told}) == 1, "the worker could be used again"
+        assert len(set(link.values)) == 1, "the worker could be used again"
 
     async def test_a_worker_with_a_task_that_does_not_end_is_replaced(
         self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
@@ -251,7 +269,7 @@ class TestWhatATestLeavesBehind:
         for _ in range(2):
             verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
             assert verdict == Verdict(State.SUCCESS)
-        assert len({told[2] for told in link.told}) == 2
+        assert len(set(link.values)) == 2
 
     async def test_processes_that_it_started_end_with_a_worker_that_is_killed(
         self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
@@ -263,7 +281,7 @@ class TestWhatATestLeavesBehind:
             os._exit(1)
         """
         await pool.execute(bench.assignment(body), link)
-        ((_, _, pid, _),) = link.told
+        (pid,) = link.values
         for _ in range(200):
             if not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE:
                 break
@@ -297,7 +315,7 @@ class TestCallingOff:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert ("measured", "torn down", 1, "") in link.told
+        assert Measurement(name="torn down", value=1) in link.emitted
         pids = pool.pids
         await fine(pool)
         assert pool.pids == pids

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,7 @@ async def test_a_worker_is_used_again(pool: WorkerPool, bench: "WorkerHarness", 
     body = "async def run(self):\n    self.record('pid', os.getpid())"
     for _ in range(3):
         await pool.execute(bench.assignment(body), link)
-    assert len({value for _, _, value, _ in link.told}) == 1
+    assert len(set(link.values)) == 1
 
 
 async def test_one_that_dies_while_it_is_idle(
@@ -107,14 +108,15 @@ async def test_one_that_dies_while_it_is_idle(
 class TestTheLoop:
     """Nothing that a test does delays the coordinator's own loop, in which polls are answered."""
 
-    async def longest_delay(self, work: "asyncio.Task[Verdict]") -> float:
-        """Return the longest that this loop was held up, beyond its own sleeping, in seconds."""
-        loop, longest = asyncio.get_running_loop(), 0.0
+    async def turns(self, work: "asyncio.Task[Verdict]") -> tuple[int, float]:
+        """Return how often this loop came round, and the most CPU time that it spent between two turns."""
+        turns, longest = 0, 0.0
         while not work.done():
-            began = loop.time()
+            before = time.thread_time()
             await asyncio.sleep(0.005)
-            longest = max(longest, loop.time() - began - 0.005)
-        return longest
+            longest = max(longest, time.thread_time() - before)
+            turns += 1
+        return turns, longest
 
     @pytest.mark.parametrize(
         "body",
@@ -129,10 +131,10 @@ class TestTheLoop:
     ) -> None:
         await fine(pool)
         work = asyncio.create_task(pool.execute(bench.assignment(f"async def run(self):\n    {body}"), link))
-        longest = await self.longest_delay(work)
+        turns, longest = await self.turns(work)
         assert work.result() == Verdict(State.SUCCESS)
-        # 50 ms is what is promised; the rest is for a machine that is busy with other things.
-        assert longest < 0.5
+        assert turns > 20
+        assert longest < 0.05, "seconds of CPU time"
 
 
 async def test_no_more_start_than_are_needed(

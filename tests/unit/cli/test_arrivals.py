@@ -4,7 +4,7 @@ import pytest
 
 from tests.hand_clock import HandClock
 from trafficlight.cli.run import ExpectedAdapters
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import AdapterRegistered, SessionStarted
 from trafficlight.results.journal import Journal
 
 
@@ -30,7 +30,7 @@ def journal_of(told: EventRecorder, programs: int) -> Journal:
 
 
 def comes(journal: Journal, uuid: str, **registration: str) -> None:
-    journal.append(EventKind.ADAPTER_REGISTERED, adapter=uuid, registration={"type": "nio", **registration})
+    journal.append(AdapterRegistered(adapter=uuid, registration={"type": "nio", **registration}))
 
 
 def test_a_program_that_comes_again_and_again_is_one(told: EventRecorder) -> None:
@@ -53,5 +53,5 @@ def test_of_programs_that_do_not_say_who_they_are_nobody_knows_how_many_came(tol
 
 def test_where_there_are_none_nobody_comes(told: EventRecorder) -> None:
     journal = journal_of(told, 0)
-    journal.append(EventKind.SESSION_STARTED, session="s")
+    journal.append(SessionStarted(session="s"))
     assert told.times == 1

@@ -12,6 +12,7 @@ from trafficlight.clients import HomeServer
 from trafficlight.clients.link import ServerOperation
 from trafficlight.errors import UnsupportedError
 from trafficlight.protocol import JsonObject
+from trafficlight.results.events import TestEvent
 from trafficlight.worker.assignment import CaseLink
 
 
@@ -58,14 +59,8 @@ class Operations(CaseLink):
             raise UnsupportedError("a homeserver from elsewhere cannot be paused")
         self.done.append((role, operation))
 
-    def measured(self, name: str, value: float, unit: str) -> None:
+    def emit(self, event: TestEvent) -> None:
         raise NotImplementedError
-
-    def attached(self, name: str, path: Path, media_type: str) -> None:
-        raise NotImplementedError
-
-    def logged(self, level: str, message: str) -> None:
-        """Nobody reads it."""
 
 
 @pytest.fixture

@@ -1,40 +1,19 @@
 """The parts of the coordinator, on a clock that is turned by hand."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.hand_clock import HandClock
-from trafficlight.coordinator.adapter import Adapter
+from trafficlight.coordinator.adapter import Adapter, Lease
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.uploads import Upload
 from trafficlight.errors import ActionError, LabError
 from trafficlight.protocol import Registration
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event
+from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.journal import Journal
-
-
-@dataclass(eq=False)
-class FakeClaim:
-    """An attempt, as the pool sees it; remembers what it was told."""
-
-    case: str = "a_test.py::A"
-    session: str = "2026-11-21--001"
-    attempt: int = 1
-    uploaded_bytes: int = 0
-    failures: list[tuple[str, LabError | ActionError, bool]] = field(default_factory=list)
-
-    def adapter_failed(self, role: str, error: LabError | ActionError, *, told: bool) -> None:
-        self.failures.append((role, error, told))
-
-    def client_folder(self, role: str) -> Path:
-        return Path(role)
-
-    def uploaded(self, role: str, adapter: str, upload: Upload) -> None:
-        raise NotImplementedError
 
 
 class PoolHarness:
@@ -43,10 +22,11 @@ class PoolHarness:
     def __init__(self, clock: HandClock, **options: Any) -> None:
         self.clock = clock
         self.events: list[Event] = []
+        self.failures: list[tuple[str, LabError | ActionError, bool]] = []
         self.changes = 0
-        journal = Journal(clock)
-        journal.subscribe(self.events.append)
-        self.pool = Pool(clock, journal, self._changed, **options)
+        self.journal = Journal(clock)
+        self.journal.subscribe(self.events.append)
+        self.pool = Pool(clock, self.journal, self._changed, **options)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -54,8 +34,21 @@ class PoolHarness:
     def adapter(self, uuid: str = "a", type: str = "nio") -> Adapter:
         return self.pool.register(uuid, Registration.model_validate({"type": type}))
 
+    def lease(self, **adapters: Adapter) -> Lease:
+        """Lease adapters by role; see :attr:`failures` for those that are lost."""
+        folder = AttemptFolder(Path("attempt"))
+        lease = Lease("2026-11-21--001", "a_test.py::A", 1, adapters, folder, self.emit, self.failed)
+        self.pool.acquire(lease)
+        return lease
+
+    def failed(self, role: str, error: LabError | ActionError, raised_in_test: bool) -> None:
+        self.failures.append((role, error, raised_in_test))
+
+    def emit(self, event: Event) -> None:
+        self.journal.append(replace(event, session="2026-11-21--001", case="a_test.py::A", attempt=1))
+
     @property
-    def kinds(self) -> list[EventKind]:
+    def kinds(self) -> list[str]:
         return [event.kind for event in self.events]
 
 
@@ -67,8 +60,3 @@ def clock() -> HandClock:
 @pytest.fixture
 def yard(clock: HandClock) -> PoolHarness:
     return PoolHarness(clock, alive=60.0)
-
-
-@pytest.fixture
-def claim_of() -> Callable[..., FakeClaim]:
-    return FakeClaim

@@ -219,5 +219,5 @@ class ChannelMachine(RuleBasedStateMachine):
             self.loop.close()
 
 
-ChannelMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+ChannelMachine.TestCase.settings = settings(stateful_step_count=30)
 TestChannelStates = ChannelMachine.TestCase

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trafficlight.coordinator.scheduling.bipartite import assign, assign_most
@@ -23,7 +23,6 @@ def most(candidates: dict[str, list[str]], available: dict[str, int]) -> int:
     return best
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(CANDIDATES, AVAILABLE)
 def test_as_many_roles_as_possible_are_filled(
     candidates: dict[str, list[str]], available: dict[str, int]
@@ -35,7 +34,6 @@ def test_as_many_roles_as_possible_are_filled(
     assert all(taken.count(one) <= available[one] for one in taken)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(CANDIDATES, AVAILABLE)
 def test_all_roles_or_none(candidates: dict[str, list[str]], available: dict[str, int]) -> None:
     found = assign(candidates, available)

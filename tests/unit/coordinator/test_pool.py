@@ -1,7 +1,6 @@
-"""Who is registered, who holds whom, and who is given up."""
+"""Registration, leases, and lost adapters."""
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,12 +9,10 @@ from trafficlight.coordinator import pool as pool_module
 from trafficlight.coordinator.adapter import AdapterState, RegistrationConflictError, UnknownAdapterError
 from trafficlight.errors import ActionError, AdapterError
 from trafficlight.protocol import ErrorBody
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import AdapterLeased, AdapterLost, AdapterRegistered
 
 if TYPE_CHECKING:
-    from tests.unit.coordinator.conftest import FakeClaim, PoolHarness
-
-MakeClaim = Callable[..., "FakeClaim"]
+    from tests.unit.coordinator.conftest import PoolHarness
 
 
 class TestRegistration:
@@ -23,7 +20,7 @@ class TestRegistration:
         adapter = yard.adapter()
         assert yard.pool.free == [adapter]
         assert yard.changes == 1
-        assert yard.kinds == [EventKind.ADAPTER_REGISTERED]
+        assert yard.kinds == [AdapterRegistered.kind]
         assert yard.pool.get("a") is adapter
 
     def test_the_same_again_changes_nothing(self, yard: "PoolHarness") -> None:
@@ -49,49 +46,44 @@ class TestRegistration:
 
 
 class TestLeases:
-    def test_the_adapters_are_held(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
+    def test_the_adapters_are_held(self, yard: "PoolHarness") -> None:
         alice, bob, other = yard.adapter("a"), yard.adapter("b"), yard.adapter("c")
-        claim = claim_of()
-        lease = yard.pool.lease(claim, {"alice": alice, "bob": bob})
+        lease = yard.lease(alice=alice, bob=bob)
         assert [alice.state, bob.state, other.state] == [AdapterState.LEASED] * 2 + [AdapterState.FREE]
         assert yard.pool.free == [other]
-        assert (alice.role, alice.claim, alice.lease) == ("alice", claim, lease)
+        assert (alice.role, alice.held_by, bob.held_by) == ("alice", lease, lease)
         event = yard.events[-1]
         assert (event.kind, event.case, event.role, event.adapter) == (
-            EventKind.ADAPTER_LEASED,
-            claim.case,
+            AdapterLeased.kind,
+            lease.case,
             "bob",
             "b",
         )
 
-    def test_all_or_none(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
+    def test_all_or_none(self, yard: "PoolHarness") -> None:
         alice, bob = yard.adapter("a"), yard.adapter("b")
-        yard.pool.lease(claim_of(), {"bob": bob})
+        yard.lease(bob=bob)
         with pytest.raises(AdapterError, match="bob: the nio adapter b is not free any more"):
-            yard.pool.lease(claim_of(), {"alice": alice, "bob": bob})
+            yard.lease(alice=alice, bob=bob)
         assert alice.state is AdapterState.FREE
         assert yard.pool.free == [alice]
 
-    async def test_released_adapters_are_told_to_exit(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
-        adapter, claim = yard.adapter(), claim_of()
-        lease = yard.pool.lease(claim, {"alice": adapter})
+    async def test_released_adapters_are_told_to_exit(self, yard: "PoolHarness") -> None:
+        adapter = yard.adapter()
+        lease = yard.lease(alice=adapter)
         yard.pool.release(lease, "the case ended: success")
         message = await adapter.channel.poll(0)
         assert (message.action, message.data) == ("exit", {"reason": "the case ended: success"})
         assert adapter.state is AdapterState.ENDED
-        assert adapter.claim is claim, "late uploads still belong to the case"
+        assert adapter.lease is lease, "late uploads still belong to the case"
         assert yard.pool.free == []
 
-    def test_releasing_twice_is_releasing_once(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
-        lease = yard.pool.lease(claim_of(), {"alice": yard.adapter()})
+    def test_releasing_twice_is_releasing_once(self, yard: "PoolHarness") -> None:
+        lease = yard.lease(alice=yard.adapter())
         yard.pool.release(lease, "first")
         count = len(yard.events)
         yard.pool.release(lease, "second")
         assert len(yard.events) == count
-
-    def test_ids_of_leases_differ(self, yard: "PoolHarness", claim_of: MakeClaim) -> None:
-        leases = [yard.pool.lease(claim_of(), {"alice": yard.adapter(f"a{n}")}) for n in range(50)]
-        assert len({lease.id for lease in leases}) == 50
 
 
 class TestLosing:
@@ -102,40 +94,34 @@ class TestLosing:
         assert "signal 9" in adapter.reason
         assert yard.changes == 2, "why the others wait may have changed"
 
-    async def test_a_leased_one_ends_what_is_outstanding(
-        self, yard: "PoolHarness", claim_of: MakeClaim
-    ) -> None:
-        adapter, claim = yard.adapter(), claim_of()
-        yard.pool.lease(claim, {"alice": adapter})
+    async def test_a_leased_one_ends_what_is_outstanding(self, yard: "PoolHarness") -> None:
+        adapter = yard.adapter()
+        yard.lease(alice=adapter)
         asked = asyncio.create_task(adapter.channel.perform("login", {}, 30))
         await asyncio.sleep(0)
         yard.pool.lose(adapter, "its process ended")
         with pytest.raises(AdapterError, match="its process ended; login is outstanding"):
             await asked
-        ((role, error, told),) = claim.failures
+        ((role, error, told),) = yard.failures
         assert (role, told) == ("alice", True)
         assert isinstance(error, AdapterError)
 
-    async def test_a_report_while_an_action_waits_is_told_to_the_test(
-        self, yard: "PoolHarness", claim_of: MakeClaim
-    ) -> None:
-        adapter, claim = yard.adapter(), claim_of()
-        yard.pool.lease(claim, {"alice": adapter})
+    async def test_a_report_while_an_action_waits_is_told_to_the_test(self, yard: "PoolHarness") -> None:
+        adapter = yard.adapter()
+        yard.lease(alice=adapter)
         asked = asyncio.create_task(adapter.channel.perform("login", {}, 30))
         await asyncio.sleep(0)
         yard.pool.report(adapter, ErrorBody(type="action", details="no such room"))
         with pytest.raises(ActionError, match="login: no such room"):
             await asked
-        ((_, _, told),) = claim.failures
+        ((_, _, told),) = yard.failures
         assert told, "the test may catch it, and is not called off"
 
-    def test_and_its_case_learns_of_it_when_nothing_is(
-        self, yard: "PoolHarness", claim_of: MakeClaim
-    ) -> None:
-        adapter, claim = yard.adapter(), claim_of()
-        yard.pool.lease(claim, {"alice": adapter})
+    def test_and_its_case_learns_of_it_when_nothing_is(self, yard: "PoolHarness") -> None:
+        adapter = yard.adapter()
+        yard.lease(alice=adapter)
         yard.pool.report(adapter, ErrorBody(type="action", details="no such room"))
-        ((role, error, told),) = claim.failures
+        ((role, error, told),) = yard.failures
         assert (role, told) == ("alice", False)
         assert isinstance(error, ActionError)
 
@@ -183,29 +169,24 @@ class TestSweeping:
         poll.cancel()
         await asyncio.wait([poll])
 
-    async def test_one_at_work_has_the_deadline_of_its_action(
-        self, yard: "PoolHarness", claim_of: MakeClaim
-    ) -> None:
-        adapter, claim = yard.adapter(), claim_of()
-        yard.pool.lease(claim, {"alice": adapter})
+    async def test_one_at_work_has_the_deadline_of_its_action(self, yard: "PoolHarness") -> None:
+        adapter = yard.adapter()
+        yard.lease(alice=adapter)
         asked = asyncio.create_task(adapter.channel.perform("login", {}, 30))
         await asyncio.sleep(0)
         yard.clock.elapsed += 1000
         yard.pool.sweep()
-        assert not claim.failures
+        assert not yard.failures
         asked.cancel()
         await asyncio.wait([asked])
 
-    def test_a_leased_one_that_is_silent_between_actions_is_lost_once(
-        self, yard: "PoolHarness", claim_of: MakeClaim
-    ) -> None:
-        claim = claim_of()
-        yard.pool.lease(claim, {"alice": yard.adapter()})
+    def test_a_leased_one_that_is_silent_between_actions_is_lost_once(self, yard: "PoolHarness") -> None:
+        yard.lease(alice=yard.adapter())
         for _ in range(5):
             yard.clock.elapsed += 100
             yard.pool.sweep()
-        assert yard.kinds.count(EventKind.ADAPTER_LOST) == 1
-        assert len(claim.failures) == 1
+        assert yard.kinds.count(AdapterLost.kind) == 1
+        assert len(yard.failures) == 1
 
 
 class TestClosing:

@@ -128,7 +128,6 @@ def check(decision: Decision, waiting: list[Waiting], free: list[Free]) -> None:
     assert decision.unsatisfiable_since <= set(decision.reasons)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(OF_ALL_AGES, FREE, FREE, LIMITS, USAGE)
 def test_a_decision_is_sound(
     waiting: list[Waiting], free: list[Free], busy: list[Free], limits: Limits, usage: Usage
@@ -136,7 +135,6 @@ def test_a_decision_is_sound(
     check(decide(waiting, free, busy, limits, usage), waiting, free)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(WAITING, FREE, HOSTING, USAGE)
 def test_no_feasible_case_is_left_waiting(
     waiting: list[Waiting], free: list[Free], hosting: Hosting, usage: Usage
@@ -156,7 +154,6 @@ def test_no_feasible_case_is_left_waiting(
             assert not room or assign(could, {adapter.key: 1 for adapter in left}) is None, case
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(WAITING, FREE, FREE, HOSTING)
 def test_unfilled_are_those_that_all_there_is_cannot_fill(
     waiting: list[Waiting], free: list[Free], busy: list[Free], hosting: Hosting
@@ -173,7 +170,7 @@ def test_unfilled_are_those_that_all_there_is_cannot_fill(
         assert satisfiable == (case.key not in decision.unsatisfiable_since)
 
 
-@settings(deadline=None, max_examples=400)  # the machine may be busy
+@settings(max_examples=4 * settings().max_examples)
 @given(OF_ALL_AGES, FREE, LIMITS, USAGE)
 def test_every_case_has_room_where_it_is_put(
     waiting: list[Waiting], free: list[Free], limits: Limits, usage: Usage
@@ -194,7 +191,6 @@ def test_every_case_has_room_where_it_is_put(
             used[host] += many
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(OF_ALL_AGES, FREE, FREE, LIMITS, USAGE, st.randoms(use_true_random=False))
 def test_the_order_of_the_inputs_does_not_matter(
     waiting: list[Waiting],
@@ -212,7 +208,6 @@ def test_the_order_of_the_inputs_does_not_matter(
     assert first.starts == again.starts
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(OF_ALL_AGES, FREE, LIMITS, USAGE)
 def test_limits_are_kept(waiting: list[Waiting], free: list[Free], limits: Limits, usage: Usage) -> None:
     cases = {case.key: case for case in waiting}
@@ -237,7 +232,6 @@ def test_limits_are_kept(waiting: list[Waiting], free: list[Free], limits: Limit
             assert usage.types.get(name, 0) + sum(wanted) <= limit or alone
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(WAITING, FREE, HOSTING)
 def test_what_starts_at_once_starts_one_at_a_time_too(
     waiting: list[Waiting], free: list[Free], hosting: Hosting

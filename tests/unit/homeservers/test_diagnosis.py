@@ -8,6 +8,7 @@ from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.diagnosis import Finding, diagnose, resolutions
 from trafficlight.homeservers.local.environments import Environments
 from trafficlight.homeservers.local.provider import LocalProvider
+from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.server_types import HomeServerSpec, SynapseStable
 
 
@@ -19,10 +20,10 @@ def test_lists_what_is_installed(tmp_path: Path) -> None:
     assert _finding(diagnose(tmp_path), "Synapse environments").detail == "none yet"
     name = Environments(CacheFolder(tmp_path), "matrix-synapse", lambda _: None).name("1.98.0")
     (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "dendrite" / "0.15.2").mkdir(parents=True)
+    (tmp_path / "dendrite" / "0.13.8").mkdir(parents=True)
     findings = diagnose(tmp_path)
     assert _finding(findings, "Synapse environments").detail == "1.98.0"
-    assert _finding(findings, "Dendrite builds").detail == "0.15.2"
+    assert _finding(findings, "Dendrite builds").detail == "0.13.8"
 
 
 def test_a_missing_go_is_a_finding_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +43,9 @@ def test_whatever_is_not_good_comes_with_advice(tmp_path: Path) -> None:
 
 
 async def test_server_types_are_resolved(tmp_path: Path) -> None:
-    provider = LocalProvider(cache_folder=tmp_path, stable={"synapse": "1.140.0"}, warm=0)
+    provider = LocalProvider(
+        recipes=default_recipes(CacheFolder(tmp_path), print, synapse_version="1.140.0"), warm=0
+    )
     specs = [*SynapseStable().homeservers(), HomeServerSpec("Odd", "odd", "stable", "")]
     good, bad = await resolutions(provider, specs)
     assert (good.subject, good.good, good.detail) == ("SynapseStable", True, "synapse 1.140.0")

@@ -11,13 +11,14 @@ from cryptography import x509
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.docker.authority import make_authority
+from trafficlight.homeservers.certificates import create_rsa_authority
 from trafficlight.homeservers.docker.engine import default_engine
+from trafficlight.homeservers.docker.errors import certificate_folder
 from trafficlight.homeservers.docker.events import ContainerWatch
 from trafficlight.homeservers.docker.owner import LABEL, Owner, is_orphan
 from trafficlight.homeservers.docker.provider import DockerProvider
-from trafficlight.homeservers.docker.tls import certificate_folder
 from trafficlight.server_types import HomeServerSpec, SynapseStable
+from trafficlight.version import install_command
 
 ODD = HomeServerSpec("Odd", "odd", "stable", "")
 
@@ -25,7 +26,7 @@ ODD = HomeServerSpec("Odd", "odd", "stable", "")
 def test_without_its_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     reason = DockerProvider().unsupported(SynapseStable().homeservers()[0])
-    assert reason == "the provider docker needs aiodocker: pip install 'trafficlight[docker]'"
+    assert reason == f"the provider docker needs aiodocker: {install_command('docker')}"
 
 
 def test_an_image_can_be_configured() -> None:
@@ -87,7 +88,7 @@ def test_which_engines_are_spoken_to_over_tls(
 
 @pytest.mark.parametrize("url", ["unix:///var/run/docker.sock", "http://127.0.0.1:2375"])
 def test_certificates_that_would_never_be_used_are_a_mistake(url: str) -> None:
-    with pytest.raises(ConfigError, match="has certificates, but is not spoken to over TLS"):
+    with pytest.raises(ConfigError, match="has certificates, but its URL is not for TLS"):
         DockerProvider([DockerHost(url=url, certificates=Path("/own"))])
 
 
@@ -143,11 +144,11 @@ async def test_a_watch_takes_an_end_without_details_in() -> None:
 
 async def test_all_homeservers_trust_one_authority_from_the_first_on() -> None:
     provider = DockerProvider()
-    assert len(set(await asyncio.gather(*(provider.archive() for _ in range(3))))) == 1
+    assert len(set(await asyncio.gather(*(provider._authority() for _ in range(3))))) == 1
 
 
 def test_the_authority_is_what_complement_images_read() -> None:
-    certificate, key = make_authority()
+    certificate, key = create_rsa_authority()
     constraints = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(
         x509.BasicConstraints
     )

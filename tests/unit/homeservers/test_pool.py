@@ -1,25 +1,34 @@
-"""Which homeservers are started ahead, and what becomes of them."""
+"""Which homeservers are started ahead, and when they are destroyed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.local.pool import WarmPool
+from trafficlight.homeservers.local.pool import Kind, WarmPool
+from trafficlight.homeservers.local.server import LocalServer
 
 
-class FakeServer:
-    """A homeserver that is only counted."""
+class FakeServer(LocalServer):
+    """A homeserver without a process."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.exited: str | None = None
+        self.end: str | None = None
         self.destroyed = False
+
+    @property
+    def exited(self) -> str | None:
+        return self.end
 
     async def destroy(self) -> None:
         self.destroyed = True
+
+
+def _kinds(*names: str) -> list[Kind]:
+    return [(name, "1.0") for name in names]
 
 
 class Starter:
@@ -31,14 +40,15 @@ class Starter:
         self.at_once = 0
         self.most_at_once = 0
 
-    async def __call__(self, kind: str) -> FakeServer:
+    async def __call__(self, kind: Kind) -> FakeServer:
+        name, _ = kind
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
         self.at_once -= 1
-        if kind in self.broken:
-            raise self.broken[kind]
-        server = FakeServer(kind)
+        if name in self.broken:
+            raise self.broken[name]
+        server = FakeServer(name)
         self.started.append(server)
         return server
 
@@ -47,8 +57,7 @@ class Starter:
         return [server.kind for server in self.started]
 
 
-Pool = WarmPool[str, FakeServer]
-MakePool = Callable[..., Pool]
+MakePool = Callable[..., WarmPool]
 
 
 @pytest.fixture
@@ -58,9 +67,9 @@ def starter() -> Starter:
 
 @pytest_asyncio.fixture
 async def make_pool(starter: Starter) -> AsyncIterator[MakePool]:
-    pools: list[Pool] = []
+    pools: list[WarmPool] = []
 
-    def make(size: int, has_room: Callable[[], bool] = lambda: True) -> Pool:
+    def make(size: int, has_room: Callable[[], bool] = lambda: True) -> WarmPool:
         pools.append(WarmPool(size, starter, has_room))
         return pools[-1]
 
@@ -71,8 +80,8 @@ async def make_pool(starter: Starter) -> AsyncIterator[MakePool]:
 
 async def test_fills_up_to_its_size_one_at_a_time(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(3)
-    pool.want(["synapse"])
-    await pool.settled()
+    pool.want(_kinds("synapse"))
+    await pool.filled()
     assert starter.kinds == ["synapse"] * 3
     assert starter.most_at_once == 1
     assert pool.ready == 3
@@ -88,19 +97,19 @@ async def test_starts_nothing_before_it_is_known_what_cases_need(
 
 async def test_shares_its_size_out_between_kinds(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(3)
-    pool.want(["old", "new"])
-    await pool.settled()
+    pool.want(_kinds("old", "new"))
+    await pool.filled()
     assert sorted(starter.kinds) == ["new", "old", "old"]
 
 
 async def test_refills_what_was_taken(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(2)
-    pool.want(["synapse"])
-    await pool.settled()
-    taken = {pool.take("synapse"), pool.take("synapse")}
+    pool.want(_kinds("synapse"))
+    await pool.filled()
+    taken = {pool.take(*_kinds("synapse")), pool.take(*_kinds("synapse"))}
     assert taken == set(starter.started)
-    assert pool.take("synapse") is None
-    await pool.settled()
+    assert pool.take(*_kinds("synapse")) is None
+    await pool.filled()
     assert pool.ready == 2
     assert taken.isdisjoint(starter.started[2:])
     assert not any(server.destroyed for server in starter.started)
@@ -108,23 +117,23 @@ async def test_refills_what_was_taken(make_pool: MakePool, starter: Starter) -> 
 
 async def test_makes_room_for_the_kind_in_demand(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(1)
-    pool.want(["old"])
-    await pool.settled()
-    assert pool.take("new") is None
-    await pool.settled()
+    pool.want(_kinds("old"))
+    await pool.filled()
+    assert pool.take(*_kinds("new")) is None
+    await pool.filled()
     [old, new] = starter.started
     assert (old.kind, old.destroyed) == ("old", True)
-    assert pool.take("new") is new
+    assert pool.take(*_kinds("new")) is new
 
 
 async def test_a_dead_server_is_replaced_and_never_handed_out(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(2)
-    pool.want(["synapse"])
-    await pool.settled()
+    pool.want(_kinds("synapse"))
+    await pool.filled()
     dead, alive = starter.started
-    dead.exited = "signal 9"
-    assert pool.take("synapse") is alive
-    await pool.settled()
+    dead.end = "signal 9"
+    assert pool.take(*_kinds("synapse")) is alive
+    await pool.filled()
     assert dead.destroyed
     assert pool.ready == 2
 
@@ -135,53 +144,53 @@ async def test_a_kind_that_fails_is_left_alone_until_it_is_asked_for(
 ) -> None:
     pool = make_pool(2)
     starter.broken["bad"] = error
-    pool.want(["bad", "good"])
-    await pool.settled()
+    pool.want(_kinds("bad", "good"))
+    await pool.filled()
     assert starter.kinds == ["good", "good"]
     starter.broken.clear()
-    assert pool.take("bad") is None
-    await pool.settled()
+    assert pool.take(*_kinds("bad")) is None
+    await pool.filled()
     assert sorted(server.kind for server in starter.started if not server.destroyed) == ["bad", "good"]
 
 
 async def test_starts_none_while_the_machine_has_no_room(make_pool: MakePool, starter: Starter) -> None:
     room = [False]
     pool = make_pool(1, lambda: room[0])
-    pool.want(["synapse"])
-    await pool.settled()
+    pool.want(_kinds("synapse"))
+    await pool.filled()
     assert pool.ready == 0
     room[0] = True
-    assert pool.take("synapse") is None
-    await pool.settled()
+    assert pool.take(*_kinds("synapse")) is None
+    await pool.filled()
     assert pool.ready == 1
 
 
 async def test_a_pool_of_size_0_does_nothing(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(0)
-    pool.want(["synapse"])
-    assert pool.take("synapse") is None
-    await pool.settled()
+    pool.want(_kinds("synapse"))
+    assert pool.take(*_kinds("synapse")) is None
+    await pool.filled()
     assert starter.started == []
 
 
 async def test_closing_destroys_what_nobody_took(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(3)
-    pool.want(["synapse"])
-    await pool.settled()
-    taken = pool.take("synapse")
+    pool.want(_kinds("synapse"))
+    await pool.filled()
+    taken = pool.take(*_kinds("synapse"))
     await pool.close()
     await pool.close()
-    assert taken is not None
+    assert isinstance(taken, FakeServer)
     assert not taken.destroyed
     assert [server.destroyed for server in starter.started if server is not taken] == [True, True]
-    pool.want(["synapse"])
+    pool.want(_kinds("synapse"))
     assert pool.ready == 0
 
 
 async def test_closing_while_one_is_being_started_cancels_that() -> None:
     begun, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def start(_: str) -> FakeServer:
+    async def start(_: Kind) -> FakeServer:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -189,9 +198,8 @@ async def test_closing_while_one_is_being_started_cancels_that() -> None:
             cancelled.set()
         raise AssertionError("unreachable")
 
-    starting: Callable[[str], Awaitable[FakeServer]] = start
-    pool = WarmPool(1, starting)
-    pool.want(["synapse"])
+    pool = WarmPool(1, start, lambda: True)
+    pool.want(_kinds("synapse"))
     await begun.wait()
     await pool.close()
     assert cancelled.is_set()

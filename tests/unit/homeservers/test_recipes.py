@@ -2,17 +2,19 @@
 
 import base64
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION, SYNAPSE_VERSION
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes import default_recipes
-from trafficlight.homeservers.recipes.dendrite import DENDRITE_STABLE, DendriteRecipe
+from trafficlight.homeservers.recipes.dendrite import DendriteRecipe
 from trafficlight.homeservers.recipes.recipe import Installation, Place
-from trafficlight.homeservers.recipes.synapse import SYNAPSE_STABLE, SynapseRecipe
+from trafficlight.homeservers.recipes.synapse import SynapseRecipe
 
 
 def _drop(_: str) -> None:
@@ -31,7 +33,7 @@ def place(tmp_path: Path) -> Place:
 def synapse(tmp_path: Path) -> tuple[SynapseRecipe, Installation]:
     (tmp_path / "homeserver.db").write_bytes(b"prepared")
     recipe = SynapseRecipe(CacheFolder(tmp_path), _drop)
-    return recipe, Installation("1.163.2", tmp_path, "Synapse 1.163.2")
+    return recipe, Installation("1.98.0", tmp_path, "Synapse 1.98.0")
 
 
 def _config(place: Place) -> dict[str, Any]:
@@ -114,14 +116,14 @@ def test_every_synapse_has_an_identity_of_its_own(
 
 
 async def test_synapse_resolves_stable_as_configured(tmp_path: Path) -> None:
-    assert await SynapseRecipe(CacheFolder(tmp_path), _drop).resolve("stable") == SYNAPSE_STABLE
+    assert await SynapseRecipe(CacheFolder(tmp_path), _drop).resolve("stable") == SYNAPSE_VERSION
     assert await SynapseRecipe(CacheFolder(tmp_path), _drop, "1.140.0").resolve("stable") == "1.140.0"
     assert await SynapseRecipe(CacheFolder(tmp_path), _drop).resolve("1.98.0") == "1.98.0"
 
 
 def test_dendrite_is_configured_in_its_place(place: Place, tmp_path: Path) -> None:
     recipe = DendriteRecipe(CacheFolder(tmp_path), _drop)
-    command = recipe.configure(Installation(DENDRITE_STABLE, tmp_path, "Dendrite"), place)
+    command = recipe.configure(Installation(DENDRITE_VERSION, tmp_path, "Dendrite"), place)
     config = json.loads((place.directory / "dendrite.yaml").read_text())
     assert config["global"]["server_name"] == "localhost:18001"
     assert config["client_api"]["rate_limiting"] == {"enabled": False}
@@ -149,8 +151,53 @@ def test_dendrite_without_go_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_dendrite_that_was_built_needs_no_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    (tmp_path / "dendrite" / DENDRITE_STABLE).mkdir(parents=True)
+    (tmp_path / "dendrite" / DENDRITE_VERSION).mkdir(parents=True)
     assert DendriteRecipe(CacheFolder(tmp_path), _drop).unsupported("stable") is None
+
+
+@pytest.mark.parametrize("version", ["0.14.0", "0.15.2", "1.0.0-rc1"])
+def test_dendrite_of_the_successor_module_needs_that_module_in_the_configuration(
+    version: str, tmp_path: Path
+) -> None:
+    (tmp_path / "dendrite" / version).mkdir(parents=True)  # a build of an earlier trafficlight
+    reason = DendriteRecipe(CacheFolder(tmp_path), _drop).unsupported(version)
+    assert reason is not None
+    assert "set DENDRITE_MODULE to github.com/element-hq/dendrite" in reason
+
+
+@pytest.mark.parametrize(
+    ("module", "built"),
+    [
+        (DENDRITE_MODULE, "dendrite/0.13.8"),
+        ("github.com/element-hq/dendrite", "dendrite/element-hq-dendrite-0.13.8"),
+    ],
+)
+def test_dendrite_of_each_module_has_builds_of_its_own(
+    module: str, built: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    recipe = DendriteRecipe(CacheFolder(tmp_path), _drop, "0.13.8", module)
+    assert "built with Go" in (recipe.unsupported("stable") or "")
+    (tmp_path / built).mkdir(parents=True)
+    assert recipe.unsupported("stable") is None
+
+
+async def test_dendrite_is_built_from_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for Go reports the source directory and writes the binary."""
+    programs, source = tmp_path / "bin", tmp_path / "source"
+    programs.mkdir()
+    source.mkdir()
+    go = programs / "go"
+    go.write_text(
+        "#!/bin/sh\n"
+        f'if [ "$1" = mod ]; then echo "$4" > {tmp_path}/module; echo \'{{"Dir": "{source}"}}\'; exit; fi\n'
+        'echo binary > "$4"\n'
+    )
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    installed = await DendriteRecipe(CacheFolder(tmp_path / "cache"), _drop).install("0.13.8")
+    assert (tmp_path / "module").read_text() == "github.com/matrix-org/dendrite@v0.13.8\n"
+    assert (installed.folder / "dendrite").read_text() == "binary\n"
 
 
 def _program(path: Path) -> None:
@@ -162,4 +209,4 @@ def test_shipped_recipes_are_among_the_defaults(
     make: Callable[..., SynapseRecipe | DendriteRecipe], tmp_path: Path
 ) -> None:
     cache = CacheFolder(tmp_path)
-    assert make(cache, _drop).name in {recipe.name for recipe in default_recipes(cache, _drop, {})}
+    assert make(cache, _drop).name in {recipe.name for recipe in default_recipes(cache, _drop)}

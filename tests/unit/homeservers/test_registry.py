@@ -19,6 +19,7 @@ class FakeServer:
     """A homeserver that only has a name."""
 
     version = "Fake 1"
+    image = ""
     exited: str | None = None
     cs_api = "http://127.0.0.1:1"
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from trafficlight.config import Settings
-from trafficlight.http.security import cookie_of, same, warning_for
+from trafficlight.http.security import constant_time_equal, cookie_of, warning_for
 
 BOTH = {"adapter_token": "a", "people_token": "b"}
 
@@ -40,5 +40,5 @@ def test_the_cookie_does_not_tell_the_token() -> None:
 
 @pytest.mark.parametrize("given", ["", "x", "é", "\ud800", "secret "])
 def test_other_secrets_are_not_the_same(given: str) -> None:
-    assert not same(given, "secret")
-    assert same("secret", "secret")
+    assert not constant_time_equal(given, "secret")
+    assert constant_time_equal("secret", "secret")

@@ -1,17 +1,34 @@
 """A session to tell about: a journal on a clock that is turned by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.hand_clock import HandClock
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionFailed,
+    ActionSent,
+    AdapterLeased,
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    Event,
+    ServerReady,
+    SessionEnded,
+    SessionStarted,
+    State,
+)
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import SessionRecord
+
+E = TypeVar("E", bound=Event)
 
 SUITE = "chat/send_messages_test.py::SendMessages"
 
@@ -29,24 +46,25 @@ class Lab:
         self.journal.subscribe(self.record.apply)
 
     def read_along(self, reader: Callable[[Event], None]) -> None:
-        self.journal.subscribe(reader)
+        self.journal.subscribe(reader, session=self.folder.id)
 
-    def append(self, kind: EventKind, **rest: Any) -> Event:
-        return self.journal.append(kind, session=self.folder.id, **rest)
+    def append(self, event: E) -> E:
+        return self.journal.append(replace(event, session=self.folder.id))
 
     def start(self, **data: Any) -> None:
         self.append(
-            EventKind.SESSION_STARTED,
-            **{
-                "versions": {"trafficlight": "0.1.0", "python": "3.11.7"},
-                "configuration": {"RESULTS": "results"},
-                "command": "trafficlight run chat",
-                "host": "lab-1",
-                "user": "kim",
-                "seed": 7,
-                "cases": 0,
-                **data,
-            },
+            SessionStarted(
+                **{
+                    "versions": {"trafficlight": "0.1.0", "python": "3.11.7"},
+                    "configuration": {"RESULTS": "results"},
+                    "command": "trafficlight run chat",
+                    "host": "lab-1",
+                    "user": "kim",
+                    "seed": 7,
+                    "cases": 0,
+                    **data,
+                },
+            )
         )
 
     def plan(
@@ -68,50 +86,52 @@ class Lab:
         file, _, test = suite.partition("::")
         class_name, _, method = test.partition(".")
         self.append(
-            EventKind.CASE_PLANNED,
-            case=case_id,
-            **{
-                "suite": suite,
-                "file": file,
-                "line": 12,
-                "class_name": class_name,
-                "method": method or "run",
-                "clients": clients,
-                "servers": servers,
-                "parameters": parameters or {},
-                "skip": None,
-                **data,
-            },
+            CasePlanned(
+                case=case_id,
+                **{
+                    "suite": suite,
+                    "file": file,
+                    "line": 12,
+                    "class_name": class_name,
+                    "method": method or "run",
+                    "clients": clients,
+                    "servers": servers,
+                    "parameters": parameters or {},
+                    "skip": None,
+                    **data,
+                },
+            )
         )
         return case_id
 
     def prepare(self, case: str, attempt: int = 1) -> None:
-        self.append(EventKind.CASE_STATE, case=case, attempt=attempt, state="preparing")
+        self.append(CaseState(case=case, attempt=attempt, state=State.PREPARING))
         planned = self.record.cases[case]
         for role, name in planned.clients.items():
             self.append(
-                EventKind.ADAPTER_LEASED,
-                case=case,
-                attempt=attempt,
-                role=role,
-                adapter=f"uuid-{role}-{attempt}",
-                client_type=name,
-                registration={"type": name.lower(), "version": "0.26.0"},
+                AdapterLeased(
+                    case=case,
+                    attempt=attempt,
+                    role=role,
+                    adapter=f"uuid-{role}-{attempt}",
+                    registration={"type": name.lower(), "version": "0.26.0"},
+                )
             )
         self.clock.elapsed += 1.4
         for number, (role, name) in enumerate(planned.servers.items(), 1):
             self.append(
-                EventKind.SERVER_READY,
-                case=case,
-                attempt=attempt,
-                role=role,
-                server_name=f"hs{number}",
-                cs_api="http://localhost:8008",
-                version="1.142.0",
-                type=name,
-                seconds=1.4,
+                ServerReady(
+                    case=case,
+                    attempt=attempt,
+                    role=role,
+                    server_name=f"hs{number}",
+                    cs_api="http://localhost:8008",
+                    version="1.142.0",
+                    type=name,
+                    seconds=1.4,
+                )
             )
-        self.append(EventKind.CASE_STATE, case=case, attempt=attempt, state="running")
+        self.append(CaseState(case=case, attempt=attempt, state=State.RUNNING))
 
     def act(
         self,
@@ -122,24 +142,27 @@ class Lab:
         *,
         attempt: int = 1,
         data: dict[str, Any] | None = None,
-        fails: dict[str, str] | None = None,
+        fails: dict[str, Any] | None = None,
     ) -> None:
         name = f"{role}-{self.clock.elapsed}"
-        where = {"case": case, "attempt": attempt, "role": role, "adapter": f"uuid-{role}-{attempt}"}
-        self.append(EventKind.ACTION_SENT, **where, id=name, action=action, data=data or {})
-        self.append(EventKind.ACTION_DELIVERED, **where, id=name, action=action)
+        where: dict[str, Any] = {
+            "case": case,
+            "attempt": attempt,
+            "role": role,
+            "adapter": f"uuid-{role}-{attempt}",
+        }
+        self.append(ActionSent(**where, id=name, action=action, data=data or {}))
+        self.append(ActionDelivered(**where, id=name, action=action))
         self.clock.elapsed += seconds
         if fails is None:
-            self.append(
-                EventKind.ACTION_ANSWERED, **where, id=name, action=action, response={}, seconds=seconds
-            )
+            self.append(ActionAnswered(**where, id=name, action=action, response={}, seconds=seconds))
         else:
-            self.append(EventKind.ACTION_FAILED, **where, id=name, action=action, seconds=seconds, **fails)
+            self.append(ActionFailed(**where, id=name, action=action, seconds=seconds, **fails))
 
     def end_case(
         self, case: str, state: str, message: str = "", *, attempt: int | None = 1, **data: Any
     ) -> None:
-        self.append(EventKind.CASE_ENDED, case=case, attempt=attempt, state=state, message=message, **data)
+        self.append(CaseEnded(case=case, attempt=attempt, state=State(state), message=message, **data))
 
     def run(
         self, case: str, state: str = "success", message: str = "", *, attempt: int = 1, **data: Any
@@ -150,7 +173,7 @@ class Lab:
         self.end_case(case, state, message, attempt=attempt, **{"seconds": 2.4, **data})
 
     def end(self, **data: Any) -> None:
-        self.append(EventKind.SESSION_ENDED, **{"exit_code": 0, "interrupted": False, **data})
+        self.append(SessionEnded(**{"exit_code": 0, "interrupted": False, **data}))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.catalog import Archive, in_order
 from trafficlight.results.event_log import EventLog, is_written
-from trafficlight.results.events import EventKind, State
+from trafficlight.results.events import CaseWaits, Log, Problem, State, Upload
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.outline import case_in_full, outline
 from trafficlight.results.record import SessionRecord
@@ -39,17 +39,17 @@ def play(lab: "Lab") -> list[str]:
     writer = ResultsWriter(lab.folder, SessionRecord())
     lab.read_along(writer)
     lab.start()
-    lab.append(EventKind.PROBLEM, file="x_test.py", line=3, problem="no", hint="why")
+    lab.append(Problem(file="x_test.py", line=3, problem="no", hint="why"))
     good, bad, odd, none = (
         lab.plan({"alice": "A"}),
         lab.plan({"alice": "B"}),
         lab.plan({"alice": "C"}, case='odd "\\ \ud800 é'),
         lab.plan({"alice": "D"}, skip="not here"),
     )
-    lab.append(EventKind.CASE_WAITS, case=good, reason="nobody is there")
+    lab.append(CaseWaits(case=good, reason="nobody is there"))
     lab.prepare(good)
     lab.act(good, "alice", "login")
-    lab.append(EventKind.LOG, case=good, attempt=1, level="info", logger="test", message=f'"case":"{bad}"')
+    lab.append(Log(case=good, attempt=1, level="info", logger="test", message=f'"case":"{bad}"'))
     lab.end_case(good, "success", seconds=2.0)
     lab.run(bad, "failure", "no", traceback="Traceback: long", will_retry=True)
     lab.run(bad, "success", attempt=2)
@@ -227,9 +227,7 @@ def test_what_comes_late_reaches_the_log_and_the_reports(lab: "Lab") -> None:
     writer.close()
     for number in range(20):
         path = f"clients/alice/{number}.log"
-        writer.late(
-            lab.append(EventKind.UPLOAD, case=case, attempt=1, role="alice", name=path, path=path, size=1)
-        )
+        writer.late(lab.append(Upload(case=case, attempt=1, role="alice", name=path, path=path, size=1)))
     assert len(record.cases[case].attempts[0].uploads) == 20
     assert case_in_full(lab.folder.events, case) == record.cases[case]
     report = lab.folder.path / "report.json"

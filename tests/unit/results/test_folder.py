@@ -65,6 +65,7 @@ def test_opening_what_is_not_a_folder(tmp_path: Path) -> None:
 def test_an_attempt_has_its_places(folder: ResultsFolder) -> None:
     attempt = folder.attempt("chat/a_test.py::A[alice=Nio]", 1)
     assert attempt.path == folder.path / "cases/chat.a_test/A/alice=Nio/attempt-1"
+    attempt.create(["server"])
     assert attempt.path.is_dir()
     assert attempt.client("alice") == attempt.path / "clients/alice"
     assert attempt.server_log("server") == attempt.path / "servers/server/homeserver.log"
@@ -75,12 +76,14 @@ def test_an_attempt_has_its_places(folder: ResultsFolder) -> None:
 
 def test_a_role_cannot_leave_its_folder(folder: ResultsFolder) -> None:
     attempt = folder.attempt("a_test.py::A", 1)
+    attempt.create()
     for role in ("../..", "/etc", "a/b", "", ".", "x" * 400):
         assert attempt.client(role).parent == attempt.path / "clients"
 
 
 def test_attachments_of_one_name_are_all_kept(folder: ResultsFolder) -> None:
     attempt = folder.attempt("a_test.py::A", 1)
+    attempt.create()
     with ThreadPoolExecutor(8) as pool:
         paths = list(pool.map(lambda _: attempt.attachment("my shot.png"), range(20)))
     assert len(set(paths)) == 20

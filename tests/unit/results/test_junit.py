@@ -12,7 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from junitparser.xunit2 import FlakyFailure, JUnitXml
 
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    AdapterLost,
+    Attachment,
+    CaseWaits,
+    Expected,
+    Log,
+    Measurement,
+    Problem,
+    Upload,
+)
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.reports.junit import JunitStyle, junit_bytes
 from trafficlight.text import escape_control, single_line, truncate_middle
@@ -60,19 +69,22 @@ def _properties(case: ElementTree.Element) -> list[tuple[str | None, str | None]
     return [(item.get("name"), item.get("value")) for item in case.findall("properties/property")]
 
 
-def _shot(lab: "Lab", case_id: str, name: str, kind: EventKind = EventKind.UPLOAD, attempt: int = 1) -> None:
-    role = "bob" if kind is EventKind.UPLOAD else None
+def _shot(
+    lab: "Lab", case_id: str, name: str, kind: type[Upload | Attachment] = Upload, attempt: int = 1
+) -> None:
+    role = "bob" if kind is Upload else None
     folder = "clients/bob" if role else "attachments"
     media = "image/png" if name.endswith(".png") else "text/plain"
     lab.append(
-        kind,
-        case=case_id,
-        attempt=attempt,
-        role=role,
-        name=name,
-        path=f"{folder}/{name}",
-        size=4,
-        media_type=media,
+        kind(
+            case=case_id,
+            attempt=attempt,
+            role=role,
+            name=name,
+            path=f"{folder}/{name}",
+            size=4,
+            media_type=media,
+        )
     )
 
 
@@ -96,12 +108,10 @@ def test_gitlab(lab: "Lab") -> None:
     lab.act(failing, "bob", "verify_message_in_timeline", 3, fails={"type": "action", "details": "not there"})
     _shot(lab, failing, "out.txt")
     _shot(lab, failing, "my shot.png")
-    lab.append(EventKind.MEASUREMENT, case=failing, attempt=1, name="delay", value=3.0, unit="s")
+    lab.append(Measurement(case=failing, attempt=1, name="delay", value=3.0, unit="s"))
     lab.end_case(failing, "failure", "bob: not there", traceback=TRACEBACK, phase="running", seconds=4.6)
     lab.plan({"alice": "Old"}, skip="ignored: waits for a release")
-    lab.append(
-        EventKind.CASE_WAITS, case=lab.plan({"alice": "ElementIos"}), reason="no element-ios registered"
-    )
+    lab.append(CaseWaits(case=lab.plan({"alice": "ElementIos"}), reason="no element-ios registered"))
     lab.end(exit_code=1)
     root = _checked(lab)
     for case in root.iter("testcase"):
@@ -118,19 +128,18 @@ def test_jenkins(lab: "Lab") -> None:
     lab.start()
     case_id = lab.plan()
     lab.prepare(case_id)
-    _shot(lab, case_id, "page.png", EventKind.ATTACHMENT)
+    _shot(lab, case_id, "page.png", Attachment)
     lab.append(
-        EventKind.ADAPTER_LOST,
-        case=case_id,
-        attempt=1,
-        role="bob",
-        adapter="uuid-bob-1",
-        reason="silent for 60 s",
+        AdapterLost(
+            case=case_id,
+            attempt=1,
+            role="bob",
+            adapter="uuid-bob-1",
+            reason="silent for 60 s",
+        )
     )
     lab.end_case(case_id, "error", "bob: silent for 60 s", phase="running", seconds=61.4)
-    lab.append(
-        EventKind.PROBLEM, file="chat/new_test.py", line=3, problem="No module named 'foo'", hint="install it"
-    )
+    lab.append(Problem(file="chat/new_test.py", line=3, problem="No module named 'foo'", hint="install it"))
     lab.end(exit_code=3)
     style = JunitStyle.detect(FOLDER, {"JENKINS_URL": "http://localhost"}, PROJECT)
     root = _checked(lab, style)
@@ -148,10 +157,10 @@ def test_github(lab: "Lab") -> None:
     lab.run(never, "error", "server did not start", will_retry=True)
     lab.run(never, "failure", "second try", attempt=2)
     known = lab.plan(
-        {"alice": "ElementWebStable"}, expected={"reason": "not there yet", "link": "https://example.org/7"}
+        {"alice": "ElementWebStable"}, expected=Expected("not there yet", "https://example.org/7")
     )
     lab.run(known, "failure", "no such button", traceback=TRACEBACK)
-    lab.run(lab.plan({"alice": "Fixed"}, expected={"reason": "was broken"}))
+    lab.run(lab.plan({"alice": "Fixed"}, expected=Expected("was broken")))
     lab.end(exit_code=1)
     root = _checked(lab)
     first, second, third, fourth = root.iter("testcase")
@@ -208,7 +217,7 @@ def test_a_session_in_which_nothing_ran_is_an_error(lab: "Lab", planned: int) ->
 
 def test_what_has_no_verdict_yet_is_listed_with_why(lab: "Lab") -> None:
     lab.start()
-    lab.append(EventKind.CASE_WAITS, case=lab.plan({"alice": "A"}), reason="no adapter")
+    lab.append(CaseWaits(case=lab.plan({"alice": "A"}), reason="no adapter"))
     lab.prepare(lab.plan({"alice": "B"}))
     lab.plan({"alice": "C"})
     root = _checked(lab)
@@ -222,14 +231,14 @@ def test_what_has_no_verdict_yet_is_listed_with_why(lab: "Lab") -> None:
 def test_problems_of_one_name_are_all_kept(lab: "Lab") -> None:
     lab.start()
     for line in (3, 9):
-        lab.append(EventKind.PROBLEM, file="a_test.py", line=line, problem="unknown type")
+        lab.append(Problem(file="a_test.py", line=line, problem="unknown type"))
     root = _checked(lab)
     assert root.get("errors") == "2"
 
 
 def test_a_problem_is_named_relative_to_the_project(lab: "Lab") -> None:
     lab.start()
-    lab.append(EventKind.PROBLEM, file=f"{PROJECT}/chat/a_test.py", line=1, problem="does not import")
+    lab.append(Problem(file=f"{PROJECT}/chat/a_test.py", line=1, problem="does not import"))
     case = _case(_checked(lab))
     assert (case.get("file"), case.get("classname")) == ("chat/a_test.py", "chat.a_test")
 
@@ -247,7 +256,7 @@ def test_long_output_is_cut_in_the_middle_with_a_pointer(lab: "Lab") -> None:
     case_id = lab.plan()
     lab.prepare(case_id)
     for number in range(1_500):
-        lab.append(EventKind.LOG, case=case_id, attempt=1, level="INFO", message=f"{number} " + "x" * 200)
+        lab.append(Log(case=case_id, attempt=1, level="INFO", message=f"{number} " + "x" * 200))
     _shot(lab, case_id, "a.png")
     lab.end_case(case_id, "failure", "m" * 100_000, traceback="t" * 200_000 + "the end")
     case = _case(_checked(lab))
@@ -275,7 +284,7 @@ def test_nobody_but_us_attaches_files(lab: "Lab") -> None:
     lab.start()
     case_id = lab.plan()
     lab.prepare(case_id)
-    lab.append(EventKind.LOG, case=case_id, attempt=1, level="INFO", message="\n[[ATTACHMENT|/etc/passwd]]\n")
+    lab.append(Log(case=case_id, attempt=1, level="INFO", message="\n[[ATTACHMENT|/etc/passwd]]\n"))
     _shot(lab, case_id, "x]]y.png")
     lab.end_case(case_id, "failure", "[[ATTACHMENT|/etc/shadow]]")
     root = _checked(lab)
@@ -295,7 +304,7 @@ def test_a_folder_outside_the_project_is_named_in_full(tmp_path: Path) -> None:
 nasty = st.text(alphabet=st.characters() | st.sampled_from("\x00\x07\x1b\r\n\ud800\ufffe\x9b[]|&<>\"'"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(message=nasty, traceback=nasty, log=nasty, name=nasty, cell=nasty)
 def test_any_text_gives_a_valid_file(
     message: str, traceback: str, log: str, name: str, cell: str, folder: ResultsFolder, lab_of: Any
@@ -304,11 +313,11 @@ def test_any_text_gives_a_valid_file(
     lab.start(host=log, command=name, versions={name: log})
     case_id = lab.plan(case=f"a_test.py::A[{cell}]", parameters={name: log})
     lab.prepare(case_id)
-    lab.append(EventKind.LOG, case=case_id, attempt=1, level=name, message=log)
+    lab.append(Log(case=case_id, attempt=1, level=name, message=log))
     _shot(lab, case_id, name)
     lab.end_case(case_id, "failure", message, traceback=traceback)
-    lab.append(EventKind.PROBLEM, file=name, line=None, problem=message, hint=log)
-    lab.append(EventKind.CASE_WAITS, case=lab.plan(case="b_test.py::B"), reason=message)
+    lab.append(Problem(file=name, line=None, problem=message, hint=log))
+    lab.append(CaseWaits(case=lab.plan(case="b_test.py::B"), reason=message))
     _checked(lab)
 
 

@@ -8,7 +8,7 @@ from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
 import pytest
 
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import CaseWaits
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
 
@@ -110,7 +110,7 @@ def test_every_case_becomes_an_execution(lab: "Lab", kiwi: Kiwi) -> None:
     for case_id, state in zip(cases, states, strict=True):
         lab.run(case_id, state, "a\x07b", traceback="t")
     never = lab.plan({"alice": "x" * 400})
-    lab.append(EventKind.CASE_WAITS, case=never, reason="no adapter")
+    lab.append(CaseWaits(case=never, reason="no adapter"))
     lab.end()
     writer.close()
 

@@ -2,8 +2,7 @@ import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
-from trafficlight.results.case import Outcome
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import CaseWaits, Expected, Log, Measurement, Problem, Upload
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.matrix import matrices
 
@@ -44,19 +43,20 @@ def test_a_page_of_everything(lab: "Lab") -> None:
     lab.prepare(bad)
     lab.act(bad, "bob", "verify_message_in_timeline", 3, fails={"type": "action", "details": "not there"})
     lab.append(
-        EventKind.UPLOAD,
-        case=bad,
-        attempt=1,
-        role="bob",
-        name="my shot #1.png",
-        path="clients/bob/my shot #1.png",
-        size=5,
-        media_type="image/png",
+        Upload(
+            case=bad,
+            attempt=1,
+            role="bob",
+            name="my shot #1.png",
+            path="clients/bob/my shot #1.png",
+            size=5,
+            media_type="image/png",
+        )
     )
-    lab.append(EventKind.MEASUREMENT, case=bad, attempt=1, name="delay", value=3.5, unit="ms")
+    lab.append(Measurement(case=bad, attempt=1, name="delay", value=3.5, unit="ms"))
     lab.end_case(bad, "failure", "it is not there", traceback="Traceback: here")
-    lab.append(EventKind.CASE_WAITS, case=lab.plan({"alice": "ElementIos"}), reason="no element-ios")
-    lab.append(EventKind.PROBLEM, file="x_test.py", line=3, problem="does not import", hint="")
+    lab.append(CaseWaits(case=lab.plan({"alice": "ElementIos"}), reason="no element-ios"))
+    lab.append(Problem(file="x_test.py", line=3, problem="does not import", hint=""))
     lab.end(exit_code=1)
     page = _page(lab)
     for said in (
@@ -91,20 +91,18 @@ def test_nothing_that_is_shown_becomes_markup(lab: "Lab") -> None:
     lab.start(host=evil, versions={evil: evil}, configuration={evil: evil}, command=evil)
     case_id = lab.plan({"alice": evil}, {"server": evil}, suite=evil, parameters={"x": evil}, case=evil)
     lab.prepare(case_id)
-    lab.append(
-        EventKind.UPLOAD, case=case_id, attempt=1, role=evil, name=evil, path=f"javascript:{evil}", size=1
-    )
-    lab.append(EventKind.LOG, case=case_id, attempt=1, level=evil, message=evil)
-    lab.append(EventKind.MEASUREMENT, case=case_id, attempt=1, name=evil, value=evil, unit=evil)
+    lab.append(Upload(case=case_id, attempt=1, role=evil, name=evil, path=f"javascript:{evil}", size=1))
+    lab.append(Log(case=case_id, attempt=1, level=evil, message=evil))
+    lab.append(Measurement(case=case_id, attempt=1, name=evil, value=1.5, unit=evil))
     lab.end_case(
         case_id,
         "failure",
         evil,
         traceback=evil,
         phase=evil,
-        expected={"reason": evil, "link": "javascript:alert(1)"},
+        expected=Expected(evil, "javascript:alert(1)"),
     )
-    lab.append(EventKind.PROBLEM, file=evil, line=None, problem=evil, hint=evil)
+    lab.append(Problem(file=evil, line=None, problem=evil, hint=evil))
     page = _page(lab)
     assert "script" not in page.tags
     assert "img" not in page.tags
@@ -144,20 +142,15 @@ def test_the_matrix_has_a_table_for_every_set_of_roles(lab: "Lab") -> None:
                 lab.run(case_id, "failure" if (alice, server, size) == ("Web", "Synapse", 2) else "success")
     lab.run(lab.plan({"alice": "Nio"}, {"server": "Dendrite"}, suite="b_test.py::B"))
     lab.plan({}, {}, suite="c_test.py::C")
-    first, second = matrices(lab.record.cases.values())
+    first, second = matrices(lab.record.cases.values(), over=True)
     assert first.roles == ("alice", "server")
     assert first.columns == [("Nio", "Synapse"), ("Nio", "Dendrite"), ("Web", "Synapse"), ("Web", "Dendrite")]
     assert [(heading.name, heading.span) for heading in first.headings[0]] == [("Nio", 2), ("Web", 2)]
     assert [heading.name for heading in first.headings[1]] == ["Synapse", "Dendrite"] * 2
     cells = first.rows[0].cells
-    assert [cell.outcome if cell else None for cell in cells] == [
-        Outcome.SUCCESS,
-        Outcome.SUCCESS,
-        Outcome.FAILURE,
-        Outcome.SUCCESS,
-    ]
+    assert [cell.status if cell else None for cell in cells] == ["success", "success", "failure", "success"]
     assert cells[2] is not None
-    assert cells[2].first.parameters == {"size": 2}
+    assert cells[2].case.parameters == {"size": 2}
     assert [cell is not None for cell in first.rows[1].cells] == [False, True, False, False]
     assert first.edges == {0, 2}
     assert (second.roles, second.columns, second.headings) == ((), [()], [])

@@ -1,6 +1,6 @@
 from typing import TYPE_CHECKING
 
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import CaseWaits, Expected, Problem
 from trafficlight.results.reports.summary import summary
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ def test_the_last_lines(lab: "Lab") -> None:
     flaky = lab.plan({"alice": "Flaky"})
     lab.run(flaky, "error", "server did not start", will_retry=True)
     lab.run(flaky, attempt=2)
-    fixed = lab.plan({"alice": "Fixed"}, expected={"reason": "known bug"})
+    fixed = lab.plan({"alice": "Fixed"}, expected=Expected("known bug"))
     lab.run(fixed)
     for number in range(3):
-        lab.append(EventKind.CASE_WAITS, case=lab.plan({"alice": f"W{number}"}), reason="no adapter")
-    lab.append(EventKind.PROBLEM, file="x_test.py", line=4, problem="does not import", hint="install foo")
+        lab.append(CaseWaits(case=lab.plan({"alice": f"W{number}"}), reason="no adapter"))
+    lab.append(Problem(file="x_test.py", line=4, problem="does not import", hint="install foo"))
     lines = summary(lab.record, lab.folder.path)
     text = "\n".join(lines)
     where = str(lab.folder.path)

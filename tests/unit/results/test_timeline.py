@@ -1,6 +1,6 @@
 from typing import TYPE_CHECKING
 
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import ActionSent, AdapterLost, Log, ServerFailed
 from trafficlight.results.reports.timeline import render_timeline, steps
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ def test_an_action_and_its_answer_are_one_step(lab: "Lab") -> None:
     lab.prepare(case_id)
     lab.act(case_id, "alice", "send_message", 0.25, data={"message": "hi"})
     lab.act(case_id, "bob", "reload", 2, fails={"type": "action", "path": "page.ts:3", "details": "gone"})
-    lab.append(EventKind.ACTION_SENT, case=case_id, attempt=1, role="bob", id="z", action="logout", data={})
+    lab.append(ActionSent(case=case_id, attempt=1, role="bob", id="z", action="logout", data={}))
     (attempt,) = lab.record.cases[case_id].attempts
     actions = [step for step in steps(attempt) if step.kind == "action"]
     assert [(step.who, step.what, step.outcome) for step in actions] == [
@@ -31,10 +31,10 @@ def test_the_narrative_says_it_in_lines(lab: "Lab") -> None:
     lab.start()
     case_id = lab.plan()
     lab.prepare(case_id)
-    lab.append(EventKind.LOG, case=case_id, attempt=1, level="DEBUG", message="small talk")
-    lab.append(EventKind.LOG, case=case_id, attempt=1, level="WARNING", message="look out")
-    lab.append(EventKind.SERVER_FAILED, case=case_id, attempt=1, role="server", reason="port taken")
-    lab.append(EventKind.ADAPTER_LOST, case=case_id, attempt=1, role="bob", adapter="u", reason="silent")
+    lab.append(Log(case=case_id, attempt=1, level="DEBUG", message="small talk"))
+    lab.append(Log(case=case_id, attempt=1, level="WARNING", message="look out"))
+    lab.append(ServerFailed(case=case_id, attempt=1, role="server", reason="port taken"))
+    lab.append(AdapterLost(case=case_id, attempt=1, role="bob", adapter="u", reason="silent"))
     (attempt,) = lab.record.cases[case_id].attempts
     text = render_timeline(attempt)
     assert "small talk" not in text

@@ -13,7 +13,13 @@ import yaml
 
 from trafficlight.results import writer as writer_module
 from trafficlight.results.event_log import read_events
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import (
+    AdapterRegistered,
+    CasePlanned,
+    Measurement,
+    SessionStarted,
+    Upload,
+)
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
 
@@ -84,9 +90,7 @@ def test_a_late_upload_reaches_the_file(lab: "Lab", writer: ResultsWriter) -> No
     case_id = lab.plan()
     lab.run(case_id, "failure", "no")
     writer.junit()
-    lab.append(
-        EventKind.UPLOAD, case=case_id, attempt=1, role="bob", name="v.mp4", path="clients/bob/v.mp4", size=1
-    )
+    lab.append(Upload(case=case_id, attempt=1, role="bob", name="v.mp4", path="clients/bob/v.mp4", size=1))
     assert b"clients/bob/v.mp4" in writer.junit()
 
 
@@ -95,7 +99,7 @@ def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> No
     good, bad = lab.plan({"alice": "A"}), lab.plan({"alice": "B"})
     lab.run(good)
     lab.prepare(bad)
-    lab.append(EventKind.MEASUREMENT, case=bad, attempt=1, name="delay", value=2, unit="ms")
+    lab.append(Measurement(case=bad, attempt=1, name="delay", value=2, unit="ms"))
     lab.end_case(bad, "failure", "no")
     assert json.loads((lab.folder.path / "session.json").read_text())["ended"] is None
     lab.end(exit_code=1)
@@ -124,6 +128,7 @@ def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> No
 def test_what_the_test_said_stands_before_what_happened(lab: "Lab", writer: ResultsWriter) -> None:
     lab.start()
     case_id = lab.plan()
+    lab.folder.attempt(case_id, 1).create()
     lab.folder.attempt(case_id, 1).log_info.write_text("mine\n")
     lab.run(case_id)
     said, _, happened = lab.folder.attempt(case_id, 1).log_info.read_text().partition("\n\n")
@@ -143,10 +148,10 @@ def test_a_session_that_was_stopped_early_is_complete(lab: "Lab", writer: Result
 
 def test_other_sessions_are_left_alone(lab: "Lab", writer: ResultsWriter) -> None:
     lab.start()
-    lab.journal.append(EventKind.CASE_PLANNED, session="2026-11-21--002", case="x", suite="x")
-    lab.journal.append(EventKind.ADAPTER_REGISTERED, adapter="u", registration={"type": "nio"})
+    lab.journal.append(CasePlanned(session="2026-11-21--002", case="x", suite="x"))
+    lab.journal.append(AdapterRegistered(adapter="u", registration={"type": "nio"}))
     kinds = [event.kind for event in read_events(lab.folder.events)]
-    assert kinds == [EventKind.SESSION_STARTED, EventKind.ADAPTER_REGISTERED]
+    assert kinds == [SessionStarted.kind, AdapterRegistered.kind]
 
 
 def test_a_report_that_cannot_be_written_costs_no_other(
@@ -185,7 +190,7 @@ def test_a_thousand_cases_are_cheap(lab: "Lab", writer: ResultsWriter) -> None:
     cases = [lab.plan({}, {}, suite=f"a_test.py::T{number}") for number in range(1_000)]
     began = time.process_time()
     for case_id in cases:
-        lab.folder.attempt(case_id, 1)
+        lab.folder.attempt(case_id, 1).create()
         lab.end_case(case_id, "success", seconds=0.001)
     writer.junit()
     assert (time.process_time() - began) / len(cases) < 0.002
@@ -196,7 +201,7 @@ import os, signal, sys
 from datetime import date
 from pathlib import Path
 from trafficlight.clock import SystemClock
-from trafficlight.results.events import EventKind
+from trafficlight.results.events import CaseEnded, CasePlanned, SessionStarted, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import SessionRecord
@@ -204,12 +209,12 @@ from trafficlight.results.writer import ResultsWriter
 
 folder = ResultsFolder.create(Path(sys.argv[1]), date(2026, 11, 21))
 journal = Journal(SystemClock())
-journal.subscribe(ResultsWriter(folder, SessionRecord()))
-journal.append(EventKind.SESSION_STARTED, session=folder.id)
+journal.subscribe(ResultsWriter(folder, SessionRecord()), session=folder.id)
+journal.append(SessionStarted(session=folder.id))
 for number in range(50):
     case = f"a_test.py::T[n={number}]"
-    journal.append(EventKind.CASE_PLANNED, session=folder.id, case=case, suite="a_test.py::T")
-    journal.append(EventKind.CASE_ENDED, session=folder.id, case=case, attempt=1, state="success")
+    journal.append(CasePlanned(session=folder.id, case=case, suite="a_test.py::T"))
+    journal.append(CaseEnded(session=folder.id, case=case, attempt=1, state=State.SUCCESS))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -103,10 +103,10 @@ def case(**changed: Any) -> Case:
 
 
 async def test_classes_of_tests_become_plain_values() -> None:
-    sent = Notification("measured", [Word.HELLO, [Number.ONE], {Word.HELLO: 0.5}, True, None])
+    sent = Notification({"a": [Word.HELLO, [Number.ONE], {Word.HELLO: 0.5}, True, None]})
     got = await from_worker(sent)
     assert got == sent
-    name, (number,), mapping, *_ = got.arguments
+    name, (number,), mapping, *_ = got.event["a"]
     assert [type(one) for one in (name, number, *mapping)] == [str, int, str]
 
 
@@ -193,7 +193,7 @@ class TestLimits:
         writer = Writer()
         wrong = r"^the message has 1,\d\d\d bytes, and the limit between test and coordinator is 1,000$"
         with pytest.raises(LabError, match=wrong):
-            write_message(writer, Notification("logged", ["info", "x" * 1000]))  # type: ignore[arg-type]
+            write_message(writer, Notification({"message": "x" * 1000}))  # type: ignore[arg-type]
         assert not writer.written
 
     async def test_one_that_is_announced_is_not_read(self) -> None:

@@ -50,12 +50,12 @@ class _Life:
         while True:
             asked = time.monotonic()
             message = await coordinator.poll()
-            self.polled = True
             if message.action == EXIT:
                 logger.info(
                     "%s: told to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
                 )
                 return
+            self.polled = True
             if message.action == IDLE:
                 # A coordinator that neither holds polls nor names a delay must not be flooded.
                 least = asked + _SHORTEST_ROUND - time.monotonic()

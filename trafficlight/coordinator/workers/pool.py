@@ -14,7 +14,7 @@ from typing import Self
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
 from trafficlight.errors import LabError
-from trafficlight.results.events import State
+from trafficlight.results.events import State, TestEvent, event_of
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
@@ -245,8 +245,12 @@ async def _serve_requests(worker: WorkerProcess, link: CaseLink) -> Finished:
                 case CancelRequest(id=id):
                     if (cancelled := requests.get(id)) is not None:
                         cancelled.cancel()
-                case Notification() as notification:
-                    _notify(link, notification)
+                case Notification(event=content):
+                    event = event_of(content)
+                    if isinstance(event, TestEvent):
+                        link.emit(event)
+                    else:
+                        logger.error("a worker emitted an event that tests cannot emit: %s", content)
                 case Finished() as finished:
                     return finished
                 case other:
@@ -268,21 +272,6 @@ async def _respond(worker: WorkerProcess, link: CaseLink, request: Request) -> N
         worker.send(response)
     except Exception as error:
         worker.send(Response(request.id, error=error_of(error)))
-
-
-def _notify(link: CaseLink, notification: Notification) -> None:
-    arguments = notification.arguments
-    try:
-        match notification.method:
-            case "measured":
-                link.measured(*arguments)
-            case "attached":
-                name, path, media_type = arguments
-                link.attached(name, Path(path), media_type)
-            case "logged":
-                link.logged(*arguments)
-    except Exception:  # for instance, the test has removed the file that it attached
-        logger.exception("cannot record what a test reported: %s%r", notification.method, arguments)
 
 
 async def _hung_verdict(worker: WorkerProcess, limit: float) -> Verdict:

@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from trafficlight.homeservers.tools import with_parent_death_signal
+from trafficlight.processes import with_parent_death_signal
 from trafficlight.text import read_tail
 from trafficlight.worker.messages import FromWorker, Ready, ToWorker, read_from_worker, write_message
 

@@ -1,4 +1,4 @@
-"""One homeserver in one container, from its creation to its removal."""
+"""One homeserver container, from its creation to its removal."""
 
 import asyncio
 import contextlib
@@ -6,19 +6,19 @@ import io
 import logging
 import tarfile
 from collections import deque
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from trafficlight.clock import race
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.docker.engine import CREATE_SECONDS, DockerEngine
 from trafficlight.homeservers.docker.errors import engine_errors, problem
 from trafficlight.homeservers.docker.events import ContainerWatch
-from trafficlight.homeservers.probe import title_of, wait_for_versions
-from trafficlight.homeservers.provider import AS_ASKED
-from trafficlight.homeservers.tools import run_to_completion
+from trafficlight.homeservers.probe import title_of, unless_exited, wait_until_ready
+from trafficlight.homeservers.provider import BY_THE_TEST
+from trafficlight.processes import run_to_completion
 
 logger = logging.getLogger(__name__)
 
@@ -26,19 +26,19 @@ CLIENT_PORT, FEDERATION_PORT = "8008/tcp", "8448/tcp"
 _STOP_SECONDS = 10
 _LOG_SECONDS = 10
 _DESTROY_SECONDS = 60
-_TOLD_SECONDS = 30  # from an end to the engine's event of it
+_EVENT_SECONDS = 30  # from an exit to the engine's event about it
 _TAIL_LINES = 40
 
 
 class DockerServer:
-    """A container, its published ports and its log.
+    """A container with its published ports and its log.
 
-    :param engine: where it is; connected.
+    :param engine: the engine, connected.
     :param role: the role that it plays.
-    :param server_name: its name, which is its alias in the deployment's network too.
-    :param ports: where its client and federation ports are published, fixed so that a restart keeps them.
+    :param server_name: its server name, also its alias in the deployment's network.
+    :param ports: where its client and federation ports are published; fixed, so that a restart keeps them.
     :param log: the file for its log.
-    :param ready_timeout: how long it may take to answer, in seconds.
+    :param ready_timeout: how long it may take to become ready, in seconds.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class DockerServer:
     ) -> None:
         self.role = role
         self.server_name = server_name
-        self.version = ""
+        self.version = self.image = ""
         self.ports = ports
         self.cs_api = f"http://{engine.address}:{ports[0]}"
         self._federation = f"https://{engine.address}:{ports[1]}"
@@ -65,51 +65,62 @@ class DockerServer:
         self._following: asyncio.Task[None] | None = None
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._operating = asyncio.Lock()
-        self._asked = False
+        self._ended_by_test = False
 
     @property
     def exited(self) -> str | None:
-        """Why it runs no more, e.g. ``exit code 1``; None while it runs. What `operate` ended says so."""
+        """How it exited, e.g. ``exit code 1, requested by the test``; None while it runs."""
         reason = self._watch.reason
-        return reason + AS_ASKED if reason is not None and self._asked else reason
+        return reason + BY_THE_TEST if reason is not None and self._ended_by_test else reason
 
     async def create(self, name: str, configuration: dict[str, Any], archive: bytes) -> None:
-        """Make its container, not started yet.
+        """Create its container, without starting it.
 
         :param name: the container's name.
-        :param configuration: as the engine's API takes it.
-        :param archive: files to put into it, a tar.
-        :raises DockerError: the engine refuses.
-        :raises TimeoutError: it does not answer; if it makes one yet, the next reclaim removes that.
+        :param configuration: the body of the API's request.
+        :param archive: files to copy into it, a tar.
+        :raises DockerError: the engine rejects it.
+        :raises TimeoutError: it does not answer; if it creates one later, the next reclaim removes that.
         """
 
-        async def make() -> None:
+        self.image = configuration["Image"]
+
+        async def create() -> None:
             async with asyncio.timeout(CREATE_SECONDS):
                 self._container = await self._engine.docker.containers.create(configuration, name=name)
             self._engine.wanted.add(self._container.id)
             self._watch = self._engine.watch.add(self._container.id)
 
-        await run_to_completion(make())  # nobody would find a container that is made while we are called off
+        await run_to_completion(create())  # a container created during a cancellation must not be lost
         await self._container.put_archive("/", archive)
 
     async def start(self) -> None:
-        """Start it and return when it answers.
+        """Start it and wait until it is ready.
 
-        :raises DockerError: the engine refuses.
-        :raises DeployError: it did not come up; carries the end of its log.
+        :raises DockerError: the engine rejects it.
+        :raises DeployError: it did not become ready; carries the end of its log.
         """
         since = self._watch.ended_at
         self._watch.begin()
-        self._asked = False
+        self._ended_by_test = False
         await self._container.start()
         self._following = asyncio.create_task(self._follow(since))
-        await self._until_ready()
+        try:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+                ready = wait_until_ready(session, self.cs_api, self._ready_timeout)
+                await unless_exited(ready, self._watch.ended())
+                if not self.version:
+                    self.version = await title_of(session, self._federation, self.cs_api)
+        except DeployError as error:
+            if self._watch.reason is not None:
+                await self._finish_log()
+            raise DeployError(f"{self.role}: {error.message}", log=self._log_end()) from error
 
     async def operate(self, operation: str) -> None:
-        """Start, stop, restart, kill, pause or unpause it, with its data kept, and its ports.
+        """Start, stop, restart, kill, pause or unpause it. Its data and ports are kept.
 
         :raises UnsupportedError: there is no such operation.
-        :raises DeployError: it did not come back; carries the end of its log.
+        :raises DeployError: it did not become ready again; carries the end of its log.
         """
         async with self._operating:
             try:
@@ -131,7 +142,9 @@ class DockerServer:
                     case _:
                         raise UnsupportedError(f"a homeserver in Docker cannot {operation}")
             except TimeoutError:
-                raise DeployError(f"{self.role}: nothing tells that it ended", log=self._log_end()) from None
+                raise DeployError(
+                    f"{self.role}: the engine does not report its exit", log=self._log_end()
+                ) from None
             except engine_errors() as error:
                 raise DeployError(
                     f"{self.role}: cannot {operation}: {problem(error)}", log=self._log_end()
@@ -140,7 +153,7 @@ class DockerServer:
     async def destroy(self) -> None:
         """Remove the container with its data, and complete the log; problems are logged.
 
-        Where its engine does not answer it is removed when that comes back.
+        If its engine does not answer, it is removed when that answers again.
         """
         if self._container is None:
             return
@@ -155,9 +168,7 @@ class DockerServer:
                     "%s: cannot remove the container of %s: %s", engine.url, self.role, problem(error)
                 )
         finally:
-            if self._following is not None:
-                self._following.cancel()
-                await asyncio.wait([self._following])
+            await self._stop_following()
             engine.watch.remove(container.id)
             engine.wanted.discard(container.id)
 
@@ -165,9 +176,9 @@ class DockerServer:
         from aiodocker.exceptions import DockerError
 
         if self._watch.reason is None:
-            with contextlib.suppress(DockerError):  # it is not running, or paused, which removal ends
+            with contextlib.suppress(DockerError):  # it may not be paused
                 await self._container.unpause()
-            with contextlib.suppress(DockerError):
+            with contextlib.suppress(DockerError):  # it may not be running
                 await self._container.kill()
         await self._finish_log()
         await self._container.delete(force=True, v=True)
@@ -178,30 +189,17 @@ class DockerServer:
             await self._container.unpause()
         await self._end(lambda: self._container.stop(t=_STOP_SECONDS))
 
-    async def _end(self, how: Any) -> None:
+    async def _end(self, end: Callable[[], Awaitable[Any]]) -> None:
         if self._watch.reason is not None:
             return
-        self._asked = True
-        await how()
-        async with asyncio.timeout(_TOLD_SECONDS):
+        self._ended_by_test = True
+        await end()
+        async with asyncio.timeout(_EVENT_SECONDS):
             await self._watch.ended()
         await self._finish_log()
 
-    async def _until_ready(self) -> None:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-            try:
-                answering = wait_for_versions(session, self.cs_api, self._ready_timeout)
-                exited = await race(self._watch.ended(), answering)
-            except DeployError as error:
-                raise DeployError(f"{self.role}: {error}", log=self._log_end()) from error
-            if exited is not None:
-                await self._finish_log()
-                raise DeployError(f"{self.role}: ended while starting, {exited}", log=self._log_end())
-            if not self.version:
-                self.version = await title_of(session, self._federation, self.cs_api)
-
     async def _follow(self, since: str | None) -> None:
-        """Write the container's log into the file as it comes, until the container ends."""
+        """Copy the container's log into the file until the container exits."""
         begin = {} if since is None else {"since": since}
         file = await asyncio.to_thread(self._log.open, "a", buffering=1)
         try:
@@ -209,27 +207,31 @@ class DockerServer:
                 file.write(piece)
                 self._tail.append(piece.rstrip("\n"))
         except engine_errors() as error:
-            file.write(f"(its log broke off here: {problem(error)})\n")
+            file.write(f"(the log ends here: {problem(error)})\n")
         finally:
             await asyncio.to_thread(file.close)
 
     async def _finish_log(self) -> None:
-        """Wait for the end of the log, which the engine sends when the container has ended."""
+        """Wait for the end of the log, which the engine sends after the container exited."""
         if self._following is None:
             return
         done, _ = await asyncio.wait([self._following], timeout=_LOG_SECONDS)
         if not done:
-            self._following.cancel()
-            await asyncio.wait([self._following])
             logger.warning("%s: the end of its log is lost", self.role)
-        self._following = None
+        await self._stop_following()
+
+    async def _stop_following(self) -> None:
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            await asyncio.wait([following])
 
     def _log_end(self) -> str:
         return "\n".join(self._tail)
 
 
 def authority_archive(certificate: bytes, key: bytes) -> bytes:
-    """Return the tar that puts an authority where Complement's images look for it."""
+    """Return the tar that puts an authority where Complement's images expect it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in (("ca.crt", certificate), ("ca.key", key)):

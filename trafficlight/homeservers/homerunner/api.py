@@ -1,4 +1,4 @@
-"""One homerunner, spoken to the way it can stand: one create at a time, and nothing left behind."""
+"""Client of one homerunner: one create at a time, because it cannot do several, and nothing left behind."""
 
 import asyncio
 import json
@@ -23,34 +23,34 @@ _DESTROY = aiohttp.ClientTimeout(total=30)
 _PAUSE_SECONDS = 1.0
 _SHOWN = 2000
 _NO_SUCH = "no deployment with name"
-# A create that failed with one of these fails the same way next time.
-_HOPELESS = ("no such image", "missing base image", "not json", "must be specified")
+# Messages of creates that fail every time.
+_PERMANENT = ("no such image", "missing base image", "not json", "must be specified")
 _FRACTION = re.compile(r"\.(\d+)")
 
 
-class HomerunnerGoneError(DeployError):
-    """A homerunner does not answer at all: another one may."""
+class HomerunnerUnreachableError(DeployError):
+    """A homerunner is not reachable, or its connection broke: another one may work."""
 
 
 class CreateFailedError(DeployError):
-    """A homerunner refused to create something.
+    """A homerunner rejected a create.
 
-    :param message: what it said.
-    :param hopeless: it will say so again.
+    :param message: its answer.
+    :param permanent: whether the same create fails every time.
     """
 
-    def __init__(self, message: str, *, unstartable_reason: bool) -> None:
+    def __init__(self, message: str, *, permanent: bool) -> None:
         super().__init__(message)
-        self.unstartable_reason = unstartable_reason
+        self.permanent = permanent
 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What a create brought up.
+    """A deployment that homerunner created.
 
-    :param name: what destroys it.
-    :param servers: what homerunner says of each homeserver, in the order that was asked for.
-    :param until: when homerunner ends it, on the monotonic clock.
+    :param name: its name, for destroying it.
+    :param servers: homerunner's description of each homeserver, in the order of the images.
+    :param until: when homerunner destroys it by itself, on the monotonic clock.
     """
 
     name: str
@@ -62,28 +62,24 @@ class Homerunner:
     """One homerunner at one URL.
 
     :param url: where it listens.
-    :param clock: tells when its servers end.
+    :param clock: measures the lifetime of deployments.
     :param create_timeout: how long a create may take, in seconds; it is synchronous and slow.
-    :param settle: how long a create that was cut off may go on unseen, in seconds.
+    :param settle: how long a create may go on after its connection broke, in seconds.
     """
 
     def __init__(self, url: str, clock: Clock, *, create_timeout: float = 180, settle: float = 60) -> None:
         self.url = url.rstrip("/")
-        #: How many creates it has before it, kept by who chooses among several.
+        #: How many creates are queued or running, maintained by the provider.
         self.waiting = 0
-        #: Until when it is not planned with, on the monotonic clock.
+        #: Until when the provider does not use it, on the monotonic clock.
         self.resting_until = 0.0
         self._clock = clock
         self._create_timeout = aiohttp.ClientTimeout(total=create_timeout)
         self._settle = settle
         self._turn = asyncio.Lock()
 
-    def done(self) -> None:
-        """Count one create less."""
-        self.waiting -= 1
-
     async def health(self, session: aiohttp.ClientSession) -> str | None:
-        """Return why it cannot be used, or None where it answers."""
+        """Return why it cannot be used; None if it answers."""
         try:
             async with session.get(f"{self.url}/health", timeout=_HEALTH) as answer:
                 return None if answer.status == 200 else f"{self.url}/health answers {answer.status}"
@@ -91,13 +87,13 @@ class Homerunner:
             return f"{self.url} is not reachable: {_reason(error)}"
 
     async def create(self, session: aiohttp.ClientSession, images: Sequence[str]) -> Deployed:
-        """Deploy homeservers under a name that was never used. To be run to its end, never cancelled.
+        """Deploy homeservers under a new name. Must not be cancelled.
 
-        :raises HomerunnerGoneError: nobody answers, or the connection was cut.
-        :raises CreateFailedError: it refused.
-        :raises DeployError: its answer makes no sense.
+        :raises HomerunnerUnreachableError: it is not reachable, or the connection broke.
+        :raises CreateFailedError: it rejected the create.
+        :raises DeployError: its answer is invalid.
         """
-        async with self._turn:  # creates in parallel remove each other's networks
+        async with self._turn:  # concurrent creates remove each other's networks
             return await self._create(session, images)
 
     async def _create(self, session: aiohttp.ClientSession, images: Sequence[str]) -> Deployed:
@@ -118,15 +114,15 @@ class Homerunner:
                 status, text = response.status, await response.text(errors="replace")
                 date = response.headers.get("Date")
         except aiohttp.ClientConnectorError as error:
-            raise HomerunnerGoneError(f"{self.url} is not reachable: {_reason(error)}") from error
+            raise HomerunnerUnreachableError(f"{self.url} is not reachable: {_reason(error)}") from error
         except (aiohttp.ClientError, OSError) as error:
-            await self._settled(session, name)
-            raise HomerunnerGoneError(f"{self.url} broke off: {_reason(error)}") from error
+            await self._clean_up(session, name)
+            raise HomerunnerUnreachableError(f"{self.url} closed the connection: {_reason(error)}") from error
         if status != 200:
-            await self.destroy(session, name)  # what it left would be found by nobody
+            await self.destroy(session, name)  # or its leftovers would stay
             raise CreateFailedError(
                 f"{self.url} answers {status} {text[:_SHOWN].strip()}",
-                unstartable_reason=any(sign in text.lower() for sign in _HOPELESS),
+                permanent=any(sign in text.lower() for sign in _PERMANENT),
             )
         try:
             answer = json.loads(text)
@@ -136,13 +132,11 @@ class Homerunner:
             lifetime = _seconds_until(answer["expires"], date)
         except (ValueError, KeyError, TypeError) as error:
             await self.destroy(session, name)
-            raise DeployError(
-                f"{self.url} answers 200 without what was asked for: {text[:_SHOWN]}"
-            ) from error
+            raise DeployError(f"{self.url} answers 200 without the homeservers: {text[:_SHOWN]}") from error
         return Deployed(name, servers, self._clock.monotonic() + lifetime)
 
     async def destroy(self, session: aiohttp.ClientSession, name: str) -> bool:
-        """Destroy a deployment and return whether there was one; what cannot be destroyed is logged."""
+        """Destroy a deployment and return whether it existed; failures are logged."""
         try:
             async with session.post(
                 f"{self.url}/destroy", json={"blueprint_name": name}, timeout=_DESTROY
@@ -157,22 +151,22 @@ class Homerunner:
             logger.warning("%s: cannot destroy %s: %s %s", self.url, name, answer.status, text[:_SHOWN])
         return False
 
-    async def _settled(self, session: aiohttp.ClientSession, name: str) -> None:
-        """Destroy what a create may still bring up: it goes on after its client has gone."""
+    async def _clean_up(self, session: aiohttp.ClientSession, name: str) -> None:
+        """Destroy what a create may still deploy: it continues after its connection broke."""
         deadline = self._clock.monotonic() + self._settle
         while self._clock.monotonic() < deadline:
             if await self.health(session) is not None:
-                return  # it died, and removes what it left when it is started again
+                return  # it exited, and removes its leftovers when it is started again
             if await self.destroy(session, name):
                 return
-            await asyncio.sleep(_PAUSE_SECONDS)  # it only tells when it is asked
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def _seconds_until(expires: str, date: str | None) -> float:
-    """Return how long something lives, by the clock of the machine that says so.
+    """Return the remaining lifetime in seconds, by homerunner's own clock.
 
-    :param expires: when it ends, with any number of digits after the point.
-    :param date: the Date header of the answer that said so.
+    :param expires: when the lifetime is over, with any number of fractional digits.
+    :param date: the Date header of the same answer.
     """
     end = datetime.fromisoformat(_FRACTION.sub(lambda part: f".{part[1][:6]:0<6}", expires))
     now = parsedate_to_datetime(date) if date else datetime.now(UTC)

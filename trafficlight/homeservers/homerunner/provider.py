@@ -17,12 +17,11 @@ from trafficlight.homeservers.homerunner.api import (
     CreateFailedError,
     Deployed,
     Homerunner,
-    HomerunnerGoneError,
+    HomerunnerUnreachableError,
 )
-from trafficlight.homeservers.probe import title_of, wait_for_versions
-from trafficlight.homeservers.provider import RunningServer, ServerRequest
-from trafficlight.homeservers.resources import default_capacity
-from trafficlight.homeservers.tools import run_to_completion
+from trafficlight.homeservers.probe import title_of, wait_until_ready
+from trafficlight.homeservers.provider import RunningServer, ServerRequest, capacity_of_this_machine
+from trafficlight.processes import run_to_completion
 from trafficlight.server_types import HomeServerSpec
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 KEY = "HOMERUNNER_URL"
 _ATTEMPTS = 3
 _LEAST_LIFETIME_SECONDS = 60
-_REST_SECONDS = 30  # a homerunner that is gone is not planned with for so long
+_REST_SECONDS = 30  # an unreachable homerunner is not used for so long
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -42,18 +41,19 @@ class HomerunnerServer:
     server_name: str
     cs_api: str
     version: str
+    image: str
     until: float
     clock: Clock
 
     @property
     def exited(self) -> str | None:
-        """Why it runs no more: its homerunner's lifetime is over; None before."""
+        """That homerunner's lifetime for it is over; None before."""
         if self.clock.monotonic() < self.until:
             return None
         return "homerunner's lifetime for it is over, raise HOMERUNNER_LIFETIME_MINS"
 
     async def operate(self, operation: str) -> None:
-        """Refuse: homerunner only creates and destroys.
+        """Refuse: homerunner can only create and destroy.
 
         :raises UnsupportedError: always.
         """
@@ -64,13 +64,13 @@ class HomerunnerProvider:
     """Deploys through one homerunner or several, each on a Docker engine of its own.
 
     :param urls: where they listen.
-    :param images: the image for a server type, by the type's name, where it is not the type's own.
-    :param clock: tells when servers end.
+    :param images: images by server type, where it is not the type's own.
+    :param clock: measures the lifetime of homeservers.
     :param create_timeout: how long one create may take, in seconds.
     :param ready_timeout: how long a homeserver that was reported ready may take to answer, in seconds.
-    :param settle: how long a create that was cut off may go on unseen, in seconds.
+    :param settle: how long a create may go on after its connection broke, in seconds.
     :param capacity: homeservers at once behind each; by default as many as this machine carries, because
-        homerunner does not tell what its own does.
+        homerunner does not report the capacity of its own.
     :raises ConfigError: there is no URL, or one is wrong.
     """
 
@@ -99,19 +99,19 @@ class HomerunnerProvider:
             Homerunner(url, self._clock, create_timeout=create_timeout, settle=settle)
             for url in dict.fromkeys(urls)
         ]
-        self._capacity = default_capacity() if capacity is None else capacity
+        self._capacity = capacity_of_this_machine() if capacity is None else capacity
         self._work: set[asyncio.Task[Any]] = set()
         self._session: aiohttp.ClientSession | None = None
 
     @property
     def hosts(self) -> dict[str, int]:
-        """How many homeservers run behind each homerunner at once; those that just failed to answer rest."""
+        """How many homeservers each homerunner carries at once, without those that were just unreachable."""
         now = self._clock.monotonic()
-        awake = [runner for runner in self._runners if runner.resting_until <= now]
-        return {runner.url: self._capacity for runner in awake or self._runners}
+        usable = [runner for runner in self._runners if runner.resting_until <= now]
+        return {runner.url: self._capacity for runner in usable or self._runners}
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
-        """Return that there is no image for it, or None where there is one."""
+        """Return that no image is configured; None if one is."""
         if self._image(spec):
             return None
         return f"{spec.type_name} ({spec.recipe}): no image is named for it, see IMAGES"
@@ -120,15 +120,15 @@ class HomerunnerProvider:
         return self._images.get(spec.type_name, spec.image)
 
     async def health(self) -> dict[str, str | None]:
-        """Return for every homerunner, by its URL, why it cannot be used, or None."""
+        """Return why each homerunner cannot be used, or None, by URL."""
         session = self._connected()
         found = await asyncio.gather(*(runner.health(session) for runner in self._runners))
         return {runner.url: reason for runner, reason in zip(self._runners, found, strict=True)}
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
-        """Look whether a homerunner answers; that Docker is there behind it only a create tells.
+        """Check that a homerunner answers. Whether its Docker works shows only in a create.
 
-        :raises DeployError: none does.
+        :raises DeployError: none answers.
         """
         health = await self.health()
         for reason in filter(None, health.values()):
@@ -140,9 +140,9 @@ class HomerunnerProvider:
     async def deploy(
         self, case_id: str, requests: Sequence[ServerRequest]
     ) -> AsyncIterator[list[RunningServer]]:
-        """Deploy fresh homeservers that answer and federate with each other; leaving destroys them, always.
+        """Deploy fresh homeservers that federate with each other, and destroy them on leaving, in every case.
 
-        :raises DeployError: no homerunner brings them up; carries what each said.
+        :raises DeployError: no homerunner can deploy them; carries the answer of each.
         """
         runner, deployed, servers = await self._deploy(requests)
         logger.debug("%s: %s deployed %s", case_id, runner.url, deployed.name)
@@ -152,7 +152,7 @@ class HomerunnerProvider:
             await run_to_completion(self._destroy(runner, deployed))
 
     async def close(self) -> None:
-        """Wait for creates that nobody waits for any more, and destroy what they bring. Idempotent."""
+        """Wait for abandoned creates and destroy what they deploy. Idempotent."""
         while self._work:
             await asyncio.wait(self._work)
         if self._session is not None:
@@ -164,42 +164,45 @@ class HomerunnerProvider:
     ) -> tuple[Homerunner, Deployed, list[HomerunnerServer]]:
         images = [self._image(request.spec) for request in requests]
         problems: list[str] = []
-        gone: set[Homerunner] = set()
-        host = requests[0].host  # where there is room for them; another one has none to spare
+        unreachable: set[Homerunner] = set()
+        host = requests[0].host  # the only one with room reserved for them
         for _ in range(_ATTEMPTS + len(self._runners)):
-            usable = [runner for runner in self._runners if host in ("", runner.url) and runner not in gone]
-            if not usable or len(problems) - len(gone) >= _ATTEMPTS:
+            usable = [
+                runner for runner in self._runners if host in ("", runner.url) and runner not in unreachable
+            ]
+            if not usable or len(problems) - len(unreachable) >= _ATTEMPTS:
                 break
             runner = min(usable, key=lambda candidate: candidate.waiting)
             try:
                 deployed = await self._create(runner, images)
-                servers = await self._verified(runner, deployed, requests)
-                return runner, deployed, servers
-            except HomerunnerGoneError as error:
-                gone.add(runner)
-                runner.resting_until = self._clock.monotonic() + _REST_SECONDS
-                problems.append(error.message)
-            except CreateFailedError as error:
-                problems.append(error.message)
-                if error.unstartable_reason:
-                    break
+                return runner, deployed, await self._verified(runner, deployed, requests)
             except DeployError as error:
                 problems.append(error.message)
-            logger.info("homerunner: %s", problems[-1])
+                logger.info("homerunner: %s", error.message)
+                if isinstance(error, HomerunnerUnreachableError):
+                    unreachable.add(runner)
+                    runner.resting_until = self._clock.monotonic() + _REST_SECONDS
+                elif isinstance(error, CreateFailedError) and error.permanent:
+                    break
         roles = ", ".join(request.role for request in requests)
         reason = "; ".join(dict.fromkeys(problems)) or f"there is no homerunner {host} in {KEY}"
         raise DeployError(f"{roles}: {reason}")
 
     async def _create(self, runner: Homerunner, images: Sequence[str]) -> Deployed:
-        """Create, and when that is called off meanwhile: destroy what comes of it, whenever that is."""
-        runner.waiting += 1
-        creating = self._owned(runner.create(self._connected(), images))
-        creating.add_done_callback(lambda _: runner.done())
+        """Create a deployment; if cancelled, destroy it when the create is done."""
+        runner.waiting += 1  # before the next choice among several
+        creating = self._owned(self._counted(runner, images))
         try:
             return await asyncio.shield(creating)
         except asyncio.CancelledError:
             self._owned(self._abandon(runner, creating))
             raise
+
+    async def _counted(self, runner: Homerunner, images: Sequence[str]) -> Deployed:
+        try:
+            return await runner.create(self._connected(), images)
+        finally:
+            runner.waiting -= 1
 
     async def _abandon(self, runner: Homerunner, creating: "asyncio.Task[Deployed]") -> None:
         await asyncio.wait([creating])
@@ -212,12 +215,12 @@ class HomerunnerProvider:
     async def _verified(
         self, runner: Homerunner, deployed: Deployed, requests: Sequence[ServerRequest]
     ) -> list[HomerunnerServer]:
-        """Return the homeservers once each answers; destroys them when one does not."""
+        """Wait until the homeservers of a deployment are ready; destroys it if one does not become so."""
         try:
             left = deployed.until - self._clock.monotonic()
             if left < _LEAST_LIFETIME_SECONDS:
                 raise DeployError(
-                    f"{runner.url} ends its servers after {left:.0f} s, raise HOMERUNNER_LIFETIME_MINS"
+                    f"{runner.url} keeps homeservers for {left:.0f} s only, raise HOMERUNNER_LIFETIME_MINS"
                 )
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -245,9 +248,9 @@ class HomerunnerProvider:
         cs_api = str(facts["BaseURL"]).rstrip("/")
         container = str(facts.get("ContainerID", ""))
         line = f"{server_name} at {cs_api} is container {container} of {deployed.name} at {runner.url}.\n"
-        await asyncio.to_thread(_tell, request.log, line)
+        await asyncio.to_thread(_append, request.log, line)
         try:
-            await wait_for_versions(self._connected(), cs_api, self._ready_timeout)
+            await wait_until_ready(self._connected(), cs_api, self._ready_timeout)
         except DeployError as error:
             hint = ""
             if URL(cs_api).host in _LOOPBACK and URL(runner.url).host not in _LOOPBACK:
@@ -257,27 +260,35 @@ class HomerunnerProvider:
             raise DeployError(f"created, but {error.message}{hint}") from error
         federation = str(facts.get("FedBaseURL", "")).rstrip("/")
         version = await title_of(self._connected(), *filter(None, [federation, cs_api]))
-        return HomerunnerServer(request.role, server_name, cs_api, version, deployed.until, self._clock)
+        return HomerunnerServer(
+            request.role,
+            server_name,
+            cs_api,
+            version,
+            self._image(request.spec),
+            deployed.until,
+            self._clock,
+        )
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # Every request its own connection: some homerunners die in the middle of one.
+            # A connection per request: some versions exit while they answer one.
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0))
         return self._session
 
     def _owned(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        """Start work that goes on whoever waits for it; `close` awaits it."""
+        """Start a task that outlives its caller and is awaited by `close`."""
         task = asyncio.create_task(work)
         self._work.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._done)
         return task
 
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
+    def _done(self, task: "asyncio.Task[Any]") -> None:
         self._work.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.debug("homerunner: %s", error)  # and so it is retrieved, also when nobody waits
+            logger.debug("homerunner: %s", error)  # retrieves it, which nothing else may do
 
 
-def _tell(log: Path, line: str) -> None:
+def _append(log: Path, line: str) -> None:
     with log.open("a") as file:
         file.write(line)

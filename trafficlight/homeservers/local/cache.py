@@ -1,4 +1,4 @@
-"""The cache folder: what is slow to make is made once per user, whole or not at all."""
+"""The cache folder: what is slow to build is built once per user, atomically."""
 
 import asyncio
 import contextlib
@@ -11,22 +11,22 @@ from pathlib import Path
 
 import platformdirs
 
-from trafficlight.homeservers.tools import run_to_completion
+from trafficlight.processes import run_to_completion
 
-_ASK_AGAIN_SECONDS = 0.2
+_RETRY_SECONDS = 0.2
 
 
 class CacheFolder:
     """Folders that are built on first use and then only read.
 
-    :param root: where they are; by default ``TRAFFICLIGHT_CACHE_FOLDER`` or the user's cache folder.
+    :param root: their parent; by default ``TRAFFICLIGHT_CACHE_FOLDER`` or the user's cache folder.
     """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or _default_root()
 
     def path(self, name: str) -> Path:
-        """Return where a folder is, or would be."""
+        """Return the path of a folder, which need not exist."""
         return self.root / name
 
     async def ensure(
@@ -35,13 +35,13 @@ class CacheFolder:
         build: Callable[[Path], Awaitable[None]],
         usable: Callable[[Path], bool] = Path.is_dir,
     ) -> Path:
-        """Return a folder, built when it is missing.
+        """Return a folder, and build it if it is missing.
 
-        One process builds while others wait for it. What an interrupted build left is never used.
+        One process builds while others wait. An interrupted build leaves nothing that is used.
 
-        :param name: its name below the root, with slashes.
-        :param build: fills the folder it is given, which is moved to its place afterwards.
-        :param usable: whether a folder is there and still works; one that does not is built anew. May block.
+        :param name: its path below the root.
+        :param build: fills a new folder, which is then moved to its place.
+        :param usable: whether a folder exists and works; otherwise it is built again. May block.
         """
         folder = self.path(name)
         if await asyncio.to_thread(usable, folder):
@@ -64,9 +64,7 @@ class CacheFolder:
         lock = await asyncio.to_thread(_open_lock, folder.with_name(f".{folder.name}.lock"))
         try:
             while not _try_lock(lock):
-                await asyncio.sleep(
-                    _ASK_AGAIN_SECONDS
-                )  # another process holds it: nothing tells when it is done
+                await asyncio.sleep(_RETRY_SECONDS)  # a blocking flock in a thread could not be cancelled
             yield
         finally:
             os.close(lock)

@@ -1,4 +1,4 @@
-"""What this machine has for homeservers, and what to do about what is missing."""
+"""Check what this machine has for local homeservers, with advice for what is missing."""
 
 import importlib.util
 import os
@@ -11,9 +11,10 @@ from pathlib import Path
 from trafficlight.errors import UnsupportedError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.environments import Environments
+from trafficlight.homeservers.local.pool import default_warm
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.local.run_folder import default_base
-from trafficlight.homeservers.resources import available_bytes, default_capacity, default_warm
+from trafficlight.homeservers.provider import available_bytes, capacity_of_this_machine
 from trafficlight.server_types import HomeServerSpec
 
 _MIB = 2**20
@@ -22,12 +23,12 @@ _INSTALLATION_BYTES = 512 * _MIB
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row of the diagnosis.
+    """The result of one check.
 
-    :param subject: what was looked at.
-    :param good: whether homeservers can be had as far as this goes.
+    :param subject: what was checked.
+    :param good: whether it passed.
     :param detail: what was found.
-    :param advice: what to do about it; empty where nothing need be done.
+    :param advice: what to do about it; may be empty.
     """
 
     subject: str
@@ -37,16 +38,16 @@ class Finding:
 
 
 def diagnose(cache_folder: Path | None = None) -> list[Finding]:
-    """Look at everything that local homeservers need. Blocks for milliseconds.
+    """Check everything that local homeservers need. Blocks for milliseconds.
 
-    :param cache_folder: where installations are kept; by default the user's cache folder.
+    :param cache_folder: the folder for installations; by default the user's cache folder.
     """
     cache = CacheFolder(cache_folder)
     return [_environments(cache), _venv(), _go(), _dendrite(cache), _disk(cache), _data(), _memory()]
 
 
 async def resolutions(provider: LocalProvider, specs: Iterable[HomeServerSpec]) -> list[Finding]:
-    """Tell what server types stand for. Asks the package index where a type means the newest version."""
+    """Return the exact version of server types. Queries the package index for the newest version."""
     findings = []
     for spec in dict.fromkeys(specs):
         try:
@@ -63,7 +64,7 @@ def _environments(cache: CacheFolder) -> Finding:
     if installed:
         return Finding("Synapse environments", True, ", ".join(installed))
     return Finding(
-        "Synapse environments", True, "none yet", "the first session installs one, in half a minute"
+        "Synapse environments", True, "none yet", "the first session installs one in half a minute"
     )
 
 
@@ -113,7 +114,7 @@ def _data() -> Finding:
 
 def _memory() -> Finding:
     detail = (
-        f"{available_bytes() // _MIB} MiB available: {default_capacity()} homeservers at once, "
+        f"{available_bytes() // _MIB} MiB available: {capacity_of_this_machine()} homeservers at once, "
         f"{default_warm()} started ahead"
     )
     return Finding("Memory", True, detail)

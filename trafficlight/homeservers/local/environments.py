@@ -1,4 +1,4 @@
-"""Virtual environments for homeservers from PyPI: one per version, so that their pins never meet ours."""
+"""Virtual environments for homeservers from PyPI: one per version, with its own dependencies."""
 
 import importlib.util
 import logging
@@ -11,26 +11,26 @@ from pathlib import Path
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.homeservers.tools import Progress, run_tool
+from trafficlight.processes import Progress, run_tool
 
 logger = logging.getLogger(__name__)
 
-_TELL_EVERY = 20
+_REPORT_EVERY = 20
 _PIP_QUIET = ("--disable-pip-version-check", "--no-input")
 
 
 def interpreter(environment: Path) -> Path:
-    """Return the Python of an environment. Its scripts name the folder it was built in: do not use them."""
+    """Return an environment's Python. Its scripts do not work: they name the folder that it was built in."""
     return environment / "venv" / "bin" / "python"
 
 
 def works(environment: Path) -> bool:
-    """Return whether an environment is there, and its Python, which an upgrade may have removed. Blocks."""
+    """Return whether an environment's Python exists, which an upgrade may have removed. Blocks."""
     return interpreter(environment).exists()
 
 
 def version_key(version: str) -> tuple[tuple[int, ...], bool, int]:
-    """Return what versions sort by: a pre-release comes before its release."""
+    """Return a sort key for versions: pre-releases come before their release."""
     matched = re.match(r"(\d+(?:\.\d+)*)(?:(?:a|b|rc)(\d+))?", version)
     if matched is None:
         return (), False, 0
@@ -41,9 +41,9 @@ def version_key(version: str) -> tuple[tuple[int, ...], bool, int]:
 class Environments:
     """The virtual environments of one package.
 
-    :param cache: where they are kept.
-    :param package: the package on the index.
-    :param progress: gets a line whenever something noteworthy happens in a slow step.
+    :param cache: the folder for them.
+    :param package: the package's name on the index.
+    :param progress: called with a line for every slow step.
     """
 
     def __init__(self, cache: CacheFolder, package: str, progress: Progress) -> None:
@@ -52,12 +52,12 @@ class Environments:
         self._progress = progress
 
     def name(self, version: str) -> str:
-        """Return the name of an environment in the cache: another Python has its own."""
+        """Return an environment's name in the cache, which includes the version of Python."""
         python = f"{sys.implementation.name}{sys.version_info.major}{sys.version_info.minor}"
         return f"{self._package}/{version}-{python}"
 
     def installed(self) -> list[str]:
-        """Return the versions that this Python has environments for, the newest last. Blocks shortly."""
+        """Return the versions installed for this Python, newest last. Blocks shortly."""
         suffix = self.name("").rsplit("/", 1)[1]
         folder = self._cache.path(self._package)
         found = (
@@ -68,56 +68,54 @@ class Environments:
         return sorted(found, key=version_key)
 
     async def create(self, folder: Path, version: str, also: Sequence[str] = ()) -> None:
-        """Make an environment in a folder and install the package into it.
+        """Create an environment in a folder and install the package into it.
 
         :param also: further requirements.
-        :raises DeployError: pip could not; carries its last lines.
+        :raises DeployError: pip failed; carries its last lines.
         """
         what = f"{self._package} {version}"
         self._progress(f"{what}: installing into its own environment (first use; about half a minute)")
         try:
             await to_thread(venv.create, folder / "venv", with_pip=True, symlinks=True)
-        except Exception as error:  # venv raises whatever ensurepip's subprocess ended with
+        except Exception as error:  # venv raises whatever ensurepip raises
             raise DeployError(f"{what}: cannot create a virtual environment: {error}") from error
 
         collected = 0
 
-        def tell(line: str) -> None:
+        def report(line: str) -> None:
             nonlocal collected
             if line.startswith("Collecting "):
                 collected += 1
-                if collected % _TELL_EVERY == 0:
+                if collected % _REPORT_EVERY == 0:
                     self._progress(f"{what}: {collected} packages collected")
             elif line.startswith("Installing collected packages"):
                 self._progress(f"{what}: unpacking {collected} packages")
 
         requirements = [f"{self._package}=={version}", *also]
         pip = [str(interpreter(folder)), "-m", "pip", "install", *_PIP_QUIET, *requirements]
-        await run_tool(f"installing {what}", pip, on_line=tell)
+        await run_tool(f"installing {what}", pip, on_line=report)
         self._progress(f"{what}: installed")
 
     async def newest(self, *, fallback: str) -> str:
         """Return the newest version on the index, pre-releases included.
 
-        :param fallback: what to return when the index cannot be asked and nothing is installed.
+        :param fallback: returned if the index cannot be reached and nothing is installed.
         """
         try:
             python = await self._python_with_pip()
             lines = await run_tool(
-                f"asking for the newest {self._package}",
+                f"querying the newest {self._package}",
                 [python, "-m", "pip", "index", "versions", "--pre", *_PIP_QUIET, self._package],
             )
             for line in lines:
                 if matched := re.match(rf"{re.escape(self._package)} \((\S+)\)", line):
                     return matched.group(1)
-            raise DeployError(f"pip names no version of {self._package}", log="\n".join(lines))
+            raise DeployError(f"pip lists no version of {self._package}", log="\n".join(lines))
         except DeployError as error:
             installed = await to_thread(self.installed)
             version = installed[-1] if installed else fallback
-            logger.warning(
-                "cannot ask for the newest %s, %s stands for it: %s", self._package, version, error
-            )
-            self._progress(f"{self._package}: cannot ask for the newest version, {version} stands for it")
+            logger.warning("cannot query the newest %s, using %s: %s", self._package, version, error)
+            self._progress(f"{self._package}: cannot query the newest version, using {version}")
             return version
 
     async def _python_with_pip(self) -> str:

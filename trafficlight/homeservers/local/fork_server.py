@@ -1,4 +1,4 @@
-"""Talk to a fork server: a process of one homeserver version that starts servers by forking itself."""
+"""Client of a fork server: a process of one homeserver version that starts homeservers by forking itself."""
 
 import asyncio
 import itertools
@@ -11,79 +11,70 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.processes import describe_exit
-from trafficlight.homeservers.tools import child_environment, run_to_completion
+from trafficlight.processes import child_environment, describe_exit, run_to_completion
 
 logger = logging.getLogger(__name__)
 
 _BOOT_SECONDS = 60
-_GONE = describe_exit(-signal.SIGKILL)
+_ANSWER_SECONDS = 10
+_CLOSE_SECONDS = 2
+_KILLED = describe_exit(-signal.SIGKILL)
 
 
 class ForkedProcess:
-    """A child of a fork server, which alone signals and reaps it."""
+    """A child of a fork server, which signals and reaps it."""
 
     def __init__(self, pid: int, owner: "ForkServer") -> None:
-        self._pid = pid
+        self.pid = pid
         self._owner = owner
         self._ended = asyncio.Event()
-        self._reason: str | None = None
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._pid
+        self._reason = _KILLED
 
     @property
     def exited(self) -> str | None:
-        """Why it runs no more; None while it runs."""
-        return self._reason
+        """How it exited; None while it runs."""
+        return self._reason if self._ended.is_set() else None
 
     async def wait(self) -> str:
-        """Return why it ended, once it has."""
+        """Wait for the exit and return its description."""
         await self._ended.wait()
-        return self._reason or _GONE
+        return self._reason
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing happens when it has ended."""
-        if self._reason is None:
-            self._owner.tell({"do": "signal", "pid": self._pid, "number": int(number)})
+        """Send a signal. Does nothing after the exit."""
+        if not self._ended.is_set():
+            self._owner.send({"do": "signal", "pid": self.pid, "number": int(number)})
 
     def end(self, reason: str) -> None:
-        """Note why it ended; called by its fork server."""
+        """Record the exit; called by its fork server."""
         self._reason = reason
         self._ended.set()
 
 
 class ForkServer:
-    """One fork server. Made by :meth:`boot`."""
+    """One fork server, started by :meth:`boot`. It is killed if it leaves a request unanswered."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._ids = itertools.count(1)
+        self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._starting: dict[int, asyncio.Future[ForkedProcess]] = {}
         self._children: dict[int, ForkedProcess] = {}
         self._ready = asyncio.Event()
-        self._over = False
         self._reader = asyncio.create_task(self._read(), name="fork server")
 
     @property
     def alive(self) -> bool:
-        """Whether it can start servers."""
-        return not self._over
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+        """Whether it can start homeservers."""
+        return not self._reader.done()
 
     @classmethod
     async def boot(cls, command: Sequence[str], log: Path) -> "ForkServer":
-        """Start one and return when it has loaded everything.
+        """Start a fork server and return when it has imported everything.
 
-        :param command: the command line; our pid is added to it.
-        :param log: what it says itself.
-        :raises DeployError: it does not work; carries what it said.
+        :param command: the command line; this process's id is appended.
+        :param log: the file for its own output.
+        :raises DeployError: it did not become ready; carries its output.
         """
         errors = await asyncio.to_thread(log.open, "ab")
         with errors:
@@ -100,52 +91,68 @@ class ForkServer:
             except OSError as error:
                 raise DeployError(f"the fork server cannot be started: {error}") from error
         server = cls(process)
+        waiting = asyncio.create_task(server._ready.wait())
         try:
-            async with asyncio.timeout(_BOOT_SECONDS):
-                await server._ready.wait()
-            if server.alive:
+            await asyncio.wait(
+                [waiting, server._reader], timeout=_BOOT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if waiting.done():
                 return server
-        except TimeoutError:
-            pass
         except asyncio.CancelledError:
             await run_to_completion(server.close())
             raise
+        finally:
+            waiting.cancel()
         await server.close()
-        said = await asyncio.to_thread(log.read_text, errors="replace")
-        raise DeployError("the fork server did not come up", log=said[-3000:])
+        output = await asyncio.to_thread(log.read_text, errors="replace")
+        raise DeployError("the fork server did not become ready", log=output[-3000:])
 
     async def start(self, args: Sequence[str], directory: Path, log: Path) -> ForkedProcess:
         """Fork one homeserver.
 
-        :raises DeployError: the fork server has died.
+        :raises DeployError: the fork server has exited, or was killed because it did not answer.
         """
-        if not self.alive:
-            raise DeployError("the fork server has died")
-        number = next(self._ids)
         started: asyncio.Future[ForkedProcess] = asyncio.get_running_loop().create_future()
+        number = self.send({"do": "start", "args": list(args), "directory": str(directory), "log": str(log)})
+        if number is None:
+            raise DeployError("the fork server has exited")
         self._starting[number] = started
-        self.tell(
-            {"do": "start", "id": number, "args": list(args), "directory": str(directory), "log": str(log)}
-        )
         return await started
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send it a request; nothing happens when it has died."""
-        if self.alive and self._process.stdin is not None:
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+    def send(self, request: dict[str, Any]) -> int | None:
+        """Send a request with a deadline for its answer, and return its id; None after the exit."""
+        if not self.alive or self._process.stdin is None:
+            return None
+        number = next(self._ids)
+        loop = asyncio.get_running_loop()
+        self._deadlines[number] = loop.call_later(_ANSWER_SECONDS, self._expire)
+        self._process.stdin.write(json.dumps({**request, "id": number}).encode() + b"\n")
+        return number
 
     async def close(self) -> None:
-        """End it and all of its children. Idempotent."""
+        """Stop it and all of its children. Idempotent."""
         if self._process.returncode is None:
             if self._process.stdin is not None:
-                self._process.stdin.close()  # it kills its children then
+                self._process.stdin.close()  # it kills its children and exits
             try:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._process.wait()
             except TimeoutError:
-                self._process.kill()
+                self._kill()
         await self._process.wait()
         await self._reader
+
+    def _expire(self) -> None:
+        logger.warning(
+            "the fork server did not answer within %g s and is killed, with its %d homeservers",
+            _ANSWER_SECONDS,
+            len(self._children),
+        )
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
@@ -153,31 +160,37 @@ class ForkServer:
             async for line in self._process.stdout:
                 self._handle(json.loads(line))
         except (OSError, ValueError) as error:
-            logger.warning("the fork server broke off: %s", error)
+            logger.warning("the fork server sent what cannot be read, and is killed: %s", error)
+            self._kill()
         finally:
-            self._over = True
-            self._ready.set()
+            for deadline in self._deadlines.values():
+                deadline.cancel()
             for child in self._children.values():
-                child.end(_GONE)  # the kernel ends them with their parent
-            self._children.clear()
+                child.end(_KILLED)  # the kernel kills them with their parent
             for started in self._starting.values():
                 if not started.done():
-                    started.set_exception(DeployError("the fork server has died"))
+                    started.set_exception(DeployError("the fork server has exited"))
+            self._deadlines.clear()
+            self._children.clear()
             self._starting.clear()
 
     def _handle(self, message: dict[str, Any]) -> None:
+        if (deadline := self._deadlines.pop(message.get("id", 0), None)) is not None:
+            deadline.cancel()
         match message:
             case {"ready": True}:
                 self._ready.set()
             case {"started": int(pid), "id": int(number)}:
                 child = self._children[pid] = ForkedProcess(pid, self)
                 started = self._starting.pop(number)
-                if started.done():  # whoever asked was cancelled
+                if started.done():  # its caller was cancelled
                     child.signal(signal.SIGKILL)
                 else:
                     started.set_result(child)
+            case {"signalled": int()}:
+                pass
             case {"exited": int(pid), "code": int(code)}:
                 if (ended := self._children.pop(pid, None)) is not None:
                     ended.end(describe_exit(code))
             case _:
-                logger.warning("the fork server said something unknown: %s", message)
+                logger.warning("the fork server sent an unknown message: %s", message)

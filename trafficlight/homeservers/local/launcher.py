@@ -1,23 +1,48 @@
-"""Start the processes of one installation, by the fastest way that works."""
+"""Start the homeservers of one installation: with its fork server, else as plain processes."""
 
 import asyncio
 import logging
+import signal
 from pathlib import Path
+from typing import Protocol
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.fork_server import ForkServer
-from trafficlight.homeservers.processes import ServerProcess, start_plain
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
-from trafficlight.homeservers.tools import child_environment
+from trafficlight.processes import child_environment, start_process
 
 logger = logging.getLogger(__name__)
 
+_ATTEMPTS = 2
+
+
+class ServerProcess(Protocol):
+    """The process of a homeserver, however it was started."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        ...
+
+    @property
+    def exited(self) -> str | None:
+        """How it exited, e.g. ``exit code 1`` or ``signal 9``; None while it runs."""
+        ...
+
+    async def wait(self) -> str:
+        """Wait for the exit and return its description."""
+        ...
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal. Does nothing after the exit."""
+        ...
+
 
 class Launcher:
-    """Starts homeservers of one installation: by its fork server where that works, else by themselves.
+    """Starts the homeservers of one installation.
 
     :param installation: what to start.
-    :param log: where the fork server's own messages go.
+    :param log: the file for the fork server's own output.
     """
 
     def __init__(self, installation: Installation, log: Path) -> None:
@@ -28,57 +53,50 @@ class Launcher:
         self._booting = asyncio.Lock()
         self._closed = False
 
-    @property
-    def forks(self) -> bool:
-        """Whether it starts servers by forking, as far as is known."""
-        return self._fork_works
-
-    @property
-    def fork_server(self) -> ForkServer | None:
-        """The fork server, once there is one."""
-        return self._fork_server
-
     async def warm_up(self) -> None:
-        """Boot the fork server, so that the first start need not wait for it."""
+        """Boot the fork server, so that the first start does not wait for it."""
         await self._running_fork_server()
 
     async def start(self, command: Command, place: Place) -> ServerProcess:
-        """Start one homeserver; it does not answer yet.
+        """Start one homeserver; it is not ready yet.
 
-        :raises DeployError: it cannot even be started.
+        :raises DeployError: it cannot be started.
         """
-        fork_server = await self._running_fork_server()
-        if fork_server is not None:
+        for _ in range(_ATTEMPTS):
+            fork_server = await self._running_fork_server()
+            if fork_server is None:
+                break
             try:
                 return await fork_server.start(command.fork_args, place.directory, place.log)
             except DeployError as error:
-                logger.warning("%s: %s; starting one server without it", self.installation.title, error)
+                logger.warning("%s: %s", self.installation.title, error)
         environment = child_environment(command.environment)
-        return await start_plain(
+        return await start_process(
             command.argv, environment=environment, directory=place.directory, log=place.log
         )
 
     async def close(self) -> None:
-        """End the fork server with all of its servers. Idempotent."""
+        """Stop the fork server and all of its homeservers. Idempotent."""
         self._closed = True
         async with self._booting:
             if self._fork_server is not None:
                 await self._fork_server.close()
 
     async def _running_fork_server(self) -> ForkServer | None:
+        """Return the fork server, booted again if it has exited; None if it does not work."""
         async with self._booting:
             if self._closed:
-                raise DeployError(
-                    f"{self.installation.title} is not started any more: its provider is closed"
-                )
-            if not self._fork_works or (self._fork_server is not None and self._fork_server.alive):
-                return self._fork_server if self._fork_works else None
+                raise DeployError(f"cannot start {self.installation.title}: its provider is closed")
+            if not self._fork_works:
+                return None
+            if self._fork_server is not None:
+                if self._fork_server.alive:
+                    return self._fork_server
+                await self._fork_server.close()
             try:
-                if self._fork_server is not None:
-                    await self._fork_server.close()
                 self._fork_server = await ForkServer.boot(self.installation.fork_server, self._log)
             except DeployError as error:
                 self._fork_works = False
-                logger.warning("%s starts slowly: %s", self.installation.title, error)
+                logger.warning("%s starts without a fork server, slowly: %s", self.installation.title, error)
                 return None
             return self._fork_server

@@ -1,4 +1,4 @@
-"""The folder that holds the data of one provider's servers, reclaimed when its owner is dead."""
+"""The folder with the data of one provider's homeservers, removed by the next lab if its owner died."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ _ENOUGH_BYTES = 512 * 2**20
 
 
 def default_base() -> Path:
-    """Return where servers' data are fastest: memory where there is enough, else the temporary folder."""
+    """Return the fastest place for data: memory if there is enough, else the temporary folder."""
     with contextlib.suppress(OSError):
         space = os.statvfs(_SHARED_MEMORY)
         if space.f_bavail * space.f_frsize >= _ENOUGH_BYTES and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
@@ -28,9 +28,9 @@ def default_base() -> Path:
 
 
 class RunFolder:
-    """One folder per provider, named with its owner's pid and locked while the owner lives.
+    """A provider's folder, named after its owner's pid and locked while the owner lives.
 
-    The lock is what tells that the owner is dead: pids are reused, and other containers number their own.
+    The lock, not the pid, shows whether the owner lives: pids are reused, and differ between containers.
     """
 
     def __init__(self, base: Path | None = None) -> None:
@@ -40,24 +40,24 @@ class RunFolder:
         self.path = self._base / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
 
     def open(self) -> None:
-        """Remove what dead owners left and make the folder. Blocks."""
+        """Remove the folders of dead owners and create this one. Blocks."""
         self.reclaim()
         self._base.mkdir(parents=True, exist_ok=True)
         staging = self._base / f"{_STAGING}{secrets.token_hex(6)}"
         staging.mkdir(mode=0o700)
         self._lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        staging.rename(self.path)  # under its final name it has never been seen without its lock
+        staging.rename(self.path)  # it never exists unlocked under its final name
 
     def new(self, label: str) -> Path:
-        """Make a folder for one server. Blocks."""
+        """Create a folder for one homeserver. Blocks."""
         self._servers += 1
         folder = self.path / f"{self._servers:04d}-{label}"
         folder.mkdir(mode=0o700)
         return folder
 
     def close(self) -> None:
-        """Remove the folder with all that is in it. Blocks; idempotent."""
+        """Remove the folder with its contents. Blocks; idempotent."""
         if self._lock is None:
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -68,7 +68,7 @@ class RunFolder:
         """Remove the folders of dead owners and return them. Blocks."""
         removed = []
         for folder in sorted(self._base.glob(f"{_PREFIX}*")):
-            with contextlib.suppress(OSError):  # another user's, or just removed by another lab
+            with contextlib.suppress(OSError):  # it is another user's, or was just removed by another lab
                 lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,5 +80,5 @@ class RunFolder:
                 finally:
                     os.close(lock)
         for folder in removed:
-            logger.info("removed %s, which a dead session left behind", folder)
+            logger.info("removed %s, left behind by a lab that was killed", folder)
         return removed

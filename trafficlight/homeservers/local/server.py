@@ -1,4 +1,4 @@
-"""One homeserver on this machine, from its start to the removal of its data."""
+"""One homeserver process on this machine, from its start to the removal of its data."""
 
 import asyncio
 import logging
@@ -7,28 +7,33 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import aiohttp
+
 from trafficlight.errors import DeployError, UnsupportedError
-from trafficlight.homeservers.local.launcher import Launcher
+from trafficlight.homeservers.local.launcher import Launcher, ServerProcess
 from trafficlight.homeservers.local.log import ServerLog
-from trafficlight.homeservers.processes import ServerProcess
-from trafficlight.homeservers.provider import AS_ASKED
-from trafficlight.homeservers.readiness import wait_until_ready
+from trafficlight.homeservers.probe import unless_exited, wait_until_ready
+from trafficlight.homeservers.provider import BY_THE_TEST
 from trafficlight.homeservers.recipes.recipe import Command, Place
-from trafficlight.homeservers.tools import run_to_completion
+from trafficlight.processes import run_to_completion
 
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10
+_PROBE_SECONDS = 0.01  # a start takes 0.2 s: longer intervals would show
 
 
 class LocalServer:
-    """A process, its folder, its ports and its log; belongs to one case, or to none yet.
+    """A process with its folder, ports and log; assigned to one case, or started ahead of any.
 
-    :param place: where it lives; its folder exists and its ports are ours.
-    :param command: how it is started.
-    :param launcher: who starts it.
-    :param ready_timeout: how long it may take to answer, in seconds.
+    :param place: its folder, which exists, and its ports, which are held for it.
+    :param command: how to start it.
+    :param launcher: starts it.
+    :param ready_timeout: how long it may take to become ready, in seconds.
+    :param on_destroyed: called once, when its place can be released.
     """
+
+    image = ""
 
     def __init__(
         self,
@@ -37,23 +42,23 @@ class LocalServer:
         launcher: Launcher,
         *,
         ready_timeout: float,
+        on_destroyed: Callable[["LocalServer"], None],
     ) -> None:
         self.place = place
         self.role = ""
-        #: Called once, when nothing uses its place any more.
-        self.on_destroyed: Callable[[], None] = _nothing
         self._command = command
         self._launcher = launcher
         self._ready_timeout = ready_timeout
+        self._on_destroyed = on_destroyed
         self._log = ServerLog(place.log)
         self._process: ServerProcess | None = None
-        self._asked = False
+        self._ended_by_test = False
         self._operating = asyncio.Lock()
         self._destroyed = False
 
     @property
     def server_name(self) -> str:
-        """Its name, as it stands in user ids."""
+        """The server name, as in user ids."""
         return self.place.server_name
 
     @property
@@ -63,49 +68,55 @@ class LocalServer:
 
     @property
     def version(self) -> str:
-        """What runs, e.g. ``Synapse 1.163.2``."""
+        """Its name and version, e.g. ``Synapse 1.98.0``."""
         return self._launcher.installation.title
 
     @property
     def pid(self) -> int | None:
-        """The process id of what runs, or ran last."""
+        """The id of its current or last process."""
         return None if self._process is None else self._process.pid
 
     @property
     def exited(self) -> str | None:
-        """Why it runs no more, e.g. ``exit code 1`` or ``signal 9``; None while it runs.
-
-        Where :meth:`operate` ended it, that is added: ``signal 9, as asked``.
-        """
+        """How it exited, e.g. ``exit code 1``, or ``signal 9, requested by the test``; None while it runs."""
         reason = None if self._process is None else self._process.exited
-        return reason + AS_ASKED if reason is not None and self._asked else reason
+        return reason + BY_THE_TEST if reason is not None and self._ended_by_test else reason
 
     async def assign(self, role: str, log: Path) -> None:
-        """Give it to a case: from now on its log is the case's file."""
+        """Assign it to a case, whose file becomes its log."""
         self.role = role
         await asyncio.to_thread(self._log.attach, log)
 
     async def start(self) -> None:
-        """Start it and return when it answers.
+        """Start it and wait until it is ready.
 
-        :raises DeployError: it did not; carries the end of its log.
+        :raises DeployError: it did not become ready; carries the end of its log.
         """
         try:
             self._process = process = await self._launcher.start(self._command, self.place)
-            self._asked = False
-            if self._destroyed:  # while it was being started
+            self._ended_by_test = False
+            if self._destroyed:  # during the start
                 process.signal(signal.SIGKILL)
-            await wait_until_ready(self.place, process, self._ready_timeout)
+            connector = aiohttp.TCPConnector(force_close=True)
+            async with aiohttp.ClientSession(connector=connector) as session:
+                ready = wait_until_ready(
+                    session,
+                    self.cs_api,
+                    self._ready_timeout,
+                    longest_pause=_PROBE_SECONDS,
+                    federation_port=self.place.federation_port,
+                )
+                await unless_exited(ready, process.wait())
         except DeployError as error:
             log = error.log or await asyncio.to_thread(self._log.tail)
             who = f"{self.role}: " if self.role else ""
             raise DeployError(f"{who}{self.version} {error.message}", log=log) from error
 
     async def operate(self, operation: str) -> None:
-        """Start, stop, restart, kill, pause or unpause it, with its data kept.
+        """Start, stop, restart, kill, pause or unpause it. Its data are kept.
 
         :raises UnsupportedError: there is no such operation.
-        :raises DeployError: it did not come back; carries the end of its log.
+        :raises DeployError: it did not become ready again; carries the end of its log.
         """
         async with self._operating:
             match operation:
@@ -127,13 +138,13 @@ class LocalServer:
                     raise UnsupportedError(f"a local homeserver cannot {operation}")
 
     async def destroy(self) -> None:
-        """End it without ceremony and remove its data. Idempotent; not broken off by cancellation."""
+        """Kill it and remove its data, even when cancelled. Idempotent."""
         if not self._destroyed:
             self._destroyed = True
-            self._signal(signal.SIGKILL)  # before anything is awaited
-            await run_to_completion(self._clear())
+            self._signal(signal.SIGKILL)  # before the first await
+            await run_to_completion(self._remove())
 
-    async def _clear(self) -> None:
+    async def _remove(self) -> None:
         if self._process is not None:
             await self._process.wait()
         try:
@@ -141,7 +152,7 @@ class LocalServer:
         except OSError as error:
             logger.warning("%s: the end of its log is lost: %s", self.server_name, error)
         await asyncio.to_thread(shutil.rmtree, self.place.directory, ignore_errors=True)
-        self.on_destroyed()
+        self._on_destroyed(self)
 
     async def _stop(self) -> None:
         self._signal(signal.SIGCONT)
@@ -155,14 +166,10 @@ class LocalServer:
     async def _end(self, number: signal.Signals) -> None:
         if self._process is None or self._process.exited is not None:
             return
-        self._asked = True
+        self._ended_by_test = True
         self._process.signal(number)
         await self._process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.signal(number)
-
-
-def _nothing() -> None:
-    """Stand for a callback that nobody has set."""

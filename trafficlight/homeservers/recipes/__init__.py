@@ -1,24 +1,32 @@
-"""What to run: one file for each homeserver implementation."""
+"""The recipes that ship: one file for each homeserver implementation."""
 
-from collections.abc import Mapping
-
+from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION, SYNAPSE_VERSION
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.homeservers.recipes.dendrite import DENDRITE_STABLE, DendriteRecipe
+from trafficlight.homeservers.recipes.dendrite import DendriteRecipe
 from trafficlight.homeservers.recipes.recipe import Recipe
-from trafficlight.homeservers.recipes.synapse import SYNAPSE_STABLE, SynapseRecipe
-from trafficlight.homeservers.tools import Progress
+from trafficlight.homeservers.recipes.synapse import SynapseRecipe
+from trafficlight.processes import Progress
 
 __all__ = ["default_recipes"]
 
 
-def default_recipes(cache: CacheFolder, progress: Progress, stable: Mapping[str, str]) -> list[Recipe]:
-    """Return the recipes that are shipped.
+def default_recipes(
+    cache: CacheFolder,
+    progress: Progress,
+    *,
+    synapse_version: str = SYNAPSE_VERSION,
+    dendrite_version: str = DENDRITE_VERSION,
+    dendrite_module: str = DENDRITE_MODULE,
+) -> list[Recipe]:
+    """Return the recipes that ship.
 
-    :param cache: where they keep what they install.
-    :param progress: gets a line for every slow step.
-    :param stable: the exact version that ``stable`` stands for, by recipe.
+    :param cache: where they keep their installations.
+    :param progress: called with a line for every slow step.
+    :param synapse_version: the version that ``stable`` stands for.
+    :param dendrite_version: the version that ``stable`` and ``latest`` stand for.
+    :param dendrite_module: the Go module that Dendrite is built from.
     """
     return [
-        DendriteRecipe(cache, progress, stable.get("dendrite", DENDRITE_STABLE)),
-        SynapseRecipe(cache, progress, stable.get("synapse", SYNAPSE_STABLE)),
+        DendriteRecipe(cache, progress, dendrite_version, dendrite_module),
+        SynapseRecipe(cache, progress, synapse_version),
     ]

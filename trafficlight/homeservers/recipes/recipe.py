@@ -1,4 +1,4 @@
-"""What a homeserver implementation tells the lab about itself."""
+"""The interface of a recipe: how one homeserver implementation is installed, configured and started."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """One version of a homeserver, ready to be started many times.
+    """An installed version of a homeserver.
 
     :param version: the exact version.
     :param folder: where it is installed.
-    :param title: what people read, e.g. ``Synapse 1.163.2``.
-    :param fork_server: the command of a fork server that starts it faster, see ``scripts``; empty for none.
+    :param title: its name and version for messages, e.g. ``Synapse 1.98.0``.
+    :param fork_server: the command of its fork server, see ``local/synapse_fork_server.py``; empty for none.
     """
 
     version: str
@@ -24,15 +24,15 @@ class Installation:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one homeserver lives: all that a recipe needs to write its configuration.
+    """The folder, ports and certificates of one homeserver.
 
-    :param directory: its own folder, empty, for everything it writes.
-    :param log: where its log goes: what it writes to stdout and stderr ends up there by itself.
-    :param client_port: where its client-server API listens, plain HTTP on 127.0.0.1.
-    :param federation_port: where its federation listens, TLS on 127.0.0.1; part of its name.
-    :param authority: the certificate to trust in other homeservers, PEM.
-    :param certificate: its own, PEM.
-    :param private_key: of its certificate, PEM.
+    :param directory: an empty folder for everything that it writes.
+    :param log: its log file. Its stdout and stderr already go there.
+    :param client_port: the port of its client-server API, plain HTTP on 127.0.0.1.
+    :param federation_port: the port of its federation API, TLS on 127.0.0.1; part of the server name.
+    :param authority: the certificate authority to trust in federation, PEM.
+    :param certificate: the homeserver's certificate, PEM.
+    :param private_key: the key of its certificate, PEM.
     """
 
     directory: Path
@@ -45,7 +45,7 @@ class Place:
 
     @property
     def server_name(self) -> str:
-        """Its name; resolves to loopback without DNS."""
+        """The server name, which resolves to loopback without DNS."""
         return f"localhost:{self.federation_port}"
 
     @property
@@ -56,11 +56,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How one homeserver is started, every time.
+    """How to start one homeserver, the first time and after a stop.
 
     :param argv: the command line.
-    :param fork_args: the arguments for the fork server, where the installation has one.
-    :param environment: variables to add to those it inherits; for the command line, not the fork server.
+    :param fork_args: the arguments for the fork server, if the installation has one.
+    :param environment: variables to add to the environment of the command line; the fork server ignores them.
     """
 
     argv: tuple[str, ...]
@@ -69,36 +69,36 @@ class Command:
 
 
 class Recipe(Protocol):
-    """A homeserver implementation: how to get it, configure it and start it.
+    """How to install, configure and start one homeserver implementation.
 
-    It is ready when ``/_matrix/client/versions`` answers 200 at the place's ``cs_api``.
+    A homeserver is ready when ``/_matrix/client/versions`` answers 200 at the place's ``cs_api``.
     """
 
     @property
     def name(self) -> str:
-        """What server types call it."""
+        """The name that server types refer to."""
         ...
 
     @property
     def follows_log(self) -> bool:
-        """Whether it reopens ``place.log`` when that is replaced; only then it is started ahead."""
+        """Whether it reopens ``place.log`` after that was replaced, without which it is not started ahead."""
         ...
 
     def unsupported(self, version: str) -> str | None:
-        """Return why a version can never run here and how to change that, or None where it can."""
+        """Return why a version cannot run on this machine and how to change that; None if it can."""
         ...
 
     async def resolve(self, version: str) -> str:
-        """Return the exact version that ``stable`` and ``latest`` stand for; others as they are."""
+        """Return the exact version for ``stable`` and ``latest``; any other version unchanged."""
         ...
 
     async def install(self, version: str) -> Installation:
-        """Get an exact version, the first time slowly and with progress, then at once.
+        """Install an exact version unless it is installed already, reporting progress.
 
-        :raises DeployError: it cannot be had.
+        :raises DeployError: the installation failed.
         """
         ...
 
     def configure(self, installation: Installation, place: Place) -> Command:
-        """Write the configuration of one homeserver and return how to start it. May block."""
+        """Write the configuration of one homeserver and return its command. May block."""
         ...

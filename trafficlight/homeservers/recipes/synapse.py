@@ -1,4 +1,4 @@
-"""Synapse from PyPI, any version, each in an environment of its own."""
+"""Synapse from PyPI: each version in its own virtual environment."""
 
 import asyncio
 import base64
@@ -9,33 +9,32 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from trafficlight.config import SYNAPSE_VERSION
 from trafficlight.homeservers.certificates import Certificates
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.environments import Environments, interpreter, version_key, works
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
 from trafficlight.homeservers.recipes.synapse_config import log_config, synapse_config
-from trafficlight.homeservers.tools import Progress, run_tool
+from trafficlight.processes import Progress, run_tool
 
-SYNAPSE_STABLE = "1.163.2"
-
-_FORK_SERVER = Path(__file__).parent.parent / "local" / "scripts" / "synapse_fork_server.py"
+_FORK_SERVER = Path(__file__).parent.parent / "local" / "synapse_fork_server.py"
 _TEMPLATE = "homeserver.db"
-_OLD = version_key("1.150")  # releases before it break with newer prometheus clients
+_OLD = version_key("1.150")  # older releases fail with current prometheus clients
 _PINS_FOR_OLD = ("prometheus_client==0.22.1",)
 
 
 class SynapseRecipe:
     """Installs, configures and starts Synapse.
 
-    :param cache: where environments are kept.
-    :param progress: gets a line for every slow step.
+    :param cache: the folder for virtual environments.
+    :param progress: called with a line for every slow step.
     :param stable: the version that ``stable`` stands for.
     """
 
     name = "synapse"
     follows_log = True
 
-    def __init__(self, cache: CacheFolder, progress: Progress, stable: str = SYNAPSE_STABLE) -> None:
+    def __init__(self, cache: CacheFolder, progress: Progress, stable: str = SYNAPSE_VERSION) -> None:
         self._cache = cache
         self._progress = progress
         self._stable = stable
@@ -43,11 +42,11 @@ class SynapseRecipe:
         self._environments = Environments(cache, "matrix-synapse", progress)
 
     def unsupported(self, version: str) -> str | None:
-        """Return None: what pip cannot install is told when it is tried."""
+        """Return None: only pip knows which versions it can install."""
         return None
 
     async def resolve(self, version: str) -> str:
-        """Return the exact version; the index is asked for the newest one once."""
+        """Return the exact version; queries the package index for the newest one once."""
         if version == "latest":
             if self._newest is None:
                 self._newest = await self._environments.newest(fallback=self._stable)
@@ -55,7 +54,7 @@ class SynapseRecipe:
         return self._stable if version == "stable" else version
 
     async def install(self, version: str) -> Installation:
-        """Install it and prepare an empty database, unless that was done before."""
+        """Install a version with an empty, migrated database, unless it is installed already."""
 
         async def build(folder: Path) -> None:
             also = _PINS_FOR_OLD if version_key(version) < _OLD else ()
@@ -67,7 +66,7 @@ class SynapseRecipe:
         return Installation(version, folder, f"Synapse {version}", fork_server)
 
     def configure(self, installation: Installation, place: Place) -> Command:
-        """Write its configuration, a signing key and a database that needs no migration."""
+        """Write the configuration, a signing key and the migrated database."""
         folder = place.directory
         _write_configuration(place)
         shutil.copyfile(installation.folder / _TEMPLATE, folder / "homeserver.db")
@@ -76,12 +75,12 @@ class SynapseRecipe:
         return Command((python, "-I", "-m", "synapse.app.homeserver", *args), args)
 
     async def _prepare_database(self, folder: Path, version: str) -> None:
-        """Migrate a database once and for all: it depends on the version only."""
+        """Migrate an empty database, which depends on the version only."""
         self._progress(f"matrix-synapse {version}: preparing its database")
-        nowhere = folder / "preparing"
-        await asyncio.to_thread(_write_sample, nowhere)
+        sample = folder / "preparing"
+        await asyncio.to_thread(_write_sample, sample)
         script = "synapse._scripts.update_synapse_database"
-        config = str(nowhere / "homeserver.yaml")
+        config = str(sample / "homeserver.yaml")
         await run_tool(
             f"preparing the database of Synapse {version}",
             [
@@ -94,13 +93,13 @@ class SynapseRecipe:
                 "--run-background-updates",
             ],
         )
-        await asyncio.to_thread(_compact, nowhere / "homeserver.db")
-        await asyncio.to_thread((nowhere / "homeserver.db").rename, folder / _TEMPLATE)
-        await asyncio.to_thread(shutil.rmtree, nowhere)
+        await asyncio.to_thread(_compact, sample / "homeserver.db")
+        await asyncio.to_thread((sample / "homeserver.db").rename, folder / _TEMPLATE)
+        await asyncio.to_thread(shutil.rmtree, sample)
 
 
 def _write_sample(folder: Path) -> None:
-    """Write the configuration of a homeserver that will never listen."""
+    """Write the configuration of a homeserver that is never started."""
     folder.mkdir()
     certificates = Certificates.create(folder)
     files = certificates.authority, certificates.certificate, certificates.private_key

@@ -1,4 +1,4 @@
-"""The configuration of one Synapse: no limits, federation over TLS on loopback, quick retries."""
+"""Synapse's configuration: no rate limits, federation over TLS on loopback, short retry intervals."""
 
 import secrets
 from typing import Any
@@ -20,7 +20,7 @@ _NESTED_LIMITS = {
 
 
 def synapse_config(place: Place) -> dict[str, Any]:
-    """Return ``homeserver.yaml``. Without ``public_baseurl``, with which clients go around a test's proxy."""
+    """Return ``homeserver.yaml``, without ``public_baseurl``: it would make clients bypass a test's proxy."""
     folder = place.directory
     return {
         "server_name": place.server_name,
@@ -48,7 +48,7 @@ def synapse_config(place: Place) -> dict[str, Any]:
         "ip_range_blacklist": [],
         "url_preview_enabled": False,
         "presence": {"enabled": False},
-        # msc2697 is the older form of dehydrated devices: Synapses that have both refuse to run both.
+        # Both are dehydrated devices, and Synapse refuses to start with both enabled.
         "experimental_features": {"msc3814_enabled": True, "msc2697_enabled": False},
         "federation": {
             "client_timeout": "10s",
@@ -73,7 +73,7 @@ def synapse_config(place: Place) -> dict[str, Any]:
 
 
 def log_config(place: Place) -> dict[str, Any]:
-    """Return the logging configuration: everything from INFO on, to a file that it reopens when replaced."""
+    """Return the logging configuration: INFO and above, to a file that is reopened when it is replaced."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

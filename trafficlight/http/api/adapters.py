@@ -14,8 +14,7 @@ from trafficlight.http.api.described import Answer, Endpoint, described
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.requests import chunks, json_object, validated
-from trafficlight.http.same_origin import check_same_origin
-from trafficlight.http.security import check_people
+from trafficlight.http.security import require_people
 
 blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")
 
@@ -57,12 +56,7 @@ class Reason(BaseModel):
     reason: str = Field(min_length=1, max_length=500, description="Shown to people.")
 
 
-@blueprint.before_request
-async def guard() -> None:
-    """Let in who may use the lab."""
-    token = current_lab().settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
-    check_same_origin()
+blueprint.before_request(require_people)
 
 
 @blueprint.get("")
@@ -193,16 +187,16 @@ def _listed() -> Response:
 
 
 def _body(adapter: Adapter) -> AdapterBody:
-    claim = adapter.claim if adapter.state is AdapterState.LEASED else None
+    lease = adapter.held_by
     waits = "waits in a poll" if adapter.channel.polling else "is not polling right now"
     return AdapterBody(
         uuid=adapter.uuid,
         type=adapter.type,
         version=adapter.registration.version or "",
         state=adapter.state,
-        case=claim.case if claim is not None else None,
-        session=claim.session if claim is not None else None,
-        role=adapter.role if claim is not None else None,
+        case=lease.case if lease is not None else None,
+        session=lease.session if lease is not None else None,
+        role=adapter.role if lease is not None else None,
         doing=waits if adapter.state is AdapterState.FREE else adapter.channel.describe(),
         paused=adapter.paused,
         quarantined=adapter.quarantined,

@@ -11,8 +11,7 @@ from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_path
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.catalog import SessionSummary
-from trafficlight.results.events import State
-from trafficlight.results.record import Problem
+from trafficlight.results.events import Problem, State
 
 
 class Urls(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from trafficlight.http.answers import Refused
+from trafficlight.http.schemas import ErrorResponse
 
 F = TypeVar("F", bound=Callable[..., Any])
 Guard: TypeAlias = Literal["adapter", "registration", "people"]
@@ -18,6 +18,7 @@ _REFUSALS = {
     HTTPStatus.BAD_REQUEST: "The request cannot be read, or does not fit.",
     HTTPStatus.UNAUTHORIZED: "Tokens are on, and the right one was not sent.",
     HTTPStatus.NOT_FOUND: "There is no such thing.",
+    HTTPStatus.REQUEST_TIMEOUT: "The body stalled.",
     HTTPStatus.CONFLICT: "Out of turn.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "More than the limit.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of another type.",
@@ -78,7 +79,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         named = [self.body, *(answer.model for answer in self.answers.values())]
-        found = tuple(dict.fromkeys(model for model in (*named, Refused) if model is not None))
+        found = tuple(dict.fromkeys(model for model in (*named, ErrorResponse) if model is not None))
         object.__setattr__(self, "models", found)
 
     def refusal(self, status: int) -> str:

@@ -6,14 +6,13 @@ journal: its log is looked at every now and then.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from trafficlight.clock import Clock
 from trafficlight.results.event_log import is_written
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import Event, SessionEnded, line_head
 from trafficlight.results.journal import Journal
 
 # Bytes read at once; the last line may go beyond.
@@ -48,13 +47,11 @@ class _Tail:
         return b"".join(line for line in lines if self._is_news(line))
 
     def _is_news(self, line: bytes) -> bool:
-        try:
-            event = json.loads(line)
-            sequence, kind = int(event["sequence"]), event["kind"]
-        except (ValueError, KeyError, TypeError):
+        head = line_head(line)
+        if head is None:
             return False
-        self.ended = self.ended or kind == EventKind.SESSION_ENDED
-        return sequence > self._after
+        self.ended = self.ended or head.kind == SessionEnded.kind
+        return head.sequence > self._after
 
 
 async def event_lines(
@@ -69,12 +66,11 @@ async def event_lines(
     """
     news = asyncio.Event()
 
-    def heard(event: Event) -> None:
-        if event.session in ("", session):
-            news.set()
+    def heard(_: Event) -> None:
+        news.set()
 
     file = await asyncio.to_thread(path.open, "rb")
-    unsubscribe = journal.subscribe(heard)
+    unsubscribe = journal.subscribe(heard, session=session)
     try:
         tail = _Tail(file, after)
         while True:

@@ -1,20 +1,25 @@
 """The OpenAPI document, built from the routes, their descriptions and the wire's models; and its page."""
 
 import re
+from collections.abc import Callable
 from inspect import getdoc
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from quart import Blueprint, Quart, Response, current_app, jsonify
-from werkzeug.routing import Rule
 
-from trafficlight.http.answers import Refused
 from trafficlight.http.api.described import Answer, Endpoint, described, description_of
-from trafficlight.http.pages.rendering import page, render
+from trafficlight.http.pages.rendering import page
+from trafficlight.http.schemas import ErrorResponse
+from trafficlight.http.wire.app import ENDPOINTS
 from trafficlight.protocol import JsonObject
+from trafficlight.results.reports.presentation import render
 from trafficlight.version import VERSION
 
 blueprint = Blueprint("openapi", __name__)
+
+View: TypeAlias = Callable[..., Any]
 
 _REFERENCE = "#/components/schemas/{model}"
 _PARAMETERS: dict[str, JsonObject] = {
@@ -52,22 +57,31 @@ async def openapi_page() -> Response:
     return page(render("openapi.html", document=document(current_app), schema=_brief))
 
 
+def endpoints(app: Quart) -> list[tuple[str, str, str, View]]:
+    """Return method, path, id and view of all endpoints, those of adapters included, by path."""
+    found: list[tuple[str, str, str, View]] = [
+        (method, f"/client/{{uuid}}/{name}", f"adapter_api_{name}", view)
+        for name, (method, view) in ENDPOINTS.items()
+    ]
+    for rule in app.url_map.iter_rules():
+        path, view = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), app.view_functions[rule.endpoint]
+        methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+        found += [(method, path, str(rule.endpoint).replace(".", "_"), view) for method in methods]
+    return sorted(found, key=lambda one: one[1])
+
+
 def document(app: Quart) -> JsonObject:
     """Return the OpenAPI 3.1 document of an application."""
-    described_rules = [
-        (rule, found)
-        for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule)
-        if (found := description_of(app.view_functions[rule.endpoint])) is not None
-    ]
     paths: dict[str, JsonObject] = {}
-    models: dict[type[BaseModel], None] = {Refused: None}
-    for rule, endpoint in described_rules:
+    models: dict[type[BaseModel], None] = {ErrorResponse: None}
+    for method, path, id, view in endpoints(app):
+        if (endpoint := description_of(view)) is None:
+            continue
         models |= dict.fromkeys(endpoint.models)
-        item = paths.setdefault(_template(rule), {})
-        if rule.arguments:
-            item["parameters"] = [_path_parameter(name) for name in _arguments(rule)]
-        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            item[method.lower()] = _operation(app, rule, endpoint)
+        item = paths.setdefault(path, {})
+        if arguments := re.findall(r"{(\w+)}", path):
+            item["parameters"] = [_path_parameter(name) for name in arguments]
+        item[method.lower()] = _operation(id, view, endpoint)
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE, title=None
     )
@@ -91,14 +105,6 @@ def document(app: Quart) -> JsonObject:
     }
 
 
-def _template(rule: Rule) -> str:
-    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
-
-
-def _arguments(rule: Rule) -> list[str]:
-    return re.findall(r"<(?:\w+:)?(\w+)>", rule.rule)
-
-
 def _path_parameter(name: str) -> JsonObject:
     schema = dict(_PARAMETERS[name])
     return {
@@ -110,11 +116,10 @@ def _path_parameter(name: str) -> JsonObject:
     }
 
 
-def _operation(app: Quart, rule: Rule, endpoint: Endpoint) -> JsonObject:
-    view = app.view_functions[rule.endpoint]
+def _operation(id: str, view: View, endpoint: Endpoint) -> JsonObject:
     summary, _, more = (getdoc(view) or "").partition("\n")
     operation: JsonObject = {
-        "operationId": rule.endpoint.replace(".", "_"),
+        "operationId": id,
         "summary": summary,
         "tags": [endpoint.group],
         "responses": _responses(endpoint),
@@ -145,7 +150,7 @@ def _responses(endpoint: Endpoint) -> dict[str, JsonObject]:
         if answer.media_type is not None:
             content = {"schema": _reference(answer.model)} if answer.model is not None else {}
             found[str(status)]["content"] = {answer.media_type: content}
-    refused = {"application/json": {"schema": _reference(Refused)}}
+    refused = {"application/json": {"schema": _reference(ErrorResponse)}}
     if endpoint.guard in (None, "people"):
         refused["text/html"] = {"schema": {"type": "string"}}
     for status in endpoint.refusals:

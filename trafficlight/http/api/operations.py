@@ -10,21 +10,16 @@ from quart import Blueprint, Quart, Response, jsonify, request
 
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.workers.pool import WorkerPool
-from trafficlight.errors import LabError
-from trafficlight.http.answers import Health
 from trafficlight.http.api.described import Answer, Endpoint, described
 from trafficlight.http.context import current_lab, log_context_of
-from trafficlight.http.security import check_people
+from trafficlight.http.schemas import Health
+from trafficlight.http.security import require_people
 from trafficlight.logs import LogContext
 from trafficlight.results.events import State
 from trafficlight.results.metrics import Standing
 from trafficlight.version import VERSION
 
 blueprint = Blueprint("operations", __name__)
-
-# Seconds that the store has to commit what it has.
-_COMMIT = 2.0
 
 
 class Readiness(BaseModel):
@@ -62,7 +57,7 @@ async def healthz() -> Response:
 )
 async def readyz() -> Response:
     """Tell whether cases can run: engine, workers and journal are at work; asks for no token."""
-    reasons = await _unready(current_lab())
+    reasons = _unready(current_lab())
     answer = jsonify(Readiness(ready=not reasons, reasons=reasons).model_dump())
     answer.status_code = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
     return answer
@@ -75,31 +70,21 @@ async def readyz() -> Response:
 async def metrics() -> Response:
     """Give the lab's numbers in Prometheus's text format."""
     lab = current_lab()
-    token = lab.settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
+    await require_people()
     standing = _standing(lab)
     text = await asyncio.to_thread(lab.metrics.exposition, lambda: standing)
     return Response(text, content_type=CONTENT_TYPE_LATEST)
 
 
-async def _unready(lab: Lab) -> list[str]:
+def _unready(lab: Lab) -> list[str]:
     reasons = []
     if lab.engine.stopping:
         reasons.append(f"the coordinator is ending: {lab.engine.stopping}")
     elif not lab.engine.alive:
         reasons.append("the engine does not run")
-    if isinstance(lab.executor, WorkerPool) and not lab.executor.pids:
+    if lab.workers is not None and not lab.workers.pids:
         reasons.append("no worker process is up")
-    if lab.store is not None:
-        try:
-            async with asyncio.timeout(_COMMIT):
-                await lab.store.flushed()
-        except TimeoutError:
-            reasons.append(
-                f"the journal is {lab.store.backlog} events behind, and not written within {_COMMIT:g} s"
-            )
-        except LabError as error:
-            reasons.append(str(error))
+    reasons += [session.writer.trouble for session in lab.engine.sessions.values() if session.writer.trouble]
     return reasons
 
 
@@ -122,6 +107,5 @@ def _standing(lab: Lab) -> Standing:
         adapters=adapters,
         oldest=oldest,
         still=lab.engine.standstill.seconds,
-        backlog=lab.store.backlog if lab.store is not None else 0,
         drained=bool(lab.engine.pool.drained),
     )

@@ -7,7 +7,6 @@ from http import HTTPStatus
 
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, request
-from sqlalchemy.exc import SQLAlchemyError
 
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError
@@ -23,10 +22,9 @@ from trafficlight.http.api.described import Answer, Endpoint, Query, described
 from trafficlight.http.api.event_stream import event_lines, lines_of_another
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
-from trafficlight.http.queries import invalid_query, number, span
+from trafficlight.http.pagination import invalid_query, number, page_bounds
 from trafficlight.http.requests import json_object, validated
-from trafficlight.http.same_origin import check_same_origin
-from trafficlight.http.security import check_people
+from trafficlight.http.security import require_people
 from trafficlight.http.sessions import Place, all_ids, locate, opened
 from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
@@ -65,12 +63,7 @@ class CaseName(BaseModel):
     case: str = Field(min_length=1, description="The case's id.")
 
 
-@blueprint.before_request
-async def guard() -> None:
-    """Let in who may use the lab."""
-    token = current_lab().settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
-    check_same_origin()
+blueprint.before_request(require_people)
 
 
 @blueprint.post("")
@@ -104,7 +97,7 @@ async def sessions() -> Response:
     One whose folder does not say what it was is counted, and left out.
     """
     lab, ids = current_lab(), await all_ids()
-    first, behind = span(_SESSIONS, _MOST_SESSIONS)
+    first, behind = page_bounds(_SESSIONS, _MOST_SESSIONS)
     shown = ids[first:behind]
     live = {
         id: session_body(lab.engine.sessions[id], lab.engine.pool.drained)
@@ -143,7 +136,7 @@ async def session(session: str) -> Response:
 async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
     states = {_state(text) for text in request.args.getlist("state")}
-    first, behind = span(_PAGE, _LONGEST_PAGE)
+    first, behind = page_bounds(_PAGE, _LONGEST_PAGE)
     async with opened(session) as found:
         every = list(found.record.cases.values())
 
@@ -190,6 +183,7 @@ async def events(session: str) -> Response:
         over = place.live.ended if place.live is not None and follow == "1" else None
         lines = event_lines(path, place.id, after, lab.journal, over)
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
+    answer.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold events back
     answer.timeout = None
     return answer
 
@@ -251,7 +245,7 @@ async def rerun_failed(session: str) -> Response:
         raise ApiError(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
     known = await lab.request_of(found.id)
     if known is None:
-        message = f"nobody knows what the session {found.id} was asked to run"
+        message = f"the session {found.id} has no request.json: what it was asked to run is not known"
         raise ApiError(HTTPStatus.CONFLICT, "unknown_request", message)
     narrowed = {"only": failed, "sample": None, "shard": None, "repeat": 1}
     asked = known.model_copy(update=narrowed)
@@ -270,8 +264,6 @@ async def _start(asked: SessionRequest, command: str) -> Response:
             message = "the disk of the coordinator is full"
             raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
         raise _unwritable(str(error)) from error
-    except SQLAlchemyError as error:
-        raise _unwritable(str(error).splitlines()[0]) from error
     answer = _json(session_body(started, lab.engine.pool.drained), HTTPStatus.CREATED)
     answer.headers["Location"] = f"/api/sessions/{started.id}"
     return answer

@@ -9,7 +9,7 @@ from trafficlight.http.api.described import Answer, Endpoint, described
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.requests import chunks
-from trafficlight.http.security import COOKIE, cookie_of, same
+from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, secret_of
 
 blueprint = Blueprint("login", __name__)
 
@@ -41,15 +41,15 @@ async def login() -> Response:
             HTTPStatus.BAD_REQUEST, "malformed_form", f"the form cannot be read: {error}"
         ) from None
     given, target = form.get("token", [""])[0], form.get("next", [""])[0]
-    expected = current_lab().settings.people_token
+    expected = secret_of(current_lab().settings.people_token)
     answer = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(target)})
     if expected is None:
         return answer
-    if not same(given, expected.get_secret_value()):
+    if not constant_time_equal(given, expected):
         raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is wrong")
     answer.set_cookie(
         COOKIE,
-        cookie_of(expected.get_secret_value()),
+        cookie_of(expected),
         max_age=_REMEMBERED,
         httponly=True,
         samesite="Lax",

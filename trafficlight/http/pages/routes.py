@@ -1,10 +1,10 @@
-"""People's pages: the status of a session, its cases, and the files that they left behind."""
+"""The pages: sessions, their cases, and the files in their folders."""
 
 import asyncio
-import hashlib
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
@@ -13,53 +13,47 @@ from trafficlight.http.api.described import Answer, Endpoint, Query, described
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.pages import files
-from trafficlight.http.pages.case_view import attempt_views
-from trafficlight.http.pages.rendering import page, render
+from trafficlight.http.pages.rendering import unless_known
 from trafficlight.http.pages.views import (
     adapter_rows,
+    attempt_views,
     case_of,
+    case_page,
     case_path,
-    case_row,
-    frozen,
-    listing,
-    standing,
+    snapshot,
 )
-from trafficlight.http.security import check_people
+from trafficlight.http.security import require_people
 from trafficlight.http.session_lists import session_rows
 from trafficlight.http.sessions import Known, Place, all_ids, latest, locate, opened
-from trafficlight.results.reports.matrix import Cell, matrices
-from trafficlight.text import single_line
+from trafficlight.results.reports.matrix import matrices
+from trafficlight.results.reports.presentation import case_row, render, verdict
 
 blueprint = Blueprint("pages", __name__)
-#: The style and the script of the pages; they ask for no token, as the page for logging in needs them.
+#: The style sheet and the script. They require no token, because the login page needs them.
 assets = Blueprint("assets", __name__)
 
 _ASSETS = Path(__file__).parents[2] / "static"
 
-_SESSIONS = 20  # told on the status page
-_SESSIONS_PAGE = 50  # told on a page of all sessions
-_CELLS = 5_000  # cases above which a matrix helps nobody
+_SESSIONS = 20  # listed on the status page
+_SESSIONS_PAGE = 50  # sessions per page of the list
+_CELLS = 5_000  # with more cases a matrix is not readable
 
 _LIST = (
     Query(
-        "state", "Show only cases that stand like this, e.g. `failure`; may be repeated.", {"type": "string"}
+        "state", "Show only cases with this status, for example `failure`; repeatable.", {"type": "string"}
     ),
-    Query("q", "Show only cases whose id, message or reason has these words.", {"type": "string"}),
+    Query("q", "Show only cases whose id, message or reason contains these words.", {"type": "string"}),
     Query("page", "The page of the list, from 1.", {"type": "string"}),
 )
 _PAGE = Answer("The page.", media_type="text/html")
 _JUNIT = {
     200: Answer("The document.", media_type="application/xml"),
-    206: Answer("The part of it that `Range` asks for.", media_type="application/xml"),
+    206: Answer("The part of the document that `Range` requests.", media_type="application/xml"),
 }
-_SAME = Answer("It is the one that the `ETag` names.", media_type=None)
+_SAME = Answer("Unchanged since the response with that `ETag`.", media_type=None)
 
 
-@blueprint.before_request
-async def guard() -> None:
-    """Let in who may see the pages."""
-    token = current_lab().settings.people_token
-    check_people(token.get_secret_value() if token is not None else None)
+blueprint.before_request(require_people)
 
 
 @blueprint.get("/")
@@ -67,7 +61,7 @@ async def guard() -> None:
     Endpoint("Pages", {302: Answer("To the status page.", media_type="text/html")}, (401,), guard="people")
 )
 async def index() -> Redirect:
-    """Lead to the status page."""
+    """Redirect to the status page."""
     return redirect(url_for("pages.status"))
 
 
@@ -78,14 +72,13 @@ async def status() -> Response:
     place = await latest()
     if place is not None:
         return await _status(place)
-    content = await asyncio.to_thread(render, "no_session.html", **_adapters(), rows=[], live=True)
-    return _unless_known(content)
+    return unless_known(await asyncio.to_thread(render, "no_session.html", **_adapters()))
 
 
 @blueprint.get("/status/<session>")
 @described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), query=_LIST, guard="people"))
 async def session_status(session: str) -> Response:
-    """Show one session; `latest` is the latest."""
+    """Show a session; `latest` names the latest."""
     return await _status(await locate(session))
 
 
@@ -108,20 +101,20 @@ async def sessions() -> Response:
     content = await asyncio.to_thread(
         render, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
     )
-    return _unless_known(content)
+    return unless_known(content)
 
 
 @blueprint.get("/status/junit.xml")
 @described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
 async def latest_junit() -> Response:
-    """Give the JUnit document of the latest session, as it stands now."""
+    """Return the JUnit document of the latest session in its current state."""
     return await _junit(await locate("latest"))
 
 
 @blueprint.get("/status/<session>/junit.xml")
 @described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
 async def junit(session: str) -> Response:
-    """Give the JUnit document of a session, as it stands now."""
+    """Return the JUnit document of a session in its current state."""
     return await _junit(await locate(session))
 
 
@@ -136,7 +129,7 @@ async def junit(session: str) -> Response:
     )
 )
 async def case_by_id(session: str) -> Redirect:
-    """Lead to the page of the case with the id that is given as `id`."""
+    """Redirect to the page of the case with this `id`."""
     async with opened(session) as found:
         case = found.record.cases.get(request.args.get("id", ""))
         if case is None:
@@ -147,26 +140,29 @@ async def case_by_id(session: str) -> Redirect:
 @blueprint.get("/status/<session>/case/<key>")
 @described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), guard="people"))
 async def case(session: str, key: str) -> Response:
-    """Show one case: how it went, what was said, what it left behind."""
+    """Show a case: its attempts with timeline, log, traceback and files."""
     async with opened(session) as found:
         record = await asyncio.to_thread(case_of, list(found.record.cases.values()), key)
         if record is None:
             raise _unknown_case(found)
-        whole = frozen(await found.in_full(record))
+        whole = snapshot(await found.in_full(record))
         row = case_row(whole, found.until or current_lab().clock.now(), over=found.over)
+        events = _events(found)
     folder = found.place.folder
 
     def content() -> bytes:
         return render(
             "case.html",
             session=found.id,
-            standing=found.standing,
+            state=found.standing,
+            events=events,
             case=whole,
             row=row,
             attempts=attempt_views(folder, whole),
+            url=lambda path: f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}",
         )
 
-    return _unless_known(await asyncio.to_thread(content))
+    return unless_known(await asyncio.to_thread(content))
 
 
 @blueprint.get("/status/<session>/files/<path:name>")
@@ -175,7 +171,7 @@ async def case(session: str, key: str) -> Response:
         "Results",
         {
             200: Answer("The file.", media_type="*/*"),
-            206: Answer("The part of it that `Range` asks for.", media_type="*/*"),
+            206: Answer("The part of the file that `Range` requests.", media_type="*/*"),
             304: _SAME,
         },
         (401, 404, 416),
@@ -183,14 +179,14 @@ async def case(session: str, key: str) -> Response:
     )
 )
 async def file(session: str, name: str) -> Response:
-    """Give a file out of a session's folder; whole, or the range that is asked for."""
+    """Return a file of a session's folder, or the requested range of it."""
     folder = (await locate(session)).folder
     return await files.serve(await asyncio.to_thread(files.find, folder, name))
 
 
 @assets.get("/static/<path:name>")
 async def asset(name: str) -> Response:
-    """Give a part of the pages."""
+    """Return a static file of the pages."""
     path = await asyncio.to_thread(files.find, _ASSETS, name)
     return await files.serve(path, media_type=files.media_type_of(name))
 
@@ -209,14 +205,14 @@ async def _junit(place: Place) -> Response:
 
 
 def _adapters() -> dict[str, Any]:
-    """Return what the pages say of the adapters that there are now."""
+    """Return the template values about adapters."""
     lab = current_lab()
     types, live, gone = adapter_rows(lab.engine.pool, lab.clock.monotonic())
     return {"types": types, "adapters": live, "gone": gone, "drained": lab.engine.pool.drained}
 
 
 def _number(name: str) -> int:
-    """Return a number from 1 out of the query; 1 where there is none."""
+    """Return a positive number of the query; 1 by default."""
     text = request.args.get(name, "1")
     return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else 1
 
@@ -226,10 +222,12 @@ async def _status(place: Place) -> Response:
     number, adapters = _number("page"), _adapters()
     rows = await session_rows((await all_ids())[:_SESSIONS])
     async with opened(place) as found:
-        record, over = found.record, found.over
+        record, over, events = found.record, found.over, _events(found)
         cases, now = list(record.cases.values()), found.until or current_lab().clock.now()
+        state = "interrupted" if record.interrupted else found.standing
 
         def content() -> bytes:
+            shown = case_page(cases, now, over=over, states=states, text=text, page=number)
             return render(
                 "status.html",
                 **adapters,
@@ -237,30 +235,19 @@ async def _status(place: Place) -> Response:
                 states=states,
                 text=text,
                 session=found.id,
-                state=found.standing,
+                state=state,
+                events=events,
                 record=record,
-                listing=listing(cases, now, over=over, states=states, text=text, page=number),
-                matrices=matrices(cases) if len(cases) <= _CELLS else None,
-                link=case_path,
-                tip=_tip,
-                standing=lambda case: standing(case, ended=over),
+                result=verdict(shown.counts, state, len(record.problems)),
+                cases=shown,
+                matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
+                href=lambda case: case_path(found.id, case),
             )
 
-        return _unless_known(await asyncio.to_thread(content))
+        return unless_known(await asyncio.to_thread(content))
 
 
-def _unless_known(content: bytes) -> Response:
-    """Return a page, or only that it is the one that the browser has."""
-    tag = hashlib.sha256(content).hexdigest()[:32]
-    known = request.if_none_match.contains_weak(tag)
-    answer = page(b"" if known else content, HTTPStatus.NOT_MODIFIED if known else HTTPStatus.OK)
-    answer.set_etag(tag, weak=True)
-    return answer
-
-
-def _tip(cell: Cell) -> str:
-    """Return what a cell of the matrix says on closer look."""
-    case = cell.first
-    more = f" (+{len(cell.cases) - 1} more)" if len(cell.cases) > 1 else ""
-    why = single_line(case.message or case.reason, 160)
-    return f"{case.cell or case.id}{more}" + (f": {why}" if why else "")
+def _events(session: Known) -> str:
+    """Return the URL of the events that follow what a page shows; empty if the session no longer runs."""
+    after = session.record.last_sequence
+    return "" if session.over else f"/api/sessions/{quote(session.id)}/events?after={after}"

@@ -1,65 +1,47 @@
-"""What the pages show, taken from the lab's own records while nothing moves."""
+"""What the pages show, taken from records on the event loop or read from session folders in threads."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord, Outcome
-from trafficlight.results.events import FINAL
+from trafficlight.results.case import CaseRecord
 from trafficlight.results.journal import redacted
-
-_ROWS = 200  # cases on one page
-_ADAPTERS = 100  # live adapters told one by one
-_GONE = 10  # adapters that have ended, the latest first
-ORDER = (
-    "running",
-    "preparing",
-    "failure",
-    "error",
-    "unexpected success",
-    "flaky",
-    "expected failure",
-    "success",
-    "waiting",
-    "not run",
-    "skipped",
+from trafficlight.results.reports.presentation import (
+    AttemptView,
+    CaseRow,
+    FileView,
+    attempt_view,
+    case_row,
+    display_position,
+    display_status,
+    file_kind,
+    in_display_order,
+    why,
 )
-"""How cases can stand, in the order in which people want to see them."""
+from trafficlight.text import read_tail
+
+_ROWS = 200  # cases per page
+_ADAPTERS = 100  # live adapters listed
+_GONE = 10  # ended adapters listed, the latest first
+_FILES = 500  # files listed per attempt
+_LOG_TAIL = 64 << 10  # bytes shown of a log
 
 
 @dataclass(frozen=True, slots=True)
-class CaseRow:
-    """One case in the list.
+class CasePage:
+    """One page of the cases that match a filter.
 
-    :ivar key: names it in a URL.
-    :ivar standing: one of :data:`ORDER`.
-    :ivar why: its message, or why it waits or does not run.
-    :ivar seconds: how long it took, or has been running for; None before it starts.
-    """
-
-    id: str
-    key: str
-    suite: str
-    cell: str
-    standing: str
-    why: str
-    seconds: float | None
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The cases that were asked for, a page of them.
-
-    :ivar counts: how many cases there are of each standing, whatever was asked for.
-    :ivar found: how many fit what was asked for.
+    :ivar counts: the number of cases per status, regardless of the filter.
+    :ivar found: the number of cases that match.
     """
 
     rows: list[CaseRow]
@@ -74,10 +56,10 @@ class Listing:
 class AdapterRow:
     """One adapter.
 
-    :ivar link: the page of the case that it is in; empty where it is in none.
-    :ivar doing: what it is at, in one line.
-    :ivar more: what else it said of itself.
+    :ivar link: the page of its case; empty if it has none.
+    :ivar more: other fields of its registration.
     :ivar paused: whether it gets no new case.
+    :ivar polling: whether a poll is held open.
     :ivar silent: seconds since its last request.
     """
 
@@ -88,14 +70,15 @@ class AdapterRow:
     role: str
     case: str
     link: str
-    doing: str
+    activity: str
     more: dict[str, Any]
     paused: bool
+    polling: bool
     silent: float
 
 
 def case_key(case_id: str) -> str:
-    """Return what names a case in a URL: ids hold slashes and brackets, digests do not."""
+    """Return the name of a case in URLs: a digest, because ids contain slashes and brackets."""
     return hashlib.sha256(case_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -105,22 +88,11 @@ def case_path(session: str, case_id: str) -> str:
 
 
 def case_of(cases: Iterable[CaseRecord], key: str) -> CaseRecord | None:
-    """Return the case of a key."""
+    """Return the case with a key."""
     return next((case for case in cases if case_key(case.id) == key), None)
 
 
-def standing(case: CaseRecord, *, ended: bool) -> str:
-    """Return where a case stands, in a word or two.
-
-    :param ended: whether its session is over.
-    """
-    if case.state not in FINAL and not ended:
-        return case.state.value
-    outcome = case.outcome
-    return str(Outcome.NOT_RUN if outcome is Outcome.RUNNING else outcome)
-
-
-def listing(
+def case_page(
     cases: Sequence[CaseRecord],
     now: datetime,
     *,
@@ -128,56 +100,102 @@ def listing(
     states: Iterable[str] = (),
     text: str = "",
     page: int = 1,
-) -> Listing:
-    """Return the cases of a session that fit.
+) -> CasePage:
+    """Return a page of the cases that match.
 
-    :param over: whether nothing of the session moves any more.
-    :param states: the standings that are wanted; all of them where there are none.
-    :param text: words that must all be in the id, the message or the reason.
-    :param page: from 1; one that is too high is the last.
+    :param over: whether their session no longer runs.
+    :param states: the statuses to show; empty for all.
+    :param text: words that the id, the message or the reason must contain.
+    :param page: from 1; the last page if it is too high.
     """
     wanted, words = frozenset(states), text.casefold().split()
     counts: Counter[str] = Counter()
-    found: list[tuple[CaseRecord, str, str]] = []
+    found: list[tuple[int, CaseRecord]] = []
     for case in cases:
-        name, why = standing(case, ended=over), _why(case)
-        counts[name] += 1
-        if (not wanted or name in wanted) and _has(words, case, why):
-            found.append((case, name, why))
+        status = display_status(case, over=over)
+        counts[status] += 1
+        if (not wanted or status in wanted) and _contains(words, case):
+            found.append((display_position(status), case))
     pages = max(1, -(-len(found) // _ROWS))
     page = min(max(1, page), pages)
-    found.sort(key=lambda one: ORDER.index(one[1]))
+    found.sort(key=lambda one: one[0])
     shown = found[(page - 1) * _ROWS : page * _ROWS]
-    rows = [case_row(case, now, over=over) for case, _, _ in shown]
-    return Listing(rows, ordered(counts), len(cases), len(found), page, pages)
+    rows = [case_row(case, now, over=over) for _, case in shown]
+    return CasePage(rows, in_display_order(counts), len(cases), len(found), page, pages)
 
 
-def case_row(case: CaseRecord, now: datetime, *, over: bool) -> CaseRow:
-    """Return what the list says of a case.
+def _contains(words: list[str], case: CaseRecord) -> bool:
+    if not words:
+        return True
+    text = f"{case.id} {why(case)}".casefold()
+    return all(word in text for word in words)
 
-    :param over: whether nothing of its session moves any more.
-    """
-    return CaseRow(
-        id=case.id,
-        key=case_key(case.id),
-        suite=case.suite,
-        cell=case.cell,
-        standing=standing(case, ended=over),
-        why=_why(case),
-        seconds=_seconds(case, now),
-        attempts=len(case.attempts),
+
+def snapshot(case: CaseRecord) -> CaseRecord:
+    """Return a copy of a case for another thread."""
+    return replace(case, attempts=[_copied(attempt) for attempt in case.attempts])
+
+
+def _copied(attempt: AttemptRecord) -> AttemptRecord:
+    return replace(
+        attempt,
+        timeline=list(attempt.timeline),
+        uploads=list(attempt.uploads),
+        attachments=list(attempt.attachments),
+        measurements=list(attempt.measurements),
+        adapters=dict(attempt.adapters),
+        adapter_ids=dict(attempt.adapter_ids),
+        servers=dict(attempt.servers),
     )
 
 
-def frozen(case: CaseRecord) -> CaseRecord:
-    """Return a copy that stays as it is while a page is made of it."""
-    return replace(case, attempts=[_frozen(attempt) for attempt in case.attempts])
+def attempt_views(folder: Path, case: CaseRecord) -> list[AttemptView]:
+    """Return the attempts of a case, the latest first. Reads the disk.
+
+    :param folder: the session's folder.
+    """
+    return [
+        attempt_view(attempt, _files(folder, attempt), _log(folder / attempt.folder / "log.info"))
+        for attempt in reversed(case.attempts)
+    ]
+
+
+def _log(path: Path) -> str:
+    text = read_tail(path, _LOG_TAIL + 1)
+    return text if len(text.encode()) <= _LOG_TAIL else "[…]\n" + text.partition("\n")[2]
+
+
+def _files(folder: Path, attempt: AttemptRecord) -> list[FileView]:
+    """List the attempt's folder, which may contain more files than the record."""
+    recorded = {file.path: file for file in attempt.files}
+    base = folder / attempt.folder
+    found: list[FileView] = []
+    for where, folders, names in os.walk(base):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(where, name)
+            below = path.relative_to(base).as_posix()
+            if name.startswith(".") or len(found) >= _FILES:
+                continue
+            known = recorded.get(below)
+            parts = below.split("/")
+            owner = parts[1] if len(parts) > 2 and parts[0] in ("clients", "servers") else ""
+            found.append(
+                FileView(
+                    f"{attempt.folder}/{below}",
+                    known.name if known is not None else parts[-1] if owner else below,
+                    path.lstat().st_size,
+                    known.role if known is not None and known.role else owner,
+                    file_kind(name),
+                )
+            )
+    return found
 
 
 def adapter_rows(
     pool: Pool, now: float
 ) -> tuple[dict[str, Counter[str]], list[AdapterRow], list[AdapterRow]]:
-    """Return the adapters: how many of each type and state, those that are there, those that went last.
+    """Return the number of adapters per type and state, the live adapters, and those that ended last.
 
     :param now: on the pool's clock.
     """
@@ -202,69 +220,31 @@ def adapter_rows(
 def _row(adapter: Adapter, now: float) -> AdapterRow:
     match adapter.state:
         case AdapterState.ENDED:
-            doing = adapter.reason
+            activity = adapter.reason
         case AdapterState.LEASED:
-            doing = adapter.channel.describe()
+            activity = adapter.channel.describe()
         case AdapterState.RESETTING:
-            doing = "forgets its last case"
+            activity = "resetting after its last case"
         case AdapterState.FREE if adapter.paused:
-            doing = adapter.paused if adapter.quarantined else f"paused: {adapter.paused}"
+            activity = adapter.paused if adapter.quarantined else f"paused: {adapter.paused}"
         case AdapterState.FREE:
-            doing = "waits in a poll" if adapter.channel.polling else "is not polling right now"
-    leased = adapter.state is AdapterState.LEASED and adapter.claim is not None
-    case = adapter.claim.case if leased and adapter.claim is not None else ""
+            activity = "polling" if adapter.channel.polling else "not polling"
+    lease = adapter.held_by
     return AdapterRow(
         uuid=adapter.uuid,
         type=adapter.type,
         version=adapter.registration.version or "",
         state=adapter.state.value,
-        role=(adapter.role or "") if leased else "",
-        case=case,
-        link=case_path(adapter.claim.session, case) if case and adapter.claim is not None else "",
-        doing=doing,
+        role=(adapter.role or "") if lease is not None else "",
+        case=lease.case if lease is not None else "",
+        link=case_path(lease.session, lease.case) if lease is not None else "",
+        activity=activity,
         more={
             key: value
             for key, value in redacted(adapter.fields).items()
             if key not in ("type", "version") and value not in (None, [], "")
         },
         paused=bool(adapter.paused),
+        polling=adapter.state is AdapterState.FREE and adapter.channel.polling,
         silent=max(0.0, now - adapter.seen),
-    )
-
-
-def _why(case: CaseRecord) -> str:
-    return case.message or case.reason if case.verdict is not None else case.reason or case.message
-
-
-def _has(words: list[str], case: CaseRecord, why: str) -> bool:
-    if not words:
-        return True
-    text = f"{case.id} {why}".casefold()
-    return all(word in text for word in words)
-
-
-def _seconds(case: CaseRecord, now: datetime) -> float | None:
-    attempt = case.attempt
-    if attempt is None:
-        return None
-    if attempt.ended is None and attempt.started is not None:
-        return max(0.0, (now - attempt.started).total_seconds())
-    return case.seconds
-
-
-def ordered(counts: Counter[str]) -> dict[str, int]:
-    """Return how many cases there are of each standing, in the order of :data:`ORDER`, without zeros."""
-    return {name: counts[name] for name in ORDER if counts[name]}
-
-
-def _frozen(attempt: AttemptRecord) -> AttemptRecord:
-    return replace(
-        attempt,
-        timeline=list(attempt.timeline),
-        uploads=list(attempt.uploads),
-        attachments=list(attempt.attachments),
-        measurements=list(attempt.measurements),
-        adapters=dict(attempt.adapters),
-        adapter_ids=dict(attempt.adapter_ids),
-        servers=dict(attempt.servers),
     )

@@ -1,38 +1,43 @@
-"""Files that clients send: streamed from the request to their case's folder, never whole in memory."""
+"""Uploaded files: streamed from a multipart body to their case's folder, in a thread."""
 
+import asyncio
 import errno
 import hashlib
 import mimetypes
 import os
 import re
 import secrets
+import threading
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
-from quart import request
+from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from trafficlight.coordinator.uploads import Upload
+from trafficlight.coordinator.adapter import Upload
 from trafficlight.http.errors import ApiError
-from trafficlight.http.requests import chunks
 from trafficlight.results.names import file_name
 
 # Bytes of a form field that is not a file.
 _FIELD_LIMIT = 1 << 20
 # Parts in one request.
 _PARTS_LIMIT = 1000
-# Bytes given to the decoder at once: it takes what is larger for a field without an end.
+# Files of one name in a folder.
+_SAME_NAME_LIMIT = 10_000
+# Bytes given to the decoder at once: it does not limit what a larger piece holds of a field.
 _PIECE = 64 << 10
-# What RFC 2046 lets a boundary be.
+# Bytes that are collected for a thread to take.
+_BATCH = 256 << 10
+# What RFC 2046 allows as a boundary.
 _BOUNDARY = re.compile(r"[ -~]{0,69}[!-~]")
-# Bytes of a body beside its files.
+# Bytes of a body besides its files.
 _OVERHEAD = 1 << 20
 
 
 class _Part:
-    """One file that is being written. It has its name only when it is whole."""
+    """One file while it is written. It gets its name when it is complete."""
 
     def __init__(self, folder: Path, name: str, limit: int) -> None:
         self.name = name
@@ -46,87 +51,135 @@ class _Part:
     def write(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > self._limit:
-            message = f"{self.name[:200]!r} has more than {max(0, self._limit)} bytes"
-            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
+            raise _too_large(f"{self.name[:200]!r} has more than {max(0, self._limit)} bytes")
         self._hash.update(data)
         self._file.write(data)
 
     def finish(self) -> Upload:
-        """Give the file its name; one that is there already stays."""
+        """Give the file its name; an existing one is not replaced."""
         self._file.close()
-        path = _reserve(self._folder, file_name(self.name))
+        path = _reserved(self._folder, file_name(self.name))
         os.replace(self._temporary, path)
         media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         return Upload(self.name, path, self._size, self._hash.hexdigest(), media_type)
 
     def discard(self) -> None:
-        """Leave nothing of it."""
+        """Delete what was written."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
-def _reserve(folder: Path, name: str) -> Path:
-    stem, suffix = os.path.splitext(name)
-    number = 1
-    while True:
-        path = folder / (name if number == 1 else f"{stem}-{number}{suffix}")
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            number += 1
-        else:
-            return path
-
-
-async def receive(folder: Path, *, file_limit: int, room: Callable[[], int]) -> list[Upload]:
-    """Write the files of the request's multipart body into a folder.
-
-    Either all of them are there in the end, or none.
+class _Receiver:
+    """Writes the files of one multipart body. Its methods block, and are called in threads.
 
     :param folder: where to; it exists.
     :param file_limit: bytes of one file at most.
-    :param room: bytes of all files together at most; asked again in the end, when others have come meanwhile.
-    :raises Refusal: no multipart body (415), a broken one or one without a file (400), too large (413).
+    :param room: returns the bytes that all files together may have.
     """
-    boundary = request.mimetype_params.get("boundary")
-    if request.mimetype != "multipart/form-data" or not boundary:
+
+    def __init__(self, boundary: str, folder: Path, file_limit: int, room: Callable[[], int]) -> None:
+        self._decoder = MultipartDecoder(boundary.encode(), _FIELD_LIMIT, max_parts=_PARTS_LIMIT)
+        self._folder = folder
+        self._file_limit = file_limit
+        self._room = room
+        self._part: _Part | None = None
+        self._complete = False
+        # A cancelled request leaves a thread in `feed`, while another one calls `discard`.
+        self._lock = threading.Lock()
+        self._discarded = False
+        self.done: list[Upload] = []
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the body."""
+        with self._lock:
+            for start in range(0, len(data), _PIECE):
+                self._decode(data[start : start + _PIECE])
+
+    def finish(self, data: bytes) -> None:
+        """Take the last bytes of the body.
+
+        :raises ValueError: it is not complete, or has no file.
+        """
+        self.feed(data)
+        with self._lock:
+            self._decode(None)
+            if not self._complete:
+                raise ValueError("it ends in the middle")
+            if not self.done:
+                raise ValueError("it holds no file: a file is a part with a file name")
+
+    def discard(self) -> None:
+        """Delete all files of the body."""
+        with self._lock:
+            self._discarded = True
+            if self._part is not None:
+                self._part.discard()
+            for upload in self.done:
+                upload.path.unlink(missing_ok=True)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files that are complete."""
+        return sum(file.size for file in self.done)
+
+    def _decode(self, piece: bytes | None) -> None:
+        if self._complete or self._discarded:
+            return
+        self._decoder.receive_data(piece)
+        while not isinstance(event := self._decoder.next_event(), NeedData):
+            if isinstance(event, File):
+                limit = min(self._file_limit, self._room() - self.size)
+                self._part = _Part(self._folder, event.filename or "unnamed", limit)
+            elif isinstance(event, Field):
+                self._part = None  # read and ignored
+            elif isinstance(event, Data) and self._part is not None:
+                self._part.write(event.data)
+                if not event.more_data:
+                    self.done.append(self._part.finish())
+                    self._part = None
+            elif isinstance(event, Epilogue):
+                self._complete = True
+                break
+
+
+async def receive_files(
+    chunks: Callable[[int], AsyncIterator[bytes]],
+    content_type: str,
+    folder: Path,
+    *,
+    file_limit: int,
+    room: Callable[[], int],
+) -> list[Upload]:
+    """Write the files of a multipart body into a folder: all of them, or none.
+
+    :param chunks: returns the body, given the bytes that it may have.
+    :param folder: where to; it exists.
+    :param file_limit: bytes of one file at most.
+    :param room: returns the bytes that all files together may have; other requests use some meanwhile.
+    :raises ApiError: not multipart (415), malformed (400), too large (413), or the disk is full (507).
+    """
+    mimetype, parameters = parse_options_header(content_type)
+    boundary = parameters.get("boundary")
+    if mimetype.lower() != "multipart/form-data" or not boundary:
         message = "the body must be multipart/form-data with the file in a part named 'file'"
         raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     if not _BOUNDARY.fullmatch(boundary):
         message = "the multipart body cannot be read: its boundary must be 1 to 70 ASCII characters"
         raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_multipart", message)
-    done: list[Upload] = []
-    part: _Part | None = None
-    decoder = MultipartDecoder(boundary.encode(), _FIELD_LIMIT, max_parts=_PARTS_LIMIT)
-    complete = False
+    receiver = _Receiver(boundary, folder, file_limit, room)
     try:
-        async for piece in _pieces(room() + _OVERHEAD):
-            decoder.receive_data(piece)
-            while not isinstance(event := decoder.next_event(), NeedData):
-                if isinstance(event, File | Field):
-                    left = room() - sum(file.size for file in done)
-                    part = _begin(event, folder, min(file_limit, left))
-                elif isinstance(event, Data) and part is not None:
-                    part.write(event.data)
-                    if not event.more_data:
-                        done.append(part.finish())
-                        part = None
-                elif isinstance(event, Epilogue):
-                    complete = True
-                    break
-        if not complete:
-            raise ValueError("it ends in the middle")
-        if not done:
-            raise ValueError("it holds no file: a file is a part with a file name")
-        if sum(file.size for file in done) > room():
-            raise ApiError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", "there is no room for more files"
-            )
+        pending = bytearray()
+        async for chunk in chunks(room() + _OVERHEAD):
+            pending += chunk
+            if len(pending) >= _BATCH:
+                await asyncio.to_thread(receiver.feed, bytes(pending))
+                pending.clear()
+        await asyncio.to_thread(receiver.finish, bytes(pending))
+        # In the same turn of the loop as the caller's bookkeeping: other uploads may end meanwhile.
+        if receiver.size > room():
+            raise _too_large("there is no room for more files")
     except BaseException as error:
-        if part is not None:
-            part.discard()
-        for upload in done:
-            upload.path.unlink(missing_ok=True)
+        await asyncio.to_thread(receiver.discard)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = "the disk of the coordinator is full"
             raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
@@ -134,17 +187,36 @@ async def receive(folder: Path, *, file_limit: int, room: Callable[[], int]) -> 
             message = f"the multipart body cannot be read: {error}"
             raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_multipart", message) from None
         raise
-    return done
+    return receiver.done
 
 
-async def _pieces(limit: int) -> AsyncIterator[bytes | None]:
-    """Give the body in pieces that the decoder takes, and None for its end."""
-    async for chunk in chunks(limit):
-        for start in range(0, len(chunk), _PIECE):
-            yield chunk[start : start + _PIECE]
-    yield None
+def _reserved(folder: Path, name: str) -> Path:
+    """Create and return the first free path of `name`, `name-2`, `name-3`...
+
+    The number is found by bisection: a search from 1 would be quadratic for an upload of one name again and
+    again.
+    """
+    stem, suffix = os.path.splitext(name)
+
+    def path(number: int) -> Path:
+        return folder / (name if number == 1 else f"{stem}-{number}{suffix}")
+
+    low, high = 0, 1  # `low` is taken, `high` may be free
+    while True:
+        while path(high).exists():
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if path(middle).exists() else (low, middle)
+        if high > _SAME_NAME_LIMIT:
+            raise _too_large(f"there are {_SAME_NAME_LIMIT} files named {name[:200]!r}")
+        try:
+            path(high).touch(exist_ok=False)
+        except FileExistsError:  # by another request at the same time
+            low, high = high, high + 1
+        else:
+            return path(high)
 
 
-def _begin(event: File | Field, folder: Path, limit: int) -> _Part | None:
-    """Return the file that a part begins; fields that are no files are read and forgotten."""
-    return _Part(folder, event.filename or "unnamed", limit) if isinstance(event, File) else None
+def _too_large(message: str) -> ApiError:
+    return ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)

@@ -9,7 +9,7 @@ import yaml
 
 from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
-from trafficlight.results.event_log import jsonable
+from trafficlight.results.events import Attachment, Upload, jsonable
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.timeline import steps
 
@@ -41,7 +41,7 @@ def session_json(record: SessionRecord) -> dict[str, Any]:
         "interrupted": record.interrupted,
         "counts": {state.value: number for state, number in record.counts.items()},
         "outcomes": {outcome.value: number for outcome, number in record.outcomes.items()},
-        "problems": [asdict(problem) for problem in record.problems],
+        "problems": [problem.content() for problem in record.problems],
         "adapters": [
             {"type": kind, "version": version, "registrations": number}
             for (kind, version), number in list(record.adapter_types.items())
@@ -80,7 +80,7 @@ def case_json(case: CaseRecord) -> dict[str, Any]:
 
 def measurements_json(attempt: AttemptRecord) -> list[dict[str, Any]]:
     """Return what a test recorded, in order."""
-    return [asdict(item) for item in attempt.measurements]
+    return [item.content() for item in attempt.measurements]
 
 
 def rerun_failed(record: SessionRecord) -> bytes:
@@ -108,13 +108,17 @@ def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
             role: {"uuid": attempt.adapter_ids.get(role), "registration": registration}
             for role, registration in attempt.adapters.items()
         },
-        "servers": dict(attempt.servers),
-        "uploads": [asdict(file) for file in attempt.uploads],
-        "attachments": [asdict(file) for file in attempt.attachments],
+        "servers": {role: server.content() for role, server in attempt.servers.items()},
+        "uploads": [_file_json(file) for file in attempt.uploads],
+        "attachments": [_file_json(file) for file in attempt.attachments],
         "measurements": measurements_json(attempt),
         "timeline": [asdict(step) for step in steps(attempt) if step.kind != "log"],
         "timeline_left_out": attempt.dropped,
     }
+
+
+def _file_json(file: Upload | Attachment) -> dict[str, Any]:
+    return {**file.content(), "role": file.role or ""}
 
 
 def _time(when: datetime | None) -> str | None:

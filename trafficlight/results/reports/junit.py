@@ -14,10 +14,10 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import junit_xml
 
-from trafficlight.results.attempt import AttemptRecord, FileRecord
+from trafficlight.results.attempt import AttemptRecord
 from trafficlight.results.case import CaseRecord, Outcome
-from trafficlight.results.events import State
-from trafficlight.results.record import Problem, SessionRecord
+from trafficlight.results.events import Attachment, Problem, State, Upload
+from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.timeline import render_timeline
 from trafficlight.text import count, escape_control, single_line, truncate_middle
 
@@ -251,8 +251,8 @@ def _properties(case: CaseRecord, last: AttemptRecord | None, style: JunitStyle)
         pairs.append((f"adapter.{role}", last.adapter_ids.get(role, "") if last else ""))
     for role, name in case.servers.items():
         pairs.append((f"server.{role}", name))
-        server = last.servers.get(role, {}) if last else {}
-        pairs.extend((f"server.{role}.{key}", str(server.get(key) or "")) for key in ("version", "image"))
+        if last is not None and (server := last.servers.get(role)) is not None:
+            pairs += [(f"server.{role}.version", server.version), (f"server.{role}.image", server.image)]
     pairs.extend((f"parameter.{name}", str(value)) for name, value in case.parameters.items())
     if last is not None:
         pairs.append(("attempt", str(last.number)))
@@ -288,7 +288,7 @@ def _timeline(attempt: AttemptRecord, limit: int, folder: str) -> str:
     return truncate_middle(escape_control(render_timeline(attempt)), limit, folder)
 
 
-def _attached(attempt: AttemptRecord, file: FileRecord, style: JunitStyle) -> str:
+def _attached(attempt: AttemptRecord, file: Upload | Attachment, style: JunitStyle) -> str:
     return style.path(f"{attempt.folder}/{file.path}")
 
 

@@ -1,49 +1,51 @@
-"""The matrix of a session: suites against combinations of client and server types."""
+"""The matrix of a session: suites as rows, combinations of client and server types as columns."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 
-from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.case import CaseRecord
+from trafficlight.results.reports.presentation import display_status, why
+from trafficlight.text import single_line
 
-_GRAVITY = (
-    Outcome.FAILURE,
-    Outcome.ERROR,
-    Outcome.UNEXPECTED_SUCCESS,
-    Outcome.RUNNING,
-    Outcome.NOT_RUN,
-    Outcome.FLAKY,
-    Outcome.EXPECTED_FAILURE,
-    Outcome.SUCCESS,
-    Outcome.SKIPPED,
+_SEVERITY = (
+    "failure",
+    "error",
+    "unexpected success",
+    "running",
+    "preparing",
+    "waiting",
+    "not run",
+    "flaky",
+    "expected failure",
+    "success",
+    "skipped",
 )
 
 
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return the outcome that deserves most attention."""
-    return min(outcomes, key=_GRAVITY.index, default=Outcome.NOT_RUN)
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
-    """The cases of one suite with one combination; several when it has parameters."""
+    """The cases of one suite with one combination; several if it has parameters.
 
-    cases: list[CaseRecord] = field(default_factory=list)
+    :ivar case: the first case with the most severe status.
+    :ivar number: the number of cases.
+    """
+
+    case: CaseRecord
+    status: str
+    number: int
 
     @property
-    def outcome(self) -> Outcome:
-        """The outcome that deserves most attention."""
-        return worst(case.outcome for case in self.cases)
-
-    @property
-    def first(self) -> CaseRecord:
-        """The first case with that outcome."""
-        return min(self.cases, key=lambda case: _GRAVITY.index(case.outcome))
+    def tip(self) -> str:
+        """The tooltip."""
+        more = f" (+{self.number - 1} more)" if self.number > 1 else ""
+        reason = single_line(why(self.case), 160)
+        return f"{self.status}: {self.case.cell or self.case.id}{more}" + (f" · {reason}" if reason else "")
 
 
 @dataclass(slots=True)
 class Row:
-    """One suite; a cell for every column, None where the suite has no such case."""
+    """One suite, with a cell per column; None where it has no such case."""
 
     suite: str
     cells: list[Cell | None]
@@ -51,7 +53,7 @@ class Row:
 
 @dataclass(slots=True)
 class Heading:
-    """A type in one role, above as many columns as it spans."""
+    """A type in one role, and the number of columns that it spans."""
 
     name: str
     span: int
@@ -61,8 +63,8 @@ class Heading:
 class Matrix:
     """The suites that have the same roles.
 
-    :param roles: in the order of declaration, clients first.
-    :param headings: a line of headings for every role.
+    :ivar roles: in the order of declaration, clients first.
+    :ivar headings: a row of headings per role.
     """
 
     roles: tuple[str, ...]
@@ -72,20 +74,23 @@ class Matrix:
 
     @property
     def edges(self) -> frozenset[int]:
-        """The columns with which a new type in the first role begins, or in the only one."""
+        """The columns in which the type of the first role changes, including the first column."""
         spans = [heading.span for heading in self.headings[0]] if self.headings else [1]
         return frozenset(sum(spans[:index]) for index in range(len(spans)))
 
 
-def matrices(cases: Iterable[CaseRecord]) -> list[Matrix]:
-    """Return one matrix for every set of roles, in the order of the cases."""
+def matrices(cases: Iterable[CaseRecord], *, over: bool) -> list[Matrix]:
+    """Return one matrix per set of roles, in the order of the cases.
+
+    :param over: whether their session no longer runs.
+    """
     shapes: dict[tuple[str, ...], list[CaseRecord]] = {}
     for case in cases:
         shapes.setdefault((*case.clients, *case.servers), []).append(case)
-    return [_matrix(roles, members) for roles, members in shapes.items()]
+    return [_matrix(roles, members, over=over) for roles, members in shapes.items()]
 
 
-def _matrix(roles: tuple[str, ...], cases: list[CaseRecord]) -> Matrix:
+def _matrix(roles: tuple[str, ...], cases: list[CaseRecord], *, over: bool) -> Matrix:
     order: list[dict[str, int]] = [{} for _ in roles]
     for case in cases:
         for seen, name in zip(order, _types(case), strict=True):
@@ -94,16 +99,21 @@ def _matrix(roles: tuple[str, ...], cases: list[CaseRecord]) -> Matrix:
         {_types(case) for case in cases},
         key=lambda types: [seen[name] for seen, name in zip(order, types, strict=True)],
     )
-    position = {types: index for index, types in enumerate(columns)}
-    rows: dict[str, Row] = {}
+    suites: dict[str, dict[tuple[str, ...], list[CaseRecord]]] = {}
     for case in cases:
-        row = rows.setdefault(case.suite, Row(case.suite, [None] * len(columns)))
-        index = position[_types(case)]
-        cell = row.cells[index] or Cell()
-        cell.cases.append(case)
-        row.cells[index] = cell
+        suites.setdefault(case.suite, {}).setdefault(_types(case), []).append(case)
+    rows = [
+        Row(suite, [_cell(found[types], over=over) if types in found else None for types in columns])
+        for suite, found in suites.items()
+    ]
     headings = [_headings(columns, depth) for depth in range(1, len(roles) + 1)]
-    return Matrix(roles, columns, headings, list(rows.values()))
+    return Matrix(roles, columns, headings, rows)
+
+
+def _cell(cases: list[CaseRecord], *, over: bool) -> Cell:
+    statuses = [display_status(case, over=over) for case in cases]
+    status = min(statuses, key=_SEVERITY.index)
+    return Cell(cases[statuses.index(status)], status, len(cases))
 
 
 def _headings(columns: list[tuple[str, ...]], depth: int) -> list[Heading]:

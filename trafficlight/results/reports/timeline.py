@@ -1,24 +1,36 @@
-"""The story of an attempt: which action took how long, who came and went, what was logged."""
+"""The timeline of an attempt: its actions with their durations, its adapters and homeservers, its log."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.events import Event, EventKind
+from trafficlight.results.events import (
+    ActionAnswered,
+    ActionDelivered,
+    ActionFailed,
+    ActionSent,
+    AdapterLeased,
+    AdapterLost,
+    AdapterReleased,
+    Event,
+    Log,
+    ServerFailed,
+    ServerReady,
+)
 
 
 @dataclass(slots=True)
 class Step:
-    """One entry of the story.
+    """One entry of the timeline.
 
     :param offset: seconds from the start of the attempt.
     :param kind: ``action``, ``server``, ``adapter`` or ``log``.
     :param who: the role; empty if it concerns the whole case.
     :param what: an action's name, a log's message, ...
-    :param detail: parameters, an answer, a reason.
-    :param outcome: ``ok``, ``failed``, ``open`` (never answered), or a log's level.
-    :param seconds: how long it took; None where that means nothing.
+    :param detail: parameters, a response, a reason.
+    :param outcome: ``ok``, ``failed``, ``open`` (no response), or a log's level.
+    :param seconds: duration; None for what has none.
     """
 
     offset: float
@@ -31,34 +43,31 @@ class Step:
 
 
 def steps(attempt: AttemptRecord) -> list[Step]:
-    """Return the story of an attempt: an action and its answer are one step."""
-    told: list[Step] = []
-    sent: dict[tuple[str | None, Any], Step] = {}
+    """Return the steps of an attempt: an action and its response are one step."""
+    found: list[Step] = []
+    sent: dict[tuple[str | None, str], Step] = {}
     begin = attempt.started or (attempt.timeline[0].time if attempt.timeline else None)
     for event in attempt.timeline:
         offset = max(0.0, (event.time - begin).total_seconds()) if begin is not None else 0.0
-        match event.kind:
-            case EventKind.ACTION_SENT:
-                step = _step(event, offset)
-                sent[event.role, event.data.get("id")] = step
-                told.append(step)
-            case EventKind.ACTION_DELIVERED:
+        match event:
+            case ActionDelivered():
                 pass
-            case EventKind.ACTION_ANSWERED | EventKind.ACTION_FAILED:
-                asked = sent.pop((event.role, event.data.get("id")), None)
-                if asked is None:
-                    told.append(_step(event, offset))
-                else:
-                    _answer(asked, event, offset)
+            case ActionAnswered() | ActionFailed():
+                step = sent.pop((event.role, event.id), None)
+                if step is None:
+                    found.append(step := Step(offset, "action", event.role or "", event.action))
+                _answer(step, event)
             case _:
-                told.append(_step(event, offset))
-    return told
+                found.append(step := _step(event, offset))
+                if isinstance(event, ActionSent):
+                    sent[event.role, event.id] = step
+    return found
 
 
 def render_timeline(attempt: AttemptRecord, *, debug: bool = False) -> str:
-    """Return the story as text, one line a step.
+    """Return the timeline as text, one line a step.
 
-    :param debug: whether the log's DEBUG records are part of it.
+    :param debug: whether it includes DEBUG lines of the log.
     """
     lines: list[str] = []
     for step in steps(attempt):
@@ -75,59 +84,41 @@ def render_timeline(attempt: AttemptRecord, *, debug: bool = False) -> str:
 
 
 def _step(event: Event, offset: float) -> Step:
-    data, who = event.data, event.role or ""
-    match event.kind:
-        case EventKind.ACTION_SENT:
-            return Step(offset, "action", who, str(data.get("action", "")), _brief(data.get("data")), "open")
-        case EventKind.ACTION_ANSWERED | EventKind.ACTION_FAILED:
-            step = Step(offset, "action", who, str(data.get("action", "")))
-            _answer(step, event, offset)
-            return step
-        case EventKind.SERVER_READY:
-            version = " ".join(str(data[key]) for key in ("type", "version") if data.get(key))
-            detail = " · ".join(part for part in (version, str(data.get("server_name") or "")) if part)
-            return Step(offset, "server", who, "server ready", detail, "ok", _seconds(data))
-        case EventKind.SERVER_FAILED:
-            return Step(offset, "server", who, "server failed", str(data.get("reason") or ""), "failed")
-        case EventKind.ADAPTER_LEASED:
-            registration = data.get("registration") or {}
-            detail = " ".join(str(registration[key]) for key in ("type", "version") if registration.get(key))
-            return Step(offset, "adapter", who, "adapter leased", detail)
-        case EventKind.ADAPTER_RELEASED:
-            return Step(offset, "adapter", who, "adapter released", str(data.get("reason") or ""))
-        case EventKind.ADAPTER_LOST:
-            return Step(offset, "adapter", who, "adapter lost", str(data.get("reason") or ""), "failed")
-        case _:
+    who = event.role or ""
+    match event:
+        case ActionSent():
+            return Step(offset, "action", who, event.action, _brief(event.data), "open")
+        case ServerReady():
+            version = " ".join(part for part in (event.type, event.version) if part)
+            detail = " · ".join(part for part in (version, event.server_name) if part)
+            return Step(offset, "server", who, "server ready", detail, "ok", event.seconds)
+        case ServerFailed():
+            return Step(offset, "server", who, "server failed", event.reason, "failed")
+        case AdapterLeased():
+            kind = (event.registration.get(key) for key in ("type", "version"))
             return Step(
-                offset,
-                "log",
-                who,
-                str(data.get("message") or ""),
-                "",
-                str(data.get("level") or "info").lower(),
+                offset, "adapter", who, "adapter leased", " ".join(str(part) for part in kind if part)
             )
+        case AdapterReleased():
+            return Step(offset, "adapter", who, "adapter released", event.reason)
+        case AdapterLost():
+            return Step(offset, "adapter", who, "adapter lost", event.reason, "failed")
+        case Log():
+            return Step(offset, "log", who, event.message, "", event.level.lower())
+        case _:
+            raise ValueError(f"{event.kind} is not part of a timeline")
 
 
-def _answer(step: Step, event: Event, offset: float) -> None:
-    data = event.data
-    step.seconds = _seconds(data)
-    if step.seconds is None:
-        step.seconds = max(0.0, offset - step.offset)
-    if event.kind is EventKind.ACTION_FAILED:
+def _answer(step: Step, event: ActionAnswered | ActionFailed) -> None:
+    step.seconds = event.seconds
+    if isinstance(event, ActionFailed):
         step.outcome = "failed"
-        where = f" [{data['path']}]" if data.get("path") else ""
-        step.detail = f"{data.get('details') or data.get('type') or 'failed'}{where}"
+        where = f" [{event.path}]" if event.path else ""
+        step.detail = f"{event.details or event.type}{where}"
     else:
         step.outcome = "ok"
 
 
-def _seconds(data: Mapping[str, Any]) -> float | None:
-    value = data.get("seconds")
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _brief(data: Any) -> str:
-    if not isinstance(data, Mapping):
-        return ""
+def _brief(data: Mapping[str, Any]) -> str:
     text = ", ".join(f"{key}={value!r}" for key, value in data.items())
     return text if len(text) <= 300 else text[:299] + "…"

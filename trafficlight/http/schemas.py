@@ -1,29 +1,29 @@
-"""What the endpoints answer beside the wire's own messages."""
+"""Bodies of responses that are not the wire's own messages."""
 
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 
-class RefusedBody(BaseModel):
-    """What is wrong."""
+class RefusalBody(BaseModel):
+    """Why a request was refused."""
 
     code: str = Field(description="For programs: lower case, stable.")
     message: str = Field(description="For people: what is wrong, and what would be right.")
 
 
-class Refused(BaseModel):
-    """The one shape of everything that is refused."""
+class ErrorResponse(BaseModel):
+    """The one shape of every refusal."""
 
-    error: RefusedBody
+    error: RefusalBody
 
 
-class Nothing(BaseModel):
+class Empty(BaseModel):
     """An empty object."""
 
 
 class Responded(BaseModel):
-    """What became of a response."""
+    """How a response was received."""
 
     receipt: Literal["accepted", "repeated", "unasked"] = Field(
         description="`accepted`: it answered the outstanding action. `repeated`: that was answered before, "
@@ -32,7 +32,7 @@ class Responded(BaseModel):
 
 
 class UploadedFile(BaseModel):
-    """One file that was taken."""
+    """One file that was received."""
 
     name: str = Field(description="The name that it was sent with.")
     size: int = Field(description="Bytes.")

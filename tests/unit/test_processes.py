@@ -1,4 +1,4 @@
-"""Other programs: their output, their errors, their end."""
+"""Child processes: output, errors and exit."""
 
 import asyncio
 import os
@@ -10,13 +10,18 @@ import psutil
 import pytest
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.processes import describe_exit, start_plain
-from trafficlight.homeservers.tools import child_environment, run_to_completion, run_tool
+from trafficlight.processes import (
+    child_environment,
+    describe_exit,
+    run_to_completion,
+    run_tool,
+    start_process,
+)
 
 _PYTHON = [sys.executable, "-c"]
 
 
-async def test_the_lines_come_as_they_are_written() -> None:
+async def test_lines_are_reported_as_they_are_written() -> None:
     seen: list[str] = []
     lines = await run_tool("work", [*_PYTHON, "print('one'); print('two')"], on_line=seen.append)
     assert lines == seen == ["one", "two"]
@@ -24,14 +29,14 @@ async def test_the_lines_come_as_they_are_written() -> None:
 
 async def test_a_failing_tool_shows_its_last_lines() -> None:
     script = "import sys\nfor n in range(50): print('line', n, flush=True)\nsys.exit('no space left')"
-    with pytest.raises(DeployError, match="work: ended with code 1") as failure:
+    with pytest.raises(DeployError, match="work: exit code 1") as failure:
         await run_tool("work", [*_PYTHON, script])
     assert failure.value.log.splitlines()[-1] == "no space left"
     assert len(failure.value.log.splitlines()) == 20
 
 
 async def test_a_tool_that_does_not_exist_is_named() -> None:
-    with pytest.raises(DeployError, match="work: ended with code"):
+    with pytest.raises(DeployError, match="work: exit code"):
         await run_tool("work", ["no-such-tool"])
 
 
@@ -49,23 +54,23 @@ async def test_cancelling_kills_the_tool_and_what_it_started() -> None:
     assert not alive
 
 
-async def test_a_program_logs_into_its_file_and_tells_its_end(tmp_path: Path) -> None:
+async def test_a_program_logs_to_its_file_and_reports_its_exit(tmp_path: Path) -> None:
     script = "import sys; print('out', flush=True); sys.stderr.write('err'); sys.exit(3)"
-    process = await start_plain(
+    process = await start_process(
         [*_PYTHON, script], environment=child_environment(), directory=tmp_path, log=tmp_path / "log"
     )
     assert await process.wait() == "exit code 3"
     assert process.exited == "exit code 3"
     assert (tmp_path / "log").read_text() == "out\nerr"
-    process.signal(signal.SIGKILL)  # nothing is there to be hit
+    process.signal(signal.SIGKILL)  # no effect after the exit
 
 
-def test_an_end_is_told_in_words() -> None:
+def test_an_exit_is_described() -> None:
     assert describe_exit(0) == "exit code 0"
     assert describe_exit(-9) == "signal 9"
 
 
-def test_homeservers_inherit_nothing_that_slows_them_or_leads_them_astray(
+def test_children_inherit_no_proxy_and_no_python_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -77,7 +82,7 @@ def test_homeservers_inherit_nothing_that_slows_them_or_leads_them_astray(
     assert child_environment()["PATH"] == os.environ["PATH"]
 
 
-async def test_unbroken_work_is_finished_before_the_cancellation_is_raised() -> None:
+async def test_work_is_completed_before_the_cancellation_is_raised() -> None:
     release, finished = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -97,7 +102,7 @@ async def test_unbroken_work_is_finished_before_the_cancellation_is_raised() -> 
     assert finished.is_set()
 
 
-async def test_unbroken_work_returns_and_raises_as_it_is() -> None:
+async def test_a_result_and_an_exception_are_passed_on() -> None:
     async def answer() -> int:
         return 42
 
@@ -111,3 +116,9 @@ async def test_unbroken_work_returns_and_raises_as_it_is() -> None:
 
 def _descendants() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
+
+
+def test_the_import_that_recipes_used_before_still_works() -> None:
+    from trafficlight.homeservers import tools
+
+    assert tools.run_tool is run_tool

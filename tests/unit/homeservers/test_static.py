@@ -1,4 +1,4 @@
-"""What SERVER_OVERRIDES may look like, and who has which homeservers."""
+"""The forms of SERVER_OVERRIDES, and the leases of its homeservers."""
 
 import asyncio
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trafficlight.config import StaticServer
 from trafficlight.errors import ConfigError, UnsupportedError
-from trafficlight.homeservers.static_sets import SetPool, parse_overrides
+from trafficlight.homeservers.static import StaticServerPool, parse_overrides
 
 ONE = {"server_name": "one.example", "cs_api": "https://one.example/"}
 TWO = {"server_name": "two.example", "cs_api": "http://127.0.0.1:8008"}
@@ -32,7 +32,7 @@ def _server(number: int) -> StaticServer:
         ({"cs_api": "http://127.0.0.1:8008"}, [["127.0.0.1:8008"]]),
     ],
 )
-def test_every_form_is_understood(value: Any, expected: list[list[str]]) -> None:
+def test_every_form_is_parsed(value: Any, expected: list[list[str]]) -> None:
     [sets] = parse_overrides({"SynapseStable": value}).values()
     assert [[server.server_name for server in found] for found in sets] == expected
     assert not any(server.cs_api.endswith("/") for found in sets for server in found)
@@ -51,13 +51,13 @@ def test_every_form_is_understood(value: Any, expected: list[list[str]]) -> None
         ([ONE, {**TWO, "cs_pai": 1}], r"SERVER_OVERRIDES.SynapseStable\[1\].cs_pai"),
     ],
 )
-def test_what_is_wrong_is_named(value: Any, key: str) -> None:
+def test_an_invalid_entry_is_named(value: Any, key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         parse_overrides({"SynapseStable": value})
 
 
 @given(st.recursive(st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner, max_size=3)))
-def test_nonsense_is_never_more_than_a_wrong_setting(value: Any) -> None:
+def test_any_other_value_is_a_config_error(value: Any) -> None:
     try:
         parse_overrides({"X": value})
     except ConfigError as error:
@@ -65,8 +65,8 @@ def test_nonsense_is_never_more_than_a_wrong_setting(value: Any) -> None:
         assert error.key.startswith("SERVER_OVERRIDES.X")
 
 
-async def test_a_set_is_with_one_case_at_a_time_and_who_came_first_goes_first() -> None:
-    pool = SetPool("SynapseStable", [(_server(1),), (_server(2),)])
+async def test_a_set_is_leased_to_one_case_at_a_time_in_order() -> None:
+    pool = StaticServerPool("SynapseStable", [(_server(1),), (_server(2),)])
     order: list[str] = []
     held: set[str] = set()
 
@@ -84,26 +84,28 @@ async def test_a_set_is_with_one_case_at_a_time_and_who_came_first_goes_first() 
         for name, count in [("a", 1), ("b", 2), ("c", 1), ("d", 1)]:
             group.create_task(case(name, count))
     assert order == ["a", "b", "c", "d"]
-    assert pool.free == 2
+    async with asyncio.timeout(1), pool.lease(2):
+        pass  # all were released
 
 
-async def test_who_gives_up_waiting_takes_nothing() -> None:
-    pool = SetPool("SynapseStable", [(_server(1),)])
+async def test_a_cancelled_wait_leases_nothing() -> None:
+    pool = StaticServerPool("SynapseStable", [(_server(1),)])
 
     async def case() -> None:
         async with pool.lease(1):
-            pytest.fail("it was not free")
+            pytest.fail("it was leased twice")
 
     async with pool.lease(1):
         waiting = asyncio.create_task(case())
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
-    assert pool.free == 1
+    async with asyncio.timeout(1), pool.lease(1):
+        pass  # it was released
 
 
-async def test_more_than_there_are_is_unsupported() -> None:
-    pool = SetPool("SynapseStable", [(_server(1), _server(2))])
+async def test_more_homeservers_than_configured_are_unsupported() -> None:
+    pool = StaticServerPool("SynapseStable", [(_server(1), _server(2))])
     with pytest.raises(UnsupportedError, match="SynapseStable names 2 homeservers, the case needs 3"):
         async with pool.lease(3):
-            pytest.fail("there are not so many")
+            pytest.fail("more than there are were leased")

@@ -1,4 +1,4 @@
-"""Reading what stands in the query of a URL."""
+"""Query parameters: numbers and pages of a list."""
 
 from http import HTTPStatus
 
@@ -10,9 +10,9 @@ _DIGITS = 16  # of a number
 
 
 def number(name: str, default: int) -> int:
-    """Return a number from 0.
+    """Return a query parameter as a number from 0.
 
-    :raises Refusal: it is none (400).
+    :raises ApiError: it is not one (400).
     """
     text = request.args.get(name)
     if text is None:
@@ -22,21 +22,21 @@ def number(name: str, default: int) -> int:
     return int(text)
 
 
-def span(default: int, most: int) -> tuple[int, int]:
-    """Return the first and the behind-the-last place that `offset` and `limit` ask for.
+def page_bounds(default: int, most: int) -> tuple[int, int]:
+    """Return the slice bounds that `offset` and `limit` ask for.
 
-    :param default: how many there are to be where nothing is asked for.
-    :param most: how many at most.
-    :raises Refusal: one of them is no number (400).
+    :param default: the limit if none is given.
+    :param most: the highest limit.
+    :raises ApiError: one of them is not a number (400).
     """
     first = number("offset", 0)
     return first, first + min(number("limit", default), most)
 
 
 def invalid_query(name: str, wanted: str, given: str) -> ApiError:
-    """Return the refusal of a value.
+    """Return the error for an invalid query parameter.
 
-    :param wanted: what it should have been.
+    :param wanted: what it has to be.
     """
     message = f"{name} must be {wanted}, not {given[:40]!r}"
     return ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", message)

@@ -1,12 +1,11 @@
-"""Which providers there are, and which server type comes from where."""
+"""The configured providers, and the provider of each server type."""
 
 import pytest
 
 from trafficlight.config import load
 from trafficlight.errors import ConfigError
-from trafficlight.homeservers.composition import build_providers
-from trafficlight.homeservers.registry import ProviderRegistry
-from trafficlight.homeservers.resources import default_capacity
+from trafficlight.homeservers.provider import capacity_of_this_machine
+from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.server_types import Dendrite, SynapseStable
 
 STATIC = {"SynapseStable": "http://127.0.0.1:1"}
@@ -58,8 +57,8 @@ async def test_a_limit_takes_the_place_of_what_is_guessed() -> None:
 
 
 async def test_without_one_this_machine_carries_what_memory_and_cores_allow() -> None:
-    assert _providers().hosting.hosts == {"local": {"this machine": default_capacity()}}
-    assert 1 <= default_capacity() <= 8
+    assert _providers().hosting.hosts == {"local": {"this machine": capacity_of_this_machine()}}
+    assert 1 <= capacity_of_this_machine() <= 8
 
 
 async def test_docker_carries_nothing_before_it_was_asked() -> None:

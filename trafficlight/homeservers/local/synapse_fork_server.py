@@ -1,15 +1,17 @@
-"""Start Synapses by forking an interpreter that has imported Synapse already.
+"""Start Synapses by forking an interpreter that has already imported Synapse.
 
-Most of Synapse's start is imports. This script runs in the virtual environment of one Synapse version,
-imports it once, and forks for every server. It speaks JSON lines on stdin and stdout::
+Most of a Synapse's start-up is imports. This script runs in the virtual environment of one Synapse version,
+imports it once, and forks for every homeserver. It speaks JSON lines on stdin and stdout, and answers every
+request::
 
     -> {"do": "start", "id": 1, "args": [...], "directory": "...", "log": "..."}
     <- {"started": PID, "id": 1}
-    -> {"do": "signal", "pid": PID, "number": 15}
+    -> {"do": "signal", "id": 2, "pid": PID, "number": 15}
+    <- {"signalled": PID, "id": 2}
     <- {"exited": PID, "code": -15}
 
-Only this process reaps and signals the servers, so a signal never meets a reused pid. When its starter dies,
-or closes stdin, everything dies with it.
+Only this process reaps and signals the homeservers, so no signal reaches a reused pid. When its parent dies
+or closes stdin, it kills them and exits.
 """
 
 import ctypes
@@ -34,20 +36,20 @@ def _die_with(parent: int) -> None:
 
 
 def _preload() -> tuple[Any, Any]:
-    """Import Synapse behind a stand-in for Twisted's reactor: a real one must not be made before the fork."""
+    """Import Synapse with a proxy for Twisted's reactor: the real one must be created after the fork."""
     module = "synapse.app.complement_fork_proxied_reactor"
     if importlib.util.find_spec(module) is None:
-        module = "synapse.app.complement_fork_starter"  # where it was in older versions
+        module = "synapse.app.complement_fork_starter"  # its name in older versions
     reactor = importlib.import_module(module).ProxiedReactor()
     importlib.import_module("twisted.internet.main").installReactor(reactor)
     homeserver = importlib.import_module("synapse.app.homeserver")
     gc.collect()
-    gc.freeze()  # the children share these pages for as long as nobody touches them
+    gc.freeze()  # keeps these pages shared with the children
     return reactor, homeserver
 
 
 def _become_server(reactor: Any, homeserver: Any, request: dict[str, Any], parent: int) -> NoReturn:
-    """Turn the forked child into the homeserver; never returns to the caller's loop."""
+    """Run the homeserver in the forked child; exits with it."""
     code = 1
     try:
         os.setsid()
@@ -64,10 +66,10 @@ def _become_server(reactor: Any, homeserver: Any, request: dict[str, Any], paren
         reactor._install_real_reactor(importlib.import_module("twisted.internet.epollreactor").EPollReactor())
         homeserver.main()
         code = 0
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        if isinstance(leaving.code, str):
-            sys.stderr.write(f"{leaving.code}\n")
+    except SystemExit as exiting:
+        code = exiting.code if isinstance(exiting.code, int) else int(exiting.code is not None)
+        if isinstance(exiting.code, str):
+            sys.stderr.write(f"{exiting.code}\n")
     except BaseException:
         traceback.print_exc()
     finally:
@@ -76,7 +78,7 @@ def _become_server(reactor: Any, homeserver: Any, request: dict[str, Any], paren
         os._exit(code)
 
 
-def _tell(message: dict[str, Any]) -> None:
+def _send(message: dict[str, Any]) -> None:
     os.write(1, json.dumps(message).encode() + b"\n")
 
 
@@ -86,7 +88,7 @@ def _reap(children: set[int]) -> None:
         if pid == 0:
             return
         children.discard(pid)
-        _tell({"exited": pid, "code": os.waitstatus_to_exitcode(status)})
+        _send({"exited": pid, "code": os.waitstatus_to_exitcode(status)})
 
 
 def _serve(reactor: Any, homeserver: Any) -> None:
@@ -96,7 +98,7 @@ def _serve(reactor: Any, homeserver: Any) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     own_pid = os.getpid()
     pending = b""
-    _tell({"ready": True})
+    _send({"ready": True})
     while True:
         readable, _, _ = select.select([0, woken], [], [])
         if woken in readable:
@@ -115,15 +117,17 @@ def _serve(reactor: Any, homeserver: Any) -> None:
                 if pid == 0:
                     _become_server(reactor, homeserver, request, own_pid)
                 children.add(pid)
-                _tell({"started": pid, "id": request["id"]})
-            elif request["pid"] in children:
-                os.kill(request["pid"], request["number"])
+                _send({"started": pid, "id": request["id"]})
+            else:
+                if request["pid"] in children:
+                    os.kill(request["pid"], request["number"])
+                _send({"signalled": request["pid"], "id": request["id"]})
     for pid in children:
         os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:
-    """Preload, then serve requests until stdin ends."""
+    """Import Synapse, then serve requests until stdin is closed."""
     _die_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reactor, homeserver = _preload()

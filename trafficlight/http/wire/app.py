@@ -1,0 +1,414 @@
+"""The five endpoints of adapters: an ASGI application in front of the one for API and pages.
+
+Thousands of adapters poll all the time, so these endpoints bypass the web framework.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs
+
+from trafficlight.coordinator.adapter import (
+    Adapter,
+    AdapterState,
+    RegistrationConflictError,
+    UnknownAdapterError,
+)
+from trafficlight.coordinator.channel import Receipt
+from trafficlight.coordinator.lab import Lab
+from trafficlight.http.api.described import Answer, Endpoint, Query, described
+from trafficlight.http.context import log_context_of
+from trafficlight.http.errors import ApiError, refusal_body
+from trafficlight.http.requests import (
+    before_stall,
+    check_json_type,
+    check_size,
+    parse_object,
+    validated,
+)
+from trafficlight.http.schemas import Empty, Responded, Uploaded
+from trafficlight.http.security import (
+    refuse_cross_site,
+    require_adapter_token,
+    require_registration_token,
+)
+from trafficlight.http.wire.uploads import receive_files
+from trafficlight.logs import LogContext
+from trafficlight.protocol import (
+    EXIT,
+    ActionMessage,
+    ErrorReport,
+    JsonObject,
+    Registered,
+    Registration,
+    Respond,
+)
+from trafficlight.results.events import Log
+from trafficlight.text import single_line
+from trafficlight.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+Scope: TypeAlias = Any
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_PATH = re.compile(r"/client/([^/]+)/(register|poll|respond|error|upload)")
+_UUID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
+# Bytes of a body.
+_REGISTRATION_LIMIT = 64 << 10
+_ANSWER_LIMIT = 16 << 20
+_GROUP = "Adapters"
+_FILE_FORM = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary", "description": "The file, with its name."}},
+    "required": ["file"],
+}
+
+
+class _DisconnectedError(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+@dataclass(slots=True)
+class WireRequest:
+    """A request of an adapter.
+
+    :param uuid: the adapter's id, as the path has it.
+    """
+
+    lab: Lab
+    uuid: str
+    scope: Scope
+    receive: Receive
+    headers: Mapping[bytes, bytes]
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header, or None."""
+        value = self.headers.get(name.lower().encode())
+        return value.decode("latin-1") if value is not None else None
+
+    def adapter(self) -> Adapter:
+        """Return the adapter that sends this, and note its sign of life.
+
+        :raises UnknownAdapterError: none is registered under this id.
+        :raises ApiError: its token is missing or wrong (401).
+        """
+        pool = self.lab.engine.pool
+        adapter = pool.get(self.uuid)
+        require_adapter_token(self.header, adapter)
+        pool.seen(adapter)
+        return adapter
+
+    async def json_object(self, limit: int) -> JsonObject:
+        """Return the body, which must be a JSON object.
+
+        :raises ApiError: the body is too large (413), of another type (415), or not a JSON object (400).
+        """
+        check_json_type((self.header("Content-Type") or "").partition(";")[0].strip().lower())
+        return parse_object(b"".join([chunk async for chunk in self.chunks(limit)]))
+
+    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """Iterate over the body.
+
+        :param limit: the most bytes that it may have.
+        :raises ApiError: it has more (413), or stalls (408).
+        """
+        length = self.headers.get(b"content-length", b"")
+        check_size(int(length) if length.isdigit() else 0, limit)
+        read, more = 0, True
+        while more:
+            message = await before_stall(self.receive())
+            if message["type"] == "http.disconnect":
+                raise _DisconnectedError
+            chunk: bytes = message.get("body", b"")
+            read += len(chunk)
+            check_size(read, limit)
+            yield chunk
+            more = message.get("more_body", False)
+
+    async def disconnected(self) -> None:
+        """Wait until the client closes the connection."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+View: TypeAlias = Callable[[WireRequest], Awaitable[Mapping[str, Any]]]
+
+
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("It is registered.", Registered)},
+        (400, 401, 408, 409, 413, 415),
+        body=Registration,
+        guard="registration",
+    )
+)
+async def register(request: WireRequest) -> Mapping[str, Any]:
+    """Register an adapter. Returns at once; the first action comes with a poll.
+
+    The same body again changes nothing; another one, or an id that was used before, is refused with 409.
+    """
+    lab, uuid = request.lab, request.uuid
+    known = lab.engine.pool.known(uuid)
+    if known is not None and known.token_used:
+        # The shared token must not be enough to learn another adapter's own token.
+        require_adapter_token(request.header, known)
+    else:
+        require_registration_token(request.header, lab.settings)
+    if not _UUID.fullmatch(uuid):
+        message = "the uuid must be 1 to 100 letters, digits, or any of _.:-"
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_uuid", message)
+    registration = validated(Registration, await request.json_object(_REGISTRATION_LIMIT))
+    own = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
+    adapter = lab.engine.pool.register(uuid, registration, token=own)
+    answer = {
+        "uuid": uuid,
+        "coordinator": VERSION,
+        "poll_hold": lab.settings.poll_hold,
+        "deadlines": {"alive": lab.settings.alive_deadline, "action": lab.settings.action_deadline},
+    }
+    return answer if adapter.token is None else {**answer, "token": adapter.token}
+
+
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("What to do next.", ActionMessage)},
+        (400, 401),
+        query=(
+            Query(
+                "wait",
+                "Seconds that the poll may be held; at most, and by default, the coordinator's hold time.",
+                {"type": "number", "minimum": 0},
+            ),
+        ),
+        guard="adapter",
+    )
+)
+async def poll(request: WireRequest) -> Mapping[str, Any]:
+    """Ask what to do next. Held until there is something to do, or the hold time is over.
+
+    An action comes again, with the same `id`, until it is answered. `idle` means: poll again after `delay`
+    milliseconds. `exit` means: stop polling, and register under a new id. An id that is not registered is
+    answered with `exit`, too.
+    """
+    try:
+        adapter = request.adapter()
+    except UnknownAdapterError as unknown:
+        return {"action": EXIT, "data": {"reason": str(unknown)}}
+    query = parse_qs(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    wait = _hold_time(query.get("wait", [None])[0], request.lab.settings.poll_hold)
+    message = await adapter.channel.poll(wait, request.disconnected)
+    request.lab.engine.pool.seen(adapter)
+    body = {"action": message.action, "data": message.data}
+    return body if message.id is None else {**body, "id": message.id}
+
+
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("How it was received.", Responded)},
+        (400, 401, 404, 408, 409, 413, 415),
+        body=Respond,
+        guard="adapter",
+    )
+)
+async def respond(request: WireRequest) -> Mapping[str, Any]:
+    """Answer the outstanding action.
+
+    With the action's `id` it can be sent again without harm; an id that is not waiting is refused with 409.
+    Without an id it answers whatever is outstanding. `{"response": "error"}` says that the client failed.
+    """
+    adapter = request.adapter()
+    body = await request.json_object(_ANSWER_LIMIT)
+    answer = validated(Respond, body)
+    response = {key: value for key, value in body.items() if key != "id"}
+    receipt = adapter.channel.respond(answer.id, response)
+    if receipt is Receipt.STALE:
+        message = (
+            f"the action {single_line(answer.id or '', 100)} is not waiting for an answer: poll for what is"
+        )
+        raise ApiError(HTTPStatus.CONFLICT, "stale_action", message)
+    if receipt is Receipt.UNSOLICITED:
+        _note(request.lab, adapter, f"answered, but nothing was asked of it: {single_line(repr(response))}")
+    return {"receipt": receipt}
+
+
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("It is noted.", Empty)},
+        (400, 401, 404, 408, 413, 415),
+        body=ErrorReport,
+        guard="adapter",
+    )
+)
+async def error(request: WireRequest) -> Mapping[str, Any]:
+    """Report an error; the adapter has to register again after that, under a new id.
+
+    A `type` of `action` means that the client failed, anything else that the adapter did.
+    """
+    adapter = request.adapter()
+    body = await request.json_object(_ANSWER_LIMIT)
+    if not isinstance(body.get("error", {}), dict):
+        body = {"error": {"details": str(body["error"]) if body["error"] is not None else None}}
+    report = validated(ErrorReport, body)
+    if adapter.state is AdapterState.ENDED:
+        message = f"reported an error after it had ended: {single_line(report.error.details)}"
+        _note(request.lab, adapter, message)
+    request.lab.engine.pool.report(adapter, report.error)
+    return {}
+
+
+@described(
+    Endpoint(
+        _GROUP,
+        {200: Answer("They are kept.", Uploaded)},
+        (400, 401, 404, 408, 413, 415, 507),
+        form=_FILE_FORM,
+        guard="adapter",
+    )
+)
+async def upload(request: WireRequest) -> Mapping[str, Any]:
+    """Send files that belong to the adapter's case, also after its end.
+
+    Every part with a file name is one file. A name that comes again keeps both files.
+    """
+    adapter, lab = request.adapter(), request.lab
+    lease, role, limits = adapter.lease, adapter.role, lab.settings
+    if lease is not None and role is not None:
+        folder = await asyncio.to_thread(lease.folder.client, role)
+        used = 0
+    else:
+        folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
+        used = await asyncio.to_thread(_used, folder)
+
+    def room() -> int:
+        taken = lease.uploaded_bytes if lease is not None else used
+        return max(0, limits.upload_case_limit - taken)
+
+    content_type = request.header("Content-Type") or ""
+    files = await receive_files(
+        request.chunks, content_type, folder, file_limit=limits.upload_file_limit, room=room
+    )
+    for file in files:
+        if lease is not None and role is not None:
+            lease.uploaded(role, request.uuid, file)
+        else:
+            _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {file.path}")
+    return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
+
+
+ENDPOINTS: Mapping[str, tuple[str, View]] = {
+    "register": ("POST", register),
+    "poll": ("GET", poll),
+    "respond": ("POST", respond),
+    "error": ("POST", error),
+    "upload": ("POST", upload),
+}
+"""Method and view by the last part of the path, which is `/client/{uuid}/...`."""
+
+
+class WireApp:
+    """An ASGI application that serves the adapters' endpoints, and passes everything else on.
+
+    :param application: gets everything else.
+    :param lab: returns the lab, once there is one.
+    """
+
+    def __init__(self, application: Application, lab: Callable[[], Lab]) -> None:
+        self._application = application
+        self._lab = lab
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        if path is None:
+            await self._application(scope, receive, send)
+            return
+        status, headers = HTTPStatus.OK, {}
+        method, view = ENDPOINTS[path[2]]
+        try:
+            if scope["method"] == "OPTIONS":
+                body, headers = b"", {"Allow": f"{method}, OPTIONS"}
+            elif scope["method"] != method:
+                raise _not_allowed(scope["method"], method)
+            else:
+                request = WireRequest(self._lab(), path[1], scope, receive, dict(scope["headers"]))
+                body = await _handled(request, view)
+        except _DisconnectedError:
+            return
+        except ApiError as refusal:
+            status, headers = refusal.status, refusal.headers
+            body = refusal_body(refusal.code, refusal.message)
+        except UnknownAdapterError as unknown:
+            status, body = HTTPStatus.NOT_FOUND, refusal_body("unknown_adapter", str(unknown))
+        except RegistrationConflictError as conflict:
+            status, body = HTTPStatus.CONFLICT, refusal_body("registration_conflict", str(conflict))
+        except Exception:
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            message = "the coordinator failed to handle this; its log has the reason"
+            status, body = HTTPStatus.INTERNAL_SERVER_ERROR, refusal_body("internal_server_error", message)
+        fields = [*_HEADERS, (b"content-length", str(len(body)).encode())]
+        fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": int(status), "headers": fields})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _handled(request: WireRequest, view: View) -> bytes:
+    adapter = request.lab.engine.pool.known(request.uuid)
+    context = LogContext(adapter=request.uuid[:100]) if adapter is None else log_context_of(adapter)
+    context.enter()
+    refuse_cross_site(request.scope["method"], request.header, request.lab.settings)
+    # Not pydantic's serializer: texts of tests may hold what UTF-8 cannot encode.
+    return json.dumps(await view(request)).encode()
+
+
+def _not_allowed(given: str, method: str) -> ApiError:
+    allowed = f"{method}, OPTIONS"
+    message = f"this path takes {allowed}, not {given[:20]}"
+    return ApiError(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", message, headers={"Allow": allowed})
+
+
+def _hold_time(wait: str | None, hold: float) -> float:
+    """Return the seconds to hold a poll.
+
+    :param wait: the query parameter.
+    :param hold: the coordinator's hold time.
+    :raises ApiError: `wait` is not a number of seconds (400).
+    """
+    if wait is None:
+        return hold
+    try:
+        seconds = float(wait)
+    except ValueError:
+        seconds = float("nan")
+    if not seconds >= 0:
+        message = f"wait must be a number of seconds from 0, not {wait[:40]!r}"
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_wait", message)
+    return min(seconds, hold)
+
+
+def _note(lab: Lab, adapter: Adapter, message: str) -> None:
+    """Write to the log of the adapter's case, or of the lab if it has none."""
+    event = Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message)
+    if (lease := adapter.lease) is not None:
+        lease.emit(replace(event, role=adapter.role))
+    else:
+        lab.journal.append(event)
+
+
+def _used(folder: Path) -> int:
+    """Return the bytes in the folder of an adapter without a case; unfinished files do not count."""
+    return sum(entry.stat().st_size for entry in folder.iterdir() if not entry.name.startswith("."))

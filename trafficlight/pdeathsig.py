@@ -1,0 +1,28 @@
+"""Run a command that the kernel kills when its parent dies: ``pdeathsig.py PARENT_PID COMMAND [ARGUMENT]...``
+
+Without ``prctl`` (on other systems than Linux) the command runs unchanged.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Request SIGKILL on the parent's death, then replace this process by the command."""
+    parent, *command = sys.argv[1:]
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (AttributeError, OSError):
+        pass
+    else:
+        if os.getppid() != int(parent):  # it died before the request took effect
+            sys.exit(1)
+    os.execvp(command[0], command)  # noqa: S606 - replacing this process is the purpose
+
+
+if __name__ == "__main__":
+    main()

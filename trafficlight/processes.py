@@ -1,0 +1,181 @@
+"""Child processes: none outlives this one, and their output and exit are reported."""
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from trafficlight.errors import DeployError
+
+logger = logging.getLogger(__name__)
+
+Progress: TypeAlias = Callable[[str], None]
+_T = TypeVar("_T")
+
+_PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
+_TAIL_LINES = 20
+_CAUSE = 300  # characters
+
+# PYTHONDONTWRITEBYTECODE makes every start of a Synapse seconds slower; the others select another Python.
+_NEVER_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+def child_environment(extra: Mapping[str, str] | None = None, *, proxies: bool = False) -> dict[str, str]:
+    """Return the environment for a child process.
+
+    :param extra: variables to add.
+    :param proxies: keep the proxy settings, which downloads need and servers on loopback must not have.
+    """
+    dropped = () if proxies else _PROXIES
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _NEVER_INHERITED and name.lower() not in dropped
+    }
+    return kept | dict(extra or {})
+
+
+def with_parent_death_signal(command: Sequence[str]) -> list[str]:
+    """Return the command line that runs a command which the kernel kills when this process dies."""
+    return [sys.executable, "-I", "-S", str(_PDEATHSIG), str(os.getpid()), *command]
+
+
+def describe_exit(code: int) -> str:
+    """Return ``exit code N``, or ``signal N`` for a negative code."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class ChildProcess:
+    """A child of this process, started by :func:`start_process`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def exited(self) -> str | None:
+        """How it exited, see :func:`describe_exit`; None while it runs."""
+        code = self._process.returncode
+        return None if code is None else describe_exit(code)
+
+    async def wait(self) -> str:
+        """Wait for the exit and return its description."""
+        return describe_exit(await self._process.wait())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal. Does nothing after the exit."""
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+
+
+async def start_process(
+    command: Sequence[str], *, environment: Mapping[str, str], directory: Path, log: Path
+) -> ChildProcess:
+    """Start a program that writes its output to a log file and dies with this process.
+
+    :raises DeployError: the program cannot be started.
+    """
+    output = await asyncio.to_thread(
+        os.open, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
+    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *with_parent_death_signal(command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            cwd=directory,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise DeployError(f"cannot start {command[0]}: {error}") from error
+    finally:
+        os.close(output)
+    return ChildProcess(process)
+
+
+async def run_tool(
+    what: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    on_line: Progress | None = None,
+) -> list[str]:
+    """Run a program until it exits and return the lines of its output. Cancellation kills it.
+
+    :param what: names the work in errors.
+    :param environment: its environment; by default this process's, with its proxy settings.
+    :param directory: its working directory.
+    :param on_line: called with every line as it is written.
+    :raises DeployError: the program cannot be started or fails; carries its last lines.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *with_parent_death_signal(command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=child_environment(proxies=True) if environment is None else environment,
+            cwd=directory,
+            start_new_session=True,
+            limit=2**20,
+        )
+    except OSError as error:
+        raise DeployError(f"{what}: {error}") from error
+    lines: deque[str] = deque(maxlen=10_000)
+    try:
+        assert process.stdout is not None
+        async for raw in process.stdout:
+            line = raw.decode(errors="replace").rstrip()
+            lines.append(line)
+            logger.debug("%s: %s", what, line)
+            if on_line is not None:
+                on_line(line)
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
+            await run_to_completion(process.wait())
+    if code != 0:
+        raise DeployError(
+            f"{what}: {describe_exit(code)}{_cause(lines)}", log="\n".join(list(lines)[-_TAIL_LINES:])
+        )
+    return list(lines)
+
+
+def _cause(lines: Iterable[str]) -> str:
+    """Return the last line that starts with ``error`` or ``fatal``, truncated."""
+    errors = [line.strip() for line in lines if re.match(r"\s*(error|fatal)\b", line, re.IGNORECASE)]
+    return f": {errors[-1][:_CAUSE]}" if errors else ""
+
+
+async def run_to_completion(work: Coroutine[Any, Any, _T]) -> _T:
+    """Await a coroutine until it is done, even when cancelled; the cancellation is raised afterwards.
+
+    For short clean-up that must not stop halfway, such as waiting for a killed process.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        logger.warning("failed after it was cancelled", exc_info=failure)
+    raise cancelled

@@ -1,0 +1,315 @@
+"""What pages and ``report.html`` share: statuses, verdicts, rows, timelines and templates.
+
+Both render the same records with the same functions, so their numbers, marks and order agree.
+"""
+
+import mimetypes
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup, escape
+
+from trafficlight.results.attempt import AttemptRecord
+from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.events import FINAL
+from trafficlight.results.names import folder_name
+from trafficlight.results.reports.timeline import Step, steps
+from trafficlight.text import count, duration, escape_control, single_line, size, truncate_middle, utc_time
+from trafficlight.version import VERSION
+
+_PACKAGE = Path(__file__).parents[2]
+_TEXT_LIMIT = 64 << 10  # bytes of one text
+_STEP_LIMIT = 400  # steps shown per attempt
+# Raster formats only: SVG may contain scripts.
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif")
+
+MARKS = {
+    "running": "▸",
+    "preparing": "…",
+    "failure": "✗",
+    "error": "!",
+    "unexpected success": "✓",
+    "flaky": "≈",
+    "expected failure": "✗",
+    "success": "✓",
+    "waiting": "·",
+    "not run": "·",
+    "skipped": "-",
+}
+"""Every status of a case with its mark, in display order."""
+
+_POSITION = {status: position for position, status in enumerate(MARKS)}
+
+
+def display_status(case: CaseRecord, *, over: bool) -> str:
+    """Return the status of a case, one of :data:`MARKS`.
+
+    :param over: whether its session no longer runs.
+    """
+    if case.state not in FINAL and not over:
+        return case.state.value
+    outcome = case.outcome
+    return str(Outcome.NOT_RUN if outcome is Outcome.RUNNING else outcome)
+
+
+def display_position(status: str) -> int:
+    """Return the sort key of a status."""
+    return _POSITION[status]
+
+
+def in_display_order(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts per status in display order, without zeros."""
+    return {status: counts[status] for status in MARKS if counts.get(status)}
+
+
+def status_counts(cases: Iterable[CaseRecord], *, over: bool) -> dict[str, int]:
+    """Return the number of cases per status, in display order.
+
+    :param over: whether their session no longer runs.
+    """
+    return in_display_order(Counter(display_status(case, over=over) for case in cases))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The result of a session in one sentence.
+
+    :ivar status: the status whose colour stands for it.
+    """
+
+    text: str
+    status: str
+
+
+def verdict(counts: Mapping[str, int], state: str = "ended", problems: int = 0) -> Verdict:
+    """Return the verdict of a session.
+
+    :param counts: the number of cases per status.
+    :param state: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
+    :param problems: the number of test files that cannot run.
+    """
+    number, total = Counter(counts), sum(counts.values())
+    bad = {
+        "failed": number["failure"],
+        "ended in error": number["error"],
+        "succeeded unexpectedly": number["unexpected success"],
+    }
+    if any(bad.values()):
+        status = next(name for name in ("failure", "error", "unexpected success") if number[name])
+        return Verdict(_sentence(bad, total), status)
+    if problems:
+        return Verdict(f"{count(problems, 'test file')} cannot run", "error")
+    if state == "running":
+        return Verdict("No failures so far", "running")
+    succeeded = number["success"] + number["flaky"]
+    if not succeeded + number["expected failure"]:
+        return Verdict("Nothing ran", "not run")
+    if undecided := sum(number[name] for name in ("running", "preparing", "waiting", "not run")):
+        return Verdict(_sentence({"have no verdict": undecided}, total), "not run")
+    if number["success"] == total:
+        return Verdict("The case succeeded" if total == 1 else f"All {total:,} cases succeeded", "success")
+    good = {
+        "succeeded": succeeded,
+        "flaky": number["flaky"],
+        "failed as expected": number["expected failure"],
+        "skipped": number["skipped"],
+    }
+    return Verdict(_sentence(good, total), "success")
+
+
+def _sentence(numbers: Mapping[str, int], total: int) -> str:
+    (first, what), *rest = [(number, what) for what, number in numbers.items() if number]
+    return ", ".join(
+        [f"{first:,} of {count(total, 'case')} {what}", *(f"{number:,} {text}" for number, text in rest)]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRow:
+    """One line of a list of cases.
+
+    :ivar name: what distinguishes it from the other cases of its suite.
+    :ivar why: its message, or why it waits or did not run.
+    :ivar seconds: how long it took, or has been running; None before it starts.
+    :ivar moving: whether `seconds` increases.
+    """
+
+    id: str
+    suite: str
+    cell: str
+    name: str
+    status: str
+    why: str
+    seconds: float | None
+    moving: bool
+    attempts: int
+
+
+def case_row(case: CaseRecord, now: datetime, *, over: bool) -> CaseRow:
+    """Return the line of a case.
+
+    :param over: whether its session no longer runs.
+    """
+    attempt = case.attempt
+    seconds, moving = case.seconds if attempt is not None else None, False
+    if attempt is not None and attempt.ended is None and attempt.started is not None:
+        seconds, moving = max(0.0, (now - attempt.started).total_seconds()), not over
+    return CaseRow(
+        id=case.id,
+        suite=case.suite,
+        cell=case.cell,
+        name=case.cell or case.method or case.id,
+        status=display_status(case, over=over),
+        why=why(case),
+        seconds=seconds,
+        moving=moving,
+        attempts=len(case.attempts),
+    )
+
+
+def why(case: CaseRecord) -> str:
+    """Return why a case has its status: a message or a reason; may be empty."""
+    if case.expected is not None and case.outcome is Outcome.EXPECTED_FAILURE:
+        return case.expected.reason
+    if case.expected is not None and case.outcome is Outcome.UNEXPECTED_SUCCESS:
+        return f"expected to fail: {case.expected.reason}"
+    return case.message or case.reason if case.verdict is not None else case.reason or case.message
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """A step of a timeline, with its bar in percent of the attempt."""
+
+    step: Step
+    left: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class FileView:
+    """A file of an attempt.
+
+    :ivar path: below the session's folder.
+    :ivar name: as the client or the test named it.
+    :ivar size: bytes; None if unknown.
+    :ivar kind: ``image``, ``video``, ``audio`` or ``file``.
+    """
+
+    path: str
+    name: str
+    size: int | None
+    role: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """An attempt as it is shown.
+
+    :ivar left_out: the number of steps left out in the middle.
+    :ivar log: the end of its log; may be empty.
+    """
+
+    record: AttemptRecord
+    steps: list[StepView]
+    left_out: int
+    files: Sequence[FileView]
+    log: str
+
+
+def attempt_view(attempt: AttemptRecord, files: Sequence[FileView], log: str = "") -> AttemptView:
+    """Return an attempt as it is shown."""
+    every, left_out = steps(attempt), attempt.dropped
+    if len(every) > _STEP_LIMIT:
+        left_out += len(every) - _STEP_LIMIT
+        every = every[: _STEP_LIMIT // 2] + every[-_STEP_LIMIT // 2 :]
+    whole = max([attempt.seconds, 0.001, *(step.offset + (step.seconds or 0.0) for step in every)])
+    return AttemptView(attempt, [_placed(step, whole) for step in every], left_out, files, log)
+
+
+def _placed(step: Step, whole: float) -> StepView:
+    took = step.seconds or 0.0
+    # The offset of a server is the time when it is ready, that of an action the time when it is sent.
+    begin = step.offset - took if step.kind == "server" else step.offset
+    left = max(0.0, min(99.0, 100 * begin / whole))
+    return StepView(step, round(left, 2), round(max(0.6, min(100.0 - left, 100 * took / whole)), 2))
+
+
+def recorded_files(attempt: AttemptRecord) -> list[FileView]:
+    """Return the files of an attempt according to its record, without a look at the disk."""
+    logs = ["log.info", "log.debug"] if attempt.timeline else []
+    logs += [f"servers/{folder_name(role)}/homeserver.log" for role in attempt.servers]
+    return [
+        *(FileView(f"{attempt.folder}/{name}", name, None, "", "file") for name in logs),
+        *(
+            FileView(
+                f"{attempt.folder}/{file.path}", file.name, file.size, file.role or "", file_kind(file.path)
+            )
+            for file in attempt.files
+        ),
+    ]
+
+
+def file_kind(name: str) -> str:
+    """Return how a browser shows a file: ``image``, ``video``, ``audio`` or ``file``."""
+    if name.lower().endswith(_PICTURES):
+        return "image"
+    family = (mimetypes.guess_type(name)[0] or "").partition("/")[0]
+    return family if family in ("video", "audio") else "file"
+
+
+def render(template: str, **values: Any) -> bytes:
+    """Return a rendered template in UTF-8. Any thread may call it."""
+    return _environment().get_template(template).render(**values).encode("utf-8", "replace")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        # The report includes the style sheet of the pages.
+        loader=jinja2.FileSystemLoader([_PACKAGE / "templates", _PACKAGE / "static"]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+    environment.filters |= {
+        "breakable": _breakable,
+        "code": _code,
+        "duration": duration,
+        "one_line": single_line,
+        "size": size,
+        "slug": lambda status: str(status).replace(" ", "-"),
+        "text": lambda text: truncate_middle(escape_control(text), _TEXT_LIMIT),
+        "time": utc_time,
+        "url": lambda part: quote(str(part), safe="/", errors="replace"),
+    }
+    environment.globals |= {"count": count, "marks": MARKS, "verdict": verdict, "version": VERSION}
+    return environment
+
+
+def _printable(value: Any) -> Any:
+    return escape_control(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _breakable(text: str) -> Markup:
+    """Allow line breaks after separators."""
+    parts = (escape(escape_control(part)) for part in re.split(r"(?<=[,/_.\[])|(?<=::)", text))
+    return Markup("<wbr>").join(parts)
+
+
+def _code(text: str) -> Markup:
+    """Render text between backticks as code."""
+    parts = [escape(escape_control(part)) for part in text.split("`")]
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts)
+    )
