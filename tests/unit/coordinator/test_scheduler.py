@@ -1,17 +1,21 @@
 """What starts first, what waits, and what is said of it."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trafficlight.client_types import (
+    ClientMatcher,
     ClientType,
+    ClientTypeSpec,
     ElementAndroid,
     ElementWebDevelop,
     ElementWebStable,
     Nio,
     as_client_type,
+    spec_of,
 )
 from trafficlight.coordinator.scheduling.inventory import Free
 from trafficlight.coordinator.scheduling.scheduler import Decision, Limits, Usage, Waiting, decide
@@ -20,7 +24,7 @@ from trafficlight.homeservers.provider import Hosting
 NIO, STABLE, DEVELOP, ANDROID = Nio(), ElementWebStable(), ElementWebDevelop(), ElementAndroid()
 
 
-def case(key: str, *kinds: ClientType, session: str = "s", **rest: Any) -> Waiting:
+def case(key: str, *kinds: ClientMatcher, session: str = "s", **rest: Any) -> Waiting:
     rest.setdefault("order", 0)
     return Waiting(key, session, clients={f"role{n}": kind for n, kind in enumerate(kinds)}, **rest)
 
@@ -293,7 +297,7 @@ def test_a_type_whose_match_raises_costs_only_its_own_cases() -> None:
 
 
 def test_foreign_types_of_one_name_are_kept_apart() -> None:
-    def foreign(type: str) -> ClientType:
+    def foreign(type: str) -> ClientTypeSpec:
         class Custom:
             def name(self) -> str:
                 return "Custom"
@@ -303,7 +307,7 @@ def test_foreign_types_of_one_name_are_kept_apart() -> None:
 
         found = as_client_type(Custom)
         assert found is not None
-        return found
+        return spec_of(found, Path(__file__), "A", "alice")
 
     decision = decide([case("a", foreign("one")), case("b", foreign("two"))], free("two"))
     assert started(decision) == ["b"]
