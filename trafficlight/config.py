@@ -33,7 +33,7 @@ def key_of(field: str) -> str:
 
 
 class StaticServer(BaseModel):
-    """A homeserver that runs anyway."""
+    """A homeserver that runs already."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -128,7 +128,7 @@ class Settings(BaseModel):
     )
     server_overrides: dict[str, Any] = Field(
         default_factory=dict,
-        description="Homeservers that run anyway, for each server type: `server_name` and `cs_api`.",
+        description="Homeservers that run already, for each server type: `server_name` and `cs_api`.",
     )
     homerunner_url: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default_factory=list, description="The homerunner to use, or a list of them."

@@ -19,6 +19,11 @@ class Connection:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and port of the server."""
+        return self._host, self._port
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -1,10 +1,11 @@
-"""The servers that are measured: ``serving.py lab|bare PORT_FILE``, until ended.
+"""The servers that are measured: ``serving.py lab|bare URL_FILE [hypercorn|uvicorn|granian]``, until killed.
 
-``lab`` is the real application over a real lab, with one endpoint more that plays the tests of many cases;
-``bare`` does the least that Quart can do for the same requests.
+``lab`` is the real application over a real lab, with one more endpoint that plays the tests of many cases;
+``bare`` does the least that Quart can do for the same requests. uvicorn and granian are not dependencies.
 """
 
 import asyncio
+import importlib
 import sys
 import tempfile
 import time
@@ -24,6 +25,11 @@ def bare() -> Quart:
     """Return an application that answers at once, and knows nobody."""
     app = Quart("bare")
     app.config["MAX_CONTENT_LENGTH"] = None
+
+    @app.post("/client/<uuid>/register")
+    async def register(uuid: str) -> Response:
+        await request.get_json()
+        return jsonify({"uuid": uuid})
 
     @app.get("/client/<uuid>/poll")
     async def poll(uuid: str) -> Response:
@@ -67,11 +73,21 @@ def with_rounds(lab: Lab) -> Quart:
     return app
 
 
-async def _serve(kind: str, told: Path) -> None:
+async def _serve(kind: str, told: Path, server: str) -> None:
     async def until_killed(app: Quart) -> None:
-        async with serving(app, bind("127.0.0.1", 0)) as url:
-            await asyncio.to_thread(told.write_text, url)
-            await asyncio.Event().wait()
+        if server == "hypercorn":
+            async with serving(app, bind("127.0.0.1", 0)) as url:
+                await asyncio.to_thread(told.write_text, url)
+                await asyncio.Event().wait()
+        listening = bind("127.0.0.1", 0)
+        port = listening.getsockname()[1]
+        await asyncio.to_thread(told.write_text, f"http://127.0.0.1:{port}")
+        if server == "uvicorn":
+            uvicorn = importlib.import_module("uvicorn")
+            await uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve([listening])
+        listening.close()
+        granian = importlib.import_module("granian.server.embed")
+        await granian.Server(app, port=port, interface="asgi", log_enabled=False).serve()
 
     if kind == "bare":
         await until_killed(bare())
@@ -83,4 +99,4 @@ async def _serve(kind: str, told: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(_serve(sys.argv[1], Path(sys.argv[2]), *(sys.argv[3:] or ["hypercorn"])))

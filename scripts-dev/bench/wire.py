@@ -60,21 +60,39 @@ class Load:
 
 
 @contextmanager
-def server(kind: str) -> Iterator[Server]:
-    """Run a server."""
+def server(kind: str, program: str = "hypercorn") -> Iterator[Server]:
+    """Run a server.
+
+    :param kind: `lab` or `bare`.
+    :param program: the ASGI server.
+    """
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "url"
-        program = Path(__file__).parent / "serving.py"
-        process = subprocess.Popen([sys.executable, str(program), kind, str(told)])
+        script = Path(__file__).parent / "serving.py"
+        process = subprocess.Popen([sys.executable, str(script), kind, str(told), program])
         try:
             while not told.exists() or not told.read_text():
                 if process.poll() is not None:
                     raise SystemExit(f"the {kind} server did not start")
                 time.sleep(0.05)
-            yield Server(told.read_text(), psutil.Process(process.pid))
+            url = told.read_text()
+            asyncio.run(_answers(url))
+            yield Server(url, psutil.Process(process.pid))
         finally:
             process.kill()
             process.wait()
+
+
+async def _answers(url: str) -> None:
+    """Wait until a server answers."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                async with Connection(url) as connection:
+                    await connection.request("GET", "/")
+                    return
+            except OSError:
+                await asyncio.sleep(0.05)
 
 
 async def register(url: str, count: int) -> list[str]:
@@ -203,6 +221,7 @@ async def measure(lab: Server, plain: Server, options: argparse.Namespace) -> No
     for count in options.adapters:
         paths += await register(lab.url, count - len(paths))
         rows += [await compared(lab, plain, paths, what, options.seconds) for what in ("poll", "respond")]
+    rows.append(await compared(lab, plain, paths, "register", options.seconds))
     head = (
         "requests/s",
         "bare",
@@ -255,13 +274,14 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=2000, help="polls held at the same time (default 2,000)")
     parser.add_argument("--megabytes", type=int, default=200, help="of one upload (default 200)")
     parser.add_argument("--cases", type=int, nargs="*", default=[1, 100, 1000], help="cases at once")
+    parser.add_argument("--server", default="hypercorn", help="or uvicorn, granian: installed by yourself")
     options = parser.parse_args()
-    with server("bare") as plain:
-        with server("lab") as lab:
+    with server("bare", options.server) as plain:
+        with server("lab", options.server) as lab:
             asyncio.run(measure(lab, plain, options))
         rows = []
         for cases in options.cases:
-            with server("lab") as lab:
+            with server("lab", options.server) as lab:
                 rows.append(asyncio.run(measure_rounds(lab, plain, cases, options)))
     head = ("p50 ms", "bare", "ratio", "p99 ms", "bare", "ratio", "CPU us", "bare", "ratio")
     show("Action round trip against one bare request, as many connections", ("round trip", *head), rows)

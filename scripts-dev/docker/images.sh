@@ -2,12 +2,13 @@
 # Usage: images.sh [SYNAPSE VERSION]
 #
 # Build complement-synapse:stable on the engine that engine.sh started (or DOCKER_HOST), without pulling
-# anything: a Debian from debootstrap, wheels from the package index. Does nothing where it is built already.
+# anything: a Debian from debootstrap, wheels from the package index. Does nothing if it is built already.
+# The default version is that of the setting SYNAPSE_VERSION.
 set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-version=${1:-1.163.2}
+version=${1:-$(sed -n 's/^SYNAPSE_VERSION = "\(.*\)"$/\1/p' "$root/trafficlight/config.py")}
 suite=bookworm
 packages=ca-certificates,curl,python3,python3-pip,python3-venv
 source=$root/tests/docker/synapse

@@ -13,7 +13,9 @@ from packaging.utils import canonicalize_name
 
 _ROOT = Path(__file__).parents[2]
 _LOCKS = ("requirements.txt", "requirements-dev.txt")
-_WRITE_LOCKS = "write the locks anew with: scripts-dev/lock.sh"
+_WRITE_LOCKS = "update the locks: scripts-dev/lock.sh"
+_SCRIPTS = [".ci/run", ".ci/packages"]
+_SCRIPTS += sorted(str(path.relative_to(_ROOT)) for path in (_ROOT / "scripts-dev").glob("*.sh"))
 
 
 def _pyproject() -> dict[str, Any]:
@@ -72,9 +74,7 @@ def test_what_runs_is_what_is_tested() -> None:
     }, _WRITE_LOCKS
 
 
-@pytest.mark.parametrize(
-    "script", [".ci/run", *(f"scripts-dev/{name}.sh" for name in ("run", "test", "lint", "lock", "setup"))]
-)
+@pytest.mark.parametrize("script", _SCRIPTS)
 def test_a_script_can_be_run_and_stops_at_the_first_failure(script: str) -> None:
     path = _ROOT / script
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trafficlight.config import SYNAPSE_VERSION
 from trafficlight.version import VERSION
 
 _ROOT = Path(__file__).parents[2]
@@ -71,6 +72,15 @@ def test_links_to_headings_lead_to_one(page: Path) -> None:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_the_pages_name_the_default_version_of_synapse() -> None:
+    named = re.compile(r"[Ss]ynapse[: ]v?(\d+\.\d+\.\d+)")
+    found = {version for page in _PAGES for version in named.findall(page.read_text())}
+    assert found <= {SYNAPSE_VERSION, "1.98.0"}, "1.98.0 is the example of another version"
+    script = (_ROOT / "scripts-dev" / "docker" / "images.sh").read_text()
+    assert not named.search(script)
+    assert "trafficlight/config.py" in script
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import shlex
 import signal
 import sys
@@ -17,7 +16,7 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Supervisor, programs_of
 from trafficlight.http.app import app_of
 from trafficlight.http.security import secret_of, warning_for
-from trafficlight.http.server import bind, serving
+from trafficlight.http.server import bind, process_tuned, serving
 
 # Seconds in which "at once" is over.
 _AT_ONCE = 0.5
@@ -44,9 +43,7 @@ async def lab_serving(
         url = await stack.enter_async_context(serving(app_of(lab), bind(settings.host, settings.port)))
         # Held polls would keep the server from ending.
         stack.callback(lab.engine.pool.close, "the coordinator is ending")
-        # What there is now stays: 100,000 objects, which the collector would look at every time for 50 ms.
-        gc.collect()
-        gc.freeze()
+        stack.enter_context(process_tuned())
         yield lab, url
 
 

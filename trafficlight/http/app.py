@@ -12,6 +12,8 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.http import errors, headers
 from trafficlight.http.api import adapters, openapi, operations, sessions
 from trafficlight.http.pages import login, routes
+from trafficlight.http.security import warning_for
+from trafficlight.http.server import process_tuned
 from trafficlight.http.wire.app import WireApp
 from trafficlight.suites.selection import SessionRequest
 
@@ -39,16 +41,15 @@ def create_app(**settings: Any) -> Quart:
 
     @app.while_serving
     async def lab() -> AsyncGenerator[None]:
-        if loaded.adapter_token is None or loaded.people_token is None:
-            # Which address the server listens on is not known here.
-            logger.warning(
-                "ADAPTER_TOKEN or PEOPLE_TOKEN is not set: whoever reaches this server can run code on it"
-            )
+        # Which address the server listens on is not known here.
+        if (warning := warning_for(loaded, "an address that another program chose")) is not None:
+            logger.warning(warning)
         async with Lab.open(loaded, resumable=True) as running:
             app.config["LAB"] = running
             # Installing a homeserver takes longer than a server waits for its application to start.
             beginning = asyncio.create_task(_begin(running), name="begin")
-            yield
+            with process_tuned():
+                yield
             beginning.cancel()
             await asyncio.gather(beginning, return_exceptions=True)
             # Held polls would keep the server from ending.

@@ -96,9 +96,13 @@ def cookie_of(token: str) -> str:
     return hmac.new(token.encode(), b"trafficlight: a person has logged in", "sha256").hexdigest()
 
 
-def warning_for(settings: Settings) -> str | None:
-    """Return a one-line warning if anybody in the network could use the lab, else None."""
-    if _is_loopback(settings.host):
+def warning_for(settings: Settings, address: str = "") -> str | None:
+    """Return a one-line warning if anybody in the network could use the lab, else None.
+
+    :param address: what the server listens on, if it is not the host of the settings.
+    """
+    address = address or settings.host
+    if _is_loopback(address):
         return None
     pairs = (("ADAPTER_TOKEN", settings.adapter_token), ("PEOPLE_TOKEN", settings.people_token))
     missing = [key for key, token in pairs if token is None]
@@ -110,7 +114,7 @@ def warning_for(settings: Settings) -> str | None:
     }
     everyone = " and ".join(what[key] for key in missing)
     return (
-        f"listening on {settings.host} without {' and '.join(missing)}: "
+        f"listening on {address} without {' and '.join(missing)}: "
         f"everybody who reaches this address can {everyone}"
     )
 

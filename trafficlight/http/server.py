@@ -1,24 +1,45 @@
-"""Serving an application with hypercorn, in a loop that somebody else runs."""
+"""The HTTP server: hypercorn's protocols in a running loop, and the set-up of the process for it."""
 
 import asyncio
+import errno
+import gc
+import logging
+import resource
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
-from hypercorn.asyncio import serve
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.utils import wrap_app
+from quart import Quart
 
 from trafficlight.errors import ConfigError
 
-# Seconds that an idle connection stays open; longer than any poll is held.
-_KEEP_ALIVE = 75.0
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE = 75.0
+"""Seconds that an idle connection and the head of a request have; more than a poll is held."""
+
 # Seconds that requests have to end at shutdown. Held polls are released before.
 _SHUTDOWN = 3.0
-# Seconds that a thread at work keeps the interpreter from the loop, which asks for it several times for one
-# answer. The default is 5 ms, and 50 ms for a poll while a page is made.
+# Seconds after which a busy thread hands the interpreter to the loop, which needs it several times for one
+# response. With the default of 5 ms, a poll takes 50 ms while a page is rendered.
 _SWITCH = 0.0005
+# Open files that the process asks for. Each connection is one.
+_FILES = 65_536
+# Open files that connections leave to the rest of the process: at most, and as a share of the limit.
+_SPARE, _SPARE_SHARE = 256, 4
+# Share of the limit of connections below which new ones are accepted again.
+_RESUME = 0.9
+# Seconds between two attempts to accept when the system has no resources.
+_RETRY = 0.5
+_NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_READ = 64 << 10
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -40,28 +61,149 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-@asynccontextmanager
-async def serving(app: Any, listening: socket.socket) -> AsyncIterator[str]:
-    """Serve an ASGI application on a socket until this is left; give its base URL.
+@contextmanager
+def process_tuned() -> Iterator[None]:
+    """Prepare the process for many connections, whichever server runs it: enter this when the lab is ready.
 
-    Meanwhile the threads of the process take turns more often.
+    Raises the limit of open files, lets threads take turns more often, and exempts what exists from garbage
+    collection.
     """
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    config = Config()
-    config.bind = [f"fd://{listening.detach()}"]
-    config.keep_alive_timeout = _KEEP_ALIVE
-    config.graceful_timeout = _SHUTDOWN
-    config.shutdown_timeout = _SHUTDOWN
-    config.accesslog = None
-    config.errorlog = None
-    stop = asyncio.Event()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH)
-    server = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait), name="http server")
+    # About 100,000 objects, which every full collection would traverse for 50 ms.
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@asynccontextmanager
+async def serving(app: Quart, listening: socket.socket) -> AsyncIterator[str]:
+    """Serve an application on a socket until this is left, and yield its base URL."""
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    server = Server(app, listening)
+    app.config["SERVER"] = server
+    await app.startup()
+    accepting = asyncio.create_task(server.accept(), name="http server")
     try:
         yield f"http://{shown}:{port}"
     finally:
-        stop.set()
-        await server
-        sys.setswitchinterval(interval)
+        accepting.cancel()
+        await asyncio.gather(accepting, return_exceptions=True)
+        listening.close()
+        await server.close()
+        await app.shutdown()
+
+
+class Server:
+    """Accepts connections, as long as the limit of open files leaves room for the rest of the process.
+
+    asyncio's own server logs thousands of tracebacks when a process runs out of file descriptors.
+
+    :ivar blocked: why no connection is accepted at the moment; empty if they are.
+    """
+
+    def __init__(self, app: Quart, listening: socket.socket) -> None:
+        self._app = wrap_app(app, 0, "asgi")
+        self._listening = listening
+        self._config = Config()
+        self._config.keep_alive_timeout = KEEP_ALIVE
+        self._config.accesslog = self._config.errorlog = None
+        self._context = WorkerContext(None)
+        self._connections: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
+        self.blocked = ""
+
+    async def accept(self) -> None:
+        """Accept connections until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            limit = _connection_limit()
+            if len(self._connections) >= limit:
+                self._block(f"{limit} connections are open, which is all that the limit of open files allows")
+                while len(self._connections) > limit * _RESUME:
+                    self._closed.clear()
+                    await self._closed.wait()
+            try:
+                connection, _ = await loop.sock_accept(self._listening)
+            except OSError as error:
+                if error.errno in _NO_RESOURCES:
+                    self._block(error.strerror or str(error))
+                    await asyncio.sleep(_RETRY)
+                continue  # otherwise the client has closed it already
+            if self.blocked:
+                self.blocked = ""
+                logger.warning("new connections are accepted again")
+            task = asyncio.create_task(self._serve(connection), name="http connection")
+            self._connections.add(task)
+            task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Close all connections: idle ones at once, others when their requests have ended, or soon."""
+        await self._context.terminated.set()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=_SHUTDOWN)
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _block(self, reason: str) -> None:
+        if not self.blocked:
+            logger.warning("no new connections are accepted: %s", reason)
+        self.blocked = reason
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._connections.discard(task)
+        self._closed.set()
+
+    async def _serve(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(_READ, loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        try:
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection)
+            writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+            await _Connection(self._app, loop, self._config, self._context, {}, reader, writer)
+        except OSError:
+            connection.close()
+        except Exception:
+            logger.exception("a connection failed")
+
+
+class _Connection(TCPServer):
+    """One connection.
+
+    hypercorn keeps a connection that the client has closed until the keep-alive timeout, because the task of
+    that timeout holds the connection's task group; and HTTP/2 has no timeout before its first request.
+    """
+
+    async def _read_data(self) -> None:
+        http2 = False
+        while not self.reader.at_eof():
+            try:
+                data = await self.reader.read(_READ)
+            except OSError:
+                break
+            await self.protocol.handle(RawData(data))
+            if not http2 and isinstance(self.protocol.protocol, H2Protocol):
+                http2 = True
+                if self.protocol.protocol.idle:
+                    await self.idle_task.restart(self._task_group, self._idle_timeout)
+        await self.protocol.handle(Closed())
+        await self.idle_task.stop()
+
+
+def _connection_limit() -> int:
+    """Return how many connections may be open at the same time."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(1, files - min(_SPARE, files // _SPARE_SHARE))

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from trafficlight.config import SYNAPSE_VERSION
 from trafficlight.processes import child_environment
 
 _TIMEOUT_SECONDS = 60
@@ -55,7 +56,7 @@ async def test_the_doctor_says_what_there_is(tmp_path: Path) -> None:
     code, rows = await _doctor(tmp_path)
     assert code == 0, rows
     assert rows["Python"]["state"] == "ok"
-    assert "1.163.2" in rows["SynapseStable"]["detail"]
+    assert SYNAPSE_VERSION in rows["SynapseStable"]["detail"]
     assert rows["homerunner"] == {
         "subject": "homerunner",
         "good": False,

@@ -13,6 +13,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 import yarl
+from quart import Quart
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
@@ -73,6 +74,7 @@ class HttpHarness:
     lab: Lab
     client: aiohttp.ClientSession
     folder: Path
+    app: Quart | None = None
 
     async def start(self, body: str, file: str = "talk_test.py", *, client_type: str = "nio") -> Session:
         """Start a session of one case, whose test has this body; `alice` is its only client."""
@@ -160,14 +162,15 @@ async def open_site(folder: Path, *, resumable: bool = False, **settings: Any) -
     }
     async with AsyncExitStack() as stack:
         lab = await stack.enter_async_context(Lab.open(Settings.model_validate(values), resumable=resumable))
-        url = await stack.enter_async_context(serving(app_of(lab), bind("127.0.0.1", 0)))
+        app = app_of(lab)
+        url = await stack.enter_async_context(serving(app, bind("127.0.0.1", 0)))
         stack.callback(lab.engine.pool.close, "the test is over")
         # A limit for each request, so that a hang has a name.
         timeout = aiohttp.ClientTimeout(total=30)
         client = await stack.enter_async_context(
             aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
         )
-        yield HttpHarness(url, lab, client, folder)
+        yield HttpHarness(url, lab, client, folder, app)
 
 
 @pytest.fixture

@@ -297,7 +297,7 @@ def test_keep_alive_outlasts_the_hold() -> None:
     """Defect 19: adapters met closed connections."""
     rules = Settings.model_fields["poll_hold"].metadata
     longest = next(rule.lt for rule in rules if hasattr(rule, "lt"))
-    assert longest < server._KEEP_ALIVE
+    assert longest < server.KEEP_ALIVE
 
 
 async def test_answers_close_when_asked_to(site: HttpHarness) -> None:

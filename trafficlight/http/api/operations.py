@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
-from quart import Blueprint, Quart, Response, jsonify, request
+from quart import Blueprint, Quart, Response, current_app, jsonify, request
 
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
@@ -85,6 +85,8 @@ def _unready(lab: Lab) -> list[str]:
     if lab.workers is not None and not lab.workers.pids:
         reasons.append("no worker process is up")
     reasons += [session.writer.trouble for session in lab.engine.sessions.values() if session.writer.trouble]
+    if (server := current_app.config.get("SERVER")) is not None and server.blocked:
+        reasons.append(f"no new connections are accepted: {server.blocked}")
     return reasons
 
 

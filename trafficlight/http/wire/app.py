@@ -333,6 +333,9 @@ class WireApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
+        if scope["type"] == "websocket":
+            await _refuse_websocket(scope, send)
+            return
         path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if path is None:
             await self._application(scope, receive, send)
@@ -360,10 +363,24 @@ class WireApp:
             logger.exception("%s %s failed", scope["method"], scope["path"])
             message = "the coordinator failed to handle this; its log has the reason"
             status, body = HTTPStatus.INTERNAL_SERVER_ERROR, refusal_body("internal_server_error", message)
-        fields = [*_HEADERS, (b"content-length", str(len(body)).encode())]
-        fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": int(status), "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+        await _send(send, "http", status, body, headers)
+
+
+async def _refuse_websocket(scope: Scope, send: Send) -> None:
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})  # the server answers 403
+        return
+    body = refusal_body("no_websockets", "there are no websockets here; /openapi lists what there is")
+    await _send(send, "websocket.http", HTTPStatus.UPGRADE_REQUIRED, body, {"Upgrade": "HTTP/1.1"})
+
+
+async def _send(
+    send: Send, protocol: str, status: HTTPStatus, body: bytes, headers: Mapping[str, str]
+) -> None:
+    fields = [*_HEADERS, (b"content-length", str(len(body)).encode())]
+    fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": f"{protocol}.response.start", "status": int(status), "headers": fields})
+    await send({"type": f"{protocol}.response.body", "body": body})
 
 
 async def _handled(request: WireRequest, view: View) -> bytes:

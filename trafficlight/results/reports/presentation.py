@@ -248,6 +248,7 @@ def recorded_files(attempt: AttemptRecord) -> list[FileView]:
     logs = ["log.info", "log.debug"] if attempt.timeline else []
     logs += [f"servers/{folder_name(role)}/homeserver.log" for role in attempt.servers]
     return [
+        FileView(f"{attempt.folder}/", "folder", None, "", "file"),
         *(FileView(f"{attempt.folder}/{name}", name, None, "", "file") for name in logs),
         *(
             FileView(

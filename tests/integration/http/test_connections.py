@@ -1,0 +1,147 @@
+"""Connections as programs make them: many, closed early, half sent, and more than the system allows."""
+
+import asyncio
+import contextlib
+import http.client
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from tests.integration.http.conftest import TEST_FILE, HttpHarness
+from trafficlight.http import server
+
+FILES = 96
+
+
+@pytest.fixture
+def limited_lab(tmp_path: Path) -> Iterator[tuple[psutil.Process, int, Path]]:
+    """Serve a lab that may have few open files; yield its process, its port and its log."""
+    log = tmp_path / "log"
+    command = ["serve", "--port", "0", "--workers", "0", "--results", str(tmp_path / "results")]
+    (tmp_path / "some_test.py").write_text(TEST_FILE.format(client_type="none", body="        pass"))
+    command.append("some_test.py")
+    limit = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES})); "
+    run = f"sys.argv = ['trafficlight', *{command!r}]; runpy.run_module('trafficlight', run_name='__main__')"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", limit + run], stdout=output, stderr=output, cwd=tmp_path
+        )
+    try:
+        for _ in range(300):
+            if "/status" in log.read_text() or process.poll() is not None:
+                break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        line = next((line for line in log.read_text().splitlines() if "/status" in line), None)
+        assert line is not None, log.read_text()
+        yield psutil.Process(process.pid), urlsplit(line.split()[-1]).port or 0, log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def naive(port: int, method: str, path: str, body: bytes | None = None) -> int:
+    """Send a request as `requests.post` does: one connection, kept alive, closed by the client."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def test_connections_that_clients_closed_are_closed(limited_lab: tuple[psutil.Process, int, Path]) -> None:
+    """Each was kept for 75 s: adapters with a connection for each request used up all open files."""
+    process, port, log = limited_lab
+    before = process.num_fds()
+    for number in range(150):
+        assert naive(port, "POST", f"/client/naive-{number}/register", b'{"type": "naive"}') == 200
+        assert naive(port, "GET", f"/client/naive-{number}/poll?wait=0") == 200
+    assert process.num_fds() < before + FILES // 3
+    assert "no new connections" not in log.read_text()
+
+
+def test_more_connections_than_the_system_allows(limited_lab: tuple[psutil.Process, int, Path]) -> None:
+    """They were accepted until nothing could be opened any more, with thousands of tracebacks."""
+    process, port, log = limited_lab
+    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    kept.request("GET", "/healthz")
+    kept.getresponse().read()
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(FILES + 50)]
+    for _ in range(100):
+        if "no new connections" in log.read_text():
+            break
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(0.1)
+    kept.request("GET", "/readyz")
+    answer = kept.getresponse()
+    assert (answer.status, b"no new connections are accepted" in answer.read()) == (503, True)
+    for connection in idle:
+        connection.close()
+    kept.close()
+    assert naive(port, "GET", "/readyz") == 200
+    text = log.read_text()
+    assert 1 <= text.count("no new connections are accepted") < 5
+    assert "Traceback" not in text
+
+
+def test_the_limit_of_open_files_is_raised() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] <= 256:
+        pytest.skip(f"the hard limit is {before[1]}")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        with server.process_tuned():
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_stalled_body_is_refused(site: HttpHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a body held a connection for minutes."""
+    monkeypatch.setattr("trafficlight.http.requests._STALLED", 0.2)
+    for path in ("/client/a/register", "/login"):
+        address = urlsplit(site.url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50\r\n\r\n{{".encode())
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 408"), answer
+        assert b"request_timeout" in answer
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /status HTTP/1.1\r\nHo", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
+async def test_an_idle_connection_is_closed(site: HttpHarness, sent: bytes) -> None:
+    """After the first line of HTTP/2 it was never closed."""
+    assert site.app is not None
+    site.app.config["SERVER"]._config.keep_alive_timeout = 0.3
+    address = urlsplit(site.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        while await reader.read(1000):
+            pass
+    writer.close()
+
+
+async def test_a_websocket_is_refused(site: HttpHarness) -> None:
+    """It was a 500."""
+    headers = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    for path in ("/status", "/client/a/poll"):
+        answer = await site.get(path, headers=headers)
+        assert (answer.status, answer.json()["error"]["code"]) == (426, "no_websockets")
