@@ -77,8 +77,12 @@ async def submit() -> Response:
     installed, which can take minutes the first time.
     """
     _check_open()
-    asked = validated(SessionRequest, await json_object(_REQUEST_LIMIT))
-    return await _start(asked, "POST /api/sessions")
+    body = await json_object(_REQUEST_LIMIT)
+    try:
+        request = validated(SessionRequest, body)
+    except UsageError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", str(error)) from None
+    return await _start(request, "POST /api/sessions")
 
 
 @blueprint.get("")
