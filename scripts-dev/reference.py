@@ -1,16 +1,18 @@
-"""Write what is generated from the code: the reference pages of settings and commands, and the sample file.
+"""Write what is generated from the code: reference pages of settings, commands and events, and the sample.
 
 ``reference.py`` writes them; ``reference.py --check`` only says whether they are as they should be. A page
 keeps what is written around its generated part.
 """
 
+import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 from pydantic import BaseModel
@@ -18,6 +20,7 @@ from pydantic import BaseModel
 from trafficlight.cli.main import cli
 from trafficlight.cli.run import command as run_command
 from trafficlight.config import ENVIRONMENT_PREFIX, Settings, key_of
+from trafficlight.results.events import Event, kinds
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BEGIN, _END = "<!-- generated: scripts-dev/reference.py -->\n", "<!-- end of the generated part -->\n"
@@ -32,6 +35,7 @@ def main(arguments: list[str]) -> int:
     wanted = {
         reference / "configuration.md": _around(reference / "configuration.md", settings()),
         reference / "cli.md": _around(reference / "cli.md", commands()),
+        reference / "events.md": _around(reference / "events.md", events()),
         _ROOT / "trafficlight-sample.json": sample(),
     }
     check = "--check" in arguments
@@ -42,7 +46,7 @@ def main(arguments: list[str]) -> int:
             if not check:
                 path.write_text(text, encoding="utf-8")
     if check and stale:
-        print(f"out of date: {', '.join(stale)}\nwrite anew with: .venv/bin/python scripts-dev/reference.py")
+        print(f"out of date: {', '.join(stale)}\nupdate with: .venv/bin/python scripts-dev/reference.py")
         return 1
     return 0
 
@@ -91,16 +95,38 @@ def _words(annotation: Any) -> str:
         return " or ".join([*words, "null"] if NoneType in inside else words)
     if origin is Literal:
         return "one of " + ", ".join(f"`{one}`" for one in inside)
-    if origin is list:
+    if origin in (list, tuple):
         return f"a list of {_words(inside[0])}"
-    if origin is dict:
+    if origin in (dict, Mapping):
         return f"an object: {_words(inside[0])} → {_words(inside[1])}"
     if annotation is Any:
         return "anything"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         fields = annotation.model_fields.items()
         return "an object of " + ", ".join(f"`{name}` ({_words(one.annotation)})" for name, one in fields)
+    if is_dataclass(annotation):
+        hints = get_type_hints(annotation)
+        return "an object of " + ", ".join(f"`{name}` ({_words(hint)})" for name, hint in hints.items())
     return _WORDS.get(annotation, "text")
+
+
+def events() -> str:
+    """Return a section for each kind of event, from the docstrings and the fields of the classes."""
+    return "\n".join(line for kind in kinds() for line in _event_lines(kind))
+
+
+def _event_lines(kind: type[Event]) -> Iterator[str]:
+    summary, *parts = inspect.cleandoc(kind.__doc__ or "").split(":param ")
+    described = {name: " ".join(text.split()) for name, _, text in (part.partition(": ") for part in parts)}
+    hints = get_type_hints(kind)
+    yield f"### `{kind.kind}`\n"
+    always = [f"`{name}`" for name in ("case", "adapter") if hints[name] is str]
+    has = f" Always has {' and '.join(always)}." if always else ""
+    yield f"{' '.join(summary.replace('``', '`').split())}{has} Schema {kind.schema}.\n"
+    yield "| field | type | |\n| --- | --- | --- |"
+    for name in kind.data_names:
+        yield f"| `{name}` | {_words(hints[name])} | {described[name].replace('``', '`').rstrip('.')} |"
+    yield ""
 
 
 def commands() -> str:

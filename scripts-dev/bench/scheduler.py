@@ -3,6 +3,7 @@
 import argparse
 import random
 import time
+from pathlib import Path
 
 from tables import percentile, show
 
@@ -15,9 +16,13 @@ from trafficlight.client_types import (
     HydrogenWeb,
     NetworkProxy,
     Nio,
+    spec_of,
 )
-from trafficlight.coordinator.scheduling.inventory import Free
-from trafficlight.coordinator.scheduling.scheduler import Limits, Waiting, decide
+from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
+from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases
+from trafficlight.coordinator.scheduling.scheduler import Limits, decide
+from trafficlight.server_types import SynapseStable
+from trafficlight.suites.model import Case, ServerSlot
 
 TYPES = [
     Nio(),
@@ -43,6 +48,8 @@ REGISTRATIONS: list[dict[str, object]] = [
     {"type": "network-proxy", "endpoint": "http://127.0.0.1:4040"},
 ]
 
+SERVERS = (ServerSlot("SynapseStable", tuple(SynapseStable().homeservers()), ("server",)),)
+
 
 def main() -> None:
     """Measure decisions of several sizes."""
@@ -64,22 +71,18 @@ def main() -> None:
 
 
 def _measured(chance: random.Random, cases: int, free: int, age: float, repeat: int) -> tuple[object, ...]:
-    waiting = [
-        Waiting(
-            f"s{n % 3}\n{n}",
-            f"s{n % 3}",
-            n,
-            {"alice": chance.choice(TYPES), "bob": chance.choice(TYPES)},
-            servers=1,
-            age=age,
-        )
-        for n in range(cases)
-    ]
-    adapters = [Free(f"u{n}", dict(chance.choice(REGISTRATIONS)), n % 2) for n in range(free)]
+    sessions = {name: WaitingCases(name) for name in ("s0", "s1", "s2")}
+    types = [spec_of(kind, Path(), "A", "alice") for kind in TYPES]
+    for n in range(cases):
+        clients = {"alice": chance.choice(types), "bob": chance.choice(types)}
+        case = Case(str(n), str(n), Path(), "a_test.py", "A", "run", 1, clients, SERVERS)
+        sessions[f"s{n % 3}"].add(WaitingCase(case, n, since=-age))
+    waiting = [group for session in sessions.values() for group in session.groups]
+    adapters = [AvailableAdapter(f"u{n}", dict(chance.choice(REGISTRATIONS)), n % 2) for n in range(free)]
     times, starts = [], 0
     for _ in range(repeat):
         began = time.perf_counter()
-        starts = len(decide(waiting, adapters, (), Limits(homeservers=2000)).starts)
+        starts = len(decide(waiting, 0.0, adapters, (), Limits(homeservers=2000)).starts)
         times.append((time.perf_counter() - began) * 1000)
     return (f"{free:,}", "yes" if age else "no", starts, min(times), percentile(times, 0.5), max(times))
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from trafficlight.results.exit_codes import ExitCode
+from trafficlight.results.record import ExitCode
 from trafficlight.version import VERSION
 
 # Builds an environment from the package index.

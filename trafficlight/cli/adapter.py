@@ -24,7 +24,7 @@ def nio(url: str, count: int, token: str | None, once: bool) -> None:
     """Play Matrix clients on the library matrix-nio."""
     if not url.startswith(("http://", "https://")):
         raise click.BadParameter(f"{url!r} is no URL: write http://host:port", param_hint="--url")
-    from trafficlight.adapters.nio.main import main
+    from trafficlight.adapters.nio.adapter import main
 
     asyncio.run(main(url, count, token, once=once))
 

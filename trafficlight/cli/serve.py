@@ -12,7 +12,7 @@ from trafficlight.cli.settings import lab_options, load_settings
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import ShuttingDownError
-from trafficlight.results.exit_codes import ExitCode, worst
+from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import SessionRequest
 from trafficlight.text import count
@@ -82,4 +82,9 @@ async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
         for line in summary(session.record, session.folder.path):
             click.echo(line)
     codes = [session.exit_code for session in sessions]
-    return worst([*codes, *(ExitCode(before.exit_code or 0) for before in ended)])
+    return _most_severe([*codes, *(ExitCode(before.exit_code or 0) for before in ended)])
+
+
+def _most_severe(codes: list[ExitCode]) -> ExitCode:
+    order = (ExitCode.INTERRUPTED, ExitCode.FAILURE, ExitCode.LAB_ERROR, ExitCode.USAGE)
+    return next((code for code in order if code in codes), ExitCode.SUCCESS)

@@ -21,8 +21,7 @@ from trafficlight.cli.client import (
 from trafficlight.cli.progress import Progress
 from trafficlight.errors import TrafficlightError
 from trafficlight.results.events import CaseEnded, CasePlanned, CaseState, Event, Problem, SessionStarted
-from trafficlight.results.exit_codes import ExitCode
-from trafficlight.results.record import SessionRecord
+from trafficlight.results.record import ExitCode, SessionRecord
 from trafficlight.results.reports.summary import summary
 from trafficlight.text import count
 from trafficlight.version import VERSION

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trafficlight.coordinator.channel import Channel
 from trafficlight.errors import ActionError, LabError, TrafficlightError
+from trafficlight.logs import LogContext
 from trafficlight.protocol import JsonObject, Registration
 from trafficlight.results.events import Event
 from trafficlight.results.events import Upload as UploadEvent
@@ -98,6 +99,14 @@ class Adapter:
     def held_by(self) -> "Lease | None":
         """Its lease while it is leased; None otherwise."""
         return self.lease if self.state is AdapterState.LEASED else None
+
+    @property
+    def log_context(self) -> LogContext:
+        """What log records of its requests are about."""
+        lease = self.held_by
+        if lease is None:
+            return LogContext(adapter=self.uuid)
+        return LogContext(lease.session, lease.case, self.role or "", self.uuid)
 
     @property
     def program(self) -> str | None:

@@ -14,8 +14,7 @@ from trafficlight.clock import Clock, race
 from trafficlight.coordinator.adapter import Adapter, Lease
 from trafficlight.coordinator.channel import Outcome
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.scheduling.queues import Entry
-from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.errors import (
     ActionError,
     AdapterError,
@@ -96,8 +95,9 @@ class Resources:
 class Attempt:
     """One attempt of a case. Also the test's link to the lab.
 
-    :param session: the session that the case belongs to.
-    :param entry: the case and the attempt's number.
+    :param session: the session's id: an adapter keeps its last attempt alive, but not the session.
+    :param waiting: the case and the attempt's number.
+    :param folder: the attempt's folder, which does not exist yet.
     :param adapters: the adapter for every client role.
     :param hosts: the host for the homeservers of each server type.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
@@ -108,8 +108,9 @@ class Attempt:
     """
 
     resources: Resources
-    session: Session
-    entry: Entry
+    session: str
+    waiting: WaitingCase
+    folder: AttemptFolder
     adapters: Mapping[str, Adapter]
     hosts: Mapping[str, str] = field(default_factory=dict)
     cancel_reason: str = ""
@@ -118,16 +119,14 @@ class Attempt:
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: list[str] = field(default_factory=list)
     started: float = field(init=False)
-    folder: AttemptFolder = field(init=False)
     lease: Lease = field(init=False)
 
     def __post_init__(self) -> None:
         self.started = self.resources.clock.monotonic()
-        self.folder = self.session.folder.attempt(self.case.id, self.entry.attempt)
         self.lease = Lease(
-            session=self.session.id,
+            session=self.session,
             case=self.case.id,
-            attempt=self.entry.attempt,
+            attempt=self.waiting.attempt,
             adapters=self.adapters,
             folder=self.folder,
             emit=self.emit,
@@ -137,7 +136,7 @@ class Attempt:
     @property
     def case(self) -> Case:
         """The case."""
-        return self.entry.case
+        return self.waiting.case
 
     # Running
 
@@ -175,7 +174,7 @@ class Attempt:
         deadlines = self.resources.deadlines
         assignment = Assignment(
             case=self.case,
-            attempt=self.entry.attempt,
+            attempt=self.waiting.attempt,
             folder=self.folder.path,
             clients={role: dict(adapter.fields) for role, adapter in self.adapters.items()},
             servers=servers,
@@ -358,7 +357,7 @@ class Attempt:
     def emit(self, event: Event) -> None:
         """Record an event of this attempt."""
         self.resources.journal.append(
-            replace(event, session=self.session.id, case=self.case.id, attempt=self.entry.attempt)
+            replace(event, session=self.session, case=self.case.id, attempt=self.waiting.attempt)
         )
 
     def _delivered(self, role: str, adapter: Adapter) -> Callable[[ActionMessage], None]:

@@ -12,9 +12,9 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
 from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.scheduling.inventory import Free
-from trafficlight.coordinator.scheduling.queues import Entry, server_types
-from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, Waiting, decide
+from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
+from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
+from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.sessions import Sessions
 from trafficlight.coordinator.watchdog import StallDetector
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks at who has gone silent and who waits for too long.
 _SWEEP_EVERY = 1.0
-# Cases that start in one look, where no limit is set; the next look follows at once.
-_MOST_STARTS = 1000
 
 
 class Engine:
@@ -109,8 +107,8 @@ class Engine:
                 await session.restore(earlier)
             await session.begin(self._unsupported)
             async for case in cooperative(plan.cases):
-                if session.is_waiting(case.id) and (why := unstartable_reason(case)) is not None:
-                    session.give_up(case.id, why)
+                if case.id in session.waiting and (why := unstartable_reason(case)) is not None:
+                    session.end_waiting(case.id, State.ERROR, why)
         except BaseException:
             if earlier is None:  # an earlier one is resumed by the next coordinator
                 session.cancel("called off before it began")
@@ -140,7 +138,7 @@ class Engine:
                 while self._stopping is None or self._running:
                     await self._changed.wait()
                     self._changed.clear()
-                    self._look(group)
+                    self._schedule(group)
                 sweeping.cancel()
                 self.pool.on_reusable = None
                 for reset in self._resets:
@@ -178,7 +176,7 @@ class Engine:
         """
         self._adapters_deadline = min(self._adapters_deadline, within)
         for session in self.sessions.values():
-            session.wait_anew()
+            session.restart_wait_timers()
 
     def cancel(self, session: Session, reason: str) -> None:
         """End one session early: nothing of it starts any more, and what runs is called off."""
@@ -191,12 +189,12 @@ class Engine:
 
         :return: whether it was there to be ended.
         """
-        if session.is_waiting(case):
-            session.skip(case, reason)
+        if case in session.waiting:
+            session.end_waiting(case, State.SKIPPED, reason)
             self.wake()
             return True
         for task, attempt in self._running.items():
-            if attempt.session is session and attempt.case.id == case:
+            if attempt.session == session.id and attempt.case.id == case:
                 attempt.cancel_reason = reason
                 task.cancel()
                 return True
@@ -205,7 +203,7 @@ class Engine:
     def cancel_running(self, session: Session | None = None) -> None:
         """Cancel what runs, of one session or of all; each ends as an error that says so."""
         for task, attempt in self._running.items():
-            if session is None or attempt.session is session:
+            if session is None or attempt.session == session.id:
                 task.cancel()
 
     def _unsupported(self, case: Case) -> str | None:
@@ -213,73 +211,64 @@ class Engine:
         unsupported = self._resources.servers.unsupported
         return next((why for spec in specs if (why := unsupported(spec)) is not None), None)
 
-    def _look(self, group: asyncio.TaskGroup) -> None:
-        """Start what can start, note why the rest waits, and close the sessions that are done."""
-        self._limits = self._ask_limits()
-        most = self._startable()
-        candidates = [waiting for session in self.sessions.values() for waiting in session.candidates(most)]
-        if candidates:
-            self._start_what_can(group, candidates)
+    def _schedule(self, tasks: asyncio.TaskGroup) -> None:
+        """Start the cases that can start, note why the others wait, and close the sessions that are done."""
+        waiting = [group for session in self.sessions.values() for group in session.startable]
+        if waiting:
+            self._limits = self._ask_limits()
+            self._start_cases(tasks, waiting)
         for session in list(self.sessions.values()):
             if session.done and not session.closing:
                 closing = session.close(interrupted=self._interrupted or session.cancelled)
-                task = group.create_task(closing, name=f"close {session.id}")
+                task = tasks.create_task(closing, name=f"close {session.id}")
                 task.add_done_callback(lambda _: self.sessions.drop_ended())
 
-    def _startable(self) -> int:
-        """Return how many cases could start at the very most."""
-        limit = self._limits.cases
-        return _MOST_STARTS if limit is None else max(0, limit - len(self._running))
-
-    def _start_what_can(self, group: asyncio.TaskGroup, candidates: list[Waiting]) -> None:
-        free = [Free(adapter.uuid, adapter.fields, _rank(adapter)) for adapter in self.pool.free]
-        busy = [Free(one.uuid, one.fields) for one in self.pool if one.state is AdapterState.LEASED]
-        usage = self._usage()
-        decision = decide(candidates, free, busy, self._limits, usage)
+    def _start_cases(self, tasks: asyncio.TaskGroup, waiting: list[WaitingGroup]) -> None:
+        now, limits, usage = self.clock.monotonic(), self._limits, self._usage()
+        free = [AvailableAdapter(one.uuid, one.fields, _rank(one)) for one in self.pool.free]
+        busy = [
+            AvailableAdapter(one.uuid, one.fields) for one in self.pool if one.state is AdapterState.LEASED
+        ]
+        decision = decide(waiting, now, free, busy, limits, usage)
+        paused = self._paused_by_operator() if decision.unsatisfiable else []
+        # Paused adapters can be resumed, so no deadline runs for cases that need them.
+        wider = decide(waiting, now, free, busy + paused, limits, usage) if paused else decision
         if decision.starts:
-            self.wake()  # there may be more of the same behind those that start now
-        keys = {waiting.key: waiting for waiting in candidates}
+            self.wake()  # more cases of the same groups may be able to start
         for start in decision.starts:
-            session, case = self._find(keys[start.key])
-            self._start(group, session, session.start(case), start)
-        held = self._held_back() if decision.unsatisfiable_since else []
-        # Waiting for what people hold back is not in vain, though nothing else is kept free for it meanwhile.
-        wider = decide(candidates, free, busy + held, self._limits, usage) if held else decision
-        for key, reason in decision.reasons.items():
-            session, case = self._find(keys[key])
-            if key in decision.unsatisfiable_since:
-                reason = wider.reasons.get(key, reason)
-            session.waits(
-                case,
-                reason,
-                unsatisfiable_since=key in decision.unsatisfiable_since and key in wider.unsatisfiable_since,
-                no_adapter_since=key in decision.no_adapter_since and key in wider.no_adapter_since,
+            self._start(tasks, start)
+        for group, reason in decision.reasons.items():
+            unsatisfiable = group in decision.unsatisfiable
+            group.note_waiting(
+                wider.reasons.get(group, reason) if unsatisfiable else reason,
+                now,
+                unsatisfiable=unsatisfiable and group in wider.unsatisfiable,
+                no_adapter=group in decision.no_adapter and group in wider.no_adapter,
             )
 
-    def _start(self, group: asyncio.TaskGroup, session: Session, entry: Entry, start: Start) -> None:
+    def _start(self, tasks: asyncio.TaskGroup, start: Start) -> None:
         """Lease the adapters of a case and start its attempt."""
+        session = self.sessions[start.group.session]
         adapters = {role: self.pool.get(uuid) for role, uuid in start.adapters.items()}
-        attempt = Attempt(self._resources, session, entry, adapters, start.hosts)
+        waiting = session.start(start.case)
+        folder = session.folder.attempt(start.case, waiting.attempt)
+        attempt = Attempt(self._resources, session.id, waiting, folder, adapters, start.hosts)
         self.pool.acquire(attempt.lease)  # before the next decision
-        task = group.create_task(self._run(attempt), name=f"attempt of {entry.case.id}")
+        task = tasks.create_task(self._run(attempt), name=f"attempt of {start.case}")
         self._running[task] = attempt
         task.add_done_callback(self._forget)
 
-    def _held_back(self) -> list[Free]:
-        """Return the adapters that get no case only because a person says so."""
+    def _paused_by_operator(self) -> list[AvailableAdapter]:
         return [
-            Free(adapter.uuid, adapter.fields)
+            AvailableAdapter(adapter.uuid, adapter.fields)
             for adapter in self.pool
             if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
         ]
 
-    def _find(self, waiting: Waiting) -> tuple[Session, str]:
-        return self.sessions[waiting.session], waiting.key.partition("\n")[2]
-
     def _usage(self) -> Usage:
         attempts = self._running.values()
         return Usage(
-            cases=Counter(attempt.session.id for attempt in attempts),
+            cases=Counter(attempt.session for attempt in attempts),
             homeservers=sum(len(server_types(attempt.case)) for attempt in attempts),
             types=Counter(
                 name
@@ -299,7 +288,7 @@ class Engine:
 
     async def _run(self, attempt: Attempt) -> None:
         # Every record that this task and its children log carries them.
-        LogContext(session=attempt.session.id, case=attempt.case.id).enter()
+        LogContext(session=attempt.session, case=attempt.case.id).enter()
         try:
             verdict = await attempt.run()
         except asyncio.CancelledError:
@@ -311,14 +300,16 @@ class Engine:
         self._finish(attempt, verdict)
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
-        why = attempt.cancel_reason or self._stopping or attempt.session.stopped
+        why = attempt.cancel_reason or self._stopping or self.sessions[attempt.session].stopped
         return Verdict(
             State.ERROR, f"cancelled while running: {why or 'the session was cancelled'}", phase="run"
         )
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
         seconds = self.clock.monotonic() - attempt.started
-        attempt.session.finish(attempt.entry, verdict, seconds, by_hand=bool(attempt.cancel_reason))
+        self.sessions[attempt.session].finish(
+            attempt.waiting, verdict, seconds, by_hand=bool(attempt.cancel_reason)
+        )
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
         attempt = self._running.pop(task)
@@ -349,7 +340,7 @@ class Engine:
             for session in list(self.sessions.values()):
                 if await session.sweep(self._queue_deadline, self._adapters_deadline):
                     self.wake()
-                if (over := session.overdue()) is not None:
+                if (over := session.deadline_exceeded()) is not None:
                     self.cancel(session, over)
 
     def _watch(self) -> None:

@@ -10,8 +10,7 @@ from itertools import takewhile
 
 from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.scheduling.queues import Entry, Queues, server_types
-from trafficlight.coordinator.scheduling.scheduler import Waiting
+from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import (
     FINAL,
@@ -25,10 +24,9 @@ from trafficlight.results.events import (
     SessionStopped,
     State,
 )
-from trafficlight.results.exit_codes import ExitCode, exit_code
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
-from trafficlight.results.record import SessionRecord
+from trafficlight.results.record import ExitCode, SessionRecord, exit_code
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
@@ -62,8 +60,9 @@ class Session:
         self.record = SessionRecord()
         self.writer = ResultsWriter(folder, self.record, options.reporters)
         self.ended = asyncio.Event()
-        self._queues = Queues()
-        self.running: dict[str, Entry] = {}
+        #: The cases that wait, by what they need.
+        self.waiting = WaitingCases(self.id)
+        self.running: set[str] = set()
         self._journal = journal
         self._clock = clock
         #: Why nothing of it starts any more; empty while cases may start.
@@ -88,7 +87,7 @@ class Session:
         for event in events:
             self.record.apply(event)
 
-    def _unfinished(self, case: Case, order: int, now: float) -> Entry | None:
+    def _unfinished(self, case: Case, order: int, now: float) -> WaitingCase | None:
         """Return a case that is still to run; mark its last attempt as interrupted, if it was."""
         known = self.record.cases[case.id]
         failures = sum(
@@ -110,7 +109,7 @@ class Session:
                 return None
         elif known.state in FINAL and not known.retrying:
             return None
-        return Entry(case, order, now, last.number + 1 if last is not None else 1, failures)
+        return WaitingCase(case, order, now, last.number + 1 if last is not None else 1, failures)
 
     async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
         """Record what is planned; when it returns, its cases may start.
@@ -138,8 +137,8 @@ class Session:
         async for order, case in cooperative(enumerate(self.plan.cases)):
             if case.id not in self.record.cases:  # the coordinator may have been killed while it planned
                 self._plan(case, unsupported(case))
-            if (entry := self._unfinished(case, order, now)) is not None:
-                self._queues.add(entry)
+            if (waiting := self._unfinished(case, order, now)) is not None:
+                self.waiting.add(waiting)
         planned = {case.id for case in self.plan.cases}
         async for case_id, known in cooperative(list(self.record.cases.items())):
             if case_id not in planned and known.state not in FINAL:
@@ -184,143 +183,99 @@ class Session:
         )
 
     @property
-    def waiting(self) -> list[str]:
-        """The ids of the cases that wait."""
-        return self._queues.cases
-
-    def is_waiting(self, case: str) -> bool:
-        """Return whether a case waits."""
-        return case in self._queues
-
-    @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        return not self.running and (bool(self.stopped) or not self._queues)
+        return not self.running and (bool(self.stopped) or not self.waiting)
 
-    def candidates(self, most: int) -> list[Waiting]:
-        """Return cases that may start, for the scheduler.
+    @property
+    def startable(self) -> list[WaitingGroup]:
+        """The groups of cases that may start; empty once the session is stopped."""
+        return [] if self.stopped else self.waiting.groups
 
-        Of cases that need the same, the first `most` are enough: the others cannot start before them.
-        """
-        if self.stopped:
-            return []
-        now = self._clock.monotonic()
-        return [
-            Waiting(
-                key=f"{self.id}\n{entry.case.id}",
-                session=self.id,
-                order=entry.order,
-                clients=entry.case.clients,
-                servers=len(needed := server_types(entry.case)),
-                server_types=needed,
-                age=now - entry.since,
-                unsatisfiable_since=self._queues.of(entry.case.id).unfilled_for(now),
-            )
-            for entry in self._queues.first(most)
-        ]
-
-    def start(self, case: str) -> Entry:
+    def start(self, case: str) -> WaitingCase:
         """Move a case from waiting to running."""
-        entry = self._queues.start(case)
-        self.running[case] = entry
-        return entry
+        self.running.add(case)
+        return self.waiting.remove(case, starts=True)
 
-    def waits(self, case: str, reason: str, *, unsatisfiable_since: bool, no_adapter_since: bool) -> None:
-        """Note why a case waits, and all behind it that need the same.
+    def restart_wait_timers(self) -> None:
+        """Restart the time for which adapters have been missing."""
+        for group in self.waiting.groups:
+            group.restart_timer(self._clock.monotonic())
 
-        :param unfilled: whether all that there is, free and busy, could not fill it.
-        :param unplayable: whether that is for the adapters.
+    async def sweep(self, deadline: float, adapters_deadline: float) -> bool:
+        """Record why cases wait, and end those whose deadline has expired; return whether there were any.
+
+        :param deadline: seconds that a case waits while all adapters and hosts together cannot satisfy it.
+        :param adapters_deadline: seconds that it waits while that is for lack of adapters.
         """
-        now = self._clock.monotonic()
-        self._queues.of(case).waits(
-            reason, now, unsatisfiable_since=unsatisfiable_since, no_adapter_since=no_adapter_since
-        )
-
-    def wait_anew(self) -> None:
-        """Count from now on for how long nobody could play a role."""
-        for queue in self._queues:
-            queue.anew(self._clock.monotonic())
-
-    async def sweep(self, deadline: float, for_adapters: float) -> bool:
-        """Tell the journal why cases wait, and give those up that wait in vain; return whether any were.
-
-        :param deadline: seconds that a case waits while all that there is could not fill it.
-        :param for_adapters: seconds that it waits while that is for the adapters.
-        """
-        now, gave_up = self._clock.monotonic(), False
-        for queue in self._queues:
+        now, expired = self._clock.monotonic(), False
+        for group in self.waiting.groups:
             if self.stopped:
                 break
-            if (seconds := queue.expired_deadline(now, deadline, for_adapters)) is not None:
-                async for case in cooperative(list(queue.entries)):
-                    # Meanwhile somebody may have come who can play it, or the session may have been stopped.
-                    expired_deadline = (
-                        queue.expired_deadline(now, deadline, for_adapters) is not None and not self.stopped
-                    )
-                    if expired_deadline and case in queue.entries:
-                        self.give_up(case, f"waited {seconds:g} s in vain: {queue.reason}")
-                        gave_up = True
-            elif (reason := queue.news(now, _pause(len(queue.entries)))) is not None:
-                self._tell_why(list(queue.entries), reason)
-        return gave_up
+            if (seconds := group.expired_deadline(now, deadline, adapters_deadline)) is not None:
+                async for case in cooperative(list(group.cases)):
+                    # Meanwhile an adapter may have registered, or the session may have been stopped.
+                    still = group.expired_deadline(now, deadline, adapters_deadline) is not None
+                    if case in group.cases and still and not self.stopped:
+                        message = f"timed out after {seconds:g} s: {group.reason}"
+                        self.end_waiting(case, State.ERROR, message)
+                        expired = True
+            elif (reason := group.unreported_reason(now, _pause(len(group.cases)))) is not None:
+                self._tell_why(list(group.cases), reason)
+        return expired
 
     def _tell_why(self, cases: Sequence[str], reason: str) -> None:
-        """Record why cases wait: an event for many of them, as they may be thousands."""
+        """Record why cases wait, in few events: there may be thousands of cases."""
         for first in range(0, len(cases), _IN_ONE_EVENT):
             some = tuple(cases[first : first + _IN_ONE_EVENT])
             self._journal.append(CaseWaits(session=self.id, reason=reason, cases=some))
 
-    def give_up(self, case: str, message: str) -> None:
-        """End a case that cannot start, as an error."""
-        self._queues.take(case)
-        self._end(case, None, Verdict(State.ERROR, message, phase="waiting"), 0.0)
-
-    def skip(self, case: str, reason: str) -> None:
-        """End a case that waits: somebody does not want it any more."""
-        self._queues.take(case)
-        self._end(case, None, Verdict(State.SKIPPED, reason, phase="waiting"), 0.0)
+    def end_waiting(self, case: str, state: State, message: str) -> None:
+        """End a waiting case without an attempt."""
+        self.waiting.remove(case)
+        self._end(case, None, Verdict(state, message, phase="waiting"), 0.0)
 
     def reasons(self) -> list[str]:
-        """Return why its cases wait, each reason once."""
-        return list(dict.fromkeys(queue.reason for queue in self._queues if queue.entries and queue.reason))
+        """Return the distinct reasons why its cases wait."""
+        return list(dict.fromkeys(group.reason for group in self.waiting.groups if group.reason))
 
-    def finish(self, entry: Entry, verdict: Verdict, seconds: float, *, by_hand: bool = False) -> None:
-        """Take the verdict of an attempt; the case ends, or waits for its next try.
+    def finish(self, case: WaitingCase, verdict: Verdict, seconds: float, *, by_hand: bool = False) -> None:
+        """Record the verdict of an attempt; the case ends, or waits for its next attempt.
 
-        :param by_hand: whether somebody called it off, so that it says nothing about the rest.
+        :param by_hand: whether an operator cancelled the case; it has no consequences for the session then.
         """
-        case = entry.case.id
-        del self.running[case]
+        id = case.case.id
+        self.running.remove(id)
         failed = verdict.state in (State.FAILURE, State.ERROR)
-        failures = entry.failures + failed
+        failures = case.failures + failed
         again = failed and failures <= self.options.deflake and not self.stopped and not by_hand
-        self._end(case, entry.attempt, verdict, seconds, will_retry=again)
+        self._end(id, case.attempt, verdict, seconds, will_retry=again)
         if again:
             now = self._clock.monotonic()
-            self._queues.add(Entry(entry.case, entry.order, now, entry.attempt + 1, failures))
-        elif failed and not by_hand and self.options.exit_first and self.options.expected(case) is None:
-            self._stop_for_good(
-                f"{case} ended in {verdict.state} and the first failure was to end the session"
+            self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))
+        elif failed and not by_hand and self.options.exit_first and self.options.expected(id) is None:
+            self._stop_permanently(
+                f"{id} ended in {verdict.state} and the first failure was to end the session"
             )
 
     def stop(self, reason: str) -> None:
         """Start no more cases."""
         if not self.stopped:
             self.stopped = reason
-            self._tell_why(self.waiting, reason)
+            self._tell_why(list(self.waiting), reason)
 
     def cancel(self, reason: str) -> None:
-        """Start no more cases, because somebody wants the session to end."""
+        """Start no more cases, because the session was cancelled."""
         self.cancelled = True
-        self._stop_for_good(reason)
+        self._stop_permanently(reason)
 
-    def _stop_for_good(self, reason: str) -> None:
-        """Start no more cases, also when another coordinator takes the session up."""
+    def _stop_permanently(self, reason: str) -> None:
+        """Start no more cases, also after the session is resumed."""
         if not self.stopped:
             self._journal.append(SessionStopped(session=self.id, reason=reason, cancelled=self.cancelled))
         self.stop(reason)
 
-    def overdue(self) -> str | None:
+    def deadline_exceeded(self) -> str | None:
         """Return why the session must end now; None while it need not."""
         deadline = self.options.deadline
         if deadline is None or self.stopped or self.ended.is_set():

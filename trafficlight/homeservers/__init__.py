@@ -1,1 +1,1 @@
-"""Where homeservers come from: *recipes* say what runs, *providers* say where."""
+"""Homeservers for cases: providers are where they run, recipes what runs."""

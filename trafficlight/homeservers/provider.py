@@ -1,6 +1,6 @@
 """The interface between the lab and the places where homeservers run.
 
-A *provider* says where homeservers run, a *recipe* says what runs there.
+A *provider* is where homeservers run, a *recipe* is what runs there.
 """
 
 import os
@@ -27,7 +27,7 @@ def capacity_of(memory_bytes: int, cores: int) -> int:
 
 
 def capacity_of_this_machine() -> int:
-    """Return how many homeservers this machine carries at once, beside the lab and its clients."""
+    """Return how many homeservers this machine carries at once, with the lab and its clients."""
     return min(_MOST_HERE, capacity_of(available_bytes(), os.cpu_count() or 1))
 
 

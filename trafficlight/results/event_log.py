@@ -1,4 +1,4 @@
-"""``events.jsonl``: every event of a session, one JSON object a line, appended as it happens."""
+"""``events.jsonl``: the log of a session's events, one JSON object on each line."""
 
 import contextlib
 import fcntl
@@ -19,12 +19,12 @@ _FLOCK = struct.Struct("hhqqi0q")
 
 
 class EventLog:
-    """Appends to a file; each event is handed to the operating system before the next one comes.
+    """Appends events to a file, each with one unbuffered write.
 
-    So a coordinator that is killed loses nothing; only a machine that loses power does. While it is open,
-    every process can see that somebody writes the file: :func:`is_written`.
+    So no event is lost when the coordinator is killed, only when the machine loses power. While the log is
+    open, :func:`is_written` is true in every process.
 
-    :param path: the file; created, or continued behind its last whole line.
+    :param path: the file; created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,12 +34,12 @@ class EventLog:
         if self._file.seek(0, os.SEEK_END):
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
-                self._file.write(b"\n")  # the half line of a killed predecessor stays one of its own
+                self._file.write(b"\n")  # ends the torn line of a killed coordinator
 
     def append(self, event: Event) -> None:
         """Write an event.
 
-        :raises OSError: if the disk refuses.
+        :raises OSError: the file cannot be written.
         """
         self._file.write(event_line(event))
 
@@ -49,17 +49,17 @@ class EventLog:
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """Read a session's events in order, those of a killed session too.
+    """Read a session's events, in order.
 
-    A line that is no event (the torn last one of a killed session, usually) is logged and left out.
+    A line that is no event, such as the torn last line of a killed session, is logged and skipped.
 
-    :raises OSError: if the file cannot be read.
+    :raises OSError: the file cannot be read.
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             event = parse_event(line)
             if event is None:
-                logger.warning("%s:%d is not an event, left out", path, number)
+                logger.warning("%s:%d is not an event, skipped", path, number)
             else:
                 yield event
 
@@ -84,9 +84,9 @@ def session_end(path: Path) -> SessionEnded | None:
 
 
 def is_written(path: Path) -> bool:
-    """Return whether some process has a session's log open to write to it; this one counts, too.
+    """Return whether a process, including this one, has a session's log open for writing.
 
-    Whoever looks is not taken for a writer by others that look at the same time.
+    Concurrent calls do not mistake each other for a writer.
     """
     try:
         with path.open("rb") as file:
@@ -96,26 +96,26 @@ def is_written(path: Path) -> bool:
 
 
 def _share(file: BinaryIO) -> None:
-    """Hold a lock on an open file, beside others that hold one, until it is closed.
+    """Take a shared lock on an open file, until it is closed.
 
-    It belongs to this opening of the file, not to the process: closing another one does not lose it.
+    The lock belongs to the open file, not to the process: closing another descriptor does not release it.
     """
     if _has_queries():
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
     else:
-        fcntl.flock(file, fcntl.LOCK_SH)  # waits only for one who looks, which is brief
+        fcntl.flock(file, fcntl.LOCK_SH)  # waits for a concurrent is_written() only
 
 
 def _is_shared(file: BinaryIO, folder: Path) -> bool:
-    """Return whether somebody holds a lock on a file.
+    """Return whether a lock is held on a file.
 
-    :param folder: where it is.
+    :param folder: the folder of the file.
     """
     if _has_queries():
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked)  # takes nothing: says who would be in the way
+        answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked)  # takes no lock, only tests for a conflict
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
-    # Here one can only try to take the lock: those who look take turns, lest they see each other.
+    # Without such a query, try to take the lock, one caller at a time.
     turn = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)
@@ -123,7 +123,7 @@ def _is_shared(file: BinaryIO, folder: Path) -> bool:
     except BlockingIOError:
         return True
     finally:
-        # The turn ends last: closed before the file's lock is gone, the next one would see that.
+        # The file's lock first: the next caller must not see it.
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)
         os.close(turn)
@@ -131,5 +131,5 @@ def _is_shared(file: BinaryIO, folder: Path) -> bool:
 
 
 def _has_queries() -> bool:
-    """Return whether locks of open files can be asked about: on Linux they can."""
+    """Return whether the platform can query locks of open files; Linux can."""
     return hasattr(fcntl, "F_OFD_GETLK")

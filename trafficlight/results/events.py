@@ -8,10 +8,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_type_hints
+from functools import cache
+from inspect import get_annotations
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -41,6 +43,8 @@ class Event:
 
     :cvar kind: the kind, as JSON names it: the name of the class in snake case.
     :cvar schema: the version of the kind's fields; grows when a field changes its meaning or is removed.
+    :cvar data_names: the fields of the kind, which JSON holds below ``data``.
+    :cvar open_names: those of them that hold whatever an adapter, a test or the configuration put there.
     :param sequence: position in the session's log, from 1, without gaps.
     :param time: when it happened, UTC.
     :param session: the session's id; empty for an event that belongs to no session.
@@ -52,6 +56,8 @@ class Event:
 
     kind: ClassVar[str] = ""
     schema: ClassVar[int] = 1
+    data_names: ClassVar[tuple[str, ...]] = ()
+    open_names: ClassVar[tuple[str, ...]] = ()
 
     sequence: int = 0
     time: datetime = _UNSET
@@ -62,9 +68,14 @@ class Event:
     adapter: str | None = None
 
     def __init_subclass__(cls) -> None:
+        # Not from `cls`: slots=True creates each class twice, with the attributes of the first one.
+        base: type[Event] = cls.__mro__[1]
+        own = {name: hint for name, hint in get_annotations(cls).items() if name not in _CONTEXT}
+        cls.data_names = (*base.data_names, *own)
+        cls.open_names = (*base.open_names, *(n for n, hint in own.items() if hint == Mapping[str, Any]))
         cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         if not cls.__name__.startswith("_"):
-            _KINDS[cls.kind] = cls  # slots=True creates each class twice; the second one stays
+            _KINDS[cls.kind] = cls
 
     @property
     def case_ids(self) -> tuple[str, ...]:
@@ -87,7 +98,7 @@ class Event:
 
     def content(self) -> dict[str, Any]:
         """Return the fields of its kind: those that JSON holds below ``data``."""
-        return {name: getattr(self, name) for name in shape_of(type(self)).data}
+        return {name: getattr(self, name) for name in self.data_names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +216,7 @@ class CasePlanned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseWaits(Event):
-    """Cases wait, all for the same reason. Repeated while they wait, at growing intervals.
+    """Cases wait, all for the same reason. Recorded when the reason changes, every 2 to 30 s at most.
 
     :param reason: what they wait for.
     :param cases: their ids.
@@ -488,33 +499,6 @@ class LineHead(NamedTuple):
 _HEAD = re.compile(rb'\{"sequence":(\d+),"time":"[^"]*","kind":"(\w+)"')
 
 
-class Shape(NamedTuple):
-    """The fields of a kind of event.
-
-    :param data: the fields that JSON holds below ``data``.
-    :param untyped: those of them that hold whatever an adapter, a test or the configuration put there.
-    :param validate: builds the event from its fields; raises `ValidationError`, which is a `ValueError`.
-    """
-
-    data: tuple[str, ...]
-    untyped: tuple[str, ...]
-    validate: Callable[[Any], Event]
-
-
-_SHAPES: dict[type[Event], Shape] = {}
-
-
-def shape_of(kind: type[Event]) -> Shape:
-    """Return the fields of a kind of event."""
-    if (known := _SHAPES.get(kind)) is None:
-        context = {one.name for one in fields(Event)}
-        data = tuple(one.name for one in fields(kind) if one.name not in context)
-        hints = get_type_hints(kind)
-        untyped = tuple(name for name in data if hints[name] == Mapping[str, Any])
-        known = _SHAPES[kind] = Shape(data, untyped, TypeAdapter(kind).validator.validate_python)
-    return known
-
-
 def kinds() -> list[type[Event]]:
     """Return the class of every kind, in the order of their definition."""
     return list(_KINDS.values())
@@ -524,10 +508,9 @@ def event_line(event: Event) -> bytes:
     """Return an event as one line of ASCII JSON, whatever its fields hold."""
     content = event.as_json()
     try:
-        text = json.dumps(content, allow_nan=False, separators=(",", ":"), default=_plain)
-    except (ValueError, TypeError):
-        # Infinities are no JSON, and keys may be anything in Python.
-        text = json.dumps(jsonable(content), allow_nan=False, separators=(",", ":"), default=_plain)
+        text = _encode(content)
+    except (ValueError, TypeError):  # infinities are no JSON, and keys may be anything in Python
+        text = _encode(jsonable(content))
     return text.encode("ascii") + b"\n"
 
 
@@ -551,7 +534,7 @@ def parse_event(line: bytes) -> Event | None:
 def event_of(content: Any) -> Event | None:
     """Return the event in a parsed JSON object, as :func:`parse_event` does."""
     try:
-        return shape_of(_KINDS[content["kind"]]).validate({**content, **content.get("data", {})})
+        return _validator(content["kind"])({**content, **content.get("data", {})})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -569,3 +552,12 @@ def jsonable(value: Any) -> Any:
 
 def _plain(value: object) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_plain).encode
+
+
+@cache
+def _validator(kind: str) -> Callable[[Any], Event]:
+    """Return what builds an event of a kind; it raises `ValidationError`, which is a `ValueError`."""
+    return TypeAdapter(_KINDS[kind]).validator.validate_python

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from trafficlight.clock import Clock
-from trafficlight.results.events import Event, shape_of
+from trafficlight.results.events import Event
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +87,10 @@ class Journal:
 
         :return: the event as recorded.
         """
-        kind = type(event)
-        clean: dict[str, Any] = {name: redacted(getattr(event, name)) for name in shape_of(kind).untyped}
+        clean: dict[str, Any] = {name: redacted(getattr(event, name)) for name in event.open_names}
         event = replace(event, sequence=self._next, time=self._clock.now(), **clean)
         self._next += 1
-        key = (kind, event.session)
+        key = (type(event), event.session)
         if (readers := self._readers.get(key)) is None:
             readers = tuple(one.reader for one in self._subscriptions if one.wants(*key))
             self._readers[key] = readers

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: what happened, counted as a reader of the journal, and what there is right now."""
+"""Metrics for Prometheus: counters of events, and gauges of the present state."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,26 +27,26 @@ from trafficlight.results.events import (
     kinds,
 )
 
-# Types that are told apart; what comes from outside must not make ever more time series.
+# Type names that get a label of their own; adapters must not be able to create any number of time series.
 _MOST_TYPES = 50
 # Characters of a type's name.
 _LONGEST_NAME = 100
 _OTHER = "other"
-# Seconds. An action takes milliseconds, or as long as its deadline.
+# Buckets, in seconds. An action takes milliseconds, or as long as its deadline.
 _ACTION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _PROVISION = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _WAIT = (0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What there is right now, for those numbers that are not a matter of counting events.
+class Gauges:
+    """The present state, for gauges.
 
     :param cases: cases of sessions that have not ended, by state.
     :param sessions: sessions that have not ended.
-    :param adapters: adapters by type and state; those that have ended are not there.
-    :param oldest: seconds for which the case at the head of each queue has waited.
-    :param still: seconds for which cases have been waiting while nothing ran.
+    :param adapters: the number of adapters by type and state, without those that have ended.
+    :param oldest: seconds that the head of each queue has waited.
+    :param stalled: seconds that cases have waited while none ran.
     :param drained: whether no adapter gets a new case.
     """
 
@@ -54,19 +54,19 @@ class Standing:
     sessions: int = 0
     adapters: Mapping[tuple[str, str], int] = field(default_factory=dict)
     oldest: Iterable[float] = ()
-    still: float = 0.0
+    stalled: float = 0.0
     drained: bool = False
 
 
-class Names:
-    """The names that become labels: the first so many as they are, all others as one."""
+class BoundedLabels:
+    """A bounded set of label values: the first `most` names keep theirs, all others share one."""
 
     def __init__(self, most: int = _MOST_TYPES) -> None:
         self._most = most
         self._known: set[str] = set()
 
     def label(self, name: object) -> str:
-        """Return the label for a name."""
+        """Return the label value for a name."""
         text = str(name)[:_LONGEST_NAME].encode("utf-8", "replace").decode()
         if text not in self._known and len(self._known) < self._most:
             self._known.add(text)
@@ -74,20 +74,20 @@ class Names:
 
 
 class Metrics:
-    """Counts what happens; a reader of the journal."""
+    """Counts events. A reader of the journal."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._adapter_types, self._server_types = Names(), Names()
+        self._adapter_types, self._server_types = BoundedLabels(), BoundedLabels()
         self._type_of: dict[str, str] = {}  # of adapters that have not ended
         # Since when cases wait, by session and case.
         self._waits: dict[tuple[str, str], datetime] = {}
         events = self._counter("events", "Events in the journal.", "kind")
         self._events = {kind: events.labels(kind.kind) for kind in kinds()}
         self._ended = self._counter("cases_ended", "Cases that ended, by their last state.", "state")
-        self._retried = self._counter("attempts_retried", "Attempts that are followed by another one.")
+        self._retried = self._counter("attempts_retried", "Attempts that another one follows.")
         self._registered = self._counter("adapters_registered", "Registrations of adapters.", "type")
-        self._lost = self._counter("adapters_lost", "Adapters that were given up.", "type")
+        self._lost = self._counter("adapters_lost", "Adapters that failed or went silent.", "type")
         self._failed = self._counter("homeservers_failed", "Homeservers that could not be provided.")
         self._action = self._histogram(
             "action_seconds",
@@ -138,13 +138,13 @@ class Metrics:
             case _:
                 pass
 
-    def exposition(self, standing: Callable[[], Standing]) -> bytes:
-        """Return everything in Prometheus's text format.
+    def exposition(self, gauges: Callable[[], Gauges]) -> bytes:
+        """Return all metrics in the Prometheus text format.
 
-        :param standing: what there is right now.
+        :param gauges: returns the present state.
         """
         now = CollectorRegistry()
-        now.register(_Now(standing(), self._adapter_types))
+        now.register(_Present(gauges(), self._adapter_types))
         return generate_latest(self._registry) + generate_latest(now)
 
     def _case_ended(self, event: CaseEnded) -> None:
@@ -172,21 +172,21 @@ class Metrics:
         )
 
 
-class _Now(Collector):
-    """What there is right now, as gauges."""
+class _Present(Collector):
+    """Gauges of the present state."""
 
-    def __init__(self, standing: Standing, types: Names) -> None:
-        self._standing = standing
+    def __init__(self, gauges: Gauges, types: BoundedLabels) -> None:
+        self._gauges = gauges
         self._types = types
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield the gauges."""
-        now = self._standing
+        now = self._gauges
         cases = _gauge("cases", "Cases of sessions that have not ended.", "state")
         for state in State:
             cases.add_metric([state.value], now.cases.get(state, 0))
         yield cases
-        adapters = _gauge("adapters", "Adapters that are there.", "type", "state")
+        adapters = _gauge("adapters", "Adapters that are registered.", "type", "state")
         counted: dict[tuple[str, str], int] = {}
         for (kind, state_name), number in now.adapters.items():
             key = (self._types.label(kind), state_name)
@@ -195,7 +195,7 @@ class _Now(Collector):
             adapters.add_metric(labels, number)
         yield adapters
         ages = sorted(now.oldest)
-        queues = _gauge("queues", "Queues of waiting cases that need the same.")
+        queues = _gauge("queues", "Groups of waiting cases with the same needs.")
         queues.add_metric([], len(ages))
         yield queues
         age = _gauge("queue_age_seconds", "How long the heads of the queues have waited.", "statistic")
@@ -207,7 +207,7 @@ class _Now(Collector):
         yield age
         for name, documentation, value in (
             ("sessions", "Sessions that have not ended.", now.sessions),
-            ("standstill_seconds", "For how long cases have waited while nothing ran.", now.still),
+            ("standstill_seconds", "How long cases have waited while none ran.", now.stalled),
             ("drained", "1 while no adapter gets a new case.", int(now.drained)),
         ):
             one = _gauge(name, documentation)

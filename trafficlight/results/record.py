@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import IntEnum
 from typing import Any
 
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.events import (
+    FINAL,
     AdapterLeased,
     AdapterLost,
     AdapterRegistered,
@@ -151,3 +153,35 @@ class SessionRecord:
                 del self.adapters[next(iter(self.adapters))]
         if isinstance(event, AdapterLeased):
             adapter.case, adapter.role = event.case, event.role
+
+
+class ExitCode(IntEnum):
+    """The exit codes of a session."""
+
+    SUCCESS = 0
+    FAILURE = 1
+    USAGE = 2
+    LAB_ERROR = 3
+    INTERRUPTED = 130
+
+
+def exit_code(record: SessionRecord, *, interrupted: bool | None = None) -> ExitCode:
+    """Return the exit code of a session.
+
+    Flaky cases, expected failures and unexpected successes count as success. Test files that cannot run and
+    cases without a verdict are errors.
+
+    :param interrupted: whether the session was stopped early; taken from the record if None.
+    """
+    if record.interrupted if interrupted is None else interrupted:
+        return ExitCode.INTERRUPTED
+    outcomes = record.outcomes
+    if outcomes[Outcome.FAILURE]:
+        return ExitCode.FAILURE
+    if outcomes[Outcome.ERROR] or record.problems:
+        return ExitCode.LAB_ERROR
+    if not record.ran:
+        return ExitCode.USAGE
+    if any(case.state not in FINAL for case in record.cases.values()):
+        return ExitCode.LAB_ERROR
+    return ExitCode.SUCCESS

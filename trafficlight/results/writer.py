@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord
+from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.event_log import EventLog
 from trafficlight.results.events import (
     FINAL,

@@ -31,7 +31,7 @@ def _shared(kind: ClientTypeSpec, info: ValidationInfo) -> ClientTypeSpec:
     return kind if known is None else known.setdefault(kind, kind)
 
 
-# Cases that are decoded together share equal types: the scheduler compares them by identity.
+# Cases that are decoded together share equal types: less memory, and faster comparisons.
 _SharedType = Annotated[ClientTypeSpec, AfterValidator(_shared)]
 
 

@@ -81,7 +81,7 @@ async def test_without_an_action_a_declared_one_is_tried() -> None:
 
 async def test_shipped_nio_adapter() -> None:
     program = (
-        "import asyncio, sys; from trafficlight.adapters.nio.main import main; asyncio.run(main(sys.argv[1]))"
+        "import sys, asyncio as io, trafficlight.adapters.nio.adapter as nio; io.run(nio.main(sys.argv[1]))"
     )
     options = CheckOptions(hold=0.4, grace=10, idle_delay=0.1, away=0.2)
     results = await check(f"{sys.executable} -c {shlex.quote(program)} {{url}}", options)

@@ -142,7 +142,7 @@ async def test_of_waiting(bay: "EngineHarness", clock: HandClock) -> None:
     await clock.turn(2)
     case = (await bay.ended(session))["Dances[alice=Nio]"]
     assert case.state is State.ERROR
-    assert case.message == "waited 300 s in vain: needs 1 x Nio, 0 free, 0 registered"
+    assert case.message == "timed out after 300 s: needs 1 x Nio (0 free, 0 registered)"
 
 
 async def test_of_a_session(bay: "EngineHarness", clock: HandClock) -> None:
@@ -181,7 +181,7 @@ async def test_of_waiting_where_nobody_else_is_expected(bay: "EngineHarness", cl
     assert not session.ended.is_set(), "it counts from the moment in which that was known"
     await clock.turn(4)
     case = (await bay.ended(session))["Dances[alice=Nio]"]
-    assert case.message == "waited 30 s in vain: needs 1 x Nio, 0 free, 0 registered"
+    assert case.message == "timed out after 30 s: needs 1 x Nio (0 free, 0 registered)"
 
 
 async def test_of_waiting_ends_with_a_session_that_was_cancelled(

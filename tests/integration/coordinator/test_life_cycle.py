@@ -20,7 +20,7 @@ from trafficlight.results.events import (
     Log,
     State,
 )
-from trafficlight.results.exit_codes import ExitCode
+from trafficlight.results.record import ExitCode
 
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
@@ -97,7 +97,7 @@ class TestWaiting:
         session = await bay.submit(many(2))
         await bay.until(CaseWaits)
         reasons = {case.reason for case in session.record.cases.values()}
-        assert reasons == {"needs 1 x Nio, 0 free, 0 registered"}
+        assert reasons == {"needs 1 x Nio (0 free, 0 registered)"}
 
     async def test_a_case_that_nobody_can_play_ends_as_an_error(self, bay_with: MakeBay) -> None:
         bay = await bay_with(queue=0.5)
@@ -110,7 +110,7 @@ class TestWaiting:
         assert cases["Many0[alice=Nio]"].state is State.SUCCESS
         never = cases["Never[a=ElementAndroid]"]
         assert never.state is State.ERROR
-        assert never.message == ("waited 0.5 s in vain: needs 1 x ElementAndroid, 0 free, 0 registered")
+        assert never.message == "timed out after 0.5 s: needs 1 x ElementAndroid (0 free, 0 registered)"
 
     async def test_also_when_there_are_some_but_too_few(self, bay_with: MakeBay) -> None:
         bay = await bay_with(queue=0.5)
@@ -121,7 +121,8 @@ class TestWaiting:
         )
         cases = await bay.ended(await bay.submit(text))
         assert (
-            cases["Pair[a=Nio,b=Nio]"].message == "waited 0.5 s in vain: needs 2 x Nio, 1 free, 1 registered"
+            cases["Pair[a=Nio,b=Nio]"].message
+            == "timed out after 0.5 s: needs 2 x Nio (1 free, 1 registered)"
         )
 
     async def test_nothing_is_kept_back_for_ever(

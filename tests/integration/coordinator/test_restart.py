@@ -28,8 +28,8 @@ from trafficlight.results.events import (
     SessionStarted,
     State,
 )
-from trafficlight.results.exit_codes import ExitCode
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.record import ExitCode
 from trafficlight.suites.selection import SessionRequest
 
 TEST = """

@@ -146,6 +146,7 @@ class TestAdapters:
 class TestHomeservers:
     async def test_it_is_given_and_destroyed(self, bay: "EngineHarness") -> None:
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
+        assert case.attempts[-1].servers["server"].image == "fake:1"
         assert case.state is State.SUCCESS
         assert [server.operations for server in bay.provider.deployed] == [["restart"]]
         assert not bay.provider.running

@@ -217,7 +217,7 @@ async def test_two_engines_are_one_capacity_and_one_of_them_goes_away(far: FarEn
         assert (len(lost), len(kept)) == (2, 2)
         waiting = set(session.record.cases) - lost - kept
         assert len(waiting) == 2
-        assert session.reasons() == ["waits for a homeserver of docker (4 of 4 in use)"]
+        assert session.reasons() == ["waiting for a docker homeserver (4 of 4 in use)"]
         await far.kill()
         try:
             await _until(lambda: lost <= set(watched.ended))

@@ -49,6 +49,7 @@ async def test_deploys_and_destroys(double: Double, provider: HomerunnerProvider
         assert (two.role, two.server_name) == ("role1", "hs2")
         assert one.cs_api != two.cs_api
         assert one.version == "Synapse 1.0"
+        assert one.image == SynapseStable().homeservers()[0].image
         [name] = double.live
     assert double.destroyed == [name]
 

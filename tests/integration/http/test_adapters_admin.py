@@ -167,4 +167,4 @@ async def test_a_case_that_waits_for_a_paused_adapter_says_so_and_is_not_given_u
     await ended(nobody)
     assert nobody.record.counts[State.ERROR] == goes_on.record.counts[State.SUCCESS] == 1
     assert waits.record.counts[State.WAITING] == 1
-    assert waits.reasons() == ["needs 1 x Type, 0 free, 1 registered"]
+    assert waits.reasons() == ["needs 1 x Type (0 free, 1 registered)"]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.http.conftest import Answer, HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session
-from trafficlight.results.attempt import AttemptRecord
+from trafficlight.results.case import AttemptRecord
 
 WAITS = """
     await alice.perform("one")

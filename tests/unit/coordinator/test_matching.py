@@ -5,7 +5,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.coordinator.scheduling.bipartite import assign, assign_most
+from trafficlight.coordinator.scheduling.bipartite import match, maximum_match
 
 CANDIDATES = st.dictionaries(
     st.sampled_from("pqrst"), st.lists(st.sampled_from("ABCD"), unique=True, max_size=4)
@@ -27,7 +27,7 @@ def most(candidates: dict[str, list[str]], available: dict[str, int]) -> int:
 def test_as_many_roles_as_possible_are_filled(
     candidates: dict[str, list[str]], available: dict[str, int]
 ) -> None:
-    found = assign_most(candidates, available)
+    found = maximum_match(candidates, available)
     assert len(found) == most(candidates, available)
     assert all(found[role] in candidates[role] for role in found)
     taken = list(found.values())
@@ -36,7 +36,7 @@ def test_as_many_roles_as_possible_are_filled(
 
 @given(CANDIDATES, AVAILABLE)
 def test_all_roles_or_none(candidates: dict[str, list[str]], available: dict[str, int]) -> None:
-    found = assign(candidates, available)
+    found = match(candidates, available)
     if found is None:
         assert most(candidates, available) < len(candidates)
     else:
@@ -44,15 +44,15 @@ def test_all_roles_or_none(candidates: dict[str, list[str]], available: dict[str
 
 
 def test_a_role_makes_room_for_a_pickier_one() -> None:
-    assert assign({"any": ["A", "B"], "picky": ["A"]}, {"A": 1, "B": 1}) == {"any": "B", "picky": "A"}
+    assert match({"any": ["A", "B"], "picky": ["A"]}, {"A": 1, "B": 1}) == {"any": "B", "picky": "A"}
 
 
 def test_a_chain_of_moves() -> None:
     candidates = {"p": ["A", "B"], "q": ["B", "C"], "r": ["A", "C"]}
-    found = assign(candidates, {"A": 1, "B": 1, "C": 1})
+    found = match(candidates, {"A": 1, "B": 1, "C": 1})
     assert found is not None
     assert sorted(found.values()) == ["A", "B", "C"]
 
 
 def test_nothing_is_needed() -> None:
-    assert assign({}, {}) == {}
+    assert match({}, {}) == {}

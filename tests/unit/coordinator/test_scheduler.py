@@ -1,40 +1,87 @@
 """What starts first, what waits, and what is said of it."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from tests.unit.coordinator.waiting import NOW, case_of, grouped
 from trafficlight.client_types import (
-    ClientMatcher,
     ClientType,
-    ClientTypeSpec,
     ElementAndroid,
     ElementWebDevelop,
     ElementWebStable,
     Nio,
     as_client_type,
-    spec_of,
 )
-from trafficlight.coordinator.scheduling.inventory import Free
-from trafficlight.coordinator.scheduling.scheduler import Decision, Limits, Usage, Waiting, decide
+from trafficlight.coordinator.scheduling import scheduler
+from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
+from trafficlight.coordinator.scheduling.queues import WaitingCase
+from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage
 from trafficlight.homeservers.provider import Hosting
 
 NIO, STABLE, DEVELOP, ANDROID = Nio(), ElementWebStable(), ElementWebDevelop(), ElementAndroid()
 
 
-def case(key: str, *kinds: ClientMatcher, session: str = "s", **rest: Any) -> Waiting:
-    rest.setdefault("order", 0)
-    return Waiting(key, session, clients={f"role{n}": kind for n, kind in enumerate(kinds)}, **rest)
+class Waiting(NamedTuple):
+    """A case that waits in a session; `lacking` are the seconds for which its needs cannot be satisfied."""
+
+    session: str
+    case: WaitingCase
+    lacking: float = 0.0
 
 
-def free(*types: str, **registration: Any) -> list[Free]:
-    return [Free(f"{kind}-{n}", {"type": kind, **registration}) for n, kind in enumerate(types)]
+class Outcome(NamedTuple):
+    """A decision, by the ids of cases instead of groups."""
+
+    starts: tuple[Start, ...]
+    reasons: dict[str, str]
+    unsatisfiable: set[str]
 
 
-def started(decision: Decision) -> list[str]:
-    return [start.key for start in decision.starts]
+def case(
+    key: str,
+    *kinds: ClientType,
+    session: str = "s",
+    order: int = 0,
+    age: float = 0.0,
+    servers: int = 0,
+    server_types: Sequence[str] = (),
+    lacking: float = 0.0,
+) -> Waiting:
+    clients = {f"role{n}": kind for n, kind in enumerate(kinds)}
+    found = case_of(key, clients, server_types or ["Any"] * servers)
+    return Waiting(session, WaitingCase(found, order, NOW - age), lacking)
+
+
+def decide(
+    waiting: Iterable[Waiting],
+    free: Iterable[AvailableAdapter],
+    busy: Iterable[AvailableAdapter] = (),
+    limits: Limits | None = None,
+    usage: Usage | None = None,
+) -> Outcome:
+    waiting = list(waiting)
+    groups = grouped((one.session, one.case) for one in waiting)
+    for group in groups:
+        if lacking := max(one.lacking for one in waiting if one.case.case.id in group.cases):
+            group.unsatisfiable_since = NOW - lacking
+    decision = scheduler.decide(groups, NOW, free, busy, limits, usage)
+    started = {start.case for start in decision.starts}
+    reasons = {
+        key: reason for group, reason in decision.reasons.items() for key in group.cases if key not in started
+    }
+    unsatisfiable = {key for group in decision.unsatisfiable for key in group.cases}
+    return Outcome(decision.starts, reasons, unsatisfiable)
+
+
+def free(*types: str, **registration: Any) -> list[AvailableAdapter]:
+    return [AvailableAdapter(f"{kind}-{n}", {"type": kind, **registration}) for n, kind in enumerate(types)]
+
+
+def started(decision: Outcome) -> list[str]:
+    return [start.case for start in decision.starts]
 
 
 def test_a_case_without_clients_starts_at_once() -> None:
@@ -44,23 +91,23 @@ def test_a_case_without_clients_starts_at_once() -> None:
 def test_all_or_nothing() -> None:
     decision = decide([case("a", NIO, NIO)], free("nio"))
     assert not decision.starts
-    assert decision.reasons == {"a": "needs 2 x Nio, 1 free, 1 registered"}
+    assert decision.reasons == {"a": "needs 2 x Nio (1 free, 1 registered)"}
 
 
 def test_overlapping_types_do_not_block_each_other() -> None:
     """The adapter that labels itself with neither channel serves as both."""
     adapters = [
-        Free("both", {"type": "element-web"}),
-        Free("stable", {"type": "element-web", "labels": ["stable"]}),
+        AvailableAdapter("both", {"type": "element-web"}),
+        AvailableAdapter("stable", {"type": "element-web", "labels": ["stable"]}),
     ]
     decision = decide([case("a", STABLE), case("b", DEVELOP, order=1)], adapters)
-    assert {start.key: start.adapters["role0"] for start in decision.starts} == {"a": "stable", "b": "both"}
+    assert {start.case: start.adapters["role0"] for start in decision.starts} == {"a": "stable", "b": "both"}
 
 
 def test_the_roles_of_one_case_share_what_overlaps() -> None:
     adapters = [
-        Free("both", {"type": "element-web"}),
-        Free("dev", {"type": "element-web", "labels": ["develop"]}),
+        AvailableAdapter("both", {"type": "element-web"}),
+        AvailableAdapter("dev", {"type": "element-web", "labels": ["develop"]}),
     ]
     (start,) = decide([case("a", DEVELOP, STABLE)], adapters).starts
     assert start.adapters == {"role0": "dev", "role1": "both"}
@@ -78,7 +125,10 @@ def test_among_equals_the_plan_decides() -> None:
 
 
 def test_adapters_that_are_known_to_be_there_are_taken_first() -> None:
-    adapters = [Free("a-silent", {"type": "nio"}, rank=1), Free("z-polling", {"type": "nio"}, rank=0)]
+    adapters = [
+        AvailableAdapter("a-silent", {"type": "nio"}, rank=1),
+        AvailableAdapter("z-polling", {"type": "nio"}, rank=0),
+    ]
     (start,) = decide([case("a", NIO)], adapters).starts
     assert start.adapters == {"role0": "z-polling"}
 
@@ -109,10 +159,10 @@ class TestSessions:
 class TestAging:
     def test_what_a_big_case_needs_is_kept_back_for_it(self) -> None:
         waiting = [case("big", NIO, NIO, age=61, order=9), case("small", NIO, age=5)]
-        decision = decide(waiting, free("nio"), busy=[Free("busy", {"type": "nio"})])
+        decision = decide(waiting, free("nio"), busy=[AvailableAdapter("busy", {"type": "nio"})])
         assert not decision.starts
-        assert decision.reasons["big"] == "needs 2 x Nio, 1 free, 2 registered"
-        kept = "needs 1 x Nio, 0 free and 1 kept for a case that has waited longer, 2 registered"
+        assert decision.reasons["big"] == "needs 2 x Nio (1 free, 2 registered)"
+        kept = "needs 1 x Nio (0 free, 1 reserved for an older case, 2 registered)"
         assert decision.reasons["small"] == kept
 
     def test_before_that_smaller_ones_go_on(self) -> None:
@@ -144,7 +194,7 @@ class TestAging:
     def test_nor_for_one_that_has_been_short_of_adapters_for_long(self) -> None:
         """One adapter for two roles: otherwise it would keep the only one for ever."""
         small = case("small", NIO, age=70)
-        never, leaving = (case("big", NIO, NIO, age=100, unsatisfiable_since=seconds) for seconds in (31, 1))
+        never, leaving = (case("big", NIO, NIO, age=100, lacking=seconds) for seconds in (31, 1))
         assert started(decide([never, small], free("nio"))) == ["small"]
         assert started(decide([leaving, small], free("nio"))) == []
 
@@ -153,8 +203,8 @@ class TestAging:
         decision = decide(waiting, [], limits=Limits(homeservers=4), usage=Usage(homeservers=2))
         assert not decision.starts
         assert decision.reasons == {
-            "big": "waits for 3 homeserver slots (2 of 4 in use)",
-            "small": "waits for a homeserver slot (2 of 4 in use, 3 kept for a case that has waited longer)",
+            "big": "waiting for 3 homeserver slots (2 of 4 in use)",
+            "small": "waiting for a homeserver slot (2 of 4 in use, 3 reserved for an older case)",
         }
 
     def test_places_for_a_client_type_are_kept_too(self) -> None:
@@ -170,13 +220,13 @@ class TestLimits:
             [case("a"), case("b", order=1)], [], limits=Limits(cases=3), usage=Usage(cases={"x": 2})
         )
         assert started(decision) == ["a"]
-        assert decision.reasons == {"b": "waits for a place (3 of 3 cases are running)"}
+        assert decision.reasons == {"b": "waiting for other cases to end (3 of 3 are running)"}
 
     def test_homeservers(self) -> None:
         waiting = [case("a", servers=2), case("b", servers=2, order=1), case("c", order=2)]
         decision = decide(waiting, [], limits=Limits(homeservers=3))
         assert started(decision) == ["a", "c"]
-        assert decision.reasons == {"b": "waits for 2 homeserver slots (2 of 3 in use)"}
+        assert decision.reasons == {"b": "waiting for 2 homeserver slots (2 of 3 in use)"}
 
     def test_a_case_that_needs_more_than_there_may_be_runs_alone(self) -> None:
         limits = Limits(homeservers=2)
@@ -193,11 +243,11 @@ class TestLimits:
         ]
         decision = decide(waiting, free("nio", "nio", "nio", "element-android"), limits=limits)
         assert set(started(decision)) == {"a", "b", "d"}
-        assert decision.reasons == {"c": "waits for Nio (2 of 2 in use)"}
+        assert decision.reasons == {"c": "waiting for Nio (2 of 2 in use)"}
 
 
 def hosted(key: str, *types: str, **rest: Any) -> Waiting:
-    return case(key, servers=len(types), server_types=types, **rest)
+    return case(key, server_types=types, **rest)
 
 
 def hosting(*capacities: int) -> Limits:
@@ -211,13 +261,13 @@ class TestHosts:
         waiting = [hosted(f"{n}", "Synapse", order=n) for n in range(5)]
         decision = decide(waiting, [], limits=hosting(2, 2))
         assert [start.hosts["Synapse"] for start in decision.starts] == ["a", "b", "a", "b"]
-        assert decision.reasons == {"4": "waits for a homeserver of docker (4 of 4 in use)"}
+        assert decision.reasons == {"4": "waiting for a docker homeserver (4 of 4 in use)"}
 
     def test_all_homeservers_of_a_case_are_on_one(self) -> None:
         """One is free on each host: together enough, but nowhere."""
         usage = Usage(hosts={"a": 1, "b": 2})
         decision = decide([hosted("pair", "Synapse", "Dendrite")], [], limits=hosting(2, 3), usage=usage)
-        assert decision.reasons == {"pair": "waits for 2 homeservers of docker on one host (3 of 5 in use)"}
+        assert decision.reasons == {"pair": "waiting for 2 docker homeservers on one host (3 of 5 in use)"}
         (start,) = decide(
             [hosted("pair", "Synapse", "Dendrite")], [], limits=hosting(2, 3), usage=Usage(hosts={"a": 1})
         ).starts
@@ -236,10 +286,8 @@ class TestHosts:
     def test_while_none_answers_cases_wait_and_not_for_ever(self) -> None:
         decision = decide([hosted("a", "Synapse"), hosted("b", "Elsewhere", order=1)], [], limits=hosting())
         assert started(decision) == ["b"]
-        assert decision.reasons == {
-            "a": "waits for a homeserver of docker (nothing that carries them answers)"
-        }
-        assert decision.unsatisfiable_since == {"a"}
+        assert decision.reasons == {"a": "waiting for a docker homeserver (no host is reachable)"}
+        assert decision.unsatisfiable == {"a"}
 
     def test_nothing_is_kept_for_one_that_no_host_can_have_now(self) -> None:
         waiting = [hosted("old", "Synapse", "Elsewhere", age=61), hosted("new", "Elsewhere", order=1)]
@@ -253,32 +301,32 @@ class TestHosts:
         ]
         usage = Usage(hosts={"a": 1, "b": 1})
         decision = decide(waiting, [], limits=hosting(2, 2), usage=usage)
-        assert [(start.key, start.hosts["Synapse"]) for start in decision.starts] == [("one", "b")]
-        kept = "waits for a homeserver of docker (3 of 4 in use, 2 kept for a case that has waited longer)"
+        assert [(start.case, start.hosts["Synapse"]) for start in decision.starts] == [("one", "b")]
+        kept = "waiting for a docker homeserver (3 of 4 in use, 2 reserved for an older case)"
         assert decision.reasons["two"] == kept
 
     def test_the_total_holds_over_all_providers(self) -> None:
         waiting = [hosted("a", "Synapse"), hosted("b", "Elsewhere", order=1)]
         decision = decide(waiting, [], limits=replace(hosting(4), homeservers=1))
         assert started(decision) == ["a"]
-        assert decision.reasons == {"b": "waits for a homeserver slot (1 of 1 in use)"}
+        assert decision.reasons == {"b": "waiting for a homeserver slot (1 of 1 in use)"}
 
 
 class TestReasons:
     def test_every_type_that_is_short(self) -> None:
         decision = decide([case("a", NIO, NIO, ANDROID)], free("nio"), free("element-android"))
         assert decision.reasons["a"] == (
-            "needs 1 x ElementAndroid, 0 free, 1 registered; needs 2 x Nio, 1 free, 1 registered"
+            "needs 1 x ElementAndroid (0 free, 1 registered); needs 2 x Nio (1 free, 1 registered)"
         )
 
     def test_roles_that_need_the_same_adapter(self) -> None:
-        adapters = [Free("both", {"type": "element-web"})]
+        adapters = [AvailableAdapter("both", {"type": "element-web"})]
         decision = decide([case("a", STABLE, DEVELOP)], adapters)
-        assert decision.reasons["a"] == "needs adapters that other roles of the same case need too"
+        assert decision.reasons["a"] == "needs an adapter for two of its roles"
 
     def test_unfilled_says_that_waiting_for_others_to_end_does_not_help(self) -> None:
         waiting = [case("two", NIO, NIO), case("one", NIO, order=1)]
-        assert decide(waiting, [], free("nio")).unsatisfiable_since == {"two"}
+        assert decide(waiting, [], free("nio")).unsatisfiable == {"two"}
 
 
 class Careless(ClientType):
@@ -292,12 +340,12 @@ def test_a_type_whose_match_raises_costs_only_its_own_cases() -> None:
     decision = decide([case("careless", Careless()), case("other", NIO)], free("nio"))
     assert started(decision) == ["other"]
     assert decision.reasons["careless"] == (
-        "needs 1 x Careless, 0 free, 0 registered (its match() raised KeyError: 'version')"
+        "needs 1 x Careless (0 free, 0 registered; its match() raised KeyError: 'version')"
     )
 
 
 def test_foreign_types_of_one_name_are_kept_apart() -> None:
-    def foreign(type: str) -> ClientTypeSpec:
+    def foreign(type: str) -> ClientType:
         class Custom:
             def name(self) -> str:
                 return "Custom"
@@ -307,7 +355,7 @@ def test_foreign_types_of_one_name_are_kept_apart() -> None:
 
         found = as_client_type(Custom)
         assert found is not None
-        return spec_of(found, Path(__file__), "A", "alice")
+        return found
 
     decision = decide([case("a", foreign("one")), case("b", foreign("two"))], free("two"))
     assert started(decision) == ["b"]
@@ -319,7 +367,7 @@ def test_nothing_to_decide(waiting: list[Waiting]) -> None:
 
 
 def test_homeservers_of_a_type_are_limited_like_clients() -> None:
-    waiting = [Waiting(f"s\n{number}", "s", number, {}, 1, server_types=("Shared",)) for number in range(3)]
+    waiting = [case(str(number), order=number, server_types=["Shared"]) for number in range(3)]
     decision = decide(waiting, [], limits=Limits(types={"Shared": 2}))
     assert len(decision.starts) == 2
-    assert list(decision.reasons.values()) == ["waits for Shared (2 of 2 in use)"]
+    assert list(decision.reasons.values()) == ["waiting for Shared (2 of 2 in use)"]

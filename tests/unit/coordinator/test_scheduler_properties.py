@@ -2,14 +2,19 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.coordinator.waiting import NOW, case_of, grouped
 from trafficlight.client_types import ClientType
-from trafficlight.coordinator.scheduling.bipartite import assign
-from trafficlight.coordinator.scheduling.inventory import Free
-from trafficlight.coordinator.scheduling.scheduler import Decision, Limits, Usage, Waiting, decide
+from trafficlight.coordinator.scheduling import scheduler
+from trafficlight.coordinator.scheduling.bipartite import match
+from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
+from trafficlight.coordinator.scheduling.queues import WaitingCase
+from trafficlight.coordinator.scheduling.scheduler import Limits, Usage
 from trafficlight.homeservers.provider import Hosting
 
 
@@ -24,7 +29,7 @@ class Letters(ClientType):
         return f"Letters-{self.letters}"
 
     def match(self, adapter: object) -> bool:
-        assert isinstance(adapter, Free)
+        assert isinstance(adapter, AvailableAdapter)
         return adapter.registration["type"] in self.letters
 
 
@@ -33,25 +38,70 @@ CLIENTS = st.lists(KINDS, max_size=4).map(lambda kinds: {f"role{n}": kind for n,
 SERVERS = st.lists(st.sampled_from(["D", "E", "L", "S"]), max_size=3).map(tuple)
 SHAPES = st.tuples(st.sampled_from(["s1", "s2", "s3"]), CLIENTS, SERVERS)
 FREE = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 1)), max_size=12).map(
-    lambda some: [Free(f"u{n}", {"type": letter}, rank) for n, (letter, rank) in enumerate(some)]
+    lambda some: [AvailableAdapter(f"u{n}", {"type": letter}, rank) for n, (letter, rank) in enumerate(some)]
 )
 AGES = st.sampled_from([0.0, 61.0, 200.0])
 
 
-def _case(
-    number: int, session: str, clients: dict[str, Letters], servers: tuple[str, ...], age: float = 0.0
-) -> Waiting:
-    key = f"{session}\n{number}"
-    return Waiting(key, session, number, clients, len(servers), age, server_types=servers)
+@dataclass(frozen=True)
+class Waiting:
+    """A case that waits."""
+
+    key: str
+    session: str
+    order: int
+    clients: Mapping[str, ClientType]
+    server_types: tuple[str, ...]
+    age: float = 0.0
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision, by the ids of cases instead of groups."""
+
+    starts: list[tuple[str, Mapping[str, str], Mapping[str, str]]]
+    reasons: dict[str, str]
+    unsatisfiable: set[str]
+    no_adapter: set[str]
+
+
+def decide(
+    waiting: list[Waiting],
+    free: list[AvailableAdapter],
+    busy: Sequence[AvailableAdapter] = (),
+    limits: Limits | None = None,
+    usage: Usage | None = None,
+    *,
+    shuffled: random.Random | None = None,
+) -> Decided:
+    groups = grouped(
+        (one.session, WaitingCase(case_of(one.key, one.clients, one.server_types), one.order, NOW - one.age))
+        for one in waiting
+    )
+    if shuffled is not None:
+        shuffled.shuffle(groups)
+    decision = scheduler.decide(groups, NOW, free, busy, limits, usage)
+    started = {start.case for start in decision.starts}
+    return Decided(
+        [(start.case, start.adapters, start.hosts) for start in decision.starts],
+        {key: why for group, why in decision.reasons.items() for key in group.cases if key not in started},
+        {key for group in decision.unsatisfiable for key in group.cases},
+        {key for group in decision.no_adapter for key in group.cases},
+    )
 
 
 def _waiting(shapes: list[tuple[str, dict[str, Letters], tuple[str, ...]]]) -> list[Waiting]:
-    return [_case(n, *shape) for n, shape in enumerate(shapes)]
+    return [
+        Waiting(str(n), session, n, clients, servers) for n, (session, clients, servers) in enumerate(shapes)
+    ]
 
 
 WAITING = st.lists(SHAPES, max_size=12).map(_waiting)
 OF_ALL_AGES = st.lists(st.tuples(SHAPES, AGES), max_size=12).map(
-    lambda some: [_case(n, *shape, age) for n, (shape, age) in enumerate(some)]
+    lambda some: [
+        replace(case, age=age)
+        for case, (_, age) in zip(_waiting([shape for shape, _ in some]), some, strict=True)
+    ]
 )
 # D and E come from engines, L from one machine, S from where nobody counts.
 HOSTING = st.builds(
@@ -99,50 +149,51 @@ def has_room(provider: str, many: int, hosting: Hosting, used: Counter[str]) -> 
     )
 
 
-def hosts_taken(decision: Decision, waiting: list[Waiting]) -> Counter[str]:
+def hosts_taken(decision: Decided, waiting: list[Waiting]) -> Counter[str]:
     """How many homeservers a decision puts on each host."""
     cases = {case.key: case for case in waiting}
     return Counter(
-        start.hosts[name]
-        for start in decision.starts
-        for name in cases[start.key].server_types
-        if name in start.hosts
+        hosts[name] for key, _, hosts in decision.starts for name in cases[key].server_types if name in hosts
     )
 
 
-def check(decision: Decision, waiting: list[Waiting], free: list[Free]) -> None:
+def check(decision: Decided, waiting: list[Waiting], free: list[AvailableAdapter]) -> None:
     """What holds in every case."""
     cases = {case.key: case for case in waiting}
     adapters = {adapter.key: adapter for adapter in free}
-    taken = Counter(key for start in decision.starts for key in start.adapters.values())
+    taken = Counter(key for _, chosen, _ in decision.starts for key in chosen.values())
     assert all(count == 1 for count in taken.values()), "an adapter is in two leases"
-    for start in decision.starts:
-        clients = cases[start.key].clients
-        assert list(start.adapters) == list(clients)
-        assert all(clients[role].match(adapters[key]) for role, key in start.adapters.items())
-    started = [start.key for start in decision.starts]
+    for case, chosen, _ in decision.starts:
+        clients = cases[case].clients
+        assert list(chosen) == list(clients)
+        assert all(clients[role].match(adapters[key]) for role, key in chosen.items())
+    started = [case for case, _, _ in decision.starts]
     assert len(started) == len(set(started))
     assert {*started, *decision.reasons} == set(cases), "a case neither starts nor is told why it waits"
     assert not set(started) & set(decision.reasons)
     assert all(decision.reasons.values())
-    assert decision.unsatisfiable_since <= set(decision.reasons)
+    assert decision.unsatisfiable <= set(decision.reasons)
 
 
 @given(OF_ALL_AGES, FREE, FREE, LIMITS, USAGE)
 def test_a_decision_is_sound(
-    waiting: list[Waiting], free: list[Free], busy: list[Free], limits: Limits, usage: Usage
+    waiting: list[Waiting],
+    free: list[AvailableAdapter],
+    busy: list[AvailableAdapter],
+    limits: Limits,
+    usage: Usage,
 ) -> None:
     check(decide(waiting, free, busy, limits, usage), waiting, free)
 
 
 @given(WAITING, FREE, HOSTING, USAGE)
 def test_no_feasible_case_is_left_waiting(
-    waiting: list[Waiting], free: list[Free], hosting: Hosting, usage: Usage
+    waiting: list[Waiting], free: list[AvailableAdapter], hosting: Hosting, usage: Usage
 ) -> None:
     usage = Usage(hosts=usage.hosts)
     decision = decide(waiting, free, (), Limits(hosting=hosting), usage)
     used = Counter(usage.hosts) + hosts_taken(decision, waiting)
-    taken = {key for start in decision.starts for key in start.adapters.values()}
+    taken = {key for _, chosen, _ in decision.starts for key in chosen.values()}
     left = [adapter for adapter in free if adapter.key not in taken]
     for case in waiting:
         if case.key in decision.reasons:
@@ -151,40 +202,40 @@ def test_no_feasible_case_is_left_waiting(
                 for role, kind in case.clients.items()
             }
             room = all(has_room(one, many, hosting, used) for one, many in needs(case, hosting).items())
-            assert not room or assign(could, {adapter.key: 1 for adapter in left}) is None, case
+            assert not room or match(could, {adapter.key: 1 for adapter in left}) is None, case
 
 
 @given(WAITING, FREE, FREE, HOSTING)
 def test_unfilled_are_those_that_all_there_is_cannot_fill(
-    waiting: list[Waiting], free: list[Free], busy: list[Free], hosting: Hosting
+    waiting: list[Waiting], free: list[AvailableAdapter], busy: list[AvailableAdapter], hosting: Hosting
 ) -> None:
-    everybody = free + [Free(f"busy-{adapter.key}", adapter.registration) for adapter in busy]
+    everybody = free + [AvailableAdapter(f"busy-{adapter.key}", adapter.registration) for adapter in busy]
     for case in waiting:
         could = {
             role: [adapter.key for adapter in everybody if kind.match(adapter)]
             for role, kind in case.clients.items()
         }
-        satisfiable = assign(could, {adapter.key: 1 for adapter in everybody}) is not None
+        satisfiable = match(could, {adapter.key: 1 for adapter in everybody}) is not None
         satisfiable = satisfiable and all(hosting.hosts[provider] for provider in needs(case, hosting))
         decision = decide(waiting, free, busy, Limits(hosting=hosting))
-        assert satisfiable == (case.key not in decision.unsatisfiable_since)
+        assert satisfiable == (case.key not in decision.unsatisfiable)
 
 
 @settings(max_examples=4 * settings().max_examples)
 @given(OF_ALL_AGES, FREE, LIMITS, USAGE)
 def test_every_case_has_room_where_it_is_put(
-    waiting: list[Waiting], free: list[Free], limits: Limits, usage: Usage
+    waiting: list[Waiting], free: list[AvailableAdapter], limits: Limits, usage: Usage
 ) -> None:
     cases = {case.key: case for case in waiting}
     decision = decide(waiting, free, (), limits, usage)
     hosting, used = limits.hosting, Counter(usage.hosts)
-    for start in decision.starts:  # in the order in which it was decided
-        case = cases[start.key]
+    for key, _, hosts in decision.starts:  # in the order in which it was decided
+        case = cases[key]
         counted = {name for name in case.server_types if hosting.provider(name) in hosting.hosts}
-        assert set(start.hosts) == counted
+        assert set(hosts) == counted
         for provider, many in needs(case, hosting).items():
             # On one host, because elsewhere they would not find each other.
-            (host,) = {start.hosts[name] for name in counted if hosting.provider(name) == provider}
+            (host,) = {hosts[name] for name in counted if hosting.provider(name) == provider}
             most = hosting.hosts[provider][host]
             largest = max(hosting.hosts[provider].values())
             assert used[host] + many <= most or (many > largest == most and not used[host])
@@ -194,29 +245,31 @@ def test_every_case_has_room_where_it_is_put(
 @given(OF_ALL_AGES, FREE, FREE, LIMITS, USAGE, st.randoms(use_true_random=False))
 def test_the_order_of_the_inputs_does_not_matter(
     waiting: list[Waiting],
-    free: list[Free],
-    busy: list[Free],
+    free: list[AvailableAdapter],
+    busy: list[AvailableAdapter],
     limits: Limits,
     usage: Usage,
     shuffled: random.Random,
 ) -> None:
     first = decide(waiting, free, busy, limits, usage)
-    for some in (waiting, free, busy):
+    for some in (free, busy):
         shuffled.shuffle(some)
-    again = decide(waiting, free, busy, limits, usage)
+    again = decide(waiting, free, busy, limits, usage, shuffled=shuffled)
     assert first == again
     assert first.starts == again.starts
 
 
 @given(OF_ALL_AGES, FREE, LIMITS, USAGE)
-def test_limits_are_kept(waiting: list[Waiting], free: list[Free], limits: Limits, usage: Usage) -> None:
+def test_limits_are_kept(
+    waiting: list[Waiting], free: list[AvailableAdapter], limits: Limits, usage: Usage
+) -> None:
     cases = {case.key: case for case in waiting}
-    started = [cases[start.key] for start in decide(waiting, free, (), limits, usage).starts]
+    started = [cases[key] for key, _, _ in decide(waiting, free, (), limits, usage).starts]
     if not started:
         return
     running = sum(usage.cases.values()) + len(started)
     assert limits.cases is None or running <= limits.cases
-    servers = [case.servers for case in started if case.servers]
+    servers = [len(case.server_types) for case in started if case.server_types]
     if limits.homeservers is not None and servers:
         # One that needs more than there may be runs alone.
         alone = servers == [max(servers)] and not usage.homeservers
@@ -234,12 +287,12 @@ def test_limits_are_kept(waiting: list[Waiting], free: list[Free], limits: Limit
 
 @given(WAITING, FREE, HOSTING)
 def test_what_starts_at_once_starts_one_at_a_time_too(
-    waiting: list[Waiting], free: list[Free], hosting: Hosting
+    waiting: list[Waiting], free: list[AvailableAdapter], hosting: Hosting
 ) -> None:
     """Deciding again changes nothing until something happens."""
     limits = Limits(hosting=hosting)
     decision = decide(waiting, free, (), limits)
-    taken = {key for start in decision.starts for key in start.adapters.values()}
+    taken = {key for _, chosen, _ in decision.starts for key in chosen.values()}
     still = [case for case in waiting if case.key in decision.reasons]
     usage = Usage(hosts=hosts_taken(decision, waiting))
     again = decide(still, [adapter for adapter in free if adapter.key not in taken], (), limits, usage)

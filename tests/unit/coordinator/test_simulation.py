@@ -9,9 +9,11 @@ from itertools import count
 
 import pytest
 
+from tests.unit.coordinator.waiting import case_of
 from trafficlight.client_types import ClientType, ElementAndroid, ElementWebStable, Nio
-from trafficlight.coordinator.scheduling.inventory import Free
-from trafficlight.coordinator.scheduling.scheduler import Limits, Usage, Waiting, decide
+from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
+from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases
+from trafficlight.coordinator.scheduling.scheduler import Limits, Usage, decide
 from trafficlight.homeservers.provider import Hosting
 
 NIO, STABLE, ANDROID = Nio(), ElementWebStable(), ElementAndroid()
@@ -49,10 +51,10 @@ class Simulation:
     limits: Limits = field(default_factory=Limits)
     returns: float = 0.5
     now: float = 0.0
-    waiting: dict[str, Job] = field(default_factory=dict)
-    running: dict[str, tuple[Job, list[Free]]] = field(default_factory=dict)
-    free: dict[str, Free] = field(default_factory=dict)
-    unsatisfiable_since: dict[str, float] = field(default_factory=dict)
+    queues: dict[str, WaitingCases] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    running: dict[str, tuple[Job, list[AvailableAdapter]]] = field(default_factory=dict)
+    free: dict[str, AvailableAdapter] = field(default_factory=dict)
     decisions: int = 0
     engines: dict[float, dict[str, int]] = field(default_factory=dict)
 
@@ -62,7 +64,7 @@ class Simulation:
         events: list[tuple[float, int, str, str]] = [
             (job.at, next(numbers), "comes", job.key) for job in jobs
         ]
-        by_key = {job.key: job for job in jobs}
+        self.jobs = {job.key: job for job in jobs}
         for kind, many in self.adapters.items():
             events += [(0.0, next(numbers), "registers", kind) for _ in range(many)]
         events += [(at, next(numbers), "changes", "") for at in self.engines]
@@ -70,9 +72,12 @@ class Simulation:
         while events:
             self.now, number, what, about = heapq.heappop(events)
             if what == "comes":
-                self.waiting[about] = by_key[about]
+                job = self.jobs[about]
+                servers = job.server_types or ["Any"] * job.servers
+                waiting = WaitingCase(case_of(job.key, job.clients, servers), job.order, since=job.at)
+                self.queues.setdefault(job.session, WaitingCases(job.session)).add(waiting)
             elif what == "registers":
-                self.free[f"{about}-{number}"] = Free(f"{about}-{number}", {"type": about})
+                self.free[f"{about}-{number}"] = AvailableAdapter(f"{about}-{number}", {"type": about})
             elif what == "changes":
                 hosting = Hosting({"docker": self.engines[self.now]}, {}, "docker")
                 self.limits = replace(self.limits, hosting=hosting)
@@ -85,33 +90,31 @@ class Simulation:
                 for job in self.look():
                     heapq.heappush(events, (self.now + job.seconds, next(numbers), "ends", job.key))
 
+    @property
+    def waiting(self) -> list[str]:
+        """The cases that wait."""
+        return [case for queue in self.queues.values() for case in queue]
+
     def look(self) -> list[Job]:
         """Decide once, as the engine does."""
         self.decisions += 1
-        waiting = [
-            Waiting(
-                job.key,
-                job.session,
-                job.order,
-                job.clients,
-                job.servers,
-                self.now - job.at,
-                self.now - self.unsatisfiable_since.get(job.key, self.now),
-                job.server_types,
-            )
-            for job in self.waiting.values()
-        ]
+        waiting = [group for queue in self.queues.values() for group in queue.groups]
         jobs = [job for job, _ in self.running.values()]
         on = sum((job.on for job in jobs), Counter[str]())
         usage = Usage(Counter(job.session for job in jobs), sum(job.servers for job in jobs), hosts=on)
         busy = [adapter for _, held in self.running.values() for adapter in held]
-        decision = decide(waiting, self.free.values(), busy, self.limits, usage)
-        self.unsatisfiable_since = {
-            key: self.unsatisfiable_since.get(key, self.now) for key in decision.unsatisfiable_since
-        }
+        decision = decide(waiting, self.now, self.free.values(), busy, self.limits, usage)
+        for group, reason in decision.reasons.items():
+            group.note_waiting(
+                reason,
+                self.now,
+                unsatisfiable=group in decision.unsatisfiable,
+                no_adapter=group in decision.no_adapter,
+            )
         begun = []
         for start in decision.starts:
-            job = self.waiting.pop(start.key)
+            self.queues[start.group.session].remove(start.case, starts=True)
+            job = self.jobs[start.case]
             job.started, job.hosts = self.now, start.hosts
             self.running[job.key] = (job, [self.free.pop(key) for key in start.adapters.values()])
             begun.append(job)
@@ -187,7 +190,7 @@ def test_a_case_that_can_never_run_holds_nobody_up() -> None:
     others = [Job(f"s\n{n}", "s", n + 1, _clients(NIO), 2.0) for n in range(100)]
     lab = Simulation({"nio": 1})
     lab.run([never, *others])
-    assert list(lab.waiting) == ["s\nnever"]
+    assert lab.waiting == ["s\nnever"]
     assert lab.now <= 100 * (2.0 + lab.returns) + 1
 
 

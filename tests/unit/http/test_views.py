@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from trafficlight.http.pages.views import case_key, case_of, snapshot
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord
+from trafficlight.results.case import AttemptRecord, CaseRecord
 
 
 def case(**values: Any) -> CaseRecord:

@@ -21,12 +21,12 @@ from trafficlight.results.events import (
     kinds,
     line_head,
     parse_event,
-    shape_of,
 )
 from trafficlight.results.journal import _SECRETS
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.json_files import dump, report_json
 
+CONTEXT = {one.name for one in fields(Event)}
 TIME = datetime(2026, 11, 21, tzinfo=UTC)
 # Logs of two sessions from before events had classes, and the reports that were written then.
 OLD_LOGS = sorted((Path(__file__).parent / "old_logs").glob("*.jsonl"))
@@ -111,14 +111,15 @@ def test_states_are_states_again() -> None:
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.kind)
 def test_every_field_is_described(kind: type[Event]) -> None:
     described = set((kind.__doc__ or "").split(":param ")[1:])
-    assert {text.partition(":")[0] for text in described} == set(shape_of(kind).data)
+    assert {text.partition(":")[0] for text in described} == set(kind.data_names)
 
 
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.kind)
 def test_secrets_can_only_be_in_what_the_journal_cleans(kind: type[Event]) -> None:
     hints: Mapping[str, Any] = get_type_hints(kind)
+    assert kind.data_names == tuple(one.name for one in fields(kind) if one.name not in CONTEXT)
     open_ended = {one.name for one in fields(kind) if "Any" in str(hints[one.name])}
-    assert open_ended == set(shape_of(kind).untyped)
+    assert open_ended == set(kind.open_names)
     assert not {one.name for one in fields(kind)} & _SECRETS
 
 

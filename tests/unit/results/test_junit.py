@@ -20,6 +20,7 @@ from trafficlight.results.events import (
     Log,
     Measurement,
     Problem,
+    ServerReady,
     Upload,
 )
 from trafficlight.results.folder import ResultsFolder
@@ -181,12 +182,25 @@ def test_github(lab: "Lab") -> None:
 
 def test_properties_name_types_versions_adapters_and_the_attempt(lab: "Lab") -> None:
     lab.start()
-    lab.run(lab.plan(parameters={"size": 10}))
+    case_id = lab.plan(parameters={"size": 10})
+    lab.run(case_id)
+    lab.append(
+        ServerReady(
+            case=case_id,
+            attempt=1,
+            role="server",
+            server_name="hs1",
+            cs_api="http://hs1",
+            version="1.142.0",
+            image="example/synapse:1",
+        )
+    )
     properties = dict(_properties(_case(_checked(lab))))
     assert properties["client.alice"] == "Nio"
     assert properties["client.alice.version"] == "0.26.0"
     assert properties["adapter.alice"] == "uuid-alice-1"
     assert properties["server.server.version"] == "1.142.0"
+    assert properties["server.server.image"] == "example/synapse:1"
     assert properties["parameter.size"] == "10"
     assert properties["attempt"] == "1"
 

@@ -20,7 +20,7 @@ from trafficlight.results.events import (
     State,
 )
 from trafficlight.results.journal import Journal
-from trafficlight.results.metrics import Metrics, Names, Standing
+from trafficlight.results.metrics import BoundedLabels, Gauges, Metrics
 
 
 class Counted:
@@ -32,8 +32,8 @@ class Counted:
         self.metrics = Metrics()
         self.journal.subscribe(self.metrics)
 
-    def value(self, name: str, standing: Standing | None = None, **labels: str) -> float | None:
-        text = self.metrics.exposition(lambda: standing or Standing()).decode()
+    def value(self, name: str, gauges: Gauges | None = None, **labels: str) -> float | None:
+        text = self.metrics.exposition(lambda: gauges or Gauges()).decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == f"trafficlight_{name}" and sample.labels == labels:
@@ -42,9 +42,9 @@ class Counted:
 
 
 def test_only_so_many_names_are_told_apart() -> None:
-    names = Names(2)
+    names = BoundedLabels(2)
     assert [names.label(name) for name in ("a", "b", "c", "a", "\ud800")] == ["a", "b", "other", "a", "other"]
-    assert Names().label("\ud800" + "x" * 200) == "?" + "x" * 99
+    assert BoundedLabels().label("\ud800" + "x" * 200) == "?" + "x" * 99
 
 
 def test_a_retried_case_ends_once_and_waits_twice() -> None:
@@ -96,11 +96,11 @@ def test_homeservers_are_timed_by_type() -> None:
 
 def test_what_there_is_right_now() -> None:
     counted = Counted()
-    now = Standing(
+    now = Gauges(
         cases={State.WAITING: 3},
         adapters={("nio", "free"): 2, ("nio", "leased"): 1},
         oldest=[1.0, 9.0, 4.0],
-        still=61.0,
+        stalled=61.0,
         drained=True,
     )
     assert counted.value("cases", now, state="waiting") == 3
@@ -115,7 +115,7 @@ def test_what_there_is_right_now() -> None:
 def test_every_number_is_in_the_documents() -> None:
     page = Path(__file__).parents[3] / "docs" / "how-to" / "watch-the-lab.md"
     listed = set(re.findall(r"^\| `(trafficlight_\w+)` \|", page.read_text(), re.MULTILINE))
-    text = Metrics().exposition(Standing).decode()
+    text = Metrics().exposition(Gauges).decode()
     kinds = {one.name + "_total" * (one.type == "counter") for one in text_string_to_metric_families(text)}
     assert listed == {name for name in kinds if not name.endswith("_created")}
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import State
 from trafficlight.results.reports import presentation
 from trafficlight.results.reports.html import report_html

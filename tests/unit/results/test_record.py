@@ -15,8 +15,7 @@ from trafficlight.results.events import (
     State,
     Upload,
 )
-from trafficlight.results.exit_codes import ExitCode, exit_code
-from trafficlight.results.record import SessionRecord
+from trafficlight.results.record import ExitCode, SessionRecord, exit_code
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab

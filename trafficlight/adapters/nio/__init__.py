@@ -1,1 +1,1 @@
-"""The adapter for matrix-nio: a real Matrix client with real end-to-end encryption, in Python."""
+"""The adapter for matrix-nio, a Matrix client in Python with end-to-end encryption."""

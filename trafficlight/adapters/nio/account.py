@@ -1,4 +1,4 @@
-"""The actions around an account: being logged in, with which keys, and with nothing left behind."""
+"""The actions on an account: registration, login, logout, and the device's keys and storage."""
 
 import asyncio
 import shutil
@@ -17,13 +17,13 @@ _LONGEST_ACTION = 40.0
 
 
 class HomeserverUrl(TypedDict):
-    """The base URL of the client-server API; an adapter on this machine needs no other than the first."""
+    """The base URLs of the client-server API; an adapter on this machine uses `local`."""
 
     local: str
 
 
 class AccountActions(Adapter):
-    """One user's device in matrix-nio: account, keys and storage."""
+    """A device of one user in matrix-nio: account, keys and storage."""
 
     type = "nio"
     version = version("matrix-nio")
@@ -39,7 +39,7 @@ class AccountActions(Adapter):
         await self._forget()
 
     async def perform(self, name: str, data: JsonObject) -> JsonObject:
-        """Perform an action; see :class:`Adapter`. A homeserver that does not answer fails it."""
+        """Perform an action, see :class:`Adapter`; it fails if the homeserver does not answer."""
         limit = self._share_of_deadline(0.9, _LONGEST_ACTION)
         try:
             async with asyncio.timeout(limit):
@@ -49,7 +49,7 @@ class AccountActions(Adapter):
 
     @action()
     async def register(self, username: str, password: str, homeserver_url: HomeserverUrl) -> None:
-        """Create an account and be logged in with it; returns after the first sync."""
+        """Create an account and log in; returns after the first sync."""
         await self._enter(username, password, homeserver_url["local"], create=True)
 
     @action()
@@ -67,13 +67,13 @@ class AccountActions(Adapter):
 
     @action()
     async def logout(self) -> None:
-        """End the session at the homeserver, and remove the device's keys."""
+        """Log out at the homeserver and remove the device's keys."""
         checked(await self._logged_in.client.logout(), "logout")
         await self._forget()
 
     @action()
     async def reload(self) -> None:
-        """Start the client again with nothing but its store; returns after a full sync."""
+        """Restart the client with only its store; returns after a full sync."""
         device = self._logged_in
         again = device.restored()
         await device.stop()
@@ -84,7 +84,7 @@ class AccountActions(Adapter):
 
     @action()
     async def clear_idb_storage(self) -> None:
-        """Remove all keys and the timeline, and be logged in again, as a new device; returns after a sync."""
+        """Remove all keys and the timeline, and log in as a new device; returns after a sync."""
         homeserver = self._logged_in.homeserver
         room_id = self._room_id
         await self._enter(*self._account, homeserver, create=False)
@@ -93,14 +93,14 @@ class AccountActions(Adapter):
 
     @action()
     async def advance_clock(self, milliseconds: int) -> None:
-        """Age the sessions that this device encrypts with: the only clock that nio's encryption has."""
+        """Age the device's outbound sessions, the only clock of nio's encryption."""
         olm = self._logged_in.client.olm
         for session in olm.outbound_group_sessions.values():
             session.creation_time -= timedelta(milliseconds=milliseconds)
 
     @property
     def _wait(self) -> float:
-        """Seconds that a wait lasts: short enough that its own message is told, not the coordinator's."""
+        """The time limit of a wait in seconds, short enough to report before the action's deadline."""
         return self._share_of_deadline(0.7, _LONGEST_WAIT)
 
     def _share_of_deadline(self, share: float, longest: float) -> float:
@@ -110,12 +110,12 @@ class AccountActions(Adapter):
     @property
     def _logged_in(self) -> Device:
         if self._device is None:
-            raise ActionFailed("nobody is logged in")
+            raise ActionFailed("not logged in")
         return self._device
 
     async def _enter(self, username: str, password: str, homeserver: str, *, create: bool) -> None:
         await self._forget()
-        # Not in a thread: a stop in between would leave a directory that nobody knows.
+        # Not in a thread: a cancellation would leave an unknown directory.
         self._store = Path(mkdtemp(prefix="trafficlight-nio-"))
         self._account = (username, password)
         self._device = device = Device(homeserver.rstrip("/"), self._store, self._wait)

@@ -1,6 +1,7 @@
-"""The actions of the nio adapter, with the wire's data exactly as every Matrix client is sent it."""
+"""The nio adapter: its actions, with the data of the wire, and its program."""
 
 import json
+import logging
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -16,13 +17,13 @@ from typing_extensions import TypedDict
 from trafficlight.adapters.nio.account import AccountActions
 from trafficlight.adapters.nio.device import checked
 from trafficlight.adapters.nio.timeline import Message, Timeline
-from trafficlight.adapters.sdk import ActionFailed, JsonObject, action
+from trafficlight.adapters.sdk import ActionFailed, JsonObject, Options, action, serve
 
 UserId = Annotated[str, Field(alias="userId")]
 
 
 class TimelineEntry(TypedDict):
-    """One message, as `get_timeline` tells it."""
+    """One message in the response of `get_timeline`."""
 
     user: str
     e2e_issues: list[str]
@@ -30,7 +31,7 @@ class TimelineEntry(TypedDict):
 
 
 class NioAdapter(AccountActions):
-    """One user's device in matrix-nio. Every action returns only when it is true in that client."""
+    """A device of one user in matrix-nio. An action returns when its effect is visible in this client."""
 
     @action()
     async def create_room(self, name: str, topic: str | None = None) -> None:
@@ -47,7 +48,7 @@ class NioAdapter(AccountActions):
 
     @action()
     async def open_room(self, name: str) -> None:
-        """Open the room of this display name, the one joined last where several have it."""
+        """Open the room with this display name; of several, the one joined last."""
         device = self._logged_in
 
         def see() -> str | None:
@@ -109,14 +110,14 @@ class NioAdapter(AccountActions):
 
     @action()
     async def verify_message_in_timeline(self, message: str) -> None:
-        """Wait until the open room shows a text; fails if it came unencrypted in an encrypted room."""
+        """Wait until the open room shows a text; fails if it arrived unencrypted in an encrypted room."""
         room = self._open_room
 
         def see() -> Message | None:
             shown = [entry for entry in self._timeline.messages if entry.body == message]
             fine = [entry for entry in shown if entry.encrypted or not room.encrypted]
             if shown and not fine:
-                raise ActionFailed(f"{message!r} came unencrypted in an encrypted room")
+                raise ActionFailed(f"{message!r} arrived unencrypted in an encrypted room")
             return fine[0] if fine else None
 
         await self._logged_in.fill(room.room_id)
@@ -124,7 +125,7 @@ class NioAdapter(AccountActions):
 
     @action()
     async def verify_last_message_is_utd(self) -> None:
-        """Wait until the last message of the open room is one that cannot be decrypted."""
+        """Wait until the last message of the open room cannot be decrypted."""
 
         def see() -> Message | None:
             last = self._timeline.last
@@ -173,7 +174,7 @@ class NioAdapter(AccountActions):
         )
         await self._enter_room(checked(answer, "creation of a room").room_id)
         room = self._open_room
-        # A sync may show a room before all of its first state is there.
+        # A sync may show a room before its complete initial state.
         await self._logged_in.until(
             lambda: True if room.encrypted and (name is None or room.name == name) else None,
             "the new room to be encrypted and named",
@@ -203,6 +204,28 @@ class NioAdapter(AccountActions):
         answer = await client.send("PUT", path, json.dumps(direct), headers)
         if answer.status != 200:
             raise ActionFailed(f"m.direct: the homeserver answered {answer.status}: {await answer.text()}")
+
+
+async def main(
+    url: str,
+    count: int = 1,
+    token: str | None = None,
+    *,
+    once: bool = False,
+    patience: float | None = None,
+) -> None:
+    """Run nio adapters until SIGTERM or SIGINT.
+
+    :param url: the coordinator's base URL.
+    :param count: how many clients to run concurrently in this process.
+    :param token: the shared registration token; by default `ADAPTER_TOKEN` of the environment.
+    :param once: exit after one registration of each client instead of registering again.
+    :param patience: seconds to retry a coordinator that does not answer; None for no limit.
+    :raises LabError: the coordinator rejected the registration, or did not answer for that long.
+    """
+    # It warns about every new device, and every message whose key has not arrived yet.
+    logging.getLogger("nio.crypto").setLevel(logging.ERROR)
+    await serve(NioAdapter, url, count=count, token=token, once=once, options=Options(patience=patience))
 
 
 def _full(user_id: str) -> str:

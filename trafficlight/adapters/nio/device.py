@@ -1,4 +1,4 @@
-"""One logged-in device: nio's client, its store, and the background sync that everything waits on."""
+"""One logged-in device: nio's client, its store, and its background sync."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _SYNC_HOLD_MS = 20_000
 _REQUEST_TIMEOUT = 20
-# As many messages as a test could look back on, in one sync.
+# More messages than a test checks, in one sync.
 _TIMELINE_LIMIT = 250
 _PAGE = 100
 _MOST_PAGES = 10
@@ -35,10 +35,10 @@ _SESSION_ENDED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTI
 
 
 def checked(response: T, what: str) -> T:
-    """Return a homeserver's answer.
+    """Return a homeserver's response.
 
-    :param what: what was asked, for the message.
-    :raises ActionFailed: it is a refusal.
+    :param what: the request, for the message.
+    :raises ActionFailed: the response is an error.
     """
     if isinstance(response, ErrorResponse):
         code = response.status_code or response.transport_response.status
@@ -47,12 +47,12 @@ def checked(response: T, what: str) -> T:
 
 
 class Device:
-    """One device of one user on one homeserver, syncing in the background while it is started.
+    """A device of one user on one homeserver, which syncs in the background between start and stop.
 
     :param homeserver: the base URL of the client-server API.
-    :param store: an existing directory for the keys; owned by the caller.
-    :param timeout: seconds that each wait lasts at most.
-    :param restarts: how many times this device was restored before.
+    :param store: an existing directory for the keys, owned by the caller.
+    :param timeout: the time limit of each wait, in seconds.
+    :param restarts: how often this device was restored before.
     """
 
     def __init__(self, homeserver: str, store: Path, timeout: float, restarts: int = 0) -> None:
@@ -62,35 +62,35 @@ class Device:
         self._store = store
         self._timeout = timeout
         self._restarts = restarts
-        # Synapse answers the same initial sync from a cache for two minutes: a restart must ask differently.
+        # Synapse caches an initial sync for two minutes: after a restart the request must differ.
         limit = _TIMELINE_LIMIT + restarts
         self._filter: dict[str, Any] = {
             "presence": {"not_types": ["*"]},
             "room": {"timeline": {"limit": limit}, "ephemeral": {"not_types": ["*"]}},
         }
         self._changed = asyncio.Condition()
-        # Queries and shares of keys must not interleave with those that a sync makes necessary.
+        # Key queries and shares must not interleave with those of a sync.
         self._keys = asyncio.Lock()
         self._syncing: asyncio.Task[None] | None = None
         self._broken: str | None = None
 
     async def register(self, username: str, password: str) -> None:
-        """Create the account and be logged in with it."""
+        """Create the account and log in."""
         checked(await self.client.register(username, password, "trafficlight"), f"register {username}")
 
     async def login(self, username: str, password: str) -> None:
-        """Log in to an account that exists, as a new device."""
+        """Log in to an existing account, as a new device."""
         self.client.user = username
         checked(await self.client.login(password, "trafficlight"), f"login {username}")
 
     def restored(self) -> "Device":
-        """Return the same device as if its program had been started again, with nothing but its store."""
+        """Return the same device as after a restart of its program, with only its store."""
         again = Device(self.homeserver, self._store, self._timeout, self._restarts + 1)
         again.client.restore_login(self.client.user_id, self.client.device_id or "", self.client.access_token)
         return again
 
     async def start(self) -> None:
-        """Publish the device's keys, sync for the first time, and go on syncing in the background."""
+        """Upload the device's keys, sync once, and keep syncing in the background."""
         if self.client.should_upload_keys:
             checked(await self.client.keys_upload(), "upload of the device's keys")
         first = await self.client.sync(timeout=0, sync_filter=self._filter, full_state=True)
@@ -98,7 +98,7 @@ class Device:
         self._syncing = asyncio.create_task(self._sync(), name=f"sync of {self.client.user_id}")
 
     async def stop(self) -> None:
-        """Stop syncing and close everything; the store stays. Idempotent."""
+        """Stop syncing and close everything except the store. Idempotent."""
         task, self._syncing = self._syncing, None
         if task is not None:
             task.cancel()
@@ -108,13 +108,13 @@ class Device:
             self.client.store.database.close()
 
     async def until(self, see: Callable[[], T | None], expected: str, seen: Callable[[], str]) -> T:
-        """Wait until something is to be seen, looking again after each sync, and return it.
+        """Wait until a condition holds, checked after each sync, and return its value.
 
-        :param see: returns what is waited for, or None while it is not there; raises ActionFailed where it
-            never can be.
-        :param expected: what is waited for, in words.
-        :param seen: tells what there was instead.
-        :raises ActionFailed: it did not come in time.
+        :param see: returns the value, or None while the condition does not hold; raises ActionFailed if it
+            never will.
+        :param expected: describes the condition.
+        :param seen: describes the state at the time limit.
+        :raises ActionFailed: the wait timed out.
         """
         try:
             async with asyncio.timeout(self._timeout), self._changed:
@@ -127,9 +127,9 @@ class Device:
             raise ActionFailed(f"expected {expected} within {self._timeout:g} s; {seen()}") from None
 
     async def send(self, room_id: str, text: str) -> str:
-        """Send a text, encrypted for every device of everyone who joined or is invited, and return its event.
+        """Send a text, encrypted for every device of every joined or invited user, and return its event id.
 
-        :raises ActionFailed: the homeserver did not take it.
+        :raises ActionFailed: the homeserver rejected it.
         """
         content = {"msgtype": "m.text", "body": text}
         async with self._keys:
@@ -140,13 +140,13 @@ class Device:
         return str(checked(sent, f"send to {room_id}").event_id)
 
     def timeline(self, room_id: str) -> Timeline:
-        """Return the timeline of a room, empty where nothing has come yet."""
+        """Return the timeline of a room; empty if no sync has shown the room."""
         return self.timelines.setdefault(room_id, Timeline(room_id))
 
     async def fill(self, room_id: str) -> None:
-        """Get what the syncs left out of a room's timeline, as a client does when the room is looked at.
+        """Request the messages missing from a room's timeline, as a client does when the room is opened.
 
-        A room that was joined over federation comes without any history at first.
+        A room that was joined over federation has no history at first.
         """
         timeline = self.timeline(room_id)
         for _ in range(_MOST_PAGES):
@@ -157,9 +157,9 @@ class Device:
             timeline.fill(page.chunk, page.end)
 
     async def _know_recipients(self, room_id: str) -> None:
-        """Ask the homeserver who is in the room and for their devices: syncs may be a moment behind.
+        """Request the room's members, their devices and its encryption, because syncs may be behind.
 
-        The same goes for whether the room is encrypted, and a message must not go out in clear for that.
+        Otherwise a message could be sent unencrypted.
         """
         client, room = self.client, self.client.rooms[room_id]
         state = checked(await client.room_get_state(room_id), f"state of {room_id}")
@@ -194,7 +194,7 @@ class Device:
                     if response.status_code in _SESSION_ENDED:
                         self._broken = f"{response.status_code} {response.message}"
                         return
-                    await asyncio.sleep(0.5)  # the homeserver answers, but is in trouble
+                    await asyncio.sleep(0.5)  # the homeserver answers with an error
                     continue
                 await self._take(response)
         except Exception as error:
@@ -229,7 +229,7 @@ class Device:
             self._changed.notify_all()
 
     def joined(self, room_id: str) -> MatrixRoom | None:
-        """Return a room once a sync has shown that this user is in it."""
+        """Return a room if a sync has shown that this user has joined it."""
         room = self.client.rooms.get(room_id)
         if room is None:
             return None

@@ -1,4 +1,4 @@
-"""What a room's timeline shows, decrypted as far as the keys that arrived allow."""
+"""A room's timeline, decrypted with the keys that have arrived."""
 
 import logging
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class Message:
     :param event_id: its event.
     :param sender: the full user id.
     :param body: its text; empty while it cannot be decrypted.
-    :param encrypted: whether it came encrypted.
-    :param verified: whether it came from a device that is verified; False while it cannot be decrypted.
-    :param undecrypted: the event as it came, as long as it cannot be decrypted.
+    :param encrypted: whether it was sent encrypted.
+    :param verified: whether its sender's device is verified; False while it cannot be decrypted.
+    :param undecrypted: the encrypted event while it cannot be decrypted.
     """
 
     event_id: str
@@ -40,7 +40,7 @@ class Message:
     undecrypted: MegolmEvent | None = None
 
     def issues(self, room_encrypted: bool) -> list[str]:
-        """Return what a client would warn about."""
+        """Return what a client warns about."""
         if self.undecrypted is not None:
             return ["undecryptable"]
         if not self.encrypted:
@@ -64,7 +64,7 @@ class Timeline:
         self.room_id = room_id
         self.messages: list[Message] = []
         self.gap: str | None = None
-        """Where the homeserver goes on with what a sync left out; None where nothing is missing."""
+        """The pagination token of messages missing from a sync; None if none are missing."""
         self._gap_at = 0
         self._known: set[str] = set()
 
@@ -74,20 +74,20 @@ class Timeline:
         return self.messages[-1] if self.messages else None
 
     def take(self, events: Sequence[AnyEvent], gap: str | None = None) -> None:
-        """Append what a sync brought; what is no message, and what is known already, is passed over.
+        """Append the messages of a sync; other events and known messages are ignored.
 
         :param events: oldest first.
-        :param gap: where to go on backwards, if the sync left out what was before them.
+        :param gap: the pagination token, if the sync left out earlier messages.
         """
         if gap is not None:
             self.gap, self._gap_at = gap, len(self.messages)
         self.messages += self._fresh(events)
 
     def fill(self, events: Sequence[AnyEvent], gap: str | None) -> None:
-        """Put what the homeserver had left out in its place.
+        """Insert messages that a sync left out.
 
-        :param events: newest first, as they come when going backwards.
-        :param gap: where to go on; None where nothing is missing any more.
+        :param events: newest first.
+        :param gap: the pagination token of still earlier ones; None if none are missing.
         """
         self.messages[self._gap_at : self._gap_at] = self._fresh(list(reversed(events)))
         self.gap = gap
@@ -99,7 +99,7 @@ class Timeline:
         return fresh
 
     def decrypt(self, client: AsyncClient) -> None:
-        """Try again what could not be decrypted: new keys have come."""
+        """Retry messages that could not be decrypted, after new keys arrived."""
         for message in self.messages:
             if message.undecrypted is None:
                 continue
@@ -113,7 +113,7 @@ class Timeline:
                 message.body, message.verified, message.undecrypted = clear.body, clear.verified, None
 
     def describe(self, count: int = 5) -> str:
-        """Return the newest messages in words, for an error message."""
+        """Describe the newest messages, for an error message."""
         if not self.messages:
             return "the timeline is empty"
         newest = "; ".join(str(message) for message in self.messages[-count:])

@@ -1,4 +1,4 @@
-"""Which adapters can fill the roles of a case: maximum bipartite matching, as a pure function."""
+"""Maximum bipartite matching of roles and adapters, as pure functions."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
@@ -7,25 +7,25 @@ R = TypeVar("R", bound=Hashable)
 A = TypeVar("A", bound=Hashable)
 
 
-def assign(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> dict[R, A] | None:
-    """Give every role one of its candidates, none more often than it is available; None where that cannot be.
+def match(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> dict[R, A] | None:
+    """Assign a candidate to every role; return None if that is impossible.
 
-    An overlap of candidates never blocks an assignment that exists. Candidates are tried in their order.
+    Finds an assignment whenever one exists, however the candidates overlap. Candidates are tried in order.
 
     :param candidates: what can fill each role, best first.
-    :param available: how many there are of each.
+    :param available: how many there are of each candidate.
     """
-    found = assign_most(candidates, available)
+    found = maximum_match(candidates, available)
     return found if len(found) == len(candidates) else None
 
 
-def assign_most(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> dict[R, A]:
-    """Give as many roles as possible one of their candidates.
+def maximum_match(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> dict[R, A]:
+    """Assign a candidate to as many roles as possible.
 
-    Kuhn's augmenting paths: a role that finds all its candidates taken makes another role move over.
+    Kuhn's augmenting paths: a role whose candidates are all taken makes another role move to its next one.
 
     :param candidates: what can fill each role, best first.
-    :param available: how many there are of each.
+    :param available: how many there are of each candidate.
     """
     holders: dict[A, list[R]] = {}
 
@@ -40,12 +40,12 @@ def assign_most(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int])
                 return True
             for index, other in enumerate(held):
                 if place(other, tried):
-                    # `other` has moved on to another candidate; its place is free.
+                    # `other` has moved to another candidate, so its place is free.
                     held[index] = role
                     return True
         return False
 
-    # The pickiest roles first: they have the fewest ways to be placed.
+    # Most constrained roles first.
     for role in sorted(candidates, key=lambda role: len(candidates[role])):
         place(role, set())
     return {role: candidate for candidate, held in holders.items() for role in held}

@@ -1,35 +1,29 @@
-"""The adapters that there are, grouped by what they can fill: all that planning knows of them."""
+"""The adapters of one decision, grouped by the client types that they match."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import ClientMatcher, ClientTypeSpec
-from trafficlight.coordinator.scheduling.bipartite import assign, assign_most
+from trafficlight.client_types import ClientTypeSpec
+from trafficlight.coordinator.scheduling.bipartite import match, maximum_match
 from trafficlight.errors import LabError
 
-# What an adapter can fill: one bit for each client type that somebody waits for.
-Mask: TypeAlias = int
-TypeKey: TypeAlias = tuple[type, str, Hashable]
+# The client types that an adapter matches: one bit for each type that a case waits for.
+TypeMask: TypeAlias = int
 
 
 class MatchError(LabError):
-    """What a client type matches is not known: the message says why, or that it is not known yet."""
-
-
-def type_key(kind: ClientMatcher) -> TypeKey:
-    """Return what makes two client types the same."""
-    return (type(kind), kind.name(), kind if isinstance(kind, ClientTypeSpec) else None)
+    """It is not known what a client type matches; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Free:
-    """An adapter, as far as matching goes.
+class AvailableAdapter:
+    """An adapter, as far as matching is concerned.
 
-    :param key: its uuid.
-    :param registration: what it said of itself.
-    :param rank: the lower, the sooner it is taken.
+    :param key: its UUID.
+    :param registration: the registration as it was sent.
+    :param rank: adapters of a lower rank are taken first.
     """
 
     key: str
@@ -38,74 +32,76 @@ class Free:
 
 
 class AdapterInventory:
-    """The adapters of one decision: which are free, which are taken meanwhile, and what is kept back.
+    """The adapters of one decision: free, taken by it, and reserved.
 
-    :param kinds: the client types that somebody waits for.
-    :param free: the adapters that can be had.
-    :param busy: those that will be free some day.
+    :param kinds: the client types that cases wait for.
+    :param free: the adapters that can be leased.
+    :param busy: the adapters that will be free later.
     """
 
-    def __init__(self, kinds: Iterable[ClientMatcher], free: Iterable[Free], busy: Iterable[Free]) -> None:
-        known = {type_key(kind): kind for kind in kinds}
-        ordered = sorted(known, key=_place)
-        self._kinds = {1 << index: known[key] for index, key in enumerate(ordered)}
-        self._bits = {key: 1 << index for index, key in enumerate(ordered)}
-        self._masks: dict[str, Mask] = {}
-        self._problems: dict[Mask, str] = {}
-        adapters: dict[Mask, list[str]] = defaultdict(list)
+    def __init__(
+        self,
+        kinds: Iterable[ClientTypeSpec],
+        free: Iterable[AvailableAdapter],
+        busy: Iterable[AvailableAdapter],
+    ) -> None:
+        ordered = sorted(set(kinds), key=lambda kind: (kind.type_name, repr(kind)))
+        self._kinds = {1 << index: kind for index, kind in enumerate(ordered)}
+        self._bits = {kind: bit for bit, kind in self._kinds.items()}
+        self._masks: dict[str, TypeMask] = {}
+        self._problems: dict[TypeMask, str] = {}
+        adapters: dict[TypeMask, list[str]] = defaultdict(list)
         for adapter in sorted(free, key=lambda adapter: (adapter.rank, adapter.key), reverse=True):
             adapters[self._mask(adapter)].append(adapter.key)
         self._adapters = adapters
         self._available = {mask: len(keys) for mask, keys in adapters.items()}
-        self._kept: Counter[Mask] = Counter()
+        self._reserved: Counter[TypeMask] = Counter()
         self._registered = Counter(self._available) + Counter(self._mask(adapter) for adapter in busy)
-        self._first = dict(self._available)
-        # Adapters that can do least are taken first, so that the versatile ones stay for others.
+        # Prefer the least capable adapter.
         masks = sorted(self._registered, key=lambda mask: (mask.bit_count(), mask))
         self._fillers = {bit: [mask for mask in masks if mask & bit] for bit in self._kinds}
-        self._scarcity = {bit: _count(self._first, bit) for bit in self._kinds}
+        self._scarcity = {bit: _count(self._available, bit) for bit in self._kinds}
 
-    def bit(self, kind: ClientMatcher) -> Mask:
-        """Return the bit that stands for a client type."""
-        return self._bits[type_key(kind)]
+    def bit(self, kind: ClientTypeSpec) -> TypeMask:
+        """Return the bit of a client type."""
+        return self._bits[kind]
 
-    def _mask(self, adapter: Free) -> Mask:
-        # Adapters of one kind say the same of themselves: asking once for all of them is much faster.
-        said = repr(adapter.registration)
-        mask = self._masks.get(said)
+    def _mask(self, adapter: AvailableAdapter) -> TypeMask:
+        # Programs of one kind register alike: evaluating match() once for all of them is much faster.
+        registration = repr(adapter.registration)
+        mask = self._masks.get(registration)
         if mask is None:
-            mask = self._masks[said] = sum(bit for bit in self._kinds if self._matches(bit, adapter))
+            mask = sum(bit for bit in self._kinds if self._matches(bit, adapter))
+            self._masks[registration] = mask
         return mask
 
-    def _matches(self, bit: Mask, adapter: Free) -> bool:
+    def _matches(self, bit: TypeMask, adapter: AvailableAdapter) -> bool:
         try:
             return bool(self._kinds[bit].match(adapter))
         except MatchError as error:
             self._problems[bit] = str(error)
             return False
         except Exception as error:
-            # It is the test author's code, and must not keep everybody else's cases from starting.
+            # Code of a test file must not keep the cases of others from starting.
             self._problems[bit] = f"its match() raised {type(error).__name__}: {error}"
             return False
 
-    def scarcity(self, bits: Sequence[Mask]) -> int:
-        """Return how many adapters were free at first for the type that has the fewest."""
+    def scarcity(self, bits: Sequence[TypeMask]) -> int:
+        """Return how many adapters are free at first for the scarcest of these types."""
         return min((self._scarcity[bit] for bit in bits), default=1 << 30)
 
-    def satisfiable(self, bits: Sequence[Mask]) -> bool:
-        """Return whether all adapters together, free and busy ones, could fill these roles."""
-        return (
-            assign({place: self._fillers[bit] for place, bit in enumerate(bits)}, self._registered)
-            is not None
-        )
+    def satisfiable(self, bits: Sequence[TypeMask]) -> bool:
+        """Return whether all adapters together, free and busy, could fill these roles."""
+        fillers = {role: self._fillers[bit] for role, bit in enumerate(bits)}
+        return match(fillers, self._registered) is not None
 
-    def known(self, bits: Sequence[Mask]) -> bool:
-        """Return whether there is any adapter at all, free or busy, for each of these roles."""
+    def any_registered(self, bits: Sequence[TypeMask]) -> bool:
+        """Return whether there is an adapter, free or busy, for each of these roles."""
         return all(self._fillers[bit] for bit in bits)
 
-    def take(self, roles: Mapping[str, Mask]) -> dict[str, str] | None:
-        """Take an adapter for every role, all or none."""
-        chosen = assign({role: self._fillers[bit] for role, bit in roles.items()}, self._available)
+    def take(self, roles: Mapping[str, TypeMask]) -> dict[str, str] | None:
+        """Take a free adapter for every role, all or none."""
+        chosen = match({role: self._fillers[bit] for role, bit in roles.items()}, self._available)
         if chosen is None:
             return None
         taken = {}
@@ -114,34 +110,29 @@ class AdapterInventory:
             taken[role] = self._adapters[chosen[role]].pop()
         return taken
 
-    def reserve(self, bits: Sequence[Mask]) -> None:
-        """Let nobody else take what is there of what these roles need."""
-        wanted = {place: self._fillers[bit] for place, bit in enumerate(bits)}
-        for mask in assign_most(wanted, self._available).values():
+    def reserve(self, bits: Sequence[TypeMask]) -> None:
+        """Reserve the free adapters that these roles need."""
+        wanted = {role: self._fillers[bit] for role, bit in enumerate(bits)}
+        for mask in maximum_match(wanted, self._available).values():
             self._available[mask] -= 1
-            self._kept[mask] += 1
+            self._reserved[mask] += 1
 
-    def shortage(self, bits: Iterable[Mask]) -> str:
-        """Say what is missing for these roles."""
+    def shortage(self, bits: Iterable[TypeMask]) -> str:
+        """Return what these roles lack."""
         parts = []
         for bit, needed in Counter(bits).items():
-            there, kept = _count(self._available, bit), _count(self._kept, bit)
-            if there >= needed:
+            free, reserved = _count(self._available, bit), _count(self._reserved, bit)
+            if free >= needed:
                 continue
-            text = f"needs {needed} x {self._kinds[bit].name()}, {there} free"
-            if kept:
-                text += f" and {kept} kept for a case that has waited longer"
+            text = f"needs {needed} x {self._kinds[bit].type_name} ({free} free"
+            if reserved:
+                text += f", {reserved} reserved for an older case"
             text += f", {_count(self._registered, bit)} registered"
             if bit in self._problems:
-                text += f" ({self._problems[bit]})"
-            parts.append(text)
-        return "; ".join(parts) or "needs adapters that other roles of the same case need too"
+                text += f"; {self._problems[bit]}"
+            parts.append(text + ")")
+        return "; ".join(parts) or "needs an adapter for two of its roles"
 
 
-def _place(key: TypeKey) -> tuple[str, str, str, str]:
-    cls, name, identity = key
-    return (cls.__module__, cls.__qualname__, name, repr(identity))
-
-
-def _count(counted: Mapping[Mask, int], bit: Mask) -> int:
+def _count(counted: Mapping[TypeMask, int], bit: TypeMask) -> int:
     return sum(count for mask, count in counted.items() if mask & bit)

@@ -1,22 +1,20 @@
-"""The cases of a session that wait, in queues of those that need the same."""
+"""The waiting cases of a session, grouped by what they need."""
 
-import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from trafficlight.coordinator.scheduling.inventory import type_key
 from trafficlight.suites.model import Case
 
 
-@dataclass(slots=True)
-class Entry:
-    """A case on its way through a session.
+@dataclass(frozen=True, slots=True)
+class WaitingCase:
+    """A case that waits for its next attempt.
 
-    :param order: its place in the plan.
-    :param since: when it began to wait, on the monotonic clock.
+    :param order: its position in the plan.
+    :param since: when it started to wait, on the monotonic clock.
     :param attempt: the number of its next attempt, from 1.
-    :param failures: how many attempts before came to a verdict that was not good.
+    :param failures: the number of earlier attempts that failed.
     """
 
     case: Case
@@ -26,120 +24,105 @@ class Entry:
     failures: int = 0
 
 
-@dataclass(slots=True)
-class Queue:
-    """The waiting cases that need the same: what keeps one back keeps all of them back.
+@dataclass(slots=True, eq=False)
+class WaitingGroup:
+    """Waiting cases of one session with the same needs: what one of them cannot get, none of them can.
 
-    :ivar entries: by case id, in the order in which they are served.
-    :ivar reason: why the first of them waits.
-    :ivar told: the reason that the journal was last told.
-    :ivar told_at: when that was, on the monotonic clock.
-    :ivar unfilled_since: since when all that there is, free and busy, could not fill it; None while it could.
-    :ivar unplayable_since: the same, as far as the adapters are concerned.
+    :param session: the session's id.
+    :param server_types: the name of the server type of each homeserver that one case needs.
+    :ivar cases: by id, in the order in which they were added.
+    :ivar reason: why the group waits.
+    :ivar unsatisfiable_since: since when all adapters and hosts, free and busy, have not been enough; None if
+        they are.
+    :ivar no_adapter_since: the same for adapters only.
     """
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    session: str
+    server_types: tuple[str, ...] = ()
+    cases: dict[str, WaitingCase] = field(default_factory=dict)
     reason: str = ""
-    told: str = ""
-    told_at: float = float("-inf")
-    unfilled_since: float | None = None
-    unplayable_since: float | None = None
+    unsatisfiable_since: float | None = None
+    no_adapter_since: float | None = None
+    _reported: str = ""
+    _reported_at: float = float("-inf")
 
-    def waits(self, reason: str, now: float, *, unsatisfiable_since: bool, no_adapter_since: bool) -> None:
-        """Note why its first case waits.
+    def note_waiting(self, reason: str, now: float, *, unsatisfiable: bool, no_adapter: bool) -> None:
+        """Note why the group waits.
 
-        :param unfilled: whether all that there is, free and busy, could not fill it.
-        :param unplayable: whether that is for the adapters.
+        :param unsatisfiable: whether all adapters and hosts together cannot fill its roles.
+        :param no_adapter: whether that is for lack of adapters.
         """
         self.reason = reason
-        self.unfilled_since = _since(self.unfilled_since, now, unsatisfiable_since)
-        self.unplayable_since = _since(self.unplayable_since, now, no_adapter_since)
+        self.unsatisfiable_since = _since(self.unsatisfiable_since, now, unsatisfiable)
+        self.no_adapter_since = _since(self.no_adapter_since, now, no_adapter)
 
-    def unfilled_for(self, now: float) -> float:
-        """Return for how many seconds all that there is could not fill it."""
-        return 0.0 if self.unfilled_since is None else now - self.unfilled_since
+    def restart_timer(self, now: float) -> None:
+        """Restart the time for which adapters have been missing."""
+        self.no_adapter_since = _since(None, now, self.no_adapter_since is not None)
 
-    def anew(self, now: float) -> None:
-        """Count from now on for how long nobody could play it."""
-        self.unplayable_since = _since(None, now, self.unplayable_since is not None)
+    def expired_deadline(self, now: float, deadline: float, adapters_deadline: float) -> float | None:
+        """Return the deadline that the group has reached, in seconds; None if it may wait longer.
 
-    def expired_deadline(self, now: float, deadline: float, for_adapters: float) -> float | None:
-        """Return the deadline that it has waited for in vain; None where it may wait on.
-
-        :param deadline: seconds for which it may be unfilled.
-        :param for_adapters: seconds for which it may be unplayable.
+        :param deadline: seconds for which the group may be unsatisfiable.
+        :param adapters_deadline: seconds for which adapters may be missing.
         """
-        for since, seconds in ((self.unplayable_since, for_adapters), (self.unfilled_since, deadline)):
-            if since is not None and now - since >= seconds:
-                return seconds
-        return None
+        timers = ((self.no_adapter_since, adapters_deadline), (self.unsatisfiable_since, deadline))
+        return next((limit for since, limit in timers if since is not None and now - since >= limit), None)
 
-    def news(self, now: float, pause: float) -> str | None:
-        """Return the reason, if it is time to tell it: it changed, and `pause` seconds have gone."""
-        if not self.entries or self.reason == self.told or now - self.told_at < pause:
+    def unreported_reason(self, now: float, pause: float) -> str | None:
+        """Return the reason, once, if it changed and the last report was at least `pause` seconds ago."""
+        if not self.cases or self.reason == self._reported or now - self._reported_at < pause:
             return None
-        self.told, self.told_at = self.reason, now
+        self._reported, self._reported_at = self.reason, now
         return self.reason
 
 
-class Queues:
-    """All waiting cases of a session."""
+class WaitingCases:
+    """All waiting cases of a session.
 
-    def __init__(self) -> None:
-        self._queues: dict[tuple[Any, ...], Queue] = {}
-        self._of: dict[str, Queue] = {}
+    :param session: the session's id.
+    """
 
-    def __iter__(self) -> Iterator[Queue]:
-        return iter(tuple(self._queues.values()))
+    def __init__(self, session: str) -> None:
+        self._session = session
+        self._groups: dict[object, WaitingGroup] = {}
+        self._group_of: dict[str, WaitingGroup] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._group_of))
 
     def __contains__(self, case: str) -> bool:
-        return case in self._of
+        return case in self._group_of
 
-    def __bool__(self) -> bool:
-        return bool(self._of)
+    def __len__(self) -> int:
+        return len(self._group_of)
 
     @property
-    def cases(self) -> list[str]:
-        """The ids of the cases that wait."""
-        return list(self._of)
+    def groups(self) -> list[WaitingGroup]:
+        """The groups that have cases."""
+        return [group for group in self._groups.values() if group.cases]
 
-    def add(self, entry: Entry) -> None:
-        """Let a case wait."""
-        queue = self._queues.setdefault(_needs(entry.case), Queue())
-        queue.entries[entry.case.id] = entry
-        self._of[entry.case.id] = queue
+    def add(self, waiting: WaitingCase) -> WaitingGroup:
+        """Add a case to the group with its needs and return the group."""
+        case = waiting.case
+        servers = server_types(case)
+        needs = frozenset(Counter(case.clients.values()).items()), servers
+        if (group := self._groups.get(needs)) is None:
+            group = self._groups[needs] = WaitingGroup(self._session, servers)
+        group.cases[case.id] = waiting
+        self._group_of[case.id] = group
+        return group
 
-    def take(self, case: str) -> Entry:
-        """Return a waiting case, which waits no longer.
+    def remove(self, case: str, *, starts: bool = False) -> WaitingCase:
+        """Remove and return a waiting case.
 
-        :raises KeyError: it does not wait.
+        :param starts: whether it starts, which shows that its group can be satisfied.
+        :raises KeyError: it is not waiting.
         """
-        return self._of.pop(case).entries.pop(case)
-
-    def start(self, case: str) -> Entry:
-        """Return a waiting case that can start, which shows that somebody can play its roles.
-
-        :raises KeyError: it does not wait.
-        """
-        self._of[case].unfilled_since = self._of[case].unplayable_since = None
-        return self.take(case)
-
-    def of(self, case: str) -> Queue:
-        """Return the queue that a case waits in.
-
-        :raises KeyError: it does not wait.
-        """
-        return self._of[case]
-
-    def first(self, most: int) -> list[Entry]:
-        """Return the first cases of every queue, at most so many of each."""
-        return [entry for queue in self for entry in itertools.islice(queue.entries.values(), max(1, most))]
-
-
-def _since(before: float | None, now: float, holds: bool) -> float | None:
-    if not holds:
-        return None
-    return now if before is None else before
+        group = self._group_of.pop(case)
+        if starts:
+            group.unsatisfiable_since = group.no_adapter_since = None
+        return group.cases.pop(case)
 
 
 def server_types(case: Case) -> tuple[str, ...]:
@@ -149,8 +132,7 @@ def server_types(case: Case) -> tuple[str, ...]:
     )
 
 
-def _needs(case: Case) -> tuple[Any, ...]:
-    """Return what a case needs, the same for all that need the same."""
-    kinds = sorted(kind.name() for kind in case.clients.values())
-    types = frozenset(type_key(kind) for kind in case.clients.values())
-    return (*kinds, types, *server_types(case))
+def _since(before: float | None, now: float, holds: bool) -> float | None:
+    if not holds:
+        return None
+    return now if before is None else before

@@ -78,7 +78,7 @@ def _pid_namespace() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
-        return f"{os.uname().nodename}-"  # not Linux: only the age tells whether an owner is dead
+        return f"{os.uname().nodename}-"  # not Linux: only the age shows whether an owner is dead
 
 
 def _started(pid: int) -> str:

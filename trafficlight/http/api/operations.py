@@ -11,12 +11,12 @@ from quart import Blueprint, Quart, Response, current_app, jsonify, request
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.described import Answer, Endpoint, described
-from trafficlight.http.context import current_lab, log_context_of
+from trafficlight.http.context import current_lab
 from trafficlight.http.schemas import Health
 from trafficlight.http.security import require_people
 from trafficlight.logs import LogContext
 from trafficlight.results.events import State
-from trafficlight.results.metrics import Standing
+from trafficlight.results.metrics import Gauges
 from trafficlight.version import VERSION
 
 blueprint = Blueprint("operations", __name__)
@@ -40,7 +40,7 @@ def install_log_context(app: Quart) -> None:
             LogContext(session=session).enter()
             return
         adapter = current_lab().engine.pool.known(uuid)
-        (LogContext(adapter=uuid[:100]) if adapter is None else log_context_of(adapter)).enter()
+        (LogContext(adapter=uuid[:100]) if adapter is None else adapter.log_context).enter()
 
 
 @blueprint.get("/health", endpoint="health")
@@ -71,8 +71,8 @@ async def metrics() -> Response:
     """Give the lab's numbers in Prometheus's text format."""
     lab = current_lab()
     await require_people()
-    standing = _standing(lab)
-    text = await asyncio.to_thread(lab.metrics.exposition, lambda: standing)
+    gauges = _gauges(lab)
+    text = await asyncio.to_thread(lab.metrics.exposition, lambda: gauges)
     return Response(text, content_type=CONTENT_TYPE_LATEST)
 
 
@@ -90,24 +90,25 @@ def _unready(lab: Lab) -> list[str]:
     return reasons
 
 
-def _standing(lab: Lab) -> Standing:
+def _gauges(lab: Lab) -> Gauges:
     """Return what there is right now, from the records that the lab works with."""
     cases: Counter[State] = Counter()
     open_sessions = [one for one in lab.engine.sessions.values() if one.record.ended is None]
     oldest: list[float] = []
+    now = lab.clock.monotonic()
     for session in open_sessions:
         cases.update(session.record.counts)
-        oldest += [waiting.age for waiting in session.candidates(1)]
+        oldest += [now - next(iter(group.cases.values())).since for group in session.startable]
     adapters: Counter[tuple[str, str]] = Counter()
     for adapter in lab.engine.pool:
         if adapter.state is not AdapterState.ENDED:
             state = "quarantined" if adapter.quarantined else "paused" if adapter.paused else adapter.state
             adapters[adapter.type, str(state)] += 1
-    return Standing(
+    return Gauges(
         cases=cases,
         sessions=len(open_sessions),
         adapters=adapters,
         oldest=oldest,
-        still=lab.engine.standstill.seconds,
+        stalled=lab.engine.standstill.seconds,
         drained=bool(lab.engine.pool.drained),
     )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from quart import Blueprint, Response, request
 
 from trafficlight.coordinator.lab import Lab
-from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError
+from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.http.api.bodies import (
     CaseList,
     SessionBody,
@@ -81,7 +81,7 @@ async def submit() -> Response:
     try:
         request = validated(SessionRequest, body)
     except UsageError as error:
-        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", str(error)) from None
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
     return await _start(request, "POST /api/sessions")
 
 

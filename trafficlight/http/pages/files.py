@@ -1,4 +1,4 @@
-"""What sessions left behind, served so that a browser can look at it and nothing in it can run."""
+"""Files of sessions, served so that a browser can show them and no script in them can run."""
 
 import asyncio
 import mimetypes
@@ -14,19 +14,19 @@ from quart import Response, request
 from trafficlight.http.errors import ApiError
 from trafficlight.http.headers import FILE_POLICY
 
-_CHUNK = 256 << 10  # bytes read at once
+_CHUNK = 256 << 10  # bytes per read
 _TEXT = frozenset({".log", ".info", ".debug", ".txt", ".jsonl", ".yml", ".yaml", ".md", ".diff"})
-# Pictures that can hold no script; SVG can.
+# Raster formats only: SVG may contain scripts.
 _SHOWN = frozenset(
     {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/avif", "image/apng"}
 )
 
 
 def find(folder: Path, name: str) -> Path:
-    """Return the file of a name below a folder.
+    """Return the path of a file in a folder.
 
-    :param name: as it came in a URL: anything.
-    :raises Refusal: there is no such file there, or it is none of those that are shown (404).
+    :param name: untrusted, from a URL.
+    :raises ApiError: the file does not exist, is hidden, or is outside of the folder (404).
     """
     absent = ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "there is no such file")
     parts = name.split("/")
@@ -43,17 +43,17 @@ def find(folder: Path, name: str) -> Path:
 
 
 def media_type_of(name: str) -> str:
-    """Return what a file is, as far as its name tells."""
+    """Return the media type that the name of a file indicates."""
     if Path(name).suffix.lower() in _TEXT:
         return "text/plain"
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 async def serve(path: Path, *, media_type: str | None = None) -> Response:
-    """Return the answer that carries a file: all of it, the range asked for, or that it is unchanged.
+    """Return the response for a file: all of it, the requested range, or 304.
 
-    :param media_type: what it is, of one of our own; None where it must be kept from doing anything.
-    :raises Refusal: the range lies behind its end (416).
+    :param media_type: of a trusted file; None serves the file with the headers for untrusted files.
+    :raises ApiError: the file cannot be opened (404), or the range begins after its end (416).
     """
     try:
         file = await asyncio.to_thread(path.open, "rb")
@@ -61,13 +61,13 @@ async def serve(path: Path, *, media_type: str | None = None) -> Response:
         raise ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "there is no such file") from None
     try:
         headers = {"Content-Type": media_type} if media_type is not None else _headers(path.name)
-        return _answer(file, headers)
+        return _response(file, headers)
     except BaseException:
         file.close()
         raise
 
 
-def _answer(file: BinaryIO, headers: dict[str, str]) -> Response:
+def _response(file: BinaryIO, headers: dict[str, str]) -> Response:
     status = os.fstat(file.fileno())
     size = status.st_size
     tag = f'"{status.st_mtime_ns:x}-{size:x}"'
@@ -82,23 +82,23 @@ def _answer(file: BinaryIO, headers: dict[str, str]) -> Response:
     code = HTTPStatus.OK if span is None else HTTPStatus.PARTIAL_CONTENT
     if request.method == "HEAD":
         file.close()
-        answer = Response(b"", status=code, headers=headers)
+        response = Response(b"", status=code, headers=headers)
     else:
-        answer = Response(_content(file, begin, end), status=code, headers=headers)
-        answer.timeout = None
-    answer.content_length = end - begin
-    return answer
+        response = Response(_content(file, begin, end), status=code, headers=headers)
+        response.timeout = None
+    response.content_length = end - begin
+    return response
 
 
 def _span(size: int, tag: str) -> tuple[int, int] | None:
-    """Return the first and the behind-the-last byte that are asked for; None for all of them."""
-    asked = request.range
-    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
-        return None  # what cannot be understood is as if it were not there
+    """Return the requested bytes as a half-open interval; None for the whole file."""
+    requested = request.range
+    if requested is None or requested.units != "bytes" or len(requested.ranges) != 1:
+        return None  # an unsupported range is ignored
     if request.headers.get("If-Range", tag) != tag:
         return None
-    begin, end = asked.ranges[0]
-    if begin < 0:  # so many bytes from the end
+    begin, end = requested.ranges[0]
+    if begin < 0:  # a number of bytes from the end
         begin, end = max(0, size + begin), size
     if begin >= size:
         message = f"the file has {size} bytes"

@@ -1,4 +1,4 @@
-"""Where people show their token once, to see the pages in their browser."""
+"""The login, which exchanges the people's token for a cookie."""
 
 from http import HTTPStatus
 from urllib.parse import parse_qs
@@ -14,14 +14,14 @@ from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, s
 blueprint = Blueprint("login", __name__)
 
 _LIMIT = 16 << 10  # bytes of the form
-_REMEMBERED = 30 * 24 * 3600  # seconds
+_MAX_AGE = 30 * 24 * 3600  # seconds
 
 
 @blueprint.post("/login")
 @described(
     Endpoint(
         "Pages",
-        {303: Answer("The cookie is set; on to where the question was asked.", media_type="text/html")},
+        {303: Answer("The cookie is set; redirects to `next`.", media_type="text/html")},
         (400, 401, 413),
         form={
             "type": "object",
@@ -32,33 +32,31 @@ _REMEMBERED = 30 * 24 * 3600  # seconds
     )
 )
 async def login() -> Response:
-    """Give the cookie for the people's token, and lead back to where it was asked for."""
+    """Exchange the people's token for a cookie, and redirect to the page that required it."""
     body = b"".join([chunk async for chunk in chunks(_LIMIT)])
     try:
         form = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20)
     except ValueError as error:
-        raise ApiError(
-            HTTPStatus.BAD_REQUEST, "malformed_form", f"the form cannot be read: {error}"
-        ) from None
+        raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_form", f"the form is malformed: {error}") from None
     given, target = form.get("token", [""])[0], form.get("next", [""])[0]
     expected = secret_of(current_lab().settings.people_token)
-    answer = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(target)})
+    response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(target)})
     if expected is None:
-        return answer
+        return response
     if not constant_time_equal(given, expected):
         raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is wrong")
-    answer.set_cookie(
+    response.set_cookie(
         COOKIE,
         cookie_of(expected),
-        max_age=_REMEMBERED,
+        max_age=_MAX_AGE,
         httponly=True,
         samesite="Lax",
         secure=request.is_secure,
     )
-    return answer
+    return response
 
 
 def _within(target: str) -> str:
-    """Return a path of this lab; anything that could lead elsewhere becomes the status page."""
+    """Return a path of this lab; the status page if the target is anything else."""
     plain = target.isascii() and target.isprintable() and "\\" not in target
     return target if plain and target.startswith("/") and not target.startswith("//") else "/status"

@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord
+from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.journal import redacted
 from trafficlight.results.reports.presentation import (
     AttemptView,

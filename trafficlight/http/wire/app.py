@@ -24,7 +24,6 @@ from trafficlight.coordinator.adapter import (
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.described import Answer, Endpoint, Query, described
-from trafficlight.http.context import log_context_of
 from trafficlight.http.errors import ApiError, refusal_body
 from trafficlight.http.requests import (
     before_stall,
@@ -385,7 +384,7 @@ async def _send(
 
 async def _handled(request: WireRequest, view: View) -> bytes:
     adapter = request.lab.engine.pool.known(request.uuid)
-    context = LogContext(adapter=request.uuid[:100]) if adapter is None else log_context_of(adapter)
+    context = LogContext(adapter=request.uuid[:100]) if adapter is None else adapter.log_context
     context.enter()
     refuse_cross_site(request.scope["method"], request.header, request.lab.settings)
     # Not pydantic's serializer: texts of tests may hold what UTF-8 cannot encode.

@@ -1,4 +1,4 @@
-"""``report.json``, ``session.json``, ``rerun-failed.yml``, ``measurements.json``: records for programs."""
+"""Reports for programs: ``report.json``, ``session.json``, ``rerun-failed.yml``, ``measurements.json``."""
 
 import json
 from dataclasses import asdict
@@ -7,24 +7,23 @@ from typing import Any
 
 import yaml
 
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import Attachment, Upload, jsonable
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.timeline import steps
 
 SCHEMA = 1
-"""Grows when a field changes its meaning or goes; new fields do not count."""
+"""Incremented when a field changes its meaning or is removed, not when one is added."""
 
 
 def dump(content: Any) -> bytes:
-    """Return JSON for people and programs: ASCII, indented."""
+    """Return indented JSON in ASCII."""
     text = json.dumps(jsonable(content), indent=2, default=str, allow_nan=False)
     return (text + "\n").encode("ascii")
 
 
 def session_json(record: SessionRecord) -> dict[str, Any]:
-    """Return who ran what, when, with which versions and settings."""
+    """Return the session without its cases."""
     return {
         "schema": SCHEMA,
         "id": record.id,
@@ -50,12 +49,12 @@ def session_json(record: SessionRecord) -> dict[str, Any]:
 
 
 def report_json(record: SessionRecord) -> dict[str, Any]:
-    """Return the whole session: what `session.json` has, and every case."""
+    """Return the complete session: `session.json` and every case."""
     return session_json(record) | {"cases": [case_json(case) for case in record.cases.values()]}
 
 
 def case_json(case: CaseRecord) -> dict[str, Any]:
-    """Return one case with its attempts."""
+    """Return a case with its attempts."""
     return {
         "id": case.id,
         "suite": case.suite,
@@ -79,12 +78,12 @@ def case_json(case: CaseRecord) -> dict[str, Any]:
 
 
 def measurements_json(attempt: AttemptRecord) -> list[dict[str, Any]]:
-    """Return what a test recorded, in order."""
+    """Return the measurements of an attempt, in order."""
     return [item.content() for item in attempt.measurements]
 
 
 def rerun_failed(record: SessionRecord) -> bytes:
-    """Return a suite file with the cases that did not succeed, or that never came to run."""
+    """Return a suite file with the cases that failed, ended in error, or have no verdict."""
     again = (Outcome.FAILURE, Outcome.ERROR, Outcome.NOT_RUN, Outcome.RUNNING)
     cases = [case.id for case in record.cases.values() if case.outcome in again]
     return yaml.safe_dump({"failed": cases}, allow_unicode=True, width=10_000).encode(

@@ -14,8 +14,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import junit_xml
 
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import Attachment, Problem, State, Upload
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.timeline import render_timeline

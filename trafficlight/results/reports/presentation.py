@@ -17,8 +17,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
-from trafficlight.results.attempt import AttemptRecord
-from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import FINAL
 from trafficlight.results.names import folder_name
 from trafficlight.results.reports.timeline import Step, steps

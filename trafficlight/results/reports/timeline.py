@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trafficlight.results.attempt import AttemptRecord
+from trafficlight.results.case import AttemptRecord
 from trafficlight.results.events import (
     ActionAnswered,
     ActionDelivered,
@@ -18,6 +18,7 @@ from trafficlight.results.events import (
     ServerFailed,
     ServerReady,
 )
+from trafficlight.text import count, single_line
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ def render_timeline(attempt: AttemptRecord, *, debug: bool = False) -> str:
         detail = f"  {step.detail}" if step.detail else ""
         lines.append(f"{step.offset:9.3f}  {who}{step.what}{outcome}{took}{detail}")
     if attempt.dropped:
-        lines.append(f"{attempt.dropped:,} more events in the middle are in events.jsonl only")
+        lines.append(f"{count(attempt.dropped, 'event')} left out in the middle; events.jsonl is complete")
     return "\n".join(lines)
 
 
@@ -120,5 +121,4 @@ def _answer(step: Step, event: ActionAnswered | ActionFailed) -> None:
 
 
 def _brief(data: Mapping[str, Any]) -> str:
-    text = ", ".join(f"{key}={value!r}" for key, value in data.items())
-    return text if len(text) <= 300 else text[:299] + "…"
+    return single_line(", ".join(f"{key}={value!r}" for key, value in data.items()))
