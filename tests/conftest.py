@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from multiprocessing.resource_tracker import ensure_running
 
@@ -13,6 +14,10 @@ from tests.leaks import held, tasks
 
 # Seconds between two looks at what is left, and how often: transports close their files a little later.
 _PAUSE, _LOOKS = 0.01, 100
+
+# The tokens of coordinators that tests start do not go to the user's own folder.
+_state = tempfile.TemporaryDirectory(prefix="trafficlight-state-")
+os.environ["XDG_STATE_HOME"] = _state.name
 
 # After Ctrl-C fixtures are torn down while pytest has closed its own files already.
 _interrupted: pytest.StashKey[bool] = pytest.StashKey()

@@ -78,7 +78,7 @@ def measured(folder: Path, cases: int, readers: frozenset[str]) -> float:
             stack.callback(writer.close)
             journal.subscribe(writer, session=SESSION)
         if "metrics" in readers:
-            journal.subscribe(Metrics())
+            Metrics(journal)
         began = time.perf_counter()
         events = story(journal.append, cases)
         return 1e6 * (time.perf_counter() - began) / events

@@ -18,7 +18,7 @@ import psutil
 from raw_http import Connection
 from tables import percentile, show
 
-from trafficlight.cli.lifetime import lab_serving
+from trafficlight.cli.runtime import lab_serving
 from trafficlight.clock import SystemClock
 from trafficlight.config import Settings
 from trafficlight.results.events import (

@@ -84,7 +84,7 @@ async def test_the_second_time_nothing_is_waited_for(start: "Start", demo: Path,
     running = await _in_the_middle(start, demo, chat, grace="200")
 
     running.interrupt()
-    await running.line("once more")
+    await running.line("a second signal")
     running.interrupt()
 
     assert await running.ended(timeout=100) == 130, "before the grace is over"

@@ -184,6 +184,16 @@ def test_an_empty_variable_means_null(tmp_path: Path) -> None:
     assert _load(tmp_path, environment={"TRAFFICLIGHT_CASE_LIMIT": ""}).case_limit is None
 
 
+@pytest.mark.parametrize("token", ["", " ", "\t\n"])
+@pytest.mark.parametrize("key", ["PEOPLE_TOKEN", "ADAPTER_TOKEN"])
+def test_a_blank_token_is_an_error(tmp_path: Path, key: str, token: str) -> None:
+    """It opened the pages: an unset secret of a CI job is an empty variable."""
+    message = _problem(tmp_path, environment={f"TRAFFICLIGHT_{key}": token})
+    assert f"{key}: must not be empty" in message
+    _write(tmp_path / "trafficlight.json", {key: token})
+    assert f"{key}: must not be empty" in _problem(tmp_path)
+
+
 def test_one_homerunner_needs_no_list(tmp_path: Path) -> None:
     _write(tmp_path / "trafficlight.json", {"HOMERUNNER_URL": "http://127.0.0.1:54321"})
 

@@ -1,4 +1,4 @@
-"""`trafficlight actions`: what clients can be asked to do."""
+"""`trafficlight actions`: list the actions of adapters."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -17,16 +17,16 @@ from trafficlight.errors import UsageError
     type=click.Choice(["text", "md", "json", "schema"]),
     default="text",
     show_default=True,
-    help="How to write it: for people, as Markdown, as JSON, as JSON Schema.",
+    help="The output format: text, Markdown, JSON or JSON Schema.",
 )
-@click.option("--client", type=click.Choice(list(CLIENTS)), help="Only the actions of one kind of client.")
+@click.option("--client", type=click.Choice(list(CLIENTS)), help="Only the actions of one client class.")
 def command(name: str | None, form: str, client: str | None) -> None:
-    """List the actions that adapters can be asked for, or tell all about the one called NAME."""
+    """List the actions of adapters, or describe the action NAME."""
     entries = catalogue(client)
     if name is not None:
         wanted = [entry for entry in entries if entry.name == name]
         if not wanted:
-            raise UsageError(f"there is no action {name!r}{_suggestion(name, entries)}")
+            raise UsageError(f"unknown action {name!r}{_suggestion(name, entries)}")
         entries = wanted
     writers: dict[str, Callable[[Iterable[Entry]], str]] = {
         "text": _full if name is not None else _listed,
@@ -58,6 +58,6 @@ def _listed(entries: Iterable[Entry]) -> str:
 
 
 def _full(entries: Iterable[Entry]) -> str:
-    """Tell about a few actions what the reference page tells."""
+    """Describe actions as the reference page does."""
     page = as_markdown(entries)
     return page[page.index("\n## ") + 1 :]

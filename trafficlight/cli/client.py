@@ -1,4 +1,4 @@
-"""A running coordinator, as `submit` and `watch` see it: its API over HTTP."""
+"""Client of a running coordinator's HTTP API, for `submit` and `watch`."""
 
 import json
 import os
@@ -12,14 +12,15 @@ import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trafficlight.errors import TrafficlightError, UsageError
+from trafficlight.http.local_token import find_token
 from trafficlight.results.events import Event, parse_event
 from trafficlight.suites.selection import SessionRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Seconds: to connect, and for answers that take no time. A new session may have to install homeservers.
+# Time-outs in seconds. Starting a session may install homeservers.
 _CONNECT, _ANSWER, _SUBMIT = 10.0, 60.0, 1800.0
-# Seconds without even an empty line, after which a stream is taken for dead; three of the server's beats.
+# Seconds of silence after which a stream counts as broken: three heartbeats of the server.
 _SILENCE = 45.0
 _TROUBLE = (aiohttp.ClientConnectionError, TimeoutError)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -30,25 +31,26 @@ _OPTIONS = (
         envvar="TRAFFICLIGHT_URL",
         default="http://127.0.0.1:5000",
         show_default=True,
-        help="The coordinator. Also: TRAFFICLIGHT_URL.",
+        help="The coordinator's URL. Also: TRAFFICLIGHT_URL.",
     ),
     click.option(
         "--token",
         envvar="TRAFFICLIGHT_PEOPLE_TOKEN",
-        help="The coordinator's PEOPLE_TOKEN, where it has one. Also: TRAFFICLIGHT_PEOPLE_TOKEN.",
+        help="The coordinator's PEOPLE_TOKEN. Also: TRAFFICLIGHT_PEOPLE_TOKEN. By default, the token of a "
+        "coordinator on this machine that the same account runs.",
     ),
 )
 
 
 def coordinator_options(command: F) -> F:
-    """Add the options that say which coordinator is meant."""
+    """Add the options that choose the coordinator."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 class CoordinatorUnreachableError(TrafficlightError):
-    """The coordinator does not answer, or not to the end."""
+    """The coordinator does not answer, or its answer breaks off."""
 
     def __init__(self, url: str, trouble: str) -> None:
         self.url = url
@@ -56,7 +58,7 @@ class CoordinatorUnreachableError(TrafficlightError):
 
 
 class CoordinatorRefusedError(UsageError):
-    """The coordinator answered, and does not do what was asked.
+    """The coordinator refused the request.
 
     :param status: the HTTP status.
     """
@@ -67,7 +69,7 @@ class CoordinatorRefusedError(UsageError):
 
 
 class SessionFacts(BaseModel):
-    """What these commands need to know of a session; a newer coordinator may tell more."""
+    """The fields of a session that these commands use; a newer coordinator may send more."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -84,7 +86,7 @@ class Coordinator:
 
     :param http: owned by the caller.
     :param url: its base URL.
-    :param token: what it asks people for.
+    :param token: its PEOPLE_TOKEN, if it has one.
     """
 
     def __init__(self, http: aiohttp.ClientSession, url: str, token: str | None = None) -> None:
@@ -97,39 +99,39 @@ class Coordinator:
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str, token: str | None) -> AsyncIterator["Coordinator"]:
-        """Give the coordinator at a URL, until this is left.
+        """Connect to the coordinator at a URL.
 
-        :raises UsageError: that is no URL.
+        :raises UsageError: it is not a URL.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"--url {url}: write http://host:port")
         async with aiohttp.ClientSession() as http:
-            yield cls(http, url, token)
+            yield cls(http, url, token or find_token(url))
 
     async def submit(self, asked: SessionRequest) -> SessionFacts:
         """Start a session.
 
-        :raises CoordinatorRefusedError: it will not; the message says why.
+        :raises CoordinatorRefusedError: the request is refused; the message says why.
         :raises CoordinatorUnreachableError: it does not answer.
         """
         async with self._asking("POST", "", json=asked.model_dump(mode="json"), total=_SUBMIT) as answer:
             return await self._facts(answer)
 
     async def session(self, name: str) -> SessionFacts:
-        """Return how a session stands.
+        """Return the state of a session.
 
-        :raises CoordinatorRefusedError: there is none, or it may not be seen.
+        :raises CoordinatorRefusedError: it does not exist, or access is denied.
         :raises CoordinatorUnreachableError: it does not answer.
         """
         async with self._asking("GET", f"/{quote(name, safe='')}", total=_ANSWER) as answer:
             return await self._facts(answer)
 
     async def events(self, name: str, after: int) -> AsyncIterator[Event]:
-        """Give a session's events as they happen, until it is over.
+        """Yield the events of a session as they happen, until it ends.
 
-        :param after: the sequence number of the last one that is known.
-        :raises CoordinatorRefusedError: there is no such session, or it may not be seen.
+        :param after: the sequence number of the last known event.
+        :raises CoordinatorRefusedError: the session does not exist, or access is denied.
         :raises CoordinatorUnreachableError: the stream broke.
         """
         path = f"/{quote(name, safe='')}/events?after={after}"
@@ -147,7 +149,9 @@ class Coordinator:
         try:
             return SessionFacts.model_validate_json(await answer.read())
         except ValidationError:
-            raise CoordinatorRefusedError(answer.status, f"{self.url} is no such coordinator") from None
+            raise CoordinatorRefusedError(
+                answer.status, f"{self.url} is not a trafficlight coordinator"
+            ) from None
 
     @asynccontextmanager
     async def _asking(
@@ -173,7 +177,7 @@ class Coordinator:
 
 
 def as_seen_there(targets: tuple[str, ...], url: str) -> tuple[str, ...]:
-    """Return paths as a coordinator finds them: absolute, where it is on this machine and they are here."""
+    """Return paths as the coordinator resolves them: absolute if it runs on this machine and they exist."""
     if (urlsplit(url).hostname or "") not in _LOOPBACK:
         return targets
     return tuple(_absolute(target) for target in targets)
@@ -191,5 +195,5 @@ async def _refusal(answer: aiohttp.ClientResponse) -> str:
     except (ValueError, KeyError, TypeError):
         said = f"{answer.status} {answer.reason}"
     if answer.status == 401:
-        return f"{said}: give it as --token"
+        return f"{said}: pass it with --token"
     return said

@@ -1,4 +1,4 @@
-"""`trafficlight collect`: which cases would run, and what is wrong with the test files."""
+"""`trafficlight collect`: list the cases that would run, and problems of test files."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from trafficlight.cli.selecting import selection_options
+from trafficlight.cli.options import selection_options
 from trafficlight.config import Settings, load
 from trafficlight.coordinator.workers.planner import WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
@@ -20,7 +20,7 @@ from trafficlight.suites.model import Case, Plan, Suite
 from trafficlight.suites.planning import plan
 from trafficlight.suites.selection import Selection
 
-# As a session that runs them would end: usage, or an error that is not the client's.
+# The exit codes that a session of these files would have.
 _NOTHING = 2
 _PROBLEMS = 3
 
@@ -41,17 +41,18 @@ def command(
     quiet: bool,
     config: Path | None,
 ) -> None:
-    """Print which cases would run.
+    """List the cases that would run.
 
-    PATH is a directory, a test file, a suite file (YAML), or a part of one: FILE::Class, FILE::Class.method,
-    FILE::Class[alice=Nio,...], FILE::Class.method@{"size": 10}. Without any, the suites that ship.
+    PATH is a directory, a test file, a suite file (YAML), or a part of a test file: FILE::Class,
+    FILE::Class.method, FILE::Class[alice=Nio,...], FILE::Class.method@{"size": 10}. Default: the built-in
+    suites.
 
-    Exit codes: 0, 2 if there is nothing to run, 3 if a test file is wrong.
+    Exit code: 0, 2 if there is nothing to run, 3 if a test file has a problem.
     """
     settings = load(file=config)
     found = asyncio.run(_planned(paths, selection, settings))
     lines = [_as_json(found, selection)] if as_json else _as_text(found, selection, quiet=quiet)
-    # What does not encode must not cost the rest.
+    # A character that cannot be encoded must not lose the rest.
     click.echo("\n".join(lines).encode("utf-8", "backslashreplace").decode())
     for problem in found.problems:
         click.echo(f"error: {_shown(problem)}", err=True)
@@ -61,7 +62,7 @@ def command(
 
 
 async def _planned(paths: tuple[str, ...], selection: Selection, settings: Settings) -> Plan:
-    """Return the plan, made in a process of its own: test files run code of theirs when they are imported."""
+    """Return the plan; workers make it, because importing a test file runs its code."""
     patterns = settings.test_patterns or DEFAULT_PATTERNS
     if settings.workers == 0:
         return plan(paths, selection, patterns=patterns)
@@ -98,7 +99,7 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
         parts.append(f"--seed {selection.seed}")
     yield " · ".join(parts)
     for entry in selection.unused(case.id for case in cases):
-        yield f"no case is meant by the expected failure {entry.case}"
+        yield f"the expected failure {entry.case} matches no case"
 
 
 def _counts(suite: Suite) -> Iterator[str]:
@@ -158,7 +159,7 @@ def _as_json(found: Plan, selection: Selection) -> str:
 
 
 def _shown(problem: TestFileError) -> str:
-    """Return a problem with the file as the reader would name it."""
+    """Return a problem with the path of its file relative to this directory."""
     near = os.path.relpath(problem.path)
     return str(problem) if near.startswith("..") else str(problem).replace(str(problem.path), near, 1)
 

@@ -1,4 +1,4 @@
-"""`trafficlight doctor`: what this machine has, what is missing, and what to do about it."""
+"""`trafficlight doctor`: check this machine and the settings."""
 
 import asyncio
 import importlib.util
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trafficlight.cli.settings import load_settings
+from trafficlight.cli.options import load_settings
 from trafficlight.config import Settings
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
@@ -37,21 +37,21 @@ from trafficlight.version import install_command
 _OLDEST_PYTHON = (3, 11)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _TYPES: tuple[type[ServerType], ...] = (SynapseStable, SynapseDevelop, Dendrite, TwoSynapseFederation)
-# What a lab can do without, unless the settings ask for it.
+# Not needed unless the settings require it.
 _OPTIONAL = frozenset({"Go", "Dendrite builds", "Chromium", "Docker"})
 _ASK_SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A finding, and whether the lab cannot do without."""
+    """A finding, and whether the lab needs it to be good."""
 
     finding: Finding
     needed: bool
 
     @property
     def state(self) -> str:
-        """``ok``, ``missing`` where that is no trouble, ``problem`` where it is."""
+        """``ok``; else ``problem`` if it is needed, ``missing`` if not."""
         return "ok" if self.finding.good else "problem" if self.needed else "missing"
 
 
@@ -59,9 +59,9 @@ class Row:
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(config: Path | None, as_json: bool) -> int:
-    """Look at this machine and the settings, and say what to do about what is missing.
+    """Check this machine and the settings, and suggest fixes.
 
-    Exit code: 0 the lab can run what is configured, 1 it cannot.
+    Exit code: 0 if the lab can run what is configured, 1 if it cannot.
     """
     rows = asyncio.run(_examine(load_settings(config)))
     if as_json:
@@ -85,7 +85,7 @@ def _show(rows: Iterable[Row]) -> None:
 
 
 async def _examine(settings: Settings) -> list[Row]:
-    """Look at everything; what needs the network at the same time."""
+    """Run all checks; those that need the network concurrently."""
     chosen = set(settings.server_providers.values())
     rows = [Row(_python(), True)]
     rows += [Row(finding, True) for finding in _adapters(settings)]
@@ -97,7 +97,7 @@ async def _examine(settings: Settings) -> list[Row]:
     try:
         providers = build_providers(settings, lambda _: None)
     except ConfigError as error:
-        return [*rows, Row(Finding("Settings", False, str(error), "correct it"), True)]
+        return [*rows, Row(Finding("Settings", False, str(error), "correct the setting"), True)]
     try:
         docker, homerunner, types = await asyncio.gather(
             _docker(settings), _homerunner(settings), _types(settings, providers)
@@ -127,12 +127,14 @@ def _adapters(settings: Settings) -> list[Finding]:
             program = shlex.split(adapter.command)[0]
             found = shutil.which(program)
             advice = "" if found else f"correct the command in ADAPTERS.{name}"
-            findings.append(Finding(subject, bool(found), found or f"{program} is not found", advice))
+            findings.append(Finding(subject, bool(found), found or f"{program} not found", advice))
         elif name == "nio":
             findings.append(_nio(subject))
         else:
             advice = f"give ADAPTERS.{name} a command"
-            findings.append(Finding(subject, False, "no command, and none of this name ships", advice))
+            findings.append(
+                Finding(subject, False, "no command, and no built-in adapter of this name", advice)
+            )
     return findings
 
 
@@ -142,21 +144,21 @@ def _nio(subject: str) -> Finding:
     except ImportError as error:
         return Finding(subject, False, str(error), install_command("nio"))
     if not ENCRYPTION_ENABLED:
-        return Finding(subject, False, "without encryption", install_command("nio"))
-    return Finding(subject, True, "ships with trafficlight, with encryption")
+        return Finding(subject, False, "encryption is not installed", install_command("nio"))
+    return Finding(subject, True, "built in, with encryption")
 
 
 def _chromium() -> Finding:
     found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     advice = "needed by browser adapters; on Debian: apt-get install chromium"
-    return Finding("Chromium", bool(found), found or "not on the PATH", "" if found else advice)
+    return Finding("Chromium", bool(found), found or "not on PATH", "" if found else advice)
 
 
 def _port(settings: Settings) -> Finding:
     where = f"{settings.host}:{settings.port or 'any'}"
     try:
         with socket.create_server((settings.host, settings.port)):
-            return Finding("Port", True, f"{where} can be listened on")
+            return Finding("Port", True, f"{where} is free")
     except OSError as error:
         return Finding("Port", False, f"{where}: {error.strerror or error}", "set HOST or PORT")
 
@@ -172,7 +174,7 @@ async def _docker(settings: Settings) -> Finding:
         async with asyncio.timeout(_ASK_SECONDS):
             engines = await provider.connect()
     except (DeployError, TimeoutError) as error:
-        advice = "needed by the provider docker only: start Docker, or set DOCKER_ENGINES"
+        advice = "only needed by the provider docker: start Docker, or set DOCKER_ENGINES"
         return Finding("Docker", False, str(error) or f"{', '.join(urls)} does not answer", advice)
     else:
         shown = ", ".join(f"{engine.url} ({engine.capacity} homeservers)" for engine in engines)
@@ -184,7 +186,7 @@ async def _docker(settings: Settings) -> Finding:
 
 async def _homerunner(settings: Settings) -> list[Finding]:
     if not settings.homerunner_url:
-        return [Finding("homerunner", False, "none is configured", "set HOMERUNNER_URL to use one")]
+        return [Finding("homerunner", False, "not configured", "set HOMERUNNER_URL to use one")]
     try:
         provider = HomerunnerProvider(settings.homerunner_url)
     except ConfigError as error:
@@ -200,7 +202,7 @@ async def _homerunner(settings: Settings) -> list[Finding]:
 
 
 async def _types(settings: Settings, providers: ProviderRegistry) -> list[Finding]:
-    """Tell what server types come to, and from where."""
+    """Resolve server types to versions and providers."""
     findings = []
     shipped = {kind.__name__: kind().homeservers()[0] for kind in _TYPES}
     named = {name: None for name in (*settings.server_overrides, *settings.server_providers) if name != "*"}

@@ -1,4 +1,4 @@
-"""`trafficlight homeserver`: throw-away homeservers for a person to poke at."""
+"""`trafficlight homeserver`: temporary homeservers for manual use."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from trafficlight.cli.settings import load_settings
+from trafficlight.cli.options import load_settings
 from trafficlight.clock import race
 from trafficlight.config import Settings
 from trafficlight.errors import DeployError, UnsupportedError, UsageError
@@ -22,23 +22,23 @@ _KINDS: dict[str, type[ServerType]] = {"synapse": Synapse, "dendrite": Dendrite}
 
 @click.group("homeserver")
 def command() -> None:
-    """Run throw-away homeservers."""
+    """Start temporary homeservers."""
 
 
 @command.command("start")
 @click.argument("kind", type=click.Choice(list(_KINDS)))
-@click.option("--version", default="stable", show_default=True, help="An exact version, or stable or latest.")
+@click.option("--version", default="stable", show_default=True, help="An exact version, stable or latest.")
 @click.option(
     "--federate",
     "count",
     type=click.IntRange(1),
     default=1,
     metavar="N",
-    help="So many homeservers that federate with each other.",
+    help="Start N homeservers that federate with each other.",
 )
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
 def start(kind: str, version: str, count: int, config: Path | None) -> int:
-    """Start homeservers and keep them until Ctrl-C. Accounts can be registered without an invitation."""
+    """Start homeservers and keep them running until Ctrl-C. Registration of accounts is open."""
     settings = load_settings(config, warm_servers=0)
     return asyncio.run(_run(settings, _spec(kind, version), count))
 
@@ -85,7 +85,7 @@ async def _started(
     requests: Sequence[ServerRequest],
     stack: contextlib.AsyncExitStack,
 ) -> None:
-    """Start homeservers and say where they are; they live as long as the stack."""
+    """Start homeservers, which the stack stops, and print their URLs."""
     await providers.prepare([spec])
     servers = await stack.enter_async_context(providers.deploy("by hand", requests))
     for server, request in zip(servers, requests, strict=True):

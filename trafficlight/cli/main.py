@@ -1,4 +1,4 @@
-"""The command `trafficlight`: one module for each of its commands, loaded when it is called."""
+"""The command `trafficlight`; the module of a subcommand is loaded when the subcommand is called."""
 
 import importlib
 import importlib.util
@@ -12,21 +12,21 @@ from trafficlight.errors import TrafficlightError
 from trafficlight.version import VERSION, install_command
 
 _COMMANDS = {
-    "run": "Run tests here: coordinator, adapters and homeservers, until the verdict.",
-    "serve": "Run the coordinator for adapters that come from elsewhere.",
-    "submit": "Ask a running coordinator for a session.",
+    "run": "Run tests with a coordinator, adapters and homeservers on this machine.",
+    "serve": "Run a coordinator for adapters that run elsewhere.",
+    "submit": "Start a session on a running coordinator.",
     "watch": "Follow a session of a running coordinator.",
-    "collect": "Print which cases would run.",
-    "adapter": "Run an adapter that ships, or check one of your own.",
-    "actions": "Print the catalogue of actions.",
-    "report": "Render the results of a session again.",
-    "homeserver": "Run throw-away homeservers.",
-    "doctor": "Say what this machine has, what is missing, and what to do about it.",
+    "collect": "List the cases that would run.",
+    "adapter": "Run a built-in adapter, or check your own.",
+    "actions": "List the actions of adapters.",
+    "report": "Rebuild the reports of a session.",
+    "homeserver": "Start temporary homeservers.",
+    "doctor": "Check this machine and the settings, and suggest fixes.",
 }
 
 
 class _Lazy(click.Group):
-    """Loads a command's module only when it is called, so that each starts quickly."""
+    """Loads the module of a subcommand only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -48,14 +48,15 @@ class _Lazy(click.Group):
 def cli() -> None:
     """The interop lab for Matrix: real clients, real homeservers, every combination.
 
-    Settings come from flags, then TRAFFICLIGHT_* variables, then trafficlight.json here or in instance/.
+    Settings come from options, then from TRAFFICLIGHT_* variables, then from trafficlight.json in this
+    directory or in instance/.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and leave the process with its exit code: 2 for what cannot be carried out."""
+    """Run the command and exit with its exit code; 2 for a usage error."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show must not end a session
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)

@@ -1,4 +1,4 @@
-"""What a person sees while a session runs: live on a terminal, plain lines in a pipe."""
+"""Progress of a session: live on a terminal, plain lines otherwise."""
 
 import time
 from collections.abc import Iterator
@@ -22,17 +22,17 @@ _STYLES = {
     State.RUNNING: "blue",
     State.WAITING: "dim",
 }
-# Cases shown live at once, the rest is counted.
+# Cases shown live at the same time; the rest is counted.
 _SHOWN = 12
 # Columns that a case's id is padded to in plain lines.
 _WIDEST = 100
 
 
 class Progress:
-    """A reader of the journal that tells a person how a session goes.
+    """Prints the progress of a session, as a reader of the journal.
 
     :param record: the session's record; it is up to date before this reader is called.
-    :param console: where to.
+    :param console: receives the output.
     """
 
     def __init__(self, record: SessionRecord, console: Console) -> None:
@@ -44,7 +44,7 @@ class Progress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show what runs right now, on a terminal, until this is left."""
+        """Show running cases live, on a terminal."""
         if not self._console.is_terminal:
             yield
             return
@@ -56,7 +56,7 @@ class Progress:
         self._live = None
 
     def __call__(self, event: CaseState | CaseEnded) -> None:
-        """Show that a case of the session started or ended."""
+        """Show that a case started or ended."""
         if (case := self._record.cases.get(event.case)) is None:
             return
         if isinstance(event, CaseState):
@@ -76,7 +76,7 @@ class Progress:
             )
 
     def _now(self) -> Group:
-        """Return what is going on: the cases that are on their way, and the counts."""
+        """Return the running cases and the counts."""
         now = time.monotonic()
         lines = []
         for case_id, since in list(self._since.items())[:_SHOWN]:

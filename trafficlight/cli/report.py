@@ -1,4 +1,4 @@
-"""``trafficlight report``: rebuild what a session left behind from its events."""
+"""`trafficlight report`: rebuild the reports of a session from its events."""
 
 import os
 from pathlib import Path
@@ -25,13 +25,13 @@ from trafficlight.results.writer import rebuild
     "kind",
     type=click.Choice(["html", "json", "junit", "text"]),
     default=None,
-    help="Write this one to standard output; without it, all files in the folder are written anew.",
+    help="Print one report to standard output. Default: rewrite all files in the folder.",
 )
 def command(results_folder: Path | None, kind: str | None) -> None:
-    """Rebuild the reports of a session from its events, of one that was killed too.
+    """Rebuild the reports of a session from its events, also after a crash.
 
-    RESULTS_FOLDER is a session's folder, or the folder of all sessions for the latest of them; it may be left
-    out.
+    RESULTS_FOLDER is the folder of a session, or a results folder for its latest session. Default: the
+    setting RESULTS_FOLDER.
     """
     folder = ResultsFolder.open(_session(results_folder))
     try:
@@ -63,4 +63,4 @@ def _session(given: Path | None) -> Path:
     for link in ("latest", "current"):
         if (root / link / "events.jsonl").exists():
             return root / link
-    raise click.UsageError(f"{root} is not the results of a session: it has no events.jsonl, and no latest")
+    raise click.UsageError(f"{root} is not the folder of a session: it has no events.jsonl and no latest")

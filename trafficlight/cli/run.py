@@ -8,10 +8,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from trafficlight.cli.lifetime import adapters_running, command_line, lab_serving, stopping_on_signals
+from trafficlight.cli.options import lab_options, load_settings, selection_options
 from trafficlight.cli.progress import Progress
-from trafficlight.cli.selecting import selection_options
-from trafficlight.cli.settings import lab_options, load_settings
+from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
@@ -21,17 +20,17 @@ from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
 
-# Seconds that a program may need between two registrations; when it ends early it is started after a pause.
+# Seconds between two registrations of one program; one that exits early is restarted after a pause.
 _AWAY = 30.0
 
 
 class ExpectedAdapters:
-    """A reader of the journal that tells the engine when the adapters of all programs of a run have come.
+    """Reports to the engine that the adapters of all programs of a run have registered.
 
-    A program is known by the `instance` that its adapters name, again and again. Where one does not, nobody
-    knows who is still to come, and cases wait for as long as they do elsewhere.
+    A program is identified by the `instance` in its adapters' registrations. If a program does not send
+    one, cases wait for the usual deadline.
 
-    :param expected: how many programs there are.
+    :param expected: the number of programs.
     """
 
     def __init__(self, expected: int, engine: Engine) -> None:
@@ -56,9 +55,9 @@ class ExpectedAdapters:
 @click.command("run")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
 @selection_options
-@click.option("--exit-first", is_flag=True, help="End the session at the first failure or error.")
+@click.option("--exit-first", is_flag=True, help="Stop after the first failure or error.")
 @click.option(
-    "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Try a failed case again up to N times."
+    "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
 )
 @lab_options
 def command(
@@ -69,16 +68,15 @@ def command(
     config: Path | None,
     **flags: Any,
 ) -> int:
-    """Run tests here: coordinator, adapters and homeservers, until the verdict.
+    """Run tests with a coordinator, adapters and homeservers on this machine.
 
-    PATH is a test file, a directory, or a symbol such as file_test.py::Class; the suites that ship where
-    there is none.
+    PATH is a test file, a directory, or a symbol such as file_test.py::Class. Default: the built-in suites.
 
-    Exit code: 0 all success, 1 a failure, 2 nothing to run or a wrong setting, 3 only errors of the lab,
-    130 interrupted.
+    Exit code: 0 all cases succeeded, 1 a failure, 2 nothing to run or a wrong setting, 3 no failure but an
+    error of the lab, 130 interrupted.
     """
     settings = load_settings(config, **flags)
-    programs_of(settings.adapters)  # a wrong entry is told before anything starts
+    programs_of(settings.adapters)  # reports a wrong entry before anything starts
     request = SessionRequest(**dict(selection), targets=list(targets), exit_first=exit_first, deflake=deflake)
     return asyncio.run(_run(settings, request))
 
@@ -97,7 +95,7 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
         header = f"trafficlight {VERSION} · session {folder.id} · {cases} · {url}/status"
         console.print(header, soft_wrap=True)
         if settings.port == 0 and "queue_deadline" not in settings.model_fields_set:
-            # Nobody else knows the port.
+            # No other adapter knows the port.
             expected = ExpectedAdapters(len(programs_of(settings.adapters)), lab.engine)
             lab.journal.subscribe(expected, (AdapterRegistered, SessionStarted))
         await stack.enter_async_context(adapters_running(lab, url, folder.path / "adapters"))

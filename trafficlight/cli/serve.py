@@ -1,4 +1,4 @@
-"""`trafficlight serve`: the coordinator, for adapters that come from elsewhere."""
+"""`trafficlight serve`: a coordinator for adapters that run elsewhere."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -7,43 +7,41 @@ from typing import Any
 
 import click
 
-from trafficlight.cli.lifetime import adapters_running, command_line, lab_serving, stopping_on_signals
-from trafficlight.cli.settings import lab_options, load_settings
+from trafficlight.cli.options import lab_options, load_settings
+from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import ShuttingDownError
+from trafficlight.http.app import DEFAULT_PORT
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
 
-# Where the original listens.
-_PORT = 5000
-
 
 @click.command("serve")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
 @click.option(
-    "--adapters", "with_adapters", is_flag=True, help="Start the adapters of the settings, as run does."
+    "--adapters", "with_adapters", is_flag=True, help="Also start the adapters of the settings, as run does."
 )
 @click.option(
     "--exit-when-done",
     is_flag=True,
-    help="End when its sessions have ended, those that it goes on with too, with the gravest exit code.",
+    help="Exit when all sessions have ended, resumed ones included, with the most severe exit code.",
 )
 @lab_options
 def command(
     targets: tuple[str, ...], with_adapters: bool, exit_when_done: bool, config: Path | None, **flags: Any
 ) -> int:
-    """Run the coordinator for adapters that come from elsewhere.
+    """Run a coordinator for adapters that run elsewhere.
 
-    It starts the session that the settings describe (TESTS), or one of the PATHs given, and goes on serving
-    its results until SIGTERM or Ctrl-C. Port 5000 unless another one is set.
+    Starts a session of the PATHs, or of the setting TESTS, and keeps serving its results until SIGTERM or
+    Ctrl-C. Listens on port 5000 by default.
     """
     settings = load_settings(config, **flags)
     if settings.port == 0 and flags.get("port") is None and "port" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"port": _PORT})
+        settings = settings.model_copy(update={"port": DEFAULT_PORT})
     try:
         return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
     except ShuttingDownError:
@@ -70,7 +68,7 @@ async def _serve(
 
 
 async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
-    """Go on with what was left, or start what is asked for; return the exit code when all of it has ended."""
+    """Resume unfinished sessions or start the request; return the exit code when all have ended."""
     sessions, ended = await lab.resume_or_start(request, command=command_line())
     for before in ended:
         click.echo(f"session {before.folder.id} · had ended before a restart · {before.folder.path}")

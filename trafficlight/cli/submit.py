@@ -1,11 +1,11 @@
-"""`trafficlight submit`: ask a running coordinator for a session."""
+"""`trafficlight submit`: start a session on a running coordinator."""
 
 import asyncio
 
 import click
 
 from trafficlight.cli.client import Coordinator, as_seen_there, coordinator_options
-from trafficlight.cli.selecting import selection_options
+from trafficlight.cli.options import selection_options
 from trafficlight.cli.watch import follow, header
 from trafficlight.suites.selection import Selection, SessionRequest
 
@@ -13,12 +13,12 @@ from trafficlight.suites.selection import Selection, SessionRequest
 @click.command("submit")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
 @selection_options
-@click.option("--exit-first", is_flag=True, help="End the session at the first failure or error.")
+@click.option("--exit-first", is_flag=True, help="Stop after the first failure or error.")
 @click.option(
-    "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Try a failed case again up to N times."
+    "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
 )
 @coordinator_options
-@click.option("--watch", is_flag=True, help="Follow it, and exit with its exit code.")
+@click.option("--watch", is_flag=True, help="Follow the session, and exit with its exit code.")
 def command(
     targets: tuple[str, ...],
     selection: Selection,
@@ -28,12 +28,13 @@ def command(
     token: str | None,
     watch: bool,
 ) -> int:
-    """Ask a running coordinator for a session.
+    """Start a session on a running coordinator.
 
-    PATH is what the coordinator can read: a test file, a directory, or a symbol such as file_test.py::Class;
-    what it is configured to run where there is none. Paths of this machine may be relative.
+    PATH is a path on the coordinator's machine: a test file, a directory, or a symbol such as
+    file_test.py::Class. Default: what the coordinator is configured to run. If the coordinator runs on this
+    machine, paths may be relative.
 
-    Exit code: 0 once it has started; with --watch that of the session.
+    Exit code: 0 when the session has started; with --watch the exit code of the session.
     """
     seen = list(as_seen_there(targets, url))
     request = SessionRequest(**dict(selection), targets=seen, exit_first=exit_first, deflake=deflake)

@@ -1,4 +1,4 @@
-"""`trafficlight watch`: follow a session of a running coordinator, and take its exit code."""
+"""`trafficlight watch`: follow a session of a running coordinator."""
 
 import asyncio
 import time
@@ -26,12 +26,12 @@ from trafficlight.results.reports.summary import summary
 from trafficlight.text import count
 from trafficlight.version import VERSION
 
-# Seconds to wait for a coordinator that is being restarted, and for it to go on with the session.
+# Seconds to wait for a coordinator to restart and resume the session.
 _PATIENCE = 300.0
 _BACKOFF = Backoff(first=0.5, longest=3.0)
-# Refusals that may pass: not there yet, and a server that fails or ends.
+# Temporary statuses: the session is not resumed yet, or the server is starting or stopping.
 _PASSING = frozenset({404, 500, 502, 503, 504})
-# What is said before the first case moves; the width of the lines is known behind that.
+# Events before the first case starts; the width of the lines is known after them.
 _PLANNING = SessionStarted | Problem | CasePlanned
 
 
@@ -39,12 +39,12 @@ _PLANNING = SessionStarted | Problem | CasePlanned
 @click.argument("session", default="latest")
 @coordinator_options
 def command(session: str, url: str, token: str | None) -> int:
-    """Follow a session of a running coordinator, as run shows it.
+    """Follow a session of a running coordinator.
 
-    SESSION is its id; the latest where there is none. Ctrl-C ends only the watching. Where the coordinator is
-    restarted, watching goes on with the session.
+    SESSION is the id of a session. Default: the latest. Ctrl-C stops watching; the session continues. If the
+    coordinator restarts, watching resumes with the session.
 
-    Exit code: that of the session; 3 where it was abandoned; 130 where only the watching was ended.
+    Exit code: that of the session; 3 if it was abandoned; 130 after Ctrl-C.
     """
     return asyncio.run(_watch(session, url, token))
 
@@ -55,10 +55,10 @@ async def _watch(session: str, url: str, token: str | None) -> int:
 
 
 async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
-    """Show how a session goes until it has ended, and return its exit code.
+    """Show a session until it ends, and return its exit code.
 
-    :raises CoordinatorRefusedError: the session may not be seen, or is gone.
-    :raises CoordinatorUnreachableError: the coordinator has not answered for too long.
+    :raises CoordinatorRefusedError: access is denied, or the session does not exist.
+    :raises CoordinatorUnreachableError: the coordinator does not answer within the patience.
     """
     console = Console(highlight=False)
     console.print(header(coordinator, session), soft_wrap=True)
@@ -67,23 +67,25 @@ async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
         with _Shown(record, console) as shown:
             await _follow(coordinator, session, record, shown)
     except asyncio.CancelledError:
-        click.echo(f"session {session.id} goes on: trafficlight watch {session.id}", err=True)
+        click.echo(
+            f"session {session.id} continues; to follow it again: trafficlight watch {session.id}", err=True
+        )
         raise
     for line in summary(record, Path(session.folder)):
         click.echo(line)
     if record.ended is None:
-        click.echo(f"session {session.id} was abandoned: its coordinator ended before it did")
+        click.echo(f"session {session.id} was abandoned: its coordinator exited before the session ended")
     return int(ExitCode.LAB_ERROR if record.exit_code is None else record.exit_code)
 
 
 def header(coordinator: Coordinator, session: SessionFacts) -> str:
-    """Return the first line: which session, how much, and where to look."""
+    """Return the first line: session, number of cases, and URL."""
     cases = count(session.cases, "case")
     return f"trafficlight {VERSION} · session {session.id} · {cases} · {coordinator.url}/status/{session.id}"
 
 
 class _Shown:
-    """What a person sees. It begins with the first case that moves, as the width is known then."""
+    """Shows progress from the first case that starts, when the width of the lines is known."""
 
     def __init__(self, record: SessionRecord, console: Console) -> None:
         self._record = record
@@ -100,7 +102,7 @@ class _Shown:
         self._stack.close()
 
     def __call__(self, event: Event) -> None:
-        """Take an event in."""
+        """Apply an event."""
         self._record.apply(event)
         if self._progress is None and not isinstance(event, _PLANNING):
             self._progress = Progress(self._record, self._console)
@@ -109,16 +111,16 @@ class _Shown:
             self._progress(event)
 
     def note(self, text: str) -> None:
-        """Say what is not part of the session."""
+        """Print a line that is not part of the session."""
         self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
 
 
 async def _follow(
     coordinator: Coordinator, session: SessionFacts, record: SessionRecord, shown: _Shown
 ) -> None:
-    """Take a session's events in until it has ended, through breaks of the connection.
+    """Apply the events of a session until it ends, and reconnect when the connection breaks.
 
-    Of one that was abandoned, those that there are.
+    Of an abandoned session, the events that exist.
     """
     patient_until: float | None = None
     delays = iter(_BACKOFF.delays())
@@ -130,11 +132,11 @@ async def _follow(
                 patient_until, delays = None, iter(_BACKOFF.delays())
                 shown(event)
             complete = True
-            trouble = CoordinatorUnreachableError(coordinator.url, "the session stands still")
+            trouble = CoordinatorUnreachableError(coordinator.url, "the session makes no progress")
         except CoordinatorUnreachableError as error:
             trouble = error
         except CoordinatorRefusedError as error:
-            # A coordinator that has just started may not have gone on with its sessions yet.
+            # A coordinator that has just started may not have resumed its sessions yet.
             if error.status not in _PASSING:
                 raise
             trouble = error
@@ -142,7 +144,7 @@ async def _follow(
             return
         if patient_until is None:
             patient_until = time.monotonic() + _PATIENCE
-            shown.note(f"{trouble}; trying again")
+            shown.note(f"{trouble}; retrying")
         if time.monotonic() > patient_until:
             raise trouble
         await asyncio.sleep(next(delays))

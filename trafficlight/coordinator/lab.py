@@ -91,8 +91,7 @@ class Lab:
                 directory = open_state_directory(settings.results_root)
                 recovered = await asyncio.to_thread(stack.enter_context, directory)
             journal = Journal(clock)
-            metrics = Metrics()
-            journal.subscribe(metrics)
+            metrics = Metrics(journal)
             engine = Engine(
                 clock=clock,
                 journal=journal,

@@ -11,6 +11,7 @@ from trafficlight import config
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http import errors, headers
 from trafficlight.http.api import adapters, openapi, operations, sessions
+from trafficlight.http.local_token import LocalToken, create_token
 from trafficlight.http.pages import login, routes
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
@@ -19,11 +20,20 @@ from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PORT = 5000
+"""Where the original listens."""
 
-def app_of(lab: Lab) -> Quart:
-    """Return the application over a lab that somebody else runs."""
+
+def app_of(lab: Lab, *, local_token: LocalToken | None = None, sessions: bool = True) -> Quart:
+    """Return the application over a lab that the caller runs.
+
+    :param local_token: the token for changes if the settings have no `PEOPLE_TOKEN`.
+    :param sessions: whether sessions can be started over HTTP.
+    """
     app = _bare()
     app.config["LAB"] = lab
+    app.config["LOCAL_TOKEN"] = local_token
+    app.config["SESSIONS"] = sessions
     return app
 
 
@@ -44,6 +54,9 @@ def create_app(**settings: Any) -> Quart:
         # Which address the server listens on is not known here.
         if (warning := warning_for(loaded, "an address that another program chose")) is not None:
             logger.warning(warning)
+        if loaded.people_token is None:
+            app.config["LOCAL_TOKEN"] = token = create_token(loaded.port or DEFAULT_PORT)
+            logger.warning("changes over HTTP need the token in %s", token.path)
         async with Lab.open(loaded, resumable=True) as running:
             app.config["LAB"] = running
             # Installing a homeserver takes longer than a server waits for its application to start.
@@ -67,6 +80,7 @@ async def _begin(lab: Lab) -> None:
 
 def _bare() -> Quart:
     app = Quart("trafficlight", static_folder=None)
+    app.config["LOCAL_TOKEN"], app.config["SESSIONS"] = None, True
     # Every endpoint reads its body with a limit of its own.
     app.config["MAX_CONTENT_LENGTH"] = None
     app.config["BODY_TIMEOUT"] = None

@@ -8,12 +8,13 @@ from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
-from quart import request
+from quart import current_app, request
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.adapter import Adapter
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
+from trafficlight.http.local_token import LocalToken
 
 COOKIE = "trafficlight"
 """The cookie of a browser that has logged in."""
@@ -29,15 +30,24 @@ _SAME_SITE = frozenset({"same-origin", "none"})
 async def require_people() -> None:
     """Let a request pass that may use the lab: a `before_request` function.
 
+    Without a configured token, only requests that change something need one.
+
     :raises ApiError: the people's token is missing or wrong (401), or the request is cross-site (403).
     """
     settings = current_lab().settings
-    expected = secret_of(settings.people_token)
-    if expected is not None:
-        cookie = request.cookies.get(COOKIE, "")
-        if not constant_time_equal(cookie, cookie_of(expected)):
-            _require(request.headers.get, expected, "the token that the coordinator has as PEOPLE_TOKEN")
+    configured = settings.people_token is not None
+    expected = people_token() if configured or request.method not in _SAFE else None
+    if expected is not None and not constant_time_equal(request.cookies.get(COOKIE, ""), cookie_of(expected)):
+        local = current_app.config["LOCAL_TOKEN"]
+        source = "that the coordinator has as PEOPLE_TOKEN" if configured else f"in {local.path}"
+        _require(request.headers.get, expected, f"the token {source}")
     refuse_cross_site(request.method, request.headers.get, settings)
+
+
+def people_token() -> str | None:
+    """Return the token that people log in with: the configured one, or the one in the coordinator's file."""
+    local: LocalToken | None = current_app.config["LOCAL_TOKEN"]
+    return secret_of(current_lab().settings.people_token) or (local.value if local is not None else None)
 
 
 def require_registration_token(headers: Headers, settings: Settings) -> None:
@@ -110,7 +120,7 @@ def warning_for(settings: Settings, address: str = "") -> str | None:
         return None
     what = {
         "ADAPTER_TOKEN": "register adapters",
-        "PEOPLE_TOKEN": "run code on this machine and read all results",
+        "PEOPLE_TOKEN": "read all results",
     }
     everyone = " and ".join(what[key] for key in missing)
     return (

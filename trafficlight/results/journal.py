@@ -1,6 +1,7 @@
 """The append-only list of events, and its readers."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -55,6 +56,8 @@ class Journal:
         # By kind and session; rebuilt after each change of the subscriptions.
         self._readers: dict[tuple[type[Event], str], tuple[Reader, ...]] = {}
         self._failures: dict[Reader, int] = {}  # in a row
+        #: How many events of each kind were appended.
+        self.counts: Counter[type[Event]] = Counter()
 
     def subscribe(
         self,
@@ -90,6 +93,7 @@ class Journal:
         clean: dict[str, Any] = {name: redacted(getattr(event, name)) for name in event.open_names}
         event = replace(event, sequence=self._next, time=self._clock.now(), **clean)
         self._next += 1
+        self.counts[type(event)] += 1
         key = (type(event), event.session)
         if (readers := self._readers.get(key)) is None:
             readers = tuple(one.reader for one in self._subscriptions if one.wants(*key))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -26,6 +26,7 @@ from trafficlight.results.events import (
     State,
     kinds,
 )
+from trafficlight.results.journal import Journal, Reader
 
 # Type names that get a label of their own; adapters must not be able to create any number of time series.
 _MOST_TYPES = 50
@@ -74,16 +75,15 @@ class BoundedLabels:
 
 
 class Metrics:
-    """Counts events. A reader of the journal."""
+    """Counts what the events of a journal say."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
         self._registry = CollectorRegistry()
         self._adapter_types, self._server_types = BoundedLabels(), BoundedLabels()
         self._type_of: dict[str, str] = {}  # of adapters that have not ended
         # Since when cases wait, by session and case.
         self._waits: dict[tuple[str, str], datetime] = {}
-        events = self._counter("events", "Events in the journal.", "kind")
-        self._events = {kind: events.labels(kind.kind) for kind in kinds()}
         self._ended = self._counter("cases_ended", "Cases that ended, by their last state.", "state")
         self._retried = self._counter("attempts_retried", "Attempts that another one follows.")
         self._registered = self._counter("adapters_registered", "Registrations of adapters.", "type")
@@ -103,40 +103,22 @@ class Metrics:
             "case_wait_seconds", "From being planned, or tried before, to the start of an attempt.", _WAIT
         )
 
-    def __call__(self, event: Event) -> None:
-        """Count an event."""
-        self._events[type(event)].inc()
-        match event:
-            case CasePlanned(skip=None):
-                self._waits[event.session, event.case] = event.time
-            case CaseState():
-                if (since := self._waits.pop((event.session, event.case), None)) is not None:
-                    self._waited.observe(max(0.0, (event.time - since).total_seconds()))
-            case CaseEnded():
-                self._case_ended(event)
-            case SessionEnded():
-                for key in [key for key in self._waits if key[0] == event.session]:
-                    del self._waits[key]
-            case AdapterRegistered():
-                self._registered.labels(self._learn_type(event)).inc()
-            case AdapterLeased():
-                self._learn_type(event)
-            case AdapterReleased():
-                self._type_of.pop(event.adapter, None)
-            case AdapterLost():
-                self._lost.labels(self._type_of.get(event.adapter, _OTHER)).inc()
-                if event.case is None:  # one in a case is released after that
-                    self._type_of.pop(event.adapter, None)
-            case ActionAnswered() | ActionFailed():
-                kind = self._type_of.get(event.adapter or "", _OTHER)
-                outcome = "failed" if isinstance(event, ActionFailed) else "answered"
-                self._action.labels(kind, outcome).observe(event.seconds)
-            case ServerReady():
-                self._provision.labels(self._server_types.label(event.type)).observe(event.seconds)
-            case ServerFailed():
-                self._failed.inc()
-            case _:
-                pass
+        readers: dict[type[Event], Reader] = {
+            CasePlanned: self._case_planned,
+            CaseState: self._case_state,
+            CaseEnded: self._case_ended,
+            SessionEnded: self._session_ended,
+            AdapterRegistered: self._adapter_registered,
+            AdapterLeased: self._learn_type,
+            AdapterReleased: self._adapter_released,
+            AdapterLost: self._adapter_lost,
+            ActionAnswered: self._action_ended,
+            ActionFailed: self._action_ended,
+            ServerReady: self._server_ready,
+            ServerFailed: lambda _: self._failed.inc(),
+        }
+        for kind, reader in readers.items():
+            journal.subscribe(reader, (kind,))
 
     def exposition(self, gauges: Callable[[], Gauges]) -> bytes:
         """Return all metrics in the Prometheus text format.
@@ -144,8 +126,16 @@ class Metrics:
         :param gauges: returns the present state.
         """
         now = CollectorRegistry()
-        now.register(_Present(gauges(), self._adapter_types))
+        now.register(_Present(gauges(), self._adapter_types, self._journal.counts))
         return generate_latest(self._registry) + generate_latest(now)
+
+    def _case_planned(self, event: CasePlanned) -> None:
+        if event.skip is None:
+            self._waits[event.session, event.case] = event.time
+
+    def _case_state(self, event: CaseState) -> None:
+        if (since := self._waits.pop((event.session, event.case), None)) is not None:
+            self._waited.observe(max(0.0, (event.time - since).total_seconds()))
 
     def _case_ended(self, event: CaseEnded) -> None:
         key = (event.session, event.case)
@@ -156,10 +146,32 @@ class Metrics:
         else:
             self._ended.labels(event.state.value).inc()
 
-    def _learn_type(self, event: AdapterRegistered | AdapterLeased) -> str:
-        kind = self._adapter_types.label(event.registration.get("type", ""))
-        self._type_of[event.adapter] = kind
-        return kind
+    def _session_ended(self, event: SessionEnded) -> None:
+        for key in [key for key in self._waits if key[0] == event.session]:
+            del self._waits[key]
+
+    def _learn_type(self, event: AdapterRegistered | AdapterLeased) -> None:
+        self._type_of[event.adapter] = self._adapter_types.label(event.registration.get("type", ""))
+
+    def _adapter_registered(self, event: AdapterRegistered) -> None:
+        self._learn_type(event)
+        self._registered.labels(self._type_of[event.adapter]).inc()
+
+    def _adapter_released(self, event: AdapterReleased) -> None:
+        self._type_of.pop(event.adapter, None)
+
+    def _adapter_lost(self, event: AdapterLost) -> None:
+        self._lost.labels(self._type_of.get(event.adapter, _OTHER)).inc()
+        if event.case is None:  # one in a case is released after that
+            self._type_of.pop(event.adapter, None)
+
+    def _action_ended(self, event: ActionAnswered | ActionFailed) -> None:
+        kind = self._type_of.get(event.adapter or "", _OTHER)
+        outcome = "failed" if isinstance(event, ActionFailed) else "answered"
+        self._action.labels(kind, outcome).observe(event.seconds)
+
+    def _server_ready(self, event: ServerReady) -> None:
+        self._provision.labels(self._server_types.label(event.type)).observe(event.seconds)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"trafficlight_{name}", documentation, labels, registry=self._registry)
@@ -173,14 +185,19 @@ class Metrics:
 
 
 class _Present(Collector):
-    """Gauges of the present state."""
+    """Gauges of the present state, and how many events the journal has counted."""
 
-    def __init__(self, gauges: Gauges, types: BoundedLabels) -> None:
+    def __init__(self, gauges: Gauges, types: BoundedLabels, events: Mapping[type[Event], int]) -> None:
         self._gauges = gauges
         self._types = types
+        self._events = dict(events)
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Yield the gauges."""
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics."""
+        events = CounterMetricFamily("trafficlight_events", "Events in the journal.", labels=["kind"])
+        for event in kinds():
+            events.add_metric([event.kind], self._events.get(event, 0))
+        yield events
         now = self._gauges
         cases = _gauge("cases", "Cases of sessions that have not ended.", "state")
         for state in State:

@@ -78,7 +78,9 @@ async def test_ctrl_c_ends_only_the_watching(site: HttpHarness, run: Runner, tmp
     await command.line("running")
     command.process.send_signal(signal.SIGINT)
     assert await command.ended() == 130
-    assert f"session {session.id} goes on: trafficlight watch {session.id}" in command.said
+    assert (
+        f"session {session.id} continues; to follow it again: trafficlight watch {session.id}" in command.said
+    )
     await adapter.respond({"id": message["id"]})
     await ended(session)
     assert session.exit_code == 0
@@ -146,7 +148,7 @@ async def test_watching_goes_on_when_the_coordinator_is_restarted(run: Runner, t
             await adapter.action()
             await watching.line("running")
             await first.close()  # by SIGKILL
-            await watching.line("trying again")
+            await watching.line("retrying")
         async with serving(run, port):
             await play(site)
             assert await watching.ended() == 0
@@ -174,4 +176,7 @@ async def test_a_session_of_an_earlier_coordinator_is_told_as_any_other(run: Run
         command = await run("watch", session, "--url", site.url)
         assert await command.ended() == 3
         assert any(line.startswith("failure  talk_test.py::Talk") for line in command.said)
-        assert command.said[-1] == f"session {session} was abandoned: its coordinator ended before it did"
+        assert (
+            command.said[-1]
+            == f"session {session} was abandoned: its coordinator exited before the session ended"
+        )

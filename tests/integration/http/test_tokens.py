@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
+from trafficlight.http.local_token import LocalToken
 
 SHARED = "shared-secret-of-adapters"
 PEOPLE = "secret-of-people"
@@ -139,3 +140,39 @@ async def test_tokens_stay_where_they_belong(
     texts += contents(tmp_path)
     for token in (SHARED, PEOPLE, own):
         assert not any(token in text for text in texts)
+
+
+@pytest.fixture
+def guarded(site: HttpHarness, tmp_path: Path) -> HttpHarness:
+    """A lab without tokens in its settings, as `trafficlight serve` runs it."""
+    assert site.app is not None
+    site.app.config["LOCAL_TOKEN"] = LocalToken(PEOPLE, tmp_path / "token")
+    return site
+
+
+@pytest.mark.parametrize("path", ["/api/sessions", "/api/sessions/latest/cancel", "/api/adapters/drain"])
+async def test_changes_need_the_local_token(guarded: HttpHarness, tmp_path: Path, path: str) -> None:
+    """Every user of the machine could run code as the coordinator's user."""
+    for headers in ({}, bearer("wrong"), {"Cookie": "trafficlight=x"}):
+        answer = await guarded.post(path, json={}, headers=headers)
+        assert answer.status == 401
+        assert str(tmp_path / "token") in answer.json()["error"]["message"]
+    answer = await guarded.post(path, json={"reason": "x"}, headers=bearer(PEOPLE))
+    assert answer.status != 401
+    assert (await guarded.get("/status")).status == 200
+
+
+async def test_a_person_logs_in_with_the_local_token(guarded: HttpHarness) -> None:
+    assert (await guarded.post("/login", data={"token": "wrong"})).status == 401
+    answer = await guarded.post("/login", data={"token": PEOPLE})
+    cookie = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+    assert (await guarded.post("/api/adapters/drain", json={"reason": "x"}, headers=cookie)).status == 200
+
+
+async def test_run_takes_no_sessions(site: HttpHarness) -> None:
+    assert site.app is not None
+    await site.start("pass")
+    site.app.config["SESSIONS"] = False
+    for path in ("/api/sessions", "/api/sessions/latest/rerun-failed"):
+        answer = await site.post(path, json={})
+        assert (answer.status, answer.json()["error"]["code"]) == (403, "no_sessions")

@@ -29,8 +29,7 @@ class Counted:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.journal = Journal(self.clock)
-        self.metrics = Metrics()
-        self.journal.subscribe(self.metrics)
+        self.metrics = Metrics(self.journal)
 
     def value(self, name: str, gauges: Gauges | None = None, **labels: str) -> float | None:
         text = self.metrics.exposition(lambda: gauges or Gauges()).decode()
@@ -115,7 +114,7 @@ def test_what_there_is_right_now() -> None:
 def test_every_number_is_in_the_documents() -> None:
     page = Path(__file__).parents[3] / "docs" / "how-to" / "watch-the-lab.md"
     listed = set(re.findall(r"^\| `(trafficlight_\w+)` \|", page.read_text(), re.MULTILINE))
-    text = Metrics().exposition(Gauges).decode()
+    text = Metrics(Journal(HandClock())).exposition(Gauges).decode()
     kinds = {one.name + "_total" * (one.type == "counter") for one in text_string_to_metric_families(text)}
     assert listed == {name for name in kinds if not name.endswith("_created")}
 

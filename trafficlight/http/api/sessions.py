@@ -6,7 +6,7 @@ import logging
 from http import HTTPStatus
 
 from pydantic import BaseModel, Field
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response, current_app, request
 
 from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
@@ -289,6 +289,9 @@ async def _plan(asked: SessionRequest) -> Plan:
 
 
 def _check_open() -> None:
+    if not current_app.config["SESSIONS"]:
+        message = "`trafficlight run` takes no sessions over HTTP: start the coordinator with `serve`"
+        raise ApiError(HTTPStatus.FORBIDDEN, "no_sessions", message)
     if reason := current_lab().engine.stopping:
         message = f"the coordinator takes no sessions any more: {reason}"
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", message)

@@ -6,10 +6,9 @@ from urllib.parse import parse_qs
 from quart import Blueprint, Response, request
 
 from trafficlight.http.api.described import Answer, Endpoint, described
-from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.requests import chunks
-from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, secret_of
+from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, people_token
 
 blueprint = Blueprint("login", __name__)
 
@@ -39,7 +38,7 @@ async def login() -> Response:
     except ValueError as error:
         raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_form", f"the form is malformed: {error}") from None
     given, target = form.get("token", [""])[0], form.get("next", [""])[0]
-    expected = secret_of(current_lab().settings.people_token)
+    expected = people_token()
     response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(target)})
     if expected is None:
         return response

@@ -1,4 +1,4 @@
-"""The options that choose what runs, the same for every command that takes test files."""
+"""Options that several commands share: which cases run, where settings are read, logging."""
 
 import functools
 import json
@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from trafficlight.config import load
+from trafficlight.config import Settings, load
+from trafficlight.logs import configure
 from trafficlight.suites.expected_failures import read_expected_failures
 from trafficlight.suites.selection import Selection, read_failed
 
@@ -42,13 +43,13 @@ class _JsonObject(click.ParamType[Any]):
 
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_OPTIONS = (
+_SELECTION_OPTIONS = (
     click.option(
         "-k",
         "keyword",
         metavar="EXPR",
         default="",
-        help="Only cases whose id holds these words; with and, or, not and parentheses.",
+        help="Only cases whose id contains these words; with and, or, not and parentheses.",
     ),
     click.option(
         "--client",
@@ -65,23 +66,23 @@ _OPTIONS = (
         help="Only cases whose servers are all of these types.",
     ),
     click.option(
-        "--parameters", type=_JsonObject(), help="Values to run with, in place of what tests state."
+        "--parameters", type=_JsonObject(), help="Parameter values that replace those of the tests."
     ),
     click.option(
-        "--pairwise", is_flag=True, help="Cover every pair of types and values, not every combination."
+        "--pairwise", is_flag=True, help="Cover every pair of types and values instead of every combination."
+    ),
+    click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Only N cases, chosen at random."),
+    click.option("--seed", type=int, help="The seed of --sample, to choose the same cases again."),
+    click.option("--shard", type=_Shard(), help="Only part I of N parts of equal size."),
+    click.option(
+        "--repeat", type=click.IntRange(min=1), default=1, metavar="N", help="Run each case N times."
     ),
     click.option(
-        "--sample", type=click.IntRange(min=1), metavar="N", help="Only so many cases, chosen at random."
-    ),
-    click.option("--seed", type=int, help="Choose the same sample again."),
-    click.option("--shard", type=_Shard(), help="Only the I-th of N parts of equal size."),
-    click.option(
-        "--repeat", type=click.IntRange(min=1), default=1, metavar="N", help="Run each case so often."
+        "--rerun-failed", metavar="SESSION", help="Only cases that failed in SESSION, a name or a folder."
     ),
     click.option(
-        "--rerun-failed", metavar="SESSION", help="Only what failed in a session: its name or folder."
+        "--expected-failures", type=_FILE, metavar="FILE", help="A YAML file that lists known failures."
     ),
-    click.option("--expected-failures", type=_FILE, metavar="FILE", help="Known failures: a YAML file."),
 )
 _PLAIN = ("keyword", "clients", "servers", "pairwise", "sample", "shard", "repeat")
 
@@ -101,7 +102,7 @@ def selection_options(command: F) -> F:
         chosen = {name: options.pop(name) for name in _PLAIN}
         selection = Selection(
             **chosen,
-            # A sample that nobody can draw again is no use: the seed is always known afterwards.
+            # Always known afterwards, so that the sample can be drawn again.
             seed=secrets.randbelow(1_000_000) if seed is None else seed,
             parameters=parameters or {},
             only=None if rerun_failed is None else read_failed(_session(rerun_failed, options)),
@@ -110,14 +111,51 @@ def selection_options(command: F) -> F:
         return command(*args, selection=selection, **options)
 
     wrapped: Any = with_selection
-    for option in reversed(_OPTIONS):
+    for option in reversed(_SELECTION_OPTIONS):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
 
 
 def _session(given: str, options: dict[str, Any]) -> Path:
-    """Return the folder of a session that was given by its name or as a path."""
+    """Return the folder of a session, given by name or path."""
     if (path := Path(given)).exists():
         return path
     settings = load({"results_folder": options.get("results_folder")}, file=options.get("config"))
     return settings.results_root / given
+
+
+_LAB_OPTIONS = (
+    click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file."),
+    click.option("--host", help="The address to listen on.  [default: 127.0.0.1]"),
+    click.option("--port", type=int, help="The port to listen on; 0: any free port."),
+    click.option(
+        "--results",
+        "results_folder",
+        type=click.Path(path_type=Path),
+        help="The results folder.  [default: results]",
+    ),
+    click.option("--workers", type=int, help="Worker processes; 0: run tests inside the coordinator."),
+    click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        help="The lowest level that is logged.",
+    ),
+    click.option("--log-format", type=click.Choice(["text", "json"]), help="The format of log lines."),
+)
+
+
+def lab_options(command: F) -> F:
+    """Add the options of every command that runs a lab."""
+    for option in reversed(_LAB_OPTIONS):
+        command = option(command)
+    return command
+
+
+def load_settings(config: Path | None, **flags: Any) -> Settings:
+    """Read the settings, which options of the command line override, and configure logging.
+
+    :raises ConfigError: a setting is wrong.
+    """
+    settings = load(flags, file=config)
+    configure(settings.log_level, settings.log_format)
+    return settings

@@ -1,4 +1,4 @@
-"""What `run` and `serve` share: serving the lab, its adapter programs, and ending in good order."""
+"""What `run` and `serve` share: the server, the adapter programs, and shutdown on signals."""
 
 import asyncio
 import contextlib
@@ -15,15 +15,16 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Supervisor, programs_of
 from trafficlight.http.app import app_of
+from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
 
-# Seconds in which "at once" is over.
+# Seconds between the two cancellations of the second signal.
 _AT_ONCE = 0.5
 
 
 def command_line() -> str:
-    """Return how this process was called, for the record."""
+    """Return the command line of this process."""
     return shlex.join(["trafficlight", *sys.argv[1:]])
 
 
@@ -31,35 +32,45 @@ def command_line() -> str:
 async def lab_serving(
     settings: Settings, progress: Callable[[str], None] | None = None, *, resumable: bool = False
 ) -> AsyncIterator[tuple[Lab, str]]:
-    """Run a lab and serve it over HTTP until this is left; give it and its base URL.
+    """Run a lab and serve it over HTTP; yield the lab and its base URL.
 
-    :param progress: told what takes long, a line at a time.
-    :param resumable: see :meth:`Lab.open`.
+    :param progress: receives a line for each slow step.
+    :param resumable: see :meth:`Lab.open`. If false, no sessions can be started over HTTP.
     """
     if (warning := warning_for(settings)) is not None:
         click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
         lab = await stack.enter_async_context(Lab.open(settings, progress=progress, resumable=resumable))
-        url = await stack.enter_async_context(serving(app_of(lab), bind(settings.host, settings.port)))
-        # Held polls would keep the server from ending.
-        stack.callback(lab.engine.pool.close, "the coordinator is ending")
+        listening = bind(settings.host, settings.port)
+        stack.callback(listening.close)
+        token = None
+        if settings.people_token is None:
+            token = create_token(listening.getsockname()[1], required=resumable)
+            if resumable:
+                click.echo(f"changes over HTTP need the token in {token.path}", err=True)
+            else:
+                stack.callback(remove_token, token)
+        app = app_of(lab, local_token=token, sessions=resumable)
+        url = await stack.enter_async_context(serving(app, listening))
+        # Held polls would keep the server from shutting down.
+        stack.callback(lab.engine.pool.close, "the coordinator is shutting down")
         stack.enter_context(process_tuned())
         yield lab, url
 
 
 @asynccontextmanager
 async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[None]:
-    """Keep the adapter programs of the settings running until this is left.
+    """Keep the adapter programs of the settings running.
 
-    :param folder: where their output goes.
-    :raises ConfigError: a program is not known.
+    :param folder: receives their output.
+    :raises ConfigError: a program is unknown.
     """
     token = secret_of(lab.settings.adapter_token)
 
     def lost(instance: str, ending: str) -> None:
         for adapter in lab.engine.pool:
             if adapter.program == instance:
-                lab.engine.pool.lose(adapter, f"its process ended ({ending})")
+                lab.engine.pool.lose(adapter, f"its process exited ({ending})")
 
     supervisor = Supervisor(programs_of(lab.settings.adapters), url, folder, lost, token=token)
     task = asyncio.create_task(supervisor.run(), name="adapters")
@@ -74,9 +85,9 @@ async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[No
 
 @contextlib.contextmanager
 def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end what runs: in good order the first time, at once the second time.
+    """Shut down on SIGINT and SIGTERM: with the grace period the first time, immediately the second time.
 
-    :param stopped: called when the good order is over.
+    :param stopped: called after the graceful shutdown.
     """
     loop = asyncio.get_running_loop()
     stops: list[asyncio.Task[None]] = []
@@ -88,11 +99,14 @@ def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) ->
     def stop(name: str) -> None:
         if stops:
             lab.engine.cancel_running()
-            # What is called off twice does not even tear down; the first time takes a moment to arrive.
+            # A case that is cancelled twice does not tear down; the first takes a moment to arrive.
             loop.call_later(_AT_ONCE, lab.engine.cancel_running)
             return
         grace = lab.settings.grace
-        click.echo(f"{name}: running cases have {grace:g} s to end; once more ends them at once", err=True)
+        click.echo(
+            f"{name}: running cases have {grace:g} s to finish; a second signal cancels them",
+            err=True,
+        )
         stops.append(asyncio.create_task(end(f"interrupted by {name}")))
 
     for number in (signal.SIGINT, signal.SIGTERM):
