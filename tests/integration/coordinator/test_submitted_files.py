@@ -118,11 +118,11 @@ async def test_types_that_match_by_themselves(tmp_path: Path) -> None:
         await until_waiting_for(
             session,
             site,
-            "needs 1 x FitsNot, ",
-            "(its match() ended its process: exit code 7)",
-            "(its match() raised ValueError: no idea)",
-            "(its match() did not return within 3 s)",
-            "(its match() sent a message that the coordinator does not accept: not a message: b'nonsense')",
+            "needs 1 x FitsNot (",
+            "; its match() ended its process: exit code 7)",
+            "; its match() raised ValueError: no idea)",
+            "; its match() did not return within 3 s)",
+            "; its match() sent a message that the coordinator does not accept: not a message: b'nonsense')",
         )
         states = {
             id.partition("=")[2].partition(",")[0]: case.state for id, case in session.record.cases.items()
