@@ -119,6 +119,11 @@ class Settings(BaseModel):
 
     host: str = Field(default="127.0.0.1", description="The address to listen on.")
     port: int = Field(default=0, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    allowed_hosts: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=list,
+        description="Names under which the coordinator is reached, besides addresses, `localhost`, the"
+        " machine's name and `HOST`; `*` is any.",
+    )
     adapter_token: Token | None = Field(
         default=None,
         description="What adapters must send as bearer token to register; null: no token needed.",

@@ -39,7 +39,7 @@ class Connection:
         """Return the status and body of an answer."""
         if self._writer is None or self._reader is None:
             self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
-        head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         if body or method == "POST":
             head += f"Content-Type: {media_type}\r\nContent-Length: {len(body)}\r\n"
         self._writer.write(head.encode() + b"\r\n" + body)

@@ -100,3 +100,14 @@ def test_the_changelog_tells_of_this_version() -> None:
     text = (_ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
     assert re.search(rf"^## {re.escape(VERSION)}\b", text, re.MULTILINE)
+
+
+def test_the_walks_name_files_and_functions_that_exist() -> None:
+    page = (_ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    section = page.split("\n## Five walks\n")[1].split("\n## ")[0]
+    steps = re.findall(r"([a-z_/]+\.(?:py|js)): (\w+(?:, \w+)*)", section)
+    assert len(steps) > 40
+    for file, names in steps:
+        text = (_ROOT / "trafficlight" / file).read_text(encoding="utf-8")
+        for name in names.split(", "):
+            assert re.search(rf"(def|class|function) {name}\b", text), f"{file}: {name}"

@@ -11,7 +11,7 @@ from rich.text import Text
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import FINAL, CaseEnded, CaseState, State
 from trafficlight.results.record import SessionRecord
-from trafficlight.text import escape_control
+from trafficlight.text import duration, escape_control
 
 _STYLES = {
     State.SUCCESS: "green",
@@ -24,7 +24,7 @@ _STYLES = {
 }
 # Cases shown live at the same time; the rest is counted.
 _SHOWN = 12
-# Columns that a case's id is padded to in plain lines.
+# Columns that ids are padded to.
 _WIDEST = 100
 
 
@@ -65,10 +65,10 @@ class Progress:
                 self._line(case, case.state, "")
         else:
             self._since.pop(case.id, None)
-            self._line(case, event.state, f"{event.seconds:.1f} s")
+            self._line(case, event.state, duration(event.seconds))
 
-    def _line(self, case: CaseRecord, state: State, seconds: str) -> None:
-        line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), seconds)
+    def _line(self, case: CaseRecord, state: State, took: str) -> None:
+        line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), took)
         self._console.print(line, soft_wrap=True)
         if state in (State.FAILURE, State.ERROR) and case.message:
             self._console.print(
@@ -81,7 +81,7 @@ class Progress:
         lines = []
         for case_id, since in list(self._since.items())[:_SHOWN]:
             case = self._record.cases[case_id]
-            age = f"{now - since:5.1f} s"
+            age = f"{duration(now - since):>12}"
             lines.append(Text.assemble((f"  {case.state:<10}", _STYLES[case.state]), age, f"  {case_id}"))
         counts = self._record.counts
         ended = sum(counts[state] for state in FINAL)

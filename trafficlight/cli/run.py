@@ -90,7 +90,7 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
     async with AsyncExitStack() as stack:
         lab, url = await stack.enter_async_context(lab_serving(settings, tell))
         planned = await lab.plan(request)
-        folder = lab.new_folder()
+        folder = await lab.new_folder()
         cases = count(len(planned.cases), "case")
         header = f"trafficlight {VERSION} · session {folder.id} · {cases} · {url}/status"
         console.print(header, soft_wrap=True)

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable
 from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
-from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
-from trafficlight.coordinator.session import Session
-from trafficlight.coordinator.sessions import Sessions
+from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.coordinator.watchdog import StallDetector
 from trafficlight.homeservers.provider import Provider
 from trafficlight.logs import LogContext
@@ -42,7 +40,6 @@ class Engine:
         homeservers come and go.
     :param queue_deadline: seconds that a case waits while no adapters or hosts can fill its roles.
     :param alive_deadline: seconds without a request after which an adapter is dropped.
-    :param keep_sessions: how many ended sessions are kept in memory.
     """
 
     def __init__(
@@ -56,12 +53,12 @@ class Engine:
         limits: Callable[[], Limits],
         queue_deadline: float = 300.0,
         alive_deadline: float = 60.0,
-        keep_sessions: int = 20,
     ) -> None:
         self.clock = clock
         self.journal = journal
         self.pool = Pool(clock, journal, self.wake, alive=alive_deadline)
-        self.sessions = Sessions(keep_sessions)
+        #: The sessions that have not ended, by their ids.
+        self.sessions: dict[str, Session] = {}
         self._resources = Resources(self.pool, journal, clock, servers, execute, deadlines)
         self._ask_limits = limits
         self._limits = limits()
@@ -91,7 +88,7 @@ class Engine:
         self,
         folder: ResultsFolder,
         plan: Plan,
-        options: Options,
+        options: SessionOptions,
         *,
         unstartable_reason: Callable[[Case], str | None] = lambda _: None,
         earlier: Iterable[Event] | None = None,
@@ -101,7 +98,7 @@ class Engine:
         :param unstartable_reason: why a case cannot be started; it ends as an error at once.
         :param earlier: the events of an unfinished session of an earlier coordinator, which is resumed.
         """
-        session = Session(folder, plan, self.journal, self.clock, options)
+        session = await self._open(folder, plan, options)
         try:
             if earlier is not None:
                 await session.restore(earlier)
@@ -110,23 +107,41 @@ class Engine:
                 if case.id in session.waiting and (why := unstartable_reason(case)) is not None:
                     session.end_waiting(case.id, State.ERROR, why)
         except BaseException:
-            if earlier is None:  # an earlier one is resumed by the next coordinator
-                session.cancel("called off before it began")
+            if earlier is None:
+                session.cancel("cancelled before it started")
                 await session.close(interrupted=True)
+            else:
+                await session.release()
             raise
-        self.sessions.add(session)
+        self.sessions[session.id] = session
         self._admit(session)
         return session
+
+    async def _open(self, folder: ResultsFolder, plan: Plan, options: SessionOptions) -> Session:
+        # In a thread, because it opens files.
+        opening = asyncio.to_thread(Session, folder, plan, self.journal, self.clock, options)
+        opened = asyncio.create_task(opening, name=f"open {folder.id}")
+        try:
+            return await asyncio.shield(opened)
+        except asyncio.CancelledError:
+            await (await opened).release()
+            raise
 
     def _admit(self, session: Session) -> None:
         """Let a session begin, or end at once when the lab is ending."""
         if self._stopping is not None:
             session.stop(self._stopping)
             if not self.alive:  # nobody else would write its end down any more
-                task = asyncio.create_task(session.close(interrupted=True), name=f"close {session.id}")
+                closing = self._close(session, interrupted=True)
+                task = asyncio.create_task(closing, name=f"close {session.id}")
                 self._late.add(task)
                 task.add_done_callback(self._late.discard)
         self.wake()
+
+    async def _close(self, session: Session, *, interrupted: bool = False) -> None:
+        """End a session; from then on it is read from its folder."""
+        await session.close(interrupted=interrupted or self._interrupted or session.cancelled)
+        self.sessions.pop(session.id, None)
 
     async def run(self) -> None:
         """Run sessions until :meth:`stop`. Leaves no attempt behind, also when it is cancelled."""
@@ -144,10 +159,10 @@ class Engine:
                 for reset in self._resets:
                     reset.cancel()
         finally:
-            while unclosed := [session for session in self.sessions.values() if not session.ended.is_set()]:
-                for session in unclosed:
+            while self.sessions:
+                for session in list(self.sessions.values()):
                     session.stop("the lab has ended")
-                    await session.close(interrupted=self._interrupted or session.cancelled)
+                    await self._close(session)
             self.alive = False
             self._stopping = self._stopping or "the lab has failed"
             self.pool.close(self._stopping)
@@ -219,9 +234,7 @@ class Engine:
             self._start_cases(tasks, waiting)
         for session in list(self.sessions.values()):
             if session.done and not session.closing:
-                closing = session.close(interrupted=self._interrupted or session.cancelled)
-                task = tasks.create_task(closing, name=f"close {session.id}")
-                task.add_done_callback(lambda _: self.sessions.drop_ended())
+                tasks.create_task(self._close(session), name=f"close {session.id}")
 
     def _start_cases(self, tasks: asyncio.TaskGroup, waiting: list[WaitingGroup]) -> None:
         now, limits, usage = self.clock.monotonic(), self._limits, self._usage()

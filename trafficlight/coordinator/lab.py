@@ -15,18 +15,16 @@ from trafficlight.clock import Clock, SystemClock, race
 from trafficlight.config import Settings
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.past import Past
 from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
 from trafficlight.coordinator.scheduling.scheduler import Limits
-from trafficlight.coordinator.session import Session
-from trafficlight.coordinator.sessions import LATE, LateFiles
+from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
+from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Expected
 from trafficlight.results.folder import ResultsFolder
@@ -34,6 +32,7 @@ from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
 from trafficlight.results.reporters.host import load_reporters
+from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
@@ -61,7 +60,7 @@ class Lab:
     workers: WorkerPool | None
     planner: Planner
     metrics: Metrics
-    past: Past
+    catalog: SessionCatalog
     recovered: RecoveredState
     resumable: bool
 
@@ -106,14 +105,20 @@ class Lab:
                 limits=lambda: _limits(settings, servers),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
-                keep_sessions=settings.keep_sessions,
             )
             # Absolute, because a test may change the working directory of its process.
-            late = LateFiles(settings.results_root.absolute(), engine.sessions)
+            root = settings.results_root.absolute()
+            late = LateEventRecorder(
+                root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
+            )
             journal.subscribe(late, LATE)
-            stack.push_async_callback(late.close)
-            past = Past(settings.results_root)
-            stack.callback(past.close)
+            stack.push_async_callback(asyncio.to_thread, late.close)
+            catalog = SessionCatalog(
+                root,
+                lambda: {id: session.record for id, session in engine.sessions.items()},
+                keep=settings.keep_sessions,
+            )
+            stack.callback(catalog.close)
             if matches is not None:
                 matches.answered = engine.wake
             running = asyncio.create_task(engine.run(), name="engine")
@@ -128,7 +133,7 @@ class Lab:
                     workers=workers,
                     planner=planner,
                     metrics=metrics,
-                    past=past,
+                    catalog=catalog,
                     recovered=recovered,
                     resumable=resumable,
                 )
@@ -138,7 +143,7 @@ class Lab:
                 finally:
                     await running
 
-    def new_folder(self) -> ResultsFolder:
+    async def new_folder(self) -> ResultsFolder:
         """Make the results folder of a new session; its name is the session's id.
 
         :raises ConfigError: it cannot be made.
@@ -146,7 +151,7 @@ class Lab:
         # Absolute, because a test may change the working directory of its process.
         root = self.settings.results_root.absolute()
         try:
-            return ResultsFolder.create(root, self.clock.now().date())
+            return await asyncio.to_thread(ResultsFolder.create, root, self.clock.now().date())
         except OSError as error:
             message = f"no folder can be made in {root}: {error.strerror or error}"
             raise ConfigError(message, key="RESULTS_FOLDER") from error
@@ -190,7 +195,7 @@ class Lab:
         options = await self._options(request, command)
         # First, because it takes long: a request that is cancelled meanwhile leaves no session.
         unstartable_reason = await self._prepare(plan)
-        folder = folder or self.new_folder()
+        folder = folder or await self.new_folder()
         asked = request.model_dump(mode="json")
         try:
             await asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
@@ -213,8 +218,10 @@ class Lab:
         sessions = await self.resume()
         await asyncio.to_thread(self.recovered.write_missing_reports)
         asked = request.model_dump(mode="json")
+        resumed = {session.id for session in sessions}
+        begun = any(one.request == asked for one in self.recovered.unfinished if one.folder.id in resumed)
         ended = [one for one in self.recovered.unreported if one.request == asked]
-        if not ended and request not in [one.options.request for one in sessions]:
+        if not begun and not ended:
             sessions.append(await self.start(request, command=command))
         return sessions, ended
 
@@ -246,12 +253,12 @@ class Lab:
             earlier=read_events(log) if await asyncio.to_thread(log.exists) else (),
         )
 
-    async def _options(self, request: SessionRequest, command: str) -> Options:
+    async def _options(self, request: SessionRequest, command: str) -> SessionOptions:
         def expected(case: str) -> Expected | None:
             entry = request.expected(case)
             return Expected(entry.reason, entry.link) if entry is not None else None
 
-        return Options(
+        return SessionOptions(
             exit_first=request.exit_first,
             deflake=request.deflake,
             expected=expected,
@@ -261,7 +268,6 @@ class Lab:
             deadline=self.settings.session_deadline,
             interruptions=_interruptions(self.settings),
             reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
-            request=request,
         )
 
     async def _prepare(self, plan: Plan) -> Callable[[Case], str | None]:

@@ -104,7 +104,7 @@ class RunningServer(Protocol):
 
     @property
     def image(self) -> str:
-        """The container image that it runs from; empty where it runs from none, or from an unknown one."""
+        """The container image; empty if it does not run in a container, or the image is unknown."""
         ...
 
     @property

@@ -80,12 +80,11 @@ class StaticProvider:
         types = dict.fromkeys(spec.type_name for spec in specs if spec.type_name in self._pools)
         async with aiohttp.ClientSession() as session:
             checks = [
-                self._check(session, type_name, server)
+                self._problem(session, type_name, server)
                 for type_name in types
                 for server in self._pools[type_name].servers
             ]
-            results = await asyncio.gather(*checks, return_exceptions=True)
-        problems = [str(result) for result in results if isinstance(result, DeployError)]
+            problems = list(filter(None, await asyncio.gather(*checks)))
         if problems:
             raise DeployError("; ".join(problems))
 
@@ -126,6 +125,14 @@ class StaticProvider:
             raise DeployError(f"{request.role}: {error.message}") from error
         await asyncio.to_thread(_write_log, request.log, server)
         return LeasedServer(request.role, server.server_name, server.cs_api, version)
+
+    async def _problem(self, session: aiohttp.ClientSession, type_name: str, server: StaticServer) -> str:
+        """Return why a homeserver is not ready; empty if it is."""
+        try:
+            await self._check(session, type_name, server)
+        except DeployError as error:
+            return error.message
+        return ""
 
     async def _check(self, session: aiohttp.ClientSession, type_name: str, server: StaticServer) -> str:
         """Return the name and version of a homeserver that is ready.

@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import TypeAlias
@@ -41,7 +42,8 @@ async def require_people() -> None:
         local = current_app.config["LOCAL_TOKEN"]
         source = "that the coordinator has as PEOPLE_TOKEN" if configured else f"in {local.path}"
         _require(request.headers.get, expected, f"the token {source}")
-    refuse_cross_site(request.method, request.headers.get, settings)
+    if request.method not in _SAFE:
+        refuse_cross_site(request.headers.get)
 
 
 def people_token() -> str | None:
@@ -69,26 +71,37 @@ def require_adapter_token(headers: Headers, adapter: Adapter) -> None:
         adapter.token_used = True
 
 
-def refuse_cross_site(method: str, headers: Headers, settings: Settings) -> None:
-    """Refuse a request that changes something and that a browser sends for another site's page.
+def refuse_cross_site(headers: Headers) -> None:
+    """Refuse a request that a browser sends for another site's page.
 
     Programs send neither `Sec-Fetch-Site` nor `Origin`, and pass.
 
     :raises ApiError: it is cross-site (403).
     """
-    if method in _SAFE:
-        return
-    site, origin, host = headers("Sec-Fetch-Site"), headers("Origin"), headers("Host") or ""
+    site, origin = headers("Sec-Fetch-Site"), headers("Origin")
     if site is not None:
         foreign = site not in _SAME_SITE
     else:
-        foreign = origin is not None and not _matches(origin, host)
-    if not foreign and origin is not None and settings.people_token is None:
-        # After DNS rebinding, the browser takes a foreign name for our own origin.
-        foreign = not _is_own_name(host, settings)
+        foreign = origin is not None and not _matches(origin, headers("Host") or "")
     if foreign:
         message = "a page of another site cannot send a request that changes the lab"
         raise ApiError(HTTPStatus.FORBIDDEN, "cross_site", message)
+
+
+def is_own_host(host: str, settings: Settings) -> bool:
+    """Whether a `Host` header names this coordinator.
+
+    A foreign name means DNS rebinding: a page of another site made its own name resolve to this machine, so
+    that the browser takes the coordinator for that site.
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        own = {name.lower() for name in (settings.host, socket.gethostname(), *settings.allowed_hosts)}
+        return "*" in own or name in own or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def secret_of(setting: SecretStr | None) -> str | None:
@@ -143,18 +156,6 @@ def _matches(origin: str, host: str) -> bool:
         return urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
         return False
-
-
-def _is_own_name(host: str, settings: Settings) -> bool:
-    """Whether a host is an address, localhost, or the one in the settings."""
-    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    if name == "localhost" or name.endswith(".localhost") or name == settings.host:
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_loopback(host: str) -> bool:

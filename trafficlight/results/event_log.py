@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trafficlight.results.events import Event, SessionEnded, event_line, parse_event
+from trafficlight.results.events import Event, SessionEnded, event_line, line_head, parse_event
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +51,21 @@ class EventLog:
 def read_events(path: Path) -> Iterator[Event]:
     """Read a session's events, in order.
 
-    A line that is no event, such as the torn last line of a killed session, is logged and skipped.
+    Lines that are no events are skipped, such as the torn last line of a killed session; the first is logged.
 
     :raises OSError: the file cannot be read.
     """
+    skipped = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            event = parse_event(line)
-            if event is None:
-                logger.warning("%s:%d is not an event, skipped", path, number)
-            else:
+            if (event := parse_event(line)) is not None:
                 yield event
+                continue
+            skipped += 1
+            if skipped == 1:
+                logger.warning("%s:%d is not an event that this version knows, skipped", path, number)
+    if skipped > 1:
+        logger.warning("%s: %d such lines were skipped", path, skipped)
 
 
 def session_end(path: Path) -> SessionEnded | None:
@@ -81,6 +85,19 @@ def session_end(path: Path) -> SessionEnded | None:
     except (OSError, ValueError):  # no file, or an empty one
         pass
     return None
+
+
+def last_sequence(path: Path) -> int:
+    """Return the number of the last event of a log; 0 if it has none."""
+    with path.open("rb") as file, contextlib.suppress(ValueError):  # an empty file cannot be mapped
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            end = len(content)
+            while end > 0:
+                begin = content.rfind(b"\n", 0, end) + 1
+                if (head := line_head(content[begin:end])) is not None:
+                    return head.sequence
+                end = begin - 1
+    return 0
 
 
 def is_written(path: Path) -> bool:

@@ -515,9 +515,14 @@ def event_line(event: Event) -> bytes:
 
 
 def line_head(line: bytes) -> LineHead | None:
-    """Return sequence and kind of a line that :func:`event_line` wrote, without parsing the rest."""
-    found = _HEAD.match(line)
-    return LineHead(int(found[1]), found[2].decode()) if found is not None else None
+    """Return sequence and kind of a line that holds an event, of any kind; None for other lines.
+
+    Does not parse the rest of lines that :func:`event_line` wrote.
+    """
+    if (found := _HEAD.match(line)) is not None:
+        return LineHead(int(found[1]), found[2].decode())
+    event = parse_event(line)  # written by another program
+    return LineHead(event.sequence, event.kind) if event is not None else None
 
 
 def parse_event(line: bytes) -> Event | None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.scheduler import Limits
+from trafficlight.coordinator.session import SessionOptions
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import Registration
 from trafficlight.results.events import (
@@ -147,19 +147,19 @@ class TestWaiting:
 
 class TestRetries:
     async def test_a_flaky_case_is_tried_again(self, bay: "EngineHarness") -> None:
-        session = await bay.submit(FLAKY, Options(deflake=2))
+        session = await bay.submit(FLAKY, SessionOptions(deflake=2))
         case = (await bay.ended(session))["Flaky"]
         assert [attempt.state for attempt in case.attempts] == [State.FAILURE, State.FAILURE, State.SUCCESS]
         assert case.state is State.SUCCESS
 
     async def test_no_more_often_than_asked(self, bay: "EngineHarness") -> None:
-        case = (await bay.ended(await bay.submit(FLAKY, Options(deflake=1))))["Flaky"]
+        case = (await bay.ended(await bay.submit(FLAKY, SessionOptions(deflake=1))))["Flaky"]
         assert [attempt.state for attempt in case.attempts] == [State.FAILURE] * 2
         assert case.state is State.FAILURE
 
     async def test_a_skip_is_not_tried_again(self, bay: "EngineHarness") -> None:
         text = "class Skips(Test):\n    async def run(self):\n        self.skip('no')"
-        case = (await bay.ended(await bay.submit(text, Options(deflake=3))))["Skips"]
+        case = (await bay.ended(await bay.submit(text, SessionOptions(deflake=3))))["Skips"]
         assert len(case.attempts) == 1
 
 
@@ -168,7 +168,7 @@ async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
     text = "\n".join(
         f"class T{n}(Test):\n    async def run(self):\n        assert {n} != 1\n" for n in range(4)
     )
-    session = await bay.submit(text, Options(exit_first=True))
+    session = await bay.submit(text, SessionOptions(exit_first=True))
     cases = await bay.ended(session)
     assert [case.state for case in cases.values()] == [
         State.SUCCESS,

@@ -13,8 +13,7 @@ import pytest
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.results.events import State
@@ -60,7 +59,7 @@ class HttpHarness:
         planned = plan([path], directory=self.folder)
         assert not planned.problems, planned.problems
         folder = ResultsFolder.create(self.folder / "results", self.lab.clock.now().date())
-        return await self.lab.engine.submit(folder, planned, Options())
+        return await self.lab.engine.submit(folder, planned, SessionOptions())
 
     def start_adapter(self) -> None:
         task = asyncio.create_task(self._loop(), name="adapter")

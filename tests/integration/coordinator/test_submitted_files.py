@@ -105,7 +105,8 @@ async def test_a_bad_file_delays_no_poll(tmp_path: Path, text: str, told: str) -
         assert body["cases"] == 6
         assert len(body["problems"]) == 1
         assert body["problems"][0].startswith(f"{bad}{told}")
-        await ended(site.lab.engine.sessions[body["id"]])
+        if (session := site.lab.engine.sessions.get(body["id"])) is not None:
+            await ended(session)
         assert rounds, "others went on meanwhile"
 
 

@@ -1,4 +1,4 @@
-"""A Docker engine that runs nothing, and falls silent or talks nonsense on demand, as a real one cannot."""
+"""A fake Docker engine that leaves requests unanswered, or answers them wrongly, on demand."""
 
 import asyncio
 import re
@@ -16,21 +16,21 @@ _INFO = {"MemTotal": 2**30, "NCPU": 1, "SystemTime": "2026-11-21T04:30:00.123456
 
 
 class EngineDouble:
-    """One engine at a port of its own. What it is asked is called ``"GET /info"``, without a version."""
+    """One engine at its own port. Requests are named ``"GET /info"``, without the API version."""
 
     def __init__(self) -> None:
-        #: What it takes in and does not answer, until :meth:`speak`.
+        #: The requests that it does not answer until :meth:`speak`.
         self.silent: set[str] = set()
-        #: What it answers with instead, by what it is asked.
+        #: Wrong answers by request.
         self.nonsense: dict[str, Any] = {}
         self.images = {"complement-synapse:stable"}
-        #: Seconds before each line of a pull's progress; without any it falls silent.
+        #: Seconds before each line of a pull's progress; after the last it is silent.
         self.pull: list[float] = []
         self.networks: dict[str, Any] = {}
         self.containers: dict[str, Any] = {}
-        #: How often it was asked what.
+        #: How often it received each request.
         self.asked: Counter[str] = Counter()
-        #: When it was asked for its information, by the loop's clock.
+        #: When it received GET /info, on the loop's clock.
         self.moments: list[float] = []
         self._changed = asyncio.Condition()
         self._spoken = asyncio.Event()
@@ -62,18 +62,18 @@ class EngineDouble:
             await runner.cleanup()
 
     def speak(self) -> None:
-        """Go on with everything that it was silent about."""
+        """Answer the requests that it left unanswered."""
         self.silent.clear()
         self._spoken.set()
         self._spoken = asyncio.Event()
 
     def say(self, line: str | None) -> None:
-        """Send a line to everybody who follows its events; None ends them."""
+        """Send a line to the event streams; None ends them."""
         for listener in self.listeners:
             listener.put_nowait(line)
 
     async def until_asked(self, what: str, times: int = 1) -> None:
-        """Wait until it was asked something so many times."""
+        """Wait until it has received a request a number of times."""
         async with asyncio.timeout(20), self._changed:
             await self._changed.wait_for(lambda: self.asked[what] >= times)
 

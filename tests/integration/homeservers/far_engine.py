@@ -43,7 +43,7 @@ class _NoNames(asyncio.DatagramProtocol):
         self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, query: bytes, sender: tuple[str, int]) -> None:
-        """Answer that there is no such name, with the question as it came."""
+        """Answer that the name does not exist, with the same question."""
         end = 12
         while query[end]:  # over the labels, to the type and class
             end += query[end] + 1
@@ -74,7 +74,7 @@ class FarEngine:
     def host(self, *, certificates: str = "client", capacity: int | None = None) -> DockerHost:
         """Return how to get at it.
 
-        :param certificates: ``client``; ``stranger``, whom it does not know; ``other``, who does not know it.
+        :param certificates: ``client``; ``stranger``, not trusted by it; ``other``, which does not trust it.
         """
         return DockerHost(url=self.url, certificates=self._folder / certificates, capacity=capacity)
 
@@ -132,7 +132,7 @@ class FarEngine:
                 os.close(writing)
 
     async def kill(self) -> None:
-        """End its daemon without a warning; what it ran goes on, and nobody hears of it."""
+        """Kill its daemon; its containers continue without one."""
         assert self._daemon is not None
         self._daemon.kill()
         await self._daemon.wait()
@@ -147,9 +147,9 @@ class FarEngine:
         await _run("ip", "link", "set", self._name, "up")
 
     async def close(self) -> None:
-        """End it with all that it runs, and take the cable away."""
+        """Stop it with all of its containers, and remove its network."""
         if self._daemon is None and (self._folder / "exec").exists():
-            await self.start()  # nobody else ends what one that was killed has left
+            await self.start()  # only a daemon can stop what a killed one left running
         if self._daemon is not None:
             self._daemon.terminate()
             async with asyncio.timeout(_END_SECONDS):
@@ -200,8 +200,8 @@ async def far_engine() -> AsyncIterator[FarEngine]:
 
 async def _run(*command: str) -> None:
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    _, said = await process.communicate()
-    assert process.returncode == 0, f"{' '.join(command)}: {said.decode()}"
+    _, errors = await process.communicate()
+    assert process.returncode == 0, f"{' '.join(command)}: {errors.decode()}"
 
 
 def _remove(folder: Path) -> None:

@@ -27,7 +27,7 @@ class Faults:
     :param delay: seconds that a create takes.
     :param refuse: creates that end with this many 400s, an unhealthy container each; their names are burnt.
     :param mute: creates that answer 200 while their homeservers never answer.
-    :param cut: creates whose connection is closed while they go on.
+    :param cut: creates whose connection is closed while they continue.
     :param crash: ends the whole homerunner in the middle of a create.
     :param no_docker: every create fails, although it is healthy.
     :param lifetime: minutes until the servers end.
@@ -75,7 +75,7 @@ class Double:
     most_at_once: int = 0
     _running: int = 0
     _live: dict[str, _Deployment] = field(default_factory=dict)
-    #: What a name brought up the first time: it is brought up again, whatever is asked for.
+    #: The first deployment of each name, which is deployed again for every request.
     _snapshots: dict[str, list[_Facts]] = field(default_factory=dict)
     _burnt: set[str] = field(default_factory=set)
     _creates: set["asyncio.Task[tuple[int, _Facts]]"] = field(default_factory=set)
@@ -94,7 +94,7 @@ class Double:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator["Double"]:
-        """Serve until this is left; then everything it started is gone."""
+        """Serve until this is left, and destroy everything that it started."""
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_post("/create", self._create)
@@ -141,7 +141,7 @@ class Double:
         if self.faults.cut:
             self.faults.cut -= 1
             self._abort(request)
-        status, body = await asyncio.shield(work)  # it goes on when the client has gone
+        status, body = await asyncio.shield(work)  # it continues after the client disconnected
         return web.json_response(body, status=status)
 
     def _abort(self, request: web.Request) -> None:
@@ -240,7 +240,7 @@ def _failed(reason: str) -> tuple[int, _Facts]:
 
 
 def _facts(name: str, server: str, url: str) -> _Facts:
-    """Return what the real one says of a homeserver: a 200 does not mean that its tokens are there."""
+    """Return the description of a homeserver as the real one does: with a 200, its tokens may be missing."""
     return {
         "BaseURL": url,
         "FedBaseURL": url,

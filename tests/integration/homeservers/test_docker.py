@@ -71,7 +71,7 @@ async def test_the_log_comes_while_it_runs_and_goes_on_after_a_restart(
     log = request.log.read_text()
     assert log.count('v3/register HTTP/1.1"') == 2
     lines = log.splitlines()
-    assert len(lines) == len(set(lines)), "what was logged before the restart came twice"
+    assert len(lines) == len(set(lines)), "the log before the restart was copied twice"
 
 
 async def test_one_that_is_killed_from_outside_says_so(docker: DockerProvider, ask: Ask) -> None:
@@ -79,10 +79,10 @@ async def test_one_that_is_killed_from_outside_says_so(docker: DockerProvider, a
         [container] = await _containers(docker)
         await container.kill()
 
-        async def told() -> bool:
+        async def reported() -> bool:
             return getattr(server, "exited", None) == "exit code 137"
 
-        await _until(told)
+        await _until(reported)
         await server.operate("start")
         assert getattr(server, "exited", "") is None
         await server.operate("kill")
@@ -95,7 +95,7 @@ async def test_one_that_does_not_come_up_shows_its_log(ask: Ask) -> None:
     try:
         with pytest.raises(DeployError, match=r"server: exited while starting, exit code \d+"):
             async with starved.deploy("starved", [ask("server")]):
-                pytest.fail("it came up")
+                pytest.fail("it was deployed")
         assert await _containers(starved) == []
     finally:
         await starved.close()
@@ -107,8 +107,8 @@ async def test_a_case_that_is_called_off_while_they_start_leaves_nothing(
     for seconds in (0.0, 0.05, 0.2, 0.6):
 
         async def case() -> None:
-            async with docker.deploy("called off", [ask("red"), ask("blue")]):
-                pytest.fail("so quickly?")
+            async with docker.deploy("cancelled", [ask("red"), ask("blue")]):
+                pytest.fail("it was deployed too soon")
 
         task = asyncio.create_task(case())
         await asyncio.wait([task], timeout=seconds)
@@ -120,7 +120,7 @@ async def test_a_case_that_is_called_off_while_they_start_leaves_nothing(
         assert await engine.docker.networks.list(filters=filters) == []
 
 
-async def test_a_port_that_was_taken_meanwhile_is_no_trouble(
+async def test_a_port_that_another_program_took_is_replaced(
     docker: DockerProvider, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -172,6 +172,6 @@ async def test_an_image_that_cannot_be_had_is_named(tmp_path: Path) -> None:
         request = ServerRequest("server", SynapseStable().homeservers()[0], tmp_path / "log")
         with pytest.raises(DeployError, match="nonesuch"):
             async with provider.deploy("missing", [request]):
-                pytest.fail("it came up")
+                pytest.fail("it was deployed")
     finally:
         await provider.close()

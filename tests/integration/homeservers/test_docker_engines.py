@@ -1,4 +1,4 @@
-"""Several Docker engines as one capacity, one of them elsewhere behind TLS, and one that goes away."""
+"""Several Docker engines as one capacity: one remote behind TLS, and one that fails."""
 
 import asyncio
 import json
@@ -124,10 +124,10 @@ async def test_an_engine_that_dies_and_comes_back(far: FarEngine, ask: Ask) -> N
         assert not engine.wanted
         with pytest.raises(DeployError, match=f"the Docker engine {far.url} does not answer"):
             async with provider.deploy("nowhere", [ask("other")]):
-                pytest.fail("it came up")
+                pytest.fail("it was deployed")
         await far.start()
         await _until(lambda: far.url in provider.hosts)
-        assert await _ours(provider, engine) == [], "what could not be removed while it was away"
+        assert await _ours(provider, engine) == [], "not removed after the reconnect"
         async with provider.deploy("back", [ask("server")]) as [server]:
             await register_account(server.cs_api, "alice", "a password")
     finally:
@@ -135,7 +135,7 @@ async def test_an_engine_that_dies_and_comes_back(far: FarEngine, ask: Ask) -> N
 
 
 async def test_an_engine_that_falls_silent(far: FarEngine, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its cable is cut: nobody refuses anything, and no connection ends."""
+    """Its network is cut: nothing is refused, and no connection is closed."""
     monkeypatch.setattr("trafficlight.homeservers.docker.events._SILENCE_SECONDS", 0.5)
     for module in ("docker.events", "docker.engine"):
         monkeypatch.setattr(f"trafficlight.homeservers.{module}._ANSWER_SECONDS", 1.0)
@@ -177,7 +177,7 @@ class Holds(Test):
 
 
 class _Watched:
-    """What the journal of a lab says of its cases."""
+    """The cases in the journal of a lab."""
 
     def __init__(self, lab: Lab) -> None:
         self.addresses: dict[str, str] = {}
@@ -195,7 +195,7 @@ class _Watched:
         return {case for case, where in self.addresses.items() if where == address}
 
 
-async def test_two_engines_are_one_capacity_and_one_of_them_goes_away(far: FarEngine, tmp_path: Path) -> None:
+async def test_two_engines_are_one_capacity_and_one_of_them_fails(far: FarEngine, tmp_path: Path) -> None:
     release = tmp_path / "release"
     suite = SUITE.format(release=str(release))
     (tmp_path / "holds_test.py").write_text(

@@ -1,4 +1,4 @@
-"""Docker engines that fall silent in the middle, or make no sense: nobody waits for them for ever."""
+"""Docker engines that stop answering, or answer wrongly: every wait for them times out."""
 
 import asyncio
 import itertools
@@ -45,13 +45,13 @@ async def provider(double: EngineDouble) -> AsyncIterator[DockerProvider]:
 
 
 async def _ended(work: "asyncio.Task[Any]", double: EngineDouble) -> None:
-    """Wait for a task to end while the engine is silent; ends it in any case."""
+    """Wait for a task to end while the engine is silent; ends it in every case."""
     await asyncio.wait([work], timeout=10)
     ended = work.done()
     double.speak()
     work.cancel()
     await asyncio.wait([work])
-    assert ended, "it waits for an engine that is silent"
+    assert ended, "it waits for a silent engine"
 
 
 async def _until(condition: Callable[[], bool]) -> None:
@@ -62,11 +62,11 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 async def _deploy(provider: DockerProvider, request: ServerRequest) -> None:
     async with provider.deploy("case", [request]):
-        pytest.fail("it came up")
+        pytest.fail("it was deployed")
 
 
 class TestCreate:
-    """An engine that takes in what it is to make, and says nothing."""
+    """An engine that does not answer creates."""
 
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ class TestPrepare:
         finally:
             await provider.close()
 
-    async def test_nobody_waits_for_one_that_is_asked_again(
+    async def test_a_session_does_not_wait_for_a_running_reconnect(
         self, double: EngineDouble, other: EngineDouble, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(f"{MODULES}.docker.engine._RETRY_SECONDS", 0)
@@ -183,14 +183,14 @@ class TestPrepare:
         try:
             await provider.prepare(SPECS)
             double.nonsense, double.silent = {}, {INFO}
-            await double.until_asked(INFO, 2)  # by its keeper, who has 15 seconds for it
+            await double.until_asked(INFO, 2)  # by its keeper, which times out after 15 seconds
             preparing = asyncio.create_task(provider.prepare(SPECS))
             await _ended(preparing, double)
             await preparing
         finally:
             await provider.close()
 
-    async def test_nobody_waits_for_one_that_came_back_and_pulls(
+    async def test_a_session_does_not_wait_for_one_that_pulls_after_a_reconnect(
         self, double: EngineDouble, other: EngineDouble
     ) -> None:
         provider = DockerProvider([double.url, other.url])
@@ -207,7 +207,7 @@ class TestPrepare:
         finally:
             await provider.close()
 
-    async def test_one_that_came_back_is_used_again_when_it_has_what_it_needs(
+    async def test_one_is_used_again_when_it_has_its_images_after_a_reconnect(
         self, double: EngineDouble, provider: DockerProvider
     ) -> None:
         await provider.prepare(SPECS)
@@ -220,7 +220,7 @@ class TestPrepare:
 
 
 class TestKeeper:
-    """An engine is asked again, whatever it says."""
+    """The lab reconnects to an engine, whatever it sends."""
 
     @pytest.mark.parametrize("line", ["[1]", '"text"', '{"Actor": "nobody", "Action": "die"}'])
     async def test_events_that_make_no_sense(
@@ -260,7 +260,7 @@ class TestKeeper:
         double.nonsense = {}
         await _until(lambda: double.url in provider.hosts)
 
-    async def test_one_whose_events_always_break_off_is_not_asked_all_the_time(
+    async def test_one_that_always_ends_its_event_stream_is_not_polled(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(f"{MODULES}.docker.engine._FIRST_PAUSE", 0.02)
@@ -273,12 +273,12 @@ class TestKeeper:
             assert gap >= pause
 
 
-def test_one_that_is_away_is_asked_again_after_twice_as_long_up_to_half_a_minute() -> None:
+def test_the_pause_before_a_reconnect_doubles_up_to_half_a_minute() -> None:
     assert list(itertools.islice(pauses(), 9)) == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
 class TestWhich:
-    """Whoever plans says which engine has room."""
+    """The scheduler selects the engine."""
 
     async def test_one_that_is_not_there_is_not_replaced(
         self, double: EngineDouble, provider: DockerProvider
@@ -290,7 +290,7 @@ class TestWhich:
             await provider.engine_at("tcp://elsewhere:1")
         assert (await provider.engine_at(double.url)).url == double.url
 
-    async def test_where_nobody_plans_it_is_the_largest(
+    async def test_without_a_scheduler_it_is_the_largest(
         self, double: EngineDouble, other: EngineDouble
     ) -> None:
         small, large = DockerHost(url=double.url, capacity=1), DockerHost(url=other.url, capacity=2)

@@ -17,7 +17,7 @@ _TIMEOUT_SECONDS = 110
 
 async def _run(folder: Path, provider: str, **settings: str) -> str:
     """Run the suite with all its homeservers from one provider and return the output."""
-    # What the scripts beside the lab go by is no setting of it.
+    # A variable of the scripts, not a setting of the lab.
     environment = {key: text for key, text in os.environ.items() if key != "TRAFFICLIGHT_DOCKER_FOLDER"}
     process = await asyncio.create_subprocess_exec(
         sys.executable,

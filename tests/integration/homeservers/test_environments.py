@@ -15,7 +15,7 @@ from trafficlight.homeservers.local.environments import Environments, interprete
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand for the package index: a folder with wheels, and pip told to look nowhere else."""
+    """A folder with wheels as the only package index of pip."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -54,7 +54,7 @@ async def test_installs_an_exact_version_with_progress(tmp_path: Path, index: Pa
     assert lines[-1] == "fakeserver 1.0: installed"
 
 
-async def test_what_pip_says_is_in_the_error(tmp_path: Path, index: Path) -> None:
+async def test_the_output_of_pip_is_in_the_error(tmp_path: Path, index: Path) -> None:
     _publish(index, "1.0")
     with pytest.raises(DeployError, match=r"installing fakeserver 9\.9: exit code 1") as failure:
         await _environments(tmp_path).create(tmp_path / "environment", "9.9")
@@ -70,7 +70,7 @@ async def test_the_newest_may_be_a_pre_release(
     assert await _environments(tmp_path).newest(fallback="0.1") == newest
 
 
-async def test_the_newest_installed_stands_in_where_the_index_is_silent(tmp_path: Path, index: Path) -> None:
+async def test_the_newest_installed_is_used_without_an_index(tmp_path: Path, index: Path) -> None:
     environments = _environments(tmp_path)
     assert await environments.newest(fallback="0.1") == "0.1"
     for version in ("1.98.0", "1.163.2", "1.163.0rc1"):
@@ -94,5 +94,5 @@ def test_another_python_has_another_environment(tmp_path: Path) -> None:
         ("1.163.2", "1.164.0rc1"),
     ],
 )
-def test_versions_sort_as_they_came_out(older: str, newer: str) -> None:
+def test_versions_are_sorted_by_release(older: str, newer: str) -> None:
     assert version_key(older) < version_key(newer)

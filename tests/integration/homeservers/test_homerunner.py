@@ -1,4 +1,4 @@
-"""Homerunner is fragile: each of its known faults, and what becomes of a case that meets it."""
+"""The known faults of homerunner, and their effect on a case."""
 
 import asyncio
 import dataclasses
@@ -116,7 +116,7 @@ async def test_the_error_says_what_homerunner_said(
     double.faults.no_docker = True
     with pytest.raises(DeployError, match=r"role0: http.*400 .*Cannot connect to the Docker daemon"):
         async with provider.deploy("case", requests(1)):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     assert len(double.created) == 3
 
 
@@ -126,7 +126,7 @@ async def test_a_missing_image_is_not_tried_again(
     double.images = set()
     with pytest.raises(DeployError, match="No such image: complement-synapse:stable"):
         async with provider.deploy("case", requests(1)):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     assert len(double.created) == 1
 
 
@@ -146,7 +146,7 @@ async def test_a_200_without_the_servers_is_destroyed(
     double.faults.incomplete = True
     with pytest.raises(DeployError, match="answers 200 without the homeservers"):
         async with provider.deploy("case", requests(1)):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     assert len(double.destroyed) == 3
 
 
@@ -167,13 +167,13 @@ async def test_destroyed_when_the_case_is_cancelled(
     assert not double.live
 
 
-async def test_a_create_that_nobody_waits_for_any_more_is_destroyed(
+async def test_an_abandoned_create_is_destroyed(
     double: Double, provider: HomerunnerProvider, requests: Requests
 ) -> None:
     double.faults.delay = 0.2
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), provider.deploy("case", requests(1)):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     async with provider.deploy("next", requests(1)):  # not in parallel with the one that goes on
         assert double.most_at_once == 1
         assert len(double.destroyed) + len(double.live) == 2
@@ -181,14 +181,14 @@ async def test_a_create_that_nobody_waits_for_any_more_is_destroyed(
     assert not double.live
 
 
-async def test_a_create_whose_connection_was_cut_is_destroyed_when_it_is_done(
+async def test_a_create_is_destroyed_after_its_connection_broke(
     double: Double, provider: HomerunnerProvider, requests: Requests
 ) -> None:
     double.faults.delay = 0.2
     double.faults.cut = 1
     with pytest.raises(DeployError, match="closed the connection"):
         async with provider.deploy("case", requests(1)):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     await double.settled()
     assert len(double.destroyed) == 1
 
@@ -210,7 +210,7 @@ async def test_no_other_one_takes_over_what_is_planned_for_one(double: Double, r
         planned = [dataclasses.replace(request, host=dying.url) for request in requests(2)]
         with pytest.raises(DeployError, match=f"role0, role1: {dying.url} "):
             async with provider.deploy("case", planned):
-                pytest.fail("it came up")
+                pytest.fail("it was deployed")
         assert len(dying.created) == 1
         assert not double.created
         assert set(provider.hosts) == {double.url}, "nothing more is planned for it"
@@ -229,7 +229,7 @@ async def test_a_case_goes_where_it_is_planned_for_also_when_others_are_idle(
         nowhere = [dataclasses.replace(request, host="http://127.0.0.1:1") for request in requests(1)]
         with pytest.raises(DeployError, match=r"role0: there is no homerunner http://127\.0\.0\.1:1 in HOME"):
             async with provider.deploy("case", nowhere):
-                pytest.fail("it came up")
+                pytest.fail("it was deployed")
         await provider.close()
 
 
@@ -241,7 +241,7 @@ async def test_when_none_is_there_each_is_named(requests: Requests) -> None:
         await provider.prepare([])
     with pytest.raises(DeployError, match=f"{url} is not reachable"):
         async with provider.deploy("case", requests(1)):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     await provider.close()
 
 
@@ -284,11 +284,11 @@ async def test_a_lifetime_that_no_case_could_use_is_refused(
     double.faults.lifetime = 0.5
     with pytest.raises(DeployError, match="raise HOMERUNNER_LIFETIME_MINS"):
         async with provider.deploy("case", requests(1)):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     assert not double.live
 
 
-async def test_what_has_gone_by_itself_is_no_trouble(
+async def test_a_deployment_that_expired_is_not_an_error(
     double: Double, provider: HomerunnerProvider, requests: Requests, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with provider.deploy("case", requests(1)):

@@ -1,4 +1,4 @@
-"""The recipe in the how-to really deploys a homeserver."""
+"""The recipe in the how-to deploys a homeserver."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ from trafficlight.server_types import HomeServerSpec
 
 _HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "new-homeserver.md"
 
-# The smallest program that keeps to the recipe's contract.
+# The smallest program that satisfies the recipe.
 _HEARTH = f"""#!{sys.executable}
 import http.server, json, socket, sys
 if sys.argv[1] == "--version":
@@ -42,7 +42,7 @@ def _recipe() -> Any:
     return module.HearthRecipe()
 
 
-def test_without_the_program_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_program_it_is_unsupported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "Hearth is not on the PATH" in _recipe().unsupported("stable")
 

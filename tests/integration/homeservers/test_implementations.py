@@ -19,7 +19,7 @@ Talk = Callable[[nio.AsyncClient, nio.AsyncClient], Awaitable[str]]
 
 @pytest.fixture(params=[Synapse("1.98.0"), Dendrite()], ids=repr)
 def other(request: pytest.FixtureRequest, local: LocalProvider) -> ServerType:
-    """What is not the stable Synapse; skipped where it cannot be had."""
+    """Everything but the stable Synapse; skipped if it cannot be built here."""
     server_type: ServerType = request.param
     reason = local.unsupported(server_type.homeservers()[0])
     if reason is not None:

@@ -1,4 +1,4 @@
-"""What is particular about homeservers as processes on this machine."""
+"""Homeservers as processes on this machine."""
 
 import asyncio
 import json
@@ -50,7 +50,7 @@ class UnforkableSynapse(SynapseRecipe):
         return replace(await super().install(version), fork_server=("false",))
 
 
-def _silent(_: str) -> None:
+def _ignore(_: str) -> None:
     """Drop the progress."""
 
 
@@ -85,12 +85,12 @@ async def _provider_of(*recipes: SynapseRecipe, **options: object) -> AsyncItera
 @pytest.mark.parametrize(
     "recipe", [SabotagedSynapse, type("Both", (SabotagedSynapse, UnforkableSynapse), {})]
 )
-async def test_a_failing_deploy_tells_why_and_leaves_nothing(
+async def test_a_failing_deploy_reports_why_and_leaves_nothing(
     recipe: type[SynapseRecipe], tmp_path: Path, ask: Ask, descendants: Callable[[], set[int]]
 ) -> None:
     spec = HomeServerSpec("Sabotaged", "sabotaged", "stable", "")
-    good = SynapseRecipe(CacheFolder(), _silent)
-    async with _provider_of(good, recipe(CacheFolder(), _silent)) as provider:
+    good = SynapseRecipe(CacheFolder(), _ignore)
+    async with _provider_of(good, recipe(CacheFolder(), _ignore)) as provider:
         await provider.prepare([spec, *SynapseStable().homeservers()])
         before = descendants()
         bad = ServerRequest("bob", spec, tmp_path / "bob.log")
@@ -98,14 +98,14 @@ async def test_a_failing_deploy_tells_why_and_leaves_nothing(
             DeployError, match=r"bob: Synapse .* exited while starting, exit code 1"
         ) as failure:
             async with provider.deploy("fails", [ask("alice"), bad]):
-                pytest.fail("it came up")
+                pytest.fail("it was deployed")
         assert "no-such-database" in failure.value.log
         assert "no-such-database" in bad.log.read_text()
         assert not provider.servers
         assert descendants() == before
 
 
-async def test_a_port_taken_meanwhile_is_replaced(ask: Ask) -> None:
+async def test_a_port_that_another_program_took_is_replaced(ask: Ask) -> None:
     ports = CountedPorts()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -114,7 +114,7 @@ async def test_a_port_taken_meanwhile_is_replaced(ask: Ask) -> None:
         really_pick = ports.pick
         ports.pick = lambda: picked.pop() if picked else really_pick()  # type: ignore[method-assign]
         async with (
-            _provider_of(SynapseRecipe(CacheFolder(), _silent), ports=ports) as provider,
+            _provider_of(SynapseRecipe(CacheFolder(), _ignore), ports=ports) as provider,
             provider.deploy("clash", [ask("server")]) as [server],
         ):
             assert not picked
@@ -122,9 +122,9 @@ async def test_a_port_taken_meanwhile_is_replaced(ask: Ask) -> None:
     assert not ports.allocated
 
 
-async def test_a_version_whose_fork_server_fails_starts_all_the_same(ask: Ask) -> None:
+async def test_a_version_whose_fork_server_fails_still_starts(ask: Ask) -> None:
     async with (
-        _provider_of(UnforkableSynapse(CacheFolder(), _silent)) as provider,
+        _provider_of(UnforkableSynapse(CacheFolder(), _ignore)) as provider,
         provider.deploy("plain", [ask("server")]) as [server],
     ):
         await register_account(server.cs_api, "alice", "a password")
@@ -132,7 +132,7 @@ async def test_a_version_whose_fork_server_fails_starts_all_the_same(ask: Ask) -
         await register_account(server.cs_api, "bob", "a password")
 
 
-async def test_a_server_that_dies_says_so(local: LocalProvider, ask: Ask) -> None:
+async def test_a_server_that_dies_reports_its_exit(local: LocalProvider, ask: Ask) -> None:
     async with local.deploy("dies", [ask("server")]) as [server]:
         assert isinstance(server, LocalServer)
         assert server.exited is None
@@ -145,8 +145,8 @@ async def test_a_server_that_dies_says_so(local: LocalProvider, ask: Ask) -> Non
         assert server.exited == "signal 9, requested by the test"
 
 
-async def test_a_dead_fork_server_takes_its_servers_and_is_replaced(ask: Ask) -> None:
-    async with _provider_of(SynapseRecipe(CacheFolder(), _silent)) as provider:
+async def test_a_dead_fork_server_is_replaced_and_its_servers_die(ask: Ask) -> None:
+    async with _provider_of(SynapseRecipe(CacheFolder(), _ignore)) as provider:
         async with provider.deploy("before", [ask("server")]) as [server]:
             assert isinstance(server, LocalServer)
             os.kill(_fork_server_of(server), signal.SIGKILL)
@@ -160,7 +160,7 @@ async def test_a_fork_server_that_does_not_answer_is_killed_and_started_again(
 ) -> None:
     monkeypatch.setattr("trafficlight.homeservers.local.fork_server._ANSWER_SECONDS", 0.5)
     before = descendants()
-    async with _provider_of(SynapseRecipe(CacheFolder(), _silent)) as provider:
+    async with _provider_of(SynapseRecipe(CacheFolder(), _ignore)) as provider:
         async with provider.deploy("before", [ask("old")]) as [old]:
             assert isinstance(old, LocalServer)
             stopped = _fork_server_of(old)
@@ -228,7 +228,7 @@ async def test_closing_destroys_what_is_deployed(ask: Ask, descendants: Callable
             await _connect(server)
     with pytest.raises(DeployError, match="closed"):
         async with provider.deploy("too late", [ask("server")]):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     await provider.close()
 
 
@@ -236,14 +236,14 @@ async def test_an_unknown_recipe_is_unsupported_when_deployed(local: LocalProvid
     request = ServerRequest("server", HomeServerSpec("Nonesuch", "nonesuch", "1", ""), tmp_path / "log")
     with pytest.raises(UnsupportedError, match="nonesuch"):
         async with local.deploy("unknown", [request]):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
 
 
 async def _eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
-    """Wait for what another process brings about; nothing tells when."""
+    """Poll until a condition of another process holds."""
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "it never came about"
+        assert time.monotonic() < deadline, "timed out"
         await asyncio.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""A coordinator that is killed takes its homeservers with it, and the next one clears up."""
+"""The homeservers of a killed coordinator die, and the next one removes their data."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Homeservers started ahead: ready at once, used once, gone with the rest."""
+"""Homeservers started ahead: ready at once, used once, destroyed with the others."""
 
 import asyncio
 import time
@@ -47,7 +47,7 @@ async def test_the_first_registration_is_answered_within_200_ms(warm: LocalProvi
 async def test_its_log_goes_on_in_the_file_of_the_case(warm: LocalProvider, ask: Ask) -> None:
     request = ask("server")
     async with warm.deploy("log", [request]) as [server], aiohttp.ClientSession() as session:
-        assert "STARTING SERVER" in request.log.read_text()  # what it said before the case
+        assert "STARTING SERVER" in request.log.read_text()  # from before the case
         async with session.get(f"{server.cs_api}/_matrix/client/v3/login?said=live") as answer:
             assert answer.status == 200
         assert "said=live" in request.log.read_text()
@@ -85,7 +85,7 @@ async def test_two_warm_servers_federate(warm: LocalProvider, ask: Ask) -> None:
             assert (answer.status, await answer.json()) == (200, {"displayname": "alice"})
 
 
-async def test_one_that_died_meanwhile_is_not_handed_out(warm: LocalProvider, ask: Ask) -> None:
+async def test_one_that_died_is_not_used(warm: LocalProvider, ask: Ask) -> None:
     for waiting in warm.servers:
         await waiting.operate("kill")
     async with warm.deploy("dead ones", [ask("server")]) as [server]:

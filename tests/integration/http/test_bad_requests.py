@@ -153,7 +153,7 @@ async def test_waits_that_are_none(adapter: ScriptedAdapter, wait: str) -> None:
 async def test_raw_nonsense(site: HttpHarness, request_line: bytes, headers: bytes) -> None:
     address = urlsplit(site.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(request_line + b"\r\nHost: lab\r\nConnection: close\r\n" + headers + b"\r\n")
+    writer.write(request_line + b"\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + headers + b"\r\n")
     try:
         async with asyncio.timeout(10):
             answer = await reader.read()

@@ -1,4 +1,4 @@
-"""What people see, and what their browsers are kept from."""
+"""The pages, their files, and what their browsers must not do."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ BROWSER = {"Accept": "text/html"}
 
 
 async def played(site: HttpHarness, body: str = "await alice.perform('one')", **answer: Any) -> Session:
-    """Run one case to its end."""
+    """Run one case."""
     adapter = ScriptedAdapter(site)
     await adapter.register()
     session = await site.start(body)
@@ -34,7 +34,7 @@ def file_path(session: Session, name: str) -> str:
     return f"/status/{session.id}/files/{quote(case.attempts[0].folder)}/clients/alice/{name}"
 
 
-async def test_the_root_leads_to_the_status(site: HttpHarness) -> None:
+async def test_the_root_redirects_to_the_status_page(site: HttpHarness) -> None:
     answer = await site.get("/")
     assert (answer.status, answer.headers["Location"]) == (302, "/status")
 
@@ -48,7 +48,6 @@ async def test_without_a_session(site: HttpHarness) -> None:
 
 
 async def test_why_a_case_waits_is_shown(site: HttpHarness) -> None:
-    """Defect 29: it was not."""
     session = await site.start("await alice.perform('one')")
     (case,) = session.record.cases.values()
     told = asyncio.Event()
@@ -59,8 +58,8 @@ async def test_why_a_case_waits_is_shown(site: HttpHarness) -> None:
     assert case.reason in (await site.get("/status")).text()
 
 
-async def test_junit_is_the_very_document(site: HttpHarness) -> None:
-    """Defect 27: without a testcase, and served as text/html."""
+async def test_junit_is_the_file_of_the_folder(site: HttpHarness) -> None:
+    """It had no testcase and was served as text/html."""
     session = await played(site)
     for path in ("/status/junit.xml", f"/status/{session.id}/junit.xml", "/status/latest/junit.xml"):
         answer = await site.get(path)
@@ -69,7 +68,7 @@ async def test_junit_is_the_very_document(site: HttpHarness) -> None:
     assert b"<testcase" in session.writer.junit()
 
 
-async def test_the_status_tells_of_case_and_adapter(site: HttpHarness) -> None:
+async def test_the_status_page_shows_cases_and_adapters(site: HttpHarness) -> None:
     session = await played(site)
     waiting = ScriptedAdapter(site)
     await waiting.register({"type": "element-web", "version": "1.11.9", "seat": "lab-2", "token": "hush"})
@@ -82,7 +81,7 @@ async def test_the_status_tells_of_case_and_adapter(site: HttpHarness) -> None:
     assert "hush" not in text
 
 
-async def test_the_case_page_tells_the_story(site: HttpHarness) -> None:
+async def test_the_case_page_shows_what_happened(site: HttpHarness) -> None:
     session = await played(site, "await alice.perform('one')\nassert 1 == 2, 'sums are off'")
     (case,) = session.record.cases.values()
     answer = await site.get(f"/status/{session.id}/case/{case_key(case.id)}")
@@ -93,8 +92,8 @@ async def test_the_case_page_tells_the_story(site: HttpHarness) -> None:
     assert f'<video controls preload="metadata" src="{file_path(session, "film.mp4")}"' in text
 
 
-async def test_texts_of_programs_are_only_texts(site: HttpHarness) -> None:
-    """Defect 28: a lone surrogate in an error text was a 500."""
+async def test_text_is_never_markup(site: HttpHarness) -> None:
+    """A lone surrogate in an error message led to a 500."""
     session = await played(site, f"await alice.perform('one')\nraise AssertionError({NASTY!r})")
     (case,) = session.record.cases.values()
     for path in ("/status", f"/status/{session.id}/case/{case_key(case.id)}"):
@@ -130,7 +129,7 @@ async def test_assets_come_from_here(site: HttpHarness, asset: str) -> None:
     assert answer.status == 200
 
 
-async def test_a_page_that_is_known_is_not_sent_again(site: HttpHarness) -> None:
+async def test_an_unchanged_page_is_not_sent_again(site: HttpHarness) -> None:
     session = await played(site)
     (case,) = session.record.cases.values()
     path = f"/status/{session.id}/case/{case_key(case.id)}"
@@ -154,7 +153,6 @@ async def test_a_page_that_is_known_is_not_sent_again(site: HttpHarness) -> None
     ],
 )
 async def test_cases_are_found_by_state_and_words(site: HttpHarness, query: str, found: bool) -> None:
-    """Defect 30: no search, filter or paging."""
     session = await played(site)
     answer = await site.get(f"/status/{session.id}{query}")
     assert answer.status == 200
@@ -183,8 +181,8 @@ async def test_cases_are_found_by_state_and_words(site: HttpHarness, query: str,
         "/status/%2e%2e/files/x",
     ],
 )
-async def test_what_is_not_there_is_a_404(site: HttpHarness, path: str) -> None:
-    """Defect 28: `/status/<unknown>/files/x` was a 500."""
+async def test_unknown_paths_are_404(site: HttpHarness, path: str) -> None:
+    """A file of an unknown session led to a 500."""
     session = await played(site)
     assert session.folder.path.is_dir()
     answer = await site.get(path)
@@ -194,7 +192,7 @@ async def test_what_is_not_there_is_a_404(site: HttpHarness, path: str) -> None:
     assert (answer.status, answer.content_type) == (404, "text/html")
 
 
-async def test_links_do_not_lead_out_of_the_folder(site: HttpHarness) -> None:
+async def test_links_do_not_leave_the_folder(site: HttpHarness) -> None:
     session = await played(site)
     (session.folder.path / "out").symlink_to("/etc/passwd")
     (session.folder.path / ".secret").write_text("x")
@@ -203,7 +201,7 @@ async def test_links_do_not_lead_out_of_the_folder(site: HttpHarness) -> None:
 
 
 async def test_uploads_cannot_run(site: HttpHarness) -> None:
-    """Defect 25: an uploaded page was served as a page of the same origin."""
+    """An uploaded page was served as a page of the same origin."""
     session = await played(site)
     answer = await site.get(file_path(session, "page.html"))
     assert answer.status == 200

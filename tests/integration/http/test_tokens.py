@@ -176,3 +176,34 @@ async def test_run_takes_no_sessions(site: HttpHarness) -> None:
     for path in ("/api/sessions", "/api/sessions/latest/rerun-failed"):
         answer = await site.post(path, json={})
         assert (answer.status, answer.json()["error"]["code"]) == (403, "no_sessions")
+
+
+@pytest.mark.parametrize(
+    "path", ["/status", "/api/sessions/latest/events", "/client/a/poll", "/healthz", "/x"]
+)
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:5000", "127.0.0.1.evil.example", "[", "localhost.x"]
+)
+async def test_a_foreign_host_is_refused(site: HttpHarness, path: str, host: str) -> None:
+    """A web page whose name was made to resolve to this machine read events and adapter ids."""
+    answer = await site.get(path, headers={"Host": host})
+    assert (answer.status, answer.json()["error"]["code"]) == (421, "unknown_host")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:1", "LOCALHOST", "a.localhost", "127.0.0.1", "[::1]:5000", "10.0.2.2", "Lab"]
+)
+async def test_own_hosts_are_answered(opener: Opener, host: str) -> None:
+    site = await opener(allowed_hosts=["lab"])
+    assert (await site.get("/healthz", headers={"Host": host})).status == 200
+
+
+async def test_any_host_can_be_allowed(opener: Opener) -> None:
+    site = await opener(allowed_hosts="*")
+    assert (await site.get("/healthz", headers={"Host": "lab.example"})).status == 200
+
+
+async def test_another_sites_page_cannot_take_an_action(site: HttpHarness) -> None:
+    """An image whose address was a poll took the adapter's action away."""
+    answer = await site.get("/client/a/poll", headers={"Sec-Fetch-Site": "cross-site"})
+    assert (answer.status, answer.json()["error"]["code"]) == (403, "cross_site")

@@ -99,6 +99,26 @@ async def test_a_name_that_comes_again_keeps_both(site: HttpHarness) -> None:
     await case.finish()
 
 
+async def test_many_files_of_one_name(site: HttpHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A free number was looked for from 1 each time: 1,000 of them held everybody up for seconds."""
+    looks = 0
+    exists = Path.exists
+
+    def counted(path: Path) -> bool:
+        nonlocal looks
+        looks += 1
+        return exists(path)
+
+    case = await begin(site)
+    monkeypatch.setattr(Path, "exists", counted)
+    for _ in range(2):
+        answer = await send(case.adapter, part("same.png", b"x") * 500 + b"--b--\r\n")
+        assert answer.status == 200
+    assert looks < 1000 * 25
+    assert set(case.files()) == {"same.png", *(f"same-{number}.png" for number in range(2, 1001))}
+    await case.finish()
+
+
 async def test_parts_with_one_field_name_are_all_kept(site: HttpHarness) -> None:
     """Defect 22: one of them was lost."""
     case = await begin(site)

@@ -46,7 +46,7 @@ async def test_docker() -> None:
     assert _names(_providers(server_providers={"Dendrite": "docker"})) == ("local", "docker")
 
 
-async def test_a_limit_takes_the_place_of_what_is_guessed() -> None:
+async def test_a_limit_replaces_the_estimate() -> None:
     providers = _providers(
         server_providers={"Dendrite": "homerunner"}, homerunner_url="http://127.0.0.1:1", homeserver_limit=23
     )
@@ -56,12 +56,12 @@ async def test_a_limit_takes_the_place_of_what_is_guessed() -> None:
     }
 
 
-async def test_without_one_this_machine_carries_what_memory_and_cores_allow() -> None:
+async def test_the_capacity_of_this_machine_follows_memory_and_cores() -> None:
     assert _providers().hosting.hosts == {"local": {"this machine": capacity_of_this_machine()}}
     assert 1 <= capacity_of_this_machine() <= 8
 
 
-async def test_docker_carries_nothing_before_it_was_asked() -> None:
+async def test_docker_has_no_hosts_before_it_is_connected() -> None:
     pytest.importorskip("aiodocker")
     providers = _providers(
         server_providers={"*": "docker"},
@@ -80,6 +80,6 @@ async def test_docker_carries_nothing_before_it_was_asked() -> None:
         ({"server_providers": {"Dendrite": "docker"}, "docker_engines": ["ssh://x"]}, "DOCKER_ENGINES"),
     ],
 )
-def test_what_is_missing_is_named(settings: dict[str, object], key: str) -> None:
+def test_an_invalid_setting_is_named(settings: dict[str, object], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         _providers(**settings)

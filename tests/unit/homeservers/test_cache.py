@@ -26,7 +26,7 @@ async def test_is_built_once(tmp_path: Path) -> None:
     assert len(built) == 1
 
 
-async def test_what_works_no_more_is_built_anew(tmp_path: Path) -> None:
+async def test_a_folder_that_does_not_work_is_built_again(tmp_path: Path) -> None:
     cache = CacheFolder(tmp_path)
 
     async def build(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The certificate is one that a TLS client which trusts the authority accepts, and no other client does."""
+"""A TLS client that trusts the authority accepts the certificate, and no other client does."""
 
 import contextlib
 import ssl
@@ -15,7 +15,7 @@ def test_verifies_against_the_authority(tmp_path: Path, host: str) -> None:
     assert _greeting(files, ssl.create_default_context(cafile=files.authority), host) == b"hello"
 
 
-def test_is_refused_by_who_does_not_know_the_authority(tmp_path: Path) -> None:
+def test_is_rejected_by_a_client_that_does_not_trust_the_authority(tmp_path: Path) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
     mine.mkdir()
     other.mkdir()
@@ -24,13 +24,13 @@ def test_is_refused_by_who_does_not_know_the_authority(tmp_path: Path) -> None:
         _greeting(Certificates.create(mine), stranger, "localhost")
 
 
-def test_the_private_key_is_nobody_elses(tmp_path: Path) -> None:
+def test_the_private_key_is_private(tmp_path: Path) -> None:
     files = Certificates.create(tmp_path)
     assert files.private_key.stat().st_mode & 0o077 == 0
 
 
 def _greeting(files: Certificates, trust: ssl.SSLContext, host: str) -> bytes:
-    """Let a client and a server meet in memory, and return what the server says then."""
+    """Connect a client and a server in memory, and return what the server sends."""
     identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     identity.load_cert_chain(files.certificate, files.private_key)
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()

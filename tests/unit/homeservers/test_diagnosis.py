@@ -1,4 +1,4 @@
-"""The diagnosis names what is there, what is missing and what to do."""
+"""The diagnosis lists what is installed, what is missing, and advice."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_a_folder_that_does_not_exist_yet_is_measured_where_it_will_be(tmp_path:
     assert "MiB free" in finding.detail
 
 
-def test_whatever_is_not_good_comes_with_advice(tmp_path: Path) -> None:
+def test_every_problem_has_advice(tmp_path: Path) -> None:
     assert all(finding.advice for finding in diagnose(tmp_path) if not finding.good)
 
 

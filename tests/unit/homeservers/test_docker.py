@@ -87,7 +87,7 @@ def test_which_engines_are_spoken_to_over_tls(
 
 
 @pytest.mark.parametrize("url", ["unix:///var/run/docker.sock", "http://127.0.0.1:2375"])
-def test_certificates_that_would_never_be_used_are_a_mistake(url: str) -> None:
+def test_certificates_without_tls_are_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match="has certificates, but its URL is not for TLS"):
         DockerProvider([DockerHost(url=url, certificates=Path("/own"))])
 
@@ -99,7 +99,7 @@ async def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
     await provider.close()
 
 
-def test_what_we_own_is_no_orphan() -> None:
+def test_what_this_process_owns_is_not_an_orphan() -> None:
     assert not is_orphan(Owner().labels("case"))
 
 
@@ -120,11 +120,11 @@ def test_what_another_machine_owns_is_an_orphan_when_it_is_too_old() -> None:
 @pytest.mark.parametrize(
     "labels", [{}, {LABEL: ""}, {LABEL: "x/y/z"}, {LABEL: "x", "trafficlight.expires": "?"}]
 )
-def test_what_is_not_ours_is_no_orphan(labels: dict[str, str]) -> None:
+def test_what_no_lab_owns_is_not_an_orphan(labels: dict[str, str]) -> None:
     assert not is_orphan(labels)
 
 
-async def test_a_watch_tells_why_a_container_ended() -> None:
+async def test_a_watch_reports_why_a_container_exited() -> None:
     watch = ContainerWatch()
     watch.take({"Action": "start"})
     assert watch.reason is None
@@ -136,13 +136,13 @@ async def test_a_watch_tells_why_a_container_ended() -> None:
     assert watch.reason is None
 
 
-async def test_a_watch_takes_an_end_without_details_in() -> None:
+async def test_a_watch_accepts_an_exit_without_details() -> None:
     watch = ContainerWatch()
     watch.take({"Action": "die", "Actor": {"ID": "1"}})
     assert await watch.ended() == "exit code ?"
 
 
-async def test_all_homeservers_trust_one_authority_from_the_first_on() -> None:
+async def test_all_homeservers_trust_the_same_authority() -> None:
     provider = DockerProvider()
     assert len(set(await asyncio.gather(*(provider._authority() for _ in range(3))))) == 1
 

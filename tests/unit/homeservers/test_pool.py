@@ -115,7 +115,7 @@ async def test_refills_what_was_taken(make_pool: MakePool, starter: Starter) -> 
     assert not any(server.destroyed for server in starter.started)
 
 
-async def test_makes_room_for_the_kind_in_demand(make_pool: MakePool, starter: Starter) -> None:
+async def test_makes_room_for_the_latest_kind(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(1)
     pool.want(_kinds("old"))
     await pool.filled()
@@ -126,7 +126,7 @@ async def test_makes_room_for_the_kind_in_demand(make_pool: MakePool, starter: S
     assert pool.take(*_kinds("new")) is new
 
 
-async def test_a_dead_server_is_replaced_and_never_handed_out(make_pool: MakePool, starter: Starter) -> None:
+async def test_a_dead_server_is_replaced_and_never_used(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(2)
     pool.want(_kinds("synapse"))
     await pool.filled()
@@ -139,7 +139,7 @@ async def test_a_dead_server_is_replaced_and_never_handed_out(make_pool: MakePoo
 
 
 @pytest.mark.parametrize("error", [DeployError("no"), ValueError("a defect")])
-async def test_a_kind_that_fails_is_left_alone_until_it_is_asked_for(
+async def test_a_kind_that_fails_is_not_retried_until_it_is_requested(
     make_pool: MakePool, starter: Starter, error: Exception
 ) -> None:
     pool = make_pool(2)
@@ -173,7 +173,7 @@ async def test_a_pool_of_size_0_does_nothing(make_pool: MakePool, starter: Start
     assert starter.started == []
 
 
-async def test_closing_destroys_what_nobody_took(make_pool: MakePool, starter: Starter) -> None:
+async def test_closing_destroys_what_was_not_taken(make_pool: MakePool, starter: Starter) -> None:
     pool = make_pool(3)
     pool.want(_kinds("synapse"))
     await pool.filled()

@@ -1,4 +1,4 @@
-"""Ports are free, distinct, and kept from others."""
+"""Ports are free, distinct, and held."""
 
 import socket
 import sys
@@ -10,11 +10,11 @@ from trafficlight.homeservers.local.ports import PortPicker
 
 
 def _free_range(count: int) -> PortPicker:
-    """Return a picker over a range of its own, away from the default one."""
+    """Return a picker with a range outside the default one."""
     return PortPicker(17000, 17000 + count)
 
 
-def test_never_hands_out_a_port_twice_at_a_time() -> None:
+def test_allocates_no_port_twice() -> None:
     picker = PortPicker()
     ports = [picker.pick() for _ in range(50)]
     assert len(set(ports)) == 50
@@ -22,7 +22,7 @@ def test_never_hands_out_a_port_twice_at_a_time() -> None:
         picker.release(port)
 
 
-def test_passes_over_a_port_that_somebody_has() -> None:
+def test_skips_a_port_that_is_in_use() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -43,7 +43,7 @@ def test_a_released_port_comes_back() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ports can only be held on Linux")
-def test_two_labs_never_get_the_same_port_and_a_server_can_listen_beside_the_holder() -> None:
+def test_two_labs_never_get_the_same_port_and_a_server_can_listen_on_a_held_one() -> None:
     mine, theirs = _free_range(2), _free_range(2)
     first, second = mine.pick(), theirs.pick()
     assert first != second

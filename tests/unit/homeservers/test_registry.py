@@ -32,7 +32,7 @@ class FakeServer:
 
 
 class FakeProvider:
-    """Deploys names, and fails where it is told to."""
+    """Deploys names, and fails on demand."""
 
     def __init__(self, name: str, *, fails: bool = False, hosts: dict[str, int] | None = None) -> None:
         self.name = name
@@ -104,7 +104,7 @@ async def test_when_one_provider_fails_the_others_servers_go() -> None:
     )
     with pytest.raises(DeployError, match="case: no"):
         async with providers.deploy("case", _requests(LOCAL, DOCKER)):
-            pytest.fail("it came up")
+            pytest.fail("it was deployed")
     assert local.running == 0
 
 

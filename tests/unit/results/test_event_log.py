@@ -59,7 +59,7 @@ def test_a_torn_line_costs_itself_only(lab: "Lab", tmp_path: Path, caplog: pytes
     log.close()
     with caplog.at_level(logging.WARNING):
         assert list(read_events(path)) == [first, second]
-    assert "events.jsonl:2 is not an event" in caplog.text
+    assert "events.jsonl:2 is not an event that this version knows" in caplog.text
 
 
 @pytest.mark.parametrize("late", [0, 2000])

@@ -36,6 +36,7 @@ OLD_LOGS = sorted((Path(__file__).parent / "old_logs").glob("*.jsonl"))
 def test_an_old_log_gives_the_same_report(log: Path) -> None:
     record = SessionRecord.replay(read_events(log))
     report = json.loads(dump(report_json(record)))
+    assert report.pop("stopped") == record.stopped
     for case in report["cases"]:
         for attempt in case["attempts"]:
             for upload in attempt["uploads"]:
@@ -67,6 +68,8 @@ def test_lines_begin_with_what_readers_match() -> None:
     line = event_line(Log(sequence=7, time=TIME, case='"kind":"x"', message='{"sequence":1'))
     assert line.startswith(b'{"sequence":7,"time":"2026-11-21T00:00:00+00:00","kind":"log"')
     assert line_head(line) == (7, "log")
+    assert line_head(json.dumps(json.loads(line)).encode()) == (7, "log")
+    assert line_head(b'{"sequence":8,"time":"","kind":"of_the_future","data":{}}') == (8, "of_the_future")
     assert line_head(b'{"sequence":7,"ti') is None
 
 

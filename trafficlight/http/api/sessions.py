@@ -8,24 +8,22 @@ from http import HTTPStatus
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, current_app, request
 
-from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.http.api.bodies import (
     CaseList,
     SessionBody,
     SessionList,
     case_body,
-    past_body,
     session_body,
 )
 from trafficlight.http.api.described import Answer, Endpoint, Query, described
-from trafficlight.http.api.event_stream import event_lines, lines_of_another
+from trafficlight.http.api.event_stream import event_lines
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.pagination import invalid_query, number, page_bounds
 from trafficlight.http.requests import json_object, validated
 from trafficlight.http.security import require_people
-from trafficlight.http.sessions import Place, all_ids, locate, opened
+from trafficlight.http.sessions import open_session, running, session_folder, session_id, unknown_session
 from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import State
@@ -100,24 +98,18 @@ async def sessions() -> Response:
 
     One whose folder does not say what it was is counted, and left out.
     """
-    lab, ids = current_lab(), await all_ids()
+    catalog = current_lab().catalog
+    ids = await catalog.ids()
     first, behind = page_bounds(_SESSIONS, _MOST_SESSIONS)
-    shown = ids[first:behind]
-    live = {
-        id: session_body(lab.engine.sessions[id], lab.engine.pool.drained)
-        for id in shown
-        if id in lab.engine.sessions
-    }
-    past = await asyncio.to_thread(lambda: {id: _past(lab, id) for id in shown if id not in live})
-    bodies = (live.get(id) or past[id] for id in shown)
-    return _json(SessionList(sessions=[body for body in bodies if body is not None], total=len(ids)))
+    bodies = [_body_of(summary) for summary in await catalog.summaries(ids[first:behind])]
+    return _json(SessionList(sessions=bodies, total=len(ids)))
 
 
 @blueprint.get("/<session>")
 @described(Endpoint(_GROUP, {200: _SESSION}, (401, 404), guard="people"))
 async def session(session: str) -> Response:
     """Tell how a session stands; `latest` is the latest. Those of earlier coordinators are known, too."""
-    return _json(await _body(await locate(session)))
+    return _json(await _body(await session_id(session)))
 
 
 @blueprint.get("/<session>/cases")
@@ -141,7 +133,7 @@ async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
     states = {_state(text) for text in request.args.getlist("state")}
     first, behind = page_bounds(_PAGE, _LONGEST_PAGE)
-    async with opened(session) as found:
+    async with open_session(session) as found:
         every = list(found.record.cases.values())
 
         def content() -> bytes:
@@ -172,20 +164,11 @@ async def events(session: str) -> Response:
     After a break, ask for what comes `after` the last `sequence` that was seen: no event is left out, and
     none comes twice.
     """
-    lab = current_lab()
     after, follow = number("after", 0), request.args.get("follow", "1")
     if follow not in ("0", "1"):
         raise invalid_query("follow", "0 or 1", follow)
-    place = await locate(session)
-    path = place.folder / "events.jsonl"
-    if not await asyncio.to_thread(path.is_file):
-        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "the events of this session are gone")
-
-    if follow == "1" and place.live is None:
-        lines = lines_of_another(path, after, lab.clock, lambda: lab.engine.pool.closed)
-    else:
-        over = place.live.ended if place.live is not None and follow == "1" else None
-        lines = event_lines(path, place.id, after, lab.journal, over)
+    folder = await session_folder(session)
+    lines = event_lines(folder, after, current_lab(), follow=follow == "1")
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
     answer.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold events back
     answer.timeout = None
@@ -199,17 +182,17 @@ async def cancel(session: str) -> Response:
 
     Can be repeated; 409 where it has ended by itself.
     """
-    place, lab = await locate(session), current_lab()
-    found = place.live
+    id, lab = await session_id(session), current_lab()
+    found = running(id)
     if found is None:
-        body = await _body(place)
+        body = await _body(id)
         if not body.interrupted:
-            raise _over(place.id)
+            raise _over(id)
         return _json(body)
     if found.closing and not found.cancelled:
-        raise _over(found.id)
+        raise _over(id)
     lab.engine.cancel(found, "the session was cancelled over the API")
-    return _json(session_body(found, lab.engine.pool.drained))
+    return _json(await _body(id))
 
 
 @blueprint.post("/<session>/cases/cancel")
@@ -218,17 +201,17 @@ async def cancel(session: str) -> Response:
 )
 async def cancel_case(session: str) -> Response:
     """End one case early: as skipped while it waits, as an error that says so while it runs."""
-    place, lab = await locate(session), current_lab()
+    id, lab = await session_id(session), current_lab()
     named = validated(CaseName, await json_object(_CASE_LIMIT))
-    found = place.live
+    found = running(id)
     if found is None:
-        raise _over(place.id)
+        raise _over(id)
     if named.case not in found.record.cases:
         message = f"the session {found.id} has no such case"
         raise ApiError(HTTPStatus.NOT_FOUND, "unknown_case", message)
     if not lab.engine.cancel_case(found, named.case, "the case was cancelled over the API"):
         raise ApiError(HTTPStatus.CONFLICT, "case_ended", "the case has ended already")
-    return _json(session_body(found, lab.engine.pool.drained))
+    return _json(await _body(id))
 
 
 @blueprint.post("/<session>/rerun-failed")
@@ -240,10 +223,8 @@ async def rerun_failed(session: str) -> Response:
     """
     _check_open()
     lab = current_lab()
-    async with opened(session) as found:
-        live = found.place.live
-        over = live.ended.is_set() if live is not None else found.over
-        again = _FAILED | _UNDECIDED if over else _FAILED
+    async with open_session(session) as found:
+        again = _FAILED | _UNDECIDED if found.over else _FAILED
         failed = sorted(case.id for case in found.record.cases.values() if case.outcome in again)
     if not failed:
         raise ApiError(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
@@ -268,7 +249,7 @@ async def _start(asked: SessionRequest, command: str) -> Response:
             message = "the disk of the coordinator is full"
             raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
         raise _unwritable(str(error)) from error
-    answer = _json(session_body(started, lab.engine.pool.drained), HTTPStatus.CREATED)
+    answer = _json(await _body(started.id), HTTPStatus.CREATED)
     answer.headers["Location"] = f"/api/sessions/{started.id}"
     return answer
 
@@ -297,22 +278,16 @@ def _check_open() -> None:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", message)
 
 
-async def _body(place: Place) -> SessionBody:
+async def _body(id: str) -> SessionBody:
+    if (summary := await current_lab().catalog.summary(id)) is None:
+        raise unknown_session()
+    return _body_of(summary)
+
+
+def _body_of(summary: SessionSummary) -> SessionBody:
     lab = current_lab()
-    if place.live is not None:
-        return session_body(place.live, lab.engine.pool.drained)
-    known = await asyncio.to_thread(_past, lab, place.id)
-    if known is not None and known.state == "ended":
-        return known
-    # What was cut off is behind its own log.
-    async with opened(place) as found:
-        head = await asyncio.to_thread(SessionSummary.of, found.id, found.record, found.standing)
-        return past_body(head, place.folder)
-
-
-def _past(lab: Lab, id: str) -> SessionBody | None:
-    head, folder = lab.past.archive.head(id), lab.past.archive.folder(id)
-    return past_body(head, folder) if head is not None and folder is not None else None
+    folder = lab.settings.results_root.absolute() / summary.id
+    return session_body(summary, folder, running(summary.id), lab.engine.pool.drained)
 
 
 def _over(session: str) -> ApiError:

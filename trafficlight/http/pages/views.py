@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
-from trafficlight.results.case import AttemptRecord, CaseRecord
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
+from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
 from trafficlight.results.reports.presentation import (
     AttemptView,
@@ -33,6 +34,24 @@ _ADAPTERS = 100  # live adapters listed
 _GONE = 10  # ended adapters listed, the latest first
 _FILES = 500  # files listed per attempt
 _LOG_TAIL = 64 << 10  # bytes shown of a log
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A session in a list.
+
+    :ivar stands: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
+    :ivar counts: the number of cases per status.
+    :ivar seconds: its duration; None until it has ended.
+    """
+
+    id: str
+    stands: str
+    counts: dict[str, int]
+    total: int
+    started: datetime | None
+    seconds: float | None
+    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +147,24 @@ def _contains(words: list[str], case: CaseRecord) -> bool:
         return True
     text = f"{case.id} {why(case)}".casefold()
     return all(word in text for word in words)
+
+
+def session_row(summary: SessionSummary) -> SessionRow:
+    """Return a session's row."""
+    counts = Counter({outcome.value: number for outcome, number in summary.outcomes.items()})
+    if summary.status == "running":
+        counts["waiting"] = counts.pop(Outcome.NOT_RUN)
+    else:
+        counts[Outcome.NOT_RUN] += counts.pop(Outcome.RUNNING)
+    return SessionRow(
+        id=summary.id,
+        stands="interrupted" if summary.interrupted else summary.status,
+        counts=in_display_order(counts),
+        total=summary.cases,
+        started=summary.started,
+        seconds=summary.seconds if summary.ended is not None else None,
+        command=summary.command,
+    )
 
 
 def snapshot(case: CaseRecord) -> CaseRecord:

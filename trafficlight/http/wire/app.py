@@ -34,6 +34,7 @@ from trafficlight.http.requests import (
 )
 from trafficlight.http.schemas import Empty, Responded, Uploaded
 from trafficlight.http.security import (
+    is_own_host,
     refuse_cross_site,
     require_adapter_token,
     require_registration_token,
@@ -66,6 +67,8 @@ _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", 
 # Bytes of a body.
 _REGISTRATION_LIMIT = 64 << 10
 _ANSWER_LIMIT = 16 << 20
+# Host headers that are known to be allowed.
+_HOSTS = 100
 _GROUP = "Adapters"
 _FILE_FORM = {
     "type": "object",
@@ -329,11 +332,26 @@ class WireApp:
     def __init__(self, application: Application, lab: Callable[[], Lab]) -> None:
         self._application = application
         self._lab = lab
+        self._own_hosts: set[bytes] = set()
+
+    def _is_own_host(self, scope: Scope) -> bool:
+        host = next((value for name, value in scope["headers"] if name == b"host"), None)
+        if host is None or host in self._own_hosts:  # browsers always send one
+            return True
+        own = is_own_host(host.decode("latin-1"), self._lab().settings)
+        if own and len(self._own_hosts) < _HOSTS:
+            self._own_hosts.add(host)
+        return own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
         if scope["type"] == "websocket":
             await _refuse_websocket(scope, send)
+            return
+        if scope["type"] == "http" and not self._is_own_host(scope):
+            message = "this host name is not the coordinator's: add it to the setting ALLOWED_HOSTS"
+            body = refusal_body("unknown_host", message)
+            await _send(send, "http", HTTPStatus.MISDIRECTED_REQUEST, body, {})
             return
         path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if path is None:
@@ -386,7 +404,7 @@ async def _handled(request: WireRequest, view: View) -> bytes:
     adapter = request.lab.engine.pool.known(request.uuid)
     context = LogContext(adapter=request.uuid[:100]) if adapter is None else adapter.log_context
     context.enter()
-    refuse_cross_site(request.scope["method"], request.header, request.lab.settings)
+    refuse_cross_site(request.header)  # a poll, too: it takes the action
     # Not pydantic's serializer: texts of tests may hold what UTF-8 cannot encode.
     return json.dumps(await view(request)).encode()
 
