@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from trafficlight.clients.link import ServerOperation
 from trafficlight.clock import Clock, race
 from trafficlight.coordinator.adapter import Adapter, Lease
-from trafficlight.coordinator.channel import Outcome
+from trafficlight.coordinator.channel import ActionResult
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.errors import (
@@ -291,7 +291,7 @@ class Attempt:
         sent = clock.monotonic()
         over = False
 
-        def ended(outcome: Outcome, seconds: float) -> None:
+        def ended(outcome: ActionResult, seconds: float) -> None:
             nonlocal over
             over = True
             self._action_ended(role, id, action, outcome, seconds)
@@ -314,7 +314,7 @@ class Attempt:
         role: str,
         id: str,
         action: str,
-        outcome: Outcome,
+        outcome: ActionResult,
         seconds: float,
         *,
         kind: Literal["cut_off"] | None = None,

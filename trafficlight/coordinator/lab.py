@@ -139,7 +139,7 @@ class Lab:
                 )
             finally:
                 try:
-                    await engine.stop("the lab was told to stop", grace=settings.grace)
+                    await engine.stop("the coordinator is shutting down", grace=settings.grace)
                 finally:
                     await running
 
@@ -160,7 +160,7 @@ class Lab:
         """Return the cases that a request means.
 
         :raises UsageError: a target does not exist, the selection cannot be carried out, or leaves nothing.
-        :raises StoppedError: the lab was told to stop meanwhile.
+        :raises ShuttingDownError: the lab is being stopped.
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests

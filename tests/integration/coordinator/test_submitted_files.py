@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.coordinator.test_over_http import HEAD, SIX, HttpHarness, ended, open_site
+from tests.integration.coordinator.looping import HEAD, SIX, HttpHarness, ended, open_site
 from trafficlight.coordinator.session import Session
 from trafficlight.results.events import State
 

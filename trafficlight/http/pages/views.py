@@ -258,7 +258,7 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
         case AdapterState.ENDED:
             activity = adapter.reason
         case AdapterState.LEASED:
-            activity = adapter.channel.describe()
+            activity = adapter.channel.activity_summary()
         case AdapterState.RESETTING:
             activity = "resetting after its last case"
         case AdapterState.FREE if adapter.paused:
