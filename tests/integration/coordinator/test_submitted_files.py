@@ -77,7 +77,7 @@ def written(site: HttpHarness, name: str, text: str) -> Path:
 
 async def until_waiting_for(session: Session, site: HttpHarness, *words: str) -> None:
     """Wait until the reasons for which cases of a session wait hold all of these words."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not all(any(word in reason for reason in session.reasons()) for word in words):
             site.lab.engine.wake()
             await asyncio.sleep(0.01)
@@ -119,10 +119,10 @@ async def test_types_that_match_by_themselves(tmp_path: Path) -> None:
         await until_waiting_for(
             session,
             site,
-            "needs 1 x FitsNot, ",
-            "(its match() ended its process: exit code 7)",
-            "(its match() raised ValueError: no idea)",
-            "(its match() did not answer within 3 s)",
+            "needs 1 x FitsNot (",
+            "; its match() ended its process: exit code 7)",
+            "; its match() raised ValueError: no idea)",
+            "; its match() did not answer within 3 s)",
             "posix.system is none of what a worker can send)",
         )
         states = {
