@@ -42,7 +42,6 @@ from trafficlight.results.journal import Journal
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
-from trafficlight.worker.plain import plain
 from trafficlight.worker.verdicts import verdict_of
 
 logger = logging.getLogger(__name__)
@@ -192,7 +191,7 @@ class Attempt:
         specs = {
             role: spec
             for slot in self.case.servers
-            for role, spec in zip(slot.roles, slot.type.homeservers(), strict=False)
+            for role, spec in zip(slot.roles, slot.homeservers, strict=False)
         }
         await asyncio.to_thread(self.folder.create, specs)
         if not specs:
@@ -287,7 +286,6 @@ class Attempt:
     async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
         """Send an action to the client in a role and return its response, verbatim."""
         adapter, clock = self.adapters[role], self.resources.clock
-        data = plain(action, data)
         id = secrets.token_hex(8)
         self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
         sent = clock.monotonic()

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, current_app, request
 
-from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError
+from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.http.api.bodies import (
     CaseList,
     SessionBody,
@@ -16,8 +16,8 @@ from trafficlight.http.api.bodies import (
     case_body,
     session_body,
 )
-from trafficlight.http.api.described import Answer, Endpoint, Query, described
 from trafficlight.http.api.event_stream import event_lines
+from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.pagination import invalid_query, number, page_bounds
@@ -28,7 +28,7 @@ from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import State
 from trafficlight.suites.model import Plan
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ _SESSIONS, _MOST_SESSIONS = 100, 1000  # on a page of sessions
 _FAILED = frozenset({Outcome.FAILURE, Outcome.ERROR})
 _UNDECIDED = frozenset({Outcome.NOT_RUN, Outcome.RUNNING})
 
-_SESSION = Answer("The session, as it stands now.", SessionBody)
-_STARTED = {201: Answer("The session has started; `Location` names it.", SessionBody)}
+_SESSION = ResponseSpec("The session, as it stands now.", SessionBody)
+_STARTED = {201: ResponseSpec("The session has started; `Location` names it.", SessionBody)}
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 
 
@@ -65,9 +65,7 @@ blueprint.before_request(require_people)
 
 
 @blueprint.post("")
-@described(
-    Endpoint(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
-)
+@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
 async def submit() -> Response:
     """Start a session: its cases run as soon as adapters, homeservers and limits allow.
 
@@ -75,19 +73,21 @@ async def submit() -> Response:
     installed, which can take minutes the first time.
     """
     _check_open()
-    asked = validated(SessionRequest, await json_object(_REQUEST_LIMIT))
-    return await _start(asked, "POST /api/sessions")
+    body = await json_object(_REQUEST_LIMIT)
+    try:
+        request = validated(SessionRequest, body)
+    except UsageError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
+    return await _start(request, "POST /api/sessions")
 
 
 @blueprint.get("")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The sessions.", SessionList)},
-        (400, 401),
-        query=_paging(_SESSIONS, _MOST_SESSIONS),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The sessions.", SessionList)},
+    (400, 401),
+    query=_paging(_SESSIONS, _MOST_SESSIONS),
+    guard="people",
 )
 async def sessions() -> Response:
     """List all sessions, the newest first; those that lie in the results folder are known, whoever ran them.
@@ -102,28 +102,26 @@ async def sessions() -> Response:
 
 
 @blueprint.get("/<session>")
-@described(Endpoint(_GROUP, {200: _SESSION}, (401, 404), guard="people"))
+@OperationSpec(_GROUP, {200: _SESSION}, (401, 404), guard="people")
 async def session(session: str) -> Response:
     """Tell how a session stands; `latest` is the latest. Those of earlier coordinators are known, too."""
     return _json(await _body(await session_id(session)))
 
 
 @blueprint.get("/<session>/cases")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The cases.", CaseList)},
-        (400, 401, 404),
-        query=(
-            Query(
-                "state",
-                "Only cases in this state; may be repeated.",
-                {"type": "string", "enum": [state.value for state in State]},
-            ),
-            *_paging(_PAGE, _LONGEST_PAGE),
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The cases.", CaseList)},
+    (400, 401, 404),
+    query=(
+        Query(
+            "state",
+            "Only cases in this state; may be repeated.",
+            {"type": "string", "enum": [state.value for state in State]},
         ),
-        guard="people",
-    )
+        *_paging(_PAGE, _LONGEST_PAGE),
+    ),
+    guard="people",
 )
 async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
@@ -141,17 +139,15 @@ async def cases(session: str) -> Response:
 
 
 @blueprint.get("/<session>/events")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The events, one JSON object a line.", media_type="application/x-ndjson")},
-        (400, 401, 404),
-        query=(
-            Query("after", "Only events behind the one with this sequence number.", _NUMBER),
-            Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
-        ),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The events, one JSON object a line.", media_type="application/x-ndjson")},
+    (400, 401, 404),
+    query=(
+        Query("after", "Only events behind the one with this sequence number.", _NUMBER),
+        Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
+    ),
+    guard="people",
 )
 async def events(session: str) -> Response:
     """Give a session's events from the beginning, and go on with each that happens, until it has ended.
@@ -172,7 +168,7 @@ async def events(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cancel")
-@described(Endpoint(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people"))
+@OperationSpec(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people")
 async def cancel(session: str) -> Response:
     """End a session early: nothing of it starts any more, and what runs is called off.
 
@@ -192,9 +188,7 @@ async def cancel(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cases/cancel")
-@described(
-    Endpoint(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
-)
+@OperationSpec(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
 async def cancel_case(session: str) -> Response:
     """End one case early: as skipped while it waits, as an error that says so while it runs."""
     id, lab = await session_id(session), current_lab()
@@ -211,7 +205,7 @@ async def cancel_case(session: str) -> Response:
 
 
 @blueprint.post("/<session>/rerun-failed")
-@described(Endpoint(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people"))
+@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people")
 async def rerun_failed(session: str) -> Response:
     """Start a session with only the cases of this one that failed, or ended in error.
 
