@@ -21,6 +21,7 @@ from tables import percentile, show
 from trafficlight.cli.runtime import lab_serving
 from trafficlight.clock import SystemClock
 from trafficlight.config import Settings
+from trafficlight.results.catalog import read_record
 from trafficlight.results.events import (
     ActionAnswered,
     ActionDelivered,
@@ -38,7 +39,6 @@ from trafficlight.results.events import (
 )
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
-from trafficlight.results.outline import outline
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
 
@@ -123,7 +123,7 @@ def memory(root: Path, cases: int, actions: int) -> None:
     del record, writer
     between = used()
     began = time.perf_counter()
-    short = outline(folder.events)
+    short, weight = read_record(folder.events)
     seconds = time.perf_counter() - began
     size = folder.events.stat().st_size
     show(
@@ -133,9 +133,10 @@ def memory(root: Path, cases: int, actions: int) -> None:
             ["in memory", whole // cases, whole / 1e6],
             ["events.jsonl", size // cases, size / 1e6],
             ["read in short (at most)", max(0, used() - between) // cases, max(0, used() - between) / 1e6],
-            ["its weight", short.weight // cases, short.weight / 1e6],
+            ["its weight", weight // cases, weight / 1e6],
         ],
     )
+    assert len(short.cases) == cases
     print(f"\n  read in short in {seconds:.1f} s")
 
 
@@ -187,7 +188,7 @@ async def serve(root: Path) -> None:
 async def polls(server: Server, root: Path, seconds: float) -> None:
     """Print how long polls take while people look at what is not in memory."""
     folder = ResultsFolder.open(root / "latest").path
-    case = next(iter(outline(folder / "events.jsonl").record.cases))
+    case = next(iter(read_record(folder / "events.jsonl")[0].cases))
     asked = {
         "nothing": "",
         "read the session": f"/status/{folder.name}",

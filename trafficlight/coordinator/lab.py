@@ -15,18 +15,16 @@ from trafficlight.clock import Clock, SystemClock, race
 from trafficlight.config import Settings
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.past import Past
 from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
 from trafficlight.coordinator.scheduling.scheduler import Limits
-from trafficlight.coordinator.session import Session
-from trafficlight.coordinator.sessions import LATE, LateFiles
+from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
+from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Expected
 from trafficlight.results.folder import ResultsFolder
@@ -34,11 +32,12 @@ from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.names import folder_name
 from trafficlight.results.reporters.host import load_reporters
+from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.request import SessionRequest
-from trafficlight.worker.execution import execute
+from trafficlight.suites.selection import SessionRequest
+from trafficlight.worker.execution import execute_in_process
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class Lab:
     workers: WorkerPool | None
     planner: Planner
     metrics: Metrics
-    past: Past
+    catalog: SessionCatalog
     recovered: RecoveredState
     resumable: bool
 
@@ -106,14 +105,20 @@ class Lab:
                 limits=lambda: _limits(settings, servers),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
-                keep_sessions=settings.keep_sessions,
             )
             # Absolute, because a test may change the working directory of its process.
-            late = LateFiles(settings.results_root.absolute(), engine.sessions)
+            root = settings.results_root.absolute()
+            late = LateEventRecorder(
+                root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
+            )
             journal.subscribe(late, LATE)
-            stack.push_async_callback(late.close)
-            past = Past(settings.results_root)
-            stack.callback(past.close)
+            stack.push_async_callback(asyncio.to_thread, late.close)
+            catalog = SessionCatalog(
+                root,
+                lambda: {id: session.record for id, session in engine.sessions.items()},
+                keep=settings.keep_sessions,
+            )
+            stack.callback(catalog.close)
             if matches is not None:
                 matches.answered = engine.wake
             running = asyncio.create_task(engine.run(), name="engine")
@@ -128,17 +133,17 @@ class Lab:
                     workers=workers,
                     planner=planner,
                     metrics=metrics,
-                    past=past,
+                    catalog=catalog,
                     recovered=recovered,
                     resumable=resumable,
                 )
             finally:
                 try:
-                    await engine.stop("the lab was told to stop", grace=settings.grace)
+                    await engine.stop("the coordinator is shutting down", grace=settings.grace)
                 finally:
                     await running
 
-    def new_folder(self) -> ResultsFolder:
+    async def new_folder(self) -> ResultsFolder:
         """Make the results folder of a new session; its name is the session's id.
 
         :raises ConfigError: it cannot be made.
@@ -146,7 +151,7 @@ class Lab:
         # Absolute, because a test may change the working directory of its process.
         root = self.settings.results_root.absolute()
         try:
-            return ResultsFolder.create(root, self.clock.now().date())
+            return await asyncio.to_thread(ResultsFolder.create, root, self.clock.now().date())
         except OSError as error:
             message = f"no folder can be made in {root}: {error.strerror or error}"
             raise ConfigError(message, key="RESULTS_FOLDER") from error
@@ -155,13 +160,11 @@ class Lab:
         """Return the cases that a request means.
 
         :raises UsageError: a target does not exist, the selection cannot be carried out, or leaves nothing.
-        :raises StoppedError: the lab was told to stop meanwhile.
+        :raises ShuttingDownError: the lab is being stopped.
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await race(
-            self.planner.plan(targets, request.selection, patterns=patterns), self._shut_down()
-        )
+        planned = await race(self.planner.plan(targets, request, patterns=patterns), self._shut_down())
         if not planned.cases and not planned.problems:
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
@@ -192,7 +195,7 @@ class Lab:
         options = await self._options(request, command)
         # First, because it takes long: a request that is cancelled meanwhile leaves no session.
         unstartable_reason = await self._prepare(plan)
-        folder = folder or self.new_folder()
+        folder = folder or await self.new_folder()
         asked = request.model_dump(mode="json")
         try:
             await asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
@@ -215,8 +218,10 @@ class Lab:
         sessions = await self.resume()
         await asyncio.to_thread(self.recovered.write_missing_reports)
         asked = request.model_dump(mode="json")
+        resumed = {session.id for session in sessions}
+        begun = any(one.request == asked for one in self.recovered.unfinished if one.folder.id in resumed)
         ended = [one for one in self.recovered.unreported if one.request == asked]
-        if not ended and request not in [one.options.request for one in sessions]:
+        if not begun and not ended:
             sessions.append(await self.start(request, command=command))
         return sessions, ended
 
@@ -248,14 +253,12 @@ class Lab:
             earlier=read_events(log) if await asyncio.to_thread(log.exists) else (),
         )
 
-    async def _options(self, request: SessionRequest, command: str) -> Options:
-        known = request.selection.expected_failures
-
+    async def _options(self, request: SessionRequest, command: str) -> SessionOptions:
         def expected(case: str) -> Expected | None:
-            entry = known.match(case)
+            entry = request.expected(case)
             return Expected(entry.reason, entry.link) if entry is not None else None
 
-        return Options(
+        return SessionOptions(
             exit_first=request.exit_first,
             deflake=request.deflake,
             expected=expected,
@@ -265,7 +268,6 @@ class Lab:
             deadline=self.settings.session_deadline,
             interruptions=_interruptions(self.settings),
             reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
-            request=request,
         )
 
     async def _prepare(self, plan: Plan) -> Callable[[Case], str | None]:
@@ -278,8 +280,6 @@ class Lab:
             await race(self._install(plan, problems), self._shut_down())
 
         def unstartable_reason(case: Case) -> str | None:
-            if case.sealed is not None and case.sealed.problem:
-                return case.sealed.problem
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
         return unstartable_reason
@@ -313,7 +313,7 @@ def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
 
 
 def _specs(case: Case) -> list[HomeServerSpec]:
-    return [spec for slot in case.servers for spec in slot.type.homeservers()]
+    return [spec for slot in case.servers for spec in slot.homeservers]
 
 
 def _interruptions(settings: Settings) -> int | None:
@@ -339,7 +339,7 @@ async def _executor(
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return None, functools.partial(execute, clock=clock), InProcessPlanner(), None
+        return None, functools.partial(execute_in_process, clock=clock), InProcessPlanner(), None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))

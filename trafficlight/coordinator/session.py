@@ -5,12 +5,12 @@ import getpass
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
 from trafficlight.clock import Clock, cooperative
-from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import (
@@ -19,6 +19,7 @@ from trafficlight.results.events import (
     CasePlanned,
     CaseWaits,
     Event,
+    Expected,
     Problem,
     SessionEnded,
     SessionStarted,
@@ -28,9 +29,9 @@ from trafficlight.results.events import (
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
+from trafficlight.results.reporters.host import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.portable import Shown
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
@@ -43,6 +44,33 @@ _REASON_EVERY, _REASON_SOON, _REASON_EACH = 30.0, 2.0, 0.05
 _IN_ONE_EVENT = 200
 
 
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a session is to be run.
+
+    :param exit_first: whether the first failure or error ends it.
+    :param deflake: how often a case that failed is tried again.
+    :param expected: why a case is expected to fail, by its id; None for those that are not.
+    :param command: how it was started, for the record.
+    :param configuration: the settings in force, without secrets.
+    :param seed: of the sample, if one was drawn.
+    :param deadline: seconds that the session may take; None for no limit.
+    :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
+        limit.
+    :param reporters: plug-ins to call.
+    """
+
+    exit_first: bool = False
+    deflake: int = 0
+    expected: Callable[[str], Expected | None] = lambda _: None
+    command: str = ""
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    deadline: float | None = None
+    interruptions: int | None = None
+    reporters: Sequence[Reporter] = ()
+
+
 class Session:
     """One execution of the cases of a plan.
 
@@ -53,7 +81,7 @@ class Session:
     """
 
     def __init__(
-        self, folder: ResultsFolder, plan: Plan, journal: Journal, clock: Clock, options: Options
+        self, folder: ResultsFolder, plan: Plan, journal: Journal, clock: Clock, options: SessionOptions
     ) -> None:
         self.id = folder.id
         self.folder = folder
@@ -165,7 +193,7 @@ class Session:
         )
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
-        slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}
+        slots = {role: slot.type_name for slot in case.servers for role in slot.roles}
         self._journal.append(
             CasePlanned(
                 session=self.id,
@@ -175,9 +203,9 @@ class Session:
                 line=case.line,
                 class_name=case.class_name,
                 method=case.method,
-                clients={role: kind.name() for role, kind in case.clients.items()},
+                clients={role: kind.type_name for role, kind in case.clients.items()},
                 servers=slots,
-                parameters={name: _plain(value) for name, value in case.parameters.items()},
+                parameters=dict(case.parameters),
                 skip=case.skip or unsupported,
                 skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
                 expected=self.options.expected(case.id),
@@ -286,6 +314,11 @@ class Session:
             return None
         return f"the session took longer than {deadline:g} s, its deadline"
 
+    async def release(self) -> None:
+        """Close its files without ending it, so that the next coordinator can resume it."""
+        self._unsubscribe()
+        await asyncio.to_thread(self.writer.close)
+
     async def close(self, *, interrupted: bool) -> None:
         """Write the end of the session down; :attr:`ended` is set when everything is on the disk."""
         if self._closing:
@@ -301,7 +334,7 @@ class Session:
         # Reports take their time, and reporters may hang until their deadline.
         try:
             await asyncio.to_thread(self.writer.close)
-            self.folder.finish()
+            await asyncio.to_thread(self.folder.finish)
         except Exception:
             logger.exception("the results of session %s are not complete", self.id)
         finally:
@@ -345,13 +378,6 @@ class Session:
 def _pause(cases: int) -> float:
     """Return how many seconds to wait until the journal is told again why cases wait."""
     return min(_REASON_EVERY, _REASON_SOON + _REASON_EACH * cases)
-
-
-def _plain(value: Any) -> Any:
-    """Return a parameter's value as JSON can hold it."""
-    if isinstance(value, Shown) and value.scalar is not None:
-        return value.scalar
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
 def _user() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trafficlight.results.events import Event, SessionEnded, event_line, parse_event
+from trafficlight.results.events import Event, SessionEnded, event_line, line_head, parse_event
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,19 @@ def session_end(path: Path) -> SessionEnded | None:
     except (OSError, ValueError):  # no file, or an empty one
         pass
     return None
+
+
+def last_sequence(path: Path) -> int:
+    """Return the number of the last event of a log; 0 if it has none."""
+    with path.open("rb") as file, contextlib.suppress(ValueError):  # an empty file cannot be mapped
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            end = len(content)
+            while end > 0:
+                begin = content.rfind(b"\n", 0, end) + 1
+                if (head := line_head(content[begin:end])) is not None:
+                    return head.sequence
+                end = begin - 1
+    return 0
 
 
 def is_written(path: Path) -> bool:

@@ -1,16 +1,19 @@
-"""Keeps a session's folder up to date while the session goes on, as a reader of the journal."""
+"""Writes the folder of a session: its log as events happen, and everything that is derived from it."""
 
 import contextlib
 import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord
-from trafficlight.results.event_log import EventLog
+from trafficlight.results.catalog import SessionSummary
+from trafficlight.results.event_log import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.events import (
     FINAL,
     Attachment,
@@ -19,6 +22,7 @@ from trafficlight.results.events import (
     CaseState,
     CaseWaits,
     Event,
+    Log,
     Problem,
     SessionEnded,
     SessionStarted,
@@ -33,34 +37,37 @@ from trafficlight.results.reports.json_files import (
     measurements_json,
     report_json,
     rerun_failed,
-    session_json,
 )
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle, junit_bytes
 from trafficlight.results.reports.timeline import render_timeline
 
 logger = logging.getLogger(__name__)
 
-_REST = 20
-"""How many times as long as a writing took the file is then left alone: it takes 5 % of the time at most."""
-
-_LONGEST_REST = 5.0  # seconds
+# How many times as long as writing took the thread pauses after it: writing takes 5 % of the time at most.
+_THROTTLE = 20
+_LONGEST_PAUSE = 5.0  # seconds
+# Seconds in which late events of a session share a rebuild of its reports.
+_GATHER = 0.2
+# Seconds before the last event of a killed coordinator in which an attempt may have ended without its logs.
+_RECENT = 60.0
 
 _CHANGES_JUNIT = CasePlanned | CaseWaits | CaseState | CaseEnded | Upload | Attachment
+LATE = (Upload, Log)
+"""What can arrive for a session that has ended."""
 
 
 class ResultsWriter:
-    """Writes what a session leaves behind.
+    """Writes the folder of a session while it runs, as a reader of the journal.
 
-    An event costs its line in ``events.jsonl`` and its place in the record. ``junit.xml`` is written by a
-    thread of its own as soon as a case has ended, and replaced atomically, so it is valid at any moment. Only
-    the cases that changed are serialised, and after each writing the thread rests for a multiple of the time
-    that it took, so that thousands of quick cases share a writing. It writes ``session.json`` with it: so
-    lists can tell how a session stood that was cut off.
+    An event costs the event loop its line in ``events.jsonl`` and its place in the record. A thread writes
+    everything else: the logs of an attempt as soon as it has ended; then ``junit.xml`` and ``session.json``,
+    each replaced atomically, so they are valid at any moment. Only the cases that changed are serialised, and
+    the thread pauses for a multiple of the time that this took, so that thousands of quick cases share it.
 
-    :param folder: where to.
+    :param folder: where to; its log is opened, so that other processes see that the session runs.
     :param record: the session's record; events are applied to it here, and once only.
-    :param reporters: plug-ins to tell.
-    :param style: where ``junit.xml`` will be read; None finds out from the environment.
+    :param reporters: plug-ins to call.
+    :param style: where ``junit.xml`` will be read; None detects it from the environment.
     :param deadline: seconds that reporters may take after the end.
     """
 
@@ -75,8 +82,7 @@ class ResultsWriter:
     ) -> None:
         self._folder = folder
         self._record = record
-        if not record.id:
-            record.id = folder.id
+        record.id = record.id or folder.id
         self._log = EventLog(folder.events)
         #: Why the last event could not be written; empty if it was.
         self.trouble = ""
@@ -85,25 +91,19 @@ class ResultsWriter:
         self._written = b""
         self._deadline = deadline
         self._hosts = [ReporterHost(reporter, deadline=deadline) for reporter in reporters]
-        self._changed: dict[str, None] = {}  # the ids of cases to serialise anew, in order
+        self._changed: dict[str, None] = {}  # the ids of cases to serialise again, in order
         self._record_lock = threading.Lock()  # held for microseconds
         self._file_lock = threading.Lock()  # held while the file is written
-        self._dirty = threading.Event()
-        self._closing = threading.Event()
-        self._closed = False
-        self._over = False
-        self._finish_lock = threading.Lock()  # held while the reports are written
-        self._reported = -1  # the last event that is in the reports
-        self._late_lock = threading.Lock()  # held for microseconds
-        self._late = False  # whether something came after the end that is not in the reports yet
-        self._catching_up: threading.Thread | None = None
-        self._leaving = threading.Event()  # set when nobody waits for others that may come late, too
-        self._thread = threading.Thread(target=self._keep_written, name=f"junit {folder.id}", daemon=True)
+        self._attempts: deque[AttemptRecord] = deque()  # ended, without their logs
+        self._dirty = False  # whether junit.xml and session.json are behind
+        self._wake = threading.Event()
+        self._closing = self._closed = False
+        self._thread = threading.Thread(target=self._work, name=f"results {folder.id}", daemon=True)
         self._thread.start()
 
     def __call__(self, event: Event) -> None:
         """Take in an event of the session, or of none."""
-        if self._closed:
+        if self._closing:
             return
         event = replace(event, sequence=self._record.last_sequence + 1)
         with self._record_lock:
@@ -111,6 +111,8 @@ class ResultsWriter:
             if isinstance(event, _CHANGES_JUNIT):
                 self._changed.update(dict.fromkeys(event.case_ids))
         try:
+            # In the event loop, not in the thread: the cause of the event is answered after this returns,
+            # and the event must be on the disk then, even if the process is killed.
             self._log.append(event)
             self.trouble = ""
         except OSError as error:
@@ -120,84 +122,65 @@ class ResultsWriter:
             self._follow(event)
 
     def resume(self) -> None:
-        """Take over a record that holds events already: every case is serialised anew."""
+        """Take over a record that an earlier coordinator began: every case is serialised again."""
         with self._record_lock:
             self._changed.update(dict.fromkeys(self._record.cases))
         for host in self._hosts:
             host.session_started(self._record)
-        self._dirty.set()
-
-    def late(self, event: Event) -> None:
-        """Take in what came after the end: the log or the video of a client, usually.
-
-        The reports are written anew, a little later; so many files that come at once share a writing.
-        """
-        event = replace(event, sequence=self._record.last_sequence + 1)
-        with self._record_lock:
-            self._record.apply(event)
-            if event.case is not None:
-                self._changed[event.case] = None
-        append_late(self._folder.events, event)
-        with self._late_lock:
-            self._late = True
-            if self._catching_up is None:
-                name = f"late {self._folder.id}"
-                self._catching_up = threading.Thread(target=self._catch_up, name=name, daemon=True)
-                self._catching_up.start()
-
-    def settle(self) -> None:
-        """Wait until what came after the end is in the reports; what comes yet is written at once. Blocks."""
-        self._leaving.set()
-        with self._late_lock:
-            working = self._catching_up
-        if working is not None:
-            working.join()
+        if (last := self._record.last_time) is not None:
+            # Its thread may have been killed before it wrote the logs of the last attempts.
+            self._attempts += (
+                attempt
+                for case in self._record.cases.values()
+                for attempt in case.ended
+                if attempt.ended is not None and (last - attempt.ended).total_seconds() < _RECENT
+            )
+        self._mark_dirty()
 
     def junit(self) -> bytes:
-        """Return the content of ``junit.xml``, after bringing the file up to date."""
+        """Return the content of ``junit.xml``, after bringing the file up to date. Blocks."""
         self._write_junit()
         return self._written
 
     def close(self) -> None:
-        """Write everything that is still to be written and wait for the reporters, until their deadline.
+        """Write everything that is left and wait for the reporters until their deadline.
 
         Blocks; may be called again.
         """
         if self._closed:
             return
-        self._closed = True
-        self._closing.set()
-        self._dirty.set()
-        self._thread.join()
-        self._finish()
-        for host in self._hosts:
-            host.stop()
-        until = time.monotonic() + self._deadline
-        for host in self._hosts:
-            host.join(until)
-        self._log.close()  # last: other processes take the session for complete then
+        self._closed = self._closing = True
+        self._wake.set()
+        try:
+            self._thread.join()
+            self._attempt(self._write_junit, "junit.xml")
+            write_reports(self._folder, self._record)
+            for host in self._hosts:
+                host.stop()
+            until = time.monotonic() + self._deadline
+            for host in self._hosts:
+                host.join(until)
+        finally:
+            self._log.close()  # last: other processes take the session for complete then
 
     def _follow(self, event: Event) -> None:
         match event:
             case SessionStarted():
-                self._write_session()
                 for host in self._hosts:
                     host.session_started(self._record)
-                self._dirty.set()
+                self._mark_dirty()
             case CaseEnded():
                 case = self._record.cases.get(event.case)
                 if case is not None:
                     self._case_ended(case, event)
-                self._dirty.set()
+                self._mark_dirty()
             case Upload() | Attachment():
                 case = self._record.cases.get(event.case or "")
                 if case is not None and case.state in FINAL:  # late: the case is in the file already
-                    self._dirty.set()
+                    self._mark_dirty()
             case Problem() | CasePlanned():
-                self._dirty.set()
+                self._mark_dirty()
             case SessionEnded():
-                self._over = True
-                self._dirty.set()
                 for host in self._hosts:
                     host.session_ended(self._record)
             case _:
@@ -206,33 +189,38 @@ class ResultsWriter:
     def _case_ended(self, case: CaseRecord, event: CaseEnded) -> None:
         attempt = next((one for one in case.attempts if one.number == event.attempt), None)
         if attempt is not None:
-            path = self._folder.path / attempt.folder
-            self._attempt(lambda: _write_attempt(path, attempt), attempt.folder)
+            self._attempts.append(attempt)
         if not event.will_retry:
             for host in self._hosts:
                 host.case_ended(case)
 
-    def _finish(self) -> None:
-        with self._finish_lock:
-            self._attempt(self._write_junit, "junit.xml")
-            if self._reported != self._record.last_sequence:
-                self._reported = self._record.last_sequence
-                write_reports(self._folder, self._record)
+    def _mark_dirty(self) -> None:
+        self._dirty = True
+        self._wake.set()
 
-    def _catch_up(self) -> None:
-        """Write the reports anew until nothing is late any more: a thread of its own."""
+    def _work(self) -> None:
+        """Write what has changed, again and again: the thread."""
+        due = 0.0
         while True:
-            with self._late_lock:
-                if not self._late:
-                    self._catching_up = None
-                    return
-                self._late = False
-            began = time.monotonic()
-            self._finish()
-            self._leaving.wait(min(_LONGEST_REST, _REST * (time.monotonic() - began)))
+            self._wake.wait(max(0.0, due - time.monotonic()) if self._dirty else None)
+            self._wake.clear()
+            closing = self._closing
+            while self._attempts:
+                attempt = self._attempts.popleft()
+                path = self._folder.path / attempt.folder
+                self._attempt(partial(_write_attempt, path, attempt), attempt.folder)
+            if closing:
+                return
+            if self._dirty and time.monotonic() >= due:
+                self._dirty = False
+                began = time.monotonic()
+                self._attempt(self._write_junit, "junit.xml")
+                self._attempt(self._write_session, "session.json")
+                due = time.monotonic() + min(_LONGEST_PAUSE, _THROTTLE * (time.monotonic() - began))
 
     def _write_session(self) -> None:
-        write_atomically(self._folder.path / "session.json", dump(session_json(self._record)))
+        content = dump(SessionSummary.of(self._record).as_json())
+        write_atomically(self._folder.path / "session.json", content)
 
     def _write_junit(self) -> None:
         with self._file_lock:
@@ -249,20 +237,6 @@ class ResultsWriter:
                 write_atomically(self._folder.junit, content)
                 self._written = content
 
-    def _keep_written(self) -> None:
-        while True:
-            self._dirty.wait()
-            self._dirty.clear()
-            if self._closing.is_set():
-                return
-            began = time.monotonic()
-            if self._over:
-                self._finish()
-            else:
-                self._attempt(self._write_junit, "junit.xml")
-                self._attempt(self._write_session, "session.json")
-            self._closing.wait(min(_LONGEST_REST, _REST * (time.monotonic() - began)))
-
     @staticmethod
     def _attempt(write: Callable[[], None], what: str) -> None:
         try:
@@ -271,6 +245,65 @@ class ResultsWriter:
             logger.error("cannot write %s: %s", what, error)  # a full disk has no place for tracebacks
         except Exception:
             logger.exception("cannot write %s", what)
+
+
+class LateEventRecorder:
+    """Records what arrives for a session that has ended, such as the log that an exiting adapter uploads.
+
+    A reader of the journal. The event is appended to the session's log at once; a thread rebuilds the
+    reports, once for all events that arrive together.
+
+    :param root: the folder of all sessions' results.
+    :param recorded: whether a session, by its id, still records its events itself.
+    """
+
+    def __init__(self, root: Path, recorded: Callable[[str], bool]) -> None:
+        self._root = root
+        self._recorded = recorded
+        self._lock = threading.Lock()  # held for microseconds
+        self._outdated: dict[str, ResultsFolder] = {}
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def __call__(self, event: Upload | Log) -> None:
+        """Take in an event; those of sessions that have not ended are ignored."""
+        if not event.session or self._recorded(event.session):
+            return
+        folder = ResultsFolder(self._root / event.session)
+        if not folder.events.is_file():
+            return
+        append_after_end(folder.events, event)
+        with self._lock:
+            self._outdated[folder.id] = folder
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._rebuild, name="late events", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Wait until the reports have everything. Blocks."""
+        self._closing.set()
+        with self._lock:
+            working = self._thread
+        if working is not None:
+            working.join()
+
+    def _rebuild(self) -> None:
+        pause = _GATHER
+        while True:
+            self._closing.wait(pause)
+            with self._lock:
+                if not self._outdated:
+                    self._thread = None
+                    return
+                _, folder = self._outdated.popitem()
+            began = time.monotonic()
+            try:
+                while is_written(folder.events):  # the session writes its own reports first
+                    time.sleep(_GATHER)
+                rebuild(folder, SessionRecord.replay(read_events(folder.events)))
+            except Exception:
+                logger.exception("the reports of session %s lack what arrived late", folder.id)
+            pause = min(_LONGEST_PAUSE, _THROTTLE * (time.monotonic() - began))
 
 
 def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
@@ -284,14 +317,13 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     write_reports(folder, record)
 
 
-def append_late(log: Path, event: Event) -> None:
-    """Add an event to the log of a session that has ended; nothing where its folder is gone.
+def append_after_end(log: Path, event: Event) -> None:
+    """Append an event to the log of a session that has ended.
 
-    :raises OSError: if the disk refuses.
+    :raises OSError: the log cannot be written.
     """
-    if log.is_file():
-        with contextlib.closing(EventLog(log)) as opened:
-            opened.append(event)
+    with contextlib.closing(EventLog(log)) as opened:
+        opened.append(replace(event, sequence=last_sequence(log) + 1))
 
 
 def write_reports(folder: ResultsFolder, record: SessionRecord) -> None:
@@ -300,7 +332,7 @@ def write_reports(folder: ResultsFolder, record: SessionRecord) -> None:
     One that cannot be written is logged and costs none of the others.
     """
     files: dict[str, Callable[[], bytes]] = {
-        "session.json": lambda: dump(session_json(record)),
+        "session.json": lambda: dump(SessionSummary.of(record).as_json()),
         "report.json": lambda: dump(report_json(record)),
         "rerun-failed.yml": lambda: rerun_failed(record),
         "report.html": lambda: report_html(record),
@@ -315,14 +347,16 @@ def write_reports(folder: ResultsFolder, record: SessionRecord) -> None:
 def _write_attempt(path: Path, attempt: AttemptRecord) -> None:
     folder = AttemptFolder(path)
     if attempt.measurements:
-        path.mkdir(parents=True, exist_ok=True)
+        folder.create()
         write_atomically(folder.measurements, dump(measurements_json(attempt)))
     if not attempt.timeline:
         return
-    path.mkdir(parents=True, exist_ok=True)
+    folder.create()
     for target, debug in ((folder.log_info, False), (folder.log_debug, True)):
-        # Behind what the test itself said while it ran.
-        with target.open("a", encoding="utf-8", errors="replace") as file:
-            if file.tell():
-                file.write("\n")
-            file.write(render_timeline(attempt, debug=debug) + "\n")
+        text = (render_timeline(attempt, debug=debug) + "\n").encode(errors="replace")
+        # Behind what the test itself logged while it ran.
+        with target.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(text)))
+            if file.read() != text:  # it is there already if an earlier coordinator wrote it
+                file.write(b"\n" + text if size else text)

@@ -17,9 +17,8 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
-from trafficlight.coordinator.options import Options
 from trafficlight.coordinator.scheduling.scheduler import Limits
-from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.protocol import JsonObject, Registration
@@ -29,7 +28,7 @@ from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.planning import plan
-from trafficlight.worker.execution import execute as in_process
+from trafficlight.worker.execution import execute_in_process
 
 PRELUDE = """
 import asyncio, time, os, sys, ctypes, signal, logging
@@ -65,6 +64,7 @@ class FakeProvider:
         self.fails: Exception | None = None
         self.fails_to_destroy: Exception | None = None
         self.hangs = False
+        self.hanging = asyncio.Event()
         self.refuses: str | None = None
         self.running: list[FakeServer] = []
         self.deployed: list[FakeServer] = []
@@ -82,6 +82,7 @@ class FakeProvider:
         self, case_id: str, requests: Sequence[ServerRequest]
     ) -> AsyncIterator[list[RunningServer]]:
         if self.hangs:
+            self.hanging.set()
             await asyncio.sleep(3600)
         if self.fails is not None:
             raise self.fails
@@ -182,7 +183,7 @@ class EngineHarness:
         self._files = 0
         self._players: set[asyncio.Task[None]] = set()
 
-    async def submit(self, text: str, options: Options | None = None) -> Session:
+    async def submit(self, text: str, options: SessionOptions | None = None) -> Session:
         """Start a session of what a test file holds."""
         self._files += 1
         path = self.folder / f"bay{self._files}_test.py"
@@ -191,7 +192,7 @@ class EngineHarness:
         assert not planned.problems, planned.problems
         clock = self.engine.clock
         results = ResultsFolder.create(self.folder / "results", clock.now().date())
-        return await self.engine.submit(results, planned, options or Options())
+        return await self.engine.submit(results, planned, options or SessionOptions())
 
     def player(self, *arguments: Any, **options: Any) -> Player:
         """Start an adapter that plays one case after the other."""
@@ -259,7 +260,7 @@ async def open_bay(
         clock=clock,
         journal=Journal(clock),
         servers=provider,
-        execute=execute or functools.partial(in_process, clock=clock),
+        execute=execute or functools.partial(execute_in_process, clock=clock),
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
         limits=lambda: limits or Limits(),
         queue_deadline=queue,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.hand_clock import HandClock
 from tests.integration.coordinator.conftest import open_bay
-from trafficlight.coordinator.options import Options
+from trafficlight.coordinator.session import SessionOptions
 from trafficlight.protocol import Registration
 from trafficlight.results.events import (
     ActionDelivered,
@@ -122,6 +122,7 @@ async def test_of_preparing(bay: "EngineHarness", clock: HandClock) -> None:
     bay.provider.hangs = True
     session = await bay.submit(SERVED)
     await bay.until(CaseState, state="preparing")
+    await bay.provider.hanging.wait()
     await clock.turn(120)
     case = (await bay.ended(session))["Served[server=SynapseStable]"]
     assert (case.state, case.message) == (State.ERROR, "the homeservers did not answer within 120 s")
@@ -146,19 +147,29 @@ async def test_of_waiting(bay: "EngineHarness", clock: HandClock) -> None:
 
 
 async def test_of_a_session(bay: "EngineHarness", clock: HandClock) -> None:
-    session = await bay.submit(WAITS, Options(deadline=1000.0))
+    session = await bay.submit(WAITS, SessionOptions(deadline=1000.0))
     await bay.until(Log, message="running")
-    session_of_others = await bay.submit(DANCES, Options(deadline=None))
+    session_of_others = await bay.submit(DANCES, SessionOptions(deadline=None))
     await clock.turn(200)
     assert not session.ended.is_set()
     bay.engine.cancel(session_of_others, "not needed")
     # The case has a deadline of its own, which comes first; a session of waiting cases has none.
     await clock.turn(100)
     assert (await bay.ended(session))["Waits"].state is State.ERROR
-    late = await bay.submit(DANCES, Options(deadline=100.0))
+    late = await bay.submit(DANCES, SessionOptions(deadline=100.0))
     await clock.turn(102)
     await bay.ended(late)
     assert late.stopped == "the session took longer than 100 s, its deadline"
+
+
+async def test_the_engine_reports_stalls(
+    bay: "EngineHarness", clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bay.submit(DANCES)
+    await clock.turn(70)
+    assert bay.engine.stalled.seconds > 60
+    (record,) = [record for record in caplog.records if "no case has run" in record.message]
+    assert record.message.endswith("while 1 cases wait: needs 1 x Nio (0 free, 0 registered)")
 
 
 async def test_of_the_grace_period(bay: "EngineHarness", clock: HandClock) -> None:

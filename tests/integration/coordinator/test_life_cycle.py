@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trafficlight.coordinator.options import Options
+from tests.integration.coordinator.conftest import open_bay
 from trafficlight.coordinator.scheduling.scheduler import Limits
+from trafficlight.coordinator.session import SessionOptions
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import Registration
 from trafficlight.results.events import (
@@ -18,6 +20,7 @@ from trafficlight.results.events import (
     CaseState,
     CaseWaits,
     Log,
+    SessionEnded,
     State,
 )
 from trafficlight.results.record import ExitCode
@@ -147,19 +150,19 @@ class TestWaiting:
 
 class TestRetries:
     async def test_a_flaky_case_is_tried_again(self, bay: "EngineHarness") -> None:
-        session = await bay.submit(FLAKY, Options(deflake=2))
+        session = await bay.submit(FLAKY, SessionOptions(deflake=2))
         case = (await bay.ended(session))["Flaky"]
         assert [attempt.state for attempt in case.attempts] == [State.FAILURE, State.FAILURE, State.SUCCESS]
         assert case.state is State.SUCCESS
 
     async def test_no_more_often_than_asked(self, bay: "EngineHarness") -> None:
-        case = (await bay.ended(await bay.submit(FLAKY, Options(deflake=1))))["Flaky"]
+        case = (await bay.ended(await bay.submit(FLAKY, SessionOptions(deflake=1))))["Flaky"]
         assert [attempt.state for attempt in case.attempts] == [State.FAILURE] * 2
         assert case.state is State.FAILURE
 
     async def test_a_skip_is_not_tried_again(self, bay: "EngineHarness") -> None:
         text = "class Skips(Test):\n    async def run(self):\n        self.skip('no')"
-        case = (await bay.ended(await bay.submit(text, Options(deflake=3))))["Skips"]
+        case = (await bay.ended(await bay.submit(text, SessionOptions(deflake=3))))["Skips"]
         assert len(case.attempts) == 1
 
 
@@ -168,7 +171,7 @@ async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
     text = "\n".join(
         f"class T{n}(Test):\n    async def run(self):\n        assert {n} != 1\n" for n in range(4)
     )
-    session = await bay.submit(text, Options(exit_first=True))
+    session = await bay.submit(text, SessionOptions(exit_first=True))
     cases = await bay.ended(session)
     assert [case.state for case in cases.values()] == [
         State.SUCCESS,
@@ -273,3 +276,39 @@ class TestWorkers:
             assert player.exits
             assert not bay.provider.running
             await bay.engine.stop("done")
+
+
+@pytest.mark.parametrize(("cancelled", "code"), [(False, ExitCode.LAB_ERROR), (True, ExitCode.INTERRUPTED)])
+async def test_sessions_are_closed_when_the_engine_itself_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancelled: bool, code: ExitCode
+) -> None:
+    def fails() -> Limits:
+        raise OSError("no more files")
+
+    with pytest.raises(ExceptionGroup):
+        async with open_bay(tmp_path) as bay:
+            session = await bay.submit(
+                """
+                class Waits(Test):
+                    async def run(self):
+                        self.logger.info("running")
+                        await asyncio.Event().wait()
+
+                class NeverStarts(Test):
+                    clients = {"alice": Nio}
+
+                    async def run(self, alice):
+                        pass
+                """
+            )
+            await bay.until(Log, message="running")
+            if cancelled:
+                session.cancel("not needed")
+            monkeypatch.setattr(bay.engine, "_schedule", lambda _: fails())
+            bay.engine.wake()
+            cases = await bay.ended(session)
+    (ended,) = [event for event in bay.events if isinstance(event, SessionEnded)]
+    assert (ended.exit_code, ended.interrupted) == (code, cancelled)
+    why = "not needed" if cancelled else "the coordinator failed"
+    assert cases["Waits"].message == f"cancelled while running: {why}"
+    assert cases["NeverStarts[alice=Nio]"].state is State.WAITING

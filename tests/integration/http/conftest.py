@@ -17,8 +17,7 @@ from quart import Quart
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.options import Options
-from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.suites.planning import plan
@@ -83,7 +82,7 @@ class HttpHarness:
         path.write_text(TEST_FILE.format(body=lines, client_type=client_type))
         planned = plan([path], directory=self.folder)
         assert not planned.problems, planned.problems
-        return await self.lab.engine.submit(self.lab.new_folder(), planned, Options())
+        return await self.lab.engine.submit(await self.lab.new_folder(), planned, SessionOptions())
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request to a path, which is taken as it stands."""
@@ -196,3 +195,9 @@ async def ended(session: Session) -> Session:
     async with asyncio.timeout(20):
         await session.ended.wait()
     return session
+
+
+async def over(site: HttpHarness, id: str) -> None:
+    """Wait until a session is over, which may be so already."""
+    if (session := site.lab.engine.sessions.get(id)) is not None:
+        await ended(session)

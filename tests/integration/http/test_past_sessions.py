@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import yarl
 
-from tests.closing import closed
-from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended, open_site
-from tests.integration.http.test_sessions_api import TWO, a_test_file, lines, stood, submitted
+from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended, open_site, over
+from tests.integration.http.sessions import TWO, a_test_file, lines, stood, submitted
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.event_log import EventLog, read_events
@@ -61,8 +60,7 @@ def asked_of(session: Session) -> list[str]:
 
 
 async def dropped(site: HttpHarness, session: Session) -> None:
-    """Wait until a session has left the memory."""
-    await closed()
+    """Check that a session has left the memory."""
     assert session.id not in site.lab.engine.sessions
 
 
@@ -113,13 +111,14 @@ async def test_all_that_can_be_seen_is_the_same_after_a_restart(tmp_path: Path) 
 
 
 async def test_ended_sessions_leave_the_memory_and_nothing_else(opener: Opener) -> None:
-    site = await opener(keep_sessions=1)
+    site = await opener()
     first = await played(site)
     before = {path: await page_of(site, path) for path in asked_of(first)[:-2]}
     waits = await site.start(ASKS, "waits_test.py", client_type="nobody")
     second = await played(site)
     await dropped(site, first)
-    assert list(site.lab.engine.sessions) == [waits.id, second.id]
+    await dropped(site, second)
+    assert list(site.lab.engine.sessions) == [waits.id]
     listed = {path: text for path, text in before.items() if not path.startswith(f"/status/{first.id}?")}
     for path, text in listed.items():
         if path != f"/status/{first.id}":  # it lists all sessions
@@ -129,7 +128,7 @@ async def test_ended_sessions_leave_the_memory_and_nothing_else(opener: Opener) 
     assert [one["state"] for one in body["sessions"]] == ["ended", "running", "ended"]
 
 
-async def test_without_any_kept_everything_comes_from_the_folders(opener: Opener) -> None:
+async def test_without_a_cache_everything_is_read_again(opener: Opener) -> None:
     site = await opener(keep_sessions=0)
     session = await played(site)
     await dropped(site, session)
@@ -145,11 +144,11 @@ async def test_what_failed_runs_again_after_a_restart(tmp_path: Path) -> None:
         body = await submitted(site, targets=[a_test_file(tmp_path, more=TWO)], deflake=1)
         for _ in range(3):
             await ScriptedAdapter(site).register()
-        await ended(site.lab.engine.sessions[body["id"]])
+        await over(site, body["id"])
     async with open_site(tmp_path, resumable=True) as site:
         answer = await site.post(f"/api/sessions/{body['id']}/rerun-failed")
         assert answer.status == 201, answer.text()
-        request = site.lab.engine.sessions[answer.json()["id"]].options.request
+        request = await site.lab.request_of(answer.json()["id"])
         assert request is not None
         assert (request.only, request.deflake) == (["talk_test.py::Fails[alice=Type]"], 1)
 
@@ -222,18 +221,15 @@ async def test_whoever_follows_a_session_of_another_keeps_no_lab_from_ending(tmp
     log.close()
 
 
-@pytest.mark.parametrize("keep", [20, 0])
-async def test_an_upload_after_the_end_is_filed(opener: Opener, keep: int) -> None:
-    """Whether the session is in memory or not: the case's page, the events, the folder."""
-    site = await opener(keep_sessions=keep)
+async def test_an_upload_after_the_end_is_filed(site: HttpHarness) -> None:
+    """It is on the case's page, in the events, and in the reports."""
     adapter = ScriptedAdapter(site)
     await adapter.register()
     session = await site.start(ASKS)
     message = await adapter.action()
     await adapter.respond({"id": message["id"]})
     await ended(session)
-    if not keep:
-        await dropped(site, session)
+    await dropped(site, session)
     assert (await adapter.upload("late log.txt", b"the end")).status == 200
     (case,) = session.record.cases
     text = await page_of(site, f"/status/{session.id}/case/{case_key(case)}")
@@ -242,12 +238,11 @@ async def test_an_upload_after_the_end_is_filed(opener: Opener, keep: int) -> No
     assert [event.kind for event in last] == ["session_ended", "upload"]
     events = lines((await site.get(f"/api/sessions/{session.id}/events")).body)
     assert events[-1]["data"]["name"] == "late log.txt"
-    if keep:
-        assert "late log.txt" in (await site.get(f"/status/{session.id}/junit.xml")).text()
-        report = session.folder.path / "report.json"
-        async with asyncio.timeout(10):
-            while "late log.txt" not in report.read_text():
-                await asyncio.sleep(0.01)
+    report = session.folder.path / "report.json"
+    async with asyncio.timeout(10):
+        while "late log.txt" not in report.read_text():
+            await asyncio.sleep(0.01)
+    assert "late log.txt" in (await site.get(f"/status/{session.id}/junit.xml")).text()
     async with open_site(session.folder.path.parent.parent) as later:
         text = await page_of(later, f"/status/{session.id}/case/{case_key(case)}")
         assert "late log.txt" in text
@@ -306,11 +301,11 @@ async def test_many_sessions_are_listed_page_by_page(site: HttpHarness, tmp_path
 
 async def test_whoever_asks_for_all_of_them_fills_no_memory(site: HttpHarness, tmp_path: Path) -> None:
     ids = [a_folder(tmp_path, number).name for number in range(1, 61)]
-    archive = site.lab.past.archive
-    archive._most = 2000
+    catalog = site.lab.catalog
+    catalog._cache_bytes = 2000
     answers = await asyncio.gather(*(site.get(f"/status/{id}") for id in ids for _ in range(2)))
     assert {answer.status for answer in answers} == {200}
-    assert len(archive._kept) < 10
+    assert len(catalog._cached) < 10
 
 
 async def test_a_session_that_changes_is_read_anew(site: HttpHarness, tmp_path: Path) -> None:

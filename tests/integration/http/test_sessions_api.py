@@ -1,55 +1,31 @@
 """Sessions over HTTP: asked for, followed, cancelled, and run again."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.integration.http.conftest import TEST_FILE, HttpHarness, Opener, ScriptedAdapter, ended, open_site
+from tests.integration.http.conftest import (
+    HttpHarness,
+    Opener,
+    ScriptedAdapter,
+    ended,
+    open_site,
+    over,
+)
+from tests.integration.http.sessions import TWO, a_test_file, lines, stood, submitted
 from trafficlight.results.events import Log
 
 PEOPLE = "secret-of-people"
-TWO = """
-
-class Fails(Test):
-    clients = {"alice": [Type]}
-
-    async def run(self, alice: MatrixClient) -> None:
-        assert False, "no"
-"""
-
-
-def a_test_file(folder: Path, body: str = "pass", *, more: str = "", name: str = "talk_test.py") -> str:
-    path = folder / name
-    path.write_text(TEST_FILE.format(body=f"        {body}", client_type="nio") + more)
-    return str(path)
-
-
-async def submitted(site: HttpHarness, **request: Any) -> dict[str, Any]:
-    answer = await site.post("/api/sessions", json=request)
-    assert answer.status == 201, answer.text()
-    body: dict[str, Any] = answer.json()
-    assert answer.headers["Location"] == f"/api/sessions/{body['id']}" == body["urls"]["session"]
-    return body
-
-
-async def stood(site: HttpHarness, session: str) -> dict[str, Any]:
-    body: dict[str, Any] = (await site.get(f"/api/sessions/{session}")).json()
-    return body
-
-
-def lines(body: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in body.splitlines() if line]
 
 
 async def test_a_session_is_asked_for_and_runs(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
     assert (body["state"], body["cases"], body["exit_code"]) == ("running", 1, None)
     await ScriptedAdapter(site).register()
-    await ended(site.lab.engine.sessions[body["id"]])
+    await over(site, body["id"])
     body = await stood(site, body["id"])
     assert (body["state"], body["exit_code"], body["counts"]["success"]) == ("ended", 0, 1)
     assert body == (await site.get("/api/sessions/latest")).json()
@@ -125,7 +101,7 @@ async def test_whatever_a_test_says_is_listed(site: HttpHarness, tmp_path: Path)
     says = "raise AssertionError(chr(0xD800) + chr(0) + '<b>' + 'h' * 1_000_000)"
     body = await submitted(site, targets=[a_test_file(tmp_path, says)])
     await ScriptedAdapter(site).register()
-    await ended(site.lab.engine.sessions[body["id"]])
+    await over(site, body["id"])
     answer = await site.get(f"/api/sessions/{body['id']}/cases")
     (case,) = answer.json()["cases"]
     assert case["state"] == "failure"
@@ -143,7 +119,7 @@ async def test_a_case_and_a_session_are_cancelled(site: HttpHarness, tmp_path: P
         answer = await site.post(f"{path}/cases/cancel", json={"case": name})
         assert (answer.status, answer.json()["error"]["code"]) == (status, code)
     assert (await site.post(f"{path}/cancel")).json()["state"] == "ending"
-    await ended(site.lab.engine.sessions[body["id"]])
+    await over(site, body["id"])
     body = (await site.post(f"{path}/cancel")).json()
     assert (body["state"], body["interrupted"], body["exit_code"]) == ("ended", True, 130)
 
@@ -167,13 +143,13 @@ async def test_only_what_failed_runs_again(site: HttpHarness, tmp_path: Path) ->
     body = await submitted(site, targets=[a_test_file(tmp_path, more=TWO)], repeat=2, deflake=1)
     for _ in range(6):
         await ScriptedAdapter(site).register()
-    await ended(site.lab.engine.sessions[body["id"]])
+    await over(site, body["id"])
     answer = await site.post(f"/api/sessions/{body['id']}/rerun-failed")
     assert answer.status == 201, answer.text()
     again = answer.json()
     listed = (await site.get(again["urls"]["cases"])).json()["cases"]
     assert ["::Fails" in case["id"] for case in listed] == [True]
-    request = site.lab.engine.sessions[again["id"]].options.request
+    request = await site.lab.request_of(again["id"])
     assert request is not None
     assert (request.deflake, request.only) == (
         1,
@@ -236,7 +212,7 @@ async def test_a_slow_reader_holds_nobody_up(site: HttpHarness, tmp_path: Path) 
             site.lab.journal.append(Log(session=body["id"], message="x" * 100_000))
             await asyncio.sleep(0)
         await ScriptedAdapter(site).register()
-        await ended(site.lab.engine.sessions[body["id"]])
+        await over(site, body["id"])
         read = b"".join([piece async for piece in answer.content.iter_any()])
     assert len(read) > 25_000_000
     assert lines(read)[-1]["kind"] == "session_ended"
@@ -246,7 +222,7 @@ async def test_sessions_of_an_earlier_coordinator_are_known(tmp_path: Path) -> N
     async with open_site(tmp_path) as site:
         body = await submitted(site, targets=[a_test_file(tmp_path)])
         await ScriptedAdapter(site).register()
-        await ended(site.lab.engine.sessions[body["id"]])
+        await over(site, body["id"])
         before = await stood(site, body["id"])
         events = (await site.get(body["urls"]["events"])).body
     async with open_site(tmp_path) as site:

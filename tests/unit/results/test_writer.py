@@ -101,7 +101,8 @@ def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> No
     lab.prepare(bad)
     lab.append(Measurement(case=bad, attempt=1, name="delay", value=2, unit="ms"))
     lab.end_case(bad, "failure", "no")
-    assert json.loads((lab.folder.path / "session.json").read_text())["ended"] is None
+    summary = lab.folder.path / "session.json"
+    _until(lambda: summary.exists() and json.loads(summary.read_text())["ended"] is None)
     lab.end(exit_code=1)
     writer.close()
     path = lab.folder.path
@@ -131,9 +132,29 @@ def test_what_the_test_said_stands_before_what_happened(lab: "Lab", writer: Resu
     lab.folder.attempt(case_id, 1).create()
     lab.folder.attempt(case_id, 1).log_info.write_text("mine\n")
     lab.run(case_id)
+    writer.close()
     said, _, happened = lab.folder.attempt(case_id, 1).log_info.read_text().partition("\n\n")
     assert said == "mine"
     assert "adapter leased" in happened
+
+
+def test_logs_of_attempts_that_a_killed_coordinator_had_not_written(
+    lab: "Lab", writer: ResultsWriter
+) -> None:
+    """They are written once, by whichever coordinator comes to it."""
+    lab.start()
+    first, second = lab.plan({"alice": "A"}), lab.plan({"alice": "B"})
+    lab.run(first)
+    lab.run(second)
+    writer.close()
+    logs = [lab.folder.attempt(case, 1) for case in (first, second)]
+    complete = [log.log_debug.read_text() for log in logs]
+    logs[1].log_debug.write_text("mine\n")
+    record = SessionRecord.replay(read_events(lab.folder.events))
+    again = ResultsWriter(lab.folder, record)
+    again.resume()
+    again.close()
+    assert [log.log_debug.read_text() for log in logs] == [complete[0], f"mine\n\n{complete[1]}"]
 
 
 def test_a_session_that_was_stopped_early_is_complete(lab: "Lab", writer: ResultsWriter) -> None:

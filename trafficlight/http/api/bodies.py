@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_path
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.catalog import SessionSummary
-from trafficlight.results.events import Problem, State
+from trafficlight.results.catalog import ProblemSummary, SessionSummary
+from trafficlight.results.events import State
 
 
 class Urls(BaseModel):
@@ -79,50 +79,34 @@ class CaseList(BaseModel):
     total: int = Field(description="How many fit what was asked for.")
 
 
-def session_body(session: Session, drained: str) -> SessionBody:
-    """Return what is known of a session.
+def session_body(summary: SessionSummary, folder: Path, session: Session | None, drained: str) -> SessionBody:
+    """Return what the API says of a session.
 
+    :param session: the session itself if this process runs it.
     :param drained: why no adapter gets a new case; empty while they do.
     """
-    record = session.record
-    ended = session.ended.is_set()
-    waiting = [] if ended else session.reasons()
-    if drained and session.waiting and not ended:
-        waiting.insert(0, f"no adapter gets a new case: {drained}")
+    state: Literal["running", "ending", "ended", "abandoned"] = summary.status
+    waiting: list[str] = []
+    if session is not None:
+        state = "ending" if session.stopped or session.closing else "running"
+        waiting = session.reasons()
+        if drained and session.waiting:
+            waiting.insert(0, f"no adapter gets a new case: {drained}")
     return SessionBody(
-        id=session.id,
-        state="ended" if ended else "ending" if session.stopped or session.closing else "running",
-        cases=len(record.cases),
-        counts={state.value: number for state, number in record.counts.items()},
-        started=record.started,
-        ended=record.ended,
-        exit_code=record.exit_code,
-        interrupted=record.interrupted,
-        stopped=session.stopped,
+        id=summary.id,
+        state=state,
+        cases=summary.cases,
+        counts={state.value: number for state, number in summary.counts.items()},
+        started=summary.started,
+        ended=summary.ended,
+        exit_code=summary.exit_code,
+        interrupted=summary.interrupted,
+        stopped=session.stopped if session is not None else summary.stopped,
         waiting=waiting,
-        problems=[_problem(problem) for problem in record.problems],
-        command=record.command,
-        folder=str(session.folder.path.absolute()),
-        urls=_urls(session.id),
-    )
-
-
-def past_body(head: SessionSummary, folder: Path) -> SessionBody:
-    """Return what is known of a session that is not in memory."""
-    return SessionBody(
-        id=head.id,
-        state=head.standing,
-        cases=sum(head.counts.values()),
-        counts={state.value: number for state, number in head.counts.items()},
-        started=head.started,
-        ended=head.ended,
-        exit_code=head.exit_code,
-        interrupted=head.interrupted,
-        stopped="",
-        waiting=[],
-        command=head.command,
+        problems=[_problem(problem) for problem in summary.problems],
+        command=summary.command,
         folder=str(folder),
-        urls=_urls(head.id),
+        urls=_urls(summary.id),
     )
 
 
@@ -143,7 +127,7 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
     )
 
 
-def _problem(problem: Problem) -> str:
+def _problem(problem: ProblemSummary) -> str:
     place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
     return f"{place}: {problem.problem}" + (f" ({problem.hint})" if problem.hint else "")
 

@@ -1,25 +1,25 @@
-"""A session's events as they happen: first those of the past, then each when it comes, none twice.
+"""A session's events as they happen: first the earlier ones, then each when it is recorded, none twice.
 
-The session's own log is the only source, and the journal only says when to look: so there is no seam between
-past and present, and a slow reader costs no memory. A session that another process runs is in that one's
-journal: its log is looked at every now and then.
+The session's own log is the only source, so there is no seam between past and present, and a slow reader
+costs no memory. The journal only says when to look; the log of a session that another process runs is polled.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
-from trafficlight.clock import Clock
+from trafficlight.clock import race
+from trafficlight.coordinator.lab import Lab
 from trafficlight.results.event_log import is_written
-from trafficlight.results.events import Event, SessionEnded, line_head
-from trafficlight.results.journal import Journal
+from trafficlight.results.events import Event, line_head
 
 # Bytes read at once; the last line may go beyond.
 _CHUNK = 64 << 10
-# Seconds without news after which an empty line shows that the stream is alive.
+# Seconds without events after which an empty line keeps the stream alive.
 _BEAT = 15.0
-# Seconds between two looks at the log of a session that another process runs.
+# Seconds between two polls of the log of a session that another process runs.
 _LOOK = 0.5
 
 
@@ -32,8 +32,6 @@ class _Tail:
     def __init__(self, file: BinaryIO, after: int) -> None:
         self._file = file
         self._after = after
-        #: Whether the event that ends a session has been read.
-        self.ended = False
         #: Whether there was nothing more to read.
         self.dry = False
 
@@ -48,69 +46,33 @@ class _Tail:
 
     def _is_news(self, line: bytes) -> bool:
         head = line_head(line)
-        if head is None:
-            return False
-        self.ended = self.ended or head.kind == SessionEnded.kind
-        return head.sequence > self._after
+        return head is not None and head.sequence > self._after
 
 
-async def event_lines(
-    path: Path, session: str, after: int, journal: Journal, over: asyncio.Event | None
-) -> AsyncIterator[bytes]:
-    """Give a session's events, one JSON object a line, until it has ended and its results are complete.
+async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> AsyncIterator[bytes]:
+    """Yield a session's events, one JSON object a line, until it has ended and its results are complete.
 
-    :param path: the session's log.
+    :param folder: the session's.
     :param after: the sequence number of the last event that is known already; 0 for all.
-    :param journal: what says that there is news.
-    :param over: set when the session is over; None to end with the last event that there is now.
+    :param follow: whether to wait for more; otherwise it ends with the last event that there is now.
     """
+    path, session, clock = folder / "events.jsonl", lab.engine.sessions.get(folder.name), lab.clock
     news = asyncio.Event()
 
-    def heard(_: Event) -> None:
+    def on_event(_: Event) -> None:
         news.set()
 
     file = await asyncio.to_thread(path.open, "rb")
-    unsubscribe = journal.subscribe(heard, session=session)
-    try:
-        tail = _Tail(file, after)
-        while True:
-            news.clear()
-            live = over is not None and not over.is_set()
-            if lines := await asyncio.to_thread(tail.read):
-                yield lines
-            if not tail.dry:
-                continue
-            if tail.ended or not live:
-                break
-            try:
-                async with asyncio.timeout(_BEAT):
-                    await news.wait()
-            except TimeoutError:
-                yield b"\n"
-        if over is not None:
-            await over.wait()
-    finally:
-        unsubscribe()
-        file.close()
-
-
-async def lines_of_another(
-    path: Path, after: int, clock: Clock, leaving: Callable[[], bool]
-) -> AsyncIterator[bytes]:
-    """Give the events of a session that this process does not run, as long as another one has its log open.
-
-    Where none has, the session is over or was cut off: those that there are.
-
-    :param path: the session's log.
-    :param after: the sequence number of the last event that is known already; 0 for all.
-    :param leaving: says whether this process ends, and the stream with it.
-    """
-    file = await asyncio.to_thread(path.open, "rb")
+    unsubscribe = lab.journal.subscribe(on_event, session=folder.name)
     try:
         tail, heard = _Tail(file, after), clock.monotonic()
         while True:
-            # Asked before reading: what was written until the log was closed is read in any case.
-            written = await asyncio.to_thread(is_written, path)
+            news.clear()
+            # Before reading: what is written until the session ends is read in any case.
+            if session is not None:
+                goes_on = not session.ended.is_set()
+            else:
+                goes_on = await asyncio.to_thread(is_written, path) and not lab.engine.pool.closed
             if lines := await asyncio.to_thread(tail.read):
                 yield lines
                 heard = clock.monotonic()
@@ -119,8 +81,11 @@ async def lines_of_another(
                 heard = clock.monotonic()
             if not tail.dry:
                 continue
-            if not written or leaving():
+            if not (follow and goes_on):
                 break
-            await clock.sleep(_LOOK)
+            with contextlib.suppress(TimeoutError):
+                async with clock.timeout(_LOOK if session is None else _BEAT):
+                    await (news.wait() if session is None else race(news.wait(), session.ended.wait()))
     finally:
+        unsubscribe()
         file.close()

@@ -8,29 +8,27 @@ from http import HTTPStatus
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, current_app, request
 
-from trafficlight.coordinator.lab import Lab
-from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError
+from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.http.api.bodies import (
     CaseList,
     SessionBody,
     SessionList,
     case_body,
-    past_body,
     session_body,
 )
-from trafficlight.http.api.described import Answer, Endpoint, Query, described
-from trafficlight.http.api.event_stream import event_lines, lines_of_another
+from trafficlight.http.api.event_stream import event_lines
+from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.pagination import invalid_query, number, page_bounds
 from trafficlight.http.requests import json_object, validated
 from trafficlight.http.security import require_people
-from trafficlight.http.sessions import Place, all_ids, locate, opened
+from trafficlight.http.sessions import open_session, running, session_folder, session_id, unknown_session
 from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import State
 from trafficlight.suites.model import Plan
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +43,8 @@ _SESSIONS, _MOST_SESSIONS = 100, 1000  # on a page of sessions
 _FAILED = frozenset({Outcome.FAILURE, Outcome.ERROR})
 _UNDECIDED = frozenset({Outcome.NOT_RUN, Outcome.RUNNING})
 
-_SESSION = Answer("The session, as it stands now.", SessionBody)
-_STARTED = {201: Answer("The session has started; `Location` names it.", SessionBody)}
+_SESSION = ResponseSpec("The session, as it stands now.", SessionBody)
+_STARTED = {201: ResponseSpec("The session has started; `Location` names it.", SessionBody)}
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 
 
@@ -67,9 +65,7 @@ blueprint.before_request(require_people)
 
 
 @blueprint.post("")
-@described(
-    Endpoint(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
-)
+@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
 async def submit() -> Response:
     """Start a session: its cases run as soon as adapters, homeservers and limits allow.
 
@@ -77,67 +73,61 @@ async def submit() -> Response:
     installed, which can take minutes the first time.
     """
     _check_open()
-    asked = validated(SessionRequest, await json_object(_REQUEST_LIMIT))
-    return await _start(asked, "POST /api/sessions")
+    body = await json_object(_REQUEST_LIMIT)
+    try:
+        request = validated(SessionRequest, body)
+    except UsageError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
+    return await _start(request, "POST /api/sessions")
 
 
 @blueprint.get("")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The sessions.", SessionList)},
-        (400, 401),
-        query=_paging(_SESSIONS, _MOST_SESSIONS),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The sessions.", SessionList)},
+    (400, 401),
+    query=_paging(_SESSIONS, _MOST_SESSIONS),
+    guard="people",
 )
 async def sessions() -> Response:
     """List all sessions, the newest first; those that lie in the results folder are known, whoever ran them.
 
     One whose folder does not say what it was is counted, and left out.
     """
-    lab, ids = current_lab(), await all_ids()
+    catalog = current_lab().catalog
+    ids = await catalog.ids()
     first, behind = page_bounds(_SESSIONS, _MOST_SESSIONS)
-    shown = ids[first:behind]
-    live = {
-        id: session_body(lab.engine.sessions[id], lab.engine.pool.drained)
-        for id in shown
-        if id in lab.engine.sessions
-    }
-    past = await asyncio.to_thread(lambda: {id: _past(lab, id) for id in shown if id not in live})
-    bodies = (live.get(id) or past[id] for id in shown)
-    return _json(SessionList(sessions=[body for body in bodies if body is not None], total=len(ids)))
+    bodies = [_body_of(summary) for summary in await catalog.summaries(ids[first:behind])]
+    return _json(SessionList(sessions=bodies, total=len(ids)))
 
 
 @blueprint.get("/<session>")
-@described(Endpoint(_GROUP, {200: _SESSION}, (401, 404), guard="people"))
+@OperationSpec(_GROUP, {200: _SESSION}, (401, 404), guard="people")
 async def session(session: str) -> Response:
     """Tell how a session stands; `latest` is the latest. Those of earlier coordinators are known, too."""
-    return _json(await _body(await locate(session)))
+    return _json(await _body(await session_id(session)))
 
 
 @blueprint.get("/<session>/cases")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The cases.", CaseList)},
-        (400, 401, 404),
-        query=(
-            Query(
-                "state",
-                "Only cases in this state; may be repeated.",
-                {"type": "string", "enum": [state.value for state in State]},
-            ),
-            *_paging(_PAGE, _LONGEST_PAGE),
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The cases.", CaseList)},
+    (400, 401, 404),
+    query=(
+        Query(
+            "state",
+            "Only cases in this state; may be repeated.",
+            {"type": "string", "enum": [state.value for state in State]},
         ),
-        guard="people",
-    )
+        *_paging(_PAGE, _LONGEST_PAGE),
+    ),
+    guard="people",
 )
 async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
     states = {_state(text) for text in request.args.getlist("state")}
     first, behind = page_bounds(_PAGE, _LONGEST_PAGE)
-    async with opened(session) as found:
+    async with open_session(session) as found:
         every = list(found.record.cases.values())
 
         def content() -> bytes:
@@ -149,17 +139,15 @@ async def cases(session: str) -> Response:
 
 
 @blueprint.get("/<session>/events")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The events, one JSON object a line.", media_type="application/x-ndjson")},
-        (400, 401, 404),
-        query=(
-            Query("after", "Only events behind the one with this sequence number.", _NUMBER),
-            Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
-        ),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The events, one JSON object a line.", media_type="application/x-ndjson")},
+    (400, 401, 404),
+    query=(
+        Query("after", "Only events behind the one with this sequence number.", _NUMBER),
+        Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
+    ),
+    guard="people",
 )
 async def events(session: str) -> Response:
     """Give a session's events from the beginning, and go on with each that happens, until it has ended.
@@ -168,20 +156,11 @@ async def events(session: str) -> Response:
     After a break, ask for what comes `after` the last `sequence` that was seen: no event is left out, and
     none comes twice.
     """
-    lab = current_lab()
     after, follow = number("after", 0), request.args.get("follow", "1")
     if follow not in ("0", "1"):
         raise invalid_query("follow", "0 or 1", follow)
-    place = await locate(session)
-    path = place.folder / "events.jsonl"
-    if not await asyncio.to_thread(path.is_file):
-        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "the events of this session are gone")
-
-    if follow == "1" and place.live is None:
-        lines = lines_of_another(path, after, lab.clock, lambda: lab.engine.pool.closed)
-    else:
-        over = place.live.ended if place.live is not None and follow == "1" else None
-        lines = event_lines(path, place.id, after, lab.journal, over)
+    folder = await session_folder(session)
+    lines = event_lines(folder, after, current_lab(), follow=follow == "1")
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
     answer.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold events back
     answer.timeout = None
@@ -189,46 +168,44 @@ async def events(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cancel")
-@described(Endpoint(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people"))
+@OperationSpec(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people")
 async def cancel(session: str) -> Response:
     """End a session early: nothing of it starts any more, and what runs is called off.
 
     Can be repeated; 409 where it has ended by itself.
     """
-    place, lab = await locate(session), current_lab()
-    found = place.live
+    id, lab = await session_id(session), current_lab()
+    found = running(id)
     if found is None:
-        body = await _body(place)
+        body = await _body(id)
         if not body.interrupted:
-            raise _over(place.id)
+            raise _over(id)
         return _json(body)
     if found.closing and not found.cancelled:
-        raise _over(found.id)
+        raise _over(id)
     lab.engine.cancel(found, "the session was cancelled over the API")
-    return _json(session_body(found, lab.engine.pool.drained))
+    return _json(await _body(id))
 
 
 @blueprint.post("/<session>/cases/cancel")
-@described(
-    Endpoint(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
-)
+@OperationSpec(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
 async def cancel_case(session: str) -> Response:
     """End one case early: as skipped while it waits, as an error that says so while it runs."""
-    place, lab = await locate(session), current_lab()
+    id, lab = await session_id(session), current_lab()
     named = validated(CaseName, await json_object(_CASE_LIMIT))
-    found = place.live
+    found = running(id)
     if found is None:
-        raise _over(place.id)
+        raise _over(id)
     if named.case not in found.record.cases:
         message = f"the session {found.id} has no such case"
         raise ApiError(HTTPStatus.NOT_FOUND, "unknown_case", message)
     if not lab.engine.cancel_case(found, named.case, "the case was cancelled over the API"):
         raise ApiError(HTTPStatus.CONFLICT, "case_ended", "the case has ended already")
-    return _json(session_body(found, lab.engine.pool.drained))
+    return _json(await _body(id))
 
 
 @blueprint.post("/<session>/rerun-failed")
-@described(Endpoint(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people"))
+@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people")
 async def rerun_failed(session: str) -> Response:
     """Start a session with only the cases of this one that failed, or ended in error.
 
@@ -236,10 +213,8 @@ async def rerun_failed(session: str) -> Response:
     """
     _check_open()
     lab = current_lab()
-    async with opened(session) as found:
-        live = found.place.live
-        over = live.ended.is_set() if live is not None else found.over
-        again = _FAILED | _UNDECIDED if over else _FAILED
+    async with open_session(session) as found:
+        again = _FAILED | _UNDECIDED if found.over else _FAILED
         failed = sorted(case.id for case in found.record.cases.values() if case.outcome in again)
     if not failed:
         raise ApiError(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
@@ -264,7 +239,7 @@ async def _start(asked: SessionRequest, command: str) -> Response:
             message = "the disk of the coordinator is full"
             raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
         raise _unwritable(str(error)) from error
-    answer = _json(session_body(started, lab.engine.pool.drained), HTTPStatus.CREATED)
+    answer = _json(await _body(started.id), HTTPStatus.CREATED)
     answer.headers["Location"] = f"/api/sessions/{started.id}"
     return answer
 
@@ -293,22 +268,16 @@ def _check_open() -> None:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", message)
 
 
-async def _body(place: Place) -> SessionBody:
+async def _body(id: str) -> SessionBody:
+    if (summary := await current_lab().catalog.summary(id)) is None:
+        raise unknown_session()
+    return _body_of(summary)
+
+
+def _body_of(summary: SessionSummary) -> SessionBody:
     lab = current_lab()
-    if place.live is not None:
-        return session_body(place.live, lab.engine.pool.drained)
-    known = await asyncio.to_thread(_past, lab, place.id)
-    if known is not None and known.state == "ended":
-        return known
-    # What was cut off is behind its own log.
-    async with opened(place) as found:
-        head = await asyncio.to_thread(SessionSummary.of, found.id, found.record, found.standing)
-        return past_body(head, place.folder)
-
-
-def _past(lab: Lab, id: str) -> SessionBody | None:
-    head, folder = lab.past.archive.head(id), lab.past.archive.folder(id)
-    return past_body(head, folder) if head is not None and folder is not None else None
+    folder = lab.settings.results_root.absolute() / summary.id
+    return session_body(summary, folder, running(summary.id), lab.engine.pool.drained)
 
 
 def _over(session: str) -> ApiError:

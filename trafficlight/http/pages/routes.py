@@ -9,22 +9,23 @@ from urllib.parse import quote
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
-from trafficlight.http.api.described import Answer, Endpoint, Query, described
+from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
+from trafficlight.http.headers import unless_known
 from trafficlight.http.pages import files
-from trafficlight.http.pages.rendering import unless_known
 from trafficlight.http.pages.views import (
     adapter_rows,
     attempt_views,
     case_of,
     case_page,
     case_path,
+    session_row,
     snapshot,
 )
 from trafficlight.http.security import require_people
-from trafficlight.http.session_lists import session_rows
-from trafficlight.http.sessions import Known, Place, all_ids, latest, locate, opened
+from trafficlight.http.sessions import LATEST, open_session, running, session_folder, session_id
+from trafficlight.results.catalog import SessionView
 from trafficlight.results.reports.matrix import matrices
 from trafficlight.results.reports.presentation import case_row, render, verdict
 
@@ -45,20 +46,20 @@ _LIST = (
     Query("q", "Show only cases whose id, message or reason contains these words.", {"type": "string"}),
     Query("page", "The page of the list, from 1.", {"type": "string"}),
 )
-_PAGE = Answer("The page.", media_type="text/html")
+_PAGE = ResponseSpec("The page.", media_type="text/html")
 _JUNIT = {
-    200: Answer("The document.", media_type="application/xml"),
-    206: Answer("The part of the document that `Range` requests.", media_type="application/xml"),
+    200: ResponseSpec("The document.", media_type="application/xml"),
+    206: ResponseSpec("The part of the document that `Range` requests.", media_type="application/xml"),
 }
-_SAME = Answer("Unchanged since the response with that `ETag`.", media_type=None)
+_SAME = ResponseSpec("Unchanged since the response with that `ETag`.", media_type=None)
 
 
 blueprint.before_request(require_people)
 
 
 @blueprint.get("/")
-@described(
-    Endpoint("Pages", {302: Answer("To the status page.", media_type="text/html")}, (401,), guard="people")
+@OperationSpec(
+    "Pages", {302: ResponseSpec("To the status page.", media_type="text/html")}, (401,), guard="people"
 )
 async def index() -> Redirect:
     """Redirect to the status page."""
@@ -66,38 +67,37 @@ async def index() -> Redirect:
 
 
 @blueprint.get("/status")
-@described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401,), query=_LIST, guard="people"))
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (401,), query=_LIST, guard="people")
 async def status() -> Response:
     """Show the latest session."""
-    place = await latest()
-    if place is not None:
-        return await _status(place)
+    if (latest := await current_lab().catalog.latest()) is not None:
+        return await _status(latest)
     return unless_known(await asyncio.to_thread(render, "no_session.html", **_adapters()))
 
 
 @blueprint.get("/status/<session>")
-@described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), query=_LIST, guard="people"))
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (401, 404), query=_LIST, guard="people")
 async def session_status(session: str) -> Response:
     """Show a session; `latest` names the latest."""
-    return await _status(await locate(session))
+    return await _status(await session_id(session))
 
 
 @blueprint.get("/sessions")
-@described(
-    Endpoint(
-        "Pages",
-        {200: _PAGE, 304: _SAME},
-        (401,),
-        query=(Query("page", "The page of the list, from 1.", {"type": "string"}),),
-        guard="people",
-    )
+@OperationSpec(
+    "Pages",
+    {200: _PAGE, 304: _SAME},
+    (401,),
+    query=(Query("page", "The page of the list, from 1.", {"type": "string"}),),
+    guard="people",
 )
 async def sessions() -> Response:
     """List all sessions, the newest first."""
-    ids = await all_ids()
+    catalog = current_lab().catalog
+    ids = await catalog.ids()
     pages = max(1, -(-len(ids) // _SESSIONS_PAGE))
     number = min(_number("page"), pages)
-    rows = await session_rows(ids[(number - 1) * _SESSIONS_PAGE : number * _SESSIONS_PAGE])
+    shown = await catalog.summaries(ids[(number - 1) * _SESSIONS_PAGE : number * _SESSIONS_PAGE])
+    rows = [session_row(summary) for summary in shown]
     content = await asyncio.to_thread(
         render, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
     )
@@ -105,32 +105,30 @@ async def sessions() -> Response:
 
 
 @blueprint.get("/status/junit.xml")
-@described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
+@OperationSpec("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people")
 async def latest_junit() -> Response:
     """Return the JUnit document of the latest session in its current state."""
-    return await _junit(await locate("latest"))
+    return await _junit(await session_id(LATEST))
 
 
 @blueprint.get("/status/<session>/junit.xml")
-@described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
+@OperationSpec("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people")
 async def junit(session: str) -> Response:
     """Return the JUnit document of a session in its current state."""
-    return await _junit(await locate(session))
+    return await _junit(await session_id(session))
 
 
 @blueprint.get("/status/<session>/case")
-@described(
-    Endpoint(
-        "Pages",
-        {302: Answer("To the case's page.", media_type="text/html")},
-        (401, 404),
-        query=(Query("id", "The case's id.", {"type": "string"}),),
-        guard="people",
-    )
+@OperationSpec(
+    "Pages",
+    {302: ResponseSpec("To the case's page.", media_type="text/html")},
+    (401, 404),
+    query=(Query("id", "The case's id.", {"type": "string"}),),
+    guard="people",
 )
 async def case_by_id(session: str) -> Redirect:
     """Redirect to the page of the case with this `id`."""
-    async with opened(session) as found:
+    async with open_session(session) as found:
         case = found.record.cases.get(request.args.get("id", ""))
         if case is None:
             raise _unknown_case(found)
@@ -138,23 +136,24 @@ async def case_by_id(session: str) -> Redirect:
 
 
 @blueprint.get("/status/<session>/case/<key>")
-@described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), guard="people"))
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (401, 404), guard="people")
 async def case(session: str, key: str) -> Response:
     """Show a case: its attempts with timeline, log, traceback and files."""
-    async with opened(session) as found:
+    lab = current_lab()
+    async with open_session(session) as found:
         record = await asyncio.to_thread(case_of, list(found.record.cases.values()), key)
         if record is None:
             raise _unknown_case(found)
-        whole = snapshot(await found.in_full(record))
-        row = case_row(whole, found.until or current_lab().clock.now(), over=found.over)
+        whole = snapshot(await lab.catalog.case(found.id, record.id) or record)
+        row = case_row(whole, found.until or lab.clock.now(), over=found.over)
         events = _events(found)
-    folder = found.place.folder
+    folder = found.folder
 
     def content() -> bytes:
         return render(
             "case.html",
             session=found.id,
-            state=found.standing,
+            state=found.status,
             events=events,
             case=whole,
             row=row,
@@ -166,21 +165,19 @@ async def case(session: str, key: str) -> Response:
 
 
 @blueprint.get("/status/<session>/files/<path:name>")
-@described(
-    Endpoint(
-        "Results",
-        {
-            200: Answer("The file.", media_type="*/*"),
-            206: Answer("The part of the file that `Range` requests.", media_type="*/*"),
-            304: _SAME,
-        },
-        (401, 404, 416),
-        guard="people",
-    )
+@OperationSpec(
+    "Results",
+    {
+        200: ResponseSpec("The file.", media_type="*/*"),
+        206: ResponseSpec("The part of the file that `Range` requests.", media_type="*/*"),
+        304: _SAME,
+    },
+    (401, 404, 416),
+    guard="people",
 )
 async def file(session: str, name: str) -> Response:
     """Return a file of a session's folder, or the requested range of it."""
-    folder = (await locate(session)).folder
+    folder = await session_folder(session)
     return await files.serve(await asyncio.to_thread(files.find, folder, name))
 
 
@@ -191,17 +188,17 @@ async def asset(name: str) -> Response:
     return await files.serve(path, media_type=files.media_type_of(name))
 
 
-def _unknown_case(session: Known) -> ApiError:
+def _unknown_case(session: SessionView) -> ApiError:
     message = f"the session {session.id} has no such case"
     return ApiError(HTTPStatus.NOT_FOUND, "unknown_case", message)
 
 
-async def _junit(place: Place) -> Response:
-    if place.live is None:
-        path = await asyncio.to_thread(files.find, place.folder, "junit.xml")
-        return await files.serve(path, media_type="application/xml")
-    content = await asyncio.to_thread(place.live.writer.junit)
-    return Response(content, content_type="application/xml")
+async def _junit(id: str) -> Response:
+    if (session := running(id)) is not None:
+        content = await asyncio.to_thread(session.writer.junit)
+        return Response(content, content_type="application/xml")
+    path = await asyncio.to_thread(files.find, await session_folder(id), "junit.xml")
+    return await files.serve(path, media_type="application/xml")
 
 
 def _adapters() -> dict[str, Any]:
@@ -217,14 +214,16 @@ def _number(name: str) -> int:
     return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else 1
 
 
-async def _status(place: Place) -> Response:
+async def _status(id: str) -> Response:
+    lab = current_lab()
     states, text = request.args.getlist("state"), request.args.get("q", "")[:200]
     number, adapters = _number("page"), _adapters()
-    rows = await session_rows((await all_ids())[:_SESSIONS])
-    async with opened(place) as found:
+    latest = await lab.catalog.summaries((await lab.catalog.ids())[:_SESSIONS])
+    rows = [session_row(summary) for summary in latest]
+    async with open_session(id) as found:
         record, over, events = found.record, found.over, _events(found)
-        cases, now = list(record.cases.values()), found.until or current_lab().clock.now()
-        state = "interrupted" if record.interrupted else found.standing
+        cases, now = list(record.cases.values()), found.until or lab.clock.now()
+        state = "interrupted" if record.interrupted else found.status
 
         def content() -> bytes:
             shown = case_page(cases, now, over=over, states=states, text=text, page=number)
@@ -247,7 +246,7 @@ async def _status(place: Place) -> Response:
         return unless_known(await asyncio.to_thread(content))
 
 
-def _events(session: Known) -> str:
+def _events(session: SessionView) -> str:
     """Return the URL of the events that follow what a page shows; empty if the session no longer runs."""
     after = session.record.last_sequence
     return "" if session.over else f"/api/sessions/{quote(session.id)}/events?after={after}"

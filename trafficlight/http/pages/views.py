@@ -12,18 +12,21 @@ from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
-from trafficlight.results.case import AttemptRecord, CaseRecord
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
+from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
 from trafficlight.results.reports.presentation import (
     AttemptView,
     CaseRow,
     FileView,
+    Verdict,
     attempt_view,
     case_row,
     display_position,
     display_status,
     file_kind,
     in_display_order,
+    verdict,
     why,
 )
 from trafficlight.text import read_tail
@@ -33,6 +36,23 @@ _ADAPTERS = 100  # live adapters listed
 _GONE = 10  # ended adapters listed, the latest first
 _FILES = 500  # files listed per attempt
 _LOG_TAIL = 64 << 10  # bytes shown of a log
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A session in a list.
+
+    :ivar state: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
+    :ivar counts: the number of cases per status.
+    :ivar seconds: its duration; None until it has ended.
+    """
+
+    id: str
+    state: str
+    verdict: Verdict
+    counts: dict[str, int]
+    started: datetime | None
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +150,24 @@ def _contains(words: list[str], case: CaseRecord) -> bool:
     return all(word in text for word in words)
 
 
+def session_row(summary: SessionSummary) -> SessionRow:
+    """Return a session's row."""
+    counts = Counter({outcome.value: number for outcome, number in summary.outcomes.items()})
+    if summary.status == "running":
+        counts["waiting"] = counts.pop(Outcome.NOT_RUN)
+    else:
+        counts[Outcome.NOT_RUN] += counts.pop(Outcome.RUNNING)
+    state = "interrupted" if summary.interrupted else summary.status
+    return SessionRow(
+        id=summary.id,
+        state=state,
+        verdict=verdict(counts, state, len(summary.problems)),
+        counts=in_display_order(counts),
+        started=summary.started,
+        seconds=summary.seconds if summary.ended is not None else None,
+    )
+
+
 def snapshot(case: CaseRecord) -> CaseRecord:
     """Return a copy of a case for another thread."""
     return replace(case, attempts=[_copied(attempt) for attempt in case.attempts])
@@ -221,7 +259,7 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
         case AdapterState.ENDED:
             activity = adapter.reason
         case AdapterState.LEASED:
-            activity = adapter.channel.describe()
+            activity = adapter.channel.activity_summary()
         case AdapterState.RESETTING:
             activity = "resetting after its last case"
         case AdapterState.FREE if adapter.paused:

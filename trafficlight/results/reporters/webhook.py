@@ -7,8 +7,9 @@ from collections.abc import Collection
 from typing import Any
 
 from trafficlight.results.case import CaseRecord
+from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.json_files import case_json, session_json
+from trafficlight.results.reports.json_files import case_json
 
 _EVENTS = ("session_started", "case_ended", "session_ended")
 _TIMELINE = ("timeline", "timeline_left_out")  # long, and in report.json
@@ -76,6 +77,6 @@ class WebhookReporter:
 
 
 def _session(record: SessionRecord) -> dict[str, Any]:
-    content = session_json(record)
+    content = SessionSummary.of(record).as_json()
     del content["configuration"]  # private to the lab
     return content

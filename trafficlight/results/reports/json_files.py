@@ -8,12 +8,10 @@ from typing import Any
 import yaml
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
+from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import Attachment, Upload, jsonable
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.timeline import steps
-
-SCHEMA = 1
-"""Incremented when a field changes its meaning or is removed, not when one is added."""
 
 
 def dump(content: Any) -> bytes:
@@ -22,35 +20,11 @@ def dump(content: Any) -> bytes:
     return (text + "\n").encode("ascii")
 
 
-def session_json(record: SessionRecord) -> dict[str, Any]:
-    """Return the session without its cases."""
-    return {
-        "schema": SCHEMA,
-        "id": record.id,
-        "started": _time(record.started),
-        "ended": _time(record.ended),
-        "seconds": round(record.seconds, 3),
-        "command": record.command,
-        "host": record.host,
-        "user": record.user,
-        "seed": record.seed,
-        "versions": record.versions,
-        "configuration": record.configuration,
-        "exit_code": record.exit_code,
-        "interrupted": record.interrupted,
-        "counts": {state.value: number for state, number in record.counts.items()},
-        "outcomes": {outcome.value: number for outcome, number in record.outcomes.items()},
-        "problems": [problem.content() for problem in record.problems],
-        "adapters": [
-            {"type": kind, "version": version, "registrations": number}
-            for (kind, version), number in list(record.adapter_types.items())
-        ],
-    }
-
-
 def report_json(record: SessionRecord) -> dict[str, Any]:
     """Return the complete session: `session.json` and every case."""
-    return session_json(record) | {"cases": [case_json(case) for case in record.cases.values()]}
+    return SessionSummary.of(record).as_json() | {
+        "cases": [case_json(case) for case in record.cases.values()]
+    }
 
 
 def case_json(case: CaseRecord) -> dict[str, Any]:

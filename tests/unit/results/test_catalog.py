@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -14,13 +15,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.catalog import Archive, in_order
-from trafficlight.results.event_log import EventLog, is_written
-from trafficlight.results.events import CaseWaits, Log, Problem, State, Upload
+from trafficlight.results.catalog import (
+    SessionCatalog,
+    SessionSummary,
+    read_case,
+    read_record,
+    read_summary,
+    session_ids,
+    session_sort_key,
+)
+from trafficlight.results.event_log import EventLog, is_written, read_events
+from trafficlight.results.events import CaseWaits, Log, Problem, SessionEnded, State, Upload
 from trafficlight.results.folder import ResultsFolder
-from trafficlight.results.outline import case_in_full, outline
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.writer import ResultsWriter
+from trafficlight.results.writer import LATE, LateEventRecorder, ResultsWriter
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
@@ -79,7 +87,7 @@ def without_stories(case: CaseRecord) -> CaseRecord:
 
 def test_a_session_in_short_has_all_but_the_stories(lab: "Lab") -> None:
     play(lab)
-    short, whole = outline(lab.folder.events).record, lab.record
+    short, whole = read_record(lab.folder.events)[0], lab.record
     assert list(short.cases.values()) == [without_stories(case) for case in whole.cases.values()]
     for name in (
         "id",
@@ -97,8 +105,8 @@ def test_a_session_in_short_has_all_but_the_stories(lab: "Lab") -> None:
 
 def test_a_case_in_full_is_the_very_case(lab: "Lab") -> None:
     for case in play(lab):
-        assert case_in_full(lab.folder.events, case) == lab.record.cases[case]
-    assert case_in_full(lab.folder.events, "no such case") is None
+        assert read_case(lab.folder.events, case) == lab.record.cases[case]
+    assert read_case(lab.folder.events, "no such case") is None
 
 
 def test_a_session_that_was_cut_off_ends_with_its_last_event(lab: "Lab") -> None:
@@ -111,7 +119,7 @@ def test_a_session_that_was_cut_off_ends_with_its_last_event(lab: "Lab") -> None
     writer.close()
     with lab.folder.events.open("ab") as file:
         file.write(b'{"sequence":99,"time":"2026')
-    short = outline(lab.folder.events).record
+    short = read_record(lab.folder.events)[0]
     assert short.ended is None
     assert short.cases[case].state is State.RUNNING
     assert short.seconds == pytest.approx(lab.record.seconds)
@@ -119,12 +127,12 @@ def test_a_session_that_was_cut_off_ends_with_its_last_event(lab: "Lab") -> None
 
 def test_lists_read_only_the_small_file(lab: "Lab") -> None:
     play(lab)
-    archive = Archive(lab.folder.path.parent)
-    head = archive.head(lab.folder.id)
-    assert head is not None
-    assert (head.standing, head.exit_code, head.command) == ("ended", 3, "trafficlight run chat")
-    assert (head.counts, head.outcomes) == (lab.record.counts, lab.record.outcomes)
-    assert archive.kept(lab.folder.id) is None
+    lab.folder.events.write_bytes(b"")
+    summary = read_summary(lab.folder.path)
+    assert summary is not None
+    assert (summary.status, summary.exit_code, summary.command) == ("ended", 3, "trafficlight run chat")
+    assert (summary.counts, summary.outcomes) == (lab.record.counts, lab.record.outcomes)
+    assert summary == SessionSummary.of(lab.record, "ended")
 
 
 def test_how_a_session_stood_is_known_although_it_was_cut_off(lab: "Lab") -> None:
@@ -132,17 +140,16 @@ def test_how_a_session_stood_is_known_although_it_was_cut_off(lab: "Lab") -> Non
     lab.read_along(writer)
     lab.start()
     lab.run(lab.plan({"alice": "A"}))
-    archive = Archive(lab.folder.path.parent)
 
     def counted() -> bool:
-        head = archive.head(lab.folder.id)
-        return head is not None and head.counts[State.SUCCESS] == 1 and head.standing == "running"
+        summary = read_summary(lab.folder.path)
+        return summary is not None and summary.counts[State.SUCCESS] == 1 and summary.status == "running"
 
     _until(counted)
     writer.close()
-    cut_off = archive.head(lab.folder.id)
+    cut_off = read_summary(lab.folder.path)
     assert cut_off is not None
-    assert (cut_off.standing, cut_off.counts[State.SUCCESS]) == ("abandoned", 1)
+    assert (cut_off.status, cut_off.counts[State.SUCCESS]) == ("abandoned", 1)
 
 
 def test_the_ids_come_newest_first(tmp_path: Path) -> None:
@@ -150,25 +157,55 @@ def test_the_ids_come_newest_first(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     for name in ("adapters", "2026-11-21", "latest", ".2026-11-21--003"):
         (tmp_path / name).mkdir()
-    ids = Archive(tmp_path).ids()
+    ids = session_ids(tmp_path)
     assert ids == ["2026-11-21--1000", "2026-11-21--999", "2026-11-21--002", "2025-01-01--001"]
-    assert sorted(ids, key=in_order) == ids[::-1]
-    assert Archive(tmp_path / "nowhere").ids() == []
+    assert sorted(ids, key=session_sort_key) == ids[::-1]
+    assert session_ids(tmp_path / "nowhere") == []
 
 
-def test_only_so_much_is_kept(tmp_path: Path, lab_of: Callable[[ResultsFolder], "Lab"]) -> None:
-    folders = [ResultsFolder.create(tmp_path, date(2026, 11, 21)) for _ in range(4)]
-    for folder in folders:
-        play(lab_of(folder))
-    weight = outline(folders[0].events).weight
-    archive = Archive(tmp_path, most=2 * weight)
-    records = {folder.id: archive.record(folder.id) for folder in folders[:2]}
-    assert archive.record(folders[0].id) is records[folders[0].id]  # used last
-    archive.record(folders[2].id)
-    assert archive.kept(folders[0].id) is records[folders[0].id]
-    assert archive.kept(folders[1].id) is None
-    small = Archive(tmp_path, most=1)
-    assert small.record(folders[3].id) is small.record(folders[3].id)  # the latest one in any case
+async def test_only_so_much_is_cached(tmp_path: Path, lab_of: Callable[[ResultsFolder], "Lab"]) -> None:
+    ids = [ResultsFolder.create(tmp_path, date(2026, 11, 21)).id for _ in range(4)]
+    for id in ids:
+        play(lab_of(ResultsFolder(tmp_path / id)))
+    _, weight = read_record(tmp_path / ids[0] / "events.jsonl")
+
+    async def record(catalog: SessionCatalog, id: str) -> SessionRecord:
+        async with catalog.record(id) as view:
+            return view.record
+
+    for keep, cache_bytes in ((20, 2 * weight), (2, 1 << 30)):
+        with closing(SessionCatalog(tmp_path, keep=keep, cache_bytes=cache_bytes)) as catalog:
+            first, second = await record(catalog, ids[0]), await record(catalog, ids[1])
+            assert await record(catalog, ids[0]) is first  # used last
+            await record(catalog, ids[2])
+            assert await record(catalog, ids[0]) is first
+            assert await record(catalog, ids[1]) is not second
+    with closing(SessionCatalog(tmp_path, cache_bytes=1)) as catalog:
+        assert await record(catalog, ids[3]) is await record(catalog, ids[3])  # the last one in any case
+    with closing(SessionCatalog(tmp_path, keep=0)) as catalog:
+        assert await record(catalog, ids[3]) is not await record(catalog, ids[3])
+
+
+async def test_a_session_that_runs_is_in_memory(lab: "Lab") -> None:
+    play(lab)
+    id, root = lab.folder.id, lab.folder.path.parent
+    with closing(SessionCatalog(root, lambda: {id: lab.record})) as catalog:
+        async with catalog.record(id) as view:
+            assert (view.record, view.status, view.over) == (lab.record, "running", False)
+        assert await catalog.summary(id) == SessionSummary.of(lab.record, "running")
+        (case, *_) = lab.record.cases
+        assert await catalog.case(id, case) is lab.record.cases[case]
+
+
+@pytest.mark.parametrize("id", ["2026-11-21--999", "..", "", "latest", "2026-11-21--001/.."])
+async def test_what_is_no_session_is_not_found(lab: "Lab", id: str) -> None:
+    play(lab)
+    with closing(SessionCatalog(lab.folder.path.parent)) as catalog:
+        assert await catalog.folder(id) is None
+        assert await catalog.summary(id) is None
+        with pytest.raises(FileNotFoundError):
+            async with catalog.record(id):
+                pass
 
 
 @pytest.mark.parametrize(
@@ -177,7 +214,7 @@ def test_only_so_much_is_kept(tmp_path: Path, lab_of: Callable[[ResultsFolder], 
 def test_a_small_file_that_is_broken_says_nothing(lab: "Lab", content: str) -> None:
     play(lab)
     (lab.folder.path / "session.json").write_text(content, encoding="latin-1")
-    assert Archive(lab.folder.path.parent).head(lab.folder.id) is None
+    assert read_summary(lab.folder.path) is None
 
 
 @pytest.fixture(params=["queries", "turns"])
@@ -216,20 +253,27 @@ def test_whoever_looks_at_a_log_is_not_taken_for_its_writer(tmp_path: Path) -> N
         assert sum(one.result() for one in [threads.submit(looks) for _ in range(8)]) == 0
 
 
-def test_what_comes_late_reaches_the_log_and_the_reports(lab: "Lab") -> None:
-    record = SessionRecord()
-    writer = ResultsWriter(lab.folder, record)
-    lab.read_along(writer)
+def test_what_arrives_late_reaches_the_log_and_the_reports(lab: "Lab") -> None:
+    writer = ResultsWriter(lab.folder, SessionRecord())
+    unsubscribe = lab.journal.subscribe(writer)
+    late = LateEventRecorder(lab.folder.path.parent, lambda id: not over)
+    lab.journal.subscribe(late, LATE)
+    over = False
     lab.start()
     case = lab.plan({"alice": "A"})
     lab.run(case)
     lab.end()
-    writer.close()
+    unsubscribe()
+    over = True
     for number in range(20):
+        if number == 10:
+            writer.close()  # until then, it still writes its own reports
         path = f"clients/alice/{number}.log"
-        writer.late(lab.append(Upload(case=case, attempt=1, role="alice", name=path, path=path, size=1)))
-    assert len(record.cases[case].attempts[0].uploads) == 20
-    assert case_in_full(lab.folder.events, case) == record.cases[case]
-    report = lab.folder.path / "report.json"
-    _until(lambda: len(json.loads(report.read_bytes())["cases"][0]["attempts"][0]["uploads"]) == 20)
-    _until(lambda: b"clients/alice/19.log" in lab.folder.junit.read_bytes())
+        lab.append(Upload(case=case, attempt=1, role="alice", name=path, path=path, size=1))
+    late.close()
+    events = list(read_events(lab.folder.events))
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert [type(event) for event in events[-21:]] == [SessionEnded, *[Upload] * 20]
+    report = json.loads((lab.folder.path / "report.json").read_bytes())
+    assert len(report["cases"][0]["attempts"][0]["uploads"]) == 20
+    assert b"clients/alice/19.log" in lab.folder.junit.read_bytes()
