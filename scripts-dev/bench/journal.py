@@ -56,7 +56,7 @@ def story(append: Callable[..., object], cases: int) -> int:
 
 
 def bare(folder: Path, cases: int) -> float:
-    """Return the microseconds that the event and its line of JSON take, written unbuffered: the lower bound."""
+    """Return the microseconds that an event and its line of JSON take, written unbuffered."""
     with (folder / "bare.jsonl").open("ab", buffering=0) as file:
 
         def append(event: Event) -> None:
