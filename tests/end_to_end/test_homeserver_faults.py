@@ -101,7 +101,7 @@ def _expect_death(running: "Running", name: str, kind: type[junitparser.junitpar
     (case,) = (case for case_id, case in running.cases().items() if f"::{name}[" in case_id)
     (result,) = case.result
     assert type(result) is kind
-    assert "the homeserver server had ended" in str(result.message)
+    assert "the homeserver server exited" in str(result.message)
     (log,) = (running.session() / "cases").glob(f"**/{name}/**/homeserver.log")
     assert "/_matrix/client/v3/register" in log.read_text()
     report = (running.session() / "report.html").read_text()

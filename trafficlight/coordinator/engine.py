@@ -1,4 +1,4 @@
-"""The running lab: takes sessions, starts their cases the moment they can start, and ends in good order."""
+"""The engine: runs sessions over one pool of adapters and starts each case as soon as it can start."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,6 @@ from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
 from trafficlight.coordinator.session import Session, SessionOptions
-from trafficlight.coordinator.watchdog import StallDetector
 from trafficlight.homeservers.provider import Provider
 from trafficlight.logs import LogContext
 from trafficlight.results.events import Event, State
@@ -26,8 +25,10 @@ from trafficlight.worker.assignment import Verdict
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks at who has gone silent and who waits for too long.
-_SWEEP_EVERY = 1.0
+# Seconds between two checks for silent adapters and expired deadlines.
+_SWEEP_INTERVAL = 1.0
+# Seconds without progress before an error is logged; doubled each time.
+_STALL_ALARM = 60.0
 
 
 class Engine:
@@ -65,23 +66,23 @@ class Engine:
         self._queue_deadline = self._adapters_deadline = queue_deadline
         self._changed = asyncio.Event()
         self._running: dict[asyncio.Task[None], Attempt] = {}
-        #: Set when nothing starts any more.
+        #: Set when no more cases start.
         self.stopped = asyncio.Event()
-        self._late: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._resets: set[asyncio.Task[None]] = set()
         self._stopping: str | None = None
         self._interrupted = False
-        self.standstill = StallDetector(clock)
-        #: Whether :meth:`run` is at work.
+        self.stalled = StallDetector(clock)
+        #: Whether :meth:`run` is running.
         self.alive = False
 
     @property
     def stopping(self) -> str:
-        """Why nothing starts any more; empty while cases may start."""
+        """Why no more cases start; empty while they may."""
         return self._stopping or ""
 
     def wake(self) -> None:
-        """Look again at what can start."""
+        """Make the scheduler decide again."""
         self._changed.set()
 
     async def submit(
@@ -128,14 +129,14 @@ class Engine:
             raise
 
     def _admit(self, session: Session) -> None:
-        """Let a session begin, or end at once when the lab is ending."""
+        """Let the cases of a session start; close it at once if the engine is stopping."""
         if self._stopping is not None:
             session.stop(self._stopping)
-            if not self.alive:  # nobody else would write its end down any more
+            if not self.alive:  # no loop runs that would close it
                 closing = self._close(session, interrupted=True)
                 task = asyncio.create_task(closing, name=f"close {session.id}")
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
         self.wake()
 
     async def _close(self, session: Session, *, interrupted: bool = False) -> None:
@@ -144,7 +145,7 @@ class Engine:
         self.sessions.pop(session.id, None)
 
     async def run(self) -> None:
-        """Run sessions until :meth:`stop`. Leaves no attempt behind, also when it is cancelled."""
+        """Run sessions until :meth:`stop`. Leaves no attempt running, also if it is cancelled or fails."""
         self.alive = True
         try:
             async with asyncio.TaskGroup() as group:
@@ -161,16 +162,17 @@ class Engine:
         finally:
             while self.sessions:
                 for session in list(self.sessions.values()):
-                    session.stop("the lab has ended")
+                    session.stop("the coordinator has stopped")
                     await self._close(session)
             self.alive = False
-            self._stopping = self._stopping or "the lab has failed"
+            self._stopping = self._stopping or "the coordinator failed"
             self.pool.close(self._stopping)
 
     async def stop(self, reason: str, *, grace: float = 0.0, interrupted: bool = False) -> None:
-        """Start nothing any more; what runs has `grace` seconds to end, then it is called off.
+        """Start no more cases; cancel those that still run after `grace` seconds.
 
-        :param interrupted: whether somebody ended it early; sessions that have not ended say so.
+        :param interrupted: whether an operator stopped it; sessions that have not ended are recorded as
+            interrupted.
         """
         self._stopping = self._stopping or reason
         self.stopped.set()
@@ -185,7 +187,7 @@ class Engine:
         self.cancel_running()
 
     def no_more_adapters_after(self, within: float) -> None:
-        """Take it that every adapter has come that will: what none of them can play is given up soon.
+        """Shorten the deadline of cases that lack adapters, because no more of them will register.
 
         :param within: seconds that an adapter may be away between two cases.
         """
@@ -194,15 +196,15 @@ class Engine:
             session.restart_wait_timers()
 
     def cancel(self, session: Session, reason: str) -> None:
-        """End one session early: nothing of it starts any more, and what runs is called off."""
+        """Cancel a session: start no more of its cases and cancel those that run."""
         session.cancel(reason)
         self.cancel_running(session)
         self.wake()
 
     def cancel_case(self, session: Session, case: str, reason: str) -> bool:
-        """End one case early: as skipped while it waits, as an error that says so while it runs.
+        """Cancel a case: it ends as skipped if it waits, as an error if it runs.
 
-        :return: whether it was there to be ended.
+        :return: whether the case was waiting or running.
         """
         if case in session.waiting:
             session.end_waiting(case, State.SKIPPED, reason)
@@ -216,13 +218,13 @@ class Engine:
         return False
 
     def cancel_running(self, session: Session | None = None) -> None:
-        """Cancel what runs, of one session or of all; each ends as an error that says so."""
+        """Cancel the running cases of one session or of all; each ends as an error."""
         for task, attempt in self._running.items():
             if session is None or attempt.session == session.id:
                 task.cancel()
 
     def _unsupported(self, case: Case) -> str | None:
-        specs = (spec for slot in case.servers for spec in slot.type.homeservers())
+        specs = (spec for slot in case.servers for spec in slot.homeservers)
         unsupported = self._resources.servers.unsupported
         return next((why for spec in specs if (why := unsupported(spec)) is not None), None)
 
@@ -307,16 +309,15 @@ class Engine:
         except asyncio.CancelledError:
             verdict = self._cancelled(attempt)
         except Exception as error:
-            logger.exception("an attempt of %s failed in the lab itself", attempt.case.id)
-            message = f"the lab itself failed: {type(error).__name__}: {error}"
+            logger.exception("an attempt of %s failed with an internal error", attempt.case.id)
+            message = f"internal error of the coordinator: {type(error).__name__}: {error}"
             verdict = Verdict(State.ERROR, message, traceback.format_exc(), "run")
         self._finish(attempt, verdict)
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
         why = attempt.cancel_reason or self._stopping or self.sessions[attempt.session].stopped
-        return Verdict(
-            State.ERROR, f"cancelled while running: {why or 'the session was cancelled'}", phase="run"
-        )
+        why = why or "the coordinator failed"
+        return Verdict(State.ERROR, f"cancelled while running: {why}", phase="run")
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
         seconds = self.clock.monotonic() - attempt.started
@@ -337,28 +338,28 @@ class Engine:
             task = group.create_task(work, name=f"reset {adapter.uuid}")
         except RuntimeError:  # the group is ending
             work.close()
-            self.pool.end(adapter, "the lab is ending")
+            self.pool.end(adapter, "the coordinator is shutting down")
             return
         self._resets.add(task)
         task.add_done_callback(self._resets.discard)
 
     async def _sweep(self) -> None:
-        """Look once a second for adapters that have gone silent and cases that wait in vain."""
+        """Check regularly for silent adapters, expired deadlines and stalls."""
         while True:
-            await self.clock.sleep(_SWEEP_EVERY)
+            await self.clock.sleep(_SWEEP_INTERVAL)
             self.pool.sweep()
             if self.pool.free or self._limits != self._ask_limits():
-                self.wake()  # what is kept back for a case is not kept for ever
-            self._watch()
+                self.wake()  # a reservation may have expired
+            self._check_progress()
             for session in list(self.sessions.values()):
                 if await session.sweep(self._queue_deadline, self._adapters_deadline):
                     self.wake()
                 if (over := session.deadline_exceeded()) is not None:
                     self.cancel(session, over)
 
-    def _watch(self) -> None:
+    def _check_progress(self) -> None:
         open_ones = [session for session in self.sessions.values() if not session.stopped]
-        self.standstill.look(
+        self.stalled.observe(
             running=len(self._running),
             waiting=sum(len(session.waiting) for session in open_ones),
             reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
@@ -366,5 +367,43 @@ class Engine:
 
 
 def _rank(adapter: Adapter) -> int:
-    """Adapters that wait in a poll come first: they are known to be there."""
+    """Prefer adapters that are waiting in a poll: they are certainly there."""
     return 0 if adapter.channel.polling else 1
+
+
+class StallDetector:
+    """Logs an error when cases wait, none runs, and nothing has changed for long.
+
+    :param clock: the monotonic clock.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: float | None = None
+        self._next_alarm = _STALL_ALARM
+
+    @property
+    def seconds(self) -> float:
+        """For how long cases have been waiting while none ran."""
+        return self._clock.monotonic() - self._since if self._since is not None else 0.0
+
+    def observe(self, *, running: int, waiting: int, reasons: Callable[[], Iterable[str]]) -> None:
+        """Take a sample; to be called every second or so.
+
+        :param running: how many cases run.
+        :param waiting: how many cases wait that may start.
+        :param reasons: returns why they wait; called only if an error is logged.
+        """
+        if running or not waiting:
+            self._since, self._next_alarm = None, _STALL_ALARM
+            return
+        if self._since is None:
+            self._since = self._clock.monotonic()
+        if self.seconds >= self._next_alarm:
+            self._next_alarm = self.seconds * 2
+            logger.error(
+                "no case has run for %.0f s while %d cases wait: %s",
+                self.seconds,
+                waiting,
+                "; ".join(sorted(set(reasons()))),
+            )

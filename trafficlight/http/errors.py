@@ -11,7 +11,7 @@ from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from trafficlight.coordinator.adapter import RegistrationConflictError, UnknownAdapterError
-from trafficlight.http.pages.rendering import page
+from trafficlight.http.headers import page
 from trafficlight.results.reports.presentation import render
 
 

@@ -1,4 +1,7 @@
-"""The headers that keep a browser from doing more with an answer than it should."""
+"""Responses for browsers: pages, and the headers that restrict what a browser does with a response."""
+
+import hashlib
+from http import HTTPStatus
 
 from quart import Quart, Response, request
 
@@ -6,17 +9,17 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-"""For our own pages: nothing inline, nothing from elsewhere."""
+"""For pages: nothing inline, nothing from other origins."""
 
 FILE_POLICY = (
     "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'; sandbox"
 )
-"""For what clients uploaded: it may be looked at, and can do nothing."""
+"""For uploaded files: they are shown, and cannot run scripts."""
 
 
 def install(app: Quart) -> None:
-    """Put the headers on every answer of an application; a view that set its own keeps them."""
+    """Set the headers of every response of an application, except those that a view has set."""
 
     @app.after_request
     async def guard(response: Response) -> Response:
@@ -34,3 +37,19 @@ def install(app: Quart) -> None:
         ):
             response.headers.setdefault(name, value)
         return response
+
+
+def page(content: bytes, status: int = 200) -> Response:
+    """Return the response for a page."""
+    response = Response(content, status=status, content_type="text/html; charset=utf-8")
+    response.headers["Vary"] = "Accept, Authorization, Cookie"
+    return response
+
+
+def unless_known(content: bytes) -> Response:
+    """Return the response for a page, or 304 if the browser has it already."""
+    tag = hashlib.sha256(content).hexdigest()[:32]
+    known = request.if_none_match.contains_weak(tag)
+    response = page(b"" if known else content, HTTPStatus.NOT_MODIFIED if known else HTTPStatus.OK)
+    response.set_etag(tag, weak=True)
+    return response

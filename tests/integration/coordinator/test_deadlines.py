@@ -162,6 +162,16 @@ async def test_of_a_session(bay: "EngineHarness", clock: HandClock) -> None:
     assert late.stopped == "the session took longer than 100 s, its deadline"
 
 
+async def test_the_engine_reports_stalls(
+    bay: "EngineHarness", clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bay.submit(DANCES)
+    await clock.turn(70)
+    assert bay.engine.stalled.seconds > 60
+    (record,) = [record for record in caplog.records if "no case has run" in record.message]
+    assert record.message.endswith("while 1 cases wait: needs 1 x Nio (0 free, 0 registered)")
+
+
 async def test_of_the_grace_period(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(WAITS)
     await bay.until(Log, message="running")

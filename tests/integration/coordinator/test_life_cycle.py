@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.integration.coordinator.conftest import open_bay
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import SessionOptions
 from trafficlight.coordinator.workers.pool import WorkerPool
@@ -18,6 +20,7 @@ from trafficlight.results.events import (
     CaseState,
     CaseWaits,
     Log,
+    SessionEnded,
     State,
 )
 from trafficlight.results.record import ExitCode
@@ -273,3 +276,39 @@ class TestWorkers:
             assert player.exits
             assert not bay.provider.running
             await bay.engine.stop("done")
+
+
+@pytest.mark.parametrize(("cancelled", "code"), [(False, ExitCode.LAB_ERROR), (True, ExitCode.INTERRUPTED)])
+async def test_sessions_are_closed_when_the_engine_itself_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancelled: bool, code: ExitCode
+) -> None:
+    def fails() -> Limits:
+        raise OSError("no more files")
+
+    with pytest.raises(ExceptionGroup):
+        async with open_bay(tmp_path) as bay:
+            session = await bay.submit(
+                """
+                class Waits(Test):
+                    async def run(self):
+                        self.logger.info("running")
+                        await asyncio.Event().wait()
+
+                class NeverStarts(Test):
+                    clients = {"alice": Nio}
+
+                    async def run(self, alice):
+                        pass
+                """
+            )
+            await bay.until(Log, message="running")
+            if cancelled:
+                session.cancel("not needed")
+            monkeypatch.setattr(bay.engine, "_schedule", lambda _: fails())
+            bay.engine.wake()
+            cases = await bay.ended(session)
+    (ended,) = [event for event in bay.events if isinstance(event, SessionEnded)]
+    assert (ended.exit_code, ended.interrupted) == (code, cancelled)
+    why = "not needed" if cancelled else "the coordinator failed"
+    assert cases["Waits"].message == f"cancelled while running: {why}"
+    assert cases["NeverStarts[alice=Nio]"].state is State.WAITING

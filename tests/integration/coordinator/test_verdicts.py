@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trafficlight.coordinator.attempt import Attempt
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.protocol import ErrorBody, JsonObject, Registration
 from trafficlight.results.events import Log, ServerFailed, State
@@ -112,6 +113,16 @@ class TestAdapters:
         assert case.state is state
         assert "lost my room" in case.message
 
+    @pytest.mark.parametrize("details", ["no such room", "x: no such room"])
+    async def test_the_message_names_the_action_once(self, bay: "EngineHarness", details: str) -> None:
+        """Some adapters name it themselves."""
+        alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
+        session = await bay.submit(ONE.format(body="await alice.perform('x')"))
+        await alice.channel.poll(20)
+        bay.engine.pool.report(alice, ErrorBody(type="action", details=details))
+        case = (await bay.ended(session))["One[alice=Nio]"]
+        assert case.message == "alice: x: no such room"
+
     async def test_an_error_that_the_test_does_not_wait_for_is_not_lost(self, bay: "EngineHarness") -> None:
         """The test catches what its own action raised; the adapter is gone all the same."""
         alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
@@ -144,6 +155,14 @@ class TestAdapters:
 
 
 class TestHomeservers:
+    async def test_a_case_without_any_watches_none(
+        self, bay: "EngineHarness", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Attempt, "_homeserver_lost", None)
+        bay.player()
+        case = await bay.ended(await bay.submit(ONE.format(body="await alice.perform('x')")))
+        assert case["One[alice=Nio]"].state is State.SUCCESS
+
     async def test_it_is_given_and_destroyed(self, bay: "EngineHarness") -> None:
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.attempts[-1].servers["server"].image == "fake:1"
@@ -169,7 +188,7 @@ class TestHomeservers:
         bay.provider.fails = KeyError("port")
         case = (await bay.ended(await bay.submit(SERVER)))["Served[server=SynapseStable]"]
         assert case.state is State.ERROR
-        assert case.message == "the lab itself failed: KeyError: 'port'"
+        assert case.message == "internal error of the coordinator: KeyError: 'port'"
 
     async def test_it_can_never_be_deployed(self, bay: "EngineHarness") -> None:
         bay.provider.refuses = "no Go compiler"

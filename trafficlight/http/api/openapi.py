@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from quart import Blueprint, Quart, Response, current_app, jsonify
 
 from trafficlight.http.api.described import Answer, Endpoint, described, description_of
-from trafficlight.http.pages.rendering import page
+from trafficlight.http.headers import page
 from trafficlight.http.schemas import ErrorResponse
 from trafficlight.http.wire.app import ENDPOINTS
 from trafficlight.protocol import JsonObject

@@ -109,6 +109,6 @@ def _gauges(lab: Lab) -> Gauges:
         sessions=len(open_sessions),
         adapters=adapters,
         oldest=oldest,
-        stalled=lab.engine.standstill.seconds,
+        stalled=lab.engine.stalled.seconds,
         drained=bool(lab.engine.pool.drained),
     )

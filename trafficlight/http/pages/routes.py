@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as Redirect
 from trafficlight.http.api.described import Answer, Endpoint, Query, described
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
+from trafficlight.http.headers import unless_known
 from trafficlight.http.pages import files
-from trafficlight.http.pages.rendering import unless_known
 from trafficlight.http.pages.views import (
     adapter_rows,
     attempt_views,
