@@ -14,7 +14,7 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.protocol import Registration
 from trafficlight.results.record import ExitCode
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 QUICK = """
 class Quick(Test):
