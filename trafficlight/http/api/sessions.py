@@ -16,8 +16,8 @@ from trafficlight.http.api.bodies import (
     case_body,
     session_body,
 )
-from trafficlight.http.api.described import Answer, Endpoint, Query, described
 from trafficlight.http.api.event_stream import event_lines
+from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.pagination import invalid_query, number, page_bounds
@@ -43,8 +43,8 @@ _SESSIONS, _MOST_SESSIONS = 100, 1000  # per page
 _FAILED = frozenset({Outcome.FAILURE, Outcome.ERROR})
 _UNDECIDED = frozenset({Outcome.NOT_RUN, Outcome.RUNNING})
 
-_SESSION = Answer("The session in its current state.", SessionBody)
-_STARTED = {201: Answer("The session has started; `Location` names it.", SessionBody)}
+_SESSION = ResponseSpec("The session in its current state.", SessionBody)
+_STARTED = {201: ResponseSpec("The session has started; `Location` names it.", SessionBody)}
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 
 
@@ -65,9 +65,7 @@ blueprint.before_request(require_people)
 
 
 @blueprint.post("")
-@described(
-    Endpoint(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
-)
+@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
 async def submit() -> Response:
     """Start a session: its cases run as soon as adapters, homeservers and limits allow.
 
@@ -84,14 +82,12 @@ async def submit() -> Response:
 
 
 @blueprint.get("")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The sessions.", SessionList)},
-        (400, 401),
-        query=_paging(_SESSIONS, _MOST_SESSIONS),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The sessions.", SessionList)},
+    (400, 401),
+    query=_paging(_SESSIONS, _MOST_SESSIONS),
+    guard="people",
 )
 async def sessions() -> Response:
     """List all sessions in the results folder, newest first, whichever process ran them.
@@ -106,28 +102,26 @@ async def sessions() -> Response:
 
 
 @blueprint.get("/<session>")
-@described(Endpoint(_GROUP, {200: _SESSION}, (401, 404), guard="people"))
+@OperationSpec(_GROUP, {200: _SESSION}, (401, 404), guard="people")
 async def session(session: str) -> Response:
     """Return a session in its current state; `latest` names the latest."""
     return _json(await _body(await session_id(session)))
 
 
 @blueprint.get("/<session>/cases")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The cases.", CaseList)},
-        (400, 401, 404),
-        query=(
-            Query(
-                "state",
-                "Only cases in this state; may be repeated.",
-                {"type": "string", "enum": [state.value for state in State]},
-            ),
-            *_paging(_PAGE, _LONGEST_PAGE),
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The cases.", CaseList)},
+    (400, 401, 404),
+    query=(
+        Query(
+            "state",
+            "Only cases in this state; may be repeated.",
+            {"type": "string", "enum": [state.value for state in State]},
         ),
-        guard="people",
-    )
+        *_paging(_PAGE, _LONGEST_PAGE),
+    ),
+    guard="people",
 )
 async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
@@ -145,17 +139,15 @@ async def cases(session: str) -> Response:
 
 
 @blueprint.get("/<session>/events")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The events, one JSON object a line.", media_type="application/x-ndjson")},
-        (400, 401, 404),
-        query=(
-            Query("after", "Only events behind the one with this sequence number.", _NUMBER),
-            Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
-        ),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The events, one JSON object a line.", media_type="application/x-ndjson")},
+    (400, 401, 404),
+    query=(
+        Query("after", "Only events behind the one with this sequence number.", _NUMBER),
+        Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
+    ),
+    guard="people",
 )
 async def events(session: str) -> Response:
     """Stream a session's events from the first one on until the session has ended.
@@ -176,7 +168,7 @@ async def events(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cancel")
-@described(Endpoint(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people"))
+@OperationSpec(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people")
 async def cancel(session: str) -> Response:
     """Cancel a session: no more of its cases start, and running ones are cancelled.
 
@@ -196,9 +188,7 @@ async def cancel(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cases/cancel")
-@described(
-    Endpoint(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
-)
+@OperationSpec(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
 async def cancel_case(session: str) -> Response:
     """Cancel a case: it ends as skipped if it waits, and as an error if it runs."""
     id, lab = await session_id(session), current_lab()
@@ -215,7 +205,7 @@ async def cancel_case(session: str) -> Response:
 
 
 @blueprint.post("/<session>/rerun-failed")
-@described(Endpoint(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people"))
+@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people")
 async def rerun_failed(session: str) -> Response:
     """Start a session with only the cases of this one that failed or ended in error.
 
