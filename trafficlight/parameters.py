@@ -5,7 +5,7 @@ They stack in ducktape's sense: each `@parametrize` adds one set of values, each
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -141,7 +141,8 @@ def _product(lists: Mapping[str, tuple[Any, ...]]) -> Iterable[dict[str, Any]]:
 def _listed(decorator: str, name: str, given: object) -> tuple[Any, ...]:
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise TypeError(f"@{decorator}({name}=...) takes a list of values, not {given!r}: {name}=[{given!r}]")
-    values = tuple(given)
+    # The order of a set differs from process to process.
+    values = tuple(sorted(given, key=repr) if isinstance(given, Set) else given)
     if not values:
         raise TypeError(f"@{decorator}({name}=[]) has no value to run with")
     return values

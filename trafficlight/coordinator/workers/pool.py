@@ -7,6 +7,7 @@ import logging
 import signal
 import tempfile
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -96,7 +97,9 @@ class WorkerPool:
         limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
         try:
             worker.begin()
-            worker.send(RunAttempt(assignment))
+            # The worker makes the parameters itself, and they may be large.
+            case = replace(assignment.case, parameters={})
+            worker.send(RunAttempt(replace(assignment, case=case)))
             async with self._clock.timeout(limit):
                 finished = await _serve_requests(worker, link)
             reusable = finished.reusable
