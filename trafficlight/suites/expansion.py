@@ -102,7 +102,7 @@ def expand_case(case: Case) -> tuple[dict[str, ClientType], dict[str, Any]]:
     if found is None:
         problem = "the test file produced this case when it was collected and no longer does"
         problem += ": the types or parameters of its test differ from import to import"
-        hint = "state values that are the same in every process: not random, of the clock, or addresses"
+        hint = "use no random numbers, times, process ids or addresses as values"
         raise TestFileError(case.path, case.line, problem, hint)
     clients, parameters = found
     return clients, {name: _copied(value) for name, value in parameters.items()}
