@@ -78,7 +78,7 @@ def test_ignore_above_a_class_takes_out_the_class_and_no_subclass() -> None:
 
 
 def test_an_ignore_that_means_nothing_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match=r"@ignore\(x=3\) fits none"):
+    with pytest.raises(ValueError, match=r"@ignore\(x=3\) matches none"):
         sets(ignore(x=3), matrix(x=[1, 2]))
 
 

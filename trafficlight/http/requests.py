@@ -94,7 +94,7 @@ def parse_object(raw: bytes) -> JsonObject:
     :raises ApiError: there is none (400).
     """
     try:
-        read: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant, parse_float=_finite)
+        read: Any = _DECODER.decode(raw.decode("utf-8-sig"))
         read = _sanitized(read, _DEPTH)
     except (ValueError, RecursionError) as error:
         what = "empty" if not raw else f"not JSON: {error}"
@@ -145,3 +145,6 @@ def _finite(digits: str) -> float:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
