@@ -6,6 +6,6 @@ from trafficlight.coordinator.lab import Lab
 
 
 def current_lab() -> Lab:
-    """Return the lab of the application that handles the request."""
+    """Return the lab of the application that handles the current request."""
     lab: Lab = current_app.config["LAB"]
     return lab
