@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# pytest in pytest, twice on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
 _CONFTEST = Path(__file__).parents[1] / "conftest.py"
 _TESTS = {
     "a test": "import pytest\n\ndef test_it():\n    pytest.skip('no browser here')\n",
@@ -33,7 +36,8 @@ def _command(folder: Path, content: str, *options: str) -> list[str]:
     shutil.copy(_CONFTEST, folder)
     (folder / "test_passing.py").write_text("def test_passing():\n    pass\n", encoding="utf-8")
     (folder / "test_it.py").write_text(content, encoding="utf-8")
-    fixed = ("-m", "pytest", "--rootdir", str(folder), "-p", "no:cacheprovider", str(folder))
+    unused = ("-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:cov")
+    fixed = ("-m", "pytest", "--rootdir", str(folder), *unused, str(folder))
     return [sys.executable, *fixed, *options]
 
 
