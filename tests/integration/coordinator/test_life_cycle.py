@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
