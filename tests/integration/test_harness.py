@@ -89,7 +89,7 @@ def test_ctrl_c_keeps_summary_durations_and_junit(tmp_path: Path, options: tuple
     (tmp_path / "test_it.py").rename(tmp_path / "test_that_hangs.py")  # sorts after test_passing.py
     process = subprocess.Popen(
         command,
-        env=_environment(CI="", SEEN=str(seen)),
+        env=_environment(CI="", SEEN=str(seen), PYTHONUNBUFFERED="1"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -97,10 +97,15 @@ def test_ctrl_c_keeps_summary_durations_and_junit(tmp_path: Path, options: tuple
         start_new_session=True,
     )
     with process:
+        assert process.stdout is not None
+        # The controller of pytest-xdist hears of a test later than the next one starts.
+        output = ""
+        while "PASSED" not in output and (line := process.stdout.readline()):
+            output += line
         while not seen.exists() and process.poll() is None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output += process.communicate(timeout=300)[0]
 
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "1 passed" in output
