@@ -32,7 +32,7 @@ _OTHER_TYPES = frozenset(
 
 
 def current_lab() -> Lab:
-    """Return the lab of the application that handles the request."""
+    """Return the lab of the application that handles the current request."""
     lab: Lab = current_app.config["LAB"]
     return lab
 

@@ -79,7 +79,7 @@ async def adapters() -> Response:
 async def pause(uuid: str) -> Response:
     """Give an adapter no new case until it is resumed; what it is in goes on.
 
-    An adapter that registers anew for each case comes back unpaused: drain the pool to hold all of them.
+    An adapter that registers again for each case is not paused then: drain the pool to stop all of them.
     """
     pool = current_lab().engine.pool
     reason = await _reason()
