@@ -11,9 +11,8 @@ from quart import Blueprint, Response, request
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
-from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
-from trafficlight.http.requests import chunks, json_object, validated
+from trafficlight.http.requests import chunks, current_lab, json_object, validated
 from trafficlight.http.security import require_people
 
 blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")
@@ -80,7 +79,7 @@ async def adapters() -> Response:
 async def pause(uuid: str) -> Response:
     """Give an adapter no new case until it is resumed; what it is in goes on.
 
-    An adapter that registers anew for each case comes back unpaused: drain the pool to hold all of them.
+    An adapter that registers again for each case is not paused then: drain the pool to stop all of them.
     """
     pool = current_lab().engine.pool
     reason = await _reason()

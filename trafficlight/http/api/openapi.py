@@ -140,7 +140,7 @@ def _operation(id: str, view: View, endpoint: OperationSpec) -> JsonObject:
         content = {endpoint.form_type: {"schema": dict(endpoint.form)}}
         operation["requestBody"] = {"required": True, "content": content}
     if endpoint.guard is not None:
-        # An empty requirement beside it: tokens may be off.
+        # The empty alternative: tokens may be disabled.
         operation["security"] = [{}, {endpoint.guard: []}]
     return operation
 

@@ -237,7 +237,11 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
         )
         raise ApiError(HTTPStatus.CONFLICT, "stale_action", message)
     if receipt is Receipt.UNSOLICITED:
-        _note(request.lab, adapter, f"answered, but nothing was asked of it: {single_line(repr(response))}")
+        _note(
+            request.lab,
+            adapter,
+            f"sent a response, but no action was outstanding: {single_line(repr(response))}",
+        )
     return {"receipt": receipt}
 
 
