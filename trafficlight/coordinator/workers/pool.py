@@ -325,13 +325,15 @@ async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
     """Return the verdict on an attempt that took its worker's process with it."""
     if worker.unread:
         message = f"the test's process sent to the lab what it does not take: {worker.unread}"
-        return Verdict(State.ERROR, message, _words(worker, assignment))
+        return Verdict(State.ERROR, message, await asyncio.to_thread(_words, worker, assignment))
     how = await ending_of(worker)
     if not how:
         return Verdict(
             State.ERROR, "the test closed its process's connection to the lab", worker.last_words()
         )
-    return Verdict(State.ERROR, f"the test ended its process: {how}", _words(worker, assignment))
+    return Verdict(
+        State.ERROR, f"the test ended its process: {how}", await asyncio.to_thread(_words, worker, assignment)
+    )
 
 
 def _words(worker: WorkerProcess, assignment: Assignment) -> str:
