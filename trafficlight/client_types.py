@@ -1,6 +1,9 @@
-"""What may fill a client role: a client type matches what an adapter said when it registered."""
+"""What may fill a client role: a client type matches the registration of an adapter."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from packaging.specifiers import SpecifierSet
@@ -8,11 +11,14 @@ from packaging.version import InvalidVersion, Version
 
 from trafficlight.clients import Client, ElementCallClient, MatrixClient
 from trafficlight.clients import NetworkProxyClient as _NetworkProxyClient
+from trafficlight.errors import LabError
 
 __all__ = [
     "Candidate",
     "ClientMatcher",
     "ClientType",
+    "ClientTypeSpec",
+    "CustomMatch",
     "ElementAndroid",
     "ElementCall",
     "ElementIos",
@@ -23,16 +29,17 @@ __all__ = [
     "Nio",
     "as_client_type",
     "client_class",
+    "spec_of",
 ]
 
-# Under another name, because `type` means something else inside of a client type.
+# `type` is an attribute inside the classes below.
 ClientClass: TypeAlias = type[Client]
 
 _CHANNELS = frozenset({"stable", "develop"})
 
 
 class Candidate(Protocol):
-    """What a client type is shown of an adapter: its registration, as it was sent."""
+    """What `match` receives: an adapter's registration, as it was sent."""
 
     @property
     def registration(self) -> Mapping[str, Any]:
@@ -42,10 +49,10 @@ class Candidate(Protocol):
 
 @runtime_checkable
 class ClientMatcher(Protocol):
-    """The least that fills a client role. Any :class:`ClientType` does."""
+    """The minimum for a client role. Every :class:`ClientType` satisfies it."""
 
     def name(self) -> str:
-        """Return the name that stands in case ids."""
+        """Return the name in case ids."""
         ...
 
     def match(self, adapter: Any, /) -> bool:
@@ -54,25 +61,25 @@ class ClientMatcher(Protocol):
 
 
 class ClientType:
-    """Names what fills a client role.
+    """Selects the adapters that may fill a client role.
 
-    A type of one's own needs the registration's ``type`` and nothing else::
+    A custom type needs the registration's ``type`` and nothing else::
 
         class MyClient(ClientType):
             type = "my-client"
 
-    The parameters narrow a type down, and become part of its name; a subclass may set the attributes instead.
+    The parameters narrow a type and become part of its name; a subclass may set the attributes instead.
 
-    :param version: which versions will do, e.g. ``>=0.26,<1``; a version that is none by PEP 440 never does.
+    :param version: version constraints, e.g. ``>=0.26,<1``; a version that is not PEP 440 never matches.
     :param labels: words that the registration's ``labels`` must all contain.
-    :param actions: what the adapter must be able to do; one that declares none is taken at its type's word.
+    :param actions: actions that the adapter must support; an adapter that declares none is assumed to.
     :raises packaging.specifiers.InvalidSpecifier: `version` is not a list of version constraints.
 
-    :cvar type: what an adapter registers as.
-    :cvar version: which versions will do; empty for any.
+    :cvar type: the registration's ``type``.
+    :cvar version: version constraints; empty for any version.
     :cvar labels: words that the registration's ``labels`` must all contain.
-    :cvar actions: what the adapter must be able to do.
-    :cvar channel: ``stable`` or ``develop``; refuses adapters that are labelled with the other one only.
+    :cvar actions: actions that the adapter must support.
+    :cvar channel: ``stable`` or ``develop``; rejects adapters that are labelled with the other one only.
     :cvar client: the class that `run()` receives.
     """
 
@@ -98,31 +105,21 @@ class ClientType:
             self._narrowed.append("actions=" + "+".join(sorted(wanted)))
 
     def name(self) -> str:
-        """Return the name that stands in case ids: the class, and what narrows it down."""
-        # A subclass that leaves out super().__init__() is not narrowed.
+        """Return the name in case ids: the class, and the parameters that narrow it."""
+        # A subclass that does not call super().__init__() is not narrowed.
         narrowed = getattr(self, "_narrowed", ())
         return type(self).__name__ + (f"({','.join(narrowed)})" if narrowed else "")
 
     def match(self, adapter: Candidate) -> bool:
         """Return whether an adapter can fill the role."""
-        registration = adapter.registration
-        if registration["type"] != self.type:
-            return False
-        labels, actions = _words(registration.get("labels")), registration.get("actions")
-        channels = _CHANNELS & labels
-        return (
-            self.labels <= labels
-            and (not self.channel or not channels or self.channel in channels)
-            and (actions is None or self.actions <= _words(actions))
-            and (not self.version or _satisfies(registration.get("version"), self.version))
-        )
+        return _matches(self, adapter.registration)
 
     def __repr__(self) -> str:
         return self.name()
 
 
 class Nio(ClientType):
-    """The client library matrix-nio, without a screen; its adapter is part of trafficlight."""
+    """The client library matrix-nio, without a user interface; its adapter ships with trafficlight."""
 
     type = "nio"
 
@@ -167,19 +164,18 @@ class ElementCall(ClientType):
 
 
 class NetworkProxy(ClientType):
-    """A proxy between clients and a homeserver, which can block and delay what passes."""
+    """A proxy between clients and a homeserver that can block and delay requests."""
 
     type = "network-proxy"
     client = _NetworkProxyClient
 
     def match(self, adapter: Candidate) -> bool:
-        """Return whether an adapter is a proxy that said where clients reach it."""
-        endpoint = adapter.registration.get("endpoint")
-        return isinstance(endpoint, str) and bool(endpoint) and super().match(adapter)
+        """Return whether an adapter is a proxy that registered its ``endpoint``."""
+        return _has_endpoint(adapter.registration) and super().match(adapter)
 
 
-class _Foreign(ClientType):
-    """A type that is no subclass of :class:`ClientType`, in its clothes."""
+class _Adapted(ClientType):
+    """Adapts a duck-typed client type."""
 
     def __init__(self, matcher: ClientMatcher) -> None:
         super().__init__()
@@ -192,11 +188,123 @@ class _Foreign(ClientType):
         return bool(self.matcher.match(adapter))
 
 
-def as_client_type(kind: object) -> ClientType | None:
-    """Return a client type given as an instance, as a class, or as anything with `name` and `match`.
+# Decides whether an adapter fits a type with its own `match`.
+Evaluate: TypeAlias = "Callable[[ClientTypeSpec, Mapping[str, Any]], bool] | None"
 
-    :return: None where it is nothing of the sort.
-    :raises Exception: whatever the constructor of a class raises.
+
+@dataclass(frozen=True, slots=True)
+class CustomMatch:
+    """Where to find a client type whose class defines its own `match`.
+
+    :param path: the test file.
+    :param version: modification time and size of the file.
+    :param identity: distinguishes types of the same name.
+    :param class_name: a Test class that uses the type.
+    :param role: the role that it may fill there.
+    """
+
+    path: Path
+    version: tuple[int, int]
+    identity: str
+    class_name: str = field(compare=False)
+    role: str = field(compare=False)
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class ClientTypeSpec:
+    """A client type as plain data: all that the coordinator knows of it. Equal ones match the same adapters.
+
+    :param type_name: the name in case ids.
+    :param needs_endpoint: whether only a network proxy with an ``endpoint`` matches.
+    :param custom: where to find the type if it defines its own `match`; None if the attributes decide.
+    :ivar evaluate: calls the type's own `match`; set by the process that holds the plan.
+    """
+
+    type_name: str
+    type: str = ""
+    version: str = ""
+    channel: str = ""
+    labels: frozenset[str] = frozenset()
+    actions: frozenset[str] = frozenset()
+    needs_endpoint: bool = False
+    custom: CustomMatch | None = None
+    evaluate: Evaluate = field(default=None, init=False, compare=False, repr=False)
+
+    def name(self) -> str:
+        """Return the name in case ids."""
+        return self.type_name
+
+    def match(self, adapter: Candidate) -> bool:
+        """Return whether an adapter can fill the role.
+
+        :raises LabError: the type has its own `match`, and its answer is not known.
+        """
+        if self.custom is None:
+            return _matches(self, adapter.registration)
+        if self.evaluate is None:
+            raise LabError(f"the match() of {self.type_name} cannot be evaluated here")
+        return self.evaluate(self, adapter.registration)
+
+
+def _matches(wanted: ClientType | ClientTypeSpec, registration: Mapping[str, Any]) -> bool:
+    if registration["type"] != wanted.type:
+        return False
+    if isinstance(wanted, ClientTypeSpec) and wanted.needs_endpoint and not _has_endpoint(registration):
+        return False
+    labels, actions = _words(registration.get("labels")), registration.get("actions")
+    channels = _CHANNELS & labels
+    return (
+        wanted.labels <= labels
+        and (not wanted.channel or not channels or wanted.channel in channels)
+        and (actions is None or wanted.actions <= _words(actions))
+        and (not wanted.version or _satisfies(registration.get("version"), wanted.version))
+    )
+
+
+def _has_endpoint(registration: Mapping[str, Any]) -> bool:
+    endpoint = registration.get("endpoint")
+    return isinstance(endpoint, str) and bool(endpoint)
+
+
+def spec_of(kind: ClientType, path: Path, class_name: str, role: str) -> ClientTypeSpec:
+    """Return a client type as plain data.
+
+    :param path: the test file that uses it.
+    :param class_name: the Test class that uses it.
+    :param role: a role that it may fill there.
+    """
+    matchers = {cls for cls in type(kind).__mro__ if "match" in vars(cls)}
+    custom = "match" in vars(kind) or not matchers <= {ClientType, NetworkProxy}
+    if not custom:
+        return ClientTypeSpec(
+            str(kind.name()),
+            str(kind.type or ""),
+            str(kind.version or ""),
+            str(kind.channel or ""),
+            _words(kind.labels),
+            _words(kind.actions),
+            needs_endpoint=NetworkProxy in matchers,
+        )
+    origin = kind.matcher if isinstance(kind, _Adapted) else kind
+    state = sorted(getattr(origin, "__dict__", {}).items())
+    identity = f"{type(origin).__module__}.{type(origin).__qualname__} {state}"
+    if "<locals>" in identity:  # a function may make several classes of this name
+        identity += f" {id(type(origin))}"
+    status = path.stat()
+    spec = ClientTypeSpec(
+        str(kind.name()),
+        str(kind.type or ""),
+        custom=CustomMatch(path, (status.st_mtime_ns, status.st_size), identity, class_name, role),
+    )
+    spec.evaluate = lambda _, registration: kind.match(SimpleNamespace(registration=registration))
+    return spec
+
+
+def as_client_type(kind: object) -> ClientType | None:
+    """Return a client type given as an instance, a class, or any object with `name` and `match`.
+
+    :return: None for anything else.
+    :raises Exception: the constructor of the class raised it.
     """
     if isinstance(kind, type):
         kind = (
@@ -206,19 +314,20 @@ def as_client_type(kind: object) -> ClientType | None:
         )
     if isinstance(kind, ClientType):
         return kind
-    return _Foreign(kind) if isinstance(kind, ClientMatcher) else None
+    return _Adapted(kind) if isinstance(kind, ClientMatcher) else None
 
 
 def client_class(kind: ClientType, annotation: object = None) -> type[Client]:
     """Return the class of the client that `run()` receives.
 
-    What the type says goes first, except for a subclass of it; a type that says nothing takes the annotation.
+    The type's own ``client`` wins, unless the annotation is a subclass of it; a type without one takes the
+    annotation.
 
-    :param kind: what fills the role.
-    :param annotation: the annotation of the parameter that receives it, if there is one.
+    :param kind: the client type.
+    :param annotation: the annotation of the role's parameter.
     """
     annotated = annotation if isinstance(annotation, type) and issubclass(annotation, Client) else None
-    origin = kind.matcher if isinstance(kind, _Foreign) else kind
+    origin = kind.matcher if isinstance(kind, _Adapted) else kind
     stated = next(
         (vars(c)["client"] for c in type(origin).__mro__ if c is not ClientType and "client" in vars(c)), None
     )
@@ -228,7 +337,7 @@ def client_class(kind: ClientType, annotation: object = None) -> type[Client]:
 
 
 def _words(value: object) -> frozenset[str]:
-    """Return the strings in what ought to be a list of them."""
+    """Return the strings in a list of strings, or in a single one."""
     if isinstance(value, str):
         return frozenset({value})
     return (

@@ -79,6 +79,27 @@ class SystemClock(Clock):
         return asyncio.get_running_loop().call_later(seconds, callback, *arguments)
 
 
+class Deadline:
+    """A point in time on the monotonic clock.
+
+    :param seconds: from now.
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._at = clock.monotonic() + seconds
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that are left; 0 once it has expired."""
+        return max(0.0, self._at - self._clock.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether it has passed."""
+        return self.remaining <= 0
+
+
 async def race(*contenders: Coroutine[Any, Any, T]) -> T:
     """Return the result of the first coroutine to finish, or raise its exception.
 

@@ -65,10 +65,6 @@ class TestFileError(TrafficlightError):
         where = f"{path}:{line}" if line is not None else str(path)
         super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
 
-    def __reduce__(self) -> tuple[type["TestFileError"], tuple[Path, int | None, str, str]]:
-        # What it is raised from stays in the process that read the file.
-        return type(self), (self.path, self.line, self.problem, self.hint)
-
 
 class _OfAdapterError(TrafficlightError):
     """What went wrong with the adapter in a role.

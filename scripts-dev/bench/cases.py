@@ -28,7 +28,7 @@ from trafficlight.results.events import (
     State,
 )
 from trafficlight.suites.planning import plan
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 TEST = """
 from trafficlight import Test, matrix

@@ -25,7 +25,7 @@ from trafficlight.results.events import (
     CaseState,
     State,
 )
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 from trafficlight.worker.assignment import Verdict
 
 TEST = """

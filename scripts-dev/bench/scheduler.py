@@ -16,6 +16,7 @@ from trafficlight.client_types import (
     HydrogenWeb,
     NetworkProxy,
     Nio,
+    spec_of,
 )
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases
@@ -47,7 +48,7 @@ REGISTRATIONS: list[dict[str, object]] = [
     {"type": "network-proxy", "endpoint": "http://127.0.0.1:4040"},
 ]
 
-SERVERS = (ServerSlot(SynapseStable(), ("server",)),)
+SERVERS = (ServerSlot("SynapseStable", tuple(SynapseStable().homeservers()), ("server",)),)
 
 
 def main() -> None:
@@ -71,8 +72,9 @@ def main() -> None:
 
 def _measured(chance: random.Random, cases: int, free: int, age: float, repeat: int) -> tuple[object, ...]:
     sessions = {name: WaitingCases(name) for name in ("s0", "s1", "s2")}
+    types = [spec_of(kind, Path(), "A", "alice") for kind in TYPES]
     for n in range(cases):
-        clients = {"alice": chance.choice(TYPES), "bob": chance.choice(TYPES)}
+        clients = {"alice": chance.choice(types), "bob": chance.choice(types)}
         case = Case(str(n), str(n), Path(), "a_test.py", "A", "run", 1, clients, SERVERS)
         sessions[f"s{n % 3}"].add(WaitingCase(case, n, since=-age))
     waiting = [group for session in sessions.values() for group in session.groups]

@@ -25,7 +25,7 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.results.events import FINAL, State
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 _PACKAGE = Path(trafficlight.__file__).parent
 # Seconds for what a request leaves to later turns of the loop, such as starting cases.

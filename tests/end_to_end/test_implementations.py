@@ -1,14 +1,18 @@
 """The chat suites that ship, on other homeservers: as much of `tests/interop` as a change can wait for."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import junitparser
 import pytest
+import pytest_asyncio
 
+from trafficlight.errors import DeployError
+from trafficlight.homeservers.local.provider import LocalProvider
+from trafficlight.server_types import Dendrite, Synapse
 from trafficlight.suites.expected_failures import read_expected_failures
+from trafficlight.suites.selection import Selection
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
@@ -35,6 +39,21 @@ _ROOM_TOO_NEW = _FEDERATED.format("SynapseStable", "Synapse-1.98.0")
 _ROOM_TOO_NEW_FOR_DENDRITE = _FEDERATED.format("SynapseStable", "Dendrite")
 
 
+@pytest_asyncio.fixture
+async def installed() -> None:
+    """Install what the tests compare, and skip them if it cannot be installed here."""
+    specs = [Synapse("1.98.0").homeservers()[0], Dendrite().homeservers()[0]]
+    provider = LocalProvider(warm=0)
+    try:
+        await provider.prepare(specs)
+    except DeployError as error:
+        pytest.skip(error.message)
+    finally:
+        await provider.close()
+    if reasons := list(filter(None, map(provider.unsupported, specs))):
+        pytest.skip("; ".join(reasons))
+
+
 async def _run(start: "Start", *cases: str) -> "Running":
     paths = [_INTEROP / case for case in cases]
     return await start("run", *paths, "--expected-failures", _EXPECTED_FAILURES)
@@ -48,6 +67,7 @@ def _expect_room_version(case: junitparser.TestCase) -> None:
 
 
 @_INSTALLS
+@pytest.mark.usefixtures("installed")
 async def test_synapses_of_two_years_talk_as_far_as_room_versions_go(start: "Start") -> None:
     running = await _run(start, *_SYNAPSES, _ROOM_TOO_NEW)
 
@@ -58,9 +78,8 @@ async def test_synapses_of_two_years_talk_as_far_as_room_versions_go(start: "Sta
 
 
 @_INSTALLS
+@pytest.mark.usefixtures("installed")
 async def test_dendrite_talks_alone_and_with_synapse_as_far_as_room_versions_go(start: "Start") -> None:
-    if shutil.which("go") is None:
-        pytest.skip("Go is needed to build Dendrite, and is not on the PATH")
     running = await _run(start, *_WITH_DENDRITE, _ROOM_TOO_NEW_FOR_DENDRITE)
 
     assert await running.ended(timeout=550) == 0, running.output + running.errors
@@ -87,4 +106,5 @@ async def test_every_expected_failure_means_cases_that_there_are(start: "Start")
     ids = [case["id"] for case in json.loads("".join(collecting.output))["cases"]]
 
     assert len(ids) > 50
-    assert read_expected_failures(_EXPECTED_FAILURES).unused(ids) == []
+    expected = read_expected_failures(_EXPECTED_FAILURES)
+    assert Selection(expected_failures=expected).unused(ids) == []

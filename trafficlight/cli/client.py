@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from trafficlight.errors import TrafficlightError, UsageError
 from trafficlight.http.local_token import find_token
 from trafficlight.results.events import Event, parse_event
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Set
-from enum import Enum
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,6 @@ from trafficlight.errors import TestFileError
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan, Suite
 from trafficlight.suites.planning import plan
-from trafficlight.suites.portable import Shown
-from trafficlight.suites.rendering import render_value
 from trafficlight.suites.selection import Selection
 
 # The exit codes that a session of these files would have.
@@ -102,8 +98,8 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
     if selection.sample is not None:
         parts.append(f"--seed {selection.seed}")
     yield " · ".join(parts)
-    for entry in selection.expected_failures.unused(case.id for case in cases):
-        yield f"the expected failure {entry.pattern} matches no case"
+    for entry in selection.unused(case.id for case in cases):
+        yield f"the expected failure {entry.case} matches no case"
 
 
 def _counts(suite: Suite) -> Iterator[str]:
@@ -122,20 +118,20 @@ def _counts(suite: Suite) -> Iterator[str]:
 def _remark(case: Case, selection: Selection) -> str:
     if case.skip is not None:
         return f"  skipped: {case.skip}"
-    expected = selection.expected_failures.match(case.id)
+    expected = selection.expected(case.id)
     return f"  expected to fail: {expected.reason}" if expected else ""
 
 
 def _as_json(found: Plan, selection: Selection) -> str:
     def read(case: Case) -> dict[str, Any]:
-        expected = selection.expected_failures.match(case.id)
+        expected = selection.expected(case.id)
         return {
             "id": case.id,
             "suite": case.suite,
             "file": case.file,
             "line": case.line,
             "roles": case.roles,
-            "parameters": _jsonable(case.parameters),
+            "parameters": dict(case.parameters),
             "skipped": case.skip,
             "expected_failure": {"reason": expected.reason, "link": expected.link} if expected else None,
         }
@@ -160,25 +156,6 @@ def _as_json(found: Plan, selection: Selection) -> str:
     cases = [read(case) for case in found.cases]
     whole = {"cases": cases, "suites": suites, "problems": problems, "seed": seed}
     return json.dumps(whole | {"deselected": found.deselected}, indent=2, allow_nan=False)
-
-
-def _jsonable(value: Any) -> Any:
-    """Return a value as JSON; one that JSON cannot represent as it is written in case ids."""
-    match value:
-        case Enum():
-            return render_value(value)
-        case Shown():
-            return value.rendered
-        case None | bool() | int() | str():
-            return value
-        case float() if math.isfinite(value):
-            return value
-        case Mapping():
-            return {str(key): _jsonable(item) for key, item in value.items()}
-        case list() | tuple() | Set():
-            return [_jsonable(item) for item in value]
-        case _:
-            return render_value(value)
 
 
 def _shown(problem: TestFileError) -> str:

@@ -11,7 +11,7 @@ import click
 
 from trafficlight.config import Settings, load
 from trafficlight.logs import configure
-from trafficlight.suites.expected_failures import ExpectedFailures, read_expected_failures
+from trafficlight.suites.expected_failures import read_expected_failures
 from trafficlight.suites.selection import Selection, read_failed
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,9 +106,7 @@ def selection_options(command: F) -> F:
             seed=secrets.randbelow(1_000_000) if seed is None else seed,
             parameters=parameters or {},
             only=None if rerun_failed is None else read_failed(_session(rerun_failed, options)),
-            expected_failures=read_expected_failures(expected_failures)
-            if expected_failures
-            else ExpectedFailures(),
+            expected_failures=read_expected_failures(expected_failures) if expected_failures else [],
         )
         return command(*args, selection=selection, **options)
 

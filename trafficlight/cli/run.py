@@ -16,8 +16,7 @@ from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.results.events import AdapterRegistered, CaseEnded, CaseState, SessionStarted
 from trafficlight.results.reports.summary import summary
-from trafficlight.suites.request import SessionRequest
-from trafficlight.suites.selection import Selection
+from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
 
@@ -78,7 +77,7 @@ def command(
     """
     settings = load_settings(config, **flags)
     programs_of(settings.adapters)  # reports a wrong entry before anything starts
-    request = SessionRequest.of(targets, selection, exit_first=exit_first, deflake=deflake)
+    request = SessionRequest(**dict(selection), targets=list(targets), exit_first=exit_first, deflake=deflake)
     return asyncio.run(_run(settings, request))
 
 

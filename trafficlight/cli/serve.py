@@ -15,7 +15,7 @@ from trafficlight.errors import ShuttingDownError
 from trafficlight.http.app import DEFAULT_PORT
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.summary import summary
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
 

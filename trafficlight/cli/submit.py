@@ -7,8 +7,7 @@ import click
 from trafficlight.cli.client import Coordinator, as_seen_there, coordinator_options
 from trafficlight.cli.options import selection_options
 from trafficlight.cli.watch import follow, header
-from trafficlight.suites.request import SessionRequest
-from trafficlight.suites.selection import Selection
+from trafficlight.suites.selection import Selection, SessionRequest
 
 
 @click.command("submit")
@@ -37,14 +36,14 @@ def command(
 
     Exit code: 0 when the session has started; with --watch the exit code of the session.
     """
-    seen = as_seen_there(targets, url)
-    asked = SessionRequest.of(seen, selection, exit_first=exit_first, deflake=deflake)
-    return asyncio.run(_submit(asked, url, token, watch))
+    seen = list(as_seen_there(targets, url))
+    request = SessionRequest(**dict(selection), targets=seen, exit_first=exit_first, deflake=deflake)
+    return asyncio.run(_submit(request, url, token, watch))
 
 
-async def _submit(asked: SessionRequest, url: str, token: str | None, watch: bool) -> int:
+async def _submit(request: SessionRequest, url: str, token: str | None, watch: bool) -> int:
     async with Coordinator.at(url, token) as coordinator:
-        session = await coordinator.submit(asked)
+        session = await coordinator.submit(request)
         if watch:
             return await follow(coordinator, session)
         click.echo(header(coordinator, session))

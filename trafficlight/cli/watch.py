@@ -10,7 +10,7 @@ from typing import Self
 import click
 from rich.console import Console
 
-from trafficlight.adapters.sdk.backoff import Backoff
+from trafficlight.adapters.sdk.coordinator import Backoff
 from trafficlight.cli.client import (
     Coordinator,
     CoordinatorRefusedError,

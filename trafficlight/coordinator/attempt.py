@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from trafficlight.clients.link import ServerOperation
 from trafficlight.clock import Clock, race
 from trafficlight.coordinator.adapter import Adapter, Lease
-from trafficlight.coordinator.channel import Outcome
+from trafficlight.coordinator.channel import ActionResult
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.errors import (
@@ -42,7 +42,6 @@ from trafficlight.results.journal import Journal
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
-from trafficlight.worker.plain import plain
 from trafficlight.worker.verdicts import verdict_of
 
 logger = logging.getLogger(__name__)
@@ -192,7 +191,7 @@ class Attempt:
         specs = {
             role: spec
             for slot in self.case.servers
-            for role, spec in zip(slot.roles, slot.type.homeservers(), strict=False)
+            for role, spec in zip(slot.roles, slot.homeservers, strict=False)
         }
         await asyncio.to_thread(self.folder.create, specs)
         if not specs:
@@ -287,13 +286,12 @@ class Attempt:
     async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
         """Send an action to the client in a role and return its response, verbatim."""
         adapter, clock = self.adapters[role], self.resources.clock
-        data = plain(action, data)
         id = secrets.token_hex(8)
         self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
         sent = clock.monotonic()
         over = False
 
-        def ended(outcome: Outcome, seconds: float) -> None:
+        def ended(outcome: ActionResult, seconds: float) -> None:
             nonlocal over
             over = True
             self._action_ended(role, id, action, outcome, seconds)
@@ -316,7 +314,7 @@ class Attempt:
         role: str,
         id: str,
         action: str,
-        outcome: Outcome,
+        outcome: ActionResult,
         seconds: float,
         *,
         kind: Literal["cut_off"] | None = None,

@@ -1,7 +1,6 @@
-"""The mailbox of one adapter: at most one action outstanding, delivered until it is answered.
+"""The mailbox of one adapter: at most one outstanding action, delivered until it is answered.
 
-The lab's side asks with :meth:`Channel.perform`; the adapter's side polls, responds and reports errors.
-Nothing here knows HTTP.
+The lab calls :meth:`Channel.perform`; the adapter polls, responds and reports errors. Independent of HTTP.
 """
 
 import asyncio
@@ -17,13 +16,13 @@ from trafficlight.clock import Clock, release
 from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
 
-# Actions told in the message of a deadline.
+# Completed actions that messages quote.
 _REMEMBERED = 3
-# Answered actions whose ids are remembered, for answers that come again.
+# Ids of answered actions, to recognise repeated responses.
 _ANSWERED = 100
-# How much a hold is shortened at most, as a share of it, so that many held polls do not end together.
+# The most by which a hold is shortened, as a share of it, so that many held polls do not end together.
 _JITTER = 0.1
-# Milliseconds that a superseded poller is told to stay away, lest two of them chase each other.
+# Milliseconds after which a superseded poller polls again, so that two of them do not chase each other.
 _SUPERSEDED_DELAY = 1000
 
 
@@ -37,26 +36,26 @@ class Receipt(StrEnum):
 
 
 # How an action ended: with a response, verbatim, or with what went wrong.
-Outcome: TypeAlias = JsonObject | LabError | ActionError
+ActionResult: TypeAlias = JsonObject | LabError | ActionError
 
 
 @dataclass(slots=True)
 class Outstanding:
-    """The action that waits for its answer.
+    """The action that waits for its response.
 
-    :param on_end: told how it ended, and after how many seconds, before anybody else learns of it.
+    :param on_end: called with the result and the seconds it took, before anything else uses the result.
     """
 
     message: ActionMessage
     answer: "asyncio.Future[JsonObject]"
     asked: float
-    on_end: Callable[[Outcome, float], None]
+    on_end: Callable[[ActionResult, float], None]
     delivered: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """An action that was asked for, for messages: its name, how it ended, and seconds that it took."""
+class CompletedAction:
+    """A completed action, for messages: its name, how it ended, and the seconds that it took."""
 
     action: str
     ending: str
@@ -71,8 +70,8 @@ class Channel:
     """The mailbox of one adapter.
 
     :param clock: the monotonic clock for deadlines, holds, and ages in messages.
-    :param hold_repeat: seconds that a poll is held before it gets an action again that was delivered already.
-    :param on_delivered: told the message when the adapter gets it for the first time.
+    :param hold_repeat: seconds that a poll is held before an action is delivered again.
+    :param on_delivered: called with the message when it is first delivered.
     """
 
     clock: Clock
@@ -85,9 +84,9 @@ class Channel:
     _held: "asyncio.Future[None] | None" = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _answered: "deque[str]" = field(default_factory=lambda: deque(maxlen=_ANSWERED))
-    _past: "deque[Past]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    _completed: "deque[CompletedAction]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
-    # The lab's side
+    # Called by the lab
 
     async def perform(
         self,
@@ -96,17 +95,17 @@ class Channel:
         timeout: float,
         *,
         id: str | None = None,
-        on_end: Callable[[Outcome, float], None] = lambda outcome, seconds: None,
+        on_end: Callable[[ActionResult, float], None] = lambda outcome, seconds: None,
     ) -> JsonObject:
-        """Ask the adapter for one action and return its response, verbatim. A second call waits for its turn.
+        """Send an action and return its response, verbatim. Concurrent calls wait for their turn.
 
-        :param timeout: seconds from asking to the answer.
-        :param id: the action's id; made up where it is left out.
-        :param on_end: told how it ended, and after how many seconds, in the very turn of the loop in which
-            it does: before the adapter knows that its answer was taken. Not where the caller is cancelled.
-        :raises ActionError: the client could not do it.
-        :raises AdapterError: the adapter went wrong, or has ended.
-        :raises DeadlineError: no answer in time; the message says what the adapter did last.
+        :param timeout: seconds from the call's turn to the response.
+        :param id: the action's id; random by default.
+        :param on_end: called with the result and the seconds it took, before the adapter's response is
+            acknowledged. Not called if the caller is cancelled.
+        :raises ActionError: the client failed.
+        :raises AdapterError: the adapter failed, or has ended.
+        :raises DeadlineError: no response in time; the message says what the adapter did last.
         """
         async with self._turn:
             message = ActionMessage(action=action, data=data, id=id or secrets.token_hex(8))
@@ -120,7 +119,7 @@ class Channel:
                 )
             self._outstanding = outstanding
             self._wake()
-            # Not `timeout`: that one forgets an answer that comes in the turn in which the time is up.
+            # Not `asyncio.timeout`, which drops a response that comes in the same turn of the loop.
             timer = self.clock.call_later(timeout, self._late, outstanding, timeout)
             ending = "cancelled"
             try:
@@ -136,10 +135,12 @@ class Channel:
             finally:
                 timer.cancel()
                 self._outstanding = None
-                self._past.append(Past(action, ending, self.clock.monotonic() - outstanding.asked))
+                self._completed.append(
+                    CompletedAction(action, ending, self.clock.monotonic() - outstanding.asked)
+                )
 
     def close(self, reason: str) -> None:
-        """Answer every poll with `exit` from now on. Idempotent: the first reason stays."""
+        """Answer every poll with `exit` from now on. Idempotent: the first reason is kept."""
         if self._exit is None:
             self._exit = reason
         if self._outstanding is not None:
@@ -147,15 +148,15 @@ class Channel:
         self._wake()
 
     def fail(self, error: LabError | ActionError) -> bool:
-        """End whatever is outstanding with an error, and everything asked for later.
+        """Fail the outstanding action and all later ones.
 
-        :return: whether an action was outstanding, whose caller is told.
+        :return: whether an action was outstanding, whose caller gets the error.
         """
         if self._failure is None:
             self._failure = error
         return self._outstanding is not None and self._settle(self._outstanding, error)
 
-    # The adapter's side
+    # Called by the adapter
 
     async def poll(
         self, wait: float, abandoned: Callable[[], Coroutine[Any, Any, None]] | None = None
@@ -202,9 +203,9 @@ class Channel:
                 await asyncio.gather(gone, return_exceptions=True)
 
     def respond(self, id: str | None, response: JsonObject) -> Receipt:
-        """Take the adapter's answer to its outstanding action.
+        """Receive the response to the outstanding action.
 
-        :param id: the action that it answers; None from adapters that know no ids.
+        :param id: the action that it answers; None from adapters that send no ids.
         """
         if id is not None and id in self._answered:
             return Receipt.REPEATED
@@ -223,50 +224,50 @@ class Channel:
         return Receipt.ACCEPTED
 
     def report(self, error: ErrorBody) -> LabError | ActionError:
-        """Return what the adapter's report that it went wrong means; whoever holds it calls :meth:`fail`."""
+        """Return an adapter's error report as an exception, for :meth:`fail`."""
         outstanding = self._unanswered()
         action = outstanding.message.action if outstanding is not None else ""
         details = error.details or f"reported an error of type {error.type!r} without details"
         kind = ActionError if error.type == "action" else AdapterError
         return kind(details, action=action, path=error.path)
 
-    # What others see
+    # State
 
     @property
     def polling(self) -> bool:
-        """Whether the adapter waits in a poll right now."""
+        """Whether a poll is held."""
         return self._held is not None
 
     @property
     def outstanding(self) -> ActionMessage | None:
-        """The action that waits for its answer."""
+        """The action that waits for its response, if any."""
         found = self._unanswered()
         return found.message if found is not None else None
 
     @property
     def failure(self) -> LabError | ActionError | None:
-        """Why every action fails; None while none has to."""
+        """The error that every action fails with, if any."""
         return self._failure
 
     @property
     def exit_reason(self) -> str | None:
-        """Why the adapter is told to exit; None while it is not."""
+        """Why polls are answered with `exit`; None while they are not."""
         return self._exit
 
     @property
-    def past(self) -> tuple[Past, ...]:
+    def completed(self) -> tuple[CompletedAction, ...]:
         """The last few actions, oldest first."""
-        return tuple(self._past)
+        return tuple(self._completed)
 
-    def describe(self) -> str:
-        """Say in one line what the adapter did last."""
+    def activity_summary(self) -> str:
+        """Return in one line what the adapter did last."""
         now = self.clock.monotonic()
         parts = []
         if (found := self._unanswered()) is not None:
             taken = "delivered" if found.delivered is not None else "not fetched by the adapter"
             parts.append(f"{found.message.action} is outstanding for {now - found.asked:.1f} s ({taken})")
-        if self._past:
-            parts.append("before that: " + ", ".join(str(past) for past in self._past))
+        if self._completed:
+            parts.append("before that: " + ", ".join(str(action) for action in self._completed))
         return "; ".join(parts) or "no action was asked of it"
 
     def _unanswered(self) -> Outstanding | None:
@@ -281,7 +282,7 @@ class Channel:
         return outstanding.message
 
     async def _hold(self, seconds: float) -> None:
-        """Wait for news."""
+        """Wait until something changes."""
         held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held = held
         timer = self.clock.call_later(seconds, release, held)
@@ -297,10 +298,10 @@ class Channel:
             release(self._held)
 
     def _late(self, outstanding: Outstanding, timeout: float) -> None:
-        self._settle(outstanding, DeadlineError(self._silence(outstanding, timeout)))
+        self._settle(outstanding, DeadlineError(self._timeout_message(outstanding, timeout)))
 
-    def _settle(self, outstanding: Outstanding, outcome: Outcome) -> bool:
-        """Let an action end, unless it has; return whether it did so now."""
+    def _settle(self, outstanding: Outstanding, outcome: ActionResult) -> bool:
+        """End an action unless it has ended; return whether this call did."""
         if outstanding.answer.done():
             return False
         outstanding.on_end(outcome, self.clock.monotonic() - outstanding.asked)
@@ -310,13 +311,13 @@ class Channel:
             outstanding.answer.set_result(outcome)
         return True
 
-    def _silence(self, outstanding: Outstanding, timeout: float) -> str:
+    def _timeout_message(self, outstanding: Outstanding, timeout: float) -> str:
         action = outstanding.message.action
         if outstanding.delivered is None:
             what = f"did not fetch {action} within {timeout:g} s"
         else:
             what = f"did not answer {action} within {timeout:g} s"
-        before = ", ".join(str(past) for past in self._past)
+        before = ", ".join(str(action) for action in self._completed)
         return f"{what} (before that: {before})" if before else what
 
 

@@ -224,7 +224,7 @@ class Engine:
                 task.cancel()
 
     def _unsupported(self, case: Case) -> str | None:
-        specs = (spec for slot in case.servers for spec in slot.type.homeservers())
+        specs = (spec for slot in case.servers for spec in slot.homeservers)
         unsupported = self._resources.servers.unsupported
         return next((why for spec in specs if (why := unsupported(spec)) is not None), None)
 

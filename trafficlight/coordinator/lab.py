@@ -36,8 +36,8 @@ from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.request import SessionRequest
-from trafficlight.worker.execution import execute
+from trafficlight.suites.selection import SessionRequest
+from trafficlight.worker.execution import execute_in_process
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -165,9 +165,7 @@ class Lab:
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await race(
-            self.planner.plan(targets, request.selection, patterns=patterns), self._shut_down()
-        )
+        planned = await race(self.planner.plan(targets, request, patterns=patterns), self._shut_down())
         if not planned.cases and not planned.problems:
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
@@ -257,10 +255,8 @@ class Lab:
         )
 
     async def _options(self, request: SessionRequest, command: str) -> SessionOptions:
-        known = request.selection.expected_failures
-
         def expected(case: str) -> Expected | None:
-            entry = known.match(case)
+            entry = request.expected(case)
             return Expected(entry.reason, entry.link) if entry is not None else None
 
         return SessionOptions(
@@ -285,8 +281,6 @@ class Lab:
             await race(self._install(plan, problems), self._shut_down())
 
         def unstartable_reason(case: Case) -> str | None:
-            if case.sealed is not None and case.sealed.problem:
-                return case.sealed.problem
             return next((problems[spec] for spec in _specs(case) if spec in problems), None)
 
         return unstartable_reason
@@ -320,7 +314,7 @@ def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
 
 
 def _specs(case: Case) -> list[HomeServerSpec]:
-    return [spec for slot in case.servers for spec in slot.type.homeservers()]
+    return [spec for slot in case.servers for spec in slot.homeservers]
 
 
 def _interruptions(settings: Settings) -> int | None:
@@ -346,7 +340,7 @@ async def _executor(
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
         stack.enter_context(capturing())
-        return None, functools.partial(execute, clock=clock), InProcessPlanner(), None
+        return None, functools.partial(execute_in_process, clock=clock), InProcessPlanner(), None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))

@@ -112,19 +112,6 @@ class Pool:
         """Return an adapter, or None where nobody has registered under this uuid."""
         return self._adapters.get(uuid)
 
-    def remember(self, uuid: str, reason: str) -> None:
-        """Know an adapter of an earlier coordinator: it is told to exit, and comes back as a new one."""
-        if uuid not in self._adapters:
-            adapter = Adapter(
-                uuid,
-                Registration(type="unknown"),
-                Channel(self._clock),
-                registered=self._clock.now(),
-                seen=self._clock.monotonic(),
-            )
-            self._adapters[uuid] = adapter
-            self._end(adapter, reason)
-
     def get(self, uuid: str) -> Adapter:
         """Return an adapter.
 
@@ -250,7 +237,7 @@ class Pool:
     def lose(self, adapter: Adapter, why: str) -> None:
         """Give an adapter up that is known to be gone."""
         if adapter.state is not AdapterState.ENDED and adapter.channel.failure is None:
-            error = AdapterError(f"{why}; {adapter.channel.describe()}", role=adapter.role or "")
+            error = AdapterError(f"{why}; {adapter.channel.activity_summary()}", role=adapter.role or "")
             self._lost(adapter, error)
 
     def sweep(self) -> None:

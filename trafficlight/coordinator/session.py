@@ -32,7 +32,6 @@ from trafficlight.results.record import ExitCode, SessionRecord, exit_code
 from trafficlight.results.reporters.host import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.portable import Shown
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
@@ -194,7 +193,7 @@ class Session:
         )
 
     def _plan(self, case: Case, unsupported: str | None) -> None:
-        slots = {role: slot.type.name() for slot in case.servers for role in slot.roles}
+        slots = {role: slot.type_name for slot in case.servers for role in slot.roles}
         self._journal.append(
             CasePlanned(
                 session=self.id,
@@ -204,9 +203,9 @@ class Session:
                 line=case.line,
                 class_name=case.class_name,
                 method=case.method,
-                clients={role: kind.name() for role, kind in case.clients.items()},
+                clients={role: kind.type_name for role, kind in case.clients.items()},
                 servers=slots,
-                parameters={name: _plain(value) for name, value in case.parameters.items()},
+                parameters=dict(case.parameters),
                 skip=case.skip or unsupported,
                 skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
                 expected=self.options.expected(case.id),
@@ -379,13 +378,6 @@ class Session:
 def _pause(cases: int) -> float:
     """Return how many seconds to wait until the journal is told again why cases wait."""
     return min(_REASON_EVERY, _REASON_SOON + _REASON_EACH * cases)
-
-
-def _plain(value: Any) -> Any:
-    """Return a parameter's value as JSON can hold it."""
-    if isinstance(value, Shown) and value.scalar is not None:
-        return value.scalar
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
 def _user() -> str:

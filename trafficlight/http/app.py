@@ -16,7 +16,7 @@ from trafficlight.http.pages import login, routes
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
 from trafficlight.http.wire.app import WireApp
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
 

@@ -1,16 +1,23 @@
-"""Case ids: written for people, unique, stable, and readable back.
+"""Case ids: readable, unique, stable, and the grammar that names cases on the command line.
 
 ``chat/send_messages_test.py::SendMessages[alice=Nio,bob=Nio,server=SynapseStable]``: the file, the class, the
 method unless it is `run`, the type in every role, the parameters. ``#2`` at the end is the second repetition.
 """
 
+import fnmatch
+import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import quote, unquote
 
 _REPEAT = re.compile(r"#([1-9]\d*)\Z")
-_SYMBOL = re.compile(r"(?P<name>[^\W\d]\w*)(?:\.(?P<method>[^\W\d]\w*))?(?:\[(?P<cells>.*)\])?\Z", re.DOTALL)
+_SYMBOL = re.compile(
+    r"(?P<cls>[\w*?]+)(?:\.(?P<method>[\w*?]+))?"
+    r"(?:\[(?P<cells>.*)\](?:#\d+)?|@(?P<json>\{.*\})|#\d+)?\Z",
+    re.DOTALL,
+)
 _KEY = re.compile(r"[^\W\d]\w*(\+[^\W\d]\w*)*\Z")
 
 
@@ -18,42 +25,51 @@ _KEY = re.compile(r"[^\W\d]\w*(\+[^\W\d]\w*)*\Z")
 class Cell:
     """One entry between the brackets.
 
-    :param key: a role, several roles with ``+`` between them, or a parameter.
+    :param key: a role, several roles joined with ``+``, or a parameter.
     :param value: the rendered name of the type, or the rendered value.
     """
 
     key: str
     value: str
 
-    def __str__(self) -> str:
-        return f"{self.key}={self.value}"
-
 
 @dataclass(frozen=True, slots=True)
-class CaseId:
-    """A case id, taken apart. ``str()`` puts it together again.
+class Symbol:
+    """The part of a case id behind ``::``, or a pattern of one.
 
-    :param file: the test file, relative to where the search started.
-    :param class_name: the Test's class.
-    :param method: ``run`` or a ``test_*`` method.
-    :param cells: what stands between the brackets.
-    :param repeat: which repetition, from 1.
+    :param class_name: a class, or a glob.
+    :param method: a method, or a glob; None for all.
+    :param cells: roles and parameters that a case must have.
+    :param parameters: values in place of the test's own.
     """
 
-    file: str
     class_name: str
-    method: str = "run"
+    method: str | None = None
     cells: tuple[Cell, ...] = ()
-    repeat: int = 1
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def suite(self) -> str:
-        """The id of the suite, which is the part before the bracket."""
-        return suite_id(self.file, self.class_name, self.method)
+    def means(self, class_name: str, method: str | None = None) -> bool:
+        """Return whether a class, or a method of it, is meant."""
+        if not fnmatch.fnmatchcase(class_name, self.class_name):
+            return False
+        if method is None:
+            return True
+        if self.method is None:
+            # The id of a case of run() names no method, and must not mean another one.
+            return not self.cells or method == "run"
+        return fnmatch.fnmatchcase(method, self.method)
 
-    def __str__(self) -> str:
-        cells = f"[{','.join(map(str, self.cells))}]" if self.cells else ""
-        return f"{self.suite}{cells}" + (f"#{self.repeat}" if self.repeat > 1 else "")
+
+def read_symbol(text: str) -> Symbol:
+    """Parse ``Class``, ``Class.method``, ``Class[role=Type,...]`` or ``Class@{json}``; ``#n`` is ignored.
+
+    :raises ValueError: it is malformed.
+    """
+    found = _SYMBOL.match(text)
+    if found is None:
+        raise ValueError("behind :: comes Class, Class.method, [role=Type,...] or @{json}")
+    parameters = json.loads(found["json"]) if found["json"] else {}
+    return Symbol(found["cls"], found["method"], tuple(read_cells(found["cells"] or "")), parameters)
 
 
 def suite_id(file: str, class_name: str, method: str) -> str:
@@ -61,8 +77,17 @@ def suite_id(file: str, class_name: str, method: str) -> str:
     return f"{encode_file(file)}::{class_name}" + ("" if method == "run" else f".{method}")
 
 
+def case_id(suite: str, cells: Iterable[tuple[str, str]]) -> str:
+    """Return the id of a case.
+
+    :param cells: the entries between the brackets: keys and rendered values.
+    """
+    entries = ",".join(f"{key}={value}" for key, value in cells)
+    return f"{suite}[{entries}]" if entries else suite
+
+
 def encode_file(file: str) -> str:
-    """Return a file's part of an id: itself, with whatever would break an id percent-encoded."""
+    """Return a file's part of an id: characters that would break an id are percent-encoded."""
     if "%" not in file and "::" not in file and not file.endswith(":") and file.isprintable():
         return file
     safe = re.sub(r":(?=:|\Z)|(?<=:):", "%3A", file.replace("%", "%25"))
@@ -70,9 +95,9 @@ def encode_file(file: str) -> str:
 
 
 def decode_file(text: str) -> str:
-    """Return the file that was encoded by :func:`encode_file`.
+    """Return the file that :func:`encode_file` encoded.
 
-    :raises ValueError: it was not.
+    :raises ValueError: it was not encoded by it.
     """
     return unquote(text, errors="surrogatepass")
 
@@ -82,37 +107,8 @@ def base_id(case_id: str) -> str:
     return _REPEAT.sub("", case_id)
 
 
-def parse_case_id(text: str) -> CaseId:
-    """Take a case id apart.
-
-    :raises ValueError: it is none.
-    """
-    file, separator, symbol = text.partition("::")
-    if not separator or not file:
-        raise ValueError(f"not a case id, there is no file:: in front: {text}")
-    return replace(parse_symbol(symbol), file=decode_file(file))
-
-
-def parse_symbol(symbol: str) -> CaseId:
-    """Take the part of a case id behind the file apart; `file` of the result is empty.
-
-    :raises ValueError: it is none.
-    """
-    repeat = _REPEAT.search(symbol)
-    found = _SYMBOL.match(_REPEAT.sub("", symbol))
-    if found is None:
-        raise ValueError(f"not of the form Class, Class.method or Class.method[role=Type,...]: {symbol}")
-    return CaseId(
-        "",
-        found["name"],
-        found["method"] or "run",
-        tuple(read_cells(found["cells"] or "")),
-        int(repeat[1]) if repeat else 1,
-    )
-
-
 def read_cells(text: str) -> Iterable[Cell]:
-    """Read what stands between the brackets.
+    """Parse the part between the brackets.
 
     :raises ValueError: an entry is not of the form ``key=value``.
     """
@@ -124,7 +120,7 @@ def read_cells(text: str) -> Iterable[Cell]:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Split at the commas that are neither in quotes nor in brackets."""
+    """Split at commas outside of quotes and brackets."""
     depth = start = 0
     quoted = escaped = False
     for index, character in enumerate(text):

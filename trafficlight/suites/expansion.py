@@ -1,27 +1,31 @@
 """From a test class to its cases: the product of types and parameters, each cell once."""
 
+import functools
 import inspect
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import ClientType
+from trafficlight.client_types import ClientType, spec_of
 from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet
-from trafficlight.server_types import ServerType
-from trafficlight.suites.case_ids import CaseId
+from trafficlight.server_types import HomeServerSpec, ServerType
+from trafficlight.suites.case_ids import base_id, case_id, suite_id
 from trafficlight.suites.discovery import FileFound, methods_of
+from trafficlight.suites.imports import load_test_class
 from trafficlight.suites.model import Case, ServerSlot, Suite
 from trafficlight.suites.pairwise import pairwise
-from trafficlight.suites.rendering import render_name, render_value
+from trafficlight.suites.rendering import as_json, render_name, render_value
 from trafficlight.suites.roles import Role, Roles, read_roles
 from trafficlight.suites.signatures import check_hooks, check_method, read_parameters
-from trafficlight.suites.source import Source
+from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
 
-# A cell of the product of all roles: for every role the place of its type.
+# A cell of the product of all roles: the index of the type of every role.
 _Row: TypeAlias = tuple[int, ...]
 
 
@@ -30,15 +34,15 @@ def _everything(_: ClientType | ServerType) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What of a matrix is asked for.
+class MatrixFilter:
+    """Which cells of a class's matrices are wanted.
 
-    :param methods: whether a test method is.
-    :param types: whether a type is.
-    :param client: whether a test needs a client role besides network proxies to be asked for.
-    :param server: whether it needs a server role.
-    :param parameters: values that take the place of the ones that the test states.
-    :param pairwise: whether every pair of values is enough.
+    :param methods: whether a test method is wanted.
+    :param types: whether a type is wanted.
+    :param client: whether only tests with a client role besides network proxies are wanted.
+    :param server: whether only tests with a server role are wanted.
+    :param parameters: values in place of the test's own.
+    :param pairwise: whether covering every pair of values is enough.
     """
 
     methods: Callable[[str], bool] = lambda _: True
@@ -50,24 +54,24 @@ class Choice:
 
 
 def expand(
-    cls: type[Test], class_name: str, file: FileFound, source: Source, choice: Choice
+    cls: type[Test], class_name: str, file: FileFound, source: SourceLines, wanted: MatrixFilter
 ) -> tuple[list[Suite], list[TestFileError]]:
     """Return the suites of a test class, one for every test method, and what is wrong with it.
 
-    A method that something is wrong with has no suite; a class whose roles are wrong has none at all.
+    A method with a problem has no suite; a class with a problem in its roles has none at all.
     """
     roles = read_roles(cls, source)
     problems = list(roles.problems)
     for name, line in source.repeated_methods(class_name):
         problem = f"two tests with one id: {class_name} has two methods {name}()"
-        problems.append(TestFileError(source.path, line, problem, "name one of them otherwise"))
+        problems.append(TestFileError(source.path, line, problem, "rename one of them"))
     methods = methods_of(cls)
     if roles.older and "run" in methods:
-        # Where that form comes from, a test is what run() does, and the rest are its helpers.
+        # In that form a test is its run(), and all other methods are helpers.
         methods = ["run"]
     suites = []
     for method in methods if not problems else ():
-        if not choice.methods(method):
+        if not wanted.methods(method):
             continue
         line = source.method_line(class_name, method) or source.class_line(class_name) or 1
         sets, wrong = read_parameters(cls, method, {}, (source.path, line))
@@ -76,54 +80,132 @@ def expand(
         problems.extend(wrong)
         if wrong:
             continue
-        if choice.parameters:
-            sets, _ = read_parameters(cls, method, choice.parameters, (source.path, line))
+        if wanted.parameters:
+            sets, _ = read_parameters(cls, method, wanted.parameters, (source.path, line))
             if check_method(cls, method, roles, sets, source, line):
                 continue
-        case_id = CaseId(file.name, class_name, method)
-        suite, wrong = _Matrix(roles, sets, case_id, file, line).suite(_documentation(cls, method), choice)
+        matrix = _Matrix(roles, sets, _Test(file, class_name, method, line, wanted.parameters))
+        suite, wrong = matrix.suite(_documentation(cls, method), wanted)
         problems.extend(wrong)
         suites.append(suite)
     return suites, problems
 
 
+def expand_case(case: Case) -> tuple[dict[str, ClientType], dict[str, Any]]:
+    """Import the test file, expand its class again, and return one case's client types and parameters.
+
+    :raises TestFileError: the file cannot be imported, or no longer produces the case.
+    """
+    cls: Any = load_test_class(case.path, case.class_name)
+    matrix = _matrix(cls, case.class_name, case.method, case.path, case.file, json.dumps(case.overrides))
+    found = matrix.find(base_id(case.id))
+    if found is None:
+        problem = "the test file produced this case when it was collected and no longer does"
+        problem += ": the types or parameters of its test differ from import to import"
+        hint = "state values that are the same in every process: not random, of the clock, or addresses"
+        raise TestFileError(case.path, case.line, problem, hint)
+    clients, parameters = found
+    return clients, {name: _copied(value) for name, value in parameters.items()}
+
+
+def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> ClientType:
+    """Return a client type that a test class of a file names for a role.
+
+    :raises TestFileError: the file cannot be imported, or no longer names it.
+    """
+    roles = read_roles(load_test_class(path, class_name), SourceLines(path)).names
+    for kind in roles[role].types if role in roles else ():
+        if isinstance(kind, ClientType) and kind.name() == type_name:
+            return kind
+    raise TestFileError(path, None, f"{class_name} no longer names {type_name} for the role {role!r}")
+
+
+# A worker runs many cases of one test, one after the other.
+@functools.lru_cache(maxsize=4)
+def _matrix(cls: type[Any], class_name: str, method: str, path: Path, file: str, overrides: str) -> "_Matrix":
+    roles = read_roles(cls, SourceLines(path))
+    sets, wrong = read_parameters(cls, method, json.loads(overrides), (path, None))
+    for problem in (*roles.problems, *wrong):
+        raise problem
+    return _Matrix(roles, sets, _Test(FileFound(path, file), class_name, method, 1, {}))
+
+
+def _copied(value: Any) -> Any:
+    """Copy lists, dictionaries and sets: a test that changes one must not change the next case's."""
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return kind(map(_copied, value)) if kind in (list, tuple, set) else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """The test method that a matrix belongs to."""
+
+    file: FileFound
+    class_name: str
+    method: str
+    line: int
+    overrides: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return suite_id(self.file.name, self.class_name, self.method)
+
+
 class _Matrix:
     """The cells of one test method."""
 
-    def __init__(
-        self, roles: Roles, sets: Sequence[ParameterSet], name: CaseId, file: FileFound, line: int
-    ) -> None:
+    def __init__(self, roles: Roles, sets: Sequence[ParameterSet], test: _Test) -> None:
         self._roles = roles.roles
         self._groups = roles.groups
         self._sets = sets
-        self._name = name
-        self._file = file
-        self._line = line
+        self._test = test
         self._names = [[render_name(kind.name()) for kind in role.types] for role in self._roles]
         self._values = [{key: render_value(value) for key, value in one.values.items()} for one in sets]
 
-    def suite(self, documentation: str, choice: Choice) -> tuple[Suite, list[TestFileError]]:
-        """Return the suite with the cells that are asked for, and its problems."""
-        lists = self._asked_for(choice)
+    def find(self, id: str) -> tuple[dict[str, ClientType], Mapping[str, Any]] | None:
+        """Return the client types and parameters of a case; None if there is no case with this id."""
+        rows = itertools.product(
+            *(
+                [at for at, name in enumerate(names) if f"{role.key}={name}" in id]
+                for role, names in zip(self._roles, self._names, strict=True)
+            )
+        )
+        places = [
+            place
+            for place, values in enumerate(self._values)
+            if all(f"{key}={value}" in id for key, value in values.items())
+        ]
+        for row, place in itertools.product(rows, places):
+            if self._id(row, place) == id:
+                kinds = [(role, role.types[at]) for role, at in zip(self._roles, row, strict=True)]
+                clients = {role.names[0]: kind for role, kind in kinds if isinstance(kind, ClientType)}
+                return clients, self._sets[place].values
+        return None
+
+    def suite(self, documentation: str, wanted: MatrixFilter) -> tuple[Suite, list[TestFileError]]:
+        """Return the suite with the wanted cells, and its problems."""
+        lists = self._wanted(wanted)
         full = math.prod(len(role.types) for role in self._roles) * len(self._sets)
         asked = math.prod(map(len, lists)) * len(self._sets)
         cells = itertools.product(*lists)
-        # Without mirrors there is no need to walk through all of them, which may be very many.
-        rows = list(self._unmirrored(cells)) if self._groups or not choice.pairwise else None
+        # Without mirrors there is no need to enumerate the whole product, which may be huge.
+        rows = list(self._unmirrored(cells)) if self._groups or not wanted.pairwise else None
         unmirrored = asked if rows is None else len(rows) * len(self._sets)
         chosen = list(
             self._paired(lists)
-            if choice.pairwise or rows is None
+            if wanted.pairwise or rows is None
             else itertools.product(rows, range(len(self._sets)))
         )
         cases, problems = self._cases(chosen)
-        name = self._name
+        test = self._test
         suite = Suite(
-            name.suite,
-            name.file,
-            name.class_name,
-            name.method,
-            self._line,
+            test.id,
+            test.file.name,
+            test.class_name,
+            test.method,
+            test.line,
             documentation,
             cases,
             pruned=asked - unmirrored,
@@ -132,13 +214,13 @@ class _Matrix:
         )
         return suite, problems
 
-    def _asked_for(self, choice: Choice) -> list[list[int]]:
+    def _wanted(self, wanted: MatrixFilter) -> list[list[int]]:
         clients = [role for role in self._roles if _is_client_under_test(role)]
         servers = [role for role in self._roles if isinstance(role.types[0], ServerType)]
-        if (choice.client and not clients) or (choice.server and not servers):
+        if (wanted.client and not clients) or (wanted.server and not servers):
             return [[]]
         return [
-            [place for place, kind in enumerate(role.types) if choice.types(kind)] for role in self._roles
+            [place for place, kind in enumerate(role.types) if wanted.types(kind)] for role in self._roles
         ]
 
     def _unmirrored(self, rows: Iterable[_Row]) -> Iterator[_Row]:
@@ -201,36 +283,57 @@ class _Matrix:
             row = min(images)
         return row
 
+    def _id(self, row: _Row, place: int) -> str:
+        cells = [(role.key, names[at]) for role, names, at in zip(self._roles, self._names, row, strict=True)]
+        return case_id(self._test.id, [*cells, *self._values[place].items()])
+
     def _cases(self, cells: Iterable[tuple[_Row, int]]) -> tuple[tuple[Case, ...], list[TestFileError]]:
-        prefix, cases, problems = self._name.suite, {}, []
-        path, name = self._file.path, self._name
-        for row, place in cells:
-            parameters = self._sets[place]
-            entries = [
-                f"{role.key}={names[at]}"
-                for role, names, at in zip(self._roles, self._names, row, strict=True)
+        test, cases, problems = self._test, dict[str, Case](), list[TestFileError]()
+        path = test.file.path
+        clients = [
+            [
+                spec_of(kind, path, test.class_name, role.names[0]) if isinstance(kind, ClientType) else None
+                for kind in role.types
             ]
-            entries += [f"{key}={value}" for key, value in self._values[place].items()]
-            case_id = f"{prefix}[{','.join(entries)}]" if entries else prefix
-            if case_id in cases:
+            for role in self._roles
+        ]
+        servers = [
+            [_slot(kind, role) if isinstance(kind, ServerType) else None for kind in role.types]
+            for role in self._roles
+        ]
+        parameters = [{name: as_json(value) for name, value in one.values.items()} for one in self._sets]
+        names = [role.names[0] for role in self._roles]
+        for row, place in cells:
+            id = self._id(row, place)
+            if id in cases:
                 hint = "give the values different names, for instance a __repr__ without an address"
-                problems.append(TestFileError(path, self._line, f"two tests with one id: {case_id}", hint))
+                problems.append(TestFileError(path, test.line, f"two tests with one id: {id}", hint))
                 continue
-            kinds = [(role, role.types[at]) for role, at in zip(self._roles, row, strict=True)]
-            cases[case_id] = Case(
-                case_id,
-                prefix,
+            specs = [kinds[at] for kinds, at in zip(clients, row, strict=True)]
+            slots = [kinds[at] for kinds, at in zip(servers, row, strict=True)]
+            cases[id] = Case(
+                id,
+                test.id,
                 path,
-                name.file,
-                name.class_name,
-                name.method,
-                self._line,
-                {role.names[0]: kind for role, kind in kinds if isinstance(kind, ClientType)},
-                tuple(ServerSlot(kind, role.names) for role, kind in kinds if isinstance(kind, ServerType)),
-                parameters.values,
-                parameters.ignored,
+                test.file.name,
+                test.class_name,
+                test.method,
+                test.line,
+                {name: spec for name, spec in zip(names, specs, strict=True) if spec is not None},
+                tuple(slot for slot in slots if slot is not None),
+                parameters[place],
+                test.overrides,
+                self._sets[place].ignored,
             )
         return tuple(cases.values()), problems
+
+
+def _slot(kind: ServerType, role: Role) -> ServerSlot:
+    specs = (
+        HomeServerSpec(str(one.type_name), str(one.recipe), str(one.version), str(one.image))
+        for one in kind.homeservers()
+    )
+    return ServerSlot(str(kind.name()), tuple(specs), role.names)
 
 
 def _is_client_under_test(role: Role) -> bool:
@@ -238,6 +341,6 @@ def _is_client_under_test(role: Role) -> bool:
 
 
 def _documentation(cls: type[Test], method: str) -> str:
-    """Return the first paragraph of what the method, or else its class, says of itself."""
+    """Return the first paragraph of the docstring of the method, or else of its class."""
     own = getattr(cls, method).__doc__ or (cls.__doc__ if "__doc__" in vars(cls) else None) or ""
     return " ".join(inspect.cleandoc(own).split("\n\n")[0].split())

@@ -1,4 +1,4 @@
-"""Failures that are known: which cases, why, and where it is being dealt with.
+"""Expected failures: which cases, why, and the issue that tracks it.
 
 ::
 
@@ -8,10 +8,10 @@
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from trafficlight.errors import ConfigError
 from trafficlight.suites.case_ids import base_id
@@ -20,66 +20,46 @@ from trafficlight.suites.yaml_files import read_yaml
 _FIELDS = ("case", "reason", "link")
 
 
-@dataclass(frozen=True)
-class ExpectedFailure:
-    """One entry.
+class ExpectedFailure(BaseModel):
+    """Cases that are known to fail."""
 
-    :param pattern: a case id in which ``*`` and ``?`` stand for anything; without a bracket, all cases of a
-        suite.
-    :param reason: why they fail, one line.
-    :param link: where it is being dealt with; may be empty.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    pattern: str
-    reason: str
-    link: str = ""
+    case: str = Field(
+        min_length=1,
+        description="A case id; `*` and `?` stand for anything. Without a bracket, all cases of a suite.",
+    )
+    reason: str = Field(min_length=1, description="Why they fail.")
+    link: str = Field(default="", description="Where it is being dealt with.")
 
     def matches(self, case_id: str) -> bool:
-        """Return whether a case is meant; all its repetitions are."""
+        """Return whether a case, or a repetition of it, is meant."""
         plain = base_id(case_id)
-        if "[" not in self.pattern:
+        if "[" not in self.case:
             plain = plain.partition("[")[0]
         return self._regex.fullmatch(plain) is not None
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:
-        # Not fnmatch: the brackets of a case id mean themselves.
-        return re.compile(re.escape(self.pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+        # Not fnmatch: the brackets of a case id are literal.
+        return re.compile(re.escape(self.case).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedFailures:
-    """All that is expected to fail."""
-
-    entries: tuple[ExpectedFailure, ...] = ()
-
-    def match(self, case_id: str) -> ExpectedFailure | None:
-        """Return the first entry that means a case."""
-        return next((entry for entry in self.entries if entry.matches(case_id)), None)
-
-    def unused(self, case_ids: Iterable[str]) -> list[ExpectedFailure]:
-        """Return the entries that mean none of these cases."""
-        ids = list(case_ids)
-        return [entry for entry in self.entries if not any(entry.matches(one) for one in ids)]
-
-
-def read_expected_failures(path: Path) -> ExpectedFailures:
+def read_expected_failures(path: Path) -> list[ExpectedFailure]:
     """Read a file of expected failures.
 
     :raises ConfigError: it is malformed.
     """
     content = read_yaml(path)
     if not isinstance(content, list | None):
-        raise ConfigError("is to be a list of entries with case, reason and link", source=str(path))
-    return ExpectedFailures(
-        tuple(_read_entry(entry, number, path) for number, entry in enumerate(content or (), 1))
-    )
+        raise ConfigError("must be a list of entries with case, reason and link", source=str(path))
+    return [_read_entry(entry, number, path) for number, entry in enumerate(content or (), 1)]
 
 
 def _read_entry(entry: object, number: int, path: Path) -> ExpectedFailure:
     key = f"entry {number}"
     if not isinstance(entry, dict):
-        raise ConfigError("is to be a mapping with case, reason and link", key=key, source=str(path))
+        raise ConfigError("must be a mapping with case, reason and link", key=key, source=str(path))
     for name in entry:
         if name not in _FIELDS:
             raise ConfigError(
@@ -87,8 +67,8 @@ def _read_entry(entry: object, number: int, path: Path) -> ExpectedFailure:
             )
     for name in ("case", "reason"):
         if not isinstance(entry.get(name), str) or not entry[name].strip():
-            raise ConfigError(f"needs {name}, a text", key=key, source=str(path))
+            raise ConfigError(f"needs {name}, a string", key=key, source=str(path))
     link = entry.get("link") or ""
     if not isinstance(link, str):
-        raise ConfigError("has a link that is no text", key=key, source=str(path))
-    return ExpectedFailure(entry["case"], " ".join(entry["reason"].split()), link)
+        raise ConfigError("link must be a string", key=key, source=str(path))
+    return ExpectedFailure(case=entry["case"], reason=" ".join(entry["reason"].split()), link=link)

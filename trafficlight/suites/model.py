@@ -1,52 +1,59 @@
-"""What lies between a test file and the lab: tests, suites and cases, as plain immutable data."""
+"""Plans: suites and cases as immutable, JSON-serialisable data, without any code of a test file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from trafficlight.client_types import ClientType
+from pydantic import AfterValidator, PlainValidator, ValidationInfo
+
+from trafficlight.client_types import ClientTypeSpec
 from trafficlight.errors import TestFileError
-from trafficlight.server_types import ServerType
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """What of a case only a process that has imported its test file can hold.
-
-    :param content: its client types and parameters, pickled.
-    :param problem: why they cannot be; empty where they can.
-    """
-
-    content: bytes = b""
-    problem: str = ""
+from trafficlight.server_types import HomeServerSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSlot:
-    """One server type and the server roles that it fills (several, when it stands for a federation)."""
+    """One server type and the server roles that it fills.
 
-    type: ServerType
+    :param type_name: the name of the type in case ids.
+    :param homeservers: what to deploy.
+    :param roles: the roles; several if the type stands for a federation.
+    """
+
+    type_name: str
+    homeservers: tuple[HomeServerSpec, ...]
     roles: tuple[str, ...]
+
+
+def _shared(kind: ClientTypeSpec, info: ValidationInfo) -> ClientTypeSpec:
+    known: dict[ClientTypeSpec, ClientTypeSpec] | None = info.context
+    return kind if known is None else known.setdefault(kind, kind)
+
+
+# Cases that are decoded together share equal types: less memory, and faster comparisons.
+_SharedType = Annotated[ClientTypeSpec, AfterValidator(_shared)]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """One cell of the matrix: a test, a type for every role, parameter values.
 
+    The client types and parameter values themselves exist only in the process that runs the case: it imports
+    the test file, expands the class again, and takes the case with this id.
+
     :param id: readable, unique in a session, stable over time, without versions.
-    :param suite: the id of the suite that it belongs to; the part of `id` before ``[``.
+    :param suite: the id of its suite: the part of `id` before ``[``.
     :param path: the test file, absolute.
-    :param file: the test file as people and JUnit are told it, relative to where the search started.
-    :param class_name: the Test's class.
+    :param file: the test file's name in ids and reports, relative to the root of the search.
+    :param class_name: the Test class.
     :param method: ``run`` or a ``test_*`` method.
     :param line: the line of the method, from 1.
     :param clients: the client type of every client role, in the order of declaration.
     :param servers: the server types, in the order of declaration.
-    :param parameters: the keyword arguments that are not roles.
-    :param skip: why it is not meant to run; None when it is.
-    :param sealed: the real client types and parameters, where `clients` and `parameters` only tell of them
-        because they are made by code of the test file; None where they are the real ones.
+    :param parameters: the keyword arguments that are not roles, as JSON; other values as text.
+    :param overrides: the parameters that were given in place of the test's own.
+    :param skip: the reason not to run it; None if it runs.
     """
 
     id: str
@@ -56,18 +63,18 @@ class Case:
     class_name: str
     method: str
     line: int
-    clients: Mapping[str, ClientType] = field(default_factory=dict)
+    clients: Mapping[str, _SharedType] = field(default_factory=dict)
     servers: tuple[ServerSlot, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     skip: str | None = None
-    sealed: Sealed | None = None
 
     @property
     def roles(self) -> dict[str, str]:
         """The name of the type in every role, clients first."""
-        named = {role: kind.name() for role, kind in self.clients.items()}
+        named = {role: kind.type_name for role, kind in self.clients.items()}
         for slot in self.servers:
-            named.update(dict.fromkeys(slot.roles, slot.type.name()))
+            named.update(dict.fromkeys(slot.roles, slot.type_name))
         return named
 
 
@@ -75,11 +82,11 @@ class Case:
 class Suite:
     """One test with all its cases.
 
-    :param id: ``file::Class``, with ``.method`` when the class has several tests.
-    :param documentation: the test's docstring, one paragraph.
-    :param pruned: how many mirrored cells were left out because roles are interchangeable.
-    :param unpaired: how many cells were left out because their pairs are in others.
-    :param deselected: how many cells were left out because they were not asked for.
+    :param id: ``file::Class``, with ``.method`` if the class has several tests.
+    :param documentation: the first paragraph of the test's docstring.
+    :param pruned: mirrored cells that were left out because roles are interchangeable.
+    :param unpaired: cells that were left out because other cells cover their pairs.
+    :param deselected: cells that were not selected.
     """
 
     id: str
@@ -94,16 +101,29 @@ class Suite:
     deselected: int = 0
 
 
+def _problem(value: Any) -> TestFileError:
+    if isinstance(value, TestFileError):
+        return value
+    try:
+        return TestFileError(Path(value["path"]), value["line"], value["problem"], value["hint"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a problem of a test file") from error
+
+
+# Pydantic reads it back from JSON.
+Problem = Annotated[TestFileError, PlainValidator(_problem)]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a session is to run, and what was wrong with the rest.
+    """The cases of a session, and what is wrong with the test files.
 
-    :param problems: test files or classes that cannot run; a session with any of them ends in error.
-    :param deselected: how many cells of suites that are not even listed were not asked for.
+    :param problems: test files or classes that cannot run; they make the session end in error.
+    :param deselected: cells that were not selected, of suites that are not listed.
     """
 
     suites: tuple[Suite, ...]
-    problems: tuple[TestFileError, ...] = ()
+    problems: tuple[Problem, ...] = ()
     deselected: int = 0
 
     @property

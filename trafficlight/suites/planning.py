@@ -1,18 +1,183 @@
-"""From paths and wishes to a plan: which files there are to read, and what their cases come to together."""
+"""From paths and a selection to a plan: which files to collect, and what their cases make together."""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
 from trafficlight.errors import TestFileError, UsageError
 from trafficlight.suites.case_ids import base_id
-from trafficlight.suites.discovery import DEFAULT_PATTERNS, FileFound, file_found
-from trafficlight.suites.imports import SHIPPED
-from trafficlight.suites.model import Case, Plan
-from trafficlight.suites.reading import FileRequest, Reading, read_file
+from trafficlight.suites.discovery import (
+    DEFAULT_PATTERNS,
+    FileFound,
+    classes_in,
+    file_found,
+    origin_of,
+    untested_in,
+)
+from trafficlight.suites.expansion import MatrixFilter, expand
+from trafficlight.suites.imports import SHIPPED, load_module
+from trafficlight.suites.model import Case, Plan, Problem, Suite
 from trafficlight.suites.selection import Selection, TypeFilter
+from trafficlight.suites.source import SourceLines
 from trafficlight.suites.targets import Target, read_target
+from trafficlight.test import Test
+
+# Cases in one part of a file's result: decoding one must not block the event loop.
+_CASES_IN_PART = 250
+
+# The file that defines a class, and its name there: the same under all module names.
+Origin = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRequest:
+    """What to collect from one test file.
+
+    :param targets: the targets that mean the file or a part of it.
+    :param selection: which of its cases; what concerns several files is applied to the whole plan.
+    """
+
+    file: FileFound
+    targets: tuple[Target, ...]
+    selection: Selection
+
+
+@dataclass(slots=True)
+class FileResult:
+    """What a test file contains: plain data, without any of its code.
+
+    :param suites: by id.
+    :param met: targets that mean something, even if the selection leaves nothing of it.
+    :param types: the types that were met.
+    :param untested: problems of classes with roles and no test, unless other classes derive from them.
+    :param bases: the classes that its tests derive from.
+    :param exhausted: whether the memory was not enough for it.
+    """
+
+    suites: dict[str, Suite] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    met: set[str] = field(default_factory=set)
+    types: TypeFilter = field(default_factory=TypeFilter)
+    untested: list[tuple[Origin, Problem]] = field(default_factory=list)
+    bases: set[Origin] = field(default_factory=set)
+    exhausted: bool = False
+
+    def add_problems(self, problems: Iterable[TestFileError], targets: Iterable[Target] = ()) -> None:
+        """Add problems, each once, and mark the targets that they concern as met."""
+        known = {str(problem) for problem in self.problems}
+        self.problems.extend(problem for problem in problems if str(problem) not in known)
+        self.met.update(target.text for target in targets)
+
+    def parts(self) -> "Iterator[FileResult]":
+        """Yield it in parts that are quick to decode; the last one has everything but the suites."""
+        for id, suite in self.suites.items():
+            for start in range(0, len(suite.cases) or 1, _CASES_IN_PART):
+                some = suite.cases[start : start + _CASES_IN_PART]
+                yield FileResult(suites={id: replace(suite, cases=some)})
+        yield replace(self, suites={})
+
+
+def collect_file(request: FileRequest) -> FileResult:
+    """Import a test file and return its cases, and what is wrong with it."""
+    file, targets = request.file, request.targets
+    found = FileResult(types=TypeFilter(tuple(request.selection.clients), tuple(request.selection.servers)))
+    try:
+        module = load_module(file.path)
+    except TestFileError as error:
+        found.add_problems([error], targets)
+        found.exhausted = isinstance(error.__cause__, MemoryError)
+        return found
+    source = SourceLines(file.path)
+    classes = classes_in(module, module.__name__)
+    _find_untested(module, source, request, found)
+    if not classes and not found.untested and any(one.named and one.symbol is None for one in targets):
+        hint = "a test is a subclass of trafficlight.Test with an async run()"
+        found.add_problems([TestFileError(file.path, None, "there is no test in it", hint)], targets)
+    for name, cls in classes.items():
+        found.bases.update(origin_of(base) for base in cls.__mro__[1:] if issubclass(base, Test))
+        some = _meaning(targets, name)
+        twice = [line for repeated, line in source.repeated_classes() if repeated == name and some]
+        if twice:
+            problem = f"two tests with one id: there are two classes {name}"
+            found.add_problems([TestFileError(file.path, twice[0], problem, "rename one of them")], some)
+            continue
+        for wanted, chosen in _filters(some, name, request.selection, found.types):
+            suites, wrong = _expanded(cls, name, file, source, wanted, found)
+            found.add_problems(wrong, chosen if wrong else ())
+            for suite in suites:
+                _keep(suite, chosen, found)
+    return found
+
+
+def _meaning(targets: Sequence[Target], class_name: str) -> list[Target]:
+    return [one for one in targets if one.symbol is None or one.symbol.means(class_name)]
+
+
+def _find_untested(module: ModuleType, source: SourceLines, request: FileRequest, found: FileResult) -> None:
+    for name, cls in untested_in(module, module.__name__).items():
+        if not (some := _meaning(request.targets, name)):
+            continue
+        problem = f"{name} has roles and no test"
+        hint = "write `async def run` or `async def test_...`; as a base of other tests, name it _" + name
+        error = TestFileError(request.file.path, source.class_line(name), problem, hint)
+        found.untested.append((origin_of(cls), error))
+        found.met.update(one.text for one in some)
+
+
+def _filters(
+    targets: Sequence[Target], class_name: str, selection: Selection, types: TypeFilter
+) -> Iterable[tuple[MatrixFilter, list[Target]]]:
+    """Yield what is wanted of a class; every target with parameters of its own is separate."""
+
+    def own(target: Target) -> Mapping[str, object]:
+        return target.symbol.parameters if target.symbol is not None else {}
+
+    without = [one for one in targets if not own(one)]
+    for some in ([without] if without else []) + [[one] for one in targets if own(one)]:
+
+        def methods(method: str, some: Sequence[Target] = some) -> bool:
+            return any(one.symbol is None or one.symbol.means(class_name, method) for one in some)
+
+        wanted = MatrixFilter(
+            methods,
+            types,
+            bool(selection.clients),
+            bool(selection.servers),
+            {**selection.parameters, **own(some[0])},
+            selection.pairwise,
+        )
+        yield wanted, list(some)
+
+
+def _expanded(
+    cls: type[Test], name: str, file: FileFound, source: SourceLines, wanted: MatrixFilter, found: FileResult
+) -> tuple[list[Suite], list[TestFileError]]:
+    try:
+        return expand(cls, name, file, source, wanted)
+    except Exception as error:
+        # Expansion calls code of the test file, for instance the __repr__ of a parameter.
+        found.exhausted |= isinstance(error, MemoryError)
+        problem = f"{name} cannot be expanded: {type(error).__name__}: {error}"
+        return [], [TestFileError(file.path, source.class_line(name), problem)]
+
+
+def _keep(suite: Suite, targets: Sequence[Target], found: FileResult) -> None:
+    kept = []
+    for case in suite.cases:
+        holding = [one for one in targets if one.holds(case)]
+        found.met.update(one.text for one in holding)
+        if holding:
+            kept.append(case)
+    known = found.suites.get(suite.id)
+    out = len(suite.cases) - len(kept)
+    if known is None:
+        found.suites[suite.id] = replace(suite, cases=tuple(kept), deselected=suite.deselected + out)
+    else:
+        ids = {case.id for case in known.cases}
+        more = tuple(case for case in kept if case.id not in ids)
+        found.suites[suite.id] = replace(known, cases=known.cases + more)
 
 
 def plan(
@@ -22,30 +187,30 @@ def plan(
     patterns: Sequence[str] = DEFAULT_PATTERNS,
     directory: Path | None = None,
 ) -> Plan:
-    """Return the cases that targets and selection mean, and what is wrong with the test files.
+    """Return the cases that targets and a selection mean, and what is wrong with the test files.
 
-    A file that is wrong costs only its own cases. Code of the test files runs in this process, which it may
-    end or hold up: whoever must not end reads the files of a :class:`Planning` elsewhere.
+    A broken file costs only its own cases. Code of the test files runs in this process, which it may end or
+    block; :class:`PlanBuilder` collects them elsewhere.
 
-    :param targets: files, directories, suite files and symbols in them; none stands for the suites that ship.
+    :param targets: files, directories, suite files and symbols in them; by default the suites that ship.
     :param selection: which of their cases; None for all.
-    :param patterns: which files of a directory count.
-    :param directory: what relative paths start from; the current directory if it is left out.
-    :raises UsageError: a target does not exist, or the selection cannot be carried out.
+    :param patterns: which files of a directory are test files.
+    :param directory: the base of relative paths; the current directory by default.
+    :raises UsageError: a target does not exist, or the selection cannot be applied.
     :raises ConfigError: a suite file is malformed.
     """
-    planning = PlanBuilder(targets, selection, patterns=patterns, directory=directory)
-    for asked in planning.files:
-        planning.add(read_file(asked))
-    return planning.plan()
+    builder = PlanBuilder(targets, selection, patterns=patterns, directory=directory)
+    for request in builder.files:
+        builder.add(collect_file(request))
+    return builder.plan()
 
 
 class PlanBuilder:
-    """A plan in the making. Runs no code of test files: those are to be read, and what is found added.
+    """Builds a plan from the results of its files. Runs no code of test files.
 
-    The parameters, and what is raised, are those of :func:`plan`.
+    Parameters and exceptions are those of :func:`plan`.
 
-    :ivar files: what is to be read, in this order.
+    :ivar files: the files to collect, in this order.
     """
 
     def __init__(
@@ -58,61 +223,62 @@ class PlanBuilder:
     ) -> None:
         self._selection = selection or Selection()
         base = Path(os.path.abspath(directory or Path.cwd()))
-        self._wanted = [
+        self._targets = [
             one for target in targets or (SHIPPED,) for one in read_target(str(target), base, patterns)
         ]
-        self._found = Reading(types=TypeFilter(self._selection.clients, self._selection.servers))
+        types = TypeFilter(tuple(self._selection.clients), tuple(self._selection.servers))
+        self._found = FileResult(types=types)
         self.files: list[FileRequest] = []
         known: dict[str, Path] = {}
-        for file, parts in _by_file(self._wanted):
+        for file, some in _by_file(self._targets):
             other = known.setdefault(file.name, file.path)
             if other == file.path:
-                self.files.append(FileRequest(file, tuple(parts), self._selection))
+                self.files.append(FileRequest(file, tuple(some), self._selection.of_one_file()))
                 continue
             problem = f"two tests with one id: {file.name} is also the name of {other}"
             hint = "search the directory above both"
-            self._found.wrong([TestFileError(file.path, None, problem, hint)], parts)
+            self._found.add_problems([TestFileError(file.path, None, problem, hint)], some)
 
-    def add(self, reading: Reading) -> None:
-        """Take in what was found in a file, or a part of it: of a suite in parts, the first comes whole."""
+    def add(self, result: FileResult) -> None:
+        """Add what a file contains, or a part of it; the parts of a suite come one after the other."""
         found = self._found
-        for id, suite in reading.suites.items():
+        for id, suite in result.suites.items():
             known = found.suites.get(id)
             found.suites[id] = suite if known is None else replace(known, cases=known.cases + suite.cases)
-        found.wrong(reading.problems, ())
-        found.met |= reading.met
-        found.types.add(reading.types)
-        found.untested |= reading.untested
-        found.bases |= reading.bases
+        found.add_problems(result.problems)
+        found.met |= result.met
+        found.types.add(result.types)
+        found.untested += result.untested
+        found.bases |= result.bases
 
     def plan(self) -> Plan:
-        """Return what all files come to.
+        """Return the plan of all files.
 
-        :raises UsageError: a target means nothing, or the selection cannot be carried out.
+        :raises UsageError: a target means nothing, or the selection cannot be applied.
         """
         found = self._found
-        found.wrong((one for origin, one in found.untested.items() if origin not in found.bases), ())
-        for part in self._wanted:
-            if part.symbol is not None and part.text not in found.met:
-                raise UsageError(f"{part.text}: there is no such test or case in {part.path}")
+        found.add_problems(problem for origin, problem in found.untested if origin not in found.bases)
+        for target in self._targets:
+            if target.symbol is not None and target.text not in found.met:
+                raise UsageError(f"{target.text}: there is no such test or case in {target.path}")
         if not found.problems:
             found.types.check()
         return _selected(found, self._selection)
 
 
-def _by_file(wanted: Iterable[Target]) -> list[tuple[FileFound, list[Target]]]:
-    """Return each file once, with all that was asked for of it, under its name below the topmost root."""
-    parts: dict[Path, list[Target]] = {}
-    for one in wanted:
-        parts.setdefault(one.path.resolve(), []).append(one)
+def _by_file(targets: Iterable[Target]) -> list[tuple[FileFound, list[Target]]]:
+    """Return each file once, named below the topmost root, with all targets that mean it."""
+    by_path: dict[Path, list[Target]] = {}
+    for one in targets:
+        by_path.setdefault(one.path.resolve(), []).append(one)
     found = []
-    for some in parts.values():
+    for some in by_path.values():
         roots = [one.root for one in some if not one.named] or [one.root for one in some]
         found.append((file_found(some[0].path, min(roots, key=lambda root: len(root.parts))), some))
     return found
 
 
-def _selected(found: Reading, selection: Selection) -> Plan:
+def _selected(found: FileResult, selection: Selection) -> Plan:
     everything = [case for suite in found.suites.values() for case in suite.cases]
     chosen: dict[str, list[Case]] = {}
     for case in selection.among(everything):

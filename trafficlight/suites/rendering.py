@@ -1,37 +1,59 @@
-"""Values and names as they stand in case ids: short, printable, and different for different values."""
+"""Values and names in case ids: short, printable, and different for different values."""
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Set
 from enum import Enum
 from typing import Any
 
-# Longer ones are cut, and told apart by a digest.
+# Longer ones are cut and get a digest.
 _LONGEST = 100
 # Beyond this many digits Python refuses to print a number.
 _LARGEST = 10**300
 
 _BARE_STRING = re.compile(r"[^\W\d][\w-]*")
-# What would read as another kind of value without quotes.
+# Words that would read as another kind of value without quotes.
 _NOT_BARE = frozenset({"None", "True", "False", "nan", "inf"})
 _BARE_NAME = re.compile(r"[^\W][\w.\-+()<>=!~*,:/@]*")
 _BARE_OBJECT = re.compile(r"[\w. -]+")
 
 
 def render_value(value: Any) -> str:
-    """Return how a parameter's value stands in a case id.
+    """Return a parameter's value as text for a case id.
 
-    Numbers, truth values and simple words stand as they are, other text in JSON's quotes, lists and the like
+    Numbers, truth values and simple words are written as they are, other text in JSON's quotes, containers
     with their items, anything else in angle brackets.
     """
     return _shortened(_rendered(value))
 
 
 def render_name(name: str) -> str:
-    """Return how the name of a type stands in a case id: as it is, or in quotes if it could be misread."""
+    """Return the name of a type as text for a case id: as it is, or in quotes if it could be misread."""
     bare = _BARE_NAME.fullmatch(name) and len(name) <= _LONGEST and _commas_within_parentheses(name)
     return name if bare else _shortened(_quoted(name))
+
+
+def as_json(value: Any) -> Any:
+    """Return a parameter's value as JSON: other objects as text in angle brackets, as in case ids."""
+    match value:
+        case None | bool():
+            return value
+        case str() if not isinstance(value, Enum):
+            return str.__str__(value)
+        case int() if not isinstance(value, Enum) and abs(value) < _LARGEST:
+            return int.__int__(value)
+        case float() if math.isfinite(value) and not isinstance(value, Enum):
+            return float.__float__(value)
+        case Mapping():
+            return {str(key): as_json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [as_json(item) for item in value]
+        case Set():
+            return [as_json(item) for item in sorted(value, key=_rendered)]
+        case _:
+            return _rendered(value)
 
 
 def _rendered(value: Any) -> str:
@@ -78,7 +100,7 @@ def _object(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a JSON string in which whatever does not print is escaped."""
+    """Return a JSON string in which unprintable characters are escaped."""
     quoted = json.dumps(text, ensure_ascii=False)
     return quoted if quoted.isprintable() else "".join(map(_escaped, quoted))
 

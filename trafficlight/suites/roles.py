@@ -1,4 +1,4 @@
-"""From what a test declares to the roles of its matrix, with everything that is wrong with them."""
+"""From a test's declarations to the roles of its matrix, with all problems in them."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from trafficlight.client_types import ClientType, as_client_type
 from trafficlight.errors import TestFileError
 from trafficlight.server_types import ServerType
-from trafficlight.suites.source import Source
+from trafficlight.suites.source import SourceLines
 from trafficlight.test import Declaration, Test
 
 
@@ -17,8 +17,8 @@ from trafficlight.test import Declaration, Test
 class Role:
     """One dimension of the matrix.
 
-    :param names: the role; several, where one server type fills several.
-    :param types: what may fill it.
+    :param names: the role; several if one server type fills several.
+    :param types: the types that may fill it.
     :param where: file and line of its declaration.
     """
 
@@ -28,7 +28,7 @@ class Role:
 
     @property
     def key(self) -> str:
-        """How it stands in case ids."""
+        """Its key in case ids."""
         return "+".join(self.names)
 
 
@@ -36,8 +36,8 @@ class Role:
 class Roles:
     """The roles of one test.
 
-    :param groups: roles that are interchangeable, by their place in `roles`.
-    :param problems: what is wrong; with any of them the test cannot run.
+    :param groups: interchangeable roles, by their index in `roles`.
+    :param problems: what is wrong; a test with any cannot run.
     :param older: whether some were declared in the older form, in `__init__`.
     """
 
@@ -52,7 +52,7 @@ class Roles:
         return {name: role for role in self.roles for name in role.names}
 
 
-def read_roles(cls: type[Test], source: Source) -> Roles:
+def read_roles(cls: type[Test], source: SourceLines) -> Roles:
     """Read the roles of a test, clients first, in the order of declaration."""
     line = source.class_line(cls.__name__)
     for attribute in ("clients", "servers"):
@@ -91,7 +91,7 @@ class _WrongError(Exception):
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a hint that names what was probably meant; empty where nothing is near."""
+    """Return a hint with the most similar name; empty if none is similar."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
@@ -128,8 +128,8 @@ def _types(declaration: Declaration) -> Iterator[ClientType | ServerType]:
         yield kind
 
 
-class _ForeignServerType(ServerType):
-    """A type that is no subclass of :class:`ServerType`, in its clothes."""
+class _AdaptedServerType(ServerType):
+    """Adapts a duck-typed server type."""
 
     def __init__(self, like: Any) -> None:
         self._like = like
@@ -145,7 +145,7 @@ def _as_server_type(kind: object) -> ServerType | None:
     if not all(callable(getattr(kind, name, None)) for name in ("name", "complement_types")):
         return None
     made = kind() if isinstance(kind, type) else kind
-    return made if isinstance(made, ServerType) else _ForeignServerType(made)
+    return made if isinstance(made, ServerType) else _AdaptedServerType(made)
 
 
 def _check_type(kind: ClientType | ServerType, declaration: Declaration, shown: str) -> None:
@@ -185,7 +185,7 @@ def _check_names(role: Role, found: Roles) -> None:
         raise _WrongError("a server type fills no role", "name at least one server")
 
 
-def _read_groups(test: Test, cls: type[Test], source: Source, found: Roles) -> None:
+def _read_groups(test: Test, cls: type[Test], source: SourceLines, found: Roles) -> None:
     given: Any = test.interchangeable
     where = (source.path, source.attribute_line(cls.__name__, "interchangeable"))
     if isinstance(given, str) or not isinstance(given, Iterable):
@@ -215,7 +215,7 @@ def _read_groups(test: Test, cls: type[Test], source: Source, found: Roles) -> N
             found.groups.append(tuple(sorted(places[name] for name in set(group))))
 
 
-def _where(declaration: Declaration, cls: type[Test], source: Source) -> tuple[Path, int | None]:
+def _where(declaration: Declaration, cls: type[Test], source: SourceLines) -> tuple[Path, int | None]:
     if declaration.where is not None:
         return Path(declaration.where[0]), declaration.where[1]
     attribute = f"{declaration.kind}s"

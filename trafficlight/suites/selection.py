@@ -1,69 +1,78 @@
-"""Which of the cases that there are a session runs."""
+"""What a session runs: the request as JSON, and the selection of cases in it."""
 
+import ast
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trafficlight.client_types import ClientType
 from trafficlight.errors import UsageError
 from trafficlight.server_types import ServerType
 from trafficlight.suites.case_ids import base_id
-from trafficlight.suites.expected_failures import ExpectedFailures
-from trafficlight.suites.keywords import read_expression
+from trafficlight.suites.expected_failures import ExpectedFailure
 from trafficlight.suites.model import Case
 from trafficlight.suites.yaml_files import read_yaml, texts
 
+Predicate: TypeAlias = Callable[[str], bool]
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What was asked for, besides paths. They apply in the order of this list.
+_TOKEN = re.compile(r"""\s*(?:(?P<sign>[()])|"(?P<quoted>[^"]*)"|(?P<word>[^\s()"]+))""")
+_OPERATORS = frozenset({"and", "or", "not"})
 
-    :param clients: the only client types there are to be, by name or glob; network proxies are not meant.
-    :param servers: the only server types there are to be.
-    :param parameters: values that take the place of the ones that tests state; a test that does not take them
-        is out.
-    :param pairwise: whether every pair of types and values is enough.
-    :param keyword: an expression over case ids, with and, or, not.
-    :param only: the ids of the only cases there are to be, for instance the ones that failed before.
-    :param sample: how many cases at most, chosen by `seed`.
-    :param seed: the same seed chooses the same sample.
-    :param repeat: how often each case runs.
-    :param shard: which of how many parts, from 1.
-    :param expected_failures: what is known to fail.
-    :raises UsageError: a value makes no sense.
+
+class Selection(BaseModel):
+    """Which cases to run. The fields apply in the order of this list, each like the option of that name.
+
+    :raises UsageError: `keyword` or `shard` is malformed.
+    :raises pydantic.ValidationError: another value is.
     """
 
-    clients: tuple[str, ...] = ()
-    servers: tuple[str, ...] = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    pairwise: bool = False
-    keyword: str = ""
-    only: frozenset[str] | None = None
-    sample: int | None = None
-    seed: int = 0
-    repeat: int = 1
-    shard: tuple[int, int] | None = None
-    expected_failures: ExpectedFailures = field(default_factory=ExpectedFailures)
+    model_config = ConfigDict(extra="forbid")
 
-    def __post_init__(self) -> None:
-        if self.sample is not None and self.sample < 1:
-            raise UsageError(f"a sample of {self.sample} cases is none")
-        if self.repeat < 1:
-            raise UsageError(f"cases cannot run {self.repeat} times")
-        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
-            raise UsageError(
-                f"there is no shard {self.shard[0]}/{self.shard[1]}: write I/N with I from 1 to N"
-            )
-        if self.keyword:
-            read_expression(self.keyword)
+    keyword: str = Field(default="", description="An expression over case ids, with and, or, not.")
+    clients: list[str] = Field(default_factory=list, description="The only client types.")
+    servers: list[str] = Field(default_factory=list, description="The only server types.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Values in place of what tests state."
+    )
+    pairwise: bool = Field(default=False, description="Cover pairs, not every combination.")
+    only: list[str] | None = Field(default=None, description="The ids of the only cases.")
+    sample: int | None = Field(default=None, ge=1, description="Only so many cases, chosen by `seed`.")
+    seed: int = Field(default=0, description="Chooses the sample.")
+    repeat: int = Field(default=1, ge=1, description="How often each case runs.")
+    shard: tuple[int, int] | None = Field(default=None, description="Which of how many parts, from 1.")
+    expected_failures: list[ExpectedFailure] = Field(
+        default_factory=list, description="What is known to fail."
+    )
+
+    @field_validator("keyword")
+    @classmethod
+    def _is_expression(cls, keyword: str) -> str:
+        if keyword:
+            read_expression(keyword)
+        return keyword
+
+    @field_validator("shard")
+    @classmethod
+    def _is_shard(cls, shard: tuple[int, int] | None) -> tuple[int, int] | None:
+        if shard is not None and not 1 <= shard[0] <= shard[1]:
+            raise UsageError(f"there is no shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")
+        return shard
+
+    def of_one_file(self) -> "Selection":
+        """Return the part that applies to each test file by itself."""
+        chosen = {name: getattr(self, name) for name in ("clients", "servers", "parameters", "pairwise")}
+        return Selection(**chosen)
 
     def among(self, cases: Sequence[Case]) -> list[Case]:
-        """Return the cases that are asked for, in their order; repetitions follow one another.
+        """Return the selected cases, in their order; repetitions follow one another.
 
-        :raises UsageError: a case that is asked for by its id is not there.
+        :raises UsageError: a case in `only` does not exist.
         """
         if self.keyword:
             means = read_expression(self.keyword)
@@ -80,54 +89,138 @@ class Selection:
             ]
         return list(cases) if self.shard is None else _shard(cases, *self.shard)
 
+    def expected(self, case_id: str) -> ExpectedFailure | None:
+        """Return the first expected failure that matches a case."""
+        return next((entry for entry in self.expected_failures if entry.matches(case_id)), None)
 
+    def unused(self, case_ids: Iterable[str]) -> list[ExpectedFailure]:
+        """Return the expected failures that match none of these cases."""
+        ids = list(case_ids)
+        return [entry for entry in self.expected_failures if not any(map(entry.matches, ids))]
+
+
+class SessionRequest(Selection):
+    """What a session is to run. Every field has the meaning of the option of that name."""
+
+    targets: list[str] = Field(
+        default_factory=list,
+        description="Files, directories, symbols; the configured tests where there are none.",
+    )
+    exit_first: bool = Field(default=False, description="End at the first failure or error.")
+    deflake: int = Field(default=0, ge=0, description="Try a failed case again up to so many times.")
+
+    @classmethod
+    def read(cls, body: dict[str, Any]) -> Self:
+        """Return the request that a JSON object makes.
+
+        :raises UsageError: it does not fit; the message names the field.
+        """
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the request"
+            raise UsageError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+def read_expression(text: str) -> Predicate:
+    """Return the predicate of an expression such as ``alice=Nio and not (Dendrite or federation)``.
+
+    A word matches ids that contain it, ignoring case.
+
+    :raises UsageError: the expression is malformed.
+    """
+    words: list[str] = []
+    parts: list[str] = []
+    place = 0
+    stripped = text.rstrip()
+    while place < len(stripped):
+        token = _TOKEN.match(stripped, place)
+        if token is None:
+            raise UsageError(f"-k {text!r}: a quotation mark is not closed")
+        place = token.end()
+        if token["sign"] or token["word"] in _OPERATORS:
+            parts.append(token["sign"] or token["word"])
+        else:
+            # Words become names, so that Python's grammar can parse the expression.
+            parts.append(f"w{len(words)}")
+            words.append((token["quoted"] if token["quoted"] is not None else token["word"]).casefold())
+    try:
+        tree = ast.parse(" ".join(parts), mode="eval").body
+        return _compiled(tree, words)
+    except (SyntaxError, _NotAnExpressionError, RecursionError):
+        raise UsageError(f"-k {text!r}: write words with and, or, not and parentheses") from None
+
+
+class _NotAnExpressionError(Exception):
+    pass
+
+
+def _compiled(node: ast.expr, words: list[str]) -> Predicate:
+    match node:
+        case ast.Name(id=name):
+            word = words[int(name[1:])]
+            return lambda text: word in text.casefold()
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            negated = _compiled(operand, words)
+            return lambda text: not negated(text)
+        case ast.BoolOp(op=operator, values=values):
+            parts = [_compiled(value, words) for value in values]
+            decide = all if isinstance(operator, ast.And) else any
+            return lambda text: decide(part(text) for part in parts)
+        case _:
+            raise _NotAnExpressionError
+
+
+@dataclass(slots=True)
 class TypeFilter:
-    """Decides which client and server types there are to be, and remembers which it met.
+    """Decides which client and server types are selected, and records which it met.
 
-    :param clients: names or globs, in either case; empty for all.
+    :param clients: names or globs, in any case; empty for all.
     :param servers: the same for servers.
+    :param met: the names of the types that it decided on, by side.
+    :param used: the names or globs that matched a type, with their side.
     """
 
-    def __init__(self, clients: Iterable[str] = (), servers: Iterable[str] = ()) -> None:
-        self._asked = {"client": tuple(clients), "server": tuple(servers)}
-        self._met: dict[str, set[str]] = {"client": set(), "server": set()}
-        self._used: set[tuple[str, str]] = set()
+    clients: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+    met: dict[str, set[str]] = field(default_factory=lambda: {"client": set(), "server": set()})
+    used: set[tuple[str, str]] = field(default_factory=set)
 
     def __call__(self, kind: ClientType | ServerType) -> bool:
-        side = "client" if isinstance(kind, ClientType) else "server"
-        asked = self._asked[side]
-        if not asked or (isinstance(kind, ClientType) and kind.type == "network-proxy"):
+        side, stated = ("client", self.clients) if isinstance(kind, ClientType) else ("server", self.servers)
+        if not stated or (isinstance(kind, ClientType) and kind.type == "network-proxy"):
             return True
-        self._met[side].add(kind.name())
+        self.met[side].add(kind.name())
         wire = kind.type if isinstance(kind, ClientType) else kind.recipe
         names = [name.casefold() for name in (kind.name(), type(kind).__name__, wire)]
-        matching = [one for one in asked if any(fnmatch.fnmatchcase(name, one.casefold()) for name in names)]
-        self._used.update((side, one) for one in matching)
+        matching = [one for one in stated if any(fnmatch.fnmatchcase(name, one.casefold()) for name in names)]
+        self.used.update((side, one) for one in matching)
         return bool(matching)
 
     def add(self, other: "TypeFilter") -> None:
-        """Remember what another one met, which decided about other test files."""
-        for side, names in other._met.items():
-            self._met[side] |= names
-        self._used |= other._used
+        """Add what the filter of another test file met."""
+        for side, names in other.met.items():
+            self.met[side] |= names
+        self.used |= other.used
 
     def check(self) -> None:
-        """Complain about a type that no test can use.
+        """Check that every name or glob matched a type.
 
-        :raises UsageError: there is one.
+        :raises UsageError: one did not.
         """
-        for side, asked in self._asked.items():
-            for one in asked:
-                if (side, one) not in self._used:
-                    there = ", ".join(sorted(self._met[side])) or "none"
+        for side, stated in (("client", self.clients), ("server", self.servers)):
+            for one in stated:
+                if (side, one) not in self.used:
+                    there = ", ".join(sorted(self.met[side])) or "none"
                     raise UsageError(f"--{side} {one}: no test has such a {side} type; there are {there}")
 
 
-def read_failed(session: Path) -> frozenset[str]:
-    """Return the ids of the cases that are to run again.
+def read_failed(session: Path) -> list[str]:
+    """Return the ids of the cases that failed in a session.
 
     :param session: the folder of a session's results, or the list in it.
-    :raises UsageError: there is no such session.
+    :raises UsageError: the session does not exist.
     :raises ConfigError: its list is malformed.
     """
     path = session / "rerun-failed.yml" if session.is_dir() else session
@@ -135,10 +228,10 @@ def read_failed(session: Path) -> frozenset[str]:
         raise UsageError(f"there is no {path}: name the folder of a session's results")
     content = read_yaml(path)
     listed = content["failed"] if isinstance(content, dict) and "failed" in content else content
-    return frozenset(texts(listed, key="the list of cases", source=path))
+    return sorted(set(texts(listed, key="the list of cases", source=path)))
 
 
-def _by_id(cases: Sequence[Case], wanted: frozenset[str]) -> list[Case]:
+def _by_id(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
     ids = {base_id(one) for one in wanted}
     found = [case for case in cases if case.id in ids]
     missing = sorted(ids - {case.id for case in found})
@@ -153,16 +246,16 @@ def _digest(*parts: object) -> bytes:
 
 
 def _sample(cases: Sequence[Case], size: int, seed: int) -> list[Case]:
-    """Choose by the digest of seed and id, so that a case's luck does not depend on the others' order."""
+    """Choose by the digest of seed and id: independent of the order of the cases."""
     runnable = [case for case in cases if case.skip is None]
     chosen = {case.id for case in sorted(runnable, key=lambda case: _digest(seed, case.id))[:size]}
     return [case for case in runnable if case.id in chosen]
 
 
 def _shard(cases: Sequence[Case], part: int, parts: int) -> list[Case]:
-    """Deal the cases out suite by suite, each shuffled by the digests of its ids; what is skipped comes last.
+    """Distribute the cases suite by suite, each shuffled by the digests of its ids; skipped ones come last.
 
-    So all parts are of one size, of every suite too, and no part gets always the same type of a role.
+    So all parts are of equal size, also within a suite, and no part always gets the same type of a role.
     """
     dealt = sorted(cases, key=lambda case: (case.skip is not None, case.suite, _digest(case.id)))
     mine = {case.id for case in dealt[part - 1 :: parts]}

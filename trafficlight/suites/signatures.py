@@ -8,7 +8,7 @@ from typing import Any
 from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet, parameter_sets
 from trafficlight.suites.roles import Role, Roles, did_you_mean
-from trafficlight.suites.source import Source
+from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
 
 
@@ -53,7 +53,7 @@ def read_parameters(
 
 
 def check_method(
-    cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: Source, line: int
+    cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: SourceLines, line: int
 ) -> list[TestFileError]:
     """Return what is wrong between a test method, the roles and the parameters."""
     function = getattr(cls, method)
@@ -95,7 +95,7 @@ def check_method(
 
 
 def check_hooks(
-    cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: Source
+    cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: SourceLines
 ) -> list[TestFileError]:
     """Return what is wrong with `setup` and `teardown`."""
     wrong = []

@@ -1,25 +1,32 @@
-"""Where things stand in a test file, read from its text: for messages that name a line."""
+"""Line numbers of the parts of a test file, read from its text, for messages."""
 
 import ast
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-class Source:
-    """The text of one test file.
+class SourceLines:
+    """The lines of classes, methods and attributes in a test file; parsed when first needed.
 
-    :param path: the file; what cannot be read has no lines, and no complaint.
+    :param path: the file; one that cannot be parsed has no lines.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @cached_property
+    def _tree(self) -> ast.Module:
         try:
-            self._tree = ast.parse(path.read_bytes())
+            return ast.parse(self.path.read_bytes())
         except (OSError, SyntaxError, ValueError):
-            self._tree = ast.Module([], [])
-        self._classes = {node.name: node for node in ast.walk(self._tree) if isinstance(node, ast.ClassDef)}
+            return ast.Module([], [])
+
+    @cached_property
+    def _classes(self) -> dict[str, ast.ClassDef]:
+        return {node.name: node for node in ast.walk(self._tree) if isinstance(node, ast.ClassDef)}
 
     def class_line(self, class_name: str) -> int | None:
         """Return the line of a class."""
@@ -31,7 +38,7 @@ class Source:
         return next((one.lineno for one in self._methods(class_name) if one.name == method), None)
 
     def attribute_line(self, class_name: str, attribute: str, key: str | None = None) -> int | None:
-        """Return the line of a class attribute, or of a key in the dictionary that it is."""
+        """Return the line of a class attribute, or of a key if it is a dictionary."""
         for node in self._body(class_name):
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if not any(isinstance(target, ast.Name) and target.id == attribute for target in targets):
@@ -45,11 +52,11 @@ class Source:
         return None
 
     def repeated_classes(self) -> Iterator[tuple[str, int]]:
-        """Yield the name and line of every class that takes the place of one of the same name."""
+        """Yield the name and line of every class that replaces one of the same name."""
         yield from _repeated(node for node in self._tree.body if isinstance(node, ast.ClassDef))
 
     def repeated_methods(self, class_name: str) -> Iterator[tuple[str, int]]:
-        """Yield the name and line of every test method that takes the place of one of the same name."""
+        """Yield the name and line of every test method that replaces one of the same name."""
         yield from _repeated(one for one in self._methods(class_name) if _is_test(one.name))
 
     def _body(self, class_name: str) -> list[ast.stmt]:

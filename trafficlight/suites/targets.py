@@ -1,85 +1,46 @@
-"""What stands on the command line: files, directories, suite files, and symbols in them."""
+"""What the command line names: files, directories, suite files, and symbols in them.
+
+A suite file has named lists of what to run, in YAML::
+
+    smoke:
+      - chat/send_messages_test.py
+      - video/*_test.py::Mute*
+    nightly:
+      include: [.]
+      exclude: ["chat/slow_test.py::Slow[alice=HydrogenWeb]"]
+"""
 
 import ast
 import contextlib
 import fnmatch
 import glob
-import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from trafficlight.errors import UsageError
-from trafficlight.suites.case_ids import Cell, decode_file, read_cells
+from trafficlight.errors import ConfigError, UsageError
+from trafficlight.suites.case_ids import Symbol, base_id, decode_file, read_cells, read_symbol
 from trafficlight.suites.discovery import files_below
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.model import Case
 from trafficlight.suites.rendering import render_name, render_value
-from trafficlight.suites.suite_files import is_suite_file, read_suite_file
+from trafficlight.suites.yaml_files import read_yaml, texts
 
-_SYMBOL = re.compile(
-    r"(?P<cls>[\w*?]+)(?:\.(?P<method>[\w*?]+))?"
-    r"(?:\[(?P<cells>.*)\](?:#\d+)?|@(?P<json>\{.*\})|#\d+)?\Z",
-    re.DOTALL,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Symbol:
-    """A part of a test file.
-
-    :param class_name: a class, or a glob.
-    :param method: a method, or a glob; None for all.
-    :param cells: roles and parameters that a case has to have.
-    :param parameters: values that the test is to run with instead of its own.
-    """
-
-    class_name: str
-    method: str | None = None
-    cells: tuple[Cell, ...] = ()
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def means(self, class_name: str, method: str | None = None) -> bool:
-        """Return whether a class, or a method of it, is meant."""
-        if not fnmatch.fnmatchcase(class_name, self.class_name):
-            return False
-        if method is None:
-            return True
-        if self.method is None:
-            # The id of a case of run() names no method, and is to mean nothing else.
-            return not self.cells or method == "run"
-        return fnmatch.fnmatchcase(method, self.method)
-
-    def holds(self, case: Case) -> bool:
-        """Return whether a case is meant."""
-        if not self.means(case.class_name, case.method):
-            return False
-        if not self.cells:
-            return True
-        roles = {role: render_name(name) for role, name in case.roles.items()}
-        roles |= {"+".join(slot.roles): render_name(slot.type.name()) for slot in case.servers}
-        values = {name: render_value(value) for name, value in case.parameters.items()}
-        return all(
-            fnmatch.fnmatchcase(roles[cell.key], cell.value)
-            if cell.key in roles
-            else values.get(cell.key) in (cell.value, _normal(cell.value))
-            for cell in self.cells
-        )
+_INCLUDE = ("include", "included")
+_EXCLUDE = ("exclude", "excluded")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One file, or a part of it, that was asked for.
+    """One file, or a part of it, to run.
 
     :param path: the file.
-    :param root: where the search started.
-    :param text: how it was asked for.
-    :param named: whether the file itself was, and not a directory above it.
+    :param root: the root of the search.
+    :param text: how it was named.
+    :param named: whether the file itself was named, and not a directory above it.
     :param symbol: the part of it; None for all.
-    :param without: what is left out of it.
+    :param without: what is excluded from it.
     """
 
     path: Path
@@ -91,9 +52,25 @@ class Target:
 
     def holds(self, case: Case) -> bool:
         """Return whether a case of the same file is meant."""
-        if self.symbol is not None and not self.symbol.holds(case):
+        if self.symbol is not None and not _means_case(self.symbol, case):
             return False
         return not any(one.path == self.path and one.holds(case) for one in self.without)
+
+
+def _means_case(symbol: Symbol, case: Case) -> bool:
+    if not symbol.means(case.class_name, case.method):
+        return False
+    if not symbol.cells:
+        return True
+    roles = {role: render_name(name) for role, name in case.roles.items()}
+    roles |= {"+".join(slot.roles): render_name(slot.type_name) for slot in case.servers}
+    values = {cell.key: cell.value for cell in read_cells(base_id(case.id)[len(case.suite) + 1 : -1])}
+    return all(
+        fnmatch.fnmatchcase(roles[cell.key], cell.value)
+        if cell.key in roles
+        else values.get(cell.key) in (cell.value, _normal(cell.value))
+        for cell in symbol.cells
+    )
 
 
 def read_target(
@@ -102,13 +79,13 @@ def read_target(
     """Yield the files that a target means.
 
     :param text: a path, or a path and a symbol with ``::`` between them.
-    :param directory: what relative paths start from; the suites that ship come second.
-    :param patterns: which files of a directory count.
-    :param globs: whether the path may be a glob, which starts from `directory` as the root of the search.
-    :raises UsageError: there is no such thing.
+    :param directory: the base of relative paths; the suites that ship come second.
+    :param patterns: which files of a directory are test files.
+    :param globs: whether the path may be a glob, with `directory` as the root of the search.
+    :raises UsageError: it does not exist.
     """
     place, symbol = _located(text, directory)
-    if place is not None and is_suite_file(place):
+    if place is not None and _is_suite_file(place):
         yield from _from_suite_file(place, symbol, patterns)
         return
     part = _read_symbol(symbol, text) if symbol else None
@@ -155,18 +132,14 @@ def _from_suite_file(path: Path, name: str, patterns: Sequence[str]) -> Iterator
 
 
 def _read_symbol(symbol: str, text: str) -> Symbol:
-    found = _SYMBOL.match(symbol)
-    if found is None:
-        raise UsageError(f"{text}: behind :: comes Class, Class.method, [role=Type,...] or @{{json}}")
     try:
-        parameters = json.loads(found["json"]) if found["json"] else {}
-        return Symbol(found["cls"], found["method"], tuple(read_cells(found["cells"] or "")), parameters)
+        return read_symbol(symbol)
     except ValueError as error:
         raise UsageError(f"{text}: {error}") from error
 
 
 def _normal(value: str) -> str | None:
-    """Return a value that was typed by hand as it stands in case ids."""
+    """Return a value that was typed by hand as case ids render it."""
     try:
         return render_value(ast.literal_eval(value))
     except (ValueError, SyntaxError):
@@ -177,3 +150,56 @@ def _where_to_look(text: str, directory: Path) -> str:
     if "::" in text:
         return f"looked in {directory} and among the suites that ship"
     return f"looked in {directory}"
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteList:
+    """One named list. Its paths are relative to the file's directory, and may be globs."""
+
+    name: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+
+
+def _is_suite_file(path: Path) -> bool:
+    """Return whether a path looks like a suite file."""
+    return path.suffix in {".yml", ".yaml"}
+
+
+def read_suite_file(path: Path, name: str | None = None) -> list[SuiteList]:
+    """Return the lists in a suite file.
+
+    :param name: the wanted list; None for all.
+    :raises ConfigError: the file is malformed.
+    :raises UsageError: it has no list of that name.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not content:
+        raise ConfigError("must be a mapping from names to lists of tests", source=str(path))
+    lists = [_read_list(str(key), value, path) for key, value in content.items()]
+    if name is None:
+        return lists
+    found = [one for one in lists if one.name == name]
+    if not found:
+        raise UsageError(f"{path} has no list {name!r}; it has {', '.join(one.name for one in lists)}")
+    return found
+
+
+def _read_list(name: str, value: object, path: Path) -> SuiteList:
+    if not isinstance(value, dict):
+        return SuiteList(name, tuple(_stated(value, name, path)))
+    unknown = [str(key) for key in value if key not in (*_INCLUDE, *_EXCLUDE)]
+    if unknown:
+        raise ConfigError(
+            "is unknown; known are include and exclude", key=f"{name}.{unknown[0]}", source=str(path)
+        )
+    include = [entry for key in _INCLUDE for entry in texts(value.get(key), key=f"{name}.{key}", source=path)]
+    exclude = [entry for key in _EXCLUDE for entry in texts(value.get(key), key=f"{name}.{key}", source=path)]
+    return SuiteList(name, tuple(_stated(include, name, path)), tuple(exclude))
+
+
+def _stated(value: object, name: str, path: Path) -> list[str]:
+    stated = texts(value, key=name, source=path)
+    if not stated:
+        raise ConfigError("names no tests", key=name, source=str(path))
+    return stated

@@ -1,4 +1,4 @@
-"""YAML files that people write for us, read with an answer to what is wrong with them."""
+"""Reading YAML files of users, with precise errors."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from trafficlight.errors import ConfigError
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file holds.
+    """Return the content of a YAML file.
 
     :raises ConfigError: it cannot be read, or is not YAML.
     """
@@ -22,11 +22,11 @@ def read_yaml(path: Path) -> Any:
 
 
 def texts(value: object, *, key: str, source: Path) -> list[str]:
-    """Return a list of texts that may have been written as one text, or left empty.
+    """Return a list of strings that may be written as one string, or left empty.
 
     :raises ConfigError: it is something else.
     """
     stated = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stated, list) or not all(isinstance(one, str) and one for one in stated):
-        raise ConfigError("is to be a list of texts", key=key, source=str(source))
+        raise ConfigError("must be a list of strings", key=key, source=str(source))
     return stated

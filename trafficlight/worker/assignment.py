@@ -1,4 +1,4 @@
-"""What a worker is given, and what it gives back."""
+"""The input and the result of one attempt, and the link of its test to the coordinator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from trafficlight.suites.model import Case
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """A homeserver, as `run()` is told of it.
+    """A homeserver, as `run()` receives it.
 
-    :param log: the file that its log goes to; None where there is none to read yet.
+    :param log: its log file; None if there is none.
     """
 
     server_name: str
@@ -26,15 +26,15 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One attempt of a case, with everything that it was given.
+    """One attempt of a case, with everything that it needs.
 
     :param case: the case.
     :param attempt: the attempt's number, from 1.
-    :param folder: where the attempt's files go.
+    :param folder: the folder of the attempt's files.
     :param clients: the registration of the adapter in every client role.
     :param servers: the homeserver in every server role.
-    :param case_deadline: seconds that set-up and test may take together.
-    :param teardown_deadline: seconds that the tear-down may take after that.
+    :param case_deadline: seconds for set-up and test together.
+    :param teardown_deadline: seconds for the tear-down after that.
     """
 
     case: Case
@@ -51,8 +51,8 @@ class Verdict:
     """How an attempt ended.
 
     :param state: one of the final states.
-    :param message: what happened, its first line fit for a list.
-    :param traceback: where in the test, as text; empty where there is none.
+    :param message: what happened; the first line is a summary.
+    :param traceback: the traceback in the test; may be empty.
     :param phase: ``prepare``, ``load``, ``setup``, ``run`` or ``teardown``.
     """
 

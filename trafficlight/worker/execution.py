@@ -1,35 +1,39 @@
 """Runs the test code of one attempt, in whichever process this is."""
 
 import asyncio
+import inspect
 import mimetypes
 import shutil
-import typing
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from trafficlight.client_types import client_class
+from trafficlight.client_types import ClientType, client_class
 from trafficlight.clients import Client, HomeServer
-from trafficlight.clock import Clock, SystemClock
+from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError
+from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Attachment, Log, Measurement, State
 from trafficlight.results.folder import AttemptFolder
+from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.imports import load_test_class
 from trafficlight.test import CaseInfo, Test, accepted
 from trafficlight.text import MESSAGE_LIMIT, truncate
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
-from trafficlight.worker.deadline import Deadline
+from trafficlight.worker.messages import ensure_json
 from trafficlight.worker.output import CaseLog
 from trafficlight.worker.verdicts import verdict_of
 
-# Seconds for closing what the test left open on homeservers: less than the margin that a worker has.
+# Seconds for closing what the test left open on homeservers: less than a worker's margin.
 _CLOSE_SECONDS = 3
 
 
 async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = None) -> Verdict:
-    """Run one attempt to its end and return the verdict. Raises only when it is cancelled from outside.
+    """Run one attempt and return the verdict. Raises only if it is cancelled from outside.
 
-    Tear-down runs in every ending; its error does not hide the test's.
+    The tear-down always runs; its error does not hide the test's.
     """
 
     def logged(level: str, message: str) -> None:
@@ -43,10 +47,28 @@ async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = 
         log.close()
 
 
-class _Execution:
-    """One attempt, as the test sees it: what :class:`trafficlight.test.TestRun` asks for."""
+async def execute_in_process(assignment: Assignment, link: CaseLink, clock: Clock) -> Verdict:
+    """Run one attempt in the coordinator's own process and loop: for a debugger, and for quick tests."""
+    return await execute(assignment, cast("CaseLink", _JsonLink(link)), clock)
 
-    # Not one of pytest's.
+
+class _JsonLink:
+    """A link that checks the data of actions, as the socket of a worker does."""
+
+    def __init__(self, link: CaseLink) -> None:
+        self._link = link
+
+    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+        return await self._link.perform(role, action, ensure_json(action, data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
+
+
+class _Execution:
+    """One attempt, as the test sees it: a :class:`trafficlight.test.TestRun`."""
+
+    # pytest must not collect it.
     __test__: ClassVar[bool] = False
 
     def __init__(self, assignment: Assignment, link: CaseLink, clock: Clock, log: CaseLog) -> None:
@@ -56,13 +78,13 @@ class _Execution:
         self._clock = clock
         self.logger = log.logger
         self.deadline = Deadline(clock, assignment.case_deadline)
-        case = assignment.case
+        self._clients: Mapping[str, ClientType] = {}
         self.case = CaseInfo(
-            id=case.id,
-            parameters=case.parameters,
+            id=assignment.case.id,
+            parameters={},
             attempt=assignment.attempt,
             folder=assignment.folder,
-            roles=case.roles,
+            roles=assignment.case.roles,
         )
 
     def record(self, name: str, value: float, unit: str) -> None:
@@ -93,7 +115,7 @@ class _Execution:
             roles = self._roles(getattr(test, self._assignment.case.method))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             return verdict_of(error, phase)
-        arguments = {**roles, **self._assignment.case.parameters}
+        arguments = {**roles, **self.case.parameters}
         try:
             return await self._to_the_end(test, arguments)
         finally:
@@ -111,15 +133,16 @@ class _Execution:
 
     def _load(self) -> Test:
         case = self._assignment.case
+        self._clients, parameters = expand_case(case)
+        self.case = replace(self.case, parameters=parameters)
         test = load_test_class(case.path, case.class_name)()
         test.bind(self)
         return test
 
     def _roles(self, method: Callable[..., Any]) -> dict[str, Client | HomeServer]:
         given: dict[str, Client | HomeServer] = {}
-        annotations = _annotations(method)
         for role, registration in self._assignment.clients.items():
-            kind = client_class(self._assignment.case.clients[role], annotations.get(role))
+            kind = client_class(self._clients[role], annotation_of(method, role))
             given[role] = kind(role, registration, self._link)
         for role, facts in self._assignment.servers.items():
             given[role] = HomeServer(
@@ -172,7 +195,7 @@ class _Execution:
         return None
 
     async def _close(self, servers: Sequence[HomeServer]) -> None:
-        """Close what the test opened on its homeservers; the verdict stands, whatever becomes of it."""
+        """Close what the test opened on its homeservers; an error does not change the verdict."""
         try:
             async with self._clock.timeout(_CLOSE_SECONDS):
                 for server in servers:
@@ -182,8 +205,8 @@ class _Execution:
 
 
 def _late(message: str, error: BaseException) -> DeadlineError:
-    """Return the error for a deadline that has passed; its traceback tells where the test was."""
-    # Time-outs raise from the cancellation that went through the test.
+    """Return the error for an expired deadline, with the traceback of the test."""
+    # Its cause is the cancellation that went through the test.
     return DeadlineError(message).with_traceback((error.__cause__ or error).__traceback__)
 
 
@@ -192,8 +215,21 @@ def _cancelled_from_outside() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _annotations(method: Callable[..., Any]) -> dict[str, Any]:
+def annotation_of(method: Callable[..., Any], role: str) -> object:
+    """Return the evaluated annotation of one role; None if it has none, or it cannot be evaluated.
+
+    Each is evaluated alone: one that exists for type checkers only must not cost the others theirs.
+    """
+    function = inspect.unwrap(method)
     try:
-        return typing.get_type_hints(method)
-    except (NameError, TypeError):  # names that are there for type checkers only
-        return {}
+        if sys.version_info >= (3, 14):
+            from annotationlib import Format
+
+            stated = inspect.get_annotations(function, format=Format.FORWARDREF).get(role)
+        else:
+            stated = inspect.get_annotations(function).get(role)
+        if isinstance(stated, str):
+            return eval(stated, getattr(function, "__globals__", {}))  # noqa: S307
+    except Exception:
+        return None
+    return stated

@@ -1,93 +1,116 @@
-"""The few messages between the coordinator and a worker, over one socket.
+"""The messages between the coordinator and a worker, as JSON over one socket.
 
-Both ends are the same program on the same machine, under the same user: messages are pickled. A frame is its
-length in four bytes, big endian, and the message. What a worker sends is made of plain values and of a few
-classes of this package, so that reading it never imports code of tests, and calls nothing but those.
+A frame is its length in four bytes, big endian, and a JSON object: the fields of one of the dataclasses
+below, and its name as ``message``. A test may make its process send anything: the coordinator accepts only
+frames of at most :data:`MAX_FRAME` bytes that fit the types of these fields.
 """
 
 import asyncio
-import pickle
+import functools
+import json
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from trafficlight import errors
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import State
-from trafficlight.suites.portable import PORTABLE
-from trafficlight.suites.reading import FileRequest, Reading
-from trafficlight.worker.assignment import Verdict
-from trafficlight.worker.pickling import Classes, dumped, loaded
+from trafficlight.suites.planning import FileRequest, FileResult
+from trafficlight.worker.assignment import Assignment, Verdict
+
+MAX_FRAME = 64 << 20
+"""Bytes of one message: more than the largest response of an adapter, as JSON."""
 
 _LENGTH = struct.Struct(">I")
 
 
+class FrameError(Exception):
+    """The other end sent something that is not a message; one line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Worker to coordinator: it can take an assignment."""
+    """Worker to coordinator, once: the process has started.
+
+    :param pid: its process id.
+    """
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Coordinator to worker: run an attempt.
+class RunAttempt:
+    """Coordinator to worker: run an attempt of a case, which the worker finds by its id."""
 
-    :param path: the test file: its module must be there before the assignment can be read.
-    :param class_name: the test class in it.
-    :param assignment: the assignment, pickled.
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Coordinator to worker: cancel the attempt; tear down, then send :class:`Finished`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Worker to coordinator: call a method of the link.
+
+    :param id: unique in the attempt.
     """
 
-    path: Path
-    class_name: str
-    assignment: bytes
+    id: int
+    method: Literal["perform", "upload", "operate"]
+    arguments: list[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class CallOff:
-    """Coordinator to worker: end the attempt; tear down, then be done."""
+class CancelRequest:
+    """Worker to coordinator: the test no longer waits for a request."""
+
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """Worker to coordinator: call a method of the link and answer what comes of it."""
+class Error:
+    """An exception that a request raised.
 
-    number: int
-    method: str
-    arguments: tuple[Any, ...]
+    :param type: the name of its class.
+    :param message: its text, without role, action and path.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """Worker to coordinator: nobody waits for a call any more."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Coordinator to worker: what came of a call."""
-
-    number: int
-    value: Any = None
-    error: BaseException | None = None
+    type: str
+    message: str
+    role: str = ""
+    action: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Emit:
+class Response:
+    """Coordinator to worker: the result of a request, or the exception that it raised."""
+
+    id: int
+    result: Any = None
+    error: Error | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
     """Worker to coordinator: record an event of the attempt.
 
     :param event: the event's own JSON.
     """
 
-    event: JsonObject
+    event: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Finished:
     """Worker to coordinator: the attempt has ended.
 
-    :param verdict: how; None: it was called off.
+    :param verdict: how; None if it was cancelled.
     :param reusable: whether nothing of the test is left in the process.
     """
 
@@ -96,79 +119,204 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """Coordinator to worker: read a test file, and tell what is in it."""
+class CollectFile:
+    """Coordinator to worker: import a test file, and return what it contains."""
 
-    asked: FileRequest
+    request: FileRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Worker to coordinator: a part of what is in the test file, or the last part.
+class Collected:
+    """Worker to coordinator: what a test file contains, in parts.
 
-    :param spoiled: whether reading it broke what the process had before.
+    :param last: whether it is the last part.
+    :param contaminated: whether importing the file changed modules of the process itself.
     """
 
-    part: Reading
+    part: FileResult
     last: bool = False
-    spoiled: bool = False
+    contaminated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """Coordinator to worker: say whether a client type of a test file matches an adapter.
+class MatchRequest:
+    """Coordinator to worker: evaluate the `match` of a client type of a test file.
 
     :param path: the test file.
-    :param kind: the client type, pickled.
+    :param class_name: a Test class that uses the type.
+    :param role: a role that the type may fill there.
+    :param type_name: its name.
+    :param registration: the adapter's registration.
     """
 
     path: Path
-    kind: bytes
-    registration: JsonObject
+    class_name: str
+    role: str
+    type_name: str
+    registration: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Matched:
-    """Worker to coordinator: whether it does.
+class MatchResponse:
+    """Worker to coordinator: whether the type matches.
 
-    :param problem: why that cannot be said; empty where it can.
+    :param problem: why that is not known; empty if it is.
     """
 
     matches: bool
     problem: str = ""
 
 
-Message: TypeAlias = (
-    Ready | Run | CallOff | Call | Withdraw | Answer | Emit | Done | Read | Found | Match | Matched
-)
+FromWorker: TypeAlias = Ready | Request | CancelRequest | Notification | Finished | Collected | MatchResponse
+ToWorker: TypeAlias = RunAttempt | Cancel | Response | CollectFile | MatchRequest
 
-_FROM_WORKERS = (Ready, Call, Withdraw, Emit, Done, Found, Matched)
-# All that those hold, besides plain values.
-_CLASSES = Classes((*_FROM_WORKERS, Verdict, State, *PORTABLE, type(Path())))
+_FROM_WORKER = {
+    kind.__name__: kind
+    for kind in (Ready, Request, CancelRequest, Notification, Finished, Collected, MatchResponse)
+}
+_TO_WORKER = {kind.__name__: kind for kind in (RunAttempt, Cancel, Response, CollectFile, MatchRequest)}
 
 
-async def read_message(reader: asyncio.StreamReader, *, plain: bool = False) -> Message | None:
-    """Return the next message; None when the other end is gone.
+async def read_from_worker(reader: asyncio.StreamReader) -> FromWorker | None:
+    """Return the next message of a worker; None at the end of the connection.
 
-    :param plain: whether the other end runs code of tests, so that only what is known here is taken from it.
-    :raises pickle.UnpicklingError: it sent something else; the message says what.
+    :raises FrameError: it sent something else.
     """
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        raw = await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    message: Message = loaded(raw, _CLASSES) if plain else pickle.loads(raw)  # noqa: S301
-    if plain and not isinstance(message, _FROM_WORKERS):
-        raise pickle.UnpicklingError(f"a {type(message).__name__}: it is no message of a worker")
+    message: FromWorker | None = await _read(reader, _FROM_WORKER)
     return message
 
 
-def write_message(writer: asyncio.StreamWriter, message: Message, *, plain: bool = False) -> None:
+async def read_from_coordinator(reader: asyncio.StreamReader) -> ToWorker | None:
+    """Return the next message of the coordinator; None at the end of the connection."""
+    message: ToWorker | None = await _read(reader, _TO_WORKER)
+    return message
+
+
+def write_message(writer: asyncio.StreamWriter, message: FromWorker | ToWorker) -> None:
     """Send a message.
 
-    :param plain: whether this end runs code of tests, so that the other one takes only what it knows.
-    :raises Exception: it cannot be pickled, or would not be taken; nothing was sent then.
+    :raises TypeError: a value in it is not JSON; nothing was sent.
+    :raises ValueError: a number in it is not finite; nothing was sent.
+    :raises LabError: it is too large; nothing was sent.
     """
-    raw = dumped(message, _CLASSES) if plain else pickle.dumps(message)
+    content = {"message": type(message).__name__, **_fields(message)}
+    # Not Pydantic's encoder: it fails on lone surrogates, which file names and texts of tests may contain.
+    raw = json.dumps(
+        content,
+        # The data of an action must be JSON; our own classes are only in the other messages.
+        default=None if isinstance(message, Request | Notification) else _encoded,
+        allow_nan=not isinstance(message, Request),
+    ).encode()
+    if len(raw) > MAX_FRAME:
+        raise errors.LabError(_too_large(len(raw)))
     writer.write(_LENGTH.pack(len(raw)) + raw)
+
+
+def _too_large(size: int) -> str:
+    return f"the message has {size:,} bytes, and the limit between test and coordinator is {MAX_FRAME:,}"
+
+
+async def _read(reader: asyncio.StreamReader, kinds: Mapping[str, type[Any]]) -> Any:
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > MAX_FRAME:
+            raise FrameError(_too_large(length))
+        raw = await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    try:
+        content = json.loads(raw)
+        name = content.pop("message")
+        kind: Any = kinds[name]
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        raise FrameError(f"not a message: {raw[:40]!r}") from None
+    try:
+        return _adapter(kind).validate_python(content, context={})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in (name, *first["loc"]))
+        raise FrameError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {one.name: getattr(value, one.name) for one in fields(value) if one.init}
+
+
+def _encoded(value: Any) -> Any:
+    match value:
+        case Path():
+            return str(value)
+        case set() | frozenset():
+            return list(value)
+        case errors.TestFileError():
+            return {name: getattr(value, name) for name in ("path", "line", "problem", "hint")}
+        case BaseModel():
+            return value.model_dump()
+        case _ if is_dataclass(value):
+            return _fields(value)
+        case _:
+            raise TypeError(f"{type(value).__qualname__} is not JSON")
+
+
+def error_of(raised: Exception) -> Error:
+    """Return an exception as JSON."""
+    if type(raised) in (errors.ActionError, errors.AdapterError):
+        about = {name: getattr(raised, name) for name in ("message", "role", "action", "path")}
+        return Error(type(raised).__name__, **about)
+    known = type(raised).__name__ in _ERRORS
+    return Error(type(raised).__name__ if known else "LabError", str(raised) if known else _named(raised))
+
+
+def exception_of(error: Error) -> Exception:
+    """Return the exception that :func:`error_of` encoded."""
+    if error.type in ("ActionError", "AdapterError"):
+        kind = errors.ActionError if error.type == "ActionError" else errors.AdapterError
+        return kind(error.message, role=error.role, action=error.action, path=error.path)
+    return _ERRORS.get(error.type, errors.LabError)(error.message)
+
+
+_ERRORS: Mapping[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.LabError,
+        errors.DeadlineError,
+        errors.DeployError,
+        errors.ShuttingDownError,
+        errors.UnsupportedError,
+    )
+}
+
+
+def _named(raised: Exception) -> str:
+    return f"{type(raised).__name__}: {raised}"
+
+
+def ensure_json(action: str, data: Mapping[str, Any]) -> JsonObject:
+    """Return an action's data as JSON holds them.
+
+    :raises TypeError: a value is not JSON; names it.
+    """
+    try:
+        found: JsonObject = json.loads(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise not_json(action, data, error) from None
+    return found
+
+
+def not_json(action: str, data: Mapping[str, Any], error: Exception) -> TypeError:
+    """Return the error for data that are not JSON, with the values that are to blame."""
+    culprits = ", ".join(f"{name}={value!r}" for name, value in data.items() if not _is_json(value))
+    return TypeError(f"{action}: cannot be sent as JSON: {culprits or error}")
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

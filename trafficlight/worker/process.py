@@ -1,129 +1,128 @@
-"""The worker process: takes one attempt after the other over its socket and runs it on its own loop.
+"""The worker process: runs one attempt after the other, in its own event loop.
 
-It is also where test files are read for a plan, and where their client types are asked what they match.
-
-Started as ``python -m trafficlight.worker FD``; ends when the coordinator closes the socket.
+It also collects test files for plans, and evaluates the `match` of their client types. Started as
+``python -m trafficlight.worker FD MEMORY``; exits when the coordinator closes the socket.
 """
 
 import asyncio
 import contextlib
 import faulthandler
-import functools
 import logging
 import os
-import pickle
 import resource
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 from trafficlight.clients.link import ServerOperation
 from trafficlight.errors import LabError, TestFileError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import TestEvent
-from trafficlight.suites.imports import load_module, load_test_class
-from trafficlight.suites.portable import portable, unsealed
-from trafficlight.suites.reading import FileRequest, Reading, read_file
+from trafficlight.suites.expansion import find_client_type
+from trafficlight.suites.imports import load_test_class
+from trafficlight.suites.planning import FileRequest, FileResult, collect_file
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.execution import execute
 from trafficlight.worker.messages import (
-    Answer,
-    Call,
-    CallOff,
-    Done,
-    Emit,
-    Found,
-    Match,
-    Matched,
-    Message,
-    Read,
+    Cancel,
+    CancelRequest,
+    Collected,
+    CollectFile,
+    Finished,
+    FromWorker,
+    MatchRequest,
+    MatchResponse,
+    Notification,
     Ready,
-    Run,
-    Withdraw,
-    read_message,
+    Request,
+    Response,
+    RunAttempt,
+    ToWorker,
+    exception_of,
+    not_json,
+    read_from_coordinator,
     write_message,
 )
 from trafficlight.worker.output import capturing
-from trafficlight.worker.plain import plain
 from trafficlight.worker.verdicts import verdict_of
 
-# Seconds that tasks which a test left behind have to end, before the process is given up.
+# Seconds that tasks which a test left running have to end, before the process is replaced.
 _LEFTOVERS = 1.0
 
-# This end runs code of tests.
-_send = functools.partial(write_message, plain=True)
 
-
-class _RemoteLink(CaseLink):
-    """The link to the coordinator, over the worker's socket."""
+class _SocketLink(CaseLink):
+    """The link of one attempt to the coordinator, over the worker's socket."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._number = 0
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._last_id = 0
         self._closed = False
 
     def close(self) -> None:
-        """End it: what a test left behind must not speak in the name of the next one."""
+        """Close it: what a test left running must not act in the next attempt."""
         self._closed = True
 
     async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
         """Ask the client in a role for one action and return its response, verbatim."""
-        response: JsonObject = await self._call("perform", role, action, plain(action, data))
+        try:
+            response: JsonObject = await self._request("perform", role, action, data)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise not_json(action, data, error) from None
         return response
 
     async def upload(self, role: str, name: str) -> Path:
         """Return the file that the client in a role uploaded under a name."""
-        path: Path = await self._call("upload", role, name)
-        return path
+        return Path(await self._request("upload", role, name))
 
     async def operate(self, role: str, operation: ServerOperation) -> None:
-        """Do something to the homeserver in a role."""
-        await self._call("operate", role, operation)
+        """Control the homeserver in a role."""
+        await self._request("operate", role, operation)
 
     def emit(self, event: TestEvent) -> None:
         """Record an event of the attempt."""
-        if not self._closed:
-            _send(self._writer, Emit(event.as_json()))
+        self._send(Notification(event.as_json()))
 
-    def answered(self, answer: Answer) -> None:
-        """Let the call go on that an answer belongs to."""
-        waiting = self._calls.pop(answer.number, None)
-        if waiting is None or waiting.done():
+    def resolve(self, response: Response) -> None:
+        """Resolve the request that a response belongs to."""
+        pending = self._pending.pop(response.id, None)
+        if pending is None or pending.done():
             return
-        if answer.error is not None:
-            waiting.set_exception(answer.error)
+        if response.error is not None:
+            pending.set_exception(exception_of(response.error))
         else:
-            waiting.set_result(answer.value)
+            pending.set_result(response.result)
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
+    def _send(self, message: FromWorker) -> None:
+        if not self._closed:
+            write_message(self._writer, message)
+
+    async def _request(self, method: Any, *arguments: Any) -> Any:
         if self._closed:
             raise LabError("the case is over")
-        self._number += 1
-        number = self._number
-        waiting = self._calls[number] = asyncio.get_running_loop().create_future()
+        self._last_id += 1
+        id = self._last_id
+        pending = self._pending[id] = asyncio.get_running_loop().create_future()
         try:
-            _send(self._writer, Call(number, method, arguments))
-            return await waiting
+            self._send(Request(id, method, list(arguments)))
+            return await pending
         except asyncio.CancelledError:
-            if not self._closed:
-                _send(self._writer, Withdraw(number))
+            self._send(CancelRequest(id))
             raise
         finally:
-            self._calls.pop(number, None)
+            self._pending.pop(id, None)
 
 
 class _Worker:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._link: _RemoteLink | None = None
+        self._link: _SocketLink | None = None
         self._running: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._home = os.getcwd()
@@ -131,94 +130,91 @@ class _Worker:
         self._modules = dict(sys.modules)
         self._path = tuple(sys.path)
 
-    def _intact(self) -> bool:
-        """Return whether a test file gets what it would get in a new process, as far as can be seen."""
+    def _environment_clean(self) -> bool:
+        """Return whether the modules and the path of a new process are still there."""
         return all(sys.modules.get(name) is module for name, module in self._modules.items()) and all(
             entry in sys.path for entry in self._path
         )
 
-    def _ending(self) -> bool:
-        """Return whether this process ends: a task of the test has raised SystemExit."""
+    def _shutting_down(self) -> bool:
+        """Return whether this process exits: a task of the test has raised SystemExit."""
         return self._serving is not None and self._serving.cancelling() > 0
 
     async def serve(self) -> None:
-        """Take messages until the coordinator is gone."""
+        """Handle messages until the coordinator closes the socket."""
         self._serving = asyncio.current_task()
-        _send(self._writer, Ready(os.getpid()))
+        write_message(self._writer, Ready(os.getpid()))
         async with asyncio.TaskGroup() as group:
-            while (message := await read_message(self._reader)) is not None:
-                self._take(message, group)
+            while (message := await read_from_coordinator(self._reader)) is not None:
+                self._handle(message, group)
             if self._running is not None:
                 self._running.cancel()
 
-    def _take(self, message: Message, group: asyncio.TaskGroup) -> None:
+    def _handle(self, message: ToWorker, group: asyncio.TaskGroup) -> None:
         match message:
-            case Run():
-                self._link = _RemoteLink(self._writer)
-                self._running = group.create_task(self._run(message, self._link))
-            case CallOff():
+            case RunAttempt():
+                self._link = _SocketLink(self._writer)
+                self._running = group.create_task(self._run(message.assignment, self._link))
+            case Cancel():
                 if self._running is not None:
                     self._running.cancel()
-            case Answer():
+            case Response():
                 if self._link is not None:
-                    self._link.answered(message)
-            case Read():
-                group.create_task(self._read(message.asked))
-            case Match():
+                    self._link.resolve(message)
+            case CollectFile():
+                group.create_task(self._collect(message.request))
+            case MatchRequest():
                 group.create_task(self._match(message))
-            case _:
-                raise LabError(f"a worker cannot be sent {message}")
 
-    async def _run(self, run: Run, link: _RemoteLink) -> None:
+    async def _run(self, assignment: Assignment, link: _SocketLink) -> None:
         verdict: Verdict | None
         known = asyncio.all_tasks()
         try:
-            with self._alone():
-                load_test_class(run.path, run.class_name)
-                assignment: Assignment = pickle.loads(run.assignment)  # noqa: S301
-                assignment = replace(assignment, case=unsealed(assignment.case))
+            with self._guarded():
+                load_test_class(assignment.case.path, assignment.case.class_name)
             verdict = await execute(assignment, link)
         except asyncio.CancelledError:
-            if self._ending():
+            if self._shutting_down():
                 raise
             verdict = None
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             verdict = verdict_of(error, "load")
         link.close()
-        reusable = await _nothing_left(asyncio.all_tasks() - known) and self._intact()
-        _send(self._writer, Done(verdict, reusable))
+        reusable = await _cancel_leftovers(asyncio.all_tasks() - known) and self._environment_clean()
+        write_message(self._writer, Finished(verdict, reusable))
         await self._writer.drain()
 
-    async def _read(self, asked: FileRequest) -> None:
+    async def _collect(self, request: FileRequest) -> None:
         try:
-            with self._alone():
-                *parts, last = portable(read_file(asked))
+            with self._guarded():
+                *parts, last = collect_file(request).parts()
             for part in parts:
-                _send(self._writer, Found(part))
+                write_message(self._writer, Collected(part))
                 await self._writer.drain()
-            _send(self._writer, Found(last, last=True, spoiled=not self._intact()))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            problem = TestFileError(asked.file.path, None, f"cannot be read: {verdict_of(error, '').message}")
-            failed = Reading(problems=[problem], met={part.text for part in asked.parts})
-            _send(self._writer, Found(failed, last=True, spoiled=not self._intact()))
+            message = f"cannot be collected: {verdict_of(error, '').message}"
+            last = FileResult()
+            last.add_problems([TestFileError(request.file.path, None, message)], request.targets)
+        contaminated = not self._environment_clean()
+        write_message(self._writer, Collected(last, last=True, contaminated=contaminated))
 
-    async def _match(self, asked: Match) -> None:
+    async def _match(self, request: MatchRequest) -> None:
         try:
-            with self._alone():
-                load_module(asked.path)
-                kind = pickle.loads(asked.kind)  # noqa: S301
-                answer = Matched(bool(kind.match(_Registered(asked.registration))))
+            with self._guarded():
+                kind = find_client_type(request.path, request.class_name, request.role, request.type_name)
+                matches = bool(kind.match(SimpleNamespace(registration=request.registration)))
+                response = MatchResponse(matches)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            answer = Matched(matches=False, problem=f"raised {type(error).__name__}: {error}")
-        _send(self._writer, answer)
+            response = MatchResponse(matches=False, problem=f"raised {type(error).__name__}: {error}")
+        write_message(self._writer, response)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Run code of a test file where every test begins, and let no copy of this process come back from it.
+    def _guarded(self) -> Iterator[None]:
+        """Run code of a test file in the initial directory, and exit if it returns in a forked process.
 
-        A file that forks while it is imported has us twice, on one socket.
+        A file that forks while it is imported makes two processes share this socket.
         """
-        os.chdir(self._home)  # where the test before may have left it
+        os.chdir(self._home)  # the previous test may have changed it
         try:
             yield
         finally:
@@ -226,15 +222,8 @@ class _Worker:
                 os._exit(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Registered:
-    """What a client type is shown of an adapter."""
-
-    registration: JsonObject
-
-
-async def _nothing_left(tasks: set[asyncio.Task[Any]]) -> bool:
-    """End the tasks that a test left behind; return whether they did end."""
+async def _cancel_leftovers(tasks: set[asyncio.Task[Any]]) -> bool:
+    """Cancel the tasks that a test left running; return whether all have ended."""
     if not tasks:
         return True
     for task in tasks:
@@ -244,7 +233,7 @@ async def _nothing_left(tasks: set[asyncio.Task[Any]]) -> bool:
 
 
 def _dump_stacks(_signal: int, frame: FrameType | None) -> None:
-    """Write the stack of every task and thread to standard error: something does not end."""
+    """Write the stacks of all tasks and threads to standard error."""
     out = sys.__stderr__
     if out is None:
         return
@@ -259,7 +248,7 @@ def _dump_stacks(_signal: int, frame: FrameType | None) -> None:
 
 
 def _awaiting(waiting: object) -> Iterator[str]:
-    """Give a line for every coroutine that a suspended one waits for."""
+    """Yield a line for every coroutine that a suspended one awaits."""
     while waiting is not None:
         frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
         if frame is not None:
@@ -268,18 +257,18 @@ def _awaiting(waiting: object) -> Iterator[str]:
 
 
 def main(fd: int, memory: int) -> None:
-    """Serve assignments on an inherited socket.
+    """Serve the coordinator on an inherited socket.
 
     :param fd: its file descriptor.
-    :param memory: bytes of data that this process may have; 0 for no limit.
+    :param memory: bytes of data that this process may use; 0 for no limit.
     """
-    # An operator's Ctrl-C is the coordinator's to handle: it calls the attempts off.
+    # The coordinator handles an operator's Ctrl-C: it cancels the attempts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, _dump_stacks)
     faulthandler.enable(2)
     if memory:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    # Everything goes to the log of its case; warnings also to this process's own output.
+    # Everything goes to the log of its case; warnings also to the output of the process.
     logging.basicConfig(level=logging.DEBUG, stream=sys.__stderr__)
     logging.getLogger().handlers[0].setLevel(logging.WARNING)
     asyncio.run(_main(fd))

@@ -1,11 +1,12 @@
-"""What an exception that ended a test means."""
+"""The verdict that an exception of a test means."""
 
 import asyncio
 import traceback as tracebacks
 from pathlib import Path
 
-from trafficlight.errors import ActionError, LabError, Skipped, UnsupportedError
+from trafficlight.errors import ActionError, LabError, Skipped, TestFileError, UnsupportedError
 from trafficlight.results.events import State
+from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.worker.assignment import Verdict
 
 _HERE = str(Path(__file__).parent)
@@ -18,10 +19,11 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
     the lab, or of the test itself.
     """
     if isinstance(error, MemoryError):
-        # What filled the memory is still held by the frames of the test, and telling of it takes memory.
+        # The frames of the test still hold what filled the memory, and the verdict needs some.
         tracebacks.clear_frames(error.__traceback__)
     leaf = _decisive(error)
-    return Verdict(_state_of(leaf), _message_of(leaf), _traceback_of(error), phase)
+    message = truncate(_message_of(leaf), MESSAGE_LIMIT)
+    return Verdict(_state_of(leaf), message, truncate(_traceback_of(error), TRACEBACK_LIMIT), phase)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
@@ -31,7 +33,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 def _decisive(error: BaseException) -> BaseException:
-    """Return the exception of a group that decides: what the lab did wrong hides what the test found."""
+    """Return the decisive exception of a group: an error outranks a failure, and a failure a skip."""
     weight = {State.SKIPPED: 0, State.FAILURE: 1, State.ERROR: 2}
     return max(_leaves(error), key=lambda leaf: weight[_state_of(leaf)])
 
@@ -53,7 +55,7 @@ def _message_of(error: BaseException) -> str:
         return f"{type(error).__name__}, whose message cannot be read: {type(unspeakable).__name__}"
     if isinstance(error, AssertionError):
         return text or f"assertion failed: {_source_of(error)}"
-    if isinstance(error, ActionError | LabError | UnsupportedError):
+    if isinstance(error, ActionError | LabError | TestFileError | UnsupportedError):
         return text or type(error).__name__
     if isinstance(error, asyncio.CancelledError):
         return "the test was cancelled from within"
@@ -69,13 +71,13 @@ def _traceback_of(error: BaseException) -> str:
     if isinstance(error, Skipped):
         return ""
     shown = tracebacks.TracebackException.from_exception(error)
-    _forget_own_frames(shown)
+    _strip_own_frames(shown)
     return "".join(shown.format())
 
 
-def _forget_own_frames(shown: tracebacks.TracebackException) -> None:
-    """Take the frames of the worker off the top: they are the same for every test, and never its fault."""
+def _strip_own_frames(shown: tracebacks.TracebackException) -> None:
+    """Remove the frames of the worker from the top."""
     while len(shown.stack) > 1 and shown.stack[0].filename.startswith((_HERE, asyncio.__path__[0])):
         del shown.stack[0]
     for part in shown.exceptions or ():
-        _forget_own_frames(part)
+        _strip_own_frames(part)

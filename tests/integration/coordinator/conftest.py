@@ -28,7 +28,7 @@ from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.planning import plan
-from trafficlight.worker.execution import execute as in_process
+from trafficlight.worker.execution import execute_in_process
 
 PRELUDE = """
 import asyncio, time, os, sys, ctypes, signal, logging
@@ -260,7 +260,7 @@ async def open_bay(
         clock=clock,
         journal=Journal(clock),
         servers=provider,
-        execute=execute or functools.partial(in_process, clock=clock),
+        execute=execute or functools.partial(execute_in_process, clock=clock),
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
         limits=lambda: limits or Limits(),
         queue_deadline=queue,

@@ -30,7 +30,7 @@ from trafficlight.results.events import (
 )
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.record import ExitCode
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 TEST = """
 import asyncio

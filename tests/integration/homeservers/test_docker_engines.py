@@ -19,7 +19,7 @@ from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.results.events import CaseEnded, Event, ServerReady, State
 from trafficlight.server_types import SynapseStable
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="session")]
 

@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import nio  # type: ignore[import-untyped,unused-ignore]
 import pytest
+import pytest_asyncio
 
+from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.server_types import Dendrite, ServerType, Synapse
@@ -17,13 +19,17 @@ SignUp = Callable[[RunningServer, str], Awaitable[nio.AsyncClient]]
 Talk = Callable[[nio.AsyncClient, nio.AsyncClient], Awaitable[str]]
 
 
-@pytest.fixture(params=[Synapse("1.98.0"), Dendrite()], ids=repr)
-def other(request: pytest.FixtureRequest, local: LocalProvider) -> ServerType:
-    """Everything but the stable Synapse; skipped if it cannot be built here."""
+@pytest_asyncio.fixture(params=[Synapse("1.98.0"), Dendrite()], ids=repr, loop_scope="session")
+async def other(request: pytest.FixtureRequest, local: LocalProvider) -> ServerType:
+    """Everything but the stable Synapse; skipped if it cannot be installed here."""
     server_type: ServerType = request.param
-    reason = local.unsupported(server_type.homeservers()[0])
-    if reason is not None:
+    spec = server_type.homeservers()[0]
+    if (reason := local.unsupported(spec)) is not None:
         pytest.skip(reason)
+    try:
+        await local.prepare([spec])
+    except DeployError as error:
+        pytest.skip(error.message)
     return server_type
 
 

@@ -12,7 +12,7 @@ import pytest
 import yarl
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended, open_site, over
-from tests.integration.http.test_sessions_api import TWO, a_test_file, lines, stood, submitted
+from tests.integration.http.sessions import TWO, a_test_file, lines, stood, submitted
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.event_log import EventLog, read_events

@@ -1,7 +1,6 @@
 """Sessions over HTTP: asked for, followed, cancelled, and run again."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import aiohttp
 import pytest
 
 from tests.integration.http.conftest import (
-    TEST_FILE,
     HttpHarness,
     Opener,
     ScriptedAdapter,
@@ -17,40 +15,10 @@ from tests.integration.http.conftest import (
     open_site,
     over,
 )
+from tests.integration.http.sessions import TWO, a_test_file, lines, stood, submitted
 from trafficlight.results.events import Log
 
 PEOPLE = "secret-of-people"
-TWO = """
-
-class Fails(Test):
-    clients = {"alice": [Type]}
-
-    async def run(self, alice: MatrixClient) -> None:
-        assert False, "no"
-"""
-
-
-def a_test_file(folder: Path, body: str = "pass", *, more: str = "", name: str = "talk_test.py") -> str:
-    path = folder / name
-    path.write_text(TEST_FILE.format(body=f"        {body}", client_type="nio") + more)
-    return str(path)
-
-
-async def submitted(site: HttpHarness, **request: Any) -> dict[str, Any]:
-    answer = await site.post("/api/sessions", json=request)
-    assert answer.status == 201, answer.text()
-    body: dict[str, Any] = answer.json()
-    assert answer.headers["Location"] == f"/api/sessions/{body['id']}" == body["urls"]["session"]
-    return body
-
-
-async def stood(site: HttpHarness, session: str) -> dict[str, Any]:
-    body: dict[str, Any] = (await site.get(f"/api/sessions/{session}")).json()
-    return body
-
-
-def lines(body: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in body.splitlines() if line]
 
 
 async def test_a_session_is_asked_for_and_runs(site: HttpHarness, tmp_path: Path) -> None:

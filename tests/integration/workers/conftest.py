@@ -21,7 +21,7 @@ from trafficlight.worker.assignment import Assignment, Verdict
 
 PRELUDE = (
     "import asyncio, time, os, sys, ctypes, signal, logging\n"
-    "from trafficlight import Test, errors; from trafficlight.client_types import Nio\n\n"
+    "from trafficlight import Test, errors, matrix; from trafficlight.client_types import Nio\n\n"
 )
 
 
@@ -61,7 +61,7 @@ class FakeLink:
         return [event.value for event in self.emitted if isinstance(event, Measurement)]
 
 
-class Bench:
+class WorkerHarness:
     """Makes assignments out of test files."""
 
     def __init__(self, folder: Path) -> None:
@@ -102,8 +102,8 @@ OpenPool: TypeAlias = Callable[..., AbstractAsyncContextManager[WorkerPool]]
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path) -> WorkerHarness:
+    return WorkerHarness(tmp_path)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WorkerPool]:
 
 
 @pytest.fixture
-def fine(bench: Bench, link: FakeLink) -> Fine:
+def fine(bench: WorkerHarness, link: FakeLink) -> Fine:
     """Check that a pool can still run a test."""
 
     async def check(pool: WorkerPool) -> None:

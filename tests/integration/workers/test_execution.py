@@ -11,7 +11,7 @@ from trafficlight.worker.execution import execute
 from trafficlight.worker.output import capturing
 
 if TYPE_CHECKING:
-    from tests.integration.workers.conftest import Bench, FakeLink
+    from tests.integration.workers.conftest import FakeLink, WorkerHarness
 
 
 @pytest.mark.parametrize(
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     ],
 )
 async def test_what_an_ending_means(
-    bench: "Bench", link: "FakeLink", body: str, state: State, message: str
+    bench: "WorkerHarness", link: "FakeLink", body: str, state: State, message: str
 ) -> None:
     verdict = await execute(bench.assignment(f"async def run(self):\n    {body}"), link)
     assert (verdict.state, verdict.message, verdict.phase) == (state, message, "run")
 
 
-async def test_a_skip_goes_through_except_exception(bench: "Bench", link: "FakeLink") -> None:
+async def test_a_skip_goes_through_except_exception(bench: "WorkerHarness", link: "FakeLink") -> None:
     body = """
     async def run(self):
         try:
@@ -56,7 +56,7 @@ async def test_a_skip_goes_through_except_exception(bench: "Bench", link: "FakeL
     assert (await execute(bench.assignment(body), link)).state is State.SKIPPED
 
 
-async def test_a_skip_in_one_of_several_tasks(bench: "Bench", link: "FakeLink") -> None:
+async def test_a_skip_in_one_of_several_tasks(bench: "WorkerHarness", link: "FakeLink") -> None:
     body = """
     async def run(self):
         async def leave():
@@ -69,7 +69,7 @@ async def test_a_skip_in_one_of_several_tasks(bench: "Bench", link: "FakeLink") 
     assert (verdict.state, verdict.message) == (State.SKIPPED, "together")
 
 
-async def test_an_error_whose_text_is_broken(bench: "Bench", link: "FakeLink") -> None:
+async def test_an_error_whose_text_is_broken(bench: "WorkerHarness", link: "FakeLink") -> None:
     body = """
     async def run(self):
         class Broken(Exception):
@@ -88,14 +88,14 @@ async def test_an_error_whose_text_is_broken(bench: "Bench", link: "FakeLink") -
     assert Measurement(name="torn down", value=1) in link.emitted
 
 
-async def test_the_traceback_begins_in_the_test(bench: "Bench", link: "FakeLink") -> None:
+async def test_the_traceback_begins_in_the_test(bench: "WorkerHarness", link: "FakeLink") -> None:
     verdict = await execute(bench.assignment("async def run(self):\n    assert False"), link)
     first = verdict.traceback.splitlines()[1]
     assert "bench1_test.py" in first
 
 
 class TestDeadline:
-    async def test_a_test_that_hangs(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_a_test_that_hangs(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         assignment = bench.assignment("async def run(self):\n    await asyncio.sleep(5000)", case=0.05)
         verdict = await execute(assignment, link)
         assert (verdict.state, verdict.message) == (
@@ -104,7 +104,7 @@ class TestDeadline:
         )
         assert "asyncio.sleep(5000)" in verdict.traceback, "it says where"
 
-    async def test_set_up_counts(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_set_up_counts(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = """
         async def setup(self):
             await asyncio.sleep(5000)
@@ -114,7 +114,7 @@ class TestDeadline:
         """
         assert (await execute(bench.assignment(body, case=0.05), link)).phase == "setup"
 
-    async def test_what_is_left_of_it(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_what_is_left_of_it(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = """
         async def run(self):
             self.record("remaining", self.deadline.remaining)
@@ -136,17 +136,17 @@ class TestTearDown:
         "run",
         ["pass", "assert False", "self.skip('x')", "raise SystemExit", "await asyncio.sleep(5000)", "1 / 0"],
     )
-    async def test_in_every_ending(self, bench: "Bench", link: "FakeLink", run: str) -> None:
+    async def test_in_every_ending(self, bench: "WorkerHarness", link: "FakeLink", run: str) -> None:
         await execute(bench.assignment(f"async def run(self):\n    {run}{TEARDOWN}", case=0.2), link)
         assert link.emitted == [Measurement(name="torn down", value=1.0)]
 
-    async def test_also_when_set_up_fails(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_also_when_set_up_fails(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = "async def setup(self):\n    1 / 0\n\nasync def run(self):\n    pass" + TEARDOWN
         verdict = await execute(bench.assignment(body), link)
         assert (verdict.state, verdict.phase) == (State.ERROR, "setup")
         assert Measurement(name="torn down", value=1.0) in link.emitted
 
-    async def test_also_when_it_is_called_off(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_also_when_it_is_called_off(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = (
             "async def run(self):\n    self.logger.info('running')\n    await asyncio.sleep(5000)" + TEARDOWN
         )
@@ -157,7 +157,7 @@ class TestTearDown:
             await task
         assert Measurement(name="torn down", value=1.0) in link.emitted
 
-    async def test_its_error_makes_a_success_an_error(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_its_error_makes_a_success_an_error(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = (
             "async def run(self):\n    pass\n\nasync def teardown(self):\n    raise ValueError('left over')"
         )
@@ -168,23 +168,23 @@ class TestTearDown:
             "teardown",
         )
 
-    async def test_its_error_does_not_hide_the_tests(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_its_error_does_not_hide_the_tests(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = "async def run(self):\n    assert 0, 'this'\n\nasync def teardown(self):\n    raise ValueError"
         verdict = await execute(bench.assignment(body), link)
         assert (verdict.state, verdict.message, verdict.phase) == (State.FAILURE, "this", "run")
 
-    async def test_it_has_a_deadline(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_it_has_a_deadline(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = "async def run(self):\n    pass\n\nasync def teardown(self):\n    await asyncio.sleep(5000)"
         verdict = await execute(bench.assignment(body, teardown=0.05), link)
         assert verdict.message == "the tear-down was not done within 0.05 s"
 
-    async def test_a_cancelled_error_of_its_own(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_a_cancelled_error_of_its_own(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = "async def run(self):\n    pass\n\nasync def teardown(self):\n    raise asyncio.CancelledError"
         verdict = await execute(bench.assignment(body), link)
         assert (verdict.state, verdict.phase) == (State.ERROR, "teardown")
 
 
-async def test_a_file_that_has_changed(bench: "Bench", link: "FakeLink") -> None:
+async def test_a_file_that_has_changed(bench: "WorkerHarness", link: "FakeLink") -> None:
     assignment = bench.assignment("async def run(self):\n    pass")
     gone = replace(assignment, case=replace(assignment.case, class_name="Gone"))
     verdict = await execute(gone, link)
@@ -193,7 +193,7 @@ async def test_a_file_that_has_changed(bench: "Bench", link: "FakeLink") -> None
 
 
 class TestWhatItLeaves:
-    async def test_prints_and_logs(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_prints_and_logs(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = """
         async def run(self):
             print("printed")
@@ -221,7 +221,7 @@ class TestWhatItLeaves:
         assert "a detail" in (assignment.folder / "log.debug").read_text()
         assert link.emitted == [Log(level="info", logger="test", message="logged")]
 
-    async def test_two_in_one_process_have_a_log_each(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_two_in_one_process_have_a_log_each(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = """
         async def run(self):
             for n in range(20):
@@ -235,7 +235,7 @@ class TestWhatItLeaves:
             words = (one.folder / "log.info").read_text().split("output: ")[1].split()
             assert words == [one.folder.name] * 20
 
-    async def test_records_and_attachments(self, bench: "Bench", link: "FakeLink") -> None:
+    async def test_records_and_attachments(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = """
         async def run(self):
             self.record("delay", 1.5, "ms")

@@ -12,13 +12,16 @@ from trafficlight.errors import ActionError, AdapterError, UnsupportedError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Attachment, Log, Measurement, State
 from trafficlight.worker.assignment import Verdict
+from trafficlight.worker.messages import MAX_FRAME
 
 if TYPE_CHECKING:
-    from tests.integration.workers.conftest import Bench, FakeLink, Fine, OpenPool
+    from tests.integration.workers.conftest import FakeLink, Fine, OpenPool, WorkerHarness
 
 
 class TestLink:
-    async def test_everything_arrives(self, pool: WorkerPool, bench: "Bench", link: "FakeLink") -> None:
+    async def test_everything_arrives(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
         body = """
         async def run(self, alice):
             assert (await alice.perform("dance", steps=3)) == {"response": "dance"}
@@ -36,7 +39,9 @@ class TestLink:
             Log(level="warning", logger="test", message="careful"),
         ]
 
-    async def test_actions_at_the_same_time(self, pool: WorkerPool, bench: "Bench", link: "FakeLink") -> None:
+    async def test_actions_at_the_same_time(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
         together = asyncio.Barrier(2)
 
         async def answer(role: str, action: str, data: JsonObject) -> JsonObject:
@@ -66,7 +71,13 @@ class TestLink:
         ],
     )
     async def test_errors_come_through(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", error: Exception, state: State, message: str
+        self,
+        pool: WorkerPool,
+        bench: "WorkerHarness",
+        link: "FakeLink",
+        error: Exception,
+        state: State,
+        message: str,
     ) -> None:
         async def answer(role: str, action: str, data: JsonObject) -> JsonObject:
             raise error
@@ -78,7 +89,7 @@ class TestLink:
         assert verdict.message.startswith(message)
 
     async def test_errors_that_do_not_travel(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:
         class OddError(Exception):
             def __init__(self, one: str, two: str) -> None:
@@ -92,23 +103,29 @@ class TestLink:
         verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
         assert (verdict.state, verdict.message) == (State.ERROR, "OddError: really odd")
 
-    async def test_data_that_do_not_travel(self, pool: WorkerPool, bench: "Bench", link: "FakeLink") -> None:
+    async def test_data_that_do_not_travel(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
         body = "async def run(self, alice):\n    await alice.perform('x', good=1, bad=lambda: 0)"
         verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
         assert verdict.state is State.ERROR
         assert verdict.message.startswith("TypeError: x: cannot be sent as JSON: bad=<function")
 
-    async def test_what_the_lab_would_not_take_is_an_error_where_the_test_sends_it(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
+    async def test_arguments_that_are_not_json_are_an_error_where_the_test_sends_them(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:
         body = "async def run(self, alice):\n    await alice.uploaded(Test)"
         verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
         assert verdict.state is State.ERROR
-        assert verdict.message == "TypeError: trafficlight.test.Test is none of what a worker can send"
+        assert verdict.message == "TypeError: Object of type type is not JSON serializable"
         assert "await alice.uploaded(Test)" in verdict.traceback
 
     async def test_a_test_cannot_emit_events_of_the_coordinator(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", caplog: pytest.LogCaptureFixture
+        self,
+        pool: WorkerPool,
+        bench: "WorkerHarness",
+        link: "FakeLink",
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         body = """
         async def run(self, alice):
@@ -121,29 +138,61 @@ class TestLink:
         assert len(link.emitted) == 1
         assert "a worker emitted an event that tests cannot emit" in caplog.text
 
-    async def test_what_cannot_be_read_is_told(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", fine: "Fine"
+    @pytest.mark.parametrize(
+        ("sent", "problem"),
+        [
+            ("b'nonsense'", "not a message: b'nonsense'"),
+            ('b\'{"message": "Finished", "verdict": 1}\'', "Finished.verdict: input should be a dictionary"),
+        ],
+    )
+    async def test_a_message_that_is_not_accepted(
+        self,
+        pool: WorkerPool,
+        bench: "WorkerHarness",
+        link: "FakeLink",
+        fine: "Fine",
+        sent: str,
+        problem: str,
     ) -> None:
-        body = """
+        body = f"""
         async def run(self, alice):
-            import pickle
-            from trafficlight.worker.messages import Emit
-            raw = pickle.dumps(Emit({"kind": os.system}))
+            raw = {sent}
             print("what it did last", flush=True)
             alice._link._writer.write(len(raw).to_bytes(4, "big") + raw)
             await asyncio.sleep(60)
         """
         verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
         assert verdict.state is State.ERROR
-        assert verdict.message == (
-            "the test's process sent to the lab what it does not take: "
-            "a Emit: posix.system is none of what a worker can send"
-        )
+        wrong = "the test process sent a message that the coordinator does not accept: "
+        assert verdict.message.startswith(wrong + problem)
         assert "what it did last" in verdict.traceback
         await fine(pool)
 
+    async def test_data_that_are_too_large(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine"
+    ) -> None:
+        body = f"async def run(self, alice):\n    await alice.perform('x', data='x' * {MAX_FRAME})"
+        verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.state is State.ERROR
+        assert verdict.message.startswith("the message has 67,108,")
+        assert not link.performed
+        await fine(pool)
+
+    async def test_a_response_that_is_too_large(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine"
+    ) -> None:
+        async def answer(role: str, action: str, data: JsonObject) -> JsonObject:
+            return {"response": "x" * MAX_FRAME}
+
+        link.answer = answer
+        body = "async def run(self, alice):\n    await alice.perform('x')"
+        verdict = await pool.execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.state is State.ERROR
+        assert verdict.message.startswith("the message has 67,108,")
+        await fine(pool)
+
     async def test_an_action_that_nobody_waits_for_any_more(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:
         async def answer(role: str, action: str, data: JsonObject) -> JsonObject:
             if action == "slow":
@@ -163,16 +212,30 @@ class TestLink:
         assert link.withdrawn == ["slow"]
 
 
-async def test_a_parameter_that_cannot_be_pickled(pool: WorkerPool, bench: "Bench", link: "FakeLink") -> None:
+async def test_parameters_that_only_the_test_file_can_make(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+) -> None:
     body = """
-    async def run(self, hook=lambda: 0):
+    @matrix(hook=[lambda: 5])
+    async def run(self, hook):
+        assert hook() == 5
+        assert self.case.parameters["hook"] is hook
+    """
+    assert await pool.execute(bench.assignment(body), link) == Verdict(State.SUCCESS)
+
+
+async def test_a_case_that_differs_from_import_to_import(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+) -> None:
+    body = """
+    @matrix(process=[os.getpid()])
+    async def run(self, process):
         pass
     """
-    assignment = bench.assignment(body)
-    object.__setattr__(assignment.case, "parameters", {"hook": lambda: 0})
-    verdict = await pool.execute(assignment, link)
+    verdict = await pool.execute(bench.assignment(body), link)
     assert (verdict.state, verdict.phase) == (State.ERROR, "load")
-    assert verdict.message.startswith("the case cannot be sent to a worker, try --workers 0: ")
+    wrong = "the test file produced this case when it was collected and no longer does: "
+    assert wrong in verdict.message
 
 
 LEFTOVERS = """
@@ -188,7 +251,7 @@ async def run(self, alice):
 
 class TestWhatATestLeavesBehind:
     async def test_its_tasks_do_not_act_in_the_next_one(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:
         wait = "await asyncio.sleep(0.001); await alice.perform('ghost')"
         await pool.execute(bench.assignment(LEFTOVERS.format(wait=wait), clients=("alice",)), link)
@@ -199,7 +262,7 @@ class TestWhatATestLeavesBehind:
         assert len(set(link.values)) == 1, "the worker could be used again"
 
     async def test_a_worker_with_a_task_that_does_not_end_is_replaced(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:
         wait = "\n            ".join(["try: await asyncio.sleep(60)", "except BaseException: pass"])
         body = LEFTOVERS.format(wait=wait)
@@ -209,7 +272,7 @@ class TestWhatATestLeavesBehind:
         assert len(set(link.values)) == 2
 
     async def test_processes_that_it_started_end_with_a_worker_that_is_killed(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink"
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:
         body = """
         async def run(self):
@@ -229,7 +292,7 @@ class TestWhatATestLeavesBehind:
 
 class TestCallingOff:
     async def start(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", body: str
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", body: str
     ) -> "asyncio.Task[Verdict]":
         """Run a test until it has logged something."""
         task = asyncio.create_task(pool.execute(bench.assignment(body, teardown=0.5), link))
@@ -237,7 +300,7 @@ class TestCallingOff:
         return task
 
     async def test_it_tears_down_and_the_worker_lives_on(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", fine: "Fine"
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine"
     ) -> None:
         body = """
         async def run(self):
@@ -269,7 +332,7 @@ class TestCallingOff:
         ],
     )
     async def test_one_that_does_not_let_go_is_killed(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", body: str, fine: "Fine"
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", body: str, fine: "Fine"
     ) -> None:
         body = f"async def run(self):\n    {body}"
         task = await self.start(pool, bench, link, body)
@@ -280,7 +343,7 @@ class TestCallingOff:
         assert not set(pids) & set(pool.pids)
         await fine(pool)
 
-    async def test_twice_is_at_once(self, pool: WorkerPool, bench: "Bench", link: "FakeLink") -> None:
+    async def test_twice_is_at_once(self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = """
         async def run(self):
             self.logger.info("running")
@@ -299,7 +362,7 @@ class TestCallingOff:
         assert task.cancelled()
 
     async def test_its_tear_down_is_limited_by_the_lab_s_clock(
-        self, bench: "Bench", link: "FakeLink", open_pool: "OpenPool"
+        self, bench: "WorkerHarness", link: "FakeLink", open_pool: "OpenPool"
     ) -> None:
         clock = HandClock()
         async with open_pool(clock=clock) as pool:

@@ -18,7 +18,7 @@ from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
 
 if TYPE_CHECKING:
-    from tests.integration.workers.conftest import Bench, FakeLink, Fine, OpenPool
+    from tests.integration.workers.conftest import FakeLink, Fine, OpenPool, WorkerHarness
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     ],
 )
 async def test_one_that_ends_its_process(
-    pool: WorkerPool, bench: "Bench", link: "FakeLink", body: str, how: str, fine: "Fine"
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", body: str, how: str, fine: "Fine"
 ) -> None:
     verdict = await pool.execute(
         bench.assignment(f"async def run(self):\n    print('bye')\n    {body}"), link
@@ -42,7 +42,7 @@ async def test_one_that_ends_its_process(
     await fine(pool)
 
 
-async def test_the_stack_of_a_crash(pool: WorkerPool, bench: "Bench", link: "FakeLink") -> None:
+async def test_the_stack_of_a_crash(pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink") -> None:
     verdict = await pool.execute(bench.assignment("async def run(self):\n    ctypes.string_at(0)"), link)
     assert "in run" in verdict.traceback
 
@@ -60,7 +60,7 @@ async def test_the_stack_of_a_crash(pool: WorkerPool, bench: "Bench", link: "Fak
     ],
 )
 async def test_one_that_does_not_end(
-    pool: WorkerPool, bench: "Bench", link: "FakeLink", body: str, seen: str | None, fine: "Fine"
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", body: str, seen: str | None, fine: "Fine"
 ) -> None:
     assignment = bench.assignment(f"async def run(self):\n    {body}", case=0.3, teardown=0.1)
     verdict = await pool.execute(assignment, link)
@@ -75,7 +75,7 @@ async def test_one_that_does_not_end(
 
 @pytest.mark.parametrize("chunk", ["bytearray(10_000_000)", "[None] * 100", "object()"])
 async def test_one_that_eats_memory(
-    bench: "Bench", link: "FakeLink", chunk: str, fine: "Fine", open_pool: "OpenPool"
+    bench: "WorkerHarness", link: "FakeLink", chunk: str, fine: "Fine", open_pool: "OpenPool"
 ) -> None:
     async with open_pool(memory=300 << 20) as pool:
         body = f"async def run(self):\n    some = []\n    while True: some.append({chunk})"
@@ -85,7 +85,7 @@ async def test_one_that_eats_memory(
         await fine(pool)
 
 
-async def test_a_worker_is_used_again(pool: WorkerPool, bench: "Bench", link: "FakeLink") -> None:
+async def test_a_worker_is_used_again(pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink") -> None:
     body = "async def run(self):\n    self.record('pid', os.getpid())"
     for _ in range(3):
         await pool.execute(bench.assignment(body), link)
@@ -93,7 +93,7 @@ async def test_a_worker_is_used_again(pool: WorkerPool, bench: "Bench", link: "F
 
 
 async def test_one_that_dies_while_it_is_idle(
-    pool: WorkerPool, bench: "Bench", link: "FakeLink", fine: "Fine"
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine"
 ) -> None:
     await fine(pool)
     process = psutil.Process(pool.pids[0])
@@ -127,7 +127,7 @@ class TestTheLoop:
         ],
     )
     async def test_is_not_held_up(
-        self, pool: WorkerPool, bench: "Bench", link: "FakeLink", body: str, fine: "Fine"
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", body: str, fine: "Fine"
     ) -> None:
         await fine(pool)
         work = asyncio.create_task(pool.execute(bench.assignment(f"async def run(self):\n    {body}"), link))
@@ -137,7 +137,9 @@ class TestTheLoop:
         assert longest < 0.05, "seconds of CPU time"
 
 
-async def test_no_more_start_than_are_needed(bench: "Bench", link: "FakeLink", open_pool: "OpenPool") -> None:
+async def test_no_more_start_than_are_needed(
+    bench: "WorkerHarness", link: "FakeLink", open_pool: "OpenPool"
+) -> None:
     async with open_pool(ready=2) as pool:
         together = asyncio.Barrier(2)
 
@@ -154,7 +156,7 @@ async def test_no_more_start_than_are_needed(bench: "Bench", link: "FakeLink", o
 
 
 async def test_more_start_where_more_run_at_once(
-    bench: "Bench", link: "FakeLink", open_pool: "OpenPool"
+    bench: "WorkerHarness", link: "FakeLink", open_pool: "OpenPool"
 ) -> None:
     async with open_pool(ready=1) as pool:
         together = asyncio.Barrier(3)
@@ -181,7 +183,7 @@ async def test_a_pool_that_is_left_while_workers_start(open_pool: "OpenPool") ->
 
 
 async def test_workers_that_do_not_start(
-    monkeypatch: pytest.MonkeyPatch, bench: "Bench", link: "FakeLink", tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, bench: "WorkerHarness", link: "FakeLink", tmp_path: Path
 ) -> None:
     monkeypatch.setattr("trafficlight.coordinator.workers.process.sys.executable", "/bin/false")
     async with WorkerPool(1) as pool:
@@ -208,7 +210,7 @@ async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
     async with open_pool(ready=0) as pool:
         with monkeypatch.context() as patch:
             patch.setattr("trafficlight.coordinator.workers.process.sys.executable", "/bin/false")
-            waiting = asyncio.create_task(pool.take())
+            waiting = asyncio.create_task(pool.acquire())
             told = _Told(waiting.cancel)
             workers.logger.addHandler(told)
             try:
@@ -223,14 +225,14 @@ async def test_one_that_came_for_a_case_that_was_called_off_serves_the_next(
     open_pool: "OpenPool", fine: "Fine"
 ) -> None:
     async with open_pool(ready=0) as pool:
-        worker = await pool.take()
-        first, second = (asyncio.create_task(pool.take()) for _ in range(2))
+        worker = await pool.acquire()
+        first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
         await asyncio.sleep(0)
-        await pool.give_back(worker, reusable=True)
+        await pool.release(worker, reusable=True)
         first.cancel()
         assert await second is worker
         assert first.cancelled()
-        await pool.give_back(worker, reusable=True)
+        await pool.release(worker, reusable=True)
         await fine(pool)
 
 
@@ -238,7 +240,7 @@ async def test_one_that_came_for_a_case_that_was_called_off_serves_the_next(
     "spoils", ["sys.path.clear()", "sys.modules.pop('json')", "sys.modules['json'] = sys"]
 )
 async def test_one_that_spoils_its_process_costs_nobody_else(
-    pool: WorkerPool, bench: "Bench", link: "FakeLink", spoils: str
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", spoils: str
 ) -> None:
     verdict = await pool.execute(bench.assignment(f"async def run(self):\n    {spoils}"), link)
     assert verdict == Verdict(State.SUCCESS)
@@ -249,9 +251,9 @@ async def test_one_that_spoils_its_process_costs_nobody_else(
 async def test_a_fresh_one_has_run_nothing(pool: WorkerPool, fine: "Fine") -> None:
     await fine(pool)
     (used,) = pool.pids
-    fresh = await pool.take_fresh()
+    fresh = await pool.acquire_unused()
     assert (fresh.pid != used, fresh.used) == (True, False)
-    await pool.give_back(fresh, reusable=True)
-    assert (await pool.take_fresh()) is fresh, "it is still one"
-    await pool.give_back(fresh, reusable=False)
+    await pool.release(fresh, reusable=True)
+    assert (await pool.acquire_unused()) is fresh, "it is still one"
+    await pool.release(fresh, reusable=False)
     await fine(pool)

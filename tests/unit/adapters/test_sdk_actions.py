@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from trafficlight.adapters.sdk import Adapter, JsonObject, UnsupportedActionError, action
-from trafficlight.adapters.sdk.backoff import Backoff
+from trafficlight.adapters.sdk.coordinator import Backoff
 from trafficlight.errors import AdapterError
 
 

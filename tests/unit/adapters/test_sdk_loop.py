@@ -22,7 +22,7 @@ from trafficlight.adapters.sdk import (
     run,
     serve,
 )
-from trafficlight.adapters.sdk.backoff import Backoff
+from trafficlight.adapters.sdk.coordinator import Backoff
 
 FAST = Options(backoff=Backoff(0.01, 0.05))
 

@@ -9,7 +9,7 @@ import pytest
 
 from trafficlight.adapters.conformance import ScriptedAdapter, ScriptedCoordinator, Upload
 from trafficlight.adapters.sdk import Adapter, JsonObject, Options, action, run
-from trafficlight.adapters.sdk.backoff import Backoff
+from trafficlight.adapters.sdk.coordinator import Backoff
 
 
 class Camera(Adapter):

@@ -283,6 +283,20 @@ class TestExit:
         assert isinstance(asked.exception(), AdapterError)
 
 
+class TestHold:
+    async def test_holds_are_shortened_at_random(
+        self, side: Side, clock: "HandClock", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Otherwise all polls that an event releases at once come back at once, again and again."""
+        for share, seconds in ((0.0, 30.0), (0.5, 28.5), (1.0, 27.0)):
+            monkeypatch.setattr("random.random", lambda share=share: share)
+            held = await side.held_poll(30.0)
+            await clock.turn(seconds - 0.01)
+            assert not held.done(), share
+            await clock.turn(0.02)
+            assert (await held).action == "idle"
+
+
 class TestDeadlines:
     async def test_an_action_that_nobody_fetched(self, side: Side) -> None:
         asked = await side.ask("login", SHORT)
@@ -328,20 +342,22 @@ class TestDeadlines:
         asked.cancel()
         await asyncio.wait([asked])
         assert side.channel.outstanding is None
-        assert [past.ending for past in side.channel.past] == ["cancelled"]
+        assert [action.ending for action in side.channel.completed] == ["cancelled"]
         assert (await side.channel.poll(0)).action == "idle"
 
 
 class TestDescription:
     async def test_of_an_adapter_that_did_nothing(self, side: Side) -> None:
-        assert side.channel.describe() == "no action was asked of it"
+        assert side.channel.activity_summary() == "no action was asked of it"
 
     async def test_of_one_that_is_at_work(self, side: Side, clock: "HandClock") -> None:
         await side.ask("login")
         clock.elapsed += 2
-        assert side.channel.describe() == "login is outstanding for 2.0 s (not fetched by the adapter)"
+        assert (
+            side.channel.activity_summary() == "login is outstanding for 2.0 s (not fetched by the adapter)"
+        )
         await side.channel.poll(LONG)
-        assert side.channel.describe() == "login is outstanding for 2.0 s (delivered)"
+        assert side.channel.activity_summary() == "login is outstanding for 2.0 s (delivered)"
 
 
 async def test_many_answered_actions_leave_little_behind(side: Side) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from trafficlight.client_types import ClientType
+from trafficlight.client_types import ClientType, spec_of
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
-from trafficlight.server_types import ServerType
+from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.model import Case, ServerSlot
 
 __all__ = ["NOW", "case_of", "grouped"]
@@ -13,20 +13,14 @@ __all__ = ["NOW", "case_of", "grouped"]
 NOW = 1000.0
 
 
-class _Named(ServerType):
-    image = "image"
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def name(self) -> str:
-        return self._name
-
-
 def case_of(id: str, clients: Mapping[str, ClientType], servers: Iterable[str] = ()) -> Case:
     """Return a case that needs these clients, and homeservers of these types."""
-    slots = tuple(ServerSlot(_Named(name), (f"server{n}",)) for n, name in enumerate(servers))
-    return Case(id, id, Path("a_test.py"), "a_test.py", "A", "run", 1, clients, slots)
+    specs = {role: spec_of(kind, Path(__file__), "A", role) for role, kind in clients.items()}
+    slots = tuple(
+        ServerSlot(name, (HomeServerSpec(name, "", "", "image"),), (f"server{n}",))
+        for n, name in enumerate(servers)
+    )
+    return Case(id, id, Path("a_test.py"), "a_test.py", "A", "run", 1, specs, slots)
 
 
 def grouped(waiting: Iterable[tuple[str, WaitingCase]]) -> list[WaitingGroup]:

@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
-from trafficlight.http.pages.views import case_key, case_of, snapshot
+from trafficlight.http.pages.views import case_key, case_of, session_row, snapshot
 from trafficlight.results.case import AttemptRecord, CaseRecord
+from trafficlight.results.catalog import SessionSummary
+from trafficlight.results.events import State
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.presentation import status_counts
 
 
 def case(**values: Any) -> CaseRecord:
@@ -30,3 +34,14 @@ def test_a_snapshot_does_not_change() -> None:
     moving.attempts.append(AttemptRecord(2, "cases/b"))
     assert len(copy.attempts) == 1
     assert copy.attempts[0].adapters == {}
+
+
+def test_a_list_of_sessions_has_the_verdict_of_their_pages() -> None:
+    record = SessionRecord(id="2026-11-21--001")
+    record.cases = {name: case(id=name, state=State.SUCCESS) for name in ("a", "b")}
+    row = session_row(SessionSummary.of(record, "ended"))
+    assert (row.verdict.text, row.counts) == ("All 2 cases succeeded", {"success": 2})
+    record.cases["c"] = case(id="c")
+    row = session_row(SessionSummary.of(record, "abandoned"))
+    assert (row.state, row.verdict.text) == ("abandoned", "1 of 3 cases have no verdict")
+    assert row.counts == status_counts(record.cases.values(), over=True)

@@ -104,7 +104,7 @@ def run(arguments: str) -> str:
         ((ALICE, "interchangeable = 5", run(", alice")), 4, "interchangeable is no tuple", "alice"),
         ((ALICE, "interchangeable = 'alice'", run(", alice")), 4, "interchangeable is no tuple", "bob"),
         (("clients = [Nio]", run(", alice")), 3, "clients is no mapping from roles to types", "clients ="),
-        ((run(""), run("")), 4, "two methods run()", "otherwise"),
+        ((run(""), run("")), 4, "two methods run()", "rename"),
         (
             ("@parametrize(x=1)", "@parametrize(x=1)", run(", x")),
             5,

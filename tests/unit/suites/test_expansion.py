@@ -1,6 +1,7 @@
 """Every cell of the matrix, once."""
 
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from hypothesis import strategies as st
 from trafficlight.client_types import ClientType
 from trafficlight.parameters import matrix, parametrize
 from trafficlight.server_types import ServerType
-from trafficlight.suites.case_ids import parse_case_id
+from trafficlight.suites.case_ids import Cell, read_symbol
 from trafficlight.suites.discovery import FileFound
-from trafficlight.suites.expansion import Choice, expand
+from trafficlight.suites.expansion import MatrixFilter, expand
 from trafficlight.suites.model import Case, Suite
 from trafficlight.suites.planning import plan
 from trafficlight.suites.rendering import render_value
-from trafficlight.suites.source import Source
+from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
 
 Write = Callable[..., Path]
@@ -46,8 +47,10 @@ def made(
     return type("A", (Test,), {"clients": clients, "servers": servers, "run": decorated, **more})
 
 
-def expanded(cls: type[Test], choice: Choice | None = None) -> Suite:
-    suites, problems = expand(cls, "A", FileFound(HERE, "a_test.py"), Source(HERE), choice or Choice())
+def expanded(cls: type[Test], wanted: MatrixFilter | None = None) -> Suite:
+    suites, problems = expand(
+        cls, "A", FileFound(HERE, "a_test.py"), SourceLines(HERE), wanted or MatrixFilter()
+    )
     assert problems == []
     (suite,) = suites
     return suite
@@ -69,9 +72,10 @@ def test_every_cell_once_with_an_id_that_reads_back(
     assert [cell(case) for case in cases] == list(itertools.product(*dimensions))
     assert len({case.id for case in cases}) == len(cases)
     for case in cases:
-        parsed = parse_case_id(case.id)
+        file, _, symbol = case.id.partition("::")
+        parsed = read_symbol(symbol)
         assert tuple((one.key, one.value) for one in parsed.cells) == cell(case)
-        assert (parsed.file, parsed.class_name, parsed.method) == (case.file, case.class_name, case.method)
+        assert (file, parsed.class_name, parsed.method or "run") == (case.file, case.class_name, case.method)
 
 
 @given(client_roles, server_roles, parameters)
@@ -107,7 +111,7 @@ def test_pairwise_holds_every_pair_of_the_whole_plan(
 ) -> None:
     more = {"interchangeable": ("alice", "bob")} if mirrored and {"alice", "bob"} <= set(clients) else {}
     whole = expanded(made(clients, servers, values, **more))
-    suite = expanded(made(clients, servers, values, **more), Choice(pairwise=True))
+    suite = expanded(made(clients, servers, values, **more), MatrixFilter(pairwise=True))
 
     def pairs(cases: tuple[Case, ...]) -> set[frozenset[object]]:
         found: set[frozenset[object]] = set()
@@ -131,14 +135,14 @@ def test_pairwise_holds_every_pair_of_the_whole_plan(
 
 def test_pairwise_is_far_fewer() -> None:
     roles = dict.fromkeys(("a", "b", "c", "d", "e"), CLIENTS)
-    suite = expanded(made(roles, {}, {}), Choice(pairwise=True))
+    suite = expanded(made(roles, {}, {}), MatrixFilter(pairwise=True))
     assert len(suite.cases) < 20
     assert len(suite.cases) + suite.unpaired == 1024
 
 
 def test_a_pairwise_plan_of_very_many_cells() -> None:
     roles = {f"r{number}": CLIENTS for number in range(15)}
-    suite = expanded(made(roles, {}, {}), Choice(pairwise=True))
+    suite = expanded(made(roles, {}, {}), MatrixFilter(pairwise=True))
     assert len(suite.cases) < 50
     assert len(suite.cases) + suite.unpaired == 4**15
 
@@ -242,5 +246,6 @@ def test_any_value_makes_an_id_that_reads_back(value: Any) -> None:
 
     cls = type("A", (Test,), {"run": parametrize(value=value)(run)})
     (case,) = expanded(cls).cases
-    assert str(parse_case_id(case.id)) == case.id
-    assert case.parameters["value"] is value
+    (cell,) = read_symbol(case.id.partition("::")[2]).cells
+    assert cell == Cell("value", render_value(value))
+    assert json.loads(json.dumps(case.parameters["value"])) == ("nan" if value != value else value)

@@ -3,7 +3,7 @@
 import pytest
 
 from trafficlight.errors import UsageError
-from trafficlight.suites.keywords import read_expression
+from trafficlight.suites.selection import read_expression
 
 CASE = "chat/send_test.py::Send[alice=Nio,bob=ElementWebStable,server=Dendrite]"
 

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from trafficlight.adapters.conformance import answers, life
-from trafficlight.adapters.conformance.bench import Bench, CheckOptions
+from trafficlight.adapters.conformance import lifecycle, responses
+from trafficlight.adapters.conformance.context import CheckContext, CheckOptions
 from trafficlight.adapters.conformance.program import Program
 from trafficlight.adapters.conformance.results import Level, Results
 from trafficlight.adapters.conformance.scripted import ScriptedCoordinator
@@ -34,28 +34,28 @@ async def check(command: str, options: CheckOptions | None = None) -> Results:
                 results.add("starts", Level.WRONG, f"the command cannot be started: {error}")
                 return results
             try:
-                await _examine(Bench(coordinator, program, chosen, results))
+                await _examine(CheckContext(coordinator, program, chosen, results))
                 results.output = program.output()
             finally:
                 await program.kill()
     return results
 
 
-async def _examine(bench: Bench) -> None:
+async def _examine(context: CheckContext) -> None:
     """Ask every question, as far as the adapter gets."""
-    adapter = await life.first_registration(bench)
+    adapter = await lifecycle.first_registration(context)
     for question in (
-        life.polls,
-        life.held_poll,
-        answers.action,
-        answers.repeated_action,
-        answers.refused_answer,
-        answers.unknown_action,
-        life.restart,
-        life.exits,
+        lifecycle.polls,
+        lifecycle.held_poll,
+        responses.action,
+        responses.repeated_action,
+        responses.refused_answer,
+        responses.unknown_action,
+        lifecycle.restart,
+        lifecycle.exits,
     ):
         if adapter is None:
             break
-        adapter = await question(bench, adapter)
-    answers.answered_once(bench)
-    await life.termination(bench)
+        adapter = await question(context, adapter)
+    responses.answered_once(context)
+    await lifecycle.termination(context)

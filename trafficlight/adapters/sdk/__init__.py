@@ -14,13 +14,14 @@
 
 from trafficlight.adapters.sdk.actions import action
 from trafficlight.adapters.sdk.adapter import Adapter, Context
+from trafficlight.adapters.sdk.coordinator import Options
 from trafficlight.adapters.sdk.errors import (
     ActionFailed,
     CoordinatorUnreachableError,
     RegistrationRefusedError,
     UnsupportedActionError,
 )
-from trafficlight.adapters.sdk.loop import Options, run, serve
+from trafficlight.adapters.sdk.loop import run, serve
 from trafficlight.protocol import JsonObject
 
 __all__ = [

@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from trafficlight.errors import AdapterError
 from trafficlight.protocol import JsonObject
 
-__all__ = ["Declared", "Outcome", "action", "declared_by"]
-
 _DECLARED = "__trafficlight_adapter_action__"
 
 Outcome: TypeAlias = JsonObject | BaseModel | None

@@ -9,8 +9,6 @@ from trafficlight.adapters.sdk.actions import Declared, declared_by
 from trafficlight.adapters.sdk.errors import UnsupportedActionError
 from trafficlight.protocol import JsonObject, Registration
 
-__all__ = ["Adapter", "Context"]
-
 
 class Context(Protocol):
     """What an adapter can ask of its registration."""

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import logging
+import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,6 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import ValidationError
 
-from trafficlight.adapters.sdk.backoff import Backoff
 from trafficlight.adapters.sdk.errors import (
     CoordinatorUnreachableError,
     RegistrationLostError,
@@ -22,14 +22,31 @@ from trafficlight.adapters.sdk.errors import (
 )
 from trafficlight.protocol import ActionMessage, ErrorBody, ErrorReport, JsonObject, Registered, Registration
 
-__all__ = ["Coordinator", "Options"]
-
 logger = logging.getLogger(__name__)
 
 _TROUBLE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 _TRY_AGAIN = frozenset({408, 425, 429})
 _PATIENT_ATTEMPTS = 20
 _GONE = frozenset({401, 404, 410})
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential delays with jitter, so that many adapters do not retry at the same time.
+
+    :param first: the most seconds before the first retry.
+    :param longest: the most seconds before any retry.
+    """
+
+    first: float = 0.1
+    longest: float = 3.0
+
+    def delays(self) -> Iterator[float]:
+        """Yield the seconds to wait before each retry, without end."""
+        ceiling = self.first
+        while True:
+            yield random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not a secret
+            ceiling = min(self.longest, ceiling * 2)
 
 
 @dataclass(frozen=True, slots=True)

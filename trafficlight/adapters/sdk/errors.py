@@ -2,14 +2,6 @@
 
 from trafficlight.errors import LabError, TrafficlightError
 
-__all__ = [
-    "ActionFailed",
-    "CoordinatorUnreachableError",
-    "RegistrationLostError",
-    "RegistrationRefusedError",
-    "UnsupportedActionError",
-]
-
 
 class ActionFailed(TrafficlightError):  # noqa: N818 - an outcome, not a defect of the program
     """The client did the wrong thing: the case is to end as a failure.

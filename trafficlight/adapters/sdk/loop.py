@@ -19,8 +19,6 @@ from trafficlight.adapters.sdk.errors import ActionFailed, RegistrationLostError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, JsonObject
 from trafficlight.version import VERSION
 
-__all__ = ["Options", "run", "serve"]
-
 logger = logging.getLogger(__name__)
 
 _LONGEST_IDLE = 60.0

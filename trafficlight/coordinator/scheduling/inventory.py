@@ -1,30 +1,20 @@
 """The adapters of one decision, grouped by the client types that they match."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import ClientType
+from trafficlight.client_types import ClientTypeSpec
 from trafficlight.coordinator.scheduling.bipartite import match, maximum_match
 from trafficlight.errors import LabError
-from trafficlight.suites.portable import ClientTypeSpec, OwnMatch
 
 # The client types that an adapter matches: one bit for each type that a case waits for.
 TypeMask: TypeAlias = int
-TypeKey: TypeAlias = tuple[type, str, Hashable]
 
 
 class MatchError(LabError):
     """It is not known what a client type matches; the message says why."""
-
-
-def type_key(kind: ClientType) -> TypeKey:
-    """Return the identity of a client type: equal keys match the same adapters."""
-    # Adapted types all share one wrapper class.
-    cls = type(getattr(kind, "matcher", kind))
-    # So do types that only their test file can import.
-    return (cls, kind.name(), kind.identity if isinstance(kind, ClientTypeSpec | OwnMatch) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +41,13 @@ class AdapterInventory:
 
     def __init__(
         self,
-        kinds: Iterable[ClientType],
+        kinds: Iterable[ClientTypeSpec],
         free: Iterable[AvailableAdapter],
         busy: Iterable[AvailableAdapter],
     ) -> None:
-        known = {type_key(kind): kind for kind in kinds}
-        ordered = sorted(known, key=_sort_key)
-        self._kinds = {1 << index: known[key] for index, key in enumerate(ordered)}
-        self._bits = {key: 1 << index for index, key in enumerate(ordered)}
+        ordered = sorted(set(kinds), key=lambda kind: (kind.type_name, repr(kind)))
+        self._kinds = {1 << index: kind for index, kind in enumerate(ordered)}
+        self._bits = {kind: bit for bit, kind in self._kinds.items()}
         self._masks: dict[str, TypeMask] = {}
         self._problems: dict[TypeMask, str] = {}
         adapters: dict[TypeMask, list[str]] = defaultdict(list)
@@ -73,9 +62,9 @@ class AdapterInventory:
         self._fillers = {bit: [mask for mask in masks if mask & bit] for bit in self._kinds}
         self._scarcity = {bit: _count(self._available, bit) for bit in self._kinds}
 
-    def bit(self, kind: ClientType) -> TypeMask:
+    def bit(self, kind: ClientTypeSpec) -> TypeMask:
         """Return the bit of a client type."""
-        return self._bits[type_key(kind)]
+        return self._bits[kind]
 
     def _mask(self, adapter: AvailableAdapter) -> TypeMask:
         # Programs of one kind register alike: evaluating match() once for all of them is much faster.
@@ -135,7 +124,7 @@ class AdapterInventory:
             free, reserved = _count(self._available, bit), _count(self._reserved, bit)
             if free >= needed:
                 continue
-            text = f"needs {needed} x {self._kinds[bit].name()} ({free} free"
+            text = f"needs {needed} x {self._kinds[bit].type_name} ({free} free"
             if reserved:
                 text += f", {reserved} reserved for an older case"
             text += f", {_count(self._registered, bit)} registered"
@@ -143,11 +132,6 @@ class AdapterInventory:
                 text += f"; {self._problems[bit]}"
             parts.append(text + ")")
         return "; ".join(parts) or "needs an adapter for two of its roles"
-
-
-def _sort_key(key: TypeKey) -> tuple[str, str, str, str]:
-    cls, name, identity = key
-    return (cls.__module__, cls.__qualname__, name, repr(identity))
 
 
 def _count(counted: Mapping[TypeMask, int], bit: TypeMask) -> int:

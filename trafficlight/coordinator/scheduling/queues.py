@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from trafficlight.coordinator.scheduling.inventory import type_key
 from trafficlight.suites.model import Case
 
 
@@ -107,7 +106,7 @@ class WaitingCases:
         """Add a case to the group with its needs and return the group."""
         case = waiting.case
         servers = server_types(case)
-        needs = frozenset(Counter(type_key(kind) for kind in case.clients.values()).items()), servers
+        needs = frozenset(Counter(case.clients.values()).items()), servers
         if (group := self._groups.get(needs)) is None:
             group = self._groups[needs] = WaitingGroup(self._session, servers)
         group.cases[case.id] = waiting
@@ -129,9 +128,7 @@ class WaitingCases:
 def server_types(case: Case) -> tuple[str, ...]:
     """Return the name of the server type of every homeserver that a case needs."""
     return tuple(
-        spec.type_name
-        for slot in case.servers
-        for _, spec in zip(slot.roles, slot.type.homeservers(), strict=False)
+        spec.type_name for slot in case.servers for _, spec in zip(slot.roles, slot.homeservers, strict=False)
     )
 
 

@@ -162,7 +162,7 @@ class _Table:
                 _Candidates(
                     group,
                     bits=tuple(sorted(self._adapters.bit(kind) for kind in clients)),
-                    types=Counter([*(kind.name() for kind in clients), *group.server_types]),
+                    types=Counter([*(kind.type_name for kind in clients), *group.server_types]),
                     hosted=self._hosts.required(group.server_types),
                     cases=list(islice(group.cases.values(), most))[::-1],
                 )

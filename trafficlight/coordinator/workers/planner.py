@@ -1,4 +1,4 @@
-"""Plans without running code of test files in this process: workers read them, one file after the other."""
+"""Plans without code of test files in this process: workers collect the files, one after the other."""
 
 import asyncio
 import logging
@@ -9,52 +9,50 @@ from typing import Protocol
 
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
-from trafficlight.coordinator.workers.pool import WorkerPool, dump_stacks, ending_of
+from trafficlight.coordinator.workers.pool import WorkerPool, dump_stacks, exit_status
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
-from trafficlight.coordinator.workers.tracebacks import line_in, without_ours
+from trafficlight.coordinator.workers.tracebacks import failing_line, strip_internal_frames
 from trafficlight.errors import LabError, TestFileError
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Plan
-from trafficlight.suites.planning import PlanBuilder, plan
-from trafficlight.suites.portable import OwnMatch
-from trafficlight.suites.reading import FileRequest, Reading
+from trafficlight.suites.planning import FileRequest, FileResult, PlanBuilder, plan
 from trafficlight.suites.selection import Selection
-from trafficlight.worker.messages import Found, Read
+from trafficlight.worker.messages import Collected, CollectFile
 
 logger = logging.getLogger(__name__)
 
 
 class Planner(Protocol):
-    """Makes plans of what is asked for."""
+    """Makes plans."""
 
     async def plan(
         self, targets: Sequence[str], selection: Selection, *, patterns: Sequence[str] = DEFAULT_PATTERNS
     ) -> Plan:
-        """Return the cases that targets and selection mean, and what is wrong with the test files.
+        """Return the cases that targets and a selection mean, and what is wrong with the test files.
 
-        :raises UsageError: a target does not exist, or the selection cannot be carried out.
+        :raises UsageError: a target does not exist, or the selection cannot be applied.
         :raises ConfigError: a suite file is malformed.
-        :raises LabError: there is nowhere to read the files.
+        :raises LabError: no worker can collect the files.
         """
         ...
 
 
 class InProcessPlanner:
-    """Reads test files in this process: for a debugger."""
+    """Collects test files in this process: for a debugger."""
 
     async def plan(
         self, targets: Sequence[str], selection: Selection, *, patterns: Sequence[str] = DEFAULT_PATTERNS
     ) -> Plan:
-        """Return the cases that targets and selection mean, and what is wrong with the test files."""
+        """Return the cases that targets and a selection mean, and what is wrong with the test files."""
         return await asyncio.to_thread(plan, targets, selection, patterns=patterns)
 
 
 class WorkerPlanner:
-    """Reads test files in workers, so that one that ends its process, hangs or eats memory costs itself only.
+    """Collects test files in workers: one that exits, hangs or fills the memory costs only itself.
 
-    :param deadline: seconds that reading one file may take.
-    :param matches: who is asked what client types with a `match` of their own match; None where nobody asks.
-    :param printed: told the end of what the files print when they are imported; the log is by default.
+    :param deadline: seconds for collecting one file.
+    :param matches: evaluates client types with their own `match`; None if nothing needs them.
+    :param printed: receives the end of what the files print during their import; by default it is logged.
     """
 
     def __init__(
@@ -75,51 +73,47 @@ class WorkerPlanner:
     async def plan(
         self, targets: Sequence[str], selection: Selection, *, patterns: Sequence[str] = DEFAULT_PATTERNS
     ) -> Plan:
-        """Return the cases that targets and selection mean, and what is wrong with the test files."""
-        planning = await asyncio.to_thread(partial(PlanBuilder, targets, selection, patterns=patterns))
-        reader = _Reader(self._pool, self._deadline, self._clock)
+        """Return the cases that targets and a selection mean, and what is wrong with the test files."""
+        builder = await asyncio.to_thread(partial(PlanBuilder, targets, selection, patterns=patterns))
+        reader = _FileReader(self._pool, self._deadline, self._clock)
         try:
-            for asked in planning.files:
-                for part in await reader.read(asked):
-                    self._listen_to(part)
-                    planning.add(part)
-                    await asyncio.sleep(0)  # there may be very many cases in all
+            for request in builder.files:
+                for part in await reader.collect(request):
+                    self._set_evaluators(part)
+                    builder.add(part)
+                    await asyncio.sleep(0)  # there may be very many cases
         finally:
             await reader.close()
             if reader.printed:
                 (self._printed or _log)(reader.printed)
-        return await asyncio.to_thread(planning.plan)
+        return await asyncio.to_thread(builder.plan)
 
-    def _listen_to(self, part: Reading) -> None:
-        """Let the client types that have a `match` of their own be asked."""
-        if self._matches is None:
-            return
+    def _set_evaluators(self, part: FileResult) -> None:
         for suite in part.suites.values():
             for case in suite.cases:
                 for kind in case.clients.values():
-                    if isinstance(kind, OwnMatch):
-                        kind.ask = self._matches
+                    kind.evaluate = self._matches
 
 
 def _log(printed: str) -> None:
-    logger.info("test files printed when they were imported:\n%s", printed)
+    logger.info("output of test files during their import:\n%s", printed)
 
 
-class _LostError(Exception):
-    """A file took its worker from us.
+class _WorkerLost(Exception):  # noqa: N818
+    """A worker exited or hung while it collected a file.
 
-    :param words: the end of the worker's output.
+    :param output: the end of the worker's output.
     """
 
-    def __init__(self, problem: TestFileError, words: str, *, hung: bool = False) -> None:
+    def __init__(self, problem: TestFileError, output: str, *, hung: bool = False) -> None:
         self.problem = problem
-        self.words = words
+        self.output = output
         self.hung = hung
         super().__init__(problem)
 
 
-class _Reader:
-    """Reads the files of one plan, all in one worker as long as that lives."""
+class _FileReader:
+    """Collects the files of one plan, all in one worker as long as that lives."""
 
     def __init__(self, pool: WorkerPool, deadline: float, clock: Clock) -> None:
         self._pool = pool
@@ -127,88 +121,93 @@ class _Reader:
         self._clock = clock
         self._worker: WorkerProcess | None = None
         self._files = 0
-        self._spoiled = False
+        self._contaminated = False
         self.printed = ""
 
-    async def read(self, asked: FileRequest) -> list[Reading]:
-        """Return what is in a file, in parts; what it does to its worker is a problem of it.
+    async def collect(self, request: FileRequest) -> list[FileResult]:
+        """Return what is in a file, in parts; a lost worker is a problem of the file.
 
-        :raises LabError: there is no worker for it.
+        :raises LabError: no worker started.
         """
         while True:
-            if self._spoiled:  # whatever is wrong with the next file is to be its own doing
+            if self._contaminated:  # problems of the next file must be its own
                 await self.close()
             worker = await self._ready()
             first = self._files == 0
             self._files += 1
             try:
-                parts = await self._asked(worker, asked)
-            except _LostError as lost:
+                parts = await self._collected(worker, request)
+            except _WorkerLost as lost:
                 await self._end(worker)
                 if not first and not lost.hung:
-                    logger.info("%s: again, as others were imported before it", lost.problem)
-                    continue  # it may have been one of those: alone, it is its own doing
-                logger.warning("%s\n%s", lost.problem, without_ours(lost.words))
-                return [Reading(problems=[lost.problem], met={part.text for part in asked.parts})]
+                    logger.info(
+                        "%s: retrying in a new worker, as others were imported before it", lost.problem
+                    )
+                    continue
+                logger.warning("%s\n%s", lost.problem, strip_internal_frames(lost.output))
+                found = FileResult()
+                found.add_problems([lost.problem], request.targets)
+                return [found]
             if parts[-1].exhausted:
                 await self.close()
                 if not first:
-                    continue  # others have left it less memory than it may have
+                    continue  # the files before it may have used the memory
             return parts
 
     async def close(self) -> None:
-        """End the worker: files may have left something behind in it."""
+        """Replace the worker: files may have left something in it."""
         if (worker := self._worker) is not None:
-            self.printed += worker.last_words()
+            self.printed += worker.last_output()
             await self._end(worker)
 
     async def _end(self, worker: WorkerProcess) -> None:
         self._worker = None
-        await self._pool.give_back(worker, reusable=False)
+        await self._pool.release(worker, reusable=False)
 
     async def _ready(self) -> WorkerProcess:
         if self._worker is None:
             try:
-                self._worker = await self._pool.take_fresh()
+                self._worker = await self._pool.acquire_unused()
             except WorkerDied as died:
-                raise LabError(f"test files cannot be read: {died}") from died
+                raise LabError(f"test files cannot be collected: {died}") from died
             self._worker.begin()
             self._files = 0
-            self._spoiled = False
+            self._contaminated = False
         return self._worker
 
-    async def _asked(self, worker: WorkerProcess, asked: FileRequest) -> list[Reading]:
-        path, parts = asked.file.path, list[Reading]()
-        worker.send(Read(asked))
+    async def _collected(self, worker: WorkerProcess, request: FileRequest) -> list[FileResult]:
+        path, parts = request.file.path, list[FileResult]()
+        worker.send(CollectFile(request))
         try:
             async with self._clock.timeout(self._deadline):
                 while True:
-                    found = await _next_of(worker)
-                    parts.append(found.part)
-                    if found.last:
-                        self._spoiled = found.spoiled
+                    collected = await _next_part(worker)
+                    parts.append(collected.part)
+                    if collected.last:
+                        self._contaminated = collected.contaminated
                         return parts
         except TimeoutError:
             await dump_stacks(worker)
             problem = f"not imported within {self._deadline:g} s"
-            hint = "leave what takes long to setup() or run(), or raise IMPORT_DEADLINE"
+            hint = "move slow work to setup() or run(), or raise IMPORT_DEADLINE"
             raise _lost(worker, path, problem, hint, hung=True) from None
         except WorkerDied:
-            if worker.unread:
-                problem = f"importing it sent to the lab what it does not take: {worker.unread}"
-            elif how := await ending_of(worker):
+            if worker.rejected:
+                problem = "importing it sent a message that the coordinator does not accept: "
+                problem += worker.rejected
+            elif how := await exit_status(worker):
                 problem = f"importing it ended its process: {how}"
             else:
-                problem = "importing it cut it off from the lab"
-            raise _lost(worker, path, problem, "leave that to run(), or take it out") from None
+                problem = "importing it closed the worker's connection to the coordinator"
+            raise _lost(worker, path, problem, "move that to run(), or remove it") from None
 
 
-async def _next_of(worker: WorkerProcess) -> Found:
-    while not isinstance(message := await worker.next(), Found):
-        logger.error("a worker sent what nobody expects: %s", message)
+async def _next_part(worker: WorkerProcess) -> Collected:
+    while not isinstance(message := await worker.next(), Collected):
+        logger.error("a worker sent an unexpected message: %s", message)
     return message
 
 
-def _lost(worker: WorkerProcess, path: Path, problem: str, hint: str, *, hung: bool = False) -> _LostError:
-    words = worker.last_words()
-    return _LostError(TestFileError(path, line_in(path, words), problem, hint), words, hung=hung)
+def _lost(worker: WorkerProcess, path: Path, problem: str, hint: str, *, hung: bool = False) -> _WorkerLost:
+    output = worker.last_output()
+    return _WorkerLost(TestFileError(path, failing_line(path, output), problem, hint), output, hung=hung)

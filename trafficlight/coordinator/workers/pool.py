@@ -1,16 +1,15 @@
-"""Worker processes: pre-started, reused, and replaced when a test takes one down with it."""
+"""Worker processes: started ahead, reused, and replaced when a test ends or blocks them."""
 
 import asyncio
 import contextlib
 import functools
 import logging
-import pickle
 import signal
 import tempfile
 from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
@@ -19,33 +18,39 @@ from trafficlight.results.events import State, TestEvent, event_of
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
-from trafficlight.worker.messages import Answer, Call, CallOff, Done, Emit, Run, Withdraw
+from trafficlight.worker.messages import (
+    Cancel,
+    CancelRequest,
+    Finished,
+    Notification,
+    Request,
+    Response,
+    RunAttempt,
+    error_of,
+)
 
 logger = logging.getLogger(__name__)
 
-# Seconds that a worker has beyond the test's own deadlines, before it is taken for stuck.
+# Seconds that a worker has beyond the test's own deadlines, before it counts as hung.
 _MARGIN = 5.0
-# Seconds that a worker has after a test's tear-down to say so, and the system to say how one ended.
+# Seconds for a worker to report after a test's tear-down, and for the system to report how one exited.
 _LAST_WORDS = 1.0
-# Seconds for a stuck worker to write its stacks down, before it is killed: the machine may be busy.
+# Seconds for a hung worker to dump its stacks, before it is killed: the machine may be busy.
 _STACKS = 3.0
 # Lines of a case's log that are shown when its test ended its process.
 _LAST_LINES = 20
-# Bytes of its log in which those are looked for.
+# Bytes of the end of its log that contain those.
 _LAST_BYTES = 64 << 10
-# What only link methods are: nothing else can be called from test code.
-_CALLS = frozenset({"perform", "upload", "operate"})
 
 
 class WorkerPool:
-    """Runs every attempt in a process of its own; processes are used again, one attempt at a time.
+    """Runs attempts in worker processes, which it reuses, one attempt at a time in each.
 
-    There are as many as attempts have run at once: a test mostly waits for its clients.
+    It grows to the number of attempts that run at once: a test mostly waits for its clients.
 
-    :param ready: how many are started ahead, and how many start at the same time; with 0 each starts when it
-        is needed.
-    :param memory: bytes of data that a worker may have; 0 for no limit.
-    :param clock: tells when an attempt is beyond its deadlines.
+    :param ready: workers to start ahead, and to start at the same time; with 0 each starts on demand.
+    :param memory: bytes of data that a worker may use; 0 for no limit.
+    :param clock: measures the deadlines of attempts.
     """
 
     def __init__(self, ready: int, *, memory: int = 0, clock: Clock | None = None) -> None:
@@ -53,7 +58,7 @@ class WorkerPool:
         self._memory = memory
         self._clock = clock or SystemClock()
         self._idle: deque[WorkerProcess] = deque()
-        # Those who want one, first come first served. One that does not start is the answer to one of them.
+        # Waiters, first come first served. A worker that does not start fails one of them.
         self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
         self._all: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
@@ -78,45 +83,40 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that there are."""
+        """The ids of its processes."""
         return [worker.pid for worker in self._all]
 
     async def execute(self, assignment: Assignment, link: CaseLink) -> Verdict:
-        """Run an attempt to its end in a worker; one that dies or does not end costs only this attempt."""
-        if (sealed := assignment.case.sealed) is not None and sealed.problem:
-            return Verdict(State.ERROR, sealed.problem, phase="load")
+        """Run an attempt in a worker; one that exits or hangs costs only this attempt."""
         try:
-            raw = pickle.dumps(assignment)
-        except Exception as error:
-            message = f"the case cannot be sent to a worker, try --workers 0: {type(error).__name__}: {error}"
-            return Verdict(State.ERROR, message, phase="load")
-        try:
-            worker = await self.take()
+            worker = await self.acquire()
         except WorkerDied as died:
             return Verdict(State.ERROR, str(died), phase="load")
         reusable = False
         limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
         try:
             worker.begin()
-            worker.send(Run(assignment.case.path, assignment.case.class_name, raw))
+            worker.send(RunAttempt(assignment))
             async with self._clock.timeout(limit):
-                done = await _converse(worker, link)
-            reusable = done.reusable
-            return done.verdict or Verdict(State.ERROR, "the test was cancelled from within")
+                finished = await _serve_requests(worker, link)
+            reusable = finished.reusable
+            return finished.verdict or Verdict(State.ERROR, "the test was cancelled from within")
         except asyncio.CancelledError:
-            reusable = await self._called_off(worker, link, assignment.teardown_deadline)
+            reusable = await self._cancel(worker, link, assignment.teardown_deadline)
             raise
         except TimeoutError:
-            return await _stuck(worker, limit)
+            return await _hung_verdict(worker, limit)
         except WorkerDied:
-            return await _dead(worker, assignment)
+            return await _crash_verdict(worker, assignment)
+        except LabError as error:  # the assignment is too large
+            return Verdict(State.ERROR, str(error), phase="load")
         finally:
-            await self.give_back(worker, reusable=reusable)
+            await self.release(worker, reusable=reusable)
 
-    async def take(self) -> WorkerProcess:
-        """Return the first worker that is free: an idle one, one that comes back, or a new one.
+    async def acquire(self) -> WorkerProcess:
+        """Return the first free worker: an idle one, a released one, or a new one.
 
-        Whoever takes one must give it back.
+        The caller must release it.
 
         :raises WorkerDied: a new one did not start.
         """
@@ -127,26 +127,26 @@ class WorkerPool:
             await self._end(worker)
             self._start_as_needed()
 
-    async def take_fresh(self) -> WorkerProcess:
+    async def acquire_unused(self) -> WorkerProcess:
         """Return a worker in which no code of test files has run: an idle one, or a new one.
 
-        Whoever takes one must give it back.
+        The caller must release it.
 
         :raises WorkerDied: it did not start.
         """
-        fresh = next((one for one in self._idle if one.alive and not one.used), None)
-        if fresh is not None:
-            self._idle.remove(fresh)
+        unused = next((one for one in self._idle if one.alive and not one.used), None)
+        if unused is not None:
+            self._idle.remove(unused)
             self._start_as_needed()
-            return fresh
+            return unused
         worker = await self._new()
         self._all.add(worker)
         return worker
 
-    async def give_back(self, worker: WorkerProcess, *, reusable: bool) -> None:
-        """Take a worker back that :meth:`take` returned.
+    async def release(self, worker: WorkerProcess, *, reusable: bool) -> None:
+        """Return an acquired worker to the pool.
 
-        :param reusable: whether it can serve others; otherwise it is ended, and replaced as needed.
+        :param reusable: whether it can run something else; otherwise it is killed, and replaced as needed.
         """
         if reusable and not self._closed:
             self._free(worker)
@@ -154,17 +154,17 @@ class WorkerPool:
             await self._end(worker)
             self._start_as_needed()
 
-    async def _called_off(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
-        """Let an attempt that was called off tear down; return whether its worker came back from it."""
-        worker.send(CallOff())
+    async def _cancel(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
+        """Cancel an attempt and let it tear down; return whether its worker is reusable."""
+        worker.send(Cancel())
         try:
             async with self._clock.timeout(teardown + _LAST_WORDS):
-                return (await _converse(worker, link)).reusable
+                return (await _serve_requests(worker, link)).reusable
         except (TimeoutError, WorkerDied, asyncio.CancelledError):
             return False
 
     async def _next(self) -> WorkerProcess:
-        """Return the first worker that is free, dead or alive."""
+        """Return the first free worker, even if it has exited."""
         if self._idle:
             return self._idle.popleft()
         coming: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
@@ -174,21 +174,21 @@ class WorkerPool:
             return await coming
         except asyncio.CancelledError:
             if coming.cancelled():
-                with contextlib.suppress(ValueError):  # passed over by now
+                with contextlib.suppress(ValueError):  # it may have been skipped already
                     self._waiting.remove(coming)
-            elif coming.exception() is None:  # it came in this very turn of the loop
+            elif coming.exception() is None:  # it was resolved in this turn of the loop
                 self._free(coming.result())
             raise
 
     def _free(self, worker: WorkerProcess) -> None:
-        """Give a worker to the first who waits, or let it be idle."""
+        """Hand a worker to the first waiter, or let it idle."""
         if (coming := self._first_waiting()) is not None:
             coming.set_result(worker)
         else:
             self._idle.append(worker)
 
     def _first_waiting(self) -> "asyncio.Future[WorkerProcess] | None":
-        """Take the first who still waits out of the line."""
+        """Remove and return the first waiter that still waits."""
         while self._waiting:
             if not (coming := self._waiting.popleft()).done():
                 return coming
@@ -199,7 +199,7 @@ class WorkerPool:
         await worker.kill()
 
     def _start_as_needed(self) -> None:
-        """Start workers for those who wait, not many at once, and those that are to be ready."""
+        """Start workers for waiters, few at a time, and those to start ahead."""
         while not self._closed and len(self._starting) < max(1, self._ready):
             coming = len(self._idle) + len(self._starting)
             if coming >= len(self._waiting) and len(self._all) + len(self._starting) >= self._ready:
@@ -230,70 +230,59 @@ class WorkerPool:
             self._start_as_needed()
 
 
-async def _converse(worker: WorkerProcess, link: CaseLink) -> Done:
-    """Answer a worker's calls until its attempt has ended."""
-    calls: dict[int, asyncio.Task[None]] = {}
+async def _serve_requests(worker: WorkerProcess, link: CaseLink) -> Finished:
+    """Serve a worker's requests until its attempt has finished."""
+    requests: dict[int, asyncio.Task[None]] = {}
     try:
         while True:
             match await worker.next():
-                case Call(number=number) as call:
-                    task = asyncio.create_task(_answer(worker, link, call), name=f"{call.method} for a test")
-                    calls[number] = task
-                    task.add_done_callback(functools.partial(_forget, calls, number))
-                case Withdraw(number=number):
-                    if (withdrawn := calls.get(number)) is not None:
-                        withdrawn.cancel()
-                case Emit(event=content):
+                case Request(id=id) as request:
+                    task = asyncio.create_task(
+                        _respond(worker, link, request), name=f"{request.method} for a test"
+                    )
+                    requests[id] = task
+                    task.add_done_callback(functools.partial(_forget, requests, id))
+                case CancelRequest(id=id):
+                    if (cancelled := requests.get(id)) is not None:
+                        cancelled.cancel()
+                case Notification(event=content):
                     event = event_of(content)
                     if isinstance(event, TestEvent):
                         link.emit(event)
                     else:
                         logger.error("a worker emitted an event that tests cannot emit: %s", content)
-                case Done() as done:
-                    return done
+                case Finished() as finished:
+                    return finished
                 case other:
-                    logger.error("a worker sent what nobody expects: %s", other)
+                    logger.error("a worker sent an unexpected message: %s", other)
     finally:
-        open_calls = tuple(calls.values())
-        for task in open_calls:
+        pending = tuple(requests.values())
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*open_calls, return_exceptions=True)
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
-def _forget(calls: dict[int, asyncio.Task[None]], number: int, _: object) -> None:
-    calls.pop(number, None)
+def _forget(requests: dict[int, asyncio.Task[None]], id: int, _: object) -> None:
+    requests.pop(id, None)
 
 
-async def _answer(worker: WorkerProcess, link: CaseLink, call: Call) -> None:
+async def _respond(worker: WorkerProcess, link: CaseLink, request: Request) -> None:
     try:
-        if call.method not in _CALLS:
-            raise AttributeError(call.method)
-        value: Any = await getattr(link, call.method)(*call.arguments)
-        answer = Answer(call.number, value)
+        response = Response(request.id, await getattr(link, request.method)(*request.arguments))
+        worker.send(response)
     except Exception as error:
-        answer = Answer(call.number, error=_portable(error))
-    worker.send(answer)
+        worker.send(Response(request.id, error=error_of(error)))
 
 
-def _portable(error: Exception) -> Exception:
-    """Return an error that comes out at the other end as it goes in."""
-    try:
-        if str(pickle.loads(pickle.dumps(error))) == str(error):  # noqa: S301
-            return error
-    except Exception:
-        logger.debug("%s does not travel", type(error).__name__, exc_info=True)
-    return LabError(f"{type(error).__name__}: {error}")
-
-
-async def _stuck(worker: WorkerProcess, limit: float) -> Verdict:
-    """Return the verdict on an attempt whose worker does not even answer to its own deadlines."""
+async def _hung_verdict(worker: WorkerProcess, limit: float) -> Verdict:
+    """Return the verdict on an attempt whose worker ignores its own deadlines."""
     await dump_stacks(worker)
     message = f"the test blocks its process: not ended {limit:g} s after its start, beyond every deadline"
-    return Verdict(State.ERROR, message, worker.last_words())
+    return Verdict(State.ERROR, message, worker.last_output())
 
 
 async def dump_stacks(worker: WorkerProcess) -> None:
-    """Let a worker that does not answer add to its output where it is."""
+    """Let a worker that does not respond dump its stacks to its output."""
     worker.signal(signal.SIGUSR1)
     with contextlib.suppress(TimeoutError, WorkerDied):
         async with asyncio.timeout(_STACKS):
@@ -301,12 +290,9 @@ async def dump_stacks(worker: WorkerProcess) -> None:
                 await worker.next()
 
 
-async def ending_of(worker: WorkerProcess) -> str:
-    """Say how the process of a worker that is gone has ended; empty when only its connection is.
-
-    That it has ended is known a moment later.
-    """
-    if worker.unread:  # it runs, and is not listened to any more
+async def exit_status(worker: WorkerProcess) -> str:
+    """Describe how a worker's process exited; empty if only its connection is closed."""
+    if worker.rejected:  # it runs, and nobody reads from it any more
         return ""
     try:
         async with asyncio.timeout(_LAST_WORDS):
@@ -321,27 +307,20 @@ async def ending_of(worker: WorkerProcess) -> str:
         return f"signal {-code}"
 
 
-async def _dead(worker: WorkerProcess, assignment: Assignment) -> Verdict:
-    """Return the verdict on an attempt that took its worker's process with it."""
-    if worker.unread:
-        message = f"the test's process sent to the lab what it does not take: {worker.unread}"
-        return Verdict(State.ERROR, message, await asyncio.to_thread(_words, worker, assignment))
-    how = await ending_of(worker)
+async def _crash_verdict(worker: WorkerProcess, assignment: Assignment) -> Verdict:
+    """Return the verdict on an attempt whose worker exited or closed its connection."""
+    if worker.rejected:
+        message = f"the test process sent a message that the coordinator does not accept: {worker.rejected}"
+        return Verdict(State.ERROR, message, await asyncio.to_thread(_last_output, worker, assignment))
+    how = await exit_status(worker)
     if not how:
-        return Verdict(
-            State.ERROR, "the test closed its process's connection to the lab", worker.last_words()
-        )
-    return Verdict(
-        State.ERROR, f"the test ended its process: {how}", await asyncio.to_thread(_words, worker, assignment)
-    )
+        message = "the test closed its process's connection to the coordinator"
+        return Verdict(State.ERROR, message, worker.last_output())
+    output = await asyncio.to_thread(_last_output, worker, assignment)
+    return Verdict(State.ERROR, f"the test ended its process: {how}", output)
 
 
-def _words(worker: WorkerProcess, assignment: Assignment) -> str:
-    """Return the last that was heard of a test and its worker."""
-    return "\n".join(part for part in (_last_lines(assignment), worker.last_words()) if part)
-
-
-def _last_lines(assignment: Assignment) -> str:
-    """Return the end of what the test printed and logged."""
+def _last_output(worker: WorkerProcess, assignment: Assignment) -> str:
+    """Return the end of what a test and its worker printed and logged."""
     lines = read_tail(AttemptFolder(assignment.folder).log_info, _LAST_BYTES).splitlines()
-    return "\n".join(lines[-_LAST_LINES:])
+    return "\n".join(part for part in ("\n".join(lines[-_LAST_LINES:]), worker.last_output()) if part)

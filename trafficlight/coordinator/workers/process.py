@@ -1,4 +1,4 @@
-"""One worker process, as the coordinator sees it: started, spoken to, ended."""
+"""One worker process, seen from the coordinator: start, messages, end."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trafficlight.processes import with_parent_death_signal
 from trafficlight.text import read_tail
-from trafficlight.worker.messages import Message, Ready, read_message, write_message
+from trafficlight.worker.messages import FromWorker, Ready, ToWorker, read_from_worker, write_message
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 _TAIL = 8000
 # Seconds that a worker may take to start.
 _START = 60.0
-# Messages that are read ahead of what is done about them: a test that floods its log must wait for us.
+# Messages that are read before they are handled: a test that floods its log has to wait.
 _READ_AHEAD = 100
 
 
 class WorkerDied(Exception):  # noqa: N818
-    """The worker's process is gone."""
+    """The worker has exited, or its connection is closed."""
 
 
 class WorkerProcess:
@@ -42,20 +42,20 @@ class WorkerProcess:
         self._writer = writer
         self._output = output
         self._read_from = 0
-        #: What it sent that could not be read, and why; empty while everything could.
-        self.unread = ""
-        #: Whether code of a test file has run in it.
+        #: Why a message of it was not accepted; empty if all were.
+        self.rejected = ""
+        #: Whether code of a test file may have run in it.
         self.used = False
-        self._messages: asyncio.Queue[Message | None] = asyncio.Queue(_READ_AHEAD)
-        # Read in one task, so that no time-out falls between two halves of a message.
+        self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue(_READ_AHEAD)
+        # Read in a task of its own, so that no timeout interrupts the read of a message.
         self._pump = asyncio.create_task(self._read(), name=f"read from worker {process.pid}")
 
     @classmethod
     async def start(cls, output: Path, memory: int) -> "WorkerProcess":
-        """Start a worker and wait until it can take an assignment; cancelled, it leaves nothing behind.
+        """Start a worker and wait until it is ready; on cancellation, nothing is left.
 
-        :param output: the file that gets what it writes, beside the logs of its cases.
-        :param memory: bytes of data that it may have; 0 for no limit.
+        :param output: the file for its standard output and error.
+        :param memory: bytes of data that it may use; 0 for no limit.
         :raises WorkerDied: it did not start; the message says why.
         """
         try:
@@ -63,7 +63,7 @@ class WorkerProcess:
         except OSError as error:
             raise WorkerDied(f"a worker cannot be started: {error}") from error
         with theirs:
-            # First of all, so that nothing is awaited between the process's start and its owner's.
+            # Before the process starts, so that nothing is awaited between its start and its owner.
             reader, writer = await _connected(ours)
             try:
                 with output.open("wb") as file:
@@ -94,7 +94,7 @@ class WorkerProcess:
             raise
         if not isinstance(ready, Ready):
             await worker.kill()
-            raise WorkerDied(f"a worker did not start: {worker.unread or worker.last_words()}")
+            raise WorkerDied(f"a worker did not start: {worker.rejected or worker.last_output()}")
         return worker
 
     @property
@@ -104,23 +104,26 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs and is listened to, as far as is known."""
+        """Whether it runs and its messages are read, as far as is known."""
         return self._process.returncode is None and not self._pump.done()
 
     async def wait(self) -> int:
-        """Return how it ended, once it has: its exit code, or the negative number of a signal."""
+        """Wait until it has exited, and return its exit code, or the negative number of a signal."""
         return await self._process.wait()
 
-    def send(self, message: Message) -> None:
-        """Send it a message; one that is gone does not get it."""
+    def send(self, message: ToWorker) -> None:
+        """Send it a message; one to a worker that has exited is dropped.
+
+        :raises LabError: the message is too large.
+        """
         self.used = True
         with contextlib.suppress(ConnectionError):
             write_message(self._writer, message)
 
-    async def next(self) -> Message:
+    async def next(self) -> FromWorker:
         """Return its next message.
 
-        :raises WorkerDied: it is gone, or sent what cannot be read.
+        :raises WorkerDied: it has exited, or sent something that is not accepted.
         """
         if self._messages.empty() and self._pump.done():
             raise WorkerDied
@@ -130,15 +133,15 @@ class WorkerProcess:
         return message
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing happens when it has ended."""
+        """Send it a signal; does nothing if it has exited."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     async def kill(self) -> None:
-        """End it, whatever it does, with the processes that its test started."""
+        """Kill it, with the processes that its test started."""
         self._pump.cancel()
         self._writer.close()
-        # It leads a group of its own, which may outlive it.
+        # It leads a process group, which may outlive it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
@@ -146,21 +149,21 @@ class WorkerProcess:
             await self._writer.wait_closed()
 
     def begin(self) -> None:
-        """Forget what it wrote for earlier attempts."""
+        """Mark the end of the output of earlier attempts."""
         self._read_from = self._output.stat().st_size
 
-    def last_words(self) -> str:
-        """Return the end of what it wrote since its attempt began."""
+    def last_output(self) -> str:
+        """Return the end of its output since its attempt began."""
         return read_tail(self._output, _TAIL, since=self._read_from).strip()
 
     async def _read(self) -> None:
         try:
-            while (message := await read_message(self._reader, plain=True)) is not None:
+            while (message := await read_from_worker(self._reader)) is not None:
                 await self._messages.put(message)
-                await asyncio.sleep(0)  # many that have come at once are to hold nobody up
+                await asyncio.sleep(0)  # a burst must not starve the loop
         except Exception as error:
-            self.unread = str(error)
-            logger.error("worker %d sent what cannot be read: %s", self.pid, self.unread)
+            self.rejected = str(error)
+            logger.error("worker %d sent a message that is not accepted: %s", self.pid, self.rejected)
         await self._messages.put(None)
 
 

@@ -197,7 +197,7 @@ def _body(adapter: Adapter) -> AdapterBody:
         case=lease.case if lease is not None else None,
         session=lease.session if lease is not None else None,
         role=adapter.role if lease is not None else None,
-        doing=waits if adapter.state is AdapterState.FREE else adapter.channel.describe(),
+        doing=waits if adapter.state is AdapterState.FREE else adapter.channel.activity_summary(),
         paused=adapter.paused,
         quarantined=adapter.quarantined,
         cases=adapter.cases,

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, current_app, request
 
-from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError
+from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.http.api.bodies import (
     CaseList,
     SessionBody,
@@ -28,7 +28,7 @@ from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import State
 from trafficlight.suites.model import Plan
-from trafficlight.suites.request import SessionRequest
+from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +75,12 @@ async def submit() -> Response:
     installed, which can take minutes the first time.
     """
     _check_open()
-    asked = validated(SessionRequest, await json_object(_REQUEST_LIMIT))
-    return await _start(asked, "POST /api/sessions")
+    body = await json_object(_REQUEST_LIMIT)
+    try:
+        request = validated(SessionRequest, body)
+    except UsageError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
+    return await _start(request, "POST /api/sessions")
 
 
 @blueprint.get("")

@@ -19,12 +19,14 @@ from trafficlight.results.reports.presentation import (
     AttemptView,
     CaseRow,
     FileView,
+    Verdict,
     attempt_view,
     case_row,
     display_position,
     display_status,
     file_kind,
     in_display_order,
+    verdict,
     why,
 )
 from trafficlight.text import read_tail
@@ -40,18 +42,17 @@ _LOG_TAIL = 64 << 10  # bytes shown of a log
 class SessionRow:
     """A session in a list.
 
-    :ivar stands: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
+    :ivar state: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
     :ivar counts: the number of cases per status.
     :ivar seconds: its duration; None until it has ended.
     """
 
     id: str
-    stands: str
+    state: str
+    verdict: Verdict
     counts: dict[str, int]
-    total: int
     started: datetime | None
     seconds: float | None
-    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +157,14 @@ def session_row(summary: SessionSummary) -> SessionRow:
         counts["waiting"] = counts.pop(Outcome.NOT_RUN)
     else:
         counts[Outcome.NOT_RUN] += counts.pop(Outcome.RUNNING)
+    state = "interrupted" if summary.interrupted else summary.status
     return SessionRow(
         id=summary.id,
-        stands="interrupted" if summary.interrupted else summary.status,
+        state=state,
+        verdict=verdict(counts, state, len(summary.problems)),
         counts=in_display_order(counts),
-        total=summary.cases,
         started=summary.started,
         seconds=summary.seconds if summary.ended is not None else None,
-        command=summary.command,
     )
 
 
@@ -258,7 +259,7 @@ def _row(adapter: Adapter, now: float) -> AdapterRow:
         case AdapterState.ENDED:
             activity = adapter.reason
         case AdapterState.LEASED:
-            activity = adapter.channel.describe()
+            activity = adapter.channel.activity_summary()
         case AdapterState.RESETTING:
             activity = "resetting after its last case"
         case AdapterState.FREE if adapter.paused:

@@ -293,7 +293,7 @@ def _environment() -> jinja2.Environment:
         "time": utc_time,
         "url": lambda part: quote(str(part), safe="/", errors="replace"),
     }
-    environment.globals |= {"count": count, "marks": MARKS, "verdict": verdict, "version": VERSION}
+    environment.globals |= {"count": count, "marks": MARKS, "version": VERSION}
     return environment
 
 

@@ -12,6 +12,9 @@ from trafficlight.protocol import JsonObject
 
 T = TypeVar("T")
 
+STARTUP = 30.0
+"""Seconds until the first registration of a process."""
+
 SPIN = 3
 """So many polls at the wrong time are bad luck; more are a tight loop."""
 
@@ -23,7 +26,6 @@ class CheckOptions:
     :param action: an action that it can perform at any time; by default one it declares, sent without data.
     :param data: the parameters of the action.
     :param hold: seconds that polls are held; coordinators hold up to 28.
-    :param startup: seconds until the first registration.
     :param grace: seconds for everything else: an answer, coming back after an exit or a restart.
     :param idle_delay: seconds that an idle answer asks to wait for the next poll.
     :param away: seconds that the coordinator is away when it restarts.
@@ -33,14 +35,13 @@ class CheckOptions:
     action: str | None = None
     data: JsonObject = field(default_factory=dict)
     hold: float = 3.0
-    startup: float = 30.0
     grace: float = 10.0
     idle_delay: float = 0.5
     away: float = 1.0
     token: str | None = None
 
 
-class Bench:
+class CheckContext:
     """One adapter's examination: its coordinator, its process, and where the findings go.
 
     :param coordinator: the coordinator that it talks to, started.
@@ -78,7 +79,7 @@ class Bench:
             how = f"its process ends (code {self.program.returncode})"
             self.note("needs-supervisor", f"{check}: {how}; something has to start it again")
             await self.program.start()
-            successor = await self.until(lambda: self.newest(count), self.options.startup)
+            successor = await self.until(lambda: self.newest(count), STARTUP)
         if not isinstance(successor, ScriptedAdapter):
             self.wrong(check, f"no new registration within {self.options.grace:g} s, and its process runs on")
             return None
