@@ -226,7 +226,7 @@ class Settings(BaseModel):
     keep_sessions: int = Field(
         default=20,
         ge=0,
-        description="Sessions that have ended kept in memory; all others are read from their folders.",
+        description="How many ended sessions are cached in memory after they were read from their folders.",
     )
     reporters: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Plug-ins that are told the verdicts, each with its own settings."

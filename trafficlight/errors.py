@@ -1,17 +1,17 @@
-"""What can go wrong, named after what the reader can do about it.
+"""Errors, named after what the caller can do about them.
 
 ::
 
     TrafficlightError
     ├── ConfigError            a setting is wrong: says which, and where it was read
-    ├── UsageError             the command line cannot be carried out
+    ├── UsageError             the command line is wrong
     ├── TestFileError          a test file is wrong: says file, line and what to do
     ├── ActionError            the client under test did the wrong thing  -> the case is a failure
     ├── LabError               the lab did the wrong thing                -> the case is an error
     │   ├── AdapterError       an adapter died, went silent or broke the protocol
-    │   ├── DeadlineError      something took longer than it was given
+    │   ├── DeadlineError      something timed out
     │   ├── DeployError        a homeserver could not be provided
-    │   └── ShuttingDownError  it ends before it has done what it was asked for
+    │   └── ShuttingDownError  the coordinator is shutting down
     └── UnsupportedError       it was never meant to run here             -> the case is skipped
 
     BaseException
@@ -23,7 +23,7 @@ from typing import ClassVar
 
 
 class TrafficlightError(Exception):
-    """The root of everything that trafficlight raises on purpose."""
+    """The base class of all errors that trafficlight raises."""
 
 
 class ConfigError(TrafficlightError):
@@ -43,14 +43,14 @@ class ConfigError(TrafficlightError):
 
 
 class UsageError(TrafficlightError):
-    """The command line cannot be carried out as it stands."""
+    """The command line is wrong."""
 
 
 class TestFileError(TrafficlightError):
     """A test file is wrong.
 
     :param path: the file.
-    :param line: the line in it, from 1; None where no line can be told.
+    :param line: the line, from 1; None if it is not known.
     :param problem: what is wrong, one line.
     :param hint: what to do about it, one line; may be empty.
     """
@@ -67,12 +67,12 @@ class TestFileError(TrafficlightError):
 
 
 class _OfAdapterError(TrafficlightError):
-    """What went wrong with the adapter in a role.
+    """An error of the adapter in a role.
 
-    :param message: what the adapter said, or what the lab saw; one line where that is possible.
+    :param message: what the adapter reported, or what the lab observed; one line if possible.
     :param role: the role that the adapter plays.
-    :param action: the action's name on the wire, if one was outstanding.
-    :param path: where in the adapter it went wrong, as the adapter tells it.
+    :param action: the name of the outstanding action, if there was one.
+    :param path: where in the adapter it happened, as the adapter reported it.
     """
 
     def __init__(self, message: str, *, role: str = "", action: str = "", path: str = "") -> None:
@@ -85,7 +85,7 @@ class _OfAdapterError(TrafficlightError):
 
 
 class ActionError(_OfAdapterError):
-    """A client could not do what it was asked to: the thing under test is wrong."""
+    """A client could not perform an action: the thing under test is wrong."""
 
 
 class LabError(TrafficlightError):
@@ -93,18 +93,18 @@ class LabError(TrafficlightError):
 
 
 class AdapterError(_OfAdapterError, LabError):
-    """An adapter died, went silent, or did not keep to the protocol."""
+    """An adapter exited, stopped responding, or violated the protocol."""
 
 
 class DeadlineError(LabError):
-    """Something took longer than it was given."""
+    """Something timed out."""
 
 
 class DeployError(LabError):
     """A homeserver could not be provided.
 
     :param message: what happened, one line.
-    :param log: the end of the homeserver's own log, as much as helps; may be empty.
+    :param log: the end of the homeserver's log; may be empty.
     """
 
     def __init__(self, message: str, *, log: str = "") -> None:
@@ -114,11 +114,11 @@ class DeployError(LabError):
 
 
 class ShuttingDownError(LabError):
-    """The lab ends before it has done what it was asked for."""
+    """The coordinator is shutting down."""
 
 
 class UnsupportedError(TrafficlightError):
-    """What a case needs is not to be had here; the message says what is missing and how to get it."""
+    """What a case needs is not available here; the message says what is missing and how to get it."""
 
 
 class Skipped(BaseException):

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Literal, TextIO, TypeAlias
 
@@ -31,8 +31,15 @@ class LogContext:
 
         What is empty here stays as it is. Nothing needs to be undone: a task has a context of its own.
         """
-        known = {field.name: value for field in fields(self) if (value := getattr(self, field.name))}
-        _current.set(replace(LogContext.current(), **known))
+        outer = LogContext.current()
+        _current.set(
+            LogContext(
+                self.session or outer.session,
+                self.case or outer.case,
+                self.role or outer.role,
+                self.adapter or outer.adapter,
+            )
+        )
 
     @staticmethod
     def current() -> "LogContext":

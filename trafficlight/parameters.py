@@ -1,11 +1,11 @@
-"""Parameters of a test: decorators that say with which values it runs.
+"""Decorators for the parameters of a test.
 
-They stack in ducktape's sense: each `@parametrize` adds one set of values, each `@matrix` a product of them,
-`@defaults` fills what a set leaves open, and `@ignore` takes sets out, visibly.
+They stack as in ducktape: each `@parametrize` adds one set of values, each `@matrix` a product of them,
+`@defaults` fills missing values, and `@ignore` skips sets, with a reason.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ class ParameterSet:
     """The values of one run.
 
     :param values: by parameter name.
-    :param ignored: why it is not to run; None when it is.
+    :param ignored: the reason not to run it; None if it runs.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def matrix(**values: Iterable[Any]) -> Callable[[F], F]:
 
 
 def defaults(**values: Iterable[Any]) -> Callable[[F], F]:
-    """Fill parameters that the other decorators leave open, with every combination of these values."""
+    """Fill parameters that the other decorators do not set, with every combination of these values."""
     lists = {name: _listed("defaults", name, given) for name, given in values.items()}
     if not lists:
         raise TypeError("@defaults takes a list of values for each parameter: @defaults(size=[10])")
@@ -71,7 +71,7 @@ def defaults(**values: Iterable[Any]) -> Callable[[F], F]:
 
 
 def ignore(*target: Any, **values: Any) -> Any:
-    """Leave a test out, visibly: its cases are listed as skipped.
+    """Skip a test: its cases are listed as skipped.
 
     `@ignore` takes out everything below it, `@ignore(size=10)` the sets that have all of these values. A text
     before them says why: ``@ignore("needs a camera", video=True)``. It may stand above a class, too.
@@ -110,7 +110,7 @@ def _collected(marks: Iterable[_Mark]) -> list[ParameterSet]:
             sets = [ParameterSet(values) for values in mark.sets] + sets
         elif isinstance(mark, _Ignore) and not mark.values:
             sets = [ParameterSet(one.values, one.ignored or mark.reason) for one in sets]
-            # With nothing below it that it could mean, it means all of it.
+            # With nothing below it, it applies to everything.
             everything = everything if sets else mark.reason
     return [ParameterSet(one.values, one.ignored or everything) for one in sets or [ParameterSet()]]
 
@@ -130,7 +130,7 @@ def _ignoring(sets: list[ParameterSet], mark: _Ignore) -> list[ParameterSet]:
 
     if not any(meant(one) for one in sets):
         shown = ", ".join(f"{name}={value!r}" for name, value in mark.values.items())
-        raise ValueError(f"@ignore({shown}) fits none of the values that the test runs with")
+        raise ValueError(f"@ignore({shown}) matches none of the values of the test")
     return [ParameterSet(one.values, one.ignored or mark.reason) if meant(one) else one for one in sets]
 
 
@@ -141,7 +141,8 @@ def _product(lists: Mapping[str, tuple[Any, ...]]) -> Iterable[dict[str, Any]]:
 def _listed(decorator: str, name: str, given: object) -> tuple[Any, ...]:
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise TypeError(f"@{decorator}({name}=...) takes a list of values, not {given!r}: {name}=[{given!r}]")
-    values = tuple(given)
+    # The order of a set differs from process to process.
+    values = tuple(sorted(given, key=repr) if isinstance(given, Set) else given)
     if not values:
         raise TypeError(f"@{decorator}({name}=[]) has no value to run with")
     return values

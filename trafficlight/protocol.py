@@ -29,7 +29,7 @@ RESET = "reset"
 
 
 class Registration(BaseModel):
-    """What an adapter says of itself when it registers.
+    """What an adapter registers as.
 
     Fields that are not listed are kept and shown to people.
     """
@@ -48,7 +48,7 @@ class Registration(BaseModel):
         default=None, max_length=200, description="Names the program, the same each time that it registers."
     )
     reusable: bool | None = Field(
-        default=None, description="It can be used again after a `reset` action, without registering anew."
+        default=None, description="It can be used again after a `reset` action, without registering again."
     )
     endpoint: str | None = Field(default=None, description="Network proxies: the base URL for clients.")
 

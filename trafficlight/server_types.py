@@ -1,4 +1,4 @@
-"""What may fill a server role: a server type names what a provider can deploy."""
+"""What may fill a server role: a server type names the homeservers that a provider deploys."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class HomeServerSpec:
-    """What one homeserver is to be.
+    """What to deploy as one homeserver.
 
     :param type_name: the server type that asks for it.
-    :param recipe: the implementation, e.g. ``synapse``; empty where only an image is named.
+    :param recipe: the implementation, e.g. ``synapse``; empty if only an image is named.
     :param version: an exact version, or ``stable`` or ``latest``, which the configuration and recipe resolve.
     :param image: the Docker image in Complement's conventions, for the providers that use one.
     """
@@ -30,14 +30,14 @@ class HomeServerSpec:
 
 
 class ServerType:
-    """Names what fills a server role. A type of one's own needs `complement_types`, or `homeservers`."""
+    """Selects the homeservers for a server role. A custom type needs `complement_types` or `homeservers`."""
 
     recipe: str = ""
     version: str = "stable"
     image: str = ""
 
     def name(self) -> str:
-        """Return the name that stands in case ids."""
+        """Return the name in case ids."""
         return type(self).__name__
 
     def complement_types(self) -> list[str]:
@@ -45,7 +45,7 @@ class ServerType:
         return [self.image]
 
     def homeservers(self) -> list[HomeServerSpec]:
-        """Return what this type stands for: one entry for each server name that it fills."""
+        """Return the homeservers of this type: one entry for each server name that it fills."""
         name, images = self.name(), self.complement_types()
         return [HomeServerSpec(name, self.recipe, self.version, image) for image in images]
 
@@ -63,7 +63,7 @@ class Synapse(ServerType):
         self.image = f"complement-synapse:{version}"
 
     def name(self) -> str:
-        """Return the name that stands in case ids; an exact version is part of it."""
+        """Return the name in case ids; an exact version is part of it."""
         return "SynapseStable" if self.version == "stable" else f"Synapse-{self.version}"
 
 
@@ -76,7 +76,7 @@ class SynapseStable(ServerType):
 
 
 class SynapseDevelop(ServerType):
-    """The newest Synapse there is, pre-releases included."""
+    """The newest Synapse, including pre-releases."""
 
     recipe = "synapse"
     version = "latest"

@@ -1,4 +1,4 @@
-"""What a test author writes with: the `Test` class, and what a running test reaches.
+"""The `Test` class: what a test declares, and what it can use while it runs.
 
 ::
 
@@ -33,7 +33,7 @@ ServerTypes: TypeAlias = ServerType | type[ServerType] | Sequence[ServerType | t
 
 @dataclass(frozen=True, slots=True)
 class CaseInfo:
-    """What a running test is told of its case.
+    """What a running test knows about its case.
 
     :param id: the case's id, readable and unique in the session.
     :param parameters: the keyword arguments that are not roles.
@@ -50,25 +50,25 @@ class CaseInfo:
 
 
 class Deadline(Protocol):
-    """When the case has to be over."""
+    """The deadline of the case."""
 
     @property
     def remaining(self) -> float:
-        """Seconds that are left; 0 when it has passed."""
+        """Seconds that are left; 0 once it has expired."""
         ...
 
     @property
     def expired(self) -> bool:
-        """Whether it has passed."""
+        """Whether it has expired."""
         ...
 
 
 class TestRun(Protocol):
-    """What a test reaches while it runs; whoever runs it hands this over with :meth:`Test.bind`."""
+    """What a test uses while it runs; set with :meth:`Test.bind`."""
 
     @property
     def case(self) -> CaseInfo:
-        """The case, and where its results go."""
+        """The case, and its results folder."""
         ...
 
     @property
@@ -78,19 +78,19 @@ class TestRun(Protocol):
 
     @property
     def deadline(self) -> Deadline:
-        """When the case has to be over."""
+        """The deadline of the case."""
         ...
 
     def record(self, name: str, value: float, unit: str) -> None:
-        """Keep a measurement."""
+        """Record a measurement."""
         ...
 
     def attach(self, name: str, content: Path | bytes) -> None:
-        """Keep a file, or bytes, with the results of the case."""
+        """Attach a file, or bytes, to the results of the case."""
         ...
 
 
-# Not one of pytest's; and no member, or every implementation would need it.
+# pytest must not collect it. Not a member, as every implementation would need it.
 setattr(TestRun, "__test__", False)  # noqa: B010
 
 
@@ -99,8 +99,8 @@ class Declaration:
     """One role as it was declared, unchecked.
 
     :param kind: ``client`` or ``server``.
-    :param names: the role; several, where one server type stands for several homeservers.
-    :param types: what may fill it, as it was written.
+    :param names: the role; several if one server type stands for several homeservers.
+    :param types: the types as they were written.
     :param where: file and line of the call that declared it; None for the class attributes.
     """
 
@@ -111,18 +111,19 @@ class Declaration:
 
 
 class Test:
-    """A test: what it needs, and an async `run()` or several async `test_*()` methods that do it.
+    """A test: its roles, and an async `run()` or several async `test_*()` methods.
 
-    They receive one object for every role, and the parameters, by name; `setup()` and `teardown()` go around.
+    They receive one object for every role, and the parameters, by name; `setup()` and `teardown()` run
+    before and after.
 
     :cvar clients: the client types that may fill each client role.
     :cvar servers: the server types that may fill each server role; a tuple of roles where one type
         stands for several federated homeservers.
-    :cvar interchangeable: roles that play the same part, so that mirrored cells are left out; a list of
-        such groups where there are several.
+    :cvar interchangeable: roles that play the same part, so that mirrored cells are left out; a list
+        of groups if there are several.
     """
 
-    # Not one of pytest's, even if its name begins with Test.
+    # pytest must not collect it, even if its name begins with Test.
     __test__: ClassVar[bool] = False
 
     clients: ClassVar[Mapping[str, ClientTypes]] = MappingProxyType({})
@@ -132,10 +133,10 @@ class Test:
     _run: TestRun | None = None
 
     async def setup(self, *args: Any, **kwargs: Any) -> None:
-        """Prepare; receives what it asks for of what the test receives."""
+        """Prepare; may take any argument that the test receives."""
 
     async def teardown(self, *args: Any, **kwargs: Any) -> None:
-        """Clean up, in every ending; receives what it asks for of what the test receives."""
+        """Clean up; always runs, and may take any argument that the test receives."""
 
     # The older form of declaring roles, for `__init__`.
 
@@ -162,10 +163,10 @@ class Test:
         stated.extend(vars(self).get("_declared", ()))
         return sorted(stated, key=lambda one: one.kind)
 
-    # What a running test reaches.
+    # For a running test.
 
     def bind(self, run: TestRun) -> None:
-        """Hand over what the test reaches while it runs."""
+        """Set what the test uses while it runs."""
         self._run = run
 
     @property
@@ -188,17 +189,17 @@ class Test:
 
     @property
     def deadline(self) -> Deadline:
-        """When the case has to be over: `.remaining` seconds, `.expired`."""
+        """The deadline of the case: `.remaining` seconds, `.expired`."""
         return self._bound.deadline
 
     def record(self, name: str, value: float, unit: str = "") -> None:
-        """Keep a measurement with the results of the case."""
+        """Record a measurement in the results of the case."""
         self._bound.record(name, value, unit)
 
     def attach(self, name: str, content: Path | str | bytes) -> None:
-        """Keep evidence with the results of the case.
+        """Attach a file to the results of the case.
 
-        :param name: the file name it is kept under.
+        :param name: the file name in the results.
         :param content: the bytes, or the path of a file.
         """
         self._bound.attach(name, Path(content) if isinstance(content, str) else content)
@@ -212,17 +213,17 @@ class Test:
     async def eventually(self, condition: Callable[[], Any], timeout: float = 10.0) -> Any:
         """Wait until a condition holds, and return what it returned.
 
-        A condition that raises does not hold yet; only an error of the lab goes through at once.
+        A condition that raises does not hold yet; only an error of the lab is raised at once.
 
         :param condition: a function, plain or async, whose result is true once it holds.
-        :param timeout: seconds; the case's own deadline cuts it short.
-        :raises AssertionError: it did not hold in time; says what it returned or raised last.
+        :param timeout: seconds; at most until the case's deadline.
+        :raises AssertionError: it did not hold in time; the message has its last result or error.
         """
         limit = timeout if self._run is None else min(timeout, self._run.deadline.remaining)
         return await waiting.eventually(condition, limit)
 
     def skip(self, reason: str) -> NoReturn:
-        """End the test as skipped. No `except Exception` holds it up.
+        """End the test as skipped. `except Exception` does not catch it.
 
         :param reason: why, one line.
         """
@@ -230,7 +231,7 @@ class Test:
 
 
 def accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments, out of all there are, that a function takes."""
+    """Return those of the keyword arguments that a function takes."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(arguments)

@@ -1,4 +1,4 @@
-"""What an event costs the coordinator's loop: its place in the journal, and each of its readers."""
+"""The CPU time that an event costs the coordinator's loop: the journal, and each of its readers."""
 
 import argparse
 import tempfile
@@ -34,7 +34,7 @@ SESSION = "2026-11-21--001"
 
 
 def story(append: Callable[..., object], cases: int) -> int:
-    """Tell of cases of one action; return how many events that takes."""
+    """Append the events of cases with one action each; return their number."""
     told = 0
     for number in range(cases):
         case = f"a_test.py::NoOp[alice=Nio,n={number}]"
@@ -56,19 +56,19 @@ def story(append: Callable[..., object], cases: int) -> int:
 
 
 def bare(folder: Path, cases: int) -> float:
-    """Return the microseconds that one line of JSON to an unbuffered file takes: the least there can be."""
+    """Return the microseconds that an event and its line of JSON take, written unbuffered."""
     with (folder / "bare.jsonl").open("ab", buffering=0) as file:
 
         def append(event: Event) -> None:
             file.write(event_line(event))
 
-        began = time.perf_counter()
+        began = time.thread_time()
         events = story(append, cases)
-        return 1e6 * (time.perf_counter() - began) / events
+        return 1e6 * (time.thread_time() - began) / events
 
 
 def measured(folder: Path, cases: int, readers: frozenset[str]) -> float:
-    """Return microseconds of the loop for each event."""
+    """Return the microseconds that each event costs the thread of the loop."""
     folder.mkdir()
     with ExitStack() as stack:
         journal = Journal(SystemClock())
@@ -79,21 +79,21 @@ def measured(folder: Path, cases: int, readers: frozenset[str]) -> float:
             journal.subscribe(writer, session=SESSION)
         if "metrics" in readers:
             Metrics(journal)
-        began = time.perf_counter()
+        began = time.thread_time()
         events = story(journal.append, cases)
-        return 1e6 * (time.perf_counter() - began) / events
+        return 1e6 * (time.thread_time() - began) / events
 
 
 def main() -> None:
     """Measure a journal with more and more readers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=2000, help="cases told of, with 9 events each")
+    parser.add_argument("--cases", type=int, default=2000, help="number of cases, with 9 events each")
     cases = parser.parse_args().cases
     rows: list[tuple[object, ...]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         least = min(bare(folder, cases) for _ in range(3))
-        rows.append(("a line of JSON to a file, without all of it", least, 1.0))
+        rows.append(("an event as a line of JSON in a file", least, 1.0))
         readers: set[str] = set()
         for title, reader in (
             ("the journal alone", ""),

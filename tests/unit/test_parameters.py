@@ -78,7 +78,7 @@ def test_ignore_above_a_class_takes_out_the_class_and_no_subclass() -> None:
 
 
 def test_an_ignore_that_means_nothing_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match=r"@ignore\(x=3\) fits none"):
+    with pytest.raises(ValueError, match=r"@ignore\(x=3\) matches none"):
         sets(ignore(x=3), matrix(x=[1, 2]))
 
 
@@ -99,3 +99,10 @@ def test_an_ignore_that_means_nothing_is_a_mistake() -> None:
 def test_mistakes_are_told_at_once(mistake: Callable[[], Any]) -> None:
     with pytest.raises(TypeError, match="@"):
         mistake()
+
+
+def test_the_values_of_a_set_have_one_order() -> None:
+    @matrix(name={"carol", "alice", "bob"})
+    async def run(self: object, name: str) -> None: ...
+
+    assert [one.values["name"] for one in parameter_sets(run)] == ["alice", "bob", "carol"]

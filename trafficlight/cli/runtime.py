@@ -48,7 +48,7 @@ async def lab_serving(
             token = create_token(listening.getsockname()[1], required=resumable)
             if resumable:
                 click.echo(f"changes over HTTP need the token in {token.path}", err=True)
-            else:
+            if not (resumable and settings.port):  # of no use after this process
                 stack.callback(remove_token, token)
         app = app_of(lab, local_token=token, sessions=resumable)
         url = await stack.enter_async_context(serving(app, listening))

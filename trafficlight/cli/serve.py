@@ -71,7 +71,7 @@ async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
     """Resume unfinished sessions or start the request; return the exit code when all have ended."""
     sessions, ended = await lab.resume_or_start(request, command=command_line())
     for before in ended:
-        click.echo(f"session {before.folder.id} · had ended before a restart · {before.folder.path}")
+        click.echo(f"session {before.folder.id} · ended before the restart · {before.folder.path}")
     for session in sessions:
         cases = count(len(session.plan.cases), "case")
         click.echo(f"session {session.id} · {cases} · {session.folder.path}")

@@ -268,7 +268,7 @@ class Channel:
             parts.append(f"{found.message.action} is outstanding for {now - found.asked:.1f} s ({taken})")
         if self._completed:
             parts.append("before that: " + ", ".join(str(action) for action in self._completed))
-        return "; ".join(parts) or "no action was asked of it"
+        return "; ".join(parts) or "no action was sent to it"
 
     def _unanswered(self) -> Outstanding | None:
         found = self._outstanding

@@ -1,4 +1,4 @@
-"""The lab, put together from its settings."""
+"""The lab: everything that runs in a coordinator, built from the settings."""
 
 import asyncio
 import contextlib
@@ -42,15 +42,15 @@ from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
 
-# Cases at once, where no limit is set: they mostly wait for others, but each has a process.
+# Cases at once by default: they mostly wait for adapters, but each has a process.
 _CASES, _CASES_PER_CORE = 8, 4
-# How often in a row a case may be cut off where it may be what ends the coordinator.
+# How often in a row a case may be interrupted if its own code may be what kills the coordinator.
 _MOST_INTERRUPTIONS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A running lab: what the HTTP application and the commands work with."""
+    """A running lab, as the HTTP application and the commands use it."""
 
     settings: Settings
     clock: Clock
@@ -75,7 +75,7 @@ class Lab:
     ) -> AsyncIterator["Lab"]:
         """Run a lab until it is left: running cases get the grace period then, and nothing remains.
 
-        :param progress: told what takes long, a line at a time.
+        :param progress: called with a line about each step that takes long.
         :param resumable: lock the results folder, so that the next lab can :meth:`resume` the sessions of
             this one if it is killed.
         :raises ConfigError: another resumable lab runs in the same results folder.
@@ -145,22 +145,22 @@ class Lab:
                     await running
 
     async def new_folder(self) -> ResultsFolder:
-        """Make the results folder of a new session; its name is the session's id.
+        """Create the results folder of a new session; its name is the session's id.
 
-        :raises ConfigError: it cannot be made.
+        :raises ConfigError: it cannot be created.
         """
         # Absolute, because a test may change the working directory of its process.
         root = self.settings.results_root.absolute()
         try:
             return await asyncio.to_thread(ResultsFolder.create, root, self.clock.now().date())
         except OSError as error:
-            message = f"no folder can be made in {root}: {error.strerror or error}"
+            message = f"cannot create a folder in {root}: {error.strerror or error}"
             raise ConfigError(message, key="RESULTS_FOLDER") from error
 
     async def plan(self, request: SessionRequest) -> Plan:
-        """Return the cases that a request means.
+        """Return the cases that a request selects.
 
-        :raises UsageError: a target does not exist, the selection cannot be carried out, or leaves nothing.
+        :raises UsageError: a target does not exist, or the selection is invalid or selects nothing.
         :raises ShuttingDownError: the lab is being stopped.
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
@@ -172,7 +172,7 @@ class Lab:
 
     async def _shut_down(self) -> NoReturn:
         await self.engine.stopped.wait()
-        raise ShuttingDownError(f"nothing is planned any more: {self.engine.stopping}")
+        raise ShuttingDownError(f"the coordinator is shutting down: {self.engine.stopping}")
 
     async def start(
         self,
@@ -184,13 +184,13 @@ class Lab:
     ) -> Session:
         """Start a session.
 
-        Where a homeserver cannot be prepared, the cases that need it end as errors, and say why.
+        If a homeserver cannot be prepared, the cases that need it end as errors with the reason.
 
-        :param command: how it was asked for, for the record.
-        :param plan: what the request means, if that is known already.
+        :param command: how it was started, for the record.
+        :param plan: the cases that the request selects, if it is planned already.
         :param folder: where the results go; a new one by default.
         :raises UsageError: there is nothing to run.
-        :raises OSError: the results folder cannot be made.
+        :raises OSError: the results folder cannot be created.
         """
         plan = plan if plan is not None else await self.plan(request)
         options = await self._options(request, command)
@@ -199,7 +199,8 @@ class Lab:
         folder = folder or await self.new_folder()
         asked = request.model_dump(mode="json")
         try:
-            await asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
+            writing = asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
+            await run_to_completion(writing)  # never after it is removed
             return await self.engine.submit(folder, plan, options, unstartable_reason=unstartable_reason)
         except BaseException:
             # The caller gets an error, so the session must not start after a restart either.
@@ -214,7 +215,7 @@ class Lab:
         :return: the sessions that run now, and those of this request that ended before their coordinator
             could report it.
         :raises UsageError: there is nothing to run.
-        :raises OSError: the results folder cannot be made.
+        :raises OSError: the results folder cannot be created.
         """
         sessions = await self.resume()
         await asyncio.to_thread(self.recovered.write_missing_reports)
@@ -245,13 +246,12 @@ class Lab:
         request = SessionRequest.read(session.request)
         plan = await self.plan(request)
         unstartable_reason = await self._prepare(plan)
-        log = session.folder.events
         return await self.engine.submit(
             session.folder,
             plan,
             await self._options(request, "resumed"),
             unstartable_reason=unstartable_reason,
-            earlier=read_events(log) if await asyncio.to_thread(log.exists) else (),
+            earlier=read_events(session.folder.events),
         )
 
     async def _options(self, request: SessionRequest, command: str) -> SessionOptions:
@@ -302,7 +302,7 @@ class Lab:
         return SessionRequest.read(request) if request is not None else None
 
     def unclaimed_folder(self, uuid: str) -> Path:
-        """Return the folder for files of an adapter that has no case; it is made."""
+        """Return the folder for uploads of an adapter without a case; create it."""
         folder = self.settings.results_root / "adapters" / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -310,7 +310,7 @@ class Lab:
 
 def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
     if not engine.cancelled() and (error := engine.exception()) is not None:
-        logger.critical("the engine has died, nothing will start any more", exc_info=error)
+        logger.critical("the engine has failed: no more cases start", exc_info=error)
 
 
 def _specs(case: Case) -> list[HomeServerSpec]:
@@ -318,9 +318,10 @@ def _specs(case: Case) -> list[HomeServerSpec]:
 
 
 def _interruptions(settings: Settings) -> int | None:
-    """Return how often in a row a case may be cut off: without workers a test can end its coordinator."""
+    """Return how often in a row a case may be interrupted."""
     if not settings.rerun_interrupted:
         return 1
+    # Without workers, a test can kill the coordinator.
     return _MOST_INTERRUPTIONS if settings.workers == 0 else None
 
 

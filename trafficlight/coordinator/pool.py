@@ -109,7 +109,7 @@ class Pool:
         return adapter
 
     def known(self, uuid: str) -> Adapter | None:
-        """Return an adapter, or None where nobody has registered under this uuid."""
+        """Return an adapter, or None if none is registered under this uuid."""
         return self._adapters.get(uuid)
 
     def get(self, uuid: str) -> Adapter:

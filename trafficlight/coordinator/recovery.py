@@ -94,13 +94,13 @@ def open_state_directory(root: Path) -> Iterator[RecoveredState]:
         root.mkdir(parents=True, exist_ok=True)
         lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        message = f"nothing can be written in {root}: {error.strerror}"
+        message = f"{root} is not writable: {error.strerror}"
         raise ConfigError(message, key="RESULTS_FOLDER") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            message = f"another coordinator works in {root}: give each its own RESULTS_FOLDER"
+            message = f"another coordinator uses {root}: give each its own RESULTS_FOLDER"
             raise ConfigError(message, key="RESULTS_FOLDER") from None
         running = root / _RUNNING
         _warn_of_old_sessions(root)
@@ -109,7 +109,7 @@ def open_state_directory(root: Path) -> Iterator[RecoveredState]:
             try:
                 write_atomically(running, datetime.now(UTC).isoformat().encode())
             except OSError as error:
-                message = f"nothing can be written in {root}: {error.strerror}"
+                message = f"{root} is not writable: {error.strerror}"
                 raise ConfigError(message, key="RESULTS_FOLDER") from error
         yield recovered
         running.unlink(missing_ok=True)  # not reached after an error: the next coordinator resumes

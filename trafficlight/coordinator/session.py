@@ -1,4 +1,4 @@
-"""One execution of a set of cases: what waits, what runs, what ended."""
+"""A session: one execution of the cases of a plan."""
 
 import asyncio
 import getpass
@@ -95,7 +95,7 @@ class Session:
         self.running: set[str] = set()
         self._journal = journal
         self._clock = clock
-        #: Why nothing of it starts any more; empty while cases may start.
+        #: Why no more cases start; empty while they may.
         self.stopped = ""
         self.cancelled = False
         self._began = clock.monotonic()
@@ -103,9 +103,9 @@ class Session:
         self._closing = False
 
     async def restore(self, events: Iterable[Event]) -> None:
-        """Take over what an earlier coordinator recorded of this session, before :meth:`begin`.
+        """Replay what an earlier coordinator recorded of this session, before :meth:`begin`.
 
-        :param events: everything that it recorded; read in a thread.
+        :param events: all of its events; read in a thread.
         """
         await asyncio.to_thread(self._replay, events)
         self.stopped, self.cancelled = self.record.stopped, self.record.cancelled
@@ -128,10 +128,10 @@ class Session:
         if last is not None and last.ended is None:
             before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
             times = 1 + len(list(before))
-            message = "interrupted: the coordinator ended meanwhile"
+            message = "interrupted: the coordinator exited while the case ran"
             again = self.options.interruptions is None or times < self.options.interruptions
             if not again and times > 1:
-                message += f", {times} times in a row: it may be this case that ends it"
+                message += f", {times} times in a row: the case may be what kills it"
             self._end(
                 case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0, will_retry=again
             )
@@ -172,10 +172,8 @@ class Session:
         planned = {case.id for case in self.plan.cases}
         async for case_id, known in cooperative(list(self.record.cases.items())):
             if case_id not in planned and known.state not in FINAL:
-                gone = Verdict(
-                    State.ERROR, "the test is gone since the coordinator was restarted", phase="load"
-                )
-                self._end(case_id, None, gone, 0.0)
+                message = "the test no longer exists after the restart of the coordinator"
+                self._end(case_id, None, Verdict(State.ERROR, message, phase="load"), 0.0)
 
     def _emit_started(self) -> None:
         versions = {"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform}
@@ -320,7 +318,7 @@ class Session:
         await asyncio.to_thread(self.writer.close)
 
     async def close(self, *, interrupted: bool) -> None:
-        """Write the end of the session down; :attr:`ended` is set when everything is on the disk."""
+        """End the session; :attr:`ended` is set when its results are complete."""
         if self._closing:
             await self.ended.wait()
             return
@@ -331,7 +329,6 @@ class Session:
             SessionEnded(session=self.id, counts=counts, exit_code=int(code), interrupted=interrupted)
         )
         self._unsubscribe()
-        # Reports take their time, and reporters may hang until their deadline.
         try:
             await asyncio.to_thread(self.writer.close)
             await asyncio.to_thread(self.folder.finish)
@@ -342,12 +339,12 @@ class Session:
 
     @property
     def closing(self) -> bool:
-        """Whether its end is being written down, or was."""
+        """Whether its end has been recorded."""
         return self._closing
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the process is to exit with."""
+        """The exit code for the process."""
         return exit_code(self.record)
 
     def _end(
@@ -376,7 +373,7 @@ class Session:
 
 
 def _pause(cases: int) -> float:
-    """Return how many seconds to wait until the journal is told again why cases wait."""
+    """Return the seconds between two records of why cases wait."""
     return min(_REASON_EVERY, _REASON_SOON + _REASON_EACH * cases)
 
 

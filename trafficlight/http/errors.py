@@ -1,6 +1,6 @@
-"""One shape for all that is refused: ``{"error": {"code": ..., "message": ...}}`` with the right status.
+"""One shape for all refusals: ``{"error": {"code": ..., "message": ...}}`` with the right status.
 
-A person's browser gets the same as a page.
+A browser gets a page instead.
 """
 
 import json
@@ -16,12 +16,12 @@ from trafficlight.results.reports.presentation import render
 
 
 class ApiError(Exception):
-    """A request that is not carried out.
+    """A refused request.
 
     :param status: the HTTP status.
     :param code: for programs: lower case, stable.
-    :param message: for people: what is wrong and what would be right.
-    :param headers: what the status asks for beside that.
+    :param message: for people: what is wrong, and what would be right.
+    :param headers: headers that the status requires.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ def refusal_body(code: str, message: str) -> bytes:
 
 
 def wants_page() -> bool:
-    """Whether whoever asks is a browser. Programs that take anything are not."""
+    """Whether the client is a browser. Programs that accept anything are not."""
     accepted = request.accept_mimetypes
     programs_only = request.path.startswith("/client/")
     return not programs_only and accepted.best_match(("application/json", "text/html")) == "text/html"
 
 
 def install(app: Quart) -> None:
-    """Let every refusal of an application have the one shape."""
+    """Give every refusal of an application the one shape."""
 
     @app.errorhandler(ApiError)
     async def refused(error: ApiError) -> Response:
@@ -74,7 +74,7 @@ def install(app: Quart) -> None:
 
 
 def _said(error: HTTPException, status: HTTPStatus) -> str:
-    """Return what to tell: the framework's own words for these say less."""
+    """Return the message; for some errors, one that says more than the framework's."""
     if status == HTTPStatus.NOT_FOUND:
         return "there is nothing at this path; /openapi tells what there is"
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
@@ -89,7 +89,7 @@ def _answer(
 ) -> Response:
     if wants_page():
         asks = status == HTTPStatus.UNAUTHORIZED
-        # Whoever logs in comes back to where the question was asked.
+        # After the login, the browser returns to this page.
         target = request.full_path.rstrip("?") if request.method == "GET" else "/status"
         content = render(
             "login.html" if asks else "error.html", status=int(status), message=message, target=target

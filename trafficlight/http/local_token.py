@@ -29,7 +29,7 @@ class LocalToken:
 def create_token(port: int, *, required: bool = True) -> LocalToken:
     """Return the token of the coordinator that listens on a port; the first call creates it.
 
-    :param required: whether the file is; without one, nobody knows the token.
+    :param required: whether the file is; without it, the token stays unknown.
     :raises ConfigError: the file is required and cannot be written.
     """
     path = _path(port)

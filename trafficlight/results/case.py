@@ -8,13 +8,7 @@ from typing import Any
 
 from trafficlight.results.events import (
     FINAL,
-    ActionAnswered,
-    ActionDelivered,
-    ActionFailed,
-    ActionSent,
     AdapterLeased,
-    AdapterLost,
-    AdapterReleased,
     Attachment,
     CaseEnded,
     CasePlanned,
@@ -22,9 +16,7 @@ from trafficlight.results.events import (
     CaseWaits,
     Event,
     Expected,
-    Log,
     Measurement,
-    ServerFailed,
     ServerReady,
     State,
     Upload,
@@ -34,18 +26,6 @@ from trafficlight.results.names import attempt_path
 INTERRUPTED = "interrupted"
 """The phase of an attempt that ended because its coordinator exited."""
 
-_TIMELINE = (
-    ActionSent
-    | ActionDelivered
-    | ActionAnswered
-    | ActionFailed
-    | AdapterLeased
-    | AdapterReleased
-    | AdapterLost
-    | ServerReady
-    | ServerFailed
-    | Log
-)
 _LONGEST_TIMELINE = 2_000  # events of one attempt: the first and the last half; events.jsonl has all
 
 
@@ -107,8 +87,6 @@ class AttemptRecord:
 
     def apply(self, event: Event) -> None:
         """Update the record with an event of this attempt."""
-        if isinstance(event, _TIMELINE):
-            self._remember(event)
         match event:
             case CaseState():
                 self.state = event.state
@@ -118,11 +96,6 @@ class AttemptRecord:
             case CaseEnded():
                 self.state, self.ended, self.phase = event.state, event.time, event.phase
                 self.message, self.traceback, self.seconds = event.message, event.traceback, event.seconds
-            case AdapterLeased(role=str(role)):
-                self.adapters[role] = event.registration
-                self.adapter_ids[role] = event.adapter
-            case ServerReady(role=str(role)):
-                self.servers[role] = event
             case Upload():
                 self.uploads.append(event)
             case Attachment():
@@ -130,9 +103,13 @@ class AttemptRecord:
             case Measurement():
                 self.measurements.append(event)
             case _:
-                pass
+                self._add_to_timeline(event)
 
-    def _remember(self, event: Event) -> None:
+    def _add_to_timeline(self, event: Event) -> None:
+        if isinstance(event, AdapterLeased) and event.role is not None:
+            self.adapters[event.role], self.adapter_ids[event.role] = event.registration, event.adapter
+        elif isinstance(event, ServerReady) and event.role is not None:
+            self.servers[event.role] = event
         self.timeline.append(event)
         if len(self.timeline) > _LONGEST_TIMELINE:
             del self.timeline[_LONGEST_TIMELINE // 2]

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from inspect import get_annotations
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter
@@ -171,7 +172,7 @@ class Problem(Event):
     :param file: the test file.
     :param line: the line in it; null where the problem concerns the whole file.
     :param problem: what is wrong.
-    :param hint: how to mend it; may be empty.
+    :param hint: how to fix it; may be empty.
     """
 
     file: str
@@ -542,6 +543,18 @@ def event_of(content: Any) -> Event | None:
         return _validator(content["kind"])({**content, **content.get("data", {})})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def event_from_test(content: Any) -> TestEvent | None:
+    """Return the event in a JSON object from a worker; None unless tests can emit it.
+
+    An attachment must be a file in the attempt's folder: CI systems publish what ``junit.xml`` names.
+    """
+    event = event_of(content)
+    if isinstance(event, Attachment):
+        path = PurePosixPath(event.path)
+        return None if path.is_absolute() or ".." in path.parts else event
+    return event if isinstance(event, Measurement | Log) else None
 
 
 def jsonable(value: Any) -> Any:

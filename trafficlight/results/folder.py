@@ -1,4 +1,4 @@
-"""The folder that a session leaves behind, and the folder of every attempt in it."""
+"""The folder of a session, and the folders of its attempts."""
 
 import contextlib
 import fcntl
@@ -21,7 +21,7 @@ LATEST = "latest"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file at once: a reader sees the old content or the new one, never a part."""
+    """Replace a file atomically: a reader sees the old content or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         temporary.write_bytes(content)
@@ -51,17 +51,17 @@ class AttemptFolder:
 
     @property
     def log_info(self) -> Path:
-        """The log that a person reads."""
+        """The log at level info."""
         return self.path / "log.info"
 
     @property
     def log_debug(self) -> Path:
-        """The log with everything in it."""
+        """The log at level debug."""
         return self.path / "log.debug"
 
     @property
     def measurements(self) -> Path:
-        """What the test recorded."""
+        """The measurements that the test recorded."""
         return self.path / "measurements.json"
 
     def client(self, role: str) -> Path:
@@ -75,7 +75,7 @@ class AttemptFolder:
         return self.path / "servers" / folder_name(role) / "homeserver.log"
 
     def attachment(self, name: str) -> Path:
-        """Return a new, empty file for an attachment, named as it asks for where that is safe and free."""
+        """Create an empty file for an attachment, with its own name if that is safe and free."""
         folder = self.path / "attachments"
         folder.mkdir(exist_ok=True)
         wanted = Path(file_name(name))
@@ -103,9 +103,9 @@ class ResultsFolder:
 
     @classmethod
     def create(cls, root: Path, today: date) -> "ResultsFolder":
-        """Make the folder of a new session and let ``<root>/current`` point to it.
+        """Create the folder of a new session and link ``<root>/current`` to it.
 
-        Distinct for every caller, however many processes start at once.
+        No two callers get the same one, in any number of processes.
         """
         root.mkdir(parents=True, exist_ok=True)
         numbered = re.compile(rf"{today.isoformat()}--(\d+)")
@@ -151,7 +151,7 @@ class ResultsFolder:
         write_atomically(self._request, content.encode() + b"\n")
 
     def read_request(self, *, resumable: bool = False) -> dict[str, Any] | None:
-        """Return what the session was asked to run; None if that is not known.
+        """Return what the session was asked to run; None if that is not recorded.
 
         :param resumable: return None for a session that must not be resumed.
         """
@@ -162,7 +162,7 @@ class ResultsFolder:
             return None
 
     def remove_request(self) -> None:
-        """Make sure that nothing resumes the session, because it was refused."""
+        """Remove ``request.json``, so that a session that was refused is not resumed."""
         self._request.unlink(missing_ok=True)
 
     @property
@@ -171,7 +171,7 @@ class ResultsFolder:
 
     @property
     def junit(self) -> Path:
-        """The verdicts for CI."""
+        """The JUnit document."""
         return self.path / "junit.xml"
 
     def attempt(self, case_id: str, attempt: int) -> AttemptFolder:
@@ -179,7 +179,7 @@ class ResultsFolder:
         return AttemptFolder(self.path / attempt_path(case_id, attempt))
 
     def finish(self) -> None:
-        """Let ``<root>/latest`` point here, and ``<root>/current`` no longer."""
+        """Link ``<root>/latest`` to this folder, and remove ``<root>/current`` if it does."""
         with _locked(self.path.parent):
             self._link(LATEST)
             current = self.path.parent / CURRENT
@@ -194,14 +194,14 @@ class ResultsFolder:
             os.symlink(self.id, temporary)
             os.replace(temporary, link)
         except OSError as error:
-            # A convenience: file systems without links and folders of that name must not end a session.
+            # The links are optional: some file systems have none, or the name is taken by a folder.
             temporary.unlink(missing_ok=True)
             logger.warning("cannot link %s to %s: %s", link, self.id, error)
 
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Keep other processes from changing the links between our reading and our writing."""
+    """Lock the links against other processes, from reading them to writing them."""
     descriptor = os.open(root, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems have no locks

@@ -1,4 +1,4 @@
-"""From a path to test classes: which files count, and which of their classes are tests."""
+"""From a path to test classes: which files are test files, and which of their classes are tests."""
 
 import inspect
 import os
@@ -19,8 +19,8 @@ _NEVER = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
 class FileFound:
     """A test file.
 
-    :param path: where it is, absolute.
-    :param name: what it is called in case ids: its path from where the search started.
+    :param path: the absolute path.
+    :param name: its name in case ids: the path relative to the root of the search.
     """
 
     path: Path
@@ -28,9 +28,9 @@ class FileFound:
 
 
 def file_found(path: Path, root: Path) -> FileFound:
-    """Return a file under the name that it has in case ids.
+    """Return a file with its name in case ids.
 
-    :param root: where the search started; for the suites that ship it is always their own directory.
+    :param root: the root of the search; for the built-in suites it is always their own directory.
     """
     path = Path(os.path.abspath(path))
     for real, base in ((path, SHIPPED), (path.resolve(), SHIPPED), (path, Path(os.path.abspath(root)))):
@@ -40,7 +40,7 @@ def file_found(path: Path, root: Path) -> FileFound:
 
 
 def files_below(directory: Path, patterns: Sequence[str] = DEFAULT_PATTERNS) -> Iterator[Path]:
-    """Yield the test files in a directory and all below it, in the order of their paths.
+    """Yield the test files in a directory, recursively, sorted by path.
 
     :param patterns: globs; each counts at any depth, with or without a leading ``**/``.
     """
@@ -61,15 +61,15 @@ def files_below(directory: Path, patterns: Sequence[str] = DEFAULT_PATTERNS) -> 
 def classes_in(module: object, module_name: str) -> dict[str, type[Test]]:
     """Return the tests of a module: the leaves among the subclasses of Test that it defines itself.
 
-    A class without `run` and `test_*` methods is somebody's base, and so is an abstract one.
+    A class without `run` and `test_*` methods is a base class, and so is an abstract one.
     """
     return {name: cls for name, cls in _leaves(module, module_name).items() if methods_of(cls)}
 
 
 def untested_in(module: object, module_name: str) -> dict[str, type[Test]]:
-    """Return the leaves that have roles and nothing that runs with them: most likely a name was mistyped.
+    """Return the leaves that have roles but no test: most likely a method name is misspelled.
 
-    One whose name begins with an underscore is somebody's base; others may be, in other files.
+    A name with a leading underscore marks a base class; others may be bases of classes in other files.
     """
     return {
         name: cls
@@ -79,7 +79,7 @@ def untested_in(module: object, module_name: str) -> dict[str, type[Test]]:
 
 
 def origin_of(cls: type) -> tuple[str, str]:
-    """Return the file that defines a class, and its name there: one and the same under all module names."""
+    """Return the file that defines a class, and its name there: the same under all module names."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     return os.path.realpath(file) if file else cls.__module__, cls.__qualname__
 
@@ -94,7 +94,7 @@ def _leaves(module: object, module_name: str) -> dict[str, type[Test]]:
 
 
 def methods_of(cls: type[Test]) -> list[str]:
-    """Return the names of the methods that are tests, inherited ones first, in the order of the source."""
+    """Return the names of the test methods, inherited ones first, in source order."""
     names: dict[str, None] = {}
     for owner in reversed(cls.__mro__):
         names.update(dict.fromkeys(name for name in vars(owner) if name == "run" or name.startswith("test_")))

@@ -91,8 +91,8 @@ def expand(
     return suites, problems
 
 
-def expand_case(case: Case) -> tuple[dict[str, ClientType], dict[str, Any]]:
-    """Import the test file, expand its class again, and return one case's client types and parameters.
+def expand_case(case: Case) -> tuple[type[Test], dict[str, ClientType], dict[str, Any]]:
+    """Import the test file, expand its class again, and return a case's class, client types and parameters.
 
     :raises TestFileError: the file cannot be imported, or no longer produces the case.
     """
@@ -102,10 +102,10 @@ def expand_case(case: Case) -> tuple[dict[str, ClientType], dict[str, Any]]:
     if found is None:
         problem = "the test file produced this case when it was collected and no longer does"
         problem += ": the types or parameters of its test differ from import to import"
-        hint = "state values that are the same in every process: not random, of the clock, or addresses"
+        hint = "use no random numbers, times, process ids or addresses as values"
         raise TestFileError(case.path, case.line, problem, hint)
     clients, parameters = found
-    return clients, {name: _copied(value) for name, value in parameters.items()}
+    return cls, clients, {name: _copied(value) for name, value in parameters.items()}
 
 
 def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> ClientType:
@@ -172,17 +172,24 @@ class _Matrix:
                 for role, names in zip(self._roles, self._names, strict=True)
             )
         )
-        places = [
-            place
-            for place, values in enumerate(self._values)
-            if all(f"{key}={value}" in id for key, value in values.items())
-        ]
-        for row, place in itertools.product(rows, places):
-            if self._id(row, place) == id:
+        inside = id.removeprefix(self._test.id)[1:-1]
+        for row in rows:
+            filled = _entries(
+                (role.key, names[at]) for role, names, at in zip(self._roles, self._names, row, strict=True)
+            )
+            if not inside.startswith(filled):
+                continue
+            place = self._places.get(inside.removeprefix(filled).removeprefix("," if filled else ""))
+            if place is not None and self._id(row, place) == id:
                 kinds = [(role, role.types[at]) for role, at in zip(self._roles, row, strict=True)]
                 clients = {role.names[0]: kind for role, kind in kinds if isinstance(kind, ClientType)}
                 return clients, self._sets[place].values
         return None
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """The parameter sets by their part of a case id; the first one of equal ones."""
+        return {_entries(values.items()): place for place, values in reversed([*enumerate(self._values)])}
 
     def suite(self, documentation: str, wanted: MatrixFilter) -> tuple[Suite, list[TestFileError]]:
         """Return the suite with the wanted cells, and its problems."""
@@ -326,6 +333,10 @@ class _Matrix:
                 self._sets[place].ignored,
             )
         return tuple(cases.values()), problems
+
+
+def _entries(cells: Iterable[tuple[str, str]]) -> str:
+    return case_id("", cells)[1:-1]
 
 
 def _slot(kind: ServerType, role: Role) -> ServerSlot:

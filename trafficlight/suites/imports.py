@@ -1,4 +1,4 @@
-"""Test files as Python modules: imported by path, each under a name of its own, from any directory."""
+"""Test files as Python modules: imported by path, from any directory, under unique names."""
 
 import contextlib
 import hashlib
@@ -13,20 +13,20 @@ from types import ModuleType
 from trafficlight.errors import TestFileError
 from trafficlight.test import Test
 
-# The suites that ship are modules of this package, so that their helpers are imported by name.
+# The built-in suites are modules of this package, so that their helpers are imported by name.
 SHIPPED = Path(__file__).resolve().parent.parent / "tests"
 _SHIPPED_PACKAGE = "trafficlight.tests"
-# Where a module keeps when its file was last changed.
+# The attribute of a module with the modification time and size of its file.
 _STAMP = "__trafficlight_stamp__"
 _FOREIGN_PACKAGE = "trafficlight_test_"
-# Directories that one file may have lent to it before its imports count as endless.
-_LENT_AT_MOST = 20
+# Directories that are added for one file before its imports count as endless.
+_MOST_TREES = 20
 
 
 def load_test_class(path: Path, class_name: str) -> type[Test]:
-    """Return a test class out of a file; in one process always the same one.
+    """Return a test class of a file; always the same one in a process.
 
-    :raises AuthoringError: the file cannot be imported, or holds no such test.
+    :raises TestFileError: the file cannot be imported, or has no such test.
     """
     found = getattr(load_module(path), class_name, None)
     if not (isinstance(found, type) and issubclass(found, Test)):
@@ -35,13 +35,13 @@ def load_test_class(path: Path, class_name: str) -> type[Test]:
 
 
 def load_module(path: Path) -> ModuleType:
-    """Import a test file and return its module; in one process the same one, until the file is edited.
+    """Import a test file and return its module; the same one in a process until the file is edited.
 
-    :raises AuthoringError: it cannot be imported.
+    :raises TestFileError: it cannot be imported.
     """
     path = Path(path).absolute()
     if not path.is_file():
-        raise TestFileError(path, None, "there is no such file")
+        raise TestFileError(path, None, "the file does not exist")
     name, stamp = _module_name(path), _stamp(path)
     if (loaded := sys.modules.get(name)) is not None:
         if getattr(loaded, _STAMP, stamp) == stamp:
@@ -58,40 +58,41 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _load(path: Path) -> ModuleType:
-    # What a test file prints while it is imported must not end up in somebody's JSON.
-    with contextlib.redirect_stdout(sys.stderr), _beside(path.parent):
-        for _ in range(_LENT_AT_MOST):
+    # Output of the import must not mix with JSON on standard output.
+    with contextlib.redirect_stdout(sys.stderr), _helpers_importable(path.parent):
+        for _ in range(_MOST_TREES):
             try:
                 return _import(path)
             except ModuleNotFoundError as error:
-                if not _lend_tree(path, error.name or ""):
-                    raise _authoring_error(path, error) from error
+                if not _extend_shipped(path, error.name or ""):
+                    raise _import_error(path, error) from error
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                raise _authoring_error(path, error) from error
-    raise TestFileError(path, None, "its imports do not come to an end")
+                raise _import_error(path, error) from error
+    raise TestFileError(path, None, "its imports do not end")
 
 
 def _module_name(path: Path) -> str:
-    """Return the name that a file has as a module: unique, and the same in every process."""
+    """Return the module name of a file: unique, and the same in every process."""
     if (shipped := _in_shipped(path)) is not None:
         return ".".join((_SHIPPED_PACKAGE, *_parts(shipped)))
     top = _top(path)
-    # A dot in a file's name is none of a module's.
+    # A dot in a file name does not separate modules.
     parts = (part.replace("%", "%25").replace(".", "%2E") for part in _parts(path.relative_to(top)))
     return ".".join((_package_of(top), *parts))
 
 
 def _in_shipped(path: Path) -> Path | None:
-    for real, shipped in ((path, SHIPPED), (path.resolve(), SHIPPED.resolve())):
-        if real.is_relative_to(shipped) and real.suffix == ".py":
-            return real.relative_to(shipped)
+    if path.suffix == ".py":
+        for real in (path, path.resolve()):
+            if real.is_relative_to(SHIPPED):
+                return real.relative_to(SHIPPED)
     return None
 
 
 def _top(path: Path) -> Path:
-    """Return the directory that a made-up package stands for: the file's own, or its topmost package's."""
+    """Return the directory of the synthetic package: the file's own, or that of its topmost package."""
     top = path.parent
     while (top / "__init__.py").is_file() and (top.parent / "__init__.py").is_file():
         top = top.parent
@@ -116,7 +117,7 @@ def _import(path: Path) -> ModuleType:
 
 
 def _execute(name: str, path: Path, *, search: Path | None = None) -> ModuleType:
-    # The loader is named, so that a file is taken whatever its suffix.
+    # The loader is explicit, so that any suffix works.
     loader = importlib.machinery.SourceFileLoader(name, str(path)) if path.is_file() else None
     spec = importlib.machinery.ModuleSpec(name, loader, origin=str(path), is_package=search is not None)
     if search is not None:
@@ -138,10 +139,10 @@ def _parts(relative: Path) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[None]:
-    """Let a file import the helpers beside it, by their bare names.
+def _helpers_importable(folder: Path) -> Iterator[None]:
+    """Let a file import the helpers in its folder by their bare names.
 
-    First of all places while it is imported, last of all later on: helpers must not stand in for our modules.
+    The folder is first on the path during the import, and last afterwards: helpers must not shadow modules.
     """
     if folder.is_relative_to(SHIPPED):
         yield
@@ -153,14 +154,14 @@ def _beside(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # the file may have done anything to it
+        with contextlib.suppress(ValueError):  # the file may have changed it
             sys.path.remove(entry)
         if entry not in sys.path:
             sys.path.append(entry)
 
 
 def _forget_helpers_elsewhere(folder: Path) -> None:
-    """Unload the helpers of other test folders that have the name of one in this folder."""
+    """Unload helpers of other test folders that share a name with one in this folder."""
     tests = [module for name, module in sys.modules.items() if name.startswith(_FOREIGN_PACKAGE)]
     folders = {Path(module.__file__).parent for module in tests if module.__file__} - {folder}
     for name in {entry.stem for entry in folder.iterdir() if entry.is_dir() or entry.suffix == ".py"}:
@@ -170,21 +171,21 @@ def _forget_helpers_elsewhere(folder: Path) -> None:
                 del sys.modules[stale]
 
 
-def _lend_tree(path: Path, missing: str) -> bool:
-    """Let a file in another tree import its helpers as ``trafficlight.tests.*``; say whether that is new."""
+def _extend_shipped(path: Path, missing: str) -> bool:
+    """Let a file import helpers of its tree as ``trafficlight.tests.*``; return whether that is new."""
     if not missing.startswith(f"{_SHIPPED_PACKAGE}."):
         return False
     parts = missing.removeprefix(f"{_SHIPPED_PACKAGE}.").split(".")
     for root in path.parents:
         wanted = root.joinpath(*parts)
         if wanted.is_dir() or wanted.with_suffix(".py").is_file():
-            # The innermost first: what ships keeps its place in front of what is lent.
+            # The innermost first: the built-in packages stay in front.
             return [_extend(root, parts[:depth]) for depth in reversed(range(len(parts)))].count(True) > 0
     return False
 
 
 def _extend(root: Path, parts: list[str]) -> bool:
-    """Let a package of the suites that ship go on in another tree; return whether that is new."""
+    """Extend a package of the built-in suites to another tree; return whether that is new."""
     entry = str(root.joinpath(*parts))
     try:
         package = importlib.import_module(".".join((_SHIPPED_PACKAGE, *parts)))
@@ -192,13 +193,13 @@ def _extend(root: Path, parts: list[str]) -> bool:
         return False
     if entry in package.__path__:
         return False
-    # Not appended: a namespace package computes its own list again and again.
+    # Not appended: a namespace package recomputes its list.
     package.__path__ = [*package.__path__, entry]
     return True
 
 
-def _authoring_error(path: Path, error: BaseException) -> TestFileError:
-    """Say where in the file the import went wrong."""
+def _import_error(path: Path, error: BaseException) -> TestFileError:
+    """Return the error of a failed import, with its line."""
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else None
     trace = error.__traceback__
     while trace is not None:

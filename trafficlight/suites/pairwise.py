@@ -1,38 +1,38 @@
-"""Few rows that hold every pair of values of a matrix."""
+"""A small set of rows that covers every pair of values of a matrix."""
 
 import itertools
 import random
 from collections.abc import Hashable, Iterable, Sequence, Set
 from typing import TypeAlias
 
-# What one value of a dimension stands for: one thing, or several where values come in sets.
+# What one value of a dimension covers: one item, or several if values come in sets.
 Items: TypeAlias = Set[Hashable]
-# A value of a dimension: the place of the dimension, and that of the value in it.
+# A value of a dimension: the indices of both.
 _Place: TypeAlias = tuple[int, int]
 _Pair: TypeAlias = tuple[int, int]
 _Values: TypeAlias = Sequence[Sequence[Sequence[int]]]
-# Every pair with the places that hold it together.
+# Every uncovered pair, with the places that cover it.
 _Missing: TypeAlias = dict[_Pair, list[tuple[_Place, ...]]]
 
-# Rows that are tried for each one that is taken, and plans for the one that is returned: more of them make it
-# smaller and slower. Many pairs afford fewer plans.
+# Candidates for each row, and for the whole plan: more of them make it smaller and slower. With many pairs,
+# fewer plans are tried.
 _TRIES = 20
 _STARTS = 10
 _AFFORDED = 800
 
 
 def pairwise(dimensions: Sequence[Sequence[Items]]) -> list[tuple[int, ...]]:
-    """Return rows, as indices into the dimensions, in which every pair of items that can meet does meet.
+    """Return rows, as indices into the dimensions, that cover every pair of items that can occur together.
 
-    Greedy: each row begins with a pair that is still missing, and takes for every other dimension the value
-    that brings in the most missing pairs; the best of several such rows is kept. So every row adds at least
-    one pair, and after the last one none is missing. The same input gives the same rows.
+    Greedy: each row begins with an uncovered pair, and takes for every other dimension the value that covers
+    the most uncovered pairs; the best of several such rows is kept. So every row covers at least one more
+    pair, until all are covered. The same input gives the same rows.
 
     :param dimensions: the values of every dimension; an item belongs to one dimension only.
     """
     if not all(dimensions):
         return []
-    # What does not vary meets everything anyway, and would only distract the greed.
+    # A dimension with one value is covered anyway.
     varying = [index for index, dimension in enumerate(dimensions) if len(dimension) > 1]
     if not varying:
         return [(0,) * len(dimensions)]
@@ -45,7 +45,7 @@ def pairwise(dimensions: Sequence[Sequence[Items]]) -> list[tuple[int, ...]]:
         for index in varying
     ]
     missing = _missing(values)
-    # Not for secrets: a fixed seed makes the same plan of the same tests.
+    # Not for secrets: a fixed seed makes the plan reproducible.
     chance = random.Random(0)  # noqa: S311
     starts = max(1, min(_STARTS, _AFFORDED // max(1, len(missing))))
     rows = min((_rows(values, dict(missing), chance) for _ in range(starts)), key=len)
@@ -54,7 +54,7 @@ def pairwise(dimensions: Sequence[Sequence[Items]]) -> list[tuple[int, ...]]:
 
 
 def _rows(values: _Values, missing: _Missing, chance: random.Random) -> list[tuple[int, ...]]:
-    """Return rows until nothing is missing."""
+    """Return rows until all pairs are covered."""
     rows = []
     while missing:
         tries = (_row(values, missing, chance) for _ in range(_TRIES))
@@ -66,7 +66,7 @@ def _rows(values: _Values, missing: _Missing, chance: random.Random) -> list[tup
 
 
 def _row(values: _Values, missing: _Missing, chance: random.Random) -> tuple[tuple[int, ...], set[_Pair]]:
-    """Return a row, and the missing pairs that it brings in."""
+    """Return a row, and the uncovered pairs that it covers."""
     row = dict(chance.choice(next(iter(missing.values()))))
     order = [index for index in range(len(values)) if index not in row]
     chance.shuffle(order)
@@ -90,7 +90,7 @@ def _row(values: _Values, missing: _Missing, chance: random.Random) -> tuple[tup
 
 
 def _missing(values: _Values) -> _Missing:
-    """Return every pair of items that can meet, with values that hold it; single items where none meet."""
+    """Return every pair of items that can occur together, with values that cover it; else single items."""
     places = [[(index, value) for value in range(len(dimension))] for index, dimension in enumerate(values)]
     found: _Missing = {}
     for first, second in itertools.combinations(places, 2):

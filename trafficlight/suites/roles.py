@@ -58,7 +58,7 @@ def read_roles(cls: type[Test], source: SourceLines) -> Roles:
     for attribute in ("clients", "servers"):
         if not isinstance(getattr(cls, attribute), Mapping):
             problem, hint = (
-                f"{attribute} is no mapping from roles to types",
+                f"{attribute} is not a mapping from roles to types",
                 f'{attribute} = {{"role": [Type]}}',
             )
             line = source.attribute_line(cls.__name__, attribute) or line
@@ -117,12 +117,10 @@ def _types(declaration: Declaration) -> Iterator[ClientType | ServerType]:
                 f"{one!r} of the role {shown} fails: {type(error).__name__}: {error}", ""
             ) from error
         if kind is None:
-            hint = f"types are in trafficlight.{declaration.kind}_types, or are subclasses of what is there"
-            raise _WrongError(f"{one!r} is no {declaration.kind} type (role {shown})", hint)
+            hint = f"use a type of trafficlight.{declaration.kind}_types, or a subclass of one"
+            raise _WrongError(f"{one!r} is not a {declaration.kind} type (role {shown})", hint)
         if name in names:
-            raise _WrongError(
-                f"the role {shown} has two types named {name}", "leave one out, or name it otherwise"
-            )
+            raise _WrongError(f"the role {shown} has two types named {name}", "remove one, or rename it")
         names.add(name)
         _check_type(kind, declaration, shown)
         yield kind
@@ -161,14 +159,14 @@ def _check_type(kind: ClientType | ServerType, declaration: Declaration, shown: 
         raise _WrongError(
             f"{kind.name()} of the role {shown} fails: {type(error).__name__}: {error}", ""
         ) from error
-    # The older form may leave some of a type's homeservers unnamed.
+    # The older form need not name all homeservers of a type.
     if stands_for < len(declaration.names) or (
         declaration.where is None and stands_for > len(declaration.names)
     ):
         roles = "one role" if len(declaration.names) == 1 else f"{len(declaration.names)} roles"
-        hint = f"give it {stands_for} names" if stands_for > 1 else "give every role types of its own"
+        hint = f"give it {stands_for} names" if stands_for > 1 else "give every role its own types"
         raise _WrongError(
-            f"{kind.name()} stands for {stands_for} homeserver(s), and is to fill {roles}: {shown}", hint
+            f"{kind.name()} stands for {stands_for} homeserver(s), but fills {roles}: {shown}", hint
         )
 
 
@@ -177,10 +175,10 @@ def _check_names(role: Role, found: Roles) -> None:
     for name in stated:
         if not isinstance(name, str) or not name.isidentifier():
             raise _WrongError(
-                f"a role cannot be named {name!r}", "roles are arguments of the test, so Python names"
+                f"a role cannot be named {name!r}", "roles are arguments of the test: use a Python name"
             )
         if name in found.names or role.names.count(name) > 1:
-            raise _WrongError(f"there are two roles named {name!r}", "name one of them otherwise")
+            raise _WrongError(f"there are two roles named {name!r}", "rename one of them")
     if not role.names:
         raise _WrongError("a server type fills no role", "name at least one server")
 
@@ -190,7 +188,7 @@ def _read_groups(test: Test, cls: type[Test], source: SourceLines, found: Roles)
     where = (source.path, source.attribute_line(cls.__name__, "interchangeable"))
     if isinstance(given, str) or not isinstance(given, Iterable):
         hint = 'for instance ("alice", "bob")'
-        found.problems.append(TestFileError(*where, "interchangeable is no tuple of roles", hint))
+        found.problems.append(TestFileError(*where, "interchangeable is not a tuple of roles", hint))
         return
     stated = list(given)
     groups = [stated] if any(isinstance(one, str) for one in stated) else [list(one) for one in stated]
@@ -202,8 +200,7 @@ def _read_groups(test: Test, cls: type[Test], source: SourceLines, found: Roles)
         }
         if unknown:
             hint = (
-                did_you_mean(str(unknown[0]), [role.key for role in found.roles])
-                or "it lists roles of the test"
+                did_you_mean(str(unknown[0]), [role.key for role in found.roles]) or "list roles of the test"
             )
             found.problems.append(
                 TestFileError(*where, f"interchangeable names no role: {unknown[0]!r}", hint)

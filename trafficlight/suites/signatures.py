@@ -1,4 +1,4 @@
-"""Whether a test method can be called with what it will receive."""
+"""Checks that a test method can be called with its roles and parameters."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -13,9 +13,9 @@ from trafficlight.test import Test
 
 
 class Signature:
-    """What a method takes by name.
+    """The keyword arguments of a method.
 
-    :param method: the method, as its class holds it.
+    :param method: the function in the class.
     """
 
     def __init__(self, method: Callable[..., Any]) -> None:
@@ -34,14 +34,14 @@ class Signature:
 def read_parameters(
     cls: type[Test], method: str, overrides: Mapping[str, Any], where: tuple[Path, int | None]
 ) -> tuple[list[ParameterSet], list[TestFileError]]:
-    """Return the sets of values that a test runs with, after some of them were given otherwise.
+    """Return the parameter sets of a test, with some values overridden.
 
-    :param overrides: values that take the place of the ones that the test states.
+    :param overrides: values in place of the test's own.
     """
     try:
         sets = parameter_sets(getattr(cls, method), cls)
     except ValueError as error:
-        return [], [TestFileError(*where, str(error), "correct the values, or take the @ignore away")]
+        return [], [TestFileError(*where, str(error), "correct the values, or remove the @ignore")]
     if not overrides:
         return sets, []
     merged: list[ParameterSet] = []
@@ -55,7 +55,7 @@ def read_parameters(
 def check_method(
     cls: type[Test], method: str, roles: Roles, sets: Iterable[ParameterSet], source: SourceLines, line: int
 ) -> list[TestFileError]:
-    """Return what is wrong between a test method, the roles and the parameters."""
+    """Return what is wrong with the arguments of a test method."""
     function = getattr(cls, method)
     if not _is_async(function):
         return [TestFileError(source.path, line, f"{method}() is not async", f"write `async def {method}`")]
@@ -63,7 +63,7 @@ def check_method(
     names = roles.names
     filled = {name for one in sets for name in one.values}
     wrong: list[TestFileError] = [
-        TestFileError(source.path, line, f"{method}() takes {name!r} by place only", "leave the / out")
+        TestFileError(source.path, line, f"{method}() takes {name!r} by position only", "remove the /")
         for name in signature.unnamed
     ]
     wrong += [
@@ -75,7 +75,7 @@ def check_method(
         if name in names:
             problem, hint = (
                 f"{name!r} is both a role and a parameter of {method}()",
-                "name one of them otherwise",
+                "rename one of them",
             )
             wrong.append(TestFileError(source.path, line, problem, hint))
         elif not name.isidentifier():
@@ -118,7 +118,7 @@ def check_hooks(
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    # A decorator may hide it.
+    # A decorator may hide the coroutine function.
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inspect.unwrap(function))
 
 
@@ -126,5 +126,5 @@ def _untaken_role(
     name: str, role: Role, method: str, signature: Signature, filled: set[str]
 ) -> TestFileError:
     free = [one for one in signature.required if one not in filled]
-    hint = did_you_mean(name, free) or f"add {name!r} to {method}(), or leave the role out"
+    hint = did_you_mean(name, free) or f"add {name!r} to {method}(), or remove the role"
     return TestFileError(*role.where, f"{method}() does not take the role {name!r}", hint)

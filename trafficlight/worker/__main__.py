@@ -1,4 +1,4 @@
-"""`python -m trafficlight.worker FD MEMORY`: started by the coordinator, never by hand."""
+"""`python -m trafficlight.worker FD MEMORY`: started by the coordinator only."""
 
 import sys
 

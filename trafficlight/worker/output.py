@@ -1,4 +1,4 @@
-"""What test code prints and logs goes to its own case's log, also when several cases share one process."""
+"""Output and log records of test code go to the log of its case, also if several cases share a process."""
 
 import io
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 _LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-# What a file cannot hold is written so that a person sees it.
+# Characters that UTF-8 cannot encode are escaped.
 _ERRORS = "backslashreplace"
 
 
@@ -47,13 +47,13 @@ class CaseLog:
         return True
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Take a record of a library's logger in."""
+        """Write a record of another logger."""
         for handler in self._handlers:
             if record.levelno >= handler.level:
                 handler.handle(record)
 
     def printed(self, text: str, level: int) -> None:
-        """Take in what was printed: whole lines at once, the rest with what follows."""
+        """Write printed text: complete lines at once, the rest with what follows."""
         *lines, rest = (self._partial.pop(level, "") + text).split("\n")
         for line in lines:
             self.output.log(level, "%s", line)
@@ -61,7 +61,7 @@ class CaseLog:
             self._partial[level] = rest
 
     def close(self) -> None:
-        """Write lines without an end down, and close the files."""
+        """Write incomplete lines, and close the files."""
         for level, rest in self._partial.items():
             self.output.log(level, "%s", rest)
         self._partial.clear()
@@ -70,7 +70,7 @@ class CaseLog:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Send what is printed and logged in this context here."""
+        """Direct output and log records of this context to this log."""
         token = _CURRENT.set(self)
         try:
             yield
@@ -82,7 +82,7 @@ _CURRENT: ContextVar[CaseLog | None] = ContextVar("trafficlight_case_log", defau
 
 
 class _Output(io.TextIOBase):
-    """A standard stream that hands whole lines to the log of the case that prints them."""
+    """A standard stream that writes to the log of the case that prints."""
 
     def __init__(self, original: TextIO, level: int) -> None:
         self._original = original
@@ -117,7 +117,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def capturing() -> Iterator[None]:
-    """Route standard output, standard error and the root logger to the case that uses them, while inside."""
+    """Route standard output, standard error and the root logger to the current case."""
     stdout, stderr, handler = sys.stdout, sys.stderr, _Handler()
     sys.stdout, sys.stderr = _Output(stdout, logging.INFO), _Output(stderr, logging.WARNING)
     logging.getLogger().addHandler(handler)

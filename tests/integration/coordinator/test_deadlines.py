@@ -105,7 +105,7 @@ async def test_of_an_adapter_without_a_case(bay: "EngineHarness", clock: HandClo
     assert bay.engine.pool.free == [idle]
     await clock.turn(2)
     assert bay.engine.pool.free == []
-    assert idle.reason == "gave no sign of life for 61 s; no action was asked of it"
+    assert idle.reason == "gave no sign of life for 61 s; no action was sent to it"
 
 
 async def test_of_a_case(bay: "EngineHarness", clock: HandClock) -> None:

@@ -273,7 +273,7 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
             await session.ended.wait()
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
         assert (waits.state, len(waits.attempts)) == (State.ERROR, 1)
-        assert waits.message == "interrupted: the coordinator ended meanwhile"
+        assert waits.message == "interrupted: the coordinator exited while the case ran"
         assert waits.outcome is Outcome.ERROR
         assert session.exit_code == ExitCode.LAB_ERROR
 
@@ -296,7 +296,7 @@ async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
             await session.ended.wait()
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
         assert [attempt.state for attempt in waits.attempts] == [State.ERROR] * 2
-        assert "2 times in a row: it may be this case that ends it" in waits.message
+        assert "2 times in a row: the case may be what kills it" in waits.message
 
 
 async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_path: Path) -> None:

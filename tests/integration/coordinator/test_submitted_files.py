@@ -171,5 +171,5 @@ async def test_a_lab_that_stops_does_not_wait_for_a_plan(tmp_path: Path) -> None
                     assert answer.status == 503
                     assert (await answer.json())["error"] == {
                         "code": "stopping",
-                        "message": "nothing is planned any more: enough",
+                        "message": "the coordinator is shutting down: enough",
                     }

@@ -12,7 +12,9 @@ import trafficlight.tests
 from tests.integration.homeservers.engine import docker_on_engine, engine_url, homerunner_on_engine
 
 _SUITE = Path(trafficlight.tests.__file__).parent / "chat"
-_TIMEOUT_SECONDS = 110
+_TIMEOUT_SECONDS = 500
+
+pytestmark = pytest.mark.timeout(600)
 
 
 async def _run(folder: Path, provider: str, **settings: str) -> str:

@@ -184,3 +184,28 @@ async def test_the_stream_works_after_a_login(opener: Opener, page: Page) -> Non
     site.lab.engine.cancel(session, "enough")
     await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted", timeout=10_000)
     assert requests.of(f"/api/sessions/{session.id}/events") <= 1  # the one of the beginning sufficed
+
+
+async def test_a_hidden_page_holds_no_connection(site: HttpHarness, page: Page) -> None:
+    session = await waiting(site)
+    (case,) = session.record.cases
+    path, stream = f"/status/{session.id}", f"/api/sessions/{session.id}/events"
+    await page.add_init_script(
+        "window.away = false; Object.defineProperty(document, 'hidden', { get: () => window.away });"
+    )
+    set_away = "away => { window.away = away; document.dispatchEvent(new Event('visibilitychange')); }"
+    requests = Requests(page)
+    await page.goto(site.url + path)
+    async with asyncio.timeout(10):
+        while not requests.of(stream):
+            await asyncio.sleep(0.05)
+    async with page.expect_event("requestfailed", lambda request: stream in request.url):
+        await page.evaluate(set_away, True)
+    requests.clear()
+    log(site, session, case, "nobody looks")
+    await page.wait_for_timeout(3_000)
+    assert requests.paths == []
+    await page.evaluate(set_away, False)
+    async with asyncio.timeout(10):
+        while not (requests.of(path) and requests.of(stream)):
+            await asyncio.sleep(0.05)

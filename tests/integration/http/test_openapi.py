@@ -25,8 +25,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.integration.http.conftest import HttpHarness, Opener
-from trafficlight.http.api.described import description_of
 from trafficlight.http.api.openapi import endpoints
+from trafficlight.http.api.specs import spec_of
 from trafficlight.http.app import create_app
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "http.md"
@@ -57,7 +57,7 @@ async def test_the_document_is_valid(site: HttpHarness) -> None:
 def test_every_endpoint_is_described(app: Quart) -> None:
     for _, path, _, view in endpoints(app):
         assert view.__doc__, path
-        assert description_of(view) is not None or path.startswith("/static/"), path
+        assert spec_of(view) is not None or path.startswith("/static/"), path
 
 
 async def test_the_document_has_every_endpoint(app: Quart, site: HttpHarness) -> None:

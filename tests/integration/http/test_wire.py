@@ -215,7 +215,7 @@ async def test_an_early_answer_is_noted(site: HttpHarness, adapter: ScriptedAdap
     case = only_case(await ended(session))
     assert case.state is State.SUCCESS, case.message
     told = [step.what for step in steps(case.attempts[0])]
-    assert any("nothing was asked of it" in what and "too soon" in what for what in told), told
+    assert any("no action was outstanding" in what and "too soon" in what for what in told), told
 
 
 async def test_an_unknown_adapter_is_told_to_register(adapter: ScriptedAdapter) -> None:

@@ -348,7 +348,7 @@ class TestDeadlines:
 
 class TestDescription:
     async def test_of_an_adapter_that_did_nothing(self, side: Side) -> None:
-        assert side.channel.activity_summary() == "no action was asked of it"
+        assert side.channel.activity_summary() == "no action was sent to it"
 
     async def test_of_one_that_is_at_work(self, side: Side, clock: "HandClock") -> None:
         await side.ask("login")

@@ -11,12 +11,15 @@ import pytest
 
 from trafficlight.results.event_log import read_events
 from trafficlight.results.events import (
+    Attachment,
     CaseEnded,
     Event,
     Log,
     Measurement,
     ServerReady,
     State,
+    Upload,
+    event_from_test,
     event_line,
     kinds,
     line_head,
@@ -124,6 +127,22 @@ def test_secrets_can_only_be_in_what_the_journal_cleans(kind: type[Event]) -> No
     open_ended = {one.name for one in fields(kind) if "Any" in str(hints[one.name])}
     assert open_ended == set(kind.open_names)
     assert not {one.name for one in fields(kind)} & _SECRETS
+
+
+@pytest.mark.parametrize(
+    ("event", "accepted"),
+    [
+        (Log(message="x"), True),
+        (Measurement(name="x", value=1), True),
+        (Attachment(name="x", path="attachments/x"), True),
+        (Attachment(name="x", path="attachments/../../x"), False),
+        (Attachment(name="x", path="/etc/passwd"), False),
+        (Upload(name="x", path="clients/alice/x"), False),
+        (CaseEnded(case="c", state=State.SUCCESS), False),
+    ],
+)
+def test_what_tests_can_emit(event: Event, accepted: bool) -> None:
+    assert event_from_test(event.as_json()) == (event if accepted else None)
 
 
 def test_an_image_is_kept() -> None:

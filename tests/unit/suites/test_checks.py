@@ -25,7 +25,7 @@ def run(arguments: str) -> str:
     [
         ((ALICE, run(", alcie")), 3, "run() does not take the role 'alice'", "did you mean 'alcie'?"),
         ((ALICE, run(", alcie")), 4, "nothing fills 'alcie' of run()", "did you mean 'alice'?"),
-        ((ALICE, run("")), 3, "run() does not take the role 'alice'", "leave the role out"),
+        ((ALICE, run("")), 3, "run() does not take the role 'alice'", "remove the role"),
         ((run(", size"),), 3, "nothing fills 'size' of run()", "@parametrize(size=...)"),
         (
             ("@parametrize(siez=1)", run(", size=2")),
@@ -37,7 +37,7 @@ def run(arguments: str) -> str:
             (ALICE, "@parametrize(alice=1)", run(", alice")),
             5,
             "'alice' is both a role and a parameter",
-            "otherwise",
+            "rename",
         ),
         (("@parametrize(size=1)", "@parametrize(n=1)", run(", size=0, n=0, m=0")), 0, "", ""),
         (
@@ -51,29 +51,29 @@ def run(arguments: str) -> str:
         (
             ("clients = {", '"alice": [Nio],', '"bob": ["Nio"]}', run(", alice, bob")),
             5,
-            "'Nio' is no client type",
+            "'Nio' is not a client type",
             "",
         ),
         (
             ('clients = {"alice": [Dendrite]}', run(", alice")),
             3,
-            "is no client type",
+            "is not a client type",
             "trafficlight.client_types",
         ),
-        (('servers = {"s": Nio}', run(", s")), 3, "is no server type", "trafficlight.server_types"),
-        (('clients = {"alice": [Nio, Nio()]}', run(", alice")), 3, "two types named Nio", "leave one out"),
+        (('servers = {"s": Nio}', run(", s")), 3, "is not a server type", "trafficlight.server_types"),
+        (('clients = {"alice": [Nio, Nio()]}', run(", alice")), 3, "two types named Nio", "remove one"),
         (('clients = {"alice": [ClientType]}', run(", alice")), 3, "ClientType has no `type`", "register as"),
         (
             ('clients = {"a b": [Nio]}', "async def run(self, **r): ..."),
             3,
             "cannot be named 'a b'",
-            "Python names",
+            "Python name",
         ),
         (
             (ALICE, 'servers = {"alice": [Dendrite]}', run(", alice")),
             4,
             "two roles named 'alice'",
-            "otherwise",
+            "rename",
         ),
         (
             ('servers = {"s": TwoSynapseFederation}', run(", s")),
@@ -81,10 +81,10 @@ def run(arguments: str) -> str:
             "stands for 2 homeserver(s)",
             "give it 2 names",
         ),
-        (('servers = {("s", "t"): Dendrite}', run(", s, t")), 3, "is to fill 2 roles", "types of its own"),
+        (('servers = {("s", "t"): Dendrite}', run(", s, t")), 3, "but fills 2 roles", "its own types"),
         (("def run(self): ...",), 3, "run() is not async", "write `async def run`"),
         (("def test_x(self): ...",), 3, "test_x() is not async", "write `async def test_x`"),
-        (("async def run(self, x, /): ...",), 3, "takes 'x' by place only", "leave the / out"),
+        (("async def run(self, x, /): ...",), 3, "takes 'x' by position only", "remove the /"),
         (("async def setup(self, size): ...", run("")), 3, "nothing fills 'size' of setup()", "may ask for"),
         (("def teardown(self): ...", run("")), 3, "teardown() is not async", "write `async def teardown`"),
         (
@@ -98,12 +98,12 @@ def run(arguments: str) -> str:
             (ALICE, 'interchangeable = ("alice", "bod")', run(", alice")),
             4,
             "names no role: 'bod'",
-            "lists roles",
+            "list roles",
         ),
         ((ALICE, 'interchangeable = ("alice",)', run(", alice")), 4, "two or more roles", ""),
-        ((ALICE, "interchangeable = 5", run(", alice")), 4, "interchangeable is no tuple", "alice"),
-        ((ALICE, "interchangeable = 'alice'", run(", alice")), 4, "interchangeable is no tuple", "bob"),
-        (("clients = [Nio]", run(", alice")), 3, "clients is no mapping from roles to types", "clients ="),
+        ((ALICE, "interchangeable = 5", run(", alice")), 4, "interchangeable is not a tuple", "alice"),
+        ((ALICE, "interchangeable = 'alice'", run(", alice")), 4, "interchangeable is not a tuple", "bob"),
+        (("clients = [Nio]", run(", alice")), 3, "clients is not a mapping from roles to types", "clients ="),
         ((run(""), run("")), 4, "two methods run()", "rename"),
         (
             ("@parametrize(x=1)", "@parametrize(x=1)", run(", x")),
@@ -114,7 +114,7 @@ def run(arguments: str) -> str:
         (
             ("@ignore(x=2)", "@parametrize(x=1)", run(", x")),
             5,
-            "@ignore(x=2) fits none of the values",
+            "@ignore(x=2) matches none of the values",
             "correct",
         ),
     ],
@@ -145,7 +145,7 @@ def test_the_older_form_is_named_where_it_is_called(write: Write) -> None:
     )
     (problem,) = plan([path]).problems
     assert (problem.path, problem.line) == (path, 6)
-    assert "Dendrite stands for 1 homeserver(s), and is to fill 2 roles" in problem.problem
+    assert "Dendrite stands for 1 homeserver(s), but fills 2 roles" in problem.problem
 
 
 def test_two_classes_of_one_name(write: Write) -> None:

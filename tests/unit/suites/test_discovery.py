@@ -214,7 +214,7 @@ def test_a_file_that_failed_can_be_tried_again(write: Write) -> None:
 
 
 def test_a_file_or_class_that_is_not_there(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(TestFileError, match="no such file"):
+    with pytest.raises(TestFileError, match="the file does not exist"):
         load_test_class(tmp_path / "a_test.py", "A")
     with pytest.raises(TestFileError, match="no test A in it"):
         load_test_class(write("b_test.py", ""), "A")

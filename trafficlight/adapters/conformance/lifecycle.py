@@ -87,7 +87,7 @@ def _judge_idle_delay(context: CheckContext, adapter: ScriptedAdapter) -> None:
 
 
 async def restart(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
-    """Go away, come back, and remember nobody."""
+    """Restart the coordinator, which then knows no adapter."""
     if await context.until(lambda: adapter.polls) is None:
         context.wrong("polls", "it registered again, and did not poll")
         return None
@@ -98,7 +98,7 @@ async def restart(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAd
     back = await context.until(lambda: context.newest(count) or context.ended())
     if isinstance(back, ScriptedAdapter):
         context.fresh_uuid(back)
-        context.ok("coordinator-restart", "registers anew with a coordinator that was restarted")
+        context.ok("coordinator-restart", "registers again with a coordinator that was restarted")
         return back
     if context.program.ended:
         context.note(

@@ -1,4 +1,4 @@
-"""The adapter's process: started, watched, started again where it ends, and ended for good."""
+"""The adapter's process: started, watched, restarted when it exits, and killed at the end."""
 
 import asyncio
 import os

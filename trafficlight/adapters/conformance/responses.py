@@ -105,13 +105,13 @@ async def refused_answer(context: CheckContext, adapter: ScriptedAdapter) -> Scr
     level = Level.WRONG if reply.id is not None else Level.NOTE
     text = f"after an answer was refused with 409, {what}"
     if context.newest_after(adapter) is not None:
-        level, text = Level.NOTE, "after an answer was refused with 409, it registers anew"
+        level, text = Level.NOTE, "after an answer was refused with 409, it registers again"
     context.results.add("refused-answer", level, text)
     return await context.next_life(adapter, "refused-answer")
 
 
 async def unknown_action(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
-    """Ask for an action that nobody has."""
+    """Send an action that no adapter supports."""
     name = f"no_such_action_{uuid4().hex[:6]}"
     polls = len(adapter.polls)
     reply = await context.act(adapter, name)

@@ -11,7 +11,7 @@ from trafficlight.protocol import JsonObject, Registration
 
 
 class Context(Protocol):
-    """What an adapter can ask of its registration."""
+    """The registration, as an adapter uses it."""
 
     @property
     def uuid(self) -> str:
@@ -37,8 +37,8 @@ class Context(Protocol):
 class Adapter:
     """A program that drives one client for one registration. A fresh object each time, so nothing survives.
 
-    Subclasses set :attr:`type`, declare methods with :func:`~trafficlight.adapters.sdk.action`, and give back
-    whatever they took in :meth:`close`.
+    Subclasses set :attr:`type`, declare methods with :func:`~trafficlight.adapters.sdk.action`, and release
+    their resources in :meth:`close`.
     """
 
     type: ClassVar[str]
@@ -48,7 +48,7 @@ class Adapter:
     """Free words that client types can ask for."""
 
     reusable: ClassVar[bool] = False
-    """Whether it declares an action `reset` that makes it as good as new, and so need not register anew."""
+    """Whether its action `reset` restores its initial state, so that it need not register again."""
 
     actions: ClassVar[Mapping[str, Declared]] = {}
     """What it can perform, by name on the wire; filled from the declared methods."""
@@ -67,17 +67,17 @@ class Adapter:
         """Get the client ready. Runs before the registration, so that the first action finds it ready."""
 
     async def close(self) -> None:
-        """Give up the client with all it has. Always runs once, also when :meth:`open` failed half-way."""
+        """Release the client's resources. Always called once, also when :meth:`open` failed."""
 
     def registration(self) -> Registration:
-        """Return what this adapter says of itself; a subclass may add fields of its own."""
+        """Return the registration; a subclass may add fields."""
         return Registration(
             type=self.type,
             version=self.version,
             labels=list(self.labels),
             actions=list(self.actions),
             reusable=self.reusable or None,
-            # Whoever supervises the process names it, to tell at once which adapters end with it.
+            # The process's supervisor sets it, to know which adapters exit with the process.
             instance=os.environ.get("TRAFFICLIGHT_INSTANCE"),
         )
 

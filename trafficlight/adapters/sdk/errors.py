@@ -1,10 +1,10 @@
-"""What an adapter raises, and what may end its process."""
+"""What adapters raise, and what ends their process."""
 
 from trafficlight.errors import LabError, TrafficlightError
 
 
 class ActionFailed(TrafficlightError):  # noqa: N818 - an outcome, not a defect of the program
-    """The client did the wrong thing: the case is to end as a failure.
+    """The client did the wrong thing: the case fails.
 
     :param message: what was expected and what was seen instead.
     """
@@ -15,9 +15,9 @@ class ActionFailed(TrafficlightError):  # noqa: N818 - an outcome, not a defect 
 
 
 class UnsupportedActionError(TrafficlightError):
-    """This adapter cannot do what it was asked to; nothing can be said about the client.
+    """This adapter does not support the action; that says nothing about the client.
 
-    :param message: what was asked, and what this adapter can do instead.
+    :param message: the action, and the ones that are supported.
     """
 
     def __init__(self, message: str) -> None:
@@ -26,7 +26,7 @@ class UnsupportedActionError(TrafficlightError):
 
 
 class RegistrationRefusedError(LabError):
-    """The coordinator does not want this adapter, and asking again would not help.
+    """The coordinator refused the registration; a retry would not help.
 
     :param status: the HTTP status of its answer.
     :param reason: what it said.
@@ -40,10 +40,10 @@ class RegistrationRefusedError(LabError):
 
 
 class CoordinatorUnreachableError(LabError):
-    """The coordinator did not answer for as long as this adapter was told to try.
+    """The coordinator did not answer within the configured time.
 
     :param url: where it was expected.
-    :param seconds: for how long it was tried.
+    :param seconds: how long it was tried.
     :param trouble: what happened at the last try.
     """
 
@@ -55,7 +55,7 @@ class CoordinatorUnreachableError(LabError):
 
 
 class RegistrationLostError(LabError):
-    """The coordinator does not know this uuid (any more): it is time for a new one.
+    """The coordinator does not know this uuid (any more): register under a new one.
 
     :param reason: how it said so.
     """

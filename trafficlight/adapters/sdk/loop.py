@@ -1,4 +1,4 @@
-"""The loop around an adapter: register, poll, perform, answer, and begin anew."""
+"""The loop of an adapter: register, poll, perform, respond, and register again."""
 
 import asyncio
 import logging
@@ -27,8 +27,8 @@ _LAST_WORDS = 2.0
 _LONGEST_CLOSE = 10.0
 
 
-class _Life:
-    """One adapter from its registration to its end.
+class _Registration:
+    """One adapter, for one registration.
 
     :param adapter: the fresh adapter.
     :param coordinator: its line to the coordinator.
@@ -62,9 +62,9 @@ class _Life:
                 return
 
     async def _perform(self, message: ActionMessage) -> bool:
-        """Perform one action and answer it; return whether this life goes on."""
+        """Perform one action and respond; return whether the registration goes on."""
         if self._answered is not None and message.id == self._answered[0]:
-            # Our answer got lost on the way: say it again, never do it again.
+            # The response was lost: send it again, do not perform the action again.
             await self._coordinator.respond(*self._answered)
             return True
         logger.info("%s: %s", self._coordinator.uuid, message.action)
@@ -112,17 +112,17 @@ def _idle_seconds(message: ActionMessage) -> float:
     return min(max(milliseconds, 0.0) / 1000, _LONGEST_IDLE)
 
 
-async def _live(
+async def _serve_registration(
     factory: Callable[[], Adapter], http: aiohttp.ClientSession, url: str, token: str | None, options: Options
 ) -> bool:
-    """Live one life of an adapter; return whether it got as far as a poll."""
+    """Run an adapter for one registration; return whether it was given something to do, or `idle`."""
     adapter = factory()
     coordinator = Coordinator(http, url, str(uuid4()), options, token=token)
     adapter.context = coordinator
-    life = _Life(adapter, coordinator)
+    registration = _Registration(adapter, coordinator)
     try:
         await adapter.open()
-        await life.run()
+        await registration.run()
     except RegistrationLostError as error:
         logger.info("%s: %s", coordinator.uuid, error)
     finally:
@@ -132,7 +132,7 @@ async def _live(
         except asyncio.CancelledError:
             await asyncio.wait([closing])  # stopped while cleaning up: finish that first
             raise
-    return life.polled
+    return registration.polled
 
 
 async def _close(adapter: Adapter, uuid: str) -> None:
@@ -143,7 +143,7 @@ async def _close(adapter: Adapter, uuid: str) -> None:
         logger.exception("%s: cleaning up went wrong", uuid)
 
 
-async def _again_and_again(
+async def _run_forever(
     factory: Callable[[], Adapter],
     http: aiohttp.ClientSession,
     url: str,
@@ -153,7 +153,7 @@ async def _again_and_again(
 ) -> None:
     delays = options.backoff.delays()
     while True:
-        polled = await _live(factory, http, url, token, options)
+        polled = await _serve_registration(factory, http, url, token, options)
         if once:
             return
         if polled:
@@ -177,9 +177,9 @@ async def run(
     :param url: the coordinator's base URL.
     :param count: how many adapters to run at the same time in this process.
     :param token: the shared registration token; by default ``ADAPTER_TOKEN`` of the environment.
-    :param once: end after the first life of each adapter instead of registering again.
+    :param once: end after the first registration of each adapter.
     :param options: timing, where the defaults do not fit.
-    :raises RegistrationRefusedError: the coordinator does not want them.
+    :raises RegistrationRefusedError: the coordinator refused them.
     :raises CoordinatorUnreachableError: it did not answer for ``options.patience`` seconds.
     """
     chosen = options or Options()
@@ -192,7 +192,7 @@ async def run(
             async with asyncio.TaskGroup() as group:
                 for number in range(count):
                     group.create_task(
-                        _again_and_again(factory, http, url, shared, chosen, once), name=f"adapter {number}"
+                        _run_forever(factory, http, url, shared, chosen, once), name=f"adapter {number}"
                     )
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
@@ -207,7 +207,7 @@ async def serve(
     once: bool = False,
     options: Options | None = None,
 ) -> None:
-    """Do as :func:`run`, and end cleanly on SIGTERM and SIGINT: what a program's main function calls."""
+    """Call :func:`run`, and end cleanly on SIGTERM and SIGINT: for a program's main function."""
     await _until_stopped(run(factory, url, count=count, token=token, once=once, options=options))
 
 

@@ -7,6 +7,7 @@ import logging
 import signal
 import tempfile
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from typing import Self
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
 from trafficlight.errors import LabError
-from trafficlight.results.events import State, TestEvent, event_of
+from trafficlight.results.events import State, event_from_test
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
@@ -96,7 +97,9 @@ class WorkerPool:
         limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
         try:
             worker.begin()
-            worker.send(RunAttempt(assignment))
+            # The worker makes the parameters itself, and they may be large.
+            case = replace(assignment.case, parameters={})
+            worker.send(RunAttempt(replace(assignment, case=case)))
             async with self._clock.timeout(limit):
                 finished = await _serve_requests(worker, link)
             reusable = finished.reusable
@@ -246,8 +249,7 @@ async def _serve_requests(worker: WorkerProcess, link: CaseLink) -> Finished:
                     if (cancelled := requests.get(id)) is not None:
                         cancelled.cancel()
                 case Notification(event=content):
-                    event = event_of(content)
-                    if isinstance(event, TestEvent):
+                    if (event := event_from_test(content)) is not None:
                         link.emit(event)
                     else:
                         logger.error("a worker emitted an event that tests cannot emit: %s", content)

@@ -10,10 +10,9 @@ from quart import Blueprint, Response, request
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
-from trafficlight.http.api.described import Answer, Endpoint, described
-from trafficlight.http.context import current_lab
+from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.errors import ApiError
-from trafficlight.http.requests import chunks, json_object, validated
+from trafficlight.http.requests import chunks, current_lab, json_object, validated
 from trafficlight.http.security import require_people
 
 blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")
@@ -60,29 +59,27 @@ blueprint.before_request(require_people)
 
 
 @blueprint.get("")
-@described(Endpoint(_GROUP, {200: Answer("The adapters.", AdapterList)}, (401,), guard="people"))
+@OperationSpec(_GROUP, {200: ResponseSpec("The adapters.", AdapterList)}, (401,), guard="people")
 async def adapters() -> Response:
     """List the adapters that are there, and say which of them get no new case."""
     return _listed()
 
 
 @blueprint.post("/<uuid>/pause")
-@described(
-    Endpoint(
-        _GROUP,
-        {
-            200: Answer("It is paused.", AdapterBody),
-            303: Answer("For a form: to the status page.", media_type=None),
-        },
-        (400, 401, 403, 404, 409, 413, 415),
-        body=Reason,
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {
+        200: ResponseSpec("It is paused.", AdapterBody),
+        303: ResponseSpec("For a form: to the status page.", media_type=None),
+    },
+    (400, 401, 403, 404, 409, 413, 415),
+    body=Reason,
+    guard="people",
 )
 async def pause(uuid: str) -> Response:
     """Give an adapter no new case until it is resumed; what it is in goes on.
 
-    An adapter that registers anew for each case comes back unpaused: drain the pool to hold all of them.
+    An adapter that registers again for each case is not paused then: drain the pool to stop all of them.
     """
     pool = current_lab().engine.pool
     reason = await _reason()
@@ -92,16 +89,14 @@ async def pause(uuid: str) -> Response:
 
 
 @blueprint.post("/<uuid>/resume")
-@described(
-    Endpoint(
-        _GROUP,
-        {
-            200: Answer("It gets cases.", AdapterBody),
-            303: Answer("For a form: to the status page.", media_type=None),
-        },
-        (401, 403, 404, 409),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {
+        200: ResponseSpec("It gets cases.", AdapterBody),
+        303: ResponseSpec("For a form: to the status page.", media_type=None),
+    },
+    (401, 403, 404, 409),
+    guard="people",
 )
 async def resume(uuid: str) -> Response:
     """Let a paused or quarantined adapter have cases again, and forget how often its program failed."""
@@ -112,17 +107,15 @@ async def resume(uuid: str) -> Response:
 
 
 @blueprint.post("/drain")
-@described(
-    Endpoint(
-        _GROUP,
-        {
-            200: Answer("Nothing starts.", AdapterList),
-            303: Answer("For a form: to the status page.", media_type=None),
-        },
-        (400, 401, 403, 413, 415),
-        body=Reason,
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {
+        200: ResponseSpec("Nothing starts.", AdapterList),
+        303: ResponseSpec("For a form: to the status page.", media_type=None),
+    },
+    (400, 401, 403, 413, 415),
+    body=Reason,
+    guard="people",
 )
 async def drain() -> Response:
     """Give no adapter a new case, those that will yet register included; what runs goes on."""
@@ -131,16 +124,14 @@ async def drain() -> Response:
 
 
 @blueprint.post("/undrain")
-@described(
-    Endpoint(
-        _GROUP,
-        {
-            200: Answer("Cases start again.", AdapterList),
-            303: Answer("For a form: to the status page.", media_type=None),
-        },
-        (401, 403),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {
+        200: ResponseSpec("Cases start again.", AdapterList),
+        303: ResponseSpec("For a form: to the status page.", media_type=None),
+    },
+    (401, 403),
+    guard="people",
 )
 async def undrain() -> Response:
     """Let adapters have cases again; those that are paused themselves stay so."""
@@ -173,7 +164,7 @@ def _present(pool: Pool, uuid: str) -> Adapter:
 
 
 def _told(body: BaseModel | None) -> Response:
-    """Answer a program with what it asked for, and lead a page back to where it was."""
+    """ResponseSpec a program with what it asked for, and lead a page back to where it was."""
     if request.mimetype == _FORM:
         return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": "/status#adapters"})
     return _json(body) if body is not None else _listed()

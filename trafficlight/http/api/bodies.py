@@ -1,4 +1,4 @@
-"""What the API says of sessions and their cases."""
+"""The JSON bodies of sessions and cases."""
 
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from trafficlight.results.events import State
 
 
 class Urls(BaseModel):
-    """Where to go from here; paths of the coordinator."""
+    """Related resources, as paths of the coordinator."""
 
     session: str
     cases: str
@@ -25,35 +25,35 @@ class Urls(BaseModel):
 
 
 class SessionBody(BaseModel):
-    """One session, as it stands now."""
+    """A session in its current state."""
 
     id: str
     state: Literal["running", "ending", "ended", "abandoned"] = Field(
-        description="`ending`: what runs goes on, nothing starts any more. `abandoned`: its coordinator "
-        "ended before it did, and none has gone on with it."
+        description="`ending`: running cases finish, no more start. `abandoned`: its coordinator exited "
+        "first, and none has resumed it."
     )
-    cases: int = Field(description="How many there are.")
-    counts: dict[str, int] = Field(description="How many cases stand in each state.")
+    cases: int = Field(description="The number of cases.")
+    counts: dict[str, int] = Field(description="The number of cases per state.")
     started: datetime | None
     ended: datetime | None
-    exit_code: int | None = Field(description="What `trafficlight run` would exit with; null until it ended.")
-    interrupted: bool = Field(description="Whether somebody ended it early.")
-    stopped: str = Field(description="Why nothing of it starts any more; empty while cases may start.")
-    waiting: list[str] = Field(description="Why its cases wait, each reason once.")
+    exit_code: int | None = Field(description="As of `trafficlight run`; null until it has ended.")
+    interrupted: bool = Field(description="Whether it was cancelled or interrupted.")
+    stopped: str = Field(description="Why no more cases start; empty while they may.")
+    waiting: list[str] = Field(description="The distinct reasons why its cases wait.")
     problems: list[str] = Field(
         default_factory=list,
-        description="What is wrong with test files, at the cost of their cases.",
+        description="Test files and classes that cannot run.",
     )
-    command: str = Field(description="How it was asked for.")
-    folder: str = Field(description="Where its results are, on the coordinator's machine.")
+    command: str = Field(description="How it was started.")
+    folder: str = Field(description="Its results folder on the coordinator's machine.")
     urls: Urls
 
 
 class SessionList(BaseModel):
-    """Sessions, the newest first."""
+    """Sessions, newest first."""
 
     sessions: list[SessionBody]
-    total: int = Field(description="How many there are, those of earlier coordinators included.")
+    total: int = Field(description="The number of all sessions, including those of earlier coordinators.")
 
 
 class CaseBody(BaseModel):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from inspect import getdoc
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from quart import Blueprint, Quart, Response, current_app, jsonify
 
-from trafficlight.http.api.described import Answer, Endpoint, described, description_of
+from trafficlight.http.api.specs import REFUSALS, OperationSpec, ResponseSpec, spec_of
 from trafficlight.http.headers import page
 from trafficlight.http.schemas import ErrorResponse
 from trafficlight.http.wire.app import ENDPOINTS
@@ -44,14 +45,14 @@ _GUARDS = {
 
 
 @blueprint.get("/openapi.json")
-@described(Endpoint("The lab", {200: Answer("The document.", media_type="application/json")}))
+@OperationSpec("The lab", {200: ResponseSpec("The document.", media_type="application/json")})
 async def openapi_json() -> Response:
     """Give this document."""
     return jsonify(document(current_app))
 
 
 @blueprint.get("/openapi")
-@described(Endpoint("The lab", {200: Answer("The page.", media_type="text/html")}))
+@OperationSpec("The lab", {200: ResponseSpec("The page.", media_type="text/html")})
 async def openapi_page() -> Response:
     """Show this document as a page."""
     return page(render("openapi.html", document=document(current_app), schema=_brief))
@@ -75,9 +76,10 @@ def document(app: Quart) -> JsonObject:
     paths: dict[str, JsonObject] = {}
     models: dict[type[BaseModel], None] = {ErrorResponse: None}
     for method, path, id, view in endpoints(app):
-        if (endpoint := description_of(view)) is None:
+        if (endpoint := spec_of(view)) is None:
             continue
-        models |= dict.fromkeys(endpoint.models)
+        named = [endpoint.body, *(response.model for response in endpoint.responses.values())]
+        models |= dict.fromkeys(model for model in named if model is not None)
         item = paths.setdefault(path, {})
         if arguments := re.findall(r"{(\w+)}", path):
             item["parameters"] = [_path_parameter(name) for name in arguments]
@@ -116,7 +118,7 @@ def _path_parameter(name: str) -> JsonObject:
     }
 
 
-def _operation(id: str, view: View, endpoint: Endpoint) -> JsonObject:
+def _operation(id: str, view: View, endpoint: OperationSpec) -> JsonObject:
     summary, _, more = (getdoc(view) or "").partition("\n")
     operation: JsonObject = {
         "operationId": id,
@@ -138,14 +140,14 @@ def _operation(id: str, view: View, endpoint: Endpoint) -> JsonObject:
         content = {endpoint.form_type: {"schema": dict(endpoint.form)}}
         operation["requestBody"] = {"required": True, "content": content}
     if endpoint.guard is not None:
-        # An empty requirement beside it: tokens may be off.
+        # The empty alternative: tokens may be disabled.
         operation["security"] = [{}, {endpoint.guard: []}]
     return operation
 
 
-def _responses(endpoint: Endpoint) -> dict[str, JsonObject]:
+def _responses(endpoint: OperationSpec) -> dict[str, JsonObject]:
     found: dict[str, JsonObject] = {}
-    for status, answer in endpoint.answers.items():
+    for status, answer in endpoint.responses.items():
         found[str(status)] = {"description": answer.description}
         if answer.media_type is not None:
             content = {"schema": _reference(answer.model)} if answer.model is not None else {}
@@ -154,7 +156,7 @@ def _responses(endpoint: Endpoint) -> dict[str, JsonObject]:
     if endpoint.guard in (None, "people"):
         refused["text/html"] = {"schema": {"type": "string"}}
     for status in endpoint.refusals:
-        found[str(status)] = {"description": endpoint.refusal(status), "content": refused}
+        found[str(status)] = {"description": REFUSALS[HTTPStatus(status)], "content": refused}
     return dict(sorted(found.items()))
 
 

@@ -10,8 +10,8 @@ from quart import Blueprint, Quart, Response, current_app, jsonify, request
 
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
-from trafficlight.http.api.described import Answer, Endpoint, described
-from trafficlight.http.context import current_lab
+from trafficlight.http.api.specs import OperationSpec, ResponseSpec
+from trafficlight.http.requests import current_lab
 from trafficlight.http.schemas import Health
 from trafficlight.http.security import require_people
 from trafficlight.logs import LogContext
@@ -45,15 +45,15 @@ def install_log_context(app: Quart) -> None:
 
 @blueprint.get("/health", endpoint="health")
 @blueprint.get("/healthz")
-@described(Endpoint("The lab", {200: Answer("It is up.", Health)}))
+@OperationSpec("The lab", {200: ResponseSpec("It is up.", Health)})
 async def healthz() -> Response:
     """Tell that the coordinator is up: live, for an orchestrator; asks for no token. Both paths are one."""
     return jsonify(Health(status="ok", version=VERSION).model_dump())
 
 
 @blueprint.get("/readyz")
-@described(
-    Endpoint("The lab", {200: Answer("It is ready.", Readiness), 503: Answer("It is not.", Readiness)})
+@OperationSpec(
+    "The lab", {200: ResponseSpec("It is ready.", Readiness), 503: ResponseSpec("It is not.", Readiness)}
 )
 async def readyz() -> Response:
     """Tell whether cases can run: engine, workers and journal are at work; asks for no token."""
@@ -64,8 +64,8 @@ async def readyz() -> Response:
 
 
 @blueprint.get("/metrics")
-@described(
-    Endpoint("The lab", {200: Answer("The numbers.", media_type="text/plain")}, (401,), guard="people")
+@OperationSpec(
+    "The lab", {200: ResponseSpec("The numbers.", media_type="text/plain")}, (401,), guard="people"
 )
 async def metrics() -> Response:
     """Give the lab's numbers in Prometheus's text format."""

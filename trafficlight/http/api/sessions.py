@@ -1,4 +1,4 @@
-"""Sessions over HTTP: ask for one, follow it, end it, run again what failed."""
+"""Sessions over HTTP: start, list, follow and cancel them, and rerun failed cases."""
 
 import asyncio
 import errno
@@ -16,12 +16,11 @@ from trafficlight.http.api.bodies import (
     case_body,
     session_body,
 )
-from trafficlight.http.api.described import Answer, Endpoint, Query, described
 from trafficlight.http.api.event_stream import event_lines
-from trafficlight.http.context import current_lab
+from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
 from trafficlight.http.pagination import invalid_query, number, page_bounds
-from trafficlight.http.requests import json_object, validated
+from trafficlight.http.requests import current_lab, json_object, validated
 from trafficlight.http.security import require_people
 from trafficlight.http.sessions import open_session, running, session_folder, session_id, unknown_session
 from trafficlight.results.case import Outcome
@@ -37,21 +36,21 @@ blueprint = Blueprint("sessions_api", __name__, url_prefix="/api/sessions")
 _GROUP = "Sessions"
 _REQUEST_LIMIT = 16 << 20  # bytes: a list of ids may be long
 _CASE_LIMIT = 64 << 10  # bytes
-_MOST_REPEATS = 1000  # more would be made before anybody could cancel them
+_MOST_REPEATS = 1000  # more would be planned before the request could be cancelled
 _PAGE, _LONGEST_PAGE = 1000, 10_000  # of cases
-_SESSIONS, _MOST_SESSIONS = 100, 1000  # on a page of sessions
+_SESSIONS, _MOST_SESSIONS = 100, 1000  # per page
 _FAILED = frozenset({Outcome.FAILURE, Outcome.ERROR})
 _UNDECIDED = frozenset({Outcome.NOT_RUN, Outcome.RUNNING})
 
-_SESSION = Answer("The session, as it stands now.", SessionBody)
-_STARTED = {201: Answer("The session has started; `Location` names it.", SessionBody)}
+_SESSION = ResponseSpec("The session in its current state.", SessionBody)
+_STARTED = {201: ResponseSpec("The session has started; `Location` names it.", SessionBody)}
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 
 
 def _paging(default: int, most: int) -> tuple[Query, ...]:
     return (
-        Query("limit", f"How many at most; {default} by default, {most} at most.", _NUMBER),
-        Query("offset", "How many to leave out at the beginning.", _NUMBER),
+        Query("limit", f"The maximum number; {default} by default, at most {most}.", _NUMBER),
+        Query("offset", "How many to skip at the beginning.", _NUMBER),
     )
 
 
@@ -65,14 +64,12 @@ blueprint.before_request(require_people)
 
 
 @blueprint.post("")
-@described(
-    Endpoint(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
-)
+@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
 async def submit() -> Response:
     """Start a session: its cases run as soon as adapters, homeservers and limits allow.
 
-    Targets are paths that the coordinator can read. Answers when what the cases' homeservers share is
-    installed, which can take minutes the first time.
+    Targets are paths that the coordinator can read. Responds when the homeservers of its cases are installed,
+    which can take minutes the first time.
     """
     _check_open()
     body = await json_object(_REQUEST_LIMIT)
@@ -84,19 +81,17 @@ async def submit() -> Response:
 
 
 @blueprint.get("")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The sessions.", SessionList)},
-        (400, 401),
-        query=_paging(_SESSIONS, _MOST_SESSIONS),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The sessions.", SessionList)},
+    (400, 401),
+    query=_paging(_SESSIONS, _MOST_SESSIONS),
+    guard="people",
 )
 async def sessions() -> Response:
-    """List all sessions, the newest first; those that lie in the results folder are known, whoever ran them.
+    """List all sessions in the results folder, newest first, whichever process ran them.
 
-    One whose folder does not say what it was is counted, and left out.
+    A session without a readable `session.json` is counted, but not listed.
     """
     catalog = current_lab().catalog
     ids = await catalog.ids()
@@ -106,28 +101,26 @@ async def sessions() -> Response:
 
 
 @blueprint.get("/<session>")
-@described(Endpoint(_GROUP, {200: _SESSION}, (401, 404), guard="people"))
+@OperationSpec(_GROUP, {200: _SESSION}, (401, 404), guard="people")
 async def session(session: str) -> Response:
-    """Tell how a session stands; `latest` is the latest. Those of earlier coordinators are known, too."""
+    """Return a session in its current state; `latest` names the latest."""
     return _json(await _body(await session_id(session)))
 
 
 @blueprint.get("/<session>/cases")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The cases.", CaseList)},
-        (400, 401, 404),
-        query=(
-            Query(
-                "state",
-                "Only cases in this state; may be repeated.",
-                {"type": "string", "enum": [state.value for state in State]},
-            ),
-            *_paging(_PAGE, _LONGEST_PAGE),
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The cases.", CaseList)},
+    (400, 401, 404),
+    query=(
+        Query(
+            "state",
+            "Only cases in this state; may be repeated.",
+            {"type": "string", "enum": [state.value for state in State]},
         ),
-        guard="people",
-    )
+        *_paging(_PAGE, _LONGEST_PAGE),
+    ),
+    guard="people",
 )
 async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
@@ -145,20 +138,18 @@ async def cases(session: str) -> Response:
 
 
 @blueprint.get("/<session>/events")
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("The events, one JSON object a line.", media_type="application/x-ndjson")},
-        (400, 401, 404),
-        query=(
-            Query("after", "Only events behind the one with this sequence number.", _NUMBER),
-            Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
-        ),
-        guard="people",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("The events, one JSON object a line.", media_type="application/x-ndjson")},
+    (400, 401, 404),
+    query=(
+        Query("after", "Only events behind the one with this sequence number.", _NUMBER),
+        Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
+    ),
+    guard="people",
 )
 async def events(session: str) -> Response:
-    """Give a session's events from the beginning, and go on with each that happens, until it has ended.
+    """Stream a session's events from the first one on until the session has ended.
 
     Its results are complete when the stream ends. An empty line every 15 seconds shows that it is alive.
     After a break, ask for what comes `after` the last `sequence` that was seen: no event is left out, and
@@ -176,9 +167,9 @@ async def events(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cancel")
-@described(Endpoint(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people"))
+@OperationSpec(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people")
 async def cancel(session: str) -> Response:
-    """End a session early: nothing of it starts any more, and what runs is called off.
+    """Cancel a session: no more of its cases start, and running ones are cancelled.
 
     Can be repeated; 409 where it has ended by itself.
     """
@@ -196,11 +187,9 @@ async def cancel(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cases/cancel")
-@described(
-    Endpoint(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
-)
+@OperationSpec(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
 async def cancel_case(session: str) -> Response:
-    """End one case early: as skipped while it waits, as an error that says so while it runs."""
+    """Cancel a case: it ends as skipped if it waits, and as an error if it runs."""
     id, lab = await session_id(session), current_lab()
     named = validated(CaseName, await json_object(_CASE_LIMIT))
     found = running(id)
@@ -215,9 +204,9 @@ async def cancel_case(session: str) -> Response:
 
 
 @blueprint.post("/<session>/rerun-failed")
-@described(Endpoint(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people"))
+@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people")
 async def rerun_failed(session: str) -> Response:
-    """Start a session with only the cases of this one that failed, or ended in error.
+    """Start a session with only the cases of this one that failed or ended in error.
 
     Once a session has ended, the cases of it that never ran count as well.
     """
@@ -255,7 +244,7 @@ async def _start(asked: SessionRequest, command: str) -> Response:
 
 
 async def _plan(asked: SessionRequest) -> Plan:
-    """Return what a request means; what is wrong with it is the request's fault, unless it is the lab's."""
+    """Return the cases that a request selects; an error is a 400, unless the lab itself failed."""
     try:
         return await current_lab().plan(asked)
     except LabError as error:
@@ -274,7 +263,7 @@ def _check_open() -> None:
         message = "`trafficlight run` takes no sessions over HTTP: start the coordinator with `serve`"
         raise ApiError(HTTPStatus.FORBIDDEN, "no_sessions", message)
     if reason := current_lab().engine.stopping:
-        message = f"the coordinator takes no sessions any more: {reason}"
+        message = f"the coordinator is shutting down: {reason}"
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", message)
 
 

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs
 
 from quart import Blueprint, Response, request
 
-from trafficlight.http.api.described import Answer, Endpoint, described
+from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.errors import ApiError
 from trafficlight.http.requests import chunks
 from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, people_token
@@ -17,18 +17,16 @@ _MAX_AGE = 30 * 24 * 3600  # seconds
 
 
 @blueprint.post("/login")
-@described(
-    Endpoint(
-        "Pages",
-        {303: Answer("The cookie is set; redirects to `next`.", media_type="text/html")},
-        (400, 401, 413),
-        form={
-            "type": "object",
-            "properties": {"token": {"type": "string"}, "next": {"type": "string"}},
-            "required": ["token"],
-        },
-        form_type="application/x-www-form-urlencoded",
-    )
+@OperationSpec(
+    "Pages",
+    {303: ResponseSpec("The cookie is set; redirects to `next`.", media_type="text/html")},
+    (400, 401, 413),
+    form={
+        "type": "object",
+        "properties": {"token": {"type": "string"}, "next": {"type": "string"}},
+        "required": ["token"],
+    },
+    form_type="application/x-www-form-urlencoded",
 )
 async def login() -> Response:
     """Exchange the people's token for a cookie, and redirect to the page that required it."""

@@ -9,8 +9,7 @@ from urllib.parse import quote
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
-from trafficlight.http.api.described import Answer, Endpoint, Query, described
-from trafficlight.http.context import current_lab
+from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
 from trafficlight.http.headers import unless_known
 from trafficlight.http.pages import files
@@ -23,6 +22,7 @@ from trafficlight.http.pages.views import (
     session_row,
     snapshot,
 )
+from trafficlight.http.requests import current_lab
 from trafficlight.http.security import require_people
 from trafficlight.http.sessions import LATEST, open_session, running, session_folder, session_id
 from trafficlight.results.catalog import SessionView
@@ -46,20 +46,20 @@ _LIST = (
     Query("q", "Show only cases whose id, message or reason contains these words.", {"type": "string"}),
     Query("page", "The page of the list, from 1.", {"type": "string"}),
 )
-_PAGE = Answer("The page.", media_type="text/html")
+_PAGE = ResponseSpec("The page.", media_type="text/html")
 _JUNIT = {
-    200: Answer("The document.", media_type="application/xml"),
-    206: Answer("The part of the document that `Range` requests.", media_type="application/xml"),
+    200: ResponseSpec("The document.", media_type="application/xml"),
+    206: ResponseSpec("The part of the document that `Range` requests.", media_type="application/xml"),
 }
-_SAME = Answer("Unchanged since the response with that `ETag`.", media_type=None)
+_SAME = ResponseSpec("Unchanged since the response with that `ETag`.", media_type=None)
 
 
 blueprint.before_request(require_people)
 
 
 @blueprint.get("/")
-@described(
-    Endpoint("Pages", {302: Answer("To the status page.", media_type="text/html")}, (401,), guard="people")
+@OperationSpec(
+    "Pages", {302: ResponseSpec("To the status page.", media_type="text/html")}, (401,), guard="people"
 )
 async def index() -> Redirect:
     """Redirect to the status page."""
@@ -67,7 +67,7 @@ async def index() -> Redirect:
 
 
 @blueprint.get("/status")
-@described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401,), query=_LIST, guard="people"))
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (401,), query=_LIST, guard="people")
 async def status() -> Response:
     """Show the latest session."""
     if (latest := await current_lab().catalog.latest()) is not None:
@@ -76,21 +76,19 @@ async def status() -> Response:
 
 
 @blueprint.get("/status/<session>")
-@described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), query=_LIST, guard="people"))
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (401, 404), query=_LIST, guard="people")
 async def session_status(session: str) -> Response:
     """Show a session; `latest` names the latest."""
     return await _status(await session_id(session))
 
 
 @blueprint.get("/sessions")
-@described(
-    Endpoint(
-        "Pages",
-        {200: _PAGE, 304: _SAME},
-        (401,),
-        query=(Query("page", "The page of the list, from 1.", {"type": "string"}),),
-        guard="people",
-    )
+@OperationSpec(
+    "Pages",
+    {200: _PAGE, 304: _SAME},
+    (401,),
+    query=(Query("page", "The page of the list, from 1.", {"type": "string"}),),
+    guard="people",
 )
 async def sessions() -> Response:
     """List all sessions, the newest first."""
@@ -107,28 +105,26 @@ async def sessions() -> Response:
 
 
 @blueprint.get("/status/junit.xml")
-@described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
+@OperationSpec("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people")
 async def latest_junit() -> Response:
     """Return the JUnit document of the latest session in its current state."""
     return await _junit(await session_id(LATEST))
 
 
 @blueprint.get("/status/<session>/junit.xml")
-@described(Endpoint("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people"))
+@OperationSpec("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people")
 async def junit(session: str) -> Response:
     """Return the JUnit document of a session in its current state."""
     return await _junit(await session_id(session))
 
 
 @blueprint.get("/status/<session>/case")
-@described(
-    Endpoint(
-        "Pages",
-        {302: Answer("To the case's page.", media_type="text/html")},
-        (401, 404),
-        query=(Query("id", "The case's id.", {"type": "string"}),),
-        guard="people",
-    )
+@OperationSpec(
+    "Pages",
+    {302: ResponseSpec("To the case's page.", media_type="text/html")},
+    (401, 404),
+    query=(Query("id", "The case's id.", {"type": "string"}),),
+    guard="people",
 )
 async def case_by_id(session: str) -> Redirect:
     """Redirect to the page of the case with this `id`."""
@@ -140,7 +136,7 @@ async def case_by_id(session: str) -> Redirect:
 
 
 @blueprint.get("/status/<session>/case/<key>")
-@described(Endpoint("Pages", {200: _PAGE, 304: _SAME}, (401, 404), guard="people"))
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (401, 404), guard="people")
 async def case(session: str, key: str) -> Response:
     """Show a case: its attempts with timeline, log, traceback and files."""
     lab = current_lab()
@@ -169,17 +165,15 @@ async def case(session: str, key: str) -> Response:
 
 
 @blueprint.get("/status/<session>/files/<path:name>")
-@described(
-    Endpoint(
-        "Results",
-        {
-            200: Answer("The file.", media_type="*/*"),
-            206: Answer("The part of the file that `Range` requests.", media_type="*/*"),
-            304: _SAME,
-        },
-        (401, 404, 416),
-        guard="people",
-    )
+@OperationSpec(
+    "Results",
+    {
+        200: ResponseSpec("The file.", media_type="*/*"),
+        206: ResponseSpec("The part of the file that `Range` requests.", media_type="*/*"),
+        304: _SAME,
+    },
+    (401, 404, 416),
+    guard="people",
 )
 async def file(session: str, name: str) -> Response:
     """Return a file of a session's folder, or the requested range of it."""

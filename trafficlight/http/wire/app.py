@@ -23,7 +23,7 @@ from trafficlight.coordinator.adapter import (
 )
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.lab import Lab
-from trafficlight.http.api.described import Answer, Endpoint, Query, described
+from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError, refusal_body
 from trafficlight.http.requests import (
     before_stall,
@@ -147,14 +147,12 @@ class WireRequest:
 View: TypeAlias = Callable[[WireRequest], Awaitable[Mapping[str, Any]]]
 
 
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("It is registered.", Registered)},
-        (400, 401, 408, 409, 413, 415),
-        body=Registration,
-        guard="registration",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("It is registered.", Registered)},
+    (400, 401, 408, 409, 413, 415),
+    body=Registration,
+    guard="registration",
 )
 async def register(request: WireRequest) -> Mapping[str, Any]:
     """Register an adapter. Returns at once; the first action comes with a poll.
@@ -183,20 +181,18 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
     return answer if adapter.token is None else {**answer, "token": adapter.token}
 
 
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("What to do next.", ActionMessage)},
-        (400, 401),
-        query=(
-            Query(
-                "wait",
-                "Seconds that the poll may be held; at most, and by default, the coordinator's hold time.",
-                {"type": "number", "minimum": 0},
-            ),
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("What to do next.", ActionMessage)},
+    (400, 401),
+    query=(
+        Query(
+            "wait",
+            "Seconds that the poll may be held; at most, and by default, the coordinator's hold time.",
+            {"type": "number", "minimum": 0},
         ),
-        guard="adapter",
-    )
+    ),
+    guard="adapter",
 )
 async def poll(request: WireRequest) -> Mapping[str, Any]:
     """Ask what to do next. Held until there is something to do, or the hold time is over.
@@ -217,17 +213,15 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
     return body if message.id is None else {**body, "id": message.id}
 
 
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("How it was received.", Responded)},
-        (400, 401, 404, 408, 409, 413, 415),
-        body=Respond,
-        guard="adapter",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("How it was received.", Responded)},
+    (400, 401, 404, 408, 409, 413, 415),
+    body=Respond,
+    guard="adapter",
 )
 async def respond(request: WireRequest) -> Mapping[str, Any]:
-    """Answer the outstanding action.
+    """ResponseSpec the outstanding action.
 
     With the action's `id` it can be sent again without harm; an id that is not waiting is refused with 409.
     Without an id it answers whatever is outstanding. `{"response": "error"}` says that the client failed.
@@ -243,18 +237,20 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
         )
         raise ApiError(HTTPStatus.CONFLICT, "stale_action", message)
     if receipt is Receipt.UNSOLICITED:
-        _note(request.lab, adapter, f"answered, but nothing was asked of it: {single_line(repr(response))}")
+        _note(
+            request.lab,
+            adapter,
+            f"sent a response, but no action was outstanding: {single_line(repr(response))}",
+        )
     return {"receipt": receipt}
 
 
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("It is noted.", Empty)},
-        (400, 401, 404, 408, 413, 415),
-        body=ErrorReport,
-        guard="adapter",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("It is noted.", Empty)},
+    (400, 401, 404, 408, 413, 415),
+    body=ErrorReport,
+    guard="adapter",
 )
 async def error(request: WireRequest) -> Mapping[str, Any]:
     """Report an error; the adapter has to register again after that, under a new id.
@@ -273,14 +269,12 @@ async def error(request: WireRequest) -> Mapping[str, Any]:
     return {}
 
 
-@described(
-    Endpoint(
-        _GROUP,
-        {200: Answer("They are kept.", Uploaded)},
-        (400, 401, 404, 408, 413, 415, 507),
-        form=_FILE_FORM,
-        guard="adapter",
-    )
+@OperationSpec(
+    _GROUP,
+    {200: ResponseSpec("They are kept.", Uploaded)},
+    (400, 401, 404, 408, 413, 415, 507),
+    form=_FILE_FORM,
+    guard="adapter",
 )
 async def upload(request: WireRequest) -> Mapping[str, Any]:
     """Send files that belong to the adapter's case, also after its end.

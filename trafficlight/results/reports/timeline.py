@@ -107,7 +107,7 @@ def _step(event: Event, offset: float) -> Step:
         case Log():
             return Step(offset, "log", who, event.message, "", event.level.lower())
         case _:
-            raise ValueError(f"{event.kind} is not part of a timeline")
+            return Step(offset, "log", who, event.kind)
 
 
 def _answer(step: Step, event: ActionAnswered | ActionFailed) -> None:
