@@ -20,13 +20,19 @@ __all__ = ["detected"]
 _PACKAGE = str(Path(trafficlight.__file__).parent) + os.sep
 _TESTS = str(Path(__file__).parent) + os.sep
 # Code of test files may block: it runs in processes of its own, and in the loop only with `--workers 0`.
-_TEST_CODE = ["trafficlight.worker", "trafficlight.suites", "trafficlight.clients", "trafficlight.tests"]
+_TEST_CODE = [
+    "trafficlight.worker",
+    "trafficlight.suites",
+    "trafficlight.clients",
+    "trafficlight.test",
+    "trafficlight.tests",
+]
 _ALLOWED = {
     "logging/__init__.py": {"emit"},  # the program's own log, on standard error
     "reports/presentation.py": {"render"},  # templates of the installed package, which are cached
     "http/app.py": {"_bare"},  # at start-up, before the first request
     "homeservers/registry.py": {"build_providers"},  # likewise
-    "results/folder.py": {"attachment"},  # called by the test
+    "worker/execution.py": {"attach"},  # called by the test
     "results/writer.py": {"__call__"},  # one append: an event is in its log before anyone learns of it
     # The output of workers is in the temporary folder, which is local.
     "workers/process.py": {"begin", "last_output"},
