@@ -134,7 +134,7 @@ class TestTheLoop:
         turns, longest = await self.turns(work)
         assert work.result() == Verdict(State.SUCCESS)
         assert turns > 20
-        assert longest < 0.05, "seconds of CPU time"
+        assert longest < 0.2, "seconds of CPU time, of which the detector of blocking calls takes a part"
 
 
 async def test_no_more_start_than_are_needed(
