@@ -91,8 +91,8 @@ def expand(
     return suites, problems
 
 
-def expand_case(case: Case) -> tuple[dict[str, ClientType], dict[str, Any]]:
-    """Import the test file, expand its class again, and return one case's client types and parameters.
+def expand_case(case: Case) -> tuple[type[Test], dict[str, ClientType], dict[str, Any]]:
+    """Import the test file, expand its class again, and return a case's class, client types and parameters.
 
     :raises TestFileError: the file cannot be imported, or no longer produces the case.
     """
@@ -105,7 +105,7 @@ def expand_case(case: Case) -> tuple[dict[str, ClientType], dict[str, Any]]:
         hint = "use no random numbers, times, process ids or addresses as values"
         raise TestFileError(case.path, case.line, problem, hint)
     clients, parameters = found
-    return clients, {name: _copied(value) for name, value in parameters.items()}
+    return cls, clients, {name: _copied(value) for name, value in parameters.items()}
 
 
 def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> ClientType:

@@ -84,9 +84,10 @@ def _module_name(path: Path) -> str:
 
 
 def _in_shipped(path: Path) -> Path | None:
-    for real, shipped in ((path, SHIPPED), (path.resolve(), SHIPPED.resolve())):
-        if real.is_relative_to(shipped) and real.suffix == ".py":
-            return real.relative_to(shipped)
+    if path.suffix == ".py":
+        for real in (path, path.resolve()):
+            if real.is_relative_to(SHIPPED):
+                return real.relative_to(SHIPPED)
     return None
 
 

@@ -18,7 +18,6 @@ from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Attachment, Log, Measurement, State
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.suites.expansion import expand_case
-from trafficlight.suites.imports import load_test_class
 from trafficlight.test import CaseInfo, Test, accepted
 from trafficlight.text import MESSAGE_LIMIT, truncate
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
@@ -133,9 +132,9 @@ class _Execution:
 
     def _load(self) -> Test:
         case = self._assignment.case
-        self._clients, parameters = expand_case(case)
+        cls, self._clients, parameters = expand_case(case)
         self.case = replace(self.case, parameters=parameters)
-        test = load_test_class(case.path, case.class_name)()
+        test: Test = cls()
         test.bind(self)
         return test
 

@@ -43,7 +43,7 @@ def test_every_case_is_found_again(path: Path) -> None:
     cases = plan([path]).cases
     assert len(cases) > 3
     for case in cases:
-        clients, parameters = expand_case(case)
+        _, clients, parameters = expand_case(case)
         assert {role: kind.name() for role, kind in clients.items()} == {
             role: kind.type_name for role, kind in case.clients.items()
         }
@@ -77,7 +77,7 @@ class Proxy(NetworkProxy):
         assert not matches(kind, **{**fitting, **part}), part
     assert matches(proxy.clients["alice"], type="my-proxy", endpoint="http://x")
     assert not matches(proxy.clients["alice"], type="my-proxy"), "a proxy says where it is"
-    assert type(expand_case(mine)[0]["alice"]).__name__ == "Mine"
+    assert type(expand_case(mine)[1]["alice"]).__name__ == "Mine"
 
 
 def test_types_are_equal_if_their_attributes_are(write: Write) -> None:
@@ -160,7 +160,7 @@ def local():
     stated = [case.parameters["value"] for case in cases]
     assert stated[:5] == [7, "<Colour.RED>", ["<Colour.RED>", {"a": ["w"]}], "v", '<"A.<lambda>">']
     assert type(stated[3]) is str
-    real = [expand_case(case)[1]["value"] for case in cases]
+    real = [expand_case(case)[2]["value"] for case in cases]
     assert type(real[1]).__name__ == "Colour"
     assert real[4]() == 5
     assert not real[5].locked()
@@ -169,14 +169,14 @@ def local():
 
 def test_a_changed_parameter_is_not_that_of_the_next_case(write: Write) -> None:
     (case,) = planned(write, values="[[{'a': {1}}]]")
-    expand_case(case)[1]["value"][0]["a"].add(2)
-    assert expand_case(case)[1]["value"] == [{"a": {1}}]
+    expand_case(case)[2]["value"][0]["a"].add(2)
+    assert expand_case(case)[2]["value"] == [{"a": {1}}]
 
 
 def test_a_case_of_a_test_with_other_parameters_is_found(write: Write) -> None:
     path = write("a_test.py", TEST.format(types="Nio", servers="Dendrite", values="[1]"))
     (case,) = plan([f'{path}::A@{{"value": [8]}}']).cases
-    assert expand_case(case)[1] == {"value": [8]}
+    assert expand_case(case)[2] == {"value": [8]}
 
 
 def test_a_case_of_a_huge_matrix_is_found_at_once(write: Write) -> None:
@@ -185,7 +185,7 @@ def test_a_case_of_a_huge_matrix_is_found_at_once(write: Write) -> None:
     path = write("a_test.py", text + f"    async def run(self, {', '.join(roles)}): ...\n")
     cells = ",".join(f"{role}={random.choice(['Nio', 'HydrogenWeb', 'ElementCall'])}" for role in roles)
     case = Case(f"a_test.py::A[{cells}]", "a_test.py::A", path, "a_test.py", "A", "run", 1)
-    clients, _ = expand_case(case)
+    _, clients, _ = expand_case(case)
     assert ",".join(f"{role}={kind.name()}" for role, kind in clients.items()) == cells
 
 
