@@ -35,7 +35,8 @@ class Performer(Protocol):
     async def _perform(self, action: str, data: JsonObject) -> JsonObject: ...
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The role."""
 
 
 S = TypeVar("S", bound=Performer)

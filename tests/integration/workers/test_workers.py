@@ -134,7 +134,8 @@ class TestTheLoop:
         turns, longest = await self.turns(work)
         assert work.result() == Verdict(State.SUCCESS)
         assert turns > 20
-        assert longest < 0.2, "seconds of CPU time, of which the detector of blocking calls takes a part"
+        # Seconds of CPU time. 10 ms is usual; coverage and a busy machine make it more.
+        assert longest < 0.5
 
 
 async def test_no_more_start_than_are_needed(
