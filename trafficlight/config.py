@@ -100,7 +100,7 @@ class Settings(BaseModel):
 
     tests: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default_factory=list,
-        description="What `serve` runs at its start: files, directories, symbols. Default: the built-in suites.",
+        description="What `serve` runs first: files, directories, symbols. Default: the built-in suites.",
     )
     test_pattern: str | None = Field(
         default=None,
