@@ -1,4 +1,6 @@
-"""Run a command that the kernel kills when its parent dies: ``pdeathsig.py PARENT_PID COMMAND [ARGUMENT]...``
+"""Run a command that the kernel kills when its parent dies.
+
+Usage: ``pdeathsig.py PARENT_PID COMMAND [ARGUMENT]...``
 
 Without ``prctl`` (on other systems than Linux) the command runs unchanged.
 """

@@ -32,7 +32,7 @@ async def eventually(condition: Callable[[], Any], timeout: float) -> Any:
                         value = await value
                 except LabError:
                     raise
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - raised when time is up
                     last, raised = f"it raised {type(error).__name__}: {error}", error
                 else:
                     if value:

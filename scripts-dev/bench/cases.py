@@ -86,9 +86,12 @@ class Latencies:
         elif isinstance(event, AdapterLeased) and event.case:
             came = max(self._registered.pop(event.adapter), self._session or event.time)
             self._last[event.case] = max(came, self._last.get(event.case, came))
-        elif isinstance(event, CaseState) and event.state is State.PREPARING:
-            if (last := self._last.pop(event.case, None)) is not None:
-                self.seconds.append((event.time - last).total_seconds())
+        elif (
+            isinstance(event, CaseState)
+            and event.state is State.PREPARING
+            and (last := self._last.pop(event.case, None)) is not None
+        ):
+            self.seconds.append((event.time - last).total_seconds())
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a lab left behind, for the tests that kill it or its adapters."""
+"""Reads the results of a lab, for the tests that kill it or its adapters."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _GRACE = 5.0
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -38,7 +38,7 @@ def events_of(results: Path) -> list[dict[str, Any]]:
 
 
 def verdicts(events: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Give every case that ended for good, with its verdict, as often as it did."""
+    """Yield every case with each of its final verdicts."""
     for event in events:
         if event["kind"] == "case_ended" and not event["data"].get("will_retry"):
             yield event["case"], event["data"]["state"]

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# pytest in pytest, twice on a busy machine.
+pytestmark = pytest.mark.timeout(400)
+
 _CONFTEST = Path(__file__).parents[1] / "conftest.py"
 _TESTS = {
     "a test": "import pytest\n\ndef test_it():\n    pytest.skip('no browser here')\n",
@@ -33,7 +36,8 @@ def _command(folder: Path, content: str, *options: str) -> list[str]:
     shutil.copy(_CONFTEST, folder)
     (folder / "test_passing.py").write_text("def test_passing():\n    pass\n", encoding="utf-8")
     (folder / "test_it.py").write_text(content, encoding="utf-8")
-    fixed = ("-m", "pytest", "--rootdir", str(folder), "-p", "no:cacheprovider", str(folder))
+    unused = ("-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:cov")
+    fixed = ("-m", "pytest", "--rootdir", str(folder), *unused, str(folder))
     return [sys.executable, *fixed, *options]
 
 
@@ -85,7 +89,7 @@ def test_ctrl_c_keeps_summary_durations_and_junit(tmp_path: Path, options: tuple
     (tmp_path / "test_it.py").rename(tmp_path / "test_that_hangs.py")  # sorts after test_passing.py
     process = subprocess.Popen(
         command,
-        env=_environment(CI="", SEEN=str(seen)),
+        env=_environment(CI="", SEEN=str(seen), PYTHONUNBUFFERED="1"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -93,10 +97,15 @@ def test_ctrl_c_keeps_summary_durations_and_junit(tmp_path: Path, options: tuple
         start_new_session=True,
     )
     with process:
+        assert process.stdout is not None
+        # The controller of pytest-xdist hears of a test later than the next one starts.
+        output = ""
+        while "PASSED" not in output and (line := process.stdout.readline()):
+            output += line
         while not seen.exists() and process.poll() is None:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output += process.communicate(timeout=300)[0]
 
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "1 passed" in output

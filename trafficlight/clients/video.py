@@ -1,18 +1,18 @@
-"""Telling what a video tile shows by the colour at the middle of its snapshot."""
+"""Recognises what a video tile shows by the colour in the middle of its snapshot."""
 
 from enum import StrEnum
 from pathlib import Path
 
-# What a tile without video is painted with while the connection is being made.
+# The colour of a tile without video while it is connecting.
 _CONNECTING = (68, 68, 68)
-# How far a channel may be off after the codec, on a scale of 255.
+# How much the codec may change a channel, on a scale of 255.
 _TOLERANCE = 40
-# How far a colour's own channel must stand above the others.
+# How much a colour's own channel must exceed the others.
 _DOMINANCE = 80
 
 
 class VideoImage(StrEnum):
-    """What a tile can show: a plain picture that a client was told to send, or a state of the call."""
+    """What a tile can show: a plain picture that a client sends, or a state of the call."""
 
     RED = "red"
     GREEN = "green"
@@ -22,14 +22,14 @@ class VideoImage(StrEnum):
 
     @property
     def settable(self) -> bool:
-        """Whether a client can be told to send it."""
+        """Whether a client can send it."""
         return self not in (VideoImage.INITIAL, VideoImage.CONNECTING)
 
 
 def colour_of(snapshot: Path) -> VideoImage:
-    """Return what the middle of a picture shows, whatever its format, with or without transparency.
+    """Return what a picture shows, in any format, with or without transparency.
 
-    :raises AssertionError: the colour is none of the known ones.
+    :raises AssertionError: the colour is unknown.
     """
     from PIL import Image  # here, because only calls need it
 
@@ -49,4 +49,4 @@ def colour_of(snapshot: Path) -> VideoImage:
             return image
     if all(abs(channel - 128) <= _TOLERANCE for channel in (red, green, blue)):
         return VideoImage.INITIAL
-    raise AssertionError(f"{snapshot.name} shows rgb({red}, {green}, {blue}) at its middle: no known picture")
+    raise AssertionError(f"{snapshot.name} shows rgb({red}, {green}, {blue}) at its middle: unknown picture")

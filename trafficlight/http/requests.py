@@ -1,4 +1,4 @@
-"""Request bodies: read with a limit and a deadline, parsed as JSON, validated by a model."""
+"""Requests: their lab; bodies read with a limit and a deadline, parsed as JSON, validated by a model."""
 
 import asyncio
 import json
@@ -10,8 +10,9 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from quart import request
+from quart import current_app, request
 
+from trafficlight.coordinator.lab import Lab
 from trafficlight.http.errors import ApiError
 from trafficlight.protocol import JsonObject
 
@@ -28,6 +29,12 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _OTHER_TYPES = frozenset(
     {"multipart/form-data", "application/x-www-form-urlencoded", "application/xml", "text/xml", "text/html"}
 )
+
+
+def current_lab() -> Lab:
+    """Return the lab of the application that handles the current request."""
+    lab: Lab = current_app.config["LAB"]
+    return lab
 
 
 async def chunks(limit: int) -> AsyncIterator[bytes]:

@@ -6,8 +6,8 @@ from http import HTTPStatus
 from pathlib import Path
 
 from trafficlight.coordinator.session import Session
-from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
+from trafficlight.http.requests import current_lab
 from trafficlight.results.catalog import SessionView
 
 LATEST = "latest"

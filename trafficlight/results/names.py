@@ -1,8 +1,7 @@
-"""From ids and free text to names that every file system takes, as pure functions.
+"""Names of files and folders that every file system accepts, as pure functions of ids and free text.
 
-A case's folder is a function of its id alone, so that a person can guess it and any process finds it. An id
-of the usual shape is carried over character by character; any other has its odd characters replaced and a
-digest of the whole id appended behind a ``~``, which no carried-over name contains. No two ids share one.
+A case's folder depends on its id only. An id of the usual shape is used as it is; in any other, unusual
+characters are replaced and a digest of the id is appended after a ``~``, so that no two ids share a folder.
 """
 
 import hashlib
@@ -60,7 +59,7 @@ def folder_name(text: str) -> str:
 def file_name(name: str, *, longest: int = LONGEST) -> str:
     """Return a name for a file that keeps as much of a given one as is safe: spaces and any script included.
 
-    Different names can give the same one; whoever creates the file makes it unique.
+    Different names can give the same result; the caller makes it unique.
 
     :param name: as it was given; may hold a path, of which the last part counts.
     :param longest: bytes that the name may take in UTF-8.

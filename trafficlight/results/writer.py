@@ -307,7 +307,7 @@ class LateEventRecorder:
 
 
 def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
-    """Write everything that a session leaves at its end anew.
+    """Rebuild ``junit.xml`` and all reports of a session.
 
     :param record: the session's record, replayed from its events.
     :raises OSError: ``junit.xml`` cannot be written.

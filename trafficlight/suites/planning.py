@@ -156,7 +156,7 @@ def _expanded(
 ) -> tuple[list[Suite], list[TestFileError]]:
     try:
         return expand(cls, name, file, source, wanted)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - code of a test file
         # Expansion calls code of the test file, for instance the __repr__ of a parameter.
         found.exhausted |= isinstance(error, MemoryError)
         problem = f"{name} cannot be expanded: {type(error).__name__}: {error}"

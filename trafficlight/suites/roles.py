@@ -66,7 +66,7 @@ def read_roles(cls: type[Test], source: SourceLines) -> Roles:
     try:
         test = cls()
         declarations = test.declarations()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - code of a test file
         line = _line_of(error, source.path) or source.method_line(cls.__name__, "__init__") or line
         problem = f"{cls.__name__} cannot be created: {type(error).__name__}: {error}"
         return Roles(problems=[TestFileError(source.path, line, problem, "it is created without arguments")])

@@ -188,6 +188,7 @@ class TypeFilter:
     used: set[tuple[str, str]] = field(default_factory=set)
 
     def __call__(self, kind: ClientType | ServerType) -> bool:
+        """Return whether a type is selected, and note that it was met."""
         side, stated = ("client", self.clients) if isinstance(kind, ClientType) else ("server", self.servers)
         if not stated or (isinstance(kind, ClientType) and kind.type == "network-proxy"):
             return True

@@ -112,7 +112,7 @@ class _Execution:
         try:
             test = self._load()
             roles = self._roles(getattr(test, self._assignment.case.method))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
             return verdict_of(error, phase)
         arguments = {**roles, **self.case.parameters}
         try:
@@ -173,7 +173,7 @@ class _Execution:
             return verdict_of(_late(f"not done within {seconds:g} s, the case's deadline", error), phase)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - code of a test file
             return verdict_of(error, phase)
         return Verdict(State.SUCCESS)
 
@@ -229,6 +229,6 @@ def annotation_of(method: Callable[..., Any], role: str) -> object:
             stated = inspect.get_annotations(function).get(role)
         if isinstance(stated, str):
             return eval(stated, getattr(function, "__globals__", {}))  # noqa: S307
-    except Exception:
+    except Exception:  # noqa: BLE001 - code of a test file
         return None
     return stated

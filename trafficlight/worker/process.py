@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from trafficlight.clients.link import ServerOperation
+from trafficlight.clients.base import ServerOperation
 from trafficlight.errors import LabError, TestFileError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import TestEvent
@@ -177,7 +177,7 @@ class _Worker:
             if self._shutting_down():
                 raise
             verdict = None
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
             verdict = verdict_of(error, "load")
         link.close()
         reusable = await _cancel_leftovers(asyncio.all_tasks() - known) and self._environment_clean()
@@ -191,7 +191,7 @@ class _Worker:
             for part in parts:
                 write_message(self._writer, Collected(part))
                 await self._writer.drain()
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
             message = f"cannot be collected: {verdict_of(error, '').message}"
             last = FileResult()
             last.add_problems([TestFileError(request.file.path, None, message)], request.targets)
@@ -204,7 +204,7 @@ class _Worker:
                 kind = find_client_type(request.path, request.class_name, request.role, request.type_name)
                 matches = bool(kind.match(SimpleNamespace(registration=request.registration)))
                 response = MatchResponse(matches)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
             response = MatchResponse(matches=False, problem=f"raised {type(error).__name__}: {error}")
         write_message(self._writer, response)
 

@@ -51,7 +51,7 @@ def _message_of(error: BaseException) -> str:
         return error.reason
     try:
         text = str(error).strip()
-    except Exception as unspeakable:  # its own __str__ is broken
+    except Exception as unspeakable:  # noqa: BLE001 - its own __str__ is broken
         return f"{type(error).__name__}, whose message cannot be read: {type(unspeakable).__name__}"
     if isinstance(error, AssertionError):
         return text or f"assertion failed: {_source_of(error)}"

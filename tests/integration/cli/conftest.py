@@ -33,12 +33,12 @@ class Command:
         def found() -> list[str]:
             return [line for line in self.said if all(word in line for word in words)]
 
-        async with asyncio.timeout(30), self._more:
+        async with asyncio.timeout(90), self._more:
             await self._more.wait_for(found)
         return found()[0]
 
     async def ended(self) -> int:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             code = await self.process.wait()
             await self._reading
         return code

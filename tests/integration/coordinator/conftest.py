@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -295,6 +295,6 @@ async def bay_with(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def deploy_error() -> Iterator[DeployError]:
+def deploy_error() -> DeployError:
     """A homeserver that does not come up."""
-    yield DeployError("synapse did not answer", log="KeyError: 'server_name'")
+    return DeployError("synapse did not answer", log="KeyError: 'server_name'")

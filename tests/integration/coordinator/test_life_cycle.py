@@ -235,18 +235,20 @@ class TestEnding:
 class TestWorkers:
     """The same, with test code in processes of its own."""
 
-    async def test_a_blocking_test_delays_no_other(self, bay_with: MakeBay) -> None:
+    async def test_a_blocking_test_delays_no_other(self, bay_with: MakeBay, tmp_path: Path) -> None:
+        released = tmp_path / "released"
         async with WorkerPool(2) as workers:
             bay = await bay_with(workers.execute)
             bay.player()
             blocking = await bay.submit(
                 "class Blocks(Test):\n    async def run(self):\n        self.logger.info('running')\n"
-                "        time.sleep(1)"
+                f"        while not os.path.exists({str(released)!r}): time.sleep(0.05)"
             )
             await bay.until(Log, message="running")
             cases = await bay.ended(await bay.submit(many(5)))
             assert all(case.state is State.SUCCESS for case in cases.values())
             assert not blocking.ended.is_set(), "five cases have ended while one blocks its process"
+            released.touch()
             await bay.ended(blocking)
             await bay.engine.stop("done")
 

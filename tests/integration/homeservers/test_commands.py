@@ -60,7 +60,7 @@ async def test_the_doctor_says_what_there_is(tmp_path: Path) -> None:
     assert rows["homerunner"] == {
         "subject": "homerunner",
         "good": False,
-        "detail": "none is configured",
+        "detail": "not configured",
         "advice": "set HOMERUNNER_URL to use one",
         "state": "missing",
     }

@@ -34,7 +34,7 @@ def limited_lab(tmp_path: Path) -> Iterator[tuple[psutil.Process, int, Path]]:
             [sys.executable, "-u", "-c", limit + run], stdout=output, stderr=output, cwd=tmp_path
         )
     try:
-        for _ in range(300):
+        for _ in range(900):
             if "/status" in log.read_text() or process.poll() is not None:
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):

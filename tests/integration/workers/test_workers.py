@@ -139,7 +139,8 @@ class TestTheLoop:
             gc.unfreeze()
         assert work.result() == Verdict(State.SUCCESS)
         assert turns > 20
-        assert longest < 0.05, "seconds of CPU time"
+        # Seconds of CPU time. 10 ms is usual; coverage and a busy machine make it more.
+        assert longest < 0.5
 
 
 async def test_no_more_start_than_are_needed(

@@ -61,8 +61,7 @@ def test_any_other_value_is_a_config_error(value: Any) -> None:
     try:
         parse_overrides({"X": value})
     except ConfigError as error:
-        assert error.key is not None
-        assert error.key.startswith("SERVER_OVERRIDES.X")
+        assert (error.key or "").startswith("SERVER_OVERRIDES.X")  # noqa: PT017 - some values are valid
 
 
 async def test_a_set_is_leased_to_one_case_at_a_time_in_order() -> None:

@@ -272,7 +272,7 @@ async def _respond(worker: WorkerProcess, link: CaseLink, request: Request) -> N
     try:
         response = Response(request.id, await getattr(link, request.method)(*request.arguments))
         worker.send(response)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the test gets it
         worker.send(Response(request.id, error=error_of(error)))
 
 
@@ -313,12 +313,13 @@ async def _crash_verdict(worker: WorkerProcess, assignment: Assignment) -> Verdi
     """Return the verdict on an attempt whose worker exited or closed its connection."""
     if worker.rejected:
         message = f"the test process sent a message that the coordinator does not accept: {worker.rejected}"
-        return Verdict(State.ERROR, message, _last_output(worker, assignment))
+        return Verdict(State.ERROR, message, await asyncio.to_thread(_last_output, worker, assignment))
     how = await exit_status(worker)
     if not how:
         message = "the test closed its process's connection to the coordinator"
         return Verdict(State.ERROR, message, worker.last_output())
-    return Verdict(State.ERROR, f"the test ended its process: {how}", _last_output(worker, assignment))
+    output = await asyncio.to_thread(_last_output, worker, assignment)
+    return Verdict(State.ERROR, f"the test ended its process: {how}", output)
 
 
 def _last_output(worker: WorkerProcess, assignment: Assignment) -> str:

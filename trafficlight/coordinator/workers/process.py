@@ -161,7 +161,7 @@ class WorkerProcess:
             while (message := await read_from_worker(self._reader)) is not None:
                 await self._messages.put(message)
                 await asyncio.sleep(0)  # a burst must not starve the loop
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a worker may send anything
             self.rejected = str(error)
             logger.error("worker %d sent a message that is not accepted: %s", self.pid, self.rejected)
         await self._messages.put(None)

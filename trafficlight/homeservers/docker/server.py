@@ -82,7 +82,6 @@ class DockerServer:
         :raises DockerError: the engine rejects it.
         :raises TimeoutError: it does not answer; if it creates one later, the next reclaim removes that.
         """
-
         self.image = configuration["Image"]
 
         async def create() -> None:

@@ -70,7 +70,7 @@ def _become_server(reactor: Any, homeserver: Any, request: dict[str, Any], paren
         code = exiting.code if isinstance(exiting.code, int) else int(exiting.code is not None)
         if isinstance(exiting.code, str):
             sys.stderr.write(f"{exiting.code}\n")
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the child only exits
         traceback.print_exc()
     finally:
         sys.stdout.flush()

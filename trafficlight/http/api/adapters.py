@@ -11,9 +11,8 @@ from quart import Blueprint, Response, request
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
-from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
-from trafficlight.http.requests import chunks, json_object, validated
+from trafficlight.http.requests import chunks, current_lab, json_object, validated
 from trafficlight.http.security import require_people
 
 blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")

@@ -11,7 +11,7 @@ from quart import Blueprint, Quart, Response, current_app, jsonify, request
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
-from trafficlight.http.context import current_lab
+from trafficlight.http.requests import current_lab
 from trafficlight.http.schemas import Health
 from trafficlight.http.security import require_people
 from trafficlight.logs import LogContext

@@ -18,10 +18,9 @@ from trafficlight.http.api.bodies import (
 )
 from trafficlight.http.api.event_stream import event_lines
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
-from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.pagination import invalid_query, number, page_bounds
-from trafficlight.http.requests import json_object, validated
+from trafficlight.http.requests import current_lab, json_object, validated
 from trafficlight.http.security import require_people
 from trafficlight.http.sessions import open_session, running, session_folder, session_id, unknown_session
 from trafficlight.results.case import Outcome

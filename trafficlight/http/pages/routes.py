@@ -10,7 +10,6 @@ from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
-from trafficlight.http.context import current_lab
 from trafficlight.http.errors import ApiError
 from trafficlight.http.headers import unless_known
 from trafficlight.http.pages import files
@@ -23,6 +22,7 @@ from trafficlight.http.pages.views import (
     session_row,
     snapshot,
 )
+from trafficlight.http.requests import current_lab
 from trafficlight.http.security import require_people
 from trafficlight.http.sessions import LATEST, open_session, running, session_folder, session_id
 from trafficlight.results.catalog import SessionView
