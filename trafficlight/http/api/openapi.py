@@ -6,13 +6,12 @@ from http import HTTPStatus
 from inspect import getdoc
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from quart import Blueprint, Quart, Response, current_app, jsonify
 
 from trafficlight.http.api.specs import REFUSALS, OperationSpec, ResponseSpec, spec_of
 from trafficlight.http.headers import page
-from trafficlight.http.schemas import ErrorResponse
 from trafficlight.http.wire.app import ENDPOINTS
 from trafficlight.protocol import JsonObject
 from trafficlight.results.reports.presentation import render
@@ -42,6 +41,19 @@ _GUARDS = {
     "adapter": "The token in the answer to the adapter's registration.",
     "people": "The token that the coordinator has as `PEOPLE_TOKEN`.",
 }
+
+
+class RefusalBody(BaseModel):
+    """Why a request was refused."""
+
+    code: str = Field(description="For programs: lower case, stable.")
+    message: str = Field(description="For people: what is wrong, and what would be right.")
+
+
+class ErrorResponse(BaseModel):
+    """The one shape of every refusal."""
+
+    error: RefusalBody
 
 
 @blueprint.get("/openapi.json")
