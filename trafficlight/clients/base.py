@@ -45,6 +45,7 @@ class Client:
         """Ask for an action that this class does not declare, and return the response as it came.
 
         :raises ActionError: the client could not do it.
+        :raises UnsupportedError: the adapter does not support it.
         :raises AdapterError: the adapter died, went silent or broke the protocol.
         """
         return await self._perform(action, dict(data))

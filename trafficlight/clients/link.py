@@ -15,6 +15,7 @@ class Link(Protocol):
         """Ask the client in a role for one action and return its response, verbatim.
 
         :raises ActionError: the client could not do it.
+        :raises UnsupportedError: the adapter does not support it.
         :raises AdapterError: the adapter died, went silent or broke the protocol.
         :raises DeadlineError: no answer in time.
         """
