@@ -48,5 +48,5 @@ def test_pictures(tmp_path: Path, colour: tuple[int, int, int], image: VideoImag
     ],
 )
 def test_other_colours(tmp_path: Path, colour: tuple[int, int, int]) -> None:
-    with pytest.raises(AssertionError, match="no known picture"):
+    with pytest.raises(AssertionError, match="unknown picture"):
         colour_of(snapshot(tmp_path, colour))
