@@ -19,13 +19,15 @@ __all__ = ["detected"]
 
 _PACKAGE = str(Path(trafficlight.__file__).parent) + os.sep
 _TESTS = str(Path(__file__).parent) + os.sep
-# Code of test files may block: it runs in processes of its own, and in the loop only with `--workers 0`.
-_TEST_CODE = [
-    "trafficlight.worker",
-    "trafficlight.suites",
+# Not scanned: code that runs in test processes (in the loop only with `--workers 0`), and adapters, which are
+# programs with loops of their own.
+_OTHER_PROCESSES = [
+    "trafficlight.adapters",
     "trafficlight.clients",
+    "trafficlight.suites",
     "trafficlight.test",
     "trafficlight.tests",
+    "trafficlight.worker",
 ]
 _ALLOWED = {
     "logging/__init__.py": {"emit"},  # the program's own log, on standard error
@@ -54,7 +56,7 @@ def detected() -> Iterator[list[str]]:
             frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(_PACKAGE)]
             found.append(f"{function}:\n{''.join(traceback.format_list(frames[-4:]))}")
 
-    detector = BlockBuster("trafficlight", excluded_modules=_TEST_CODE)
+    detector = BlockBuster("trafficlight", excluded_modules=_OTHER_PROCESSES)
     for function in detector.functions.values():
         function.can_block_predicate = _or_by_test(function.can_block_predicate)
         for file, names in _ALLOWED.items():
