@@ -81,7 +81,7 @@ async def pause(uuid: str) -> Response:
     reason = await _reason()
     adapter = _present(pool, uuid)
     pool.pause(adapter, reason)
-    return _told(_body(adapter))
+    return _told(adapter_body(adapter, current_lab().clock.monotonic()))
 
 
 @blueprint.post("/<uuid>/resume")
@@ -91,7 +91,7 @@ async def resume(uuid: str) -> Response:
     pool = current_lab().engine.pool
     adapter = _present(pool, uuid)
     pool.resume(adapter)
-    return _told(_body(adapter))
+    return _told(adapter_body(adapter, current_lab().clock.monotonic()))
 
 
 @blueprint.post("/drain")
@@ -138,15 +138,29 @@ def _told(body: BaseModel | None) -> Response:
 
 
 def _listed() -> Response:
-    pool = current_lab().engine.pool
+    pool, now = current_lab().engine.pool, current_lab().clock.monotonic()
     present = [adapter for adapter in pool if adapter.state is not AdapterState.ENDED]
-    shown = [_body(adapter) for adapter in itertools.islice(present, _MOST)]
+    shown = [adapter_body(adapter, now) for adapter in itertools.islice(present, _MOST)]
     return json_response(AdapterList(adapters=shown, total=len(present), drained=pool.drained))
 
 
-def _body(adapter: Adapter) -> AdapterBody:
+def adapter_body(adapter: Adapter, now: float) -> AdapterBody:
+    """Return what is known of an adapter.
+
+    :param now: on the pool's clock.
+    """
+    match adapter.state:
+        case AdapterState.ENDED:
+            doing = adapter.reason
+        case AdapterState.LEASED:
+            doing = adapter.channel.activity_summary()
+        case AdapterState.RESETTING:
+            doing = "resetting after its last case"
+        case AdapterState.FREE if adapter.paused:
+            doing = adapter.paused if adapter.quarantined else f"paused: {adapter.paused}"
+        case AdapterState.FREE:
+            doing = "polling" if adapter.channel.polling else "not polling"
     lease = adapter.held_by
-    waits = "waits in a poll" if adapter.channel.polling else "is not polling right now"
     return AdapterBody(
         uuid=adapter.uuid,
         type=adapter.type,
@@ -155,10 +169,10 @@ def _body(adapter: Adapter) -> AdapterBody:
         case=lease.case if lease is not None else None,
         session=lease.session if lease is not None else None,
         role=adapter.role if lease is not None else None,
-        doing=waits if adapter.state is AdapterState.FREE else adapter.channel.activity_summary(),
+        doing=doing,
         paused=adapter.paused,
         quarantined=adapter.quarantined,
         cases=adapter.cases,
         registered=adapter.registered,
-        silent=round(max(0.0, current_lab().clock.monotonic() - adapter.seen), 3),
+        silent=round(max(0.0, now - adapter.seen), 3),
     )

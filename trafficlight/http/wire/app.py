@@ -9,7 +9,7 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -459,7 +459,7 @@ def _note(lab: Lab, adapter: Adapter, message: str) -> None:
     """Write to the log of the adapter's case, or of the lab if it has none."""
     event = Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message)
     if (lease := adapter.lease) is not None:
-        lease.emit(replace(event, role=adapter.role))
+        lease.emit(event, role=adapter.role)
     else:
         lab.journal.append(event)
 
