@@ -30,19 +30,16 @@ class CreateAnswer(_Lenient):
 
 
 class VideoTile(_Lenient):
-    """One participant's tile.
-
-    :ivar caption: the name under it.
-    :ivar muted: whether it is shown as muted.
-    :ivar screenshare: whether it shows a screen.
-    :ivar snapshot_file: the picture of it, as a file; None where the client sent none.
-    """
+    """What one video tile shows."""
 
     caption: str
+    """The name under it."""
     snapshot: str | None = None
     muted: bool | None = None
     screenshare: bool | None = None
+    """Whether it shows a screen."""
     snapshot_file: SkipJsonSchema[Path | None] = None
+    """The picture of it, as a file; None where the client sent none."""
 
     def __repr__(self) -> str:
         return f"<VideoTile {self.caption!r}>"
@@ -57,7 +54,7 @@ class VideoTile(_Lenient):
 
 
 class LobbyData(_Lenient):
-    """What the lobby shows; `snapshot_file` is a picture of it."""
+    """What the lobby shows."""
 
     snapshot: str | None = None
     invite_url: str | None = None
@@ -66,11 +63,11 @@ class LobbyData(_Lenient):
     muted: bool | None = None
     video_muted: bool | None = None
     snapshot_file: SkipJsonSchema[Path | None] = None
+    """A picture of it."""
 
 
 class CallData(_Lenient):
-    """What the call shows: `video_tiles`, `muted`, `video_muted`, `screenshare`, `page_url`, `invite_url`,
-    `call_name`."""
+    """What the call shows."""
 
     video_tiles: list[VideoTile] = Field(default_factory=list, alias="videos")
     invite_url: str | None = None
