@@ -15,6 +15,7 @@ class CaseBackend(Protocol):
         """Send an action to the client in a role and return its response, verbatim.
 
         :raises ActionError: the client failed.
+        :raises UnsupportedError: its adapter does not support the action.
         :raises AdapterError: the adapter exited, timed out or broke the protocol.
         :raises DeadlineError: the action timed out.
         """
@@ -73,6 +74,7 @@ class Client:
         """Perform an action that this class does not declare and return the response, verbatim.
 
         :raises ActionError: the client failed.
+        :raises UnsupportedError: its adapter does not support the action.
         :raises AdapterError: the adapter exited, timed out or broke the protocol.
         """
         return await self._perform(action, dict(data))

@@ -5,10 +5,10 @@ from pathlib import Path
 
 # The colour of a tile without video while it is connecting.
 _CONNECTING = (68, 68, 68)
-# How much the codec may change a channel, on a scale of 255.
-_TOLERANCE = 40
-# How much a colour's own channel must exceed the others.
-_DOMINANCE = 80
+# What a codec may make of a pure colour: its own channel at least, the two others at most.
+_PURE, _ABSENT = 200, 60
+# What it may make of the grey (128, 128, 128) of a tile that has received no frame yet.
+_GREY = range(121, 136)
 
 
 class VideoImage(StrEnum):
@@ -29,6 +29,9 @@ class VideoImage(StrEnum):
 def colour_of(snapshot: Path) -> VideoImage:
     """Return what a picture shows, in any format, with or without transparency.
 
+    A colour's own channel must be at least 200 and the two others at most 60, on a scale of 255. Grey is from
+    121 to 135 in all channels. Every other colour is unknown.
+
     :raises AssertionError: the colour is unknown.
     """
     from PIL import Image  # here, because only calls need it
@@ -45,8 +48,8 @@ def colour_of(snapshot: Path) -> VideoImage:
         (VideoImage.GREEN, green, (red, blue)),
         (VideoImage.BLUE, blue, (red, green)),
     ):
-        if own - max(others) >= _DOMINANCE:
+        if own >= _PURE and max(others) <= _ABSENT:
             return image
-    if all(abs(channel - 128) <= _TOLERANCE for channel in (red, green, blue)):
+    if all(channel in _GREY for channel in (red, green, blue)):
         return VideoImage.INITIAL
     raise AssertionError(f"{snapshot.name} shows rgb({red}, {green}, {blue}) at its middle: unknown picture")

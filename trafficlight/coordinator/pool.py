@@ -12,8 +12,8 @@ from trafficlight.coordinator.adapter import (
     RegistrationConflictError,
     UnknownAdapterError,
 )
-from trafficlight.coordinator.channel import Channel
-from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
+from trafficlight.coordinator.channel import AdapterFailure, Channel
+from trafficlight.errors import AdapterError, TrafficlightError
 from trafficlight.protocol import RESET, ErrorBody, Registration
 from trafficlight.results.events import (
     AdapterLeased,
@@ -267,7 +267,7 @@ class Pool:
             if adapter.state is not AdapterState.ENDED:
                 self._end(adapter, reason)
 
-    def _lost(self, adapter: Adapter, error: LabError | ActionError) -> None:
+    def _lost(self, adapter: Adapter, error: AdapterFailure) -> None:
         if adapter.state is AdapterState.ENDED:
             return
         raised_in_test = adapter.channel.fail(error)
