@@ -10,6 +10,7 @@ from multiprocessing.resource_tracker import ensure_running
 import pytest
 from hypothesis import settings
 
+from tests.blocking import detected
 from tests.leaks import held, tasks
 
 # Seconds between two looks at what is left, and how often: transports close their files a little later.
@@ -37,6 +38,20 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     before = held()
     yield
     assert _was_interrupted(request.config) or not held().more_than(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _detector() -> Iterator[list[str]]:
+    with detected() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks(_detector: list[str]) -> Iterator[None]:
+    """Fail a test in which the package blocks the event loop."""
+    _detector.clear()
+    yield
+    assert not _detector, "blocks the event loop: " + _detector[0]
 
 
 @pytest.fixture

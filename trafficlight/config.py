@@ -20,7 +20,7 @@ ENVIRONMENT_PREFIX = "TRAFFICLIGHT_"
 SYNAPSE_VERSION = "1.163.2"
 DENDRITE_VERSION = "0.13.8"
 DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere
-# What adapters are told by the same means; no settings.
+# Variables that are set for adapters; not settings.
 _FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
 _FILES = ("trafficlight.json", "instance/trafficlight.json")
 
@@ -100,7 +100,7 @@ class Settings(BaseModel):
 
     tests: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default_factory=list,
-        description="What `serve` runs at its start: files, directories, symbols; default: what ships.",
+        description="What `serve` runs first: files, directories, symbols. Default: the built-in suites.",
     )
     test_pattern: str | None = Field(
         default=None,
@@ -209,11 +209,11 @@ class Settings(BaseModel):
     teardown_deadline: Seconds = Field(default=30.0, description="Seconds that a test's tear-down may take.")
     queue_deadline: Seconds = Field(
         default=300.0,
-        description="Seconds that a case waits while nobody at all could play one of its roles.",
+        description="Seconds that a case waits while no registered adapter could fill one of its roles.",
     )
     session_deadline: Seconds | None = Field(default=None, description="Seconds that a session may take.")
     grace: Seconds = Field(
-        default=10.0, description="Seconds that running cases get when the lab is told to stop."
+        default=10.0, description="Seconds that running cases get to finish when the lab shuts down."
     )
 
     rerun_interrupted: bool = Field(
@@ -229,7 +229,7 @@ class Settings(BaseModel):
         description="How many ended sessions are cached in memory after they were read from their folders.",
     )
     reporters: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Plug-ins that are told the verdicts, each with its own settings."
+        default_factory=dict, description="Reporters by name, each with its own settings."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="warning", description="What the coordinator itself logs."

@@ -102,7 +102,9 @@ class ErrorBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     type: LenientText = Field(
-        default="unknown", description="`action`: the client failed; anything else: the adapter did."
+        default="unknown",
+        description="`action`, or `unknown` during an action: the client failed; `unsupported`: the adapter"
+        " cannot do that; anything else: the adapter failed.",
     )
     path: LenientText = Field(default="", description="Where it went wrong, e.g. file and line.")
     details: LenientText = Field(default="", description="What went wrong, in full: message, stack trace.")

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from trafficlight.errors import LabError
+from trafficlight.errors import LabError, UnsupportedError
 
 __all__ = ["eventually"]
 
@@ -20,6 +20,7 @@ async def eventually(condition: Callable[[], Any], timeout: float) -> Any:
     :param timeout: seconds.
     :raises AssertionError: it did not hold in time; says what it returned or raised last.
     :raises LabError: the condition raised it; waiting longer would not help.
+    :raises UnsupportedError: likewise.
     """
     last, raised = "it never came to an end", None
     pause = _FIRST_PAUSE
@@ -30,7 +31,7 @@ async def eventually(condition: Callable[[], Any], timeout: float) -> Any:
                     value = condition()
                     if inspect.isawaitable(value):
                         value = await value
-                except LabError:
+                except (LabError, UnsupportedError):
                     raise
                 except Exception as error:  # noqa: BLE001 - raised when time is up
                     last, raised = f"it raised {type(error).__name__}: {error}", error

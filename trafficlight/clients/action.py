@@ -1,8 +1,7 @@
 """Actions, declared once: a typed async method whose signature is the wire and whose docstring is the manual.
 
-`@action()` turns such a declaration into the call: it binds the arguments, validates them, asks the adapter
-over the link, and validates the answer. The action catalogue (page, JSON Schema, listing) reads the same
-declarations.
+`@action()` turns such a declaration into the call: it binds and validates the arguments, sends the action to
+the adapter, and validates the answer. The action catalogue is generated from the same declarations.
 """
 
 import inspect
@@ -31,7 +30,7 @@ class Wire:
 
 
 class Performer(Protocol):
-    """What an action needs of the object that it is a method of."""
+    """The class that declares an action."""
 
     async def _perform(self, action: str, data: JsonObject) -> JsonObject: ...
 
@@ -60,7 +59,7 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether the wire always carries it."""
+        """Whether every message carries it."""
         return self.default is inspect.Parameter.empty
 
     @cached_property
@@ -71,12 +70,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Action:
-    """One action: its name on the wire, what it carries and what it answers.
+    """An action: its name on the wire, its parameters and its answer.
 
     :param name: the action's name on the wire.
     :param method: the method that declares it.
-    :param answer_in: the key of the response that holds the answer; None where the whole response is the
-        answer.
+    :param answer_in: the key of the response that holds the answer; None if the whole response is the answer.
     """
 
     name: str
@@ -85,12 +83,12 @@ class Action:
 
     @cached_property
     def documentation(self) -> str:
-        """The manual: what it does, and what is true when it returns."""
+        """The manual: what it does, and what holds when it returns."""
         return inspect.getdoc(self.method) or ""
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """What the wire carries, in the order of the signature."""
+        """The parameters, in the order of the signature."""
         hints = typing.get_type_hints(self.method, include_extras=True)
         found = []
         for parameter in list(inspect.signature(self.method).parameters.values())[1:]:
@@ -102,7 +100,7 @@ class Action:
 
     @cached_property
     def answer(self) -> Any:
-        """The answer's type; ``None`` where any response will do."""
+        """The answer's type; ``None`` if any response is accepted."""
         found = typing.get_type_hints(self.method, include_extras=True).get("return")
         return None if found is type(None) else found
 
@@ -111,7 +109,7 @@ class Action:
         return TypeAdapter(self.answer)
 
     def data(self, *args: Any, **kwargs: Any) -> JsonObject:
-        """Return what travels for a call with these arguments; optional ones that are None stay at home.
+        """Return the data of a call with these arguments; omit optional parameters that are None.
 
         :raises TypeError: the arguments do not fit the signature.
         :raises ValueError: a value is not of the declared type.
@@ -157,9 +155,9 @@ def action(
 ) -> Callable[
     [Callable[Concatenate[S, P], Awaitable[R]]], Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
 ]:
-    """Declare an action. The method's own body is never run: its signature says everything.
+    """Declare an action. The body of the method never runs.
 
-    :param name: the action's name on the wire; the method's own where it is left out.
+    :param name: the action's name on the wire; by default the method's name.
     :param answer_in: the key of the response that holds the answer.
     """
 

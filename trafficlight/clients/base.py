@@ -1,10 +1,39 @@
-"""What every client that `run()` receives has in common."""
+"""The base class of the clients that `run()` receives, and their connection to the coordinator."""
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-from trafficlight.clients.link import Link
 from trafficlight.protocol import JsonObject
+
+ServerOperation: TypeAlias = Literal["start", "stop", "restart", "kill", "pause", "unpause"]
+
+
+class CaseBackend(Protocol):
+    """How clients and homeservers reach the coordinator: over a socket in a worker, or directly."""
+
+    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+        """Send an action to the client in a role and return its response, verbatim.
+
+        :raises ActionError: the client failed.
+        :raises UnsupportedError: its adapter does not support the action.
+        :raises AdapterError: the adapter exited, timed out or broke the protocol.
+        :raises DeadlineError: the action timed out.
+        """
+        ...
+
+    async def upload(self, role: str, name: str) -> Path:
+        """Return the file that the client in a role uploaded under a name; the latest of that name.
+
+        :raises AdapterError: it has not uploaded such a file.
+        """
+        ...
+
+    async def operate(self, role: str, operation: ServerOperation) -> None:
+        """Start, stop, restart, kill, pause or unpause the homeserver in a role.
+
+        :raises UnsupportedError: its provider cannot.
+        """
+        ...
 
 
 @runtime_checkable
@@ -13,7 +42,7 @@ class ClientApi(Protocol):
 
     @property
     def server_name(self) -> str:
-        """The homeserver's name, as it stands in user ids."""
+        """The homeserver's name, as in user ids."""
         ...
 
     @property
@@ -23,14 +52,14 @@ class ClientApi(Protocol):
 
 
 class Client:
-    """One client under test, driven by an adapter.
+    """A client under test, driven by an adapter.
 
-    :param name: the role that it plays.
-    :param registration: what its adapter said of itself.
-    :param link: how it reaches the coordinator.
+    :param name: its role.
+    :param registration: its adapter's registration.
+    :param link: its connection to the coordinator.
     """
 
-    def __init__(self, name: str, registration: JsonObject, link: Link) -> None:
+    def __init__(self, name: str, registration: JsonObject, link: CaseBackend) -> None:
         self.name = name
         self.registration = registration
         self._link = link
@@ -42,16 +71,17 @@ class Client:
         return await self._link.perform(self.name, action, data)
 
     async def perform(self, action: str, **data: object) -> JsonObject:
-        """Ask for an action that this class does not declare, and return the response as it came.
+        """Perform an action that this class does not declare and return the response, verbatim.
 
-        :raises ActionError: the client could not do it.
-        :raises AdapterError: the adapter died, went silent or broke the protocol.
+        :raises ActionError: the client failed.
+        :raises UnsupportedError: its adapter does not support the action.
+        :raises AdapterError: the adapter exited, timed out or broke the protocol.
         """
         return await self._perform(action, dict(data))
 
     async def uploaded(self, name: str) -> Path:
         """Return the file that this client uploaded under a name.
 
-        :raises AdapterError: it uploaded no such file.
+        :raises AdapterError: it has not uploaded such a file.
         """
         return await self._link.upload(self.name, name)

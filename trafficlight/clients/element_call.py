@@ -7,8 +7,7 @@ from typing import Literal, TypeAlias, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from trafficlight.clients.action import action
-from trafficlight.clients.base import Client
-from trafficlight.clients.link import Link
+from trafficlight.clients.base import CaseBackend, Client
 from trafficlight.clients.video import VideoImage, colour_of
 from trafficlight.errors import ActionError
 from trafficlight.protocol import JsonObject
@@ -138,7 +137,7 @@ class ElementCallClient(Client):
     :ivar display_name: the name that others see.
     """
 
-    def __init__(self, name: str, registration: JsonObject, link: Link) -> None:
+    def __init__(self, name: str, registration: JsonObject, link: CaseBackend) -> None:
         super().__init__(name, registration, link)
         self.localpart: str | None = None
         self.password: str | None = None

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from trafficlight.clients.link import Link, ServerOperation
+from trafficlight.clients.base import CaseBackend, ServerOperation
 from trafficlight.clients.nio_user import close_nio_client, log_in
 from trafficlight.errors import LabError
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     import nio  # type: ignore[import-untyped,unused-ignore]
 
 
-# Seconds that creating an account may take.
+# Seconds for creating an account.
 _ACCOUNT_TIMEOUT = 30
 
 
 class Account(Protocol):
-    """Whose account it is, and how one gets in: a client under test, for instance."""
+    """An account, for instance that of a client under test."""
 
     @property
     def localpart(self) -> str:
-        """The user's name without server."""
+        """The user's name, without the server name."""
         ...
 
     @property
@@ -33,16 +33,16 @@ class Account(Protocol):
 
 
 class HomeServer:
-    """One homeserver, fresh for this case.
+    """A homeserver that was started for this case.
 
-    What :meth:`start` and its like cannot do here ends the case as skipped, with the provider's reason.
+    An operation such as :meth:`start` that its provider does not support ends the case as skipped.
 
-    :param server_name: its name, as it stands in user ids.
-    :param cs_api: the base URL of its client-server API; a trailing slash is taken off.
-    :param name: the role that it plays.
-    :param version: what runs, e.g. ``Synapse 1.163.2``; empty where it does not tell.
-    :param log: the file its log goes to; None where its provider has none.
-    :param link: how operations on it reach the coordinator.
+    :param server_name: its name, as in user ids.
+    :param cs_api: the base URL of its client-server API; a trailing slash is removed.
+    :param name: its role.
+    :param version: implementation and version, e.g. ``Synapse 1.163.2``; empty if unknown.
+    :param log: its log file; None if its provider has none.
+    :param link: its connection to the coordinator.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class HomeServer:
         name: str = "server",
         version: str = "",
         log: Path | None = None,
-        link: Link | None = None,
+        link: CaseBackend | None = None,
     ) -> None:
         self.name = name
         self.server_name = server_name
@@ -79,15 +79,15 @@ class HomeServer:
     async def nio_client(
         self, user: str | Account | None = None, password: str | None = None, *, store: Path | None = None
     ) -> "nio.AsyncClient":
-        """Return a `nio.AsyncClient` that is logged in on a new device; it is closed with the case.
+        """Return a `nio.AsyncClient` that is logged in on a new device; it is closed at the end of the case.
 
-        A user that is only named gets an account the first time, and one more device each time after that.
+        The first call for a localpart registers the user; later calls only add a device.
 
-        :param user: a localpart, a user id of this homeserver, or the client under test whose user is meant;
-            by default somebody new, also where the homeserver is shared with other cases.
-        :param password: of an account that exists and that :meth:`register` was not called for.
+        :param user: a localpart, a user id of this homeserver, or a client under test whose account to use;
+            by default a new user, whose name is unique also on a homeserver that cases share.
+        :param password: the password of an existing account that was not created with :meth:`register`.
         :param store: an existing folder for its keys; without one it neither encrypts nor decrypts.
-        :raises LabError: the homeserver refuses or does not answer, or the user is not one of its own.
+        :raises LabError: the homeserver refuses or does not answer, or the user belongs to another server.
         """
         if user is None:
             user = f"user-{secrets.token_hex(5)}"
@@ -104,7 +104,7 @@ class HomeServer:
         return client
 
     async def read_log(self) -> str:
-        """Return what its log holds by now; empty where there is none, or none before the case has ended."""
+        """Return the content of its log; empty if there is none, or none before the case has ended."""
         if self.log is None:
             return ""
         try:
@@ -113,40 +113,40 @@ class HomeServer:
             return ""
 
     async def start(self) -> None:
-        """Start it after :meth:`stop` or :meth:`kill`; returns when it answers again, with its data.
+        """Start it after :meth:`stop` or :meth:`kill`, with its data; return when it answers.
 
         :raises UnsupportedError: its provider cannot.
         """
         await self._operate("start")
 
     async def stop(self) -> None:
-        """Stop it as an operator would; returns when it is down. Its data stay."""
+        """Stop it with SIGTERM and return when it has exited. Its data is kept."""
         await self._operate("stop")
 
     async def restart(self) -> None:
-        """Stop and start it; returns when it answers again, with its data."""
+        """Stop and start it, with its data; return when it answers."""
         await self._operate("restart")
 
     async def kill(self) -> None:
-        """End it without warning (SIGKILL). Its data stay as they were on the disk."""
+        """Kill it with SIGKILL. Its data is kept as it is on the disk."""
         await self._operate("kill")
 
     async def pause(self) -> None:
-        """Freeze it: connections stay open and nothing answers."""
+        """Suspend it: connections stay open, but it does not answer."""
         await self._operate("pause")
 
     async def unpause(self) -> None:
-        """Let it go on after :meth:`pause`."""
+        """Resume it after :meth:`pause`."""
         await self._operate("unpause")
 
     async def close(self) -> None:
-        """Close the clients that :meth:`nio_client` returned; called when the case has ended. Idempotent."""
+        """Close the clients that :meth:`nio_client` returned. Called at the end of the case. Idempotent."""
         await self._opened.aclose()
 
     def _localpart(self, user: str) -> str:
         localpart, _, server_name = user.removeprefix("@").partition(":")
         if server_name and server_name != self.server_name:
-            raise LabError(f"{self.name}: {user} is no user of {self.server_name}")
+            raise LabError(f"{self.name}: {user} is not a user of {self.server_name}")
         return localpart
 
     async def _operate(self, operation: ServerOperation) -> None:
@@ -160,7 +160,7 @@ async def register_account(cs_api: str, localpart: str, password: str) -> str:
 
     :raises LabError: the homeserver refuses; the message carries its answer.
     """
-    import aiohttp  # here, because it takes longer to load than everything else that a test file imports
+    import aiohttp  # here, because it is slow to import
 
     body = {
         "username": localpart,

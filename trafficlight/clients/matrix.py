@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from trafficlight.clients.action import Wire, action
-from trafficlight.clients.base import Client, ClientApi
+from trafficlight.clients.base import CaseBackend, Client, ClientApi
 from trafficlight.clients.home_server import register_account
-from trafficlight.clients.link import Link
 from trafficlight.protocol import JsonObject
 
 HistoryVisibility = Literal["shared", "invited", "joined", "world_readable"]
@@ -52,7 +51,7 @@ class MatrixClient(Client):
     :ivar homeserver: what the client was last registered with or logged in to.
     """
 
-    def __init__(self, name: str, registration: JsonObject, link: Link) -> None:
+    def __init__(self, name: str, registration: JsonObject, link: CaseBackend) -> None:
         super().__init__(name, registration, link)
         self.localpart = f"user-{name.lower()}-{secrets.token_hex(5)}"
         self.password = secrets.token_urlsafe(16)

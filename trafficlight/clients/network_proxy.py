@@ -1,10 +1,9 @@
-"""A proxy between clients and a homeserver that can be told to misbehave."""
+"""A proxy between clients and a homeserver that can delay and refuse requests."""
 
 from typing import Annotated
 
 from trafficlight.clients.action import Wire, action
-from trafficlight.clients.base import Client, ClientApi
-from trafficlight.clients.link import Link
+from trafficlight.clients.base import CaseBackend, Client, ClientApi
 from trafficlight.errors import AdapterError
 from trafficlight.protocol import JsonObject
 
@@ -12,18 +11,18 @@ Endpoint = Annotated[str, Wire("endpoint")]
 
 
 class NetworkProxyClient(Client):
-    """A network proxy, to be given to `register` and `login` in place of the homeserver behind it.
+    """A network proxy. Pass it to `register` and `login` in place of its homeserver.
 
     Endpoints are parts of a request's path, for instance ``/sendToDevice``.
     """
 
-    def __init__(self, name: str, registration: JsonObject, link: Link) -> None:
+    def __init__(self, name: str, registration: JsonObject, link: CaseBackend) -> None:
         super().__init__(name, registration, link)
         self._target: ClientApi | None = None
 
     @property
     def cs_api(self) -> str:
-        """The base URL that clients are to use, without a trailing slash.
+        """The base URL for clients, without a trailing slash.
 
         :raises AdapterError: the proxy registered without one.
         """
@@ -34,40 +33,40 @@ class NetworkProxyClient(Client):
 
     @property
     def server_name(self) -> str:
-        """The name of the homeserver behind it.
+        """The name of its homeserver.
 
         :raises RuntimeError: :meth:`proxy_to` was not called.
         """
         if self._target is None:
-            raise RuntimeError(f"{self.name} stands before no homeserver: call proxy_to() first")
+            raise RuntimeError(f"{self.name} has no homeserver: call proxy_to() first")
         return self._target.server_name
 
     async def proxy_to(self, server: ClientApi) -> None:
-        """Stand before a homeserver from now on."""
+        """Forward requests to a homeserver."""
         await self._proxy_to(server.cs_api)
         self._target = server
 
     @action("proxyTo")
     async def _proxy_to(self, url: str) -> None:
-        """Send all requests on to a base URL. Returns only when it takes effect."""
+        """Forward all requests to a base URL. Returns only when this is in effect."""
 
     @action("disableEndpoint")
     async def disable_endpoint(self, path: Endpoint) -> None:
-        """Answer every request whose path contains this with 503, until it is enabled again."""
+        """Answer every request whose path contains the endpoint with 503, until it is enabled again."""
 
     @action("enableEndpoint")
     async def enable_endpoint(self, path: Endpoint) -> None:
-        """Let requests to a disabled endpoint through again."""
+        """Forward requests to a disabled endpoint again."""
 
     @action("delayEndpoint")
     async def delay_endpoint(self, path: Endpoint, delay: int) -> None:
-        """Hold every request whose path contains this for `delay` milliseconds."""
+        """Delay every request whose path contains the endpoint by `delay` milliseconds."""
 
     @action("undelayEndpoint")
     async def undelay_endpoint(self, path: Endpoint) -> None:
-        """Hold requests to a delayed endpoint no longer."""
+        """Stop delaying requests to an endpoint."""
 
     @action("waitUntilEndpointAccessed")
     async def wait_until_endpoint_accessed(self, path: Endpoint, timeout: int | None = None) -> None:
-        """Wait until a request whose path contains this comes; fail after `timeout` milliseconds (the proxy's
+        """Wait for a request whose path contains the endpoint; fail after `timeout` milliseconds (the proxy's
         own default is 15,000)."""

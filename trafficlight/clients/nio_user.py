@@ -1,4 +1,4 @@
-"""A user of a homeserver for the test's own use: matrix-nio inside the test's process, without an adapter."""
+"""matrix-nio clients in the test's own process, without an adapter."""
 
 import asyncio
 from pathlib import Path
@@ -10,23 +10,22 @@ if TYPE_CHECKING:
     import nio  # type: ignore[import-untyped,unused-ignore]
 
 
-# Seconds that a homeserver may take for one answer, beyond what a sync is told to wait.
+# Seconds for one response, in addition to the timeout of a sync.
 _REQUEST_TIMEOUT = 20
-# How often nio asks again, a second apart, while there is no connection: long enough for a restart, and no
-# call outlives a dead homeserver for ever.
+# Retries of nio, a second apart, while there is no connection: enough for a restart of the homeserver.
 _TRIES = 30
-# Seconds that the login may take, all tries included.
+# Seconds for the login, including retries.
 _LOGIN_TIMEOUT = 40
 
 
 async def log_in(cs_api: str, user_id: str, password: str, store: Path | None) -> "nio.AsyncClient":
-    """Return a client that is logged in on a new device.
+    """Log in on a new device and return the client.
 
     :param cs_api: the base URL of the client-server API.
     :param store: an existing folder for its keys; without one it does not encrypt.
     :raises LabError: the homeserver refuses, or does not answer.
     """
-    import aiohttp  # both here, because they take longer to load than all else that a test file imports
+    import aiohttp  # both here, because they are slow to import
     import nio
 
     config = nio.AsyncClientConfig(

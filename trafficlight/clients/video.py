@@ -1,18 +1,18 @@
-"""Telling what a video tile shows by the colour at the middle of its snapshot."""
+"""Recognises what a video tile shows by the colour in the middle of its snapshot."""
 
 from enum import StrEnum
 from pathlib import Path
 
-# What a tile without video is painted with while the connection is being made.
+# The colour of a tile without video while it is connecting.
 _CONNECTING = (68, 68, 68)
-# How far a channel may be off after the codec, on a scale of 255.
-_TOLERANCE = 40
-# How far a colour's own channel must stand above the others.
-_DOMINANCE = 80
+# What a codec may make of a pure colour: its own channel at least, the two others at most.
+_PURE, _ABSENT = 200, 60
+# What it may make of the grey (128, 128, 128) of a tile that has received no frame yet.
+_GREY = range(121, 136)
 
 
 class VideoImage(StrEnum):
-    """What a tile can show: a plain picture that a client was told to send, or a state of the call."""
+    """What a tile can show: a plain picture that a client sends, or a state of the call."""
 
     RED = "red"
     GREEN = "green"
@@ -22,14 +22,17 @@ class VideoImage(StrEnum):
 
     @property
     def settable(self) -> bool:
-        """Whether a client can be told to send it."""
+        """Whether a client can send it."""
         return self not in (VideoImage.INITIAL, VideoImage.CONNECTING)
 
 
 def colour_of(snapshot: Path) -> VideoImage:
-    """Return what the middle of a picture shows, whatever its format, with or without transparency.
+    """Return what a picture shows, in any format, with or without transparency.
 
-    :raises AssertionError: the colour is none of the known ones.
+    A colour's own channel must be at least 200 and the two others at most 60, on a scale of 255. Grey is from
+    121 to 135 in all channels. Every other colour is unknown.
+
+    :raises AssertionError: the colour is unknown.
     """
     from PIL import Image  # here, because only calls need it
 
@@ -45,8 +48,8 @@ def colour_of(snapshot: Path) -> VideoImage:
         (VideoImage.GREEN, green, (red, blue)),
         (VideoImage.BLUE, blue, (red, green)),
     ):
-        if own - max(others) >= _DOMINANCE:
+        if own >= _PURE and max(others) <= _ABSENT:
             return image
-    if all(abs(channel - 128) <= _TOLERANCE for channel in (red, green, blue)):
+    if all(channel in _GREY for channel in (red, green, blue)):
         return VideoImage.INITIAL
-    raise AssertionError(f"{snapshot.name} shows rgb({red}, {green}, {blue}) at its middle: no known picture")
+    raise AssertionError(f"{snapshot.name} shows rgb({red}, {green}, {blue}) at its middle: unknown picture")

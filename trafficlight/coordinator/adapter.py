@@ -6,8 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from trafficlight.coordinator.channel import Channel
-from trafficlight.errors import ActionError, LabError, TrafficlightError
+from trafficlight.coordinator.channel import AdapterFailure, Channel
+from trafficlight.errors import TrafficlightError
 from trafficlight.logs import LogContext
 from trafficlight.protocol import JsonObject, Registration
 from trafficlight.results.events import Event
@@ -142,7 +142,7 @@ class Lease:
     adapters: Mapping[str, Adapter]
     folder: AttemptFolder
     emit: Callable[[Event], None]
-    on_lost: Callable[[str, LabError | ActionError, bool], None]
+    on_lost: Callable[[str, AdapterFailure, bool], None]
     released: bool = False
     uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
     uploaded_bytes: int = 0

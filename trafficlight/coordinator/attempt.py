@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from trafficlight.clients.link import ServerOperation
+from trafficlight.clients.base import ServerOperation
 from trafficlight.clock import Clock, race
 from trafficlight.coordinator.adapter import Adapter, Lease
-from trafficlight.coordinator.channel import ActionResult
+from trafficlight.coordinator.channel import ActionResult, AdapterFailure
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.errors import (
@@ -103,7 +103,8 @@ class Attempt:
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
     :ivar lease: the claim on the adapters.
     :ivar failures: the first error of each role's adapter.
-    :ivar aborted: set when an adapter is lost while no action of the test waits for it.
+    :ivar decisive: the first of them that no action of the test raised.
+    :ivar aborted: set when there is one.
     :ivar abandoned: descriptions of the actions that the test no longer waited for.
     """
 
@@ -115,7 +116,8 @@ class Attempt:
     hosts: Mapping[str, str] = field(default_factory=dict)
     cancel_reason: str = ""
     servers: dict[str, RunningServer] = field(default_factory=dict)
-    failures: dict[str, LabError | ActionError] = field(default_factory=dict)
+    failures: dict[str, AdapterFailure] = field(default_factory=dict)
+    decisive: AdapterFailure | None = None
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: list[str] = field(default_factory=list)
     started: float = field(init=False)
@@ -246,7 +248,8 @@ class Attempt:
 
     async def _adapter_lost(self) -> Verdict:
         await self.aborted.wait()
-        return verdict_of(next(iter(self.failures.values())), "run")
+        assert self.decisive is not None
+        return verdict_of(self.decisive, "run")
 
     async def _homeserver_lost(self) -> Verdict:
         """Return when a homeserver has exited unexpectedly and the test had time to fail by itself."""
@@ -258,9 +261,8 @@ class Attempt:
 
     async def _annotated(self, verdict: Verdict) -> Verdict:
         """Add what the test cannot know: adapters that failed, homeservers that exited."""
-        if self.failures and verdict.state in (State.SUCCESS, State.SKIPPED):
-            # A test may catch what an adapter reports; the lost adapter still decides the case.
-            verdict = verdict_of(next(iter(self.failures.values())), "run")
+        if self.decisive is not None and verdict.state in (State.SUCCESS, State.SKIPPED):
+            verdict = verdict_of(self.decisive, "run")
         if verdict.state is State.SUCCESS:
             return verdict
         exited = {role: server.exited for role, server in self.servers.items() if server.exited is not None}
@@ -299,7 +301,7 @@ class Attempt:
         try:
             deadline = self.resources.deadlines.action
             return await adapter.channel.perform(action, data, deadline, id=id, on_end=ended)
-        except (ActionError, LabError) as error:
+        except (ActionError, LabError, UnsupportedError) as error:
             raise _named(error, role, action) from None
         except asyncio.CancelledError:
             if not over:
@@ -331,7 +333,7 @@ class Attempt:
         self.emit(
             ActionFailed(
                 **about,
-                type=kind or ("action" if isinstance(outcome, ActionError) else "adapter"),
+                type=kind or _type_of(outcome),
                 path=getattr(outcome, "path", None) or "",
                 details=getattr(outcome, "message", str(outcome)),
                 seconds=seconds,
@@ -367,9 +369,11 @@ class Attempt:
 
         return delivered
 
-    def _adapter_failed(self, role: str, error: LabError | ActionError, raised_in_test: bool) -> None:
+    def _adapter_failed(self, role: str, error: AdapterFailure, raised_in_test: bool) -> None:
+        error = _named(error, role)
         self.failures.setdefault(role, error)
         if not raised_in_test:
+            self.decisive = self.decisive or error
             self.aborted.set()
 
 
@@ -377,7 +381,13 @@ def _exited_unexpectedly(server: RunningServer) -> bool:
     return server.exited is not None and not server.exited.endswith(BY_THE_TEST)
 
 
-def _named(error: ActionError | LabError, role: str, action: str) -> ActionError | LabError:
+def _type_of(outcome: Exception) -> Literal["action", "adapter", "unsupported"]:
+    if isinstance(outcome, ActionError):
+        return "action"
+    return "unsupported" if isinstance(outcome, UnsupportedError) else "adapter"
+
+
+def _named(error: AdapterFailure, role: str, action: str = "") -> AdapterFailure:
     """Return the error with the role and the action in its message."""
     if isinstance(error, ActionError | AdapterError):
         kind = ActionError if isinstance(error, ActionError) else AdapterError

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from trafficlight.clock import Clock, release
-from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError
+from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError, UnsupportedError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
 
 # Completed actions that messages quote.
@@ -39,8 +39,10 @@ class Receipt(StrEnum):
     STALE = "stale"  # it names an action that is not outstanding
 
 
+# What an adapter reports, or what is wrong with it.
+AdapterFailure: TypeAlias = LabError | ActionError | UnsupportedError
 # How an action ended: with a response, verbatim, or with what went wrong.
-ActionResult: TypeAlias = JsonObject | LabError | ActionError
+ActionResult: TypeAlias = JsonObject | AdapterFailure
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class Channel:
     _outstanding: Outstanding | None = None
     _superseded: int = 0
     _exit: str | None = None
-    _failure: LabError | ActionError | None = None
+    _failure: AdapterFailure | None = None
     _polls: int = 0
     _held: "asyncio.Future[None] | None" = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -113,6 +115,7 @@ class Channel:
         :param on_end: called with the result and the seconds it took, before the adapter's response is
             acknowledged. Not called if the caller is cancelled.
         :raises ActionError: the client failed.
+        :raises UnsupportedError: the adapter does not support the action.
         :raises AdapterError: the adapter failed, or has ended.
         :raises DeadlineError: no response in time; the message says what the adapter did last.
         """
@@ -138,7 +141,7 @@ class Channel:
             except DeadlineError:
                 ending = "no answer"
                 raise
-            except (ActionError, LabError):
+            except (ActionError, LabError, UnsupportedError):
                 ending = "failed"
                 raise
             finally:
@@ -156,7 +159,7 @@ class Channel:
             self._settle(self._outstanding, AdapterError(f"was told to exit ({self._exit})"))
         self._wake()
 
-    def fail(self, error: LabError | ActionError) -> bool:
+    def fail(self, error: AdapterFailure) -> bool:
         """Fail the outstanding action and all later ones.
 
         :return: whether an action was outstanding, whose caller gets the error.
@@ -244,12 +247,19 @@ class Channel:
         if final:
             self._settle(outstanding, AdapterError(f"its answer was refused: {why}"))
 
-    def report(self, error: ErrorBody) -> LabError | ActionError:
-        """Return an adapter's error report as an exception, for :meth:`fail`."""
+    def report(self, error: ErrorBody) -> AdapterFailure:
+        """Return an adapter's error report as an exception, for :meth:`fail`.
+
+        A report of type ``unknown`` fails the outstanding action; without one, the adapter is to blame.
+        """
         outstanding = self._unanswered()
         action = outstanding.message.action if outstanding is not None else ""
         details = error.details or f"reported an error of type {error.type!r} without details"
-        kind = ActionError if error.type == "action" else AdapterError
+        if error.type == "unsupported":
+            return UnsupportedError(f"{action}: {details.removeprefix(f'{action}: ')}" if action else details)
+        stated = error.type if "type" in error.model_fields_set else ""
+        of_action = stated == "action" or (stated == "unknown" and outstanding is not None)
+        kind = ActionError if of_action else AdapterError
         return kind(details, action=action, path=error.path)
 
     # State
@@ -266,7 +276,7 @@ class Channel:
         return found.message if found is not None else None
 
     @property
-    def failure(self) -> LabError | ActionError | None:
+    def failure(self) -> AdapterFailure | None:
         """The error that every action fails with, if any."""
         return self._failure
 

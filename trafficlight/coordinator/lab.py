@@ -88,7 +88,8 @@ class Lab:
             recovered = RecoveredState()
             if resumable:
                 directory = open_state_directory(settings.results_root)
-                recovered = await asyncio.to_thread(stack.enter_context, directory)
+                recovered = await asyncio.to_thread(directory.__enter__)
+                stack.push_async_exit(lambda *error: asyncio.to_thread(directory.__exit__, *error))
             journal = Journal(clock)
             metrics = Metrics(journal)
             engine = Engine(

@@ -15,9 +15,9 @@ from trafficlight.coordinator.adapter import (
     RegistrationConflictError,
     UnknownAdapterError,
 )
-from trafficlight.coordinator.channel import Channel
+from trafficlight.coordinator.channel import AdapterFailure, Channel
 from trafficlight.coordinator.scheduling.inventory import MissingAdapter
-from trafficlight.errors import ActionError, AdapterError, LabError, TrafficlightError
+from trafficlight.errors import AdapterError, TrafficlightError
 from trafficlight.protocol import RESET, ErrorBody, JsonObject, Registration
 from trafficlight.results.events import (
     AdapterLeased,
@@ -340,7 +340,7 @@ class Pool:
             if adapter.state is not AdapterState.ENDED:
                 self._end(adapter, reason)
 
-    def _lost(self, adapter: Adapter, error: LabError | ActionError) -> None:
+    def _lost(self, adapter: Adapter, error: AdapterFailure) -> None:
         if adapter.state is AdapterState.ENDED:
             return
         raised_in_test = adapter.channel.fail(error)

@@ -60,7 +60,8 @@ def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
         if adapter.command:
             command = _split(adapter.command, f"ADAPTERS.{name}")
         elif name in _BUILT_IN:
-            command = [sys.executable, "-m", "trafficlight", "adapter", name]
+            # -P: a folder trafficlight in the current directory is not this package.
+            command = [sys.executable, "-P", "-m", "trafficlight", "adapter", name]
         else:
             known = ", ".join(_BUILT_IN)
             raise ConfigError(

@@ -365,7 +365,7 @@ class ActionFailed(Event):
     :param id: the action's id.
     :param action: the action's name.
     :param type: ``action`` (the client could not do it), ``adapter`` (the adapter failed or did not respond
-        in time) or ``cut_off`` (the test stopped waiting).
+        in time), ``unsupported`` (the adapter cannot do it) or ``cut_off`` (the test stopped waiting).
     :param path: the place in the client that the adapter named; may be empty.
     :param details: what went wrong.
     :param seconds: time from the request to the failure.
@@ -373,7 +373,7 @@ class ActionFailed(Event):
 
     id: str
     action: str
-    type: Literal["action", "adapter", "cut_off"] = "adapter"
+    type: Literal["action", "adapter", "unsupported", "cut_off"] = "adapter"
     path: str = ""
     details: str = ""
     seconds: float

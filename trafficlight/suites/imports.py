@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ _SHIPPED_PACKAGE = "trafficlight.tests"
 # The attribute of a module with the modification time and size of its file.
 _STAMP = "__trafficlight_stamp__"
 _FOREIGN_PACKAGE = "trafficlight_test_"
+# A package of this name in a user's tree is the application of the original: never executed.
+_OWN_NAME = "trafficlight"
 # Directories that are added for one file before its imports count as endless.
 _MOST_TREES = 20
 
@@ -63,8 +66,8 @@ def _load(path: Path) -> ModuleType:
         for _ in range(_MOST_TREES):
             try:
                 return _import(path)
-            except ModuleNotFoundError as error:
-                if not _extend_shipped(path, error.name or ""):
+            except ImportError as error:
+                if not _extend_shipped(path, _missing(error)):
                     raise _import_error(path, error) from error
             except KeyboardInterrupt:
                 raise
@@ -94,9 +97,13 @@ def _in_shipped(path: Path) -> Path | None:
 def _top(path: Path) -> Path:
     """Return the directory of the synthetic package: the file's own, or that of its topmost package."""
     top = path.parent
-    while (top / "__init__.py").is_file() and (top.parent / "__init__.py").is_file():
+    while _is_package(top) and _is_package(top.parent):
         top = top.parent
     return top
+
+
+def _is_package(folder: Path) -> bool:
+    return folder.name != _OWN_NAME and (folder / "__init__.py").is_file()
 
 
 def _package_of(top: Path) -> str:
@@ -110,16 +117,17 @@ def _import(path: Path) -> ModuleType:
     top = _top(path)
     package = _package_of(top)
     if package not in sys.modules:
-        _execute(package, top / "__init__.py", search=top)
+        _execute(package, top / "__init__.py" if _is_package(top) else None, search=top)
     if (parent := name.rpartition(".")[0]) != package:
         importlib.import_module(parent)
     return _execute(name, path)
 
 
-def _execute(name: str, path: Path, *, search: Path | None = None) -> ModuleType:
+def _execute(name: str, path: Path | None, *, search: Path | None = None) -> ModuleType:
     # The loader is explicit, so that any suffix works.
-    loader = importlib.machinery.SourceFileLoader(name, str(path)) if path.is_file() else None
-    spec = importlib.machinery.ModuleSpec(name, loader, origin=str(path), is_package=search is not None)
+    loader = importlib.machinery.SourceFileLoader(name, str(path)) if path is not None else None
+    origin = str(path or search)
+    spec = importlib.machinery.ModuleSpec(name, loader, origin=origin, is_package=search is not None)
     if search is not None:
         spec.submodule_search_locations = [str(search)]
     spec.has_location = loader is not None
@@ -164,11 +172,21 @@ def _forget_helpers_elsewhere(folder: Path) -> None:
     """Unload helpers of other test folders that share a name with one in this folder."""
     tests = [module for name, module in sys.modules.items() if name.startswith(_FOREIGN_PACKAGE)]
     folders = {Path(module.__file__).parent for module in tests if module.__file__} - {folder}
-    for name in {entry.stem for entry in folder.iterdir() if entry.is_dir() or entry.suffix == ".py"}:
+    helpers = {entry.stem for entry in folder.iterdir() if entry.is_dir() or entry.suffix == ".py"}
+    for name in helpers - {_OWN_NAME}:
         origin = getattr(sys.modules.get(name), "__file__", None)
         if origin and not folders.isdisjoint((Path(origin).parent, Path(origin).parent.parent)):
             for stale in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
                 del sys.modules[stale]
+
+
+def _missing(error: ImportError) -> str:
+    """Return the module that an import did not find: for ``from package import name``, ``package.name``."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name or ""
+    # 3.11 has no ImportError.name_from.
+    name = re.match(r"cannot import name '(\w+)' from ", str(error))
+    return f"{error.name}.{name[1]}" if name else ""
 
 
 def _extend_shipped(path: Path, missing: str) -> bool:
@@ -209,6 +227,8 @@ def _import_error(path: Path, error: BaseException) -> TestFileError:
     hint = ""
     if isinstance(error, ModuleNotFoundError) and error.name:
         hint = f"install {error.name.partition('.')[0]}, or put {error.name} beside the file"
+        if error.name.startswith(f"{_OWN_NAME}."):
+            hint = "this version of trafficlight has no such module"
         if error.name == "assertpy":
             hint = "install trafficlight[compat]"
     return TestFileError(path, line, f"does not import: {type(error).__name__}: {error}".rstrip(": "), hint)

@@ -1,8 +1,10 @@
 """`python -m trafficlight.worker FD MEMORY`: started by the coordinator only."""
 
+import os
 import sys
 
 from trafficlight.worker.process import main
 
 if __name__ == "__main__":
+    sys.path.append(os.getcwd())  # last: its packages must not shadow installed ones
     main(int(sys.argv[1]), int(sys.argv[2]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from trafficlight.clients import Link
+from trafficlight.clients import CaseBackend
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State, TestEvent
 from trafficlight.suites.model import Case
@@ -62,7 +62,7 @@ class Verdict:
     phase: str = "run"
 
 
-class CaseLink(Link, Protocol):
+class CaseLink(CaseBackend, Protocol):
     """How running test code reaches the coordinator: actions, homeservers, and events."""
 
     def emit(self, event: TestEvent) -> None:

@@ -21,6 +21,7 @@ from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
 from trafficlight.text import MESSAGE_LIMIT, truncate
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
+from trafficlight.worker.calls import Calls
 from trafficlight.worker.messages import ensure_json
 from trafficlight.worker.output import CaseLog
 from trafficlight.worker.verdicts import verdict_of
@@ -72,11 +73,12 @@ class _Execution:
 
     def __init__(self, assignment: Assignment, link: CaseLink, clock: Clock, log: CaseLog) -> None:
         self._assignment = assignment
-        self._link = link
         self._folder = AttemptFolder(assignment.folder)
         self._clock = clock
         self.logger = log.logger
         self.deadline = Deadline(clock, assignment.case_deadline)
+        self._calls = Calls(assignment.case, link, self.deadline)
+        self._link = cast("CaseLink", self._calls)
         self._clients: Mapping[str, ClientType] = {}
         self.case = CaseInfo(
             id=assignment.case.id,
@@ -115,6 +117,8 @@ class _Execution:
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
             return verdict_of(error, phase)
         arguments = {**roles, **self.case.parameters}
+        for name, watched in (("self", test), *roles.items()):
+            self._calls.watch(watched, name)
         try:
             return await self._to_the_end(test, arguments)
         finally:
@@ -127,8 +131,11 @@ class _Execution:
         except asyncio.CancelledError:
             await self._tear_down(test, arguments)
             raise
+        verdict = self._calls.uncaught(verdict)
         torn_down = await self._tear_down(test, arguments)
-        return torn_down if torn_down is not None and verdict.state is State.SUCCESS else verdict
+        if verdict.state is State.SUCCESS:
+            verdict = torn_down or self._calls.uncaught(verdict)
+        return self._calls.awaited(verdict)
 
     def _load(self) -> Test:
         case = self._assignment.case
@@ -170,7 +177,10 @@ class _Execution:
         except TimeoutError as error:
             if not limit.expired():
                 return verdict_of(error, phase)
-            return verdict_of(_late(f"not done within {seconds:g} s, the case's deadline", error), phase)
+            late = self._calls.expectation_cut(seconds) or DeadlineError(
+                f"not done within {seconds:g} s, the case's deadline"
+            )
+            return verdict_of(_at_the_test(late, error), phase)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - code of a test file
@@ -187,9 +197,8 @@ class _Execution:
                 raise
             self.logger.exception("the tear-down failed")
             if limit.expired():
-                return verdict_of(
-                    _late(f"the tear-down was not done within {seconds:g} s", error), "teardown"
-                )
+                late = DeadlineError(f"the tear-down was not done within {seconds:g} s")
+                return verdict_of(_at_the_test(late, error), "teardown")
             return verdict_of(error, "teardown")
         return None
 
@@ -203,10 +212,10 @@ class _Execution:
             self.logger.exception("what the test opened on its homeservers could not be closed")
 
 
-def _late(message: str, error: BaseException) -> DeadlineError:
+def _at_the_test(late: Exception, error: BaseException) -> Exception:
     """Return the error for an expired deadline, with the traceback of the test."""
     # Its cause is the cancellation that went through the test.
-    return DeadlineError(message).with_traceback((error.__cause__ or error).__traceback__)
+    return late.with_traceback((error.__cause__ or error).__traceback__)
 
 
 def _cancelled_from_outside() -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from trafficlight.clients.link import ServerOperation
+from trafficlight.clients.base import ServerOperation
 from trafficlight.errors import LabError, TestFileError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import TestEvent

@@ -32,6 +32,8 @@ class Two(Test):
         {body}
 """
 
+CATCHES = "\n        ".join(["try: await alice.perform('x')", "except Exception: pass"])
+
 SERVER = """
 class Served(Test):
     servers = {"server": SynapseStable}
@@ -90,6 +92,25 @@ class TestActions:
             "not done within 0.2 s, the case's deadline; alice was performing dance for 0."
         )
 
+    async def test_a_case_that_takes_too_long_while_a_client_verifies(self, bay_with: MakeBay) -> None:
+        """What did not become true within the time limit is the client's failure, as after its own limit."""
+        bay = await bay_with(case=0.2)
+        bay.play_once(lambda action, data: None)
+        body = "await alice.perform('verify_message_in_timeline', message='hi')"
+        case = (await bay.ended(await bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
+        message = "alice: verify_message_in_timeline: not true within 0.2 s, the case's deadline"
+        assert (case.state, case.message) == (State.FAILURE, message)
+
+    async def test_a_case_that_takes_too_long_while_others_do_something_else(self, bay_with: MakeBay) -> None:
+        bay = await bay_with(case=0.2)
+        bay.play_once(lambda action, data: None)
+        bay.play_once(lambda action, data: None, type="element-web")
+        body = "await asyncio.gather(alice.perform('verify_it'), bob.perform('dance'))"
+        case = (await bay.ended(await bay.submit(TWO.format(body=body))))[
+            "Two[alice=Nio,bob=ElementWebStable]"
+        ]
+        assert case.state is State.ERROR
+
     async def test_data_that_cannot_be_json(self, bay: "EngineHarness") -> None:
         bay.player()
         body = "await alice.perform('dance', partner=object())"
@@ -123,16 +144,54 @@ class TestAdapters:
         case = (await bay.ended(session))["One[alice=Nio]"]
         assert case.message == "alice: x: no such room"
 
-    async def test_an_error_that_the_test_does_not_wait_for_is_not_lost(self, bay: "EngineHarness") -> None:
-        """The test catches what its own action raised; the adapter is gone all the same."""
+    @pytest.mark.parametrize(
+        ("report", "caught", "uncaught"),
+        [
+            ({"response": "error", "error": "no room"}, State.SUCCESS, State.FAILURE),
+            (ErrorBody(type="action", details="no room"), State.SUCCESS, State.FAILURE),
+            (ErrorBody(type="unknown", details="x: no room"), State.SUCCESS, State.FAILURE),
+            (ErrorBody(type="unsupported", details="no room"), State.SUCCESS, State.SKIPPED),
+            (ErrorBody(type="adapter", details="no room"), State.ERROR, State.ERROR),
+        ],
+    )
+    async def test_one_rule_for_what_a_test_may_catch(
+        self,
+        bay: "EngineHarness",
+        report: JsonObject | ErrorBody,
+        caught: State,
+        uncaught: State,
+    ) -> None:
+        """An action's failure may be caught, however the adapter reports it; an adapter's failure may not."""
+        bodies = (CATCHES, "await alice.perform('x')")
+        for uuid, body, state in zip("ab", bodies, (caught, uncaught), strict=True):
+            alice = bay.engine.pool.register(uuid, Registration.model_validate({"type": "nio"}))
+            session = await bay.submit(ONE.format(body=body))
+            message = await alice.channel.poll(20)
+            if isinstance(report, ErrorBody):
+                bay.engine.pool.report(alice, report)
+            else:
+                alice.channel.respond(message.id, report)
+            case = (await bay.ended(session))["One[alice=Nio]"]
+            assert case.state is state
+            assert case.message == ("" if state is State.SUCCESS else "alice: x: no room")
+
+    async def test_a_deadline_may_not_be_caught(self, bay_with: MakeBay) -> None:
+        bay = await bay_with(action=0.1)
+        bay.play_once(lambda action, data: None)
+        for body in (CATCHES, CATCHES + "\n        assert False, 'blames the client'"):
+            case = (await bay.ended(await bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
+            assert case.state is State.ERROR
+            assert case.message.startswith("alice: did not answer x within 0.1 s")
+            bay.play_once(lambda action, data: None)
+
+    async def test_an_adapter_that_was_lost_may_not_be_caught(self, bay: "EngineHarness") -> None:
         alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
-        body = "\n        ".join(["try: await alice.perform('x')", "except Exception: pass"])
-        session = await bay.submit(ONE.format(body=body))
+        session = await bay.submit(ONE.format(body=CATCHES))
         await alice.channel.poll(20)
-        bay.engine.pool.report(alice, ErrorBody(type="action", details="no such room"))
+        bay.engine.pool.lose(alice, "its process exited")
         case = (await bay.ended(session))["One[alice=Nio]"]
-        assert case.state is State.FAILURE
-        assert "no such room" in case.message
+        assert case.state is State.ERROR
+        assert case.message.startswith("alice: x: its process exited")
 
     async def test_one_that_is_gone_ends_its_case(self, bay: "EngineHarness") -> None:
         alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import blockbuster
 import pytest
 
 from tests.integration.homeservers.conftest import data_folders
@@ -208,13 +207,6 @@ async def test_twenty_deployments_leave_no_process_port_or_folder(
     assert descendants() == processes
     assert sorted(folder.iterdir()) == files
     assert _open_files() <= sockets + 1  # a thread pool may have one open
-
-
-async def test_the_event_loop_is_never_blocked(local: LocalProvider, ask: Ask) -> None:
-    requests = [ask("red"), ask("blue")]
-    with blockbuster.blockbuster_ctx("trafficlight.homeservers"):
-        async with local.deploy("not blocking", requests) as servers:
-            await servers[0].operate("restart")
 
 
 async def test_closing_destroys_what_is_deployed(ask: Ask, descendants: Callable[[], set[int]]) -> None:

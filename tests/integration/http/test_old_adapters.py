@@ -103,7 +103,7 @@ async def breaks_and_uploads_after(adapter: OldAdapter) -> None:
         (responds_with_strings, State.SUCCESS),
         (responds_twice, State.SUCCESS),
         (fails_in_its_answer, State.FAILURE),
-        (breaks_and_uploads_after, State.ERROR),
+        (breaks_and_uploads_after, State.FAILURE),
     ],
 )
 @pytest.mark.parametrize("kind", ["element-web", "hydrogen-web", "element-call"])

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import psutil
 import pytest
 
-from trafficlight.clients.link import ServerOperation
+from trafficlight.clients.base import ServerOperation
 from trafficlight.coordinator.workers import pool as workers_module
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import JsonObject

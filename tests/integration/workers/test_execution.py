@@ -94,6 +94,56 @@ async def test_the_traceback_begins_in_the_test(bench: "WorkerHarness", link: "F
     assert "bench1_test.py" in first
 
 
+class TestNeverAwaited:
+    """It makes the case an error: nothing that such a test asked for has happened."""
+
+    @pytest.mark.parametrize(
+        ("line", "name"),
+        [
+            ("alice.perform('dance')", "alice.perform"),
+            ("alice.send_message('hi')", "alice.send_message"),
+            ("dropped = [alice.send_message('hi')]; del dropped", "alice.send_message"),
+            ("asyncio.create_task(alice.send_message('hi'))", "alice.send_message"),
+            ("asyncio.gather(alice.send_message('hi'))", "alice.send_message"),
+            ("self.eventually(lambda: True)", "self.eventually"),
+            ("self.help(alice)", "self.help"),
+            ("alice.send_message('hi'); assert False, 'bob has no message'", "alice.send_message"),
+            ("alice.send_message('hi'); self.skip('later')", "alice.send_message"),
+        ],
+    )
+    async def test_it_is_named_with_its_line(
+        self, bench: "WorkerHarness", link: "FakeLink", line: str, name: str
+    ) -> None:
+        body = f"async def help(self, client): ...\n\nasync def run(self, alice):\n    {line}"
+        verdict = await execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.state is State.ERROR
+        assert verdict.message.startswith(f"{name}() was never awaited (bench1_test.py:10)")
+        assert ("; then failure: bob has no message" in verdict.message) == ("bob" in line)
+        assert not link.performed
+
+    async def test_those_that_were_awaited(self, bench: "WorkerHarness", link: "FakeLink") -> None:
+        body = """
+        async def run(self, alice):
+            await alice.send_message("1")
+            await asyncio.gather(alice.send_message("2"), alice.send_message("3"))
+            task = asyncio.create_task(alice.send_message("4"))
+            await task
+            cancelled = asyncio.create_task(alice.send_message("5"))
+            cancelled.cancel()
+            await self.eventually(lambda: alice.perform("dance"))
+        """
+        verdict = await execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.state is State.SUCCESS, verdict.message
+
+    async def test_in_a_helper_it_is_the_line_of_the_test(
+        self, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
+        (bench.folder / "helping.py").write_text("def greet(client):\n    client.send_message('hi')\n")
+        body = "async def run(self, alice):\n    import helping\n    helping.greet(alice)"
+        verdict = await execute(bench.assignment(body, clients=("alice",)), link)
+        assert verdict.message == "alice.send_message() was never awaited (bench1_test.py:9)"
+
+
 class TestDeadline:
     async def test_a_test_that_hangs(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         assignment = bench.assignment("async def run(self):\n    await asyncio.sleep(5000)", case=0.05)

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from trafficlight.clients import HomeServer
-from trafficlight.clients.link import ServerOperation
+from trafficlight.clients.base import ServerOperation
 from trafficlight.errors import UnsupportedError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import TestEvent

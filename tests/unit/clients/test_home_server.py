@@ -99,7 +99,7 @@ async def test_a_wrong_password_is_told_with_the_answer(server: HomeServer, acco
 
 
 async def test_a_user_of_another_homeserver_is_refused(server: HomeServer) -> None:
-    with pytest.raises(LabError, match=r"@carol:example\.com is no user of example\.org"):
+    with pytest.raises(LabError, match=r"@carol:example\.com is not a user of example\.org"):
         await server.nio_client("@carol:example.com")
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.hand_clock import HandClock
 from trafficlight.coordinator.adapter import Adapter, Lease
+from trafficlight.coordinator.channel import AdapterFailure
 from trafficlight.coordinator.pool import Pool
-from trafficlight.errors import ActionError, LabError
 from trafficlight.protocol import Registration
 from trafficlight.results.events import Event
 from trafficlight.results.folder import AttemptFolder
@@ -22,7 +22,7 @@ class PoolHarness:
     def __init__(self, clock: HandClock, **options: Any) -> None:
         self.clock = clock
         self.events: list[Event] = []
-        self.failures: list[tuple[str, LabError | ActionError, bool]] = []
+        self.failures: list[tuple[str, AdapterFailure, bool]] = []
         self.changes = 0
         self.journal = Journal(clock)
         self.journal.subscribe(self.events.append)
@@ -41,7 +41,7 @@ class PoolHarness:
         self.pool.acquire(lease)
         return lease
 
-    def failed(self, role: str, error: LabError | ActionError, raised_in_test: bool) -> None:
+    def failed(self, role: str, error: AdapterFailure, raised_in_test: bool) -> None:
         self.failures.append((role, error, raised_in_test))
 
     def emit(self, event: Event) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trafficlight.coordinator.channel import Channel, Receipt
-from trafficlight.errors import ActionError, AdapterError, DeadlineError
+from trafficlight.errors import ActionError, AdapterError, DeadlineError, UnsupportedError
 from trafficlight.protocol import ActionMessage, ErrorBody, JsonObject
 
 if TYPE_CHECKING:
@@ -216,15 +216,28 @@ class TestResponses:
 
 
 class TestErrors:
-    async def test_a_report_of_type_action_is_a_failure_of_what_is_outstanding(self, side: Side) -> None:
+    @pytest.mark.parametrize("type", ["action", "unknown"])
+    async def test_a_report_instead_of_a_response_is_a_failure_of_the_action(
+        self, side: Side, type: str
+    ) -> None:
         asked = await side.ask("login")
         await side.channel.poll(LONG)
-        side.report(type="action", path="login.ts:3", details="wrong password")
+        side.report(type=type, path="login.ts:3", details="wrong password")
         with pytest.raises(ActionError, match="wrong password") as raised:
             await asked
         assert (raised.value.action, raised.value.path) == ("login", "login.ts:3")
 
-    @pytest.mark.parametrize("type", ["adapter", "unknown", "", "something"])
+    async def test_an_unsupported_action(self, side: Side) -> None:
+        asked = await side.ask("dance")
+        side.report(type="unsupported", details="dance: nio cannot")
+        with pytest.raises(UnsupportedError, match=r"^dance: nio cannot$"):
+            await asked
+
+    def test_one_that_belongs_to_no_action_is_an_error_of_the_adapter(self, side: Side) -> None:
+        failure = side.channel.report(ErrorBody(type="unknown", details="no display"))
+        assert isinstance(failure, AdapterError)
+
+    @pytest.mark.parametrize("type", ["adapter", "", "something"])
     async def test_every_other_type_is_an_error_of_the_adapter(self, side: Side, type: str) -> None:
         asked = await side.ask()
         side.report(type=type, details="crashed")

@@ -182,6 +182,34 @@ def test_a_copy_of_some_of_another_checkout_does_so_too(write: Write) -> None:
     assert load_module(write("copy/calls/x_test.py", text)).name == "theirs"
 
 
+def test_from_package_import_finds_a_module_of_the_same_tree(write: Write) -> None:
+    write("trafficlight/tests/chat/helper_of_chat.py", "name = 'theirs'")
+    text = "from trafficlight.tests.chat import helper_of_chat as found\n"
+    assert load_module(write("trafficlight/tests/chat/x_test.py", text)).found.name == "theirs"
+    with pytest.raises(TestFileError, match="cannot import name 'helper_nowhere'"):
+        load_module(
+            write("trafficlight/tests/chat/y_test.py", "from trafficlight.tests.chat import helper_nowhere")
+        )
+
+
+@pytest.mark.parametrize("name", ["trafficlight/tests/chat/foo_test.py", "trafficlight/foo_test.py"])
+def test_another_package_with_our_name_is_never_executed(write: Write, name: str) -> None:
+    """The original's checkout has its application there; `import trafficlight.kiwi` in it fails."""
+    write("trafficlight/__init__.py", "raise AssertionError('executed')", prelude=False)
+    write("trafficlight/tests/__init__.py", "", prelude=False)
+    write("trafficlight/tests/chat/__init__.py", "", prelude=False)
+    text = "from trafficlight.internals.test import Test\nclass Foo(Test):\n    async def run(self): ...\n"
+    assert classes(write(name, text)) == ["Foo"]
+    # A second folder whose files are loaded next unloads helpers of the first, never this package.
+    load_module(write("other_test.py", ""))
+    assert sys.modules["trafficlight"].__file__ == str(SHIPPED.parent / "__init__.py")
+
+
+def test_the_hint_for_a_missing_module_of_trafficlight_is_not_to_install_it(write: Write) -> None:
+    with pytest.raises(TestFileError, match="this version of trafficlight has no such module"):
+        load_module(write("x_test.py", "import trafficlight.kiwi"))
+
+
 @pytest.mark.parametrize(
     ("text", "line", "problem", "hint"),
     [

@@ -313,12 +313,13 @@ async def _crash_verdict(worker: WorkerProcess, assignment: Assignment) -> Verdi
     """Return the verdict on an attempt whose worker exited or closed its connection."""
     if worker.rejected:
         message = f"the test process sent a message that the coordinator does not accept: {worker.rejected}"
-        return Verdict(State.ERROR, message, _last_output(worker, assignment))
+        return Verdict(State.ERROR, message, await asyncio.to_thread(_last_output, worker, assignment))
     how = await exit_status(worker)
     if not how:
         message = "the test closed its process's connection to the coordinator"
         return Verdict(State.ERROR, message, worker.last_output())
-    return Verdict(State.ERROR, f"the test ended its process: {how}", _last_output(worker, assignment))
+    output = await asyncio.to_thread(_last_output, worker, assignment)
+    return Verdict(State.ERROR, f"the test ended its process: {how}", output)
 
 
 def _last_output(worker: WorkerProcess, assignment: Assignment) -> str:

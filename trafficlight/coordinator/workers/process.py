@@ -66,11 +66,18 @@ class WorkerProcess:
             # Before the process starts, so that nothing is awaited between its start and its owner.
             reader, writer = await _connected(ours)
             try:
+                # -P: a folder trafficlight in the current directory is not this package.
+                command = [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "trafficlight.worker",
+                    str(theirs.fileno()),
+                    str(memory),
+                ]
                 with output.open("wb") as file:
                     process = await asyncio.create_subprocess_exec(
-                        *with_parent_death_signal(
-                            [sys.executable, "-m", "trafficlight.worker", str(theirs.fileno()), str(memory)]
-                        ),
+                        *with_parent_death_signal(command),
                         stdin=asyncio.subprocess.DEVNULL,
                         stdout=file,
                         stderr=file,
