@@ -171,7 +171,7 @@ class Supervisor:
         name, log = program.program.name, program.log
         own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, "TRAFFICLIGHT_INSTANCE": program.instance}
         while True:
-            began, printed = loop.time(), log.stat().st_size if log.exists() else 0
+            began, printed = loop.time(), await asyncio.to_thread(_size, log)
             process = await start_process(
                 command, environment={**self._environment, **own}, directory=Path.cwd(), log=log
             )
@@ -213,3 +213,7 @@ def _cause(log: Path, since: int) -> str:
     lines = [line for line in read_tail(log, _TAIL, since=since).splitlines() if line.strip()]
     errors = [line for line in lines if _CAUSE.match(line)]
     return single_line((errors or lines or [""])[-1])
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
