@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from functools import partial
 
 from trafficlight.clock import Clock
@@ -378,6 +377,6 @@ class Pool:
     def _emit(self, adapter: Adapter, event: Event) -> None:
         """Record an event of an adapter: in its case, while it is leased."""
         if (lease := adapter.held_by) is not None:
-            lease.emit(replace(event, role=adapter.role))
+            lease.emit(event, role=adapter.role)
         else:
             self._journal.append(event)
