@@ -6,6 +6,7 @@ the defaults. The file is ``trafficlight.json`` in the current directory or ``in
 
 import difflib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,12 +17,16 @@ from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 ENVIRONMENT_PREFIX = "TRAFFICLIGHT_"
 SYNAPSE_VERSION = "1.163.2"
 DENDRITE_VERSION = "0.13.8"
 DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere
 # Variables that are set for adapters; not settings.
 _FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
+# The original's settings for Kiwi.
+_OBSOLETE_PREFIX = "KIWI_"
 _FILES = ("trafficlight.json", "instance/trafficlight.json")
 
 ProviderName = Literal["local", "homerunner", "docker", "static"]
@@ -308,9 +313,11 @@ def _from_file(path: Path) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise ConfigError("must hold one JSON object", source=str(path))
     for key in read:
+        if _obsolete(key, str(path)):
+            continue
         if key != key.upper() or key.lower() not in Settings.model_fields:
             raise ConfigError(f"unknown key{_suggestion(key)}", key=key, source=str(path))
-    return {key.lower(): value for key, value in read.items()}
+    return {key.lower(): value for key, value in read.items() if key.lower() in Settings.model_fields}
 
 
 def _variable(field: str) -> str:
@@ -323,6 +330,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         field = name.removeprefix(ENVIRONMENT_PREFIX).lower()
         if not name.startswith(ENVIRONMENT_PREFIX) or name in _FOR_ADAPTERS:
             continue
+        if _obsolete(key_of(field), f"environment variable {name}"):
+            continue
         if field not in Settings.model_fields:
             raise ConfigError(f"unknown setting{_suggestion(field)}", source=f"environment variable {name}")
         if "dict" in str(Settings.model_fields[field].annotation) or text.startswith(("[", "{")):
@@ -334,6 +343,14 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             # An empty token is an unset secret of a CI job, which must not disable the check.
             found[field] = None if text == "" and not field.endswith("_token") else text
     return found
+
+
+def _obsolete(key: str, source: str) -> bool:
+    """Return whether a key is one of the original that has no effect any more; log that."""
+    if not key.startswith(_OBSOLETE_PREFIX):
+        return False
+    logger.warning("%s: %s has no effect: REPORTERS configures reporters", source, key)
+    return True
 
 
 def _suggestion(key: str) -> str:

@@ -71,16 +71,16 @@ class TestFileError(TrafficlightError):
         super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
 
 
-class _OfAdapterError(TrafficlightError):
+class RemoteError(TrafficlightError):
     """An error of the adapter in a role.
 
     :param message: what the adapter reported, or what the lab observed; one line if possible.
+    :param path: where in the adapter it happened, as the adapter reported it.
     :param role: the role that the adapter plays.
     :param action: the name of the outstanding action, if there was one.
-    :param path: where in the adapter it happened, as the adapter reported it.
     """
 
-    def __init__(self, message: str, *, role: str = "", action: str = "", path: str = "") -> None:
+    def __init__(self, message: str, path: str = "", *, role: str = "", action: str = "") -> None:
         self.message = message
         self.role = role
         self.action = action
@@ -88,8 +88,13 @@ class _OfAdapterError(TrafficlightError):
         named = "".join(f"{part}: " for part in (role, action) if part)
         super().__init__(f"{named}{message}" + (f" [{path}]" if path else ""))
 
+    @property
+    def formatted_message(self) -> str:
+        """The whole message; the original's name for it."""
+        return str(self)
 
-class ActionError(_OfAdapterError):
+
+class ActionError(RemoteError):
     """A client could not perform an action: the thing under test is wrong."""
 
 
@@ -97,7 +102,7 @@ class LabError(TrafficlightError):
     """The lab is wrong, not what it tests."""
 
 
-class AdapterError(_OfAdapterError, LabError):
+class AdapterError(RemoteError, LabError):
     """An adapter exited, stopped responding, or violated the protocol."""
 
 

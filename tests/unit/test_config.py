@@ -102,6 +102,20 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "trafficlight.json") in _problem(tmp_path)
 
 
+def test_settings_of_the_original_for_kiwi_are_accepted_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = _write(tmp_path / "trafficlight.json", {"KIWI_REPORT": False, "PORT": 1})
+
+    settings = load(environment={"TRAFFICLIGHT_KIWI_URL": "https://kiwi"}, directory=tmp_path)
+
+    assert settings.port == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: KIWI_REPORT has no effect: REPORTERS configures reporters",
+        "environment variable TRAFFICLIGHT_KIWI_URL: KIWI_URL has no effect: REPORTERS configures reporters",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "key", "words"),
     [

@@ -16,7 +16,16 @@ CLIENT_TYPES = (
 DOORS = {
     "trafficlight.internals.test": {"Test": "trafficlight.test"},
     "trafficlight.internals.client": dict.fromkeys(
-        ("MatrixClient", "ElementCallClient", "NetworkProxyClient", "VideoImage"), "trafficlight.clients"
+        (
+            "MatrixClient",
+            "ElementCallClient",
+            "NetworkProxyClient",
+            "VideoImage",
+            "VideoTile",
+            "LobbyData",
+            "CallData",
+        ),
+        "trafficlight.clients",
     ),
     "trafficlight.homerunner": {"HomeServer": "trafficlight.clients"},
     "trafficlight.client_types": dict.fromkeys(CLIENT_TYPES, "trafficlight.client_types"),
@@ -38,3 +47,13 @@ def test_errors_have_their_older_names() -> None:
 
     assert exceptions.ActionException is errors.ActionError
     assert exceptions.AdapterException is errors.AdapterError
+    assert exceptions.RemoteException is errors.RemoteError
+    error = exceptions.ActionException("timed out", "cypress/spec.js")
+    assert (error.path, error.formatted_message) == ("cypress/spec.js", "timed out [cypress/spec.js]")
+
+
+def test_match_receives_an_adapter() -> None:
+    from trafficlight.client_types import Candidate
+    from trafficlight.internals.adapter import Adapter
+
+    assert Adapter is Candidate

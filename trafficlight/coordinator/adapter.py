@@ -10,7 +10,6 @@ from trafficlight.coordinator.channel import AdapterFailure, Channel
 from trafficlight.errors import TrafficlightError
 from trafficlight.logs import LogContext
 from trafficlight.protocol import JsonObject, Registration
-from trafficlight.results.events import Event
 from trafficlight.results.events import Upload as UploadEvent
 from trafficlight.results.folder import AttemptFolder
 
@@ -142,7 +141,7 @@ class Lease:
     attempt: int
     adapters: Mapping[str, Adapter]
     folder: AttemptFolder
-    emit: Callable[[Event], None]
+    emit: Callable[..., None]
     on_lost: Callable[[str, AdapterFailure, bool], None]
     released: bool = False
     uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
@@ -294,6 +293,6 @@ class Pool:
     def _emit(self, adapter: Adapter, event: Event) -> None:
         """Record an event of an adapter: in its case, while it is leased."""
         if (lease := adapter.held_by) is not None:
-            lease.emit(replace(event, role=adapter.role))
+            lease.emit(event, role=adapter.role)
         else:
             self._journal.append(event)

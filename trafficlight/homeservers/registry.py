@@ -1,10 +1,11 @@
 """The configured providers as one: each server type has its provider."""
 
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from trafficlight.config import Settings
+from trafficlight.config import Settings, key_of
 from trafficlight.errors import ConfigError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.homeservers.local.cache import CacheFolder
@@ -18,6 +19,12 @@ from trafficlight.server_types import HomeServerSpec
 logger = logging.getLogger(__name__)
 
 _EVERY_OTHER_TYPE = "*"
+# The providers that use a setting.
+_USERS = {
+    "homerunner_url": frozenset({"homerunner"}),
+    "docker_engines": frozenset({"docker"}),
+    "images": frozenset({"docker", "homerunner"}),
+}
 
 
 class ProviderRegistry:
@@ -128,6 +135,14 @@ def build_providers(settings: Settings, progress: Progress | None = None) -> Pro
     by_type |= settings.server_providers
     default = by_type.pop(_EVERY_OTHER_TYPE, "local")
     used = {default, *by_type.values()}
+    for field, users in _USERS.items():
+        if getattr(settings, field) and users.isdisjoint(used):
+            logger.warning(
+                "%s is set, but no server type comes from %s: set SERVER_PROVIDERS, for example to %s",
+                key_of(field),
+                " or ".join(sorted(users)),
+                json.dumps({_EVERY_OTHER_TYPE: min(users)}),
+            )
     recipes = default_recipes(
         CacheFolder(settings.cache_folder),
         progress,

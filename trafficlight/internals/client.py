@@ -1,5 +1,23 @@
 """The door to the clients that `run()` receives."""
 
-from trafficlight.clients import Client, ElementCallClient, MatrixClient, NetworkProxyClient, VideoImage
+from trafficlight.clients import (
+    CallData,
+    Client,
+    ElementCallClient,
+    LobbyData,
+    MatrixClient,
+    NetworkProxyClient,
+    VideoImage,
+    VideoTile,
+)
 
-__all__ = ["Client", "ElementCallClient", "MatrixClient", "NetworkProxyClient", "VideoImage"]
+__all__ = [
+    "CallData",
+    "Client",
+    "ElementCallClient",
+    "LobbyData",
+    "MatrixClient",
+    "NetworkProxyClient",
+    "VideoImage",
+    "VideoTile",
+]

@@ -2,5 +2,6 @@
 
 from trafficlight.errors import ActionError as ActionException
 from trafficlight.errors import AdapterError as AdapterException
+from trafficlight.errors import RemoteError as RemoteException
 
-__all__ = ["ActionException", "AdapterException"]
+__all__ = ["ActionException", "AdapterException", "RemoteException"]

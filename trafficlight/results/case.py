@@ -21,7 +21,7 @@ from trafficlight.results.events import (
     State,
     Upload,
 )
-from trafficlight.results.names import attempt_path
+from trafficlight.results.folder import attempt_path
 
 INTERRUPTED = "interrupted"
 """The phase of an attempt that ended because its coordinator exited."""

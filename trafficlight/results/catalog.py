@@ -111,29 +111,14 @@ class SessionSummary(BaseModel):
     @classmethod
     def of(cls, record: SessionRecord, status: SessionStatus = "running") -> "SessionSummary":
         """Return the summary of a record."""
-        return cls(
-            id=record.id,
-            status=status,
-            started=record.started,
-            ended=record.ended,
-            seconds=round(record.seconds, 3),
-            command=record.command,
-            host=record.host,
-            user=record.user,
-            seed=record.seed,
-            versions=record.versions,
-            configuration=record.configuration,
-            exit_code=record.exit_code,
-            interrupted=record.interrupted,
-            stopped=record.stopped,
-            counts=record.counts,
-            outcomes=record.outcomes,
-            problems=[ProblemSummary(**problem.content()) for problem in list(record.problems)],
-            adapters=[
-                AdapterCount(type=kind, version=version, registrations=number)
-                for (kind, version), number in list(record.adapter_types.items())
-            ],
-        )
+        content = {name: getattr(record, name, None) for name in cls.model_fields}
+        problems = [ProblemSummary(**problem.content()) for problem in list(record.problems)]
+        adapters = [
+            AdapterCount(type=kind, version=version, registrations=number)
+            for (kind, version), number in list(record.adapter_types.items())
+        ]
+        changed = {"seconds": round(record.seconds, 3), "problems": problems, "adapters": adapters}
+        return cls(**content | changed | {"status": status})
 
     @field_validator("counts", "outcomes", mode="before")
     @classmethod

@@ -509,9 +509,14 @@ def kinds() -> list[type[Event]]:
     return list(_KINDS.values())
 
 
-def event_line(event: Event) -> bytes:
-    """Return an event as one line of ASCII JSON, whatever its fields hold."""
+def event_line(event: Event, sequence: int | None = None) -> bytes:
+    """Return an event as one line of ASCII JSON, whatever its fields hold.
+
+    :param sequence: its position in this log; by default the event's own.
+    """
     content = event.as_json()
+    if sequence is not None:
+        content["sequence"] = sequence
     try:
         text = _encode(content)
     except (ValueError, TypeError):  # infinities are no JSON, and keys may be anything in Python

@@ -111,11 +111,15 @@ class SessionRecord:
         end = self.ended or self.last_time
         return (end - self.started).total_seconds() if end is not None and self.started is not None else 0.0
 
-    def apply(self, event: Event) -> None:
-        """Update the record with an event; one of another session, or one applied before, changes nothing."""
-        if event.sequence <= self.last_sequence or (event.session and self.id and event.session != self.id):
+    def apply(self, event: Event, sequence: int | None = None) -> None:
+        """Update the record with an event; one of another session, or one applied before, changes nothing.
+
+        :param sequence: its position in the session's log; by default the event's own.
+        """
+        number = event.sequence if sequence is None else sequence
+        if number <= self.last_sequence or (event.session and self.id and event.session != self.id):
             return
-        self.last_sequence = event.sequence
+        self.last_sequence = number
         self.last_time = event.time
         match event:
             case CasePlanned():

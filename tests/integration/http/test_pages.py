@@ -4,6 +4,7 @@ import asyncio
 import re
 from typing import Any
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import pytest
 
@@ -44,7 +45,22 @@ async def test_without_a_session(site: HttpHarness) -> None:
     assert answer.status == 200
     assert "No session has run yet" in answer.text()
     answer = await site.get("/status/junit.xml")
-    assert (answer.status, answer.json()["error"]["code"]) == (404, "unknown_session")
+    assert (answer.status, answer.content_type) == (200, "application/xml")
+    assert ElementTree.fromstring(answer.body).get("tests") == "0"
+
+
+async def test_the_status_page_is_found_with_a_slash_too(site: HttpHarness) -> None:
+    """The original's documentation names /status/."""
+    answer = await site.get("/status/")
+    assert (answer.status, answer.headers["Location"]) == (302, "/status")
+
+
+async def test_junit_of_a_session_without_a_verdict_yet_has_skipped_cases_only(site: HttpHarness) -> None:
+    """It was an error that nothing ran. In the file it stays one: the coordinator may be killed."""
+    session = await site.start("await alice.perform('one')")
+    root = ElementTree.fromstring((await site.get("/status/junit.xml")).body)
+    assert (root.get("tests"), root.get("skipped"), root.get("errors")) == ("1", "1", "0")
+    assert "nothing ran" in session.folder.junit.read_text()
 
 
 async def test_why_a_case_waits_is_shown(site: HttpHarness) -> None:

@@ -1,6 +1,5 @@
 """The parts of the coordinator, on a clock that is turned by hand."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,8 @@ class PoolHarness:
     def failed(self, role: str, error: AdapterFailure, raised_in_test: bool) -> None:
         self.failures.append((role, error, raised_in_test))
 
-    def emit(self, event: Event) -> None:
-        self.journal.append(replace(event, session="2026-11-21--001", case="a_test.py::A", attempt=1))
+    def emit(self, event: Event, **context: Any) -> None:
+        self.journal.append(event, session="2026-11-21--001", case="a_test.py::A", attempt=1, **context)
 
     @property
     def kinds(self) -> list[str]:

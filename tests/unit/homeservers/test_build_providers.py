@@ -41,6 +41,15 @@ async def test_a_star_is_every_other_type() -> None:
     assert _names(providers) == ("static", "homerunner")
 
 
+async def test_a_setting_for_a_provider_that_no_type_uses_is_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _providers(homerunner_url="http://127.0.0.1:1")
+    [message] = caplog.messages
+    assert message.startswith("HOMERUNNER_URL is set, but no server type comes from homerunner")
+    assert message.endswith('set SERVER_PROVIDERS, for example to {"*": "homerunner"}')
+
+
 async def test_docker() -> None:
     pytest.importorskip("aiodocker")
     assert _names(_providers(server_providers={"Dendrite": "docker"})) == ("local", "docker")

@@ -50,5 +50,5 @@ async def test_server_types_are_resolved(tmp_path: Path) -> None:
     good, bad = await resolutions(provider, specs)
     assert (good.subject, good.good, good.detail) == ("SynapseStable", True, "synapse 1.140.0")
     assert (bad.subject, bad.good) == ("Odd", False)
-    assert "no recipe 'odd'" in bad.detail
+    assert "no recipe 'odd': set `recipe` in the type to one of" in bad.detail
     await provider.close()

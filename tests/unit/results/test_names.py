@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.results.names import LONGEST, attempt_path, case_path, file_name, folder_name
+from trafficlight.results.folder import LONGEST, attempt_path, case_path, file_name, folder_name
 
 USUAL = "chat/send_messages_test.py::SendMessages[alice=Nio,bob=ElementWebStable,server=SynapseStable]"
 

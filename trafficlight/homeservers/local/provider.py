@@ -79,7 +79,10 @@ class LocalProvider:
         recipe = self._recipes.get(spec.recipe)
         if recipe is None:
             known = ", ".join(sorted(self._recipes))
-            return f"{spec.type_name}: the local provider has no recipe {spec.recipe!r}, only {known}"
+            return (
+                f"{spec.type_name}: the local provider has no recipe {spec.recipe!r}: set `recipe`"
+                f" in the type to one of {known}, or its provider in SERVER_PROVIDERS to docker or homerunner"
+            )
         return recipe.unsupported(spec.version)
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:

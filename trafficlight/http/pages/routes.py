@@ -24,8 +24,10 @@ from trafficlight.http.pages.views import (
 )
 from trafficlight.http.requests import current_lab
 from trafficlight.http.security import require_people
-from trafficlight.http.sessions import LATEST, open_session, running, session_folder, session_id
+from trafficlight.http.sessions import open_session, running, session_folder, session_id
 from trafficlight.results.catalog import SessionView
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.junit import JunitDocument, JunitStyle
 from trafficlight.results.reports.matrix import matrices
 from trafficlight.results.reports.presentation import case_row, render, verdict
 
@@ -37,6 +39,8 @@ _ASSETS = Path(__file__).parents[2] / "static"
 
 _SESSIONS = 20  # listed on the status page
 _SESSIONS_PAGE = 50  # sessions per page of the list
+# What /status/junit.xml is before the first session.
+_EMPTY_JUNIT = JunitDocument(SessionRecord(), JunitStyle(Path())).to_bytes(running=True)
 _CELLS = 5_000  # with more cases a matrix is not readable
 
 _LIST = (
@@ -75,6 +79,15 @@ async def status() -> Response:
     return unless_known(await asyncio.to_thread(render, "no_session.html", **_adapters()))
 
 
+@blueprint.get("/status/")
+@OperationSpec(
+    "Pages", {302: ResponseSpec("To the status page.", media_type="text/html")}, (401,), guard="people"
+)
+async def status_of_the_original() -> Redirect:
+    """Redirect to the status page; the original's documentation names this path."""
+    return redirect(url_for("pages.status"))
+
+
 @blueprint.get("/status/<session>")
 @OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (401, 404), query=_LIST, guard="people")
 async def session_status(session: str) -> Response:
@@ -105,10 +118,12 @@ async def sessions() -> Response:
 
 
 @blueprint.get("/status/junit.xml")
-@OperationSpec("Results", {**_JUNIT, 304: _SAME}, (401, 404, 416), guard="people")
+@OperationSpec("Results", {**_JUNIT, 304: _SAME}, (401, 416), guard="people")
 async def latest_junit() -> Response:
-    """Return the JUnit document of the latest session in its current state."""
-    return await _junit(await session_id(LATEST))
+    """Return the JUnit document of the latest session in its current state; empty if there is none."""
+    if (latest := await current_lab().catalog.latest()) is None:
+        return Response(_EMPTY_JUNIT, content_type="application/xml")
+    return await _junit(latest)
 
 
 @blueprint.get("/status/<session>/junit.xml")
@@ -195,7 +210,7 @@ def _unknown_case(session: SessionView) -> ApiError:
 
 async def _junit(id: str) -> Response:
     if (session := running(id)) is not None:
-        content = await asyncio.to_thread(session.writer.junit)
+        content = await asyncio.to_thread(session.writer.junit, running=session.record.ended is None)
         return Response(content, content_type="application/xml")
     path = await asyncio.to_thread(files.find, await session_folder(id), "junit.xml")
     return await files.serve(path, media_type="application/xml")

@@ -9,11 +9,13 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qs
+
+from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.adapter import (
     Adapter,
@@ -32,7 +34,6 @@ from trafficlight.http.requests import (
     parse_object,
     validated,
 )
-from trafficlight.http.schemas import Empty, Responded, Uploaded
 from trafficlight.http.security import (
     is_own_host,
     refuse_cross_site,
@@ -75,6 +76,33 @@ _FILE_FORM = {
     "properties": {"file": {"type": "string", "format": "binary", "description": "The file, with its name."}},
     "required": ["file"],
 }
+
+
+class Empty(BaseModel):
+    """An empty object."""
+
+
+class Responded(BaseModel):
+    """How a response was received."""
+
+    receipt: Literal["accepted", "repeated", "unasked"] = Field(
+        description="`accepted`: it answered the outstanding action. `repeated`: that was answered before, "
+        "and nothing changed. `unasked`: nothing was outstanding; it is noted in the case's log."
+    )
+
+
+class UploadedFile(BaseModel):
+    """One file that was received."""
+
+    name: str = Field(description="The name that it was sent with.")
+    size: int = Field(description="Bytes.")
+    sha256: str = Field(description="Of its content, in hexadecimal.")
+
+
+class Uploaded(BaseModel):
+    """All files of the request; they are on the disk."""
+
+    files: list[UploadedFile]
 
 
 class _DisconnectedError(Exception):
@@ -357,7 +385,12 @@ class WireApp:
             if scope["method"] == "OPTIONS":
                 body, headers = b"", {"Allow": f"{method}, OPTIONS"}
             elif scope["method"] != method:
-                raise _not_allowed(scope["method"], method)
+                headers, given = {"Allow": f"{method}, OPTIONS"}, scope["method"][:20]
+                status, message = (
+                    HTTPStatus.METHOD_NOT_ALLOWED,
+                    f"this path takes {headers['Allow']}, not {given}",
+                )
+                body = refusal_body("method_not_allowed", message)
             else:
                 request = WireRequest(self._lab(), path[1], scope, receive, dict(scope["headers"]))
                 body = await _handled(request, view)
@@ -403,12 +436,6 @@ async def _handled(request: WireRequest, view: View) -> bytes:
     return json.dumps(await view(request)).encode()
 
 
-def _not_allowed(given: str, method: str) -> ApiError:
-    allowed = f"{method}, OPTIONS"
-    message = f"this path takes {allowed}, not {given[:20]}"
-    return ApiError(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", message, headers={"Allow": allowed})
-
-
 def _hold_time(wait: str | None, hold: float) -> float:
     """Return the seconds to hold a poll.
 
@@ -432,7 +459,7 @@ def _note(lab: Lab, adapter: Adapter, message: str) -> None:
     """Write to the log of the adapter's case, or of the lab if it has none."""
     event = Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message)
     if (lease := adapter.lease) is not None:
-        lease.emit(replace(event, role=adapter.role))
+        lease.emit(event, role=adapter.role)
     else:
         lab.journal.append(event)
 

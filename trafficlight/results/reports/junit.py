@@ -79,7 +79,8 @@ class JunitDocument:
         self._record = record
         self._style = style
         self._suites: dict[str, _Suite] = {}
-        self._ran = False
+        #: Whether a case has a verdict.
+        self.ran = False
 
     def update(self, case: CaseRecord) -> None:
         """Replace the piece of a case."""
@@ -89,16 +90,19 @@ class JunitDocument:
             style = replace(style, limit=share)
         suite = self._suites.setdefault(case.suite or case.file or "trafficlight", _Suite(case.file))
         suite.pieces[case.id] = _piece(case_element(case, style))
-        self._ran = self._ran or (case.verdict is not None and case.state != "skipped")
+        self.ran = self.ran or (case.verdict is not None and case.state != "skipped")
 
-    def to_bytes(self) -> bytes:
-        """Return the complete file; it is valid at any time."""
+    def to_bytes(self, *, running: bool = False) -> bytes:
+        """Return the complete file; it is valid at any time.
+
+        :param running: whether cases may still get verdicts: it is no error that none has one.
+        """
         suites = [(name, suite.file, list(suite.pieces.values())) for name, suite in self._suites.items()]
         if problems := self._record.problems:
             suites.append(
                 ("problems", "", _distinct(problem_element(problem, self._style) for problem in problems))
             )
-        elif not self._ran:
+        elif not self.ran and not running:
             planned = len(self._record.cases)
             why = f"none of {count(planned, 'case')} has a verdict" if planned else "there were no cases"
             suites.append(("session", "", [_piece(nothing_ran(why))]))
