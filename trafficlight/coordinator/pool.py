@@ -129,13 +129,11 @@ class Pool:
     def acquire(self, lease: Lease) -> None:
         """Lease the adapters of an attempt, all or none.
 
-        :raises AdapterError: one of them is not free any more; none is leased.
+        :raises AdapterError: one of them is no longer free; none is leased.
         """
         for role, adapter in lease.adapters.items():
             if adapter.state is not AdapterState.FREE:
-                raise AdapterError(
-                    f"the {adapter.type} adapter {adapter.uuid} is not free any more", role=role
-                )
+                raise AdapterError(f"the {adapter.type} adapter {adapter.uuid} is no longer free", role=role)
         for role, adapter in lease.adapters.items():
             adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
@@ -180,7 +178,7 @@ class Pool:
             self._on_change()
 
     def end(self, adapter: Adapter, reason: str) -> None:
-        """Tell an adapter that no case holds to exit."""
+        """Send `exit` to an adapter that is not in a case."""
         if adapter.state is not AdapterState.LEASED:
             self._end(adapter, reason)
 
@@ -217,7 +215,7 @@ class Pool:
     def judge(self, lease: Lease, faulty: Collection[str]) -> None:
         """Note how the adapters of a case did; a program that errs in many cases in a row is quarantined.
 
-        Only programs that name their `instance` when they register can be told apart across registrations.
+        Only programs that register with an `instance` can be recognized across registrations.
 
         :param faulty: the roles whose adapters made the case an error.
         """
@@ -235,7 +233,7 @@ class Pool:
         self._lost(adapter, adapter.channel.report(error))
 
     def lose(self, adapter: Adapter, why: str) -> None:
-        """Give an adapter up that is known to be gone."""
+        """Drop an adapter that is known to have exited."""
         if adapter.state is not AdapterState.ENDED and adapter.channel.failure is None:
             error = AdapterError(f"{why}; {adapter.channel.activity_summary()}", role=adapter.role or "")
             self._lost(adapter, error)
@@ -261,7 +259,7 @@ class Pool:
         return self._closed is not None
 
     def close(self, reason: str) -> None:
-        """Tell every adapter to exit, and those that will yet register."""
+        """Send `exit` to every adapter, including those that register later."""
         self._closed = reason
         for adapter in self:
             if adapter.state is not AdapterState.ENDED:

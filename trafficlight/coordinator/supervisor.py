@@ -45,7 +45,7 @@ class Program:
 def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
     """Return one entry for each process that the settings ask for.
 
-    :raises ConfigError: a program without a command is none that ships.
+    :raises ConfigError: a program without a command is not a built-in one.
     """
     found = []
     for name, adapter in adapters.items():
@@ -112,7 +112,7 @@ class Supervisor:
     async def _keep(self, program: Program, log: Path) -> None:
         pause = _FIRST_PAUSE
         loop = asyncio.get_running_loop()
-        # The same for every process in this place: it is told apart by how its cases go, again and again.
+        # The same for all restarts of a program, so that the pool counts its failures in a row.
         instance = secrets.token_hex(8)
         while True:
             began = loop.time()

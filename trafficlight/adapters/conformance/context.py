@@ -63,13 +63,14 @@ class CheckContext:
         """Judge the uuid of a registration."""
         if adapter.uuid in self.uuids:
             self.wrong(
-                "fresh-uuid", f"it registered a second time as {adapter.uuid}; each life needs a new one"
+                "fresh-uuid",
+                f"it registered a second time as {adapter.uuid}; a registration needs a new uuid",
             )
         self.uuids.add(adapter.uuid)
         try:
             UUID(adapter.uuid)
         except ValueError:
-            self.note("fresh-uuid", f"{adapter.uuid!r} is no UUID: others may choose the same")
+            self.note("fresh-uuid", f"{adapter.uuid!r} is not a UUID, so it may not be unique")
 
     async def next_life(self, adapter: ScriptedAdapter, check: str) -> ScriptedAdapter | None:
         """Return the registration that follows, starting the program again where it has ended."""
@@ -81,7 +82,7 @@ class CheckContext:
             await self.program.start()
             successor = await self.until(lambda: self.newest(count), STARTUP)
         if not isinstance(successor, ScriptedAdapter):
-            self.wrong(check, f"no new registration within {self.options.grace:g} s, and its process runs on")
+            self.wrong(check, f"no new registration within {self.options.grace:g} s, but its process runs")
             return None
         self.fresh_uuid(successor)
         return successor

@@ -10,7 +10,7 @@ from trafficlight.protocol import EXIT, IDLE, Registration
 
 
 async def first_registration(context: CheckContext) -> ScriptedAdapter | None:
-    """Wait for it, and judge what it says of itself."""
+    """Wait for the registration and check it."""
     adapter = await context.until(lambda: context.newest(0) or context.ended(), STARTUP)
     if not isinstance(adapter, ScriptedAdapter):
         how = (
@@ -38,9 +38,9 @@ def _judge_registration(context: CheckContext, adapter: ScriptedAdapter) -> None
         return
     context.ok("registers", f"as {said.type!r}, version {said.version!r}")
     if said.version is None:
-        context.note("tells-version", "it does not say which version of the client it drives")
+        context.note("tells-version", "it declares no client version")
     if said.actions is None:
-        context.note("declares-actions", "it does not say what it can perform, so it is asked for anything")
+        context.note("declares-actions", "it declares no actions, so tests may send it any action")
     else:
         context.ok("declares-actions", ", ".join(said.actions) or "none")
 
@@ -52,7 +52,7 @@ async def polls(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAdap
         return None
     context.ok("polls", "after it registered")
     if adapter.polls[0].wait is None:
-        context.note("asks-to-wait", "it does not send ?wait=; the coordinator holds as long as it likes")
+        context.note("asks-to-wait", "it does not send ?wait=, so the coordinator chooses the hold time")
     return adapter
 
 
@@ -65,7 +65,7 @@ async def held_poll(context: CheckContext, adapter: ScriptedAdapter) -> Scripted
     )
     held = (first.ended or time.monotonic()) - first.began
     if first.dropped or (again is not None and first.ended is None):
-        context.wrong("held-poll", f"it gave a held poll up after {held:.1f} s")
+        context.wrong("held-poll", f"it closed a held poll after {held:.1f} s")
     elif again is None or context.program.ended:
         context.wrong("held-poll", f"no poll followed one that was held {held:.1f} s and answered {IDLE!r}")
         return await context.next_life(adapter, "held-poll") if context.program.ended else None
@@ -103,7 +103,7 @@ async def restart(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAd
     if context.program.ended:
         context.note(
             "coordinator-restart",
-            f"its process ends (code {context.program.returncode}) when the coordinator is away",
+            f"its process ends (code {context.program.returncode}) when the coordinator is down",
         )
         return await context.next_life(adapter, "coordinator-restart")
     context.wrong("coordinator-restart", "it does not register with a coordinator that was restarted")
@@ -111,7 +111,7 @@ async def restart(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAd
 
 
 async def exits(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
-    """Tell it to exit."""
+    """Send `exit` and expect a new registration."""
     if await context.until(lambda: adapter.polls) is None:
         context.wrong("exit", "it registered again, and did not poll")
         return None
@@ -127,7 +127,7 @@ async def exits(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAdap
     if len(adapter.polls) > count:
         context.wrong("exit", f"it polls on under its old uuid ({len(adapter.polls) - count} times)")
     elif successor is not None:
-        context.ok("exit", "stops polling, and comes back under a new uuid")
+        context.ok("exit", "stops polling, and registers again under a new uuid")
     return successor
 
 

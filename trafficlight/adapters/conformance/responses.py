@@ -37,7 +37,7 @@ async def _judge(
             context.wrong("responds", f"{name} was answered by an error: {_details(reply)}")
         return await context.next_life(adapter, "new-life-after-error")
     if not isinstance(reply.body, dict):
-        context.wrong("responds", "the response is no JSON object")
+        context.wrong("responds", "the response is not a JSON object")
         return adapter
     if reply.body.get("response") == "error":
         context.wrong("responds", f"{name} was answered {reply.body}: a failure belongs to POST error")
@@ -45,7 +45,7 @@ async def _judge(
         context.ok("responds", f"to {name}")
     known = {poll.answer.id for poll in adapter.polls if poll.answer is not None and poll.answer.id}
     if reply.id is None:
-        context.note("echoes-id", "its responses carry no id: they are taken in good faith")
+        context.note("echoes-id", "its responses have no id, so they cannot be checked against actions")
     elif reply.id in known:
         context.ok("echoes-id", "its responses carry the action's id")
     else:
@@ -63,7 +63,7 @@ def _judge_outstanding(context: CheckContext, early: int) -> None:
 
 
 async def repeated_action(context: CheckContext, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
-    """Send the action that it answered last once more, as if its answer had been lost."""
+    """Send its last answered action again, as if the answer had been lost."""
     last = adapter.replies[-1] if adapter.replies else None
     name = context.options.action or _declared(adapter)
     if name is None or last is None or last.id is None:
@@ -101,7 +101,7 @@ async def refused_answer(context: CheckContext, adapter: ScriptedAdapter) -> Scr
     if after is True and not context.program.ended:
         context.ok("refused-answer", "goes on polling after its answer was refused with 409")
         return adapter
-    what = "its process ended" if context.program.ended else "it polls no more"
+    what = "its process ended" if context.program.ended else "it stopped polling"
     level = Level.WRONG if reply.id is not None else Level.NOTE
     text = f"after an answer was refused with 409, {what}"
     if context.newest_after(adapter) is not None:

@@ -62,4 +62,4 @@ class RegistrationLostError(LabError):
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__(f"the registration is gone: {reason}")
+        super().__init__(f"the registration has ended: {reason}")

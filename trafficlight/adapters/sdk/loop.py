@@ -50,7 +50,7 @@ class _Registration:
             message = await coordinator.poll()
             if message.action == EXIT:
                 logger.info(
-                    "%s: told to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
+                    "%s: asked to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
                 )
                 return
             self.polled = True
