@@ -19,6 +19,9 @@ from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
 
+# Seconds that adapters have to upload files and exit after the last case.
+_LAST_UPLOADS = 15.0
+_LOOK = 0.1  # seconds
 # Seconds between the two cancellations of the second signal.
 _AT_ONCE = 0.5
 
@@ -66,21 +69,40 @@ async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[No
     :raises ConfigError: a program is unknown.
     """
     token = secret_of(lab.settings.adapter_token)
+    pool = lab.engine.pool
 
     def lost(instance: str, ending: str) -> None:
-        for adapter in lab.engine.pool:
+        for adapter in pool:
             if adapter.program == instance:
-                lab.engine.pool.lose(adapter, f"its process exited ({ending})")
+                pool.lose(adapter, f"its process exited ({ending})")
 
-    supervisor = Supervisor(programs_of(lab.settings.adapters), url, folder, lost, token=token)
+    programs = programs_of(lab.settings.adapters)
+    supervisor = await asyncio.to_thread(
+        Supervisor, programs, url, folder, lost, pool.since_exit, token=token
+    )
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
     finally:
-        lab.engine.pool.close("the session has ended")
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        pool.close("the session has ended")
+        try:
+            if not lab.engine.stopping:
+                await _last_uploads(lab, supervisor)
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _last_uploads(lab: Lab, supervisor: Supervisor) -> None:
+    """Wait until adapters that have had a case exit: some upload files after `exit`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_UPLOADS):
+            while any(
+                lab.engine.pool.since_exit(instance, after_case=True) is not None
+                for instance in supervisor.instances
+            ):
+                await asyncio.sleep(_LOOK)
 
 
 @contextlib.contextmanager

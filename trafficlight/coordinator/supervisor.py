@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 _BUILT_IN = ("nio",)
 # Seconds that a program has to end after SIGTERM, before it is killed.
 _GRACE = 3.0
+# Seconds after `exit` until a program that has neither exited nor registered again is ended.
+_EXIT_DEADLINE = 20.0
+_LOOK = 1.0  # seconds between two looks
 # Seconds before a program that ended is started again: doubled each time that it ends soon, up to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 # Seconds that a program must have run for its end not to count as an early one.
@@ -69,7 +72,9 @@ class Supervisor:
     :param programs: one entry for each process.
     :param url: the coordinator's URL, told to them as ``TRAFFICLIGHT_URL`` and ``trafficlightURL``.
     :param folder: where their output goes.
-    :param on_exit: told a process's instance and how it ended, at once.
+    :param on_exit: called with a process's instance and how it exited.
+    :param since_exit: returns the seconds since an instance was sent `exit`; None if it was not, or has
+        registered again.
     :param token: the bearer token that registering takes.
     """
 
@@ -79,27 +84,38 @@ class Supervisor:
         url: str,
         folder: Path,
         on_exit: Callable[[str, str], None],
+        since_exit: Callable[[str], float | None],
         *,
         token: str | None = None,
     ) -> None:
         self._programs = programs
-        self._environment = {**os.environ, "TRAFFICLIGHT_URL": url, "trafficlightURL": url}
+        self._url = url
+        self._environment = dict(os.environ)
         if token is not None:
             self._environment["ADAPTER_TOKEN"] = token
         self._folder = folder
+        self._directory = Path.cwd()
         self._on_exit = on_exit
-        self._running: set[ChildProcess] = set()
+        self._since_exit = since_exit
+        self._running: dict[str, ChildProcess] = {}
 
     @property
     def pids(self) -> list[int]:
         """The processes that run now."""
-        return [process.pid for process in self._running]
+        return [process.pid for process in self._running.values()]
+
+    @property
+    def instances(self) -> list[str]:
+        """The instances of the processes that run now."""
+        return list(self._running)
 
     async def run(self) -> None:
         """Start every program, again and again, until this is cancelled; none is left running then."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
         # What a killed program leaves in its temporary folder goes with this one.
-        temporary = tempfile.TemporaryDirectory(prefix="trafficlight-adapters-", ignore_cleanup_errors=True)
+        temporary = await asyncio.to_thread(
+            tempfile.TemporaryDirectory, prefix="trafficlight-adapters-", ignore_cleanup_errors=True
+        )
         self._environment["TMPDIR"] = temporary.name
         try:
             async with asyncio.TaskGroup() as group:
@@ -107,24 +123,30 @@ class Supervisor:
                     group.create_task(self._keep(program, self._folder / f"{program.name}-{number}.log"))
         finally:
             await self._end()
-            temporary.cleanup()
+            await asyncio.to_thread(temporary.cleanup)
 
     async def _keep(self, program: Program, log: Path) -> None:
         pause = _FIRST_PAUSE
         loop = asyncio.get_running_loop()
         # The same for every process in this place: it is told apart by how its cases go, again and again.
         instance = secrets.token_hex(8)
+        url = f"{self._url}/program/{instance}"
         while True:
             began = loop.time()
             process = await start_process(
                 program.command,
-                environment={**self._environment, "TRAFFICLIGHT_INSTANCE": instance},
-                directory=Path.cwd(),
+                environment={
+                    **self._environment,
+                    "TRAFFICLIGHT_URL": url,
+                    "trafficlightURL": url,
+                    "TRAFFICLIGHT_INSTANCE": instance,
+                },
+                directory=self._directory,
                 log=log,
             )
-            self._running.add(process)
-            ending = await process.wait()
-            self._running.discard(process)
+            self._running[instance] = process
+            ending = await self._ending(process, instance, program.name)
+            del self._running[instance]
             logger.warning(
                 "the adapter program %s ended (%s); its output is in %s", program.name, ending, log
             )
@@ -132,18 +154,38 @@ class Supervisor:
             pause = _FIRST_PAUSE if loop.time() - began > _EARLY else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
 
+    async def _ending(self, process: ChildProcess, instance: str, name: str) -> str:
+        """Wait until a process exits; end one that neither exits nor registers again after `exit`."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    return await process.wait()
+            since = self._since_exit(instance)
+            # An `exit` before the start was for the process before this one.
+            if since is not None and _EXIT_DEADLINE < since < loop.time() - began:
+                logger.warning(
+                    "the adapter program %s did not exit within %g s after `exit`", name, _EXIT_DEADLINE
+                )
+                await _stop([process])
+
     async def _end(self) -> None:
-        running = set(self._running)
-        for process in running:
-            process.signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(_GRACE):
-                await asyncio.gather(*(process.wait() for process in running))
-        except TimeoutError:
-            for process in running:
-                process.signal(signal.SIGKILL)
-            await asyncio.gather(*(process.wait() for process in running))
-        for process in running:
-            # Each leads a group of its own, with whatever it started in it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        await _stop(list(self._running.values()))
+
+
+async def _stop(processes: Sequence[ChildProcess]) -> None:
+    """End processes and their children: SIGTERM first, SIGKILL after a grace time."""
+    for process in processes:
+        process.signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(_GRACE):
+            await asyncio.gather(*(process.wait() for process in processes))
+    except TimeoutError:
+        for process in processes:
+            process.signal(signal.SIGKILL)
+        await asyncio.gather(*(process.wait() for process in processes))
+    for process in processes:
+        # Each leads a group of its own, with whatever it started in it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

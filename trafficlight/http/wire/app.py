@@ -62,6 +62,8 @@ Send: TypeAlias = Callable[[Any], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _PATH = re.compile(r"/client/([^/]+)/(register|poll|respond|error|upload)")
+# Each program of the lab gets a URL of its own: adapters of the original do not send their instance.
+_PROGRAM = re.compile(r"/program/([0-9a-f]+)(?=/)")
 _UUID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
 # Bytes of a body.
@@ -86,10 +88,12 @@ class WireRequest:
     """A request of an adapter.
 
     :param uuid: the adapter's id, as the path has it.
+    :param program: the adapter program that got its own URL from the lab.
     """
 
     lab: Lab
     uuid: str
+    program: str | None
     scope: Scope
     receive: Receive
     headers: Mapping[bytes, bytes]
@@ -170,6 +174,8 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
         message = "the uuid must be 1 to 100 letters, digits, or any of _.:-"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_uuid", message)
     registration = validated(Registration, await request.json_object(_REGISTRATION_LIMIT))
+    if registration.instance is None and request.program is not None:
+        registration = registration.model_copy(update={"instance": request.program})
     own = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
     adapter = lab.engine.pool.register(uuid, registration, token=own)
     answer = {
@@ -347,6 +353,10 @@ class WireApp:
             body = refusal_body("unknown_host", message)
             await _send(send, "http", HTTPStatus.MISDIRECTED_REQUEST, body, {})
             return
+        program = _PROGRAM.match(scope["path"]) if scope["type"] == "http" else None
+        if program is not None:
+            raw = scope["raw_path"].removeprefix(program[0].encode())
+            scope = {**scope, "path": scope["path"][program.end() :], "raw_path": raw}
         path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if path is None:
             await self._application(scope, receive, send)
@@ -359,7 +369,8 @@ class WireApp:
             elif scope["method"] != method:
                 raise _not_allowed(scope["method"], method)
             else:
-                request = WireRequest(self._lab(), path[1], scope, receive, dict(scope["headers"]))
+                name = program[1] if program is not None else None
+                request = WireRequest(self._lab(), path[1], name, scope, receive, dict(scope["headers"]))
                 body = await _handled(request, view)
         except _DisconnectedError:
             return
