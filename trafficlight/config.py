@@ -221,6 +221,10 @@ class Settings(BaseModel):
         default=10.0, description="Seconds that running cases get to finish when the lab shuts down."
     )
 
+    strict: bool = Field(
+        default=False,
+        description="Whether a session with unsupported cases or warnings ends with exit code 3.",
+    )
     rerun_interrupted: bool = Field(
         default=True,
         description="Whether cases that a killed coordinator was at run again; otherwise they end in error.",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from trafficlight.errors import TrafficlightError
+from trafficlight.errors import NothingFailedError, TrafficlightError
 from trafficlight.version import VERSION, install_command
 
 _COMMANDS = {
@@ -74,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             err=True,
         )
         sys.exit(2)
+    except NothingFailedError as error:
+        click.echo(f"trafficlight: {error}")
+        sys.exit(0)
     except TrafficlightError as error:
         click.echo(f"trafficlight: {error}", err=True)
         sys.exit(2)

@@ -136,6 +136,12 @@ _LAB_OPTIONS = (
     ),
     click.option("--workers", type=int, help="Worker processes; 0: run tests inside the coordinator."),
     click.option(
+        "--strict",
+        is_flag=True,
+        default=None,
+        help="Exit code 3 if a case is unsupported here or the summary has a warning.",
+    ),
+    click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
         help="The lowest level that is logged.",

@@ -13,7 +13,7 @@ import click
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import Supervisor, programs_of
+from trafficlight.coordinator.supervisor import SupervisedProgram, Supervisor, programs_of
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
@@ -62,24 +62,36 @@ async def lab_serving(
 
 
 @asynccontextmanager
-async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[None]:
+async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = True) -> AsyncIterator[None]:
     """Keep the adapter programs of the settings running.
 
     :param folder: receives their output.
+    :param others: whether adapters that run elsewhere may register as well.
     :raises ConfigError: a program is unknown.
     """
-    token = secret_of(lab.settings.adapter_token)
     pool = lab.engine.pool
 
-    def lost(instance: str, ending: str) -> None:
-        for adapter in pool:
-            if adapter.program == instance:
-                pool.lose(adapter, f"its process exited ({ending})")
+    def exited(program: SupervisedProgram, ending: str) -> bool:
+        return pool.process_exited(program.instance, ending)
 
-    programs = programs_of(lab.settings.adapters)
+    def failed(program: SupervisedProgram, why: str) -> None:
+        registration = pool.registration_of(program.instance)
+        pool.note_missing(program.instance, "process", why, registration)
+
+    def all_failed() -> bool:
+        there = [one for one in supervisor.programs if pool.has(one.instance)]
+        missing = [one for one in supervisor.programs if one not in there]
+        return bool(missing) and all(one.failed for one in missing)
+
+    def since_exit(program: SupervisedProgram) -> float | None:
+        return pool.since_exit(program.instance)
+
+    programs, token = programs_of(lab.settings.adapters), secret_of(lab.settings.adapter_token)
     supervisor = await asyncio.to_thread(
-        Supervisor, programs, url, folder, lost, pool.since_exit, token=token
+        Supervisor, programs, url, folder, exited, failed, since_exit, token=token
     )
+    if not others:
+        lab.engine.programs_failed = all_failed
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
@@ -99,8 +111,9 @@ async def _last_uploads(lab: Lab, supervisor: Supervisor) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_UPLOADS):
             while any(
-                lab.engine.pool.since_exit(instance, after_case=True) is not None
-                for instance in supervisor.instances
+                lab.engine.pool.since_exit(program.instance, after_case=True) is not None
+                for program in supervisor.programs
+                if program.running
             ):
                 await asyncio.sleep(_LOOK)
 

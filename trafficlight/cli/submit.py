@@ -17,6 +17,9 @@ from trafficlight.suites.selection import Selection, SessionRequest
 @click.option(
     "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
 )
+@click.option(
+    "--strict", is_flag=True, help="Exit code 3 if a case is unsupported there or the summary has a warning."
+)
 @coordinator_options
 @click.option("--watch", is_flag=True, help="Follow the session, and exit with its exit code.")
 def command(
@@ -24,6 +27,7 @@ def command(
     selection: Selection,
     exit_first: bool,
     deflake: int,
+    strict: bool,
     url: str,
     token: str | None,
     watch: bool,
@@ -37,7 +41,9 @@ def command(
     Exit code: 0 when the session has started; with --watch the exit code of the session.
     """
     seen = list(as_seen_there(targets, url))
-    request = SessionRequest(**dict(selection), targets=seen, exit_first=exit_first, deflake=deflake)
+    request = SessionRequest(
+        **dict(selection), targets=seen, exit_first=exit_first, deflake=deflake, strict=strict
+    )
     return asyncio.run(_submit(request, url, token, watch))
 
 

@@ -2,9 +2,10 @@
 
 import secrets
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Annotated, Literal, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from trafficlight.clients.action import action
 from trafficlight.clients.base import CaseBackend, Client
@@ -13,6 +14,9 @@ from trafficlight.errors import ActionError
 from trafficlight.protocol import JsonObject
 
 PlainPicture: TypeAlias = Literal["red", "green", "blue"]
+# Some versions of the page leave an empty parameter at the end of its address.
+PageUrl: TypeAlias = Annotated[str | None, AfterValidator(lambda url: url and url.removesuffix("&"))]
+Shown = TypeVar("Shown", "LobbyData", "VideoTile")
 
 
 class _Lenient(BaseModel):
@@ -25,52 +29,17 @@ class CreateAnswer(_Lenient):
     existing: bool = False
 
 
-class LobbyAnswer(_Lenient):
-    """What the lobby shows."""
-
-    snapshot: str | None = None
-    invite_url: str | None = None
-    page_url: str | None = None
-    call_name: str | None = None
-    muted: bool | None = None
-    video_muted: bool | None = None
-
-
-class TileAnswer(_Lenient):
+class VideoTile(_Lenient):
     """What one video tile shows."""
 
     caption: str
+    """The name under it."""
     snapshot: str | None = None
     muted: bool | None = None
     screenshare: bool | None = None
-
-
-class CallAnswer(_Lenient):
-    """What the call shows."""
-
-    videos: list[TileAnswer] = Field(default_factory=list)
-    invite_url: str | None = None
-    page_url: str | None = None
-    call_name: str | None = None
-    muted: bool | None = None
-    video_muted: bool | None = None
-    screenshare: bool | None = None
-
-
-class VideoTile:
-    """One participant's tile.
-
-    :ivar caption: the name under it.
-    :ivar muted: whether it is shown as muted.
-    :ivar screenshare: whether it shows a screen.
-    :ivar snapshot_file: the picture of it, as a file; None where the client sent none.
-    """
-
-    def __init__(self, answer: TileAnswer, snapshot_file: Path | None) -> None:
-        self.caption = answer.caption
-        self.muted = answer.muted
-        self.screenshare = answer.screenshare
-        self.snapshot_file = snapshot_file
+    """Whether it shows a screen."""
+    snapshot_file: SkipJsonSchema[Path | None] = None
+    """The picture of it, as a file; None where the client sent none."""
 
     def __repr__(self) -> str:
         return f"<VideoTile {self.caption!r}>"
@@ -84,34 +53,29 @@ class VideoTile:
         return colour_of(self.snapshot_file)
 
 
-class _View:
-    """What lobby and call have in common."""
+class LobbyData(_Lenient):
+    """What the lobby shows."""
 
-    def __init__(self, answer: LobbyAnswer | CallAnswer) -> None:
-        self.invite_url = answer.invite_url
-        # Some versions of the page leave an empty parameter at the end of its address.
-        self.page_url = answer.page_url.removesuffix("&") if answer.page_url is not None else None
-        self.call_name = answer.call_name
-        self.muted = answer.muted
-        self.video_muted = answer.video_muted
-
-
-class LobbyData(_View):
-    """What the lobby shows; `snapshot_file` is a picture of it."""
-
-    def __init__(self, answer: LobbyAnswer, snapshot_file: Path | None) -> None:
-        super().__init__(answer)
-        self.snapshot_file = snapshot_file
+    snapshot: str | None = None
+    invite_url: str | None = None
+    page_url: PageUrl = None
+    call_name: str | None = None
+    muted: bool | None = None
+    video_muted: bool | None = None
+    snapshot_file: SkipJsonSchema[Path | None] = None
+    """A picture of it."""
 
 
-class CallData(_View):
-    """What the call shows: `video_tiles`, `muted`, `video_muted`, `screenshare`, `page_url`, `invite_url`,
-    `call_name`."""
+class CallData(_Lenient):
+    """What the call shows."""
 
-    def __init__(self, answer: CallAnswer, video_tiles: list[VideoTile]) -> None:
-        super().__init__(answer)
-        self.screenshare = answer.screenshare
-        self.video_tiles = video_tiles
+    video_tiles: list[VideoTile] = Field(default_factory=list, alias="videos")
+    invite_url: str | None = None
+    page_url: PageUrl = None
+    call_name: str | None = None
+    muted: bool | None = None
+    video_muted: bool | None = None
+    screenshare: bool | None = None
 
     def get_video_tile_by_caption(self, caption: str) -> VideoTile:
         """Return the one tile with a caption.
@@ -197,15 +161,14 @@ class ElementCallClient(Client):
 
     async def get_lobby_data(self) -> LobbyData:
         """Return what the lobby shows."""
-        answer = await self._get_lobby_data()
-        return LobbyData(answer, await self._snapshot(answer.snapshot))
+        return await self._with_snapshot(await self._get_lobby_data())
 
     async def get_call_data(self) -> CallData:
         """Return what the call shows."""
-        answer = await self._get_call_data()
-        return CallData(
-            answer, [VideoTile(tile, await self._snapshot(tile.snapshot)) for tile in answer.videos]
-        )
+        call = await self._get_call_data()
+        for tile in call.video_tiles:
+            await self._with_snapshot(tile)
+        return call
 
     async def set_video_image(self, image: VideoImage) -> None:
         """Send a plain picture as the camera's.
@@ -222,8 +185,9 @@ class ElementCallClient(Client):
             raise ActionError(message, role=self.name, action=wanted)
         return self.display_name if self._account == "guest" else None
 
-    async def _snapshot(self, name: str | None) -> Path | None:
-        return await self.uploaded(name) if name else None
+    async def _with_snapshot(self, shown: Shown) -> Shown:
+        shown.snapshot_file = await self.uploaded(shown.snapshot) if shown.snapshot else None
+        return shown
 
     @action("register")
     async def _register(self, localpart: str, password: str) -> None:
@@ -256,12 +220,12 @@ class ElementCallClient(Client):
         """Go from the lobby into the call. Returns only when the call is shown."""
 
     @action("get_lobby_data", answer_in="data")
-    async def _get_lobby_data(self) -> LobbyAnswer:
+    async def _get_lobby_data(self) -> LobbyData:
         """Answer what the lobby shows. `snapshot` names a file that was uploaded before."""
         raise NotImplementedError
 
     @action("get_call_data", answer_in="data")
-    async def _get_call_data(self) -> CallAnswer:
+    async def _get_call_data(self) -> CallData:
         """Answer what the call shows. Every `snapshot` names a file that was uploaded before."""
         raise NotImplementedError
 

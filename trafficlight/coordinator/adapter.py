@@ -10,7 +10,6 @@ from trafficlight.coordinator.channel import AdapterFailure, Channel
 from trafficlight.errors import TrafficlightError
 from trafficlight.logs import LogContext
 from trafficlight.protocol import JsonObject, Registration
-from trafficlight.results.events import Event
 from trafficlight.results.events import Upload as UploadEvent
 from trafficlight.results.folder import AttemptFolder
 
@@ -62,6 +61,8 @@ class Upload:
 class Adapter:
     """One registered adapter.
 
+    :ivar program: names its program across registrations: how the lab that started it knows it, or its
+        `instance`, or its type and address.
     :ivar fields: the registration as it was sent: what client types match, and what events and tests see.
     :ivar lease: its current lease while it is leased, otherwise its last one: late uploads go there.
     :ivar paused: why it gets no new case; empty if it does.
@@ -85,10 +86,12 @@ class Adapter:
     paused: str = ""
     quarantined: bool = False
     cases: int = 0
+    program: str = ""
     fields: JsonObject = field(init=False)
 
     def __post_init__(self) -> None:
         self.fields = self.registration.fields()
+        self.program = self.program or self.registration.instance or ""
 
     @property
     def type(self) -> str:
@@ -107,11 +110,6 @@ class Adapter:
         if lease is None:
             return LogContext(adapter=self.uuid)
         return LogContext(lease.session, lease.case, self.role or "", self.uuid)
-
-    @property
-    def program(self) -> str | None:
-        """The name of its program across registrations; None if it gave none."""
-        return self.registration.instance or None
 
     @property
     def usable_again(self) -> bool:
@@ -142,7 +140,7 @@ class Lease:
     attempt: int
     adapters: Mapping[str, Adapter]
     folder: AttemptFolder
-    emit: Callable[[Event], None]
+    emit: Callable[..., None]
     on_lost: Callable[[str, AdapterFailure, bool], None]
     released: bool = False
     uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)

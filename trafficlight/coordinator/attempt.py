@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -356,10 +356,10 @@ class Attempt:
 
     # Events
 
-    def emit(self, event: Event) -> None:
-        """Record an event of this attempt."""
+    def emit(self, event: Event, **context: Any) -> None:
+        """Record an event of this attempt, with other fields to set."""
         self.resources.journal.append(
-            replace(event, session=self.session, case=self.case.id, attempt=self.waiting.attempt)
+            event, session=self.session, case=self.case.id, attempt=self.waiting.attempt, **context
         )
 
     def _delivered(self, role: str, adapter: Adapter) -> Callable[[ActionMessage], None]:

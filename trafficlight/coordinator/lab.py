@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
+import difflib
 import functools
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from trafficlight import client_types, server_types
 from trafficlight.clock import Clock, SystemClock, race
-from trafficlight.config import Settings
+from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
@@ -21,22 +23,29 @@ from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
-from trafficlight.errors import ConfigError, DeployError, ShuttingDownError, TrafficlightError, UsageError
+from trafficlight.errors import (
+    ConfigError,
+    DeployError,
+    NothingFailedError,
+    ShuttingDownError,
+    TrafficlightError,
+    UsageError,
+)
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Expected
-from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.folder import ResultsFolder, folder_name
 from trafficlight.results.journal import Journal
 from trafficlight.results.metrics import Metrics
-from trafficlight.results.names import folder_name
 from trafficlight.results.reporters.host import load_reporters
 from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.selection import SessionRequest
+from trafficlight.suites.yaml_files import FAILED_CASES
 from trafficlight.worker.execution import execute_in_process
 from trafficlight.worker.output import capturing
 
@@ -161,12 +170,15 @@ class Lab:
         """Return the cases that a request selects.
 
         :raises UsageError: a target does not exist, or the selection is invalid or selects nothing.
+        :raises NothingFailedError: the targets list the failed cases of sessions in which nothing failed.
         :raises ShuttingDownError: the lab is being stopped.
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
         planned = await race(self.planner.plan(targets, request, patterns=patterns), self._shut_down())
         if not planned.cases and not planned.problems:
+            if targets and all(Path(target).name == FAILED_CASES for target in targets):
+                raise NothingFailedError(f"nothing to run: {' and '.join(targets)} lists no failed case")
             raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
         return planned
 
@@ -193,7 +205,7 @@ class Lab:
         :raises OSError: the results folder cannot be created.
         """
         plan = plan if plan is not None else await self.plan(request)
-        options = await self._options(request, command)
+        options = await self._options(request, command, plan)
         # First, because it takes long: a request that is cancelled meanwhile leaves no session.
         unstartable_reason = await self._prepare(plan)
         folder = folder or await self.new_folder()
@@ -249,12 +261,12 @@ class Lab:
         return await self.engine.submit(
             session.folder,
             plan,
-            await self._options(request, "resumed"),
+            await self._options(request, "resumed", plan),
             unstartable_reason=unstartable_reason,
             earlier=read_events(session.folder.events),
         )
 
-    async def _options(self, request: SessionRequest, command: str) -> SessionOptions:
+    async def _options(self, request: SessionRequest, command: str, plan: Plan) -> SessionOptions:
         def expected(case: str) -> Expected | None:
             entry = request.expected(case)
             return Expected(entry.reason, entry.link) if entry is not None else None
@@ -265,6 +277,8 @@ class Lab:
             expected=expected,
             command=command,
             configuration=self.settings.public(),
+            warnings=tuple(_warnings(self.settings, request, plan)),
+            strict=request.strict or self.settings.strict,
             seed=request.seed if request.sample is not None else None,
             deadline=self.settings.session_deadline,
             interruptions=_interruptions(self.settings),
@@ -315,6 +329,23 @@ def _say_if_it_died(engine: "asyncio.Task[None]") -> None:
 
 def _specs(case: Case) -> list[HomeServerSpec]:
     return [spec for slot in case.servers for spec in slot.homeservers]
+
+
+def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterator[str]:
+    """Yield what of the request or the settings has no effect."""
+    for target in plan.empty_targets:
+        yield f"there is no test in {target}"
+    if not request.narrows:
+        for entry in request.unused(case.id for case in plan.cases):
+            yield f"the expected failure {entry.case} matches no case"
+    types = {*vars(client_types), *vars(server_types)}
+    types |= {kind.type_name for case in plan.cases for kind in case.clients.values()}
+    types |= {spec.type_name for case in plan.cases for spec in _specs(case)}
+    for key in ("server_providers", "server_overrides", "images", "client_limits"):
+        for name in getattr(settings, key):
+            # A name that is not close to any other may be a type of another session's tests.
+            if name not in types and (close := difflib.get_close_matches(name, types, n=1, cutoff=0.85)):
+                yield f"{key_of(key)}.{name}: no test has such a type; did you mean {close[0]}?"
 
 
 def _interruptions(settings: Settings) -> int | None:

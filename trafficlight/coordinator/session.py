@@ -49,10 +49,12 @@ class SessionOptions:
     """How a session is to be run.
 
     :param exit_first: whether the first failure or error ends it.
-    :param deflake: how often a case that failed is tried again.
+    :param deflake: how often a case that failed unexpectedly is tried again.
     :param expected: why a case is expected to fail, by its id; None for those that are not.
     :param command: how it was started, for the record.
     :param configuration: the settings in force, without secrets.
+    :param warnings: what of the request or the settings has no effect.
+    :param strict: whether unsupported cases and warnings are errors.
     :param seed: of the sample, if one was drawn.
     :param deadline: seconds that the session may take; None for no limit.
     :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
@@ -65,6 +67,8 @@ class SessionOptions:
     expected: Callable[[str], Expected | None] = lambda _: None
     command: str = ""
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    strict: bool = False
     seed: int | None = None
     deadline: float | None = None
     interruptions: int | None = None
@@ -187,6 +191,8 @@ class Session:
                 user=_user(),
                 seed=self.options.seed,
                 cases=len(self.plan.cases),
+                warnings=self.options.warnings,
+                strict=self.options.strict,
             )
         )
 
@@ -276,12 +282,13 @@ class Session:
         self.running.remove(id)
         failed = verdict.state in (State.FAILURE, State.ERROR)
         failures = case.failures + failed
-        again = failed and failures <= self.options.deflake and not self.stopped and not by_hand
+        counts = failed and self.options.expected(id) is None
+        again = counts and failures <= self.options.deflake and not self.stopped and not by_hand
         self._end(id, case.attempt, verdict, seconds, will_retry=again)
         if again:
             now = self._clock.monotonic()
             self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))
-        elif failed and not by_hand and self.options.exit_first and self.options.expected(id) is None:
+        elif counts and not by_hand and self.options.exit_first:
             self._stop_permanently(
                 f"{id} ended in {verdict.state} and the first failure was to end the session"
             )

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
 from pydantic import BaseModel, ValidationError
-from quart import current_app, request
+from quart import Response, current_app, request
 
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.errors import ApiError
@@ -61,6 +62,26 @@ async def json_object(limit: int) -> JsonObject:
     """
     check_json_type(request.mimetype)
     return parse_object(b"".join([chunk async for chunk in chunks(limit)]))
+
+
+async def form_fields(limit: int) -> dict[str, str]:
+    """Return the fields of the current request's URL-encoded form, the first of each name.
+
+    :param limit: bytes.
+    :raises ApiError: the body is too large (413) or not a form (400).
+    """
+    raw = b"".join([chunk async for chunk in chunks(limit)])
+    try:
+        form = parse_qs(raw.decode("utf-8", "replace"), max_num_fields=20)
+    except ValueError as error:
+        message = f"the form is malformed: {error}"
+        raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_form", message) from None
+    return {name: values[0] for name, values in form.items()}
+
+
+def json_response(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """Return a response that holds a model."""
+    return Response(body.model_dump_json(), status=status, content_type="application/json")
 
 
 async def before_stall(coming: Awaitable[T]) -> T:

@@ -14,31 +14,24 @@ LATEST = "latest"
 """Names the session that started last."""
 
 
-async def session_id(name: str) -> str:
-    """Return the id of a session.
+async def session_folder(name: str) -> Path:
+    """Return the folder of a session; its name is the session's id.
 
     :param name: its id, or `latest`; any text.
     :raises ApiError: there is no such session (404).
     """
     catalog = current_lab().catalog
-    if name == LATEST:
-        if (latest := await catalog.latest()) is None:
-            raise ApiError(HTTPStatus.NOT_FOUND, "unknown_session", "no session has run yet")
-        return latest
-    if await catalog.folder(name) is None:
-        raise unknown_session()
-    return name
-
-
-async def session_folder(name: str) -> Path:
-    """Return the folder of a session.
-
-    :param name: its id, or `latest`; any text.
-    :raises ApiError: there is no such session (404).
-    """
-    if (folder := await current_lab().catalog.folder(await session_id(name))) is None:
+    latest = await catalog.latest() if name == LATEST else name
+    if latest is None:
+        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_session", "no session has run yet")
+    if (folder := await catalog.folder(latest)) is None:
         raise unknown_session()
     return folder
+
+
+async def session_id(name: str) -> str:
+    """Return the id of a session, see :func:`session_folder`."""
+    return (await session_folder(name)).name
 
 
 @asynccontextmanager

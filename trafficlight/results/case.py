@@ -21,7 +21,7 @@ from trafficlight.results.events import (
     State,
     Upload,
 )
-from trafficlight.results.names import attempt_path
+from trafficlight.results.folder import attempt_path
 
 INTERRUPTED = "interrupted"
 """The phase of an attempt that ended because its coordinator exited."""
@@ -234,7 +234,7 @@ class CaseRecord:
         for attempt in reversed(self.attempts):
             if attempt.number == number:
                 return attempt
-        new = AttemptRecord(number, str(attempt_path(self.id, number)), started=event.time)
+        new = AttemptRecord(number, attempt_path(self.id, number), started=event.time)
         self.attempts.append(new)
         return new
 

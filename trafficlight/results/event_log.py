@@ -36,12 +36,13 @@ class EventLog:
             if self._file.read(1) != b"\n":
                 self._file.write(b"\n")  # ends the torn line of a killed coordinator
 
-    def append(self, event: Event) -> None:
+    def append(self, event: Event, sequence: int | None = None) -> None:
         """Write an event.
 
+        :param sequence: its position in this log; by default the event's own.
         :raises OSError: the file cannot be written.
         """
-        self._file.write(event_line(event))
+        self._file.write(event_line(event, sequence))
 
     def close(self) -> None:
         """Close the file; may be called again."""

@@ -128,6 +128,8 @@ class SessionStarted(Event):
     :param user: the user's name.
     :param seed: the seed of the sample; null without ``--sample``.
     :param cases: the number of planned cases.
+    :param warnings: what of the request or the settings has no effect.
+    :param strict: whether unsupported cases and warnings make the exit code 3.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -137,6 +139,8 @@ class SessionStarted(Event):
     user: str = ""
     seed: int | None = None
     cases: int = 0
+    warnings: tuple[str, ...] = ()
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -497,7 +501,10 @@ class LineHead(NamedTuple):
     kind: str
 
 
-_HEAD = re.compile(rb'\{"sequence":(\d+),"time":"[^"]*","kind":"(\w+)"')
+LINE_BEGINNING = rb'\{"sequence":(\d+),"time":"[^"]*","kind":"'
+"""A pattern for how :func:`event_line` begins a line, up to the kind."""
+
+_HEAD = re.compile(LINE_BEGINNING + rb'(\w+)"')
 
 
 def kinds() -> list[type[Event]]:
@@ -505,9 +512,14 @@ def kinds() -> list[type[Event]]:
     return list(_KINDS.values())
 
 
-def event_line(event: Event) -> bytes:
-    """Return an event as one line of ASCII JSON, whatever its fields hold."""
+def event_line(event: Event, sequence: int | None = None) -> bytes:
+    """Return an event as one line of ASCII JSON, whatever its fields hold.
+
+    :param sequence: its position in this log; by default the event's own.
+    """
     content = event.as_json()
+    if sequence is not None:
+        content["sequence"] = sequence
     try:
         text = _encode(content)
     except (ValueError, TypeError):  # infinities are no JSON, and keys may be anything in Python

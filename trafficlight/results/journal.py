@@ -85,13 +85,14 @@ class Journal:
 
         return unsubscribe
 
-    def append(self, event: E) -> E:
+    def append(self, event: E, **context: Any) -> E:
         """Record an event: set its number and time, and replace secrets in what its fields hold.
 
+        :param context: other fields to set, such as the session.
         :return: the event as recorded.
         """
         clean: dict[str, Any] = {name: redacted(getattr(event, name)) for name in event.open_names}
-        event = replace(event, sequence=self._next, time=self._clock.now(), **clean)
+        event = replace(event, sequence=self._next, time=self._clock.now(), **clean, **context)
         self._next += 1
         self.counts[type(event)] += 1
         key = (type(event), event.session)

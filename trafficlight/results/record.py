@@ -48,6 +48,8 @@ class SessionRecord:
     :param adapters: the latest adapters, by uuid.
     :param stopped: why no more of its cases start; empty while they do.
     :param cancelled: whether a user stopped it.
+    :param warnings: what of the request or the settings has no effect.
+    :param strict: whether unsupported cases and warnings make the exit code 3.
     :param adapter_types: how many adapters registered, by type and version.
     """
 
@@ -60,6 +62,8 @@ class SessionRecord:
     host: str = ""
     user: str = ""
     seed: int | None = None
+    warnings: tuple[str, ...] = ()
+    strict: bool = False
     problems: list[Problem] = field(default_factory=list)
     cases: dict[str, CaseRecord] = field(default_factory=dict)
     adapters: dict[str, AdapterRecord] = field(default_factory=dict)
@@ -107,11 +111,15 @@ class SessionRecord:
         end = self.ended or self.last_time
         return (end - self.started).total_seconds() if end is not None and self.started is not None else 0.0
 
-    def apply(self, event: Event) -> None:
-        """Update the record with an event; one of another session, or one applied before, changes nothing."""
-        if event.sequence <= self.last_sequence or (event.session and self.id and event.session != self.id):
+    def apply(self, event: Event, sequence: int | None = None) -> None:
+        """Update the record with an event; one of another session, or one applied before, changes nothing.
+
+        :param sequence: its position in the session's log; by default the event's own.
+        """
+        number = event.sequence if sequence is None else sequence
+        if number <= self.last_sequence or (event.session and self.id and event.session != self.id):
             return
-        self.last_sequence = event.sequence
+        self.last_sequence = number
         self.last_time = event.time
         match event:
             case CasePlanned():
@@ -138,6 +146,7 @@ class SessionRecord:
         self.started = event.time
         self.versions, self.configuration = dict(event.versions), dict(event.configuration)
         self.command, self.host, self.user, self.seed = event.command, event.host, event.user, event.seed
+        self.warnings, self.strict = event.warnings, event.strict
 
     def _apply_to_adapter(self, event: AdapterRegistered | AdapterLeased | AdapterLost) -> None:
         adapter = self.adapters.get(event.adapter)
@@ -169,7 +178,7 @@ def exit_code(record: SessionRecord, *, interrupted: bool | None = None) -> Exit
     """Return the exit code of a session.
 
     Flaky cases, expected failures and unexpected successes count as success. Test files that cannot run and
-    cases without a verdict are errors.
+    cases without a verdict are errors; so are unsupported cases and warnings in a strict session.
 
     :param interrupted: whether the session was stopped early; taken from the record if None.
     """
@@ -178,10 +187,15 @@ def exit_code(record: SessionRecord, *, interrupted: bool | None = None) -> Exit
     outcomes = record.outcomes
     if outcomes[Outcome.FAILURE]:
         return ExitCode.FAILURE
-    if outcomes[Outcome.ERROR] or record.problems:
+    if outcomes[Outcome.ERROR] or record.problems or (record.strict and _is_reduced(record)):
         return ExitCode.LAB_ERROR
     if not record.ran:
         return ExitCode.USAGE
     if any(case.state not in FINAL for case in record.cases.values()):
         return ExitCode.LAB_ERROR
     return ExitCode.SUCCESS
+
+
+def _is_reduced(record: SessionRecord) -> bool:
+    """Return whether the session ran less than it was asked to."""
+    return bool(record.warnings) or any(case.skip_type == "unsupported" for case in record.cases.values())

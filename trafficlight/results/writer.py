@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -105,15 +104,15 @@ class ResultsWriter:
         """Take in an event of the session, or of none."""
         if self._closing:
             return
-        event = replace(event, sequence=self._record.last_sequence + 1)
+        sequence = self._record.last_sequence + 1
         with self._record_lock:
-            self._record.apply(event)
+            self._record.apply(event, sequence)
             if isinstance(event, _CHANGES_JUNIT):
                 self._changed.update(dict.fromkeys(event.case_ids))
         try:
             # In the event loop, not in the thread: the cause of the event is answered after this returns,
             # and the event must be on the disk then, even if the process is killed.
-            self._log.append(event)
+            self._log.append(event, sequence)
             self.trouble = ""
         except OSError as error:
             self.trouble = f"{self._folder.events} cannot be written: {error.strerror or error}"
@@ -279,7 +278,8 @@ class LateEventRecorder:
         folder = ResultsFolder(self._root / event.session)
         if not folder.events.is_file():
             return
-        append_after_end(folder.events, event)
+        with contextlib.closing(EventLog(folder.events)) as log:
+            log.append(event, last_sequence(folder.events) + 1)
         with self._lock:
             self._outdated[folder.id] = folder
             if self._thread is None:
@@ -322,15 +322,6 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
     write_atomically(folder.junit, junit_bytes(record, style))
     write_reports(folder, record)
-
-
-def append_after_end(log: Path, event: Event) -> None:
-    """Append an event to the log of a session that has ended.
-
-    :raises OSError: the log cannot be written.
-    """
-    with contextlib.closing(EventLog(log)) as opened:
-        opened.append(replace(event, sequence=last_sequence(log) + 1))
 
 
 def write_reports(folder: ResultsFolder, record: SessionRecord) -> None:

@@ -223,9 +223,11 @@ class PlanBuilder:
     ) -> None:
         self._selection = selection or Selection()
         base = Path(os.path.abspath(directory or Path.cwd()))
-        self._targets = [
-            one for target in targets or (SHIPPED,) for one in read_target(str(target), base, patterns)
-        ]
+        read = {
+            str(target): list(read_target(str(target), base, patterns)) for target in targets or (SHIPPED,)
+        }
+        self._targets = [one for some in read.values() for one in some]
+        self._empty = tuple(text for text, some in read.items() if not some)
         types = TypeFilter(tuple(self._selection.clients), tuple(self._selection.servers))
         self._found = FileResult(types=types)
         self.files: list[FileRequest] = []
@@ -263,7 +265,7 @@ class PlanBuilder:
                 raise UsageError(f"{target.text}: there is no such test or case in {target.path}")
         if not found.problems:
             found.types.check()
-        return _selected(found, self._selection)
+        return replace(_selected(found, self._selection), empty_targets=self._empty)
 
 
 def _by_file(targets: Iterable[Target]) -> list[tuple[FileFound, list[Target]]]:

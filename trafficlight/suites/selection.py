@@ -3,6 +3,7 @@
 import ast
 import fnmatch
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,12 @@ from typing import Any, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trafficlight.client_types import ClientType
-from trafficlight.errors import UsageError
+from trafficlight.errors import NothingFailedError, UsageError
 from trafficlight.server_types import ServerType
 from trafficlight.suites.case_ids import base_id
 from trafficlight.suites.expected_failures import ExpectedFailure
 from trafficlight.suites.model import Case
-from trafficlight.suites.yaml_files import read_yaml, texts
+from trafficlight.suites.yaml_files import FAILED_CASES, read_yaml, texts
 
 Predicate: TypeAlias = Callable[[str], bool]
 
@@ -93,6 +94,20 @@ class Selection(BaseModel):
         """Return the first expected failure that matches a case."""
         return next((entry for entry in self.expected_failures if entry.matches(case_id)), None)
 
+    @property
+    def narrows(self) -> bool:
+        """Whether it leaves out cases of the targets."""
+        given = (
+            self.keyword,
+            self.clients,
+            self.servers,
+            self.parameters,
+            self.pairwise,
+            self.sample,
+            self.shard,
+        )
+        return any(given) or self.only is not None
+
     def unused(self, case_ids: Iterable[str]) -> list[ExpectedFailure]:
         """Return the expected failures that match none of these cases."""
         ids = list(case_ids)
@@ -108,6 +123,9 @@ class SessionRequest(Selection):
     )
     exit_first: bool = Field(default=False, description="End at the first failure or error.")
     deflake: int = Field(default=0, ge=0, description="Try a failed case again up to so many times.")
+    strict: bool = Field(
+        default=False, description="Whether unsupported cases and warnings are errors; so does `STRICT`."
+    )
 
     @classmethod
     def read(cls, body: dict[str, Any]) -> Self:
@@ -221,15 +239,30 @@ def read_failed(session: Path) -> list[str]:
     """Return the ids of the cases that failed in a session.
 
     :param session: the folder of a session's results, or the list in it.
-    :raises UsageError: the session does not exist.
+    :raises UsageError: the session does not exist, or ended with an error although no case failed.
+    :raises NothingFailedError: nothing failed.
     :raises ConfigError: its list is malformed.
     """
-    path = session / "rerun-failed.yml" if session.is_dir() else session
+    path = session / FAILED_CASES if session.is_dir() else session
     if not path.is_file():
         raise UsageError(f"there is no {path}: name the folder of a session's results")
     content = read_yaml(path)
     listed = content["failed"] if isinstance(content, dict) and "failed" in content else content
-    return sorted(set(texts(listed, key="the list of cases", source=path)))
+    failed = sorted(set(texts(listed, key="the list of cases", source=path)))
+    if not failed:
+        code = _exit_code(path.with_name("session.json"))
+        if code:
+            raise UsageError(f"no case of {session} failed, but its exit code is {code}: run all of it again")
+        raise NothingFailedError(f"nothing to run: no case of {session} failed")
+    return failed
+
+
+def _exit_code(path: Path) -> object:
+    """Return the exit code in the summary of a session; None if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("exit_code")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _by_id(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:

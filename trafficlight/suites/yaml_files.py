@@ -7,6 +7,9 @@ import yaml
 
 from trafficlight.errors import ConfigError
 
+FAILED_CASES = "rerun-failed.yml"
+"""The suite file with the failed cases of a session; it may be empty."""
+
 
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file.

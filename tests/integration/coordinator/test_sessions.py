@@ -12,8 +12,11 @@ import pytest
 from tests.integration.coordinator.conftest import PRELUDE, EngineHarness
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
+from trafficlight.errors import NothingFailedError
 from trafficlight.protocol import Registration
 from trafficlight.results.record import ExitCode
+from trafficlight.results.reports.summary import summary
+from trafficlight.suites.expected_failures import ExpectedFailure
 from trafficlight.suites.selection import SessionRequest
 
 QUICK = """
@@ -42,6 +45,84 @@ async def test_only_a_session_that_has_not_ended_is_in_memory(bay: EngineHarness
         await asyncio.sleep(0)
     gc.collect()
     assert gone() is None
+
+
+MIXED = """
+class Works(Test):
+    async def run(self) -> None:
+        pass
+
+class Fails(Test):
+    async def run(self) -> None:
+        assert False
+
+class Unsupported(Test):
+    servers = {"server": SynapseStable}
+
+    async def run(self, server) -> None:
+        pass
+"""
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_session_that_ran_less_than_it_was_asked_to(tmp_path: Path, strict: bool) -> None:
+    """The summary says so; it is an error if the session is strict."""
+    path = tmp_path / "mixed_test.py"
+    path.write_text(PRELUDE + MIXED)
+    (tmp_path / "empty").mkdir()
+    settings = Settings(
+        results_folder=tmp_path / "results",
+        workers=0,
+        adapters={},
+        strict=strict,
+        server_overrides={"SynapseDevelop": {"server_name": "a", "cs_api": "http://a"}},
+        server_providers={"SynapseStabel": "local", "*": "static", "MyOwn": "local"},
+        client_limits={"Noi": 1, "HydrogenWebb": 1},
+    )
+    expected = [ExpectedFailure(case=f"mixed_test.py::{name}", reason="known") for name in ("Fails", "Fials")]
+    async with Lab.open(settings) as lab:
+        request = SessionRequest(
+            targets=[str(path), str(tmp_path / "empty")], expected_failures=expected, deflake=2
+        )
+        session = await lab.start(request)
+        async with asyncio.timeout(20):
+            await session.ended.wait()
+    lines = summary(session.record, session.folder.path)
+    assert lines[:4] == [
+        f"warning  there is no test in {tmp_path / 'empty'}",
+        "warning  the expected failure mixed_test.py::Fials matches no case",
+        "warning  SERVER_PROVIDERS.SynapseStabel: no test has such a type; did you mean SynapseStable?",
+        "warning  CLIENT_LIMITS.HydrogenWebb: no test has such a type; did you mean HydrogenWeb?",
+    ]
+    assert "skipped  1 case: " in lines[4]
+    assert "SynapseStable" in lines[4]
+    assert lines[-1].startswith(
+        "1 success · 1 expected failure · 0 failure · 0 error · 1 skipped · 4 warnings"
+    )
+    assert session.exit_code == (ExitCode.LAB_ERROR if strict else ExitCode.SUCCESS)
+    (fails,) = (case for case in session.record.cases.values() if case.class_name == "Fails")
+    assert len(fails.attempts) == 1, "what is expected to fail is not tried again"
+
+
+async def test_expected_failures_that_the_selection_leaves_out_are_not_unused(tmp_path: Path) -> None:
+    path = tmp_path / "mixed_test.py"
+    path.write_text(PRELUDE + MIXED)
+    expected = [ExpectedFailure(case="mixed_test.py::Fails", reason="known")]
+    async with Lab.open(Settings(results_folder=tmp_path / "results", workers=0, adapters={})) as lab:
+        session = await lab.start(
+            SessionRequest(targets=[str(path)], keyword="Works", expected_failures=expected, strict=True)
+        )
+        await session.ended.wait()
+    assert session.record.warnings == ()
+    assert session.exit_code == ExitCode.SUCCESS
+
+
+async def test_the_list_of_a_session_in_which_nothing_failed(tmp_path: Path) -> None:
+    failed = tmp_path / "rerun-failed.yml"
+    failed.write_text("failed: []\n")
+    async with Lab.open(Settings(results_folder=tmp_path / "results", workers=0, adapters={})) as lab:
+        with pytest.raises(NothingFailedError, match="lists no failed case"):
+            await lab.plan(SessionRequest(targets=[str(failed)]))
 
 
 ASKS = """

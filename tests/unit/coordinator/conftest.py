@@ -1,6 +1,5 @@
 """The parts of the coordinator, on a clock that is turned by hand."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ class PoolHarness:
     def _changed(self) -> None:
         self.changes += 1
 
-    def adapter(self, uuid: str = "a", type: str = "nio") -> Adapter:
-        return self.pool.register(uuid, Registration.model_validate({"type": type}))
+    def adapter(self, uuid: str = "a", type: str = "nio", program: str = "") -> Adapter:
+        return self.pool.register(uuid, Registration.model_validate({"type": type}), program=program)
 
     def lease(self, **adapters: Adapter) -> Lease:
         """Lease adapters by role; see :attr:`failures` for those that are lost."""
@@ -44,8 +43,8 @@ class PoolHarness:
     def failed(self, role: str, error: AdapterFailure, raised_in_test: bool) -> None:
         self.failures.append((role, error, raised_in_test))
 
-    def emit(self, event: Event) -> None:
-        self.journal.append(replace(event, session="2026-11-21--001", case="a_test.py::A", attempt=1))
+    def emit(self, event: Event, **context: Any) -> None:
+        self.journal.append(event, session="2026-11-21--001", case="a_test.py::A", attempt=1, **context)
 
     @property
     def kinds(self) -> list[str]:

@@ -194,7 +194,7 @@ def test_a_report_that_cannot_be_written_costs_no_other(
 def test_a_disk_that_refuses_events_costs_no_verdict(
     lab: "Lab", writer: ResultsWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(event: object) -> None:
+    def refuse(event: object, sequence: int) -> None:
         raise OSError("disk full")
 
     lab.start()

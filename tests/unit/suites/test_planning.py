@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.errors import ConfigError, UsageError
+from trafficlight.errors import ConfigError, NothingFailedError, UsageError
 from trafficlight.suites.imports import load_test_class
 from trafficlight.suites.model import Case
 from trafficlight.suites.planning import plan
@@ -245,8 +245,23 @@ def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
         read_failed(session)
 
 
-def test_nothing_failed_before(tree: Path) -> None:
+def test_nothing_failed_before(tree: Path, tmp_path: Path) -> None:
     assert ids(tree, only=frozenset()) == []
+    failed = tmp_path / "rerun-failed.yml"
+    failed.write_text("failed: []\n")
+    assert plan([failed]).cases == ()
+    with pytest.raises(NothingFailedError, match=r"no case of .* failed"):
+        read_failed(tmp_path)
+    (tmp_path / "session.json").write_text('{"exit_code": 3}')
+    with pytest.raises(UsageError, match="its exit code is 3: run all of it again"):
+        read_failed(tmp_path)
+
+
+def test_a_target_without_tests(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    planned = plan([tree, tmp_path / "empty"])
+    assert planned.cases
+    assert planned.empty_targets == (str(tmp_path / "empty"),)
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.randoms(use_true_random=False))

@@ -1,8 +1,7 @@
 """Check any adapter, in any language, against the wire: start it on a scripted coordinator and watch."""
 
 from trafficlight.adapters.conformance.check import check
-from trafficlight.adapters.conformance.context import CheckOptions
-from trafficlight.adapters.conformance.results import Finding, Level, Results, render
+from trafficlight.adapters.conformance.results import CheckOptions, Finding, Level, Results, render
 from trafficlight.adapters.conformance.scripted import Reply, ScriptedAdapter, ScriptedCoordinator, Upload
 
 __all__ = [

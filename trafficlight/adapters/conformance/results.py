@@ -1,8 +1,32 @@
-"""What a check found, and how it is shown."""
+"""What a check does and finds, and how it is shown."""
 
 import textwrap
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from trafficlight.protocol import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """What a check does.
+
+    :param action: an action that it can perform at any time; by default one it declares, sent without data.
+    :param data: the parameters of the action.
+    :param hold: seconds that polls are held; coordinators hold up to 28.
+    :param grace: seconds for everything else: an answer, coming back after an exit or a restart.
+    :param idle_delay: seconds that an idle answer asks to wait for the next poll.
+    :param away: seconds that the coordinator is away when it restarts.
+    :param token: a shared registration token to require; it is handed over as ``ADAPTER_TOKEN``.
+    """
+
+    action: str | None = None
+    data: JsonObject = field(default_factory=dict)
+    hold: float = 3.0
+    grace: float = 10.0
+    idle_delay: float = 0.5
+    away: float = 1.0
+    token: str | None = None
 
 
 class Level(StrEnum):
@@ -20,7 +44,6 @@ class Finding:
     """One thing that an adapter does right or wrong.
 
     :param check: the check's name, stable.
-    :param level: how it counts.
     :param text: what was seen and, where it is wrong, what was expected.
     """
 

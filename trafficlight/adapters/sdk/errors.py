@@ -6,23 +6,12 @@ from trafficlight.errors import LabError, TrafficlightError
 class ActionFailed(TrafficlightError):  # noqa: N818 - an outcome, not a defect of the program
     """The client did the wrong thing: the case fails.
 
-    :param message: what was expected and what was seen instead.
+    The message says what was expected and what was seen instead.
     """
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-        super().__init__(message)
 
 
 class UnsupportedActionError(TrafficlightError):
-    """This adapter does not support the action; that says nothing about the client.
-
-    :param message: the action, and the ones that are supported.
-    """
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-        super().__init__(message)
+    """This adapter does not support the action; that says nothing about the client."""
 
 
 class RegistrationRefusedError(LabError):
@@ -55,11 +44,4 @@ class CoordinatorUnreachableError(LabError):
 
 
 class RegistrationLostError(LabError):
-    """The coordinator does not know this uuid (any more): register under a new one.
-
-    :param reason: how it said so.
-    """
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(f"the registration is gone: {reason}")
+    """The coordinator does not know this uuid (any more): register under a new one."""

@@ -76,9 +76,9 @@ class _Registration:
                     await self._report("adapter", message, "the adapter was stopped during this action")
             raise
         except ActionFailed as error:
-            await self._report("action", message, error.message, error)
+            await self._report("action", message, str(error), error)
         except UnsupportedActionError as error:
-            await self._report("unsupported", message, error.message)
+            await self._report("unsupported", message, str(error))
         except Exception as error:
             logger.exception("%s: %s went wrong", self._coordinator.uuid, message.action)
             await self._report("adapter", message, f"{type(error).__name__}: {error}", error)
@@ -124,7 +124,7 @@ async def _serve_registration(
         await adapter.open()
         await registration.run()
     except RegistrationLostError as error:
-        logger.info("%s: %s", coordinator.uuid, error)
+        logger.info("%s: the registration is gone: %s", coordinator.uuid, error)
     finally:
         closing = asyncio.ensure_future(_close(adapter, coordinator.uuid))
         try:

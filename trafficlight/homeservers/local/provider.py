@@ -153,7 +153,7 @@ class LocalProvider:
 
     async def _prepared(self, spec: HomeServerSpec) -> Kind:
         """Return the kind of homeserver that a spec stands for, installed, with its fork server running."""
-        recipe = self._recipe(spec)
+        recipe = await asyncio.to_thread(self._recipe, spec)  # it may search the PATH
         async with self._preparing:
             if self._closed:
                 raise DeployError("the local provider is closed")

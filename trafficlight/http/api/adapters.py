@@ -2,8 +2,8 @@
 
 import itertools
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
-from urllib.parse import parse_qs
 
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, request
@@ -12,14 +12,15 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.errors import ApiError
-from trafficlight.http.requests import chunks, current_lab, json_object, validated
+from trafficlight.http.requests import current_lab, form_fields, json_object, json_response, validated
 from trafficlight.http.security import require_people
 
 blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")
 
-_GROUP = "Adapter operations"
+_operation = partial(OperationSpec, "Adapter operations", guard="people")
 _LIMIT = 16 << 10  # bytes of a reason
 _MOST = 10_000  # adapters told one by one
+_AFTER_FORM = {303: ResponseSpec("For a form: to the status page.", media_type=None)}
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -59,22 +60,17 @@ blueprint.before_request(require_people)
 
 
 @blueprint.get("")
-@OperationSpec(_GROUP, {200: ResponseSpec("The adapters.", AdapterList)}, (401,), guard="people")
+@_operation({200: ResponseSpec("The adapters.", AdapterList)}, (401,))
 async def adapters() -> Response:
     """List the adapters that are there, and say which of them get no new case."""
     return _listed()
 
 
 @blueprint.post("/<uuid>/pause")
-@OperationSpec(
-    _GROUP,
-    {
-        200: ResponseSpec("It is paused.", AdapterBody),
-        303: ResponseSpec("For a form: to the status page.", media_type=None),
-    },
+@_operation(
+    {200: ResponseSpec("It is paused.", AdapterBody), **_AFTER_FORM},
     (400, 401, 403, 404, 409, 413, 415),
     body=Reason,
-    guard="people",
 )
 async def pause(uuid: str) -> Response:
     """Give an adapter no new case until it is resumed; what it is in goes on.
@@ -85,37 +81,22 @@ async def pause(uuid: str) -> Response:
     reason = await _reason()
     adapter = _present(pool, uuid)
     pool.pause(adapter, reason)
-    return _told(_body(adapter))
+    return _told(adapter_body(adapter, current_lab().clock.monotonic()))
 
 
 @blueprint.post("/<uuid>/resume")
-@OperationSpec(
-    _GROUP,
-    {
-        200: ResponseSpec("It gets cases.", AdapterBody),
-        303: ResponseSpec("For a form: to the status page.", media_type=None),
-    },
-    (401, 403, 404, 409),
-    guard="people",
-)
+@_operation({200: ResponseSpec("It gets cases.", AdapterBody), **_AFTER_FORM}, (401, 403, 404, 409))
 async def resume(uuid: str) -> Response:
     """Let a paused or quarantined adapter have cases again, and forget how often its program failed."""
     pool = current_lab().engine.pool
     adapter = _present(pool, uuid)
     pool.resume(adapter)
-    return _told(_body(adapter))
+    return _told(adapter_body(adapter, current_lab().clock.monotonic()))
 
 
 @blueprint.post("/drain")
-@OperationSpec(
-    _GROUP,
-    {
-        200: ResponseSpec("Nothing starts.", AdapterList),
-        303: ResponseSpec("For a form: to the status page.", media_type=None),
-    },
-    (400, 401, 403, 413, 415),
-    body=Reason,
-    guard="people",
+@_operation(
+    {200: ResponseSpec("Nothing starts.", AdapterList), **_AFTER_FORM}, (400, 401, 403, 413, 415), body=Reason
 )
 async def drain() -> Response:
     """Give no adapter a new case, those that will yet register included; what runs goes on."""
@@ -124,15 +105,7 @@ async def drain() -> Response:
 
 
 @blueprint.post("/undrain")
-@OperationSpec(
-    _GROUP,
-    {
-        200: ResponseSpec("Cases start again.", AdapterList),
-        303: ResponseSpec("For a form: to the status page.", media_type=None),
-    },
-    (401, 403),
-    guard="people",
-)
+@_operation({200: ResponseSpec("Cases start again.", AdapterList), **_AFTER_FORM}, (401, 403))
 async def undrain() -> Response:
     """Let adapters have cases again; those that are paused themselves stay so."""
     current_lab().engine.pool.undrain()
@@ -143,16 +116,10 @@ async def _reason() -> str:
     """Return the reason in the body, which a program sends as JSON and a page as a form."""
     if request.mimetype != _FORM:
         return validated(Reason, await json_object(_LIMIT)).reason
-    raw = b"".join([chunk async for chunk in chunks(_LIMIT)])
-    if not raw:
+    form = await form_fields(_LIMIT)
+    if not request.content_length:
         return "by hand, on the status page"
-    try:
-        form = parse_qs(raw.decode("utf-8", "replace"), max_num_fields=20)
-    except ValueError as error:
-        raise ApiError(
-            HTTPStatus.BAD_REQUEST, "malformed_form", f"the form cannot be read: {error}"
-        ) from None
-    return validated(Reason, {name: values[0] for name, values in form.items()}).reason
+    return validated(Reason, form).reason
 
 
 def _present(pool: Pool, uuid: str) -> Adapter:
@@ -167,19 +134,33 @@ def _told(body: BaseModel | None) -> Response:
     """ResponseSpec a program with what it asked for, and lead a page back to where it was."""
     if request.mimetype == _FORM:
         return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": "/status#adapters"})
-    return _json(body) if body is not None else _listed()
+    return json_response(body) if body is not None else _listed()
 
 
 def _listed() -> Response:
-    pool = current_lab().engine.pool
+    pool, now = current_lab().engine.pool, current_lab().clock.monotonic()
     present = [adapter for adapter in pool if adapter.state is not AdapterState.ENDED]
-    shown = [_body(adapter) for adapter in itertools.islice(present, _MOST)]
-    return _json(AdapterList(adapters=shown, total=len(present), drained=pool.drained))
+    shown = [adapter_body(adapter, now) for adapter in itertools.islice(present, _MOST)]
+    return json_response(AdapterList(adapters=shown, total=len(present), drained=pool.drained))
 
 
-def _body(adapter: Adapter) -> AdapterBody:
+def adapter_body(adapter: Adapter, now: float) -> AdapterBody:
+    """Return what is known of an adapter.
+
+    :param now: on the pool's clock.
+    """
+    match adapter.state:
+        case AdapterState.ENDED:
+            doing = adapter.reason
+        case AdapterState.LEASED:
+            doing = adapter.channel.activity_summary()
+        case AdapterState.RESETTING:
+            doing = "resetting after its last case"
+        case AdapterState.FREE if adapter.paused:
+            doing = adapter.paused if adapter.quarantined else f"paused: {adapter.paused}"
+        case AdapterState.FREE:
+            doing = "polling" if adapter.channel.polling else "not polling"
     lease = adapter.held_by
-    waits = "waits in a poll" if adapter.channel.polling else "is not polling right now"
     return AdapterBody(
         uuid=adapter.uuid,
         type=adapter.type,
@@ -188,14 +169,10 @@ def _body(adapter: Adapter) -> AdapterBody:
         case=lease.case if lease is not None else None,
         session=lease.session if lease is not None else None,
         role=adapter.role if lease is not None else None,
-        doing=waits if adapter.state is AdapterState.FREE else adapter.channel.activity_summary(),
+        doing=doing,
         paused=adapter.paused,
         quarantined=adapter.quarantined,
         cases=adapter.cases,
         registered=adapter.registered,
-        silent=round(max(0.0, current_lab().clock.monotonic() - adapter.seen), 3),
+        silent=round(max(0.0, now - adapter.seen), 3),
     )
-
-
-def _json(body: BaseModel) -> Response:
-    return Response(body.model_dump_json(), content_type="application/json")

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field
@@ -121,8 +121,8 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
         reason=case.reason,
         attempts=len(case.attempts),
         seconds=round(case.seconds, 3),
-        clients=_texts(case.clients),
-        servers=_texts(case.servers),
+        clients=case.clients,
+        servers=case.servers,
         url=case_path(session, case.id),
     )
 
@@ -130,10 +130,6 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
 def _problem(problem: ProblemSummary) -> str:
     place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
     return f"{place}: {problem.problem}" + (f" ({problem.hint})" if problem.hint else "")
-
-
-def _texts(names: dict[str, Any]) -> dict[str, str]:
-    return {role: str(name) for role, name in names.items()}
 
 
 def _urls(session: str) -> Urls:

@@ -6,13 +6,13 @@ from http import HTTPStatus
 from inspect import getdoc
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from quart import Blueprint, Quart, Response, current_app, jsonify
 
+from trafficlight.clients.catalogue import brief
 from trafficlight.http.api.specs import REFUSALS, OperationSpec, ResponseSpec, spec_of
 from trafficlight.http.headers import page
-from trafficlight.http.schemas import ErrorResponse
 from trafficlight.http.wire.app import ENDPOINTS
 from trafficlight.protocol import JsonObject
 from trafficlight.results.reports.presentation import render
@@ -44,6 +44,19 @@ _GUARDS = {
 }
 
 
+class RefusalBody(BaseModel):
+    """Why a request was refused."""
+
+    code: str = Field(description="For programs: lower case, stable.")
+    message: str = Field(description="For people: what is wrong, and what would be right.")
+
+
+class ErrorResponse(BaseModel):
+    """The one shape of every refusal."""
+
+    error: RefusalBody
+
+
 @blueprint.get("/openapi.json")
 @OperationSpec("The lab", {200: ResponseSpec("The document.", media_type="application/json")})
 async def openapi_json() -> Response:
@@ -55,7 +68,7 @@ async def openapi_json() -> Response:
 @OperationSpec("The lab", {200: ResponseSpec("The page.", media_type="text/html")})
 async def openapi_page() -> Response:
     """Show this document as a page."""
-    return page(render("openapi.html", document=document(current_app), schema=_brief))
+    return page(render("openapi.html", document=document(current_app), schema=brief))
 
 
 def endpoints(app: Quart) -> list[tuple[str, str, str, View]]:
@@ -162,17 +175,3 @@ def _responses(endpoint: OperationSpec) -> dict[str, JsonObject]:
 
 def _reference(model: type[BaseModel]) -> JsonObject:
     return {"$ref": _REFERENCE.format(model=model.__name__)}
-
-
-def _brief(schema: JsonObject) -> str:
-    """Say in a few words what a JSON Schema takes."""
-    if "$ref" in schema:
-        return str(schema["$ref"]).rpartition("/")[2]
-    if "anyOf" in schema:
-        return " or ".join(_brief(one) for one in schema["anyOf"])
-    if "enum" in schema or "const" in schema:
-        return " or ".join(repr(value) for value in schema.get("enum", [schema.get("const")]))
-    kind = str(schema.get("type", "anything"))
-    if kind == "array":
-        return f"list of {_brief(schema.get('items', {}))}"
-    return kind

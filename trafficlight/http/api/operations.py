@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from http import HTTPStatus
+from typing import Literal
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
@@ -12,7 +13,6 @@ from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.requests import current_lab
-from trafficlight.http.schemas import Health
 from trafficlight.http.security import require_people
 from trafficlight.logs import LogContext
 from trafficlight.results.events import State
@@ -20,6 +20,13 @@ from trafficlight.results.metrics import Gauges
 from trafficlight.version import VERSION
 
 blueprint = Blueprint("operations", __name__)
+
+
+class Health(BaseModel):
+    """The lab is up."""
+
+    status: Literal["ok"]
+    version: str = Field(description="The coordinator's version.")
 
 
 class Readiness(BaseModel):

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+from functools import partial
 from http import HTTPStatus
 
 from pydantic import BaseModel, Field
@@ -19,8 +20,7 @@ from trafficlight.http.api.bodies import (
 from trafficlight.http.api.event_stream import event_lines
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
-from trafficlight.http.pagination import invalid_query, number, page_bounds
-from trafficlight.http.requests import current_lab, json_object, validated
+from trafficlight.http.requests import current_lab, json_object, json_response, validated
 from trafficlight.http.security import require_people
 from trafficlight.http.sessions import open_session, running, session_folder, session_id, unknown_session
 from trafficlight.results.case import Outcome
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 blueprint = Blueprint("sessions_api", __name__, url_prefix="/api/sessions")
 
-_GROUP = "Sessions"
+_operation = partial(OperationSpec, "Sessions", guard="people")
 _REQUEST_LIMIT = 16 << 20  # bytes: a list of ids may be long
 _CASE_LIMIT = 64 << 10  # bytes
 _MOST_REPEATS = 1000  # more would be planned before the request could be cancelled
@@ -64,7 +64,7 @@ blueprint.before_request(require_people)
 
 
 @blueprint.post("")
-@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest, guard="people")
+@_operation(_STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest)
 async def submit() -> Response:
     """Start a session: its cases run as soon as adapters, homeservers and limits allow.
 
@@ -81,12 +81,8 @@ async def submit() -> Response:
 
 
 @blueprint.get("")
-@OperationSpec(
-    _GROUP,
-    {200: ResponseSpec("The sessions.", SessionList)},
-    (400, 401),
-    query=_paging(_SESSIONS, _MOST_SESSIONS),
-    guard="people",
+@_operation(
+    {200: ResponseSpec("The sessions.", SessionList)}, (400, 401), query=_paging(_SESSIONS, _MOST_SESSIONS)
 )
 async def sessions() -> Response:
     """List all sessions in the results folder, newest first, whichever process ran them.
@@ -95,21 +91,20 @@ async def sessions() -> Response:
     """
     catalog = current_lab().catalog
     ids = await catalog.ids()
-    first, behind = page_bounds(_SESSIONS, _MOST_SESSIONS)
+    first, behind = _page_bounds(_SESSIONS, _MOST_SESSIONS)
     bodies = [_body_of(summary) for summary in await catalog.summaries(ids[first:behind])]
-    return _json(SessionList(sessions=bodies, total=len(ids)))
+    return json_response(SessionList(sessions=bodies, total=len(ids)))
 
 
 @blueprint.get("/<session>")
-@OperationSpec(_GROUP, {200: _SESSION}, (401, 404), guard="people")
+@_operation({200: _SESSION}, (401, 404))
 async def session(session: str) -> Response:
     """Return a session in its current state; `latest` names the latest."""
-    return _json(await _body(await session_id(session)))
+    return json_response(await _body(await session_id(session)))
 
 
 @blueprint.get("/<session>/cases")
-@OperationSpec(
-    _GROUP,
+@_operation(
     {200: ResponseSpec("The cases.", CaseList)},
     (400, 401, 404),
     query=(
@@ -120,12 +115,11 @@ async def session(session: str) -> Response:
         ),
         *_paging(_PAGE, _LONGEST_PAGE),
     ),
-    guard="people",
 )
 async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
     states = {_state(text) for text in request.args.getlist("state")}
-    first, behind = page_bounds(_PAGE, _LONGEST_PAGE)
+    first, behind = _page_bounds(_PAGE, _LONGEST_PAGE)
     async with open_session(session) as found:
         every = list(found.record.cases.values())
 
@@ -138,15 +132,13 @@ async def cases(session: str) -> Response:
 
 
 @blueprint.get("/<session>/events")
-@OperationSpec(
-    _GROUP,
+@_operation(
     {200: ResponseSpec("The events, one JSON object a line.", media_type="application/x-ndjson")},
     (400, 401, 404),
     query=(
         Query("after", "Only events behind the one with this sequence number.", _NUMBER),
         Query("follow", "`0`: end with the last event that there is now.", {"enum": ["0", "1"]}),
     ),
-    guard="people",
 )
 async def events(session: str) -> Response:
     """Stream a session's events from the first one on until the session has ended.
@@ -155,9 +147,9 @@ async def events(session: str) -> Response:
     After a break, ask for what comes `after` the last `sequence` that was seen: no event is left out, and
     none comes twice.
     """
-    after, follow = number("after", 0), request.args.get("follow", "1")
+    after, follow = _number("after", 0), request.args.get("follow", "1")
     if follow not in ("0", "1"):
-        raise invalid_query("follow", "0 or 1", follow)
+        raise _invalid_query("follow", "0 or 1", follow)
     folder = await session_folder(session)
     lines = event_lines(folder, after, current_lab(), follow=follow == "1")
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
@@ -167,7 +159,7 @@ async def events(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cancel")
-@OperationSpec(_GROUP, {200: _SESSION}, (401, 403, 404, 409), guard="people")
+@_operation({200: _SESSION}, (401, 403, 404, 409))
 async def cancel(session: str) -> Response:
     """Cancel a session: no more of its cases start, and running ones are cancelled.
 
@@ -179,15 +171,15 @@ async def cancel(session: str) -> Response:
         body = await _body(id)
         if not body.interrupted:
             raise _over(id)
-        return _json(body)
+        return json_response(body)
     if found.closing and not found.cancelled:
         raise _over(id)
     lab.engine.cancel(found, "the session was cancelled over the API")
-    return _json(await _body(id))
+    return json_response(await _body(id))
 
 
 @blueprint.post("/<session>/cases/cancel")
-@OperationSpec(_GROUP, {200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName, guard="people")
+@_operation({200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName)
 async def cancel_case(session: str) -> Response:
     """Cancel a case: it ends as skipped if it waits, and as an error if it runs."""
     id, lab = await session_id(session), current_lab()
@@ -200,11 +192,11 @@ async def cancel_case(session: str) -> Response:
         raise ApiError(HTTPStatus.NOT_FOUND, "unknown_case", message)
     if not lab.engine.cancel_case(found, named.case, "the case was cancelled over the API"):
         raise ApiError(HTTPStatus.CONFLICT, "case_ended", "the case has ended already")
-    return _json(await _body(id))
+    return json_response(await _body(id))
 
 
 @blueprint.post("/<session>/rerun-failed")
-@OperationSpec(_GROUP, _STARTED, (400, 401, 403, 404, 409, 503, 507), guard="people")
+@_operation(_STARTED, (400, 401, 403, 404, 409, 503, 507))
 async def rerun_failed(session: str) -> Response:
     """Start a session with only the cases of this one that failed or ended in error.
 
@@ -237,8 +229,9 @@ async def _start(asked: SessionRequest, command: str) -> Response:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = "the disk of the coordinator is full"
             raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
-        raise _unwritable(str(error)) from error
-    answer = _json(await _body(started.id), HTTPStatus.CREATED)
+        message = f"the results cannot be written: {error}"
+        raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "results_unwritable", message) from error
+    answer = json_response(await _body(started.id), HTTPStatus.CREATED)
     answer.headers["Location"] = f"/api/sessions/{started.id}"
     return answer
 
@@ -283,17 +276,29 @@ def _over(session: str) -> ApiError:
     return ApiError(HTTPStatus.CONFLICT, "session_ended", f"the session {session} has ended already")
 
 
-def _unwritable(problem: str) -> ApiError:
-    message = f"the results cannot be written: {problem}"
-    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "results_unwritable", message)
-
-
 def _state(text: str) -> State:
     try:
         return State(text)
     except ValueError:
-        raise invalid_query("state", f"one of {', '.join(State)}", text) from None
+        raise _invalid_query("state", f"one of {', '.join(State)}", text) from None
 
 
-def _json(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response(body.model_dump_json(), status=status, content_type="application/json")
+def _number(name: str, default: int) -> int:
+    """Return a query parameter as a number from 0; anything else is refused."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise _invalid_query(name, "a number from 0", text)
+    return int(text)
+
+
+def _page_bounds(default: int, most: int) -> tuple[int, int]:
+    """Return the slice bounds that `offset` and `limit` ask for."""
+    first = _number("offset", 0)
+    return first, first + min(_number("limit", default), most)
+
+
+def _invalid_query(name: str, wanted: str, given: str) -> ApiError:
+    message = f"{name} must be {wanted}, not {given[:40]!r}"
+    return ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", message)

@@ -1,13 +1,12 @@
 """The login, which exchanges the people's token for a cookie."""
 
 from http import HTTPStatus
-from urllib.parse import parse_qs
 
 from quart import Blueprint, Response, request
 
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.errors import ApiError
-from trafficlight.http.requests import chunks
+from trafficlight.http.requests import form_fields
 from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, people_token
 
 blueprint = Blueprint("login", __name__)
@@ -30,17 +29,11 @@ _MAX_AGE = 30 * 24 * 3600  # seconds
 )
 async def login() -> Response:
     """Exchange the people's token for a cookie, and redirect to the page that required it."""
-    body = b"".join([chunk async for chunk in chunks(_LIMIT)])
-    try:
-        form = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20)
-    except ValueError as error:
-        raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_form", f"the form is malformed: {error}") from None
-    given, target = form.get("token", [""])[0], form.get("next", [""])[0]
-    expected = people_token()
-    response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(target)})
+    form, expected = await form_fields(_LIMIT), people_token()
+    response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(form.get("next", ""))})
     if expected is None:
         return response
-    if not constant_time_equal(given, expected):
+    if not constant_time_equal(form.get("token", ""), expected):
         raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is wrong")
     response.set_cookie(
         COOKIE,

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
+from trafficlight.http.api.adapters import AdapterBody, adapter_body
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
@@ -30,6 +31,9 @@ from trafficlight.results.reports.presentation import (
     why,
 )
 from trafficlight.text import read_tail
+
+AdapterRow: TypeAlias = tuple[AdapterBody, dict[str, Any]]
+"""An adapter, and the other fields of its registration."""
 
 _ROWS = 200  # cases per page
 _ADAPTERS = 100  # live adapters listed
@@ -69,31 +73,6 @@ class CasePage:
     found: int
     page: int
     pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterRow:
-    """One adapter.
-
-    :ivar link: the page of its case; empty if it has none.
-    :ivar more: other fields of its registration.
-    :ivar paused: whether it gets no new case.
-    :ivar polling: whether a poll is held open.
-    :ivar silent: seconds since its last request.
-    """
-
-    uuid: str
-    type: str
-    version: str
-    state: str
-    role: str
-    case: str
-    link: str
-    activity: str
-    more: dict[str, Any]
-    paused: bool
-    polling: bool
-    silent: float
 
 
 def case_key(case_id: str) -> str:
@@ -255,33 +234,9 @@ def adapter_rows(
 
 
 def _row(adapter: Adapter, now: float) -> AdapterRow:
-    match adapter.state:
-        case AdapterState.ENDED:
-            activity = adapter.reason
-        case AdapterState.LEASED:
-            activity = adapter.channel.activity_summary()
-        case AdapterState.RESETTING:
-            activity = "resetting after its last case"
-        case AdapterState.FREE if adapter.paused:
-            activity = adapter.paused if adapter.quarantined else f"paused: {adapter.paused}"
-        case AdapterState.FREE:
-            activity = "polling" if adapter.channel.polling else "not polling"
-    lease = adapter.held_by
-    return AdapterRow(
-        uuid=adapter.uuid,
-        type=adapter.type,
-        version=adapter.registration.version or "",
-        state=adapter.state.value,
-        role=(adapter.role or "") if lease is not None else "",
-        case=lease.case if lease is not None else "",
-        link=case_path(lease.session, lease.case) if lease is not None else "",
-        activity=activity,
-        more={
-            key: value
-            for key, value in redacted(adapter.fields).items()
-            if key not in ("type", "version") and value not in (None, [], "")
-        },
-        paused=bool(adapter.paused),
-        polling=adapter.state is AdapterState.FREE and adapter.channel.polling,
-        silent=max(0.0, now - adapter.seen),
-    )
+    more = {
+        key: value
+        for key, value in redacted(adapter.fields).items()
+        if key not in ("type", "version") and value not in (None, [], "")
+    }
+    return adapter_body(adapter, now), more

@@ -9,11 +9,13 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qs
+
+from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.adapter import (
     Adapter,
@@ -32,7 +34,6 @@ from trafficlight.http.requests import (
     parse_object,
     validated,
 )
-from trafficlight.http.schemas import Empty, Responded, Uploaded
 from trafficlight.http.security import (
     is_own_host,
     refuse_cross_site,
@@ -61,9 +62,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_PATH = re.compile(r"/client/([^/]+)/(register|poll|respond|error|upload)")
-# Each program of the lab gets a URL of its own: adapters of the original do not send their instance.
-_PROGRAM = re.compile(r"/program/([0-9a-f]+)(?=/)")
+_PATH = re.compile(r"(?:/program/(\w+))?/client/([^/]+)/(register|poll|respond|error|upload)")
 _UUID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
 # Bytes of a body.
@@ -79,6 +78,33 @@ _FILE_FORM = {
 }
 
 
+class Empty(BaseModel):
+    """An empty object."""
+
+
+class Responded(BaseModel):
+    """How a response was received."""
+
+    receipt: Literal["accepted", "repeated", "unasked"] = Field(
+        description="`accepted`: it answered the outstanding action. `repeated`: that was answered before, "
+        "and nothing changed. `unasked`: nothing was outstanding; it is noted in the case's log."
+    )
+
+
+class UploadedFile(BaseModel):
+    """One file that was received."""
+
+    name: str = Field(description="The name that it was sent with.")
+    size: int = Field(description="Bytes.")
+    sha256: str = Field(description="Of its content, in hexadecimal.")
+
+
+class Uploaded(BaseModel):
+    """All files of the request; they are on the disk."""
+
+    files: list[UploadedFile]
+
+
 class _DisconnectedError(Exception):
     """The client closed the connection before its request was complete."""
 
@@ -88,12 +114,12 @@ class WireRequest:
     """A request of an adapter.
 
     :param uuid: the adapter's id, as the path has it.
-    :param program: the adapter program that got its own URL from the lab.
+    :param program: the program that the lab started, from the URL that it gave it; empty for others.
     """
 
     lab: Lab
     uuid: str
-    program: str | None
+    program: str
     scope: Scope
     receive: Receive
     headers: Mapping[bytes, bytes]
@@ -102,6 +128,11 @@ class WireRequest:
         """Return the value of a header, or None."""
         value = self.headers.get(name.lower().encode())
         return value.decode("latin-1") if value is not None else None
+
+    @property
+    def address(self) -> str:
+        """The address that it comes from."""
+        return str((self.scope.get("client") or ("?",))[0])
 
     def adapter(self) -> Adapter:
         """Return the adapter that sends this, and note its sign of life.
@@ -174,10 +205,11 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
         message = "the uuid must be 1 to 100 letters, digits, or any of _.:-"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_uuid", message)
     registration = validated(Registration, await request.json_object(_REGISTRATION_LIMIT))
-    if registration.instance is None and request.program is not None:
+    if request.program and not registration.instance:
         registration = registration.model_copy(update={"instance": request.program})
+    program = request.program or registration.instance or f"{registration.type} at {request.address}"
     own = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
-    adapter = lab.engine.pool.register(uuid, registration, token=own)
+    adapter = lab.engine.pool.register(uuid, registration, token=own, program=program)
     answer = {
         "uuid": uuid,
         "coordinator": VERSION,
@@ -353,30 +385,33 @@ class WireApp:
             body = refusal_body("unknown_host", message)
             await _send(send, "http", HTTPStatus.MISDIRECTED_REQUEST, body, {})
             return
-        program = _PROGRAM.match(scope["path"]) if scope["type"] == "http" else None
-        if program is not None:
-            raw = scope["raw_path"].removeprefix(program[0].encode())
-            scope = {**scope, "path": scope["path"][program.end() :], "raw_path": raw}
         path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if path is None:
             await self._application(scope, receive, send)
             return
         status, headers = HTTPStatus.OK, {}
-        method, view = ENDPOINTS[path[2]]
+        method, view = ENDPOINTS[path[3]]
         try:
             if scope["method"] == "OPTIONS":
                 body, headers = b"", {"Allow": f"{method}, OPTIONS"}
             elif scope["method"] != method:
-                raise _not_allowed(scope["method"], method)
+                headers, given = {"Allow": f"{method}, OPTIONS"}, scope["method"][:20]
+                status, message = (
+                    HTTPStatus.METHOD_NOT_ALLOWED,
+                    f"this path takes {headers['Allow']}, not {given}",
+                )
+                body = refusal_body("method_not_allowed", message)
             else:
-                name = program[1] if program is not None else None
-                request = WireRequest(self._lab(), path[1], name, scope, receive, dict(scope["headers"]))
+                request = WireRequest(
+                    self._lab(), path[2], path[1] or "", scope, receive, dict(scope["headers"])
+                )
                 body = await _handled(request, view)
         except _DisconnectedError:
             return
         except ApiError as refusal:
             status, headers = refusal.status, refusal.headers
             body = refusal_body(refusal.code, refusal.message)
+            _note_refusal(self._lab(), path[2], path[1] or "", path[3], refusal)
         except UnknownAdapterError as unknown:
             status, body = HTTPStatus.NOT_FOUND, refusal_body("unknown_adapter", str(unknown))
         except RegistrationConflictError as conflict:
@@ -414,12 +449,6 @@ async def _handled(request: WireRequest, view: View) -> bytes:
     return json.dumps(await view(request)).encode()
 
 
-def _not_allowed(given: str, method: str) -> ApiError:
-    allowed = f"{method}, OPTIONS"
-    message = f"this path takes {allowed}, not {given[:20]}"
-    return ApiError(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", message, headers={"Allow": allowed})
-
-
 def _hold_time(wait: str | None, hold: float) -> float:
     """Return the seconds to hold a poll.
 
@@ -443,9 +472,22 @@ def _note(lab: Lab, adapter: Adapter, message: str) -> None:
     """Write to the log of the adapter's case, or of the lab if it has none."""
     event = Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message)
     if (lease := adapter.lease) is not None:
-        lease.emit(replace(event, role=adapter.role))
+        lease.emit(event, role=adapter.role)
     else:
         lab.journal.append(event)
+
+
+def _note_refusal(lab: Lab, uuid: str, program: str, endpoint: str, refusal: ApiError) -> None:
+    """Note a refused request where its consequence will be explained."""
+    pool, why = lab.engine.pool, f"{int(refusal.status)} {refusal.message}"
+    if endpoint == "register":
+        logger.info("the registration of %s was refused: %s", uuid[:100], why)
+        if program:
+            what = f"a registration of the program was refused: {why}"
+            pool.note_missing(program, "adapter", what, pool.registration_of(program))
+    elif endpoint in ("respond", "error") and (adapter := pool.known(uuid)) is not None:
+        too_large = refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        adapter.channel.refuse(f"answer too large: {why}" if too_large else why, final=too_large)
 
 
 def _used(folder: Path) -> int:

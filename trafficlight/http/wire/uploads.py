@@ -18,7 +18,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 
 from trafficlight.coordinator.adapter import Upload
 from trafficlight.http.errors import ApiError
-from trafficlight.results.names import file_name
+from trafficlight.results.folder import file_name
 
 # Bytes of a form field that is not a file.
 _FIELD_LIMIT = 1 << 20

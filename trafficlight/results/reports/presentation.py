@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import FINAL
-from trafficlight.results.names import folder_name
+from trafficlight.results.folder import folder_name
 from trafficlight.results.reports.timeline import Step, steps
 from trafficlight.text import count, duration, escape_control, single_line, size, truncate_middle, utc_time
 from trafficlight.version import VERSION

@@ -25,6 +25,7 @@ def summary(record: SessionRecord, folder: Path) -> list[str]:
         place = f"{file}:{problem.line}" if problem.line is not None else file
         hint = f" ({problem.hint})" if problem.hint else ""
         lines.append(f"problem  {place}  {single_line(escape_control(problem.problem))}{hint}")
+    lines += [f"warning  {single_line(escape_control(warning))}" for warning in record.warnings]
     for outcome in _LISTED:
         cases = [case for case in record.cases.values() if case.outcome is outcome]
         for case in cases[:_MOST]:
@@ -37,8 +38,9 @@ def summary(record: SessionRecord, folder: Path) -> list[str]:
         f"{number} {outcome}" for outcome, number in record.outcomes.items() if number or outcome in _ALWAYS
     )
     problems = f" · {count(len(record.problems), 'problem')}" if record.problems else ""
+    warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
     interrupted = " · interrupted" if record.interrupted else ""
-    return [*lines, f"{counts}{problems}{interrupted}   {where}"]
+    return [*lines, f"{counts}{problems}{warnings}{interrupted}   {where}"]
 
 
 def _lines_of(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:
