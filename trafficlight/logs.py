@@ -82,8 +82,15 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
         """Return the record's line, without its traceback."""
         about = LogContext.current().known()
-        suffix = f" [{' '.join(f'{name}={value}' for name, value in about.items())}]" if about else ""
+        suffix = (
+            f" [{' '.join(f'{name}={_printable(value)}' for name, value in about.items())}]" if about else ""
+        )
         return super().formatMessage(record) + suffix
+
+
+def _printable(text: str) -> str:
+    """Return a text that may come from a URL, without line breaks and control characters."""
+    return text if text.isprintable() else ascii(text)
 
 
 def configure(level: str, form: LogFormat, stream: TextIO | None = None) -> None:

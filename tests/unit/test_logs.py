@@ -58,6 +58,13 @@ async def test_text_has_it_at_the_end() -> None:
     assert TextFormatter().format(record("said")).endswith("WARNING lab: said [session=s adapter=a]")
 
 
+async def test_an_id_from_a_url_cannot_forge_a_line() -> None:
+    LogContext(adapter="x\n2026-01-01 CRITICAL forged \x1b[31m").enter()
+    line = TextFormatter().format(record("said"))
+    assert line.isprintable()
+    assert line.endswith(r"said [adapter='x\n2026-01-01 CRITICAL forged \x1b[31m']")
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_configuring(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.root, "handlers", [])

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trafficlight.config import AdapterProgram
-from trafficlight.errors import ConfigError
+from trafficlight.errors import ConfigError, DeployError
 from trafficlight.processes import ChildProcess, start_process
 from trafficlight.text import read_tail, single_line
 
@@ -184,9 +184,17 @@ class Supervisor:
         own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, "TRAFFICLIGHT_INSTANCE": program.instance}
         while True:
             began, printed = loop.time(), await asyncio.to_thread(_size, log)
-            process = await start_process(
-                command, environment={**self._environment, **own}, directory=self._directory, log=log
-            )
+            try:
+                process = await start_process(
+                    command, environment={**self._environment, **own}, directory=self._directory, log=log
+                )
+            except (DeployError, OSError) as error:  # no processes, memory or files are left
+                program.failures += 1
+                logger.warning("the adapter program %s cannot be started: %s", name, error)
+                self._on_failure(program, f"the program {name} cannot be started: {error}")
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                await asyncio.sleep(pause)
+                continue
             self._running.add(process)
             program.running = True
             how = await self._exit_of(process, program)

@@ -5,6 +5,7 @@ import inspect
 import mimetypes
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from trafficlight.clients import Client, HomeServer
 from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import Attachment, Log, Measurement, State
+from trafficlight.results.events import Attachment, Log, Measurement, State, TestEvent
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
@@ -35,16 +36,32 @@ async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = 
 
     The tear-down always runs; its error does not hide the test's.
     """
+    emit = _thread_safe(link.emit)
 
     def logged(level: str, message: str) -> None:
-        link.emit(Log(level=level, logger="test", message=truncate(message, MESSAGE_LIMIT)))
+        emit(Log(level=level, logger="test", message=truncate(message, MESSAGE_LIMIT)))
 
     log = CaseLog(assignment.folder, logged)
     try:
         with log.current():
-            return await _Execution(assignment, link, clock or SystemClock(), log).run()
+            verdict = await _Execution(assignment, link, clock or SystemClock(), log, emit).run()
+        await asyncio.sleep(0)  # for the events that other threads have emitted
+        return verdict
     finally:
         log.close()
+
+
+def _thread_safe(emit: Callable[[TestEvent], None]) -> Callable[[TestEvent], None]:
+    """Return a function that emits an event in the running loop, whichever thread of the test calls it."""
+    loop, home = asyncio.get_running_loop(), threading.get_ident()
+
+    def emitted(event: TestEvent) -> None:
+        if threading.get_ident() == home:
+            emit(event)
+        else:
+            loop.call_soon_threadsafe(emit, event)
+
+    return emitted
 
 
 async def execute_in_process(assignment: Assignment, link: CaseLink, clock: Clock) -> Verdict:
@@ -71,7 +88,14 @@ class _Execution:
     # pytest must not collect it.
     __test__: ClassVar[bool] = False
 
-    def __init__(self, assignment: Assignment, link: CaseLink, clock: Clock, log: CaseLog) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        link: CaseLink,
+        clock: Clock,
+        log: CaseLog,
+        emit: Callable[[TestEvent], None],
+    ) -> None:
         self._assignment = assignment
         self._folder = AttemptFolder(assignment.folder)
         self._clock = clock
@@ -79,6 +103,7 @@ class _Execution:
         self.deadline = Deadline(clock, assignment.case_deadline)
         self._calls = Calls(assignment.case, link, self.deadline)
         self._link = cast("CaseLink", self._calls)
+        self._emit = emit
         self._clients: Mapping[str, ClientType] = {}
         self.case = CaseInfo(
             id=assignment.case.id,
@@ -90,7 +115,7 @@ class _Execution:
 
     def record(self, name: str, value: float, unit: str) -> None:
         """Record a measurement."""
-        self._link.emit(Measurement(name=str(name), value=float(value), unit=str(unit)))
+        self._emit(Measurement(name=str(name), value=float(value), unit=str(unit)))
 
     def attach(self, name: str, content: Path | bytes) -> None:
         """Attach a file, or bytes as a file, to the case."""
@@ -99,7 +124,7 @@ class _Execution:
             shutil.copyfile(content, target)
         else:
             target.write_bytes(content)
-        self._link.emit(
+        self._emit(
             Attachment(
                 name=str(name),
                 path=target.relative_to(self._folder.path).as_posix(),

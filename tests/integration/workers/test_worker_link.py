@@ -39,6 +39,23 @@ class TestLink:
             Log(level="warning", logger="test", message="careful"),
         ]
 
+    async def test_threads_of_a_test_may_log(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
+        body = """
+        async def run(self):
+            def log(thread):
+                for number in range(100):
+                    self.logger.info("x" * 9000)
+                self.record("lines", number, "")
+            await asyncio.gather(*(asyncio.to_thread(log, thread) for thread in range(8)))
+            log("this thread")
+        """
+        verdict = await pool.execute(bench.assignment(body), link)
+        assert verdict == Verdict(State.SUCCESS)
+        assert len(link.emitted) == 909
+        assert link.values == [99.0] * 9
+
     async def test_actions_at_the_same_time(
         self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:

@@ -1,13 +1,16 @@
 """Which programs are started, and what is said of one that exits."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
-from trafficlight.coordinator.supervisor import programs_of
-from trafficlight.errors import ConfigError
+from trafficlight.coordinator.supervisor import Program, Supervisor, programs_of
+from trafficlight.errors import ConfigError, DeployError
+from trafficlight.processes import start_process
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,32 @@ def test_the_cause_of_an_exit_is_its_last_error(tmp_path: Path, output: str, cau
     found = supervisor._cause(log, len("Error: of an earlier process\n"))
     assert found.startswith(cause)
     assert bool(found) == bool(cause)
+
+
+@pytest.mark.parametrize("error", [DeployError("cannot start true: no processes"), OSError("no files")])
+async def test_a_program_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    said: list[str] = []
+    exited = asyncio.Event()
+    errors = [error]
+
+    async def failing_once(*args: Any, **options: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await start_process(*args, **options)
+
+    def on_exit(*_: object) -> bool:
+        exited.set()
+        return True
+
+    monkeypatch.setattr(supervisor, "start_process", failing_once)
+    programs = [Program("mine", ["true"])]
+    supervised = Supervisor(
+        programs, "http://x", tmp_path, on_exit, lambda _, why: said.append(why), lambda _: None
+    )
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(supervised.run())
+        await exited.wait()
+        running.cancel()
+    assert said == [f"the program mine cannot be started: {error}"]

@@ -259,7 +259,7 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
     guard="adapter",
 )
 async def respond(request: WireRequest) -> Mapping[str, Any]:
-    """ResponseSpec the outstanding action.
+    """Answer the outstanding action.
 
     With the action's `id` it can be sent again without harm; an id that is not waiting is refused with 409.
     Without an id it answers whatever is outstanding. `{"response": "error"}` says that the client failed.
@@ -417,7 +417,7 @@ class WireApp:
         except RegistrationConflictError as conflict:
             status, body = HTTPStatus.CONFLICT, refusal_body("registration_conflict", str(conflict))
         except Exception:
-            logger.exception("%s %s failed", scope["method"], scope["path"])
+            logger.exception("%s %r failed", scope["method"], scope["path"])
             message = "the coordinator failed to handle this; its log has the reason"
             status, body = HTTPStatus.INTERNAL_SERVER_ERROR, refusal_body("internal_server_error", message)
         await _send(send, "http", status, body, headers)
@@ -481,7 +481,7 @@ def _note_refusal(lab: Lab, uuid: str, program: str, endpoint: str, refusal: Api
     """Note a refused request where its consequence will be explained."""
     pool, why = lab.engine.pool, f"{int(refusal.status)} {refusal.message}"
     if endpoint == "register":
-        logger.info("the registration of %s was refused: %s", uuid[:100], why)
+        logger.info("the registration of %r was refused: %s", uuid[:100], why)
         if program:
             what = f"a registration of the program was refused: {why}"
             pool.note_missing(program, "adapter", what, pool.registration_of(program))
