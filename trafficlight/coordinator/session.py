@@ -339,8 +339,9 @@ class Session:
         try:
             await asyncio.to_thread(self.writer.close)
             await asyncio.to_thread(self.folder.finish)
-        except Exception:
+        except Exception as error:
             logger.exception("the results of session %s are not complete", self.id)
+            self.writer.incomplete = self.writer.incomplete or str(error)
         finally:
             self.ended.set()
 
@@ -351,8 +352,9 @@ class Session:
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code for the process."""
-        return exit_code(self.record)
+        """The exit code for the process; an error of the lab if the results are incomplete."""
+        code = exit_code(self.record)
+        return ExitCode.LAB_ERROR if self.writer.incomplete and code is ExitCode.SUCCESS else code
 
     def _end(
         self,

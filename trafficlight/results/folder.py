@@ -180,7 +180,9 @@ class ResultsFolder:
 
     @classmethod
     def create(cls, root: Path, today: date) -> "ResultsFolder":
-        """Create the folder of a new session and link ``<root>/current`` to it.
+        """Create the folder of a new session and link ``<root>/current`` and ``<root>/latest`` to it.
+
+        ``latest`` already now: if the session cannot start or end, it must not show an older one.
 
         No two callers get the same one, in any number of processes.
         """
@@ -199,6 +201,7 @@ class ResultsFolder:
         folder = cls(path)
         with _locked(root):
             folder._link(CURRENT)
+            folder._link(LATEST)
         return folder
 
     @classmethod

@@ -186,6 +186,7 @@ def test_a_report_that_cannot_be_written_costs_no_other(
     lab.run(lab.plan())
     lab.end()
     writer.close()
+    assert writer.incomplete == "report.html cannot be written: no ink"
     assert "cannot write report.html" in caplog.text
     assert (lab.folder.path / "report.json").exists()
     assert (lab.folder.path / "rerun-failed.yml").exists()
@@ -202,6 +203,7 @@ def test_a_disk_that_refuses_events_costs_no_verdict(
     monkeypatch.setattr(writer._log, "append", refuse)
     lab.run(case_id)
     assert "disk full" in caplog.text  # the journal logged it
+    assert writer.incomplete.endswith("events.jsonl cannot be written: disk full")
     assert _verdicts(lab.folder.junit) == 1 or b'errors="0"' in writer.junit()
 
 

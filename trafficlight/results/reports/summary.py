@@ -13,12 +13,13 @@ _LISTED = (Outcome.FAILURE, Outcome.ERROR, Outcome.UNEXPECTED_SUCCESS, Outcome.F
 _MOST = 50  # lines for one outcome; a broken lab fails every case for the same reason
 
 
-def summary(record: SessionRecord, folder: Path) -> list[str]:
+def summary(record: SessionRecord, folder: Path, incomplete: str = "") -> list[str]:
     """Return the summary: each failed case with its reason and folder, then the counts.
 
     :param folder: the session's folder; shown relative to the working directory if it is inside.
+    :param incomplete: what is missing in the folder, and why.
     """
-    lines: list[str] = []
+    lines = [f"error  the results are incomplete: {incomplete}"] if incomplete else []
     where = _short(folder)
     for problem in record.problems:
         file = _short(Path(problem.file)) if problem.file.startswith("/") else problem.file
