@@ -195,5 +195,5 @@ async def _refusal(answer: aiohttp.ClientResponse) -> str:
     except (ValueError, KeyError, TypeError):
         said = f"{answer.status} {answer.reason}"
     if answer.status == 401:
-        return f"{said}: pass it with --token"
+        return f"{said} (option --token)"
     return said

@@ -1,7 +1,10 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
@@ -12,8 +15,9 @@ from trafficlight.coordinator.adapter import (
     UnknownAdapterError,
 )
 from trafficlight.coordinator.channel import AdapterFailure, Channel
+from trafficlight.coordinator.scheduling.inventory import MissingAdapter
 from trafficlight.errors import AdapterError, TrafficlightError
-from trafficlight.protocol import RESET, ErrorBody, Registration
+from trafficlight.protocol import RESET, ErrorBody, JsonObject, Registration
 from trafficlight.results.events import (
     AdapterLeased,
     AdapterLost,
@@ -23,9 +27,14 @@ from trafficlight.results.events import (
     Log,
 )
 from trafficlight.results.journal import Journal
+from trafficlight.text import single_line
+
+logger = logging.getLogger(__name__)
 
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
 _REMEMBERED = 10_000
+# Missing adapters that are remembered for messages.
+_MISSING = 20
 
 
 class Pool:
@@ -54,11 +63,17 @@ class Pool:
         self._adapters: dict[str, Adapter] = {}
         self._free: dict[str, Adapter] = {}
         self._ended: dict[str, None] = {}
+        # By program: adapters that have not ended; else when the last one did, and how many cases it had.
+        self._live: Counter[str] = Counter()
+        self._exited: dict[str, tuple[float, int]] = {}
         self._closed: str | None = None
         #: Called with an adapter that may have another case after :meth:`reset`; None lets all of them end.
         self.on_reusable: Callable[[Adapter], None] | None = None
         self._quarantine_after = quarantine_after
-        self._failed_in_a_row: dict[str | None, int] = {}
+        self._failed_in_a_row: dict[str, int] = {}
+        #: How many leases each program has had.
+        self.leases: Counter[str] = Counter()
+        self._missing: dict[tuple[str, str], MissingAdapter] = {}
         #: Why no adapter gets a new case; empty while they do.
         self.drained = ""
 
@@ -73,9 +88,34 @@ class Pool:
         """The adapters that a case can have, in the order in which they came."""
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
 
-    def register(self, uuid: str, registration: Registration, *, token: str | None = None) -> Adapter:
+    @property
+    def missing(self) -> list[MissingAdapter]:
+        """Adapters that cases may wait for: those that failed outside of cases, and quarantined ones."""
+        quarantined = [
+            MissingAdapter(one.fields, f"the {one.type} adapter {one.uuid} is {one.paused}")
+            for one in self._free.values()
+            if one.quarantined
+        ]
+        return [*self._missing.values(), *quarantined[-_MISSING:]]
+
+    def note_missing(self, program: str, what: str, why: str, registration: JsonObject | None) -> None:
+        """Note why a program has no adapter, until a case has one of its adapters.
+
+        :param what: ``adapter`` or ``process``: of each, the last reason is kept.
+        :param registration: what it last registered as; None if it never has.
+        """
+        self._missing.pop((program, what), None)
+        self._missing[program, what] = MissingAdapter(registration, why)
+        while len(self._missing) > _MISSING:
+            del self._missing[next(iter(self._missing))]
+        self._on_change()
+
+    def register(
+        self, uuid: str, registration: Registration, *, token: str | None = None, program: str = ""
+    ) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
 
+        :param program: names its program across registrations, see :class:`Adapter`.
         :raises RegistrationConflictError: the uuid is in use with another registration, or has ended.
         """
         known = self._adapters.get(uuid)
@@ -93,19 +133,31 @@ class Pool:
             registered=self._clock.now(),
             seen=self._clock.monotonic(),
             token=token,
+            program=program,
         )
         self._adapters[uuid] = adapter
+        self._live[adapter.program] += 1
+        self._exited.pop(adapter.program, None)
+        adapter.channel.on_rivals = partial(self._rivals, adapter)
         self._journal.append(AdapterRegistered(adapter=uuid, registration=adapter.fields))
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
         failed = self._failed_in_a_row.get(adapter.program, 0)
-        if failed >= self._quarantine_after:
+        if failed and failed >= self._quarantine_after * self._alike(adapter):
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
             adapter.quarantined = True
+            logger.warning("the %s adapter %s is %s", adapter.type, uuid, adapter.paused)
         self._free[uuid] = adapter
         self._on_change()
         return adapter
+
+    def _alike(self, adapter: Adapter) -> int:
+        """Return how many adapters share its name for the program: several, if it names none itself."""
+        if adapter.program == adapter.registration.instance:
+            return 1
+        live = (one for one in self._adapters.values() if one.state is not AdapterState.ENDED)
+        return max(1, sum(one.program == adapter.program for one in live))
 
     def known(self, uuid: str) -> Adapter | None:
         """Return an adapter, or None if none is registered under this uuid."""
@@ -132,12 +184,13 @@ class Pool:
         """
         for role, adapter in lease.adapters.items():
             if adapter.state is not AdapterState.FREE:
-                raise AdapterError(
-                    f"the {adapter.type} adapter {adapter.uuid} is not free any more", role=role
-                )
+                raise AdapterError(f"the {adapter.type} adapter {adapter.uuid} is no longer free", role=role)
         for role, adapter in lease.adapters.items():
             adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
+            self.leases[adapter.program] += 1
+            for what in ("adapter", "process"):
+                self._missing.pop((adapter.program, what), None)
             del self._free[adapter.uuid]
             self._emit(adapter, AdapterLeased(adapter=adapter.uuid, registration=adapter.fields))
 
@@ -179,7 +232,7 @@ class Pool:
             self._on_change()
 
     def end(self, adapter: Adapter, reason: str) -> None:
-        """Tell an adapter that no case holds to exit."""
+        """Send `exit` to an adapter that is not in a case."""
         if adapter.state is not AdapterState.LEASED:
             self._end(adapter, reason)
 
@@ -216,12 +269,10 @@ class Pool:
     def judge(self, lease: Lease, faulty: Collection[str]) -> None:
         """Note how the adapters of a case did; a program that errs in many cases in a row is quarantined.
 
-        Only programs that name their `instance` when they register can be told apart across registrations.
-
         :param faulty: the roles whose adapters made the case an error.
         """
         for role, adapter in lease.adapters.items():
-            if (program := adapter.program) is None:
+            if not (program := adapter.program):
                 continue
             if role in faulty:
                 self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1
@@ -231,10 +282,32 @@ class Pool:
     def report(self, adapter: Adapter, error: ErrorBody) -> None:
         """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
         self.seen(adapter)
-        self._lost(adapter, adapter.channel.report(error))
+        outside, lost = adapter.held_by is None, adapter.channel.report(error)
+        if outside and adapter.state is not AdapterState.ENDED:
+            self._failed_outside(adapter, str(lost))
+        self._lost(adapter, lost)
+
+    def process_exited(self, program: str, ending: str) -> bool:
+        """Note that a process exited that the lab started: its adapters are lost.
+
+        :return: whether a case had one of them since the last exit.
+        """
+        for adapter in self:
+            if adapter.program == program:
+                self.lose(adapter, f"its process exited ({ending})")
+        return self.leases.pop(program, 0) > 0
+
+    def registration_of(self, program: str) -> JsonObject | None:
+        """Return what a program last registered as; None if it has not."""
+        return next((one.fields for one in reversed([*self]) if one.program == program), None)
+
+    def has(self, program: str) -> bool:
+        """Return whether a case has an adapter of a program, or can have one."""
+        there = (AdapterState.FREE, AdapterState.LEASED)
+        return any(one.program == program and one.state in there for one in self)
 
     def lose(self, adapter: Adapter, why: str) -> None:
-        """Give an adapter up that is known to be gone."""
+        """Drop an adapter that is known to have exited."""
         if adapter.state is not AdapterState.ENDED and adapter.channel.failure is None:
             error = AdapterError(f"{why}; {adapter.channel.activity_summary()}", role=adapter.role or "")
             self._lost(adapter, error)
@@ -252,7 +325,10 @@ class Pool:
                 or silent <= self._alive
             ):
                 continue
-            self.lose(adapter, f"gave no sign of life for {silent:.0f} s")
+            why = f"gave no sign of life for {silent:.0f} s"
+            if adapter.held_by is None:
+                self._failed_outside(adapter, why)
+            self.lose(adapter, why)
 
     @property
     def closed(self) -> bool:
@@ -260,7 +336,7 @@ class Pool:
         return self._closed is not None
 
     def close(self, reason: str) -> None:
-        """Tell every adapter to exit, and those that will yet register."""
+        """Send `exit` to every adapter, including those that register later."""
         self._closed = reason
         for adapter in self:
             if adapter.state is not AdapterState.ENDED:
@@ -277,7 +353,35 @@ class Pool:
             self._end(adapter, str(error))
             self._on_change()
 
+    def _failed_outside(self, adapter: Adapter, error: str) -> None:
+        """Say what went wrong with an adapter that no case has, where people look: no verdict will."""
+        why = f"the {adapter.type} adapter {adapter.uuid} failed while in no case: {single_line(error)}"
+        logger.warning("%s", why)
+        self.note_missing(adapter.program or adapter.uuid, "adapter", why, adapter.fields)
+
+    def _rivals(self, adapter: Adapter) -> None:
+        message = "polls again while a poll is held, several times: do two processes share one uuid?"
+        logger.warning("the %s adapter %s %s", adapter.type, adapter.uuid, message)
+        self._emit(adapter, Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message))
+
+    def since_exit(self, program: str, *, after_case: bool = False) -> float | None:
+        """Return the seconds since the last adapter of a program ended; None if one has not.
+
+        :param after_case: return None also if that adapter was in no case.
+        """
+        ended, cases = self._exited.get(program, (0.0, 0))
+        if program not in self._exited or (after_case and not cases):
+            return None
+        return self._clock.monotonic() - ended
+
     def _end(self, adapter: Adapter, reason: str) -> None:
+        if adapter.state is not AdapterState.ENDED:
+            self._live[adapter.program] -= 1
+            if self._live[adapter.program] == 0:
+                del self._live[adapter.program]
+                self._exited[adapter.program] = self._clock.monotonic(), adapter.cases
+            while len(self._exited) > _REMEMBERED:
+                del self._exited[next(iter(self._exited))]
         adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)

@@ -262,7 +262,7 @@ class Session:
                 patience = 0.0 if unsupported(first) else adapters_deadline
             if (seconds := group.expired_deadline(now, deadline, patience)) is not None:
                 async for case in cooperative(list(group.cases)):
-                    # Meanwhile an adapter may have registered, or the session may have been stopped.
+                    # By now an adapter may have registered, or the session may have been stopped.
                     still = group.expired_deadline(now, deadline, patience) is not None
                     if case in group.cases and still and not self.stopped:
                         expired = True

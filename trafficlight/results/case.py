@@ -234,7 +234,7 @@ class CaseRecord:
         for attempt in reversed(self.attempts):
             if attempt.number == number:
                 return attempt
-        new = AttemptRecord(number, str(attempt_path(self.id, number)), started=event.time)
+        new = AttemptRecord(number, attempt_path(self.id, number), started=event.time)
         self.attempts.append(new)
         return new
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.event_log import is_written
 from trafficlight.results.events import (
+    LINE_BEGINNING,
     CaseEnded,
     CasePlanned,
     CaseState,
@@ -32,7 +33,6 @@ from trafficlight.results.events import (
     SessionStarted,
     SessionStopped,
     State,
-    line_head,
     parse_event,
 )
 from trafficlight.results.record import SessionRecord
@@ -61,6 +61,7 @@ _OUTLINE = frozenset(
         CaseEnded,
     )
 )
+_INSIDE_ATTEMPT = re.compile(LINE_BEGINNING + rb'(?!(?:%s)")' % "|".join(_OUTLINE).encode())
 
 
 class ProblemSummary(BaseModel):
@@ -206,16 +207,15 @@ def read_record(log: Path) -> tuple[SessionRecord, int]:
     skipped = b""
     with log.open("rb") as lines:
         for line in lines:
-            head = line_head(line)
-            if head is not None and head.kind not in _OUTLINE:
+            if _INSIDE_ATTEMPT.match(line):  # most lines: do not parse them
                 skipped = line
-                continue
-            if (event := parse_event(line)) is not None:
+            elif (event := parse_event(line)) is not None and event.kind in _OUTLINE:
                 skipped = b""
-                record.apply(replace(event, traceback="") if isinstance(event, CaseEnded) else event)
+                record.apply(event)
                 weight += len(line)
                 case = record.cases.get(event.case) if event.case is not None else None
                 if case is not None and (attempt := case.attempt) is not None:
+                    attempt.traceback = ""
                     # One shared list: the garbage collector visits every list while everything else waits.
                     attempt.timeline = attempt.uploads = attempt.attachments = attempt.measurements = nothing
     # An abandoned session was last alive at its very last event.

@@ -501,7 +501,10 @@ class LineHead(NamedTuple):
     kind: str
 
 
-_HEAD = re.compile(rb'\{"sequence":(\d+),"time":"[^"]*","kind":"(\w+)"')
+LINE_BEGINNING = rb'\{"sequence":(\d+),"time":"[^"]*","kind":"'
+"""A pattern for how :func:`event_line` begins a line, up to the kind."""
+
+_HEAD = re.compile(LINE_BEGINNING + rb'(\w+)"')
 
 
 def kinds() -> list[type[Event]]:

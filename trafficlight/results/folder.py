@@ -14,7 +14,7 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def case_path(case_id: str) -> PurePosixPath:
-    """Return the folder of a case, relative to the folder of its session.
+def case_path(case_id: str) -> str:
+    """Return the path of a case's folder, relative to the folder of its session.
 
     :param case_id: any text; ids of the usual shape give ``cases/chat.login_test/Login/alice=Nio``.
     """
@@ -58,20 +58,20 @@ def case_path(case_id: str) -> PurePosixPath:
     if usual is not None:
         parts = (usual["file"].replace("/", "."), usual["test"], usual["cell"] or _NO_CELL)
         if max(map(len, parts)) <= LONGEST:
-            return PurePosixPath("cases", *parts)
+            return "/".join(("cases", *parts))
     file, _, rest = case_id.partition("::")
     test, _, cell = rest.partition("[")
-    return PurePosixPath(
-        "cases",
+    parts = (
         _readable(file.removesuffix(".py").replace("/", ".")),
         _readable(test),
         _readable(cell.removesuffix("]"), digest_of=case_id),
     )
+    return "/".join(("cases", *parts))
 
 
-def attempt_path(case_id: str, attempt: int) -> PurePosixPath:
-    """Return the folder of one attempt, relative to the folder of its session."""
-    return case_path(case_id) / f"attempt-{attempt}"
+def attempt_path(case_id: str, attempt: int) -> str:
+    """Return the path of one attempt's folder, relative to the folder of its session."""
+    return f"{case_path(case_id)}/attempt-{attempt}"
 
 
 def folder_name(text: str) -> str:

@@ -50,7 +50,7 @@ class _Registration:
             message = await coordinator.poll()
             if message.action == EXIT:
                 logger.info(
-                    "%s: told to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
+                    "%s: asked to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
                 )
                 return
             self.polled = True
@@ -124,7 +124,7 @@ async def _serve_registration(
         await adapter.open()
         await registration.run()
     except RegistrationLostError as error:
-        logger.info("%s: the registration is gone: %s", coordinator.uuid, error)
+        logger.info("%s: the registration has ended: %s", coordinator.uuid, error)
     finally:
         closing = asyncio.ensure_future(_close(adapter, coordinator.uuid))
         try:

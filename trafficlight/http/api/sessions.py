@@ -163,7 +163,7 @@ async def events(session: str) -> Response:
 async def cancel(session: str) -> Response:
     """Cancel a session: no more of its cases start, and running ones are cancelled.
 
-    Can be repeated; 409 where it has ended by itself.
+    Can be repeated; 409 if it has ended by itself.
     """
     id, lab = await session_id(session), current_lab()
     found = running(id)
