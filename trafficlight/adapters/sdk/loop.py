@@ -6,9 +6,9 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 from uuid import uuid4
 
 import aiohttp
@@ -208,14 +208,10 @@ async def serve(
     options: Options | None = None,
 ) -> None:
     """Call :func:`run`, and end cleanly on SIGTERM and SIGINT: for a program's main function."""
-    await _until_stopped(run(factory, url, count=count, token=token, once=once, options=options))
-
-
-async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
     stopped = False
-    task = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(run(factory, url, count=count, token=token, once=once, options=options))
 
     def stop(number: signal.Signals) -> None:
         nonlocal stopped

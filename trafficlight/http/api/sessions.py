@@ -20,9 +20,18 @@ from trafficlight.http.api.bodies import (
 from trafficlight.http.api.event_stream import event_lines
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
-from trafficlight.http.requests import current_lab, json_object, json_response, validated
+from trafficlight.http.requests import (
+    current_lab,
+    json_object,
+    json_response,
+    open_session,
+    running,
+    session_folder,
+    session_id,
+    unknown_session,
+    validated,
+)
 from trafficlight.http.security import require_people
-from trafficlight.http.sessions import open_session, running, session_folder, session_id, unknown_session
 from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import State
