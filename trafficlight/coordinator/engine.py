@@ -356,14 +356,16 @@ class Engine:
             if self.pool.free or self._limits != self._ask_limits():
                 self.wake()  # a reservation may have expired
             self._check_progress()
-            adapters_deadline, unsupported = self._adapters_deadline, self._lacking_actions
+            adapters_deadline = self._adapters_deadline
             if self.programs_failed():
-                # An adapter that supports the actions may be missing for that reason.
-                adapters_deadline, unsupported = min(adapters_deadline, _AWAY), lambda _: ""
+                adapters_deadline = min(adapters_deadline, _AWAY)
             all_registered = self._adapters_deadline < self._queue_deadline
             for session in list(self.sessions.values()):
                 if await session.sweep(
-                    self._queue_deadline, adapters_deadline, unsupported, all_registered=all_registered
+                    self._queue_deadline,
+                    adapters_deadline,
+                    self._lacking_actions,
+                    all_registered=all_registered,
                 ):
                     self.wake()
                 if (over := session.deadline_exceeded()) is not None:
@@ -371,6 +373,8 @@ class Engine:
 
     def _lacking_actions(self, case: Case) -> str:
         """Return which role no adapter fills because all of its type declare their actions without some."""
+        if self.programs_failed():
+            return ""  # one that supports them may be missing for that reason
         for role, kind in case.clients.items():
             if kind.custom is not None or not kind.actions:
                 continue
