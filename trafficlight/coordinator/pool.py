@@ -184,9 +184,7 @@ class Pool:
         """
         for role, adapter in lease.adapters.items():
             if adapter.state is not AdapterState.FREE:
-                raise AdapterError(
-                    f"the {adapter.type} adapter {adapter.uuid} is not free any more", role=role
-                )
+                raise AdapterError(f"the {adapter.type} adapter {adapter.uuid} is no longer free", role=role)
         for role, adapter in lease.adapters.items():
             adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
@@ -234,7 +232,7 @@ class Pool:
             self._on_change()
 
     def end(self, adapter: Adapter, reason: str) -> None:
-        """Tell an adapter that no case holds to exit."""
+        """Send `exit` to an adapter that is not in a case."""
         if adapter.state is not AdapterState.LEASED:
             self._end(adapter, reason)
 
@@ -309,7 +307,7 @@ class Pool:
         return any(one.program == program and one.state in there for one in self)
 
     def lose(self, adapter: Adapter, why: str) -> None:
-        """Give an adapter up that is known to be gone."""
+        """Drop an adapter that is known to have exited."""
         if adapter.state is not AdapterState.ENDED and adapter.channel.failure is None:
             error = AdapterError(f"{why}; {adapter.channel.activity_summary()}", role=adapter.role or "")
             self._lost(adapter, error)
@@ -338,7 +336,7 @@ class Pool:
         return self._closed is not None
 
     def close(self, reason: str) -> None:
-        """Tell every adapter to exit, and those that will yet register."""
+        """Send `exit` to every adapter, including those that register later."""
         self._closed = reason
         for adapter in self:
             if adapter.state is not AdapterState.ENDED:

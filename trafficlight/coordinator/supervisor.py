@@ -56,7 +56,7 @@ class Program:
 def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
     """Return one entry for each process that the settings ask for.
 
-    :raises ConfigError: a command does not exist, or a program without a command is none that ships.
+    :raises ConfigError: a command does not exist, or a program without a command is not a built-in one.
     """
     found = []
     for name, adapter in adapters.items():

@@ -80,7 +80,7 @@ class TestLeases:
     def test_all_or_none(self, yard: "PoolHarness") -> None:
         alice, bob = yard.adapter("a"), yard.adapter("b")
         yard.lease(bob=bob)
-        with pytest.raises(AdapterError, match="bob: the nio adapter b is not free any more"):
+        with pytest.raises(AdapterError, match="bob: the nio adapter b is no longer free"):
             yard.lease(alice=alice, bob=bob)
         assert alice.state is AdapterState.FREE
         assert yard.pool.free == [alice]
