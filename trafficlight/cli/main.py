@@ -3,9 +3,11 @@
 import importlib
 import importlib.util
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -40,6 +42,14 @@ class _Lazy(click.Group):
         module = importlib.import_module(f"trafficlight.cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would exit with 1
+            # The reader of the output is gone, such as head: flushing at exit must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(_BROKEN_PIPE)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -83,8 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TrafficlightError as error:
         click.echo(f"trafficlight: {error}", err=True)
         sys.exit(2)
-    except SystemExit as error:  # click turns a closed pipe into exit code 1
-        sys.exit(_BROKEN_PIPE if isinstance(error.__context__, BrokenPipeError) else error.code)
     except Exception as error:  # noqa: BLE001 - whatever it is, the exit code must not be 1
         sys.exit(_exit_code_of(error))
     sys.exit(code if isinstance(code, int) else 0)

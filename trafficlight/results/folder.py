@@ -17,6 +17,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from trafficlight.config import RESULTS_MARKER
+
 logger = logging.getLogger(__name__)
 
 CURRENT = "current"
@@ -106,6 +108,11 @@ def _readable(text: str, *, digest_of: str | None = None) -> str:
     tail = "" if digest_of is None else f"~{digest[:_DIGEST]}"
     slug = _ODD.sub("_", text).lstrip(".-")
     return (slug[: LONGEST - len(tail)] + tail) or "_"
+
+
+def mark(folder: Path) -> None:
+    """Mark a folder as one that holds results: clients upload files there that must not run as tests."""
+    (folder / RESULTS_MARKER).write_text("Results of trafficlight: not searched for tests.\n")
 
 
 class AttemptFolder:
@@ -198,6 +205,7 @@ class ResultsFolder:
                 number += 1
             else:
                 break
+        mark(path)
         folder = cls(path)
         with _locked(root):
             folder._link(CURRENT)
