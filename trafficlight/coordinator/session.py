@@ -248,7 +248,7 @@ class Session:
                 break
             if (seconds := group.expired_deadline(now, deadline, adapters_deadline)) is not None:
                 async for case in cooperative(list(group.cases)):
-                    # Meanwhile an adapter may have registered, or the session may have been stopped.
+                    # By now an adapter may have registered, or the session may have been stopped.
                     still = group.expired_deadline(now, deadline, adapters_deadline) is not None
                     if case in group.cases and still and not self.stopped:
                         message = f"timed out after {seconds:g} s: {group.reason}"
