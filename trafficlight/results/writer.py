@@ -25,6 +25,7 @@ from trafficlight.results.events import (
     Problem,
     SessionEnded,
     SessionStarted,
+    State,
     Upload,
 )
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
@@ -38,7 +39,9 @@ from trafficlight.results.reports.json_files import (
     rerun_failed,
 )
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle, junit_bytes
+from trafficlight.results.reports.summary import trimmed_traceback
 from trafficlight.results.reports.timeline import render_timeline
+from trafficlight.text import escape_control
 
 logger = logging.getLogger(__name__)
 
@@ -347,7 +350,11 @@ def _write_attempt(path: Path, attempt: AttemptRecord) -> None:
         return
     folder.create()
     for target, debug in ((folder.log_info, False), (folder.log_debug, True)):
-        text = (render_timeline(attempt, debug=debug) + "\n").encode(errors="replace")
+        parts = [render_timeline(attempt, debug=debug)]
+        if attempt.state in (State.FAILURE, State.ERROR):
+            trace = trimmed_traceback(attempt.traceback)
+            parts += [escape_control(attempt.message), *(["\n".join(trace)] if trace else [])]
+        text = ("\n\n".join(parts) + "\n").encode(errors="replace")
         # Behind what the test itself logged while it ran.
         with target.open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
