@@ -23,7 +23,10 @@ def main() -> None:
     else:
         if os.getppid() != int(parent):  # it died before the request took effect
             sys.exit(1)
-    os.execvp(command[0], command)  # noqa: S606 - replacing this process is the purpose
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - replacing this process is the purpose
+    except OSError as error:
+        sys.exit(f"cannot start {command[0]}: {error.strerror}")
 
 
 if __name__ == "__main__":

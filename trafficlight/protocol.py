@@ -28,6 +28,10 @@ EXIT = "exit"
 RESET = "reset"
 
 
+def _list(value: object) -> object:
+    return [] if value is None else value
+
+
 class Registration(BaseModel):
     """What an adapter registers as.
 
@@ -40,7 +44,9 @@ class Registration(BaseModel):
         min_length=1, max_length=200, description="What kind of client: `element-web`, for instance."
     )
     version: str | None = Field(default=None, max_length=1000, description="Shown to people.")
-    labels: list[str] = Field(default_factory=list, description="Free words that client types can ask for.")
+    labels: Annotated[list[str], BeforeValidator(_list)] = Field(
+        default_factory=list, description="Free words that client types can ask for; null is none."
+    )
     actions: list[str] | None = Field(
         default=None, description="The actions it can perform; absent means that it does not say."
     )

@@ -98,7 +98,9 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
             # No other adapter knows the port.
             expected = ExpectedAdapters(len(programs_of(settings.adapters)), lab.engine)
             lab.journal.subscribe(expected, (AdapterRegistered, SessionStarted))
-        await stack.enter_async_context(adapters_running(lab, url, folder.path / "adapters"))
+        others = settings.port != 0  # no other adapter knows the port otherwise
+        running = adapters_running(lab, url, folder.path / "adapters", others=others)
+        await stack.enter_async_context(running)
         stack.enter_context(stopping_on_signals(lab))
         session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
         progress = Progress(session.record, console)

@@ -13,7 +13,7 @@ import click
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import Supervisor, programs_of
+from trafficlight.coordinator.supervisor import SupervisedProgram, Supervisor, programs_of
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
@@ -59,20 +59,31 @@ async def lab_serving(
 
 
 @asynccontextmanager
-async def adapters_running(lab: Lab, url: str, folder: Path) -> AsyncIterator[None]:
+async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = True) -> AsyncIterator[None]:
     """Keep the adapter programs of the settings running.
 
     :param folder: receives their output.
+    :param others: whether adapters that run elsewhere may register as well.
     :raises ConfigError: a program is unknown.
     """
-    token = secret_of(lab.settings.adapter_token)
+    pool = lab.engine.pool
 
-    def lost(instance: str, ending: str) -> None:
-        for adapter in lab.engine.pool:
-            if adapter.program == instance:
-                lab.engine.pool.lose(adapter, f"its process exited ({ending})")
+    def exited(program: SupervisedProgram, ending: str) -> bool:
+        return pool.process_exited(program.instance, ending)
 
-    supervisor = Supervisor(programs_of(lab.settings.adapters), url, folder, lost, token=token)
+    def failed(program: SupervisedProgram, why: str) -> None:
+        registration = pool.registration_of(program.instance)
+        pool.note_missing(program.instance, "process", why, registration)
+
+    def all_failed() -> bool:
+        there = [one for one in supervisor.programs if pool.has(one.instance)]
+        missing = [one for one in supervisor.programs if one not in there]
+        return bool(missing) and all(one.failed for one in missing)
+
+    programs, token = programs_of(lab.settings.adapters), secret_of(lab.settings.adapter_token)
+    supervisor = Supervisor(programs, url, folder, exited, failed, token=token)
+    if not others:
+        lab.engine.programs_failed = all_failed
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield

@@ -11,6 +11,7 @@ from trafficlight.cli.options import lab_options, load_settings
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
+from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.errors import ShuttingDownError
 from trafficlight.http.app import DEFAULT_PORT
 from trafficlight.results.record import ExitCode
@@ -42,6 +43,8 @@ def command(
     settings = load_settings(config, **flags)
     if settings.port == 0 and flags.get("port") is None and "port" not in settings.model_fields_set:
         settings = settings.model_copy(update={"port": DEFAULT_PORT})
+    if with_adapters:
+        programs_of(settings.adapters)  # reports a wrong entry before anything starts
     try:
         return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
     except ShuttingDownError:

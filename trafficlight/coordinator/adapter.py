@@ -61,6 +61,8 @@ class Upload:
 class Adapter:
     """One registered adapter.
 
+    :ivar program: names its program across registrations: how the lab that started it knows it, or its
+        `instance`, or its type and address.
     :ivar fields: the registration as it was sent: what client types match, and what events and tests see.
     :ivar lease: its current lease while it is leased, otherwise its last one: late uploads go there.
     :ivar paused: why it gets no new case; empty if it does.
@@ -84,10 +86,12 @@ class Adapter:
     paused: str = ""
     quarantined: bool = False
     cases: int = 0
+    program: str = ""
     fields: JsonObject = field(init=False)
 
     def __post_init__(self) -> None:
         self.fields = self.registration.fields()
+        self.program = self.program or self.registration.instance or ""
 
     @property
     def type(self) -> str:
@@ -106,11 +110,6 @@ class Adapter:
         if lease is None:
             return LogContext(adapter=self.uuid)
         return LogContext(lease.session, lease.case, self.role or "", self.uuid)
-
-    @property
-    def program(self) -> str | None:
-        """The name of its program across registrations; None if it gave none."""
-        return self.registration.instance or None
 
     @property
     def usable_again(self) -> bool:

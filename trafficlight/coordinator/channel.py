@@ -24,6 +24,10 @@ _ANSWERED = 100
 _JITTER = 0.1
 # Milliseconds after which a superseded poller polls again, so that two of them do not chase each other.
 _SUPERSEDED_DELAY = 1000
+# Repeats of an action after which the adapter seems not to know it.
+_MOST_REPEATS = 10
+# Superseded polls after which two processes seem to share one uuid.
+_TWO_POLLERS = 3
 
 
 class Receipt(StrEnum):
@@ -53,6 +57,8 @@ class Outstanding:
     asked: float
     on_end: Callable[[ActionResult, float], None]
     delivered: float | None = None
+    repeats: int = 0
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +80,15 @@ class Channel:
     :param clock: the monotonic clock for deadlines, holds, and ages in messages.
     :param hold_repeat: seconds that a poll is held before an action is delivered again.
     :param on_delivered: called with the message when it is first delivered.
+    :param on_rivals: called once, when several processes seem to poll at the same time.
     """
 
     clock: Clock
     hold_repeat: float = 1.0
     on_delivered: Callable[[ActionMessage], None] | None = None
+    on_rivals: Callable[[], None] | None = None
     _outstanding: Outstanding | None = None
+    _superseded: int = 0
     _exit: str | None = None
     _failure: AdapterFailure | None = None
     _polls: int = 0
@@ -184,6 +193,7 @@ class Channel:
                 if self._exit is not None:
                     return ActionMessage(action=EXIT, data={"reason": self._exit})
                 if mine != self._polls:
+                    self._note_superseded()
                     return _idle(_SUPERSEDED_DELAY)
                 outstanding, now = self._unanswered(), self.clock.monotonic()
                 if outstanding is None:
@@ -225,6 +235,17 @@ class Channel:
         else:
             self._settle(outstanding, response)
         return Receipt.ACCEPTED
+
+    def refuse(self, why: str, *, final: bool = False) -> None:
+        """Note that an answer to the outstanding action was refused.
+
+        :param final: whether no other answer is to be expected, so that the action fails at once.
+        """
+        if (outstanding := self._unanswered()) is None or outstanding.delivered is None:
+            return
+        outstanding.refused = why
+        if final:
+            self._settle(outstanding, AdapterError(f"its answer was refused: {why}"))
 
     def report(self, error: ErrorBody) -> AdapterFailure:
         """Return an adapter's error report as an exception, for :meth:`fail`.
@@ -286,10 +307,32 @@ class Channel:
 
     def _deliver(self, outstanding: Outstanding) -> ActionMessage:
         first = outstanding.delivered is None
+        if not first and self._repeated_too_often(outstanding):
+            return _idle(0)
         outstanding.delivered = self.clock.monotonic()
         if first and self.on_delivered is not None:
             self.on_delivered(outstanding.message)
         return outstanding.message
+
+    def _repeated_too_often(self, outstanding: Outstanding) -> bool:
+        """Count a repeat of an action; fail the action if it was repeated too often, and return that."""
+        assert outstanding.delivered is not None
+        if self.clock.monotonic() - outstanding.delivered >= self.hold_repeat / 2:  # others come too quickly
+            outstanding.repeats += 1
+        if outstanding.repeats <= _MOST_REPEATS:
+            return False
+        what = f"asked again {_MOST_REPEATS} times without answering"
+        if outstanding.refused:
+            what += f" (its answer was refused: {outstanding.refused})"
+        else:
+            what += ": it does not seem to know the action"
+        self._settle(outstanding, AdapterError(what, action=outstanding.message.action))
+        return True
+
+    def _note_superseded(self) -> None:
+        self._superseded += 1
+        if self._superseded == _TWO_POLLERS and self.on_rivals is not None:
+            self.on_rivals()
 
     async def _hold(self, seconds: float) -> None:
         """Wait until something changes."""
@@ -327,6 +370,8 @@ class Channel:
             what = f"did not fetch {action} within {timeout:g} s"
         else:
             what = f"did not answer {action} within {timeout:g} s"
+        if outstanding.refused:
+            what += f"; its answer was refused: {outstanding.refused}"
         before = ", ".join(str(action) for action in self._completed)
         return f"{what} (before that: {before})" if before else what
 

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two checks for silent adapters and expired deadlines.
 _SWEEP_INTERVAL = 1.0
+# Seconds that adapters may be missing once the programs that would be one keep exiting.
+_AWAY = 5.0
 # Seconds without progress before an error is logged; doubled each time.
 _STALL_ALARM = 60.0
 
@@ -73,6 +75,8 @@ class Engine:
         self._stopping: str | None = None
         self._interrupted = False
         self.stalled = StallDetector(clock)
+        #: Whether no missing adapter will register, because the programs that would be one keep exiting.
+        self.programs_failed: Callable[[], bool] = lambda: False
         #: Whether :meth:`run` is running.
         self.alive = False
 
@@ -244,10 +248,11 @@ class Engine:
         busy = [
             AvailableAdapter(one.uuid, one.fields) for one in self.pool if one.state is AdapterState.LEASED
         ]
-        decision = decide(waiting, now, free, busy, limits, usage)
+        missing = self.pool.missing
+        decision = decide(waiting, now, free, busy, limits, usage, missing)
         paused = self._paused_by_operator() if decision.unsatisfiable else []
         # Paused adapters can be resumed, so no deadline runs for cases that need them.
-        wider = decide(waiting, now, free, busy + paused, limits, usage) if paused else decision
+        wider = decide(waiting, now, free, busy + paused, limits, usage, missing) if paused else decision
         if decision.starts:
             self.wake()  # more cases of the same groups may be able to start
         for start in decision.starts:
@@ -351,8 +356,11 @@ class Engine:
             if self.pool.free or self._limits != self._ask_limits():
                 self.wake()  # a reservation may have expired
             self._check_progress()
+            adapters_deadline = self._adapters_deadline
+            if self.programs_failed():
+                adapters_deadline = min(adapters_deadline, _AWAY)
             for session in list(self.sessions.values()):
-                if await session.sweep(self._queue_deadline, self._adapters_deadline):
+                if await session.sweep(self._queue_deadline, adapters_deadline):
                     self.wake()
                 if (over := session.deadline_exceeded()) is not None:
                     self.cancel(session, over)

@@ -1,7 +1,10 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
@@ -12,8 +15,9 @@ from trafficlight.coordinator.adapter import (
     UnknownAdapterError,
 )
 from trafficlight.coordinator.channel import AdapterFailure, Channel
+from trafficlight.coordinator.scheduling.inventory import MissingAdapter
 from trafficlight.errors import AdapterError, TrafficlightError
-from trafficlight.protocol import RESET, ErrorBody, Registration
+from trafficlight.protocol import RESET, ErrorBody, JsonObject, Registration
 from trafficlight.results.events import (
     AdapterLeased,
     AdapterLost,
@@ -23,9 +27,14 @@ from trafficlight.results.events import (
     Log,
 )
 from trafficlight.results.journal import Journal
+from trafficlight.text import single_line
+
+logger = logging.getLogger(__name__)
 
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
 _REMEMBERED = 10_000
+# Missing adapters that are remembered for messages.
+_MISSING = 20
 
 
 class Pool:
@@ -58,7 +67,10 @@ class Pool:
         #: Called with an adapter that may have another case after :meth:`reset`; None lets all of them end.
         self.on_reusable: Callable[[Adapter], None] | None = None
         self._quarantine_after = quarantine_after
-        self._failed_in_a_row: dict[str | None, int] = {}
+        self._failed_in_a_row: dict[str, int] = {}
+        #: How many leases each program has had.
+        self.leases: Counter[str] = Counter()
+        self._missing: dict[tuple[str, str], MissingAdapter] = {}
         #: Why no adapter gets a new case; empty while they do.
         self.drained = ""
 
@@ -73,9 +85,34 @@ class Pool:
         """The adapters that a case can have, in the order in which they came."""
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
 
-    def register(self, uuid: str, registration: Registration, *, token: str | None = None) -> Adapter:
+    @property
+    def missing(self) -> list[MissingAdapter]:
+        """Adapters that cases may wait for: those that failed outside of cases, and quarantined ones."""
+        quarantined = [
+            MissingAdapter(one.fields, f"the {one.type} adapter {one.uuid} is {one.paused}")
+            for one in self._free.values()
+            if one.quarantined
+        ]
+        return [*self._missing.values(), *quarantined[-_MISSING:]]
+
+    def note_missing(self, program: str, what: str, why: str, registration: JsonObject | None) -> None:
+        """Note why a program has no adapter, until a case has one of its adapters.
+
+        :param what: ``adapter`` or ``process``: of each, the last reason is kept.
+        :param registration: what it last registered as; None if it never has.
+        """
+        self._missing.pop((program, what), None)
+        self._missing[program, what] = MissingAdapter(registration, why)
+        while len(self._missing) > _MISSING:
+            del self._missing[next(iter(self._missing))]
+        self._on_change()
+
+    def register(
+        self, uuid: str, registration: Registration, *, token: str | None = None, program: str = ""
+    ) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
 
+        :param program: names its program across registrations, see :class:`Adapter`.
         :raises RegistrationConflictError: the uuid is in use with another registration, or has ended.
         """
         known = self._adapters.get(uuid)
@@ -93,19 +130,29 @@ class Pool:
             registered=self._clock.now(),
             seen=self._clock.monotonic(),
             token=token,
+            program=program,
         )
         self._adapters[uuid] = adapter
+        adapter.channel.on_rivals = partial(self._rivals, adapter)
         self._journal.append(AdapterRegistered(adapter=uuid, registration=adapter.fields))
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
         failed = self._failed_in_a_row.get(adapter.program, 0)
-        if failed >= self._quarantine_after:
+        if failed and failed >= self._quarantine_after * self._alike(adapter):
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
             adapter.quarantined = True
+            logger.warning("the %s adapter %s is %s", adapter.type, uuid, adapter.paused)
         self._free[uuid] = adapter
         self._on_change()
         return adapter
+
+    def _alike(self, adapter: Adapter) -> int:
+        """Return how many adapters share its name for the program: several, if it names none itself."""
+        if adapter.program == adapter.registration.instance:
+            return 1
+        live = (one for one in self._adapters.values() if one.state is not AdapterState.ENDED)
+        return max(1, sum(one.program == adapter.program for one in live))
 
     def known(self, uuid: str) -> Adapter | None:
         """Return an adapter, or None if none is registered under this uuid."""
@@ -138,6 +185,9 @@ class Pool:
         for role, adapter in lease.adapters.items():
             adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
+            self.leases[adapter.program] += 1
+            for what in ("adapter", "process"):
+                self._missing.pop((adapter.program, what), None)
             del self._free[adapter.uuid]
             self._emit(adapter, AdapterLeased(adapter=adapter.uuid, registration=adapter.fields))
 
@@ -216,12 +266,10 @@ class Pool:
     def judge(self, lease: Lease, faulty: Collection[str]) -> None:
         """Note how the adapters of a case did; a program that errs in many cases in a row is quarantined.
 
-        Only programs that name their `instance` when they register can be told apart across registrations.
-
         :param faulty: the roles whose adapters made the case an error.
         """
         for role, adapter in lease.adapters.items():
-            if (program := adapter.program) is None:
+            if not (program := adapter.program):
                 continue
             if role in faulty:
                 self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1
@@ -231,7 +279,29 @@ class Pool:
     def report(self, adapter: Adapter, error: ErrorBody) -> None:
         """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
         self.seen(adapter)
-        self._lost(adapter, adapter.channel.report(error))
+        outside, lost = adapter.held_by is None, adapter.channel.report(error)
+        if outside and adapter.state is not AdapterState.ENDED:
+            self._failed_outside(adapter, str(lost))
+        self._lost(adapter, lost)
+
+    def process_exited(self, program: str, ending: str) -> bool:
+        """Note that a process exited that the lab started: its adapters are lost.
+
+        :return: whether a case had one of them since the last exit.
+        """
+        for adapter in self:
+            if adapter.program == program:
+                self.lose(adapter, f"its process exited ({ending})")
+        return self.leases.pop(program, 0) > 0
+
+    def registration_of(self, program: str) -> JsonObject | None:
+        """Return what a program last registered as; None if it has not."""
+        return next((one.fields for one in reversed([*self]) if one.program == program), None)
+
+    def has(self, program: str) -> bool:
+        """Return whether a case has an adapter of a program, or can have one."""
+        there = (AdapterState.FREE, AdapterState.LEASED)
+        return any(one.program == program and one.state in there for one in self)
 
     def lose(self, adapter: Adapter, why: str) -> None:
         """Give an adapter up that is known to be gone."""
@@ -252,7 +322,10 @@ class Pool:
                 or silent <= self._alive
             ):
                 continue
-            self.lose(adapter, f"gave no sign of life for {silent:.0f} s")
+            why = f"gave no sign of life for {silent:.0f} s"
+            if adapter.held_by is None:
+                self._failed_outside(adapter, why)
+            self.lose(adapter, why)
 
     @property
     def closed(self) -> bool:
@@ -276,6 +349,17 @@ class Pool:
         else:
             self._end(adapter, str(error))
             self._on_change()
+
+    def _failed_outside(self, adapter: Adapter, error: str) -> None:
+        """Say what went wrong with an adapter that no case has, where people look: no verdict will."""
+        why = f"the {adapter.type} adapter {adapter.uuid} failed while in no case: {single_line(error)}"
+        logger.warning("%s", why)
+        self.note_missing(adapter.program or adapter.uuid, "adapter", why, adapter.fields)
+
+    def _rivals(self, adapter: Adapter) -> None:
+        message = "polls again while a poll is held, several times: do two processes share one uuid?"
+        logger.warning("the %s adapter %s %s", adapter.type, adapter.uuid, message)
+        self._emit(adapter, Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message))
 
     def _end(self, adapter: Adapter, reason: str) -> None:
         adapter.state, adapter.reason = AdapterState.ENDED, reason

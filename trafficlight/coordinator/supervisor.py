@@ -5,18 +5,21 @@ import contextlib
 import logging
 import os
 import random
+import re
 import secrets
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trafficlight.config import AdapterProgram
 from trafficlight.errors import ConfigError
 from trafficlight.processes import ChildProcess, start_process
+from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,11 @@ _GRACE = 3.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 # Seconds that a program must have run for its end not to count as an early one.
 _EARLY = 5.0
+# Exits in a row, without a case in between, after which a program is not waited for.
+_FAILED = 5
+# Bytes of output that are searched for the line that says why a program exited.
+_TAIL = 8 << 10
+_CAUSE = re.compile(r"\s*([\w.]*(error|exception)|panic|fatal|cannot start [^:]+)\b.*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +53,12 @@ class Program:
 def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
     """Return one entry for each process that the settings ask for.
 
-    :raises ConfigError: a program without a command is none that ships.
+    :raises ConfigError: a command does not exist, or a program without a command is none that ships.
     """
     found = []
     for name, adapter in adapters.items():
         if adapter.command:
-            command = shlex.split(adapter.command)
+            command = _split(adapter.command, f"ADAPTERS.{name}")
         elif name in _BUILT_IN:
             # -P: a folder trafficlight in the current directory is not this package.
             command = [sys.executable, "-P", "-m", "trafficlight", "adapter", name]
@@ -63,13 +71,52 @@ def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
     return found
 
 
+def _split(command: str, key: str) -> list[str]:
+    """Return the arguments of a command.
+
+    :raises ConfigError: its program does not exist.
+    """
+    try:
+        arguments = shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"{command!r}: {error}", key=key) from None
+    program = arguments[0] if arguments else ""
+    if shutil.which(program) is None:
+        raise ConfigError(f"no such program: {program} (commands are not run by a shell)", key=key)
+    return arguments
+
+
+@dataclass(slots=True)
+class SupervisedProgram:
+    """A program that is started again when it exits.
+
+    :param log: receives its output.
+    :ivar instance: names it, the same for all of its processes.
+    :ivar failures: how often in a row it exited without having been in a case.
+    """
+
+    program: Program
+    log: Path
+    instance: str = field(default_factory=lambda: secrets.token_hex(8))
+    failures: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has exited so often that no case should wait for it."""
+        return self.failures >= _FAILED
+
+
 class Supervisor:
     """Keeps adapter programs running until it is left.
 
+    Each program gets a URL of its own, which tells whose adapters register there.
+
     :param programs: one entry for each process.
-    :param url: the coordinator's URL, told to them as ``TRAFFICLIGHT_URL`` and ``trafficlightURL``.
+    :param url: the coordinator's URL, passed as ``TRAFFICLIGHT_URL``, ``trafficlightURL`` and ``{url}``.
     :param folder: where their output goes.
-    :param on_exit: told a process's instance and how it ended, at once.
+    :param on_exit: called at once with a program and how its process exited; returns whether the process has
+        been in a case.
+    :param on_failure: called with a program and what to say about it, when its process has been in none.
     :param token: the bearer token that registering takes.
     """
 
@@ -78,16 +125,22 @@ class Supervisor:
         programs: Sequence[Program],
         url: str,
         folder: Path,
-        on_exit: Callable[[str, str], None],
+        on_exit: Callable[[SupervisedProgram, str], bool],
+        on_failure: Callable[[SupervisedProgram, str], None],
         *,
         token: str | None = None,
     ) -> None:
-        self._programs = programs
-        self._environment = {**os.environ, "TRAFFICLIGHT_URL": url, "trafficlightURL": url}
+        self.programs = [
+            SupervisedProgram(program, folder / f"{program.name}-{number}.log")
+            for number, program in enumerate(programs, 1)
+        ]
+        self._url = url
+        self._environment = dict(os.environ)
         if token is not None:
             self._environment["ADAPTER_TOKEN"] = token
         self._folder = folder
         self._on_exit = on_exit
+        self._on_failure = on_failure
         self._running: set[ChildProcess] = set()
 
     @property
@@ -103,32 +156,38 @@ class Supervisor:
         self._environment["TMPDIR"] = temporary.name
         try:
             async with asyncio.TaskGroup() as group:
-                for number, program in enumerate(self._programs, 1):
-                    group.create_task(self._keep(program, self._folder / f"{program.name}-{number}.log"))
+                for program in self.programs:
+                    group.create_task(self._keep(program))
         finally:
             await self._end()
             temporary.cleanup()
 
-    async def _keep(self, program: Program, log: Path) -> None:
+    async def _keep(self, program: SupervisedProgram) -> None:
         pause = _FIRST_PAUSE
         loop = asyncio.get_running_loop()
-        # The same for every process in this place: it is told apart by how its cases go, again and again.
-        instance = secrets.token_hex(8)
+        # An adapter passes this on without knowing it.
+        url = f"{self._url}/program/{program.instance}"
+        command = [part.replace("{url}", url) for part in program.program.command]
+        name, log = program.program.name, program.log
+        own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, "TRAFFICLIGHT_INSTANCE": program.instance}
         while True:
-            began = loop.time()
+            began, printed = loop.time(), await asyncio.to_thread(_size, log)
             process = await start_process(
-                program.command,
-                environment={**self._environment, "TRAFFICLIGHT_INSTANCE": instance},
-                directory=Path.cwd(),
-                log=log,
+                command, environment={**self._environment, **own}, directory=Path.cwd(), log=log
             )
             self._running.add(process)
-            ending = await process.wait()
+            how = await process.wait()
             self._running.discard(process)
-            logger.warning(
-                "the adapter program %s ended (%s); its output is in %s", program.name, ending, log
-            )
-            self._on_exit(instance, ending)
+            cause = await asyncio.to_thread(_cause, log, printed)
+            ending = f"{how}: {cause}" if cause else how
+            used = self._on_exit(program, ending)
+            asked = used and how == "exit code 0"
+            level = logging.INFO if asked else logging.WARNING
+            logger.log(level, "the adapter program %s exited (%s); its output is in %s", name, ending, log)
+            program.failures = 0 if used else program.failures + 1
+            if program.failures:
+                times = f"{program.failures} times, last with" if program.failures > 1 else "with"
+                self._on_failure(program, f"the program {name} exited {times} {ending}")
             pause = _FIRST_PAUSE if loop.time() - began > _EARLY else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
 
@@ -147,3 +206,14 @@ class Supervisor:
             # Each leads a group of its own, with whatever it started in it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _cause(log: Path, since: int) -> str:
+    """Return the line of a program's output that tells why it exited: the last error, or the last line."""
+    lines = [line for line in read_tail(log, _TAIL, since=since).splitlines() if line.strip()]
+    errors = [line for line in lines if _CAUSE.match(line)]
+    return single_line((errors or lines or [""])[-1])
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0

@@ -72,10 +72,12 @@ async def bay(tmp_path: Path, clock: HandClock) -> AsyncIterator["EngineHarness"
 
 
 async def test_of_an_action(bay: "EngineHarness", clock: HandClock) -> None:
-    """The adapter polls on and on, which is no progress."""
-    bay.play_once(lambda action, _: {"response": "bowed"} if action == "bow" else None)
+    alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
     session = await bay.submit(DANCES)
-    await bay.until(ActionDelivered, action="dance")
+    await alice.channel.poll(20)
+    alice.channel.respond(None, {"response": "bowed"})
+    await bay.until(ActionSent, action="dance")
+    await alice.channel.poll(20)
     await clock.turn(59)
     assert not session.ended.is_set()
     await clock.turn(1)
@@ -83,6 +85,22 @@ async def test_of_an_action(bay: "EngineHarness", clock: HandClock) -> None:
     assert case.state is State.ERROR
     assert case.message == (
         "alice: did not answer dance within 60 s (before that: bow (answered after 0.0 s))"
+    )
+
+
+async def test_of_an_action_that_the_adapter_only_asks_for_again(
+    bay: "EngineHarness", clock: HandClock
+) -> None:
+    bay.play_once(lambda action, _: {"response": "bowed"} if action == "bow" else None)
+    session = await bay.submit(DANCES)
+    await bay.until(ActionDelivered, action="dance")
+    await clock.turn(9)
+    assert not session.ended.is_set()
+    await clock.turn(3)
+    case = (await bay.ended(session))["Dances[alice=Nio]"]
+    assert case.state is State.ERROR
+    assert case.message == (
+        "alice: dance: asked again 10 times without answering: it does not seem to know the action"
     )
 
 

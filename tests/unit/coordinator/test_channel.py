@@ -380,3 +380,63 @@ async def test_many_answered_actions_leave_little_behind(side: Side) -> None:
         side.channel.respond((await side.channel.poll(LONG)).id, {})
         await asked
     assert len(side.channel._answered) <= 100
+
+
+class TestAnswersThatDoNotArrive:
+    async def test_a_refused_answer_is_named_at_the_deadline(self, side: Side, clock: "HandClock") -> None:
+        asked = await side.ask(timeout=SHORT)
+        await side.channel.poll(0)
+        side.channel.refuse("400 the body must be a JSON object, not a list")
+        await clock.turn(SHORT)
+        with pytest.raises(DeadlineError, match="within 5 s; its answer was refused: 400 the body must be"):
+            await asked
+
+    async def test_an_answer_that_is_too_large_ends_the_action_at_once(self, side: Side) -> None:
+        asked = await side.ask()
+        await side.channel.poll(0)
+        side.channel.refuse("answer too large: 413", final=True)
+        with pytest.raises(AdapterError, match="its answer was refused: answer too large: 413"):
+            await asked
+
+    async def test_a_refusal_before_the_action_was_fetched_says_nothing_of_it(
+        self, side: Side, clock: "HandClock"
+    ) -> None:
+        asked = await side.ask(timeout=SHORT)
+        side.channel.refuse("409 stale")
+        await clock.turn(SHORT)
+        with pytest.raises(DeadlineError) as raised:
+            await asked
+        assert "refused" not in str(raised.value)
+
+    async def test_an_adapter_that_only_asks_again_does_not_know_the_action(
+        self, side: Side, clock: "HandClock"
+    ) -> None:
+        asked = await side.ask("set_screenshare", timeout=600)
+        for _ in range(11):
+            assert not asked.done()
+            poll = asyncio.create_task(side.channel.poll(LONG))
+            await asyncio.sleep(0)
+            await clock.turn(1)
+            assert (await poll).action == "set_screenshare"
+        poll = await side.held_poll()
+        await clock.turn(1)
+        with pytest.raises(AdapterError, match="asked again 10 times without answering: it does not seem"):
+            await asked
+        assert (await poll).action == "idle"
+
+    async def test_frequent_polls_during_an_action_are_no_repeats(self, side: Side) -> None:
+        asked = await side.ask("slow", timeout=600)
+        for _ in range(50):
+            await side.channel.poll(0)
+        assert not asked.done()
+
+    async def test_two_processes_that_take_turns_are_noticed_once(self, side: Side) -> None:
+        noticed: list[int] = []
+        side.channel.on_rivals = lambda: noticed.append(1)
+        await side.held_poll()
+        await side.held_poll()
+        assert not noticed, "an adapter may poll again after a broken connection"
+        for _ in range(5):
+            await side.held_poll()
+        await asyncio.sleep(0)
+        assert noticed == [1]

@@ -13,6 +13,7 @@ from trafficlight.results.events import AdapterLeased, AdapterLost, AdapterRegis
 
 if TYPE_CHECKING:
     from tests.unit.coordinator.conftest import PoolHarness
+    from trafficlight.coordinator.adapter import Adapter
 
 
 class TestRegistration:
@@ -212,3 +213,59 @@ def test_those_who_have_ended_are_forgotten_in_the_end(
     assert yard.pool.get("a49").uuid == "a49"
     with pytest.raises(UnknownAdapterError):
         yard.pool.get("a39")
+
+
+class TestPrograms:
+    """What is known of a program outside of its adapters' cases."""
+
+    def errs(self, yard: "PoolHarness", adapter: "Adapter") -> None:
+        lease = yard.lease(alice=adapter)
+        yard.pool.judge(lease, ["alice"])
+        yard.pool.release(lease, "the case ended")
+
+    def test_a_program_without_an_instance_is_quarantined(
+        self, yard: "PoolHarness", caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for number in range(3):
+            self.errs(yard, yard.adapter(f"a{number}", program="nio at 10.0.0.1"))
+        assert yard.adapter("next", program="nio at 10.0.0.1").quarantined
+        assert "the nio adapter next is quarantined" in caplog.text
+        assert [one.why for one in yard.pool.missing] == [
+            "the nio adapter next is quarantined: its program erred in 3 cases in a row"
+        ]
+        assert not yard.adapter("other", program="nio at 10.0.0.2").quarantined
+
+    def test_a_good_adapter_at_the_same_address_is_not_quarantined_at_once(self, yard: "PoolHarness") -> None:
+        yard.adapter("good", program="nio at 10.0.0.1")
+        for number in range(6):
+            bad = yard.adapter(f"a{number}", program="nio at 10.0.0.1")
+            assert not bad.quarantined
+            self.errs(yard, bad)
+        assert yard.adapter("next", program="nio at 10.0.0.1").quarantined
+
+    def test_a_process_that_exits_takes_its_adapters_along(self, yard: "PoolHarness") -> None:
+        adapter = yard.adapter(program="p")
+        yard.lease(alice=adapter)
+        assert yard.pool.process_exited("p", "exit code 9: boom")
+        ((_, error, _),) = yard.failures
+        assert "its process exited (exit code 9: boom)" in str(error)
+        assert not yard.pool.process_exited("p", "exit code 9"), "it was in no case since"
+
+    def test_an_error_outside_of_cases_is_remembered_until_the_next_case(
+        self, yard: "PoolHarness", caplog: pytest.LogCaptureFixture
+    ) -> None:
+        yard.pool.report(yard.adapter("a", program="p"), ErrorBody(details="No Cypress here"))
+        (missing,) = yard.pool.missing
+        assert missing.registration == {"type": "nio"}
+        assert missing.why == "the nio adapter a failed while in no case: No Cypress here"
+        assert missing.why in caplog.text
+        yard.lease(alice=yard.adapter("b", program="p"))
+        assert not yard.pool.missing
+
+    def test_rivals_under_one_uuid_are_logged(
+        self, yard: "PoolHarness", caplog: pytest.LogCaptureFixture
+    ) -> None:
+        adapter = yard.adapter()
+        assert adapter.channel.on_rivals is not None
+        adapter.channel.on_rivals()
+        assert "do two processes share one uuid?" in caplog.text

@@ -11,6 +11,8 @@ from trafficlight.errors import LabError
 
 # The client types that an adapter matches: one bit for each type that a case waits for.
 TypeMask: TypeAlias = int
+# Reasons that one message names.
+_MOST_REASONS = 3
 
 
 class MatchError(LabError):
@@ -31,12 +33,24 @@ class AvailableAdapter:
     rank: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class MissingAdapter:
+    """An adapter that is not there, and why.
+
+    :param registration: what it last registered as; None if that is not known, so that it may be any type.
+    """
+
+    registration: Mapping[str, Any] | None
+    why: str
+
+
 class AdapterInventory:
     """The adapters of one decision: free, taken by it, and reserved.
 
     :param kinds: the client types that cases wait for.
     :param free: the adapters that can be leased.
     :param busy: the adapters that will be free later.
+    :param missing: adapters that are not there, for messages.
     """
 
     def __init__(
@@ -44,7 +58,9 @@ class AdapterInventory:
         kinds: Iterable[ClientTypeSpec],
         free: Iterable[AvailableAdapter],
         busy: Iterable[AvailableAdapter],
+        missing: Iterable[MissingAdapter] = (),
     ) -> None:
+        self._missing = tuple(missing)
         ordered = sorted(set(kinds), key=lambda kind: (kind.type_name, repr(kind)))
         self._kinds = {1 << index: kind for index, kind in enumerate(ordered)}
         self._bits = {kind: bit for bit, kind in self._kinds.items()}
@@ -119,7 +135,7 @@ class AdapterInventory:
 
     def shortage(self, bits: Iterable[TypeMask]) -> str:
         """Return what these roles lack."""
-        parts = []
+        bits, parts = list(bits), []
         for bit, needed in Counter(bits).items():
             free, reserved = _count(self._available, bit), _count(self._reserved, bit)
             if free >= needed:
@@ -131,7 +147,19 @@ class AdapterInventory:
             if bit in self._problems:
                 text += f"; {self._problems[bit]}"
             parts.append(text + ")")
-        return "; ".join(parts) or "needs an adapter for two of its roles"
+        parts = parts or ["needs an adapter for two of its roles"]
+        return "; ".join([*parts, *self._why_missing(bits)])
+
+    def _why_missing(self, bits: Iterable[TypeMask]) -> list[str]:
+        """Return why adapters for these roles are not there, the last few reasons."""
+        wanted = set(bits)
+        reasons = [
+            one.why
+            for one in self._missing
+            if one.registration is None
+            or any(self._matches(bit, AvailableAdapter("", one.registration)) for bit in wanted)
+        ]
+        return list(dict.fromkeys(reasons))[-_MOST_REASONS:]
 
 
 def _count(counted: Mapping[TypeMask, int], bit: TypeMask) -> int:

@@ -11,7 +11,12 @@ from itertools import islice
 from typing import TypeAlias
 
 from trafficlight.coordinator.scheduling.capacity import HostCapacity, in_use
-from trafficlight.coordinator.scheduling.inventory import AdapterInventory, AvailableAdapter, TypeMask
+from trafficlight.coordinator.scheduling.inventory import (
+    AdapterInventory,
+    AvailableAdapter,
+    MissingAdapter,
+    TypeMask,
+)
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingGroup
 from trafficlight.homeservers.provider import Hosting
 
@@ -94,6 +99,7 @@ def decide(
     busy: Iterable[AvailableAdapter] = (),
     limits: Limits | None = None,
     usage: Usage | None = None,
+    missing: Iterable[MissingAdapter] = (),
 ) -> Decision:
     """Decide what starts.
 
@@ -103,8 +109,9 @@ def decide(
 
     :param waiting: the groups of waiting cases of all sessions.
     :param now: the monotonic time.
+    :param missing: adapters that are not there, for the reasons.
     """
-    return _Table(waiting, now, free, busy, limits or Limits(), usage or Usage()).decision()
+    return _Table(waiting, now, free, busy, limits or Limits(), usage or Usage(), missing).decision()
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +145,7 @@ class _Table:
         busy: Iterable[AvailableAdapter],
         limits: Limits,
         usage: Usage,
+        missing: Iterable[MissingAdapter],
     ) -> None:
         self._now = now
         self._limits = limits
@@ -152,7 +160,7 @@ class _Table:
         groups = [group for group in waiting if group.cases]
         firsts = [next(iter(group.cases.values())).case for group in groups]
         kinds = (kind for case in firsts for kind in case.clients.values())
-        self._adapters = AdapterInventory(kinds, free, busy)
+        self._adapters = AdapterInventory(kinds, free, busy, missing)
         # One more than can start, so that the group gets a reason.
         most = _MOST_STARTS if limits.cases is None else max(0, limits.cases - self._running.total()) + 1
         self._candidates = []

@@ -62,7 +62,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_PATH = re.compile(r"/client/([^/]+)/(register|poll|respond|error|upload)")
+_PATH = re.compile(r"(?:/program/(\w+))?/client/([^/]+)/(register|poll|respond|error|upload)")
 _UUID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
 # Bytes of a body.
@@ -114,10 +114,12 @@ class WireRequest:
     """A request of an adapter.
 
     :param uuid: the adapter's id, as the path has it.
+    :param program: the program that the lab started, from the URL that it gave it; empty for others.
     """
 
     lab: Lab
     uuid: str
+    program: str
     scope: Scope
     receive: Receive
     headers: Mapping[bytes, bytes]
@@ -126,6 +128,11 @@ class WireRequest:
         """Return the value of a header, or None."""
         value = self.headers.get(name.lower().encode())
         return value.decode("latin-1") if value is not None else None
+
+    @property
+    def address(self) -> str:
+        """The address that it comes from."""
+        return str((self.scope.get("client") or ("?",))[0])
 
     def adapter(self) -> Adapter:
         """Return the adapter that sends this, and note its sign of life.
@@ -198,8 +205,11 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
         message = "the uuid must be 1 to 100 letters, digits, or any of _.:-"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_uuid", message)
     registration = validated(Registration, await request.json_object(_REGISTRATION_LIMIT))
+    if request.program and not registration.instance:
+        registration = registration.model_copy(update={"instance": request.program})
+    program = request.program or registration.instance or f"{registration.type} at {request.address}"
     own = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
-    adapter = lab.engine.pool.register(uuid, registration, token=own)
+    adapter = lab.engine.pool.register(uuid, registration, token=own, program=program)
     answer = {
         "uuid": uuid,
         "coordinator": VERSION,
@@ -380,7 +390,7 @@ class WireApp:
             await self._application(scope, receive, send)
             return
         status, headers = HTTPStatus.OK, {}
-        method, view = ENDPOINTS[path[2]]
+        method, view = ENDPOINTS[path[3]]
         try:
             if scope["method"] == "OPTIONS":
                 body, headers = b"", {"Allow": f"{method}, OPTIONS"}
@@ -392,13 +402,16 @@ class WireApp:
                 )
                 body = refusal_body("method_not_allowed", message)
             else:
-                request = WireRequest(self._lab(), path[1], scope, receive, dict(scope["headers"]))
+                request = WireRequest(
+                    self._lab(), path[2], path[1] or "", scope, receive, dict(scope["headers"])
+                )
                 body = await _handled(request, view)
         except _DisconnectedError:
             return
         except ApiError as refusal:
             status, headers = refusal.status, refusal.headers
             body = refusal_body(refusal.code, refusal.message)
+            _note_refusal(self._lab(), path[2], path[1] or "", path[3], refusal)
         except UnknownAdapterError as unknown:
             status, body = HTTPStatus.NOT_FOUND, refusal_body("unknown_adapter", str(unknown))
         except RegistrationConflictError as conflict:
@@ -462,6 +475,19 @@ def _note(lab: Lab, adapter: Adapter, message: str) -> None:
         lease.emit(event, role=adapter.role)
     else:
         lab.journal.append(event)
+
+
+def _note_refusal(lab: Lab, uuid: str, program: str, endpoint: str, refusal: ApiError) -> None:
+    """Note a refused request where its consequence will be explained."""
+    pool, why = lab.engine.pool, f"{int(refusal.status)} {refusal.message}"
+    if endpoint == "register":
+        logger.info("the registration of %s was refused: %s", uuid[:100], why)
+        if program:
+            what = f"a registration of the program was refused: {why}"
+            pool.note_missing(program, "adapter", what, pool.registration_of(program))
+    elif endpoint in ("respond", "error") and (adapter := pool.known(uuid)) is not None:
+        too_large = refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        adapter.channel.refuse(f"answer too large: {why}" if too_large else why, final=too_large)
 
 
 def _used(folder: Path) -> int:

@@ -1,0 +1,96 @@
+"""Adapter programs that do not work: the verdict says so, and does not take long."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Runner
+
+PROGRAM = """
+import json, sys, urllib.request, uuid
+
+mode, url = sys.argv[1:]
+me = uuid.uuid4()
+
+
+def call(endpoint, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/client/{me}/{endpoint}", data, headers)
+    return json.load(urllib.request.urlopen(request))
+
+
+if mode == "broken":
+    raise RuntimeError("no browser here")
+call("register", {"type": "w", "labels": None})
+if mode == "report":
+    call("error", {"error": {"type": "adapter", "details": "No version of Cypress is installed"}})
+    sys.exit("bye")
+while (message := call("poll"))["action"] == "idle":
+    pass
+print("about to die")
+sys.exit(9)
+"""
+
+TEST = """
+from trafficlight import Test
+from trafficlight.client_types import ClientType
+
+
+class W(ClientType):
+    type = "w"
+
+
+class Do(Test):
+    clients = {"alice": [W]}
+
+    async def run(self, alice):
+        await alice.perform("anything")
+"""
+
+
+def only_case(folder: Path) -> dict[str, str]:
+    (report,) = folder.glob("**/2*/report.json")
+    (case,) = json.loads(report.read_text())["cases"]
+    assert isinstance(case, dict)
+    return case
+
+
+@pytest.mark.parametrize(
+    ("mode", "reasons"),
+    [
+        ("broken", ["the program w exited 5 times, last with exit code 1: RuntimeError: no browser here"]),
+        (
+            "report",
+            ["failed while in no case: No version of Cypress is installed", "the program w exited 5 times"],
+        ),
+        ("die", ["alice: anything: its process exited (exit code 9: about to die)"]),
+    ],
+)
+async def test_the_verdict_says_why_a_program_does_not_play(
+    run: Runner, tmp_path: Path, mode: str, reasons: list[str]
+) -> None:
+    (tmp_path / "w.py").write_text(PROGRAM)
+    # In "report", the one adapter is not enough for the case, so that it fails in none.
+    test = (
+        TEST.replace("W]}", "W], 'bob': [W]}").replace("alice)", "alice, bob)") if mode == "report" else TEST
+    )
+    (tmp_path / "w_test.py").write_text(test)
+    command = f"{sys.executable} w.py {mode} {{url}}"
+    (tmp_path / "trafficlight.json").write_text(json.dumps({"ADAPTERS": {"w": {"command": command}}}))
+    running = await run("run", "w_test.py")
+    assert await running.ended() == 3
+    message = only_case(tmp_path)["message"]
+    for reason in reasons:
+        assert reason in message, message
+
+
+async def test_a_program_that_cannot_start_is_refused(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "w_test.py").write_text(TEST)
+    (tmp_path / "trafficlight.json").write_text(json.dumps({"ADAPTERS": {"w": {"command": "cd x"}}}))
+    for command in (["run"], ["serve", "--adapters"]):
+        running = await run(*command, "w_test.py")
+        assert await running.ended() == 2
+        assert "no such program: cd (commands are not run by a shell)" in "\n".join(running.said)
