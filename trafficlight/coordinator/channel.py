@@ -127,7 +127,7 @@ class Channel:
                 self._settle(outstanding, self._failure)
             elif self._exit is not None:
                 self._settle(
-                    outstanding, AdapterError(f"was told to exit before ({self._exit})", action=action)
+                    outstanding, AdapterError(f"was asked to exit before ({self._exit})", action=action)
                 )
             self._outstanding = outstanding
             self._wake()
@@ -156,7 +156,7 @@ class Channel:
         if self._exit is None:
             self._exit = reason
         if self._outstanding is not None:
-            self._settle(self._outstanding, AdapterError(f"was told to exit ({self._exit})"))
+            self._settle(self._outstanding, AdapterError(f"was asked to exit ({self._exit})"))
         self._wake()
 
     def fail(self, error: AdapterFailure) -> bool:
