@@ -259,7 +259,7 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
     guard="adapter",
 )
 async def respond(request: WireRequest) -> Mapping[str, Any]:
-    """ResponseSpec the outstanding action.
+    """Answer the outstanding action.
 
     With the action's `id` it can be sent again without harm; an id that is not waiting is refused with 409.
     Without an id it answers whatever is outstanding. `{"response": "error"}` says that the client failed.
