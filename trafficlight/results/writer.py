@@ -69,7 +69,6 @@ class ResultsWriter:
     :param folder: where to; its log is opened, so that other processes see that the session runs.
     :param record: the session's record; events are applied to it here, and once only.
     :param reporters: plug-ins to call.
-    :param style: where ``junit.xml`` will be read; None detects it from the environment.
     :param deadline: seconds that reporters may take after the end.
     """
 
@@ -79,7 +78,6 @@ class ResultsWriter:
         record: SessionRecord,
         reporters: Sequence[Reporter] = (),
         *,
-        style: JunitStyle | None = None,
         deadline: float = 30.0,
     ) -> None:
         self._folder = folder
@@ -88,8 +86,7 @@ class ResultsWriter:
         self._log = EventLog(folder.events)
         #: Why the last event could not be written; empty if it was.
         self.trouble = ""
-        self._style = style or JunitStyle.detect(folder.path, os.environ, Path.cwd())
-        self._document = JunitDocument(record, self._style)
+        self._document = JunitDocument(record, JunitStyle.detect(folder.path))
         self._written = b""
         self._deadline = deadline
         self._hosts = [ReporterHost(reporter, deadline=deadline) for reporter in reporters]
@@ -322,8 +319,7 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     :param record: the session's record, replayed from its events.
     :raises OSError: ``junit.xml`` cannot be written.
     """
-    style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
-    write_atomically(folder.junit, junit_bytes(record, style))
+    write_atomically(folder.junit, junit_bytes(record, JunitStyle.detect(folder.path)))
     write_reports(folder, record)
 
 
