@@ -1,6 +1,5 @@
 """`trafficlight report`: rebuild the reports of a session from its events."""
 
-import os
 from pathlib import Path
 
 import click
@@ -47,8 +46,7 @@ def command(results_folder: Path | None, kind: str | None) -> None:
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":
-            style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
-            click.echo(junit_bytes(record, style), nl=False)
+            click.echo(junit_bytes(record, JunitStyle.detect(folder.path)), nl=False)
         case "text":
             click.echo("\n".join(summary(record, folder.path)))
         case _:

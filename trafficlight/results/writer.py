@@ -25,6 +25,7 @@ from trafficlight.results.events import (
     Problem,
     SessionEnded,
     SessionStarted,
+    State,
     Upload,
 )
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
@@ -38,7 +39,9 @@ from trafficlight.results.reports.json_files import (
     rerun_failed,
 )
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle, junit_bytes
+from trafficlight.results.reports.summary import trimmed_traceback
 from trafficlight.results.reports.timeline import render_timeline
+from trafficlight.text import escape_control
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,6 @@ class ResultsWriter:
     :param folder: where to; its log is opened, so that other processes see that the session runs.
     :param record: the session's record; events are applied to it here, and once only.
     :param reporters: plug-ins to call.
-    :param style: where ``junit.xml`` will be read; None detects it from the environment.
     :param deadline: seconds that reporters may take after the end.
     """
 
@@ -76,7 +78,6 @@ class ResultsWriter:
         record: SessionRecord,
         reporters: Sequence[Reporter] = (),
         *,
-        style: JunitStyle | None = None,
         deadline: float = 30.0,
     ) -> None:
         self._folder = folder
@@ -87,8 +88,7 @@ class ResultsWriter:
         self.trouble = ""
         #: What is missing in the folder, and why; empty if nothing is.
         self.incomplete = ""
-        self._style = style or JunitStyle.detect(folder.path, os.environ, Path.cwd())
-        self._document = JunitDocument(record, self._style)
+        self._document = JunitDocument(record, JunitStyle.detect(folder.path))
         self._written = b""
         self._deadline = deadline
         self._hosts = [ReporterHost(reporter, deadline=deadline) for reporter in reporters]
@@ -316,8 +316,7 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     :param record: the session's record, replayed from its events.
     :raises OSError: ``junit.xml`` cannot be written.
     """
-    style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
-    write_atomically(folder.junit, junit_bytes(record, style))
+    write_atomically(folder.junit, junit_bytes(record, JunitStyle.detect(folder.path)))
     write_reports(folder, record)
 
 
@@ -367,7 +366,11 @@ def _write_attempt(path: Path, attempt: AttemptRecord) -> None:
         return
     folder.create()
     for target, debug in ((folder.log_info, False), (folder.log_debug, True)):
-        text = (render_timeline(attempt, debug=debug) + "\n").encode(errors="replace")
+        parts = [render_timeline(attempt, debug=debug)]
+        if attempt.state in (State.FAILURE, State.ERROR):
+            trace = trimmed_traceback(attempt.traceback)
+            parts += [escape_control(attempt.message), *(["\n".join(trace)] if trace else [])]
+        text = ("\n\n".join(parts) + "\n").encode(errors="replace")
         # Behind what the test itself logged while it ran.
         with target.open("a+b") as file:
             size = file.seek(0, os.SEEK_END)

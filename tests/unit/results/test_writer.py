@@ -138,6 +138,17 @@ def test_what_the_test_said_stands_before_what_happened(lab: "Lab", writer: Resu
     assert "adapter leased" in happened
 
 
+def test_logs_of_an_attempt_end_with_the_traceback(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    case_id = lab.plan()
+    trace = 'Traceback (most recent call last):\n  File "a_test.py", line 2, in run\n    x[0]\nIndexError: no'
+    lab.run(case_id, "error", "IndexError: no", traceback=trace)
+    writer.close()
+    attempt = lab.folder.attempt(case_id, 1)
+    for log in (attempt.log_info, attempt.log_debug):
+        assert log.read_text().endswith(f"\n\nIndexError: no\n\n{trace}\n")
+
+
 def test_logs_of_attempts_that_a_killed_coordinator_had_not_written(
     lab: "Lab", writer: ResultsWriter
 ) -> None:

@@ -131,7 +131,7 @@ def _present(pool: Pool, uuid: str) -> Adapter:
 
 
 def _told(body: BaseModel | None) -> Response:
-    """ResponseSpec a program with what it asked for, and lead a page back to where it was."""
+    """Answer a program with what it asked for, and lead a page back to where it was."""
     if request.mimetype == _FORM:
         return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": "/status#adapters"})
     return json_response(body) if body is not None else _listed()

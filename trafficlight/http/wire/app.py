@@ -259,7 +259,7 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
     guard="adapter",
 )
 async def respond(request: WireRequest) -> Mapping[str, Any]:
-    """ResponseSpec the outstanding action.
+    """Answer the outstanding action.
 
     With the action's `id` it can be sent again without harm; an id that is not waiting is refused with 409.
     Without an id it answers whatever is outstanding. `{"response": "error"}` says that the client failed.
@@ -338,9 +338,9 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     )
     for file in files:
         if lease is not None and role is not None:
-            lease.uploaded(role, request.uuid, file)
+            lease.uploaded(role, request.uuid, file, folder)
         else:
-            _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {file.path}")
+            _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
 
 
