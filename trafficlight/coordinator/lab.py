@@ -34,10 +34,9 @@ from trafficlight.errors import (
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
-from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Expected
 from trafficlight.results.folder import ResultsFolder, folder_name, mark
-from trafficlight.results.journal import Journal
+from trafficlight.results.journal import Journal, read_events
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
 from trafficlight.results.writer import LATE, LateEventRecorder

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
-from trafficlight.results.event_log import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.events import (
     FINAL,
     Attachment,
@@ -29,6 +28,7 @@ from trafficlight.results.events import (
     Upload,
 )
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
+from trafficlight.results.journal import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
 from trafficlight.results.reports.html import report_html

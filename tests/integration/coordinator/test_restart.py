@@ -18,7 +18,6 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.recovery import RecoveredState
 from trafficlight.protocol import Registration
 from trafficlight.results.case import INTERRUPTED, Outcome
-from trafficlight.results.event_log import read_events
 from trafficlight.results.events import (
     ActionSent,
     CaseEnded,
@@ -29,6 +28,7 @@ from trafficlight.results.events import (
     State,
 )
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import read_events
 from trafficlight.results.record import ExitCode
 from trafficlight.suites.selection import SessionRequest
 

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from trafficlight.results import writer as writer_module
-from trafficlight.results.event_log import read_events
 from trafficlight.results.events import (
     AdapterRegistered,
     CasePlanned,
@@ -20,6 +19,7 @@ from trafficlight.results.events import (
     SessionStarted,
     Upload,
 )
+from trafficlight.results.journal import read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
 
