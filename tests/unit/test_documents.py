@@ -111,3 +111,10 @@ def test_the_walks_name_files_and_functions_that_exist() -> None:
         text = (_ROOT / "trafficlight" / file).read_text(encoding="utf-8")
         for name in names.split(", "):
             assert re.search(rf"(def|class|function) {name}\b", text), f"{file}: {name}"
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=_NAMES)
+def test_curl_commands_that_change_something_send_a_token(page: Path) -> None:
+    commands = re.findall(r"^curl .*(?:-X POST|--json).*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert not [command for command in commands if '--oauth2-bearer "$TOKEN"' not in command]

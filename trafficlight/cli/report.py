@@ -1,13 +1,12 @@
 """`trafficlight report`: rebuild the reports of a session from its events."""
 
-import os
 from pathlib import Path
 
 import click
 
 from trafficlight.config import load
-from trafficlight.results.event_log import is_written, read_events
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.json_files import dump, report_json
@@ -47,8 +46,7 @@ def command(results_folder: Path | None, kind: str | None) -> None:
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":
-            style = JunitStyle.detect(folder.path, os.environ, Path.cwd())
-            click.echo(junit_bytes(record, style), nl=False)
+            click.echo(junit_bytes(record, JunitStyle.detect(folder.path)), nl=False)
         case "text":
             click.echo("\n".join(summary(record, folder.path)))
         case _:

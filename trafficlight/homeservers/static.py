@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -123,7 +122,8 @@ class StaticProvider:
             version = await self._check(session, request.spec.type_name, server)
         except DeployError as error:
             raise DeployError(f"{request.role}: {error.message}") from error
-        await asyncio.to_thread(_write_log, request.log, server)
+        line = f"{server.server_name} at {server.cs_api} runs outside the lab, where its log is.\n"
+        await asyncio.to_thread(request.log.write_text, line)
         return LeasedServer(request.role, server.server_name, server.cs_api, version)
 
     async def _problem(self, session: aiohttp.ClientSession, type_name: str, server: StaticServer) -> str:
@@ -160,9 +160,10 @@ class StaticServerPool:
     def __init__(self, type_name: str, sets: Sequence[_Set]) -> None:
         self._type_name = type_name
         self._sets = tuple(sets)
-        self._free = list(reversed(sets))
+        self._free: asyncio.Queue[_Set] = asyncio.Queue()
+        for servers in sets:
+            self._free.put_nowait(servers)
         self._turn = asyncio.Lock()
-        self._released = asyncio.Event()
 
     @property
     def servers(self) -> tuple[StaticServer, ...]:
@@ -185,16 +186,15 @@ class StaticServerPool:
             raise UnsupportedError(
                 f"{_KEY}.{self._type_name} names {self.capacity} homeservers, the case needs {count}"
             )
-        async with self._turn:
-            while len(self._free) < needed:
-                self._released.clear()
-                await self._released.wait()
-            taken = [self._free.pop() for _ in range(needed)]
+        taken: list[_Set] = []
         try:
+            async with self._turn:
+                while len(taken) < needed:
+                    taken.append(await self._free.get())
             yield [server for servers in taken for server in servers][:count]
         finally:
-            self._free.extend(taken)
-            self._released.set()
+            for servers in taken:
+                self._free.put_nowait(servers)
 
 
 def parse_overrides(overrides: Mapping[str, Any]) -> dict[str, tuple[_Set, ...]]:
@@ -251,7 +251,3 @@ def _name_in(url: str) -> str:
         return f"{parsed.host}:{parsed.explicit_port}" if parsed.explicit_port else parsed.host or ""
     except ValueError:
         return ""
-
-
-def _write_log(log: Path, server: StaticServer) -> None:
-    log.write_text(f"{server.server_name} at {server.cs_api} runs outside the lab, where its log is.\n")

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from trafficlight.coordinator.adapter import RegistrationConflictError, UnknownAdapterError
+from trafficlight.coordinator.adapter import UnknownAdapterError
 from trafficlight.http.headers import page
 from trafficlight.results.reports.presentation import render
 
@@ -56,10 +56,6 @@ def install(app: Quart) -> None:
     @app.errorhandler(UnknownAdapterError)
     async def unknown(error: UnknownAdapterError) -> Response:
         return _answer(HTTPStatus.NOT_FOUND, "unknown_adapter", str(error))
-
-    @app.errorhandler(RegistrationConflictError)
-    async def conflict(error: RegistrationConflictError) -> Response:
-        return _answer(HTTPStatus.CONFLICT, "registration_conflict", str(error))
 
     @app.errorhandler(HTTPException)
     async def other(error: HTTPException) -> Response:

@@ -23,9 +23,6 @@ def install(app: Quart) -> None:
 
     @app.after_request
     async def guard(response: Response) -> Response:
-        if request.path.startswith("/client/"):  # JSON for programs, and many of them
-            response.headers["X-Content-Type-Options"] = "nosniff"
-            return response
         for name, value in (
             ("Content-Security-Policy", PAGE_POLICY),
             ("X-Content-Type-Options", "nosniff"),

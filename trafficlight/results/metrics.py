@@ -1,11 +1,11 @@
 """Metrics for Prometheus: counters of events, and gauges of the present state."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -78,8 +78,8 @@ class Metrics:
     """Counts what the events of a journal say."""
 
     def __init__(self, journal: Journal) -> None:
-        self._journal = journal
         self._registry = CollectorRegistry()
+        self._registry.register(_Events(journal))
         self._adapter_types, self._server_types = BoundedLabels(), BoundedLabels()
         self._type_of: dict[str, str] = {}  # of adapters that have not ended
         # Since when cases wait, by session and case.
@@ -120,13 +120,27 @@ class Metrics:
         for kind, reader in readers.items():
             journal.subscribe(reader, (kind,))
 
-    def exposition(self, gauges: Callable[[], Gauges]) -> bytes:
-        """Return all metrics in the Prometheus text format.
-
-        :param gauges: returns the present state.
-        """
+    def exposition(self, present: Gauges) -> bytes:
+        """Return all metrics in the Prometheus text format."""
         now = CollectorRegistry()
-        now.register(_Present(gauges(), self._adapter_types, self._journal.counts))
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(f"trafficlight_{name}", documentation, labels, registry=now)
+
+        cases = gauge("cases", "Cases of sessions that have not ended.", "state")
+        for state in State:
+            cases.labels(state.value).set(present.cases.get(state, 0))
+        adapters = gauge("adapters", "Adapters that are registered.", "type", "state")
+        for (kind, name), number in present.adapters.items():
+            adapters.labels(self._adapter_types.label(kind), name).inc(number)
+        ages = sorted(present.oldest)
+        gauge("queues", "Groups of waiting cases with the same needs.").set(len(ages))
+        age = gauge("queue_age_seconds", "How long the heads of the queues have waited.", "statistic")
+        age.labels("median").set(ages[len(ages) // 2] if ages else 0.0)
+        age.labels("max").set(ages[-1] if ages else 0.0)
+        gauge("sessions", "Sessions that have not ended.").set(present.sessions)
+        gauge("standstill_seconds", "How long cases have waited while none ran.").set(present.stalled)
+        gauge("drained", "1 while no adapter gets a new case.").set(present.drained)
         return generate_latest(self._registry) + generate_latest(now)
 
     def _case_planned(self, event: CasePlanned) -> None:
@@ -184,53 +198,15 @@ class Metrics:
         )
 
 
-class _Present(Collector):
-    """Gauges of the present state, and how many events the journal has counted."""
+class _Events(Collector):
+    """How many events the journal has counted."""
 
-    def __init__(self, gauges: Gauges, types: BoundedLabels, events: Mapping[type[Event], int]) -> None:
-        self._gauges = gauges
-        self._types = types
-        self._events = dict(events)
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics."""
+        """Yield the metric."""
         events = CounterMetricFamily("trafficlight_events", "Events in the journal.", labels=["kind"])
         for event in kinds():
-            events.add_metric([event.kind], self._events.get(event, 0))
+            events.add_metric([event.kind], self._journal.counts.get(event, 0))
         yield events
-        now = self._gauges
-        cases = _gauge("cases", "Cases of sessions that have not ended.", "state")
-        for state in State:
-            cases.add_metric([state.value], now.cases.get(state, 0))
-        yield cases
-        adapters = _gauge("adapters", "Adapters that are registered.", "type", "state")
-        counted: dict[tuple[str, str], int] = {}
-        for (kind, state_name), number in now.adapters.items():
-            key = (self._types.label(kind), state_name)
-            counted[key] = counted.get(key, 0) + number
-        for labels, number in counted.items():
-            adapters.add_metric(labels, number)
-        yield adapters
-        ages = sorted(now.oldest)
-        queues = _gauge("queues", "Groups of waiting cases with the same needs.")
-        queues.add_metric([], len(ages))
-        yield queues
-        age = _gauge("queue_age_seconds", "How long the heads of the queues have waited.", "statistic")
-        for name, value in (
-            ("median", ages[len(ages) // 2] if ages else 0.0),
-            ("max", ages[-1] if ages else 0.0),
-        ):
-            age.add_metric([name], value)
-        yield age
-        for name, documentation, value in (
-            ("sessions", "Sessions that have not ended.", now.sessions),
-            ("standstill_seconds", "How long cases have waited while none ran.", now.stalled),
-            ("drained", "1 while no adapter gets a new case.", int(now.drained)),
-        ):
-            one = _gauge(name, documentation)
-            one.add_metric([], value)
-            yield one
-
-
-def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"trafficlight_{name}", documentation, labels=labels)

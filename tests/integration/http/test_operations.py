@@ -47,7 +47,7 @@ async def test_it_is_not_ready_while_events_cannot_be_written(
 ) -> None:
     session = await site.start("await alice.perform('one')")
 
-    def full(_: object) -> None:
+    def full(_: object, sequence: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
     with monkeypatch.context() as patch:

@@ -1,11 +1,13 @@
 """What the five endpoints hold, on a real connection: each test names what it would cost to lose it."""
 
 import asyncio
+import contextlib
 import io
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
@@ -321,3 +323,49 @@ async def test_what_was_asked_is_in_the_journal_without_secrets(
     for path in session.folder.path.rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
     assert json.loads(session.folder.events.read_text().splitlines()[0])["kind"] == "session_started"
+
+
+async def test_an_answer_above_the_limit_ends_the_action(site: HttpHarness, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    session = await site.start(ASKS)
+    message = await adapter.action()
+    body = io.BytesIO(json.dumps({"id": message["id"], "x": "y" * (17 << 20)}).encode())
+    headers = {"Content-Type": "application/json"}
+    with contextlib.suppress(aiohttp.ClientConnectionError):  # it is refused before it is read
+        answer = await site.post(f"{adapter.path}/respond", data=body, headers=headers)
+        assert answer.status == 413
+    case = only_case(await ended(session))
+    assert case.state is State.ERROR
+    assert case.message.startswith("alice: one: its answer was refused: answer too large: 413 ")
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ([1], "400 the body must be a JSON object"),
+        ({"id": "other"}, "409 the action other is not waiting for an answer"),
+    ],
+)
+async def test_why_an_answer_was_refused_is_in_the_verdict(opener: Any, body: Any, why: str) -> None:
+    site = await opener(action_deadline=1)
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    session = await site.start(ASKS)
+    await adapter.action()
+    assert (await adapter.respond(body)).status in (400, 409)
+    case = only_case(await ended(session))
+    assert case.message.startswith(f"alice: did not answer one within 1 s; its answer was refused: {why}")
+
+
+async def test_the_url_of_a_program_names_its_adapters(site: HttpHarness) -> None:
+    answer = await site.post("/program/p1/client/a/register", json={"type": "nio"})
+    assert answer.status == 200
+    pool = site.lab.engine.pool
+    assert (pool.get("a").program, pool.get("a").fields["instance"]) == ("p1", "p1")
+    await site.post("/program/p1/client/b/register", json={"type": "nio", "instance": "mine"})
+    assert (pool.get("b").program, pool.get("b").fields["instance"]) == ("p1", "mine")
+    await site.post("/client/c/register", json={"type": "nio"})
+    assert pool.get("c").program == "nio at 127.0.0.1"
+    refused = await site.post("/program/p1/client/d/register", json={"type": ""})
+    assert refused.status == 400
+    assert "a registration of the program was refused: 400" in pool.missing[-1].why

@@ -189,7 +189,7 @@ async def test_unknown_action_is_reported_by_name() -> None:
         adapter = await coordinator.registered()
         error = error_of(await adapter.act("fly"))
         assert error["type"] == "unsupported"
-        assert "unknown action 'fly'; counter performs: count_up" in error["details"]
+        assert error["details"] == "fly: counter does not support this action"
         await coordinator.registered(2)
 
 
@@ -227,13 +227,15 @@ async def test_coordinator_restart_gives_a_new_registration() -> None:
         performed(await successor.act("count_up"))
 
 
-async def test_coordinator_that_comes_late_is_waited_for() -> None:
+async def test_coordinator_that_comes_late_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     async with ScriptedCoordinator() as coordinator:
         await coordinator.stop()
         async with running(coordinator):
             await asyncio.sleep(0.1)
             await coordinator.start()
             await coordinator.registered()
+    waiting = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert waiting[0].getMessage().startswith(f"waiting for {coordinator.url}: ")
 
 
 async def test_trouble_at_a_poll_is_retried() -> None:

@@ -124,7 +124,7 @@ def test_gitlab(lab: "Lab") -> None:
     _golden("gitlab.xml", junit_bytes(lab.record, RELATIVE))
 
 
-def test_jenkins(lab: "Lab") -> None:
+def test_jenkins(lab: "Lab", monkeypatch: pytest.MonkeyPatch) -> None:
     """Absolute paths of attachments, errors with their text, a file that does not import is an error."""
     lab.start()
     case_id = lab.plan()
@@ -142,7 +142,8 @@ def test_jenkins(lab: "Lab") -> None:
     lab.end_case(case_id, "error", "bob: silent for 60 s", phase="running", seconds=61.4)
     lab.append(Problem(file="chat/new_test.py", line=3, problem="No module named 'foo'", hint="install it"))
     lab.end(exit_code=3)
-    style = JunitStyle.detect(FOLDER, {"JENKINS_URL": "http://localhost"}, PROJECT)
+    monkeypatch.setenv("JENKINS_URL", "http://localhost")
+    style = JunitStyle.detect(FOLDER)
     root = _checked(lab, style)
     assert "\n[[ATTACHMENT|/builds/matrix/lab/results/2026-11-21--001/cases/" in "".join(root.itertext())
     _golden("jenkins.xml", junit_bytes(lab.record, style))

@@ -32,7 +32,7 @@ class Counted:
         self.metrics = Metrics(self.journal)
 
     def value(self, name: str, gauges: Gauges | None = None, **labels: str) -> float | None:
-        text = self.metrics.exposition(lambda: gauges or Gauges()).decode()
+        text = self.metrics.exposition(gauges or Gauges()).decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == f"trafficlight_{name}" and sample.labels == labels:
@@ -114,7 +114,7 @@ def test_what_there_is_right_now() -> None:
 def test_every_number_is_in_the_documents() -> None:
     page = Path(__file__).parents[3] / "docs" / "how-to" / "watch-the-lab.md"
     listed = set(re.findall(r"^\| `(trafficlight_\w+)` \|", page.read_text(), re.MULTILINE))
-    text = Metrics(Journal(HandClock())).exposition(Gauges).decode()
+    text = Metrics(Journal(HandClock())).exposition(Gauges()).decode()
     kinds = {one.name + "_total" * (one.type == "counter") for one in text_string_to_metric_families(text)}
     assert listed == {name for name in kinds if not name.endswith("_created")}
 

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trafficlight.results.events import CaseWaits, Expected, Problem
@@ -31,6 +32,48 @@ def test_the_last_lines(lab: "Lab") -> None:
     assert lines[-1] == (
         "1 success · 1 flaky · 1 unexpected success · 1 failure · 0 error · 3 not run · 1 problem   " + where
     )
+
+
+TRACEBACK = f"""Traceback (most recent call last):
+  File "/home/kim/my_test.py", line 21, in run
+    await helper(alice)
+  File "/home/kim/my_test.py", line 7, in helper
+    await alice.send_message("hi\x07")
+  File "{Path(summary.__code__.co_filename).parents[2]}/clients/matrix.py", line 80, in send_message
+    await self.perform("send_message")
+    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+trafficlight.errors.ActionError: no room
+"""
+
+
+def test_a_failure_shows_the_line_of_the_test_its_traceback_and_its_output(lab: "Lab") -> None:
+    lab.start()
+    bad = lab.plan({"alice": "Bad"})
+    folder = lab.folder.attempt(bad, 1)
+    folder.create()
+    printed = [f"2026-11-21 12:00:00,{number:03} INFO    output: line {number}\n" for number in range(30)]
+    logged = "2026-11-21 12:00:01,000 WARNING test: now it comes\n"
+    folder.log_info.write_text("".join(printed) + logged + "\n    0.000  alice: adapter leased  w\n")
+    lab.run(bad, "failure", "no room", traceback=TRACEBACK)
+    text = "\n".join(line.removeprefix(" " * 9) for line in summary(lab.record, lab.folder.path))
+    assert "at /home/kim/my_test.py:7\nTraceback (most recent call last):\n" in text
+    assert (
+        '    await alice.send_message("hi#x07")\ntrafficlight.errors.ActionError: no room\noutput:\n' in text
+    )
+    assert "matrix.py" not in text
+    assert text.count("  line ") == 9
+    assert "  line 29\n  WARNING test: now it comes\n" in text
+    assert "adapter leased" not in text
+
+
+def test_what_is_shown_of_tracebacks_is_bounded(lab: "Lab") -> None:
+    lab.start()
+    for number in range(100):
+        long = "Traceback:\n" + "".join(f"line {number}\n" for number in range(1000))
+        lab.run(lab.plan({"alice": f"T{number}"}), "error", "long", traceback=long)
+    lines = summary(lab.record, lab.folder.path)
+    assert len(lines) < 50 * 3 + 10 * 20
+    assert lines[3 + 8].strip() == "... 985 lines left out ..."
 
 
 def test_a_broken_lab_does_not_fill_the_screen(lab: "Lab") -> None:

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from trafficlight.results import writer as writer_module
-from trafficlight.results.event_log import read_events
 from trafficlight.results.events import (
     AdapterRegistered,
     CasePlanned,
@@ -20,6 +19,7 @@ from trafficlight.results.events import (
     SessionStarted,
     Upload,
 )
+from trafficlight.results.journal import read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
 
@@ -138,6 +138,17 @@ def test_what_the_test_said_stands_before_what_happened(lab: "Lab", writer: Resu
     assert "adapter leased" in happened
 
 
+def test_logs_of_an_attempt_end_with_the_traceback(lab: "Lab", writer: ResultsWriter) -> None:
+    lab.start()
+    case_id = lab.plan()
+    trace = 'Traceback (most recent call last):\n  File "a_test.py", line 2, in run\n    x[0]\nIndexError: no'
+    lab.run(case_id, "error", "IndexError: no", traceback=trace)
+    writer.close()
+    attempt = lab.folder.attempt(case_id, 1)
+    for log in (attempt.log_info, attempt.log_debug):
+        assert log.read_text().endswith(f"\n\nIndexError: no\n\n{trace}\n")
+
+
 def test_logs_of_attempts_that_a_killed_coordinator_had_not_written(
     lab: "Lab", writer: ResultsWriter
 ) -> None:
@@ -186,6 +197,7 @@ def test_a_report_that_cannot_be_written_costs_no_other(
     lab.run(lab.plan())
     lab.end()
     writer.close()
+    assert writer.incomplete == "report.html cannot be written: no ink"
     assert "cannot write report.html" in caplog.text
     assert (lab.folder.path / "report.json").exists()
     assert (lab.folder.path / "rerun-failed.yml").exists()
@@ -202,6 +214,7 @@ def test_a_disk_that_refuses_events_costs_no_verdict(
     monkeypatch.setattr(writer._log, "append", refuse)
     lab.run(case_id)
     assert "disk full" in caplog.text  # the journal logged it
+    assert writer.incomplete.endswith("events.jsonl cannot be written: disk full")
     assert _verdicts(lab.folder.junit) == 1 or b'errors="0"' in writer.junit()
 
 

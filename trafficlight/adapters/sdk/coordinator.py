@@ -213,6 +213,8 @@ class Coordinator:
             patience, waited = self._options.patience, time.monotonic() - started
             if (attempts is not None and attempt >= attempts) or (patience is not None and waited > patience):
                 raise CoordinatorUnreachableError(self._url, waited, trouble)
+            if attempts is None and attempt & (attempt - 1) == 0:  # at growing intervals
+                logger.warning("waiting for %s: %s", self._url, trouble)
             logger.info("%s %s: %s; again in %.1f s", method, endpoint.partition("?")[0], trouble, delay)
             await asyncio.sleep(delay)
         raise AssertionError("the delays never end")

@@ -44,7 +44,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _STEADY_SECONDS = 5.0  # an event stream shorter than this counts as a failed connection
 # Without an answer for this long, an engine's homeservers count as lost: a restart of the engine is faster.
 _LOST_SECONDS = 5.0
-_FRACTION = re.compile(r"\.\d+")
 
 
 def default_engine() -> str:
@@ -79,20 +78,18 @@ class DockerEngine:
         self._responses = _OpenResponses()
         self._folder = certificate_folder(host)
         self._host = "" if parsed.scheme == "unix" else parsed.host or ""
-        self._docker: Any = None  # half of its methods have no types
+        #: The client of its API, once connected; half of its methods have no types.
+        self.docker: Any = None
         self._watch: EngineWatch | None = None
-        self._address = ""
+        #: The address where homeservers are published: loopback, or a remote engine's own.
+        self.address = ""
         self._connecting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
         self._pulling: asyncio.Task[None] | None = None
-        self._up = False
+        #: Whether it answers, as far as is known.
+        self.up = False
         self._failure: DeployError | None = None
         self._retry_at = 0.0
-
-    @property
-    def docker(self) -> Any:
-        """The client of its API, once connected."""
-        return self._docker
 
     @property
     def watch(self) -> EngineWatch:
@@ -101,14 +98,9 @@ class DockerEngine:
         return self._watch
 
     @property
-    def up(self) -> bool:
-        """Whether it answers, as far as is known."""
-        return self._up
-
-    @property
     def ready(self) -> bool:
         """Whether it answers and has every image that it can have."""
-        return self._up and (self._pulling is None or self._pulling.done())
+        return self.up and (self._pulling is None or self._pulling.done())
 
     @property
     def failure(self) -> str:
@@ -116,14 +108,9 @@ class DockerEngine:
         return self._failure.message if self._failure is not None else ""
 
     @property
-    def address(self) -> str:
-        """The address where homeservers are published: loopback, or a remote engine's own."""
-        return self._address
-
-    @property
     def remote(self) -> bool:
         """Whether it is on another machine."""
-        return self._address != _LOOPBACK
+        return self.address != _LOOPBACK
 
     async def connect(self) -> None:
         """Ensure that it answers. The first time, and after a break, remove what dead labs left on it.
@@ -146,7 +133,7 @@ class DockerEngine:
         errors: tuple[type[Exception], ...] = (*engine_errors(), ValueError)  # the answer may not be JSON
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                await self._docker.images.inspect(image)
+                await self.docker.images.inspect(image)
                 return
         except TimeoutError as error:
             raise EngineSilentError(
@@ -167,23 +154,23 @@ class DockerEngine:
 
     def pull_missing(self) -> None:
         """Begin to pull what is missing of :attr:`images`; it is not ready until that is done."""
-        if self._up and self.images and (self._pulling is None or self._pulling.done()):
+        if self.up and self.images and (self._pulling is None or self._pulling.done()):
             self._pulling = asyncio.create_task(self._pull_missing(), name=f"images for {self.url}")
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
-        self._up = False
+        self.up = False
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
         await self._stop_pulling()
-        docker, self._docker = self._docker, None
+        docker, self.docker = self.docker, None
         if docker is not None:
             await docker.close()
 
     async def _connect(self) -> None:
         """Connect if it is not connected; the caller holds the lock."""
-        if self._up:
+        if self.up:
             return
         try:
             await self._greet()
@@ -193,7 +180,7 @@ class DockerEngine:
         finally:
             if self._keeper is None:
                 self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.url}")
-        self._up, self._failure = True, None
+        self.up, self._failure = True, None
         self.pull_missing()
 
     async def _greet(self) -> None:
@@ -201,19 +188,20 @@ class DockerEngine:
 
         :raises DeployError: it does not answer.
         """
-        docker = self._docker
+        docker = self.docker
         try:
             docker = docker or await self._client()
             async with asyncio.timeout(_ANSWER_SECONDS):
                 info = await docker.system.info()
-                self._address = await asyncio.to_thread(_publishing_address, self._host)
+                self.address = await asyncio.to_thread(_publishing_address, self._host)
             if self.capacity is None:
                 self.capacity = capacity_of(int(info["MemTotal"] * _SHARE_OF_MEMORY), int(info["NCPU"]))
-            if self._docker is None:
-                self._watch = EngineWatch(docker, self.owner.id, _unix_time(info["SystemTime"]))
+            if self.docker is None:
+                system_time = datetime.fromisoformat(info["SystemTime"]).timestamp()
+                self._watch = EngineWatch(docker, self.owner.id, str(int(system_time)))
             async with asyncio.timeout(_RECLAIM_SECONDS):
                 await reclaim(docker, self.url, self.owner.id, self.wanted)
-            self._docker = docker
+            self.docker = docker
         except DeployError:
             raise
         except engine_errors() as error:
@@ -225,7 +213,7 @@ class DockerEngine:
                 f"the Docker engine {self.url} does not answer as one does: {error!r}"
             ) from error
         finally:
-            if docker is not None and docker is not self._docker:
+            if docker is not None and docker is not self.docker:
                 await docker.close()
 
     async def _client(self) -> Any:
@@ -245,12 +233,12 @@ class DockerEngine:
         waits, silent_since = pauses(), time.monotonic()
         reported = self.failure  # the first caller has it from the exception
         while True:
-            wait = not self._up
-            if self._up:
+            wait = not self.up
+            if self.up:
                 began = time.monotonic()
                 reason = await self._followed()
                 logger.warning("%s: lost its events, reconnecting: %s", self.url, reason)
-                self._up, silent_since, reported = False, time.monotonic(), ""
+                self.up, silent_since, reported = False, time.monotonic(), ""
                 await self._stop_pulling()
                 wait = silent_since - began < _STEADY_SECONDS
                 if not wait:
@@ -280,14 +268,14 @@ class DockerEngine:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_PULL_SILENCE_SECONDS) as limit:
-                async for _ in self._docker.images.pull(image, stream=True):
+                async for _ in self.docker.images.pull(image, stream=True):
                     limit.reschedule(loop.time() + _PULL_SILENCE_SECONDS)
         except BaseException:
             self._responses.close_own()
             raise
 
     async def _pull_missing(self) -> None:
-        tried: set[str] = set()  # more images may be added meanwhile
+        tried: set[str] = set()  # images may be added during a pull
         while missing := [image for image in self.images if image not in tried]:
             image = missing[0]
             try:
@@ -351,8 +339,3 @@ def _publishing_address(host: str) -> str:
         return _LOOPBACK
     address = str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     return _LOOPBACK if address.startswith("127.") else address
-
-
-def _unix_time(moment: str) -> str:
-    """Return a time in the API's format, rounded down to seconds."""
-    return str(int(datetime.fromisoformat(_FRACTION.sub("", moment)).timestamp()))

@@ -42,7 +42,6 @@ class DockerProvider:
     :param images: images by server type, where it is not the type's own.
     :param memory_bytes: the memory that one homeserver may use.
     :param cpus: the processors that one homeserver may use, e.g. 0.5; 0 for no limit.
-    :param ready_timeout: how long a homeserver may take to become ready, in seconds.
     :param progress: called with a line for every slow step, such as a pull.
     :raises ConfigError: an engine's URL is invalid.
     """
@@ -56,7 +55,6 @@ class DockerProvider:
         images: Mapping[str, str] | None = None,
         memory_bytes: int = 2**30,
         cpus: float = 0,
-        ready_timeout: float = 60,
         progress: Progress | None = None,
     ) -> None:
         named = [
@@ -69,7 +67,6 @@ class DockerProvider:
         self._images = dict(images or {})
         self._memory_bytes = memory_bytes
         self._cpus = cpus
-        self._ready_timeout = ready_timeout
         self._progress = progress or logger.info
         self._ports = PortPicker()
         self._archive: bytes | None = None
@@ -226,9 +223,7 @@ class DockerProvider:
         archive = await self._authority()
         for attempt in range(1, _ATTEMPTS + 1):
             ports = self._pick_ports(engine)
-            server = DockerServer(
-                engine, request.role, server_name, ports, request.log, ready_timeout=self._ready_timeout
-            )
+            server = DockerServer(engine, request.role, server_name, ports, request.log)
             mine.append(server)
             configuration = self._configuration(server, request, case_id, network, engine.address)
             try:

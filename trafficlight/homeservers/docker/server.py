@@ -23,6 +23,7 @@ from trafficlight.processes import run_to_completion
 logger = logging.getLogger(__name__)
 
 CLIENT_PORT, FEDERATION_PORT = "8008/tcp", "8448/tcp"
+_READY_SECONDS = 60
 _STOP_SECONDS = 10
 _LOG_SECONDS = 10
 _DESTROY_SECONDS = 60
@@ -38,18 +39,10 @@ class DockerServer:
     :param server_name: its server name, also its alias in the deployment's network.
     :param ports: where its client and federation ports are published; fixed, so that a restart keeps them.
     :param log: the file for its log.
-    :param ready_timeout: how long it may take to become ready, in seconds.
     """
 
     def __init__(
-        self,
-        engine: DockerEngine,
-        role: str,
-        server_name: str,
-        ports: tuple[int, int],
-        log: Path,
-        *,
-        ready_timeout: float,
+        self, engine: DockerEngine, role: str, server_name: str, ports: tuple[int, int], log: Path
     ) -> None:
         self.role = role
         self.server_name = server_name
@@ -59,7 +52,6 @@ class DockerServer:
         self._federation = f"https://{engine.address}:{ports[1]}"
         self._engine = engine
         self._log = log
-        self._ready_timeout = ready_timeout
         self._container: Any = None
         self._watch = ContainerWatch()
         self._following: asyncio.Task[None] | None = None
@@ -106,7 +98,7 @@ class DockerServer:
         self._following = asyncio.create_task(self._follow(since))
         try:
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-                ready = wait_until_ready(session, self.cs_api, self._ready_timeout)
+                ready = wait_until_ready(session, self.cs_api, _READY_SECONDS)
                 await unless_exited(ready, self._watch.ended())
                 if not self.version:
                     self.version = await title_of(session, self._federation, self.cs_api)

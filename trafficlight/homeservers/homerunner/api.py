@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from trafficlight.errors import DeployError
 
 logger = logging.getLogger(__name__)
 
+_CREATE = aiohttp.ClientTimeout(total=180)  # synchronous and slow
 _HEALTH = aiohttp.ClientTimeout(total=5)
 _DESTROY = aiohttp.ClientTimeout(total=30)
 _PAUSE_SECONDS = 1.0
@@ -25,7 +25,6 @@ _SHOWN = 2000
 _NO_SUCH = "no deployment with name"
 # Messages of creates that fail every time.
 _PERMANENT = ("no such image", "missing base image", "not json", "must be specified")
-_FRACTION = re.compile(r"\.(\d+)")
 
 
 class HomerunnerUnreachableError(DeployError):
@@ -63,18 +62,16 @@ class Homerunner:
 
     :param url: where it listens.
     :param clock: measures the lifetime of deployments.
-    :param create_timeout: how long a create may take, in seconds; it is synchronous and slow.
     :param settle: how long a create may go on after its connection broke, in seconds.
     """
 
-    def __init__(self, url: str, clock: Clock, *, create_timeout: float = 180, settle: float = 60) -> None:
+    def __init__(self, url: str, clock: Clock, *, settle: float) -> None:
         self.url = url.rstrip("/")
         #: How many creates are queued or running, maintained by the provider.
         self.waiting = 0
         #: Until when the provider does not use it, on the monotonic clock.
         self.resting_until = 0.0
         self._clock = clock
-        self._create_timeout = aiohttp.ClientTimeout(total=create_timeout)
         self._settle = settle
         self._turn = asyncio.Lock()
 
@@ -108,9 +105,7 @@ class Homerunner:
             "blueprint": {"Name": name, "Homeservers": homeservers},
         }
         try:
-            async with session.post(
-                f"{self.url}/create", json=body, timeout=self._create_timeout
-            ) as response:
+            async with session.post(f"{self.url}/create", json=body, timeout=_CREATE) as response:
                 status, text = response.status, await response.text(errors="replace")
                 date = response.headers.get("Date")
         except aiohttp.ClientConnectorError as error:
@@ -165,10 +160,10 @@ class Homerunner:
 def _seconds_until(expires: str, date: str | None) -> float:
     """Return the remaining lifetime in seconds, by homerunner's own clock.
 
-    :param expires: when the lifetime is over, with any number of fractional digits.
+    :param expires: when the lifetime is over.
     :param date: the Date header of the same answer.
     """
-    end = datetime.fromisoformat(_FRACTION.sub(lambda part: f".{part[1][:6]:0<6}", expires))
+    end = datetime.fromisoformat(expires)
     now = parsedate_to_datetime(date) if date else datetime.now(UTC)
     return (end - now).total_seconds()
 

@@ -66,7 +66,6 @@ class HomerunnerProvider:
     :param urls: where they listen.
     :param images: images by server type, where it is not the type's own.
     :param clock: measures the lifetime of homeservers.
-    :param create_timeout: how long one create may take, in seconds.
     :param ready_timeout: how long a homeserver that was reported ready may take to answer, in seconds.
     :param settle: how long a create may go on after its connection broke, in seconds.
     :param capacity: homeservers at once behind each; by default as many as this machine carries, because
@@ -82,7 +81,6 @@ class HomerunnerProvider:
         *,
         images: Mapping[str, str] | None = None,
         clock: Clock | None = None,
-        create_timeout: float = 180,
         ready_timeout: float = 20,
         settle: float = 60,
         capacity: int | None = None,
@@ -95,10 +93,7 @@ class HomerunnerProvider:
         self._clock = clock or SystemClock()
         self._ready_timeout = ready_timeout
         self._images = dict(images or {})
-        self._runners = [
-            Homerunner(url, self._clock, create_timeout=create_timeout, settle=settle)
-            for url in dict.fromkeys(urls)
-        ]
+        self._runners = [Homerunner(url, self._clock, settle=settle) for url in dict.fromkeys(urls)]
         self._capacity = capacity_of_this_machine() if capacity is None else capacity
         self._work: set[asyncio.Task[Any]] = set()
         self._session: aiohttp.ClientSession | None = None

@@ -2,40 +2,20 @@
 
 import asyncio
 import logging
-import signal
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.local.fork_server import ForkServer
+from trafficlight.homeservers.local.fork_server import ForkedProcess, ForkServer
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
-from trafficlight.processes import child_environment, start_process
+from trafficlight.processes import ChildProcess, child_environment, start_process
 
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 2
 
 
-class ServerProcess(Protocol):
-    """The process of a homeserver, however it was started."""
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        ...
-
-    @property
-    def exited(self) -> str | None:
-        """How it exited, e.g. ``exit code 1`` or ``signal 9``; None while it runs."""
-        ...
-
-    async def wait(self) -> str:
-        """Wait for the exit and return its description."""
-        ...
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal. Does nothing after the exit."""
-        ...
+ServerProcess: TypeAlias = ForkedProcess | ChildProcess
 
 
 class Launcher:

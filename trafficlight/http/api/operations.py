@@ -78,8 +78,7 @@ async def metrics() -> Response:
     """Give the lab's numbers in Prometheus's text format."""
     lab = current_lab()
     await require_people()
-    gauges = _gauges(lab)
-    text = await asyncio.to_thread(lab.metrics.exposition, lambda: gauges)
+    text = await asyncio.to_thread(lab.metrics.exposition, _gauges(lab))
     return Response(text, content_type=CONTENT_TYPE_LATEST)
 
 

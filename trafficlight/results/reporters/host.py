@@ -49,7 +49,6 @@ class ReporterHost:
     def __init__(self, reporter: Reporter, *, deadline: float = 30.0) -> None:
         self.name = type(reporter).__name__
         self.deadline = deadline
-        self.errors = 0
         self._reporter = reporter
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # A daemon thread: a hung reporter must not keep the process alive.
@@ -94,7 +93,6 @@ class ReporterHost:
             try:
                 call()
             except Exception:
-                self.errors += 1
                 logger.exception("reporter %s failed", self.name)
 
 

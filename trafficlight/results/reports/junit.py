@@ -5,8 +5,9 @@ flaky elements, types of skipped, milliseconds, names and totals of the root. ``
 describes and justifies the format.
 """
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,9 +43,9 @@ class JunitStyle:
     limit: int = 64 * 1024
 
     @classmethod
-    def detect(cls, folder: Path, environment: Mapping[str, str], project: Path) -> "JunitStyle":
+    def detect(cls, folder: Path) -> "JunitStyle":
         """Return the style for the CI system that the environment variables indicate."""
-        return cls(folder, None if "JENKINS_URL" in environment else project)
+        return cls(folder, None if "JENKINS_URL" in os.environ else Path.cwd())
 
     def path(self, relative: str) -> str:
         """Return the path of a file of the session's folder."""

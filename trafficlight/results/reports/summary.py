@@ -1,24 +1,33 @@
 """The terminal summary: which cases failed, why, and where their files are."""
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
-from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
+from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import count, escape_control, single_line
 
 _ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.ERROR)
 _LISTED = (Outcome.FAILURE, Outcome.ERROR, Outcome.UNEXPECTED_SUCCESS, Outcome.FLAKY)
 _MOST = 50  # lines for one outcome; a broken lab fails every case for the same reason
+_EXPLAINED = 10  # cases of one outcome whose traceback and output are shown
+_TRACE_LINES, _OUTPUT_LINES = 16, 10
+_OUTPUT_BYTES = 256 << 10  # of the log, searched for output
+_PACKAGE = Path(__file__).parents[2]
+_FRAME = re.compile(r'  File "(.+)", line (\d+)')
+_LOGGED = re.compile(r"\d{4}-\d\d-\d\d [\d:]+,\d+ (\w+) +([\w.]+): (.*)")
 
 
-def summary(record: SessionRecord, folder: Path) -> list[str]:
+def summary(record: SessionRecord, folder: Path, incomplete: str = "") -> list[str]:
     """Return the summary: each failed case with its reason and folder, then the counts.
 
     :param folder: the session's folder; shown relative to the working directory if it is inside.
+    :param incomplete: what is missing in the folder, and why.
     """
-    lines: list[str] = []
+    lines = [f"error  the results are incomplete: {incomplete}"] if incomplete else []
     where = _short(folder)
     for problem in record.problems:
         file = _short(Path(problem.file)) if problem.file.startswith("/") else problem.file
@@ -28,8 +37,10 @@ def summary(record: SessionRecord, folder: Path) -> list[str]:
     lines += [f"warning  {single_line(escape_control(warning))}" for warning in record.warnings]
     for outcome in _LISTED:
         cases = [case for case in record.cases.values() if case.outcome is outcome]
-        for case in cases[:_MOST]:
+        for number, case in enumerate(cases[:_MOST]):
             lines += _lines_of(case, outcome, where)
+            if number < _EXPLAINED and outcome in (Outcome.FAILURE, Outcome.ERROR) and case.ended:
+                lines += _evidence(case.ended[-1], folder)
         if len(cases) > _MOST:
             lines.append(f"... and {len(cases) - _MOST} more: {where}/report.html")
     lines += _reasons(record, "not run", Outcome.NOT_RUN, Outcome.RUNNING)
@@ -61,6 +72,46 @@ def _lines_of(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:
         f"         {single_line(escape_control(reason)) or 'no message'}",
         f"         {path}",
     ]
+
+
+def _evidence(attempt: AttemptRecord, folder: Path) -> list[str]:
+    """Return where a test failed, its traceback, and the last lines of its output."""
+    trace = trimmed_traceback(attempt.traceback)
+    places = [found for line in trace if (found := _FRAME.match(line))]
+    lines = [f"at {_short(Path(places[-1][1]))}:{places[-1][2]}"] if places else []
+    if len(trace) > _TRACE_LINES:
+        half = _TRACE_LINES // 2
+        trace = [*trace[:half], f"  ... {len(trace) - 2 * half} lines left out ...", *trace[-half:]]
+    lines += trace
+    if output := _output(AttemptFolder(folder / attempt.folder)):
+        lines += ["output:", *(f"  {escape_control(line)}" for line in output)]
+    return [f"         {line}" for line in lines]
+
+
+def trimmed_traceback(traceback: str) -> list[str]:
+    """Return the lines of a traceback without the frames of this package, except those of its tests."""
+    kept: list[str] = []
+    own = False
+    for line in escape_control(traceback).rstrip().splitlines():
+        if frame := _FRAME.match(line):
+            file = Path(frame[1])
+            own = file.is_relative_to(_PACKAGE) and not file.is_relative_to(_PACKAGE / "tests")
+        elif not line.startswith("    "):
+            own = False
+        if not own:
+            kept.append(line)
+    return kept
+
+
+def _output(folder: AttemptFolder) -> list[str]:
+    """Return the last lines that a test printed and logged."""
+    try:
+        with folder.log_info.open(encoding="utf-8", errors="replace") as file:
+            found = [_LOGGED.fullmatch(line) for line in file.read(_OUTPUT_BYTES).splitlines()]
+    except OSError:  # none was written, or the folder is another machine's
+        return []
+    lines = [line[3] if line[2] == "output" else f"{line[1]} {line[2]}: {line[3]}" for line in found if line]
+    return lines[-_OUTPUT_LINES:]
 
 
 def _reasons(record: SessionRecord, what: str, *outcomes: Outcome) -> list[str]:
