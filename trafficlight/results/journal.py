@@ -131,6 +131,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+b", buffering=0)
+        self._torn = False  # whether the last line is incomplete: the next event ends it first
         with contextlib.suppress(OSError):  # some network file systems have no locks
             _share(self._file)
         if self._file.seek(0, os.SEEK_END):
@@ -144,7 +145,14 @@ class EventLog:
         :param sequence: its position in this log; by default the event's own.
         :raises OSError: the file cannot be written.
         """
-        self._file.write(event_line(event, sequence))
+        line = b"\n" * self._torn + event_line(event, sequence)
+        written = 0
+        try:
+            while written < len(line):  # a disk that becomes full takes a part of it first
+                written += self._file.write(line[written:])
+        finally:
+            if written:
+                self._torn = written < len(line)
 
     def close(self) -> None:
         """Close the file; may be called again."""

@@ -6,6 +6,7 @@ import mimetypes
 import shutil
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,7 @@ async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = 
 
     The tear-down always runs; its error does not hide the test's.
     """
-    emit = _thread_safe(link.emit)
+    emit = _Emitter(link.emit)
 
     def logged(level: str, message: str) -> None:
         emit(Log(level=level, logger="test", message=truncate(message, MESSAGE_LIMIT)))
@@ -44,24 +45,31 @@ async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = 
     log = CaseLog(assignment.folder, logged)
     try:
         with log.current():
-            verdict = await _Execution(assignment, link, clock or SystemClock(), log, emit).run()
-        await asyncio.sleep(0)  # for the events that other threads have emitted
-        return verdict
+            return await _Execution(assignment, link, clock or SystemClock(), log, emit).run()
     finally:
+        emit.flush()
         log.close()
 
 
-def _thread_safe(emit: Callable[[TestEvent], None]) -> Callable[[TestEvent], None]:
-    """Return a function that emits an event in the running loop, whichever thread of the test calls it."""
-    loop, home = asyncio.get_running_loop(), threading.get_ident()
+class _Emitter:
+    """Emits events in the test's loop, whichever thread of the test calls it: links are not thread-safe."""
 
-    def emitted(event: TestEvent) -> None:
-        if threading.get_ident() == home:
-            emit(event)
+    def __init__(self, emit: Callable[[TestEvent], None]) -> None:
+        self._emit = emit
+        self._loop, self._home = asyncio.get_running_loop(), threading.get_ident()
+        self._queued: deque[TestEvent] = deque()
+
+    def __call__(self, event: TestEvent) -> None:
+        self._queued.append(event)
+        if threading.get_ident() == self._home:
+            self.flush()
         else:
-            loop.call_soon_threadsafe(emit, event)
+            self._loop.call_soon_threadsafe(self.flush)
 
-    return emitted
+    def flush(self) -> None:
+        """Emit what other threads have queued."""
+        while self._queued:
+            self._emit(self._queued.popleft())
 
 
 async def execute_in_process(assignment: Assignment, link: CaseLink, clock: Clock) -> Verdict:

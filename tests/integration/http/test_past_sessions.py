@@ -316,6 +316,15 @@ async def test_a_session_that_changes_is_read_anew(site: HttpHarness, tmp_path: 
     assert "1 of 1 case failed" in await page_of(site, f"/status/{folder.name}")
 
 
+async def test_the_event_stream_leaves_out_torn_lines(site: HttpHarness, tmp_path: Path) -> None:
+    log = a_folder(tmp_path, 1) / "events.jsonl"
+    whole = log.read_bytes()
+    first, rest = whole.split(b"\n", 1)
+    log.write_bytes(b"\n".join((first, first[:-9], rest)))
+    answer = await site.get(f"/api/sessions/{log.parent.name}/events")
+    assert answer.body == whole
+
+
 @pytest.mark.parametrize("name", ["2026-01-01--999", "%2e%2e", "adapters", "2026-01-01--001%2f..", "current"])
 async def test_what_is_no_session_is_not_found(site: HttpHarness, tmp_path: Path, name: str) -> None:
     a_folder(tmp_path, 1)

@@ -1,3 +1,4 @@
+import errno
 import itertools
 import json
 import logging
@@ -60,6 +61,45 @@ def test_a_torn_line_costs_itself_only(lab: "Lab", tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING):
         assert list(read_events(path)) == [first, second]
     assert "events.jsonl:2 is not an event that this version knows" in caplog.text
+
+
+class _FullDisk:
+    """A file on a disk that has room for some bytes."""
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.room = room
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "no space")
+        written = self._file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@pytest.mark.parametrize("room", [0, 1, 30])
+def test_a_full_disk_costs_no_event_that_comes_after_it(
+    lab: "Lab", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    full = _FullDisk(path, room)
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_file", full)
+        for text in ("lost", "lost too"):
+            with pytest.raises(OSError, match="no space"):
+                log.append(lab.append(Log(message=text)))
+        full.room = 10_000
+        after = [lab.append(Log(message=text)) for text in ("after", "last")]
+        for event in after:
+            log.append(event)
+    full.close()
+    log.close()
+    assert list(read_events(path)) == after
 
 
 @pytest.mark.parametrize("late", [0, 2000])

@@ -41,7 +41,8 @@ async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> As
             file.seek(-len(lines[-1]), 1)  # its rest is still to come
             lines.pop()
         # Others, such as a killed writer's last one, are left out.
-        known = (line for line in lines if (head := line_head(line)) is not None and head.sequence > after)
+        whole = (line for line in lines if line.endswith(b"}\n"))
+        known = (line for line in whole if (head := line_head(line)) is not None and head.sequence > after)
         return b"".join(known), not lines
 
     try:
