@@ -16,6 +16,7 @@ from quart import Response, current_app, request
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.errors import ApiError
 from trafficlight.protocol import JsonObject
+from trafficlight.text import first_problem
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -142,9 +143,8 @@ def validated(model: type[M], body: JsonObject) -> M:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        message = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        where, problem = first_problem(error)
+        message = f"{where or 'the body'}: {problem}"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", message) from None
 
 
