@@ -48,7 +48,7 @@ _Mark = _Values | _Defaults | _Ignore
 
 
 def parametrize(**values: Any) -> Callable[[F], F]:
-    """Run the test once more, with these values."""
+    """Add a case with these values."""
     if not values:
         raise TypeError("@parametrize takes the values to run with: @parametrize(size=10)")
     return _marking("parametrize", _Values((values,)))

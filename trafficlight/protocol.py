@@ -48,7 +48,7 @@ class Registration(BaseModel):
         default_factory=list, description="Free words that client types can ask for; null is none."
     )
     actions: list[str] | None = Field(
-        default=None, description="The actions it can perform; absent means that it does not say."
+        default=None, description="The actions it can perform; absent: not declared."
     )
     instance: str | None = Field(
         default=None, max_length=200, description="Names the program, the same each time that it registers."

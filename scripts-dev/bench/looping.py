@@ -1,4 +1,4 @@
-"""Adapters that do nothing, as fast as they can: register, answer every action, exit, begin anew.
+"""Adapters that do nothing, as fast as they can: register, answer every action, exit, start again.
 
 ``looping.py URL COUNT`` runs until it is ended. The time between two lives is as short as it gets.
 """

@@ -22,7 +22,7 @@ from trafficlight.http.server import bind, serving
 
 
 def bare() -> Quart:
-    """Return an application that answers at once, and knows nobody."""
+    """Return an application that answers at once, without state."""
     app = Quart("bare")
     app.config["MAX_CONTENT_LENGTH"] = None
 

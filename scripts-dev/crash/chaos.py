@@ -48,7 +48,7 @@ class Chaos:
         config = {
             "PORT": port,
             "TESTS": [str(HERE / "noop_test.py")],
-            # Nobody tells the lab that a process of another machine has died: deadlines must.
+            # The lab learns of the exit of a process on another machine only from its deadlines.
             "ACTION_DEADLINE": 3,
             "ALIVE_DEADLINE": 5,
         }

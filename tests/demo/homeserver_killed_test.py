@@ -23,7 +23,7 @@ class HomeserverKilledByTheTest(_Chat):
 
 
 class HomeserverKilledFromOutside(_Chat):
-    """Goes on until somebody kills its homeserver."""
+    """Runs until its homeserver is killed."""
 
     async def run(self, alice: MatrixClient, server: HomeServer) -> None:
         for number in itertools.count():

@@ -111,7 +111,7 @@ def _id(case: junitparser.TestCase) -> str:
 def _marked(process: psutil.Process, mark: str) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == mark
-    except psutil.Error:  # it has ended meanwhile, or is another user's
+    except psutil.Error:  # it has just exited, or is another user's
         return False
 
 

@@ -1,4 +1,4 @@
-"""The chat suites that ship, on other homeservers: as much of `tests/interop` as a change can wait for."""
+"""The built-in chat suites on other homeservers: a part of `tests/interop`, fast enough for every change."""
 
 import json
 from pathlib import Path

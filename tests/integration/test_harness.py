@@ -98,7 +98,7 @@ def test_ctrl_c_keeps_summary_durations_and_junit(tmp_path: Path, options: tuple
     )
     with process:
         assert process.stdout is not None
-        # The controller of pytest-xdist hears of a test later than the next one starts.
+        # The controller of pytest-xdist learns of a test only after the next one has started.
         output = ""
         while "PASSED" not in output and (line := process.stdout.readline()):
             output += line

@@ -1,4 +1,4 @@
-"""What a guest from another homeserver sees of a room: the chat suites that ship, with bob elsewhere."""
+"""What a guest from another homeserver sees of a room: the built-in chat suites, with bob elsewhere."""
 
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import Nio
@@ -36,7 +36,7 @@ class ManyMessages(_Guest):
 
 
 class InvitedBeforeMessage(_Guest):
-    """Who was invited from another homeserver before a message was sent can read it after joining."""
+    """A user invited from another homeserver before a message was sent can read it after joining."""
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
         await alice.change_room_history_visibility("invited")
@@ -48,7 +48,7 @@ class InvitedBeforeMessage(_Guest):
 
 
 class JoinedAfterMessage(_Guest):
-    """Who joins from another homeserver cannot see older messages, if history begins at the join."""
+    """A user who joins from another homeserver cannot see older messages, if history begins at the join."""
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
         await alice.change_room_history_visibility("joined")

@@ -1,4 +1,4 @@
-"""The federated chat suites that ship, between every two implementations; either of them makes the room."""
+"""The built-in federated chat suites, between every two implementations; either of them makes the room."""
 
 from trafficlight.server_types import Dendrite, Synapse, SynapseStable
 from trafficlight.tests.chat import federated_messages_test

@@ -1,4 +1,4 @@
-"""What a homeserver gives to a test beside the clients under test."""
+"""What a homeserver offers to a test in addition to the clients under test."""
 
 from collections.abc import Awaitable, Callable
 

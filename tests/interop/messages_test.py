@@ -1,4 +1,4 @@
-"""The chat suites that ship, on one homeserver of every implementation."""
+"""The built-in chat suites, on one homeserver of every implementation."""
 
 from trafficlight.server_types import Dendrite, Synapse, SynapseStable
 from trafficlight.tests.chat import invited_before_message_test, send_messages_test

@@ -37,7 +37,7 @@ class TestSleep:
         sleep.cancel()
         await asyncio.wait([sleep])
         assert sleep.cancelled()
-        assert not wrong, "the call finds nobody who waits"
+        assert not wrong, "the call finds no waiter"
 
 
 class TestTimeout:

@@ -1,4 +1,4 @@
-"""Settings: where each one is taken from, and what is told about one that is wrong."""
+"""Settings: where each one is taken from, and the errors for wrong ones."""
 
 import json
 from collections.abc import Mapping
@@ -253,7 +253,7 @@ def test_the_sample_file_is_valid_and_states_every_setting(tmp_path: Path) -> No
     read = json.loads(_SAMPLE.read_text(encoding="utf-8"))
 
     assert list(read) == [key_of(field) for field in Settings.model_fields], (
-        "write the sample anew with: .venv/bin/python scripts-dev/reference.py"
+        "regenerate the sample with: .venv/bin/python scripts-dev/reference.py"
     )
     assert load(environment={}, directory=tmp_path, file=_SAMPLE) == Settings()
 

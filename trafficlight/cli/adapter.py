@@ -2,8 +2,25 @@
 
 import asyncio
 import json
+from typing import Any
 
 import click
+
+
+class JsonObjectType(click.ParamType[Any]):
+    """A JSON object as the value of an option."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Parse the value."""
+        try:
+            read = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        if not isinstance(read, dict):
+            self.fail(f"{value!r} is not a JSON object", param, ctx)
+        return read
 
 
 @click.group("adapter")
@@ -44,10 +61,12 @@ def nio(url: str, count: int, token: str | None, once: bool) -> None:
     help="The command that starts the adapter; {url} stands for the coordinator's URL.",
 )
 @click.option("--action", help="An action that it can perform at any time. Default: one that it declares.")
-@click.option("--data", default="{}", show_default=True, metavar="JSON", help="The data of the action.")
+@click.option(
+    "--data", type=JsonObjectType(), default="{}", show_default=True, help="The data of the action."
+)
 @click.option("--hold", type=float, default=3.0, show_default=True, help="Seconds that a poll is held.")
 @click.option("--token", help="Require this registration token; the adapter gets it as ADAPTER_TOKEN.")
-def check(program: str, action: str | None, data: str, hold: float, token: str | None) -> int:
+def check(program: str, action: str | None, data: dict[str, Any], hold: float, token: str | None) -> int:
     """Check an adapter against a scripted coordinator.
 
     Exit code: 0 if it follows the protocol, 1 if it does not.
@@ -55,13 +74,7 @@ def check(program: str, action: str | None, data: str, hold: float, token: str |
     from trafficlight.adapters.conformance import CheckOptions, render
     from trafficlight.adapters.conformance import check as examine
 
-    try:
-        parsed = json.loads(data)
-    except ValueError as error:
-        raise click.BadParameter(f"{data!r} is not JSON: {error}", param_hint="--data") from None
-    if not isinstance(parsed, dict):
-        raise click.BadParameter(f"{data!r} is not a JSON object", param_hint="--data")
-    options = CheckOptions(action=action, data=parsed, hold=hold, token=token)
+    options = CheckOptions(action=action, data=data, hold=hold, token=token)
     results = asyncio.run(examine(program, options))
     click.echo(render(results))
     return results.exit_code

@@ -2,21 +2,20 @@
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trafficlight.cli.options import adding
 from trafficlight.errors import TrafficlightError, UsageError
 from trafficlight.http.local_token import find_token
 from trafficlight.results.events import Event, parse_event
 from trafficlight.suites.selection import SessionRequest
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # Time-outs in seconds. Starting a session may install homeservers.
 _CONNECT, _ANSWER, _SUBMIT = 10.0, 60.0, 1800.0
@@ -25,7 +24,7 @@ _SILENCE = 45.0
 _TROUBLE = (aiohttp.ClientConnectionError, TimeoutError)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
-_OPTIONS = (
+coordinator_options = adding(
     click.option(
         "--url",
         envvar="TRAFFICLIGHT_URL",
@@ -40,13 +39,7 @@ _OPTIONS = (
         "coordinator on this machine that the same account runs.",
     ),
 )
-
-
-def coordinator_options(command: F) -> F:
-    """Add the options that choose the coordinator."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+"""Adds the options that choose the coordinator."""
 
 
 class CoordinatorUnreachableError(TrafficlightError):
@@ -180,12 +173,11 @@ def as_seen_there(targets: tuple[str, ...], url: str) -> tuple[str, ...]:
     """Return paths as the coordinator resolves them: absolute if it runs on this machine and they exist."""
     if (urlsplit(url).hostname or "") not in _LOOPBACK:
         return targets
-    return tuple(_absolute(target) for target in targets)
-
-
-def _absolute(target: str) -> str:
-    path, mark, symbol = target.partition("::")
-    return f"{os.path.abspath(path)}{mark}{symbol}" if path and os.path.exists(path) else target
+    parts = [target.partition("::") for target in targets]
+    return tuple(
+        "".join((os.path.abspath(path) if path and os.path.exists(path) else path, mark, symbol))
+        for path, mark, symbol in parts
+    )
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> str:
@@ -195,5 +187,5 @@ async def _refusal(answer: aiohttp.ClientResponse) -> str:
     except (ValueError, KeyError, TypeError):
         said = f"{answer.status} {answer.reason}"
     if answer.status == 401:
-        return f"{said}: pass it with --token"
+        return f"{said} (option --token)"
     return said

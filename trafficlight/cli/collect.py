@@ -19,6 +19,7 @@ from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan, Suite
 from trafficlight.suites.planning import plan
 from trafficlight.suites.selection import Selection
+from trafficlight.text import count as counted
 
 # The exit codes that a session of these files would have.
 _NOTHING = 2
@@ -83,7 +84,7 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
             yield f"  {case.id}{_remark(case, selection)}"
         yield ""
     cases = found.cases
-    parts = [_number(len(cases), "case") + " in " + _number(len(found.suites), "test")]
+    parts = [counted(len(cases), "case") + " in " + counted(len(found.suites), "test")]
     parts += [
         f"{count} {what}"
         for count, what in (
@@ -103,7 +104,7 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
 
 
 def _counts(suite: Suite) -> Iterator[str]:
-    yield _number(len(suite.cases), "case")
+    yield counted(len(suite.cases), "case")
     skipped = sum(case.skip is not None for case in suite.cases)
     for count, what in (
         (skipped, "skipped"),
@@ -162,7 +163,3 @@ def _shown(problem: TestFileError) -> str:
     """Return a problem with the path of its file relative to this directory."""
     near = os.path.relpath(problem.path)
     return str(problem) if near.startswith("..") else str(problem).replace(str(problem.path), near, 1)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")

@@ -1,7 +1,6 @@
 """Options that several commands share: which cases run, where settings are read, logging."""
 
 import functools
-import json
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +8,22 @@ from typing import Any, TypeVar
 
 import click
 
+from trafficlight.cli.adapter import JsonObjectType
 from trafficlight.config import Settings, load
 from trafficlight.logs import configure
 from trafficlight.suites.expected_failures import read_expected_failures
 from trafficlight.suites.selection import Selection, read_failed
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def adding(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Return the decorator that adds options to a command, in this order."""
+
+    def add(command: F) -> F:
+        return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+    return add
 
 
 class _Shard(click.ParamType[Any]):
@@ -29,21 +38,8 @@ class _Shard(click.ParamType[Any]):
         return int(part), int(parts)
 
 
-class _JsonObject(click.ParamType[Any]):
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        try:
-            read = json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
-        if not isinstance(read, dict):
-            self.fail(f"{value!r} is not a JSON object", param, ctx)
-        return read
-
-
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_SELECTION_OPTIONS = (
+_selection_options = adding(
     click.option(
         "-k",
         "keyword",
@@ -66,7 +62,7 @@ _SELECTION_OPTIONS = (
         help="Only cases whose servers are all of these types.",
     ),
     click.option(
-        "--parameters", type=_JsonObject(), help="Parameter values that replace those of the tests."
+        "--parameters", type=JsonObjectType(), help="Parameter values that replace those of the tests."
     ),
     click.option(
         "--pairwise", is_flag=True, help="Cover every pair of types and values instead of every combination."
@@ -110,10 +106,7 @@ def selection_options(command: F) -> F:
         )
         return command(*args, selection=selection, **options)
 
-    wrapped: Any = with_selection
-    for option in reversed(_SELECTION_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return _selection_options(with_selection)  # type: ignore[return-value]
 
 
 def _session(given: str, options: dict[str, Any]) -> Path:
@@ -124,7 +117,7 @@ def _session(given: str, options: dict[str, Any]) -> Path:
     return settings.results_root / given
 
 
-_LAB_OPTIONS = (
+lab_options = adding(
     click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file."),
     click.option("--host", help="The address to listen on.  [default: 127.0.0.1]"),
     click.option("--port", type=int, help="The port to listen on; 0: any free port."),
@@ -148,13 +141,7 @@ _LAB_OPTIONS = (
     ),
     click.option("--log-format", type=click.Choice(["text", "json"]), help="The format of log lines."),
 )
-
-
-def lab_options(command: F) -> F:
-    """Add the options of every command that runs a lab."""
-    for option in reversed(_LAB_OPTIONS):
-        command = option(command)
-    return command
+"""Adds the options of every command that runs a lab."""
 
 
 def load_settings(config: Path | None, **flags: Any) -> Settings:

@@ -19,6 +19,9 @@ from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
 
+# Seconds that adapters have to upload files and exit after the last case.
+_LAST_UPLOADS = 15.0
+_LOOK = 0.1  # seconds
 # Seconds between the two cancellations of the second signal.
 _AT_ONCE = 0.5
 
@@ -80,18 +83,39 @@ async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = T
         missing = [one for one in supervisor.programs if one not in there]
         return bool(missing) and all(one.failed for one in missing)
 
+    def since_exit(program: SupervisedProgram) -> float | None:
+        return pool.since_exit(program.instance)
+
     programs, token = programs_of(lab.settings.adapters), secret_of(lab.settings.adapter_token)
-    supervisor = Supervisor(programs, url, folder, exited, failed, token=token)
+    supervisor = await asyncio.to_thread(
+        Supervisor, programs, url, folder, exited, failed, since_exit, token=token
+    )
     if not others:
         lab.engine.programs_failed = all_failed
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
     finally:
-        lab.engine.pool.close("the session has ended")
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        pool.close("the session has ended")
+        try:
+            if not lab.engine.stopping:
+                await _last_uploads(lab, supervisor)
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _last_uploads(lab: Lab, supervisor: Supervisor) -> None:
+    """Wait until adapters that have had a case exit: some upload files after `exit`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_UPLOADS):
+            while any(
+                lab.engine.pool.since_exit(program.instance, after_case=True) is not None
+                for program in supervisor.programs
+                if program.running
+            ):
+                await asyncio.sleep(_LOOK)
 
 
 @contextlib.contextmanager

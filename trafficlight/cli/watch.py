@@ -4,8 +4,6 @@ import asyncio
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import click
 from rich.console import Console
@@ -84,29 +82,21 @@ def header(coordinator: Coordinator, session: SessionFacts) -> str:
     return f"trafficlight {VERSION} · session {session.id} · {cases} · {coordinator.url}/status/{session.id}"
 
 
-class _Shown:
+class _Shown(ExitStack):
     """Shows progress from the first case that starts, when the width of the lines is known."""
 
     def __init__(self, record: SessionRecord, console: Console) -> None:
         self._record = record
         self._console = console
         self._progress: Progress | None = None
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+        super().__init__()
 
     def __call__(self, event: Event) -> None:
         """Apply an event."""
         self._record.apply(event)
         if self._progress is None and not isinstance(event, _PLANNING):
             self._progress = Progress(self._record, self._console)
-            self._stack.enter_context(self._progress.shown())
+            self.enter_context(self._progress.shown())
         if self._progress is not None and isinstance(event, CaseState | CaseEnded):
             self._progress(event)
 

@@ -1,11 +1,10 @@
 """The objects that `run()` receives: one for every role, with a method for every action."""
 
 from trafficlight.clients.base import CaseBackend, Client, ClientApi
-from trafficlight.clients.element_call import CallData, ElementCallClient, LobbyData, VideoTile
+from trafficlight.clients.element_call import CallData, ElementCallClient, LobbyData, VideoImage, VideoTile
 from trafficlight.clients.home_server import HomeServer
 from trafficlight.clients.matrix import MatrixClient
 from trafficlight.clients.network_proxy import NetworkProxyClient
-from trafficlight.clients.video import VideoImage
 
 __all__ = [
     "CallData",

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from trafficlight.clients.base import CaseBackend, ServerOperation
-from trafficlight.clients.nio_user import close_nio_client, log_in
 from trafficlight.errors import LabError
 
 if TYPE_CHECKING:
     import nio  # type: ignore[import-untyped,unused-ignore]
 
 
+# Seconds for one response, in addition to the timeout of a sync.
+_REQUEST_TIMEOUT = 20
+# Retries of nio, a second apart, while there is no connection: enough for a restart of the homeserver.
+_TRIES = 30
+# Seconds for the login, including retries.
+_LOGIN_TIMEOUT = 40
 # Seconds for creating an account.
 _ACCOUNT_TIMEOUT = 30
 
@@ -99,8 +104,8 @@ class HomeServer:
         if password is None:
             password = secrets.token_urlsafe(16)
             await self.register(localpart, password)
-        client = await log_in(self.cs_api, f"@{localpart}:{self.server_name}", password, store)
-        self._opened.push_async_callback(close_nio_client, client)
+        client = await _log_in(self.cs_api, f"@{localpart}:{self.server_name}", password, store)
+        self._opened.push_async_callback(_close_nio_client, client)
         return client
 
     async def read_log(self) -> str:
@@ -181,3 +186,44 @@ async def register_account(cs_api: str, localpart: str, password: str) -> str:
         raise LabError(
             f"registering {localpart} at {cs_api}: {str(error) or type(error).__name__}"
         ) from error
+
+
+async def _log_in(cs_api: str, user_id: str, password: str, store: Path | None) -> "nio.AsyncClient":
+    """Log in on a new device and return the client.
+
+    :param cs_api: the base URL of the client-server API.
+    :param store: an existing folder for its keys; without one it does not encrypt.
+    :raises LabError: the homeserver refuses, or does not answer.
+    """
+    import aiohttp  # both here, because they are slow to import
+    import nio
+
+    config = nio.AsyncClientConfig(
+        encryption_enabled=store is not None,
+        max_timeouts=_TRIES,
+        max_timeout_retry_wait_time=1,
+        request_timeout=_REQUEST_TIMEOUT,
+    )
+    client = nio.AsyncClient(cs_api, user_id, store_path=str(store) if store else "", config=config)
+    try:
+        async with asyncio.timeout(_LOGIN_TIMEOUT):
+            answer = await client.login(password, "trafficlight")
+        if isinstance(answer, nio.ErrorResponse):
+            raise LabError(f"logging {user_id} in at {cs_api}: {answer.status_code} {answer.message}")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        await _close_nio_client(client)
+        reason = str(error) or type(error).__name__
+        raise LabError(f"logging {user_id} in at {cs_api}: {reason}") from error
+    except BaseException:
+        await _close_nio_client(client)
+        raise
+    return client
+
+
+async def _close_nio_client(client: "nio.AsyncClient") -> None:
+    """Close its connections and its store; the account stays logged in. Idempotent."""
+    try:
+        await client.close()
+    finally:
+        if client.store is not None:
+            client.store.database.close()

@@ -117,7 +117,7 @@ class Channel:
                 self._settle(outstanding, self.failure)
             elif self.exit_reason is not None:
                 self._settle(
-                    outstanding, AdapterError(f"was told to exit before ({self.exit_reason})", action=action)
+                    outstanding, AdapterError(f"was asked to exit before ({self.exit_reason})", action=action)
                 )
             self._outstanding = outstanding
             self._wake()
@@ -145,7 +145,7 @@ class Channel:
         if self.exit_reason is None:
             self.exit_reason = reason
         if self._outstanding is not None:
-            self._settle(self._outstanding, AdapterError(f"was told to exit ({self.exit_reason})"))
+            self._settle(self._outstanding, AdapterError(f"was asked to exit ({self.exit_reason})"))
         self._wake()
 
     def fail(self, error: AdapterFailure) -> bool:

@@ -355,11 +355,32 @@ class Engine:
             adapters_deadline = self._adapters_deadline
             if self.programs_failed():
                 adapters_deadline = min(adapters_deadline, _AWAY)
+            all_registered = self._adapters_deadline < self._queue_deadline
             for session in list(self.sessions.values()):
-                if await session.sweep(self._queue_deadline, adapters_deadline):
+                if await session.sweep(
+                    self._queue_deadline,
+                    adapters_deadline,
+                    self._lacking_actions,
+                    all_registered=all_registered,
+                ):
                     self.wake()
                 if (over := session.deadline_exceeded()) is not None:
                     self.cancel(session, over)
+
+    def _lacking_actions(self, case: Case) -> str:
+        """Return which role no adapter fills because all of its type declare their actions without some."""
+        if self.programs_failed():
+            return ""  # one that supports them may be missing for that reason
+        for role, kind in case.clients.items():
+            if kind.custom is not None or not kind.actions:
+                continue
+            # Also those that have ended: they may be between two cases.
+            declared = [one.registration.actions for one in self.pool if one.type == kind.type]
+            lacking = [", ".join(sorted(kind.actions - set(some))) for some in declared if some is not None]
+            if declared and len(lacking) == len(declared) and all(lacking):
+                fewest = min(lacking, key=len)
+                return f"{role}: no {kind.type} adapter supports {fewest}; all of them declare their actions"
+        return ""
 
     def _check_progress(self) -> None:
         open_ones = [session for session in self.sessions.values() if not session.stopped]

@@ -206,7 +206,7 @@ class Lab:
         """
         plan = plan if plan is not None else await self.plan(request)
         options = await self._options(request, command, plan)
-        # First, because it takes long: a request that is cancelled meanwhile leaves no session.
+        # First, because it is slow: a request that is cancelled during it leaves no session.
         unstartable_reason = await self._prepare(plan)
         folder = folder or await self.new_folder()
         asked = request.model_dump(mode="json")

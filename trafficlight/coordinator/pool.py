@@ -63,6 +63,9 @@ class Pool:
         self._adapters: dict[str, Adapter] = {}
         self._free: dict[str, Adapter] = {}
         self._ended: dict[str, None] = {}
+        # By program: adapters that have not ended; else when the last one did, and how many cases it had.
+        self._live: Counter[str] = Counter()
+        self._exited: dict[str, tuple[float, int]] = {}
         self._closed: str | None = None
         #: Called with an adapter that may have another case after :meth:`reset`; None lets all of them end.
         self.on_reusable: Callable[[Adapter], None] | None = None
@@ -133,6 +136,8 @@ class Pool:
             program=program,
         )
         self._adapters[uuid] = adapter
+        self._live[adapter.program] += 1
+        self._exited.pop(adapter.program, None)
         adapter.channel.on_rivals = partial(self._rivals, adapter)
         self._journal.append(AdapterRegistered(adapter=uuid, registration=adapter.fields))
         if self._closed is not None:
@@ -179,9 +184,7 @@ class Pool:
         """
         for role, adapter in lease.adapters.items():
             if adapter.state is not AdapterState.FREE:
-                raise AdapterError(
-                    f"the {adapter.type} adapter {adapter.uuid} is not free any more", role=role
-                )
+                raise AdapterError(f"the {adapter.type} adapter {adapter.uuid} is no longer free", role=role)
         for role, adapter in lease.adapters.items():
             adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
@@ -229,7 +232,7 @@ class Pool:
             self._on_change()
 
     def end(self, adapter: Adapter, reason: str) -> None:
-        """Tell an adapter that no case holds to exit."""
+        """Send `exit` to an adapter that is not in a case."""
         if adapter.state is not AdapterState.LEASED:
             self._end(adapter, reason)
 
@@ -304,7 +307,7 @@ class Pool:
         return any(one.program == program and one.state in there for one in self)
 
     def lose(self, adapter: Adapter, why: str) -> None:
-        """Give an adapter up that is known to be gone."""
+        """Drop an adapter that is known to have exited."""
         if adapter.state is not AdapterState.ENDED and adapter.channel.failure is None:
             error = AdapterError(f"{why}; {adapter.channel.activity_summary()}", role=adapter.role or "")
             self._lost(adapter, error)
@@ -333,7 +336,7 @@ class Pool:
         return self._closed is not None
 
     def close(self, reason: str) -> None:
-        """Tell every adapter to exit, and those that will yet register."""
+        """Send `exit` to every adapter, including those that register later."""
         self._closed = reason
         for adapter in self:
             if adapter.state is not AdapterState.ENDED:
@@ -361,7 +364,24 @@ class Pool:
         logger.warning("the %s adapter %s %s", adapter.type, adapter.uuid, message)
         self._emit(adapter, Log(adapter=adapter.uuid, level="warning", logger="adapter", message=message))
 
+    def since_exit(self, program: str, *, after_case: bool = False) -> float | None:
+        """Return the seconds since the last adapter of a program ended; None if one has not.
+
+        :param after_case: return None also if that adapter was in no case.
+        """
+        ended, cases = self._exited.get(program, (0.0, 0))
+        if program not in self._exited or (after_case and not cases):
+            return None
+        return self._clock.monotonic() - ended
+
     def _end(self, adapter: Adapter, reason: str) -> None:
+        if adapter.state is not AdapterState.ENDED:
+            self._live[adapter.program] -= 1
+            if self._live[adapter.program] == 0:
+                del self._live[adapter.program]
+                self._exited[adapter.program] = self._clock.monotonic(), adapter.cases
+            while len(self._exited) > _REMEMBERED:
+                del self._exited[next(iter(self._exited))]
         adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)

@@ -142,7 +142,7 @@ def _is_complete(folder: ResultsFolder) -> bool:
 
 
 def _warn_of_old_sessions(root: Path) -> None:
-    """Log which sessions an earlier version left unfinished: only its database knew what they were to run."""
+    """Log the unfinished sessions of an earlier version: only its database has what they were to run."""
     path = root / _OLD_DATABASE
     if not path.is_file():
         return

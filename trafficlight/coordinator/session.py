@@ -238,24 +238,41 @@ class Session:
         for group in self.waiting.groups:
             group.restart_timer(self._clock.monotonic())
 
-    async def sweep(self, deadline: float, adapters_deadline: float) -> bool:
+    async def sweep(
+        self,
+        deadline: float,
+        adapters_deadline: float,
+        unsupported: Callable[[Case], str] = lambda _: "",
+        *,
+        all_registered: bool = False,
+    ) -> bool:
         """Record why cases wait, and end those whose deadline has expired; return whether there were any.
 
         :param deadline: seconds that a case waits while all adapters and hosts together cannot satisfy it.
         :param adapters_deadline: seconds that it waits while that is for lack of adapters.
+        :param unsupported: which declared action the adapters for a case lack; empty if that is not why it
+            waits.
+        :param all_registered: whether no other adapters will register: unsupported cases end at once.
         """
         now, expired = self._clock.monotonic(), False
         for group in self.waiting.groups:
             if self.stopped:
                 break
-            if (seconds := group.expired_deadline(now, deadline, adapters_deadline)) is not None:
+            patience = adapters_deadline
+            if all_registered and group.no_adapter_since is not None:
+                first = next(iter(group.cases.values())).case
+                patience = 0.0 if unsupported(first) else adapters_deadline
+            if (seconds := group.expired_deadline(now, deadline, patience)) is not None:
                 async for case in cooperative(list(group.cases)):
-                    # Meanwhile an adapter may have registered, or the session may have been stopped.
-                    still = group.expired_deadline(now, deadline, adapters_deadline) is not None
+                    # By now an adapter may have registered, or the session may have been stopped.
+                    still = group.expired_deadline(now, deadline, patience) is not None
                     if case in group.cases and still and not self.stopped:
+                        expired = True
+                        if lacking := unsupported(group.cases[case].case):
+                            self.end_waiting(case, State.SKIPPED, lacking, phase="prepare")
+                            continue
                         message = f"timed out after {seconds:g} s: {group.reason}"
                         self.end_waiting(case, State.ERROR, message)
-                        expired = True
             elif (reason := group.unreported_reason(now, _pause(len(group.cases)))) is not None:
                 self._tell_why(list(group.cases), reason)
         return expired
@@ -266,10 +283,13 @@ class Session:
             some = tuple(cases[first : first + _IN_ONE_EVENT])
             self._journal.append(CaseWaits(session=self.id, reason=reason, cases=some))
 
-    def end_waiting(self, case: str, state: State, message: str) -> None:
-        """End a waiting case without an attempt."""
+    def end_waiting(self, case: str, state: State, message: str, *, phase: str = "waiting") -> None:
+        """End a waiting case without an attempt.
+
+        :param phase: ``waiting``, or ``prepare`` if the lab does not support the case.
+        """
         self.waiting.remove(case)
-        self._end(case, None, Verdict(state, message, phase="waiting"), 0.0)
+        self._end(case, None, Verdict(state, message, phase=phase), 0.0)
 
     def reasons(self) -> list[str]:
         """Return the distinct reasons why its cases wait."""

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 _BUILT_IN = ("nio",)
 # Seconds that a program has to end after SIGTERM, before it is killed.
 _GRACE = 3.0
+# Seconds after `exit` until a program that has neither exited nor registered again is ended.
+_EXIT_DEADLINE = 20.0
+_LOOK = 1.0  # seconds between two looks
 # Seconds before a program that ended is started again: doubled each time that it ends soon, up to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 # Seconds that a program must have run for its end not to count as an early one.
@@ -53,7 +56,7 @@ class Program:
 def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
     """Return one entry for each process that the settings ask for.
 
-    :raises ConfigError: a command does not exist, or a program without a command is none that ships.
+    :raises ConfigError: a command does not exist, or a program without a command is not a built-in one.
     """
     found = []
     for name, adapter in adapters.items():
@@ -92,6 +95,7 @@ class SupervisedProgram:
 
     :param log: receives its output.
     :ivar instance: names it, the same for all of its processes.
+    :ivar running: whether it has a process now.
     :ivar failures: how often in a row it exited without having been in a case.
     """
 
@@ -99,6 +103,7 @@ class SupervisedProgram:
     log: Path
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
     failures: int = 0
+    running: bool = False
 
     @property
     def failed(self) -> bool:
@@ -117,6 +122,8 @@ class Supervisor:
     :param on_exit: called at once with a program and how its process exited; returns whether the process has
         been in a case.
     :param on_failure: called with a program and what to say about it, when its process has been in none.
+    :param since_exit: returns the seconds since a program was sent `exit`; None if it was not, or has
+        registered again.
     :param token: the bearer token that registering takes.
     """
 
@@ -127,6 +134,7 @@ class Supervisor:
         folder: Path,
         on_exit: Callable[[SupervisedProgram, str], bool],
         on_failure: Callable[[SupervisedProgram, str], None],
+        since_exit: Callable[[SupervisedProgram], float | None],
         *,
         token: str | None = None,
     ) -> None:
@@ -141,6 +149,8 @@ class Supervisor:
         self._folder = folder
         self._on_exit = on_exit
         self._on_failure = on_failure
+        self._since_exit = since_exit
+        self._directory = Path.cwd()
         self._running: set[ChildProcess] = set()
 
     @property
@@ -150,9 +160,11 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start every program, again and again, until this is cancelled; none is left running then."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
         # What a killed program leaves in its temporary folder goes with this one.
-        temporary = tempfile.TemporaryDirectory(prefix="trafficlight-adapters-", ignore_cleanup_errors=True)
+        temporary = await asyncio.to_thread(
+            tempfile.TemporaryDirectory, prefix="trafficlight-adapters-", ignore_cleanup_errors=True
+        )
         self._environment["TMPDIR"] = temporary.name
         try:
             async with asyncio.TaskGroup() as group:
@@ -160,7 +172,7 @@ class Supervisor:
                     group.create_task(self._keep(program))
         finally:
             await self._end()
-            temporary.cleanup()
+            await asyncio.to_thread(temporary.cleanup)
 
     async def _keep(self, program: SupervisedProgram) -> None:
         pause = _FIRST_PAUSE
@@ -173,10 +185,12 @@ class Supervisor:
         while True:
             began, printed = loop.time(), await asyncio.to_thread(_size, log)
             process = await start_process(
-                command, environment={**self._environment, **own}, directory=Path.cwd(), log=log
+                command, environment={**self._environment, **own}, directory=self._directory, log=log
             )
             self._running.add(process)
-            how = await process.wait()
+            program.running = True
+            how = await self._exit_of(process, program)
+            program.running = False
             self._running.discard(process)
             cause = await asyncio.to_thread(_cause, log, printed)
             ending = f"{how}: {cause}" if cause else how
@@ -191,21 +205,42 @@ class Supervisor:
             pause = _FIRST_PAUSE if loop.time() - began > _EARLY else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
 
+    async def _exit_of(self, process: ChildProcess, program: SupervisedProgram) -> str:
+        """Wait until a process exits; end one that neither exits nor registers again after `exit`."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    return await process.wait()
+            since = self._since_exit(program)
+            # An `exit` before the start was for the process before this one.
+            if since is not None and _EXIT_DEADLINE < since < loop.time() - began:
+                name = program.program.name
+                logger.warning(
+                    "the adapter program %s did not exit within %g s after `exit`", name, _EXIT_DEADLINE
+                )
+                await _stop([process])
+
     async def _end(self) -> None:
-        running = set(self._running)
-        for process in running:
-            process.signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(_GRACE):
-                await asyncio.gather(*(process.wait() for process in running))
-        except TimeoutError:
-            for process in running:
-                process.signal(signal.SIGKILL)
-            await asyncio.gather(*(process.wait() for process in running))
-        for process in running:
-            # Each leads a group of its own, with whatever it started in it.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        await _stop(list(self._running))
+
+
+async def _stop(processes: Sequence[ChildProcess]) -> None:
+    """End processes and their children: SIGTERM first, SIGKILL after a grace time."""
+    for process in processes:
+        process.signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(_GRACE):
+            await asyncio.gather(*(process.wait() for process in processes))
+    except TimeoutError:
+        for process in processes:
+            process.signal(signal.SIGKILL)
+        await asyncio.gather(*(process.wait() for process in processes))
+    for process in processes:
+        # Each leads a group of its own, with whatever it started in it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _cause(log: Path, since: int) -> str:

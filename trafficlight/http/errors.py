@@ -76,11 +76,11 @@ def install(app: Quart) -> None:
 def _said(error: HTTPException, status: HTTPStatus) -> str:
     """Return the message; for some errors, one that says more than the framework's."""
     if status == HTTPStatus.NOT_FOUND:
-        return "there is nothing at this path; /openapi tells what there is"
+        return "no such path; /openapi lists all paths"
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         return f"this path takes {', '.join(sorted(error.valid_methods))}, not {request.method[:20]}"
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        return "the coordinator failed at this; its log tells more"
+        return "the coordinator failed to handle this; its log has the reason"
     return error.description or status.phrase
 
 

@@ -1,12 +1,13 @@
-"""Requests: their lab; bodies read with a limit and a deadline, parsed as JSON, validated by a model."""
+"""Requests: their lab and session; bodies read within limits, parsed as JSON, validated by a model."""
 
 import asyncio
 import json
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -14,9 +15,14 @@ from pydantic import BaseModel, ValidationError
 from quart import Response, current_app, request
 
 from trafficlight.coordinator.lab import Lab
+from trafficlight.coordinator.session import Session
 from trafficlight.http.errors import ApiError
 from trafficlight.protocol import JsonObject
+from trafficlight.results.catalog import SessionView
 from trafficlight.text import first_problem
+
+LATEST = "latest"
+"""Names the session that started last."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -37,6 +43,51 @@ def current_lab() -> Lab:
     """Return the lab of the application that handles the current request."""
     lab: Lab = current_app.config["LAB"]
     return lab
+
+
+async def session_folder(name: str) -> Path:
+    """Return the folder of a session; its name is the session's id.
+
+    :param name: its id, or `latest`; any text.
+    :raises ApiError: there is no such session (404).
+    """
+    catalog = current_lab().catalog
+    latest = await catalog.latest() if name == LATEST else name
+    if latest is None:
+        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_session", "no session has run yet")
+    if (folder := await catalog.folder(latest)) is None:
+        raise unknown_session()
+    return folder
+
+
+async def session_id(name: str) -> str:
+    """Return the id of a session, see :func:`session_folder`."""
+    return (await session_folder(name)).name
+
+
+@asynccontextmanager
+async def open_session(name: str) -> AsyncIterator[SessionView]:
+    """Open a session until this is left.
+
+    :param name: its id, or `latest`; any text.
+    :raises ApiError: there is no such session (404).
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            view = await stack.enter_async_context(current_lab().catalog.record(await session_id(name)))
+        except OSError:
+            raise unknown_session() from None
+        yield view
+
+
+def running(id: str) -> Session | None:
+    """Return a session that this process runs; None for all others."""
+    return current_lab().engine.sessions.get(id)
+
+
+def unknown_session() -> ApiError:
+    """Return the error for a name that no session has."""
+    return ApiError(HTTPStatus.NOT_FOUND, "unknown_session", "there is no such session")
 
 
 async def chunks(limit: int) -> AsyncIterator[bytes]:

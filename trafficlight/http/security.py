@@ -120,7 +120,7 @@ def cookie_of(token: str) -> str:
 
 
 def warning_for(settings: Settings, address: str = "") -> str | None:
-    """Return a one-line warning if anybody in the network could use the lab, else None.
+    """Return a one-line warning if anyone on the network could use the lab, else None.
 
     :param address: what the server listens on, if it is not the host of the settings.
     """
@@ -138,7 +138,7 @@ def warning_for(settings: Settings, address: str = "") -> str | None:
     everyone = " and ".join(what[key] for key in missing)
     return (
         f"listening on {address} without {' and '.join(missing)}: "
-        f"everybody who reaches this address can {everyone}"
+        f"anyone who can reach this address can {everyone}"
     )
 
 

@@ -249,6 +249,7 @@ class CaseRecord:
         if self.state is State.SKIPPED:
             self.reason = self.message or self.reason
             # A test that skips itself in an attempt declares what is unsupported here.
-            self.skip_type = self.skip_type or ("not-run" if event.attempt is None else "unsupported")
+            not_run = event.attempt is None and event.phase != "prepare"
+            self.skip_type = self.skip_type or ("not-run" if not_run else "unsupported")
         else:
             self.reason = self.skip_type = ""

@@ -226,7 +226,7 @@ def _import_error(path: Path, error: BaseException) -> TestFileError:
         trace = trace.tb_next
     hint = ""
     if isinstance(error, ModuleNotFoundError) and error.name:
-        hint = f"install {error.name.partition('.')[0]}, or put {error.name} beside the file"
+        hint = f"install {error.name.partition('.')[0]}, or put {error.name} next to the file"
         if error.name.startswith(f"{_OWN_NAME}."):
             hint = "this version of trafficlight has no such module"
         if error.name == "assertpy":

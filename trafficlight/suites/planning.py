@@ -192,7 +192,7 @@ def plan(
     A broken file costs only its own cases. Code of the test files runs in this process, which it may end or
     block; :class:`PlanBuilder` collects them elsewhere.
 
-    :param targets: files, directories, suite files and symbols in them; by default the suites that ship.
+    :param targets: files, directories, suite files and symbols in them; by default the built-in suites.
     :param selection: which of their cases; None for all.
     :param patterns: which files of a directory are test files.
     :param directory: the base of relative paths; the current directory by default.

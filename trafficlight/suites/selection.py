@@ -40,14 +40,16 @@ class Selection(BaseModel):
     clients: list[str] = Field(default_factory=list, description="The only client types.")
     servers: list[str] = Field(default_factory=list, description="The only server types.")
     parameters: dict[str, Any] = Field(
-        default_factory=dict, description="Values in place of what tests state."
+        default_factory=dict, description="Parameter values that replace those of the tests."
     )
     pairwise: bool = Field(default=False, description="Cover pairs, not every combination.")
     only: list[str] | None = Field(default=None, description="The ids of the only cases.")
-    sample: int | None = Field(default=None, ge=1, description="Only so many cases, chosen by `seed`.")
+    sample: int | None = Field(default=None, ge=1, description="Only this many cases, chosen by `seed`.")
     seed: int = Field(default=0, description="Chooses the sample.")
     repeat: int = Field(default=1, ge=1, description="How often each case runs.")
-    shard: tuple[int, int] | None = Field(default=None, description="Which of how many parts, from 1.")
+    shard: tuple[int, int] | None = Field(
+        default=None, description="The part, from 1, and the number of parts."
+    )
     expected_failures: list[ExpectedFailure] = Field(
         default_factory=list, description="What is known to fail."
     )
@@ -123,7 +125,7 @@ class SessionRequest(Selection):
         description="Files, directories, symbols; the configured tests where there are none.",
     )
     exit_first: bool = Field(default=False, description="End at the first failure or error.")
-    deflake: int = Field(default=0, ge=0, description="Try a failed case again up to so many times.")
+    deflake: int = Field(default=0, ge=0, description="Retry a failed case up to this many times.")
     strict: bool = Field(
         default=False, description="Whether unsupported cases and warnings are errors; so does `STRICT`."
     )

@@ -79,7 +79,7 @@ def read_target(
     """Yield the files that a target means.
 
     :param text: a path, or a path and a symbol with ``::`` between them.
-    :param directory: the base of relative paths; the suites that ship come second.
+    :param directory: the base of relative paths; the built-in suites come second.
     :param patterns: which files of a directory are test files.
     :param globs: whether the path may be a glob, with `directory` as the root of the search.
     :raises UsageError: it does not exist.
@@ -148,7 +148,7 @@ def _normal(value: str) -> str | None:
 
 def _where_to_look(text: str, directory: Path) -> str:
     if "::" in text:
-        return f"looked in {directory} and among the suites that ship"
+        return f"looked in {directory} and among the built-in suites"
     return f"looked in {directory}"
 
 

@@ -1,1 +1,1 @@
-"""The suites that ship."""
+"""The built-in suites."""

@@ -95,7 +95,7 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
 
 @pytest.fixture
 def short_deadline(coordinator: ScriptedCoordinator) -> None:
-    """Make clients give up early, where a test waits for them to."""
+    """Make clients time out early, where a test waits for that."""
     coordinator.deadlines["action"] = 4
 
 

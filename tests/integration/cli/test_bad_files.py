@@ -1,4 +1,4 @@
-"""Test files that misbehave when they are imported: commands say so, and end when they are told to."""
+"""Test files that misbehave when they are imported: commands report them, and exit on a signal."""
 
 import asyncio
 import json

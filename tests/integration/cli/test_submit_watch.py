@@ -61,7 +61,7 @@ async def test_a_failure_is_told_and_is_the_exit_code(site: HttpHarness, run: Ru
     await play(site, "error")
     assert await watching.ended() == 1
     assert any(line.startswith("failure  talk_test.py::Talk") for line in watching.said)
-    # Whoever comes late is told the same.
+    # A late watcher gets the same output.
     late = await run("watch", session.id, "--url", site.url)
     assert await late.ended() == 1
     assert late.said == watching.said

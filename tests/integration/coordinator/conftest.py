@@ -237,7 +237,7 @@ class EngineHarness:
         await asyncio.gather(*self._players, return_exceptions=True)
 
     def check_given_back(self) -> None:
-        """Everybody was told to exit, and every homeserver is gone."""
+        """Every adapter was asked to exit, and every homeserver was destroyed."""
         assert all(adapter.state is AdapterState.ENDED for adapter in self.engine.pool)
         assert all(adapter.held_by is None for adapter in self.engine.pool)
         assert not self.provider.running

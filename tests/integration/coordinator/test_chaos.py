@@ -1,4 +1,4 @@
-"""Adapters that go wrong at random: no case is stuck, each ends once, nobody is left with anything."""
+"""Adapters that go wrong at random: no case is stuck, each ends once, and nothing is left over."""
 
 import asyncio
 import random
@@ -94,7 +94,7 @@ async def test_no_case_is_stuck(bay_with: Callable[..., Any], seed: int) -> None
     ends = Counter(event.case for event in bay.events if isinstance(event, CaseEnded))
     assert set(ends.values()) == {1}
     assert sum((adapter.mishaps for adapter in adapters), Counter()).total() > 30
-    # What was wrong in the client under test is told from what was wrong in the lab.
+    # Faults of the client under test are distinguished from faults of the lab.
     messages = {case.message for case in cases.values() if case.state is State.ERROR}
     assert all(message for message in messages)
     states = Counter(case.state for case in cases.values())

@@ -162,7 +162,7 @@ async def test_what_ended_before_the_kill_is_told_and_not_begun_again(opened: Op
         # Something else is begun.
         (other,), _ = await lab.resume_or_start(SessionRequest(targets=[str(tmp_path)]), command="third")
         assert other.id != session.id
-    # This one came to its own end, so the next one begins anew.
+    # This one shut down cleanly, so the next one starts a new session.
     async with opened() as lab:
         ((again,), ended) = await lab.resume_or_start(request, command="fourth")
         assert ended == []

@@ -1,4 +1,4 @@
-"""Sessions of test files that misbehave, asked for over HTTP: clear answers, and nobody else waits."""
+"""Misbehaving test files submitted over HTTP: clear answers, and no delay for other sessions."""
 
 import asyncio
 import sys
@@ -107,7 +107,7 @@ async def test_a_bad_file_delays_no_poll(tmp_path: Path, text: str, told: str) -
         assert body["problems"][0].startswith(f"{bad}{told}")
         if (session := site.lab.engine.sessions.get(body["id"])) is not None:
             await ended(session)
-        assert rounds, "others went on meanwhile"
+        assert rounds, "others were answered in between"
 
 
 async def test_types_that_match_by_themselves(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from trafficlight.coordinator.attempt import Attempt
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.protocol import ErrorBody, JsonObject, Registration
+from trafficlight.results.case import Outcome
 from trafficlight.results.events import Log, ServerFailed, State
 
 if TYPE_CHECKING:
@@ -192,6 +193,23 @@ class TestAdapters:
         case = (await bay.ended(session))["One[alice=Nio]"]
         assert case.state is State.ERROR
         assert case.message.startswith("alice: x: its process exited")
+
+    async def test_actions_that_no_adapter_of_the_type_declares(self, bay_with: MakeBay) -> None:
+        """Such a case is skipped; it is an error if an adapter does not say what it supports."""
+        text = ONE.replace("Nio}}", "Nio(actions=['fly', 'dance'])}}").format(body="pass")
+        case_id = "One[alice=Nio(actions=dance+fly)]"
+        bay = await bay_with()
+        bay.player(actions=["dance", "sing"])
+        bay.engine.no_more_adapters_after(0.1)
+        case = (await bay.ended(await bay.submit(text)))[case_id]
+        assert case.outcome is Outcome.SKIPPED
+        message = "alice: no nio adapter supports fly; all of them declare their actions"
+        assert (case.skip_type, case.message) == ("unsupported", message)
+        bay.player(type="element-web")
+        bay.engine.pool.register("old", Registration.model_validate({"type": "nio", "version": "1"}))
+        session = await bay.submit(text.replace("Nio(actions", "Nio(version='>2', actions"))
+        (case,) = (await bay.ended(session)).values()
+        assert case.state is State.ERROR
 
     async def test_one_that_is_gone_ends_its_case(self, bay: "EngineHarness") -> None:
         alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))

@@ -85,7 +85,7 @@ class HttpHarness:
         return await self.lab.engine.submit(await self.lab.new_folder(), planned, SessionOptions())
 
     async def ask(self, method: str, path: str, **options: Any) -> Answer:
-        """Send a request to a path, which is taken as it stands."""
+        """Send a request to a path, which is not encoded."""
         url = yarl.URL(self.url + path, encoded="%" in path)
         return await Answer.of(self.client.request(method, url, allow_redirects=False, **options))
 

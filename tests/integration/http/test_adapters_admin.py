@@ -57,7 +57,7 @@ async def test_a_paused_adapter_gets_no_case(site: HttpHarness) -> None:
 
 
 async def test_drained_adapters_get_no_case_until_they_are_undrained(site: HttpHarness) -> None:
-    """What runs goes on; what registers meanwhile waits as well."""
+    """What runs continues; adapters that register in between wait as well."""
     first, second = ScriptedAdapter(site), ScriptedAdapter(site)
     await first.register()
     session = await site.start("await alice.perform('one')")
@@ -117,7 +117,7 @@ async def test_reasons_that_are_none(site: HttpHarness, body: object) -> None:
 
 @pytest.mark.parametrize("body", [b'{"reason": "x"}', b"other=x", b"reason=", b"a&" * 500, b"\xff=%ff"])
 async def test_forms_that_are_none(site: HttpHarness, body: bytes) -> None:
-    """A program that forgot to say that it sends JSON is told."""
+    """A request without the JSON content type is refused with a clear message."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = await site.post("/api/adapters/drain", data=body, headers=headers)
     assert answer.status == 400
@@ -154,7 +154,7 @@ async def test_the_page_has_buttons(site: HttpHarness) -> None:
 
 
 async def test_a_case_that_waits_for_a_paused_adapter_says_so_and_is_not_given_up(opener: Opener) -> None:
-    """The others go on, and what nobody can ever play is still given up."""
+    """Other cases continue, and a case that no adapter can ever play still times out."""
     site = await opener(queue_deadline=0.5)
     paused, other = ScriptedAdapter(site, "paused"), ScriptedAdapter(site, "other")
     await paused.register()

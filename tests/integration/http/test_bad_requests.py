@@ -1,4 +1,4 @@
-"""Nothing that anybody sends is a 500, and every refusal has the one shape."""
+"""No request causes a 500, and every refusal has the same form."""
 
 import asyncio
 from typing import Any

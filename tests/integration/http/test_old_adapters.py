@@ -5,7 +5,10 @@ read but the status and the action, and every status but 200 is its end.
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -13,6 +16,10 @@ import aiohttp
 import pytest
 
 from tests.integration.http.conftest import HttpHarness, ended
+from trafficlight.cli.runtime import adapters_running
+from trafficlight.config import AdapterProgram
+from trafficlight.coordinator import supervisor
+from trafficlight.coordinator.lab import Lab
 from trafficlight.results.events import State
 
 CLOSE = {"Connection": "close"}
@@ -139,3 +146,50 @@ async def test_a_proxy_registers_with_its_address(site: HttpHarness) -> None:
     body = {"type": "network-proxy", "endpoint": "http://localhost:4040/"}
     await adapter.call("POST", "register", json=body)
     assert "http://localhost:4040/" in (await site.get("/status")).text()
+
+
+PROGRAM = """
+import json, os, sys, time, urllib.request, uuid
+BASE = f"{os.environ['trafficlightURL']}/client/{uuid.uuid4()}"
+def call(path, body=None, media_type="application/json"):
+    request = urllib.request.Request(f"{BASE}/{path}", body, {"Content-Type": media_type})
+    return json.load(urllib.request.urlopen(request))
+call("register", b'{"type": "nio"}')
+while (action := call("poll")["action"]) != "exit":
+    if action != "idle":
+        call("respond", b'{"response": "done"}')
+if "uploads" in sys.argv:
+    time.sleep(0.5)
+    head = b'--x\\r\\nContent-Disposition: form-data; name="file"; filename="last.webm"\\r\\n\\r\\n'
+    part = head + b"film\\r\\n--x--\\r\\n"
+    call("upload", part, "multipart/form-data; boundary=x")
+    sys.exit()
+time.sleep(1000)
+"""
+
+
+def lab_with(site: HttpHarness, *arguments: str) -> Lab:
+    """Return the lab with one program, which sends no instance."""
+    program = site.folder / "program.py"
+    program.write_text(PROGRAM)
+    command = " ".join([sys.executable, str(program), *arguments])
+    settings = site.lab.settings.model_copy(update={"adapters": {"old": AdapterProgram(command=command)}})
+    return replace(site.lab, settings=settings)
+
+
+async def test_a_program_that_stays_after_exit_is_restarted(
+    site: HttpHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second case waited until its deadline."""
+    monkeypatch.setattr(supervisor, "_EXIT_DEADLINE", 0.2)
+    monkeypatch.setattr(supervisor, "_LOOK", 0.05)
+    async with adapters_running(lab_with(site), site.url, tmp_path / "adapters"):
+        for _ in range(2):
+            session = await ended(await site.start("await alice.perform('one')"))
+            assert session.record.counts[State.SUCCESS] == 1
+
+
+async def test_what_is_uploaded_after_the_last_exit_arrives(site: HttpHarness, tmp_path: Path) -> None:
+    async with adapters_running(lab_with(site, "uploads"), site.url, tmp_path / "adapters"):
+        session = await ended(await site.start("await alice.perform('one')"))
+    assert [path.read_text() for path in session.folder.path.rglob("last.webm")] == ["film"]

@@ -38,7 +38,7 @@ async def test_it_is_not_ready_while_it_ends(site: HttpHarness) -> None:
     await site.lab.engine.stop("enough")
     answer = await site.get("/readyz")
     assert (answer.status, answer.json()["ready"]) == (503, False)
-    assert answer.json()["reasons"] == ["the coordinator is ending: enough"]
+    assert answer.json()["reasons"] == ["the coordinator is shutting down: enough"]
     assert (await site.get("/healthz")).status == 200
 
 

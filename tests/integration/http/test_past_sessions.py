@@ -66,7 +66,7 @@ async def dropped(site: HttpHarness, session: Session) -> None:
 
 @asynccontextmanager
 async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
-    """Open a lab beside what a coordinator left that was killed: one case had ended, one was running."""
+    """Open a lab on the results of a killed coordinator: one case had ended, one was running."""
     async with open_site(folder, resumable=True) as site:
         body = await submitted(site, targets=[a_test_file(folder, ASKS, more=TWO)])
         first, second = ScriptedAdapter(site), ScriptedAdapter(site)

@@ -100,7 +100,7 @@ async def test_a_name_that_comes_again_keeps_both(site: HttpHarness) -> None:
 
 
 async def test_many_files_of_one_name(site: HttpHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A free number was looked for from 1 each time: 1,000 of them held everybody up for seconds."""
+    """A free number was looked for from 1 each time: 1,000 of them blocked all requests for seconds."""
     looks = 0
     exists = Path.exists
 

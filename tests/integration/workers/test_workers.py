@@ -212,7 +212,7 @@ class _Told(logging.Handler):
 async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
     monkeypatch: pytest.MonkeyPatch, open_pool: "OpenPool", fine: "Fine"
 ) -> None:
-    """Whoever waited for it is called off in the very turn in which it fails."""
+    """Its waiters are cancelled in the same turn in which it fails."""
     async with open_pool(ready=0) as pool:
         with monkeypatch.context() as patch:
             patch.setattr("trafficlight.coordinator.workers.process.sys.executable", "/bin/false")

@@ -9,7 +9,7 @@ from trafficlight.results.journal import Journal
 
 
 class EventRecorder:
-    """Stands for the engine: how often it was told that nobody else comes."""
+    """Stands for the engine: counts how often it was told that no more adapters come."""
 
     def __init__(self) -> None:
         self.times = 0

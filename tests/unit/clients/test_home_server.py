@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def nowhere() -> str:
-    """An address where nobody listens."""
+    """An address on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         return f"http://127.0.0.1:{one.getsockname()[1]}"
 

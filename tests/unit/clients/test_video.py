@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trafficlight.clients.video import VideoImage, colour_of
+from trafficlight.clients.element_call import VideoImage, colour_of
 
 
 def snapshot(folder: Path, colour: tuple[int, int, int]) -> Path:

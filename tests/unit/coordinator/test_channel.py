@@ -95,7 +95,7 @@ class TestDelivery:
         assert not again.done()
         await side.clock.turn(0.1)
         assert again.result() == first
-        assert side.delivered == [first], "it is told once"
+        assert side.delivered == [first], "it is delivered once"
 
     async def test_a_held_repeat_gives_way_to_the_next_action(self, side: Side) -> None:
         side.channel.hold_repeat = LONG
@@ -279,7 +279,7 @@ class TestExit:
     async def test_what_is_outstanding_fails(self, side: Side) -> None:
         asked = await side.ask()
         side.channel.close("the lab ends")
-        with pytest.raises(AdapterError, match=r"told to exit \(the lab ends\)"):
+        with pytest.raises(AdapterError, match=r"asked to exit \(the lab ends\)"):
             await asked
 
     async def test_what_is_asked_later_fails(self, side: Side) -> None:

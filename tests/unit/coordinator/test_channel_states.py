@@ -57,7 +57,7 @@ class ChannelMachine(RuleBasedStateMachine):
         self.performs: dict[str, asyncio.Task[JsonObject]] = {}
         self.polls: list[asyncio.Task[ActionMessage]] = []
         self.delivered: list[ActionMessage] = []
-        # What each action was answered with, as far as the adapter was told that it was accepted.
+        # What each action was answered with, as far as the adapter got the receipt.
         self.accepted: dict[str, JsonObject] = {}
         self.answered: set[str] = set()
         self.failed: set[str] = set()

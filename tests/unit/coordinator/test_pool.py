@@ -8,7 +8,7 @@ import pytest
 from trafficlight.coordinator import pool as pool_module
 from trafficlight.coordinator.adapter import AdapterState, RegistrationConflictError, UnknownAdapterError
 from trafficlight.errors import ActionError, AdapterError
-from trafficlight.protocol import ErrorBody
+from trafficlight.protocol import ErrorBody, Registration
 from trafficlight.results.events import AdapterLeased, AdapterLost, AdapterRegistered
 
 if TYPE_CHECKING:
@@ -46,6 +46,22 @@ class TestRegistration:
             yard.pool.get("x")
 
 
+class TestExit:
+    def test_the_time_since_the_last_adapter_of_a_program_ended(self, yard: "PoolHarness") -> None:
+        one, two = (yard.pool.register(uuid, Registration(type="nio", instance="p")) for uuid in "ab")
+        yard.pool.end(one, "told to")
+        assert yard.pool.since_exit("p") is None, "another one has not ended"
+        lease = yard.lease(alice=two)
+        yard.pool.release(lease, "the case ended")
+        yard.clock.elapsed += 5
+        assert yard.pool.since_exit("p") == yard.pool.since_exit("p", after_case=True) == 5
+        three = yard.pool.register("c", Registration(type="nio", instance="p"))
+        assert yard.pool.since_exit("p") is None, "it has registered again"
+        yard.pool.end(three, "told to")
+        yard.pool.end(three, "told to")
+        assert (yard.pool.since_exit("p"), yard.pool.since_exit("p", after_case=True)) == (0, None)
+
+
 class TestLeases:
     def test_the_adapters_are_held(self, yard: "PoolHarness") -> None:
         alice, bob, other = yard.adapter("a"), yard.adapter("b"), yard.adapter("c")
@@ -64,7 +80,7 @@ class TestLeases:
     def test_all_or_none(self, yard: "PoolHarness") -> None:
         alice, bob = yard.adapter("a"), yard.adapter("b")
         yard.lease(bob=bob)
-        with pytest.raises(AdapterError, match="bob: the nio adapter b is not free any more"):
+        with pytest.raises(AdapterError, match="bob: the nio adapter b is no longer free"):
             yard.lease(alice=alice, bob=bob)
         assert alice.state is AdapterState.FREE
         assert yard.pool.free == [alice]

@@ -103,7 +103,7 @@ OF_ALL_AGES = st.lists(st.tuples(SHAPES, AGES), max_size=12).map(
         for case, (_, age) in zip(_waiting([shape for shape, _ in some]), some, strict=True)
     ]
 )
-# D and E come from engines, L from one machine, S from where nobody counts.
+# D and E come from engines, L from one machine, S from a provider without a limit.
 HOSTING = st.builds(
     lambda docker, local: Hosting(
         {
@@ -169,7 +169,7 @@ def check(decision: Decided, waiting: list[Waiting], free: list[AvailableAdapter
         assert all(clients[role].match(adapters[key]) for role, key in chosen.items())
     started = [case for case, _, _ in decision.starts]
     assert len(started) == len(set(started))
-    assert {*started, *decision.reasons} == set(cases), "a case neither starts nor is told why it waits"
+    assert {*started, *decision.reasons} == set(cases), "a case neither starts nor has a reason to wait"
     assert not set(started) & set(decision.reasons)
     assert all(decision.reasons.values())
     assert decision.unsatisfiable <= set(decision.reasons)

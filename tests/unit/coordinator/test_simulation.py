@@ -233,7 +233,7 @@ def test_an_engine_that_goes_away_and_comes_back() -> None:
     lab = Simulation({}, engines={0.0: both, 55.0: one, 95.0: {}, 145.0: one, 305.0: both})
     lab.run(jobs)
     assert not lab.waiting
-    assert not [job for job in jobs if 95 <= (job.started or 0) < 145], "there was nobody to run them"
+    assert not [job for job in jobs if 95 <= (job.started or 0) < 145], "there was no adapter to run them"
     assert not [job for job in jobs if 55 <= (job.started or 0) < 305 and job.on["one"]]
     assert [job for job in jobs if (job.started or 0) >= 305 and job.on["one"]]
 

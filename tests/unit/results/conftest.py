@@ -1,4 +1,4 @@
-"""A session to tell about: a journal on a clock that is turned by hand."""
+"""A session: a journal on a clock that is turned by hand."""
 
 from collections.abc import Callable
 from dataclasses import replace

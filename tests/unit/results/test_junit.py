@@ -149,7 +149,7 @@ def test_jenkins(lab: "Lab") -> None:
 
 
 def test_github(lab: "Lab") -> None:
-    """mikepenz/action-junit-report: flakyFailure is a pass, rerunFailure beside failure; file and line."""
+    """mikepenz/action-junit-report: flakyFailure is a pass, rerunFailure next to failure; file and line."""
     lab.start()
     flaky = lab.plan({"alice": "Nio"})
     lab.run(flaky, "failure", "first try", traceback=TRACEBACK, will_retry=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Listening:
-    """Remembers what it was told."""
+    """Records the calls."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

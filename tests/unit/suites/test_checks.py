@@ -256,7 +256,7 @@ def test_roles_without_a_test_are_not_left_out_in_silence(write: Write) -> None:
     assert "async def run" in found.problems[0].hint
     assert "_Misnamed" in found.problems[0].hint
     assert [case.id for case in found.cases] == ["a_test.py::Leaf[alice=Nio]"]
-    assert not plan([f"{path}::Leaf"]).problems, "nobody asked for the others"
+    assert not plan([f"{path}::Leaf"]).problems, "the others were not selected"
     (problem,) = plan([f"{path}::Misnamed"]).problems
     assert problem.line == 21
 

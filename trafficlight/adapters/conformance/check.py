@@ -88,7 +88,7 @@ class _Examination:
         await self.termination()
 
     async def first_registration(self) -> ScriptedAdapter | None:
-        """Wait for it, and judge what it says of itself."""
+        """Wait for the registration and check it."""
         adapter = await self.until(lambda: self.newest(0) or self.program.ended, _STARTUP)
         if not isinstance(adapter, ScriptedAdapter):
             how = (
@@ -113,9 +113,9 @@ class _Examination:
             return adapter
         self.ok("registers", f"as {said.type!r}, version {said.version!r}")
         if said.version is None:
-            self.note("tells-version", "it does not say which version of the client it drives")
+            self.note("tells-version", "it declares no client version")
         if said.actions is None:
-            self.note("declares-actions", "it does not say what it can perform, so it is asked for anything")
+            self.note("declares-actions", "it declares no actions, so tests may send it any action")
         else:
             self.ok("declares-actions", ", ".join(said.actions) or "none")
         return adapter
@@ -127,7 +127,7 @@ class _Examination:
             return None
         self.ok("polls", "after it registered")
         if adapter.polls[0].wait is None:
-            self.note("asks-to-wait", "it does not send ?wait=; the coordinator holds as long as it likes")
+            self.note("asks-to-wait", "it does not send ?wait=, so the coordinator chooses the hold time")
         return adapter
 
     async def held_poll(self, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
@@ -139,7 +139,7 @@ class _Examination:
         )
         held = (first.ended or time.monotonic()) - first.began
         if first.dropped or (again is not None and first.ended is None):
-            self.wrong("held-poll", f"it gave a held poll up after {held:.1f} s")
+            self.wrong("held-poll", f"it closed a held poll after {held:.1f} s")
         elif again is None or self.program.ended:
             self.wrong("held-poll", f"no poll followed one that was held {held:.1f} s and answered {IDLE!r}")
             return await self.next_life(adapter, "held-poll") if self.program.ended else None
@@ -168,14 +168,14 @@ class _Examination:
         if self.program.ended:
             self.note(
                 "coordinator-restart",
-                f"its process ends (code {self.program.returncode}) when the coordinator is away",
+                f"its process ends (code {self.program.returncode}) when the coordinator is down",
             )
             return await self.next_life(adapter, "coordinator-restart")
         self.wrong("coordinator-restart", "it does not register with a coordinator that was restarted")
         return None
 
     async def exits(self, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
-        """Tell it to exit."""
+        """Send `exit` and expect a new registration."""
         if await self.until(lambda: adapter.polls) is None:
             self.wrong("exit", "it registered again, and did not poll")
             return None
@@ -191,7 +191,7 @@ class _Examination:
         if len(adapter.polls) > count:
             self.wrong("exit", f"it polls on under its old uuid ({len(adapter.polls) - count} times)")
         elif successor is not None:
-            self.ok("exit", "stops polling, and comes back under a new uuid")
+            self.ok("exit", "stops polling, and registers again under a new uuid")
         return successor
 
     async def termination(self) -> None:
@@ -234,7 +234,7 @@ class _Examination:
                 self.wrong("responds", f"{name} was answered by an error: {_details(reply)}")
             return await self.next_life(adapter, "new-life-after-error")
         if not isinstance(reply.body, dict):
-            self.wrong("responds", "the response is no JSON object")
+            self.wrong("responds", "the response is not a JSON object")
             return adapter
         if reply.body.get("response") == "error":
             self.wrong("responds", f"{name} was answered {reply.body}: a failure belongs to POST error")
@@ -242,7 +242,7 @@ class _Examination:
             self.ok("responds", f"to {name}")
         known = {poll.answer.id for poll in adapter.polls if poll.answer is not None and poll.answer.id}
         if reply.id is None:
-            self.note("echoes-id", "its responses carry no id: they are taken in good faith")
+            self.note("echoes-id", "its responses have no id, so they cannot be checked against actions")
         elif reply.id in known:
             self.ok("echoes-id", "its responses carry the action's id")
         else:
@@ -250,7 +250,7 @@ class _Examination:
         return adapter
 
     async def repeated_action(self, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
-        """Send the action that it answered last once more, as if its answer had been lost."""
+        """Send its last answered action again, as if the answer had been lost."""
         last = adapter.replies[-1] if adapter.replies else None
         name = self.options.action or _declared(adapter)
         if name is None or last is None or last.id is None:
@@ -287,7 +287,7 @@ class _Examination:
         if after is True and not self.program.ended:
             self.ok("refused-answer", "goes on polling after its answer was refused with 409")
             return adapter
-        what = "its process ended" if self.program.ended else "it polls no more"
+        what = "its process ended" if self.program.ended else "it stopped polling"
         level = Level.WRONG if reply.id is not None else Level.NOTE
         text = f"after an answer was refused with 409, {what}"
         if self.newest(born) is not None:
@@ -341,13 +341,14 @@ class _Examination:
         """Judge the uuid of a registration."""
         if adapter.uuid in self.uuids:
             self.wrong(
-                "fresh-uuid", f"it registered a second time as {adapter.uuid}; each life needs a new one"
+                "fresh-uuid",
+                f"it registered a second time as {adapter.uuid}; a registration needs a new uuid",
             )
         self.uuids.add(adapter.uuid)
         try:
             UUID(adapter.uuid)
         except ValueError:
-            self.note("fresh-uuid", f"{adapter.uuid!r} is no UUID: others may choose the same")
+            self.note("fresh-uuid", f"{adapter.uuid!r} is not a UUID, so it may not be unique")
 
     async def next_life(self, adapter: ScriptedAdapter, check: str) -> ScriptedAdapter | None:
         """Return the registration that follows, starting the program again where it has ended."""
@@ -359,7 +360,7 @@ class _Examination:
             await self.program.start()
             successor = await self.until(lambda: self.newest(count), _STARTUP)
         if not isinstance(successor, ScriptedAdapter):
-            self.wrong(check, f"no new registration within {self.options.grace:g} s, and its process runs on")
+            self.wrong(check, f"no new registration within {self.options.grace:g} s, but its process runs")
             return None
         self.fresh_uuid(successor)
         return successor

@@ -36,7 +36,7 @@ class Level(StrEnum):
     WRONG = "wrong"
     """The wire requires it."""
     NOTE = "note"
-    """Only recommended: adapters written before it was invented do without."""
+    """Only recommended: older adapters may lack it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ class ScriptedAdapter:
         return await self.coordinator.until(lambda: next(iter(self.replies[seen:]), None), timeout)
 
     async def exit(self, reason: str = "the script says so") -> None:
-        """Tell it to exit, at this and every later poll."""
+        """Answer this and every later poll with `exit`."""
         await self.say(ActionMessage(action=EXIT, data={"reason": reason}))
 
 
@@ -138,7 +138,7 @@ class ScriptedCoordinator:
         self.delay = delay
         self.adapters: list[ScriptedAdapter] = []
         self.refusals: list[tuple[str, int]] = []
-        """Endpoint and status of the next answers that are to be refusals."""
+        """Endpoint and status of the next answers that will be refusals."""
         self.deadlines: dict[str, float] = {"alive": 60.0, "action": 60.0}
         self._token = token
         self._own_token = own_token
@@ -184,7 +184,7 @@ class ScriptedCoordinator:
         self._known.clear()
 
     async def tell(self) -> None:
-        """Make everyone who waits look again."""
+        """Wake all waiters."""
         async with self._changed:
             self._changed.notify_all()
 

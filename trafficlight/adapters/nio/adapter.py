@@ -1,7 +1,13 @@
 """The nio adapter: its actions, with the data of the wire, and its program."""
 
+import asyncio
 import json
 import logging
+import shutil
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -14,10 +20,20 @@ from nio import (  # type: ignore[import-untyped,unused-ignore]
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from trafficlight.adapters.nio.account import AccountActions
-from trafficlight.adapters.nio.device import checked
+from trafficlight.adapters.nio.device import Device, checked
 from trafficlight.adapters.nio.timeline import Message, Timeline
-from trafficlight.adapters.sdk import ActionFailed, JsonObject, Options, action, serve
+from trafficlight.adapters.sdk import (
+    ActionFailed,
+    Adapter,
+    JsonObject,
+    Options,
+    UnsupportedActionError,
+    action,
+    serve,
+)
+
+_LONGEST_WAIT = 30.0
+_LONGEST_ACTION = 40.0
 
 UserId = Annotated[str, Field(alias="userId")]
 
@@ -30,8 +46,87 @@ class TimelineEntry(TypedDict):
     message: str
 
 
-class NioAdapter(AccountActions):
+class HomeserverUrl(TypedDict):
+    """The base URLs of the client-server API; an adapter on this machine uses `local`."""
+
+    local: str
+
+
+class NioAdapter(Adapter):
     """A device of one user in matrix-nio. An action returns when its effect is visible in this client."""
+
+    type = "nio"
+    version = version("matrix-nio")
+
+    def __init__(self) -> None:
+        self._device: Device | None = None
+        self._account = ("", "")
+        self._store: Path | None = None
+        self._room_id: str | None = None
+
+    async def close(self) -> None:
+        """Stop syncing and remove the account's keys."""
+        await self._forget()
+
+    async def perform(self, name: str, data: JsonObject) -> JsonObject:
+        """Perform an action, see :class:`Adapter`; it fails if the homeserver does not answer."""
+        limit = self._share_of_deadline(0.9, _LONGEST_ACTION)
+        try:
+            async with asyncio.timeout(limit):
+                return await super().perform(name, data)
+        except TimeoutError:
+            raise ActionFailed(f"the homeserver took longer than {limit:g} s") from None
+
+    @action()
+    async def register(self, username: str, password: str, homeserver_url: HomeserverUrl) -> None:
+        """Create an account and log in; returns after the first sync."""
+        await self._enter(username, password, homeserver_url["local"], create=True)
+
+    @action()
+    async def login(
+        self,
+        username: str,
+        password: str,
+        homeserver_url: HomeserverUrl,
+        key_backup_passphrase: str | None = None,
+    ) -> None:
+        """Log in as a new device; returns after the first sync."""
+        if key_backup_passphrase is not None:
+            raise UnsupportedActionError("matrix-nio has no key backup: login cannot restore one")
+        await self._enter(username, password, homeserver_url["local"], create=False)
+
+    @action()
+    async def logout(self) -> None:
+        """Log out at the homeserver and remove the device's keys."""
+        checked(await self._logged_in.client.logout(), "logout")
+        await self._forget()
+
+    @action()
+    async def reload(self) -> None:
+        """Restart the client with only its store; returns after a full sync."""
+        device = self._logged_in
+        again = device.restored()
+        await device.stop()
+        self._device = again
+        await again.start()
+        if self._room_id is not None:
+            await self._show(self._room_id)
+
+    @action()
+    async def clear_idb_storage(self) -> None:
+        """Remove all keys and the timeline, and log in as a new device; returns after a sync."""
+        homeserver = self._logged_in.homeserver
+        room_id = self._room_id
+        await self._enter(*self._account, homeserver, create=False)
+        if room_id is not None:
+            await self._show(room_id)
+
+    @action()
+    async def advance_clock(self, milliseconds: int) -> None:
+        """Age the device's outbound sessions, the only clock of nio's encryption."""
+        olm = self._logged_in.client.olm
+        for session in olm.outbound_group_sessions.values():
+            session.creation_time -= timedelta(milliseconds=milliseconds)
 
     @action()
     async def create_room(self, name: str, topic: str | None = None) -> None:
@@ -153,6 +248,45 @@ class NioAdapter(AccountActions):
             for entry in self._timeline.messages
         ]
         return {"response": "got_timeline", "timeline": timeline}
+
+    @property
+    def _wait(self) -> float:
+        """The time limit of a wait in seconds, short enough to report before the action's deadline."""
+        return self._share_of_deadline(0.7, _LONGEST_WAIT)
+
+    def _share_of_deadline(self, share: float, longest: float) -> float:
+        deadline = self.context.action_deadline
+        return longest if deadline is None else min(longest, deadline * share)
+
+    @property
+    def _logged_in(self) -> Device:
+        if self._device is None:
+            raise ActionFailed("not logged in")
+        return self._device
+
+    async def _enter(self, username: str, password: str, homeserver: str, *, create: bool) -> None:
+        await self._forget()
+        # Not in a thread: a cancellation would leave an unknown directory.
+        self._store = Path(mkdtemp(prefix="trafficlight-nio-"))
+        self._account = (username, password)
+        self._device = device = Device(homeserver.rstrip("/"), self._store, self._wait)
+        await (device.register if create else device.login)(username, password)
+        await device.start()
+
+    async def _show(self, room_id: str) -> None:
+        self._room_id = room_id
+        await self._logged_in.fill(room_id)
+
+    async def _forget(self) -> None:
+        device, self._device = self._device, None
+        store, self._store = self._store, None
+        self._room_id = None
+        try:
+            if device is not None:
+                await device.stop()
+        finally:
+            if store is not None:
+                await asyncio.to_thread(shutil.rmtree, store, ignore_errors=True)
 
     @property
     def _open_room(self) -> MatrixRoom:

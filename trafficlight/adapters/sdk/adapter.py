@@ -1,5 +1,6 @@
 """What an adapter author subclasses."""
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,8 @@ class Adapter:
         """
         declared = self.actions.get(name)
         if declared is None:
-            known = ", ".join(self.actions) or "none"
-            raise UnsupportedActionError(f"unknown action {name!r}; {self.type} performs: {known}")
+            close = difflib.get_close_matches(name, self.actions, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UnsupportedActionError(f"{self.type} does not support this action{hint}")
         outcome = await declared.method(self, **declared.arguments(data))
         return declared.response(outcome)

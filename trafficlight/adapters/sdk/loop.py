@@ -6,9 +6,9 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 from uuid import uuid4
 
 import aiohttp
@@ -50,7 +50,7 @@ class _Registration:
             message = await coordinator.poll()
             if message.action == EXIT:
                 logger.info(
-                    "%s: told to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
+                    "%s: asked to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
                 )
                 return
             self.polled = True
@@ -124,7 +124,7 @@ async def _serve_registration(
         await adapter.open()
         await registration.run()
     except RegistrationLostError as error:
-        logger.info("%s: the registration is gone: %s", coordinator.uuid, error)
+        logger.info("%s: the registration has ended: %s", coordinator.uuid, error)
     finally:
         closing = asyncio.ensure_future(_close(adapter, coordinator.uuid))
         try:
@@ -208,14 +208,10 @@ async def serve(
     options: Options | None = None,
 ) -> None:
     """Call :func:`run`, and end cleanly on SIGTERM and SIGINT: for a program's main function."""
-    await _until_stopped(run(factory, url, count=count, token=token, once=once, options=options))
-
-
-async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
     stopped = False
-    task = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(run(factory, url, count=count, token=token, once=once, options=options))
 
     def stop(number: signal.Signals) -> None:
         nonlocal stopped

@@ -19,7 +19,7 @@ blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")
 
 _operation = partial(OperationSpec, "Adapter operations", guard="people")
 _LIMIT = 16 << 10  # bytes of a reason
-_MOST = 10_000  # adapters told one by one
+_MOST = 10_000  # adapters listed one by one
 _AFTER_FORM = {303: ResponseSpec("For a form: to the status page.", media_type=None)}
 _FORM = "application/x-www-form-urlencoded"
 
@@ -31,12 +31,12 @@ class AdapterBody(BaseModel):
     type: str
     version: str
     state: AdapterState
-    case: str | None = Field(description="The case that it is in.")
+    case: str | None = Field(description="Its current case.")
     session: str | None = Field(description="The session of that case.")
-    role: str | None = Field(description="The role that it plays there.")
-    doing: str = Field(description="What it is at, in a line.")
+    role: str | None = Field(description="Its role in that case.")
+    doing: str = Field(description="What it is doing, in one line.")
     paused: str = Field(description="Why it gets no new case; empty while it does.")
-    quarantined: bool = Field(description="Whether its program's failures paused it, and not a person.")
+    quarantined: bool = Field(description="Whether it was paused because its program failed.")
     cases: int = Field(description="How many cases it has been in.")
     registered: datetime
     silent: float = Field(description="Seconds since its last request.")
@@ -118,7 +118,7 @@ async def _reason() -> str:
         return validated(Reason, await json_object(_LIMIT)).reason
     form = await form_fields(_LIMIT)
     if not request.content_length:
-        return "by hand, on the status page"
+        return "manually, on the status page"
     return validated(Reason, form).reason
 
 

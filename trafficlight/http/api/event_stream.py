@@ -8,12 +8,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import BinaryIO
 
 from trafficlight.clock import race
 from trafficlight.coordinator.lab import Lab
 from trafficlight.results.event_log import is_written
-from trafficlight.results.events import Event, line_head
+from trafficlight.results.events import line_head
 
 # Bytes read at once; the last line may go beyond.
 _CHUNK = 64 << 10
@@ -21,32 +20,6 @@ _CHUNK = 64 << 10
 _BEAT = 15.0
 # Seconds between two polls of the log of a session that another process runs.
 _LOOK = 0.5
-
-
-class _Tail:
-    """Reads whole lines of a file that grows.
-
-    :param after: the sequence number of the last event that is known already.
-    """
-
-    def __init__(self, file: BinaryIO, after: int) -> None:
-        self._file = file
-        self._after = after
-        #: Whether there was nothing more to read.
-        self.dry = False
-
-    def read(self) -> bytes:
-        """Return the next events' lines; others, such as a killed writer's last one, are left out."""
-        lines = self._file.readlines(_CHUNK)
-        if lines and not lines[-1].endswith(b"\n"):
-            self._file.seek(-len(lines[-1]), 1)  # its rest is still to come
-            lines.pop()
-        self.dry = not lines
-        return b"".join(line for line in lines if self._is_news(line))
-
-    def _is_news(self, line: bytes) -> bool:
-        head = line_head(line)
-        return head is not None and head.sequence > self._after
 
 
 async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> AsyncIterator[bytes]:
@@ -57,15 +30,21 @@ async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> As
     :param follow: whether to wait for more; otherwise it ends with the last event that there is now.
     """
     path, session, clock = folder / "events.jsonl", lab.engine.sessions.get(folder.name), lab.clock
-    news = asyncio.Event()
-
-    def on_event(_: Event) -> None:
-        news.set()
-
+    news, heard = asyncio.Event(), clock.monotonic()
     file = await asyncio.to_thread(path.open, "rb")
-    unsubscribe = lab.journal.subscribe(on_event, session=folder.name)
+    unsubscribe = lab.journal.subscribe(lambda _: news.set(), session=folder.name)
+
+    def read() -> tuple[bytes, bool]:
+        """Return the next events' lines, and whether there is nothing more to read."""
+        lines = file.readlines(_CHUNK)
+        if lines and not lines[-1].endswith(b"\n"):
+            file.seek(-len(lines[-1]), 1)  # its rest is still to come
+            lines.pop()
+        # Others, such as a killed writer's last one, are left out.
+        known = (line for line in lines if (head := line_head(line)) is not None and head.sequence > after)
+        return b"".join(known), not lines
+
     try:
-        tail, heard = _Tail(file, after), clock.monotonic()
         while True:
             news.clear()
             # Before reading: what is written until the session ends is read in any case.
@@ -73,13 +52,14 @@ async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> As
                 goes_on = not session.ended.is_set()
             else:
                 goes_on = await asyncio.to_thread(is_written, path) and not lab.engine.pool.closed
-            if lines := await asyncio.to_thread(tail.read):
+            lines, dry = await asyncio.to_thread(read)
+            if lines:
                 yield lines
                 heard = clock.monotonic()
             elif clock.monotonic() - heard >= _BEAT:
                 yield b"\n"
                 heard = clock.monotonic()
-            if not tail.dry:
+            if not dry:
                 continue
             if not (follow and goes_on):
                 break

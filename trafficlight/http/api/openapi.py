@@ -105,7 +105,7 @@ def document(app: Quart) -> JsonObject:
         "info": {
             "title": "trafficlight",
             "version": VERSION,
-            "summary": "What adapters, people and CI ask of the coordinator.",
+            "summary": "The endpoints for adapters, people and CI.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

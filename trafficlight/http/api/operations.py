@@ -54,7 +54,7 @@ def install_log_context(app: Quart) -> None:
 @blueprint.get("/healthz")
 @OperationSpec("The lab", {200: ResponseSpec("It is up.", Health)})
 async def healthz() -> Response:
-    """Tell that the coordinator is up: live, for an orchestrator; asks for no token. Both paths are one."""
+    """Liveness: the coordinator is up. Needs no token. Both paths do the same."""
     return jsonify(Health(status="ok", version=VERSION).model_dump())
 
 
@@ -63,7 +63,7 @@ async def healthz() -> Response:
     "The lab", {200: ResponseSpec("It is ready.", Readiness), 503: ResponseSpec("It is not.", Readiness)}
 )
 async def readyz() -> Response:
-    """Tell whether cases can run: engine, workers and journal are at work; asks for no token."""
+    """Readiness: whether cases can run, that is engine, workers and journal work. Needs no token."""
     reasons = _unready(current_lab())
     answer = jsonify(Readiness(ready=not reasons, reasons=reasons).model_dump())
     answer.status_code = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
@@ -86,7 +86,7 @@ async def metrics() -> Response:
 def _unready(lab: Lab) -> list[str]:
     reasons = []
     if lab.engine.stopping:
-        reasons.append(f"the coordinator is ending: {lab.engine.stopping}")
+        reasons.append(f"the coordinator is shutting down: {lab.engine.stopping}")
     elif not lab.engine.alive:
         reasons.append("the engine does not run")
     if lab.workers is not None and not lab.workers.pids:

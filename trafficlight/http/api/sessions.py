@@ -20,9 +20,18 @@ from trafficlight.http.api.bodies import (
 from trafficlight.http.api.event_stream import event_lines
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
-from trafficlight.http.requests import current_lab, json_object, json_response, validated
+from trafficlight.http.requests import (
+    current_lab,
+    json_object,
+    json_response,
+    open_session,
+    running,
+    session_folder,
+    session_id,
+    unknown_session,
+    validated,
+)
 from trafficlight.http.security import require_people
-from trafficlight.http.sessions import open_session, running, session_folder, session_id, unknown_session
 from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import State
@@ -163,7 +172,7 @@ async def events(session: str) -> Response:
 async def cancel(session: str) -> Response:
     """Cancel a session: no more of its cases start, and running ones are cancelled.
 
-    Can be repeated; 409 where it has ended by itself.
+    Can be repeated; 409 if it has ended by itself.
     """
     id, lab = await session_id(session), current_lab()
     found = running(id)

@@ -22,9 +22,14 @@ from trafficlight.http.pages.views import (
     session_row,
     snapshot,
 )
-from trafficlight.http.requests import current_lab
+from trafficlight.http.requests import (
+    current_lab,
+    open_session,
+    running,
+    session_folder,
+    session_id,
+)
 from trafficlight.http.security import require_people
-from trafficlight.http.sessions import open_session, running, session_folder, session_id
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle

@@ -17,13 +17,13 @@ from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
 from trafficlight.results.reports.presentation import (
+    POSITION,
     AttemptView,
     CaseRow,
     FileView,
     Verdict,
     attempt_view,
     case_row,
-    display_position,
     display_status,
     file_kind,
     in_display_order,
@@ -113,7 +113,7 @@ def case_page(
         status = display_status(case, over=over)
         counts[status] += 1
         if (not wanted or status in wanted) and _contains(words, case):
-            found.append((display_position(status), case))
+            found.append((POSITION[status], case))
     pages = max(1, -(-len(found) // _ROWS))
     page = min(max(1, page), pages)
     found.sort(key=lambda one: one[0])

@@ -155,7 +155,7 @@ async def receive_files(
     :param chunks: returns the body, given the bytes that it may have.
     :param folder: where to; it exists.
     :param file_limit: bytes of one file at most.
-    :param room: returns the bytes that all files together may have; other requests use some meanwhile.
+    :param room: returns the bytes that all files together may have; other requests use some of them.
     :raises ApiError: not multipart (415), malformed (400), too large (413), or the disk is full (507).
     """
     mimetype, parameters = parse_options_header(content_type)
@@ -175,7 +175,7 @@ async def receive_files(
                 await asyncio.to_thread(receiver.feed, bytes(pending))
                 pending.clear()
         await asyncio.to_thread(receiver.finish, bytes(pending))
-        # In the same turn of the loop as the caller's bookkeeping: other uploads may end meanwhile.
+        # In the same turn of the loop as the caller's bookkeeping: other uploads may end in between.
         if receiver.size > room():
             raise _too_large("there is no room for more files")
     except BaseException as error:

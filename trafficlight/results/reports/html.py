@@ -8,11 +8,11 @@ from trafficlight.results.case import CaseRecord
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.matrix import matrices
 from trafficlight.results.reports.presentation import (
+    POSITION,
     AttemptView,
     CaseRow,
     attempt_view,
     case_row,
-    display_position,
     recorded_files,
     render,
     status_counts,
@@ -41,7 +41,7 @@ def report_html(record: SessionRecord, *, over: bool = True) -> bytes:
     anchors = {case.id: f"case-{number}" for number, case in enumerate(cases, 1)}
     rows = {case.id: case_row(case, now, over=over) for case in cases}
     counts = status_counts(cases, over=over)
-    ordered = sorted(cases, key=lambda case: display_position(rows[case.id].status))
+    ordered = sorted(cases, key=lambda case: POSITION[rows[case.id].status])
     suites: dict[str, list[_Item]] = {}
     for case in ordered:
         row = rows[case.id]

@@ -45,7 +45,8 @@ MARKS = {
 }
 """Every status of a case with its mark, in display order."""
 
-_POSITION = {status: position for position, status in enumerate(MARKS)}
+POSITION = {status: position for position, status in enumerate(MARKS)}
+"""The sort key of each status."""
 
 
 def display_status(case: CaseRecord, *, over: bool) -> str:
@@ -57,11 +58,6 @@ def display_status(case: CaseRecord, *, over: bool) -> str:
         return case.state.value
     outcome = case.outcome
     return str(Outcome.NOT_RUN if outcome is Outcome.RUNNING else outcome)
-
-
-def display_position(status: str) -> int:
-    """Return the sort key of a status."""
-    return _POSITION[status]
 
 
 def in_display_order(counts: Mapping[str, int]) -> dict[str, int]:

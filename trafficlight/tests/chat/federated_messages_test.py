@@ -25,7 +25,7 @@ class FederatedMessages(Test):
 
 
 class ThreeUsersTwoServers(Test):
-    """A room of three users on two homeservers: everybody reads everybody."""
+    """In a room of three users on two homeservers, everyone can read every message."""
 
     clients = {"alice": [Nio], "bob": [Nio], "carol": [Nio]}
     servers = {"here": [SynapseStable], "there": [SynapseStable]}

@@ -4,7 +4,7 @@ from trafficlight.server_types import SynapseStable
 
 
 class InvitedBeforeMessage(Test):
-    """Who was invited before a message was sent can read it after joining."""
+    """A user invited before a message was sent can read it after joining."""
 
     clients = {"alice": [Nio], "bob": [Nio]}
     servers = {"server": [SynapseStable]}
@@ -23,7 +23,7 @@ class InvitedBeforeMessage(Test):
 
 
 class JoinedAfterMessage(Test):
-    """Who joins a room whose history begins at the join cannot see what was written before the invite."""
+    """A user who joins a room whose history begins at the join cannot see messages from before the invite."""
 
     clients = {"alice": [Nio], "bob": [Nio]}
     servers = {"server": [SynapseStable]}

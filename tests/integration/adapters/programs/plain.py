@@ -18,7 +18,7 @@ FIXED = str(uuid.uuid4())
 def call(
     method: str, path: str, body: Any = None, timeout: float = 60, media_type: str = "application/json"
 ) -> tuple[int, Any]:
-    """Send a request, again while nobody answers, and return status and JSON."""
+    """Send a request, with retries until there is an answer, and return status and JSON."""
     while True:
         connection = http.client.HTTPConnection(HOST, timeout=timeout)
         try:
