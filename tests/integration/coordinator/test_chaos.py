@@ -14,7 +14,7 @@ from trafficlight.results.events import FINAL, CaseEnded, State
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
 
-CASES = 200
+CASES = 120
 
 TEXT = "\n".join(
     f"""
@@ -86,7 +86,7 @@ async def test_no_case_is_stuck(bay_with: Callable[..., Any], seed: int) -> None
     async with asyncio.TaskGroup() as group:
         loops = [group.create_task(adapter.loop()) for adapter in adapters]
         session = await bay.submit(TEXT)
-        cases = await bay.ended(session, 60)
+        cases = await bay.ended(session, 100)
         for loop in loops:
             loop.cancel()
     assert len(cases) == CASES
