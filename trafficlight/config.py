@@ -20,6 +20,8 @@ from trafficlight.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "TRAFFICLIGHT_"
+RESULTS_MARKER = ".trafficlight-results"
+"""A file in folders that hold results, which are not searched for tests."""
 SYNAPSE_VERSION = "1.163.2"
 DENDRITE_VERSION = "0.13.8"
 DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere

@@ -3,14 +3,19 @@
 import importlib
 import importlib.util
 import io
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from trafficlight.errors import NothingFailedError, TrafficlightError
 from trafficlight.version import VERSION, install_command
 
+# What shells report for a program that SIGPIPE ended.
+_BROKEN_PIPE = 141
 _COMMANDS = {
     "run": "Run tests with a coordinator, adapters and homeservers on this machine.",
     "serve": "Run a coordinator for adapters that run elsewhere.",
@@ -37,6 +42,14 @@ class _Lazy(click.Group):
         module = importlib.import_module(f"trafficlight.cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would exit with 1
+            # The reader of the output is gone, such as head: flushing at exit must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(_BROKEN_PIPE)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -80,4 +93,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TrafficlightError as error:
         click.echo(f"trafficlight: {error}", err=True)
         sys.exit(2)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the exit code must not be 1
+        sys.exit(_exit_code_of(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _exit_code_of(error: Exception) -> int:
+    """Report an error that no command expects and return the exit code: never 1, a failure of a client."""
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    # A wrong place: a folder that is not writable, a full disk. Path.resolve reports a loop in its own way.
+    if isinstance(cause, OSError) or str(cause).startswith("Symlink loop"):
+        place = f"{cause.filename}: " if isinstance(cause, OSError) and cause.filename else ""
+        text = cause.strerror if isinstance(cause, OSError) else ""
+        click.echo(f"trafficlight: {place}{text or cause}", err=True)
+        return 2
+    if isinstance(cause, TrafficlightError):
+        click.echo(f"trafficlight: {cause}", err=True)
+        return 2
+    traceback.print_exception(error)
+    return 3

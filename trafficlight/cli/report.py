@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from trafficlight.config import load
-from trafficlight.results.event_log import is_written, read_events
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.json_files import dump, report_json

@@ -102,11 +102,15 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
         running = adapters_running(lab, url, folder.path / "adapters", others=others)
         await stack.enter_async_context(running)
         stack.enter_context(stopping_on_signals(lab))
-        session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
+        try:
+            session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
+        except BaseException:
+            await asyncio.to_thread(folder.finish)
+            raise
         progress = Progress(session.record, console)
         stack.callback(lab.journal.subscribe(progress, (CaseState, CaseEnded), session=session.id))
         with progress.shown():
             await session.ended.wait()
-    for line in summary(session.record, folder.path):
+    for line in summary(session.record, folder.path, session.writer.incomplete):
         click.echo(line)
     return int(session.exit_code)

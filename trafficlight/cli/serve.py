@@ -80,7 +80,7 @@ async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
         click.echo(f"session {session.id} · {cases} · {session.folder.path}")
     for session in sessions:
         await session.ended.wait()
-        for line in summary(session.record, session.folder.path):
+        for line in summary(session.record, session.folder.path, session.writer.incomplete):
             click.echo(line)
     codes = [session.exit_code for session in sessions]
     return _most_severe([*codes, *(ExitCode(before.exit_code or 0) for before in ended)])

@@ -10,7 +10,7 @@ from trafficlight.coordinator.channel import AdapterFailure, Channel
 from trafficlight.errors import TrafficlightError
 from trafficlight.logs import LogContext
 from trafficlight.protocol import JsonObject, Registration
-from trafficlight.results.events import Upload as UploadEvent
+from trafficlight.results.events import Upload
 from trafficlight.results.folder import AttemptFolder
 
 
@@ -37,24 +37,6 @@ class AdapterState(StrEnum):
     LEASED = "leased"
     RESETTING = "resetting"  # between two cases
     ENDED = "ended"  # its polls are answered with `exit`
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file that a client uploaded.
-
-    :param name: its name, as sent.
-    :param path: where it is stored.
-    :param size: bytes.
-    :param sha256: of its content, in hexadecimal.
-    :param media_type: guessed from its name.
-    """
-
-    name: str
-    path: Path
-    size: int
-    sha256: str
-    media_type: str
 
 
 @dataclass(slots=True)
@@ -131,7 +113,7 @@ class Lease:
     :param emit: records an event of the attempt.
     :param on_lost: called with the role and the error of a lost adapter, and whether an action of the test
         raises that error.
-    :ivar uploads: the latest upload of each role and name.
+    :ivar uploads: the file of the latest upload of each role and name.
     :ivar uploaded_bytes: the size of all uploads.
     """
 
@@ -143,21 +125,16 @@ class Lease:
     emit: Callable[..., None]
     on_lost: Callable[[str, AdapterFailure, bool], None]
     released: bool = False
-    uploads: dict[tuple[str, str], Upload] = field(default_factory=dict)
+    uploads: dict[tuple[str, str], Path] = field(default_factory=dict)
     uploaded_bytes: int = 0
 
-    def uploaded(self, role: str, adapter: str, upload: Upload) -> None:
-        """Record a file that the client in a role uploaded, also after the attempt."""
-        self.uploads[role, upload.name] = upload
+    def uploaded(self, role: str, adapter: str, upload: Upload, folder: Path) -> None:
+        """Record a file that the client in a role uploaded, also after the attempt.
+
+        :param folder: where it is, below the attempt's folder.
+        """
+        path = folder / upload.path
+        self.uploads[role, upload.name] = path
         self.uploaded_bytes += upload.size
-        self.emit(
-            UploadEvent(
-                role=role,
-                adapter=adapter,
-                name=upload.name,
-                path=upload.path.relative_to(self.folder.path).as_posix(),
-                size=upload.size,
-                sha256=upload.sha256,
-                media_type=upload.media_type,
-            )
-        )
+        below = path.relative_to(self.folder.path).as_posix()
+        self.emit(upload, role=role, adapter=adapter, path=below)

@@ -343,7 +343,7 @@ class Attempt:
     async def upload(self, role: str, name: str) -> Path:
         """Return the file that the client in a role uploaded under a name; the latest of that name."""
         try:
-            return self.lease.uploads[role, name].path
+            return self.lease.uploads[role, name]
         except KeyError:
             sent = sorted(known for owner, known in self.lease.uploads if owner == role)
             message = f"uploaded no file {name!r}; it uploaded {', '.join(sent) or 'nothing'}"

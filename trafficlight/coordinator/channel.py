@@ -16,6 +16,8 @@ from trafficlight.clock import Clock, release
 from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError, UnsupportedError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
 
+# What adapters of the original send as a path that they do not know.
+_NO_PATHS = frozenset({"unknown", "tbd"})
 # Completed actions that messages quote.
 _REMEMBERED = 3
 # Ids of answered actions, to recognise repeated responses.
@@ -26,8 +28,8 @@ _JITTER = 0.1
 _SUPERSEDED_DELAY = 1000
 # Repeats of an action after which the adapter seems not to know it.
 _MOST_REPEATS = 10
-# Superseded polls after which two processes seem to share one uuid.
-_TWO_POLLERS = 3
+# So many superseded polls within so many seconds: two processes seem to share one uuid.
+_TWO_POLLERS, _AT_ONCE = 3, 5.0
 
 
 class Receipt(StrEnum):
@@ -78,7 +80,7 @@ class Channel:
     on_delivered: Callable[[ActionMessage], None] | None = None
     on_rivals: Callable[[], None] | None = None
     _outstanding: Outstanding | None = None
-    _superseded: int = 0
+    _superseded: "deque[float]" = field(default_factory=lambda: deque(maxlen=_TWO_POLLERS))
     failure: AdapterFailure | None = field(default=None, init=False)
     exit_reason: str | None = field(default=None, init=False)
     _polls: int = 0
@@ -249,7 +251,8 @@ class Channel:
         stated = error.type if "type" in error.model_fields_set else ""
         of_action = stated == "action" or (stated == "unknown" and outstanding is not None)
         kind = ActionError if of_action else AdapterError
-        return kind(details, action=action, path=error.path)
+        path = "" if error.path.strip().lower() in _NO_PATHS else error.path
+        return kind(details, action=action, path=path)
 
     # State
 
@@ -304,9 +307,12 @@ class Channel:
         return True
 
     def _note_superseded(self) -> None:
-        self._superseded += 1
-        if self._superseded == _TWO_POLLERS and self.on_rivals is not None:
+        now = self.clock.monotonic()
+        self._superseded.append(now)
+        often = len(self._superseded) == _TWO_POLLERS and now - self._superseded[0] <= _AT_ONCE
+        if often and self.on_rivals is not None:
             self.on_rivals()
+            self.on_rivals = None
 
     async def _hold(self, seconds: float) -> None:
         """Wait until something changes."""

@@ -34,10 +34,9 @@ from trafficlight.errors import (
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
-from trafficlight.results.event_log import read_events
 from trafficlight.results.events import Expected
-from trafficlight.results.folder import ResultsFolder, folder_name
-from trafficlight.results.journal import Journal
+from trafficlight.results.folder import ResultsFolder, folder_name, mark
+from trafficlight.results.journal import Journal, read_events
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
 from trafficlight.results.writer import LATE, LateEventRecorder
@@ -53,8 +52,8 @@ logger = logging.getLogger(__name__)
 
 # Cases at once by default: they mostly wait for adapters, but each has a process.
 _CASES, _CASES_PER_CORE = 8, 4
-# How often in a row a case may be interrupted if its own code may be what kills the coordinator.
-_MOST_INTERRUPTIONS = 10
+# How often in a row a case may be interrupted: its own code may be what kills the coordinator.
+_MOST_INTERRUPTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +318,7 @@ class Lab:
         """Return the folder for uploads of an adapter without a case; create it."""
         folder = self.settings.results_root / "adapters" / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
+        mark(folder.parent)
         return folder
 
 
@@ -350,10 +350,7 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
 
 def _interruptions(settings: Settings) -> int | None:
     """Return how often in a row a case may be interrupted."""
-    if not settings.rerun_interrupted:
-        return 1
-    # Without workers, a test can kill the coordinator.
-    return _MOST_INTERRUPTIONS if settings.workers == 0 else None
+    return _MOST_INTERRUPTIONS if settings.rerun_interrupted else 1
 
 
 def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:

@@ -121,6 +121,10 @@ class Pool:
         known = self._adapters.get(uuid)
         if known is not None:
             if known.state is AdapterState.ENDED:
+                why = f"the {known.type} adapter {uuid} has ended and must register under a new uuid"
+                if why not in (one.why for one in self._missing.values()):
+                    logger.warning("%s", why)
+                    self.note_missing(known.program or uuid, "adapter", why, known.fields)
                 raise RegistrationConflictError(uuid, f"this adapter has ended ({known.reason})")
             if known.fields != registration.fields():
                 raise RegistrationConflictError(uuid, "already registered with other data")

@@ -14,8 +14,8 @@ from pathlib import Path
 from trafficlight.errors import ConfigError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.catalog import session_ids
-from trafficlight.results.event_log import read_events, session_end
 from trafficlight.results.folder import ResultsFolder, write_atomically
+from trafficlight.results.journal import read_events, session_end
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import rebuild
 

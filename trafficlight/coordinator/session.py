@@ -361,15 +361,17 @@ class Session:
         try:
             await asyncio.to_thread(self.writer.close)
             await asyncio.to_thread(self.folder.finish)
-        except Exception:
+        except Exception as error:
             logger.exception("the results of session %s are not complete", self.id)
+            self.writer.incomplete = self.writer.incomplete or str(error)
         finally:
             self.ended.set()
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code for the process."""
-        return exit_code(self.record)
+        """The exit code for the process; an error of the lab if the results are incomplete."""
+        code = exit_code(self.record)
+        return ExitCode.LAB_ERROR if self.writer.incomplete and code is ExitCode.SUCCESS else code
 
     def _end(
         self,

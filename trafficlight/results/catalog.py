@@ -21,7 +21,6 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trafficlight.results.case import CaseRecord, Outcome
-from trafficlight.results.event_log import is_written
 from trafficlight.results.events import (
     LINE_BEGINNING,
     CaseEnded,
@@ -35,6 +34,7 @@ from trafficlight.results.events import (
     State,
     parse_event,
 )
+from trafficlight.results.journal import is_written
 from trafficlight.results.record import SessionRecord
 
 SCHEMA = 1

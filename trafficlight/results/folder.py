@@ -17,6 +17,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from trafficlight.config import RESULTS_MARKER
+
 logger = logging.getLogger(__name__)
 
 CURRENT = "current"
@@ -108,6 +110,11 @@ def _readable(text: str, *, digest_of: str | None = None) -> str:
     return (slug[: LONGEST - len(tail)] + tail) or "_"
 
 
+def mark(folder: Path) -> None:
+    """Mark a folder as one that holds results: clients upload files there that must not run as tests."""
+    (folder / RESULTS_MARKER).write_text("Results of trafficlight: not searched for tests.\n")
+
+
 class AttemptFolder:
     """The folder of one attempt of a case.
 
@@ -180,7 +187,9 @@ class ResultsFolder:
 
     @classmethod
     def create(cls, root: Path, today: date) -> "ResultsFolder":
-        """Create the folder of a new session and link ``<root>/current`` to it.
+        """Create the folder of a new session and link ``<root>/current`` and ``<root>/latest`` to it.
+
+        ``latest`` already now: if the session cannot start or end, it must not show an older one.
 
         No two callers get the same one, in any number of processes.
         """
@@ -196,9 +205,11 @@ class ResultsFolder:
                 number += 1
             else:
                 break
+        mark(path)
         folder = cls(path)
         with _locked(root):
             folder._link(CURRENT)
+            folder._link(LATEST)
         return folder
 
     @classmethod

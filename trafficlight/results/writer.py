@@ -12,7 +12,6 @@ from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
-from trafficlight.results.event_log import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.events import (
     FINAL,
     Attachment,
@@ -29,6 +28,7 @@ from trafficlight.results.events import (
     Upload,
 )
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
+from trafficlight.results.journal import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
 from trafficlight.results.reports.html import report_html
@@ -86,6 +86,8 @@ class ResultsWriter:
         self._log = EventLog(folder.events)
         #: Why the last event could not be written; empty if it was.
         self.trouble = ""
+        #: What is missing in the folder, and why; empty if nothing is.
+        self.incomplete = ""
         self._document = JunitDocument(record, JunitStyle.detect(folder.path))
         self._written = b""
         self._deadline = deadline
@@ -116,6 +118,7 @@ class ResultsWriter:
             self.trouble = ""
         except OSError as error:
             self.trouble = f"{self._folder.events} cannot be written: {error.strerror or error}"
+            self.incomplete = self.incomplete or self.trouble
             raise
         finally:  # a full disk must not keep the verdict from the reporters
             self._follow(event)
@@ -159,8 +162,8 @@ class ResultsWriter:
         self._wake.set()
         try:
             self._thread.join()
-            self._attempt(self._write_junit, "junit.xml")
-            write_reports(self._folder, self._record)
+            self._note(_attempted(self._write_junit, "junit.xml"))
+            self._note(write_reports(self._folder, self._record))
             for host in self._hosts:
                 host.stop()
             until = time.monotonic() + self._deadline
@@ -214,14 +217,14 @@ class ResultsWriter:
             while self._attempts:
                 attempt = self._attempts.popleft()
                 path = self._folder.path / attempt.folder
-                self._attempt(partial(_write_attempt, path, attempt), attempt.folder)
+                self._note(_attempted(partial(_write_attempt, path, attempt), attempt.folder))
             if closing:
                 return
             if self._dirty and time.monotonic() >= due:
                 self._dirty = False
                 began = time.monotonic()
-                self._attempt(self._write_junit, "junit.xml")
-                self._attempt(self._write_session, "session.json")
+                _attempted(self._write_junit, "junit.xml")
+                _attempted(self._write_session, "session.json")
                 due = time.monotonic() + min(_LONGEST_PAUSE, _THROTTLE * (time.monotonic() - began))
 
     def _write_session(self) -> None:
@@ -243,14 +246,8 @@ class ResultsWriter:
                 write_atomically(self._folder.junit, content)
                 self._written = content
 
-    @staticmethod
-    def _attempt(write: Callable[[], None], what: str) -> None:
-        try:
-            write()
-        except OSError as error:
-            logger.error("cannot write %s: %s", what, error)  # a full disk has no place for tracebacks
-        except Exception:
-            logger.exception("cannot write %s", what)
+    def _note(self, missing: str) -> None:
+        self.incomplete = self.incomplete or missing
 
 
 class LateEventRecorder:
@@ -323,11 +320,14 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     write_reports(folder, record)
 
 
-def write_reports(folder: ResultsFolder, record: SessionRecord) -> None:
+def write_reports(folder: ResultsFolder, record: SessionRecord) -> str:
     """Write the files for the end of a session: the report for people, and those for programs.
 
     One that cannot be written is logged and costs none of the others.
+
+    :return: why one could not be written; empty if all were.
     """
+    missing = ""
     files: dict[str, Callable[[], bytes]] = {
         "session.json": lambda: dump(SessionSummary.of(record).as_json()),
         "report.json": lambda: dump(report_json(record)),
@@ -335,10 +335,26 @@ def write_reports(folder: ResultsFolder, record: SessionRecord) -> None:
         "report.html": lambda: report_html(record),
     }
     for name, content in files.items():
-        try:
-            write_atomically(folder.path / name, content())
-        except Exception:
-            logger.exception("cannot write %s", name)
+        failure = _attempted(partial(_write_report, folder.path / name, content), name)
+        missing = missing or failure
+    return missing
+
+
+def _write_report(path: Path, content: Callable[[], bytes]) -> None:
+    write_atomically(path, content())
+
+
+def _attempted(write: Callable[[], None], what: str) -> str:
+    """Write something; return why that failed, or nothing."""
+    try:
+        write()
+    except OSError as error:
+        logger.error("cannot write %s: %s", what, error)  # a full disk has no place for tracebacks
+        return f"{what} cannot be written: {error.strerror or error}"
+    except Exception as error:
+        logger.exception("cannot write %s", what)
+        return f"{what} cannot be written: {error}"
+    return ""
 
 
 def _write_attempt(path: Path, attempt: AttemptRecord) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from trafficlight.config import RESULTS_MARKER
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.source import is_test_method
 from trafficlight.test import Test
 
 DEFAULT_PATTERNS = ("test_*.py", "*_test.py")
 
+# What the folders of sessions of earlier versions have.
+_OLD_RESULTS = frozenset({"events.jsonl", "junit.xml"})
 _NEVER = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
 
 
@@ -53,10 +56,18 @@ def files_below(directory: Path, patterns: Sequence[str] = DEFAULT_PATTERNS) -> 
             subfolders.clear()
             continue
         seen.add(real)
+        if _holds_no_tests(names):
+            subfolders.clear()
+            continue
         subfolders[:] = [name for name in subfolders if name not in _NEVER and not name.startswith(".")]
         here = PurePath(os.path.relpath(folder, directory))
         found.extend(Path(folder, name) for name in names if any((here / name).match(glob) for glob in globs))
     yield from sorted(found, key=lambda path: path.relative_to(directory).parts)
+
+
+def _holds_no_tests(names: Sequence[str]) -> bool:
+    """Return whether a folder with these files holds results, whose uploads are not tests, or packages."""
+    return RESULTS_MARKER in names or "pyvenv.cfg" in names or _OLD_RESULTS.issubset(names)
 
 
 def classes_in(module: object, module_name: str) -> dict[str, type[Test]]:

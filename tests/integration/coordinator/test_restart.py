@@ -18,7 +18,6 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.recovery import RecoveredState
 from trafficlight.protocol import Registration
 from trafficlight.results.case import INTERRUPTED, Outcome
-from trafficlight.results.event_log import read_events
 from trafficlight.results.events import (
     ActionSent,
     CaseEnded,
@@ -29,6 +28,7 @@ from trafficlight.results.events import (
     State,
 )
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import read_events
 from trafficlight.results.record import ExitCode
 from trafficlight.suites.selection import SessionRequest
 
@@ -278,12 +278,13 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
         assert session.exit_code == ExitCode.LAB_ERROR
 
 
-async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
-    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_a_case_that_may_kill_the_coordinator_is_not_run_a_fourth_time(
+    opened: Opener, tmp_path: Path, workers: int
 ) -> None:
-    monkeypatch.setattr("trafficlight.coordinator.lab._MOST_INTERRUPTIONS", 2)
-    for adapter in ("first", "second"):
-        async with opened() as lab:
+    """With workers it was run for ever."""
+    for adapter in ("first", "second", "third"):
+        async with opened(workers=workers) as lab:
             told = EventRecorder(lab.journal)
             await lab.resume_or_start(SessionRequest(), command=adapter)
             lab.engine.pool.register(adapter, Registration.model_validate({"type": "nio"}))
@@ -291,12 +292,12 @@ async def test_a_case_that_may_end_the_coordinator_itself_is_given_up(
             killed = Killed(tmp_path / "results")
         killed.restore()
     async with opened() as lab:
-        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="third")
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="fourth")
         async with asyncio.timeout(20):
             await session.ended.wait()
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
-        assert [attempt.state for attempt in waits.attempts] == [State.ERROR] * 2
-        assert "2 times in a row: the case may be what kills it" in waits.message
+        assert [attempt.state for attempt in waits.attempts] == [State.ERROR] * 3
+        assert "3 times in a row: the case may be what kills it" in waits.message
 
 
 async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter
 from tests.integration.http.sessions import TWO, a_test_file, lines, stood, submitted
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
-from trafficlight.results.event_log import EventLog, read_events
 from trafficlight.results.events import CaseEnded, Log, SessionEnded
+from trafficlight.results.journal import EventLog, read_events
 
 ASKS = "await alice.perform('one')"
 

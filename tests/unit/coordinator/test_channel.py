@@ -440,3 +440,18 @@ class TestAnswersThatDoNotArrive:
             await side.held_poll()
         await asyncio.sleep(0)
         assert noticed == [1]
+
+    async def test_a_poll_that_is_superseded_now_and_then_is_no_rival(
+        self, side: Side, clock: "HandClock"
+    ) -> None:
+        noticed: list[int] = []
+        side.channel.on_rivals = lambda: noticed.append(1)
+        for _ in range(10):
+            await side.held_poll(600)
+            await clock.turn(4)
+        assert not noticed
+
+    @pytest.mark.parametrize("path", ["unknown", "tbd", "TBD"])
+    def test_a_path_that_is_none_is_left_out(self, side: Side, path: str) -> None:
+        assert str(side.channel.report(ErrorBody(path=path, details="no tile"))) == "no tile"
+        assert str(side.channel.report(ErrorBody(path="a.ts:3", details="no tile"))) == "no tile [a.ts:3]"

@@ -278,6 +278,18 @@ class TestPrograms:
         yard.lease(alice=yard.adapter("b", program="p"))
         assert not yard.pool.missing
 
+    def test_an_adapter_that_registers_again_under_its_old_uuid_is_named(
+        self, yard: "PoolHarness", caplog: pytest.LogCaptureFixture
+    ) -> None:
+        yard.pool.end(yard.adapter("a", program="p"), "the case ended")
+        for _ in range(3):
+            with pytest.raises(RegistrationConflictError):
+                yard.adapter("a", program="p")
+        assert [one.why for one in yard.pool.missing] == [
+            "the nio adapter a has ended and must register under a new uuid"
+        ]
+        assert caplog.text.count("must register under a new uuid") == 1
+
     def test_rivals_under_one_uuid_are_logged(
         self, yard: "PoolHarness", caplog: pytest.LogCaptureFixture
     ) -> None:

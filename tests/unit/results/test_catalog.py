@@ -24,9 +24,9 @@ from trafficlight.results.catalog import (
     session_ids,
     session_sort_key,
 )
-from trafficlight.results.event_log import EventLog, is_written, read_events
 from trafficlight.results.events import CaseWaits, Log, Problem, SessionEnded, State, Upload
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import EventLog, is_written, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import LATE, LateEventRecorder, ResultsWriter
 

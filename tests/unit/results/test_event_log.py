@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.results.event_log import EventLog, read_events, session_end
 from trafficlight.results.events import ActionSent, Event, Log, SessionEnded, Upload, event_line
+from trafficlight.results.journal import EventLog, read_events, session_end
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab

@@ -9,7 +9,6 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from trafficlight.results.event_log import read_events
 from trafficlight.results.events import (
     Attachment,
     CaseEnded,
@@ -25,7 +24,7 @@ from trafficlight.results.events import (
     line_head,
     parse_event,
 )
-from trafficlight.results.journal import _SECRETS
+from trafficlight.results.journal import _SECRETS, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.json_files import dump, report_json
 

@@ -20,6 +20,8 @@ def test_folders_are_numbered_and_current_points_to_the_newest(tmp_path: Path) -
     root = tmp_path / "deep" / "results"
     assert [_create(root) for _ in range(3)] == [f"2026-11-21--00{number}" for number in (1, 2, 3)]
     assert os.readlink(root / "current") == "2026-11-21--003"
+    # A run that fails before its end must not leave the results of an older one there.
+    assert os.readlink(root / "latest") == "2026-11-21--003"
     (root / "2026-11-21--999").mkdir()
     assert _create(root) == "2026-11-21--1000"
     assert ResultsFolder.create(root, date(2026, 11, 22)).id == "2026-11-22--001"

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from trafficlight.results import writer as writer_module
-from trafficlight.results.event_log import read_events
 from trafficlight.results.events import (
     AdapterRegistered,
     CasePlanned,
@@ -20,6 +19,7 @@ from trafficlight.results.events import (
     SessionStarted,
     Upload,
 )
+from trafficlight.results.journal import read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
 
@@ -197,6 +197,7 @@ def test_a_report_that_cannot_be_written_costs_no_other(
     lab.run(lab.plan())
     lab.end()
     writer.close()
+    assert writer.incomplete == "report.html cannot be written: no ink"
     assert "cannot write report.html" in caplog.text
     assert (lab.folder.path / "report.json").exists()
     assert (lab.folder.path / "rerun-failed.yml").exists()
@@ -213,6 +214,7 @@ def test_a_disk_that_refuses_events_costs_no_verdict(
     monkeypatch.setattr(writer._log, "append", refuse)
     lab.run(case_id)
     assert "disk full" in caplog.text  # the journal logged it
+    assert writer.incomplete.endswith("events.jsonl cannot be written: disk full")
     assert _verdicts(lab.folder.junit) == 1 or b'errors="0"' in writer.junit()
 
 

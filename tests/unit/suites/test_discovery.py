@@ -4,11 +4,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from trafficlight.errors import TestFileError
+from trafficlight.results.folder import ResultsFolder, mark
 from trafficlight.suites.discovery import classes_in, file_found, files_below, methods_of
 from trafficlight.suites.imports import SHIPPED, load_module, load_test_class
 
@@ -35,6 +37,23 @@ def test_files_are_found_by_name_at_any_depth_in_the_order_of_their_paths(
         write(name, "")
     found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)]
     assert found == ["b_test.py", "deep/er/c_test.py", "test_a.py"]
+
+
+def test_results_and_environments_are_not_searched(write: Write, tmp_path: Path) -> None:
+    """A file that an adapter had uploaded was run as a test."""
+    write("results/adapters/a1/up_test.py", "")
+    mark(tmp_path / "results" / "adapters")
+    session = ResultsFolder.create(tmp_path / "results", date(2026, 11, 21))
+    write(f"results/{session.id}/cases/a/attempt-1/clients/alice/up_test.py", "")
+    write("results/2025-01-01--001/up_test.py", "")
+    for name in ("events.jsonl", "junit.xml"):
+        write(f"results/2025-01-01--001/{name}", "")
+    for name in ("env/lib/x_test.py", ".venv/y_test.py", "node_modules/z_test.py", ".git/q_test.py"):
+        write(name, "")
+    write("env/pyvenv.cfg", "")
+    kept = [write("results/mine_test.py", ""), write("x_test.py", "")]
+    assert list(files_below(tmp_path)) == kept
+    assert list(files_below(session.path)) == []
 
 
 @pytest.mark.parametrize("pattern", ["*_spec.py", "**/*_spec.py", "/**/*_spec.py", "deep/*_spec.py"])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import platformdirs
 
+from trafficlight.errors import ConfigError
 from trafficlight.processes import run_to_completion
 
 _RETRY_SECONDS = 0.2
@@ -61,7 +62,11 @@ class CacheFolder:
 
     @contextlib.asynccontextmanager
     async def _locked(self, folder: Path) -> AsyncIterator[None]:
-        lock = await asyncio.to_thread(_open_lock, folder.with_name(f".{folder.name}.lock"))
+        try:
+            lock = await asyncio.to_thread(_open_lock, folder.with_name(f".{folder.name}.lock"))
+        except OSError as error:
+            message = f"{self.root} cannot be written: {error.strerror or error}"
+            raise ConfigError(message, key="CACHE_FOLDER") from error
         try:
             while not _try_lock(lock):
                 await asyncio.sleep(_RETRY_SECONDS)  # a blocking flock in a thread could not be cancelled

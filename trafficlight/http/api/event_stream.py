@@ -11,8 +11,8 @@ from pathlib import Path
 
 from trafficlight.clock import race
 from trafficlight.coordinator.lab import Lab
-from trafficlight.results.event_log import is_written
 from trafficlight.results.events import line_head
+from trafficlight.results.journal import is_written
 
 # Bytes read at once; the last line may go beyond.
 _CHUNK = 64 << 10

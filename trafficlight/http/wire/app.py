@@ -338,9 +338,9 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     )
     for file in files:
         if lease is not None and role is not None:
-            lease.uploaded(role, request.uuid, file)
+            lease.uploaded(role, request.uuid, file, folder)
         else:
-            _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {file.path}")
+            _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
 
 

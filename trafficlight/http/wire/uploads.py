@@ -16,8 +16,8 @@ from typing import BinaryIO
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from trafficlight.coordinator.adapter import Upload
 from trafficlight.http.errors import ApiError
+from trafficlight.results.events import Upload
 from trafficlight.results.folder import file_name
 
 # Bytes of a form field that is not a file.
@@ -61,7 +61,13 @@ class _Part:
         path = _reserved(self._folder, file_name(self.name))
         os.replace(self._temporary, path)
         media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return Upload(self.name, path, self._size, self._hash.hexdigest(), media_type)
+        return Upload(
+            name=self.name,
+            path=path.name,
+            size=self._size,
+            sha256=self._hash.hexdigest(),
+            media_type=media_type,
+        )
 
     def discard(self) -> None:
         """Delete what was written."""
@@ -115,7 +121,7 @@ class _Receiver:
             if self._part is not None:
                 self._part.discard()
             for upload in self.done:
-                upload.path.unlink(missing_ok=True)
+                (self._folder / upload.path).unlink(missing_ok=True)
 
     @property
     def size(self) -> int:
@@ -150,7 +156,7 @@ async def receive_files(
     file_limit: int,
     room: Callable[[], int],
 ) -> list[Upload]:
-    """Write the files of a multipart body into a folder: all of them, or none.
+    """Write the files of a multipart body into a folder: all of them, or none; paths are relative to it.
 
     :param chunks: returns the body, given the bytes that it may have.
     :param folder: where to; it exists.

@@ -21,12 +21,13 @@ _FRAME = re.compile(r'  File "(.+)", line (\d+)')
 _LOGGED = re.compile(r"\d{4}-\d\d-\d\d [\d:]+,\d+ (\w+) +([\w.]+): (.*)")
 
 
-def summary(record: SessionRecord, folder: Path) -> list[str]:
+def summary(record: SessionRecord, folder: Path, incomplete: str = "") -> list[str]:
     """Return the summary: each failed case with its reason and folder, then the counts.
 
     :param folder: the session's folder; shown relative to the working directory if it is inside.
+    :param incomplete: what is missing in the folder, and why.
     """
-    lines: list[str] = []
+    lines = [f"error  the results are incomplete: {incomplete}"] if incomplete else []
     where = _short(folder)
     for problem in record.problems:
         file = _short(Path(problem.file)) if problem.file.startswith("/") else problem.file
