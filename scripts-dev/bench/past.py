@@ -215,7 +215,7 @@ async def polls(server: Server, root: Path, seconds: float) -> None:
             ]
         )
     show(
-        f"polls of {ADAPTERS} adapters meanwhile (ms)",
+        f"polls of {ADAPTERS} adapters during this (ms)",
         ["people ask for", "polls", "p50", "p99", "max", "loop late p99", "max", "their answer p50"],
         rows,
     )

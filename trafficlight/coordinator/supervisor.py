@@ -23,7 +23,7 @@ from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
 
-# The adapters that ship, by the name of their command.
+# The built-in adapters, by the name of their command.
 _BUILT_IN = ("nio",)
 # Seconds that a program has to end after SIGTERM, before it is killed.
 _GRACE = 3.0

@@ -112,7 +112,7 @@ class ScriptedAdapter:
         await self.say(ActionMessage(action=action, data=data or {}, id=id or uuid4().hex))
         return await self.coordinator.until(lambda: next(iter(self.replies[seen:]), None), timeout)
 
-    async def exit(self, reason: str = "the script says so") -> None:
+    async def exit(self, reason: str = "the script requests it") -> None:
         """Answer this and every later poll with `exit`."""
         await self.say(ActionMessage(action=EXIT, data={"reason": reason}))
 
@@ -303,7 +303,7 @@ class ScriptedCoordinator:
         for number, (refused, status) in enumerate(self.refusals):
             if refused == endpoint:
                 del self.refusals[number]
-                return _refused(status, "the script says so")
+                return _refused(status, "the script requests it")
         return None
 
 

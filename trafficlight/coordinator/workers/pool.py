@@ -294,7 +294,7 @@ async def dump_stacks(worker: WorkerProcess) -> None:
 
 async def exit_status(worker: WorkerProcess) -> str:
     """Describe how a worker's process exited; empty if only its connection is closed."""
-    if worker.rejected:  # it runs, and nobody reads from it any more
+    if worker.rejected:  # it still runs, but its messages are no longer read
         return ""
     try:
         async with asyncio.timeout(_LAST_WORDS):

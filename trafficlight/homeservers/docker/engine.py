@@ -275,7 +275,7 @@ class DockerEngine:
             raise
 
     async def _pull_missing(self) -> None:
-        tried: set[str] = set()  # more images may be added meanwhile
+        tried: set[str] = set()  # images may be added during a pull
         while missing := [image for image in self.images if image not in tried]:
             image = missing[0]
             try:

@@ -29,7 +29,7 @@ _PORT_TAKEN = "address already in use"
 class LocalProvider:
     """Starts every homeserver as a process on loopback, with its data in memory if there is enough.
 
-    :param recipes: what can run; by default the recipes that ship, with the user's cache folder.
+    :param recipes: what can run; by default the built-in recipes, with the user's cache folder.
     :param warm: how many homeservers to start ahead; by default as many as the machine has room for.
     :param data_folder: the folder for the homeservers' data; by default in memory, else the temporary folder.
     :param ready_timeout: how long a homeserver may take to become ready, in seconds.

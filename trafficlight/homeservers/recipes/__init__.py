@@ -1,4 +1,4 @@
-"""The recipes that ship: one file for each homeserver implementation."""
+"""The built-in recipes: one file for each homeserver implementation."""
 
 from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION, SYNAPSE_VERSION
 from trafficlight.homeservers.local.cache import CacheFolder
@@ -18,7 +18,7 @@ def default_recipes(
     dendrite_version: str = DENDRITE_VERSION,
     dendrite_module: str = DENDRITE_MODULE,
 ) -> list[Recipe]:
-    """Return the recipes that ship.
+    """Return the built-in recipes.
 
     :param cache: where they keep their installations.
     :param progress: called with a line for every slow step.
