@@ -96,8 +96,7 @@ class Coordinator:
 
         :raises UsageError: it is not a URL.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_url(url):
             raise UsageError(f"--url {url}: write http://host:port")
         async with aiohttp.ClientSession() as http:
             yield cls(http, url, token or find_token(url))
@@ -171,13 +170,21 @@ class Coordinator:
 
 def as_seen_there(targets: tuple[str, ...], url: str) -> tuple[str, ...]:
     """Return paths as the coordinator resolves them: absolute if it runs on this machine and they exist."""
-    if (urlsplit(url).hostname or "") not in _LOOPBACK:
+    if not _is_url(url) or urlsplit(url).hostname not in _LOOPBACK:
         return targets
     parts = [target.partition("::") for target in targets]
     return tuple(
         "".join((os.path.abspath(path) if path and os.path.exists(path) else path, mark, symbol))
         for path, mark, symbol in parts
     )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no such port, no such address
+        return False
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> str:

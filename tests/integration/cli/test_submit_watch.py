@@ -92,6 +92,8 @@ async def test_what_cannot_be_done_is_said_in_a_line(site: HttpHarness, run: Run
         (("watch", "2026-01-01--001"), "there is no such session"),
         (("watch", "../x"), "there is"),
         (("watch", "--url", "nonsense"), "write http://host:port"),
+        (("watch", "--url", "http://127.0.0.1:99999"), "write http://host:port"),
+        (("submit", "--url", "http://[::1"), "write http://host:port"),
         (("watch", "--url", "http://127.0.0.1:1"), "does not answer"),
     ):
         command = await run(*arguments, TRAFFICLIGHT_URL=site.url)
