@@ -4,6 +4,8 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 MESSAGE_LIMIT = 10_000
 """Characters kept of a case's message: every page and report contains it."""
 
@@ -20,6 +22,12 @@ def escape_control(text: str) -> str:
     """Spell out the characters that XML cannot contain: BEL becomes ``#x07``."""
     unix = text.replace("\r\n", "\n")
     return _MARKER.sub("[ [", _CONTROL.sub(lambda match: f"#x{ord(match[0]):02x}", unix))
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """Return the place of the first invalid value, dotted and maybe empty, and what is wrong with it."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    return ".".join(map(str, first["loc"])), first["msg"][0].lower() + first["msg"][1:]
 
 
 def single_line(text: str, limit: int = 300) -> str:

@@ -63,18 +63,6 @@ class Outstanding:
     refused: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CompletedAction:
-    """A completed action, for messages: its name, how it ended, and the seconds that it took."""
-
-    action: str
-    ending: str
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.action} ({self.ending} after {self.seconds:.1f} s)"
-
-
 @dataclass(slots=True)
 class Channel:
     """The mailbox of one adapter.
@@ -83,6 +71,8 @@ class Channel:
     :param hold_repeat: seconds that a poll is held before an action is delivered again.
     :param on_delivered: called with the message when it is first delivered.
     :param on_rivals: called once, when several processes seem to poll at the same time.
+    :ivar failure: the error that every action fails with, if any.
+    :ivar exit_reason: why polls are answered with `exit`; None while they are not.
     """
 
     clock: Clock
@@ -91,13 +81,13 @@ class Channel:
     on_rivals: Callable[[], None] | None = None
     _outstanding: Outstanding | None = None
     _superseded: "deque[float]" = field(default_factory=lambda: deque(maxlen=_TWO_POLLERS))
-    _exit: str | None = None
-    _failure: AdapterFailure | None = None
+    failure: AdapterFailure | None = field(default=None, init=False)
+    exit_reason: str | None = field(default=None, init=False)
     _polls: int = 0
     _held: "asyncio.Future[None] | None" = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _answered: "deque[str]" = field(default_factory=lambda: deque(maxlen=_ANSWERED))
-    _completed: "deque[CompletedAction]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    _completed: "deque[str]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     # Called by the lab
 
@@ -125,11 +115,11 @@ class Channel:
             message = ActionMessage(action=action, data=data, id=id or secrets.token_hex(8))
             answer: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
             outstanding = Outstanding(message, answer, self.clock.monotonic(), on_end)
-            if self._failure is not None:
-                self._settle(outstanding, self._failure)
-            elif self._exit is not None:
+            if self.failure is not None:
+                self._settle(outstanding, self.failure)
+            elif self.exit_reason is not None:
                 self._settle(
-                    outstanding, AdapterError(f"was asked to exit before ({self._exit})", action=action)
+                    outstanding, AdapterError(f"was asked to exit before ({self.exit_reason})", action=action)
                 )
             self._outstanding = outstanding
             self._wake()
@@ -149,16 +139,15 @@ class Channel:
             finally:
                 timer.cancel()
                 self._outstanding = None
-                self._completed.append(
-                    CompletedAction(action, ending, self.clock.monotonic() - outstanding.asked)
-                )
+                seconds = self.clock.monotonic() - outstanding.asked
+                self._completed.append(f"{action} ({ending} after {seconds:.1f} s)")
 
     def close(self, reason: str) -> None:
         """Answer every poll with `exit` from now on. Idempotent: the first reason is kept."""
-        if self._exit is None:
-            self._exit = reason
+        if self.exit_reason is None:
+            self.exit_reason = reason
         if self._outstanding is not None:
-            self._settle(self._outstanding, AdapterError(f"was asked to exit ({self._exit})"))
+            self._settle(self._outstanding, AdapterError(f"was asked to exit ({self.exit_reason})"))
         self._wake()
 
     def fail(self, error: AdapterFailure) -> bool:
@@ -166,8 +155,8 @@ class Channel:
 
         :return: whether an action was outstanding, whose caller gets the error.
         """
-        if self._failure is None:
-            self._failure = error
+        if self.failure is None:
+            self.failure = error
         return self._outstanding is not None and self._settle(self._outstanding, error)
 
     # Called by the adapter
@@ -192,8 +181,8 @@ class Channel:
             while True:
                 if gone is not None and gone.done():
                     return _idle(0)
-                if self._exit is not None:
-                    return ActionMessage(action=EXIT, data={"reason": self._exit})
+                if self.exit_reason is not None:
+                    return ActionMessage(action=EXIT, data={"reason": self.exit_reason})
                 if mine != self._polls:
                     self._note_superseded()
                     return _idle(_SUPERSEDED_DELAY)
@@ -278,21 +267,6 @@ class Channel:
         found = self._unanswered()
         return found.message if found is not None else None
 
-    @property
-    def failure(self) -> AdapterFailure | None:
-        """The error that every action fails with, if any."""
-        return self._failure
-
-    @property
-    def exit_reason(self) -> str | None:
-        """Why polls are answered with `exit`; None while they are not."""
-        return self._exit
-
-    @property
-    def completed(self) -> tuple[CompletedAction, ...]:
-        """The last few actions, oldest first."""
-        return tuple(self._completed)
-
     def activity_summary(self) -> str:
         """Return in one line what the adapter did last."""
         now = self.clock.monotonic()
@@ -301,7 +275,7 @@ class Channel:
             taken = "delivered" if found.delivered is not None else "not fetched by the adapter"
             parts.append(f"{found.message.action} is outstanding for {now - found.asked:.1f} s ({taken})")
         if self._completed:
-            parts.append("before that: " + ", ".join(str(action) for action in self._completed))
+            parts.append("before that: " + ", ".join(self._completed))
         return "; ".join(parts) or "no action was sent to it"
 
     def _unanswered(self) -> Outstanding | None:
@@ -378,7 +352,7 @@ class Channel:
             what = f"did not answer {action} within {timeout:g} s"
         if outstanding.refused:
             what += f"; its answer was refused: {outstanding.refused}"
-        before = ", ".join(str(action) for action in self._completed)
+        before = ", ".join(self._completed)
         return f"{what} (before that: {before})" if before else what
 
 

@@ -72,18 +72,14 @@ class Engine:
         self.stopped = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self._resets: set[asyncio.Task[None]] = set()
-        self._stopping: str | None = None
+        #: Why no more cases start; empty while they may.
+        self.stopping = ""
         self._interrupted = False
         self.stalled = StallDetector(clock)
         #: Whether no missing adapter will register, because the programs that would be one keep exiting.
         self.programs_failed: Callable[[], bool] = lambda: False
         #: Whether :meth:`run` is running.
         self.alive = False
-
-    @property
-    def stopping(self) -> str:
-        """Why no more cases start; empty while they may."""
-        return self._stopping or ""
 
     def wake(self) -> None:
         """Make the scheduler decide again."""
@@ -134,8 +130,8 @@ class Engine:
 
     def _admit(self, session: Session) -> None:
         """Let the cases of a session start; close it at once if the engine is stopping."""
-        if self._stopping is not None:
-            session.stop(self._stopping)
+        if self.stopping:
+            session.stop(self.stopping)
             if not self.alive:  # no loop runs that would close it
                 closing = self._close(session, interrupted=True)
                 task = asyncio.create_task(closing, name=f"close {session.id}")
@@ -155,7 +151,7 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 sweeping = group.create_task(self._sweep())
                 self.pool.on_reusable = lambda adapter: self._reset(group, adapter)
-                while self._stopping is None or self._running:
+                while not self.stopping or self._running:
                     await self._changed.wait()
                     self._changed.clear()
                     self._schedule(group)
@@ -169,8 +165,8 @@ class Engine:
                     session.stop("the coordinator has stopped")
                     await self._close(session)
             self.alive = False
-            self._stopping = self._stopping or "the coordinator failed"
-            self.pool.close(self._stopping)
+            self.stopping = self.stopping or "the coordinator failed"
+            self.pool.close(self.stopping)
 
     async def stop(self, reason: str, *, grace: float = 0.0, interrupted: bool = False) -> None:
         """Start no more cases; cancel those that still run after `grace` seconds.
@@ -178,7 +174,7 @@ class Engine:
         :param interrupted: whether an operator stopped it; sessions that have not ended are recorded as
             interrupted.
         """
-        self._stopping = self._stopping or reason
+        self.stopping = self.stopping or reason
         self.stopped.set()
         self._interrupted = self._interrupted or interrupted
         for session in self.sessions.values():
@@ -320,7 +316,7 @@ class Engine:
         self._finish(attempt, verdict)
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
-        why = attempt.cancel_reason or self._stopping or self.sessions[attempt.session].stopped
+        why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
         return Verdict(State.ERROR, f"cancelled while running: {why}", phase="run")
 

@@ -104,22 +104,24 @@ class Session:
         self.cancelled = False
         self._began = clock.monotonic()
         self._unsubscribe: Callable[[], None] = lambda: None
-        self._closing = False
+        #: Whether its end has been recorded.
+        self.closing = False
 
     async def restore(self, events: Iterable[Event]) -> None:
         """Replay what an earlier coordinator recorded of this session, before :meth:`begin`.
 
         :param events: all of its events; read in a thread.
         """
-        await asyncio.to_thread(self._replay, events)
+
+        def replay() -> None:
+            for event in events:
+                self.record.apply(event)
+
+        await asyncio.to_thread(replay)
         self.stopped, self.cancelled = self.record.stopped, self.record.cancelled
         if self.record.started is not None:
             self._began -= (self._clock.now() - self.record.started).total_seconds()
             self.writer.resume()
-
-    def _replay(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self.record.apply(event)
 
     def _unfinished(self, case: Case, order: int, now: float) -> WaitingCase | None:
         """Return a case that is still to run; mark its last attempt as interrupted, if it was."""
@@ -346,10 +348,10 @@ class Session:
 
     async def close(self, *, interrupted: bool) -> None:
         """End the session; :attr:`ended` is set when its results are complete."""
-        if self._closing:
+        if self.closing:
             await self.ended.wait()
             return
-        self._closing = True
+        self.closing = True
         code = exit_code(self.record, interrupted=interrupted)
         counts = self.record.counts
         self._journal.append(
@@ -364,11 +366,6 @@ class Session:
             self.writer.incomplete = self.writer.incomplete or str(error)
         finally:
             self.ended.set()
-
-    @property
-    def closing(self) -> bool:
-        """Whether its end has been recorded."""
-        return self._closing
 
     @property
     def exit_code(self) -> ExitCode:

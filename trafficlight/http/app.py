@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import mimetypes
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -79,6 +80,7 @@ async def _begin(lab: Lab) -> None:
 
 
 def _bare() -> Quart:
+    mimetypes.init()  # reads files, which is not to happen in the first request
     app = Quart("trafficlight", static_folder=None)
     app.config["LOCAL_TOKEN"], app.config["SESSIONS"] = None, True
     # Every endpoint reads its body with a limit of its own.

@@ -19,6 +19,7 @@ from trafficlight.coordinator.session import Session
 from trafficlight.http.errors import ApiError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.catalog import SessionView
+from trafficlight.text import first_problem
 
 LATEST = "latest"
 """Names the session that started last."""
@@ -193,9 +194,8 @@ def validated(model: type[M], body: JsonObject) -> M:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        message = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        where, problem = first_problem(error)
+        message = f"{where or 'the body'}: {problem}"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", message) from None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from trafficlight.config import RESULTS_MARKER
 from trafficlight.suites.imports import SHIPPED
+from trafficlight.suites.source import is_test_method
 from trafficlight.test import Test
 
 DEFAULT_PATTERNS = ("test_*.py", "*_test.py")
@@ -108,5 +109,5 @@ def methods_of(cls: type[Test]) -> list[str]:
     """Return the names of the test methods, inherited ones first, in source order."""
     names: dict[str, None] = {}
     for owner in reversed(cls.__mro__):
-        names.update(dict.fromkeys(name for name in vars(owner) if name == "run" or name.startswith("test_")))
+        names.update(dict.fromkeys(filter(is_test_method, vars(owner))))
     return [name for name in names if callable(getattr(cls, name, None))]

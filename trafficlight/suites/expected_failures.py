@@ -10,26 +10,28 @@
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from trafficlight.errors import ConfigError
 from trafficlight.suites.case_ids import base_id
 from trafficlight.suites.yaml_files import read_yaml
+from trafficlight.text import first_problem
 
-_FIELDS = ("case", "reason", "link")
+_Line: TypeAlias = Annotated[str, AfterValidator(lambda text: " ".join(text.split()))]
 
 
 class ExpectedFailure(BaseModel):
     """Cases that are known to fail."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
     case: str = Field(
         min_length=1,
         description="A case id; `*` and `?` stand for anything. Without a bracket, all cases of a suite.",
     )
-    reason: str = Field(min_length=1, description="Why they fail.")
+    reason: _Line = Field(min_length=1, description="Why they fail.")
     link: str = Field(default="", description="Where it is being dealt with.")
 
     def matches(self, case_id: str) -> bool:
@@ -57,18 +59,11 @@ def read_expected_failures(path: Path) -> list[ExpectedFailure]:
 
 
 def _read_entry(entry: object, number: int, path: Path) -> ExpectedFailure:
-    key = f"entry {number}"
     if not isinstance(entry, dict):
-        raise ConfigError("must be a mapping with case, reason and link", key=key, source=str(path))
-    for name in entry:
-        if name not in _FIELDS:
-            raise ConfigError(
-                f"has no field {name!r}; there are case, reason and link", key=key, source=str(path)
-            )
-    for name in ("case", "reason"):
-        if not isinstance(entry.get(name), str) or not entry[name].strip():
-            raise ConfigError(f"needs {name}, a string", key=key, source=str(path))
-    link = entry.get("link") or ""
-    if not isinstance(link, str):
-        raise ConfigError("link must be a string", key=key, source=str(path))
-    return ExpectedFailure(case=entry["case"], reason=" ".join(entry["reason"].split()), link=link)
+        message = "must be a mapping with case, reason and link"
+        raise ConfigError(message, key=f"entry {number}", source=str(path))
+    try:
+        return ExpectedFailure.model_validate({name: value for name, value in entry.items() if value})
+    except ValidationError as error:
+        field, problem = first_problem(error)
+        raise ConfigError(problem, key=f"entry {number}: {field}", source=str(path)) from None

@@ -19,6 +19,7 @@ from trafficlight.suites.case_ids import base_id
 from trafficlight.suites.expected_failures import ExpectedFailure
 from trafficlight.suites.model import Case
 from trafficlight.suites.yaml_files import FAILED_CASES, read_yaml, texts
+from trafficlight.text import first_problem
 
 Predicate: TypeAlias = Callable[[str], bool]
 
@@ -138,9 +139,8 @@ class SessionRequest(Selection):
         try:
             return cls.model_validate(body)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the request"
-            raise UsageError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+            where, problem = first_problem(error)
+            raise UsageError(f"{where or 'the request'}: {problem}") from None
 
 
 def read_expression(text: str) -> Predicate:

@@ -8,6 +8,11 @@ from pathlib import Path
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+def is_test_method(name: str) -> bool:
+    """Return whether a method of this name is a test."""
+    return name == "run" or name.startswith("test_")
+
+
 class SourceLines:
     """The lines of classes, methods and attributes in a test file; parsed when first needed.
 
@@ -57,7 +62,7 @@ class SourceLines:
 
     def repeated_methods(self, class_name: str) -> Iterator[tuple[str, int]]:
         """Yield the name and line of every test method that replaces one of the same name."""
-        yield from _repeated(one for one in self._methods(class_name) if _is_test(one.name))
+        yield from _repeated(one for one in self._methods(class_name) if is_test_method(one.name))
 
     def _body(self, class_name: str) -> list[ast.stmt]:
         node = self._classes.get(class_name)
@@ -65,10 +70,6 @@ class SourceLines:
 
     def _methods(self, class_name: str) -> Iterator[_Function]:
         return (node for node in self._body(class_name) if isinstance(node, _Function))
-
-
-def _is_test(name: str) -> bool:
-    return name == "run" or name.startswith("test_")
 
 
 def _repeated(nodes: Iterator[ast.ClassDef] | Iterator[_Function]) -> Iterator[tuple[str, int]]:

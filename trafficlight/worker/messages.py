@@ -12,13 +12,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from trafficlight import errors
 from trafficlight.protocol import JsonObject
 from trafficlight.suites.planning import FileRequest, FileResult
+from trafficlight.text import first_problem
 from trafficlight.worker.assignment import Assignment, Verdict
 
 MAX_FRAME = 64 << 20
@@ -170,11 +171,8 @@ class MatchResponse:
 FromWorker: TypeAlias = Ready | Request | CancelRequest | Notification | Finished | Collected | MatchResponse
 ToWorker: TypeAlias = RunAttempt | Cancel | Response | CollectFile | MatchRequest
 
-_FROM_WORKER = {
-    kind.__name__: kind
-    for kind in (Ready, Request, CancelRequest, Notification, Finished, Collected, MatchResponse)
-}
-_TO_WORKER = {kind.__name__: kind for kind in (RunAttempt, Cancel, Response, CollectFile, MatchRequest)}
+_FROM_WORKER = {kind.__name__: kind for kind in get_args(FromWorker)}
+_TO_WORKER = {kind.__name__: kind for kind in get_args(ToWorker)}
 
 
 async def read_from_worker(reader: asyncio.StreamReader) -> FromWorker | None:
@@ -233,9 +231,8 @@ async def _read(reader: asyncio.StreamReader, kinds: Mapping[str, type[Any]]) ->
     try:
         return _adapter(kind).validate_python(content, context={})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in (name, *first["loc"]))
-        raise FrameError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        where, problem = first_problem(error)
+        raise FrameError(f"{name}{where and '.'}{where}: {problem}") from None
 
 
 @functools.cache

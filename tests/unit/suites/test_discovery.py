@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from datetime import date
@@ -13,6 +14,7 @@ from trafficlight.errors import TestFileError
 from trafficlight.results.folder import ResultsFolder, mark
 from trafficlight.suites.discovery import classes_in, file_found, files_below, methods_of
 from trafficlight.suites.imports import SHIPPED, load_module, load_test_class
+from trafficlight.suites.planning import plan
 
 Write = Callable[..., Path]
 
@@ -222,6 +224,23 @@ def test_another_package_with_our_name_is_never_executed(write: Write, name: str
     # A second folder whose files are loaded next unloads helpers of the first, never this package.
     load_module(write("other_test.py", ""))
     assert sys.modules["trafficlight"].__file__ == str(SHIPPED.parent / "__init__.py")
+
+
+def test_the_page_about_porting_replaces_the_types_of_a_test(write: Write) -> None:
+    base = """
+    class SendMessagesTestSuite(Test):
+        def __init__(self):
+            super().__init__()
+            self._client_under_test([ElementWebStable()], "alice")
+
+        async def run(self, alice): ...
+    """
+    write("send_messages_test.py", base)
+    page = (SHIPPED.parents[1] / "docs" / "how-to" / "port-from-the-original.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    file = write("on_nio_test.py", example, prelude=False)
+    [case] = plan([str(file)]).cases
+    assert case.id == "on_nio_test.py::SendMessagesOnNio[alice=Nio]"
 
 
 def test_the_hint_for_a_missing_module_of_trafficlight_is_not_to_install_it(write: Write) -> None:

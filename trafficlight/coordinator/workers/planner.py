@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,6 @@ from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.pool import WorkerPool, dump_stacks, exit_status
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
-from trafficlight.coordinator.workers.tracebacks import failing_line, strip_internal_frames
 from trafficlight.errors import LabError, TestFileError
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Plan
@@ -20,6 +20,17 @@ from trafficlight.suites.selection import Selection
 from trafficlight.worker.messages import Collected, CollectFile
 
 logger = logging.getLogger(__name__)
+
+# Lines of a lost worker's output that are logged.
+_LAST_LINES = 20
+# A worker dumps its tasks, then the stack of its main thread with source lines, then all threads without.
+_TASKS = re.compile(r"^task .*, awaiting, innermost last:$", re.MULTILINE)
+_MAIN = "the thread that runs the test, innermost last:\n"
+_THREADS = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
+# One frame of a stack, with its source line if there is one.
+_FRAME = re.compile(r'^  File "([^"]+)", line \d+.*\n(?:    .*\n)?', re.MULTILINE)
+_PACKAGE = re.escape(str(Path(__file__).parents[2]))
+_IMPORTERS = re.compile(rf"<frozen |{_PACKAGE}/(?!tests/)|{re.escape(asyncio.__path__[0])}/")
 
 
 class Planner(Protocol):
@@ -144,7 +155,7 @@ class _FileReader:
                         "%s: retrying in a new worker, as others were imported before it", lost.problem
                     )
                     continue
-                logger.warning("%s\n%s", lost.problem, strip_internal_frames(lost.output))
+                logger.warning("%s\n%s", lost.problem, _strip_internal_frames(lost.output))
                 found = FileResult()
                 found.add_problems([lost.problem], request.targets)
                 return [found]
@@ -210,4 +221,20 @@ async def _next_part(worker: WorkerProcess) -> Collected:
 
 def _lost(worker: WorkerProcess, path: Path, problem: str, hint: str, *, hung: bool = False) -> _WorkerLost:
     output = worker.last_output()
-    return _WorkerLost(TestFileError(path, failing_line(path, output), problem, hint), output, hung=hung)
+    return _WorkerLost(TestFileError(path, _failing_line(path, output), problem, hint), output, hung=hung)
+
+
+def _failing_line(path: Path, output: str) -> int | None:
+    """Return the line of a file that the stacks in a worker's output name; None if they do not."""
+    place = rf'File "{re.escape(str(path))}", line (\d+)'
+    found = re.search(rf"{place},? in <module>", output) or re.search(place, output)
+    return int(found[1]) if found else None
+
+
+def _strip_internal_frames(output: str) -> str:
+    """Return the end of a worker's output without the frames that import test files."""
+    before, dumped, stacks = output.partition(_MAIN)
+    if dumped:
+        output = _TASKS.split(before, maxsplit=1)[0] + _THREADS.split(stacks, maxsplit=1)[0]
+    output = _FRAME.sub(lambda frame: "" if _IMPORTERS.match(frame[1]) else frame[0], output + "\n")
+    return "\n".join(output.rstrip().splitlines()[-_LAST_LINES:])
