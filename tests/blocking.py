@@ -34,6 +34,7 @@ _ALLOWED = {
     "reports/presentation.py": {"render"},  # templates of the installed package, which are cached
     "http/app.py": {"_bare"},  # at start-up, before the first request
     "homeservers/registry.py": {"build_providers"},  # likewise
+    "docker/engine.py": {"_client"},  # imports an optional library, once
     "worker/execution.py": {"attach"},  # called by the test
     "results/writer.py": {"__call__"},  # one append: an event is in its log before anyone learns of it
     "docker/owner.py": {"_pid_namespace", "_started"},  # /proc is not a disk
