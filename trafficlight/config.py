@@ -234,8 +234,8 @@ class Settings(BaseModel):
     interruption_limit: int = Field(
         default=3,
         ge=1,
-        description="How many times in a row a case may be running when the coordinator is killed, before it ends"
-        " as an error: it may be what kills it.",
+        description="How many times in a row a case may be running when the coordinator is killed, before it "
+        "ends as an error: it may be what kills it.",
     )
 
     upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
