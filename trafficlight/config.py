@@ -231,6 +231,12 @@ class Settings(BaseModel):
         default=True,
         description="Whether cases that a killed coordinator was at run again; otherwise they end in error.",
     )
+    interruption_limit: int = Field(
+        default=3,
+        ge=1,
+        description="How many times in a row a case may be running when the coordinator is killed, before it "
+        "ends as an error: it may be what kills it.",
+    )
 
     upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
     upload_case_limit: int = Field(default=16 << 30, ge=1, description="Bytes of one case's uploads at most.")

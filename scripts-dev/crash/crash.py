@@ -44,6 +44,8 @@ class Crash:
             MARK: self._mark,
             "PYTHONUNBUFFERED": "1",
             "CASES": str(cases),
+            # The kills come from outside: no case is to blame.
+            "TRAFFICLIGHT_INTERRUPTION_LIMIT": str(kills + 1),
             "TRAFFICLIGHT_URL": f"http://127.0.0.1:{self._port}",
         }
         self._acknowledged = folder / "acknowledged.txt"

@@ -52,8 +52,6 @@ logger = logging.getLogger(__name__)
 
 # Cases at once by default: they mostly wait for adapters, but each has a process.
 _CASES, _CASES_PER_CORE = 8, 4
-# How often in a row a case may be interrupted: its own code may be what kills the coordinator.
-_MOST_INTERRUPTIONS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +278,7 @@ class Lab:
             strict=request.strict or self.settings.strict,
             seed=request.seed if request.sample is not None else None,
             deadline=self.settings.session_deadline,
-            interruptions=_interruptions(self.settings),
+            interruptions=self.settings.interruption_limit if self.settings.rerun_interrupted else 1,
             reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
         )
 
@@ -346,11 +344,6 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
             # A name that is not close to any other may be a type of another session's tests.
             if name not in types and (close := difflib.get_close_matches(name, types, n=1, cutoff=0.85)):
                 yield f"{key_of(key)}.{name}: no test has such a type; did you mean {close[0]}?"
-
-
-def _interruptions(settings: Settings) -> int | None:
-    """Return how often in a row a case may be interrupted."""
-    return _MOST_INTERRUPTIONS if settings.rerun_interrupted else 1
 
 
 def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:

@@ -277,6 +277,9 @@ class ResultsFolder:
 
     def _link(self, name: str) -> None:
         link = self.path.parent / name
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == self.id:  # a full disk has no place for it
+                return
         temporary = link.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
             os.symlink(self.id, temporary)

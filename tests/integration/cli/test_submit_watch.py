@@ -90,7 +90,7 @@ async def test_what_cannot_be_done_is_said_in_a_line(site: HttpHarness, run: Run
     for arguments, words in (
         (("submit", "nowhere_test.py"), "there is no nowhere_test.py"),
         (("watch", "2026-01-01--001"), "there is no such session"),
-        (("watch", "../x"), "there is"),
+        (("watch", "../x"), "no such path"),
         (("watch", "--url", "nonsense"), "write http://host:port"),
         (("watch", "--url", "http://127.0.0.1:99999"), "write http://host:port"),
         (("submit", "--url", "http://[::1"), "write http://host:port"),
