@@ -23,7 +23,9 @@ _TAIL_LINES = 20
 _CAUSE = 300  # characters
 
 # PYTHONDONTWRITEBYTECODE makes every start of a Synapse seconds slower; the others select another Python.
-_NEVER_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+PEOPLE_TOKEN = "TRAFFICLIGHT_PEOPLE_TOKEN"
+"""The variable of a token with which sessions can be started: what is under test must not have it."""
+_NEVER_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", PEOPLE_TOKEN)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 

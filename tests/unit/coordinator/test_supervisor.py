@@ -10,7 +10,7 @@ from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
 from trafficlight.coordinator.supervisor import Program, Supervisor, programs_of
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.processes import start_process
+from trafficlight.processes import child_environment, start_process
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,25 @@ async def test_a_program_that_cannot_be_started_is_tried_again(
         await exited.wait()
         running.cancel()
     assert said == [f"the program mine cannot be started: {error}"]
+
+
+async def test_programs_do_not_get_the_token_of_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAFFICLIGHT_PEOPLE_TOKEN", "secret")
+    assert "secret" not in child_environment().values()
+    exited = asyncio.Event()
+
+    def on_exit(*_: object) -> bool:
+        exited.set()
+        return True
+
+    programs = [Program("mine", ["env"])]
+    supervised = Supervisor(programs, "http://x", tmp_path, on_exit, lambda *_: None, lambda _: None)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(supervised.run())
+        await exited.wait()
+        running.cancel()
+    printed = (tmp_path / "mine-1.log").read_text()
+    assert "TRAFFICLIGHT_URL=" in printed
+    assert "secret" not in printed
