@@ -22,10 +22,11 @@ _PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
 _TAIL_LINES = 20
 _CAUSE = 300  # characters
 
+LAB_ONLY = "TRAFFICLIGHT_PEOPLE_TOKEN"
+"""A variable that starts sessions for whoever has it: what is under test must not inherit it."""
+
 # PYTHONDONTWRITEBYTECODE makes every start of a Synapse seconds slower; the others select another Python.
-PEOPLE_TOKEN = "TRAFFICLIGHT_PEOPLE_TOKEN"
-"""The variable of a token with which sessions can be started: what is under test must not have it."""
-_NEVER_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", PEOPLE_TOKEN)
+_NEVER_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", LAB_ONLY)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trafficlight.config import AdapterProgram
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.processes import PEOPLE_TOKEN, ChildProcess, start_process
+from trafficlight.processes import LAB_ONLY, ChildProcess, start_process
 from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class Supervisor:
             for number, program in enumerate(programs, 1)
         ]
         self._url = url
-        self._environment = {name: value for name, value in os.environ.items() if name != PEOPLE_TOKEN}
+        self._environment = {name: value for name, value in os.environ.items() if name != LAB_ONLY}
         if token is not None:
             self._environment["ADAPTER_TOKEN"] = token
         self._folder = folder
