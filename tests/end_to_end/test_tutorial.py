@@ -1,4 +1,4 @@
-"""The first tutorial, done as it is written."""
+"""The README's example and the first tutorial, as they are printed."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Start
 
-_PAGE = Path(__file__).parents[2] / "docs" / "tutorial" / "first-session.md"
+_ROOT = Path(__file__).parents[2]
+_PAGE = _ROOT / "docs" / "tutorial" / "first-session.md"
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,3 +39,11 @@ async def test_the_first_session_goes_as_told(start: "Start", tmp_path: Path) ->
     assert "      bob reads 'Good morning'" in running.output
     log = next(running.session().glob("cases/greeting_test/Greeting/*/attempt-1/log.info"))
     assert "bob: verify_message_in_timeline" in log.read_text(encoding="utf-8")
+
+
+async def test_the_example_of_the_readme_runs(start: "Start", tmp_path: Path) -> None:
+    (test,) = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "hello_test.py").write_text(test, encoding="utf-8")
+    running = await start("run", "hello_test.py")
+    assert await running.ended() == 0, running.output + running.errors
+    assert any(line.startswith("1 success") for line in running.output)
