@@ -89,5 +89,7 @@ if [[ -n $was_place && $was_place != "$PWD" ]] || ! "$venv/bin/python" -c 'impor
 fi
 : >"$log"
 pip_install --require-hashes -r "$lock"
+# The distribution's name in environments of earlier versions; its entry points would be found twice.
+"$venv/bin/python" -m pip --disable-pip-version-check uninstall --quiet --yes trafficlight >>"$log" 2>&1
 pip_install --no-deps --no-build-isolation --editable .
 printf '%s\n' "$kind" "$PWD" "$sources" >"$stamp"
