@@ -23,7 +23,7 @@ _TAIL_LINES = 20
 _CAUSE = 300  # characters
 
 LAB_ONLY = "TRAFFICLIGHT_PEOPLE_TOKEN"
-"""A variable that starts sessions for whoever has it: what is under test must not inherit it."""
+"""A variable that starts sessions: programs under test must not inherit it."""
 
 # PYTHONDONTWRITEBYTECODE makes every start of a Synapse seconds slower; the others select another Python.
 _NEVER_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", LAB_ONLY)

@@ -241,7 +241,7 @@ class Pool:
             self._end(adapter, reason)
 
     def pause(self, adapter: Adapter, reason: str) -> None:
-        """Give an adapter no new case until :meth:`resume`; what it is in goes on."""
+        """Give an adapter no new case until :meth:`resume`; its current case continues."""
         adapter.paused, adapter.quarantined = reason, False
         self._note(f"paused: {reason}", adapter)
         self._on_change()

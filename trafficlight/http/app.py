@@ -41,8 +41,7 @@ def app_of(lab: Lab, *, local_token: LocalToken | None = None, sessions: bool = 
 def create_app(**settings: Any) -> Quart:
     """Return an application that runs its own lab, from start-up to shutdown.
 
-    As it starts, the lab goes on with the sessions that were cut off, or starts the one that the settings
-    describe.
+    At start-up, the lab resumes interrupted sessions, or starts the one that the settings describe.
 
     :param settings: settings that go before all others, by their name in lower case.
     :raises ConfigError: a setting is wrong.

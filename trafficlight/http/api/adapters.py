@@ -51,7 +51,7 @@ class AdapterList(BaseModel):
 
 
 class Reason(BaseModel):
-    """Why."""
+    """The reason for a pause."""
 
     reason: str = Field(min_length=1, max_length=500, description="Shown to people.")
 
@@ -73,7 +73,7 @@ async def adapters() -> Response:
     body=Reason,
 )
 async def pause(uuid: str) -> Response:
-    """Give an adapter no new case until it is resumed; what it is in goes on.
+    """Give an adapter no new case until it is resumed; its current case continues.
 
     An adapter that registers again for each case is not paused then: drain the pool to stop all of them.
     """
@@ -99,7 +99,7 @@ async def resume(uuid: str) -> Response:
     {200: ResponseSpec("Nothing starts.", AdapterList), **_AFTER_FORM}, (400, 401, 403, 413, 415), body=Reason
 )
 async def drain() -> Response:
-    """Give no adapter a new case, those that will yet register included; what runs goes on."""
+    """Give no adapter a new case, including those that register later; running cases continue."""
     current_lab().engine.pool.drain(await _reason())
     return _told(None)
 
