@@ -5,7 +5,7 @@ import contextlib
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.adapter import Adapter, AdapterState
@@ -20,6 +20,7 @@ from trafficlight.logs import LogContext
 from trafficlight.results.events import Event, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
+from trafficlight.server_types import HomeServerSpec
 from trafficlight.suites.model import Case, Plan
 from trafficlight.worker.assignment import Verdict
 
@@ -103,7 +104,8 @@ class Engine:
         try:
             if earlier is not None:
                 await session.restore(earlier)
-            await session.begin(self._unsupported)
+            # In a thread, because it searches the PATH; and once for each homeserver.
+            await session.begin(await asyncio.to_thread(self._unsupported, plan))
             async for case in cooperative(plan.cases):
                 if case.id in session.waiting and (why := unstartable_reason(case)) is not None:
                     session.end_waiting(case.id, State.ERROR, why)
@@ -223,10 +225,13 @@ class Engine:
             if session is None or attempt.session == session.id:
                 task.cancel()
 
-    def _unsupported(self, case: Case) -> str | None:
-        specs = (spec for slot in case.servers for spec in slot.homeservers)
-        unsupported = self._resources.servers.unsupported
-        return next((why for spec in specs if (why := unsupported(spec)) is not None), None)
+    def _unsupported(self, plan: Plan) -> Callable[[Case], str | None]:
+        def specs(case: Case) -> Iterator[HomeServerSpec]:
+            return (spec for slot in case.servers for spec in slot.homeservers)
+
+        found = {spec: None for case in plan.cases for spec in specs(case)}
+        reasons = {spec: self._resources.servers.unsupported(spec) for spec in found}
+        return lambda case: next((why for spec in specs(case) if (why := reasons[spec]) is not None), None)
 
     def _schedule(self, tasks: asyncio.TaskGroup) -> None:
         """Start the cases that can start, note why the others wait, and close the sessions that are done."""

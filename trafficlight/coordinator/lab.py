@@ -299,7 +299,7 @@ class Lab:
     async def _install(self, plan: Plan, problems: dict[HomeServerSpec, str]) -> None:
         wanted = {spec: None for case in plan.cases if case.skip is None for spec in _specs(case)}
         for spec in wanted:
-            if self.servers.unsupported(spec) is not None:
+            if await asyncio.to_thread(self.servers.unsupported, spec) is not None:
                 continue
             try:
                 await self.servers.prepare([spec])

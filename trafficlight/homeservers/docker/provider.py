@@ -106,7 +106,8 @@ class DockerProvider:
 
         :raises DeployError: no engine answers, or one that answers cannot pull an image.
         """
-        images = {self._image(spec): self._progress for spec in specs if self.unsupported(spec) is None}
+        supported = [spec for spec in specs if await asyncio.to_thread(self.unsupported, spec) is None]
+        images = {self._image(spec): self._progress for spec in supported}
         if not images:
             return
         connected = await self.connect()
@@ -142,7 +143,7 @@ class DockerProvider:
         :raises UnsupportedError: the library is missing.
         """
         for request in requests:
-            if (reason := self.unsupported(request.spec)) is not None:
+            if (reason := await asyncio.to_thread(self.unsupported, request.spec)) is not None:
                 raise UnsupportedError(reason)
         async with contextlib.AsyncExitStack() as stack:
             engine = await self.engine_at(requests[0].host)

@@ -92,7 +92,7 @@ class LocalProvider:
         """
         problems: list[DeployError] = []
         for spec in specs:
-            if self.unsupported(spec) is not None:
+            if await asyncio.to_thread(self.unsupported, spec) is not None:  # it may search the PATH
                 continue
             try:
                 kind = await self._prepared(spec)
@@ -144,7 +144,8 @@ class LocalProvider:
 
         :raises UnsupportedError: none can be.
         """
-        return await self._recipe(spec).resolve(spec.version)
+        recipe = await asyncio.to_thread(self._recipe, spec)
+        return await recipe.resolve(spec.version)
 
     def _recipe(self, spec: HomeServerSpec) -> Recipe:
         if (reason := self.unsupported(spec)) is not None:
