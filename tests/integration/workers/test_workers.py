@@ -82,7 +82,8 @@ async def test_one_that_eats_memory(
         body = f"async def run(self):\n    some = []\n    while True: some.append({chunk})"
         verdict = await pool.execute(bench.assignment(body, case=60), link)
         assert verdict.state is State.ERROR
-        assert "MemoryError" in verdict.message + verdict.traceback
+        # Without memory, a C extension such as the tracer of coverage may crash first.
+        assert "MemoryError" in verdict.message + verdict.traceback or "ended its process" in verdict.message
         await fine(pool)
 
 
