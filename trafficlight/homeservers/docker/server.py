@@ -195,10 +195,10 @@ class DockerServer:
         file = await asyncio.to_thread(self._log.open, "a", buffering=1)
         try:
             async for piece in self._container.log(stdout=True, stderr=True, follow=True, **begin):
-                file.write(piece)
+                await run_to_completion(asyncio.to_thread(file.write, piece))
                 self._tail.append(piece.rstrip("\n"))
         except engine_errors() as error:
-            file.write(f"(the log ends here: {problem(error)})\n")
+            await asyncio.to_thread(file.write, f"(the log ends here: {problem(error)})\n")
         finally:
             await asyncio.to_thread(file.close)
 
