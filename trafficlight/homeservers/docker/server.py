@@ -194,9 +194,12 @@ class DockerServer:
         begin = {} if since is None else {"since": since}
         file = await asyncio.to_thread(self._log.open, "a", buffering=1)
         try:
-            async for piece in self._container.log(stdout=True, stderr=True, follow=True, **begin):
-                await run_to_completion(asyncio.to_thread(file.write, piece))
-                self._tail.append(piece.rstrip("\n"))
+            stream = self._container.log(stdout=True, stderr=True, follow=True, **begin)
+            # Closed here, because a cancellation while the file is written does not end the stream.
+            async with contextlib.aclosing(stream) as pieces:
+                async for piece in pieces:
+                    await run_to_completion(asyncio.to_thread(file.write, piece))
+                    self._tail.append(piece.rstrip("\n"))
         except engine_errors() as error:
             await asyncio.to_thread(file.write, f"(the log ends here: {problem(error)})\n")
         finally:
