@@ -9,10 +9,20 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
@@ -27,8 +37,11 @@ DENDRITE_VERSION = "0.13.8"
 DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere
 # Variables that are set for adapters; not settings.
 _FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
-# The original's settings for Kiwi.
-_OBSOLETE_PREFIX = "KIWI_"
+# Prefixes of settings that are accepted without an effect, and why.
+_OBSOLETE = {
+    "KIWI_": "REPORTERS configures reporters",
+    "WARM_SERVERS": "no homeserver is started before its case",
+}
 _FILES = ("trafficlight.json", "instance/trafficlight.json")
 
 ProviderName = Literal["local", "homerunner", "docker", "static"]
@@ -131,6 +144,11 @@ class Settings(BaseModel):
         description="Names under which the coordinator is reached, besides addresses, `localhost`, the"
         " machine's name and `HOST`; `*` is any.",
     )
+    trusted_proxies: Annotated[list[IPvAnyNetwork], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: [ip_network("127.0.0.0/8"), ip_network("::1")],
+        description="Addresses or networks of proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and"
+        " `X-Forwarded-Prefix` count; default: this machine.",
+    )
     adapter_token: Token | None = Field(
         default=None,
         description="What adapters must send as bearer token to register; null: no token needed.",
@@ -180,7 +198,6 @@ class Settings(BaseModel):
         pattern=r"^[\w.~-]+(/[\w.~-]+)+$",
         description="The Go module that Dendrite is built from.",
     )
-    warm_servers: int = Field(default=2, ge=0, description="Homeservers started ahead of the cases.")
 
     case_limit: int | None = Field(
         default=None, ge=1, description="Cases at once; null: four for each core, at least eight."
@@ -354,11 +371,11 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _obsolete(key: str, source: str) -> bool:
-    """Return whether a key is one of the original that has no effect any more; log that."""
-    if not key.startswith(_OBSOLETE_PREFIX):
-        return False
-    logger.warning("%s: %s has no effect: REPORTERS configures reporters", source, key)
-    return True
+    """Return whether a key has no effect any more; log that."""
+    why = next((why for prefix, why in _OBSOLETE.items() if key.startswith(prefix)), None)
+    if why is not None:
+        logger.warning("%s: %s has no effect: %s", source, key, why)
+    return why is not None
 
 
 def _suggestion(key: str) -> str:

@@ -102,16 +102,17 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "trafficlight.json") in _problem(tmp_path)
 
 
-def test_settings_of_the_original_for_kiwi_are_accepted_with_a_warning(
+def test_settings_without_effect_are_accepted_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = _write(tmp_path / "trafficlight.json", {"KIWI_REPORT": False, "PORT": 1})
+    file = _write(tmp_path / "trafficlight.json", {"KIWI_REPORT": False, "WARM_SERVERS": 2, "PORT": 1})
 
     settings = load(environment={"TRAFFICLIGHT_KIWI_URL": "https://kiwi"}, directory=tmp_path)
 
     assert settings.port == 1
     assert [record.getMessage() for record in caplog.records] == [
         f"{file}: KIWI_REPORT has no effect: REPORTERS configures reporters",
+        f"{file}: WARM_SERVERS has no effect: no homeserver is started before its case",
         "environment variable TRAFFICLIGHT_KIWI_URL: KIWI_URL has no effect: REPORTERS configures reporters",
     ]
 

@@ -151,9 +151,7 @@ def build_providers(settings: Settings, progress: Progress | None = None) -> Pro
         dendrite_module=settings.dendrite_module,
     )
     providers: dict[str, Provider] = {
-        "local": LocalProvider(
-            recipes=recipes, warm=settings.warm_servers, capacity=settings.homeserver_limit
-        )
+        "local": LocalProvider(recipes=recipes, capacity=settings.homeserver_limit)
     }
     if "static" in used:
         providers["static"] = StaticProvider(settings.server_overrides)

@@ -207,7 +207,6 @@ async def test_two_engines_are_one_capacity_and_one_of_them_fails(far: FarEngine
         server_providers={"*": "docker"},
         results_folder=tmp_path / "results",
         workers=0,
-        warm_servers=0,
     )
     async with Lab.open(settings) as lab:
         watched = _Watched(lab)
