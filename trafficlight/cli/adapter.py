@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -94,9 +95,9 @@ def _check_url(url: str) -> None:
 @click.option(
     "--command",
     "program",
-    required=True,
     help="The command that starts the adapter; {url} stands for the coordinator's URL.",
 )
+@click.option("--driver", help="Instead of --command, the command that starts a driver.")
 @click.option(
     "--action", help="An action that it can perform at any time. Default: the first that it declares."
 )
@@ -108,18 +109,27 @@ def _check_url(url: str) -> None:
 @click.option("--hold", type=float, default=3.0, show_default=True, help="Seconds that a poll is held.")
 @click.option("--token", help="Require this registration token; the adapter gets it as ADAPTER_TOKEN.")
 def check(
-    program: str, action: str | None, data: dict[str, Any] | None, hold: float, token: str | None
+    program: str | None,
+    driver: str | None,
+    action: str | None,
+    data: dict[str, Any] | None,
+    hold: float,
+    token: str | None,
 ) -> int:
-    """Check an adapter against a scripted coordinator.
+    """Check an adapter, or a driver, against a scripted coordinator.
 
     Exit code: 0 if it follows the protocol, 1 if it does not.
     """
+    if (program is None) == (driver is None):
+        raise click.UsageError("name a --command or a --driver")
     from trafficlight.adapters.conformance import CheckOptions, render
     from trafficlight.adapters.conformance import check as examine
     from trafficlight.clients.catalogue import catalogue
 
     examples = {entry.name: entry.message["data"] for entry in reversed(catalogue())}
     options = CheckOptions(action=action, data=data, examples=examples, hold=hold, token=token)
-    results = asyncio.run(examine(program, options))
+    host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", "--url", "{url}", "--driver"]
+    results = asyncio.run(examine(program or shlex.join([*host, driver or ""]), options))
+    results.command = program or driver or ""
     click.echo(render(results))
     return results.exit_code
