@@ -12,7 +12,7 @@ import pytest_asyncio
 from tests.integration.homeservers.homerunner_double import Double, Faults
 from trafficlight.errors import ConfigError, DeployError, UnsupportedError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
-from trafficlight.homeservers.provider import ServerRequest
+from trafficlight.homeservers.provider import ServerRequest, capacity_of_this_machine
 from trafficlight.server_types import Dendrite, HomeServerSpec, SynapseStable
 
 Requests = Callable[[int], list[ServerRequest]]

@@ -32,7 +32,7 @@ class WaitingGroup:
     :param server_types: the name of the server type of each homeserver that one case needs.
     :ivar cases: by id, in the order in which they were added.
     :ivar reason: why the group waits.
-    :ivar unsatisfiable_since: since when all that is there, free and busy, has not been enough; None if it is.
+    :ivar unsatisfiable_since: since when all that is there, free and busy, has not been enough, or None.
     :ivar no_adapter_since: the same for adapters only.
     """
 
