@@ -9,10 +9,20 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
@@ -135,6 +145,11 @@ class Settings(BaseModel):
         default_factory=list,
         description="Names under which the coordinator is reached, besides addresses, `localhost`, the"
         " machine's name and `HOST`; `*` is any.",
+    )
+    trusted_proxies: Annotated[list[IPvAnyNetwork], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: [ip_network("127.0.0.0/8"), ip_network("::1")],
+        description="Addresses or networks of proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and"
+        " `X-Forwarded-Prefix` count; default: this machine.",
     )
     adapter_token: Token | None = Field(
         default=None,

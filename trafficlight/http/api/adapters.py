@@ -12,6 +12,7 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.errors import ApiError
+from trafficlight.http.headers import rooted
 from trafficlight.http.requests import current_lab, form_fields, json_object, json_response, validated
 from trafficlight.http.security import require_people
 
@@ -133,7 +134,7 @@ def _present(pool: Pool, uuid: str) -> Adapter:
 def _told(body: BaseModel | None) -> Response:
     """Answer a program with what it asked for, and lead a page back to where it was."""
     if request.mimetype == _FORM:
-        return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": "/status#adapters"})
+        return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": rooted("/status#adapters")})
     return json_response(body) if body is not None else _listed()
 
 

@@ -385,7 +385,9 @@ class WireApp:
             body = refusal_body("unknown_host", message)
             await _send(send, "http", HTTPStatus.MISDIRECTED_REQUEST, body, {})
             return
-        path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        path = None
+        if scope["type"] == "http":
+            path = _PATH.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
         if path is None:
             await self._application(scope, receive, send)
             return
