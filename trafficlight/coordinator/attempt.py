@@ -101,7 +101,6 @@ class Attempt:
     :param waiting: the case and the attempt's number.
     :param folder: the attempt's folder, which does not exist yet.
     :param adapters: the adapter for every client role.
-    :param hosts: the host for the homeservers of each server type.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
     :ivar lease: the claim on the adapters.
     :ivar failures: the first error of each role's adapter.
@@ -115,7 +114,6 @@ class Attempt:
     waiting: WaitingCase
     folder: AttemptFolder
     adapters: Mapping[str, Adapter]
-    hosts: Mapping[str, str] = field(default_factory=dict)
     cancel_reason: str = ""
     servers: dict[str, RunningServer] = field(default_factory=dict)
     failures: dict[str, AdapterFailure] = field(default_factory=dict)
@@ -200,10 +198,7 @@ class Attempt:
         await asyncio.to_thread(self.folder.create, specs)
         if not specs:
             return {}
-        requests = [
-            ServerRequest(role, spec, self.folder.server_log(role), host=self.hosts.get(spec.type_name, ""))
-            for role, spec in specs.items()
-        ]
+        requests = [ServerRequest(role, spec, self.folder.server_log(role)) for role, spec in specs.items()]
         clock, seconds = self.resources.clock, self.resources.deadlines.prepare
         began = clock.monotonic()
         try:

@@ -40,9 +40,9 @@ class Engine:
     :param servers: deploys homeservers.
     :param execute: runs tests.
     :param deadlines: time limits of attempts.
-    :param limits: returns how much may run at once; called before every decision, because the hosts of
-        homeservers come and go.
-    :param queue_deadline: seconds that a case waits while no adapters or hosts can fill its roles.
+    :param limits: returns how much may run at once; called before every decision, because providers
+        come and go.
+    :param queue_deadline: seconds that a case waits while no adapters or providers can fill its roles.
     :param alive_deadline: seconds without a request after which an adapter is dropped.
     """
 
@@ -273,7 +273,7 @@ class Engine:
         adapters = {role: self.pool.get(uuid) for role, uuid in start.adapters.items()}
         waiting = session.start(start.case)
         folder = session.folder.attempt(start.case, waiting.attempt)
-        attempt = Attempt(self._resources, session.id, waiting, folder, adapters, start.hosts)
+        attempt = Attempt(self._resources, session.id, waiting, folder, adapters)
         self.pool.acquire(attempt.lease)  # before the next decision
         task = tasks.create_task(self._run(attempt), name=f"attempt of {start.case}")
         self._running[task] = attempt
@@ -287,24 +287,13 @@ class Engine:
         ]
 
     def _usage(self) -> Usage:
-        attempts = self._running.values()
+        attempts, types = self._running.values(), Counter[str]()
+        for attempt in attempts:
+            types += self._limits.needs(attempt.case)
         return Usage(
             cases=Counter(attempt.session for attempt in attempts),
             homeservers=sum(len(server_types(attempt.case)) for attempt in attempts),
-            types=Counter(
-                name
-                for attempt in attempts
-                for name in (
-                    *(kind.name() for kind in attempt.case.clients.values()),
-                    *server_types(attempt.case),
-                )
-            ),
-            hosts=Counter(
-                attempt.hosts[name]
-                for attempt in attempts
-                for name in server_types(attempt.case)
-                if name in attempt.hosts
-            ),
+            types=types,
         )
 
     async def _run(self, attempt: Attempt) -> None:

@@ -348,11 +348,13 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
 
 def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
     cores = os.cpu_count() or 1
+    capacities = servers.capacities
     return Limits(
         cases=settings.case_limit or max(_CASES, _CASES_PER_CORE * cores),
         homeservers=settings.homeserver_limit,
-        types={**servers.capacities, **settings.client_limits},
-        hosting=servers.hosting,
+        types={**capacities, **settings.client_limits},
+        unreachable=frozenset(name for name, most in capacities.items() if not most),
+        provider_of=servers.provider_name,
     )
 
 
