@@ -1,6 +1,8 @@
 """`trafficlight run`: the whole lab in one command."""
 
 import asyncio
+import functools
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,13 @@ from typing import Any
 import click
 from rich.console import Console
 
+from trafficlight.cli.debugging import debug
 from trafficlight.cli.options import lab_options, load_settings, selection_options
-from trafficlight.cli.progress import Progress
+from trafficlight.cli.progress import Progress, is_live, print_header
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.supervisor import programs_of
-from trafficlight.results.events import CaseEnded, CaseState
+from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
@@ -27,12 +30,18 @@ from trafficlight.version import VERSION
 @click.option(
     "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
 )
+@click.option(
+    "-s", "shown", is_flag=True, help="Show what tests print, one case at a time, for breakpoint()."
+)
+@click.option("--pdb", "post_mortem", is_flag=True, help="Open the debugger where a test fails; implies -s.")
 @lab_options
 def command(
     targets: tuple[str, ...],
     selection: Selection,
     exit_first: bool,
     deflake: int,
+    shown: bool,
+    post_mortem: bool,
     config: Path | None,
     **flags: Any,
 ) -> int:
@@ -44,24 +53,28 @@ def command(
     error of the lab, 130 interrupted.
     """
     settings = load_settings(config, **flags)
+    if shown or post_mortem:
+        settings = settings.model_copy(update={"workers": 0, "case_limit": settings.case_limit or 1})
     programs_of(settings.adapters)  # reports a wrong entry before anything starts
     request = SessionRequest(**dict(selection), targets=list(targets), exit_first=exit_first, deflake=deflake)
-    return asyncio.run(_run(settings, request))
+    return asyncio.run(_run(settings, request, post_mortem))
 
 
-async def _run(settings: Settings, request: SessionRequest) -> int:
-    console = Console(highlight=False)
+async def _run(settings: Settings, request: SessionRequest, post_mortem: bool) -> int:
+    # The file is fixed: without workers, what a test prints replaces the standard output.
+    console = Console(file=sys.stdout, highlight=False)
 
     def tell(line: str) -> None:
         console.print(f"  {line}", style="dim", markup=False, soft_wrap=True)
 
+    on_failure = functools.partial(debug, post_mortem=post_mortem)
     async with AsyncExitStack() as stack:
-        lab, url = await stack.enter_async_context(lab_serving(settings, tell))
+        lab, url = await stack.enter_async_context(lab_serving(settings, tell, on_failure=on_failure))
         planned = await lab.plan(request)
         folder = await lab.new_folder()
         cases = count(len(planned.cases), "case")
-        header = f"trafficlight {VERSION} · session {folder.id} · {cases} · {url}/status"
-        console.print(header, soft_wrap=True)
+        header = f"trafficlight {VERSION} · session {folder.id} · {cases}"
+        print_header(console, header, f"{url}/status")
         others = settings.port != 0  # no other adapter knows the port otherwise
         running = adapters_running(lab, url, folder.path / "adapters", others=others)
         await stack.enter_async_context(running)
@@ -71,8 +84,10 @@ async def _run(settings: Settings, request: SessionRequest) -> int:
         except BaseException:
             await asyncio.to_thread(folder.finish)
             raise
-        progress = Progress(session.record, console)
-        stack.callback(lab.journal.subscribe(progress, (CaseState, CaseEnded), session=session.id))
+        # A debugger and what tests print need the terminal.
+        progress = Progress(session.record, console, live=is_live(console) and settings.workers != 0)
+        shown = (CaseState, CaseWaits, CaseEnded)
+        stack.callback(lab.journal.subscribe(progress, shown, session=session.id))
         with progress.shown():
             await session.ended.wait()
     for line in summary(session.record, folder.path, session.writer.incomplete):

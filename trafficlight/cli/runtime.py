@@ -18,6 +18,7 @@ from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
+from trafficlight.worker.execution import OnFailure
 
 # Seconds that adapters have to upload files and exit after the last case.
 _LAST_UPLOADS = 15.0
@@ -35,17 +36,23 @@ def command_line() -> str:
 
 @asynccontextmanager
 async def lab_serving(
-    settings: Settings, progress: Callable[[str], None] | None = None, *, resumable: bool = False
+    settings: Settings,
+    progress: Callable[[str], None] | None = None,
+    *,
+    resumable: bool = False,
+    on_failure: OnFailure | None = None,
 ) -> AsyncIterator[tuple[Lab, str]]:
     """Run a lab and serve it over HTTP; yield the lab and its base URL.
 
     :param progress: receives a line for each slow step.
     :param resumable: see :meth:`Lab.open`. If false, no sessions can be started over HTTP.
+    :param on_failure: see :meth:`Lab.open`.
     """
     if (warning := warning_for(settings)) is not None:
         click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(Lab.open(settings, progress=progress, resumable=resumable))
+        opened = Lab.open(settings, progress=progress, resumable=resumable, on_failure=on_failure)
+        lab = await stack.enter_async_context(opened)
         listening = bind(settings.host, settings.port)
         stack.callback(listening.close)
         token = None
@@ -146,10 +153,8 @@ def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) ->
             loop.call_later(_AT_ONCE, lab.engine.cancel_running)
             return
         grace = lab.settings.grace
-        click.echo(
-            f"{name}: running cases have {grace:g} s to finish; a second signal cancels them",
-            err=True,
-        )
+        # Not by click, which writes past the live display.
+        sys.stderr.write(f"{name}: running cases have {grace:g} s to finish; a second signal cancels them\n")
         stops.append(asyncio.create_task(end(f"interrupted by {name}")))
 
     for number in (signal.SIGINT, signal.SIGTERM):
