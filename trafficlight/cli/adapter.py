@@ -80,6 +80,13 @@ def run(name: str | None, program: str | None, url: str, count: int, token: str 
     _check_url(url)
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")
+    if name is not None:
+        if name != "nio":
+            raise click.BadParameter(f"{name!r} does not come with trafficlight: nio does", param_hint="NAME")
+        from trafficlight.adapters.nio.adapter import main
+
+        asyncio.run(main(url, count, token, once=once))
+        return
     from trafficlight.adapters.host import DriverCommand, serve_driver
 
     arguments = shlex.split(program or "")

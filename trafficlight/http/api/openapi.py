@@ -28,6 +28,11 @@ _PARAMETERS: dict[str, JsonObject] = {
         "pattern": r"^[A-Za-z0-9_.:-]{1,100}$",
         "description": "The adapter's own id.",
     },
+    "adapter": {
+        "type": "string",
+        "minLength": 1,
+        "description": "An adapter's id, or the name of its program.",
+    },
     "session": {
         "type": "string",
         "pattern": r"^[0-9a-z-]{1,40}$",

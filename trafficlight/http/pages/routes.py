@@ -225,7 +225,14 @@ def _adapters() -> dict[str, Any]:
     """Return the template values about adapters."""
     lab = current_lab()
     types, live, gone = adapter_rows(lab.engine.pool, lab.clock.monotonic())
-    return {"types": types, "adapters": live, "gone": gone, "drained": lab.engine.pool.drained}
+    pool = lab.engine.pool
+    return {
+        "types": types,
+        "adapters": live,
+        "gone": gone,
+        "drained": pool.drained,
+        "paused": pool.paused_and_absent,
+    }
 
 
 def _number(name: str) -> int:
