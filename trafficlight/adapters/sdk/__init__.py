@@ -15,6 +15,7 @@
 from trafficlight.adapters.sdk.actions import action
 from trafficlight.adapters.sdk.adapter import Adapter, Context
 from trafficlight.adapters.sdk.coordinator import Options
+from trafficlight.adapters.sdk.driver import drive
 from trafficlight.adapters.sdk.errors import (
     ActionFailed,
     CoordinatorUnreachableError,
@@ -34,6 +35,7 @@ __all__ = [
     "RegistrationRefusedError",
     "UnsupportedActionError",
     "action",
+    "drive",
     "run",
     "serve",
 ]
