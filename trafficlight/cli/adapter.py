@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from trafficlight.protocol import TOKEN_VARIABLES
+
 
 class JsonObjectType(click.ParamType[Any]):
     """A JSON object as the value of an option."""
@@ -33,7 +35,7 @@ def command() -> None:
     "--url",
     envvar="TRAFFICLIGHT_URL",
     required=True,
-    help="The coordinator's URL, e.g. http://127.0.0.1:5000.",
+    help="The coordinator's URL, e.g. http://127.0.0.1:5000. Also: TRAFFICLIGHT_URL.",
 )
 @click.option(
     "--count",
@@ -42,7 +44,11 @@ def command() -> None:
     show_default=True,
     help="The number of clients in this process.",
 )
-@click.option("--token", envvar="ADAPTER_TOKEN", help="The coordinator's ADAPTER_TOKEN, if it has one.")
+@click.option(
+    "--token",
+    envvar=TOKEN_VARIABLES,
+    help="The coordinator's ADAPTER_TOKEN, if it has one. Also: TRAFFICLIGHT_ADAPTER_TOKEN.",
+)
 @click.option("--once", is_flag=True, help="Exit after one case instead of registering again.")
 def nio(url: str, count: int, token: str | None, once: bool) -> None:
     """Run Matrix clients on the library matrix-nio."""
@@ -69,7 +75,10 @@ def nio(url: str, count: int, token: str | None, once: bool) -> None:
     help="The data of the action. Default: the example of the action catalogue, or none.",
 )
 @click.option("--hold", type=float, default=3.0, show_default=True, help="Seconds that a poll is held.")
-@click.option("--token", help="Require this registration token; the adapter gets it as ADAPTER_TOKEN.")
+@click.option(
+    "--token",
+    help="Require this registration token; the adapter gets it as TRAFFICLIGHT_ADAPTER_TOKEN.",
+)
 def check(
     program: str, action: str | None, data: dict[str, Any] | None, hold: float, token: str | None
 ) -> int:

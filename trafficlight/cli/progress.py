@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from trafficlight.results.case import CaseRecord
+from trafficlight.results.case import INTERRUPTED, CaseRecord
 from trafficlight.results.events import FINAL, CaseEnded, CaseState, State
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import duration, escape_control
@@ -65,7 +65,13 @@ class Progress:
                 self._line(case, case.state, "")
         else:
             self._since.pop(case.id, None)
-            self._line(case, event.state, duration(event.seconds))
+            if event.phase == INTERRUPTED and event.will_retry:
+                text = (
+                    f"  {case.id:<{self._width}}   interrupted: the coordinator exited; the case runs again"
+                )
+                self._console.print(Text(text, style="dim"), soft_wrap=True)
+            else:
+                self._line(case, event.state, duration(event.seconds))
 
     def _line(self, case: CaseRecord, state: State, took: str) -> None:
         line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), took)
