@@ -29,7 +29,7 @@ DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later rel
 _FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
 # The original's settings for Kiwi.
 _OBSOLETE_PREFIX = "KIWI_"
-_FILES = ("trafficlight.json", "instance/trafficlight.json")
+CONFIGURATION_FILES = ("trafficlight.json", "instance/trafficlight.json")
 
 ProviderName = Literal["local", "homerunner", "docker", "static"]
 Seconds = Annotated[float, Field(gt=0)]
@@ -308,7 +308,7 @@ def load(
 
 
 def _find(directory: Path) -> Path | None:
-    return next((directory / name for name in _FILES if (directory / name).is_file()), None)
+    return next((directory / name for name in CONFIGURATION_FILES if (directory / name).is_file()), None)
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from trafficlight.config import RESULTS_MARKER
+from trafficlight.config import CONFIGURATION_FILES, RESULTS_MARKER
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.source import is_test_method
 from trafficlight.test import Test
@@ -24,23 +24,37 @@ class FileFound:
     """A test file.
 
     :param path: the absolute path.
-    :param name: its name in case ids: the path relative to the root of the search.
+    :param name: its name in case ids: the path relative to its root.
     """
 
     path: Path
     name: str
 
 
-def file_found(path: Path, root: Path) -> FileFound:
-    """Return a file with its name in case ids.
+def root_of(path: Path) -> Path | None:
+    """Return the nearest directory, from a path upwards, that is a repository or has a configuration file."""
+    markers = (".git", *CONFIGURATION_FILES)
+    for folder in (path, *path.parents):
+        if any(os.path.exists(folder / marker) for marker in markers):
+            return folder
+    return None
 
-    :param root: the root of the search; for the built-in suites it is always their own directory.
+
+def file_found(path: Path, directory: Path) -> FileFound:
+    """Return a file with its name in case ids, which does not depend on how its path was written.
+
+    :param path: the path; links inside the root are followed.
+    :param directory: the root of files outside of any other; the name of a file outside of it is absolute.
     """
     path = Path(os.path.abspath(path))
-    for real, base in ((path, SHIPPED), (path.resolve(), SHIPPED), (path, Path(os.path.abspath(root)))):
-        if real.is_relative_to(base):
-            return FileFound(path, real.relative_to(base).as_posix())
-    return FileFound(path, path.name)
+    real = path.resolve()
+    if real.is_relative_to(SHIPPED):
+        return FileFound(path, real.relative_to(SHIPPED).as_posix())
+    root = root_of(path.parent) or Path(os.path.abspath(directory))
+    for one, base in ((real, root.resolve()), (path, root)):
+        if one.is_relative_to(base):
+            return FileFound(path, one.relative_to(base).as_posix())
+    return FileFound(path, path.as_posix())
 
 
 def files_below(directory: Path, patterns: Sequence[str] = DEFAULT_PATTERNS) -> Iterator[Path]:

@@ -45,7 +45,7 @@ class Case:
     :param id: readable, unique in a session, stable over time, without versions.
     :param suite: the id of its suite: the part of `id` before ``[``.
     :param path: the test file, absolute.
-    :param file: the test file's name in ids and reports, relative to the root of the search.
+    :param file: the test file's name in ids and reports, relative to its root.
     :param class_name: the Test class.
     :param method: ``run`` or a ``test_*`` method.
     :param line: the line of the method, from 1.

@@ -1,6 +1,7 @@
 """From paths and a selection to a plan: which files to collect, and what their cases make together."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -231,15 +232,8 @@ class PlanBuilder:
         types = TypeFilter(tuple(self._selection.clients), tuple(self._selection.servers))
         self._found = FileResult(types=types)
         self.files: list[FileRequest] = []
-        known: dict[str, Path] = {}
-        for file, some in _by_file(self._targets):
-            other = known.setdefault(file.name, file.path)
-            if other == file.path:
-                self.files.append(FileRequest(file, tuple(some), self._selection.of_one_file()))
-                continue
-            problem = f"two tests with one id: {file.name} is also the name of {other}"
-            hint = "search the directory above both"
-            self._found.add_problems([TestFileError(file.path, None, problem, hint)], some)
+        for file, some in _by_file(self._targets, base):
+            self.files.append(FileRequest(file, tuple(some), self._selection.of_one_file()))
 
     def add(self, result: FileResult) -> None:
         """Add what a file contains, or a part of it; the parts of a suite come one after the other."""
@@ -268,16 +262,16 @@ class PlanBuilder:
         return replace(_selected(found, self._selection), empty_targets=self._empty)
 
 
-def _by_file(targets: Iterable[Target]) -> list[tuple[FileFound, list[Target]]]:
-    """Return each file once, named below the topmost root, with all targets that mean it."""
+def _by_file(targets: Iterable[Target], directory: Path) -> Iterator[tuple[FileFound, list[Target]]]:
+    """Yield each file once, with all targets that mean it."""
     by_path: dict[Path, list[Target]] = {}
     for one in targets:
         by_path.setdefault(one.path.resolve(), []).append(one)
-    found = []
-    for some in by_path.values():
-        roots = [one.root for one in some if not one.named] or [one.root for one in some]
-        found.append((file_found(some[0].path, min(roots, key=lambda root: len(root.parts))), some))
-    return found
+    found = [(file_found(some[0].path, directory), some) for some in by_path.values()]
+    names = Counter(file.name for file, _ in found)
+    for file, some in found:
+        # Files of two roots may have the same name below them.
+        yield (file if names[file.name] == 1 else replace(file, name=file.path.as_posix())), some
 
 
 def _selected(found: FileResult, selection: Selection) -> Plan:
