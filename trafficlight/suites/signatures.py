@@ -7,7 +7,7 @@ from typing import Any
 
 from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet, parameter_sets
-from trafficlight.suites.roles import Role, Roles, did_you_mean
+from trafficlight.suites.roles import Roles, did_you_mean
 from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
 
@@ -66,11 +66,6 @@ def check_method(
         TestFileError(source.path, line, f"{method}() takes {name!r} by position only", "remove the /")
         for name in signature.unnamed
     ]
-    wrong += [
-        _untaken_role(name, role, method, signature, filled)
-        for name, role in names.items()
-        if not signature.takes(name)
-    ]
     for name in sorted(filled):
         if name in names:
             problem, hint = (
@@ -122,9 +117,22 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inspect.unwrap(function))
 
 
-def _untaken_role(
-    name: str, role: Role, method: str, signature: Signature, filled: set[str]
-) -> TestFileError:
-    free = [one for one in signature.required if one not in filled]
-    hint = did_you_mean(name, free) or f"add {name!r} to {method}(), or remove the role"
-    return TestFileError(*role.where, f"{method}() does not take the role {name!r}", hint)
+def taken_roles(cls: type[Test], methods: Iterable[str], roles: Roles) -> Roles:
+    """Return the roles that test methods of a class, its `setup` or its `teardown` take."""
+    hooks = [hook for hook in ("setup", "teardown") if getattr(cls, hook) is not getattr(Test, hook)]
+    signatures = [Signature(getattr(cls, name)) for name in (*methods, *hooks)]
+    return roles.taken_by(lambda name: any(one.takes(name) for one in signatures))
+
+
+def check_roles(cls: type[Test], methods: Iterable[str], roles: Roles) -> list[TestFileError]:
+    """Return which of the roles that a class itself declares nothing takes."""
+    taken = taken_roles(cls, methods, roles).roles
+    return [
+        TestFileError(
+            *role.where,
+            f"no test of {cls.__name__} takes the role {role.names[0]!r}",
+            f"add {role.names[0]!r} to a test or to setup(), or remove the role",
+        )
+        for role in roles.roles
+        if role not in taken and not role.inherited
+    ]
