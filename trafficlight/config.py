@@ -197,7 +197,8 @@ class Settings(BaseModel):
         default=None,
         ge=0,
         le=1000,
-        description="Processes that run test code; null: one for each core; 0: none, inside the coordinator.",
+        description="Processes for test code that are kept ready; more start when more cases run at once"
+        " (`CASE_LIMIT`). null: one for each core; 0: none, tests run inside the coordinator.",
     )
     worker_memory: int = Field(
         default=4 << 30, ge=0, description="Bytes of data that a worker process may have; 0: no limit."

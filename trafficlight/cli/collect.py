@@ -98,6 +98,7 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
     if selection.sample is not None:
         parts.append(f"--seed {selection.seed}")
     yield " · ".join(parts)
+    yield from found.warnings
     yield from selection.unused(case.id for case in cases)
 
 
@@ -153,7 +154,8 @@ def _as_json(found: Plan, selection: Selection) -> str:
     ]
     seed = selection.seed if selection.sample is not None else None
     cases = [read(case) for case in found.cases]
-    whole = {"cases": cases, "suites": suites, "problems": problems, "seed": seed}
+    warnings = [*found.warnings, *selection.unused(case.id for case in found.cases)]
+    whole = {"cases": cases, "suites": suites, "problems": problems, "warnings": warnings, "seed": seed}
     return json.dumps(whole | {"deselected": found.deselected}, indent=2, allow_nan=False)
 
 

@@ -331,8 +331,7 @@ def _specs(case: Case) -> list[HomeServerSpec]:
 
 def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterator[str]:
     """Yield what of the request or the settings has no effect."""
-    for target in plan.empty_targets:
-        yield f"there is no test in {target}"
+    yield from plan.warnings
     if not request.narrows:
         yield from request.unused(case.id for case in plan.cases)
     types = {*vars(client_types), *vars(server_types)}

@@ -104,6 +104,23 @@ def untested_in(module: object, module_name: str) -> dict[str, type[Test]]:
     }
 
 
+def lookalikes_in(module: object, module_name: str) -> Iterator[str]:
+    """Yield the names of what a module defines beside its tests and that looks like one."""
+    used = {base for cls in _own(module, module_name) for base in cls.__mro__}
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", None) != module_name or not getattr(value, "__test__", True):
+            continue
+        if inspect.isfunction(value) and name.startswith("test_"):
+            yield f"{name}()"
+        elif isinstance(value, type) and value not in used and _looks_like_a_test(value):
+            yield name
+
+
+def _looks_like_a_test(cls: type) -> bool:
+    declares = cls.__name__.startswith("Test") or not {"clients", "servers"}.isdisjoint(vars(cls))
+    return declares and any(map(is_test_method, vars(cls)))
+
+
 def origin_of(cls: type) -> tuple[str, str]:
     """Return the file that defines a class, and its name there: the same under all module names."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
@@ -111,12 +128,18 @@ def origin_of(cls: type) -> tuple[str, str]:
 
 
 def _leaves(module: object, module_name: str) -> dict[str, type[Test]]:
+    own = _own(module, module_name)
+    bases = {base for cls in own for base in cls.__mro__[1:]}
+    return {name: cls for cls, name in own.items() if cls not in bases and not inspect.isabstract(cls)}
+
+
+def _own(module: object, module_name: str) -> dict[type[Test], str]:
+    """Return the subclasses of Test that a module defines, with their first names."""
     own: dict[type[Test], str] = {}
     for name, value in vars(module).items():
         if isinstance(value, type) and issubclass(value, Test) and value.__module__ == module_name:
             own.setdefault(value, name)
-    bases = {base for cls in own for base in cls.__mro__[1:]}
-    return {name: cls for cls, name in own.items() if cls not in bases and not inspect.isabstract(cls)}
+    return own
 
 
 def methods_of(cls: type[Test]) -> list[str]:

@@ -120,13 +120,13 @@ class Plan:
 
     :param problems: test files or classes that cannot run; they make the session end in error.
     :param deselected: cells that were not selected, of suites that are not listed.
-    :param empty_targets: the targets without any test file.
+    :param warnings: what is probably not meant so, one line each.
     """
 
     suites: tuple[Suite, ...]
     problems: tuple[Problem, ...] = ()
     deselected: int = 0
-    empty_targets: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def cases(self) -> tuple[Case, ...]:

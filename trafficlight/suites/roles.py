@@ -72,6 +72,11 @@ def read_roles(cls: type[Test], source: SourceLines) -> Roles:
             )
             line = source.attribute_line(cls.__name__, attribute) or line
             return Roles(problems=[TestFileError(source.path, line, problem, hint)])
+    for attribute in ("client", "server"):
+        if isinstance(getattr(cls, attribute, None), Mapping):
+            line = source.attribute_line(cls.__name__, attribute) or line
+            problem, hint = f"{attribute!r} is no attribute of a test", f"write {attribute}s = {{...}}"
+            return Roles(problems=[TestFileError(source.path, line, problem, hint)])
     try:
         test = cls()
         declarations = test.declarations()

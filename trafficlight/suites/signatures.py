@@ -1,12 +1,14 @@
 """Checks that a test method can be called with its roles and parameters."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trafficlight.errors import TestFileError
-from trafficlight.parameters import ParameterSet, parameter_sets
+from trafficlight.parameters import ParameterSet, parameter_names, parameter_sets, single_sets
+from trafficlight.suites.discovery import methods_of
+from trafficlight.suites.rendering import render_value
 from trafficlight.suites.roles import Roles, did_you_mean
 from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
@@ -110,6 +112,28 @@ def check_hooks(
                 hint = did_you_mean(name, roles.names) or "it may ask for roles and parameters of the test"
                 wrong.append(TestFileError(source.path, line, problem, hint))
     return wrong
+
+
+def parameters_of(cls: type[Test]) -> set[str]:
+    """Return the names of the parameters of a test's methods: arguments with values of their own."""
+    names: set[str] = set()
+    for method in methods_of(cls):
+        function = getattr(cls, method)
+        signature = Signature(function)
+        names |= parameter_names(function) | signature.names.difference(signature.required)
+    return names
+
+
+def lone_lists(cls: type[Test]) -> Iterator[str]:
+    """Yield a warning for every @parametrize with nothing but lists, which pytest users take for @matrix."""
+    for method in methods_of(cls):
+        for values in single_sets(getattr(cls, method)):
+            if all(isinstance(value, list) and len(value) > 1 for value in values.values()):
+                shown = ", ".join(f"{name}={render_value(value)}" for name, value in values.items())
+                yield (
+                    f"{method}: @parametrize({shown}) is one case with the whole list;"
+                    f" for a case per value write @matrix, for one case a tuple"
+                )
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

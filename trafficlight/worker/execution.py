@@ -72,8 +72,11 @@ class _Emitter:
             self._emit(self._queued.popleft())
 
 
-async def execute_in_process(assignment: Assignment, link: CaseLink, clock: Clock) -> Verdict:
+async def execute_in_process(
+    assignment: Assignment, link: CaseLink, began: Callable[[], None], *, clock: Clock
+) -> Verdict:
     """Run one attempt in the coordinator's own process and loop: for a debugger, and for quick tests."""
+    began()
     return await execute(assignment, cast("CaseLink", _JsonLink(link)), clock)
 
 

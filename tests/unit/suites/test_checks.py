@@ -103,6 +103,7 @@ def run(arguments: str) -> str:
         ((ALICE, 'interchangeable = ("alice",)', run(", alice")), 4, "two or more roles", ""),
         ((ALICE, "interchangeable = 5", run(", alice")), 4, "interchangeable is not a tuple", "alice"),
         ((ALICE, "interchangeable = 'alice'", run(", alice")), 4, "interchangeable is not a tuple", "bob"),
+        (('client = {"alice": Nio}', run(", alice")), 3, "'client' is no attribute of a test", "clients = {"),
         (("clients = [Nio]", run(", alice")), 3, "clients is not a mapping from roles to types", "clients ="),
         ((run(""), run("")), 4, "two methods run()", "rename"),
         (

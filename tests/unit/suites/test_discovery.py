@@ -265,6 +265,7 @@ def test_the_hint_for_a_missing_module_of_trafficlight_is_not_to_install_it(writ
         ("import no_such_module", 2, "No module named 'no_such_module'", "install no_such_module"),
         ("import sys\nsys.exit('bye')", 3, "SystemExit: bye", ""),
         ("@matrix(size=3)\nasync def run(): ...", 2, "takes a list of values", ""),
+        ("@parametrize('n', [1, 2])\nasync def run(): ...", 2, "positional", "write @matrix(n=[1, 2])"),
         ("Nio(version='new')", 2, "Invalid specifier", ""),
     ],
 )

@@ -239,7 +239,45 @@ def test_parameters_take_the_place_of_stated_ones(tree: Path) -> None:
     assert ids(tree, parameters={"size": 7, "word": "c"}) == [
         "chat/send_test.py::Count.test_up[size=7,word=c]"
     ]
-    assert ids(tree, parameters={"unknown": 7}) == []
+    with pytest.raises(UsageError, match="no test takes unknown, n; there are size, word"):
+        ids(tree, parameters={"unknown": 7, "n": 1})
+
+
+def test_what_is_probably_not_meant_so_is_said(write: Write) -> None:
+    """Tests as pytest has them were left out, or were one case instead of two, without a word."""
+    text = """
+    import unittest
+
+    class Good(Test):
+        @parametrize(n=[1, 2], word=["a", "b"])
+        @parametrize(n=[1, 2], word="a")
+        @parametrize(n=(1, 2), word=("a", "b"))
+        async def test_lists(self, n, word): ...
+
+    class TestLogin:
+        def test_it(self): ...
+
+    class Mixin:
+        async def test_it(self): ...
+
+    class Mixed(Mixin, Test): ...
+
+    class Forgotten:
+        clients = {"alice": Nio}
+        async def run(self, alice): ...
+
+    class Helper:
+        def run(self): ...
+
+    def test_by_itself(): ...
+    """
+    found = plan([write("sub/a_test.py", text)])
+    assert found.problems == ()
+    beside, lists = found.warnings
+    assert beside.startswith("sub/a_test.py: TestLogin, Forgotten, test_by_itself() will not run (tests are")
+    assert lists.startswith("sub/a_test.py: Good.test_lists: @parametrize(n=[1,2], word=[a,b]) is one case")
+    alone = write("pytest_test.py", "def test_by_itself(): ...\n")
+    assert plan([alone.parent]).warnings == found.warnings, "a file without tests of ours"
 
 
 def test_keywords(tree: Path) -> None:
@@ -319,7 +357,7 @@ def test_a_target_without_tests(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     planned = plan([tree, tmp_path / "empty"])
     assert planned.cases
-    assert planned.empty_targets == (str(tmp_path / "empty"),)
+    assert planned.warnings == (f"there is no test in {tmp_path / 'empty'}",)
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.randoms(use_true_random=False))
