@@ -60,21 +60,29 @@ def nio(url: str, count: int, token: str | None, once: bool) -> None:
     required=True,
     help="The command that starts the adapter; {url} stands for the coordinator's URL.",
 )
-@click.option("--action", help="An action that it can perform at any time. Default: one that it declares.")
 @click.option(
-    "--data", type=JsonObjectType(), default="{}", show_default=True, help="The data of the action."
+    "--action", help="An action that it can perform at any time. Default: the first that it declares."
+)
+@click.option(
+    "--data",
+    type=JsonObjectType(),
+    help="The data of the action. Default: the example of the action catalogue, or none.",
 )
 @click.option("--hold", type=float, default=3.0, show_default=True, help="Seconds that a poll is held.")
 @click.option("--token", help="Require this registration token; the adapter gets it as ADAPTER_TOKEN.")
-def check(program: str, action: str | None, data: dict[str, Any], hold: float, token: str | None) -> int:
+def check(
+    program: str, action: str | None, data: dict[str, Any] | None, hold: float, token: str | None
+) -> int:
     """Check an adapter against a scripted coordinator.
 
     Exit code: 0 if it follows the protocol, 1 if it does not.
     """
     from trafficlight.adapters.conformance import CheckOptions, render
     from trafficlight.adapters.conformance import check as examine
+    from trafficlight.clients.catalogue import catalogue
 
-    options = CheckOptions(action=action, data=data, hold=hold, token=token)
+    examples = {entry.name: entry.message["data"] for entry in reversed(catalogue())}
+    options = CheckOptions(action=action, data=data, examples=examples, hold=hold, token=token)
     results = asyncio.run(examine(program, options))
     click.echo(render(results))
     return results.exit_code

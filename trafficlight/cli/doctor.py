@@ -166,22 +166,19 @@ def _port(settings: Settings) -> Finding:
 async def _docker(settings: Settings) -> Finding:
     if importlib.util.find_spec("aiodocker") is None:
         return Finding("Docker", False, "aiodocker is missing", install_command("docker"))
-    from trafficlight.homeservers.docker.provider import DockerProvider
+    from trafficlight.homeservers.docker.engine import DockerEngine
 
-    provider = DockerProvider(settings.docker_engines)
-    urls = [engine.url for engine in provider.engines]
+    engine = DockerEngine(settings.docker_engine)
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            engines = await provider.connect()
+            await engine.connect()
     except (DeployError, TimeoutError) as error:
-        advice = "only needed by the provider docker: start Docker, or set DOCKER_ENGINES"
-        return Finding("Docker", False, str(error) or f"{', '.join(urls)} does not answer", advice)
+        advice = "only needed by the provider docker: start Docker, or set DOCKER_ENGINE"
+        return Finding("Docker", False, str(error) or f"{engine.url} does not answer", advice)
     else:
-        shown = ", ".join(f"{engine.url} ({engine.capacity} homeservers)" for engine in engines)
-        down = [engine.failure for engine in provider.engines if not engine.up]
-        return Finding("Docker", not down, shown, "; ".join(down))
+        return Finding("Docker", True, f"{engine.url} ({engine.capacity} homeservers)")
     finally:
-        await provider.close()
+        await engine.close()
 
 
 async def _homerunner(settings: Settings) -> list[Finding]:
