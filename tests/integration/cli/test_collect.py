@@ -120,7 +120,7 @@ def test_a_file_that_is_wrong_costs_only_itself(capsys: pytest.CaptureFixture[st
 def test_nothing_to_run(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     (here / "empty").mkdir()
     code, out, err = collect(capsys, "empty")
-    assert (code, out) == (2, "0 cases in 0 tests\n")
+    assert (code, out) == (2, "0 cases in 0 tests\nthere is no test in empty\n")
     assert "nothing to run" in err
 
 
