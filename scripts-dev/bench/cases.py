@@ -131,7 +131,6 @@ async def measure(cases: int, clients: int, adapters: int, workers: int, actions
             {
                 "results_folder": folder / "results",
                 "workers": workers,
-                "warm_servers": 0,
                 "adapters": {},
                 "grace": 0.1,
             }

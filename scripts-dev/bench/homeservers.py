@@ -28,7 +28,6 @@ from trafficlight.server_types import Dendrite, HomeServerSpec, ServerType, Syna
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MIB = 2**20
-_READY_SECONDS = 20
 _PASSWORD = "a good password"
 
 
@@ -62,15 +61,12 @@ def _server_type(name: str) -> ServerType:
 
 async def _measure(spec: HomeServerSpec, options: argparse.Namespace, folder: Path) -> None:
     # Installing is the only thing that happens once in a machine's life, and is not measured.
-    async with _Provider(folder, warm=0) as provider:
+    async with _Provider(folder) as provider:
         await provider.prepare([spec])
 
     cold = [await _cold(spec, folder) for _ in range(max(3, options.rounds // 3))]
-    warm = await _first_registrations(spec, folder, options.rounds, pooled=0)
-    pooled = await _first_registrations(spec, folder, options.rounds, pooled=1)
+    warm = await _first_registrations(spec, folder, options.rounds)
     rows = [("cold: installed, nothing loaded", cold), ("warm: loaded, started for the case", warm)]
-    if pooled:
-        rows.append(("pooled: started ahead", pooled))
     base = statistics.median(cold)
     show(
         f"{options.server}: from `case may start` to the first registration answered",
@@ -95,19 +91,15 @@ async def _measure(spec: HomeServerSpec, options: argparse.Namespace, folder: Pa
         ("one registration", _ROOT / "tests/interop/home_server_test.py::Registers"),
         ("two clients chat", _ROOT / "tests/interop/messages_test.py::SendMessages"),
     ):
-        without = await _cases_per_minute(path, options, folder, warm=0)
-        with_pool = await _cases_per_minute(path, options, folder, warm=None)
-        rates.append((name, f"{without:.0f}", f"{with_pool:.0f}", _x(with_pool / without)))
-    show("Cases per minute", ("case", "without pool", "with pool", "against without"), rates)
+        rates.append((name, f"{await _cases_per_minute(path, options, folder):.0f}"))
+    show("Cases per minute", ("case", "rate"), rates)
 
 
 class _Provider(LocalProvider):
     """A provider that is closed when it is left."""
 
-    def __init__(self, folder: Path, warm: int) -> None:
-        super().__init__(
-            warm=warm, recipes=default_recipes(CacheFolder(), lambda line: print(line, file=sys.stderr))
-        )
+    def __init__(self, folder: Path) -> None:
+        super().__init__(recipes=default_recipes(CacheFolder(), lambda line: print(line, file=sys.stderr)))
         self.logs = folder
 
     async def __aenter__(self) -> "_Provider":
@@ -122,32 +114,15 @@ class _Provider(LocalProvider):
 
 async def _cold(spec: HomeServerSpec, folder: Path) -> float:
     """Return the seconds to the first registration of a lab that was just started."""
-    async with _Provider(folder, warm=0) as provider:
+    async with _Provider(folder) as provider:
         return await _first_registration(provider, spec)
 
 
-async def _first_registrations(
-    spec: HomeServerSpec, folder: Path, rounds: int, *, pooled: int
-) -> list[float]:
-    """Return the seconds to each first registration; nothing where none can be started ahead."""
-    async with _Provider(folder, warm=pooled) as provider:
+async def _first_registrations(spec: HomeServerSpec, folder: Path, rounds: int) -> list[float]:
+    """Return the seconds to each first registration."""
+    async with _Provider(folder) as provider:
         await provider.prepare([spec])
-        times = []
-        for _ in range(rounds):
-            if pooled and not await _one_is_ready(provider):
-                return []
-            times.append(await _first_registration(provider, spec))
-        return times
-
-
-async def _one_is_ready(provider: LocalProvider) -> bool:
-    """Wait for a homeserver that was started ahead; return whether there is one."""
-    try:
-        async with asyncio.timeout(_READY_SECONDS):
-            await provider.pool.filled()
-    except TimeoutError:  # nothing was even asked for: this implementation is not started ahead
-        return False
-    return provider.pool.ready > 0
+        return [await _first_registration(provider, spec) for _ in range(rounds)]
 
 
 async def _first_registration(provider: _Provider, spec: HomeServerSpec) -> float:
@@ -159,7 +134,7 @@ async def _first_registration(provider: _Provider, spec: HomeServerSpec) -> floa
 
 async def _memory(spec: HomeServerSpec, folder: Path, count: int) -> tuple[float, float, float]:
     """Return the bytes of one homeserver alone, of each of several, and of the process that starts them."""
-    async with _Provider(folder, warm=0) as provider, AsyncExitStack() as stack:
+    async with _Provider(folder) as provider, AsyncExitStack() as stack:
         sizes = []
         for number in range(count):
             deployment = provider.deploy("bench", [provider.request(spec, number)])
@@ -182,13 +157,9 @@ def _size(pid: int) -> float:
     return memory
 
 
-async def _cases_per_minute(
-    path: Path, options: argparse.Namespace, folder: Path, *, warm: int | None
-) -> float:
+async def _cases_per_minute(path: Path, options: argparse.Namespace, folder: Path) -> float:
     """Run a session of the same case again and again, in a lab of its own, and return its rate."""
     environment = {**os.environ, "TRAFFICLIGHT_RESULTS_FOLDER": str(folder / "results")}
-    if warm is not None:
-        environment["TRAFFICLIGHT_WARM_SERVERS"] = str(warm)
     name = _server_type(options.server).name()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "trafficlight", "run", str(path), "--server", name),

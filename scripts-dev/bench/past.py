@@ -168,7 +168,7 @@ class Server:
 
 async def serve(root: Path) -> None:
     """Serve until the process is ended, and tell the lags of the loop at every line of the input."""
-    settings = Settings(results_folder=root, workers=0, warm_servers=0, adapters={})
+    settings = Settings(results_folder=root, workers=0, adapters={})
     lags: list[float] = []
 
     def told() -> None:

@@ -49,7 +49,6 @@ def settings_of(folder: Path) -> Settings:
             "results_folder": folder / "results",
             "tests": [str(folder / "no_op_test.py")],
             "workers": 0,
-            "warm_servers": 0,
             "adapters": {},
             "grace": 0.1,
         }

@@ -93,7 +93,7 @@ async def _serve(kind: str, told: Path, server: str) -> None:
         await until_killed(bare())
         return
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"results_folder": folder, "workers": 0, "warm_servers": 0, "adapters": {}}
+        settings = {"results_folder": folder, "workers": 0, "adapters": {}}
         async with Lab.open(Settings.model_validate(settings)) as lab:
             await until_killed(with_rounds(lab))
 

@@ -138,7 +138,6 @@ async def opened(workers: int) -> AsyncIterator[Bench]:
         settings = {
             "results_folder": folder / "results",
             "workers": workers,
-            "warm_servers": 0,
             "adapters": {},
             "grace": 0.1,
         }

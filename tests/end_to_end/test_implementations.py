@@ -43,7 +43,7 @@ _ROOM_TOO_NEW_FOR_DENDRITE = _FEDERATED.format("SynapseStable", "Dendrite")
 async def installed() -> None:
     """Install what the tests compare, and skip them if it cannot be installed here."""
     specs = [Synapse("1.98.0").homeservers()[0], Dendrite().homeservers()[0]]
-    provider = LocalProvider(warm=0)
+    provider = LocalProvider()
     try:
         await provider.prepare(specs)
     except DeployError as error:

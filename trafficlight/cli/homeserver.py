@@ -39,7 +39,7 @@ def command() -> None:
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
 def start(kind: str, version: str, count: int, config: Path | None) -> int:
     """Start homeservers and keep them running until Ctrl-C. Registration of accounts is open."""
-    settings = load_settings(config, warm_servers=0)
+    settings = load_settings(config)
     return asyncio.run(_run(settings, _spec(kind, version), count))
 
 

@@ -84,7 +84,11 @@ class MatrixClient(Client):
 
     @action("register")
     async def _register(self, username: str, password: str, homeserver_url: HomeserverUrl) -> None:
-        """Create an account and be logged in with it. Returns only after the first sync."""
+        """Create an account and be logged in with it. Returns only after the first sync.
+
+        `homeserver_url.local` is the homeserver as programs on the coordinator's machine reach it, and
+        `homeserver_url.local_docker` as Android's emulator there does: with `10.0.2.2` as the host.
+        """
 
     @action("login")
     async def _login(
@@ -95,7 +99,10 @@ class MatrixClient(Client):
         key_backup_passphrase: str | None = None,
     ) -> None:
         """Log in to an account that exists. Returns only after the first sync, with the key backup restored
-        if a passphrase is given."""
+        if a passphrase is given.
+
+        `homeserver_url` has two addresses of one homeserver, as in `register`.
+        """
 
     @action()
     async def logout(self) -> None:
@@ -111,14 +118,15 @@ class MatrixClient(Client):
     ) -> None:
         """Create a private room and open it. Returns only when the room is there to be written in.
 
-        It is encrypted unless `encrypted` is false. The version is the homeserver's default unless another
-        is given.
+        Private is: preset `private_chat`, not in the room directory, joined by invite only. The room is
+        encrypted unless `encrypted` is false. The version is the homeserver's default unless another is given.
         """
 
     @action()
     async def create_dm(self, user_id: Annotated[str, Wire("userId")]) -> None:
         """Create a direct chat with a user and open it. Returns only when the invite is sent.
 
+        The room is private, encrypted, and marked as direct (preset `trusted_private_chat`).
         `userId` comes with or without the leading `@`.
         """
 
@@ -137,7 +145,7 @@ class MatrixClient(Client):
     async def accept_invite(self, room_id: str | None = None) -> None:
         """Wait for an invite and join its room, which is open then. Returns only after the join is seen.
 
-        Without `room_id`, the latest invite is accepted.
+        Without `room_id`, and if several invites are waiting, the newest is accepted.
         """
 
     @action()

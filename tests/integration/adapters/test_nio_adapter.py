@@ -71,7 +71,7 @@ class User:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[RunningServer]]:
     """Two homeservers that federate."""
-    provider = LocalProvider(warm=0)
+    provider = LocalProvider()
     spec, logs = SynapseStable().homeservers()[0], tmp_path_factory.mktemp("logs")
     requests = [ServerRequest(role, spec, logs / f"{role}.log") for role in ("server", "other")]
     try:

@@ -75,7 +75,7 @@ async def test_run_goes_on_with_the_others(run: Runner, tmp_path: Path) -> None:
     written(tmp_path, "os._exit(0)")
     (tmp_path / "good_test.py").write_text(GOOD)
     (tmp_path / "forks_test.py").write_text(f"import os\n\nos.fork()\n{GOOD}")
-    command = await run("run", ".", TRAFFICLIGHT_ADAPTERS="{}", TRAFFICLIGHT_WARM_SERVERS="0")
+    command = await run("run", ".", TRAFFICLIGHT_ADAPTERS="{}")
     assert await ended(command) == 3
     assert command.said[-1].startswith("2 success · 0 failure · 0 error · 1 problem")
     junit = await asyncio.to_thread((tmp_path / "results" / "latest" / "junit.xml").read_text)
@@ -86,7 +86,7 @@ async def test_run_goes_on_with_the_others(run: Runner, tmp_path: Path) -> None:
 async def test_ctrl_c_while_a_file_hangs(run: Runner, tmp_path: Path, name: str) -> None:
     async with hanging(tmp_path) as reached:
         port = ("--port", "0") if name == "serve" else ()
-        command = await run(name, ".", *port, TRAFFICLIGHT_ADAPTERS="{}", TRAFFICLIGHT_WARM_SERVERS="0")
+        command = await run(name, ".", *port, TRAFFICLIGHT_ADAPTERS="{}")
         async with asyncio.timeout(30):
             await reached.wait()
         processes = psutil.Process(command.process.pid).children(recursive=True)

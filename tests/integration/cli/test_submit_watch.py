@@ -127,7 +127,6 @@ async def serving(run: Runner, port: int, *tests: Path) -> AsyncIterator[Command
     command = await run(
         *("serve", *map(str, tests), "--port", str(port), "--workers", "0"),
         TRAFFICLIGHT_ADAPTERS="{}",
-        TRAFFICLIGHT_WARM_SERVERS="0",
     )
     await command.line("session")
     try:

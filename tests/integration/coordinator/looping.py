@@ -84,7 +84,6 @@ async def open_site(folder: Path, workers: int, **more: Any) -> AsyncIterator[Ht
         {
             "results_folder": folder / "results",
             "workers": workers,
-            "warm_servers": 0,
             "adapters": {},
             "grace": 0.1,
             **more,

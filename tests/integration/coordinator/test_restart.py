@@ -90,7 +90,6 @@ def opened(tmp_path: Path) -> Opener:
             "results_folder": tmp_path / "results",
             "tests": [str(tmp_path)],
             "workers": 0,
-            "warm_servers": 0,
             "adapters": {},
             "grace": 0.01,
         }

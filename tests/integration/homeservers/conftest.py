@@ -34,9 +34,9 @@ def data_folders() -> set[Path]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def local() -> AsyncIterator[LocalProvider]:
-    """The local provider with nothing started ahead, installed in the user's real cache folder."""
+    """The local provider, installed in the user's real cache folder."""
     folders = data_folders()
-    provider = LocalProvider(warm=0)
+    provider = LocalProvider()
     await provider.prepare(SynapseStable().homeservers())
     yield provider
     await provider.close()
@@ -142,7 +142,7 @@ async def real_homerunner() -> AsyncIterator[Provider]:
 async def static(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Provider]:
     """The provider static, with three homeservers that run as long as the session."""
     # Not the shared provider: its tests count what it runs.
-    local = LocalProvider(warm=0)
+    local = LocalProvider()
     folder = tmp_path_factory.mktemp("static")
     spec = SynapseStable().homeservers()[0]
     requests = [ServerRequest(f"static{number}", spec, folder / f"{number}.log") for number in range(3)]

@@ -53,7 +53,7 @@ async def test_it_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (programs / "hearth").write_text(_HEARTH)
     (programs / "hearth").chmod(0o755)
     monkeypatch.setenv("PATH", str(programs))
-    provider = LocalProvider(recipes=[_recipe()], warm=0, data_folder=tmp_path)
+    provider = LocalProvider(recipes=[_recipe()], data_folder=tmp_path)
     request = ServerRequest(
         "server", HomeServerSpec("Hearth", "hearth", "stable", ""), tmp_path / "server.log"
     )

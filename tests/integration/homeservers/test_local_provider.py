@@ -73,7 +73,7 @@ class CountedPorts(PortPicker):
 @asynccontextmanager
 async def _provider_of(*recipes: SynapseRecipe, **options: object) -> AsyncIterator[LocalProvider]:
     before = data_folders()
-    provider = LocalProvider(recipes=recipes, warm=0, **options)  # type: ignore[arg-type]
+    provider = LocalProvider(recipes=recipes, **options)  # type: ignore[arg-type]
     try:
         yield provider
     finally:
@@ -211,7 +211,7 @@ async def test_twenty_deployments_leave_no_process_port_or_folder(
 
 async def test_closing_destroys_what_is_deployed(ask: Ask, descendants: Callable[[], set[int]]) -> None:
     before, folders = descendants(), data_folders()
-    provider = LocalProvider(warm=0)
+    provider = LocalProvider()
     async with provider.deploy("closed", [ask("server")]) as [server]:
         await provider.close()
         assert descendants() == before

@@ -153,7 +153,6 @@ async def open_site(folder: Path, *, resumable: bool = False, **settings: Any) -
     values = {
         "results_folder": folder / "results",
         "workers": 0,
-        "warm_servers": 0,
         "adapters": {},
         "poll_hold": 5.0,
         "grace": 0.1,

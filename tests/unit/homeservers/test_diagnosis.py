@@ -43,9 +43,7 @@ def test_every_problem_has_advice(tmp_path: Path) -> None:
 
 
 async def test_server_types_are_resolved(tmp_path: Path) -> None:
-    provider = LocalProvider(
-        recipes=default_recipes(CacheFolder(tmp_path), print, synapse_version="1.140.0"), warm=0
-    )
+    provider = LocalProvider(recipes=default_recipes(CacheFolder(tmp_path), print, synapse_version="1.140.0"))
     specs = [*SynapseStable().homeservers(), HomeServerSpec("Odd", "odd", "stable", "")]
     good, bad = await resolutions(provider, specs)
     assert (good.subject, good.good, good.detail) == ("SynapseStable", True, "synapse 1.140.0")

@@ -11,7 +11,6 @@ from pathlib import Path
 from trafficlight.errors import UnsupportedError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.environments import Environments
-from trafficlight.homeservers.local.pool import default_warm
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.local.run_folder import default_base
 from trafficlight.homeservers.provider import available_bytes, capacity_of_this_machine
@@ -113,8 +112,5 @@ def _data() -> Finding:
 
 
 def _memory() -> Finding:
-    detail = (
-        f"{available_bytes() // _MIB} MiB available: {capacity_of_this_machine()} homeservers at once, "
-        f"{default_warm()} started ahead"
-    )
+    detail = f"{available_bytes() // _MIB} MiB available: {capacity_of_this_machine()} homeservers at once"
     return Finding("Memory", True, detail)

@@ -5,16 +5,16 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.certificates import Certificates
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.launcher import Launcher
-from trafficlight.homeservers.local.pool import Kind, WarmPool, default_warm
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.local.run_folder import RunFolder
 from trafficlight.homeservers.local.server import LocalServer
-from trafficlight.homeservers.provider import RunningServer, ServerRequest, capacity_of_this_machine
+from trafficlight.homeservers.provider import RunningServer, ServerRequest, all_of, capacity_of_this_machine
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.recipe import Place, Recipe
 from trafficlight.processes import run_to_completion
@@ -25,12 +25,14 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS = 3
 _PORT_TAKEN = "address already in use"
 
+Kind: TypeAlias = tuple[str, str]
+"""A recipe's name and an exact version."""
+
 
 class LocalProvider:
     """Starts every homeserver as a process on loopback, with its data in memory if there is enough.
 
     :param recipes: what can run; by default the built-in recipes, with the user's cache folder.
-    :param warm: how many homeservers to start ahead; by default as many as the machine has room for.
     :param data_folder: the folder for the homeservers' data; by default in memory, else the temporary folder.
     :param ready_timeout: how long a homeserver may take to become ready, in seconds.
     :param ports: allocates their ports.
@@ -43,7 +45,6 @@ class LocalProvider:
         self,
         *,
         recipes: Sequence[Recipe] | None = None,
-        warm: int | None = None,
         data_folder: Path | None = None,
         ready_timeout: float = 60,
         ports: PortPicker | None = None,
@@ -54,7 +55,7 @@ class LocalProvider:
         self._recipes = {recipe.name: recipe for recipe in recipes}
         self._ready_timeout = ready_timeout
         # Measured once: homeservers that run already must not count twice.
-        self._capacity = capacity_of_this_machine() if capacity is None else capacity
+        self.capacities = {all_of(self.name): capacity or capacity_of_this_machine()}
         self._ports = ports or PortPicker()
         self._folder = RunFolder(data_folder)
         self._certificates: Certificates | None = None
@@ -62,16 +63,10 @@ class LocalProvider:
         self._servers: set[LocalServer] = set()
         self._preparing = asyncio.Lock()
         self._closed = False
-        self.pool = WarmPool(default_warm() if warm is None else warm, self._start_ahead)
-
-    @property
-    def hosts(self) -> dict[str, int]:
-        """How many homeservers this machine carries at once."""
-        return {"this machine": self._capacity}
 
     @property
     def servers(self) -> frozenset[LocalServer]:
-        """Its homeservers, including those started ahead."""
+        """Its homeservers."""
         return frozenset(self._servers)
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
@@ -86,7 +81,7 @@ class LocalProvider:
         return recipe.unsupported(spec.version)
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
-        """Install what is missing, boot the fork servers, and begin to start homeservers ahead.
+        """Install what is missing and boot the fork servers.
 
         :raises DeployError: an installation failed.
         """
@@ -95,12 +90,9 @@ class LocalProvider:
             if await asyncio.to_thread(self.unsupported, spec) is not None:  # it may search the PATH
                 continue
             try:
-                kind = await self._prepared(spec)
+                await self._prepared(spec)
             except DeployError as problem:  # the others can still be installed
                 problems.append(problem)
-            else:
-                if self._recipes[kind[0]].follows_log:
-                    self.pool.want([kind])
         if problems:
             logs = "\n".join(problem.log for problem in problems)
             raise DeployError("; ".join(problem.message for problem in problems), log=logs)
@@ -117,7 +109,7 @@ class LocalProvider:
         try:
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._obtain(request, mine)) for request in requests]
+                    tasks = [group.create_task(self._start(request, mine)) for request in requests]
             except BaseExceptionGroup as failures:
                 raise _first(failures) from failures
             servers: list[RunningServer] = [task.result() for task in tasks]
@@ -132,7 +124,6 @@ class LocalProvider:
         await run_to_completion(self._close())
 
     async def _close(self) -> None:
-        await self.pool.close()
         await _destroy(self._servers)
         async with self._preparing:
             for launcher in self._launchers.values():
@@ -170,55 +161,38 @@ class LocalProvider:
                 self._launchers[kind] = launcher
         return kind
 
-    async def _obtain(self, request: ServerRequest, mine: list[LocalServer]) -> LocalServer:
-        """Take a homeserver from the pool or start one; it is added to `mine` before anything can fail."""
+    async def _start(self, request: ServerRequest, mine: list[LocalServer]) -> LocalServer:
+        """Start a homeserver; it is added to `mine` before anything can fail."""
         try:
-            return await self._take_or_start(request, mine)
+            kind = await self._prepared(request.spec)
+            for attempt in range(1, _ATTEMPTS + 1):
+                server = await self._create(kind, request)
+                mine.append(server)
+                try:
+                    await server.start()
+                except DeployError as error:
+                    if attempt == _ATTEMPTS or _PORT_TAKEN not in error.log.lower():
+                        raise
+                    logger.info("%s: another program took a port, trying others", request.role)
+                    await server.destroy()
+                else:
+                    return server
         except OSError as error:  # no disk space or file descriptors left: an error of the lab
             raise DeployError(f"{request.role}: {error}") from error
-
-    async def _take_or_start(self, request: ServerRequest, mine: list[LocalServer]) -> LocalServer:
-        kind = await self._prepared(request.spec)
-        warmed = self.pool.take(kind) if self._recipes[kind[0]].follows_log else None
-        if warmed is not None:
-            mine.append(warmed)
-            await warmed.assign(request.role, request.log)
-            return warmed
-        for attempt in range(1, _ATTEMPTS + 1):
-            server = await self._create(kind)
-            mine.append(server)
-            await server.assign(request.role, request.log)
-            try:
-                await server.start()
-            except DeployError as error:
-                if attempt == _ATTEMPTS or _PORT_TAKEN not in error.log.lower():
-                    raise
-                logger.info("%s: another program took a port, trying others", request.role)
-                await server.destroy()
-            else:
-                return server
         raise AssertionError("unreachable")
 
-    async def _start_ahead(self, kind: Kind) -> LocalServer:
-        server = await self._create(kind)
-        try:
-            await server.start()
-        except BaseException:
-            await server.destroy()
-            raise
-        return server
-
-    async def _create(self, kind: Kind) -> LocalServer:
+    async def _create(self, kind: Kind, request: ServerRequest) -> LocalServer:
         """Allocate the place of a homeserver and write its configuration."""
         launcher, recipe = self._launchers[kind], self._recipes[kind[0]]
         ports = self._ports.pick(), self._ports.pick()
 
         def create() -> LocalServer:
             assert self._certificates is not None
+            request.log.touch()
             directory = self._folder.new(recipe.name)
             place = Place(
                 directory=directory,
-                log=directory / "homeserver.log",
+                log=request.log.absolute(),
                 client_port=ports[0],
                 federation_port=ports[1],
                 authority=self._certificates.authority,
@@ -227,7 +201,12 @@ class LocalProvider:
             )
             command = recipe.configure(launcher.installation, place)
             return LocalServer(
-                place, command, launcher, ready_timeout=self._ready_timeout, on_destroyed=self._forget
+                request.role,
+                place,
+                command,
+                launcher,
+                ready_timeout=self._ready_timeout,
+                on_destroyed=self._forget,
             )
 
         try:

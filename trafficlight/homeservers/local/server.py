@@ -5,27 +5,28 @@ import logging
 import shutil
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import aiohttp
 
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.local.launcher import Launcher, ServerProcess
-from trafficlight.homeservers.local.log import ServerLog
 from trafficlight.homeservers.probe import unless_exited, wait_until_ready
 from trafficlight.homeservers.provider import BY_THE_TEST
 from trafficlight.homeservers.recipes.recipe import Command, Place
 from trafficlight.processes import run_to_completion
+from trafficlight.text import read_tail
 
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10
+_TAIL_BYTES = 6000
 _PROBE_SECONDS = 0.01  # a start takes 0.2 s: longer intervals would show
 
 
 class LocalServer:
-    """A process with its folder, ports and log; assigned to one case, or started ahead of any.
+    """A process with its folder, ports and log.
 
+    :param role: the role that it plays.
     :param place: its folder, which exists, and its ports, which are held for it.
     :param command: how to start it.
     :param launcher: starts it.
@@ -37,6 +38,7 @@ class LocalServer:
 
     def __init__(
         self,
+        role: str,
         place: Place,
         command: Command,
         launcher: Launcher,
@@ -45,12 +47,11 @@ class LocalServer:
         on_destroyed: Callable[["LocalServer"], None],
     ) -> None:
         self.place = place
-        self.role = ""
+        self.role = role
         self._command = command
         self._launcher = launcher
         self._ready_timeout = ready_timeout
         self._on_destroyed = on_destroyed
-        self._log = ServerLog(place.log)
         self._process: ServerProcess | None = None
         self._ended_by_test = False
         self._operating = asyncio.Lock()
@@ -82,11 +83,6 @@ class LocalServer:
         reason = None if self._process is None else self._process.exited
         return reason + BY_THE_TEST if reason is not None and self._ended_by_test else reason
 
-    async def assign(self, role: str, log: Path) -> None:
-        """Assign it to a case, whose file becomes its log."""
-        self.role = role
-        await asyncio.to_thread(self._log.attach, log)
-
     async def start(self) -> None:
         """Start it and wait until it is ready.
 
@@ -108,9 +104,8 @@ class LocalServer:
                 )
                 await unless_exited(ready, process.wait())
         except DeployError as error:
-            log = error.log or await asyncio.to_thread(self._log.tail)
-            who = f"{self.role}: " if self.role else ""
-            raise DeployError(f"{who}{self.version} {error.message}", log=log) from error
+            log = error.log or await asyncio.to_thread(read_tail, self.place.log, _TAIL_BYTES)
+            raise DeployError(f"{self.role}: {self.version} {error.message}", log=log.strip()) from error
 
     async def operate(self, operation: str) -> None:
         """Start, stop, restart, kill, pause or unpause it. Its data are kept.
@@ -147,10 +142,6 @@ class LocalServer:
     async def _remove(self) -> None:
         if self._process is not None:
             await self._process.wait()
-        try:
-            await asyncio.to_thread(self._log.drain)
-        except OSError as error:
-            logger.warning("%s: the end of its log is lost: %s", self.server_name, error)
         await asyncio.to_thread(shutil.rmtree, self.place.directory, ignore_errors=True)
         self._on_destroyed(self)
 

@@ -21,7 +21,7 @@ _COMPONENTS = ("federation_api", "key_server", "media_api", "mscs", "relay_api",
 
 
 class DendriteRecipe:
-    """Builds, configures and starts Dendrite. It never reopens its log and is therefore not started ahead.
+    """Builds, configures and starts Dendrite.
 
     :param cache: the folder for builds.
     :param progress: called with a line for every slow step.
@@ -30,7 +30,6 @@ class DendriteRecipe:
     """
 
     name = "dendrite"
-    follows_log = False
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ class Place:
     """The folder, ports and certificates of one homeserver.
 
     :param directory: an empty folder for everything that it writes.
-    :param log: its log file. Its stdout and stderr already go there.
+    :param log: the file for its log, below the case's results. Its stdout and stderr already go there.
     :param client_port: the port of its client-server API, plain HTTP on 127.0.0.1.
     :param federation_port: the port of its federation API, TLS on 127.0.0.1; part of the server name.
     :param authority: the certificate authority to trust in federation, PEM.
@@ -77,11 +77,6 @@ class Recipe(Protocol):
     @property
     def name(self) -> str:
         """The name that server types refer to."""
-        ...
-
-    @property
-    def follows_log(self) -> bool:
-        """Whether it reopens ``place.log`` after that was replaced, without which it is not started ahead."""
         ...
 
     def unsupported(self, version: str) -> str | None:

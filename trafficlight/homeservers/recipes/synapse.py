@@ -32,7 +32,6 @@ class SynapseRecipe:
     """
 
     name = "synapse"
-    follows_log = True
 
     def __init__(self, cache: CacheFolder, progress: Progress, stable: str = SYNAPSE_VERSION) -> None:
         self._cache = cache

@@ -73,7 +73,7 @@ def synapse_config(place: Place) -> dict[str, Any]:
 
 
 def log_config(place: Place) -> dict[str, Any]:
-    """Return the logging configuration: INFO and above, to a file that is reopened when it is replaced."""
+    """Return the logging configuration: INFO and above, to the file of the place."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -83,7 +83,7 @@ def log_config(place: Place) -> dict[str, Any]:
         "filters": {"context": {"()": "synapse.logging.context.LoggingContextFilter", "request": ""}},
         "handlers": {
             "file": {
-                "class": "logging.handlers.WatchedFileHandler",
+                "class": "logging.FileHandler",
                 "filename": str(place.log),
                 "encoding": "utf-8",
                 "formatter": "line",
