@@ -119,7 +119,7 @@ class MatrixClient(Client):
         """Create a private room and open it. Returns only when the room is there to be written in.
 
         Private is: preset `private_chat`, not in the room directory, joined by invite only. The room is
-        encrypted unless `encrypted` is false. The version is the homeserver's default unless another is given.
+        encrypted unless `encrypted` is false. The version is the homeserver's default unless one is given.
         """
 
     @action()
