@@ -13,9 +13,13 @@ from uuid import uuid4
 
 import aiohttp
 
-from trafficlight.adapters.sdk.adapter import Adapter
+from trafficlight.adapters.sdk.adapter import (
+    ActionFailed,
+    Adapter,
+    RegistrationLostError,
+    UnsupportedActionError,
+)
 from trafficlight.adapters.sdk.coordinator import Coordinator, Options
-from trafficlight.adapters.sdk.errors import ActionFailed, RegistrationLostError, UnsupportedActionError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, JsonObject
 from trafficlight.version import VERSION
 
