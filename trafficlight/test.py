@@ -19,7 +19,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Protocol, TypeAlias, TypeVar, overload
 
-from trafficlight import waiting
 from trafficlight.client_types import ClientMatcher, NetworkProxy
 from trafficlight.errors import LabError, Skipped, UnsupportedError
 from trafficlight.server_types import ServerType
@@ -221,7 +220,7 @@ class Test:
         :raises AssertionError: it did not hold in time; the message has its last result or error.
         """
         limit = timeout if self._run is None else min(timeout, self._run.deadline.remaining)
-        return await waiting.eventually(condition, limit)
+        return await _eventually(condition, limit)
 
     def skip(self, reason: str) -> NoReturn:
         """End the test as skipped. `except Exception` does not catch it.
@@ -244,7 +243,7 @@ _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.25
 
 
-async def eventually(condition: Callable[[], Any], timeout: float) -> Any:
+async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
     """Wait until a condition holds, and return what it returned; it is tried at least once.
 
     :param condition: a function, plain or async, whose result is true once it holds.
