@@ -27,6 +27,21 @@ class UnsupportedActionError(TrafficlightError):
     """This adapter does not support the action; that says nothing about the client."""
 
 
+class ReportedError(TrafficlightError):
+    """An error that a program behind this adapter reports; it is passed on without a stack trace.
+
+    :param details: what went wrong, in full.
+    :param kind: ``action``, the client did the wrong thing; ``unsupported``; anything else is the program's
+        own fault.
+    :param path: where it went wrong.
+    """
+
+    def __init__(self, details: str, *, kind: str = "adapter", path: str = "") -> None:
+        self.kind = kind if kind in ("action", "unsupported") else "adapter"
+        self.path = path
+        super().__init__(details)
+
+
 class RegistrationRefusedError(LabError):
     """The coordinator refused the registration; a retry would not help.
 
@@ -195,6 +210,12 @@ class Adapter:
 
     async def close(self) -> None:
         """Release the client's resources. Always called once, also when :meth:`open` failed."""
+
+    async def watch(self) -> None:
+        """Raise when the client is lost while no action is outstanding; returning means that none can be.
+
+        Runs beside the polls. The registration ends with an error report, in the same moment.
+        """
 
     def registration(self) -> Registration:
         """Return the registration; a subclass may add fields."""
