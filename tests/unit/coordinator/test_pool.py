@@ -42,6 +42,27 @@ class TestRegistration:
         with pytest.raises(RegistrationConflictError, match="its process ended"):
             yard.adapter()
 
+    def test_those_that_never_poll_are_bounded(self, yard: "PoolHarness") -> None:
+        polls = yard.adapter("polls")
+        yard.pool.seen(polls)
+        many = [yard.adapter(f"a{number}", note="x" * 60_000) for number in range(1000)]
+        there = [one for one in many if one.state is AdapterState.FREE]
+        assert there == many[-len(there) :], "the newest stay"
+        assert 200 < len(there) < 300
+        assert "never polled" in many[0].reason
+        assert polls.state is AdapterState.FREE
+        assert sum(len(str(one.fields)) for one in yard.pool) < 40_000_000, "nor are ended ones kept"
+
+    def test_programs_are_forgotten(self, yard: "PoolHarness", monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pool_module, "_REMEMBERED", 3)
+        for number in range(5):
+            lease = yard.lease(alice=yard.adapter(f"a{number}", instance=f"program {number}"))
+            yard.pool.judge(lease, ["alice"])
+            yard.pool.release(lease, "the case ended")
+        assert (
+            list(yard.pool.leases) == list(yard.pool._failed_in_a_row) == [f"program {n}" for n in (2, 3, 4)]
+        )
+
     def test_nobody_knows_a_stranger(self, yard: "PoolHarness") -> None:
         with pytest.raises(UnknownAdapterError, match="no adapter has registered as x"):
             yard.pool.get("x")
