@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from trafficlight.adapters.drivers import DRIVERS
 from trafficlight.config import AdapterProgram
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.processes import LAB_ONLY, ChildProcess, start_process
+from trafficlight.protocol import TOKEN_VARIABLES
 from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
 
-# The built-in adapters, by the name of their command.
-_BUILT_IN = ("nio",)
 # Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
 _GRACE = 6.0
 # Seconds after `exit` until a program that has neither exited nor registered again is ended.
@@ -60,7 +60,7 @@ class Program:
 
 
 def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
-    """Return one entry for each process that the settings ask for.
+    """Return one entry for each process that the settings ask for: one host for all drivers of an entry.
 
     :raises ConfigError: an entry is wrong.
     """
@@ -71,18 +71,22 @@ def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
             raise ConfigError("has a command and a driver: name one", key=key)
         if adapter.cwd is not None and not adapter.cwd.is_dir():
             raise ConfigError(f"no such directory: {adapter.cwd}", key=f"{key}.cwd")
-        # -P: a folder trafficlight in the current directory is not this package.
-        ours = [sys.executable, "-P", "-m", "trafficlight", "adapter"]
         if adapter.command:
             command = _split(adapter.command, adapter, key)
-        elif adapter.driver:
-            command = [*ours, "run", "--driver", shlex.join(_split(adapter.driver, adapter, key))]
-        elif name in _BUILT_IN:
-            command = [*ours, name]
+            found += [Program(name, command, adapter.cwd, adapter.env)] * adapter.count
+            continue
+        if adapter.driver:
+            driver = ["--driver", shlex.join(_split(adapter.driver, adapter, key))]
+        elif name in DRIVERS:
+            driver = [name]
         else:
-            known = ", ".join(_BUILT_IN)
+            known = ", ".join(DRIVERS)
             raise ConfigError(f"needs a command or a driver: only {known} comes with trafficlight", key=key)
-        found += [Program(name, command, adapter.cwd, adapter.env)] * adapter.count
+        # -P: a folder trafficlight in the current directory is not this package.
+        host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
+        if adapter.count:
+            command = [*host, "--count", str(adapter.count)]
+            found.append(Program(name, command, adapter.cwd, adapter.env))
     return found
 
 
@@ -159,7 +163,7 @@ class Supervisor:
         self._url = url
         self._environment = {name: value for name, value in os.environ.items() if name != LAB_ONLY}
         if token is not None:
-            self._environment["ADAPTER_TOKEN"] = token
+            self._environment |= dict.fromkeys(TOKEN_VARIABLES, token)
         self._folder = folder
         self._on_exit = on_exit
         self._on_failure = on_failure

@@ -1,6 +1,5 @@
 """The conformance kit finds what is wrong with an adapter, by name, and nothing with a good one."""
 
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -108,11 +107,8 @@ def test_tutorial_adapters(program: str) -> None:
 
 
 async def test_shipped_nio_adapter() -> None:
-    program = (
-        "import sys, asyncio as io, trafficlight.adapters.nio.adapter as nio; io.run(nio.main(sys.argv[1]))"
-    )
     options = CheckOptions(hold=0.4, grace=10, idle_delay=0.1, away=0.2)
-    results = await check(f"{sys.executable} -c {shlex.quote(program)} {{url}}", options)
+    results = await check(f"{sys.executable} -m trafficlight adapter nio --url {{url}}", options)
     assert {finding.level for finding in results.findings} == {Level.OK}, render(results)
 
 

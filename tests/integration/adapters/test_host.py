@@ -17,6 +17,7 @@ from trafficlight.adapters.host.adapter import Drivers
 from trafficlight.adapters.host.driver import Driver, DriverError
 from trafficlight.adapters.sdk import Options
 from trafficlight.adapters.sdk.coordinator import Backoff
+from trafficlight.protocol import TOKEN_VARIABLES
 
 PROGRAM = Path(__file__).parent / "programs" / "driver.py"
 # Seconds; a busy machine starts a process slowly.
@@ -215,6 +216,13 @@ async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
         await do(adapter, "reset")
         third = await do(adapter, "count")
         assert (third["count"], third["pid"] == first["pid"]) == (1, False)
+        await adapter.exit()
+        following = await coordinator.registered(2, timeout=PATIENCE)
+        fourth = await do(following, "count")
+        assert (fourth["count"], fourth["pid"]) == (1, third["pid"]), "also for another registration"
+        await error_of(following, "fail")
+        last = await coordinator.registered(3, timeout=PATIENCE)
+        assert (await do(last, "count"))["pid"] != third["pid"]
 
 
 @pytest.mark.parametrize(
@@ -267,8 +275,8 @@ async def test_a_driver_started_ahead_that_fails_does_not_count(tmp_path: Path) 
         await asyncio.to_thread(marker.unlink)
         second = await drivers.take()
         assert second.folder != first.folder
-        await drivers.give_back(first)
-        await drivers.give_back(second)
+        await drivers.give_back(first, again=False)
+        await drivers.give_back(second, again=False)
         drivers.prepare()
         with pytest.raises(DriverError, match="only once"):
             await drivers.take()
@@ -291,19 +299,20 @@ async def test_where_others_run_a_driver_that_does_not_start_is_tried_again(
         monkeypatch.undo()
         assert failed.is_set()
         assert "only once" in caplog.text
-        await drivers.give_back(first)
-        await drivers.give_back(second)
+        await drivers.give_back(first, again=False)
+        await drivers.give_back(second, again=False)
 
 
 async def test_the_environment_of_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ADAPTER_TOKEN", "secret")
+    for name in TOKEN_VARIABLES:
+        monkeypatch.setenv(name, "secret")
     program = "import json, os; print(json.dumps({'type': 'x', 'all': dict(os.environ), 'cwd': os.getcwd()}))"
     driver = Driver(DriverCommand([sys.executable, "-c", program], {"SCREEN": "2"}, tmp_path))
     await driver.start()
     said = driver.hello.fields()
     assert said["cwd"] == str(tmp_path)
     assert said["all"]["SCREEN"] == "2"
-    assert "ADAPTER_TOKEN" not in said["all"]
+    assert said["all"].keys().isdisjoint(TOKEN_VARIABLES)
     await driver.remove()
 
 

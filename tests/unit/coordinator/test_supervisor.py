@@ -33,8 +33,10 @@ def test_an_entry_names_a_command_or_a_driver(tmp_path: Path) -> None:
         programs_of({"mine": AdapterProgram()})
     with pytest.raises(ConfigError, match=r"ADAPTERS.mine.cwd: no such directory"):
         programs_of({"mine": AdapterProgram(command="true", cwd=tmp_path / "nowhere")})
-    (program, _) = programs_of({"mine": AdapterProgram(driver="sh -c 'echo  x'", count=2)})
-    assert program.command[-4:] == ["adapter", "run", "--driver", "sh -c 'echo  x'"]
+    (program,) = programs_of({"mine": AdapterProgram(driver="sh -c 'echo  x'", count=2)})
+    assert program.command[-5:] == ["run", "--driver", "sh -c 'echo  x'", "--count", "2"]
+    assert programs_of({"nio": AdapterProgram(count=0)}) == []
+    assert len(programs_of({"mine": AdapterProgram(command="true", count=2)})) == 2
 
 
 def test_a_program_is_looked_up_in_its_working_directory(tmp_path: Path) -> None:

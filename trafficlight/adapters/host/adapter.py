@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from trafficlight.adapters.host.driver import Driver, DriverCommand, DriverError
 from trafficlight.adapters.sdk import Adapter, JsonObject, Options, UnsupportedActionError, serve
-from trafficlight.adapters.sdk.errors import ReportedError
+from trafficlight.adapters.sdk.adapter import ReportedError
 from trafficlight.protocol import RESET, ErrorBody, Registration
 
 # The share of the coordinator's deadline for an action; seconds where it names none.
@@ -45,21 +45,30 @@ class DriverAdapter(Adapter):
         self._drivers = drivers
         self._driver: Driver | None = None
         self._used = False
+        self._fine = True
 
     async def open(self) -> None:
         """Get a driver that runs."""
         self._driver = await self._drivers.take()
 
     async def close(self) -> None:
-        """End the driver, upload its log and its evidence, and delete its folder."""
-        if self._driver is None:
+        """Upload what the driver leaves; end it, unless another registration can have it after a reset."""
+        driver = self._driver
+        if driver is None:
             return
+        again = bool(driver.hello.reusable) and self._fine and driver.runs
         try:
-            await self._driver.end()
-            if self._used:
-                await self._upload(self._driver)
+            if again and self._used:
+                await self._reset(driver)
+            elif not again:
+                await driver.end()
+                if self._used:
+                    await self._upload(driver)
+        except (DriverError, ReportedError) as error:
+            logger.warning("the driver of %s cannot be reset: %s", driver.hello.type, error)
+            again = False
         finally:
-            await self._drivers.give_back(self._driver)
+            await self._drivers.give_back(driver, again=again)
 
     def registration(self) -> Registration:
         """Return what the driver says it is, with the actions on its process."""
@@ -74,6 +83,12 @@ class DriverAdapter(Adapter):
         :raises UnsupportedActionError: the driver declares its actions, and not this one.
         :raises DriverError: the driver exited, did not answer, or was killed before.
         """
+        self._fine = False
+        response = await self._perform(name, data)
+        self._fine = True
+        return response
+
+    async def _perform(self, name: str, data: JsonObject) -> JsonObject:
         driver = self._running
         if name == RESET:
             return await self._reset(driver)
@@ -109,6 +124,7 @@ class DriverAdapter(Adapter):
             await driver.clear_storage()
             response = {"response": RESET}
         await self._upload(driver)
+        self._used = False
         return response
 
     async def watch(self) -> None:
@@ -154,7 +170,7 @@ class Drivers:
         self.instance = os.environ.get("TRAFFICLIGHT_INSTANCE") or secrets.token_hex(8)
         self._command = command
         self._ahead = ahead
-        self._starting: deque[asyncio.Task[Driver]] = deque()
+        self._starting: deque[asyncio.Future[Driver]] = deque()
 
     async def __aenter__(self) -> Self:
         return self
@@ -197,10 +213,15 @@ class Drivers:
                 return driver
             await driver.remove()
 
-    async def give_back(self, driver: Driver) -> None:
-        """Kill a driver and delete its folder."""
+    async def give_back(self, driver: Driver, *, again: bool) -> None:
+        """Take a driver back: for the next registration, or to kill it and delete its folder."""
         self._in_use -= 1
-        await driver.remove()
+        if again:
+            ready = asyncio.get_running_loop().create_future()
+            ready.set_result(driver)
+            self._starting.append(ready)
+        else:
+            await driver.remove()
 
     async def _started(self) -> Driver:
         driver = Driver(self._command)
@@ -226,7 +247,8 @@ async def serve_driver(
     :param command: how to start a driver.
     :param url: the coordinator's base URL.
     :param count: how many to host at the same time.
-    :param token: the shared registration token; by default ``ADAPTER_TOKEN`` of the environment.
+    :param token: the shared registration token; by default
+        ``TRAFFICLIGHT_ADAPTER_TOKEN`` of the environment.
     :param once: exit after one registration of each instead of registering again.
     :param options: timing, where the defaults do not fit.
     :raises DriverError: a driver does not start.

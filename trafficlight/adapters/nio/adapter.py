@@ -1,4 +1,4 @@
-"""The nio adapter: its actions, with the data of the wire, and its program."""
+"""The driver of matrix-nio: its actions, with the data of the wire, and its program."""
 
 import asyncio
 import json
@@ -7,7 +7,6 @@ import shutil
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -26,10 +25,9 @@ from trafficlight.adapters.sdk import (
     ActionFailed,
     Adapter,
     JsonObject,
-    Options,
     UnsupportedActionError,
     action,
-    serve,
+    drive,
 )
 
 _LONGEST_WAIT = 30.0
@@ -61,12 +59,26 @@ class NioAdapter(Adapter):
     def __init__(self) -> None:
         self._device: Device | None = None
         self._account = ("", "")
-        self._store: Path | None = None
         self._room_id: str | None = None
 
+    async def open(self) -> None:
+        """Continue the login that the storage holds, if it holds one; returns after a full sync."""
+        if not self._login.exists():
+            return
+        kept = json.loads(self._login.read_text())
+        self._account = (kept["username"], kept["password"])
+        self._device = device = Device(kept["homeserver"], self._keys, self._wait)
+        device.client.restore_login(*kept["login"])
+        await device.start()
+        self._room_id = kept["room_id"]
+        self._keep()
+        if self._room_id is not None:
+            await self._show(self._room_id)
+
     async def close(self) -> None:
-        """Stop syncing and remove the account's keys."""
-        await self._forget()
+        """Stop syncing."""
+        if self._device is not None:
+            await self._device.stop()
 
     async def perform(self, name: str, data: JsonObject) -> JsonObject:
         """Perform an action, see :class:`Adapter`; it fails if the homeserver does not answer."""
@@ -266,27 +278,46 @@ class NioAdapter(Adapter):
 
     async def _enter(self, username: str, password: str, homeserver: str, *, create: bool) -> None:
         await self._forget()
-        # Not in a thread: a cancellation would leave an unknown directory.
-        self._store = Path(mkdtemp(prefix="trafficlight-nio-"))
+        self._keys.mkdir()
         self._account = (username, password)
-        self._device = device = Device(homeserver.rstrip("/"), self._store, self._wait)
+        self._device = device = Device(homeserver.rstrip("/"), self._keys, self._wait)
         await (device.register if create else device.login)(username, password)
+        self._keep()
         await device.start()
+
+    def _keep(self) -> None:
+        """Store the login and the open room, for a process that is started again."""
+        device, (username, password) = self._logged_in, self._account
+        client = device.client
+        kept = {
+            "username": username,
+            "password": password,
+            "homeserver": device.homeserver,
+            "login": [client.user_id, client.device_id, client.access_token],
+            "room_id": self._room_id,
+        }
+        self._login.write_text(json.dumps(kept))
 
     async def _show(self, room_id: str) -> None:
         self._room_id = room_id
+        self._keep()
         await self._logged_in.fill(room_id)
 
     async def _forget(self) -> None:
         device, self._device = self._device, None
-        store, self._store = self._store, None
         self._room_id = None
-        try:
-            if device is not None:
-                await device.stop()
-        finally:
-            if store is not None:
-                await asyncio.to_thread(shutil.rmtree, store, ignore_errors=True)
+        if device is not None:
+            await device.stop()
+        self._login.unlink(missing_ok=True)
+        await asyncio.to_thread(shutil.rmtree, self._keys, ignore_errors=True)
+
+    @property
+    def _keys(self) -> Path:
+        return self.context.storage / "keys"
+
+    @property
+    def _login(self) -> Path:
+        return self.context.storage / "login.json"
 
     @property
     def _open_room(self) -> MatrixRoom:
@@ -340,28 +371,12 @@ class NioAdapter(Adapter):
             raise ActionFailed(f"m.direct: the homeserver answered {answer.status}: {await answer.text()}")
 
 
-async def main(
-    url: str,
-    count: int = 1,
-    token: str | None = None,
-    *,
-    once: bool = False,
-    patience: float | None = None,
-) -> None:
-    """Run nio adapters until SIGTERM or SIGINT.
-
-    :param url: the coordinator's base URL.
-    :param count: how many clients to run concurrently in this process.
-    :param token: the shared registration token; by default `ADAPTER_TOKEN` of the environment.
-    :param once: exit after one registration of each client instead of registering again.
-    :param patience: seconds to retry a coordinator that does not answer; None for no limit.
-    :raises LabError: the coordinator rejected the registration, or did not answer for that long.
-    """
-    # It warns about every new device, and every message whose key has not arrived yet.
-    logging.getLogger("nio.crypto").setLevel(logging.ERROR)
-    await serve(NioAdapter, url, count=count, token=token, once=once, options=Options(patience=patience))
-
-
 def _full(user_id: str) -> str:
     """Return a user id with its leading @, which the wire may leave out."""
     return user_id if user_id.startswith("@") else f"@{user_id}"
+
+
+if __name__ == "__main__":
+    # It warns about every new device, and every message whose key has not arrived yet.
+    logging.getLogger("nio.crypto").setLevel(logging.ERROR)
+    asyncio.run(drive(NioAdapter))
