@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -12,13 +13,14 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trafficlight.config import AdapterProgram
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.processes import LAB_ONLY, ChildProcess, start_process
+from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
@@ -53,9 +55,10 @@ class Program:
     command: Sequence[str]
 
 
-def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
+def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | None = None) -> list[Program]:
     """Return one entry for each process that the settings ask for.
 
+    :param cases: the only cases to run: of a built-in adapter, no more are started than they have roles for.
     :raises ConfigError: a command does not exist, or a program without a command is not a built-in one.
     """
     found = []
@@ -70,8 +73,18 @@ def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
             raise ConfigError(
                 f"needs a command: only {known} comes with trafficlight", key=f"ADAPTERS.{name}"
             )
-        found += [Program(name, command)] * adapter.count
+        needed = adapter.count
+        if cases is not None and not adapter.command:
+            needed = min(needed, sum(map(functools.partial(_roles, name), cases)))
+        found += [Program(name, command)] * needed
     return found
+
+
+def _roles(type: str, case: Case) -> int:
+    """Return how many roles of a case adapters of a type may fill."""
+    kinds = case.clients.values() if case.skip is None else ()
+    # What the own `match` of a type accepts is not known.
+    return sum(kind.type == type or kind.custom is not None for kind in kinds)
 
 
 def _split(command: str, key: str) -> list[str]:
