@@ -36,7 +36,9 @@ SYNAPSE_VERSION = "1.163.2"
 DENDRITE_VERSION = "0.13.8"
 DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere
 # Variables that are set for adapters; not settings.
-_FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
+_FOR_ADAPTERS = frozenset(
+    {"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE", "TRAFFICLIGHT_STORAGE", "TRAFFICLIGHT_EVIDENCE"}
+)
 # Prefixes of settings that are accepted without an effect, and why.
 _OBSOLETE = {
     "KIWI_": "REPORTERS configures reporters",
@@ -79,12 +81,23 @@ class DockerHost(BaseModel):
 
 
 class AdapterProgram(BaseModel):
-    """Adapters that the lab starts itself."""
+    """Adapters that the lab starts itself.
+
+    :ivar command: starts an adapter; ``{url}`` and ``{port}`` in it, and in `env`, are the coordinator's URL
+        and a free port.
+    :ivar driver: instead of `command`, starts a driver.
+    :ivar count: processes.
+    :ivar cwd: their working directory.
+    :ivar env: environment variables to set besides.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     command: str = ""
+    driver: str = ""
     count: int = Field(default=1, ge=0)
+    cwd: Path | None = None
+    env: dict[str, str] = Field(default_factory=dict)
 
 
 def _as_program(value: Any) -> Any:
@@ -162,7 +175,9 @@ class Settings(BaseModel):
     )
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {"nio": AdapterProgram(count=4)},
-        description="The adapters that `run` starts: a number of a built-in one, or `command` and `count`.",
+        description="The adapters that `run` starts, by name: how many of a built-in client, or an object"
+        " with `command` (of an adapter) or `driver` (the command of a driver), `count`, `cwd` and `env`. In"
+        " commands and `env`, `{url}` is the coordinator's URL, and `{port}` a free port of each process.",
     )
 
     server_providers: dict[str, ProviderName] = Field(

@@ -4,7 +4,6 @@ import asyncio
 import importlib.util
 import json
 import platform
-import shlex
 import shutil
 import socket
 import sys
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from trafficlight.cli.options import load_settings
 from trafficlight.config import Settings
+from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.homeservers.local.diagnosis import Finding, diagnose, resolutions
@@ -123,18 +123,15 @@ def _adapters(settings: Settings) -> list[Finding]:
     findings = []
     for name, adapter in settings.adapters.items():
         subject = f"Adapter {name}"
-        if adapter.command:
-            program = shlex.split(adapter.command)[0]
-            found = shutil.which(program)
-            advice = "" if found else f"correct the command in ADAPTERS.{name}"
-            findings.append(Finding(subject, bool(found), found or f"{program} not found", advice))
-        elif name == "nio":
+        if name == "nio" and not (adapter.command or adapter.driver):
             findings.append(_nio(subject))
+            continue
+        try:
+            programs_of({name: adapter})
+        except ConfigError as error:
+            findings.append(Finding(subject, False, error.problem, f"correct {error.key}"))
         else:
-            advice = f"give ADAPTERS.{name} a command"
-            findings.append(
-                Finding(subject, False, "no command, and no built-in adapter of this name", advice)
-            )
+            findings.append(Finding(subject, True, adapter.command or adapter.driver))
     return findings
 
 

@@ -15,44 +15,12 @@ from trafficlight.cli.options import lab_options, load_settings, selection_optio
 from trafficlight.cli.progress import Progress, is_live, print_header, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
-from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
-from trafficlight.results.events import AdapterRegistered, CaseEnded, CaseState, CaseWaits, SessionStarted
+from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
-
-# Seconds between two registrations of one program; one that exits early is restarted after a pause.
-_AWAY = 30.0
-
-
-class ExpectedAdapters:
-    """Reports to the engine that the adapters of all programs of a run have registered.
-
-    A program is identified by the `instance` in its adapters' registrations. If a program does not send
-    one, cases wait for the usual deadline.
-
-    :param expected: the number of programs.
-    """
-
-    def __init__(self, expected: int, engine: Engine) -> None:
-        self._expected = expected
-        self._engine = engine
-        self._came: set[str] = set()
-        self._over = False
-
-    def __call__(self, event: AdapterRegistered | SessionStarted) -> None:
-        """Note the program of an adapter that registered."""
-        if self._over:
-            return
-        if isinstance(event, AdapterRegistered):
-            if not (instance := event.registration.get("instance")):
-                return
-            self._came.add(str(instance))
-        if len(self._came) >= self._expected:
-            self._over = True
-            self._engine.no_more_adapters_after(_AWAY)
 
 
 @click.command("run")
@@ -112,10 +80,6 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool) -
         header = f"trafficlight {VERSION} · session {folder.id} · {cases}"
         print_header(console, header, f"{url}/status")
         programs = programs_of(settings.adapters, planned.cases)
-        if settings.port == 0 and "queue_deadline" not in settings.model_fields_set:
-            # No other adapter knows the port.
-            expected = ExpectedAdapters(len(programs), lab.engine)
-            lab.journal.subscribe(expected, (AdapterRegistered, SessionStarted))
         others = settings.port != 0  # no other adapter knows the port otherwise
         running = adapters_running(lab, url, programs, folder.path / "adapters", others=others)
         await stack.enter_async_context(running)

@@ -22,6 +22,8 @@ from trafficlight.worker.execution import OnFailure
 
 # Seconds that adapters have to upload files and exit after the last case.
 _LAST_UPLOADS = 15.0
+# Seconds between two registrations of one program; one that exits early is restarted after a pause.
+_AWAY = 30.0
 _LOOK = 0.1  # seconds
 # Seconds between the two cancellations of the second signal.
 _AT_ONCE = 0.5
@@ -86,6 +88,10 @@ async def adapters_running(
         registration = pool.registration_of(program.instance)
         pool.note_missing(program.instance, "process", why, registration)
 
+    def adapters_deadline() -> float:
+        programs = (pool.registration_of(program.instance) for program in supervisor.programs)
+        return lab.settings.queue_deadline if None in programs else _AWAY
+
     def all_failed() -> bool:
         there = [one for one in supervisor.programs if pool.has(one.instance)]
         missing = [one for one in supervisor.programs if one not in there]
@@ -100,6 +106,8 @@ async def adapters_running(
     )
     if not others:
         lab.engine.programs_failed = all_failed
+        if "queue_deadline" not in lab.settings.model_fields_set:
+            lab.engine.adapters_deadline = adapters_deadline
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield

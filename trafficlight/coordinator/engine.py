@@ -78,6 +78,8 @@ class Engine:
         self.stopping = ""
         self._interrupted = False
         self.stalled = StallDetector(clock)
+        #: Returns the seconds that cases wait for adapters that are missing; less once all have registered.
+        self.adapters_deadline: Callable[[], float] = lambda: queue_deadline
         #: Whether no missing adapter will register, because the programs that would be one keep exiting.
         self.programs_failed: Callable[[], bool] = lambda: False
         #: Whether :meth:`run` is running.
@@ -187,15 +189,6 @@ class Engine:
                 while self._running:
                     await asyncio.wait(set(self._running))
         self.cancel_running()
-
-    def no_more_adapters_after(self, within: float) -> None:
-        """Shorten the deadline of cases that lack adapters, because no more of them will register.
-
-        :param within: seconds that an adapter may be away between two cases.
-        """
-        self._adapters_deadline = min(self._adapters_deadline, within)
-        for session in self.sessions.values():
-            session.restart_wait_timers()
 
     def cancel(self, session: Session, reason: str) -> None:
         """Cancel a session: start no more of its cases and cancel those that run."""
@@ -346,10 +339,15 @@ class Engine:
             if self.pool.free or self._limits != self._ask_limits():
                 self.wake()  # a reservation may have expired
             self._check_progress()
-            adapters_deadline = self._adapters_deadline
+            adapters_deadline = min(self.adapters_deadline(), self._queue_deadline)
+            all_registered = adapters_deadline < self._queue_deadline
+            if adapters_deadline < self._adapters_deadline:  # it counts from now on
+                for session in self.sessions.values():
+                    for group in session.waiting.groups:
+                        group.restart_timer(self.clock.monotonic())
+            self._adapters_deadline = adapters_deadline
             if self.programs_failed():
                 adapters_deadline = min(adapters_deadline, _AWAY)
-            all_registered = self._adapters_deadline < self._queue_deadline
             for session in list(self.sessions.values()):
                 if await session.sweep(
                     self._queue_deadline,

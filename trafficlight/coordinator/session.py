@@ -241,11 +241,6 @@ class Session:
         self.running.add(case)
         return self.waiting.remove(case, starts=True)
 
-    def restart_wait_timers(self) -> None:
-        """Restart the time for which adapters have been missing."""
-        for group in self.waiting.groups:
-            group.restart_timer(self._clock.monotonic())
-
     async def sweep(
         self,
         deadline: float,

@@ -227,7 +227,7 @@ class TestAdapters:
         case_id = "One[alice=Nio(actions=dance+fly)]"
         bay = await bay_with()
         bay.player(actions=["dance", "sing"])
-        bay.engine.no_more_adapters_after(0.1)
+        bay.engine.adapters_deadline = lambda: 0.1
         case = (await bay.ended(await bay.submit(text)))[case_id]
         assert case.outcome is Outcome.SKIPPED
         message = "alice: no nio adapter supports fly; all of them declare their actions"
