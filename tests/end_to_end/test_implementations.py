@@ -11,8 +11,8 @@ import pytest_asyncio
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.server_types import Dendrite, Synapse
-from trafficlight.suites.expected_failures import read_expected_failures
 from trafficlight.suites.selection import Selection
+from trafficlight.suites.yaml_files import read_expected_failures
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start

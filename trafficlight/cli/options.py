@@ -11,8 +11,8 @@ import click
 from trafficlight.cli.adapter import JsonObjectType
 from trafficlight.config import Settings, load
 from trafficlight.logs import configure
-from trafficlight.suites.expected_failures import read_expected_failures
 from trafficlight.suites.selection import Selection, read_failed
+from trafficlight.suites.yaml_files import read_expected_failures
 
 F = TypeVar("F", bound=Callable[..., Any])
 

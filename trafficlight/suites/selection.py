@@ -16,9 +16,8 @@ from trafficlight.client_types import ClientType
 from trafficlight.errors import NothingFailedError, UsageError
 from trafficlight.server_types import ServerType
 from trafficlight.suites.case_ids import base_id
-from trafficlight.suites.expected_failures import ExpectedFailure
 from trafficlight.suites.model import Case
-from trafficlight.suites.yaml_files import FAILED_CASES, read_yaml, texts
+from trafficlight.suites.yaml_files import FAILED_CASES, ExpectedFailure, read_yaml, texts
 from trafficlight.text import first_problem
 
 Predicate: TypeAlias = Callable[[str], bool]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from trafficlight.errors import ConfigError, UsageError
-from trafficlight.suites.expected_failures import ExpectedFailure, read_expected_failures
 from trafficlight.suites.selection import Selection
 from trafficlight.suites.targets import SuiteList, read_suite_file
+from trafficlight.suites.yaml_files import ExpectedFailure, read_expected_failures
 
 
 @pytest.fixture
