@@ -238,9 +238,11 @@ class Engine:
 
     def _start_cases(self, tasks: asyncio.TaskGroup, waiting: list[WaitingGroup]) -> None:
         now, limits, usage = self.clock.monotonic(), self._limits, self._usage()
-        free = [AvailableAdapter(one.uuid, one.fields, _rank(one)) for one in self.pool.free]
+        free = [AvailableAdapter(one.uuid, one.fields, _rank(one), one.alike) for one in self.pool.free]
         busy = [
-            AvailableAdapter(one.uuid, one.fields) for one in self.pool if one.state is AdapterState.LEASED
+            AvailableAdapter(one.uuid, one.fields, alike=one.alike)
+            for one in self.pool
+            if one.state is AdapterState.LEASED
         ]
         missing = self.pool.missing
         decision = decide(waiting, now, free, busy, limits, usage, missing)
@@ -274,7 +276,7 @@ class Engine:
 
     def _paused_by_operator(self) -> list[AvailableAdapter]:
         return [
-            AvailableAdapter(adapter.uuid, adapter.fields)
+            AvailableAdapter(adapter.uuid, adapter.fields, alike=adapter.alike)
             for adapter in self.pool
             if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
         ]
@@ -303,15 +305,22 @@ class Engine:
         self._finish(attempt, verdict)
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
+        session = self.sessions[attempt.session]
+        if session.options.exit_first and session.stopped and not attempt.began and not attempt.cancel_reason:
+            return Verdict(State.SKIPPED, session.stopped, phase="waiting")
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
         return Verdict(State.ERROR, f"cancelled while running: {why}", phase="run")
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
-        seconds = self.clock.monotonic() - attempt.started
-        self.sessions[attempt.session].finish(
-            attempt.waiting, verdict, seconds, by_hand=bool(attempt.cancel_reason)
-        )
+        seconds = self.clock.monotonic() - attempt.started - attempt.waited
+        session = self.sessions[attempt.session]
+        stopped_before = session.stopped
+        session.finish(attempt.waiting, verdict, seconds, by_hand=bool(attempt.cancel_reason))
+        if session.stopped and not stopped_before:  # at its first failure
+            for task, other in self._running.items():
+                if other.session == session.id and not other.began:
+                    task.cancel()
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
         attempt = self._running.pop(task)

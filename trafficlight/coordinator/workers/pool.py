@@ -7,6 +7,7 @@ import logging
 import signal
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -87,8 +88,13 @@ class WorkerPool:
         """The ids of its processes."""
         return [worker.pid for worker in self._all]
 
-    async def execute(self, assignment: Assignment, link: CaseLink) -> Verdict:
-        """Run an attempt in a worker; one that exits or hangs costs only this attempt."""
+    async def execute(
+        self, assignment: Assignment, link: CaseLink, began: Callable[[], None] = lambda: None
+    ) -> Verdict:
+        """Run an attempt in a worker; one that exits or hangs costs only this attempt.
+
+        :param began: called when it has a worker.
+        """
         try:
             worker = await self.acquire()
         except WorkerDied as died:
@@ -96,6 +102,7 @@ class WorkerPool:
         reusable = False
         limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
         try:
+            began()
             worker.begin()
             # The worker makes the parameters itself, and they may be large.
             case = replace(assignment.case, parameters={})
