@@ -9,10 +9,20 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
@@ -26,12 +36,15 @@ SYNAPSE_VERSION = "1.163.2"
 DENDRITE_VERSION = "0.13.8"
 DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere
 # Variables that are set for adapters; not settings.
-_FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
+_FOR_ADAPTERS = frozenset(
+    {"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE", "TRAFFICLIGHT_STORAGE", "TRAFFICLIGHT_EVIDENCE"}
+)
 # Prefixes of settings that are accepted without an effect, and why.
 _OBSOLETE = {
     "KIWI_": "REPORTERS configures reporters",
     "WARM_SERVERS": "no homeserver is started before its case",
 }
+_RENAMED = {"docker_engines": "docker_engine"}
 _FILES = ("trafficlight.json", "instance/trafficlight.json")
 
 ProviderName = Literal["local", "homerunner", "docker", "static"]
@@ -53,7 +66,7 @@ class StaticServer(BaseModel):
 
 
 class DockerHost(BaseModel):
-    """A Docker engine to run homeservers on.
+    """The Docker engine to run homeservers on.
 
     :ivar url: ``unix://``, ``tcp://``, ``http://`` or ``https://``.
     :ivar certificates: the folder with its ca.pem, cert.pem and key.pem; with one it is spoken to over TLS.
@@ -68,12 +81,23 @@ class DockerHost(BaseModel):
 
 
 class AdapterProgram(BaseModel):
-    """Adapters that the lab starts itself."""
+    """Adapters that the lab starts itself.
+
+    :ivar command: starts an adapter; ``{url}`` and ``{port}`` in it, and in `env`, are the coordinator's URL
+        and a free port.
+    :ivar driver: instead of `command`, starts a driver.
+    :ivar count: processes.
+    :ivar cwd: their working directory.
+    :ivar env: environment variables to set besides.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     command: str = ""
+    driver: str = ""
     count: int = Field(default=1, ge=0)
+    cwd: Path | None = None
+    env: dict[str, str] = Field(default_factory=dict)
 
 
 def _as_program(value: Any) -> Any:
@@ -84,11 +108,12 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _as_objects(value: Any) -> Any:
-    values = [value] if isinstance(value, str | dict) else value
-    if not isinstance(values, list):
-        return values
-    return [{"url": one} if isinstance(one, str) else one for one in values]
+def _as_engine(value: Any) -> Any:
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise PydanticCustomError("several", "must name one engine, not several")
+        value = value[0] if value else None
+    return {"url": value} if isinstance(value, str) else value
 
 
 Program = Annotated[AdapterProgram, BeforeValidator(_as_program)]
@@ -134,6 +159,11 @@ class Settings(BaseModel):
         description="Names under which the coordinator is reached, besides addresses, `localhost`, the"
         " machine's name and `HOST`; `*` is any.",
     )
+    trusted_proxies: Annotated[list[IPvAnyNetwork], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: [ip_network("127.0.0.0/8"), ip_network("::1")],
+        description="Addresses or networks of proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and"
+        " `X-Forwarded-Prefix` count; default: this machine.",
+    )
     adapter_token: Token | None = Field(
         default=None,
         description="What adapters must send as bearer token to register; null: no token needed.",
@@ -145,7 +175,9 @@ class Settings(BaseModel):
     )
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {"nio": AdapterProgram(count=4)},
-        description="The adapters that `run` starts: a number of a built-in one, or `command` and `count`.",
+        description="The adapters that `run` starts, by name: how many of a built-in client, or an object"
+        " with `command` (of an adapter) or `driver` (the command of a driver), `count`, `cwd` and `env`. In"
+        " commands and `env`, `{url}` is the coordinator's URL, and `{port}` a free port of each process.",
     )
 
     server_providers: dict[str, ProviderName] = Field(
@@ -164,9 +196,9 @@ class Settings(BaseModel):
         default_factory=dict,
         description="The Docker image for each server type, for `homerunner` and `docker`; default: its own.",
     )
-    docker_engines: Annotated[list[DockerHost], BeforeValidator(_as_objects)] = Field(
-        default_factory=list,
-        description="Docker engines to use, each a URL such as `unix:///var/run/docker.sock` or"
+    docker_engine: Annotated[DockerHost | None, BeforeValidator(_as_engine)] = Field(
+        default=None,
+        description="The Docker engine to use: a URL such as `unix:///var/run/docker.sock` or"
         " `tcp://host:2376`, or an object with `url`, `certificates` (a folder, for TLS) and `capacity`"
         " (homeservers at once); default: `DOCKER_HOST`, else this machine's.",
     )
@@ -325,9 +357,13 @@ def _from_file(path: Path) -> dict[str, Any]:
     for key in read:
         if _obsolete(key, str(path)):
             continue
-        if key != key.upper() or key.lower() not in Settings.model_fields:
+        if key != key.upper() or _field(key) not in Settings.model_fields:
             raise ConfigError(f"unknown key{_suggestion(key)}", key=key, source=str(path))
-    return {key.lower(): value for key, value in read.items() if key.lower() in Settings.model_fields}
+    return {_field(key): value for key, value in read.items() if _field(key) in Settings.model_fields}
+
+
+def _field(key: str) -> str:
+    return _RENAMED.get(key.lower(), key.lower())
 
 
 def _variable(field: str) -> str:
@@ -337,7 +373,7 @@ def _variable(field: str) -> str:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in environment.items():
-        field = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        field = _field(name.removeprefix(ENVIRONMENT_PREFIX))
         if not name.startswith(ENVIRONMENT_PREFIX) or name in _FOR_ADAPTERS:
             continue
         if _obsolete(key_of(field), f"environment variable {name}"):

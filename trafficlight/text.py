@@ -12,6 +12,9 @@ MESSAGE_LIMIT = 10_000
 TRACEBACK_LIMIT = 100_000
 """Characters kept of a traceback."""
 
+EVENT_LIMIT = 100_000
+"""Characters kept of a text in an event, and of all that an adapter or a test put into one of its objects."""
+
 # What XML 1.0 forbids, and the control characters that it discourages; tab and line feed are fine.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 # Readers of JUnit open the file that such a marker names: only this package may write one.

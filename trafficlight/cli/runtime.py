@@ -18,9 +18,12 @@ from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
+from trafficlight.worker.execution import OnFailure
 
 # Seconds that adapters have to upload files and exit after the last case.
 _LAST_UPLOADS = 15.0
+# Seconds between two registrations of one program; one that exits early is restarted after a pause.
+_AWAY = 30.0
 _LOOK = 0.1  # seconds
 # Seconds between the two cancellations of the second signal.
 _AT_ONCE = 0.5
@@ -33,17 +36,23 @@ def command_line() -> str:
 
 @asynccontextmanager
 async def lab_serving(
-    settings: Settings, progress: Callable[[str], None] | None = None, *, resumable: bool = False
+    settings: Settings,
+    progress: Callable[[str], None] | None = None,
+    *,
+    resumable: bool = False,
+    on_failure: OnFailure | None = None,
 ) -> AsyncIterator[tuple[Lab, str]]:
     """Run a lab and serve it over HTTP; yield the lab and its base URL.
 
     :param progress: receives a line for each slow step.
     :param resumable: see :meth:`Lab.open`. If false, no sessions can be started over HTTP.
+    :param on_failure: see :meth:`Lab.open`.
     """
     if (warning := warning_for(settings)) is not None:
         click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(Lab.open(settings, progress=progress, resumable=resumable))
+        opened = Lab.open(settings, progress=progress, resumable=resumable, on_failure=on_failure)
+        lab = await stack.enter_async_context(opened)
         listening = bind(settings.host, settings.port)
         stack.callback(listening.close)
         token = None
@@ -78,6 +87,10 @@ async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = T
         registration = pool.registration_of(program.instance)
         pool.note_missing(program.instance, "process", why, registration)
 
+    def adapters_deadline() -> float:
+        programs = (pool.registration_of(program.instance) for program in supervisor.programs)
+        return lab.settings.queue_deadline if None in programs else _AWAY
+
     def all_failed() -> bool:
         there = [one for one in supervisor.programs if pool.has(one.instance)]
         missing = [one for one in supervisor.programs if one not in there]
@@ -92,6 +105,8 @@ async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = T
     )
     if not others:
         lab.engine.programs_failed = all_failed
+        if "queue_deadline" not in lab.settings.model_fields_set:
+            lab.engine.adapters_deadline = adapters_deadline
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
@@ -138,10 +153,8 @@ def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) ->
             loop.call_later(_AT_ONCE, lab.engine.cancel_running)
             return
         grace = lab.settings.grace
-        click.echo(
-            f"{name}: running cases have {grace:g} s to finish; a second signal cancels them",
-            err=True,
-        )
+        # Not by click, which writes past the live display.
+        sys.stderr.write(f"{name}: running cases have {grace:g} s to finish; a second signal cancels them\n")
         stops.append(asyncio.create_task(end(f"interrupted by {name}")))
 
     for number in (signal.SIGINT, signal.SIGTERM):

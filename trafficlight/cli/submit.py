@@ -52,7 +52,7 @@ async def _submit(request: SessionRequest, url: str, token: str | None, watch: b
         session = await coordinator.submit(request)
         if watch:
             return await follow(coordinator, session)
-        click.echo(header(coordinator, session))
+        click.echo(" · ".join(header(coordinator, session)))
         for problem in session.problems:
             click.echo(f"problem: {problem}", err=True)
         return 0

@@ -91,7 +91,11 @@ class MatrixClient(Client):
 
     @action("register")
     async def _register(self, username: str, password: str, homeserver_url: HomeserverUrl) -> None:
-        """Create an account and be logged in with it. Returns only after the first sync."""
+        """Create an account and be logged in with it. Returns only after the first sync.
+
+        `homeserver_url.local` is the homeserver as programs on the coordinator's machine reach it, and
+        `homeserver_url.local_docker` as Android's emulator there does: with `10.0.2.2` as the host.
+        """
 
     @action("login")
     async def _login(
@@ -102,7 +106,10 @@ class MatrixClient(Client):
         key_backup_passphrase: str | None = None,
     ) -> None:
         """Log in to an account that exists. Returns only after the first sync, with the key backup restored
-        if a passphrase is given."""
+        if a passphrase is given.
+
+        `homeserver_url` has two addresses of one homeserver, as in `register`.
+        """
 
     @action()
     async def logout(self) -> None:
@@ -110,12 +117,16 @@ class MatrixClient(Client):
 
     @action()
     async def create_room(self, name: str, topic: str | None = None) -> None:
-        """Create an encrypted room and open it. Returns only when the room is there to be written in."""
+        """Create an encrypted room and open it. Returns only when the room is there to be written in.
+
+        The room is private: preset `private_chat`, not in the room directory, joined by invite only.
+        """
 
     @action()
     async def create_dm(self, user_id: Annotated[str, Wire("userId")]) -> None:
         """Create a direct chat with a user and open it. Returns only when the invite is sent.
 
+        The room is private, encrypted, and marked as direct (preset `trusted_private_chat`).
         `userId` comes with or without the leading `@`.
         """
 
@@ -132,7 +143,10 @@ class MatrixClient(Client):
 
     @action()
     async def accept_invite(self) -> None:
-        """Wait for an invite and join its room, which is open then. Returns only after the join is seen."""
+        """Wait for an invite and join its room, which is open then. Returns only after the join is seen.
+
+        If several invites are waiting, the newest is accepted.
+        """
 
     @action()
     async def change_room_history_visibility(

@@ -44,7 +44,8 @@ class Adapter:
     """One registered adapter.
 
     :ivar program: names its program across registrations: how the lab that started it knows it, or its
-        `instance`, or its type and address.
+        `instance`, or its type, labels and address.
+    :ivar address: where its registration came from.
     :ivar fields: the registration as it was sent: what client types match, and what events and tests see.
     :ivar lease: its current lease while it is leased, otherwise its last one: late uploads go there.
     :ivar paused: why it gets no new case; empty if it does.
@@ -69,6 +70,7 @@ class Adapter:
     quarantined: bool = False
     cases: int = 0
     program: str = ""
+    address: str = ""
     fields: JsonObject = field(init=False)
 
     def __post_init__(self) -> None:

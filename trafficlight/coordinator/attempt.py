@@ -1,6 +1,7 @@
 """An attempt of a case: its adapters, its homeservers, its test, and the clean-up."""
 
 import asyncio
+import json
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
@@ -30,6 +31,7 @@ from trafficlight.results.events import (
     ActionDelivered,
     ActionFailed,
     ActionSent,
+    Attachment,
     CaseState,
     Event,
     Log,
@@ -37,10 +39,10 @@ from trafficlight.results.events import (
     ServerReady,
     State,
 )
-from trafficlight.results.folder import AttemptFolder
-from trafficlight.results.journal import Journal
+from trafficlight.results.folder import AttemptFolder, file_name
+from trafficlight.results.journal import Journal, fits, redacted
 from trafficlight.suites.model import Case
-from trafficlight.text import read_tail
+from trafficlight.text import EVENT_LIMIT, read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
 from trafficlight.worker.verdicts import verdict_of
 
@@ -99,7 +101,6 @@ class Attempt:
     :param waiting: the case and the attempt's number.
     :param folder: the attempt's folder, which does not exist yet.
     :param adapters: the adapter for every client role.
-    :param hosts: the host for the homeservers of each server type.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
     :ivar lease: the claim on the adapters.
     :ivar failures: the first error of each role's adapter.
@@ -113,7 +114,6 @@ class Attempt:
     waiting: WaitingCase
     folder: AttemptFolder
     adapters: Mapping[str, Adapter]
-    hosts: Mapping[str, str] = field(default_factory=dict)
     cancel_reason: str = ""
     servers: dict[str, RunningServer] = field(default_factory=dict)
     failures: dict[str, AdapterFailure] = field(default_factory=dict)
@@ -198,10 +198,7 @@ class Attempt:
         await asyncio.to_thread(self.folder.create, specs)
         if not specs:
             return {}
-        requests = [
-            ServerRequest(role, spec, self.folder.server_log(role), host=self.hosts.get(spec.type_name, ""))
-            for role, spec in specs.items()
-        ]
+        requests = [ServerRequest(role, spec, self.folder.server_log(role)) for role, spec in specs.items()]
         clock, seconds = self.resources.clock, self.resources.deadlines.prepare
         began = clock.monotonic()
         try:
@@ -291,11 +288,11 @@ class Attempt:
         id = secrets.token_hex(8)
         self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
         sent = clock.monotonic()
-        over = False
+        over, large = False, None
 
         def ended(outcome: ActionResult, seconds: float) -> None:
-            nonlocal over
-            over = True
+            nonlocal over, large
+            over, large = True, _beyond_event(outcome)
             self._action_ended(role, id, action, outcome, seconds)
 
         try:
@@ -310,6 +307,35 @@ class Attempt:
                 abandoned = AdapterError("the test no longer waited for it", role=role)
                 self._action_ended(role, id, action, abandoned, seconds, kind="cut_off")
             raise
+        finally:
+            if large is not None:
+                await self._keep(role, f"{action}-{id}", large)
+
+    async def _keep(self, role: str, name: str, answer: JsonObject | str) -> None:
+        """Write an answer of a client, which its event does not hold completely, to a file of the case."""
+
+        def write() -> tuple[Path, int]:
+            text, suffix = (
+                (answer, "txt") if isinstance(answer, str) else (json.dumps(redacted(answer)), "json")
+            )
+            path = self.folder.client(role) / f"{file_name(name)}.{suffix}"
+            path.write_text(text, "utf-8", errors="backslashreplace")
+            return path, path.stat().st_size
+
+        try:
+            path, size = await asyncio.to_thread(write)
+        except OSError as error:
+            logger.warning("an answer of %s cannot be kept: %s", role, error)
+            return
+        self.emit(
+            Attachment(
+                role=role,
+                name=path.name,
+                path=path.relative_to(self.folder.path).as_posix(),
+                size=size,
+                media_type="text/plain" if isinstance(answer, str) else "application/json",
+            )
+        )
 
     def _action_ended(
         self,
@@ -379,6 +405,14 @@ class Attempt:
 
 def _exited_unexpectedly(server: RunningServer) -> bool:
     return server.exited is not None and not server.exited.endswith(BY_THE_TEST)
+
+
+def _beyond_event(outcome: ActionResult) -> JsonObject | str | None:
+    """Return what of an answer is too large for an event; None if it is not."""
+    if isinstance(outcome, Exception):
+        details = getattr(outcome, "message", str(outcome))
+        return details if len(details) > EVENT_LIMIT else None
+    return None if fits(outcome) else outcome
 
 
 def _type_of(outcome: Exception) -> Literal["action", "adapter", "unsupported"]:

@@ -40,9 +40,9 @@ class Engine:
     :param servers: deploys homeservers.
     :param execute: runs tests.
     :param deadlines: time limits of attempts.
-    :param limits: returns how much may run at once; called before every decision, because the hosts of
-        homeservers come and go.
-    :param queue_deadline: seconds that a case waits while no adapters or hosts can fill its roles.
+    :param limits: returns how much may run at once; called before every decision, because providers
+        come and go.
+    :param queue_deadline: seconds that a case waits while no adapters or providers can fill its roles.
     :param alive_deadline: seconds without a request after which an adapter is dropped.
     """
 
@@ -77,6 +77,8 @@ class Engine:
         self.stopping = ""
         self._interrupted = False
         self.stalled = StallDetector(clock)
+        #: Returns the seconds that cases wait for adapters that are missing; less once all have registered.
+        self.adapters_deadline: Callable[[], float] = lambda: queue_deadline
         #: Whether no missing adapter will register, because the programs that would be one keep exiting.
         self.programs_failed: Callable[[], bool] = lambda: False
         #: Whether :meth:`run` is running.
@@ -188,15 +190,6 @@ class Engine:
                     await asyncio.wait(set(self._running))
         self.cancel_running()
 
-    def no_more_adapters_after(self, within: float) -> None:
-        """Shorten the deadline of cases that lack adapters, because no more of them will register.
-
-        :param within: seconds that an adapter may be away between two cases.
-        """
-        self._adapters_deadline = min(self._adapters_deadline, within)
-        for session in self.sessions.values():
-            session.restart_wait_timers()
-
     def cancel(self, session: Session, reason: str) -> None:
         """Cancel a session: start no more of its cases and cancel those that run."""
         session.cancel(reason)
@@ -273,7 +266,7 @@ class Engine:
         adapters = {role: self.pool.get(uuid) for role, uuid in start.adapters.items()}
         waiting = session.start(start.case)
         folder = session.folder.attempt(start.case, waiting.attempt)
-        attempt = Attempt(self._resources, session.id, waiting, folder, adapters, start.hosts)
+        attempt = Attempt(self._resources, session.id, waiting, folder, adapters)
         self.pool.acquire(attempt.lease)  # before the next decision
         task = tasks.create_task(self._run(attempt), name=f"attempt of {start.case}")
         self._running[task] = attempt
@@ -287,24 +280,13 @@ class Engine:
         ]
 
     def _usage(self) -> Usage:
-        attempts = self._running.values()
+        attempts, types = self._running.values(), Counter[str]()
+        for attempt in attempts:
+            types += self._limits.needs(attempt.case)
         return Usage(
             cases=Counter(attempt.session for attempt in attempts),
             homeservers=sum(len(server_types(attempt.case)) for attempt in attempts),
-            types=Counter(
-                name
-                for attempt in attempts
-                for name in (
-                    *(kind.name() for kind in attempt.case.clients.values()),
-                    *server_types(attempt.case),
-                )
-            ),
-            hosts=Counter(
-                attempt.hosts[name]
-                for attempt in attempts
-                for name in server_types(attempt.case)
-                if name in attempt.hosts
-            ),
+            types=types,
         )
 
     async def _run(self, attempt: Attempt) -> None:
@@ -357,10 +339,15 @@ class Engine:
             if self.pool.free or self._limits != self._ask_limits():
                 self.wake()  # a reservation may have expired
             self._check_progress()
-            adapters_deadline = self._adapters_deadline
+            adapters_deadline = min(self.adapters_deadline(), self._queue_deadline)
+            all_registered = adapters_deadline < self._queue_deadline
+            if adapters_deadline < self._adapters_deadline:  # it counts from now on
+                for session in self.sessions.values():
+                    for group in session.waiting.groups:
+                        group.restart_timer(self.clock.monotonic())
+            self._adapters_deadline = adapters_deadline
             if self.programs_failed():
                 adapters_deadline = min(adapters_deadline, _AWAY)
-            all_registered = self._adapters_deadline < self._queue_deadline
             for session in list(self.sessions.values()):
                 if await session.sweep(
                     self._queue_deadline,

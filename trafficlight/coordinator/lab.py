@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from trafficlight import client_types, server_types
-from trafficlight.clock import Clock, SystemClock, race
+from trafficlight.clock import Clock, DebuggerClock, SystemClock, race
 from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
@@ -45,7 +45,7 @@ from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.selection import SessionRequest
 from trafficlight.suites.yaml_files import FAILED_CASES
-from trafficlight.worker.execution import execute_in_process
+from trafficlight.worker.execution import OnFailure, execute_in_process
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -78,17 +78,19 @@ class Lab:
         *,
         progress: Callable[[str], None] | None = None,
         resumable: bool = False,
+        on_failure: OnFailure | None = None,
     ) -> AsyncIterator["Lab"]:
         """Run a lab until it is left: running cases get the grace period then, and nothing remains.
 
         :param progress: called with a line about each step that takes long.
         :param resumable: lock the results folder, so that the next lab can :meth:`resume` the sessions of
             this one if it is killed.
+        :param on_failure: called with every exception of a test, if there are no workers.
         :raises ConfigError: another resumable lab runs in the same results folder.
         """
-        clock = SystemClock()
+        clock = DebuggerClock() if settings.workers == 0 else SystemClock()
         async with AsyncExitStack() as stack:
-            workers, run_test, planner, matches = await _executor(settings, clock, stack)
+            workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
             recovered = RecoveredState()
@@ -348,21 +350,24 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
 
 def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
     cores = os.cpu_count() or 1
+    capacities = servers.capacities
     return Limits(
         cases=settings.case_limit or max(_CASES, _CASES_PER_CORE * cores),
         homeservers=settings.homeserver_limit,
-        types={**servers.capacities, **settings.client_limits},
-        hosting=servers.hosting,
+        types={**capacities, **settings.client_limits},
+        unreachable=frozenset(name for name, most in capacities.items() if not most),
+        provider_of=servers.provider_name,
     )
 
 
 async def _executor(
-    settings: Settings, clock: Clock, stack: AsyncExitStack
+    settings: Settings, clock: Clock, stack: AsyncExitStack, on_failure: OnFailure | None
 ) -> tuple[WorkerPool | None, Execute, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
-        stack.enter_context(capturing())
-        return None, functools.partial(execute_in_process, clock=clock), InProcessPlanner(), None
+        stack.enter_context(capturing(shown=True))
+        run_test = functools.partial(execute_in_process, clock=clock, on_failure=on_failure)
+        return None, run_test, InProcessPlanner(), None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))

@@ -74,6 +74,8 @@ class Pool:
         #: How many leases each program has had.
         self.leases: Counter[str] = Counter()
         self._missing: dict[tuple[str, str], MissingAdapter] = {}
+        #: Why no adapter of a program gets a new case, by program; also of programs that are not there.
+        self.paused: dict[str, str] = {}
         #: Why no adapter gets a new case; empty while they do.
         self.drained = ""
 
@@ -87,6 +89,11 @@ class Pool:
     def free(self) -> list[Adapter]:
         """The adapters that a case can have, in the order in which they came."""
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
+
+    @property
+    def paused_and_absent(self) -> dict[str, str]:
+        """The paused programs that have no adapter at the moment, with the reasons."""
+        return {program: why for program, why in self.paused.items() if not self._live[program]}
 
     @property
     def missing(self) -> list[MissingAdapter]:
@@ -111,11 +118,18 @@ class Pool:
         self._on_change()
 
     def register(
-        self, uuid: str, registration: Registration, *, token: str | None = None, program: str = ""
+        self,
+        uuid: str,
+        registration: Registration,
+        *,
+        token: str | None = None,
+        program: str = "",
+        address: str = "",
     ) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
 
         :param program: names its program across registrations, see :class:`Adapter`.
+        :param address: where the registration came from.
         :raises RegistrationConflictError: the uuid is in use with another registration, or has ended.
         """
         known = self._adapters.get(uuid)
@@ -138,6 +152,7 @@ class Pool:
             seen=self._clock.monotonic(),
             token=token,
             program=program,
+            address=address,
         )
         self._adapters[uuid] = adapter
         self._live[adapter.program] += 1
@@ -148,7 +163,9 @@ class Pool:
             self._end(adapter, self._closed)
             return adapter
         failed = self._failed_in_a_row.get(adapter.program, 0)
-        if failed and failed >= self._quarantine_after * self._alike(adapter):
+        if adapter.program in self.paused:
+            adapter.paused = self.paused[adapter.program]
+        elif failed and failed >= self._quarantine_after * self._alike(adapter):
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
             adapter.quarantined = True
             logger.warning("the %s adapter %s is %s", adapter.type, uuid, adapter.paused)
@@ -176,6 +193,12 @@ class Pool:
             return self._adapters[uuid]
         except KeyError:
             raise UnknownAdapterError(uuid) from None
+
+    def named(self, name: str) -> Adapter | None:
+        """Return the adapter with this uuid, else the latest of the program with this name, else None."""
+        return self._adapters.get(name) or next(
+            (one for one in reversed([*self]) if one.program == name), None
+        )
 
     def seen(self, adapter: Adapter) -> None:
         """Note that an adapter gave a sign of life."""
@@ -241,17 +264,24 @@ class Pool:
             self._end(adapter, reason)
 
     def pause(self, adapter: Adapter, reason: str) -> None:
-        """Give an adapter no new case until :meth:`resume`; its current case continues."""
-        adapter.paused, adapter.quarantined = reason, False
+        """Give the program of an adapter no new case until :meth:`resume`; its current cases continue."""
+        self.paused[adapter.program or adapter.uuid] = reason
+        self._mark(adapter, reason)
         self._note(f"paused: {reason}", adapter)
         self._on_change()
 
     def resume(self, adapter: Adapter) -> None:
-        """Let a paused adapter have cases again, and forget how often its program failed."""
-        adapter.paused, adapter.quarantined = "", False
+        """Let the program of an adapter have cases again, and forget how often it failed."""
+        self.paused.pop(adapter.program or adapter.uuid, None)
+        self._mark(adapter, "")
         self._failed_in_a_row.pop(adapter.program, None)
         self._note("resumed", adapter)
         self._on_change()
+
+    def _mark(self, adapter: Adapter, paused: str) -> None:
+        for one in self:
+            if one is adapter or (one.program and one.program == adapter.program):
+                one.paused, one.quarantined = paused, False
 
     def drain(self, reason: str) -> None:
         """Give no adapter a new case, those that will yet register included, until :meth:`undrain`."""

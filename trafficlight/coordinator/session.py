@@ -233,11 +233,6 @@ class Session:
         self.running.add(case)
         return self.waiting.remove(case, starts=True)
 
-    def restart_wait_timers(self) -> None:
-        """Restart the time for which adapters have been missing."""
-        for group in self.waiting.groups:
-            group.restart_timer(self._clock.monotonic())
-
     async def sweep(
         self,
         deadline: float,
@@ -248,7 +243,7 @@ class Session:
     ) -> bool:
         """Record why cases wait, and end those whose deadline has expired; return whether there were any.
 
-        :param deadline: seconds that a case waits while all adapters and hosts together cannot satisfy it.
+        :param deadline: seconds that a case waits while adapters and providers together cannot satisfy it.
         :param adapters_deadline: seconds that it waits while that is for lack of adapters.
         :param unsupported: which declared action the adapters for a case lack; empty if that is not why it
             waits.

@@ -14,10 +14,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from trafficlight.config import AdapterProgram
 from trafficlight.errors import ConfigError, DeployError
+from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.processes import LAB_ONLY, ChildProcess, start_process
 from trafficlight.text import read_tail, single_line
 
@@ -25,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 # The built-in adapters, by the name of their command.
 _BUILT_IN = ("nio",)
-# Seconds that a program has to end after SIGTERM, before it is killed.
-_GRACE = 3.0
+# Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
+_GRACE = 6.0
 # Seconds after `exit` until a program that has neither exited nor registered again is ended.
 _EXIT_DEADLINE = 20.0
 _LOOK = 1.0  # seconds between two looks
@@ -46,35 +48,45 @@ class Program:
     """An adapter program.
 
     :param name: for its log's name.
-    :param command: what to run.
+    :param command: what to run; ``{url}`` and ``{port}`` in it, and in the environment, are replaced.
+    :param directory: its working directory; by default this process's.
+    :param environment: variables to set besides the inherited ones.
     """
 
     name: str
     command: Sequence[str]
+    directory: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
     """Return one entry for each process that the settings ask for.
 
-    :raises ConfigError: a command does not exist, or a program without a command is not a built-in one.
+    :raises ConfigError: an entry is wrong.
     """
     found = []
     for name, adapter in adapters.items():
+        key = f"ADAPTERS.{name}"
+        if adapter.command and adapter.driver:
+            raise ConfigError("has a command and a driver: name one", key=key)
+        if adapter.cwd is not None and not adapter.cwd.is_dir():
+            raise ConfigError(f"no such directory: {adapter.cwd}", key=f"{key}.cwd")
+        # -P: a folder trafficlight in the current directory is not this package.
+        ours = [sys.executable, "-P", "-m", "trafficlight", "adapter"]
         if adapter.command:
-            command = _split(adapter.command, f"ADAPTERS.{name}")
+            command = _split(adapter.command, adapter, key)
+        elif adapter.driver:
+            command = [*ours, "run", "--driver", shlex.join(_split(adapter.driver, adapter, key))]
         elif name in _BUILT_IN:
-            # -P: a folder trafficlight in the current directory is not this package.
-            command = [sys.executable, "-P", "-m", "trafficlight", "adapter", name]
+            command = [*ours, name]
         else:
             known = ", ".join(_BUILT_IN)
-            raise ConfigError(
-                f"needs a command: only {known} comes with trafficlight", key=f"ADAPTERS.{name}"
-            )
-        found += [Program(name, command)] * adapter.count
+            raise ConfigError(f"needs a command or a driver: only {known} comes with trafficlight", key=key)
+        found += [Program(name, command, adapter.cwd, adapter.env)] * adapter.count
     return found
 
 
-def _split(command: str, key: str) -> list[str]:
+def _split(command: str, adapter: AdapterProgram, key: str) -> list[str]:
     """Return the arguments of a command.
 
     :raises ConfigError: its program does not exist.
@@ -84,7 +96,9 @@ def _split(command: str, key: str) -> list[str]:
     except ValueError as error:
         raise ConfigError(f"{command!r}: {error}", key=key) from None
     program = arguments[0] if arguments else ""
-    if shutil.which(program) is None:
+    # A path is relative to the working directory.
+    place = Path(adapter.cwd or "", program) if os.sep in program else program
+    if shutil.which(place, path=adapter.env.get("PATH")) is None:
         raise ConfigError(f"no such program: {program} (commands are not run by a shell)", key=key)
     return arguments
 
@@ -152,6 +166,7 @@ class Supervisor:
         self._since_exit = since_exit
         self._directory = Path.cwd()
         self._running: set[ChildProcess] = set()
+        self._ports = PortPicker()
 
     @property
     def pids(self) -> list[int]:
@@ -179,14 +194,22 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         # An adapter passes this on without knowing it.
         url = f"{self._url}/program/{program.instance}"
-        command = [part.replace("{url}", url) for part in program.program.command]
-        name, log = program.program.name, program.log
+        started = program.program
+        name, log = started.name, program.log
         own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, "TRAFFICLIGHT_INSTANCE": program.instance}
         while True:
+            port = self._ports.pick()
+            self._ports.release(port)  # its process is to have it
+            filled = partial(_filled, url=url, port=port)
+            command = [filled(part) for part in started.command]
+            environment = {name: filled(value) for name, value in started.environment.items()}
             began, printed = loop.time(), await asyncio.to_thread(_size, log)
             try:
                 process = await start_process(
-                    command, environment={**self._environment, **own}, directory=self._directory, log=log
+                    command,
+                    environment={**self._environment, **environment, **own},
+                    directory=started.directory or self._directory,
+                    log=log,
                 )
             except (DeployError, OSError) as error:  # no processes, memory or files are left
                 program.failures += 1
@@ -249,6 +272,10 @@ async def _stop(processes: Sequence[ChildProcess]) -> None:
         # Each leads a group of its own, with whatever it started in it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _filled(text: str, url: str, port: int) -> str:
+    return text.replace("{url}", url).replace("{port}", str(port))
 
 
 def _cause(log: Path, since: int) -> str:

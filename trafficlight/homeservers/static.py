@@ -50,7 +50,6 @@ class StaticProvider:
     """
 
     name = "static"
-    hosts: None = None
 
     def __init__(self, overrides: Mapping[str, Any]) -> None:
         self._pools = {

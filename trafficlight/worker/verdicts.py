@@ -1,6 +1,7 @@
 """The verdict that an exception of a test means."""
 
 import asyncio
+import bdb
 import traceback as tracebacks
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
     if isinstance(error, MemoryError):
         # The frames of the test still hold what filled the memory, and the verdict needs some.
         tracebacks.clear_frames(error.__traceback__)
-    leaf = _decisive(error)
+    leaf = decisive(error)
     message = truncate(_message_of(leaf), MESSAGE_LIMIT)
     return Verdict(_state_of(leaf), message, truncate(_traceback_of(error), TRACEBACK_LIMIT), phase)
 
@@ -32,7 +33,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def _decisive(error: BaseException) -> BaseException:
+def decisive(error: BaseException) -> BaseException:
     """Return the decisive exception of a group: an error outranks a failure, and a failure a skip."""
     weight = {State.SKIPPED: 0, State.FAILURE: 1, State.ERROR: 2}
     return max(_leaves(error), key=lambda leaf: weight[_state_of(leaf)])
@@ -53,6 +54,8 @@ def _message_of(error: BaseException) -> str:
         text = str(error).strip()
     except Exception as unspeakable:  # noqa: BLE001 - its own __str__ is broken
         return f"{type(error).__name__}, whose message cannot be read: {type(unspeakable).__name__}"
+    if isinstance(error, bdb.BdbQuit):
+        return "the debugger was quit, or had no terminal: run the case with --workers 0, -s or --pdb"
     if isinstance(error, AssertionError):
         return text or f"assertion failed: {_source_of(error)}"
     if isinstance(error, ActionError | LabError | TestFileError | UnsupportedError):

@@ -58,7 +58,7 @@ class FakeProvider:
     """Deploys nothing, and goes wrong on demand."""
 
     name = "fake"
-    hosts = None
+    capacities: dict[str, int] = {}
 
     def __init__(self) -> None:
         self.fails: Exception | None = None

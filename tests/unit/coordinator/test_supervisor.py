@@ -26,6 +26,25 @@ def test_a_command_that_cannot_start_is_refused(command: str, why: str) -> None:
         programs_of({"mine": AdapterProgram(command=command)})
 
 
+def test_an_entry_names_a_command_or_a_driver(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ADAPTERS.mine: has a command and a driver"):
+        programs_of({"mine": AdapterProgram(command="true", driver="true")})
+    with pytest.raises(ConfigError, match=r"ADAPTERS.mine: needs a command or a driver"):
+        programs_of({"mine": AdapterProgram()})
+    with pytest.raises(ConfigError, match=r"ADAPTERS.mine.cwd: no such directory"):
+        programs_of({"mine": AdapterProgram(command="true", cwd=tmp_path / "nowhere")})
+    (program, _) = programs_of({"mine": AdapterProgram(driver="sh -c 'echo  x'", count=2)})
+    assert program.command[-4:] == ["adapter", "run", "--driver", "sh -c 'echo  x'"]
+
+
+def test_a_program_is_looked_up_in_its_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch(0o755)
+    (program,) = programs_of({"mine": AdapterProgram(command="./mine", cwd=tmp_path)})
+    assert (program.command, program.directory) == (["./mine"], tmp_path)
+    (program,) = programs_of({"mine": AdapterProgram(command="mine", env={"PATH": str(tmp_path)})})
+    assert program.environment == {"PATH": str(tmp_path)}
+
+
 @pytest.mark.parametrize(
     ("output", "cause"),
     [
@@ -92,3 +111,30 @@ async def test_programs_do_not_get_the_token_of_people(
     printed = (tmp_path / "mine-1.log").read_text()
     assert "TRAFFICLIGHT_URL=" in printed
     assert "secret" not in printed
+
+
+async def test_each_process_has_its_own_place_port_and_environment(tmp_path: Path) -> None:
+    exited = asyncio.Semaphore(0)
+
+    def on_exit(*_: object) -> bool:
+        exited.release()
+        return True
+
+    programs = [
+        Program("mine", ["sh", "-c", "pwd; echo $PORT {port} {url}"], tmp_path, {"PORT": "{port}"})
+    ] * 2
+    supervised = Supervisor(programs, "http://x", tmp_path, on_exit, lambda *_: None, lambda _: None)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(supervised.run())
+        await exited.acquire()
+        await exited.acquire()
+        running.cancel()
+    ports = set()
+    for number in (1, 2):
+        directory, said, *_ = (tmp_path / f"mine-{number}.log").read_text().splitlines()
+        in_environment, in_command, url = said.split()
+        assert directory == str(tmp_path)
+        assert in_environment == in_command
+        assert url.startswith("http://x/program/")
+        ports.add(int(in_command))
+    assert len(ports) == 2

@@ -70,6 +70,12 @@ class Adapter:
     async def close(self) -> None:
         """Release the client's resources. Always called once, also when :meth:`open` failed."""
 
+    async def watch(self) -> None:
+        """Raise when the client is lost while no action is outstanding; returning means that none can be.
+
+        Runs beside the polls. The registration ends with an error report, in the same moment.
+        """
+
     def registration(self) -> Registration:
         """Return the registration; a subclass may add fields."""
         return Registration(

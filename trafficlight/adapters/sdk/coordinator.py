@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -155,9 +155,7 @@ class Coordinator:
         if answer.status >= 300:
             logger.warning("respond to action %s was refused: %d %s", action_id, answer.status, answer.reason)
 
-    async def report(
-        self, kind: Literal["action", "adapter", "unsupported"], path: str, details: str
-    ) -> None:
+    async def report(self, kind: str, path: str, details: str) -> None:
         """Report an error, trying a few times; a refusal is only logged."""
         report = ErrorReport(error=ErrorBody(type=kind, path=path, details=details))
         try:

@@ -14,6 +14,21 @@ class UnsupportedActionError(TrafficlightError):
     """This adapter does not support the action; that says nothing about the client."""
 
 
+class ReportedError(TrafficlightError):
+    """An error that a program behind this adapter reports; it is passed on without a stack trace.
+
+    :param details: what went wrong, in full.
+    :param kind: ``action``, the client did the wrong thing; ``unsupported``; anything else is the program's
+        own fault.
+    :param path: where it went wrong.
+    """
+
+    def __init__(self, details: str, *, kind: str = "adapter", path: str = "") -> None:
+        self.kind = kind if kind in ("action", "unsupported") else "adapter"
+        self.path = path
+        super().__init__(details)
+
+
 class RegistrationRefusedError(LabError):
     """The coordinator refused the registration; a retry would not help.
 

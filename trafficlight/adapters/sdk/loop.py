@@ -15,7 +15,13 @@ import aiohttp
 
 from trafficlight.adapters.sdk.adapter import Adapter
 from trafficlight.adapters.sdk.coordinator import Coordinator, Options
-from trafficlight.adapters.sdk.errors import ActionFailed, RegistrationLostError, UnsupportedActionError
+from trafficlight.adapters.sdk.errors import (
+    ActionFailed,
+    RegistrationLostError,
+    ReportedError,
+    UnsupportedActionError,
+)
+from trafficlight.errors import LabError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, JsonObject
 from trafficlight.version import VERSION
 
@@ -42,12 +48,30 @@ class _Registration:
 
     async def run(self) -> None:
         """Serve until the coordinator says ``exit``, does not know us any more, or an action goes wrong."""
+        registration = self._adapter.registration()
+        await self._coordinator.register(registration)
+        logger.info("registered %s as %s", registration.type, self._coordinator.uuid)
+        watching = asyncio.create_task(self._adapter.watch(), name="watch over the client")
+        try:
+            await self._serve(watching)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _serve(self, watching: "asyncio.Task[None]") -> None:
         coordinator = self._coordinator
-        await coordinator.register(self._adapter.registration())
-        logger.info("registered %s as %s", self._adapter.type, coordinator.uuid)
         while True:
             asked = time.monotonic()
-            message = await coordinator.poll()
+            polling = asyncio.ensure_future(coordinator.poll())
+            try:
+                if not watching.done():
+                    await asyncio.wait([polling, watching], return_when=asyncio.FIRST_COMPLETED)
+                if watching.done() and (lost := watching.exception()) is not None:
+                    await coordinator.report("adapter", "", str(lost))
+                    return
+                message = await polling
+            finally:
+                polling.cancel()
             if message.action == EXIT:
                 logger.info(
                     "%s: asked to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
@@ -79,6 +103,10 @@ class _Registration:
             await self._report("action", message, str(error), error)
         except UnsupportedActionError as error:
             await self._report("unsupported", message, str(error))
+        except ReportedError as error:
+            await self._coordinator.report(error.kind, error.path, f"{message.action}: {error}")
+        except LabError as error:
+            await self._report("adapter", message, str(error))
         except Exception as error:
             logger.exception("%s: %s went wrong", self._coordinator.uuid, message.action)
             await self._report("adapter", message, f"{type(error).__name__}: {error}", error)

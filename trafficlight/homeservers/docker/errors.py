@@ -1,4 +1,4 @@
-"""Errors of a Docker engine's API, and the TLS connection to it."""
+"""Errors of the Docker engine's API, and the TLS connection to it."""
 
 import os
 import ssl
@@ -11,10 +11,6 @@ from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
 
 _FILES = "ca.pem, cert.pem and key.pem"
-
-
-class EngineSilentError(DeployError):
-    """An engine did not answer in time: another one may."""
 
 
 def engine_errors() -> tuple[type[Exception], ...]:
@@ -35,7 +31,7 @@ def certificate_folder(host: DockerHost) -> Path | None:
     """Return the folder with the certificates for an engine; None if the connection is without TLS.
 
     As in the docker command, ``tcp://`` uses TLS with ``DOCKER_TLS_VERIFY``, with certificates from
-    ``DOCKER_CERT_PATH``. An engine with its own certificates always uses TLS, ``http://`` never does.
+    ``DOCKER_CERT_PATH``. With certificates of its own it always uses TLS; ``http://`` never does.
     """
     if (scheme := URL(host.url).scheme) not in ("tcp", "https"):
         return None

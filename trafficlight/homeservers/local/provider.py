@@ -14,7 +14,7 @@ from trafficlight.homeservers.local.launcher import Launcher
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.local.run_folder import RunFolder
 from trafficlight.homeservers.local.server import LocalServer
-from trafficlight.homeservers.provider import RunningServer, ServerRequest, capacity_of_this_machine
+from trafficlight.homeservers.provider import RunningServer, ServerRequest, all_of, capacity_of_this_machine
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.recipe import Place, Recipe
 from trafficlight.processes import run_to_completion
@@ -55,7 +55,7 @@ class LocalProvider:
         self._recipes = {recipe.name: recipe for recipe in recipes}
         self._ready_timeout = ready_timeout
         # Measured once: homeservers that run already must not count twice.
-        self._capacity = capacity_of_this_machine() if capacity is None else capacity
+        self.capacities = {all_of(self.name): capacity or capacity_of_this_machine()}
         self._ports = ports or PortPicker()
         self._folder = RunFolder(data_folder)
         self._certificates: Certificates | None = None
@@ -63,11 +63,6 @@ class LocalProvider:
         self._servers: set[LocalServer] = set()
         self._preparing = asyncio.Lock()
         self._closed = False
-
-    @property
-    def hosts(self) -> dict[str, int]:
-        """How many homeservers this machine carries at once."""
-        return {"this machine": self._capacity}
 
     @property
     def servers(self) -> frozenset[LocalServer]:

@@ -42,12 +42,12 @@ def install_log_context(app: Quart) -> None:
     @app.before_request
     async def enter() -> None:
         named = request.view_args or {}
-        uuid, session = str(named.get("uuid", "")), str(named.get("session", ""))
-        if not uuid:
+        name, session = str(named.get("adapter", "")), str(named.get("session", ""))
+        if not name:
             LogContext(session=session).enter()
             return
-        adapter = current_lab().engine.pool.known(uuid)
-        (LogContext(adapter=uuid[:100]) if adapter is None else adapter.log_context).enter()
+        adapter = current_lab().engine.pool.named(name)
+        (LogContext(adapter=name[:100]) if adapter is None else adapter.log_context).enter()
 
 
 @blueprint.get("/health", endpoint="health")

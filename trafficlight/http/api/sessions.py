@@ -20,6 +20,7 @@ from trafficlight.http.api.bodies import (
 from trafficlight.http.api.event_stream import event_lines
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
+from trafficlight.http.headers import rooted
 from trafficlight.http.requests import (
     current_lab,
     json_object,
@@ -241,7 +242,7 @@ async def _start(asked: SessionRequest, command: str) -> Response:
         message = f"the results cannot be written: {error}"
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "results_unwritable", message) from error
     answer = json_response(await _body(started.id), HTTPStatus.CREATED)
-    answer.headers["Location"] = f"/api/sessions/{started.id}"
+    answer.headers["Location"] = rooted(f"/api/sessions/{started.id}")
     return answer
 
 

@@ -6,6 +6,7 @@ from quart import Blueprint, Response, request
 
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.errors import ApiError
+from trafficlight.http.headers import rooted
 from trafficlight.http.requests import form_fields
 from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, people_token
 
@@ -42,6 +43,7 @@ async def login() -> Response:
         httponly=True,
         samesite="Lax",
         secure=request.is_secure,
+        path=request.root_path or "/",
     )
     return response
 
@@ -49,4 +51,5 @@ async def login() -> Response:
 def _within(target: str) -> str:
     """Return a path of this lab; the status page if the target is anything else."""
     plain = target.isascii() and target.isprintable() and "\\" not in target
-    return target if plain and target.startswith("/") and not target.startswith("//") else "/status"
+    inside = plain and target.startswith(rooted("/")) and not target.startswith("//")
+    return target if inside else rooted("/status")

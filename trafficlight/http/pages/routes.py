@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
-from trafficlight.http.headers import unless_known
+from trafficlight.http.headers import rendered, rooted, unless_known
 from trafficlight.http.pages import files
 from trafficlight.http.pages.views import (
     adapter_rows,
@@ -34,7 +34,7 @@ from trafficlight.results.catalog import SessionView
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
 from trafficlight.results.reports.matrix import matrices
-from trafficlight.results.reports.presentation import case_row, render, verdict
+from trafficlight.results.reports.presentation import case_row, verdict
 
 blueprint = Blueprint("pages", __name__)
 #: The style sheet and the script. They require no token, because the login page needs them.
@@ -81,7 +81,7 @@ async def status() -> Response:
     """Show the latest session."""
     if (latest := await current_lab().catalog.latest()) is not None:
         return await _status(latest)
-    return unless_known(await asyncio.to_thread(render, "no_session.html", **_adapters()))
+    return unless_known(await asyncio.to_thread(rendered, "no_session.html", **_adapters()))
 
 
 @blueprint.get("/status/")
@@ -117,7 +117,7 @@ async def sessions() -> Response:
     shown = await catalog.summaries(ids[(number - 1) * _SESSIONS_PAGE : number * _SESSIONS_PAGE])
     rows = [session_row(summary) for summary in shown]
     content = await asyncio.to_thread(
-        render, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
+        rendered, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
     )
     return unless_known(content)
 
@@ -152,7 +152,7 @@ async def case_by_id(session: str) -> Redirect:
         case = found.record.cases.get(request.args.get("id", ""))
         if case is None:
             raise _unknown_case(found)
-        return redirect(case_path(found.id, case.id))
+        return redirect(rooted(case_path(found.id, case.id)))
 
 
 @blueprint.get("/status/<session>/case/<key>")
@@ -170,7 +170,7 @@ async def case(session: str, key: str) -> Response:
     folder = found.folder
 
     def content() -> bytes:
-        return render(
+        return rendered(
             "case.html",
             session=found.id,
             state=found.status,
@@ -178,7 +178,7 @@ async def case(session: str, key: str) -> Response:
             case=whole,
             row=row,
             attempts=attempt_views(folder, whole),
-            url=lambda path: f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}",
+            url=lambda path: rooted(f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}"),
         )
 
     return unless_known(await asyncio.to_thread(content))
@@ -225,7 +225,14 @@ def _adapters() -> dict[str, Any]:
     """Return the template values about adapters."""
     lab = current_lab()
     types, live, gone = adapter_rows(lab.engine.pool, lab.clock.monotonic())
-    return {"types": types, "adapters": live, "gone": gone, "drained": lab.engine.pool.drained}
+    pool = lab.engine.pool
+    return {
+        "types": types,
+        "adapters": live,
+        "gone": gone,
+        "drained": pool.drained,
+        "paused": pool.paused_and_absent,
+    }
 
 
 def _number(name: str) -> int:
@@ -247,7 +254,7 @@ async def _status(id: str) -> Response:
 
         def content() -> bytes:
             shown = case_page(cases, now, over=over, states=states, text=text, page=number)
-            return render(
+            return rendered(
                 "status.html",
                 **adapters,
                 rows=rows,
@@ -260,7 +267,7 @@ async def _status(id: str) -> Response:
                 result=verdict(shown.counts, state, len(record.problems)),
                 cases=shown,
                 matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
-                href=lambda case: case_path(found.id, case),
+                href=lambda case: rooted(case_path(found.id, case)),
             )
 
         return unless_known(await asyncio.to_thread(content))
@@ -269,4 +276,4 @@ async def _status(id: str) -> Response:
 def _events(session: SessionView) -> str:
     """Return the URL of the events that follow what a page shows; empty if the session no longer runs."""
     after = session.record.last_sequence
-    return "" if session.over else f"/api/sessions/{quote(session.id)}/events?after={after}"
+    return "" if session.over else rooted(f"/api/sessions/{quote(session.id)}/events?after={after}")

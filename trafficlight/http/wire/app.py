@@ -68,6 +68,8 @@ _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", 
 # Bytes of a body.
 _REGISTRATION_LIMIT = 64 << 10
 _ANSWER_LIMIT = 16 << 20
+# Characters of the name of a program that does not name itself.
+_PROGRAM = 300
 # Host headers that are known to be allowed.
 _HOSTS = 100
 _GROUP = "Adapters"
@@ -207,9 +209,12 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
     registration = validated(Registration, await request.json_object(_REGISTRATION_LIMIT))
     if request.program and not registration.instance:
         registration = registration.model_copy(update={"instance": request.program})
-    program = request.program or registration.instance or f"{registration.type} at {request.address}"
+    words = [registration.type, *registration.labels, "at", request.address]
+    program = request.program or registration.instance or single_line(" ".join(words), _PROGRAM)
     own = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
-    adapter = lab.engine.pool.register(uuid, registration, token=own, program=program)
+    adapter = lab.engine.pool.register(
+        uuid, registration, token=own, program=program, address=request.address
+    )
     answer = {
         "uuid": uuid,
         "coordinator": VERSION,
@@ -385,7 +390,9 @@ class WireApp:
             body = refusal_body("unknown_host", message)
             await _send(send, "http", HTTPStatus.MISDIRECTED_REQUEST, body, {})
             return
-        path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        path = None
+        if scope["type"] == "http":
+            path = _PATH.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
         if path is None:
             await self._application(scope, receive, send)
             return

@@ -88,14 +88,18 @@ def _evidence(attempt: AttemptRecord, folder: Path) -> list[str]:
     return [f"         {line}" for line in lines]
 
 
+def is_own(file: Path) -> bool:
+    """Return whether a source file is of this package, and not of its tests."""
+    return file.is_relative_to(_PACKAGE) and not file.is_relative_to(_PACKAGE / "tests")
+
+
 def trimmed_traceback(traceback: str) -> list[str]:
     """Return the lines of a traceback without the frames of this package, except those of its tests."""
     kept: list[str] = []
     own = False
     for line in escape_control(traceback).rstrip().splitlines():
         if frame := _FRAME.match(line):
-            file = Path(frame[1])
-            own = file.is_relative_to(_PACKAGE) and not file.is_relative_to(_PACKAGE / "tests")
+            own = is_own(Path(frame[1]))
         elif not line.startswith("    "):
             own = False
         if not own:
