@@ -1,9 +1,9 @@
 """Client of a running coordinator's HTTP API, for `submit` and `watch`."""
 
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -15,7 +15,10 @@ from trafficlight.cli.options import adding
 from trafficlight.errors import TrafficlightError, UsageError
 from trafficlight.http.local_token import find_token
 from trafficlight.results.events import Event, parse_event
+from trafficlight.suites.case_ids import encode_file
+from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.selection import SessionRequest
+from trafficlight.suites.targets import located
 
 # Time-outs in seconds. Starting a session may install homeservers.
 _CONNECT, _ANSWER, _SUBMIT = 10.0, 60.0, 1800.0
@@ -172,11 +175,14 @@ def as_seen_there(targets: tuple[str, ...], url: str) -> tuple[str, ...]:
     """Return paths as the coordinator resolves them: absolute if it runs on this machine and they exist."""
     if not _is_url(url) or urlsplit(url).hostname not in _LOOPBACK:
         return targets
-    parts = [target.partition("::") for target in targets]
-    return tuple(
-        "".join((os.path.abspath(path) if path and os.path.exists(path) else path, mark, symbol))
-        for path, mark, symbol in parts
-    )
+    return tuple(map(_absolute, targets))
+
+
+def _absolute(target: str) -> str:
+    place, symbol = located(target, Path.cwd())
+    if place is None or place.is_relative_to(SHIPPED):
+        return target
+    return encode_file(str(place)) + (f"::{symbol}" if symbol else "")
 
 
 def _is_url(text: str) -> bool:

@@ -11,8 +11,8 @@ import click
 from trafficlight.cli.adapter import JsonObjectType
 from trafficlight.config import Settings, load
 from trafficlight.logs import configure
-from trafficlight.suites.expected_failures import read_expected_failures
 from trafficlight.suites.selection import Selection, read_failed
+from trafficlight.suites.yaml_files import read_expected_failures
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -127,7 +127,11 @@ lab_options = adding(
         type=click.Path(path_type=Path),
         help="The results folder.  [default: results]",
     ),
-    click.option("--workers", type=int, help="Worker processes; 0: run tests inside the coordinator."),
+    click.option(
+        "--workers",
+        type=int,
+        help="Worker processes to keep ready; not a limit. 0: run tests inside the coordinator.",
+    ),
     click.option(
         "--strict",
         is_flag=True,

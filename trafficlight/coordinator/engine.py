@@ -303,15 +303,22 @@ class Engine:
         self._finish(attempt, verdict)
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
+        session = self.sessions[attempt.session]
+        if session.options.exit_first and session.stopped and not attempt.began and not attempt.cancel_reason:
+            return Verdict(State.SKIPPED, session.stopped, phase="waiting")
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
         return Verdict(State.ERROR, f"cancelled while running: {why}", phase="run")
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
-        seconds = self.clock.monotonic() - attempt.started
-        self.sessions[attempt.session].finish(
-            attempt.waiting, verdict, seconds, by_hand=bool(attempt.cancel_reason)
-        )
+        seconds = self.clock.monotonic() - attempt.started - attempt.waited
+        session = self.sessions[attempt.session]
+        stopped_before = session.stopped
+        session.finish(attempt.waiting, verdict, seconds, by_hand=bool(attempt.cancel_reason))
+        if session.stopped and not stopped_before:  # at its first failure
+            for task, other in self._running.items():
+                if other.session == session.id and not other.began:
+                    task.cancel()
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
         attempt = self._running.pop(task)

@@ -333,11 +333,9 @@ def _specs(case: Case) -> list[HomeServerSpec]:
 
 def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterator[str]:
     """Yield what of the request or the settings has no effect."""
-    for target in plan.empty_targets:
-        yield f"there is no test in {target}"
+    yield from plan.warnings
     if not request.narrows:
-        for entry in request.unused(case.id for case in plan.cases):
-            yield f"the expected failure {entry.case} matches no case"
+        yield from request.unused(case.id for case in plan.cases)
     types = {*vars(client_types), *vars(server_types)}
     types |= {kind.type_name for case in plan.cases for kind in case.clients.values()}
     types |= {spec.type_name for case in plan.cases for spec in _specs(case)}

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
+from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import (
     FINAL,
@@ -31,6 +33,7 @@ from trafficlight.results.journal import Journal
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
 from trafficlight.results.reporters.host import Reporter
 from trafficlight.results.writer import ResultsWriter
+from trafficlight.suites.discovery import file_found
 from trafficlight.suites.model import Case, Plan
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.version import VERSION
@@ -159,10 +162,10 @@ class Session:
         if self.record.started is None:
             self._emit_started()
         recorded = [one.content() for one in self.record.problems]
-        for found in self.plan.problems:
+        for found, file in await asyncio.to_thread(_named, self.plan.problems):
             problem = Problem(
                 session=self.id,
-                file=str(found.path),
+                file=file,
                 line=found.line,
                 problem=found.problem,
                 hint=found.hint,
@@ -396,6 +399,11 @@ class Session:
 def _pause(cases: int) -> float:
     """Return the seconds between two records of why cases wait."""
     return min(_REASON_EVERY, _REASON_SOON + _REASON_EACH * cases)
+
+
+def _named(problems: Iterable[TestFileError]) -> list[tuple[TestFileError, str]]:
+    """Return problems with the names of their files in case ids. Blocks."""
+    return [(one, file_found(one.path, Path.cwd()).name) for one in problems]
 
 
 def _user() -> str:

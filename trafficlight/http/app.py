@@ -14,7 +14,7 @@ from trafficlight.http import errors, headers
 from trafficlight.http.api import adapters, openapi, operations, sessions
 from trafficlight.http.forwarded import ForwardedApp
 from trafficlight.http.local_token import LocalToken, create_token
-from trafficlight.http.pages import login, routes
+from trafficlight.http.pages import routes
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
 from trafficlight.http.wire.app import WireApp
@@ -95,7 +95,8 @@ def _bare() -> Quart:
     errors.install(app)
     headers.install(app)
     operations.install_log_context(app)
-    for room in (routes, login, sessions, adapters, operations, openapi):
+    for room in (routes, sessions, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)
     app.register_blueprint(routes.assets)
+    app.register_blueprint(routes.entrance)
     return app

@@ -5,7 +5,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -15,10 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from trafficlight.client_types import ClientType
 from trafficlight.errors import NothingFailedError, UsageError
 from trafficlight.server_types import ServerType
-from trafficlight.suites.case_ids import base_id
-from trafficlight.suites.expected_failures import ExpectedFailure
+from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
-from trafficlight.suites.yaml_files import FAILED_CASES, read_yaml, texts
+from trafficlight.suites.yaml_files import FAILED_CASES, ExpectedFailure, read_yaml, texts
 from trafficlight.text import first_problem
 
 Predicate: TypeAlias = Callable[[str], bool]
@@ -111,10 +110,12 @@ class Selection(BaseModel):
         )
         return any(given) or self.only is not None
 
-    def unused(self, case_ids: Iterable[str]) -> list[ExpectedFailure]:
-        """Return the expected failures that match none of these cases."""
+    def unused(self, case_ids: Iterable[str]) -> Iterator[str]:
+        """Yield a line for each expected failure that matches none of these cases."""
         ids = list(case_ids)
-        return [entry for entry in self.expected_failures if not any(map(entry.matches, ids))]
+        for entry in self.expected_failures:
+            if not any(map(entry.matches, ids)):
+                yield f"the expected failure {entry.case} matches no case{moved_to(entry.case, ids)}"
 
 
 class SessionRequest(Selection):
@@ -273,7 +274,8 @@ def _by_id(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
     missing = sorted(ids - {case.id for case in found})
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran")
+        hint = moved_to(missing[0], (case.id for case in cases))
+        raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran{hint}")
     return found
 
 

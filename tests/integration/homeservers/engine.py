@@ -12,7 +12,7 @@ import pytest
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.docker.owner import LABEL
+from trafficlight.homeservers.docker.api import LABEL
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.server_types import SynapseStable

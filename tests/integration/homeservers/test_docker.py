@@ -13,7 +13,7 @@ from tests.integration.homeservers.engine import engine_url
 from trafficlight.clients.home_server import register_account
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.docker.owner import LABEL, Owner
+from trafficlight.homeservers.docker.api import LABEL, Owner
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import SynapseStable

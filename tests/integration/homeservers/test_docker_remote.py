@@ -11,7 +11,7 @@ from tests.integration.homeservers.far_engine import FarEngine
 from trafficlight.clients.home_server import register_account
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.docker.owner import LABEL, Owner
+from trafficlight.homeservers.docker.api import LABEL, Owner
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import SynapseStable
@@ -127,8 +127,8 @@ async def test_an_engine_that_dies_and_comes_back(far: FarEngine, ask: Ask) -> N
 
 async def test_an_engine_that_falls_silent(far: FarEngine, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its network is cut: nothing is refused, and no connection is closed."""
-    monkeypatch.setattr("trafficlight.homeservers.docker.events._SILENCE_SECONDS", 0.5)
-    for module in ("docker.events", "docker.engine"):
+    monkeypatch.setattr("trafficlight.homeservers.docker.api._SILENCE_SECONDS", 0.5)
+    for module in ("docker.api", "docker.engine"):
         monkeypatch.setattr(f"trafficlight.homeservers.{module}._ANSWER_SECONDS", 1.0)
     provider = DockerProvider(far.host())
     try:

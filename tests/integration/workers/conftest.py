@@ -22,7 +22,8 @@ from trafficlight.worker.assignment import Assignment, Verdict
 
 PRELUDE = (
     "import asyncio, time, os, sys, ctypes, signal, logging\n"
-    "from trafficlight import Test, errors, matrix; from trafficlight.client_types import Nio\n\n"
+    "from trafficlight import ElementCallClient, Test, errors, matrix\n"
+    "from trafficlight.client_types import Nio\n"
 )
 
 

@@ -39,6 +39,20 @@ class TestLink:
             Log(level="warning", logger="test", message="careful"),
         ]
 
+    async def test_set_up_and_test_each_take_the_roles_that_they_need(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
+        body = """
+        async def setup(self, alice: ElementCallClient):
+            self.alice = alice
+
+        async def run(self, bob):
+            assert (self.alice.name, bob.name) == ("alice", "bob")
+            assert type(self.alice) is ElementCallClient
+        """
+        verdict = await pool.execute(bench.assignment(body, clients=("alice", "bob")), link)
+        assert verdict == Verdict(State.SUCCESS)
+
     async def test_threads_of_a_test_may_log(
         self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.coordinator.waiting import NOW, case_of, grouped
 from trafficlight.client_types import ClientType
 from trafficlight.coordinator.scheduling import scheduler
-from trafficlight.coordinator.scheduling.bipartite import match
-from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
+from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, match
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.coordinator.scheduling.scheduler import Limits, Usage
 

@@ -12,10 +12,8 @@ from cryptography import x509
 from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.certificates import create_rsa_authority
+from trafficlight.homeservers.docker.api import LABEL, ContainerWatch, Owner, certificate_folder, is_orphan
 from trafficlight.homeservers.docker.engine import DockerEngine
-from trafficlight.homeservers.docker.errors import certificate_folder
-from trafficlight.homeservers.docker.events import ContainerWatch
-from trafficlight.homeservers.docker.owner import LABEL, Owner, is_orphan
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.server_types import HomeServerSpec, SynapseStable
 from trafficlight.version import install_command

@@ -141,9 +141,9 @@ async def test_an_attempt_arrives() -> None:
 
 
 async def test_what_to_collect_arrives() -> None:
-    inner = Target(Path(ODD), Path("/"), "x", symbol=Symbol("B"))
+    inner = Target(Path(ODD), "x", symbol=Symbol("B"))
     symbol = Symbol("A*", "test_x", (Cell("alice", "Nio"),), {"size": [1]})
-    target = Target(Path(ODD), Path("/"), "a", True, symbol, (inner,))
+    target = Target(Path(ODD), "a", True, symbol, (inner,))
     request = FileRequest(FileFound(Path(ODD), "a"), (target,), Selection(clients=["Nio"], pairwise=True))
     assert (await to_worker(CollectFile(request))).request == request
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from trafficlight.adapters.host.driver import Driver, DriverCommand, DriverError
 from trafficlight.adapters.sdk import Adapter, JsonObject, Options, UnsupportedActionError, serve
-from trafficlight.adapters.sdk.errors import ReportedError
+from trafficlight.adapters.sdk.adapter import ReportedError
 from trafficlight.protocol import RESET, ErrorBody, Registration
 
 # The share of the coordinator's deadline for an action; seconds where it names none.

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import ValidationError
 
-from trafficlight.adapters.sdk.errors import (
+from trafficlight.adapters.sdk.adapter import (
     CoordinatorUnreachableError,
     RegistrationLostError,
     RegistrationRefusedError,

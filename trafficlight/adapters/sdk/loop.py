@@ -13,14 +13,14 @@ from uuid import uuid4
 
 import aiohttp
 
-from trafficlight.adapters.sdk.adapter import Adapter
-from trafficlight.adapters.sdk.coordinator import Coordinator, Options
-from trafficlight.adapters.sdk.errors import (
+from trafficlight.adapters.sdk.adapter import (
     ActionFailed,
+    Adapter,
     RegistrationLostError,
     ReportedError,
     UnsupportedActionError,
 )
+from trafficlight.adapters.sdk.coordinator import Coordinator, Options
 from trafficlight.errors import LabError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, JsonObject
 from trafficlight.version import VERSION

@@ -7,6 +7,7 @@ import logging
 import signal
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -88,14 +89,20 @@ class WorkerPool:
         """The ids of its processes."""
         return [worker.pid for worker in self._all]
 
-    async def execute(self, assignment: Assignment, link: CaseLink) -> Verdict:
-        """Run an attempt in a worker; one that exits or hangs costs only this attempt."""
+    async def execute(
+        self, assignment: Assignment, link: CaseLink, began: Callable[[], None] = lambda: None
+    ) -> Verdict:
+        """Run an attempt in a worker; one that exits or hangs costs only this attempt.
+
+        :param began: called when it has a worker.
+        """
         try:
             worker = await self.acquire(assignment.case)
         except WorkerDied as died:
             return Verdict(State.ERROR, str(died), phase="load")
         limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
         try:
+            began()
             # The worker makes the parameters itself, and they may be large.
             case = replace(assignment.case, parameters={})
             worker.send(RunAttempt(replace(assignment, case=case)))

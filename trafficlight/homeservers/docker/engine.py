@@ -16,15 +16,16 @@ from yarl import URL
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.docker.errors import (
+from trafficlight.homeservers.docker.api import (
+    EngineWatch,
+    Owner,
     certificate_folder,
     connection_problem,
     engine_errors,
     problem,
+    reclaim,
     tls_context,
 )
-from trafficlight.homeservers.docker.events import EngineWatch
-from trafficlight.homeservers.docker.owner import Owner, reclaim
 from trafficlight.homeservers.provider import capacity_of
 from trafficlight.processes import Progress
 

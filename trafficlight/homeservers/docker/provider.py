@@ -12,8 +12,8 @@ from typing import Any
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.certificates import create_rsa_authority
+from trafficlight.homeservers.docker.api import engine_errors, problem
 from trafficlight.homeservers.docker.engine import CREATE_SECONDS, DockerEngine
-from trafficlight.homeservers.docker.errors import engine_errors, problem
 from trafficlight.homeservers.docker.server import (
     CLIENT_PORT,
     FEDERATION_PORT,

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.certificates import Certificates
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.homeservers.local.launcher import Launcher
+from trafficlight.homeservers.local.fork_server import Launcher
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.local.run_folder import RunFolder
 from trafficlight.homeservers.local.server import LocalServer
