@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from trafficlight.results.case import CaseRecord
+from trafficlight.results.case import INTERRUPTED, CaseRecord
 from trafficlight.results.events import FINAL, CaseEnded, CaseState, CaseWaits, State
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import count, duration, escape_control, single_line
@@ -93,7 +93,11 @@ class Progress:
                 self._line(case, case.state, "")
         else:
             self._since.pop(case.id, None)
-            self._line(case, event.state, duration(event.seconds))
+            if event.phase == INTERRUPTED and event.will_retry:
+                why = "interrupted: the coordinator exited; the case runs again"
+                self._print(Text(f"  {self._name(case.id)}   {why}", style="dim"))
+            else:
+                self._line(case, event.state, duration(event.seconds))
 
     def _line(self, case: CaseRecord, state: State, took: str) -> None:
         self._print(Text.assemble(f"  {self._name(case.id)}   ", (f"{state:<9}", _STYLES[state]), took))

@@ -238,9 +238,11 @@ class Engine:
 
     def _start_cases(self, tasks: asyncio.TaskGroup, waiting: list[WaitingGroup]) -> None:
         now, limits, usage = self.clock.monotonic(), self._limits, self._usage()
-        free = [AvailableAdapter(one.uuid, one.fields, _rank(one)) for one in self.pool.free]
+        free = [AvailableAdapter(one.uuid, one.fields, _rank(one), one.alike) for one in self.pool.free]
         busy = [
-            AvailableAdapter(one.uuid, one.fields) for one in self.pool if one.state is AdapterState.LEASED
+            AvailableAdapter(one.uuid, one.fields, alike=one.alike)
+            for one in self.pool
+            if one.state is AdapterState.LEASED
         ]
         missing = self.pool.missing
         decision = decide(waiting, now, free, busy, limits, usage, missing)
@@ -274,7 +276,7 @@ class Engine:
 
     def _paused_by_operator(self) -> list[AvailableAdapter]:
         return [
-            AvailableAdapter(adapter.uuid, adapter.fields)
+            AvailableAdapter(adapter.uuid, adapter.fields, alike=adapter.alike)
             for adapter in self.pool
             if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
         ]

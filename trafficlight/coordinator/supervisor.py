@@ -21,6 +21,7 @@ from trafficlight.config import AdapterProgram
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.processes import LAB_ONLY, ChildProcess, start_process
+from trafficlight.protocol import TOKEN_VARIABLES
 from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ class Supervisor:
         self._url = url
         self._environment = {name: value for name, value in os.environ.items() if name != LAB_ONLY}
         if token is not None:
-            self._environment["ADAPTER_TOKEN"] = token
+            self._environment |= dict.fromkeys(TOKEN_VARIABLES, token)
         self._folder = folder
         self._on_exit = on_exit
         self._on_failure = on_failure
