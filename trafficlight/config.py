@@ -45,7 +45,7 @@ _OBSOLETE = {
     "WARM_SERVERS": "no homeserver is started before its case",
 }
 _RENAMED = {"docker_engines": "docker_engine"}
-_FILES = ("trafficlight.json", "instance/trafficlight.json")
+CONFIGURATION_FILES = ("trafficlight.json", "instance/trafficlight.json")
 
 ProviderName = Literal["local", "homerunner", "docker", "static"]
 Seconds = Annotated[float, Field(gt=0)]
@@ -231,7 +231,8 @@ class Settings(BaseModel):
         default=None,
         ge=0,
         le=1000,
-        description="Processes that run test code; null: one for each core; 0: none, inside the coordinator.",
+        description="Processes for test code that are kept ready; more start when more cases run at once"
+        " (`CASE_LIMIT`). null: one for each core; 0: none, tests run inside the coordinator.",
     )
     worker_memory: int = Field(
         default=4 << 30, ge=0, description="Bytes of data that a worker process may have; 0: no limit."
@@ -342,7 +343,7 @@ def load(
 
 
 def _find(directory: Path) -> Path | None:
-    return next((directory / name for name in _FILES if (directory / name).is_file()), None)
+    return next((directory / name for name in CONFIGURATION_FILES if (directory / name).is_file()), None)
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from trafficlight.config import Settings, load
 from trafficlight.coordinator.workers.planner import WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import TestFileError
-from trafficlight.suites.discovery import DEFAULT_PATTERNS
+from trafficlight.suites.discovery import DEFAULT_PATTERNS, file_found
 from trafficlight.suites.model import Case, Plan, Suite
 from trafficlight.suites.planning import plan
 from trafficlight.suites.selection import Selection
@@ -99,8 +98,8 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
     if selection.sample is not None:
         parts.append(f"--seed {selection.seed}")
     yield " · ".join(parts)
-    for entry in selection.unused(case.id for case in cases):
-        yield f"the expected failure {entry.case} matches no case"
+    yield from found.warnings
+    yield from selection.unused(case.id for case in cases)
 
 
 def _counts(suite: Suite) -> Iterator[str]:
@@ -155,11 +154,11 @@ def _as_json(found: Plan, selection: Selection) -> str:
     ]
     seed = selection.seed if selection.sample is not None else None
     cases = [read(case) for case in found.cases]
-    whole = {"cases": cases, "suites": suites, "problems": problems, "seed": seed}
+    warnings = [*found.warnings, *selection.unused(case.id for case in found.cases)]
+    whole = {"cases": cases, "suites": suites, "problems": problems, "warnings": warnings, "seed": seed}
     return json.dumps(whole | {"deselected": found.deselected}, indent=2, allow_nan=False)
 
 
 def _shown(problem: TestFileError) -> str:
-    """Return a problem with the path of its file relative to this directory."""
-    near = os.path.relpath(problem.path)
-    return str(problem) if near.startswith("..") else str(problem).replace(str(problem.path), near, 1)
+    """Return a problem with the name of its file in case ids."""
+    return str(problem).replace(str(problem.path), file_found(problem.path, Path.cwd()).name, 1)

@@ -127,7 +127,11 @@ lab_options = adding(
         type=click.Path(path_type=Path),
         help="The results folder.  [default: results]",
     ),
-    click.option("--workers", type=int, help="Worker processes; 0: run tests inside the coordinator."),
+    click.option(
+        "--workers",
+        type=int,
+        help="Worker processes to keep ready; not a limit. 0: run tests inside the coordinator.",
+    ),
     click.option(
         "--strict",
         is_flag=True,

@@ -5,7 +5,7 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import click
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import Supervisor, programs_of
+from trafficlight.coordinator.supervisor import Program, Supervisor
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
@@ -71,16 +71,17 @@ async def lab_serving(
 
 
 @asynccontextmanager
-async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = True) -> AsyncIterator[None]:
-    """Keep the adapter programs of the settings running.
+async def adapters_running(
+    lab: Lab, url: str, programs: Sequence[Program], folder: Path, *, others: bool = True
+) -> AsyncIterator[None]:
+    """Keep adapter programs running.
 
     :param folder: receives their output.
     :param others: whether adapters that run elsewhere may register as well.
-    :raises ConfigError: a program is unknown.
     """
     pool = lab.engine.pool
 
-    programs, token = programs_of(lab.settings.adapters), secret_of(lab.settings.adapter_token)
+    token = secret_of(lab.settings.adapter_token)
     supervisor = await asyncio.to_thread(Supervisor, programs, url, folder, pool, token=token)
     if not others:
         lab.engine.programs_failed = supervisor.all_failed

@@ -56,7 +56,8 @@ _TIME_TO_NOTICE = 5.0
 _LOG_LINES, _LOG_BYTES = 30, 16 << 10
 
 # Runs a test, in a worker or in this process. Cancelling it ends the test in bounded time.
-Execute: TypeAlias = Callable[[Assignment, CaseLink], Coroutine[Any, Any, Verdict]]
+# It calls the function when code of the test file starts.
+Execute: TypeAlias = Callable[[Assignment, CaseLink, Callable[[], None]], Coroutine[Any, Any, Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ class Attempt:
     :param folder: the attempt's folder, which does not exist yet.
     :param adapters: the adapter for every client role.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
+    :ivar waited: seconds that it waited for a worker.
+    :ivar began: whether code of the test file has started.
     :ivar lease: the claim on the adapters.
     :ivar failures: the first error of each role's adapter.
     :ivar decisive: the first of them that no action of the test raised.
@@ -120,6 +123,8 @@ class Attempt:
     decisive: AdapterFailure | None = None
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: list[str] = field(default_factory=list)
+    waited: float = 0.0
+    began: bool = False
     started: float = field(init=False)
     lease: Lease = field(init=False)
 
@@ -172,7 +177,6 @@ class Attempt:
             return verdict_of(error, "prepare")
         except OSError as error:
             return Verdict(State.ERROR, f"cannot create the results folder: {error}", phase="prepare")
-        self.emit(CaseState(case=self.case.id, state=State.RUNNING))
         deadlines = self.resources.deadlines
         assignment = Assignment(
             case=self.case,
@@ -232,7 +236,13 @@ class Attempt:
 
     async def _run_until_aborted(self, assignment: Assignment) -> Verdict:
         """Run the test; cancel it when it loses an adapter or a homeserver and does not notice."""
-        contenders = [self.resources.execute(assignment, self), self._adapter_lost()]
+        ready = self.resources.clock.monotonic()
+
+        def began() -> None:
+            self.began, self.waited = True, self.resources.clock.monotonic() - ready
+            self.emit(CaseState(case=self.case.id, state=State.RUNNING))
+
+        contenders = [self.resources.execute(assignment, self, began), self._adapter_lost()]
         if self.servers:
             contenders.append(self._homeserver_lost())
         try:

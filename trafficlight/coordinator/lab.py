@@ -17,6 +17,7 @@ from trafficlight.clock import Clock, DebuggerClock, SystemClock, race
 from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
+from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session, SessionOptions
@@ -25,7 +26,6 @@ from trafficlight.coordinator.workers.planner import Planner, WorkerPlanner, pla
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import (
     ConfigError,
-    DeployError,
     NothingFailedError,
     ShuttingDownError,
     TrafficlightError,
@@ -69,6 +69,7 @@ class Lab:
     catalog: SessionCatalog
     recovered: RecoveredState
     resumable: bool
+    progress: Callable[[str], None]
 
     @classmethod
     @asynccontextmanager
@@ -145,6 +146,7 @@ class Lab:
                     catalog=catalog,
                     recovered=recovered,
                     resumable=resumable,
+                    progress=progress or logger.info,
                 )
             finally:
                 try:
@@ -195,27 +197,35 @@ class Lab:
     ) -> Session:
         """Start a session.
 
-        If a homeserver cannot be prepared, the cases that need it end as errors with the reason.
+        Cases wait until their homeservers are prepared, and end as errors if they cannot be.
 
         :param command: how it was started, for the record.
         :param plan: the cases that the request selects, if it is planned already.
         :param folder: where the results go; a new one by default.
         :raises UsageError: there is nothing to run.
-        :raises OSError: the results folder cannot be created.
+        :raises ConfigError: no homeserver can be prepared in this place, or the folder cannot be created.
+        :raises OSError: no homeserver can be prepared, or the results cannot be written.
         """
         plan = plan if plan is not None else await self.plan(request)
         options = await self._options(request, command, plan)
-        # First, because it is slow: a request that is cancelled during it leaves no session.
-        unstartable_reason = await self._prepare(plan)
-        folder = folder or await self.new_folder()
-        asked = request.model_dump(mode="json")
+        preparation = self._prepare(plan)
         try:
-            writing = asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
-            await run_to_completion(writing)  # never after it is removed
-            return await self.engine.submit(folder, plan, options, unstartable_reason=unstartable_reason)
+            # First, because it is slow: a request that is cancelled during it leaves no session.
+            if all(case.servers for case in plan.cases if case.skip is None):
+                with contextlib.suppress(ShuttingDownError):
+                    await race(preparation.first_result(), self._shut_down())
+            folder = folder or await self.new_folder()
+            asked = request.model_dump(mode="json")
+            try:
+                writing = asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
+                await run_to_completion(writing)  # never after it is removed
+                return await self.engine.submit(folder, plan, options, preparation=preparation)
+            except BaseException:
+                # The caller gets an error, so the session must not start after a restart either.
+                await run_to_completion(asyncio.to_thread(folder.remove_request))
+                raise
         except BaseException:
-            # The caller gets an error, so the session must not start after a restart either.
-            await run_to_completion(asyncio.to_thread(folder.remove_request))
+            await run_to_completion(preparation.close())
             raise
 
     async def resume_or_start(
@@ -256,14 +266,15 @@ class Lab:
     async def _resume(self, session: RecoveredSession) -> Session:
         request = SessionRequest.read(session.request)
         plan = await self.plan(request)
-        unstartable_reason = await self._prepare(plan)
-        return await self.engine.submit(
-            session.folder,
-            plan,
-            await self._options(request, "resumed", plan),
-            unstartable_reason=unstartable_reason,
-            earlier=read_events(session.folder.events),
-        )
+        options = await self._options(request, "resumed", plan)
+        preparation, earlier = self._prepare(plan), read_events(session.folder.events)
+        try:
+            return await self.engine.submit(
+                session.folder, plan, options, preparation=preparation, earlier=earlier
+            )
+        except BaseException:
+            await run_to_completion(preparation.close())
+            raise
 
     async def _options(self, request: SessionRequest, command: str, plan: Plan) -> SessionOptions:
         def expected(case: str) -> Expected | None:
@@ -284,29 +295,14 @@ class Lab:
             reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
         )
 
-    async def _prepare(self, plan: Plan) -> Callable[[Case], str | None]:
-        """Install what the cases' homeservers share, until it is done or the lab is stopped.
+    def _prepare(self, plan: Plan) -> Preparation:
+        """Begin to install what the cases' homeservers share."""
+        specs = [spec for case in plan.cases if case.skip is None for spec in _specs(case)]
+        return Preparation(specs, self._prepare_one, self.clock, self.progress)
 
-        :return: says why a case cannot be started; None if it can.
-        """
-        problems: dict[HomeServerSpec, str] = {}
-        with contextlib.suppress(ShuttingDownError):
-            await race(self._install(plan, problems), self._shut_down())
-
-        def unstartable_reason(case: Case) -> str | None:
-            return next((problems[spec] for spec in _specs(case) if spec in problems), None)
-
-        return unstartable_reason
-
-    async def _install(self, plan: Plan, problems: dict[HomeServerSpec, str]) -> None:
-        wanted = {spec: None for case in plan.cases if case.skip is None for spec in _specs(case)}
-        for spec in wanted:
-            if await asyncio.to_thread(self.servers.unsupported, spec) is not None:
-                continue
-            try:
-                await self.servers.prepare([spec])
-            except DeployError as error:
-                problems[spec] = str(error)
+    async def _prepare_one(self, spec: HomeServerSpec) -> None:
+        if await asyncio.to_thread(self.servers.unsupported, spec) is None:
+            await self.servers.prepare([spec])
 
     async def request_of(self, session: str) -> SessionRequest | None:
         """Return what a session was asked to run, in any version; None if that is not recorded."""
@@ -333,11 +329,9 @@ def _specs(case: Case) -> list[HomeServerSpec]:
 
 def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterator[str]:
     """Yield what of the request or the settings has no effect."""
-    for target in plan.empty_targets:
-        yield f"there is no test in {target}"
+    yield from plan.warnings
     if not request.narrows:
-        for entry in request.unused(case.id for case in plan.cases):
-            yield f"the expected failure {entry.case} matches no case"
+        yield from request.unused(case.id for case in plan.cases)
     types = {*vars(client_types), *vars(server_types)}
     types |= {kind.type_name for case in plan.cases for kind in case.clients.values()}
     types |= {spec.type_name for case in plan.cases for spec in _specs(case)}

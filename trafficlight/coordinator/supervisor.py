@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.processes import LAB_ONLY, ChildProcess, start_process
+from trafficlight.protocol import TOKEN_VARIABLES
+from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
@@ -66,9 +68,10 @@ class Program:
     running: bool = False
 
 
-def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
+def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | None = None) -> list[Program]:
     """Return one entry for each process that the settings ask for.
 
+    :param cases: the only cases to run: of a built-in adapter, no more are started than they have roles for.
     :raises ConfigError: an entry is wrong.
     """
     found = []
@@ -89,8 +92,18 @@ def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
         else:
             known = ", ".join(_BUILT_IN)
             raise ConfigError(f"needs a command or a driver: only {known} comes with trafficlight", key=key)
-        found += [Program(name, command, adapter.cwd, adapter.env) for _ in range(adapter.count)]
+        needed = adapter.count
+        if cases is not None and not (adapter.command or adapter.driver):
+            needed = min(needed, sum(map(partial(_roles, name), cases)))
+        found += [Program(name, command, adapter.cwd, adapter.env) for _ in range(needed)]
     return found
+
+
+def _roles(type: str, case: Case) -> int:
+    """Return how many roles of a case adapters of a type may fill."""
+    kinds = case.clients.values() if case.skip is None else ()
+    # What the own `match` of a type accepts is not known.
+    return sum(kind.type == type or kind.custom is not None for kind in kinds)
 
 
 def _split(command: str, adapter: AdapterProgram, key: str) -> list[str]:
@@ -135,7 +148,7 @@ class Supervisor:
         self._url = url
         self._environment = {name: value for name, value in os.environ.items() if name != LAB_ONLY}
         if token is not None:
-            self._environment["ADAPTER_TOKEN"] = token
+            self._environment |= dict.fromkeys(TOKEN_VARIABLES, token)
         self._folder = folder
         self._pool = pool
         self._directory = Path.cwd()

@@ -176,7 +176,7 @@ class SessionEnded(Event):
 class Problem(Event):
     """A test file or test class cannot run.
 
-    :param file: the test file.
+    :param file: the test file, relative to its root.
     :param line: the line in it; null where the problem concerns the whole file.
     :param problem: what is wrong.
     :param hint: how to fix it; may be empty.

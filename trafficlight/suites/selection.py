@@ -5,7 +5,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from trafficlight.client_types import ClientType
 from trafficlight.errors import NothingFailedError, UsageError
 from trafficlight.server_types import ServerType
-from trafficlight.suites.case_ids import base_id
+from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
 from trafficlight.suites.yaml_files import FAILED_CASES, ExpectedFailure, read_yaml, texts
-from trafficlight.text import first_problem
+from trafficlight.text import count, first_problem
 
 Predicate: TypeAlias = Callable[[str], bool]
+
+MOST_CASES = 250_000
+"""The cases that a session can have, repetitions included."""
 
 _TOKEN = re.compile(r"""\s*(?:(?P<sign>[()])|"(?P<quoted>[^"]*)"|(?P<word>[^\s()"]+))""")
 _OPERATORS = frozenset({"and", "or", "not"})
@@ -45,7 +48,9 @@ class Selection(BaseModel):
     only: list[str] | None = Field(default=None, description="The ids of the only cases.")
     sample: int | None = Field(default=None, ge=1, description="Only this many cases, chosen by `seed`.")
     seed: int = Field(default=0, description="Chooses the sample.")
-    repeat: int = Field(default=1, ge=1, description="How often each case runs.")
+    repeat: int = Field(
+        default=1, ge=1, description="How often each case runs; at most 250,000 cases in all."
+    )
     shard: tuple[int, int] | None = Field(
         default=None, description="The part, from 1, and the number of parts."
     )
@@ -75,7 +80,7 @@ class Selection(BaseModel):
     def among(self, cases: Sequence[Case]) -> list[Case]:
         """Return the selected cases, in their order; repetitions follow one another.
 
-        :raises UsageError: a case in `only` does not exist.
+        :raises UsageError: a case in `only` does not exist, or they are too many.
         """
         if self.keyword:
             means = read_expression(self.keyword)
@@ -84,6 +89,10 @@ class Selection(BaseModel):
             cases = _by_id(cases, self.only)
         if self.sample is not None:
             cases = _sample(cases, self.sample, self.seed)
+        if len(cases) * self.repeat > MOST_CASES:
+            asked = count(len(cases), "case")
+            asked += f", {self.repeat:,} times each," if self.repeat > 1 else ""
+            raise UsageError(f"{asked} are more than one session can have: {MOST_CASES:,}")
         if self.repeat > 1:
             cases = [
                 case if number == 1 else replace(case, id=f"{case.id}#{number}")
@@ -110,10 +119,12 @@ class Selection(BaseModel):
         )
         return any(given) or self.only is not None
 
-    def unused(self, case_ids: Iterable[str]) -> list[ExpectedFailure]:
-        """Return the expected failures that match none of these cases."""
+    def unused(self, case_ids: Iterable[str]) -> Iterator[str]:
+        """Yield a line for each expected failure that matches none of these cases."""
         ids = list(case_ids)
-        return [entry for entry in self.expected_failures if not any(map(entry.matches, ids))]
+        for entry in self.expected_failures:
+            if not any(map(entry.matches, ids)):
+                yield f"the expected failure {entry.case} matches no case{moved_to(entry.case, ids)}"
 
 
 class SessionRequest(Selection):
@@ -272,7 +283,8 @@ def _by_id(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
     missing = sorted(ids - {case.id for case in found})
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran")
+        hint = moved_to(missing[0], (case.id for case in cases))
+        raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran{hint}")
     return found
 
 

@@ -79,9 +79,15 @@ class _Emitter:
 
 
 async def execute_in_process(
-    assignment: Assignment, link: CaseLink, clock: Clock, on_failure: OnFailure | None = None
+    assignment: Assignment,
+    link: CaseLink,
+    began: Callable[[], None],
+    *,
+    clock: Clock,
+    on_failure: OnFailure | None = None,
 ) -> Verdict:
     """Run one attempt in the coordinator's own process and loop: for a debugger, and for quick tests."""
+    began()
     return await execute(assignment, cast("CaseLink", _JsonLink(link)), clock, on_failure)
 
 
@@ -156,7 +162,7 @@ class _Execution:
         phase = "load"
         try:
             test = self._load()
-            roles = self._roles(getattr(test, self._assignment.case.method))
+            roles = self._roles(test)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
             return self._verdict_of(error, phase)
         arguments = {**roles, **self.case.parameters}
@@ -188,10 +194,12 @@ class _Execution:
         test.bind(self)
         return test
 
-    def _roles(self, method: Callable[..., Any]) -> dict[str, Client | HomeServer]:
+    def _roles(self, test: Test) -> dict[str, Client | HomeServer]:
         given: dict[str, Client | HomeServer] = {}
+        methods = (getattr(test, self._assignment.case.method), test.setup, test.teardown)
         for role, registration in self._assignment.clients.items():
-            kind = client_class(self._clients[role], annotation_of(method, role))
+            annotations = (annotation_of(method, role) for method in methods)
+            kind = client_class(self._clients[role], next(filter(None, annotations), None))
             given[role] = kind(role, registration, self._link)
         for role, facts in self._assignment.servers.items():
             given[role] = HomeServer(
@@ -212,7 +220,8 @@ class _Execution:
                 try:
                     await test.setup(**accepted(test.setup, arguments))
                     phase = "run"
-                    await getattr(test, self._assignment.case.method)(**arguments)
+                    method = getattr(test, self._assignment.case.method)
+                    await method(**accepted(method, arguments))
                 except asyncio.CancelledError as error:
                     if limit.expired() or _cancelled_from_outside():
                         raise

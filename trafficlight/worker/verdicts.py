@@ -2,7 +2,9 @@
 
 import asyncio
 import bdb
+import sys
 import traceback as tracebacks
+from collections.abc import Sequence
 from pathlib import Path
 
 from trafficlight.errors import ActionError, LabError, Skipped, TestFileError, UnsupportedError
@@ -10,6 +12,9 @@ from trafficlight.results.events import State
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.worker.assignment import Verdict
 
+# What other test frameworks raise.
+_SKIPS = (("unittest", "SkipTest"), ("_pytest.outcomes", "Skipped"))
+_FAILS = (("_pytest.outcomes", "Failed"),)
 _HERE = str(Path(__file__).parent)
 
 
@@ -40,11 +45,16 @@ def decisive(error: BaseException) -> BaseException:
 
 
 def _state_of(error: BaseException) -> State:
-    if isinstance(error, Skipped | UnsupportedError):
+    if isinstance(error, Skipped | UnsupportedError) or _is(error, _SKIPS):
         return State.SKIPPED
-    if isinstance(error, AssertionError | ActionError):
+    if isinstance(error, AssertionError | ActionError) or _is(error, _FAILS):
         return State.FAILURE
     return State.ERROR
+
+
+def _is(error: BaseException, kinds: Sequence[tuple[str, str]]) -> bool:
+    """Return whether an exception is of one of these kinds, of which only loaded ones can be raised."""
+    return any(isinstance(error, getattr(sys.modules.get(module), name, ())) for module, name in kinds)
 
 
 def _message_of(error: BaseException) -> str:
@@ -58,7 +68,9 @@ def _message_of(error: BaseException) -> str:
         return "the debugger was quit, or had no terminal: run the case with --workers 0, -s or --pdb"
     if isinstance(error, AssertionError):
         return text or f"assertion failed: {_source_of(error)}"
-    if isinstance(error, ActionError | LabError | TestFileError | UnsupportedError):
+    if isinstance(error, ActionError | LabError | TestFileError | UnsupportedError) or _is(
+        error, (*_SKIPS, *_FAILS)
+    ):
         return text or type(error).__name__
     if isinstance(error, asyncio.CancelledError):
         return "the test was cancelled from within"
@@ -71,7 +83,7 @@ def _source_of(error: BaseException) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
-    if isinstance(error, Skipped):
+    if _state_of(error) is State.SKIPPED and not isinstance(error, UnsupportedError):
         return ""
     shown = tracebacks.TracebackException.from_exception(error)
     _strip_own_frames(shown)

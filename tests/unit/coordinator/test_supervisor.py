@@ -1,16 +1,19 @@
 """Which programs are started, and what is said of one that exits."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trafficlight.client_types import ClientTypeSpec, CustomMatch
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
 from trafficlight.coordinator.supervisor import Program, Supervisor, programs_of
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.processes import child_environment, start_process
+from trafficlight.suites.model import Case
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,45 @@ from trafficlight.processes import child_environment, start_process
 def test_a_command_that_cannot_start_is_refused(command: str, why: str) -> None:
     with pytest.raises(ConfigError, match=f"ADAPTERS.mine: .*{why}"):
         programs_of({"mine": AdapterProgram(command=command)})
+
+
+NIO = ClientTypeSpec("Nio", type="nio")
+OTHER = ClientTypeSpec("Other", type="other")
+CUSTOM = ClientTypeSpec(
+    "Mine", type="mine", custom=CustomMatch(Path("a_test.py"), (1, 1), "Mine", "A", "alice")
+)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "started"),
+    [
+        ([[NIO, OTHER]], 1),
+        ([[NIO, NIO]], 2),
+        ([[NIO], [NIO, NIO]], 3),
+        ([[NIO] * 6], 4),
+        ([[OTHER], []], 0),
+        ([[CUSTOM]], 1),
+    ],
+)
+def test_no_more_built_in_adapters_than_roles(kinds: list[list[ClientTypeSpec]], started: int) -> None:
+    cases = [
+        Case(
+            id=f"a_test.py::A@{number}",
+            suite="a_test.py::A",
+            path=Path("a_test.py"),
+            file="a_test.py",
+            class_name="A",
+            method="run",
+            line=1,
+            clients={f"role{place}": kind for place, kind in enumerate(some)},
+        )
+        for number, some in enumerate(kinds)
+    ]
+    adapters = {"nio": AdapterProgram(count=4), "mine": AdapterProgram(command="true", count=2)}
+    names = [program.name for program in programs_of(adapters, cases)]
+    assert names == ["nio"] * started + ["mine"] * 2
+    skipped = [replace(case, skip="not here") for case in cases]
+    assert [program.name for program in programs_of(adapters, skipped)] == ["mine"] * 2
 
 
 def test_an_entry_names_a_command_or_a_driver(tmp_path: Path) -> None:

@@ -162,15 +162,14 @@ class _FileReader:
 
     async def _end(self, worker: WorkerProcess) -> None:
         self._worker = None
-        await self._pool.release(worker, reusable=False)
+        await self._pool.release(worker)
 
     async def _ready(self) -> WorkerProcess:
         if self._worker is None:
             try:
-                self._worker = await self._pool.acquire_unused()
+                self._worker = await self._pool.acquire(None)
             except WorkerDied as died:
                 raise LabError(f"test files cannot be collected: {died}") from died
-            self._worker.begin()
             self._files = 0
             self._contaminated = False
         return self._worker
