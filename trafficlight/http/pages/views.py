@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
-from trafficlight.http.api.adapters import AdapterBody, adapter_body
+from trafficlight.http.api.adapters import adapter_body
+from trafficlight.http.api.bodies import AdapterBody
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
