@@ -52,13 +52,13 @@ class MatrixClient(Client):
 
     @property
     def user_id(self) -> str:
-        """The full user id, once the homeserver is known.
+        """The full user id, once the homeserver is known. Homeservers register names in lower case.
 
         :raises RuntimeError: neither :meth:`register` nor :meth:`login` was called.
         """
         if self.homeserver is None:
             raise RuntimeError(f"{self.name} has no user id before register() or login()")
-        return f"@{self.localpart}:{self.homeserver.server_name}"
+        return f"@{self.localpart.lower()}:{self.homeserver.server_name}"
 
     async def register(self, homeserver: ClientApi) -> None:
         """Create the account and be logged in with it.

@@ -1,5 +1,6 @@
 """An adapter as the pool sees it: registration, state and lease."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,6 +48,7 @@ class Adapter:
         `instance`, or its type, labels and address.
     :ivar address: where its registration came from.
     :ivar fields: the registration as it was sent: what client types match, and what events and tests see.
+    :ivar alike: a digest of them: equal for programs of one kind.
     :ivar lease: its current lease while it is leased, otherwise its last one: late uploads go there.
     :ivar paused: why it gets no new case; empty if it does.
     :ivar quarantined: whether it was paused for its program's failures, and not by an operator.
@@ -72,9 +74,11 @@ class Adapter:
     program: str = ""
     address: str = ""
     fields: JsonObject = field(init=False)
+    alike: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.fields = self.registration.fields()
+        self.alike = hashlib.sha256(repr(self.fields).encode(errors="surrogatepass")).hexdigest()
         self.program = self.program or self.registration.instance or ""
 
     @property

@@ -1,10 +1,12 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
 import asyncio
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from typing import Any
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
@@ -33,8 +35,42 @@ logger = logging.getLogger(__name__)
 
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
 _REMEMBERED = 10_000
+# Bytes of registrations that are kept: of adapters that have ended, and of those that have not polled yet.
+_REMEMBERED_BYTES = 16 << 20
 # Missing adapters that are remembered for messages.
 _MISSING = 20
+
+
+class _Bounded:
+    """The uuids of adapters whose registrations are kept only as long as there is room, the oldest first."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+        self._bytes = 0
+
+    def add(self, adapter: Adapter) -> None:
+        """Add an adapter, unless it is in."""
+        if adapter.uuid not in self._sizes:
+            size = len(json.dumps(adapter.fields))
+            self._sizes[adapter.uuid] = size
+            self._bytes += size
+
+    def discard(self, uuid: str) -> None:
+        """Remove an adapter, if it is in."""
+        self._bytes -= self._sizes.pop(uuid, 0)
+
+    def surplus(self) -> Iterator[str]:
+        """Remove the oldest and return them, until there is room."""
+        while len(self._sizes) > _REMEMBERED or self._bytes > _REMEMBERED_BYTES:
+            uuid = next(iter(self._sizes))
+            self.discard(uuid)
+            yield uuid
+
+
+def _prune(programs: dict[str, Any]) -> None:
+    """Forget the oldest programs."""
+    while len(programs) > _REMEMBERED:
+        del programs[next(iter(programs))]
 
 
 class Pool:
@@ -62,7 +98,8 @@ class Pool:
         self._alive = alive
         self._adapters: dict[str, Adapter] = {}
         self._free: dict[str, Adapter] = {}
-        self._ended: dict[str, None] = {}
+        self._ended = _Bounded()
+        self._silent = _Bounded()  # registered, and not heard of since
         # By program: adapters that have not ended; else when the last one did, and how many cases it had.
         self._live: Counter[str] = Counter()
         self._exited: dict[str, tuple[float, int]] = {}
@@ -142,7 +179,7 @@ class Pool:
                 raise RegistrationConflictError(uuid, f"this adapter has ended ({known.reason})")
             if known.fields != registration.fields():
                 raise RegistrationConflictError(uuid, "already registered with other data")
-            self.seen(known)
+            known.seen = self._clock.monotonic()
             return known
         adapter = Adapter(
             uuid,
@@ -170,6 +207,9 @@ class Pool:
             adapter.quarantined = True
             logger.warning("the %s adapter %s is %s", adapter.type, uuid, adapter.paused)
         self._free[uuid] = adapter
+        self._silent.add(adapter)
+        for oldest in self._silent.surplus():
+            self.lose(self._adapters[oldest], "registered, but never polled, as many others do")
         self._on_change()
         return adapter
 
@@ -203,6 +243,7 @@ class Pool:
     def seen(self, adapter: Adapter) -> None:
         """Note that an adapter gave a sign of life."""
         adapter.seen = self._clock.monotonic()
+        self._silent.discard(adapter.uuid)
 
     def acquire(self, lease: Lease) -> None:
         """Lease the adapters of an attempt, all or none.
@@ -216,9 +257,11 @@ class Pool:
             adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
             self.leases[adapter.program] += 1
+            _prune(self.leases)
             for what in ("adapter", "process"):
                 self._missing.pop((adapter.program, what), None)
             del self._free[adapter.uuid]
+            self._silent.discard(adapter.uuid)
             self._emit(adapter, AdapterLeased(adapter=adapter.uuid, registration=adapter.fields))
 
     def release(self, lease: Lease, reason: str) -> None:
@@ -310,6 +353,7 @@ class Pool:
                 continue
             if role in faulty:
                 self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1
+                _prune(self._failed_in_a_row)
             else:
                 self._failed_in_a_row.pop(program, None)
 
@@ -414,15 +458,14 @@ class Pool:
             if self._live[adapter.program] == 0:
                 del self._live[adapter.program]
                 self._exited[adapter.program] = self._clock.monotonic(), adapter.cases
-            while len(self._exited) > _REMEMBERED:
-                del self._exited[next(iter(self._exited))]
+            _prune(self._exited)
         adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)
-        self._ended[adapter.uuid] = None
-        while len(self._ended) > _REMEMBERED:
-            oldest = next(iter(self._ended))
-            del self._ended[oldest], self._adapters[oldest]
+        self._silent.discard(adapter.uuid)
+        self._ended.add(adapter)
+        for oldest in self._ended.surplus():
+            del self._adapters[oldest]
 
     def _note(self, message: str, adapter: Adapter | None = None) -> None:
         uuid = adapter.uuid if adapter is not None else None

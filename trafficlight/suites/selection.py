@@ -18,9 +18,12 @@ from trafficlight.server_types import ServerType
 from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
 from trafficlight.suites.yaml_files import FAILED_CASES, ExpectedFailure, read_yaml, texts
-from trafficlight.text import first_problem
+from trafficlight.text import count, first_problem
 
 Predicate: TypeAlias = Callable[[str], bool]
+
+MOST_CASES = 250_000
+"""The cases that a session can have, repetitions included."""
 
 _TOKEN = re.compile(r"""\s*(?:(?P<sign>[()])|"(?P<quoted>[^"]*)"|(?P<word>[^\s()"]+))""")
 _OPERATORS = frozenset({"and", "or", "not"})
@@ -45,7 +48,9 @@ class Selection(BaseModel):
     only: list[str] | None = Field(default=None, description="The ids of the only cases.")
     sample: int | None = Field(default=None, ge=1, description="Only this many cases, chosen by `seed`.")
     seed: int = Field(default=0, description="Chooses the sample.")
-    repeat: int = Field(default=1, ge=1, description="How often each case runs.")
+    repeat: int = Field(
+        default=1, ge=1, description="How often each case runs; at most 250,000 cases in all."
+    )
     shard: tuple[int, int] | None = Field(
         default=None, description="The part, from 1, and the number of parts."
     )
@@ -75,7 +80,7 @@ class Selection(BaseModel):
     def among(self, cases: Sequence[Case]) -> list[Case]:
         """Return the selected cases, in their order; repetitions follow one another.
 
-        :raises UsageError: a case in `only` does not exist.
+        :raises UsageError: a case in `only` does not exist, or they are too many.
         """
         if self.keyword:
             means = read_expression(self.keyword)
@@ -84,6 +89,10 @@ class Selection(BaseModel):
             cases = _by_id(cases, self.only)
         if self.sample is not None:
             cases = _sample(cases, self.sample, self.seed)
+        if len(cases) * self.repeat > MOST_CASES:
+            asked = count(len(cases), "case")
+            asked += f", {self.repeat:,} times each," if self.repeat > 1 else ""
+            raise UsageError(f"{asked} are more than one session can have: {MOST_CASES:,}")
         if self.repeat > 1:
             cases = [
                 case if number == 1 else replace(case, id=f"{case.id}#{number}")

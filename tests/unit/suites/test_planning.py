@@ -306,6 +306,11 @@ def test_repetitions_have_ids_of_their_own(tree: Path) -> None:
     ]
 
 
+def test_too_many_repetitions_are_refused_before_they_are_made(tree: Path) -> None:
+    with pytest.raises(UsageError, match=r"1 case, 1,000,000,000 times each, are more than .*: 250,000"):
+        ids(f"{tree}/other_test.py", repeat=10**9)
+
+
 def test_the_same_seed_chooses_the_same_sample(tree: Path) -> None:
     samples = {tuple(ids(tree, sample=3, seed=seed)) for seed in range(20)}
     assert {len(sample) for sample in samples} == {3}

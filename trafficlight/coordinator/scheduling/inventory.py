@@ -73,11 +73,13 @@ class AvailableAdapter:
     :param key: its UUID.
     :param registration: the registration as it was sent.
     :param rank: adapters of a lower rank are taken first.
+    :param alike: the same text for equal registrations, and for no others; empty if it is not known.
     """
 
     key: str
     registration: Mapping[str, Any]
     rank: int = 0
+    alike: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class AdapterInventory:
 
     def _mask(self, adapter: AvailableAdapter) -> TypeMask:
         # Programs of one kind register alike: evaluating match() once for all of them is much faster.
-        registration = repr(adapter.registration)
+        registration = adapter.alike or repr(adapter.registration)
         mask = self._masks.get(registration)
         if mask is None:
             mask = sum(bit for bit in self._kinds if self._matches(bit, adapter))

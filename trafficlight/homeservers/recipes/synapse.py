@@ -161,6 +161,8 @@ def synapse_config(place: Place) -> dict[str, Any]:
         "ip_range_blacklist": [],
         "url_preview_enabled": False,
         "presence": {"enabled": False},
+        # A client that starts again must not get the first sync of its previous life.
+        "caches": {"sync_response_cache_duration": 0},
         # Both are dehydrated devices, and Synapse refuses to start with both enabled.
         "experimental_features": {"msc3814_enabled": True, "msc2697_enabled": False},
         "federation": {
