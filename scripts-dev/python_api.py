@@ -69,7 +69,7 @@ def python_api() -> str:
 
 def _section(heading: str, module: ModuleType, names: list[str]) -> Iterator[str]:
     yield f"## {heading}\n"
-    yield f"```python\nfrom {module.__name__} import {', '.join(names)}\n```\n"
+    yield f"Import from `{module.__name__}`.\n"
     brief: list[type] = []
     for name in names:
         found = getattr(module, name)
