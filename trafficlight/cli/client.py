@@ -55,10 +55,7 @@ class CoordinatorUnreachableError(TrafficlightError):
 
 
 class CoordinatorRefusedError(UsageError):
-    """The coordinator refused the request.
-
-    :param status: the HTTP status.
-    """
+    """The coordinator refused the request."""
 
     def __init__(self, status: int, message: str) -> None:
         self.status = status

@@ -334,7 +334,6 @@ _LOOK = 0.5
 async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> AsyncIterator[bytes]:
     """Yield a session's events, one JSON object a line, until it has ended and its results are complete.
 
-    :param folder: the session's.
     :param after: the sequence number of the last event that is known already; 0 for all.
     :param follow: whether to wait for more; otherwise it ends with the last event that there is now.
     """

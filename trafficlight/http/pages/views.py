@@ -48,7 +48,6 @@ class SessionRow:
     """A session in a list.
 
     :ivar state: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
-    :ivar counts: the number of cases per status.
     :ivar seconds: its duration; None until it has ended.
     """
 
@@ -167,10 +166,7 @@ def _copied(attempt: AttemptRecord) -> AttemptRecord:
 
 
 def attempt_views(folder: Path, case: CaseRecord) -> list[AttemptView]:
-    """Return the attempts of a case, the latest first. Reads the disk.
-
-    :param folder: the session's folder.
-    """
+    """Return the attempts of a case, the latest first. Reads the disk."""
     return [
         attempt_view(attempt, _files(folder, attempt), _log(folder / attempt.folder / "log.info"))
         for attempt in reversed(case.attempts)
