@@ -1,7 +1,7 @@
 """Text for people and for XML: truncation, escaping, and how durations, sizes and times are written."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,14 @@ def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
             return file.read(limit).decode(errors="replace")
     except OSError:
         return ""
+
+
+def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield a line for each row, with its cells below those of the other rows."""
+    table = list(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def count(number: int, noun: str) -> str:

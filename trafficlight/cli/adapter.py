@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from trafficlight.protocol import TOKEN_VARIABLES
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -39,7 +41,7 @@ _HOSTING = (
         "--url",
         envvar="TRAFFICLIGHT_URL",
         required=True,
-        help="The coordinator's URL, e.g. http://127.0.0.1:5000.",
+        help="The coordinator's URL, e.g. http://127.0.0.1:5000. Also: TRAFFICLIGHT_URL.",
     ),
     click.option(
         "--count",
@@ -48,7 +50,11 @@ _HOSTING = (
         show_default=True,
         help="The number of clients in this process.",
     ),
-    click.option("--token", envvar="ADAPTER_TOKEN", help="The coordinator's ADAPTER_TOKEN, if it has one."),
+    click.option(
+        "--token",
+        envvar=TOKEN_VARIABLES,
+        help="The coordinator's ADAPTER_TOKEN, if it has one. Also: TRAFFICLIGHT_ADAPTER_TOKEN.",
+    ),
     click.option("--once", is_flag=True, help="Exit after one case instead of registering again."),
 )
 
@@ -114,7 +120,10 @@ def _check_url(url: str) -> None:
     help="The data of the action. Default: the example of the action catalogue, or none.",
 )
 @click.option("--hold", type=float, default=3.0, show_default=True, help="Seconds that a poll is held.")
-@click.option("--token", help="Require this registration token; the adapter gets it as ADAPTER_TOKEN.")
+@click.option(
+    "--token",
+    help="Require this registration token; the adapter gets it as TRAFFICLIGHT_ADAPTER_TOKEN.",
+)
 def check(
     program: str | None,
     driver: str | None,

@@ -21,6 +21,11 @@ _COMMANDS = {
     "serve": "Run a coordinator for adapters that run elsewhere.",
     "submit": "Start a session on a running coordinator.",
     "watch": "Follow a session of a running coordinator.",
+    "sessions": "List the sessions of a running coordinator.",
+    "cancel": "Cancel a session of a running coordinator, or one of its cases.",
+    "adapters": "List the adapters of a running coordinator.",
+    "pause": "Give adapters of a running coordinator no new case.",
+    "resume": "Let paused or quarantined adapters have cases again.",
     "collect": "List the cases that would run.",
     "adapter": "Run a built-in adapter, or check your own.",
     "actions": "List the actions of adapters.",
@@ -28,6 +33,8 @@ _COMMANDS = {
     "homeserver": "Start temporary homeservers.",
     "doctor": "Check this machine and the settings, and suggest fixes.",
 }
+# The modules of subcommands that share one with another subcommand.
+_SHARED = {"cancel": "sessions", "pause": "adapters", "resume": "adapters"}
 
 
 class _Lazy(click.Group):
@@ -39,8 +46,9 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"trafficlight.cli.{cmd_name}")
-        command: click.Command = module.command
+        shared = _SHARED.get(cmd_name)
+        module = importlib.import_module(f"trafficlight.cli.{shared or cmd_name}")
+        command: click.Command = getattr(module, cmd_name if shared else "command")
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

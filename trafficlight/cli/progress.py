@@ -4,15 +4,16 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
-from trafficlight.results.case import CaseRecord
+from trafficlight.results.case import INTERRUPTED, CaseRecord
 from trafficlight.results.events import FINAL, CaseEnded, CaseState, CaseWaits, State
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import count, duration, escape_control, single_line
@@ -43,6 +44,27 @@ def print_header(console: Console, text: str, url: str) -> None:
     console.print(f"{text}{between}{url}", soft_wrap=True, markup=False)
 
 
+@contextmanager
+def show_work(console: Console, what: str, *, live: bool) -> Iterator[None]:
+    """Show what is being done, and that it goes on."""
+    if not live:
+        yield
+        return
+    spinner = Spinner("dots", Text(what, "dim"))
+    with _live(console, lambda: spinner):
+        yield
+
+
+def _live(console: Console, render: Callable[[], RenderableType]) -> Live:
+    return Live(
+        get_renderable=render,
+        console=console,
+        refresh_per_second=8,
+        transient=True,
+        redirect_stderr=sys.stderr.isatty(),
+    )
+
+
 class Progress:
     """Prints the progress of a session, as a reader of the journal.
 
@@ -68,13 +90,7 @@ class Progress:
         if not self._live:
             yield
             return
-        with Live(
-            get_renderable=self._now,
-            console=self._console,
-            refresh_per_second=8,
-            transient=True,
-            redirect_stderr=sys.stderr.isatty(),
-        ):
+        with _live(self._console, self._now):
             yield
 
     def __call__(self, event: CaseState | CaseWaits | CaseEnded) -> None:
@@ -93,7 +109,11 @@ class Progress:
                 self._line(case, case.state, "")
         else:
             self._since.pop(case.id, None)
-            self._line(case, event.state, duration(event.seconds))
+            if event.phase == INTERRUPTED and event.will_retry:
+                why = "interrupted: the coordinator exited; the case runs again"
+                self._print(Text(f"  {self._name(case.id)}   {why}", style="dim"))
+            else:
+                self._line(case, event.state, duration(event.seconds))
 
     def _line(self, case: CaseRecord, state: State, took: str) -> None:
         self._print(Text.assemble(f"  {self._name(case.id)}   ", (f"{state:<9}", _STYLES[state]), took))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from trafficlight.cli.debugging import debug
 from trafficlight.cli.options import lab_options, load_settings, selection_options
-from trafficlight.cli.progress import Progress, is_live, print_header
+from trafficlight.cli.progress import Progress, is_live, print_header, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.supervisor import programs_of
@@ -68,24 +68,29 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool) -
         console.print(f"  {line}", style="dim", markup=False, soft_wrap=True)
 
     on_failure = functools.partial(debug, post_mortem=post_mortem)
+    # A debugger and what tests print need the terminal.
+    live = is_live(console) and settings.workers != 0
+    working = functools.partial(show_work, console, live=live)
     async with AsyncExitStack() as stack:
         lab, url = await stack.enter_async_context(lab_serving(settings, tell, on_failure=on_failure))
-        planned = await lab.plan(request)
+        with working("collecting tests"):
+            planned = await lab.plan(request)
         folder = await lab.new_folder()
         cases = count(len(planned.cases), "case")
         header = f"trafficlight {VERSION} · session {folder.id} · {cases}"
         print_header(console, header, f"{url}/status")
+        programs = programs_of(settings.adapters, planned.cases)
         others = settings.port != 0  # no other adapter knows the port otherwise
-        running = adapters_running(lab, url, folder.path / "adapters", others=others)
+        running = adapters_running(lab, url, programs, folder.path / "adapters", others=others)
         await stack.enter_async_context(running)
         stack.enter_context(stopping_on_signals(lab))
         try:
-            session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
+            with working("preparing homeservers"):
+                session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
         except BaseException:
             await asyncio.to_thread(folder.finish)
             raise
-        # A debugger and what tests print need the terminal.
-        progress = Progress(session.record, console, live=is_live(console) and settings.workers != 0)
+        progress = Progress(session.record, console, live=live)
         shown = (CaseState, CaseWaits, CaseEnded)
         stack.callback(lab.journal.subscribe(progress, shown, session=session.id))
         with progress.shown():

@@ -7,10 +7,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from trafficlight.clock import Clock, cooperative
+from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
 from trafficlight.coordinator.pool import Pool
+from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
@@ -94,12 +95,12 @@ class Engine:
         plan: Plan,
         options: SessionOptions,
         *,
-        unstartable_reason: Callable[[Case], str | None] = lambda _: None,
+        preparation: Preparation | None = None,
         earlier: Iterable[Event] | None = None,
     ) -> Session:
         """Add a session; its cases start as soon as they can.
 
-        :param unstartable_reason: why a case cannot be started; it ends as an error at once.
+        :param preparation: what its homeservers share; the session stops it at its end.
         :param earlier: the events of an unfinished session of an earlier coordinator, which is resumed.
         """
         session = await self._open(folder, plan, options)
@@ -108,9 +109,6 @@ class Engine:
                 await session.restore(earlier)
             # In a thread, because it searches the PATH; and once for each homeserver.
             await session.begin(await asyncio.to_thread(self._unsupported, plan))
-            async for case in cooperative(plan.cases):
-                if case.id in session.waiting and (why := unstartable_reason(case)) is not None:
-                    session.end_waiting(case.id, State.ERROR, why)
         except BaseException:
             if earlier is None:
                 session.cancel("cancelled before it started")
@@ -118,6 +116,8 @@ class Engine:
             else:
                 await session.release()
             raise
+        if preparation is not None:
+            session.preparation, preparation.on_change = preparation, self.wake
         self.sessions[session.id] = session
         self._admit(session)
         return session
@@ -387,7 +387,7 @@ class Engine:
         open_ones = [session for session in self.sessions.values() if not session.stopped]
         self.stalled.observe(
             running=len(self._running),
-            waiting=sum(len(session.waiting) for session in open_ones),
+            waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
             reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
         )
 

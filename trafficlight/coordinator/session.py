@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.clock import Clock, cooperative
+from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED
@@ -100,6 +101,8 @@ class Session:
         #: The cases that wait, by what they need.
         self.waiting = WaitingCases(self.id)
         self.running: set[str] = set()
+        #: What its homeservers share, while it may not be installed; None if nothing is missing.
+        self.preparation: Preparation | None = None
         self._journal = journal
         self._clock = clock
         #: Why no more cases start; empty while they may.
@@ -229,7 +232,12 @@ class Session:
     @property
     def startable(self) -> list[WaitingGroup]:
         """The groups of cases that may start; empty once the session is stopped."""
-        return [] if self.stopped else self.waiting.groups
+        if self.stopped:
+            return []
+        if (preparation := self.preparation) is None:
+            return self.waiting.groups
+        missing = preparation.pending.union(preparation.problems)
+        return [group for group in self.waiting.groups if missing.isdisjoint(group.server_types)]
 
     def start(self, case: str) -> WaitingCase:
         """Move a case from waiting to running."""
@@ -256,6 +264,7 @@ class Session:
         for group in self.waiting.groups:
             if self.stopped:
                 break
+            expired = await self._check_prepared(group, now) or expired
             patience = adapters_deadline
             if all_registered and group.no_adapter_since is not None:
                 first = next(iter(group.cases.values())).case
@@ -275,6 +284,22 @@ class Session:
                 self._tell_why(list(group.cases), reason)
         return expired
 
+    async def _check_prepared(self, group: WaitingGroup, now: float) -> bool:
+        """Note that a group waits for homeservers to be prepared; end its cases if they cannot be."""
+        if (preparation := self.preparation) is None:
+            return False
+        if problem := next(
+            (preparation.problems[one] for one in group.server_types if one in preparation.problems), ""
+        ):
+            async for case in cooperative(list(group.cases)):
+                if case in group.cases and not self.stopped:
+                    self.end_waiting(case, State.ERROR, problem, phase="prepare")
+            return True
+        if pending := sorted(preparation.pending.intersection(group.server_types)):
+            reason = f"{' and '.join(pending)} {'are' if len(pending) > 1 else 'is'} being prepared"
+            group.note_waiting(reason, now, unsatisfiable=False, no_adapter=False)
+        return False
+
     def _tell_why(self, cases: Sequence[str], reason: str) -> None:
         """Record why cases wait, in few events: there may be thousands of cases."""
         for first in range(0, len(cases), _IN_ONE_EVENT):
@@ -284,7 +309,7 @@ class Session:
     def end_waiting(self, case: str, state: State, message: str, *, phase: str = "waiting") -> None:
         """End a waiting case without an attempt.
 
-        :param phase: ``waiting``, or ``prepare`` if the lab does not support the case.
+        :param phase: ``waiting``, or ``prepare`` if the lab cannot provide what the case needs.
         """
         self.waiting.remove(case)
         self._end(case, None, Verdict(state, message, phase=phase), 0.0)
@@ -341,6 +366,7 @@ class Session:
 
     async def release(self) -> None:
         """Close its files without ending it, so that the next coordinator can resume it."""
+        await self._stop_preparation()
         self._unsubscribe()
         await asyncio.to_thread(self.writer.close)
 
@@ -350,6 +376,7 @@ class Session:
             await self.ended.wait()
             return
         self.closing = True
+        await self._stop_preparation()
         code = exit_code(self.record, interrupted=interrupted)
         counts = self.record.counts
         self._journal.append(
@@ -364,6 +391,10 @@ class Session:
             self.writer.incomplete = self.writer.incomplete or str(error)
         finally:
             self.ended.set()
+
+    async def _stop_preparation(self) -> None:
+        if self.preparation is not None:
+            await self.preparation.close()
 
     @property
     def exit_code(self) -> ExitCode:

@@ -17,6 +17,7 @@ from trafficlight.adapters.host.adapter import Drivers
 from trafficlight.adapters.host.driver import Driver, DriverError
 from trafficlight.adapters.sdk import Options
 from trafficlight.adapters.sdk.coordinator import Backoff
+from trafficlight.protocol import TOKEN_VARIABLES
 
 PROGRAM = Path(__file__).parent / "programs" / "driver.py"
 # Seconds; a busy machine starts a process slowly.
@@ -270,12 +271,13 @@ async def test_a_driver_started_ahead_that_fails_does_not_count(tmp_path: Path) 
 
 
 async def test_the_environment_of_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ADAPTER_TOKEN", "secret")
+    for name in TOKEN_VARIABLES:
+        monkeypatch.setenv(name, "secret")
     program = "import json, os; print(json.dumps({'type': 'x', 'all': dict(os.environ), 'cwd': os.getcwd()}))"
     driver = Driver(DriverCommand([sys.executable, "-c", program], {"SCREEN": "2"}, tmp_path))
     await driver.start()
     said = driver.hello.fields()
     assert said["cwd"] == str(tmp_path)
     assert said["all"]["SCREEN"] == "2"
-    assert "ADAPTER_TOKEN" not in said["all"]
+    assert said["all"].keys().isdisjoint(TOKEN_VARIABLES)
     await driver.remove()

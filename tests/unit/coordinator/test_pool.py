@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from trafficlight.cli.serve import Arrivals
 from trafficlight.coordinator import pool as pool_module
 from trafficlight.coordinator.adapter import AdapterState, RegistrationConflictError, UnknownAdapterError
 from trafficlight.errors import ActionError, AdapterError
@@ -318,3 +319,33 @@ class TestPrograms:
         assert adapter.channel.on_rivals is not None
         adapter.channel.on_rivals()
         assert "do two processes share one uuid?" in caplog.text
+
+
+class TestArrivals:
+    """What `serve` prints of the pool."""
+
+    def test_a_program_comes_and_leaves_once(self, yard: "PoolHarness") -> None:
+        lines: list[str] = []
+        arrivals = Arrivals(yard.pool, lines.append)
+        yard.journal.subscribe(arrivals, (AdapterRegistered,))
+        for number in range(7):
+            yard.adapter(f"u{number}", program=f"p{number}")
+        arrivals.look()
+        arrivals.look()
+        assert lines == ["7 adapter programs came: p0, p1, p2, p3, p4, and 2 more"]
+        # Most register again after each case.
+        yard.pool.end(yard.pool.get("u0"), "the case ended")
+        yard.clock.elapsed += 20
+        arrivals.look()
+        yard.adapter("again", program="p0")
+        arrivals.look()
+        assert len(lines) == 1
+        yard.pool.lose(yard.pool.get("again"), "gave no sign of life")
+        yard.clock.elapsed += 31
+        arrivals.look()
+        arrivals.look()
+        assert len(lines) == 2
+        assert lines[1].startswith("1 adapter program left: p0 (gave no sign of life")
+        yard.adapter("back", program="p0")
+        arrivals.look()
+        assert lines[2] == "1 adapter program came: p0"

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from trafficlight.adapters.conformance.program import Program
 from trafficlight.adapters.conformance.results import CheckOptions, Level, Results
 from trafficlight.adapters.conformance.scripted import Reply, ScriptedAdapter, ScriptedCoordinator
-from trafficlight.protocol import EXIT, IDLE, ErrorReport, JsonObject, Registration
+from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ErrorReport, JsonObject, Registration
 from trafficlight.text import first_problem
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ async def check(command: str, options: CheckOptions | None = None) -> Results:
     folder = await asyncio.to_thread(TemporaryDirectory, prefix="trafficlight-check-")
     try:
         async with coordinator:
-            environment = {"ADAPTER_TOKEN": chosen.token} if chosen.token else {}
+            environment = dict.fromkeys(TOKEN_VARIABLES, chosen.token) if chosen.token else {}
             log = Path(folder.name) / "output.txt"
             try:
                 program = Program(command, coordinator.url, log, coordinator.tell, environment)

@@ -19,7 +19,7 @@ class CheckOptions:
     :param grace: seconds for everything else: an answer, coming back after an exit or a restart.
     :param idle_delay: seconds that an idle answer asks to wait for the next poll.
     :param away: seconds that the coordinator is away when it restarts.
-    :param token: a shared registration token to require; it is handed over as ``ADAPTER_TOKEN``.
+    :param token: a shared registration token to require; it is handed over as ``TRAFFICLIGHT_ADAPTER_TOKEN``.
     """
 
     action: str | None = None

@@ -193,7 +193,8 @@ async def serve_driver(
     :param command: how to start a driver.
     :param url: the coordinator's base URL.
     :param count: how many to host at the same time.
-    :param token: the shared registration token; by default ``ADAPTER_TOKEN`` of the environment.
+    :param token: the shared registration token; by default
+        ``TRAFFICLIGHT_ADAPTER_TOKEN`` of the environment.
     :param once: exit after one registration of each instead of registering again.
     :param options: timing, where the defaults do not fit.
     :raises DriverError: a driver does not start.

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from trafficlight.errors import LabError
 from trafficlight.processes import describe_exit, run_to_completion, with_parent_death_signal
-from trafficlight.protocol import JsonObject, Registration
+from trafficlight.protocol import TOKEN_VARIABLES, JsonObject, Registration
 from trafficlight.text import first_problem, read_tail
 
 # Bytes of a line; the coordinator accepts 16 MiB.
@@ -30,7 +30,7 @@ _LAST_OUTPUT = 0.5
 # Bytes and lines of the log that an error shows.
 _TAIL, _TAIL_LINES = 2000, 10
 # For the host only.
-_NOT_INHERITED = frozenset({"ADAPTER_TOKEN", "TRAFFICLIGHT_URL", "trafficlightURL", "TRAFFICLIGHT_INSTANCE"})
+_NOT_INHERITED = frozenset({*TOKEN_VARIABLES, "TRAFFICLIGHT_URL", "trafficlightURL", "TRAFFICLIGHT_INSTANCE"})
 
 
 class DriverError(LabError):

@@ -22,7 +22,7 @@ from trafficlight.adapters.sdk.adapter import (
 )
 from trafficlight.adapters.sdk.coordinator import Coordinator, Options
 from trafficlight.errors import LabError
-from trafficlight.protocol import EXIT, IDLE, ActionMessage, JsonObject
+from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ActionMessage, JsonObject
 from trafficlight.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -204,14 +204,15 @@ async def run(
     :param factory: makes an adapter; usually the class itself.
     :param url: the coordinator's base URL.
     :param count: how many adapters to run at the same time in this process.
-    :param token: the shared registration token; by default ``ADAPTER_TOKEN`` of the environment.
+    :param token: the shared registration token; by default
+        ``TRAFFICLIGHT_ADAPTER_TOKEN`` of the environment.
     :param once: end after the first registration of each adapter.
     :param options: timing, where the defaults do not fit.
     :raises RegistrationRefusedError: the coordinator refused them.
     :raises CoordinatorUnreachableError: it did not answer for ``options.patience`` seconds.
     """
     chosen = options or Options()
-    shared = token or os.environ.get("ADAPTER_TOKEN") or None
+    shared = token or next(filter(None, map(os.environ.get, TOKEN_VARIABLES)), None)
     agent = {"User-Agent": f"trafficlight-adapter/{VERSION}"}
     # Held polls occupy a connection each, so there must be no limit on them.
     connector = aiohttp.TCPConnector(limit=0)
