@@ -13,7 +13,7 @@ import click
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import Program, SupervisedProgram, Supervisor
+from trafficlight.coordinator.supervisor import Program, Supervisor
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
@@ -81,33 +81,13 @@ async def adapters_running(
     """
     pool = lab.engine.pool
 
-    def exited(program: SupervisedProgram, ending: str) -> bool:
-        return pool.process_exited(program.instance, ending)
-
-    def failed(program: SupervisedProgram, why: str) -> None:
-        registration = pool.registration_of(program.instance)
-        pool.note_missing(program.instance, "process", why, registration)
-
-    def adapters_deadline() -> float:
-        programs = (pool.registration_of(program.instance) for program in supervisor.programs)
-        return lab.settings.queue_deadline if None in programs else _AWAY
-
-    def all_failed() -> bool:
-        there = [one for one in supervisor.programs if pool.has(one.instance)]
-        missing = [one for one in supervisor.programs if one not in there]
-        return bool(missing) and all(one.failed for one in missing)
-
-    def since_exit(program: SupervisedProgram) -> float | None:
-        return pool.since_exit(program.instance)
-
     token = secret_of(lab.settings.adapter_token)
-    supervisor = await asyncio.to_thread(
-        Supervisor, programs, url, folder, exited, failed, since_exit, token=token
-    )
+    supervisor = await asyncio.to_thread(Supervisor, programs, url, folder, pool, token=token)
     if not others:
-        lab.engine.programs_failed = all_failed
+        lab.engine.programs_failed = supervisor.all_failed
         if "queue_deadline" not in lab.settings.model_fields_set:
-            lab.engine.adapters_deadline = adapters_deadline
+            usual = lab.settings.queue_deadline
+            lab.engine.adapters_deadline = lambda: _AWAY if supervisor.all_registered() else usual
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
