@@ -380,7 +380,7 @@ def _write_attempt(path: Path, attempt: AttemptRecord) -> None:
         return
     folder.create()
     for target, debug in ((folder.log_info, False), (folder.log_debug, True)):
-        parts = [render_timeline(attempt, debug=debug)]
+        parts = [render_timeline(attempt, debug=debug, times=True)]
         if attempt.state in (State.FAILURE, State.ERROR):
             trace = trimmed_traceback(attempt.traceback)
             parts += [escape_control(attempt.message), *(["\n".join(trace)] if trace else [])]
