@@ -95,7 +95,8 @@ class Progress:
     def __call__(self, event: CaseState | CaseWaits | CaseEnded) -> None:
         """Show that a case started or ended, or why cases wait while none runs."""
         if isinstance(event, CaseWaits):
-            if not self._live and not self._since and event.reason != self._told:
+            idle = not self._since and not self._record.stopped
+            if not self._live and idle and event.reason != self._told:
                 self._told = event.reason
                 cases = count(len(event.cases), "case")
                 self._print(Text(f"  {cases} waiting: {single_line(escape_control(event.reason))}", "dim"))

@@ -18,6 +18,7 @@ from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
+from trafficlight.text import without_credentials
 from trafficlight.worker.execution import OnFailure
 
 # Seconds that adapters have to upload files and exit after the last case.
@@ -30,8 +31,8 @@ _AT_ONCE = 0.5
 
 
 def command_line() -> str:
-    """Return the command line of this process."""
-    return shlex.join(["trafficlight", *sys.argv[1:]])
+    """Return the command line of this process, without the passwords in its URLs."""
+    return without_credentials(shlex.join(["trafficlight", *sys.argv[1:]]))
 
 
 @asynccontextmanager

@@ -303,7 +303,12 @@ class Engine:
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
         session = self.sessions[attempt.session]
-        if session.options.exit_first and session.stopped and not attempt.began and not attempt.cancel_reason:
+        if (
+            session.options.max_failures
+            and session.stopped
+            and not attempt.began
+            and not attempt.cancel_reason
+        ):
             return Verdict(State.SKIPPED, session.stopped, phase="waiting")
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"

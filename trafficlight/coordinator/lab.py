@@ -282,7 +282,7 @@ class Lab:
             return Expected(entry.reason, entry.link) if entry is not None else None
 
         return SessionOptions(
-            exit_first=request.exit_first,
+            max_failures=1 if request.exit_first else request.max_failures,
             deflake=request.deflake,
             expected=expected,
             command=command,
