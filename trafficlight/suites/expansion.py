@@ -129,7 +129,7 @@ def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> 
     raise TestFileError(path, None, f"{class_name} no longer names {type_name} for the role {role!r}")
 
 
-# A worker runs many cases of one test, one after the other.
+# A worker expands a test before it forks the processes of its cases.
 @functools.lru_cache(maxsize=4)
 def _matrix(cls: type[Any], class_name: str, method: str, path: Path, file: str, overrides: str) -> "_Matrix":
     roles = read_roles(cls, SourceLines(path))
