@@ -369,7 +369,7 @@ async def test_an_adapter_class_is_a_driver() -> None:
             assert (await do(adapter, "count"))["count"] == 2
             error = await error_of(adapter, "fail")
             assert error["type"] == "adapter"
-            assert "its data do not fit: by: Field required" in error["details"]
+            assert "its data do not fit: by: is missing" in error["details"]
             following = await coordinator.registered(2, timeout=PATIENCE)
             error = await error_of(following, "fail", by=1)
             assert error["type"] == "action"

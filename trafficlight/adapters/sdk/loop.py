@@ -102,7 +102,7 @@ class _Registration:
         except Exception as error:
             body = body_of(error)
             if body.type == "adapter":
-                logger.exception("%s: %s went wrong", self._coordinator.uuid, message.action)
+                logger.error("%s: %s: %s", self._coordinator.uuid, message.action, body.details)
             await self._report(body, message)
         else:
             if message.id is not None:
