@@ -99,7 +99,7 @@ class _Registration:
                     stopped = "the adapter was stopped during this action"
                     await self._report(ErrorBody(type="adapter", details=stopped), message)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is reported
             body = body_of(error)
             if body.type == "adapter":
                 logger.error("%s: %s: %s", self._coordinator.uuid, message.action, body.details)
