@@ -13,11 +13,12 @@ import click
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import Program, SupervisedProgram, Supervisor
+from trafficlight.coordinator.supervisor import Program, Supervisor
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
+from trafficlight.text import without_credentials
 from trafficlight.worker.execution import OnFailure
 
 # Seconds that adapters have to upload files and exit after the last case.
@@ -30,8 +31,8 @@ _AT_ONCE = 0.5
 
 
 def command_line() -> str:
-    """Return the command line of this process."""
-    return shlex.join(["trafficlight", *sys.argv[1:]])
+    """Return the command line of this process, without the passwords in its URLs."""
+    return without_credentials(shlex.join(["trafficlight", *sys.argv[1:]]))
 
 
 @asynccontextmanager
@@ -76,38 +77,17 @@ async def adapters_running(
 ) -> AsyncIterator[None]:
     """Keep adapter programs running.
 
-    :param folder: receives their output.
     :param others: whether adapters that run elsewhere may register as well.
     """
     pool = lab.engine.pool
 
-    def exited(program: SupervisedProgram, ending: str) -> bool:
-        return pool.process_exited(program.instance, ending)
-
-    def failed(program: SupervisedProgram, why: str) -> None:
-        registration = pool.registration_of(program.instance)
-        pool.note_missing(program.instance, "process", why, registration)
-
-    def adapters_deadline() -> float:
-        programs = (pool.registration_of(program.instance) for program in supervisor.programs)
-        return lab.settings.queue_deadline if None in programs else _AWAY
-
-    def all_failed() -> bool:
-        there = [one for one in supervisor.programs if pool.has(one.instance)]
-        missing = [one for one in supervisor.programs if one not in there]
-        return bool(missing) and all(one.failed for one in missing)
-
-    def since_exit(program: SupervisedProgram) -> float | None:
-        return pool.since_exit(program.instance)
-
     token = secret_of(lab.settings.adapter_token)
-    supervisor = await asyncio.to_thread(
-        Supervisor, programs, url, folder, exited, failed, since_exit, token=token
-    )
+    supervisor = await asyncio.to_thread(Supervisor, programs, url, folder, pool, token=token)
     if not others:
-        lab.engine.programs_failed = all_failed
+        lab.engine.programs_failed = supervisor.all_failed
         if "queue_deadline" not in lab.settings.model_fields_set:
-            lab.engine.adapters_deadline = adapters_deadline
+            usual = lab.settings.queue_deadline
+            lab.engine.adapters_deadline = lambda: _AWAY if supervisor.all_registered() else usual
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield

@@ -22,7 +22,7 @@ from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, 
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
-from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
+from trafficlight.coordinator.workers.planner import Planner, WorkerPlanner, plan_in_process
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import (
     ConfigError,
@@ -176,7 +176,7 @@ class Lab:
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await race(self.planner.plan(targets, request, patterns=patterns), self._shut_down())
+        planned = await race(self.planner(targets, request, patterns), self._shut_down())
         if not planned.cases and not planned.problems:
             if targets and all(Path(target).name == FAILED_CASES for target in targets):
                 raise NothingFailedError(f"nothing to run: {' and '.join(targets)} lists no failed case")
@@ -282,7 +282,7 @@ class Lab:
             return Expected(entry.reason, entry.link) if entry is not None else None
 
         return SessionOptions(
-            exit_first=request.exit_first,
+            max_failures=1 if request.exit_first else request.max_failures,
             deflake=request.deflake,
             expected=expected,
             command=command,
@@ -361,8 +361,8 @@ async def _executor(
     if settings.workers == 0:
         stack.enter_context(capturing(shown=True))
         run_test = functools.partial(execute_in_process, clock=clock, on_failure=on_failure)
-        return None, run_test, InProcessPlanner(), None
+        return None, run_test, plan_in_process, None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))
-    return pool, pool.execute, WorkerPlanner(pool, deadline, matches, clock=clock), matches
+    return pool, pool.execute, WorkerPlanner(pool, deadline, matches, clock=clock).plan, matches

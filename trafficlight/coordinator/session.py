@@ -15,7 +15,7 @@ from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.errors import TestFileError
-from trafficlight.results.case import INTERRUPTED
+from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
     CaseEnded,
@@ -52,7 +52,7 @@ _IN_ONE_EVENT = 200
 class SessionOptions:
     """How a session is to be run.
 
-    :param exit_first: whether the first failure or error ends it.
+    :param max_failures: how many failures and errors end it; None for no limit.
     :param deflake: how often a case that failed unexpectedly is tried again.
     :param expected: why a case is expected to fail, by its id; None for those that are not.
     :param command: how it was started, for the record.
@@ -63,10 +63,9 @@ class SessionOptions:
     :param deadline: seconds that the session may take; None for no limit.
     :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
         limit.
-    :param reporters: plug-ins to call.
     """
 
-    exit_first: bool = False
+    max_failures: int | None = None
     deflake: int = 0
     expected: Callable[[str], Expected | None] = lambda _: None
     command: str = ""
@@ -83,9 +82,6 @@ class Session:
     """One execution of the cases of a plan.
 
     :param folder: where its results go; its name is the session's id.
-    :param plan: the cases, and the test files that cannot run.
-    :param journal: where everything that happens is recorded.
-    :param options: how it is to be run.
     """
 
     def __init__(
@@ -333,10 +329,16 @@ class Session:
         if again:
             now = self._clock.monotonic()
             self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))
-        elif counts and not by_hand and self.options.exit_first:
-            self._stop_permanently(
-                f"{id} ended in {verdict.state} and the first failure was to end the session"
-            )
+        elif counts and not by_hand and self._has_failed_enough():
+            most = self.options.max_failures
+            which = "the first failure was" if most == 1 else f"{most} failures were"
+            self._stop_permanently(f"{id} ended in {verdict.state} and {which} to end the session")
+
+    def _has_failed_enough(self) -> bool:
+        if self.options.max_failures is None:
+            return False
+        outcomes = self.record.outcomes
+        return outcomes[Outcome.FAILURE] + outcomes[Outcome.ERROR] >= self.options.max_failures
 
     def stop(self, reason: str) -> None:
         """Start no more cases."""
