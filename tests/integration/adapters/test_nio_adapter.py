@@ -391,14 +391,20 @@ async def test_homeserver_that_hangs_is_the_clients_failure(users: list[User]) -
         await alice.server.operate("unpause")
 
 
-async def test_exit_leaves_nothing_of_the_account(
-    coordinator: ScriptedCoordinator, users: list[User], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, from before the clients start."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+async def test_exit_leaves_nothing_of_the_account(
+    temporary: Path, coordinator: ScriptedCoordinator, users: list[User]
+) -> None:
     alice, _ = users
     await alice.do("register", **alice.account)
-    [store] = [name for name in os.listdir(tmp_path) if os.listdir(tmp_path / name)]
+    [store] = [name for name in os.listdir(temporary) if os.listdir(temporary / name)]
     await alice.adapter.exit()
     again = await coordinator.registered(3)
-    assert store not in os.listdir(tmp_path)
+    assert store not in os.listdir(temporary)
     assert "not logged in" in await User(again, alice.server, "alice").fails("create_room", name="tea")
