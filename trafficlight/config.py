@@ -253,6 +253,10 @@ class Settings(BaseModel):
         default=300.0,
         description="Seconds that a case waits while no registered adapter could fill one of its roles.",
     )
+    exit_deadline: Seconds = Field(
+        default=45.0,
+        description="Seconds that an adapter program has after `exit` to upload files and exit.",
+    )
     session_deadline: Seconds | None = Field(default=None, description="Seconds that a session may take.")
     grace: Seconds = Field(
         default=10.0, description="Seconds that running cases get to finish when the lab shuts down."

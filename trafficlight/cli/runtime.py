@@ -20,8 +20,6 @@ from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
 from trafficlight.worker.execution import OnFailure
 
-# Seconds that adapters have to upload files and exit after the last case.
-_LAST_UPLOADS = 15.0
 # Seconds between two registrations of one program; one that exits early is restarted after a pause.
 _AWAY = 30.0
 _LOOK = 0.1  # seconds
@@ -89,24 +87,35 @@ async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = T
 
     def adapters_deadline() -> float:
         programs = (pool.registration_of(program.instance) for program in supervisor.programs)
-        return lab.settings.queue_deadline if None in programs else _AWAY
+        if None in programs:
+            return lab.settings.queue_deadline
+        exiting = any(one.running and since_exit(one) is not None for one in supervisor.programs)
+        return _AWAY + (lab.settings.exit_deadline if exiting else 0.0)
 
     def all_failed() -> bool:
-        there = [one for one in supervisor.programs if pool.has(one.instance)]
-        missing = [one for one in supervisor.programs if one not in there]
-        return bool(missing) and all(one.failed for one in missing)
+        ours = {one.instance for one in supervisor.programs}
+        missing = [one for one in supervisor.programs if not pool.has(one.instance)]
+        elsewhere = any(one.program not in ours and pool.has(one.program) for one in pool)
+        return bool(missing) and all(one.failed for one in missing) and not elsewhere
 
     def since_exit(program: SupervisedProgram) -> float | None:
         return pool.since_exit(program.instance)
 
     programs, token = programs_of(lab.settings.adapters), secret_of(lab.settings.adapter_token)
     supervisor = await asyncio.to_thread(
-        Supervisor, programs, url, folder, exited, failed, since_exit, token=token
+        Supervisor,
+        programs,
+        url,
+        folder,
+        exited,
+        failed,
+        since_exit,
+        token=token,
+        exit_deadline=lab.settings.exit_deadline,
     )
-    if not others:
-        lab.engine.programs_failed = all_failed
-        if "queue_deadline" not in lab.settings.model_fields_set:
-            lab.engine.adapters_deadline = adapters_deadline
+    lab.engine.programs_failed = all_failed
+    if not others and "queue_deadline" not in lab.settings.model_fields_set:
+        lab.engine.adapters_deadline = adapters_deadline
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
@@ -124,8 +133,8 @@ async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = T
 async def _last_uploads(lab: Lab, supervisor: Supervisor) -> None:
     """Wait until adapters that have had a case exit: some upload files after `exit`."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_UPLOADS):
-            while any(
+        async with asyncio.timeout(lab.settings.exit_deadline):
+            while not lab.engine.stopping and any(
                 lab.engine.pool.since_exit(program.instance, after_case=True) is not None
                 for program in supervisor.programs
                 if program.running

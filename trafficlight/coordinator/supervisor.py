@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 _BUILT_IN = ("nio",)
 # Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
 _GRACE = 6.0
-# Seconds after `exit` until a program that has neither exited nor registered again is ended.
-_EXIT_DEADLINE = 20.0
 _LOOK = 1.0  # seconds between two looks
 # Seconds before a program that ended is started again: doubled each time that it ends soon, up to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
@@ -140,6 +138,8 @@ class Supervisor:
     :param since_exit: returns the seconds since a program was sent `exit`; None if it was not, or has
         registered again.
     :param token: the bearer token that registering takes.
+    :param exit_deadline: seconds after `exit` until a program that has neither exited nor registered again is
+        ended.
     """
 
     def __init__(
@@ -152,7 +152,9 @@ class Supervisor:
         since_exit: Callable[[SupervisedProgram], float | None],
         *,
         token: str | None = None,
+        exit_deadline: float = 45.0,
     ) -> None:
+        self._exit_deadline = exit_deadline
         self.programs = [
             SupervisedProgram(program, folder / f"{program.name}-{number}.log")
             for number, program in enumerate(programs, 1)
@@ -247,10 +249,10 @@ class Supervisor:
                     return await process.wait()
             since = self._since_exit(program)
             # An `exit` before the start was for the process before this one.
-            if since is not None and _EXIT_DEADLINE < since < loop.time() - began:
+            if since is not None and self._exit_deadline < since < loop.time() - began:
                 name = program.program.name
                 logger.warning(
-                    "the adapter program %s did not exit within %g s after `exit`", name, _EXIT_DEADLINE
+                    "the adapter program %s did not exit within %g s after `exit`", name, self._exit_deadline
                 )
                 await _stop([process])
 

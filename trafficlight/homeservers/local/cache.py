@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +10,7 @@ from pathlib import Path
 import platformdirs
 
 from trafficlight.errors import ConfigError
-from trafficlight.processes import run_to_completion
+from trafficlight.processes import run_to_completion, try_lock
 
 _RETRY_SECONDS = 0.2
 
@@ -68,7 +66,7 @@ class CacheFolder:
             message = f"{self.root} cannot be written: {error.strerror or error}"
             raise ConfigError(message, key="CACHE_FOLDER") from error
         try:
-            while not _try_lock(lock):
+            while not try_lock(lock):
                 await asyncio.sleep(_RETRY_SECONDS)  # a blocking flock in a thread could not be cancelled
             yield
         finally:
@@ -88,13 +86,3 @@ def _make_empty(folder: Path) -> None:
 def _open_lock(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        raise
-    return True
