@@ -4,12 +4,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from trafficlight.results.case import INTERRUPTED, CaseRecord
@@ -43,11 +44,31 @@ def print_header(console: Console, text: str, url: str) -> None:
     console.print(f"{text}{between}{url}", soft_wrap=True, markup=False)
 
 
+@contextmanager
+def show_work(console: Console, what: str, *, live: bool) -> Iterator[None]:
+    """Show what is being done, and that it goes on."""
+    if not live:
+        yield
+        return
+    spinner = Spinner("dots", Text(what, "dim"))
+    with _live(console, lambda: spinner):
+        yield
+
+
+def _live(console: Console, render: Callable[[], RenderableType]) -> Live:
+    return Live(
+        get_renderable=render,
+        console=console,
+        refresh_per_second=8,
+        transient=True,
+        redirect_stderr=sys.stderr.isatty(),
+    )
+
+
 class Progress:
     """Prints the progress of a session, as a reader of the journal.
 
     :param record: the session's record; it is up to date before this reader is called.
-    :param console: receives the output.
     :param live: whether to show running cases live.
     """
 
@@ -68,19 +89,14 @@ class Progress:
         if not self._live:
             yield
             return
-        with Live(
-            get_renderable=self._now,
-            console=self._console,
-            refresh_per_second=8,
-            transient=True,
-            redirect_stderr=sys.stderr.isatty(),
-        ):
+        with _live(self._console, self._now):
             yield
 
     def __call__(self, event: CaseState | CaseWaits | CaseEnded) -> None:
         """Show that a case started or ended, or why cases wait while none runs."""
         if isinstance(event, CaseWaits):
-            if not self._live and not self._since and event.reason != self._told:
+            idle = not self._since and not self._record.stopped
+            if not self._live and idle and event.reason != self._told:
                 self._told = event.reason
                 cases = count(len(event.cases), "case")
                 self._print(Text(f"  {cases} waiting: {single_line(escape_control(event.reason))}", "dim"))

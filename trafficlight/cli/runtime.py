@@ -5,7 +5,7 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import click
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import SupervisedProgram, Supervisor, programs_of
+from trafficlight.coordinator.supervisor import Program, Supervisor
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
+from trafficlight.text import without_credentials
 from trafficlight.worker.execution import OnFailure
 
 # Seconds between two registrations of one program; one that exits early is restarted after a pause.
@@ -28,8 +29,8 @@ _AT_ONCE = 0.5
 
 
 def command_line() -> str:
-    """Return the command line of this process."""
-    return shlex.join(["trafficlight", *sys.argv[1:]])
+    """Return the command line of this process, without the passwords in its URLs."""
+    return without_credentials(shlex.join(["trafficlight", *sys.argv[1:]]))
 
 
 @asynccontextmanager
@@ -69,53 +70,25 @@ async def lab_serving(
 
 
 @asynccontextmanager
-async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = True) -> AsyncIterator[None]:
-    """Keep the adapter programs of the settings running.
+async def adapters_running(
+    lab: Lab, url: str, programs: Sequence[Program], folder: Path, *, others: bool = True
+) -> AsyncIterator[None]:
+    """Keep adapter programs running.
 
-    :param folder: receives their output.
     :param others: whether adapters that run elsewhere may register as well.
-    :raises ConfigError: a program is unknown.
     """
     pool = lab.engine.pool
 
-    def exited(program: SupervisedProgram, ending: str) -> bool:
-        return pool.process_exited(program.instance, ending)
-
-    def failed(program: SupervisedProgram, why: str) -> None:
-        registration = pool.registration_of(program.instance)
-        pool.note_missing(program.instance, "process", why, registration)
-
-    def adapters_deadline() -> float:
-        programs = (pool.registration_of(program.instance) for program in supervisor.programs)
-        if None in programs:
-            return lab.settings.queue_deadline
-        exiting = any(one.running and since_exit(one) is not None for one in supervisor.programs)
-        return _AWAY + (lab.settings.exit_deadline if exiting else 0.0)
-
-    def all_failed() -> bool:
-        ours = {one.instance for one in supervisor.programs}
-        missing = [one for one in supervisor.programs if not pool.has(one.instance)]
-        elsewhere = any(one.program not in ours and pool.has(one.program) for one in pool)
-        return bool(missing) and all(one.failed for one in missing) and not elsewhere
-
-    def since_exit(program: SupervisedProgram) -> float | None:
-        return pool.since_exit(program.instance)
-
-    programs, token = programs_of(lab.settings.adapters), secret_of(lab.settings.adapter_token)
+    token, within = secret_of(lab.settings.adapter_token), lab.settings.exit_deadline
     supervisor = await asyncio.to_thread(
-        Supervisor,
-        programs,
-        url,
-        folder,
-        exited,
-        failed,
-        since_exit,
-        token=token,
-        exit_deadline=lab.settings.exit_deadline,
+        Supervisor, programs, url, folder, pool, token=token, exit_deadline=within
     )
-    lab.engine.programs_failed = all_failed
+    lab.engine.programs_failed = supervisor.all_failed
     if not others and "queue_deadline" not in lab.settings.model_fields_set:
-        lab.engine.adapters_deadline = adapters_deadline
+        usual = lab.settings.queue_deadline
+        lab.engine.adapters_deadline = lambda: (
+            _AWAY + within * supervisor.exiting() if supervisor.all_registered() else usual
+        )
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield

@@ -1,7 +1,7 @@
 """`trafficlight serve`: a coordinator for adapters that run elsewhere."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from trafficlight.cli.runtime import adapters_running, command_line, lab_serving
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.pool import Pool
-from trafficlight.coordinator.supervisor import programs_of
+from trafficlight.coordinator.supervisor import Program, programs_of
 from trafficlight.errors import ShuttingDownError
 from trafficlight.http.app import DEFAULT_PORT
 from trafficlight.results.events import AdapterRegistered, SessionEnded, SessionStarted
@@ -94,16 +94,16 @@ def command(
     settings = load_settings(config, **flags)
     if settings.port == 0 and flags.get("port") is None and "port" not in settings.model_fields_set:
         settings = settings.model_copy(update={"port": DEFAULT_PORT})
-    if with_adapters:
-        programs_of(settings.adapters)  # reports a wrong entry before anything starts
+    # Before anything starts, because an entry may be wrong.
+    programs = programs_of(settings.adapters) if with_adapters else []
     try:
-        return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
+        return asyncio.run(_serve(settings, targets, programs, exit_when_done))
     except ShuttingDownError:
         return ExitCode.INTERRUPTED
 
 
 async def _serve(
-    settings: Settings, targets: tuple[str, ...], with_adapters: bool, exit_when_done: bool
+    settings: Settings, targets: tuple[str, ...], programs: Sequence[Program], exit_when_done: bool
 ) -> int:
     def tell(line: str) -> None:
         click.echo(f"  {line}")
@@ -118,8 +118,8 @@ async def _serve(
         stack.callback(lab.journal.subscribe(arrivals, (AdapterRegistered,)))
         looking = asyncio.create_task(arrivals.run(), name="arrivals")
         stack.callback(looking.cancel)
-        if with_adapters:
-            await stack.enter_async_context(adapters_running(lab, url, lab.root / "adapters"))
+        if programs:
+            await stack.enter_async_context(adapters_running(lab, url, programs, lab.root / "adapters"))
         code = await _sessions_ended(lab, SessionRequest(targets=list(targets)), told)
         if not exit_when_done:
             await over.wait()

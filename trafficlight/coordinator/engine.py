@@ -7,10 +7,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from trafficlight.clock import Clock, cooperative
+from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
 from trafficlight.coordinator.pool import Pool
+from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
@@ -37,9 +38,6 @@ _STALL_ALARM = 60.0
 class Engine:
     """Runs sessions over one pool of adapters.
 
-    :param servers: deploys homeservers.
-    :param execute: runs tests.
-    :param deadlines: time limits of attempts.
     :param limits: returns how much may run at once; called before every decision, because providers
         come and go.
     :param queue_deadline: seconds that a case waits while no adapters or providers can fill its roles.
@@ -94,12 +92,12 @@ class Engine:
         plan: Plan,
         options: SessionOptions,
         *,
-        unstartable_reason: Callable[[Case], str | None] = lambda _: None,
+        preparation: Preparation | None = None,
         earlier: Iterable[Event] | None = None,
     ) -> Session:
         """Add a session; its cases start as soon as they can.
 
-        :param unstartable_reason: why a case cannot be started; it ends as an error at once.
+        :param preparation: what its homeservers share; the session stops it at its end.
         :param earlier: the events of an unfinished session of an earlier coordinator, which is resumed.
         """
         session = await self._open(folder, plan, options)
@@ -108,9 +106,6 @@ class Engine:
                 await session.restore(earlier)
             # In a thread, because it searches the PATH; and once for each homeserver.
             await session.begin(await asyncio.to_thread(self._unsupported, plan))
-            async for case in cooperative(plan.cases):
-                if case.id in session.waiting and (why := unstartable_reason(case)) is not None:
-                    session.end_waiting(case.id, State.ERROR, why)
         except BaseException:
             if earlier is None:
                 session.cancel("cancelled before it started")
@@ -118,6 +113,8 @@ class Engine:
             else:
                 await session.release()
             raise
+        if preparation is not None:
+            session.preparation, preparation.on_change = preparation, self.wake
         self.sessions[session.id] = session
         self._admit(session)
         return session
@@ -306,7 +303,12 @@ class Engine:
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
         session = self.sessions[attempt.session]
-        if session.options.exit_first and session.stopped and not attempt.began and not attempt.cancel_reason:
+        if (
+            session.options.max_failures
+            and session.stopped
+            and not attempt.began
+            and not attempt.cancel_reason
+        ):
             return Verdict(State.SKIPPED, session.stopped, phase="waiting")
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
@@ -387,7 +389,7 @@ class Engine:
         open_ones = [session for session in self.sessions.values() if not session.stopped]
         self.stalled.observe(
             running=len(self._running),
-            waiting=sum(len(session.waiting) for session in open_ones),
+            waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
             reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
         )
 
@@ -398,10 +400,7 @@ def _rank(adapter: Adapter) -> int:
 
 
 class StallDetector:
-    """Logs an error when cases wait, none runs, and nothing has changed for long.
-
-    :param clock: the monotonic clock.
-    """
+    """Logs an error when cases wait, none runs, and nothing has changed for long."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -416,7 +415,6 @@ class StallDetector:
     def observe(self, *, running: int, waiting: int, reasons: Callable[[], Iterable[str]]) -> None:
         """Take a sample; to be called every second or so.
 
-        :param running: how many cases run.
         :param waiting: how many cases wait that may start.
         :param reasons: returns why they wait; called only if an error is logged.
         """

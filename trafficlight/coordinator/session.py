@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.clock import Clock, cooperative
+from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.errors import TestFileError
-from trafficlight.results.case import INTERRUPTED
+from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
     CaseEnded,
@@ -51,7 +52,7 @@ _IN_ONE_EVENT = 200
 class SessionOptions:
     """How a session is to be run.
 
-    :param exit_first: whether the first failure or error ends it.
+    :param max_failures: how many failures and errors end it; None for no limit.
     :param deflake: how often a case that failed unexpectedly is tried again.
     :param expected: why a case is expected to fail, by its id; None for those that are not.
     :param command: how it was started, for the record.
@@ -62,10 +63,9 @@ class SessionOptions:
     :param deadline: seconds that the session may take; None for no limit.
     :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
         limit.
-    :param reporters: plug-ins to call.
     """
 
-    exit_first: bool = False
+    max_failures: int | None = None
     deflake: int = 0
     expected: Callable[[str], Expected | None] = lambda _: None
     command: str = ""
@@ -82,9 +82,6 @@ class Session:
     """One execution of the cases of a plan.
 
     :param folder: where its results go; its name is the session's id.
-    :param plan: the cases, and the test files that cannot run.
-    :param journal: where everything that happens is recorded.
-    :param options: how it is to be run.
     """
 
     def __init__(
@@ -100,6 +97,8 @@ class Session:
         #: The cases that wait, by what they need.
         self.waiting = WaitingCases(self.id)
         self.running: set[str] = set()
+        #: What its homeservers share, while it may not be installed; None if nothing is missing.
+        self.preparation: Preparation | None = None
         self._journal = journal
         self._clock = clock
         #: Why no more cases start; empty while they may.
@@ -234,7 +233,12 @@ class Session:
     @property
     def startable(self) -> list[WaitingGroup]:
         """The groups of cases that may start; empty once the session is stopped."""
-        return [] if self.stopped else self.waiting.groups
+        if self.stopped:
+            return []
+        if (preparation := self.preparation) is None:
+            return self.waiting.groups
+        missing = preparation.pending.union(preparation.problems)
+        return [group for group in self.waiting.groups if missing.isdisjoint(group.server_types)]
 
     def start(self, case: str) -> WaitingCase:
         """Move a case from waiting to running."""
@@ -261,6 +265,7 @@ class Session:
         for group in self.waiting.groups:
             if self.stopped:
                 break
+            expired = await self._check_prepared(group, now) or expired
             patience = adapters_deadline
             if all_registered and group.no_adapter_since is not None:
                 first = next(iter(group.cases.values())).case
@@ -280,6 +285,22 @@ class Session:
                 self._tell_why(list(group.cases), reason)
         return expired
 
+    async def _check_prepared(self, group: WaitingGroup, now: float) -> bool:
+        """Note that a group waits for homeservers to be prepared; end its cases if they cannot be."""
+        if (preparation := self.preparation) is None:
+            return False
+        if problem := next(
+            (preparation.problems[one] for one in group.server_types if one in preparation.problems), ""
+        ):
+            async for case in cooperative(list(group.cases)):
+                if case in group.cases and not self.stopped:
+                    self.end_waiting(case, State.ERROR, problem, phase="prepare")
+            return True
+        if pending := sorted(preparation.pending.intersection(group.server_types)):
+            reason = f"{' and '.join(pending)} {'are' if len(pending) > 1 else 'is'} being prepared"
+            group.note_waiting(reason, now, unsatisfiable=False, no_adapter=False)
+        return False
+
     def _tell_why(self, cases: Sequence[str], reason: str) -> None:
         """Record why cases wait, in few events: there may be thousands of cases."""
         for first in range(0, len(cases), _IN_ONE_EVENT):
@@ -289,7 +310,7 @@ class Session:
     def end_waiting(self, case: str, state: State, message: str, *, phase: str = "waiting") -> None:
         """End a waiting case without an attempt.
 
-        :param phase: ``waiting``, or ``prepare`` if the lab does not support the case.
+        :param phase: ``waiting``, or ``prepare`` if the lab cannot provide what the case needs.
         """
         self.waiting.remove(case)
         self._end(case, None, Verdict(state, message, phase=phase), 0.0)
@@ -313,10 +334,16 @@ class Session:
         if again:
             now = self._clock.monotonic()
             self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))
-        elif counts and not by_hand and self.options.exit_first:
-            self._stop_permanently(
-                f"{id} ended in {verdict.state} and the first failure was to end the session"
-            )
+        elif counts and not by_hand and self._has_failed_enough():
+            most = self.options.max_failures
+            which = "the first failure was" if most == 1 else f"{most} failures were"
+            self._stop_permanently(f"{id} ended in {verdict.state} and {which} to end the session")
+
+    def _has_failed_enough(self) -> bool:
+        if self.options.max_failures is None:
+            return False
+        outcomes = self.record.outcomes
+        return outcomes[Outcome.FAILURE] + outcomes[Outcome.ERROR] >= self.options.max_failures
 
     def stop(self, reason: str) -> None:
         """Start no more cases."""
@@ -346,6 +373,7 @@ class Session:
 
     async def release(self) -> None:
         """Close its files without ending it, so that the next coordinator can resume it."""
+        await self._stop_preparation()
         self._unsubscribe()
         await asyncio.to_thread(self.writer.close)
 
@@ -356,6 +384,7 @@ class Session:
             return
         self.closing = True
         try:
+            await self._stop_preparation()
             code = exit_code(self.record, interrupted=interrupted)
             counts = self.record.counts
             self._journal.append(
@@ -369,6 +398,10 @@ class Session:
             self.writer.incomplete = self.writer.incomplete or str(error)
         finally:
             self.ended.set()
+
+    async def _stop_preparation(self) -> None:
+        if self.preparation is not None:
+            await self.preparation.close()
 
     @property
     def exit_code(self) -> ExitCode:

@@ -17,9 +17,9 @@ import pytest
 
 from tests.integration.http.conftest import HttpHarness, ended
 from trafficlight.cli.runtime import adapters_running
-from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
 from trafficlight.coordinator.lab import Lab
+from trafficlight.coordinator.supervisor import Program
 from trafficlight.results.events import State
 
 CLOSE = {"Connection": "close"}
@@ -168,14 +168,16 @@ time.sleep(1000)
 """
 
 
-def lab_with(site: HttpHarness, *arguments: str, exit_deadline: float = 45) -> Lab:
-    """Return the lab with one program, which sends no instance."""
+def one_program(site: HttpHarness, *arguments: str) -> list[Program]:
+    """Return a program, which sends no instance."""
     program = site.folder / "program.py"
     program.write_text(PROGRAM)
-    command = " ".join([sys.executable, str(program), *arguments])
-    programs = {"old": AdapterProgram(command=command)}
-    settings = site.lab.settings.model_copy(update={"adapters": programs, "exit_deadline": exit_deadline})
-    return replace(site.lab, settings=settings)
+    return [Program("old", [sys.executable, str(program), *arguments])]
+
+
+def with_exit_deadline(lab: Lab, seconds: float) -> Lab:
+    """Return a lab with another setting."""
+    return replace(lab, settings=lab.settings.model_copy(update={"exit_deadline": seconds}))
 
 
 async def test_a_program_that_stays_after_exit_is_restarted(
@@ -183,22 +185,23 @@ async def test_a_program_that_stays_after_exit_is_restarted(
 ) -> None:
     """The second case waited until its deadline."""
     monkeypatch.setattr(supervisor, "_LOOK", 0.05)
-    async with adapters_running(lab_with(site, exit_deadline=0.2), site.url, tmp_path / "adapters"):
+    lab = with_exit_deadline(site.lab, 0.2)
+    async with adapters_running(lab, site.url, one_program(site), tmp_path / "adapters"):
         for _ in range(2):
             session = await ended(await site.start("await alice.perform('one')"))
             assert session.record.counts[State.SUCCESS] == 1
 
 
 async def test_what_is_uploaded_after_the_last_exit_arrives(site: HttpHarness, tmp_path: Path) -> None:
-    async with adapters_running(lab_with(site, "uploads"), site.url, tmp_path / "adapters"):
+    async with adapters_running(site.lab, site.url, one_program(site, "uploads"), tmp_path / "adapters"):
         session = await ended(await site.start("await alice.perform('one')"))
     assert [path.read_text() for path in session.folder.path.rglob("last.webm")] == ["film"]
 
 
 async def test_a_signal_ends_the_wait_for_the_last_uploads(site: HttpHarness, tmp_path: Path) -> None:
-    lab = lab_with(site, exit_deadline=3600)
+    lab = with_exit_deadline(site.lab, 3600)
     async with asyncio.timeout(60):
-        async with adapters_running(lab, site.url, tmp_path / "adapters"):
+        async with adapters_running(lab, site.url, one_program(site), tmp_path / "adapters"):
             await ended(await site.start("await alice.perform('one')"))
             asyncio.get_running_loop().call_later(0.5, setattr, lab.engine, "stopping", "SIGINT")
 
@@ -209,9 +212,8 @@ async def test_cases_do_not_wait_for_a_program_that_keeps_exiting(
     """With `serve`, too: they waited for the whole deadline."""
     monkeypatch.setattr(supervisor, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr(supervisor, "_LONGEST_PAUSE", 0.01)
-    settings = {"adapters": {"old": AdapterProgram(command="/bin/false")}}
-    lab = replace(site.lab, settings=site.lab.settings.model_copy(update=settings))
-    async with adapters_running(lab, site.url, tmp_path / "adapters"):
+    programs = [Program("old", ["/bin/false"])]
+    async with adapters_running(site.lab, site.url, programs, tmp_path / "adapters"):
         session = await ended(await site.start("await alice.perform('one')"))
     (case,) = session.record.cases.values()
     assert case.state is State.ERROR

@@ -173,7 +173,7 @@ class TestLink:
         ("sent", "problem"),
         [
             ("b'nonsense'", "not a message: b'nonsense'"),
-            ('b\'{"message": "Finished", "verdict": 1}\'', "Finished.verdict: input should be a dictionary"),
+            ('b\'{"message": "Finished", "verdict": 1}\'', "Finished.verdict: must be an object"),
         ],
     )
     async def test_a_message_that_is_not_accepted(

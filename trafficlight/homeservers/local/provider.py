@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,7 +37,6 @@ class LocalProvider:
     :param recipes: what can run; by default the built-in recipes, with the user's cache folder.
     :param data_folder: the folder for the homeservers' data; by default in memory, else the temporary folder.
     :param ready_timeout: how long a homeserver may take to become ready, in seconds.
-    :param ports: allocates their ports.
     :param capacity: how many homeservers cases may have at once; by default as memory and cores allow.
     """
 
@@ -61,7 +62,9 @@ class LocalProvider:
         self._certificates: Certificates | None = None
         self._launchers: dict[Kind, Launcher] = {}
         self._servers: set[LocalServer] = set()
-        self._preparing = asyncio.Lock()
+        # By the name of the recipe: one that is slow to build holds up no other.
+        self._preparing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._opening = asyncio.Lock()
         self._closed = False
 
     @property
@@ -125,7 +128,9 @@ class LocalProvider:
 
     async def _close(self) -> None:
         await _destroy(self._servers)
-        async with self._preparing:
+        async with AsyncExitStack() as stack:
+            for lock in list(self._preparing.values()):
+                await stack.enter_async_context(lock)
             for launcher in self._launchers.values():
                 await launcher.close()
             await asyncio.to_thread(self._folder.close)
@@ -146,13 +151,14 @@ class LocalProvider:
     async def _prepared(self, spec: HomeServerSpec) -> Kind:
         """Return the kind of homeserver that a spec stands for, installed, with its fork server running."""
         recipe = await asyncio.to_thread(self._recipe, spec)  # it may search the PATH
-        async with self._preparing:
+        async with self._preparing[recipe.name]:
             if self._closed:
                 raise DeployError("the local provider is closed")
             kind = (recipe.name, await recipe.resolve(spec.version))
-            if self._certificates is None:
-                await run_to_completion(asyncio.to_thread(self._folder.open))
-                self._certificates = await asyncio.to_thread(Certificates.create, self._folder.path)
+            async with self._opening:
+                if self._certificates is None:
+                    await run_to_completion(asyncio.to_thread(self._folder.open))
+                    self._certificates = await asyncio.to_thread(Certificates.create, self._folder.path)
             if kind not in self._launchers:
                 installation = await recipe.install(kind[1])
                 log = self._folder.path / f"{'-'.join(kind)}-fork-server.log"
