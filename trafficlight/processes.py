@@ -61,13 +61,13 @@ def describe_exit(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def try_lock(descriptor: int) -> bool:
-    """Take an exclusive lock on an open file or folder; return False if another process holds one.
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file or folder; return False if another process holds a lock that excludes this one.
 
     :raises OSError: the file system has no locks, for instance.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
