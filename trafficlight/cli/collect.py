@@ -31,16 +31,14 @@ _PROBLEMS = 3
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="Print counts only.")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
-@click.pass_context
 def command(
-    ctx: click.Context,
     paths: tuple[str, ...],
     selection: Selection,
     *,
     as_json: bool,
     quiet: bool,
     config: Path | None,
-) -> None:
+) -> int:
     """List the cases that would run.
 
     PATH is a directory, a test file, a suite file (YAML), or a part of a test file: FILE::Class,
@@ -49,8 +47,19 @@ def command(
 
     Exit code: 0, 2 if there is nothing to run, 3 if a test file has a problem.
     """
-    settings = load(file=config)
-    found = asyncio.run(_planned(paths, selection, settings))
+    return list_cases(paths, selection, load(file=config), as_json=as_json, quiet=quiet)
+
+
+def list_cases(
+    paths: tuple[str, ...],
+    selection: Selection,
+    settings: Settings,
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Print the cases that would run, and return the exit code."""
+    found = asyncio.run(planned(paths, selection, settings))
     lines = [_as_json(found, selection)] if as_json else _as_text(found, selection, quiet=quiet)
     # A character that cannot be encoded must not lose the rest.
     click.echo("\n".join(lines).encode("utf-8", "backslashreplace").decode())
@@ -58,10 +67,10 @@ def command(
         click.echo(f"error: {_shown(problem)}", err=True)
     if not found.cases:
         click.echo("nothing to run", err=True)
-    ctx.exit(_NOTHING if not found.cases else _PROBLEMS if found.problems else 0)
+    return _NOTHING if not found.cases else _PROBLEMS if found.problems else 0
 
 
-async def _planned(paths: tuple[str, ...], selection: Selection, settings: Settings) -> Plan:
+async def planned(paths: tuple[str, ...], selection: Selection, settings: Settings) -> Plan:
     """Return the plan; workers make it, because importing a test file runs its code."""
     patterns = settings.test_patterns or DEFAULT_PATTERNS
     if settings.workers == 0:

@@ -31,10 +31,39 @@ _COMMANDS = {
     "actions": "List the actions of adapters.",
     "report": "Rebuild the reports of a session.",
     "homeserver": "Start temporary homeservers.",
+    "prepare": "Install the homeservers of tests ahead, for labs without a network.",
+    "clean": "Remove installed homeservers that nothing uses.",
     "doctor": "Check this machine and the settings, and suggest fixes.",
 }
 # The modules of subcommands that share one with another subcommand.
-_SHARED = {"cancel": "sessions", "pause": "adapters", "resume": "adapters"}
+_SHARED = {"cancel": "sessions", "clean": "prepare", "pause": "adapters", "resume": "adapters"}
+
+
+# What options of other test runners are called here.
+_INSTEAD = {
+    "-j": "-n N",
+    "-m": "-k EXPR",
+    "-q": "trafficlight collect --quiet",
+    "--capture": "-s",
+    "--count": "--repeat N",
+    "--debug": "--pdb",
+    "--ff": "--lf",
+    "--failed-first": "--lf",
+    "--grep": "-k EXPR",
+    "--junit-xml": "--results; the session's folder has a junit.xml",
+    "--junitxml": "--results; the session's folder has a junit.xml",
+    "--list": "--collect-only",
+    "--numprocesses": "-n N",
+    "--output": "--results",
+    "--parallel": "-n N",
+    "--project": "--client TYPE",
+    "--reporter": "the setting REPORTERS",
+    "--reruns": "--deflake N",
+    "--retries": "--deflake N",
+    "--sw": "-x and then --lf",
+    "--stepwise": "-x and then --lf",
+    "--trace": "breakpoint() in the test and -s",
+}
 
 
 class _Lazy(click.Group):
@@ -84,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and (instead := _INSTEAD.get(error.option_name)):
+            error = click.UsageError(f"No such option '{error.option_name}'. Use {instead}.", error.ctx)
         error.show()
         sys.exit(2)
     except ModuleNotFoundError as error:

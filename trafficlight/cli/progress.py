@@ -69,7 +69,6 @@ class Progress:
     """Prints the progress of a session, as a reader of the journal.
 
     :param record: the session's record; it is up to date before this reader is called.
-    :param console: receives the output.
     :param live: whether to show running cases live.
     """
 
@@ -96,7 +95,8 @@ class Progress:
     def __call__(self, event: CaseState | CaseWaits | CaseEnded) -> None:
         """Show that a case started or ended, or why cases wait while none runs."""
         if isinstance(event, CaseWaits):
-            if not self._live and not self._since and event.reason != self._told:
+            idle = not self._since and not self._record.stopped
+            if not self._live and idle and event.reason != self._told:
                 self._told = event.reason
                 cases = count(len(event.cases), "case")
                 self._print(Text(f"  {cases} waiting: {single_line(escape_control(event.reason))}", "dim"))

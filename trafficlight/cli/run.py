@@ -10,8 +10,9 @@ from typing import Any
 import click
 from rich.console import Console
 
+from trafficlight.cli.collect import list_cases
 from trafficlight.cli.debugging import debug
-from trafficlight.cli.options import lab_options, load_settings, selection_options
+from trafficlight.cli.options import ending_options, lab_options, load_settings, selection_options
 from trafficlight.cli.progress import Progress, is_live, print_header, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
@@ -26,10 +27,11 @@ from trafficlight.version import VERSION
 @click.command("run")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
 @selection_options
-@click.option("--exit-first", is_flag=True, help="Stop after the first failure or error.")
+@ending_options
 @click.option(
-    "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
+    "--durations", type=click.IntRange(min=1), metavar="N", help="List the N slowest cases at the end."
 )
+@click.option("--collect-only", "--co", is_flag=True, help="List the cases, as trafficlight collect does.")
 @click.option(
     "-s", "shown", is_flag=True, help="Show what tests print, one case at a time, for breakpoint()."
 )
@@ -39,7 +41,10 @@ def command(
     targets: tuple[str, ...],
     selection: Selection,
     exit_first: bool,
+    max_failures: int | None,
     deflake: int,
+    durations: int | None,
+    collect_only: bool,
     shown: bool,
     post_mortem: bool,
     config: Path | None,
@@ -53,14 +58,22 @@ def command(
     error of the lab, 130 interrupted.
     """
     settings = load_settings(config, **flags)
+    if collect_only:
+        return list_cases(targets, selection, settings)
     if shown or post_mortem:
         settings = settings.model_copy(update={"workers": 0, "case_limit": settings.case_limit or 1})
     programs_of(settings.adapters)  # reports a wrong entry before anything starts
-    request = SessionRequest(**dict(selection), targets=list(targets), exit_first=exit_first, deflake=deflake)
-    return asyncio.run(_run(settings, request, post_mortem))
+    request = SessionRequest(
+        **dict(selection),
+        targets=list(targets),
+        exit_first=exit_first,
+        max_failures=max_failures,
+        deflake=deflake,
+    )
+    return asyncio.run(_run(settings, request, post_mortem, durations or 0))
 
 
-async def _run(settings: Settings, request: SessionRequest, post_mortem: bool) -> int:
+async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, durations: int) -> int:
     # The file is fixed: without workers, what a test prints replaces the standard output.
     console = Console(file=sys.stdout, highlight=False)
 
@@ -82,8 +95,9 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool) -
         programs = programs_of(settings.adapters, planned.cases)
         others = settings.port != 0  # no other adapter knows the port otherwise
         running = adapters_running(lab, url, programs, folder.path / "adapters", others=others)
-        await stack.enter_async_context(running)
+        # First, so that a signal ends the wait for the last uploads too.
         stack.enter_context(stopping_on_signals(lab))
+        await stack.enter_async_context(running)
         try:
             with working("preparing homeservers"):
                 session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
@@ -95,6 +109,6 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool) -
         stack.callback(lab.journal.subscribe(progress, shown, session=session.id))
         with progress.shown():
             await session.ended.wait()
-    for line in summary(session.record, folder.path, session.writer.incomplete):
+    for line in summary(session.record, folder.path, session.writer.incomplete, slowest=durations):
         click.echo(line)
     return int(session.exit_code)

@@ -15,7 +15,7 @@ from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.errors import TestFileError
-from trafficlight.results.case import INTERRUPTED
+from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
     CaseEnded,
@@ -52,7 +52,7 @@ _IN_ONE_EVENT = 200
 class SessionOptions:
     """How a session is to be run.
 
-    :param exit_first: whether the first failure or error ends it.
+    :param max_failures: how many failures and errors end it; None for no limit.
     :param deflake: how often a case that failed unexpectedly is tried again.
     :param expected: why a case is expected to fail, by its id; None for those that are not.
     :param command: how it was started, for the record.
@@ -63,10 +63,9 @@ class SessionOptions:
     :param deadline: seconds that the session may take; None for no limit.
     :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
         limit.
-    :param reporters: plug-ins to call.
     """
 
-    exit_first: bool = False
+    max_failures: int | None = None
     deflake: int = 0
     expected: Callable[[str], Expected | None] = lambda _: None
     command: str = ""
@@ -83,9 +82,6 @@ class Session:
     """One execution of the cases of a plan.
 
     :param folder: where its results go; its name is the session's id.
-    :param plan: the cases, and the test files that cannot run.
-    :param journal: where everything that happens is recorded.
-    :param options: how it is to be run.
     """
 
     def __init__(
@@ -156,14 +152,17 @@ class Session:
     async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
         """Record what is planned; when it returns, its cases may start.
 
-        Of a restored session, cases that ended keep their verdicts. Attempts that were running are marked as
-        interrupted and their cases run again, unless the options limit that.
+        Of a restored session, only the planned cases run; those that ended keep their verdicts. Attempts that
+        were running are marked as interrupted and their cases run again, unless the options limit that.
 
         :param unsupported: why a case is not meant to run here; None if it is.
         """
         self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
         if self.record.started is None:
             self._emit_started()
+        # Test files that were added since are not part of it. Not so if the plan was not written completely.
+        complete = 0 < self.record.planned <= len(self.record.cases)
+        files = {known.file for known in self.record.cases.values()}
         recorded = [one.content() for one in self.record.problems]
         for found, file in await asyncio.to_thread(_named, self.plan.problems):
             problem = Problem(
@@ -173,11 +172,13 @@ class Session:
                 problem=found.problem,
                 hint=found.hint,
             )
-            if problem.content() not in recorded:
+            if problem.content() not in recorded and (file in files or not complete):
                 self._journal.append(problem)
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.cases)):
-            if case.id not in self.record.cases:  # the coordinator may have been killed while it planned
+            if case.id not in self.record.cases:
+                if complete:
+                    continue
                 self._plan(case, unsupported(case))
             if (waiting := self._unfinished(case, order, now)) is not None:
                 self.waiting.add(waiting)
@@ -333,10 +334,16 @@ class Session:
         if again:
             now = self._clock.monotonic()
             self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))
-        elif counts and not by_hand and self.options.exit_first:
-            self._stop_permanently(
-                f"{id} ended in {verdict.state} and the first failure was to end the session"
-            )
+        elif counts and not by_hand and self._has_failed_enough():
+            most = self.options.max_failures
+            which = "the first failure was" if most == 1 else f"{most} failures were"
+            self._stop_permanently(f"{id} ended in {verdict.state} and {which} to end the session")
+
+    def _has_failed_enough(self) -> bool:
+        if self.options.max_failures is None:
+            return False
+        outcomes = self.record.outcomes
+        return outcomes[Outcome.FAILURE] + outcomes[Outcome.ERROR] >= self.options.max_failures
 
     def stop(self, reason: str) -> None:
         """Start no more cases."""
@@ -371,19 +378,19 @@ class Session:
         await asyncio.to_thread(self.writer.close)
 
     async def close(self, *, interrupted: bool) -> None:
-        """End the session; :attr:`ended` is set when its results are complete."""
+        """End the session; :attr:`ended` is set when its results are complete, or cannot be completed."""
         if self.closing:
             await self.ended.wait()
             return
         self.closing = True
-        await self._stop_preparation()
-        code = exit_code(self.record, interrupted=interrupted)
-        counts = self.record.counts
-        self._journal.append(
-            SessionEnded(session=self.id, counts=counts, exit_code=int(code), interrupted=interrupted)
-        )
-        self._unsubscribe()
         try:
+            await self._stop_preparation()
+            code = exit_code(self.record, interrupted=interrupted)
+            counts = self.record.counts
+            self._journal.append(
+                SessionEnded(session=self.id, counts=counts, exit_code=int(code), interrupted=interrupted)
+            )
+            self._unsubscribe()
             await asyncio.to_thread(self.writer.close)
             await asyncio.to_thread(self.folder.finish)
         except Exception as error:

@@ -38,7 +38,6 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    keyword: str = Field(default="", description="An expression over case ids, with and, or, not.")
     clients: list[str] = Field(default_factory=list, description="The only client types.")
     servers: list[str] = Field(default_factory=list, description="The only server types.")
     parameters: dict[str, Any] = Field(
@@ -46,6 +45,7 @@ class Selection(BaseModel):
     )
     pairwise: bool = Field(default=False, description="Cover pairs, not every combination.")
     only: list[str] | None = Field(default=None, description="The ids of the only cases.")
+    keyword: str = Field(default="", description="An expression over case ids, with and, or, not.")
     sample: int | None = Field(default=None, ge=1, description="Only this many cases, chosen by `seed`.")
     seed: int = Field(default=0, description="Chooses the sample.")
     repeat: int = Field(
@@ -82,11 +82,13 @@ class Selection(BaseModel):
 
         :raises UsageError: a case in `only` does not exist, or they are too many.
         """
+        if self.only is not None:
+            # What the other options leave out of each test file is not missing.
+            narrowed = self.clients or self.servers or self.parameters or self.pairwise
+            cases = _by_id(cases, self.only, all_exist=not narrowed)
         if self.keyword:
             means = read_expression(self.keyword)
             cases = [case for case in cases if means(case.id)]
-        if self.only is not None:
-            cases = _by_id(cases, self.only)
         if self.sample is not None:
             cases = _sample(cases, self.sample, self.seed)
         if len(cases) * self.repeat > MOST_CASES:
@@ -135,6 +137,9 @@ class SessionRequest(Selection):
         description="Files, directories, symbols; the configured tests where there are none.",
     )
     exit_first: bool = Field(default=False, description="End at the first failure or error.")
+    max_failures: int | None = Field(
+        default=None, ge=1, description="End at this many failures and errors together."
+    )
     deflake: int = Field(default=0, ge=0, description="Retry a failed case up to this many times.")
     strict: bool = Field(
         default=False, description="Whether unsupported cases and warnings are errors; so does `STRICT`."
@@ -277,11 +282,11 @@ def _exit_code(path: Path) -> object:
         return None
 
 
-def _by_id(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
+def _by_id(cases: Sequence[Case], wanted: Iterable[str], *, all_exist: bool) -> list[Case]:
     ids = {base_id(one) for one in wanted}
     found = [case for case in cases if case.id in ids]
     missing = sorted(ids - {case.id for case in found})
-    if missing:
+    if missing and all_exist:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         hint = moved_to(missing[0], (case.id for case in cases))
         raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran{hint}")

@@ -172,12 +172,24 @@ class TestRetries:
         assert len(case.attempts) == 1
 
 
+async def test_two_failures_can_end_a_session(bay_with: MakeBay) -> None:
+    bay = await bay_with(limits=Limits(cases=1))
+    text = "\n".join(
+        f"class T{n}(Test):\n    async def run(self):\n        assert {n} in (0, 2)\n" for n in range(5)
+    )
+    session = await bay.submit(text, SessionOptions(max_failures=2))
+    cases = await bay.ended(session)
+    states = [State.SUCCESS, State.FAILURE, State.SUCCESS, State.FAILURE, State.WAITING]
+    assert [case.state for case in cases.values()] == states
+    assert session.stopped.endswith("ended in failure and 2 failures were to end the session")
+
+
 async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
     bay = await bay_with(limits=Limits(cases=1))
     text = "\n".join(
         f"class T{n}(Test):\n    async def run(self):\n        assert {n} != 1\n" for n in range(4)
     )
-    session = await bay.submit(text, SessionOptions(exit_first=True))
+    session = await bay.submit(text, SessionOptions(max_failures=1))
     cases = await bay.ended(session)
     assert [case.state for case in cases.values()] == [
         State.SUCCESS,
@@ -204,7 +216,7 @@ async def test_the_first_failure_ends_cases_that_wait_for_a_worker(bay_with: Mak
 
     bay = await bay_with(execute)
     text = "".join(f"class {name}(Test):\n    async def run(self): ...\n" for name in ("Fails", "Waits"))
-    session = await bay.submit(text, SessionOptions(exit_first=True))
+    session = await bay.submit(text, SessionOptions(max_failures=1))
     cases = await bay.ended(session)
     assert [case.outcome for case in cases.values()] == [Outcome.FAILURE, Outcome.NOT_RUN]
     assert "the first failure was to end the session" in cases["Waits"].reason

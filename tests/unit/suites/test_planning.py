@@ -329,6 +329,8 @@ def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
     assert failed == read_failed(session / "rerun-failed.yml")
     found = ["chat/send_test.py::Count.test_up[size=10,word=a]", "other_test.py::Other"]
     assert ids(tree, only=failed) == found
+    assert ids(tree, only=failed, keyword="Count") == found[:1]
+    assert ids(tree, only=failed, parameters={"size": 10}) == found[:1]
     with pytest.raises(UsageError, match=r"no case other_test\.py::Other: name the PATH"):
         plan([tree / "chat"], Selection(only=["other_test.py::Other"]))
     with pytest.raises(UsageError, match="name the folder"):
