@@ -105,9 +105,8 @@ def time_limit(seconds: float) -> Callable[[F], F]:
 
     def mark_function(function: F) -> F:
         if isinstance(function, type):
-            raise TypeError(
-                f"@time_limit goes above a method; write timeout = {seconds} in {function.__name__}"
-            )
+            name = function.__name__
+            raise TypeError(f"@time_limit goes above a method; write timeout = {seconds} in {name}")
         setattr(function, _TIMEOUT, seconds)
         return function
 
