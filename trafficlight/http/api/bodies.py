@@ -45,6 +45,9 @@ class SessionBody(BaseModel):
         default_factory=list,
         description="Test files and classes that cannot run.",
     )
+    warnings: list[str] = Field(
+        default_factory=list, description="What of the request or the settings has no effect."
+    )
     command: str = Field(description="How it was started.")
     folder: str = Field(description="Its results folder on the coordinator's machine.")
     urls: Urls
@@ -105,6 +108,7 @@ def session_body(summary: SessionSummary, folder: Path, session: Session | None,
         stopped=session.stopped if session is not None else summary.stopped,
         waiting=waiting,
         problems=[_problem(problem) for problem in summary.problems],
+        warnings=list(summary.warnings),
         command=summary.command,
         folder=str(folder),
         urls=_urls(summary.id),
