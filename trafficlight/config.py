@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
+from trafficlight.text import in_plain_words, without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class AdapterProgram(BaseModel):
 
 
 def _as_program(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"command": value}
     return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -175,9 +178,10 @@ class Settings(BaseModel):
     )
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {"nio": AdapterProgram(count=4)},
-        description="The adapters that `run` starts, by name: how many of a built-in client, or an object"
-        " with `command` (of an adapter) or `driver` (the command of a driver), `count`, `cwd` and `env`. In"
-        " commands and `env`, `{url}` is the coordinator's URL, and `{port}` a free port of each process.",
+        description="The adapters that `run` starts, by name: how many of a built-in client, or the command"
+        " of an adapter, or an object with `command` (of an adapter) or `driver` (the command of a driver),"
+        " `count`, `cwd` and `env`. In commands and `env`, `{url}` is the coordinator's URL, and `{port}` a"
+        " free port of each process.",
     )
 
     server_providers: dict[str, ProviderName] = Field(
@@ -253,6 +257,10 @@ class Settings(BaseModel):
         default=300.0,
         description="Seconds that a case waits while no registered adapter could fill one of its roles.",
     )
+    exit_deadline: Seconds = Field(
+        default=45.0,
+        description="Seconds that an adapter program has after `exit` to upload files and exit.",
+    )
     session_deadline: Seconds | None = Field(default=None, description="Seconds that a session may take.")
     grace: Seconds = Field(
         default=10.0, description="Seconds that running cases get to finish when the lab shuts down."
@@ -301,11 +309,30 @@ class Settings(BaseModel):
         return self.results_folder or self.upload_folder or Path("results")
 
     def public(self) -> dict[str, Any]:
-        """Return the settings by their keys, without secrets, JSON-able."""
+        """Return the settings by their keys, without secrets, JSON-able.
+
+        Of the programs of adapters, only the names of their executables: arguments may be passwords.
+        """
         shown = self.model_dump(mode="json", exclude={"adapter_token", "people_token"})
         # What a reporter needs to log in is in its settings.
         shown["reporters"] = sorted(self.reporters)
-        return {key_of(field): value for field, value in shown.items()}
+        for program in shown["adapters"].values():
+            program["command"], program["driver"] = _masked(program["command"]), _masked(program["driver"])
+            program["env"] = dict.fromkeys(program["env"], "***")
+        return {key_of(field): _without_credentials(value) for field, value in shown.items()}
+
+
+def _masked(command: str) -> str:
+    executable, _, arguments = command.strip().partition(" ")
+    return f"{executable} ***" if arguments else executable
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_credentials(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(item) for item in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def load(
@@ -411,6 +438,6 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
     key = ".".join([key_of(field), *inside])
     if first["type"] == "extra_forbidden":
         return ConfigError(f"unknown key{_suggestion(field)}", key=key, source=sources.get(field))
-    problem = first["msg"][0].lower() + first["msg"][1:]
+    problem = in_plain_words(first)
     given = "" if "token" in field else f", not {first['input']!r}"
     return ConfigError(problem + given, key=key, source=sources.get(field))

@@ -1,9 +1,10 @@
 """Text for people and for XML: truncation, escaping, and how durations, sizes and times are written."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,6 +23,24 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-
 _MARKER = re.compile(r"\[\[(?=\s*ATTACHMENT)", re.IGNORECASE)
 
 
+_USER_PART = re.compile(r"(?<=://)[^/?#@\s]*@")
+# How the validator begins: "Input should be ...", "String should have at least ...".
+_SUBJECT = re.compile(r"^\w+( \w+)? should")
+_PLAIN_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known",
+    **dict.fromkeys(
+        ("model_type", "dict_type", "model_attributes_type", "dataclass_type"), "must be an object"
+    ),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "must be a list"),
+    **dict.fromkeys(("string_type", "string_unicode"), "must be text"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "path_type": "must be a path",
+}
+
+
 def escape_control(text: str) -> str:
     """Spell out the characters that XML cannot contain: BEL becomes ``#x07``."""
     unix = text.replace("\r\n", "\n")
@@ -30,8 +49,26 @@ def escape_control(text: str) -> str:
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """Return the place of the first invalid value, dotted and maybe empty, and what is wrong with it."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    return ".".join(map(str, first["loc"])), first["msg"][0].lower() + first["msg"][1:]
+    first = error.errors(include_url=False)[0]
+    return ".".join(map(str, first["loc"])), in_plain_words(first)
+
+
+def in_plain_words(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, as JSON calls it: pydantic speaks of Python's types and classes.
+
+    :param problem: an entry of `ValidationError.errors()`.
+    """
+    kind, message = problem["type"], problem["msg"]
+    if (plain := _PLAIN_WORDS.get(kind)) is not None:
+        return plain
+    message = message.removeprefix("Value error, ")
+    message = _SUBJECT.sub("must", message)
+    return message[:1].lower() + message[1:]
+
+
+def without_credentials(text: str) -> str:
+    """Return a text with the user parts of URLs masked: `https://user:password@host` becomes `https://***@host`."""
+    return _USER_PART.sub("***@", text)
 
 
 def single_line(text: str, limit: int = 300) -> str:

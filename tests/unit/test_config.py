@@ -241,6 +241,24 @@ def test_secrets_are_neither_shown_nor_told(tmp_path: Path) -> None:
     assert settings.adapter_token.get_secret_value() == "hush"
 
 
+def test_passwords_in_commands_and_urls_are_not_shown(tmp_path: Path) -> None:
+    settings = {
+        "ADAPTERS": {
+            "a": {"command": "python adapter.py --password hush {url}", "env": {"KEY": "hush"}},
+            "b": "node adapter.mjs hush",
+        },
+        "DOCKER_ENGINE": "https://me:hush@docker.example:2376",
+        "SERVER_OVERRIDES": {"SynapseStable": {"server_name": "a", "cs_api": "https://me:hush@a.example"}},
+    }
+    _write(tmp_path / "trafficlight.json", settings)
+    loaded = _load(tmp_path)
+    assert loaded.adapters["b"].command == "node adapter.mjs hush"
+    shown = loaded.public()
+    assert "hush" not in json.dumps(shown)
+    assert shown["ADAPTERS"]["a"]["command"] == "python ***"
+    assert shown["DOCKER_ENGINE"]["url"] == "https://***@docker.example:2376"
+
+
 def test_a_secret_of_the_wrong_type_is_not_told(tmp_path: Path) -> None:
     file = _write(tmp_path / "trafficlight.json", {"PEOPLE_TOKEN": ["hush"]})
 

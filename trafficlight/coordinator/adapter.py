@@ -52,6 +52,7 @@ class Adapter:
     :ivar lease: its current lease while it is leased, otherwise its last one: late uploads go there.
     :ivar paused: why it gets no new case; empty if it does.
     :ivar quarantined: whether it was paused for its program's failures, and not by an operator.
+    :ivar uploaded_bytes: the size of the uploads that belong to no case.
     :ivar cases: the number of cases it has had.
     :ivar token: its own bearer token, if tokens are enabled.
     :ivar token_used: whether it has authenticated with that token; it is never sent again then.
@@ -70,6 +71,7 @@ class Adapter:
     reason: str = ""
     paused: str = ""
     quarantined: bool = False
+    uploaded_bytes: int = 0
     cases: int = 0
     program: str = ""
     address: str = ""
@@ -111,12 +113,6 @@ class Adapter:
 class Lease:
     """The exclusive claim of one attempt on its adapters. Their late uploads still go through it.
 
-    :param session: the session's id.
-    :param case: the case's id.
-    :param attempt: the attempt's number.
-    :param adapters: the adapter for every client role.
-    :param folder: the attempt's folder.
-    :param emit: records an event of the attempt.
     :param on_lost: called with the role and the error of a lost adapter, and whether an action of the test
         raises that error.
     :ivar uploads: the file of the latest upload of each role and name.

@@ -218,7 +218,7 @@ async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
     ("mode", "why"),
     [
         ("exit", r"the driver exited \(exit code 1\):\nError: no browser here"),
-        ("wrong", "its first message: type: input should be a valid string"),
+        ("wrong", "its first message: type: must be text"),
         ("silent", r'no line {"type": ...} on standard output within 0.5 s'),
     ],
 )

@@ -217,9 +217,9 @@ def framed(content: object) -> bytes:
         ({"message": "Eval"}, "not a message"),
         ({"message": ["Request"]}, "not a message"),
         ({"message": "RunAttempt"}, "not a message"),
-        ({"message": "CancelRequest", "id": "x"}, "CancelRequest.id: input should be a valid integer"),
-        ({"message": "Request", "id": 1, "method": "__init__", "arguments": []}, "Request.method: input"),
-        ({"message": "Finished", "verdict": {"state": "fine"}}, "Finished.verdict.state: input should be"),
+        ({"message": "CancelRequest", "id": "x"}, "CancelRequest.id: must be a whole number"),
+        ({"message": "Request", "id": 1, "method": "__init__", "arguments": []}, "Request.method: must be"),
+        ({"message": "Finished", "verdict": {"state": "fine"}}, "Finished.verdict.state: must be"),
         ({"message": "Collected", "part": {"problems": [{"path": 1}]}}, "Collected.part.problems.0"),
     ],
 )

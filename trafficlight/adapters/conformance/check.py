@@ -15,6 +15,7 @@ from trafficlight.adapters.conformance.program import Program
 from trafficlight.adapters.conformance.results import CheckOptions, Level, Results
 from trafficlight.adapters.conformance.scripted import Reply, ScriptedAdapter, ScriptedCoordinator
 from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ErrorReport, JsonObject, Registration
+from trafficlight.text import first_problem
 
 T = TypeVar("T")
 
@@ -102,9 +103,8 @@ class _Examination:
         try:
             said = Registration.model_validate(adapter.body)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            self.wrong("registers", f"the registration is not valid: {where}: {first['msg']}")
+            where, problem = first_problem(error)
+            self.wrong("registers", f"the registration is not valid: {where or 'the body'} {problem}")
             return adapter
         if adapter.content_type != "application/json":
             self.wrong(
@@ -319,8 +319,8 @@ class _Examination:
         try:
             report = ErrorReport.model_validate(reply.body)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            self.wrong("unknown-action", f"its error report is not valid: {first['loc']}: {first['msg']}")
+            where, problem = first_problem(error)
+            self.wrong("unknown-action", f"its error report is not valid: {where or 'the body'} {problem}")
             return await self.next_life(adapter, "unknown-action")
         if report.error.type == "action":
             self.wrong("unknown-action", "reported as type 'action', which blames the client under test")

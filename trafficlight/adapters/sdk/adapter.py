@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from trafficlight.errors import AdapterError, LabError, TrafficlightError
 from trafficlight.protocol import JsonObject, Registration
+from trafficlight.text import in_plain_words
 
 
 class ActionFailed(TrafficlightError):  # noqa: N818 - an outcome, not a defect of the program
@@ -136,7 +137,7 @@ class Declared:
             checked = self.parameters.model_validate(data)
         except ValidationError as error:
             problems = [
-                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+                f"{'.'.join(str(part) for part in problem['loc'])}: {in_plain_words(problem)}"
                 for problem in error.errors(include_url=False, include_input=False)
             ]
             raise AdapterError(f"its data do not fit: {'; '.join(problems)}", action=self.name) from None

@@ -21,6 +21,7 @@ from trafficlight.adapters.sdk.adapter import (
     RegistrationRefusedError,
 )
 from trafficlight.protocol import ActionMessage, ErrorBody, ErrorReport, JsonObject, Registered, Registration
+from trafficlight.text import first_problem
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +138,7 @@ class Coordinator:
         try:
             return ActionMessage.model_validate_json(answer.body)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise RegistrationLostError(f"poll answered no action: {first['msg']}") from None
+            raise RegistrationLostError(f"poll answered no action: {first_problem(error)[1]}") from None
 
     async def respond(self, action_id: str | None, response: JsonObject) -> None:
         """Answer the outstanding action. A late or repeated answer harms nothing.

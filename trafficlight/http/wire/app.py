@@ -11,7 +11,6 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qs
 
@@ -328,13 +327,11 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     lease, role, limits = adapter.lease, adapter.role, lab.settings
     if lease is not None and role is not None:
         folder = await asyncio.to_thread(lease.folder.client, role)
-        used = 0
     else:
         folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
-        used = await asyncio.to_thread(_used, folder)
 
     def room() -> int:
-        taken = lease.uploaded_bytes if lease is not None else used
+        taken = lease.uploaded_bytes if lease is not None else adapter.uploaded_bytes
         return max(0, limits.upload_case_limit - taken)
 
     content_type = request.header("Content-Type") or ""
@@ -345,6 +342,7 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
         if lease is not None and role is not None:
             lease.uploaded(role, request.uuid, file, folder)
         else:
+            adapter.uploaded_bytes += file.size
             _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
 
@@ -495,8 +493,3 @@ def _note_refusal(lab: Lab, uuid: str, program: str, endpoint: str, refusal: Api
     elif endpoint in ("respond", "error") and (adapter := pool.known(uuid)) is not None:
         too_large = refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         adapter.channel.refuse(f"answer too large: {why}" if too_large else why, final=too_large)
-
-
-def _used(folder: Path) -> int:
-    """Return the bytes in the folder of an adapter without a case; unfinished files do not count."""
-    return sum(entry.stat().st_size for entry in folder.iterdir() if not entry.name.startswith("."))
