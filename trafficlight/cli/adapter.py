@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,6 +14,7 @@ import click
 from trafficlight.protocol import TOKEN_VARIABLES
 
 if TYPE_CHECKING:
+    from trafficlight.adapters.conformance import CheckOptions, Results
     from trafficlight.adapters.host import DriverCommand
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -125,6 +127,11 @@ def _serve(driver: "DriverCommand", url: str, *, count: int, token: str | None, 
     "--token",
     help="Require this registration token; the adapter gets it as TRAFFICLIGHT_ADAPTER_TOKEN.",
 )
+@click.option(
+    "--against",
+    type=click.Choice(["synapse", "dendrite"]),
+    help="Also start this homeserver, and check that actions are true on it.",
+)
 def check(
     program: str | None,
     driver: str | None,
@@ -132,6 +139,7 @@ def check(
     data: dict[str, Any] | None,
     hold: float,
     token: str | None,
+    against: str | None,
 ) -> int:
     """Check an adapter, or a driver, against a scripted coordinator.
 
@@ -140,13 +148,26 @@ def check(
     if (program is None) == (driver is None):
         raise click.UsageError("name a --command or a --driver")
     from trafficlight.adapters.conformance import CheckOptions, render
-    from trafficlight.adapters.conformance import check as examine
     from trafficlight.clients.catalogue import catalogue
 
     examples = {entry.name: entry.message["data"] for entry in reversed(catalogue())}
     options = CheckOptions(action=action, data=data, examples=examples, hold=hold, token=token)
     host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", "--url", "{url}", "--driver"]
-    results = asyncio.run(examine(program or shlex.join([*host, driver or ""]), options))
+    results = asyncio.run(_examined(program or shlex.join([*host, driver or ""]), options, against))
     results.command = program or driver or ""
     click.echo(render(results))
     return results.exit_code
+
+
+async def _examined(program: str, options: "CheckOptions", against: str | None) -> "Results":
+    from trafficlight.adapters.conformance import Homeserver
+    from trafficlight.adapters.conformance import check as examine
+
+    if against is None:
+        return await examine(program, options)
+    from trafficlight.cli.homeserver import spec_of, started
+    from trafficlight.cli.options import load_settings
+
+    async with started(load_settings(None), spec_of(against)) as [(server, _)]:
+        homeserver = Homeserver(server.cs_api, server.server_name)
+        return await examine(program, replace(options, homeserver=homeserver))
