@@ -165,10 +165,7 @@ async def _against(program: str, tmp_path: Path) -> Results:
 
 
 async def test_true_actions(tmp_path: Path) -> None:
-    program = (
-        "import sys, asyncio as io, trafficlight.adapters.nio.adapter as nio; io.run(nio.main(sys.argv[1]))"
-    )
-    results = await _against(f"{sys.executable} -c {shlex.quote(program)} {{url}}", tmp_path)
+    results = await _against(f"{sys.executable} -m trafficlight adapter nio --url {{url}}", tmp_path)
     assert results.ok, render(results)
     assert {name for name in names(results, Level.OK) if name.startswith("true-")} == {
         "true-register",
