@@ -21,8 +21,6 @@ from trafficlight.http.server import bind, process_tuned, serving
 from trafficlight.text import without_credentials
 from trafficlight.worker.execution import OnFailure
 
-# Seconds that adapters have to upload files and exit after the last case.
-_LAST_UPLOADS = 15.0
 # Seconds between two registrations of one program; one that exits early is restarted after a pause.
 _AWAY = 30.0
 _LOOK = 0.1  # seconds
@@ -58,11 +56,10 @@ async def lab_serving(
         stack.callback(listening.close)
         token = None
         if settings.people_token is None:
-            token = create_token(listening.getsockname()[1], required=resumable)
+            token = create_token(*listening.getsockname()[:2], required=resumable)
+            stack.callback(remove_token, token)
             if resumable:
                 click.echo(f"changes over HTTP need the token in {token.path}", err=True)
-            if not (resumable and settings.port):  # of no use after this process
-                stack.callback(remove_token, token)
         app = app_of(lab, local_token=token, sessions=resumable)
         url = await stack.enter_async_context(serving(app, listening))
         # Held polls would keep the server from shutting down.
@@ -81,13 +78,16 @@ async def adapters_running(
     """
     pool = lab.engine.pool
 
-    token = secret_of(lab.settings.adapter_token)
-    supervisor = await asyncio.to_thread(Supervisor, programs, url, folder, pool, token=token)
-    if not others:
-        lab.engine.programs_failed = supervisor.all_failed
-        if "queue_deadline" not in lab.settings.model_fields_set:
-            usual = lab.settings.queue_deadline
-            lab.engine.adapters_deadline = lambda: _AWAY if supervisor.all_registered() else usual
+    token, within = secret_of(lab.settings.adapter_token), lab.settings.exit_deadline
+    supervisor = await asyncio.to_thread(
+        Supervisor, programs, url, folder, pool, token=token, exit_deadline=within
+    )
+    lab.engine.programs_failed = supervisor.all_failed
+    if not others and "queue_deadline" not in lab.settings.model_fields_set:
+        usual = lab.settings.queue_deadline
+        lab.engine.adapters_deadline = lambda: (
+            _AWAY + within * supervisor.exiting() if supervisor.all_registered() else usual
+        )
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
@@ -105,8 +105,8 @@ async def adapters_running(
 async def _last_uploads(lab: Lab, supervisor: Supervisor) -> None:
     """Wait until adapters that have had a case exit: some upload files after `exit`."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_UPLOADS):
-            while any(
+        async with asyncio.timeout(lab.settings.exit_deadline):
+            while not lab.engine.stopping and any(
                 lab.engine.pool.since_exit(program.instance, after_case=True) is not None
                 for program in supervisor.programs
                 if program.running

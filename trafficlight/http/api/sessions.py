@@ -287,7 +287,7 @@ async def _body(id: str) -> SessionBody:
 
 def _body_of(summary: SessionSummary) -> SessionBody:
     lab = current_lab()
-    folder = lab.settings.results_root.absolute() / summary.id
+    folder = lab.root / summary.id
     return session_body(summary, folder, running(summary.id), lab.engine.pool.drained)
 
 
@@ -405,6 +405,7 @@ def session_body(summary: SessionSummary, folder: Path, session: Session | None,
         stopped=session.stopped if session is not None else summary.stopped,
         waiting=waiting,
         problems=[_problem(problem) for problem in summary.problems],
+        warnings=list(summary.warnings),
         command=summary.command,
         folder=str(folder),
         urls=_urls(summary.id),

@@ -34,8 +34,7 @@ from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, p
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
-from trafficlight.results.reports.matrix import matrices
-from trafficlight.results.reports.presentation import case_row, verdict
+from trafficlight.results.reports.presentation import case_row, matrices, verdict
 
 blueprint = Blueprint("pages", __name__)
 #: The style sheet and the script. They require no token, because the login page needs them.
@@ -265,7 +264,12 @@ async def _status(id: str) -> Response:
                 state=state,
                 events=events,
                 record=record,
-                result=verdict(shown.counts, state, len(record.problems)),
+                result=verdict(
+                    shown.counts,
+                    state,
+                    len(record.problems),
+                    reduced=record.strict and bool(record.reductions),
+                ),
                 cases=shown,
                 matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
                 href=lambda case: rooted(case_path(found.id, case)),

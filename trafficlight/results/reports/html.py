@@ -6,13 +6,13 @@ from urllib.parse import quote
 
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.matrix import matrices
 from trafficlight.results.reports.presentation import (
     POSITION,
     AttemptView,
     CaseRow,
     attempt_view,
     case_row,
+    matrices,
     recorded_files,
     render,
     status_counts,
@@ -52,7 +52,12 @@ def report_html(record: SessionRecord, *, over: bool = True) -> bytes:
     return render(
         "report.html",
         record=record,
-        result=verdict(counts, _state(record, over=over), len(record.problems)),
+        result=verdict(
+            counts,
+            _state(record, over=over),
+            len(record.problems),
+            reduced=record.strict and bool(record.reductions),
+        ),
         counts=counts,
         matrices=matrices(cases, over=over),
         troubled=[rows[case.id] for case in ordered if rows[case.id].status in ("failure", "error")],
