@@ -295,7 +295,10 @@ async def test_cleared_storage_loses_the_keys(users: list[User]) -> None:
     await bob.do("clear_idb_storage")
     await bob.do("verify_last_message_is_utd")
     [entry] = (await bob.do("get_timeline"))["timeline"]
-    assert entry == {"user": f"@{alice.user_id}", "e2e_issues": ["undecryptable"], "message": ""}
+    assert entry["user"] == f"@{alice.user_id}"
+    assert entry["e2e_issues"] == ["undecryptable"]
+    assert entry["message"] == ""
+    assert "undecryptable" in entry
     await alice.do("send_message", message="once more")
     await bob.do("verify_message_in_timeline", message="once more")
 
