@@ -9,9 +9,9 @@ _CHECKOUT = Path(__file__).parents[2]
 
 def test_a_checkout_that_cannot_be_written_is_one_line_of_advice(tmp_path: Path) -> None:
     (tmp_path / "scripts-dev").mkdir()
-    files = ["pyproject.toml", *(path.relative_to(_CHECKOUT) for path in _CHECKOUT.glob("scripts-dev/*.txt"))]
-    for name in (*files, "scripts-dev/setup.sh"):
-        shutil.copy(_CHECKOUT / name, tmp_path / name)
+    locks = _CHECKOUT.glob("scripts-dev/*.txt")
+    for file in (_CHECKOUT / "pyproject.toml", *locks, _CHECKOUT / "scripts-dev" / "setup.sh"):
+        shutil.copy(file, tmp_path / file.relative_to(_CHECKOUT))
     (tmp_path / ".venv").touch()  # permissions do not stop root
     command = ["bash", str(tmp_path / "scripts-dev" / "setup.sh"), "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
