@@ -170,8 +170,6 @@ class Attempt:
             servers = await self._deploy(stack)
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
-        except OSError as error:
-            return Verdict(State.ERROR, f"cannot create the results folder: {error}", phase="prepare")
         self.emit(CaseState(case=self.case.id, state=State.RUNNING))
         deadlines = self.resources.deadlines
         assignment = Assignment(
@@ -189,15 +187,18 @@ class Attempt:
         return verdict
 
     async def _deploy(self, stack: AsyncExitStack) -> dict[str, ServerInfo]:
-        """Create the folder and deploy the homeservers; the stack destroys them."""
+        """Deploy the homeservers; the stack destroys them."""
         specs = {
             role: spec
             for slot in self.case.servers
             for role, spec in zip(slot.roles, slot.homeservers, strict=False)
         }
-        await asyncio.to_thread(self.folder.create, specs)
         if not specs:
             return {}
+        try:
+            await asyncio.to_thread(self.folder.create, specs)
+        except OSError as error:
+            raise DeployError(f"cannot create the folders of the homeservers: {error}") from error
         requests = [
             ServerRequest(role, spec, self.folder.server_log(role), host=self.hosts.get(spec.type_name, ""))
             for role, spec in specs.items()
