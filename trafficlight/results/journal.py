@@ -8,7 +8,6 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
@@ -96,11 +95,14 @@ class Journal:
     def append(self, event: E, **context: Any) -> E:
         """Record an event: set its number and time, and replace secrets in what its fields hold.
 
+        :param event: a new one; it is completed in place.
         :param context: other fields to set, such as the session.
-        :return: the event as recorded.
+        :return: the event.
         """
-        clean: dict[str, Any] = {name: redacted(getattr(event, name)) for name in event.open_names}
-        event = replace(event, sequence=self._next, time=self._clock.now(), **clean, **context)
+        clean = {name: redacted(getattr(event, name)) for name in event.open_names}
+        now = {"sequence": self._next, "time": self._clock.now()}
+        for name, value in {**now, **clean, **context}.items():
+            object.__setattr__(event, name, value)  # frozen: from now on
         self._next += 1
         self.counts[type(event)] += 1
         key = (type(event), event.session)

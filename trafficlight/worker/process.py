@@ -7,6 +7,7 @@ It also collects test files for plans, and evaluates the `match` of their client
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
 import resource
@@ -266,6 +267,7 @@ def main(fd: int, memory: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, _dump_stacks)
     faulthandler.enable(2)
+    gc.freeze()  # every full collection would traverse what is imported here
     if memory:
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     # Everything goes to the log of its case; warnings also to the output of the process.
