@@ -1,4 +1,5 @@
-"""Write what is generated from the code: reference pages of settings, commands and events, and the sample.
+"""Write what is generated from the code: reference pages of settings, commands, events
+and the Python API, and the sample.
 
 ``reference.py`` writes them; ``reference.py --check`` only says whether they are as they should be. A page
 keeps what is written around its generated part.
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import click
 from pydantic import BaseModel
+from python_api import python_api
 
 from trafficlight.cli.main import cli
 from trafficlight.cli.run import command as run_command
@@ -36,6 +38,7 @@ def main(arguments: list[str]) -> int:
         reference / "configuration.md": _around(reference / "configuration.md", settings()),
         reference / "cli.md": _around(reference / "cli.md", commands()),
         reference / "events.md": _around(reference / "events.md", events()),
+        reference / "python.md": _around(reference / "python.md", python_api()),
         _ROOT / "trafficlight-sample.json": sample(),
     }
     check = "--check" in arguments

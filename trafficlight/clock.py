@@ -15,6 +15,10 @@ T = TypeVar("T")
 
 # Items that `cooperative` yields in one turn of the loop: a few milliseconds of bookkeeping for cases.
 _ITEMS_PER_TURN = 50
+# Seconds without a question after which a debugger seems to have stopped the loop.
+_STOPPED = 3.0
+# Seconds by which a timer of the loop may be early.
+_EARLY = 0.01
 
 
 class Timer(Protocol):
@@ -77,6 +81,50 @@ class SystemClock(Clock):
     def call_later(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> Timer:
         """Schedule a callback with the loop's own timers."""
         return asyncio.get_running_loop().call_later(seconds, callback, *arguments)
+
+
+class DebuggerClock(SystemClock):
+    """The real clock, which stands still while a debugger stops the event loop: no deadline expires then.
+
+    Something must ask it every second, as the engine does.
+
+    :param real: the monotonic clock.
+    """
+
+    def __init__(self, real: Callable[[], float] = time.monotonic) -> None:
+        self._real = real
+        self._asked = real()
+        self._stopped = 0.0
+
+    def monotonic(self) -> float:
+        """Return the seconds for which the event loop has not been stopped."""
+        now = self._real()
+        if now - self._asked > _STOPPED:
+            self._stopped += now - self._asked
+        self._asked = now
+        return now - self._stopped
+
+    def call_later(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> Timer:
+        """Schedule a callback, and defer it by the time for which the loop is stopped."""
+        return _DeferredTimer(self, seconds, lambda: callback(*arguments))
+
+
+class _DeferredTimer:
+    def __init__(self, clock: Clock, seconds: float, callback: Callable[[], object]) -> None:
+        self._clock = clock
+        self._due = clock.monotonic() + seconds
+        self._callback = callback
+        self._handle = asyncio.get_running_loop().call_later(seconds, self._fire)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def _fire(self) -> None:
+        remaining = self._due - self._clock.monotonic()
+        if remaining > _EARLY:
+            self._handle = asyncio.get_running_loop().call_later(remaining, self._fire)
+        else:
+            self._callback()
 
 
 class Deadline:

@@ -9,13 +9,24 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
+from trafficlight.text import in_plain_words, without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +37,16 @@ SYNAPSE_VERSION = "1.163.2"
 DENDRITE_VERSION = "0.13.8"
 DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere
 # Variables that are set for adapters; not settings.
-_FOR_ADAPTERS = frozenset({"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE"})
+_FOR_ADAPTERS = frozenset(
+    {"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE", "TRAFFICLIGHT_STORAGE", "TRAFFICLIGHT_EVIDENCE"}
+)
 # Prefixes of settings that are accepted without an effect, and why.
 _OBSOLETE = {
     "KIWI_": "REPORTERS configures reporters",
     "WARM_SERVERS": "no homeserver is started before its case",
 }
-_FILES = ("trafficlight.json", "instance/trafficlight.json")
+_RENAMED = {"docker_engines": "docker_engine"}
+CONFIGURATION_FILES = ("trafficlight.json", "instance/trafficlight.json")
 
 ProviderName = Literal["local", "homerunner", "docker", "static"]
 Seconds = Annotated[float, Field(gt=0)]
@@ -53,7 +67,7 @@ class StaticServer(BaseModel):
 
 
 class DockerHost(BaseModel):
-    """A Docker engine to run homeservers on.
+    """The Docker engine to run homeservers on.
 
     :ivar url: ``unix://``, ``tcp://``, ``http://`` or ``https://``.
     :ivar certificates: the folder with its ca.pem, cert.pem and key.pem; with one it is spoken to over TLS.
@@ -68,15 +82,28 @@ class DockerHost(BaseModel):
 
 
 class AdapterProgram(BaseModel):
-    """Adapters that the lab starts itself."""
+    """Adapters that the lab starts itself.
+
+    :ivar command: starts an adapter; ``{url}`` and ``{port}`` in it, and in `env`, are the coordinator's URL
+        and a free port.
+    :ivar driver: instead of `command`, starts a driver.
+    :ivar count: processes.
+    :ivar cwd: their working directory.
+    :ivar env: environment variables to set besides.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     command: str = ""
+    driver: str = ""
     count: int = Field(default=1, ge=0)
+    cwd: Path | None = None
+    env: dict[str, str] = Field(default_factory=dict)
 
 
 def _as_program(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"command": value}
     return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -84,11 +111,12 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _as_objects(value: Any) -> Any:
-    values = [value] if isinstance(value, str | dict) else value
-    if not isinstance(values, list):
-        return values
-    return [{"url": one} if isinstance(one, str) else one for one in values]
+def _as_engine(value: Any) -> Any:
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise PydanticCustomError("several", "must name one engine, not several")
+        value = value[0] if value else None
+    return {"url": value} if isinstance(value, str) else value
 
 
 Program = Annotated[AdapterProgram, BeforeValidator(_as_program)]
@@ -134,6 +162,11 @@ class Settings(BaseModel):
         description="Names under which the coordinator is reached, besides addresses, `localhost`, the"
         " machine's name and `HOST`; `*` is any.",
     )
+    trusted_proxies: Annotated[list[IPvAnyNetwork], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: [ip_network("127.0.0.0/8"), ip_network("::1")],
+        description="Addresses or networks of proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and"
+        " `X-Forwarded-Prefix` count; default: this machine.",
+    )
     adapter_token: Token | None = Field(
         default=None,
         description="What adapters must send as bearer token to register; null: no token needed.",
@@ -145,7 +178,10 @@ class Settings(BaseModel):
     )
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {"nio": AdapterProgram(count=4)},
-        description="The adapters that `run` starts: a number of a built-in one, or `command` and `count`.",
+        description="The adapters that `run` starts, by name: how many of a built-in client, or the command"
+        " of an adapter, or an object with `command` (of an adapter) or `driver` (the command of a driver),"
+        " `count`, `cwd` and `env`. In commands and `env`, `{url}` is the coordinator's URL, and `{port}` a"
+        " free port of each process.",
     )
 
     server_providers: dict[str, ProviderName] = Field(
@@ -164,9 +200,9 @@ class Settings(BaseModel):
         default_factory=dict,
         description="The Docker image for each server type, for `homerunner` and `docker`; default: its own.",
     )
-    docker_engines: Annotated[list[DockerHost], BeforeValidator(_as_objects)] = Field(
-        default_factory=list,
-        description="Docker engines to use, each a URL such as `unix:///var/run/docker.sock` or"
+    docker_engine: Annotated[DockerHost | None, BeforeValidator(_as_engine)] = Field(
+        default=None,
+        description="The Docker engine to use: a URL such as `unix:///var/run/docker.sock` or"
         " `tcp://host:2376`, or an object with `url`, `certificates` (a folder, for TLS) and `capacity`"
         " (homeservers at once); default: `DOCKER_HOST`, else this machine's.",
     )
@@ -199,7 +235,8 @@ class Settings(BaseModel):
         default=None,
         ge=0,
         le=1000,
-        description="Processes that run test code; null: one for each core; 0: none, inside the coordinator.",
+        description="Processes for test code that are kept ready; more start when more cases run at once"
+        " (`CASE_LIMIT`). null: one for each core; 0: none, tests run inside the coordinator.",
     )
     worker_memory: int = Field(
         default=4 << 30, ge=0, description="Bytes of data that a worker process may have; 0: no limit."
@@ -268,11 +305,30 @@ class Settings(BaseModel):
         return self.results_folder or self.upload_folder or Path("results")
 
     def public(self) -> dict[str, Any]:
-        """Return the settings by their keys, without secrets, JSON-able."""
+        """Return the settings by their keys, without secrets, JSON-able.
+
+        Of the programs of adapters, only the names of their executables: arguments may be passwords.
+        """
         shown = self.model_dump(mode="json", exclude={"adapter_token", "people_token"})
         # What a reporter needs to log in is in its settings.
         shown["reporters"] = sorted(self.reporters)
-        return {key_of(field): value for field, value in shown.items()}
+        for program in shown["adapters"].values():
+            program["command"], program["driver"] = _masked(program["command"]), _masked(program["driver"])
+            program["env"] = dict.fromkeys(program["env"], "***")
+        return {key_of(field): _without_credentials(value) for field, value in shown.items()}
+
+
+def _masked(command: str) -> str:
+    executable, _, arguments = command.strip().partition(" ")
+    return f"{executable} ***" if arguments else executable
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_credentials(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(item) for item in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def load(
@@ -310,7 +366,7 @@ def load(
 
 
 def _find(directory: Path) -> Path | None:
-    return next((directory / name for name in _FILES if (directory / name).is_file()), None)
+    return next((directory / name for name in CONFIGURATION_FILES if (directory / name).is_file()), None)
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -325,9 +381,13 @@ def _from_file(path: Path) -> dict[str, Any]:
     for key in read:
         if _obsolete(key, str(path)):
             continue
-        if key != key.upper() or key.lower() not in Settings.model_fields:
+        if key != key.upper() or _field(key) not in Settings.model_fields:
             raise ConfigError(f"unknown key{_suggestion(key)}", key=key, source=str(path))
-    return {key.lower(): value for key, value in read.items() if key.lower() in Settings.model_fields}
+    return {_field(key): value for key, value in read.items() if _field(key) in Settings.model_fields}
+
+
+def _field(key: str) -> str:
+    return _RENAMED.get(key.lower(), key.lower())
 
 
 def _variable(field: str) -> str:
@@ -337,7 +397,7 @@ def _variable(field: str) -> str:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in environment.items():
-        field = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        field = _field(name.removeprefix(ENVIRONMENT_PREFIX))
         if not name.startswith(ENVIRONMENT_PREFIX) or name in _FOR_ADAPTERS:
             continue
         if _obsolete(key_of(field), f"environment variable {name}"):
@@ -374,6 +434,6 @@ def _explained(error: ValidationError, sources: Mapping[str, str]) -> ConfigErro
     key = ".".join([key_of(field), *inside])
     if first["type"] == "extra_forbidden":
         return ConfigError(f"unknown key{_suggestion(field)}", key=key, source=sources.get(field))
-    problem = first["msg"][0].lower() + first["msg"][1:]
+    problem = in_plain_words(first)
     given = "" if "token" in field else f", not {first['input']!r}"
     return ConfigError(problem + given, key=key, source=sources.get(field))

@@ -93,6 +93,18 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what is the standard error output at that time: a live display replaces it."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        pass
+
+
 def configure(level: str, form: LogFormat, stream: TextIO | None = None) -> None:
     """Start logging.
 
@@ -100,6 +112,6 @@ def configure(level: str, form: LogFormat, stream: TextIO | None = None) -> None
     :param form: for people or for programs.
     :param stream: where to; the standard error output by default.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream) if stream is not None else _StandardError()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -31,6 +31,7 @@ class ParameterSet:
 @dataclass(frozen=True, slots=True)
 class _Values:
     sets: tuple[dict[str, Any], ...]
+    single: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def parametrize(**values: Any) -> Callable[[F], F]:
     """Add a case with these values."""
     if not values:
         raise TypeError("@parametrize takes the values to run with: @parametrize(size=10)")
-    return _marking("parametrize", _Values((values,)))
+    return _marking("parametrize", _Values((values,), single=True))
 
 
 def matrix(**values: Iterable[Any]) -> Callable[[F], F]:
@@ -99,6 +100,23 @@ def parameter_sets(function: Callable[..., Any], owner: type | None = None) -> l
         if isinstance(mark, _Ignore) and (mark.values or mark in above):
             sets = _ignoring(sets, mark)
     return sets
+
+
+def parameter_names(function: Callable[..., Any]) -> set[str]:
+    """Return the names that the decorators of a test method give values."""
+    names: set[str] = set()
+    for mark in getattr(function, _MARKS, ()):
+        if isinstance(mark, _Values):
+            names.update(*mark.sets)
+        elif isinstance(mark, _Defaults):
+            names.update(mark.values)
+    return names
+
+
+def single_sets(function: Callable[..., Any]) -> list[dict[str, Any]]:
+    """Return the values of every `@parametrize` of a test method."""
+    marks: tuple[_Mark, ...] = getattr(function, _MARKS, ())
+    return [mark.sets[0] for mark in marks if isinstance(mark, _Values) and mark.single]
 
 
 def _collected(marks: Iterable[_Mark]) -> list[ParameterSet]:

@@ -13,16 +13,20 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def main() -> None:
-    """Request SIGKILL on the parent's death, then replace this process by the command."""
-    parent, *command = sys.argv[1:]
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies; exit if it has died already."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (AttributeError, OSError):
-        pass
-    else:
-        if os.getppid() != int(parent):  # it died before the request took effect
-            sys.exit(1)
+        return
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def main() -> None:
+    """Request SIGKILL on the parent's death, then replace this process by the command."""
+    parent, *command = sys.argv[1:]
+    die_with(int(parent))
     try:
         os.execvp(command[0], command)  # noqa: S606 - replacing this process is the purpose
     except OSError as error:

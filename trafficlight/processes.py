@@ -20,6 +20,10 @@ _T = TypeVar("_T")
 
 _PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
 _TAIL_LINES = 20
+_NO_NETWORK = re.compile(
+    r"Temporary failure in name resolution|Name or service not known|No address associated with hostname"
+    r"|Network is unreachable|No route to host|no such host|[Cc]onnection refused"
+)
 _CAUSE = 300  # characters
 
 LAB_ONLY = "TRAFFICLIGHT_PEOPLE_TOKEN"
@@ -157,6 +161,12 @@ async def run_tool(
             f"{what}: {describe_exit(code)}{_cause(lines)}", log="\n".join(list(lines)[-_TAIL_LINES:])
         )
     return list(lines)
+
+
+def no_network(text: str) -> str:
+    """Return what the output of a program says about a missing network; empty if nothing."""
+    found = _NO_NETWORK.search(text)
+    return found[0] if found is not None else ""
 
 
 def _cause(lines: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ __all__ = [
     "EXIT",
     "IDLE",
     "RESET",
+    "TOKEN_VARIABLES",
     "ActionMessage",
     "ErrorBody",
     "ErrorReport",
@@ -26,6 +27,9 @@ JsonObject: TypeAlias = dict[str, Any]
 IDLE = "idle"
 EXIT = "exit"
 RESET = "reset"
+
+TOKEN_VARIABLES = ("TRAFFICLIGHT_ADAPTER_TOKEN", "ADAPTER_TOKEN")
+"""Environment variables that hand the shared registration token to an adapter; the second is an old name."""
 
 
 def _list(value: object) -> object:

@@ -30,7 +30,12 @@ class HomeServerSpec:
 
 
 class ServerType:
-    """Selects the homeservers for a server role. A custom type needs `complement_types` or `homeservers`."""
+    """Selects the homeservers for a server role. A custom type needs `complement_types` or `homeservers`.
+
+    :cvar recipe: the implementation, e.g. ``synapse``; empty if only an image is named.
+    :cvar version: an exact version, ``stable`` or ``latest``.
+    :cvar image: the Docker image in Complement's conventions.
+    """
 
     recipe: str = ""
     version: str = "stable"

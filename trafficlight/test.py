@@ -9,6 +9,7 @@
         async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None: ...
 """
 
+import asyncio
 import inspect
 import logging
 import sys
@@ -18,9 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Protocol, TypeAlias, TypeVar, overload
 
-from trafficlight import waiting
 from trafficlight.client_types import ClientMatcher, NetworkProxy
-from trafficlight.errors import LabError, Skipped
+from trafficlight.errors import LabError, Skipped, UnsupportedError
 from trafficlight.server_types import ServerType
 
 __all__ = ["CaseInfo", "Deadline", "Declaration", "Test", "TestRun", "accepted"]
@@ -220,7 +220,7 @@ class Test:
         :raises AssertionError: it did not hold in time; the message has its last result or error.
         """
         limit = timeout if self._run is None else min(timeout, self._run.deadline.remaining)
-        return await waiting.eventually(condition, limit)
+        return await _eventually(condition, limit)
 
     def skip(self, reason: str) -> NoReturn:
         """End the test as skipped. `except Exception` does not catch it.
@@ -237,3 +237,42 @@ def accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict
         return dict(arguments)
     taken = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     return {name: value for name, value in arguments.items() if name in taken}
+
+
+_FIRST_PAUSE = 0.01
+_LONGEST_PAUSE = 0.25
+
+
+async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
+    """Wait until a condition holds, and return what it returned; it is tried at least once.
+
+    :param condition: a function, plain or async, whose result is true once it holds.
+    :param timeout: seconds.
+    :raises AssertionError: it did not hold in time; says what it returned or raised last.
+    :raises LabError: the condition raised it; waiting longer would not help.
+    :raises UnsupportedError: likewise.
+    """
+    last, raised = "it never came to an end", None
+    pause = _FIRST_PAUSE
+    try:
+        async with asyncio.timeout(max(timeout, _FIRST_PAUSE)) as scope:
+            while True:
+                try:
+                    value = condition()
+                    if inspect.isawaitable(value):
+                        value = await value
+                except (LabError, UnsupportedError):
+                    raise
+                except Exception as error:  # noqa: BLE001 - raised when time is up
+                    last, raised = f"it raised {type(error).__name__}: {error}", error
+                else:
+                    if value:
+                        return value
+                    last, raised = f"it returned {value!r}", None
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_PAUSE)
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        shown = getattr(condition, "__name__", None) or repr(condition)
+        raise AssertionError(f"{shown} did not hold within {timeout:g} s; at the last try {last}") from raised

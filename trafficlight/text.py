@@ -1,8 +1,10 @@
 """Text for people and for XML: truncation, escaping, and how durations, sizes and times are written."""
 
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,10 +14,31 @@ MESSAGE_LIMIT = 10_000
 TRACEBACK_LIMIT = 100_000
 """Characters kept of a traceback."""
 
+EVENT_LIMIT = 100_000
+"""Characters kept of a text in an event, and of all that an adapter or a test put into one of its objects."""
+
 # What XML 1.0 forbids, and the control characters that it discourages; tab and line feed are fine.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 # Readers of JUnit open the file that such a marker names: only this package may write one.
 _MARKER = re.compile(r"\[\[(?=\s*ATTACHMENT)", re.IGNORECASE)
+
+
+_USER_PART = re.compile(r"(?<=://)[^/?#@\s]*@")
+# How the validator begins: "Input should be ...", "String should have at least ...".
+_SUBJECT = re.compile(r"^\w+( \w+)? should")
+_PLAIN_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known",
+    **dict.fromkeys(
+        ("model_type", "dict_type", "model_attributes_type", "dataclass_type"), "must be an object"
+    ),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "must be a list"),
+    **dict.fromkeys(("string_type", "string_unicode"), "must be text"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "path_type": "must be a path",
+}
 
 
 def escape_control(text: str) -> str:
@@ -26,8 +49,26 @@ def escape_control(text: str) -> str:
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """Return the place of the first invalid value, dotted and maybe empty, and what is wrong with it."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    return ".".join(map(str, first["loc"])), first["msg"][0].lower() + first["msg"][1:]
+    first = error.errors(include_url=False)[0]
+    return ".".join(map(str, first["loc"])), in_plain_words(first)
+
+
+def in_plain_words(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, as JSON calls it: pydantic speaks of Python's types and classes.
+
+    :param problem: an entry of `ValidationError.errors()`.
+    """
+    kind, message = problem["type"], problem["msg"]
+    if (plain := _PLAIN_WORDS.get(kind)) is not None:
+        return plain
+    message = message.removeprefix("Value error, ")
+    message = _SUBJECT.sub("must", message)
+    return message[:1].lower() + message[1:]
+
+
+def without_credentials(text: str) -> str:
+    """Return a text with the user parts of URLs masked: `https://user:password@host` becomes `https://***@host`."""
+    return _USER_PART.sub("***@", text)
 
 
 def single_line(text: str, limit: int = 300) -> str:
@@ -80,6 +121,14 @@ def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
             return file.read(limit).decode(errors="replace")
     except OSError:
         return ""
+
+
+def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield a line for each row, with its cells below those of the other rows."""
+    table = list(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def count(number: int, noun: str) -> str:

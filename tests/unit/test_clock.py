@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.hand_clock import HandClock, settled
-from trafficlight.clock import Clock, SystemClock, cooperative, race
+from trafficlight.clock import Clock, DebuggerClock, SystemClock, cooperative, race
 
 
 @pytest.fixture
@@ -141,3 +141,24 @@ async def test_cooperative_iteration_yields_to_the_loop() -> None:
     assert [item async for item in cooperative(range(200))] == list(range(200))
     counting.cancel()
     assert turns >= 4
+
+
+class TestWithADebugger:
+    def test_the_time_in_which_the_loop_is_stopped_does_not_count(self) -> None:
+        times = iter([100.0, 101.0, 102.0, 702.0, 703.0])
+        clock = DebuggerClock(lambda: next(times))
+        assert [clock.monotonic() for _ in range(4)] == [101.0, 102.0, 102.0, 103.0]
+
+    @pytest.mark.parametrize("cancelled", [False, True])
+    async def test_a_call_is_deferred_by_that_time(self, cancelled: bool) -> None:
+        time = [100.0]
+        clock, called = DebuggerClock(lambda: time[0]), asyncio.Event()
+        timer = clock.call_later(0.02, called.set)
+        time[0] += 600.0  # in the debugger
+        await SystemClock().sleep(0.021)  # the loop has called the timer before this
+        assert not called.is_set()
+        if cancelled:
+            timer.cancel()
+        time[0] += 0.02
+        await SystemClock().sleep(0.021)
+        assert called.is_set() is not cancelled

@@ -241,6 +241,24 @@ def test_secrets_are_neither_shown_nor_told(tmp_path: Path) -> None:
     assert settings.adapter_token.get_secret_value() == "hush"
 
 
+def test_passwords_in_commands_and_urls_are_not_shown(tmp_path: Path) -> None:
+    settings = {
+        "ADAPTERS": {
+            "a": {"command": "python adapter.py --password hush {url}", "env": {"KEY": "hush"}},
+            "b": "node adapter.mjs hush",
+        },
+        "DOCKER_ENGINE": "https://me:hush@docker.example:2376",
+        "SERVER_OVERRIDES": {"SynapseStable": {"server_name": "a", "cs_api": "https://me:hush@a.example"}},
+    }
+    _write(tmp_path / "trafficlight.json", settings)
+    loaded = _load(tmp_path)
+    assert loaded.adapters["b"].command == "node adapter.mjs hush"
+    shown = loaded.public()
+    assert "hush" not in json.dumps(shown)
+    assert shown["ADAPTERS"]["a"]["command"] == "python ***"
+    assert shown["DOCKER_ENGINE"]["url"] == "https://***@docker.example:2376"
+
+
 def test_a_secret_of_the_wrong_type_is_not_told(tmp_path: Path) -> None:
     file = _write(tmp_path / "trafficlight.json", {"PEOPLE_TOKEN": ["hush"]})
 
@@ -269,10 +287,20 @@ def test_the_sample_file_is_valid_and_states_every_setting(tmp_path: Path) -> No
     ],
 )
 def test_a_docker_engine_is_a_url_or_an_object(tmp_path: Path, text: str) -> None:
-    settings = _load(tmp_path, environment={"TRAFFICLIGHT_DOCKER_ENGINES": text})
-    assert settings.docker_engines == [DockerHost(url="tcp://lab2:2376")]
+    for name in ("DOCKER_ENGINE", "DOCKER_ENGINES"):
+        settings = _load(tmp_path, environment={f"TRAFFICLIGHT_{name}": text})
+        assert settings.docker_engine == DockerHost(url="tcp://lab2:2376")
+
+
+def test_no_docker_engine_is_the_default_one(tmp_path: Path) -> None:
+    assert _load(tmp_path, environment={"TRAFFICLIGHT_DOCKER_ENGINES": "[]"}).docker_engine is None
+
+
+def test_several_docker_engines_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "trafficlight.json", {"DOCKER_ENGINES": ["tcp://lab2:2376", "tcp://lab3:2376"]})
+    assert "DOCKER_ENGINE: must name one engine, not several" in _problem(tmp_path)
 
 
 def test_what_is_wrong_with_a_docker_engine_is_named(tmp_path: Path) -> None:
-    _write(tmp_path / "trafficlight.json", {"DOCKER_ENGINES": [{"url": "tcp://lab2:2376", "cert": "/x"}]})
-    assert "DOCKER_ENGINES.0.cert" in _problem(tmp_path)
+    _write(tmp_path / "trafficlight.json", {"DOCKER_ENGINE": {"url": "tcp://lab2:2376", "cert": "/x"}})
+    assert "DOCKER_ENGINE.cert" in _problem(tmp_path)

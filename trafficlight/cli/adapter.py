@@ -1,10 +1,18 @@
 """`trafficlight adapter`: run a built-in adapter, or check any adapter."""
 
 import asyncio
+import functools
 import json
-from typing import Any
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+from trafficlight.protocol import TOKEN_VARIABLES
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class JsonObjectType(click.ParamType[Any]):
@@ -28,53 +36,116 @@ def command() -> None:
     """Run a built-in adapter, or check your own."""
 
 
+_HOSTING = (
+    click.option(
+        "--url",
+        envvar="TRAFFICLIGHT_URL",
+        required=True,
+        help="The coordinator's URL, e.g. http://127.0.0.1:5000. Also: TRAFFICLIGHT_URL.",
+    ),
+    click.option(
+        "--count",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="The number of clients in this process.",
+    ),
+    click.option(
+        "--token",
+        envvar=TOKEN_VARIABLES,
+        help="The coordinator's ADAPTER_TOKEN, if it has one. Also: TRAFFICLIGHT_ADAPTER_TOKEN.",
+    ),
+    click.option("--once", is_flag=True, help="Exit after one case instead of registering again."),
+)
+
+
+def _hosting(function: F) -> F:
+    """Add the options of a command that runs clients."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_HOSTING), function)
+
+
 @command.command("nio")
-@click.option(
-    "--url",
-    envvar="TRAFFICLIGHT_URL",
-    required=True,
-    help="The coordinator's URL, e.g. http://127.0.0.1:5000.",
-)
-@click.option(
-    "--count",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="The number of clients in this process.",
-)
-@click.option("--token", envvar="ADAPTER_TOKEN", help="The coordinator's ADAPTER_TOKEN, if it has one.")
-@click.option("--once", is_flag=True, help="Exit after one case instead of registering again.")
+@_hosting
 def nio(url: str, count: int, token: str | None, once: bool) -> None:
     """Run Matrix clients on the library matrix-nio."""
-    if not url.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{url!r} is not a URL: write http://host:port", param_hint="--url")
+    _check_url(url)
     from trafficlight.adapters.nio.adapter import main
 
     asyncio.run(main(url, count, token, once=once))
+
+
+@command.command("run")
+@click.argument("name", required=False)
+@click.option("--driver", "program", help="The command that starts a driver of your own.")
+@_hosting
+def run(name: str | None, program: str | None, url: str, count: int, token: str | None, once: bool) -> None:
+    """Run clients through a driver: a program that speaks JSON lines on standard input and output.
+
+    NAME is a client that comes with trafficlight: nio.
+    """
+    _check_url(url)
+    if (name is None) == (program is None):
+        raise click.UsageError("name a client that comes with trafficlight, or a --driver")
+    if name is not None:
+        if name != "nio":
+            raise click.BadParameter(f"{name!r} does not come with trafficlight: nio does", param_hint="NAME")
+        from trafficlight.adapters.nio.adapter import main
+
+        asyncio.run(main(url, count, token, once=once))
+        return
+    from trafficlight.adapters.host import DriverCommand, serve_driver
+
+    arguments = shlex.split(program or "")
+    asyncio.run(serve_driver(DriverCommand(arguments), url, count=count, token=token, once=once))
+
+
+def _check_url(url: str) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{url!r} is not a URL: write http://host:port", param_hint="--url")
 
 
 @command.command("check")
 @click.option(
     "--command",
     "program",
-    required=True,
     help="The command that starts the adapter; {url} stands for the coordinator's URL.",
 )
-@click.option("--action", help="An action that it can perform at any time. Default: one that it declares.")
+@click.option("--driver", help="Instead of --command, the command that starts a driver.")
 @click.option(
-    "--data", type=JsonObjectType(), default="{}", show_default=True, help="The data of the action."
+    "--action", help="An action that it can perform at any time. Default: the first that it declares."
+)
+@click.option(
+    "--data",
+    type=JsonObjectType(),
+    help="The data of the action. Default: the example of the action catalogue, or none.",
 )
 @click.option("--hold", type=float, default=3.0, show_default=True, help="Seconds that a poll is held.")
-@click.option("--token", help="Require this registration token; the adapter gets it as ADAPTER_TOKEN.")
-def check(program: str, action: str | None, data: dict[str, Any], hold: float, token: str | None) -> int:
-    """Check an adapter against a scripted coordinator.
+@click.option(
+    "--token",
+    help="Require this registration token; the adapter gets it as TRAFFICLIGHT_ADAPTER_TOKEN.",
+)
+def check(
+    program: str | None,
+    driver: str | None,
+    action: str | None,
+    data: dict[str, Any] | None,
+    hold: float,
+    token: str | None,
+) -> int:
+    """Check an adapter, or a driver, against a scripted coordinator.
 
     Exit code: 0 if it follows the protocol, 1 if it does not.
     """
+    if (program is None) == (driver is None):
+        raise click.UsageError("name a --command or a --driver")
     from trafficlight.adapters.conformance import CheckOptions, render
     from trafficlight.adapters.conformance import check as examine
+    from trafficlight.clients.catalogue import catalogue
 
-    options = CheckOptions(action=action, data=data, hold=hold, token=token)
-    results = asyncio.run(examine(program, options))
+    examples = {entry.name: entry.message["data"] for entry in reversed(catalogue())}
+    options = CheckOptions(action=action, data=data, examples=examples, hold=hold, token=token)
+    host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", "--url", "{url}", "--driver"]
+    results = asyncio.run(examine(program or shlex.join([*host, driver or ""]), options))
+    results.command = program or driver or ""
     click.echo(render(results))
     return results.exit_code

@@ -1,10 +1,11 @@
-"""Client of a running coordinator's HTTP API, for `submit` and `watch`."""
+"""Client of a running coordinator's HTTP API, for the commands that use one."""
 
 import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -15,7 +16,10 @@ from trafficlight.cli.options import adding
 from trafficlight.errors import TrafficlightError, UsageError
 from trafficlight.http.local_token import find_token
 from trafficlight.results.events import Event, parse_event
+from trafficlight.suites.case_ids import encode_file
+from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.selection import SessionRequest
+from trafficlight.suites.targets import located
 
 # Time-outs in seconds. Starting a session may install homeservers.
 _CONNECT, _ANSWER, _SUBMIT = 10.0, 60.0, 1800.0
@@ -61,17 +65,59 @@ class CoordinatorRefusedError(UsageError):
         super().__init__(message)
 
 
-class SessionFacts(BaseModel):
-    """The fields of a session that these commands use; a newer coordinator may send more."""
+class _Facts(BaseModel):
+    """The fields that these commands use; a newer coordinator may send more."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+class SessionFacts(_Facts):
+    """A session."""
 
     id: str
     state: str
     cases: int
     folder: str
     exit_code: int | None
+    started: datetime | None = None
+    counts: dict[str, int] = {}
+    stopped: str = ""
+    waiting: list[str] = []
     problems: list[str] = []
+
+
+class _Sessions(_Facts):
+    sessions: list[SessionFacts]
+    total: int
+
+
+class AdapterFacts(_Facts):
+    """An adapter."""
+
+    uuid: str
+    program: str
+    type: str
+    version: str
+    instance: str
+    labels: list[str]
+    address: str
+    state: str
+    case: str | None
+    role: str | None
+    doing: str
+    paused: str
+    quarantined: bool
+
+
+class AdaptersFacts(_Facts):
+    """The adapters that are there, and why some get no new case."""
+
+    adapters: list[AdapterFacts]
+    drained: str
+    paused: dict[str, str]
+
+
+M = TypeVar("M", bound=_Facts)
 
 
 class Coordinator:
@@ -107,8 +153,8 @@ class Coordinator:
         :raises CoordinatorRefusedError: the request is refused; the message says why.
         :raises CoordinatorUnreachableError: it does not answer.
         """
-        async with self._asking("POST", "", json=asked.model_dump(mode="json"), total=_SUBMIT) as answer:
-            return await self._facts(answer)
+        body = asked.model_dump(mode="json")
+        return await self._ask(SessionFacts, "POST", "/sessions", json=body, total=_SUBMIT)
 
     async def session(self, name: str) -> SessionFacts:
         """Return the state of a session.
@@ -116,8 +162,44 @@ class Coordinator:
         :raises CoordinatorRefusedError: it does not exist, or access is denied.
         :raises CoordinatorUnreachableError: it does not answer.
         """
-        async with self._asking("GET", f"/{quote(name, safe='')}", total=_ANSWER) as answer:
-            return await self._facts(answer)
+        return await self._ask(SessionFacts, "GET", _session(name))
+
+    async def sessions(self, limit: int) -> tuple[list[SessionFacts], int]:
+        """Return the newest sessions, and the number of all.
+
+        :raises CoordinatorRefusedError: access is denied.
+        :raises CoordinatorUnreachableError: it does not answer.
+        """
+        listed = await self._ask(_Sessions, "GET", f"/sessions?limit={limit}")
+        return listed.sessions, listed.total
+
+    async def cancel(self, name: str, case: str | None = None) -> SessionFacts:
+        """Cancel a session, or one of its cases.
+
+        :raises CoordinatorRefusedError: it does not exist or has ended, or access is denied.
+        :raises CoordinatorUnreachableError: it does not answer.
+        """
+        if case is None:
+            return await self._ask(SessionFacts, "POST", f"{_session(name)}/cancel")
+        return await self._ask(SessionFacts, "POST", f"{_session(name)}/cases/cancel", json={"case": case})
+
+    async def adapters(self) -> AdaptersFacts:
+        """Return the adapters that are there.
+
+        :raises CoordinatorRefusedError: access is denied.
+        :raises CoordinatorUnreachableError: it does not answer.
+        """
+        return await self._ask(AdaptersFacts, "GET", "/adapters")
+
+    async def change_adapters(self, change: str, body: dict[str, str], program: str | None = None) -> None:
+        """Pause or resume a program, or drain or undrain all adapters.
+
+        :param change: ``pause``, ``resume``, ``drain`` or ``undrain``.
+        :raises CoordinatorRefusedError: there is no such program, or access is denied.
+        :raises CoordinatorUnreachableError: it does not answer.
+        """
+        which = "" if program is None else f"/{quote(program, safe='')}"
+        await self._ask(_Facts, "POST", f"/adapters{which}/{change}", json=body)
 
     async def events(self, name: str, after: int) -> AsyncIterator[Event]:
         """Yield the events of a session as they happen, until it ends.
@@ -126,8 +208,7 @@ class Coordinator:
         :raises CoordinatorRefusedError: the session does not exist, or access is denied.
         :raises CoordinatorUnreachableError: the stream broke.
         """
-        path = f"/{quote(name, safe='')}/events?after={after}"
-        async with self._asking("GET", path) as answer:
+        async with self._asking("GET", f"{_session(name)}/events?after={after}") as answer:
             begun: list[bytes] = []
             async for piece in answer.content.iter_any():
                 first, *more = piece.split(b"\n")
@@ -137,13 +218,15 @@ class Coordinator:
                         yield event
                     begun = [following]
 
-    async def _facts(self, answer: aiohttp.ClientResponse) -> SessionFacts:
-        try:
-            return SessionFacts.model_validate_json(await answer.read())
-        except ValidationError:
-            raise CoordinatorRefusedError(
-                answer.status, f"{self.url} is not a trafficlight coordinator"
-            ) from None
+    async def _ask(
+        self, model: type[M], method: str, path: str, *, total: float = _ANSWER, **options: Any
+    ) -> M:
+        async with self._asking(method, path, total=total, **options) as answer:
+            try:
+                return model.model_validate_json(await answer.read())
+            except ValidationError:
+                message = f"{self.url} is not a trafficlight coordinator, or one of another version"
+                raise CoordinatorRefusedError(answer.status, message) from None
 
     @asynccontextmanager
     async def _asking(
@@ -152,7 +235,7 @@ class Coordinator:
         limits = aiohttp.ClientTimeout(
             total=total, connect=_CONNECT, sock_read=_SILENCE if total is None else None
         )
-        url = f"{self.url}/api/sessions{path}"
+        url = f"{self.url}/api{path}"
         try:
             async with self._http.request(
                 method, url, headers=self._headers, timeout=limits, **options
@@ -172,11 +255,18 @@ def as_seen_there(targets: tuple[str, ...], url: str) -> tuple[str, ...]:
     """Return paths as the coordinator resolves them: absolute if it runs on this machine and they exist."""
     if not _is_url(url) or urlsplit(url).hostname not in _LOOPBACK:
         return targets
-    parts = [target.partition("::") for target in targets]
-    return tuple(
-        "".join((os.path.abspath(path) if path and os.path.exists(path) else path, mark, symbol))
-        for path, mark, symbol in parts
-    )
+    return tuple(map(_absolute, targets))
+
+
+def _absolute(target: str) -> str:
+    place, symbol = located(target, Path.cwd())
+    if place is None or place.is_relative_to(SHIPPED):
+        return target
+    return encode_file(str(place)) + (f"::{symbol}" if symbol else "")
+
+
+def _session(name: str) -> str:
+    return f"/sessions/{quote(name, safe='')}"
 
 
 def _is_url(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from trafficlight.config import Settings, load
 from trafficlight.coordinator.workers.planner import WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import TestFileError
-from trafficlight.suites.discovery import DEFAULT_PATTERNS
+from trafficlight.suites.discovery import DEFAULT_PATTERNS, file_found
 from trafficlight.suites.model import Case, Plan, Suite
 from trafficlight.suites.planning import plan
 from trafficlight.suites.selection import Selection
@@ -32,16 +31,14 @@ _PROBLEMS = 3
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="Print counts only.")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
-@click.pass_context
 def command(
-    ctx: click.Context,
     paths: tuple[str, ...],
     selection: Selection,
     *,
     as_json: bool,
     quiet: bool,
     config: Path | None,
-) -> None:
+) -> int:
     """List the cases that would run.
 
     PATH is a directory, a test file, a suite file (YAML), or a part of a test file: FILE::Class,
@@ -50,7 +47,18 @@ def command(
 
     Exit code: 0, 2 if there is nothing to run, 3 if a test file has a problem.
     """
-    settings = load(file=config)
+    return list_cases(paths, selection, load(file=config), as_json=as_json, quiet=quiet)
+
+
+def list_cases(
+    paths: tuple[str, ...],
+    selection: Selection,
+    settings: Settings,
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Print the cases that would run, and return the exit code."""
     found = asyncio.run(_planned(paths, selection, settings))
     lines = [_as_json(found, selection)] if as_json else _as_text(found, selection, quiet=quiet)
     # A character that cannot be encoded must not lose the rest.
@@ -59,7 +67,7 @@ def command(
         click.echo(f"error: {_shown(problem)}", err=True)
     if not found.cases:
         click.echo("nothing to run", err=True)
-    ctx.exit(_NOTHING if not found.cases else _PROBLEMS if found.problems else 0)
+    return _NOTHING if not found.cases else _PROBLEMS if found.problems else 0
 
 
 async def _planned(paths: tuple[str, ...], selection: Selection, settings: Settings) -> Plan:
@@ -99,8 +107,8 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
     if selection.sample is not None:
         parts.append(f"--seed {selection.seed}")
     yield " · ".join(parts)
-    for entry in selection.unused(case.id for case in cases):
-        yield f"the expected failure {entry.case} matches no case"
+    yield from found.warnings
+    yield from selection.unused(case.id for case in cases)
 
 
 def _counts(suite: Suite) -> Iterator[str]:
@@ -155,11 +163,11 @@ def _as_json(found: Plan, selection: Selection) -> str:
     ]
     seed = selection.seed if selection.sample is not None else None
     cases = [read(case) for case in found.cases]
-    whole = {"cases": cases, "suites": suites, "problems": problems, "seed": seed}
+    warnings = [*found.warnings, *selection.unused(case.id for case in found.cases)]
+    whole = {"cases": cases, "suites": suites, "problems": problems, "warnings": warnings, "seed": seed}
     return json.dumps(whole | {"deselected": found.deselected}, indent=2, allow_nan=False)
 
 
 def _shown(problem: TestFileError) -> str:
-    """Return a problem with the path of its file relative to this directory."""
-    near = os.path.relpath(problem.path)
-    return str(problem) if near.startswith("..") else str(problem).replace(str(problem.path), near, 1)
+    """Return a problem with the name of its file in case ids."""
+    return str(problem).replace(str(problem.path), file_found(problem.path, Path.cwd()).name, 1)

@@ -4,7 +4,6 @@ import asyncio
 import importlib.util
 import json
 import platform
-import shlex
 import shutil
 import socket
 import sys
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from trafficlight.cli.options import load_settings
 from trafficlight.config import Settings
+from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.homeservers.local.diagnosis import Finding, diagnose, resolutions
@@ -123,18 +123,15 @@ def _adapters(settings: Settings) -> list[Finding]:
     findings = []
     for name, adapter in settings.adapters.items():
         subject = f"Adapter {name}"
-        if adapter.command:
-            program = shlex.split(adapter.command)[0]
-            found = shutil.which(program)
-            advice = "" if found else f"correct the command in ADAPTERS.{name}"
-            findings.append(Finding(subject, bool(found), found or f"{program} not found", advice))
-        elif name == "nio":
+        if name == "nio" and not (adapter.command or adapter.driver):
             findings.append(_nio(subject))
+            continue
+        try:
+            programs_of({name: adapter})
+        except ConfigError as error:
+            findings.append(Finding(subject, False, error.problem, f"correct {error.key}"))
         else:
-            advice = f"give ADAPTERS.{name} a command"
-            findings.append(
-                Finding(subject, False, "no command, and no built-in adapter of this name", advice)
-            )
+            findings.append(Finding(subject, True, adapter.command or adapter.driver))
     return findings
 
 
@@ -166,22 +163,19 @@ def _port(settings: Settings) -> Finding:
 async def _docker(settings: Settings) -> Finding:
     if importlib.util.find_spec("aiodocker") is None:
         return Finding("Docker", False, "aiodocker is missing", install_command("docker"))
-    from trafficlight.homeservers.docker.provider import DockerProvider
+    from trafficlight.homeservers.docker.engine import DockerEngine
 
-    provider = DockerProvider(settings.docker_engines)
-    urls = [engine.url for engine in provider.engines]
+    engine = DockerEngine(settings.docker_engine)
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            engines = await provider.connect()
+            await engine.connect()
     except (DeployError, TimeoutError) as error:
-        advice = "only needed by the provider docker: start Docker, or set DOCKER_ENGINES"
-        return Finding("Docker", False, str(error) or f"{', '.join(urls)} does not answer", advice)
+        advice = "only needed by the provider docker: start Docker, or set DOCKER_ENGINE"
+        return Finding("Docker", False, str(error) or f"{engine.url} does not answer", advice)
     else:
-        shown = ", ".join(f"{engine.url} ({engine.capacity} homeservers)" for engine in engines)
-        down = [engine.failure for engine in provider.engines if not engine.up]
-        return Finding("Docker", not down, shown, "; ".join(down))
+        return Finding("Docker", True, f"{engine.url} ({engine.capacity} homeservers)")
     finally:
-        await provider.close()
+        await engine.close()
 
 
 async def _homerunner(settings: Settings) -> list[Finding]:

@@ -21,12 +21,46 @@ _COMMANDS = {
     "serve": "Run a coordinator for adapters that run elsewhere.",
     "submit": "Start a session on a running coordinator.",
     "watch": "Follow a session of a running coordinator.",
+    "sessions": "List the sessions of a running coordinator.",
+    "cancel": "Cancel a session of a running coordinator, or one of its cases.",
+    "adapters": "List the adapters of a running coordinator.",
+    "pause": "Give adapters of a running coordinator no new case.",
+    "resume": "Let paused or quarantined adapters have cases again.",
     "collect": "List the cases that would run.",
     "adapter": "Run a built-in adapter, or check your own.",
     "actions": "List the actions of adapters.",
     "report": "Rebuild the reports of a session.",
     "homeserver": "Start temporary homeservers.",
     "doctor": "Check this machine and the settings, and suggest fixes.",
+}
+# The modules of subcommands that share one with another subcommand.
+_SHARED = {"cancel": "sessions", "pause": "adapters", "resume": "adapters"}
+
+
+# What options of other test runners are called here.
+_INSTEAD = {
+    "-j": "-n N",
+    "-m": "-k EXPR",
+    "-q": "trafficlight collect --quiet",
+    "--capture": "-s",
+    "--count": "--repeat N",
+    "--debug": "--pdb",
+    "--ff": "--lf",
+    "--failed-first": "--lf",
+    "--grep": "-k EXPR",
+    "--junit-xml": "--results; the session's folder has a junit.xml",
+    "--junitxml": "--results; the session's folder has a junit.xml",
+    "--list": "--collect-only",
+    "--numprocesses": "-n N",
+    "--output": "--results",
+    "--parallel": "-n N",
+    "--project": "--client TYPE",
+    "--reporter": "the setting REPORTERS",
+    "--reruns": "--deflake N",
+    "--retries": "--deflake N",
+    "--sw": "-x and then --lf",
+    "--stepwise": "-x and then --lf",
+    "--trace": "breakpoint() in the test and -s",
 }
 
 
@@ -39,8 +73,9 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"trafficlight.cli.{cmd_name}")
-        command: click.Command = module.command
+        shared = _SHARED.get(cmd_name)
+        module = importlib.import_module(f"trafficlight.cli.{shared or cmd_name}")
+        command: click.Command = getattr(module, cmd_name if shared else "command")
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -76,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and (instead := _INSTEAD.get(error.option_name)):
+            error = click.UsageError(f"No such option '{error.option_name}'. Use {instead}.", error.ctx)
         error.show()
         sys.exit(2)
     except ModuleNotFoundError as error:

@@ -11,8 +11,8 @@ import click
 from trafficlight.cli.adapter import JsonObjectType
 from trafficlight.config import Settings, load
 from trafficlight.logs import configure
-from trafficlight.suites.expected_failures import read_expected_failures
 from trafficlight.suites.selection import Selection, read_failed
+from trafficlight.suites.yaml_files import read_expected_failures
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,6 +77,13 @@ _selection_options = adding(
         "--rerun-failed", metavar="SESSION", help="Only cases that failed in SESSION, a name or a folder."
     ),
     click.option(
+        "--lf",
+        "--last-failed",
+        "rerun_failed",
+        flag_value="latest",
+        help="The same as --rerun-failed latest.",
+    ),
+    click.option(
         "--expected-failures", type=_FILE, metavar="FILE", help="A YAML file that lists known failures."
     ),
 )
@@ -117,6 +124,21 @@ def _session(given: str, options: dict[str, Any]) -> Path:
     return settings.results_root / given
 
 
+ending_options = adding(
+    click.option("-x", "--exit-first", is_flag=True, help="Stop after the first failure or error."),
+    click.option(
+        "--maxfail",
+        "max_failures",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Stop after N failures and errors.",
+    ),
+    click.option(
+        "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
+    ),
+)
+"""Adds the options that say when a session or a case ends."""
+
 lab_options = adding(
     click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file."),
     click.option("--host", help="The address to listen on.  [default: 127.0.0.1]"),
@@ -127,7 +149,21 @@ lab_options = adding(
         type=click.Path(path_type=Path),
         help="The results folder.  [default: results]",
     ),
-    click.option("--workers", type=int, help="Worker processes; 0: run tests inside the coordinator."),
+    click.option(
+        "--workers",
+        type=int,
+        help="Worker processes to keep ready; not a limit. 0: run tests inside the coordinator.",
+    ),
+    click.option(
+        "-n", "case_limit", type=click.IntRange(min=1), metavar="N", help="Run at most N cases at once."
+    ),
+    click.option(
+        "--timeout",
+        "case_deadline",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="How long the test of a case may take.",
+    ),
     click.option(
         "--strict",
         is_flag=True,
@@ -139,6 +175,7 @@ lab_options = adding(
         type=click.Choice(["debug", "info", "warning", "error"]),
         help="The lowest level that is logged.",
     ),
+    click.option("-v", "--verbose", "log_level", flag_value="info", help="The same as --log-level info."),
     click.option("--log-format", type=click.Choice(["text", "json"]), help="The format of log lines."),
 )
 """Adds the options of every command that runs a lab."""

@@ -1,17 +1,22 @@
 """Progress of a session: live on a terminal, plain lines otherwise."""
 
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
-from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import FINAL, CaseEnded, CaseState, State
+from trafficlight.results.case import INTERRUPTED, CaseRecord
+from trafficlight.results.events import FINAL, CaseEnded, CaseState, CaseWaits, State
 from trafficlight.results.record import SessionRecord
-from trafficlight.text import duration, escape_control
+from trafficlight.text import count, duration, escape_control, single_line
 
 _STYLES = {
     State.SUCCESS: "green",
@@ -22,10 +27,42 @@ _STYLES = {
     State.RUNNING: "blue",
     State.WAITING: "dim",
 }
-# Cases shown live at the same time; the rest is counted.
-_SHOWN = 12
-# Columns that ids are padded to.
-_WIDEST = 100
+# Cases and reasons shown live at the same time; the rest is counted.
+_SHOWN, _REASONS = 12, 3
+# Columns that ids are padded to, where they are not cut, and columns of a line besides the id.
+_WIDEST, _BESIDES = 100, 26
+
+
+def is_live(console: Console) -> bool:
+    """Return whether a console can show a live display: colours that are forced do not make it a terminal."""
+    return console.is_interactive and console.file.isatty() and not os.environ.get("CI")
+
+
+def print_header(console: Console, text: str, url: str) -> None:
+    """Print the first line of a session; on a terminal, a URL that does not fit gets its own line."""
+    between = "\n" if console.file.isatty() and cell_len(f"{text} · {url}") > console.width else " · "
+    console.print(f"{text}{between}{url}", soft_wrap=True, markup=False)
+
+
+@contextmanager
+def show_work(console: Console, what: str, *, live: bool) -> Iterator[None]:
+    """Show what is being done, and that it goes on."""
+    if not live:
+        yield
+        return
+    spinner = Spinner("dots", Text(what, "dim"))
+    with _live(console, lambda: spinner):
+        yield
+
+
+def _live(console: Console, render: Callable[[], RenderableType]) -> Live:
+    return Live(
+        get_renderable=render,
+        console=console,
+        refresh_per_second=8,
+        transient=True,
+        redirect_stderr=sys.stderr.isatty(),
+    )
 
 
 class Progress:
@@ -33,64 +70,96 @@ class Progress:
 
     :param record: the session's record; it is up to date before this reader is called.
     :param console: receives the output.
+    :param live: whether to show running cases live.
     """
 
-    def __init__(self, record: SessionRecord, console: Console) -> None:
+    def __init__(self, record: SessionRecord, console: Console, *, live: bool) -> None:
         self._record = record
         self._console = console
-        self._live: Live | None = None
+        self._live = live
         self._since: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._told = ""
         self._width = min(_WIDEST, max((len(case) for case in record.cases), default=0))
+        if console.file.isatty():
+            self._width = min(self._width, max(_BESIDES, console.width - _BESIDES))
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show running cases live, on a terminal."""
-        if not self._console.is_terminal:
+        """Show running cases live, if that was asked for."""
+        if not self._live:
             yield
             return
-        with Live(
-            get_renderable=self._now, console=self._console, refresh_per_second=8, transient=True
-        ) as live:
-            self._live = live
+        with _live(self._console, self._now):
             yield
-        self._live = None
 
-    def __call__(self, event: CaseState | CaseEnded) -> None:
-        """Show that a case started or ended."""
+    def __call__(self, event: CaseState | CaseWaits | CaseEnded) -> None:
+        """Show that a case started or ended, or why cases wait while none runs."""
+        if isinstance(event, CaseWaits):
+            idle = not self._since and not self._record.stopped
+            if not self._live and idle and event.reason != self._told:
+                self._told = event.reason
+                cases = count(len(event.cases), "case")
+                self._print(Text(f"  {cases} waiting: {single_line(escape_control(event.reason))}", "dim"))
+            return
         if (case := self._record.cases.get(event.case)) is None:
             return
         if isinstance(event, CaseState):
             self._since.setdefault(case.id, time.monotonic())
-            if not self._console.is_terminal and case.state is State.RUNNING:
+            if not self._live and case.state is State.RUNNING:
                 self._line(case, case.state, "")
         else:
             self._since.pop(case.id, None)
-            self._line(case, event.state, duration(event.seconds))
+            if event.phase == INTERRUPTED and event.will_retry:
+                why = "interrupted: the coordinator exited; the case runs again"
+                self._print(Text(f"  {self._name(case.id)}   {why}", style="dim"))
+            else:
+                self._line(case, event.state, duration(event.seconds))
 
     def _line(self, case: CaseRecord, state: State, took: str) -> None:
-        line = Text.assemble(f"  {case.id:<{self._width}}   ", (f"{state:<9}", _STYLES[state]), took)
-        self._console.print(line, soft_wrap=True)
+        self._print(Text.assemble(f"  {self._name(case.id)}   ", (f"{state:<9}", _STYLES[state]), took))
         if state in (State.FAILURE, State.ERROR) and case.message:
-            self._console.print(
-                Text(f"      {escape_control(case.message.splitlines()[0])}", style="dim"), soft_wrap=True
-            )
+            self._print(Text(f"      {escape_control(case.message.splitlines()[0])}", style="dim"))
+
+    def _print(self, line: Text) -> None:
+        """Print one line; a terminal shows what fits, the summary has the rest."""
+        if self._console.file.isatty():
+            line.truncate(self._console.width, overflow="ellipsis")
+        self._console.print(line, soft_wrap=True)
+
+    def _name(self, case_id: str) -> str:
+        """Return an id in the width of the column; on a terminal a longer one is cut in its middle."""
+        name, width = escape_control(case_id), self._width
+        if self._console.file.isatty() and cell_len(name) > width:
+            end = width // 2
+            return set_cell_size(name, width - end - 1) + "…" + name[-end:]
+        return name + " " * (width - cell_len(name))
 
     def _now(self) -> Group:
-        """Return the running cases and the counts."""
+        """Return the running cases, the counts, and why cases wait."""
         now = time.monotonic()
         lines = []
         for case_id, since in list(self._since.items())[:_SHOWN]:
-            case = self._record.cases[case_id]
-            age = f"{duration(now - since):>12}"
-            lines.append(Text.assemble((f"  {case.state:<10}", _STYLES[case.state]), age, f"  {case_id}"))
+            state = self._record.cases[case_id].state
+            name = self._name(case_id)
+            lines.append(
+                Text.assemble(f"  {name}   ", (f"{state:<10}", _STYLES[state]), duration(now - since))
+            )
         counts = self._record.counts
         ended = sum(counts[state] for state in FINAL)
         parts = [f"{ended} of {len(self._record.cases)} ended"]
-        parts += [f"{counts[state]} {state}" for state in (State.PREPARING, State.RUNNING, State.WAITING)]
-        lines.append(Text("  " + " · ".join(parts), style="dim"))
-        if not self._since and (reason := self._waiting()):
-            lines.append(Text(f"  {reason}", style="dim"))
+        parts += [
+            f"{counts[state]} {state}"
+            for state in (State.PREPARING, State.RUNNING, State.WAITING)
+            if counts[state]
+        ]
+        lines.append(Text(f"  {' · '.join(parts)} · {duration(now - self._began)}", "dim"))
+        lines += [Text(f"  {number} waiting: {reason}", "dim") for reason, number in self._reasons()]
+        for line in lines:
+            line.truncate(self._console.width, overflow="ellipsis")
         return Group(*lines)
 
-    def _waiting(self) -> str:
-        return next((case.reason for case in self._record.cases.values() if case.state is State.WAITING), "")
+    def _reasons(self) -> list[tuple[str, int]]:
+        waiting = (case for case in self._record.cases.values() if case.state is State.WAITING)
+        reasons = Counter(single_line(escape_control(case.reason)) for case in waiting if case.reason)
+        return reasons.most_common(_REASONS)

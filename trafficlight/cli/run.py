@@ -1,6 +1,8 @@
 """`trafficlight run`: the whole lab in one command."""
 
 import asyncio
+import functools
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -8,63 +10,43 @@ from typing import Any
 import click
 from rich.console import Console
 
-from trafficlight.cli.options import lab_options, load_settings, selection_options
-from trafficlight.cli.progress import Progress
+from trafficlight.cli.collect import list_cases
+from trafficlight.cli.debugging import debug
+from trafficlight.cli.options import ending_options, lab_options, load_settings, selection_options
+from trafficlight.cli.progress import Progress, is_live, print_header, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
-from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.supervisor import programs_of
-from trafficlight.results.events import AdapterRegistered, CaseEnded, CaseState, SessionStarted
+from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
 
-# Seconds between two registrations of one program; one that exits early is restarted after a pause.
-_AWAY = 30.0
-
-
-class ExpectedAdapters:
-    """Reports to the engine that the adapters of all programs of a run have registered.
-
-    A program is identified by the `instance` in its adapters' registrations. If a program does not send
-    one, cases wait for the usual deadline.
-
-    :param expected: the number of programs.
-    """
-
-    def __init__(self, expected: int, engine: Engine) -> None:
-        self._expected = expected
-        self._engine = engine
-        self._came: set[str] = set()
-        self._over = False
-
-    def __call__(self, event: AdapterRegistered | SessionStarted) -> None:
-        """Note the program of an adapter that registered."""
-        if self._over:
-            return
-        if isinstance(event, AdapterRegistered):
-            if not (instance := event.registration.get("instance")):
-                return
-            self._came.add(str(instance))
-        if len(self._came) >= self._expected:
-            self._over = True
-            self._engine.no_more_adapters_after(_AWAY)
-
 
 @click.command("run")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
 @selection_options
-@click.option("--exit-first", is_flag=True, help="Stop after the first failure or error.")
+@ending_options
 @click.option(
-    "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
+    "--durations", type=click.IntRange(min=1), metavar="N", help="List the N slowest cases at the end."
 )
+@click.option("--collect-only", "--co", is_flag=True, help="List the cases, as trafficlight collect does.")
+@click.option(
+    "-s", "shown", is_flag=True, help="Show what tests print, one case at a time, for breakpoint()."
+)
+@click.option("--pdb", "post_mortem", is_flag=True, help="Open the debugger where a test fails; implies -s.")
 @lab_options
 def command(
     targets: tuple[str, ...],
     selection: Selection,
     exit_first: bool,
+    max_failures: int | None,
     deflake: int,
+    durations: int | None,
+    collect_only: bool,
+    shown: bool,
+    post_mortem: bool,
     config: Path | None,
     **flags: Any,
 ) -> int:
@@ -76,41 +58,56 @@ def command(
     error of the lab, 130 interrupted.
     """
     settings = load_settings(config, **flags)
+    if collect_only:
+        return list_cases(targets, selection, settings)
+    if shown or post_mortem:
+        settings = settings.model_copy(update={"workers": 0, "case_limit": settings.case_limit or 1})
     programs_of(settings.adapters)  # reports a wrong entry before anything starts
-    request = SessionRequest(**dict(selection), targets=list(targets), exit_first=exit_first, deflake=deflake)
-    return asyncio.run(_run(settings, request))
+    request = SessionRequest(
+        **dict(selection),
+        targets=list(targets),
+        exit_first=exit_first,
+        max_failures=max_failures,
+        deflake=deflake,
+    )
+    return asyncio.run(_run(settings, request, post_mortem, durations or 0))
 
 
-async def _run(settings: Settings, request: SessionRequest) -> int:
-    console = Console(highlight=False)
+async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, durations: int) -> int:
+    # The file is fixed: without workers, what a test prints replaces the standard output.
+    console = Console(file=sys.stdout, highlight=False)
 
     def tell(line: str) -> None:
         console.print(f"  {line}", style="dim", markup=False, soft_wrap=True)
 
+    on_failure = functools.partial(debug, post_mortem=post_mortem)
+    # A debugger and what tests print need the terminal.
+    live = is_live(console) and settings.workers != 0
+    working = functools.partial(show_work, console, live=live)
     async with AsyncExitStack() as stack:
-        lab, url = await stack.enter_async_context(lab_serving(settings, tell))
-        planned = await lab.plan(request)
+        lab, url = await stack.enter_async_context(lab_serving(settings, tell, on_failure=on_failure))
+        with working("collecting tests"):
+            planned = await lab.plan(request)
         folder = await lab.new_folder()
         cases = count(len(planned.cases), "case")
-        header = f"trafficlight {VERSION} · session {folder.id} · {cases} · {url}/status"
-        console.print(header, soft_wrap=True)
-        if settings.port == 0 and "queue_deadline" not in settings.model_fields_set:
-            # No other adapter knows the port.
-            expected = ExpectedAdapters(len(programs_of(settings.adapters)), lab.engine)
-            lab.journal.subscribe(expected, (AdapterRegistered, SessionStarted))
+        header = f"trafficlight {VERSION} · session {folder.id} · {cases}"
+        print_header(console, header, f"{url}/status")
+        programs = programs_of(settings.adapters, planned.cases)
         others = settings.port != 0  # no other adapter knows the port otherwise
-        running = adapters_running(lab, url, folder.path / "adapters", others=others)
+        running = adapters_running(lab, url, programs, folder.path / "adapters", others=others)
         await stack.enter_async_context(running)
         stack.enter_context(stopping_on_signals(lab))
         try:
-            session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
+            with working("preparing homeservers"):
+                session = await lab.start(request, command=command_line(), plan=planned, folder=folder)
         except BaseException:
             await asyncio.to_thread(folder.finish)
             raise
-        progress = Progress(session.record, console)
-        stack.callback(lab.journal.subscribe(progress, (CaseState, CaseEnded), session=session.id))
+        progress = Progress(session.record, console, live=live)
+        shown = (CaseState, CaseWaits, CaseEnded)
+        stack.callback(lab.journal.subscribe(progress, shown, session=session.id))
         with progress.shown():
             await session.ended.wait()
-    for line in summary(session.record, folder.path, session.writer.incomplete):
+    for line in summary(session.record, folder.path, session.writer.incomplete, slowest=durations):
         click.echo(line)
     return int(session.exit_code)

@@ -5,7 +5,7 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -13,37 +13,47 @@ import click
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import SupervisedProgram, Supervisor, programs_of
+from trafficlight.coordinator.supervisor import Program, Supervisor
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
+from trafficlight.text import without_credentials
+from trafficlight.worker.execution import OnFailure
 
 # Seconds that adapters have to upload files and exit after the last case.
 _LAST_UPLOADS = 15.0
+# Seconds between two registrations of one program; one that exits early is restarted after a pause.
+_AWAY = 30.0
 _LOOK = 0.1  # seconds
 # Seconds between the two cancellations of the second signal.
 _AT_ONCE = 0.5
 
 
 def command_line() -> str:
-    """Return the command line of this process."""
-    return shlex.join(["trafficlight", *sys.argv[1:]])
+    """Return the command line of this process, without the passwords in its URLs."""
+    return without_credentials(shlex.join(["trafficlight", *sys.argv[1:]]))
 
 
 @asynccontextmanager
 async def lab_serving(
-    settings: Settings, progress: Callable[[str], None] | None = None, *, resumable: bool = False
+    settings: Settings,
+    progress: Callable[[str], None] | None = None,
+    *,
+    resumable: bool = False,
+    on_failure: OnFailure | None = None,
 ) -> AsyncIterator[tuple[Lab, str]]:
     """Run a lab and serve it over HTTP; yield the lab and its base URL.
 
     :param progress: receives a line for each slow step.
     :param resumable: see :meth:`Lab.open`. If false, no sessions can be started over HTTP.
+    :param on_failure: see :meth:`Lab.open`.
     """
     if (warning := warning_for(settings)) is not None:
         click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
-        lab = await stack.enter_async_context(Lab.open(settings, progress=progress, resumable=resumable))
+        opened = Lab.open(settings, progress=progress, resumable=resumable, on_failure=on_failure)
+        lab = await stack.enter_async_context(opened)
         listening = bind(settings.host, settings.port)
         stack.callback(listening.close)
         token = None
@@ -62,36 +72,23 @@ async def lab_serving(
 
 
 @asynccontextmanager
-async def adapters_running(lab: Lab, url: str, folder: Path, *, others: bool = True) -> AsyncIterator[None]:
-    """Keep the adapter programs of the settings running.
+async def adapters_running(
+    lab: Lab, url: str, programs: Sequence[Program], folder: Path, *, others: bool = True
+) -> AsyncIterator[None]:
+    """Keep adapter programs running.
 
     :param folder: receives their output.
     :param others: whether adapters that run elsewhere may register as well.
-    :raises ConfigError: a program is unknown.
     """
     pool = lab.engine.pool
 
-    def exited(program: SupervisedProgram, ending: str) -> bool:
-        return pool.process_exited(program.instance, ending)
-
-    def failed(program: SupervisedProgram, why: str) -> None:
-        registration = pool.registration_of(program.instance)
-        pool.note_missing(program.instance, "process", why, registration)
-
-    def all_failed() -> bool:
-        there = [one for one in supervisor.programs if pool.has(one.instance)]
-        missing = [one for one in supervisor.programs if one not in there]
-        return bool(missing) and all(one.failed for one in missing)
-
-    def since_exit(program: SupervisedProgram) -> float | None:
-        return pool.since_exit(program.instance)
-
-    programs, token = programs_of(lab.settings.adapters), secret_of(lab.settings.adapter_token)
-    supervisor = await asyncio.to_thread(
-        Supervisor, programs, url, folder, exited, failed, since_exit, token=token
-    )
+    token = secret_of(lab.settings.adapter_token)
+    supervisor = await asyncio.to_thread(Supervisor, programs, url, folder, pool, token=token)
     if not others:
-        lab.engine.programs_failed = all_failed
+        lab.engine.programs_failed = supervisor.all_failed
+        if "queue_deadline" not in lab.settings.model_fields_set:
+            usual = lab.settings.queue_deadline
+            lab.engine.adapters_deadline = lambda: _AWAY if supervisor.all_registered() else usual
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
@@ -138,10 +135,8 @@ def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) ->
             loop.call_later(_AT_ONCE, lab.engine.cancel_running)
             return
         grace = lab.settings.grace
-        click.echo(
-            f"{name}: running cases have {grace:g} s to finish; a second signal cancels them",
-            err=True,
-        )
+        # Not by click, which writes past the live display.
+        sys.stderr.write(f"{name}: running cases have {grace:g} s to finish; a second signal cancels them\n")
         stops.append(asyncio.create_task(end(f"interrupted by {name}")))
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,7 +1,8 @@
 """`trafficlight serve`: a coordinator for adapters that run elsewhere."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,64 @@ from trafficlight.cli.options import lab_options, load_settings
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import programs_of
+from trafficlight.coordinator.pool import Pool
+from trafficlight.coordinator.supervisor import Program, programs_of
 from trafficlight.errors import ShuttingDownError
 from trafficlight.http.app import DEFAULT_PORT
+from trafficlight.results.events import AdapterRegistered, SessionEnded, SessionStarted
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import SessionRequest
-from trafficlight.text import count
+from trafficlight.text import count, escape_control, single_line
 from trafficlight.version import VERSION
+
+# Seconds between two looks at the adapters.
+_LOOK = 1.0
+# Seconds without an adapter after which a program has left; most register again after each case.
+_AWAY = 30.0
+_NAMED = 5  # programs of one line
+
+
+class Arrivals:
+    """Prints which programs with adapters come and leave.
+
+    :param tell: prints a line.
+    """
+
+    def __init__(self, pool: Pool, tell: Callable[[str], None]) -> None:
+        self._pool = pool
+        self._tell = tell
+        self._came: set[str] = set()
+        self._here: set[str] = set()
+
+    def __call__(self, event: AdapterRegistered) -> None:
+        """Note the program of an adapter that registered."""
+        adapter = self._pool.known(event.adapter)
+        if adapter is not None and adapter.program not in self._here:
+            self._came.add(adapter.program)
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(_LOOK)
+
+    def look(self) -> None:
+        """Print what has changed since the last look."""
+        if self._came:
+            self._tell(f"{count(len(self._came), 'adapter program')} came: {_list(sorted(self._came))}")
+        self._here |= self._came
+        self._came.clear()
+        left = [one for one in sorted(self._here) if (self._pool.since_exit(one) or 0.0) >= _AWAY]
+        if left:
+            reasons = [f"{one} ({adapter.reason})" for one in left if (adapter := self._pool.named(one))]
+            self._tell(f"{count(len(left), 'adapter program')} left: {_list(reasons)}")
+        self._here.difference_update(left)
+
+
+def _list(texts: list[str]) -> str:
+    more = [f"and {len(texts) - _NAMED} more"] if len(texts) > _NAMED else []
+    return ", ".join([*(single_line(escape_control(text)) for text in texts[:_NAMED]), *more])
 
 
 @click.command("serve")
@@ -43,16 +94,16 @@ def command(
     settings = load_settings(config, **flags)
     if settings.port == 0 and flags.get("port") is None and "port" not in settings.model_fields_set:
         settings = settings.model_copy(update={"port": DEFAULT_PORT})
-    if with_adapters:
-        programs_of(settings.adapters)  # reports a wrong entry before anything starts
+    # Before anything starts, because an entry may be wrong.
+    programs = programs_of(settings.adapters) if with_adapters else []
     try:
-        return asyncio.run(_serve(settings, targets, with_adapters, exit_when_done))
+        return asyncio.run(_serve(settings, targets, programs, exit_when_done))
     except ShuttingDownError:
         return ExitCode.INTERRUPTED
 
 
 async def _serve(
-    settings: Settings, targets: tuple[str, ...], with_adapters: bool, exit_when_done: bool
+    settings: Settings, targets: tuple[str, ...], programs: Sequence[Program], exit_when_done: bool
 ) -> int:
     def tell(line: str) -> None:
         click.echo(f"  {line}")
@@ -62,22 +113,58 @@ async def _serve(
         lab, url = await stack.enter_async_context(lab_serving(settings, tell, resumable=True))
         click.echo(f"trafficlight {VERSION} · {url}/status")
         stack.enter_context(stopping_on_signals(lab, over.set))
-        if with_adapters:
-            await stack.enter_async_context(adapters_running(lab, url, settings.results_root / "adapters"))
-        code = await _sessions_ended(lab, SessionRequest(targets=list(targets)))
+        told = stack.enter_context(_sessions_told(lab))
+        arrivals = Arrivals(lab.engine.pool, tell)
+        stack.callback(lab.journal.subscribe(arrivals, (AdapterRegistered,)))
+        looking = asyncio.create_task(arrivals.run(), name="arrivals")
+        stack.callback(looking.cancel)
+        if programs:
+            folder = settings.results_root / "adapters"
+            await stack.enter_async_context(adapters_running(lab, url, programs, folder))
+        code = await _sessions_ended(lab, SessionRequest(targets=list(targets)), told)
         if not exit_when_done:
             await over.wait()
     return code
 
 
-async def _sessions_ended(lab: Lab, request: SessionRequest) -> ExitCode:
-    """Resume unfinished sessions or start the request; return the exit code when all have ended."""
+@contextmanager
+def _sessions_told(lab: Lab) -> Iterator[set[str]]:
+    """Print a line when a session starts or ends; yield the ids of those that have started and need one."""
+    open_sessions: set[str] = set()
+
+    def tell(event: SessionStarted | SessionEnded) -> None:
+        if isinstance(event, SessionStarted):
+            open_sessions.add(event.session)
+            click.echo(_header(lab, event.session, event.cases))
+        elif event.session in open_sessions:
+            open_sessions.remove(event.session)
+            counts = " · ".join(f"{number} {state}" for state, number in event.counts.items() if number)
+            click.echo(f"session {event.session} · ended · {counts}")
+
+    unsubscribe = lab.journal.subscribe(tell, (SessionStarted, SessionEnded))
+    try:
+        yield open_sessions
+    finally:
+        unsubscribe()
+
+
+def _header(lab: Lab, session: str, cases: int) -> str:
+    folder = lab.settings.results_root.absolute() / session
+    return f"session {session} · {count(cases, 'case')} · {folder}"
+
+
+async def _sessions_ended(lab: Lab, request: SessionRequest, told: set[str]) -> ExitCode:
+    """Resume unfinished sessions or start the request; return the exit code when all have ended.
+
+    :param told: the sessions that have a line already; those that end here get a summary instead of another.
+    """
     sessions, ended = await lab.resume_or_start(request, command=command_line())
     for before in ended:
         click.echo(f"session {before.folder.id} · ended before the restart · {before.folder.path}")
     for session in sessions:
-        cases = count(len(session.plan.cases), "case")
-        click.echo(f"session {session.id} · {cases} · {session.folder.path}")
+        if session.id not in told:
+            click.echo(_header(lab, session.id, len(session.plan.cases)))
+        told.discard(session.id)
     for session in sessions:
         await session.ended.wait()
         for line in summary(session.record, session.folder.path, session.writer.incomplete):

@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from trafficlight.cli.client import Coordinator, as_seen_there, coordinator_options
-from trafficlight.cli.options import selection_options
+from trafficlight.cli.options import ending_options, selection_options
 from trafficlight.cli.watch import follow, header
 from trafficlight.suites.selection import Selection, SessionRequest
 
@@ -13,10 +13,7 @@ from trafficlight.suites.selection import Selection, SessionRequest
 @click.command("submit")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
 @selection_options
-@click.option("--exit-first", is_flag=True, help="Stop after the first failure or error.")
-@click.option(
-    "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
-)
+@ending_options
 @click.option(
     "--strict", is_flag=True, help="Exit code 3 if a case is unsupported there or the summary has a warning."
 )
@@ -26,6 +23,7 @@ def command(
     targets: tuple[str, ...],
     selection: Selection,
     exit_first: bool,
+    max_failures: int | None,
     deflake: int,
     strict: bool,
     url: str,
@@ -42,7 +40,12 @@ def command(
     """
     seen = list(as_seen_there(targets, url))
     request = SessionRequest(
-        **dict(selection), targets=seen, exit_first=exit_first, deflake=deflake, strict=strict
+        **dict(selection),
+        targets=seen,
+        exit_first=exit_first,
+        max_failures=max_failures,
+        deflake=deflake,
+        strict=strict,
     )
     return asyncio.run(_submit(request, url, token, watch))
 
@@ -52,7 +55,7 @@ async def _submit(request: SessionRequest, url: str, token: str | None, watch: b
         session = await coordinator.submit(request)
         if watch:
             return await follow(coordinator, session)
-        click.echo(header(coordinator, session))
+        click.echo(" · ".join(header(coordinator, session)))
         for problem in session.problems:
             click.echo(f"problem: {problem}", err=True)
         return 0

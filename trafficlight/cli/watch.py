@@ -1,6 +1,7 @@
 """`trafficlight watch`: follow a session of a running coordinator."""
 
 import asyncio
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,9 +17,17 @@ from trafficlight.cli.client import (
     SessionFacts,
     coordinator_options,
 )
-from trafficlight.cli.progress import Progress
+from trafficlight.cli.progress import Progress, is_live, print_header
 from trafficlight.errors import TrafficlightError
-from trafficlight.results.events import CaseEnded, CasePlanned, CaseState, Event, Problem, SessionStarted
+from trafficlight.results.events import (
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    CaseWaits,
+    Event,
+    Problem,
+    SessionStarted,
+)
 from trafficlight.results.record import ExitCode, SessionRecord
 from trafficlight.results.reports.summary import summary
 from trafficlight.text import count
@@ -58,8 +67,8 @@ async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
     :raises CoordinatorRefusedError: access is denied, or the session does not exist.
     :raises CoordinatorUnreachableError: the coordinator does not answer within the patience.
     """
-    console = Console(highlight=False)
-    console.print(header(coordinator, session), soft_wrap=True)
+    console = Console(file=sys.stdout, highlight=False)
+    print_header(console, *header(coordinator, session))
     record = SessionRecord()
     try:
         with _Shown(record, console) as shown:
@@ -76,10 +85,11 @@ async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
     return int(ExitCode.LAB_ERROR if record.exit_code is None else record.exit_code)
 
 
-def header(coordinator: Coordinator, session: SessionFacts) -> str:
-    """Return the first line: session, number of cases, and URL."""
+def header(coordinator: Coordinator, session: SessionFacts) -> tuple[str, str]:
+    """Return the first line, session and number of cases, and its URL."""
     cases = count(session.cases, "case")
-    return f"trafficlight {VERSION} · session {session.id} · {cases} · {coordinator.url}/status/{session.id}"
+    url = f"{coordinator.url}/status/{session.id}"
+    return f"trafficlight {VERSION} · session {session.id} · {cases}", url
 
 
 class _Shown(ExitStack):
@@ -95,9 +105,10 @@ class _Shown(ExitStack):
         """Apply an event."""
         self._record.apply(event)
         if self._progress is None and not isinstance(event, _PLANNING):
-            self._progress = Progress(self._record, self._console)
+            live = is_live(self._console)
+            self._progress = Progress(self._record, self._console, live=live)
             self.enter_context(self._progress.shown())
-        if self._progress is not None and isinstance(event, CaseState | CaseEnded):
+        if self._progress is not None and isinstance(event, CaseState | CaseWaits | CaseEnded):
             self._progress(event)
 
     def note(self, text: str) -> None:

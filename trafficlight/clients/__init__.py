@@ -1,5 +1,6 @@
 """The objects that `run()` receives: one for every role, with a method for every action."""
 
+from trafficlight.clients.action import Wire, action
 from trafficlight.clients.base import CaseBackend, Client, ClientApi
 from trafficlight.clients.element_call import CallData, ElementCallClient, LobbyData, VideoImage, VideoTile
 from trafficlight.clients.home_server import HomeServer
@@ -18,4 +19,6 @@ __all__ = [
     "NetworkProxyClient",
     "VideoImage",
     "VideoTile",
+    "Wire",
+    "action",
 ]

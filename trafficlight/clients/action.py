@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trafficlight.errors import AdapterError
 from trafficlight.protocol import JsonObject
+from trafficlight.text import first_problem
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,8 +125,9 @@ class Action:
             try:
                 checked = parameter.adapter.validate_python(value)
             except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                raise ValueError(f"{self.name}: {parameter.python}={value!r}: {first['msg']}") from None
+                raise ValueError(
+                    f"{self.name}: {parameter.python}={value!r}: {first_problem(error)[1]}"
+                ) from None
             data[parameter.wire] = parameter.adapter.dump_python(checked, mode="json")
         return data
 
@@ -144,9 +146,8 @@ class Action:
         try:
             return self._answer_adapter.validate_python(value)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            message = f"the response does not fit: {where + ': ' if where else ''}{first['msg']}"
+            where, problem = first_problem(error)
+            message = f"the response does not fit: {where + ': ' if where else ''}{problem}"
             raise AdapterError(message, role=role, action=self.name) from None
 
 

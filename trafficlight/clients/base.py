@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+from trafficlight.clients.action import action
 from trafficlight.protocol import JsonObject
 
 ServerOperation: TypeAlias = Literal["start", "stop", "restart", "kill", "pause", "unpause"]
@@ -78,6 +79,28 @@ class Client:
         :raises AdapterError: the adapter exited, timed out or broke the protocol.
         """
         return await self._perform(action, dict(data))
+
+    @action()
+    async def kill(self) -> None:
+        """Kill the client's process, with no chance to clean up. Returns only when it has exited."""
+
+    @action()
+    async def restart(self) -> None:
+        """End the client's process, if it runs, and start it again with what it stored. Returns only when it
+        is usable again, and logged in if it stores its login."""
+
+    @action()
+    async def suspend(self) -> None:
+        """Suspend the client's process: it sends and computes nothing. Returns only when it is suspended."""
+
+    @action()
+    async def resume(self) -> None:
+        """Continue the client's suspended process."""
+
+    @action()
+    async def clear_storage(self) -> None:
+        """Kill the client's process, delete what it stored, and start it again. Returns only when it is
+        usable again, as if new."""
 
     async def uploaded(self, name: str) -> Path:
         """Return the file that this client uploaded under a name.

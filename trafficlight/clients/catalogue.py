@@ -45,6 +45,15 @@ _DATA: Mapping[str, Any] = MappingProxyType(
         "endpoint": "/sendToDevice",
         "delay": 2000,
         "timeout": 5000,
+        "event_id": "$3kZ7qJmW",
+        "room_id": "!kitchen:hs1",
+        "key": "👍",
+        "content": "aGVsbG8=",
+        "content_type": "text/plain",
+        "version": "11",
+        "room_version": "11",
+        "device_id": "GHTYAJCE",
+        "recovery_key": "EsTv NnuZ T9ev",
         "milliseconds": 60000,
     }
 )
@@ -52,6 +61,16 @@ _DATA: Mapping[str, Any] = MappingProxyType(
 _ANSWERS: Mapping[str, Any] = MappingProxyType(
     {
         "get_timeline": [{"user": "@alice:hs1", "message": "hello"}],
+        "get_room": {"room_id": "!kitchen:hs1", "encrypted": True, "members": {}},
+        "get_invites": [{"room_id": "!kitchen:hs1", "inviter": "@bob:hs1"}],
+        "get_typing": ["@bob:hs1"],
+        "get_file": {"name": "notes.txt", "content_type": "text/plain", "content": "aGVsbG8="},
+        "load_earlier": False,
+        "get_emoji": ["🐶", "🐱", "🦁", "🐎", "🦄", "🐷", "🐘"],
+        "get_verification": {"phase": "ready"},
+        "get_trust": "verified",
+        "get_devices": [{"device_id": "GHTYAJCE"}],
+        "create_key_backup": "EsTv NnuZ T9ev",
         "create_or_join": {"existing": "false"},
         "get_lobby_data": {"snapshot": "lobby.png", "call_name": "standup"},
         "get_call_data": {"videos": [{"caption": "Alice", "snapshot": "tile-1.png"}], "call_name": "standup"},
@@ -299,6 +318,8 @@ def _answer_in_words(entry: Entry) -> str:
         fields = entry.definitions[brief(inner)]["properties"] if "$ref" in inner else {}
         holding = f" with {', '.join(f'`{field}`' for field in fields)}" if fields else ""
         kind = "a list of objects" if inner is not one else "an object"
+        if "$ref" not in inner:
+            kind = brief(one)
         words.append(f"`{name}`, {kind}{holding}")
     return "; ".join(words) + "."
 

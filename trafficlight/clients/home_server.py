@@ -104,7 +104,7 @@ class HomeServer:
         if password is None:
             password = secrets.token_urlsafe(16)
             await self.register(localpart, password)
-        client = await _log_in(self.cs_api, f"@{localpart}:{self.server_name}", password, store)
+        client = await _log_in(self.cs_api, f"@{localpart.lower()}:{self.server_name}", password, store)
         self._opened.push_async_callback(_close_nio_client, client)
         return client
 
@@ -200,6 +200,7 @@ async def _log_in(cs_api: str, user_id: str, password: str, store: Path | None) 
 
     config = nio.AsyncClientConfig(
         encryption_enabled=store is not None,
+        store_name=f"{secrets.token_hex(8)}.db",  # by default the user id, which may contain a slash
         max_timeouts=_TRIES,
         max_timeout_retry_wait_time=1,
         request_timeout=_REQUEST_TIMEOUT,

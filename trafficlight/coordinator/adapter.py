@@ -1,5 +1,6 @@
 """An adapter as the pool sees it: registration, state and lease."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -44,11 +45,14 @@ class Adapter:
     """One registered adapter.
 
     :ivar program: names its program across registrations: how the lab that started it knows it, or its
-        `instance`, or its type and address.
+        `instance`, or its type, labels and address.
+    :ivar address: where its registration came from.
     :ivar fields: the registration as it was sent: what client types match, and what events and tests see.
+    :ivar alike: a digest of them: equal for programs of one kind.
     :ivar lease: its current lease while it is leased, otherwise its last one: late uploads go there.
     :ivar paused: why it gets no new case; empty if it does.
     :ivar quarantined: whether it was paused for its program's failures, and not by an operator.
+    :ivar uploaded_bytes: the size of the uploads that belong to no case.
     :ivar cases: the number of cases it has had.
     :ivar token: its own bearer token, if tokens are enabled.
     :ivar token_used: whether it has authenticated with that token; it is never sent again then.
@@ -67,12 +71,16 @@ class Adapter:
     reason: str = ""
     paused: str = ""
     quarantined: bool = False
+    uploaded_bytes: int = 0
     cases: int = 0
     program: str = ""
+    address: str = ""
     fields: JsonObject = field(init=False)
+    alike: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.fields = self.registration.fields()
+        self.alike = hashlib.sha256(repr(self.fields).encode(errors="surrogatepass")).hexdigest()
         self.program = self.program or self.registration.instance or ""
 
     @property

@@ -1,6 +1,7 @@
 """An attempt of a case: its adapters, its homeservers, its test, and the clean-up."""
 
 import asyncio
+import json
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
@@ -30,6 +31,7 @@ from trafficlight.results.events import (
     ActionDelivered,
     ActionFailed,
     ActionSent,
+    Attachment,
     CaseState,
     Event,
     Log,
@@ -37,10 +39,10 @@ from trafficlight.results.events import (
     ServerReady,
     State,
 )
-from trafficlight.results.folder import AttemptFolder
-from trafficlight.results.journal import Journal
+from trafficlight.results.folder import AttemptFolder, file_name
+from trafficlight.results.journal import Journal, fits, redacted
 from trafficlight.suites.model import Case
-from trafficlight.text import read_tail
+from trafficlight.text import EVENT_LIMIT, read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
 from trafficlight.worker.verdicts import verdict_of
 
@@ -54,7 +56,8 @@ _TIME_TO_NOTICE = 5.0
 _LOG_LINES, _LOG_BYTES = 30, 16 << 10
 
 # Runs a test, in a worker or in this process. Cancelling it ends the test in bounded time.
-Execute: TypeAlias = Callable[[Assignment, CaseLink], Coroutine[Any, Any, Verdict]]
+# It calls the function when code of the test file starts.
+Execute: TypeAlias = Callable[[Assignment, CaseLink, Callable[[], None]], Coroutine[Any, Any, Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,9 @@ class Attempt:
     :param waiting: the case and the attempt's number.
     :param folder: the attempt's folder, which does not exist yet.
     :param adapters: the adapter for every client role.
-    :param hosts: the host for the homeservers of each server type.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
+    :ivar waited: seconds that it waited for a worker.
+    :ivar began: whether code of the test file has started.
     :ivar lease: the claim on the adapters.
     :ivar failures: the first error of each role's adapter.
     :ivar decisive: the first of them that no action of the test raised.
@@ -113,13 +117,14 @@ class Attempt:
     waiting: WaitingCase
     folder: AttemptFolder
     adapters: Mapping[str, Adapter]
-    hosts: Mapping[str, str] = field(default_factory=dict)
     cancel_reason: str = ""
     servers: dict[str, RunningServer] = field(default_factory=dict)
     failures: dict[str, AdapterFailure] = field(default_factory=dict)
     decisive: AdapterFailure | None = None
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: list[str] = field(default_factory=list)
+    waited: float = 0.0
+    began: bool = False
     started: float = field(init=False)
     lease: Lease = field(init=False)
 
@@ -170,7 +175,6 @@ class Attempt:
             servers = await self._deploy(stack)
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
-        self.emit(CaseState(case=self.case.id, state=State.RUNNING))
         deadlines = self.resources.deadlines
         assignment = Assignment(
             case=self.case,
@@ -199,10 +203,7 @@ class Attempt:
             await asyncio.to_thread(self.folder.create, specs)
         except OSError as error:
             raise DeployError(f"cannot create the folders of the homeservers: {error}") from error
-        requests = [
-            ServerRequest(role, spec, self.folder.server_log(role), host=self.hosts.get(spec.type_name, ""))
-            for role, spec in specs.items()
-        ]
+        requests = [ServerRequest(role, spec, self.folder.server_log(role)) for role, spec in specs.items()]
         clock, seconds = self.resources.clock, self.resources.deadlines.prepare
         began = clock.monotonic()
         try:
@@ -236,7 +237,13 @@ class Attempt:
 
     async def _run_until_aborted(self, assignment: Assignment) -> Verdict:
         """Run the test; cancel it when it loses an adapter or a homeserver and does not notice."""
-        contenders = [self.resources.execute(assignment, self), self._adapter_lost()]
+        ready = self.resources.clock.monotonic()
+
+        def began() -> None:
+            self.began, self.waited = True, self.resources.clock.monotonic() - ready
+            self.emit(CaseState(case=self.case.id, state=State.RUNNING))
+
+        contenders = [self.resources.execute(assignment, self, began), self._adapter_lost()]
         if self.servers:
             contenders.append(self._homeserver_lost())
         try:
@@ -292,11 +299,11 @@ class Attempt:
         id = secrets.token_hex(8)
         self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
         sent = clock.monotonic()
-        over = False
+        over, large = False, None
 
         def ended(outcome: ActionResult, seconds: float) -> None:
-            nonlocal over
-            over = True
+            nonlocal over, large
+            over, large = True, _beyond_event(outcome)
             self._action_ended(role, id, action, outcome, seconds)
 
         try:
@@ -311,6 +318,35 @@ class Attempt:
                 abandoned = AdapterError("the test no longer waited for it", role=role)
                 self._action_ended(role, id, action, abandoned, seconds, kind="cut_off")
             raise
+        finally:
+            if large is not None:
+                await self._keep(role, f"{action}-{id}", large)
+
+    async def _keep(self, role: str, name: str, answer: JsonObject | str) -> None:
+        """Write an answer of a client, which its event does not hold completely, to a file of the case."""
+
+        def write() -> tuple[Path, int]:
+            text, suffix = (
+                (answer, "txt") if isinstance(answer, str) else (json.dumps(redacted(answer)), "json")
+            )
+            path = self.folder.client(role) / f"{file_name(name)}.{suffix}"
+            path.write_text(text, "utf-8", errors="backslashreplace")
+            return path, path.stat().st_size
+
+        try:
+            path, size = await asyncio.to_thread(write)
+        except OSError as error:
+            logger.warning("an answer of %s cannot be kept: %s", role, error)
+            return
+        self.emit(
+            Attachment(
+                role=role,
+                name=path.name,
+                path=path.relative_to(self.folder.path).as_posix(),
+                size=size,
+                media_type="text/plain" if isinstance(answer, str) else "application/json",
+            )
+        )
 
     def _action_ended(
         self,
@@ -380,6 +416,14 @@ class Attempt:
 
 def _exited_unexpectedly(server: RunningServer) -> bool:
     return server.exited is not None and not server.exited.endswith(BY_THE_TEST)
+
+
+def _beyond_event(outcome: ActionResult) -> JsonObject | str | None:
+    """Return what of an answer is too large for an event; None if it is not."""
+    if isinstance(outcome, Exception):
+        details = getattr(outcome, "message", str(outcome))
+        return details if len(details) > EVENT_LIMIT else None
+    return None if fits(outcome) else outcome
 
 
 def _type_of(outcome: Exception) -> Literal["action", "adapter", "unsupported"]:

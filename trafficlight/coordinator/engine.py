@@ -7,10 +7,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from trafficlight.clock import Clock, cooperative
+from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
 from trafficlight.coordinator.pool import Pool
+from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
@@ -40,9 +41,9 @@ class Engine:
     :param servers: deploys homeservers.
     :param execute: runs tests.
     :param deadlines: time limits of attempts.
-    :param limits: returns how much may run at once; called before every decision, because the hosts of
-        homeservers come and go.
-    :param queue_deadline: seconds that a case waits while no adapters or hosts can fill its roles.
+    :param limits: returns how much may run at once; called before every decision, because providers
+        come and go.
+    :param queue_deadline: seconds that a case waits while no adapters or providers can fill its roles.
     :param alive_deadline: seconds without a request after which an adapter is dropped.
     """
 
@@ -77,6 +78,8 @@ class Engine:
         self.stopping = ""
         self._interrupted = False
         self.stalled = StallDetector(clock)
+        #: Returns the seconds that cases wait for adapters that are missing; less once all have registered.
+        self.adapters_deadline: Callable[[], float] = lambda: queue_deadline
         #: Whether no missing adapter will register, because the programs that would be one keep exiting.
         self.programs_failed: Callable[[], bool] = lambda: False
         #: Whether :meth:`run` is running.
@@ -92,12 +95,12 @@ class Engine:
         plan: Plan,
         options: SessionOptions,
         *,
-        unstartable_reason: Callable[[Case], str | None] = lambda _: None,
+        preparation: Preparation | None = None,
         earlier: Iterable[Event] | None = None,
     ) -> Session:
         """Add a session; its cases start as soon as they can.
 
-        :param unstartable_reason: why a case cannot be started; it ends as an error at once.
+        :param preparation: what its homeservers share; the session stops it at its end.
         :param earlier: the events of an unfinished session of an earlier coordinator, which is resumed.
         """
         session = await self._open(folder, plan, options)
@@ -106,9 +109,6 @@ class Engine:
                 await session.restore(earlier)
             # In a thread, because it searches the PATH; and once for each homeserver.
             await session.begin(await asyncio.to_thread(self._unsupported, plan))
-            async for case in cooperative(plan.cases):
-                if case.id in session.waiting and (why := unstartable_reason(case)) is not None:
-                    session.end_waiting(case.id, State.ERROR, why)
         except BaseException:
             if earlier is None:
                 session.cancel("cancelled before it started")
@@ -116,6 +116,8 @@ class Engine:
             else:
                 await session.release()
             raise
+        if preparation is not None:
+            session.preparation, preparation.on_change = preparation, self.wake
         self.sessions[session.id] = session
         self._admit(session)
         return session
@@ -188,15 +190,6 @@ class Engine:
                     await asyncio.wait(set(self._running))
         self.cancel_running()
 
-    def no_more_adapters_after(self, within: float) -> None:
-        """Shorten the deadline of cases that lack adapters, because no more of them will register.
-
-        :param within: seconds that an adapter may be away between two cases.
-        """
-        self._adapters_deadline = min(self._adapters_deadline, within)
-        for session in self.sessions.values():
-            session.restart_wait_timers()
-
     def cancel(self, session: Session, reason: str) -> None:
         """Cancel a session: start no more of its cases and cancel those that run."""
         session.cancel(reason)
@@ -245,9 +238,11 @@ class Engine:
 
     def _start_cases(self, tasks: asyncio.TaskGroup, waiting: list[WaitingGroup]) -> None:
         now, limits, usage = self.clock.monotonic(), self._limits, self._usage()
-        free = [AvailableAdapter(one.uuid, one.fields, _rank(one)) for one in self.pool.free]
+        free = [AvailableAdapter(one.uuid, one.fields, _rank(one), one.alike) for one in self.pool.free]
         busy = [
-            AvailableAdapter(one.uuid, one.fields) for one in self.pool if one.state is AdapterState.LEASED
+            AvailableAdapter(one.uuid, one.fields, alike=one.alike)
+            for one in self.pool
+            if one.state is AdapterState.LEASED
         ]
         missing = self.pool.missing
         decision = decide(waiting, now, free, busy, limits, usage, missing)
@@ -273,7 +268,7 @@ class Engine:
         adapters = {role: self.pool.get(uuid) for role, uuid in start.adapters.items()}
         waiting = session.start(start.case)
         folder = session.folder.attempt(start.case, waiting.attempt)
-        attempt = Attempt(self._resources, session.id, waiting, folder, adapters, start.hosts)
+        attempt = Attempt(self._resources, session.id, waiting, folder, adapters)
         self.pool.acquire(attempt.lease)  # before the next decision
         task = tasks.create_task(self._run(attempt), name=f"attempt of {start.case}")
         self._running[task] = attempt
@@ -281,30 +276,19 @@ class Engine:
 
     def _paused_by_operator(self) -> list[AvailableAdapter]:
         return [
-            AvailableAdapter(adapter.uuid, adapter.fields)
+            AvailableAdapter(adapter.uuid, adapter.fields, alike=adapter.alike)
             for adapter in self.pool
             if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
         ]
 
     def _usage(self) -> Usage:
-        attempts = self._running.values()
+        attempts, types = self._running.values(), Counter[str]()
+        for attempt in attempts:
+            types += self._limits.needs(attempt.case)
         return Usage(
             cases=Counter(attempt.session for attempt in attempts),
             homeservers=sum(len(server_types(attempt.case)) for attempt in attempts),
-            types=Counter(
-                name
-                for attempt in attempts
-                for name in (
-                    *(kind.name() for kind in attempt.case.clients.values()),
-                    *server_types(attempt.case),
-                )
-            ),
-            hosts=Counter(
-                attempt.hosts[name]
-                for attempt in attempts
-                for name in server_types(attempt.case)
-                if name in attempt.hosts
-            ),
+            types=types,
         )
 
     async def _run(self, attempt: Attempt) -> None:
@@ -321,15 +305,27 @@ class Engine:
         self._finish(attempt, verdict)
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
+        session = self.sessions[attempt.session]
+        if (
+            session.options.max_failures
+            and session.stopped
+            and not attempt.began
+            and not attempt.cancel_reason
+        ):
+            return Verdict(State.SKIPPED, session.stopped, phase="waiting")
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
         return Verdict(State.ERROR, f"cancelled while running: {why}", phase="run")
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
-        seconds = self.clock.monotonic() - attempt.started
-        self.sessions[attempt.session].finish(
-            attempt.waiting, verdict, seconds, by_hand=bool(attempt.cancel_reason)
-        )
+        seconds = self.clock.monotonic() - attempt.started - attempt.waited
+        session = self.sessions[attempt.session]
+        stopped_before = session.stopped
+        session.finish(attempt.waiting, verdict, seconds, by_hand=bool(attempt.cancel_reason))
+        if session.stopped and not stopped_before:  # at its first failure
+            for task, other in self._running.items():
+                if other.session == session.id and not other.began:
+                    task.cancel()
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
         attempt = self._running.pop(task)
@@ -357,10 +353,15 @@ class Engine:
             if self.pool.free or self._limits != self._ask_limits():
                 self.wake()  # a reservation may have expired
             self._check_progress()
-            adapters_deadline = self._adapters_deadline
+            adapters_deadline = min(self.adapters_deadline(), self._queue_deadline)
+            all_registered = adapters_deadline < self._queue_deadline
+            if adapters_deadline < self._adapters_deadline:  # it counts from now on
+                for session in self.sessions.values():
+                    for group in session.waiting.groups:
+                        group.restart_timer(self.clock.monotonic())
+            self._adapters_deadline = adapters_deadline
             if self.programs_failed():
                 adapters_deadline = min(adapters_deadline, _AWAY)
-            all_registered = self._adapters_deadline < self._queue_deadline
             for session in list(self.sessions.values()):
                 if await session.sweep(
                     self._queue_deadline,
@@ -391,7 +392,7 @@ class Engine:
         open_ones = [session for session in self.sessions.values() if not session.stopped]
         self.stalled.observe(
             running=len(self._running),
-            waiting=sum(len(session.waiting) for session in open_ones),
+            waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
             reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
         )
 

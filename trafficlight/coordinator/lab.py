@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from trafficlight import client_types, server_types
-from trafficlight.clock import Clock, SystemClock, race
+from trafficlight.clock import Clock, DebuggerClock, SystemClock, race
 from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
+from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
-from trafficlight.coordinator.workers.planner import InProcessPlanner, Planner, WorkerPlanner
+from trafficlight.coordinator.workers.planner import Planner, WorkerPlanner, plan_in_process
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import (
     ConfigError,
-    DeployError,
     NothingFailedError,
     ShuttingDownError,
     TrafficlightError,
@@ -45,7 +45,7 @@ from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.selection import SessionRequest
 from trafficlight.suites.yaml_files import FAILED_CASES
-from trafficlight.worker.execution import execute_in_process
+from trafficlight.worker.execution import OnFailure, execute_in_process
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class Lab:
     catalog: SessionCatalog
     recovered: RecoveredState
     resumable: bool
+    progress: Callable[[str], None]
 
     @classmethod
     @asynccontextmanager
@@ -78,17 +79,19 @@ class Lab:
         *,
         progress: Callable[[str], None] | None = None,
         resumable: bool = False,
+        on_failure: OnFailure | None = None,
     ) -> AsyncIterator["Lab"]:
         """Run a lab until it is left: running cases get the grace period then, and nothing remains.
 
         :param progress: called with a line about each step that takes long.
         :param resumable: lock the results folder, so that the next lab can :meth:`resume` the sessions of
             this one if it is killed.
+        :param on_failure: called with every exception of a test, if there are no workers.
         :raises ConfigError: another resumable lab runs in the same results folder.
         """
-        clock = SystemClock()
+        clock = DebuggerClock() if settings.workers == 0 else SystemClock()
         async with AsyncExitStack() as stack:
-            workers, run_test, planner, matches = await _executor(settings, clock, stack)
+            workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
             recovered = RecoveredState()
@@ -143,6 +146,7 @@ class Lab:
                     catalog=catalog,
                     recovered=recovered,
                     resumable=resumable,
+                    progress=progress or logger.info,
                 )
             finally:
                 try:
@@ -172,7 +176,7 @@ class Lab:
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        planned = await race(self.planner.plan(targets, request, patterns=patterns), self._shut_down())
+        planned = await race(self.planner(targets, request, patterns), self._shut_down())
         if not planned.cases and not planned.problems:
             if targets and all(Path(target).name == FAILED_CASES for target in targets):
                 raise NothingFailedError(f"nothing to run: {' and '.join(targets)} lists no failed case")
@@ -193,27 +197,35 @@ class Lab:
     ) -> Session:
         """Start a session.
 
-        If a homeserver cannot be prepared, the cases that need it end as errors with the reason.
+        Cases wait until their homeservers are prepared, and end as errors if they cannot be.
 
         :param command: how it was started, for the record.
         :param plan: the cases that the request selects, if it is planned already.
         :param folder: where the results go; a new one by default.
         :raises UsageError: there is nothing to run.
-        :raises OSError: the results folder cannot be created.
+        :raises ConfigError: no homeserver can be prepared in this place, or the folder cannot be created.
+        :raises OSError: no homeserver can be prepared, or the results cannot be written.
         """
         plan = plan if plan is not None else await self.plan(request)
         options = await self._options(request, command, plan)
-        # First, because it is slow: a request that is cancelled during it leaves no session.
-        unstartable_reason = await self._prepare(plan)
-        folder = folder or await self.new_folder()
-        asked = request.model_dump(mode="json")
+        preparation = self._prepare(plan)
         try:
-            writing = asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
-            await run_to_completion(writing)  # never after it is removed
-            return await self.engine.submit(folder, plan, options, unstartable_reason=unstartable_reason)
+            # First, because it is slow: a request that is cancelled during it leaves no session.
+            if all(case.servers for case in plan.cases if case.skip is None):
+                with contextlib.suppress(ShuttingDownError):
+                    await race(preparation.first_result(), self._shut_down())
+            folder = folder or await self.new_folder()
+            asked = request.model_dump(mode="json")
+            try:
+                writing = asyncio.to_thread(folder.write_request, asked, resumable=self.resumable)
+                await run_to_completion(writing)  # never after it is removed
+                return await self.engine.submit(folder, plan, options, preparation=preparation)
+            except BaseException:
+                # The caller gets an error, so the session must not start after a restart either.
+                await run_to_completion(asyncio.to_thread(folder.remove_request))
+                raise
         except BaseException:
-            # The caller gets an error, so the session must not start after a restart either.
-            await run_to_completion(asyncio.to_thread(folder.remove_request))
+            await run_to_completion(preparation.close())
             raise
 
     async def resume_or_start(
@@ -254,14 +266,15 @@ class Lab:
     async def _resume(self, session: RecoveredSession) -> Session:
         request = SessionRequest.read(session.request)
         plan = await self.plan(request)
-        unstartable_reason = await self._prepare(plan)
-        return await self.engine.submit(
-            session.folder,
-            plan,
-            await self._options(request, "resumed", plan),
-            unstartable_reason=unstartable_reason,
-            earlier=read_events(session.folder.events),
-        )
+        options = await self._options(request, "resumed", plan)
+        preparation, earlier = self._prepare(plan), read_events(session.folder.events)
+        try:
+            return await self.engine.submit(
+                session.folder, plan, options, preparation=preparation, earlier=earlier
+            )
+        except BaseException:
+            await run_to_completion(preparation.close())
+            raise
 
     async def _options(self, request: SessionRequest, command: str, plan: Plan) -> SessionOptions:
         def expected(case: str) -> Expected | None:
@@ -269,7 +282,7 @@ class Lab:
             return Expected(entry.reason, entry.link) if entry is not None else None
 
         return SessionOptions(
-            exit_first=request.exit_first,
+            max_failures=1 if request.exit_first else request.max_failures,
             deflake=request.deflake,
             expected=expected,
             command=command,
@@ -282,29 +295,14 @@ class Lab:
             reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
         )
 
-    async def _prepare(self, plan: Plan) -> Callable[[Case], str | None]:
-        """Install what the cases' homeservers share, until it is done or the lab is stopped.
+    def _prepare(self, plan: Plan) -> Preparation:
+        """Begin to install what the cases' homeservers share."""
+        specs = [spec for case in plan.cases if case.skip is None for spec in _specs(case)]
+        return Preparation(specs, self._prepare_one, self.clock, self.progress)
 
-        :return: says why a case cannot be started; None if it can.
-        """
-        problems: dict[HomeServerSpec, str] = {}
-        with contextlib.suppress(ShuttingDownError):
-            await race(self._install(plan, problems), self._shut_down())
-
-        def unstartable_reason(case: Case) -> str | None:
-            return next((problems[spec] for spec in _specs(case) if spec in problems), None)
-
-        return unstartable_reason
-
-    async def _install(self, plan: Plan, problems: dict[HomeServerSpec, str]) -> None:
-        wanted = {spec: None for case in plan.cases if case.skip is None for spec in _specs(case)}
-        for spec in wanted:
-            if await asyncio.to_thread(self.servers.unsupported, spec) is not None:
-                continue
-            try:
-                await self.servers.prepare([spec])
-            except DeployError as error:
-                problems[spec] = str(error)
+    async def _prepare_one(self, spec: HomeServerSpec) -> None:
+        if await asyncio.to_thread(self.servers.unsupported, spec) is None:
+            await self.servers.prepare([spec])
 
     async def request_of(self, session: str) -> SessionRequest | None:
         """Return what a session was asked to run, in any version; None if that is not recorded."""
@@ -331,11 +329,9 @@ def _specs(case: Case) -> list[HomeServerSpec]:
 
 def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterator[str]:
     """Yield what of the request or the settings has no effect."""
-    for target in plan.empty_targets:
-        yield f"there is no test in {target}"
+    yield from plan.warnings
     if not request.narrows:
-        for entry in request.unused(case.id for case in plan.cases):
-            yield f"the expected failure {entry.case} matches no case"
+        yield from request.unused(case.id for case in plan.cases)
     types = {*vars(client_types), *vars(server_types)}
     types |= {kind.type_name for case in plan.cases for kind in case.clients.values()}
     types |= {spec.type_name for case in plan.cases for spec in _specs(case)}
@@ -348,22 +344,25 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
 
 def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
     cores = os.cpu_count() or 1
+    capacities = servers.capacities
     return Limits(
         cases=settings.case_limit or max(_CASES, _CASES_PER_CORE * cores),
         homeservers=settings.homeserver_limit,
-        types={**servers.capacities, **settings.client_limits},
-        hosting=servers.hosting,
+        types={**capacities, **settings.client_limits},
+        unreachable=frozenset(name for name, most in capacities.items() if not most),
+        provider_of=servers.provider_name,
     )
 
 
 async def _executor(
-    settings: Settings, clock: Clock, stack: AsyncExitStack
+    settings: Settings, clock: Clock, stack: AsyncExitStack, on_failure: OnFailure | None
 ) -> tuple[WorkerPool | None, Execute, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
-        stack.enter_context(capturing())
-        return None, functools.partial(execute_in_process, clock=clock), InProcessPlanner(), None
+        stack.enter_context(capturing(shown=True))
+        run_test = functools.partial(execute_in_process, clock=clock, on_failure=on_failure)
+        return None, run_test, plan_in_process, None
     ready, deadline = settings.workers or os.cpu_count() or 1, settings.import_deadline
     pool = await stack.enter_async_context(WorkerPool(ready, memory=settings.worker_memory, clock=clock))
     matches = await stack.enter_async_context(RemoteMatchCache(pool, deadline, clock))
-    return pool, pool.execute, WorkerPlanner(pool, deadline, matches, clock=clock), matches
+    return pool, pool.execute, WorkerPlanner(pool, deadline, matches, clock=clock).plan, matches

@@ -1,10 +1,12 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
 import asyncio
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from typing import Any
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import (
@@ -33,8 +35,42 @@ logger = logging.getLogger(__name__)
 
 # Adapters that have ended and are still known by name, for late uploads and clear answers.
 _REMEMBERED = 10_000
+# Bytes of registrations that are kept: of adapters that have ended, and of those that have not polled yet.
+_REMEMBERED_BYTES = 16 << 20
 # Missing adapters that are remembered for messages.
 _MISSING = 20
+
+
+class _Bounded:
+    """The uuids of adapters whose registrations are kept only as long as there is room, the oldest first."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+        self._bytes = 0
+
+    def add(self, adapter: Adapter) -> None:
+        """Add an adapter, unless it is in."""
+        if adapter.uuid not in self._sizes:
+            size = len(json.dumps(adapter.fields))
+            self._sizes[adapter.uuid] = size
+            self._bytes += size
+
+    def discard(self, uuid: str) -> None:
+        """Remove an adapter, if it is in."""
+        self._bytes -= self._sizes.pop(uuid, 0)
+
+    def surplus(self) -> Iterator[str]:
+        """Remove the oldest and return them, until there is room."""
+        while len(self._sizes) > _REMEMBERED or self._bytes > _REMEMBERED_BYTES:
+            uuid = next(iter(self._sizes))
+            self.discard(uuid)
+            yield uuid
+
+
+def _prune(programs: dict[str, Any]) -> None:
+    """Forget the oldest programs."""
+    while len(programs) > _REMEMBERED:
+        del programs[next(iter(programs))]
 
 
 class Pool:
@@ -62,7 +98,8 @@ class Pool:
         self._alive = alive
         self._adapters: dict[str, Adapter] = {}
         self._free: dict[str, Adapter] = {}
-        self._ended: dict[str, None] = {}
+        self._ended = _Bounded()
+        self._silent = _Bounded()  # registered, and not heard of since
         # By program: adapters that have not ended; else when the last one did, and how many cases it had.
         self._live: Counter[str] = Counter()
         self._exited: dict[str, tuple[float, int]] = {}
@@ -74,6 +111,8 @@ class Pool:
         #: How many leases each program has had.
         self.leases: Counter[str] = Counter()
         self._missing: dict[tuple[str, str], MissingAdapter] = {}
+        #: Why no adapter of a program gets a new case, by program; also of programs that are not there.
+        self.paused: dict[str, str] = {}
         #: Why no adapter gets a new case; empty while they do.
         self.drained = ""
 
@@ -87,6 +126,11 @@ class Pool:
     def free(self) -> list[Adapter]:
         """The adapters that a case can have, in the order in which they came."""
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
+
+    @property
+    def paused_and_absent(self) -> dict[str, str]:
+        """The paused programs that have no adapter at the moment, with the reasons."""
+        return {program: why for program, why in self.paused.items() if not self._live[program]}
 
     @property
     def missing(self) -> list[MissingAdapter]:
@@ -111,11 +155,18 @@ class Pool:
         self._on_change()
 
     def register(
-        self, uuid: str, registration: Registration, *, token: str | None = None, program: str = ""
+        self,
+        uuid: str,
+        registration: Registration,
+        *,
+        token: str | None = None,
+        program: str = "",
+        address: str = "",
     ) -> Adapter:
         """Take an adapter in. The same registration again changes nothing.
 
         :param program: names its program across registrations, see :class:`Adapter`.
+        :param address: where the registration came from.
         :raises RegistrationConflictError: the uuid is in use with another registration, or has ended.
         """
         known = self._adapters.get(uuid)
@@ -128,7 +179,7 @@ class Pool:
                 raise RegistrationConflictError(uuid, f"this adapter has ended ({known.reason})")
             if known.fields != registration.fields():
                 raise RegistrationConflictError(uuid, "already registered with other data")
-            self.seen(known)
+            known.seen = self._clock.monotonic()
             return known
         adapter = Adapter(
             uuid,
@@ -138,6 +189,7 @@ class Pool:
             seen=self._clock.monotonic(),
             token=token,
             program=program,
+            address=address,
         )
         self._adapters[uuid] = adapter
         self._live[adapter.program] += 1
@@ -148,11 +200,16 @@ class Pool:
             self._end(adapter, self._closed)
             return adapter
         failed = self._failed_in_a_row.get(adapter.program, 0)
-        if failed and failed >= self._quarantine_after * self._alike(adapter):
+        if adapter.program in self.paused:
+            adapter.paused = self.paused[adapter.program]
+        elif failed and failed >= self._quarantine_after * self._alike(adapter):
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
             adapter.quarantined = True
             logger.warning("the %s adapter %s is %s", adapter.type, uuid, adapter.paused)
         self._free[uuid] = adapter
+        self._silent.add(adapter)
+        for oldest in self._silent.surplus():
+            self.lose(self._adapters[oldest], "registered, but never polled, as many others do")
         self._on_change()
         return adapter
 
@@ -177,9 +234,16 @@ class Pool:
         except KeyError:
             raise UnknownAdapterError(uuid) from None
 
+    def named(self, name: str) -> Adapter | None:
+        """Return the adapter with this uuid, else the latest of the program with this name, else None."""
+        return self._adapters.get(name) or next(
+            (one for one in reversed([*self]) if one.program == name), None
+        )
+
     def seen(self, adapter: Adapter) -> None:
         """Note that an adapter gave a sign of life."""
         adapter.seen = self._clock.monotonic()
+        self._silent.discard(adapter.uuid)
 
     def acquire(self, lease: Lease) -> None:
         """Lease the adapters of an attempt, all or none.
@@ -193,9 +257,11 @@ class Pool:
             adapter.state, adapter.lease, adapter.role = AdapterState.LEASED, lease, role
             adapter.cases += 1
             self.leases[adapter.program] += 1
+            _prune(self.leases)
             for what in ("adapter", "process"):
                 self._missing.pop((adapter.program, what), None)
             del self._free[adapter.uuid]
+            self._silent.discard(adapter.uuid)
             self._emit(adapter, AdapterLeased(adapter=adapter.uuid, registration=adapter.fields))
 
     def release(self, lease: Lease, reason: str) -> None:
@@ -241,17 +307,24 @@ class Pool:
             self._end(adapter, reason)
 
     def pause(self, adapter: Adapter, reason: str) -> None:
-        """Give an adapter no new case until :meth:`resume`; its current case continues."""
-        adapter.paused, adapter.quarantined = reason, False
+        """Give the program of an adapter no new case until :meth:`resume`; its current cases continue."""
+        self.paused[adapter.program or adapter.uuid] = reason
+        self._mark(adapter, reason)
         self._note(f"paused: {reason}", adapter)
         self._on_change()
 
     def resume(self, adapter: Adapter) -> None:
-        """Let a paused adapter have cases again, and forget how often its program failed."""
-        adapter.paused, adapter.quarantined = "", False
+        """Let the program of an adapter have cases again, and forget how often it failed."""
+        self.paused.pop(adapter.program or adapter.uuid, None)
+        self._mark(adapter, "")
         self._failed_in_a_row.pop(adapter.program, None)
         self._note("resumed", adapter)
         self._on_change()
+
+    def _mark(self, adapter: Adapter, paused: str) -> None:
+        for one in self:
+            if one is adapter or (one.program and one.program == adapter.program):
+                one.paused, one.quarantined = paused, False
 
     def drain(self, reason: str) -> None:
         """Give no adapter a new case, those that will yet register included, until :meth:`undrain`."""
@@ -280,6 +353,7 @@ class Pool:
                 continue
             if role in faulty:
                 self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1
+                _prune(self._failed_in_a_row)
             else:
                 self._failed_in_a_row.pop(program, None)
 
@@ -384,15 +458,14 @@ class Pool:
             if self._live[adapter.program] == 0:
                 del self._live[adapter.program]
                 self._exited[adapter.program] = self._clock.monotonic(), adapter.cases
-            while len(self._exited) > _REMEMBERED:
-                del self._exited[next(iter(self._exited))]
+            _prune(self._exited)
         adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)
-        self._ended[adapter.uuid] = None
-        while len(self._ended) > _REMEMBERED:
-            oldest = next(iter(self._ended))
-            del self._ended[oldest], self._adapters[oldest]
+        self._silent.discard(adapter.uuid)
+        self._ended.add(adapter)
+        for oldest in self._ended.surplus():
+            del self._adapters[oldest]
 
     def _note(self, message: str, adapter: Adapter | None = None) -> None:
         uuid = adapter.uuid if adapter is not None else None

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from trafficlight.clock import Clock, cooperative
+from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
-from trafficlight.results.case import INTERRUPTED
+from trafficlight.errors import TestFileError
+from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
     CaseEnded,
@@ -31,6 +34,7 @@ from trafficlight.results.journal import Journal
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
 from trafficlight.results.reporters.host import Reporter
 from trafficlight.results.writer import ResultsWriter
+from trafficlight.suites.discovery import file_found
 from trafficlight.suites.model import Case, Plan
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.version import VERSION
@@ -48,7 +52,7 @@ _IN_ONE_EVENT = 200
 class SessionOptions:
     """How a session is to be run.
 
-    :param exit_first: whether the first failure or error ends it.
+    :param max_failures: how many failures and errors end it; None for no limit.
     :param deflake: how often a case that failed unexpectedly is tried again.
     :param expected: why a case is expected to fail, by its id; None for those that are not.
     :param command: how it was started, for the record.
@@ -62,7 +66,7 @@ class SessionOptions:
     :param reporters: plug-ins to call.
     """
 
-    exit_first: bool = False
+    max_failures: int | None = None
     deflake: int = 0
     expected: Callable[[str], Expected | None] = lambda _: None
     command: str = ""
@@ -97,6 +101,8 @@ class Session:
         #: The cases that wait, by what they need.
         self.waiting = WaitingCases(self.id)
         self.running: set[str] = set()
+        #: What its homeservers share, while it may not be installed; None if nothing is missing.
+        self.preparation: Preparation | None = None
         self._journal = journal
         self._clock = clock
         #: Why no more cases start; empty while they may.
@@ -159,10 +165,10 @@ class Session:
         if self.record.started is None:
             self._emit_started()
         recorded = [one.content() for one in self.record.problems]
-        for found in self.plan.problems:
+        for found, file in await asyncio.to_thread(_named, self.plan.problems):
             problem = Problem(
                 session=self.id,
-                file=str(found.path),
+                file=file,
                 line=found.line,
                 problem=found.problem,
                 hint=found.hint,
@@ -226,17 +232,17 @@ class Session:
     @property
     def startable(self) -> list[WaitingGroup]:
         """The groups of cases that may start; empty once the session is stopped."""
-        return [] if self.stopped else self.waiting.groups
+        if self.stopped:
+            return []
+        if (preparation := self.preparation) is None:
+            return self.waiting.groups
+        missing = preparation.pending.union(preparation.problems)
+        return [group for group in self.waiting.groups if missing.isdisjoint(group.server_types)]
 
     def start(self, case: str) -> WaitingCase:
         """Move a case from waiting to running."""
         self.running.add(case)
         return self.waiting.remove(case, starts=True)
-
-    def restart_wait_timers(self) -> None:
-        """Restart the time for which adapters have been missing."""
-        for group in self.waiting.groups:
-            group.restart_timer(self._clock.monotonic())
 
     async def sweep(
         self,
@@ -248,7 +254,7 @@ class Session:
     ) -> bool:
         """Record why cases wait, and end those whose deadline has expired; return whether there were any.
 
-        :param deadline: seconds that a case waits while all adapters and hosts together cannot satisfy it.
+        :param deadline: seconds that a case waits while adapters and providers together cannot satisfy it.
         :param adapters_deadline: seconds that it waits while that is for lack of adapters.
         :param unsupported: which declared action the adapters for a case lack; empty if that is not why it
             waits.
@@ -258,6 +264,7 @@ class Session:
         for group in self.waiting.groups:
             if self.stopped:
                 break
+            expired = await self._check_prepared(group, now) or expired
             patience = adapters_deadline
             if all_registered and group.no_adapter_since is not None:
                 first = next(iter(group.cases.values())).case
@@ -277,6 +284,22 @@ class Session:
                 self._tell_why(list(group.cases), reason)
         return expired
 
+    async def _check_prepared(self, group: WaitingGroup, now: float) -> bool:
+        """Note that a group waits for homeservers to be prepared; end its cases if they cannot be."""
+        if (preparation := self.preparation) is None:
+            return False
+        if problem := next(
+            (preparation.problems[one] for one in group.server_types if one in preparation.problems), ""
+        ):
+            async for case in cooperative(list(group.cases)):
+                if case in group.cases and not self.stopped:
+                    self.end_waiting(case, State.ERROR, problem, phase="prepare")
+            return True
+        if pending := sorted(preparation.pending.intersection(group.server_types)):
+            reason = f"{' and '.join(pending)} {'are' if len(pending) > 1 else 'is'} being prepared"
+            group.note_waiting(reason, now, unsatisfiable=False, no_adapter=False)
+        return False
+
     def _tell_why(self, cases: Sequence[str], reason: str) -> None:
         """Record why cases wait, in few events: there may be thousands of cases."""
         for first in range(0, len(cases), _IN_ONE_EVENT):
@@ -286,7 +309,7 @@ class Session:
     def end_waiting(self, case: str, state: State, message: str, *, phase: str = "waiting") -> None:
         """End a waiting case without an attempt.
 
-        :param phase: ``waiting``, or ``prepare`` if the lab does not support the case.
+        :param phase: ``waiting``, or ``prepare`` if the lab cannot provide what the case needs.
         """
         self.waiting.remove(case)
         self._end(case, None, Verdict(state, message, phase=phase), 0.0)
@@ -310,10 +333,16 @@ class Session:
         if again:
             now = self._clock.monotonic()
             self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))
-        elif counts and not by_hand and self.options.exit_first:
-            self._stop_permanently(
-                f"{id} ended in {verdict.state} and the first failure was to end the session"
-            )
+        elif counts and not by_hand and self._has_failed_enough():
+            most = self.options.max_failures
+            which = "the first failure was" if most == 1 else f"{most} failures were"
+            self._stop_permanently(f"{id} ended in {verdict.state} and {which} to end the session")
+
+    def _has_failed_enough(self) -> bool:
+        if self.options.max_failures is None:
+            return False
+        outcomes = self.record.outcomes
+        return outcomes[Outcome.FAILURE] + outcomes[Outcome.ERROR] >= self.options.max_failures
 
     def stop(self, reason: str) -> None:
         """Start no more cases."""
@@ -343,6 +372,7 @@ class Session:
 
     async def release(self) -> None:
         """Close its files without ending it, so that the next coordinator can resume it."""
+        await self._stop_preparation()
         self._unsubscribe()
         await asyncio.to_thread(self.writer.close)
 
@@ -352,6 +382,7 @@ class Session:
             await self.ended.wait()
             return
         self.closing = True
+        await self._stop_preparation()
         code = exit_code(self.record, interrupted=interrupted)
         counts = self.record.counts
         self._journal.append(
@@ -366,6 +397,10 @@ class Session:
             self.writer.incomplete = self.writer.incomplete or str(error)
         finally:
             self.ended.set()
+
+    async def _stop_preparation(self) -> None:
+        if self.preparation is not None:
+            await self.preparation.close()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -401,6 +436,11 @@ class Session:
 def _pause(cases: int) -> float:
     """Return the seconds between two records of why cases wait."""
     return min(_REASON_EVERY, _REASON_SOON + _REASON_EACH * cases)
+
+
+def _named(problems: Iterable[TestFileError]) -> list[tuple[TestFileError, str]]:
+    """Return problems with the names of their files in case ids. Blocks."""
+    return [(one, file_found(one.path, Path.cwd()).name) for one in problems]
 
 
 def _user() -> str:

@@ -12,21 +12,26 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from trafficlight.config import AdapterProgram
+from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ConfigError, DeployError
+from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.processes import LAB_ONLY, ChildProcess, start_process
+from trafficlight.protocol import TOKEN_VARIABLES
+from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
 
 # The built-in adapters, by the name of their command.
 _BUILT_IN = ("nio",)
-# Seconds that a program has to end after SIGTERM, before it is killed.
-_GRACE = 3.0
+# Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
+_GRACE = 6.0
 # Seconds after `exit` until a program that has neither exited nor registered again is ended.
 _EXIT_DEADLINE = 20.0
 _LOOK = 1.0  # seconds between two looks
@@ -41,40 +46,67 @@ _TAIL = 8 << 10
 _CAUSE = re.compile(r"\s*([\w.]*(error|exception)|panic|fatal|cannot start [^:]+)\b.*:", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Program:
-    """An adapter program.
+    """An adapter program, which is started again when it exits.
 
     :param name: for its log's name.
-    :param command: what to run.
+    :param command: what to run; ``{url}`` and ``{port}`` in it, and in the environment, are replaced.
+    :param directory: its working directory; by default this process's.
+    :param environment: variables to set besides the inherited ones.
+    :ivar instance: names it, the same for all of its processes.
+    :ivar running: whether it has a process now.
+    :ivar failures: how often in a row it exited without having been in a case.
     """
 
     name: str
     command: Sequence[str]
+    directory: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    instance: str = field(default_factory=lambda: secrets.token_hex(8))
+    failures: int = 0
+    running: bool = False
 
 
-def programs_of(adapters: Mapping[str, AdapterProgram]) -> list[Program]:
+def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | None = None) -> list[Program]:
     """Return one entry for each process that the settings ask for.
 
-    :raises ConfigError: a command does not exist, or a program without a command is not a built-in one.
+    :param cases: the only cases to run: of a built-in adapter, no more are started than they have roles for.
+    :raises ConfigError: an entry is wrong.
     """
     found = []
     for name, adapter in adapters.items():
+        key = f"ADAPTERS.{name}"
+        if adapter.command and adapter.driver:
+            raise ConfigError("has a command and a driver: name one", key=key)
+        if adapter.cwd is not None and not adapter.cwd.is_dir():
+            raise ConfigError(f"no such directory: {adapter.cwd}", key=f"{key}.cwd")
+        # -P: a folder trafficlight in the current directory is not this package.
+        ours = [sys.executable, "-P", "-m", "trafficlight", "adapter"]
         if adapter.command:
-            command = _split(adapter.command, f"ADAPTERS.{name}")
+            command = _split(adapter.command, adapter, key)
+        elif adapter.driver:
+            command = [*ours, "run", "--driver", shlex.join(_split(adapter.driver, adapter, key))]
         elif name in _BUILT_IN:
-            # -P: a folder trafficlight in the current directory is not this package.
-            command = [sys.executable, "-P", "-m", "trafficlight", "adapter", name]
+            command = [*ours, name]
         else:
             known = ", ".join(_BUILT_IN)
-            raise ConfigError(
-                f"needs a command: only {known} comes with trafficlight", key=f"ADAPTERS.{name}"
-            )
-        found += [Program(name, command)] * adapter.count
+            raise ConfigError(f"needs a command or a driver: only {known} comes with trafficlight", key=key)
+        needed = adapter.count
+        if cases is not None and not (adapter.command or adapter.driver):
+            needed = min(needed, sum(map(partial(_roles, name), cases)))
+        found += [Program(name, command, adapter.cwd, adapter.env) for _ in range(needed)]
     return found
 
 
-def _split(command: str, key: str) -> list[str]:
+def _roles(type: str, case: Case) -> int:
+    """Return how many roles of a case adapters of a type may fill."""
+    kinds = case.clients.values() if case.skip is None else ()
+    # What the own `match` of a type accepts is not known.
+    return sum(kind.type == type or kind.custom is not None for kind in kinds)
+
+
+def _split(command: str, adapter: AdapterProgram, key: str) -> list[str]:
     """Return the arguments of a command.
 
     :raises ConfigError: its program does not exist.
@@ -84,31 +116,11 @@ def _split(command: str, key: str) -> list[str]:
     except ValueError as error:
         raise ConfigError(f"{command!r}: {error}", key=key) from None
     program = arguments[0] if arguments else ""
-    if shutil.which(program) is None:
+    # A path is relative to the working directory.
+    place = Path(adapter.cwd or "", program) if os.sep in program else program
+    if shutil.which(place, path=adapter.env.get("PATH")) is None:
         raise ConfigError(f"no such program: {program} (commands are not run by a shell)", key=key)
     return arguments
-
-
-@dataclass(slots=True)
-class SupervisedProgram:
-    """A program that is started again when it exits.
-
-    :param log: receives its output.
-    :ivar instance: names it, the same for all of its processes.
-    :ivar running: whether it has a process now.
-    :ivar failures: how often in a row it exited without having been in a case.
-    """
-
-    program: Program
-    log: Path
-    instance: str = field(default_factory=lambda: secrets.token_hex(8))
-    failures: int = 0
-    running: bool = False
-
-    @property
-    def failed(self) -> bool:
-        """Whether it has exited so often that no case should wait for it."""
-        return self.failures >= _FAILED
 
 
 class Supervisor:
@@ -119,11 +131,7 @@ class Supervisor:
     :param programs: one entry for each process.
     :param url: the coordinator's URL, passed as ``TRAFFICLIGHT_URL``, ``trafficlightURL`` and ``{url}``.
     :param folder: where their output goes.
-    :param on_exit: called at once with a program and how its process exited; returns whether the process has
-        been in a case.
-    :param on_failure: called with a program and what to say about it, when its process has been in none.
-    :param since_exit: returns the seconds since a program was sent `exit`; None if it was not, or has
-        registered again.
+    :param pool: where their adapters register.
     :param token: the bearer token that registering takes.
     """
 
@@ -132,26 +140,20 @@ class Supervisor:
         programs: Sequence[Program],
         url: str,
         folder: Path,
-        on_exit: Callable[[SupervisedProgram, str], bool],
-        on_failure: Callable[[SupervisedProgram, str], None],
-        since_exit: Callable[[SupervisedProgram], float | None],
+        pool: Pool,
         *,
         token: str | None = None,
     ) -> None:
-        self.programs = [
-            SupervisedProgram(program, folder / f"{program.name}-{number}.log")
-            for number, program in enumerate(programs, 1)
-        ]
+        self.programs = tuple(programs)
         self._url = url
         self._environment = {name: value for name, value in os.environ.items() if name != LAB_ONLY}
         if token is not None:
-            self._environment["ADAPTER_TOKEN"] = token
+            self._environment |= dict.fromkeys(TOKEN_VARIABLES, token)
         self._folder = folder
-        self._on_exit = on_exit
-        self._on_failure = on_failure
-        self._since_exit = since_exit
+        self._pool = pool
         self._directory = Path.cwd()
         self._running: set[ChildProcess] = set()
+        self._ports = PortPicker()
 
     @property
     def pids(self) -> list[int]:
@@ -168,30 +170,47 @@ class Supervisor:
         self._environment["TMPDIR"] = temporary.name
         try:
             async with asyncio.TaskGroup() as group:
-                for program in self.programs:
-                    group.create_task(self._keep(program))
+                for number, program in enumerate(self.programs, 1):
+                    log = self._folder / f"{program.name}-{number}.log"
+                    group.create_task(self._keep(program, log))
         finally:
-            await self._end()
+            await _stop(list(self._running))
             await asyncio.to_thread(temporary.cleanup)
 
-    async def _keep(self, program: SupervisedProgram) -> None:
+    def all_registered(self) -> bool:
+        """Whether each program has registered an adapter."""
+        return all(self._pool.registration_of(program.instance) is not None for program in self.programs)
+
+    def all_failed(self) -> bool:
+        """Whether no missing adapter will register: their programs have exited again and again."""
+        missing = [program for program in self.programs if not self._pool.has(program.instance)]
+        return bool(missing) and all(program.failures >= _FAILED for program in missing)
+
+    async def _keep(self, program: Program, log: Path) -> None:
         pause = _FIRST_PAUSE
         loop = asyncio.get_running_loop()
         # An adapter passes this on without knowing it.
         url = f"{self._url}/program/{program.instance}"
-        command = [part.replace("{url}", url) for part in program.program.command]
-        name, log = program.program.name, program.log
+        name = program.name
         own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, "TRAFFICLIGHT_INSTANCE": program.instance}
         while True:
+            port = self._ports.pick()
+            self._ports.release(port)  # its process is to have it
+            filled = partial(_filled, url=url, port=port)
+            command = [filled(part) for part in program.command]
+            environment = {name: filled(value) for name, value in program.environment.items()}
             began, printed = loop.time(), await asyncio.to_thread(_size, log)
             try:
                 process = await start_process(
-                    command, environment={**self._environment, **own}, directory=self._directory, log=log
+                    command,
+                    environment={**self._environment, **environment, **own},
+                    directory=program.directory or self._directory,
+                    log=log,
                 )
             except (DeployError, OSError) as error:  # no processes, memory or files are left
                 program.failures += 1
                 logger.warning("the adapter program %s cannot be started: %s", name, error)
-                self._on_failure(program, f"the program {name} cannot be started: {error}")
+                self._note_missing(program, f"cannot be started: {error}")
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 await asyncio.sleep(pause)
                 continue
@@ -202,18 +221,23 @@ class Supervisor:
             self._running.discard(process)
             cause = await asyncio.to_thread(_cause, log, printed)
             ending = f"{how}: {cause}" if cause else how
-            used = self._on_exit(program, ending)
+            used = self._pool.process_exited(program.instance, ending)
             asked = used and how == "exit code 0"
             level = logging.INFO if asked else logging.WARNING
             logger.log(level, "the adapter program %s exited (%s); its output is in %s", name, ending, log)
             program.failures = 0 if used else program.failures + 1
             if program.failures:
                 times = f"{program.failures} times, last with" if program.failures > 1 else "with"
-                self._on_failure(program, f"the program {name} exited {times} {ending}")
+                self._note_missing(program, f"exited {times} {ending}")
             pause = _FIRST_PAUSE if loop.time() - began > _EARLY else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
 
-    async def _exit_of(self, process: ChildProcess, program: SupervisedProgram) -> str:
+    def _note_missing(self, program: Program, why: str) -> None:
+        registration = self._pool.registration_of(program.instance)
+        why = f"the program {program.name} {why}"
+        self._pool.note_missing(program.instance, "process", why, registration)
+
+    async def _exit_of(self, process: ChildProcess, program: Program) -> str:
         """Wait until a process exits; end one that neither exits nor registers again after `exit`."""
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -221,17 +245,15 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     return await process.wait()
-            since = self._since_exit(program)
+            since = self._pool.since_exit(program.instance)
             # An `exit` before the start was for the process before this one.
             if since is not None and _EXIT_DEADLINE < since < loop.time() - began:
-                name = program.program.name
                 logger.warning(
-                    "the adapter program %s did not exit within %g s after `exit`", name, _EXIT_DEADLINE
+                    "the adapter program %s did not exit within %g s after `exit`",
+                    program.name,
+                    _EXIT_DEADLINE,
                 )
                 await _stop([process])
-
-    async def _end(self) -> None:
-        await _stop(list(self._running))
 
 
 async def _stop(processes: Sequence[ChildProcess]) -> None:
@@ -249,6 +271,10 @@ async def _stop(processes: Sequence[ChildProcess]) -> None:
         # Each leads a group of its own, with whatever it started in it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _filled(text: str, url: str, port: int) -> str:
+    return text.replace("{url}", url).replace("{port}", str(port))
 
 
 def _cause(log: Path, since: int) -> str:

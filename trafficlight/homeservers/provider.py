@@ -6,7 +6,7 @@ A *provider* is where homeservers run, a *recipe* is what runs there.
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,11 @@ SERVER_BYTES = 150 * 2**20
 """What one homeserver is expected to use."""
 _SERVERS_PER_CORE = 4
 _MOST_HERE = 8
+
+
+def all_of(provider: str) -> str:
+    """Return what all homeservers of a provider are called where they are limited."""
+    return f"{provider} homeservers"
 
 
 def capacity_of(memory_bytes: int, cores: int) -> int:
@@ -50,33 +55,11 @@ class ServerRequest:
     :param role: the role that it plays, unique in the case.
     :param spec: what to deploy.
     :param log: the file for its log, complete at the latest when the deployment is left; its folder exists.
-    :param host: the provider's host with room for it, the same for all homeservers of a case from one
-        provider; empty if no host was chosen.
     """
 
     role: str
     spec: HomeServerSpec
     log: Path
-    host: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Hosting:
-    """The hosts that are available now, for the scheduler.
-
-    :param hosts: how many homeservers each available host carries at once, by provider and by the host's
-        name. A provider that is missing has no limit; one without hosts cannot be used now.
-    :param by_type: the provider of a server type, by the type's name.
-    :param default: the provider of all other server types.
-    """
-
-    hosts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    by_type: Mapping[str, str] = field(default_factory=dict)
-    default: str = ""
-
-    def provider(self, type_name: str) -> str:
-        """Return the name of the provider of a server type."""
-        return self.by_type.get(type_name, self.default)
 
 
 class RunningServer(Protocol):
@@ -130,10 +113,10 @@ class Provider(Protocol):
         ...
 
     @property
-    def hosts(self) -> Mapping[str, int] | None:
-        """How many homeservers each available host carries at once; None if there is no limit.
+    def capacities(self) -> Mapping[str, int]:
+        """How many homeservers may run at once: of a server type, by its name, or of all, by :func:`all_of`.
 
-        A host is this machine, a Docker engine or a homerunner; its name is unique over all providers.
+        0 while it is not reachable; what is missing has no limit.
         """
         ...
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+from collections import ChainMap
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from trafficlight.config import Settings, key_of
@@ -10,7 +11,7 @@ from trafficlight.errors import ConfigError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.provider import LocalProvider
-from trafficlight.homeservers.provider import Hosting, Provider, RunningServer, ServerRequest
+from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.static import StaticProvider
 from trafficlight.processes import Progress
@@ -22,7 +23,7 @@ _EVERY_OTHER_TYPE = "*"
 # The providers that use a setting.
 _USERS = {
     "homerunner_url": frozenset({"homerunner"}),
-    "docker_engines": frozenset({"docker"}),
+    "docker_engine": frozenset({"docker"}),
     "images": frozenset({"docker", "homerunner"}),
 }
 
@@ -55,30 +56,16 @@ class ProviderRegistry:
 
     @property
     def capacities(self) -> dict[str, int]:
-        """How many homeservers of a server type may run at once, if its provider limits it."""
-        found: dict[str, int] = {}
-        for provider in self._providers.values():
-            found.update(getattr(provider, "capacities", {}))
-        return found
+        """How many homeservers may run at once, of a server type or of a provider."""
+        return dict(ChainMap(*(dict(provider.capacities) for provider in self._providers.values())))
 
-    @property
-    def hosts(self) -> dict[str, int]:
-        """How many homeservers each host of any provider carries at once."""
-        return {host: most for hosts in self.hosting.hosts.values() for host, most in hosts.items()}
-
-    @property
-    def hosting(self) -> Hosting:
-        """The hosts that are available now."""
-        hosts = {
-            name: dict(found)
-            for name, provider in self._providers.items()
-            if (found := provider.hosts) is not None
-        }
-        return Hosting(hosts, self._by_type, self._default)
+    def provider_name(self, type_name: str) -> str:
+        """Return the name of the provider of a server type."""
+        return self._by_type.get(type_name, self._default)
 
     def provider(self, spec: HomeServerSpec) -> Provider:
         """Return the provider of a server type."""
-        return self._providers[self._by_type.get(spec.type_name, self._default)]
+        return self._providers[self.provider_name(spec.type_name)]
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
         """Return why a homeserver can never be deployed; None if it can."""
@@ -117,7 +104,7 @@ class ProviderRegistry:
         """Return each provider with the indexes of what it deploys."""
         shares: dict[str, list[int]] = {}
         for index, spec in enumerate(specs):
-            shares.setdefault(self._by_type.get(spec.type_name, self._default), []).append(index)
+            shares.setdefault(self.provider_name(spec.type_name), []).append(index)
         return [(self._providers[name], indexes) for name, indexes in shares.items()]
 
 
@@ -166,7 +153,7 @@ def build_providers(settings: Settings, progress: Progress | None = None) -> Pro
         from trafficlight.homeservers.docker.provider import DockerProvider  # an extra
 
         providers["docker"] = DockerProvider(
-            settings.docker_engines,
+            settings.docker_engine,
             images=settings.images,
             memory_bytes=settings.docker_memory,
             cpus=settings.docker_cpus,

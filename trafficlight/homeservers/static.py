@@ -15,6 +15,7 @@ from trafficlight.errors import ConfigError, DeployError, UnsupportedError
 from trafficlight.homeservers.probe import check_versions, title_of
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.server_types import HomeServerSpec
+from trafficlight.text import in_plain_words
 
 _KEY = "SERVER_OVERRIDES"
 _FORMS = "an object with server_name and cs_api, a list of them, or a list of such lists"
@@ -50,7 +51,6 @@ class StaticProvider:
     """
 
     name = "static"
-    hosts: None = None
 
     def __init__(self, overrides: Mapping[str, Any]) -> None:
         self._pools = {
@@ -241,7 +241,7 @@ def _server(value: Any, key: str) -> StaticServer:
         # A missing server name often follows from an invalid URL.
         first = next((problem for problem in problems if problem["loc"] == ("cs_api",)), problems[0])
         part = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{first['msg']}; write {_FORMS}", key=f"{key}.{part}") from None
+        raise ConfigError(f"{in_plain_words(first)}; write {_FORMS}", key=f"{key}.{part}") from None
 
 
 def _name_in(url: str) -> str:

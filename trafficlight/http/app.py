@@ -12,8 +12,9 @@ from trafficlight import config
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http import errors, headers
 from trafficlight.http.api import adapters, openapi, operations, sessions
+from trafficlight.http.forwarded import ForwardedApp
 from trafficlight.http.local_token import LocalToken, create_token
-from trafficlight.http.pages import login, routes
+from trafficlight.http.pages import routes
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
 from trafficlight.http.wire.app import WireApp
@@ -88,11 +89,14 @@ def _bare() -> Quart:
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
     app.url_map.strict_slashes = True
-    app.asgi_app = WireApp(app.asgi_app, lambda: app.config["LAB"])  # type: ignore[method-assign]
+    wire = WireApp(app.asgi_app, lambda: app.config["LAB"])
+    forwarded = ForwardedApp(wire, lambda: app.config["LAB"].settings.trusted_proxies)
+    app.asgi_app = forwarded  # type: ignore[method-assign]
     errors.install(app)
     headers.install(app)
     operations.install_log_context(app)
-    for room in (routes, login, sessions, adapters, operations, openapi):
+    for room in (routes, sessions, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)
     app.register_blueprint(routes.assets)
+    app.register_blueprint(routes.entrance)
     return app

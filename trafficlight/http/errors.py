@@ -11,8 +11,7 @@ from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from trafficlight.coordinator.adapter import UnknownAdapterError
-from trafficlight.http.headers import page
-from trafficlight.results.reports.presentation import render
+from trafficlight.http.headers import page, rendered, rooted
 
 
 class ApiError(Exception):
@@ -86,8 +85,8 @@ def _answer(
     if wants_page():
         asks = status == HTTPStatus.UNAUTHORIZED
         # After the login, the browser returns to this page.
-        target = request.full_path.rstrip("?") if request.method == "GET" else "/status"
-        content = render(
+        target = rooted(request.full_path.rstrip("?") if request.method == "GET" else "/status")
+        content = rendered(
             "login.html" if asks else "error.html", status=int(status), message=message, target=target
         )
         answer = page(content, int(status))

@@ -2,8 +2,11 @@
 
 import hashlib
 from http import HTTPStatus
+from typing import Any
 
 from quart import Quart, Response, request
+
+from trafficlight.results.reports.presentation import render
 
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
@@ -34,6 +37,16 @@ def install(app: Quart) -> None:
         ):
             response.headers.setdefault(name, value)
         return response
+
+
+def rooted(path: str) -> str:
+    """Return where browsers find a path of the coordinator: below the prefix that a proxy removed."""
+    return request.root_path + path
+
+
+def rendered(template: str, **values: Any) -> bytes:
+    """Return a rendered page, whose links have the prefix that a proxy removed. Any thread may call it."""
+    return render(template, root=request.root_path, **values)
 
 
 def page(content: bytes, status: int = 200) -> Response:

@@ -249,7 +249,7 @@ class CaseRecord:
         if self.state is State.SKIPPED:
             self.reason = self.message or self.reason
             # A test that skips itself in an attempt declares what is unsupported here.
-            not_run = event.attempt is None and event.phase != "prepare"
+            not_run = event.phase == "waiting" or (event.attempt is None and event.phase != "prepare")
             self.skip_type = self.skip_type or ("not-run" if not_run else "unsupported")
         else:
             self.reason = self.skip_type = ""

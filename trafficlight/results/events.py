@@ -46,6 +46,7 @@ class Event:
     :cvar schema: the version of the kind's fields; grows when a field changes its meaning or is removed.
     :cvar data_names: the fields of the kind, which JSON holds below ``data``.
     :cvar open_names: those of them that hold whatever an adapter, a test or the configuration put there.
+    :cvar text_names: those of them that are texts.
     :param sequence: position in the session's log, from 1, without gaps.
     :param time: when it happened, UTC.
     :param session: the session's id; empty for an event that belongs to no session.
@@ -59,6 +60,7 @@ class Event:
     schema: ClassVar[int] = 1
     data_names: ClassVar[tuple[str, ...]] = ()
     open_names: ClassVar[tuple[str, ...]] = ()
+    text_names: ClassVar[tuple[str, ...]] = ()
 
     sequence: int = 0
     time: datetime = _UNSET
@@ -74,6 +76,7 @@ class Event:
         own = {name: hint for name, hint in get_annotations(cls).items() if name not in _CONTEXT}
         cls.data_names = (*base.data_names, *own)
         cls.open_names = (*base.open_names, *(n for n, hint in own.items() if hint == Mapping[str, Any]))
+        cls.text_names = (*base.text_names, *(name for name, hint in own.items() if hint is str))
         cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         if not cls.__name__.startswith("_"):
             _KINDS[cls.kind] = cls
@@ -173,7 +176,7 @@ class SessionEnded(Event):
 class Problem(Event):
     """A test file or test class cannot run.
 
-    :param file: the test file.
+    :param file: the test file, relative to its root.
     :param line: the line in it; null where the problem concerns the whole file.
     :param problem: what is wrong.
     :param hint: how to fix it; may be empty.

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import logging
+import math
 import mmap
 import os
 import struct
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from trafficlight.clock import Clock
 from trafficlight.results.events import Event, SessionEnded, event_line, line_head, parse_event
+from trafficlight.text import EVENT_LIMIT, truncate
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +26,63 @@ _FLOCK = struct.Struct("hhqqi0q")
 _SECRETS = frozenset({"password", "key_backup_passphrase", "passphrase", "token", "access_token"})
 
 
+class _Copy:
+    """Copies what an adapter, a test or the configuration put into an event.
+
+    :param limit: characters to keep.
+    :ivar complete: whether nothing was left out.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._left = limit
+        self.complete = True
+
+    def of(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        for number, (key, value) in enumerate(data.items()):
+            if self._left <= 0:
+                self.complete = False
+                copy["…"] = f"{len(data) - number:,} more left out"
+                break
+            secret = key.lower() in _SECRETS and value is not None
+            copy[self._text(key)] = "***" if secret else self._value(value)
+        return copy
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._text(value)
+        self._left -= 2
+        if isinstance(value, Mapping):
+            return self.of(value)
+        if not isinstance(value, list | tuple):
+            return value
+        copy: list[Any] = []
+        for number, item in enumerate(value):
+            if self._left <= 0:
+                self.complete = False
+                copy.append(f"… {len(value) - number:,} more left out")
+                break
+            copy.append(self._value(item))
+        return copy
+
+    def _text(self, text: str) -> str:
+        if len(text) > self._left:
+            self.complete = False
+            text = truncate(text, max(100, int(self._left)))
+        self._left -= len(text)
+        return text
+
+
 def redacted(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy without the values of secrets, at any depth."""
-    return {
-        key: "***" if key.lower() in _SECRETS and value is not None else _redacted_value(value)
-        for key, value in data.items()
-    }
+    return _Copy(math.inf).of(data)
 
 
-def _redacted_value(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return redacted(value)
-    if isinstance(value, list | tuple):
-        return [_redacted_value(item) for item in value]
-    return value
+def fits(data: Mapping[str, Any]) -> bool:
+    """Return whether an event holds all of an object: nothing is left out because it is too large."""
+    copy = _Copy(EVENT_LIMIT)
+    copy.of(data)
+    return copy.complete
 
 
 class _Subscription(NamedTuple):
@@ -93,16 +138,21 @@ class Journal:
         return unsubscribe
 
     def append(self, event: E, **context: Any) -> E:
-        """Record an event: set its number and time, and replace secrets in what its fields hold.
+        """Record an event: set its number and time, replace secrets, and cut what is too large.
 
         :param event: a new one; it is completed in place.
         :param context: other fields to set, such as the session.
         :return: the event.
         """
-        clean = {name: redacted(getattr(event, name)) for name in event.open_names}
-        now = {"sequence": self._next, "time": self._clock.now()}
-        for name, value in {**now, **clean, **context}.items():
-            object.__setattr__(event, name, value)  # frozen: from now on
+        clean: dict[str, Any] = {
+            name: _Copy(EVENT_LIMIT).of(getattr(event, name)) for name in event.open_names
+        }
+        for name in event.text_names:
+            if len(text := getattr(event, name)) > EVENT_LIMIT:
+                clean[name] = truncate(text, EVENT_LIMIT)
+        clean |= {"sequence": self._next, "time": self._clock.now(), **context}
+        for name, value in clean.items():
+            object.__setattr__(event, name, value)  # frozen from now on
         self._next += 1
         self.counts[type(event)] += 1
         key = (type(event), event.session)

@@ -1,7 +1,6 @@
 """Metrics for Prometheus: counters of events, and gauges of the present state."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -37,26 +36,6 @@ _OTHER = "other"
 _ACTION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _PROVISION = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _WAIT = (0.01, 0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """The present state, for gauges.
-
-    :param cases: cases of sessions that have not ended, by state.
-    :param sessions: sessions that have not ended.
-    :param adapters: the number of adapters by type and state, without those that have ended.
-    :param oldest: seconds that the head of each queue has waited.
-    :param stalled: seconds that cases have waited while none ran.
-    :param drained: whether no adapter gets a new case.
-    """
-
-    cases: Mapping[State, int] = field(default_factory=dict)
-    sessions: int = 0
-    adapters: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    oldest: Iterable[float] = ()
-    stalled: float = 0.0
-    drained: bool = False
 
 
 class BoundedLabels:
@@ -120,27 +99,44 @@ class Metrics:
         for kind, reader in readers.items():
             journal.subscribe(reader, (kind,))
 
-    def exposition(self, present: Gauges) -> bytes:
-        """Return all metrics in the Prometheus text format."""
+    def exposition(
+        self,
+        *,
+        cases: Mapping[State, int],
+        sessions: int,
+        adapters: Mapping[tuple[str, str], int],
+        oldest: Sequence[float],
+        stalled: float,
+        drained: bool,
+    ) -> bytes:
+        """Return all metrics in the Prometheus text format.
+
+        :param cases: cases of sessions that have not ended, by state.
+        :param sessions: sessions that have not ended.
+        :param adapters: the number of adapters by type and state, without those that have ended.
+        :param oldest: seconds that the head of each queue has waited.
+        :param stalled: seconds that cases have waited while none ran.
+        :param drained: whether no adapter gets a new case.
+        """
         now = CollectorRegistry()
 
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             return Gauge(f"trafficlight_{name}", documentation, labels, registry=now)
 
-        cases = gauge("cases", "Cases of sessions that have not ended.", "state")
+        by_state = gauge("cases", "Cases of sessions that have not ended.", "state")
         for state in State:
-            cases.labels(state.value).set(present.cases.get(state, 0))
-        adapters = gauge("adapters", "Adapters that are registered.", "type", "state")
-        for (kind, name), number in present.adapters.items():
-            adapters.labels(self._adapter_types.label(kind), name).inc(number)
-        ages = sorted(present.oldest)
+            by_state.labels(state.value).set(cases.get(state, 0))
+        by_type = gauge("adapters", "Adapters that are registered.", "type", "state")
+        for (kind, name), number in adapters.items():
+            by_type.labels(self._adapter_types.label(kind), name).inc(number)
+        ages = sorted(oldest)
         gauge("queues", "Groups of waiting cases with the same needs.").set(len(ages))
         age = gauge("queue_age_seconds", "How long the heads of the queues have waited.", "statistic")
         age.labels("median").set(ages[len(ages) // 2] if ages else 0.0)
         age.labels("max").set(ages[-1] if ages else 0.0)
-        gauge("sessions", "Sessions that have not ended.").set(present.sessions)
-        gauge("standstill_seconds", "How long cases have waited while none ran.").set(present.stalled)
-        gauge("drained", "1 while no adapter gets a new case.").set(present.drained)
+        gauge("sessions", "Sessions that have not ended.").set(sessions)
+        gauge("standstill_seconds", "How long cases have waited while none ran.").set(stalled)
+        gauge("drained", "1 while no adapter gets a new case.").set(drained)
         return generate_latest(self._registry) + generate_latest(now)
 
     def _case_planned(self, event: CasePlanned) -> None:

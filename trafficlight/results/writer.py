@@ -255,7 +255,7 @@ class ResultsWriter:
 class LateEventRecorder:
     """Records what arrives for a session that has ended, such as the log that an exiting adapter uploads.
 
-    A reader of the journal. The event is appended to the session's log at once; a thread rebuilds the
+    A reader of the journal. A thread appends the event to the session's log at once, and rebuilds the
     reports, once for all events that arrive together.
 
     :param root: the folder of all sessions' results.
@@ -266,50 +266,64 @@ class LateEventRecorder:
         self._root = root
         self._recorded = recorded
         self._lock = threading.Lock()  # held for microseconds
-        self._outdated: dict[str, ResultsFolder] = {}
+        self._events: list[Upload | Log] = []
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._wake = threading.Event()
+        self._closing = False
+        self._outdated: dict[str, ResultsFolder] = {}  # of the thread
 
     def __call__(self, event: Upload | Log) -> None:
         """Take in an event; those of sessions that have not ended are ignored."""
         if not event.session or self._recorded(event.session):
             return
-        folder = ResultsFolder(self._root / event.session)
-        if not folder.events.is_file():
-            return
-        with contextlib.closing(EventLog(folder.events)) as log:
-            log.append(event, last_sequence(folder.events) + 1)
         with self._lock:
-            self._outdated[folder.id] = folder
+            self._events.append(event)
+            self._wake.set()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._rebuild, name="late events", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="late events", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
         """Wait until the reports have everything. Blocks."""
-        self._closing.set()
+        self._closing = True
+        self._wake.set()
         with self._lock:
             working = self._thread
         if working is not None:
             working.join()
 
-    def _rebuild(self) -> None:
-        pause = _GATHER
+    def _work(self) -> None:
+        due = 0.0
         while True:
-            self._closing.wait(pause)
+            self._wake.clear()
             with self._lock:
-                if not self._outdated:
+                events, self._events = self._events, []
+                if not events and not self._outdated:
                     self._thread = None
                     return
+            for event in events:
+                _attempted(partial(self._append, event), f"a late event of session {event.session}")
+            if events:
+                due = max(due, time.monotonic() + _GATHER)
+            if not self._closing and (left := due - time.monotonic()) > 0:
+                self._wake.wait(left)
+            elif self._outdated:
+                began = time.monotonic()
                 _, folder = self._outdated.popitem()
-            began = time.monotonic()
-            try:
-                while is_written(folder.events):  # the session writes its own reports first
-                    time.sleep(_GATHER)
-                rebuild(folder, SessionRecord.replay(read_events(folder.events)))
-            except Exception:
-                logger.exception("the reports of session %s lack what arrived late", folder.id)
-            pause = min(_LONGEST_PAUSE, _THROTTLE * (time.monotonic() - began))
+                _attempted(partial(self._rebuild, folder), f"the late reports of session {folder.id}")
+                due = time.monotonic() + min(_LONGEST_PAUSE, _THROTTLE * (time.monotonic() - began))
+
+    def _append(self, event: Upload | Log) -> None:
+        folder = ResultsFolder(self._root / event.session)
+        if folder.events.is_file():
+            with contextlib.closing(EventLog(folder.events)) as log:
+                log.append(event, last_sequence(folder.events) + 1)
+            self._outdated[folder.id] = folder
+
+    def _rebuild(self, folder: ResultsFolder) -> None:
+        while is_written(folder.events):  # the session writes its own reports first
+            time.sleep(_GATHER)
+        rebuild(folder, SessionRecord.replay(read_events(folder.events)))
 
 
 def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
@@ -368,7 +382,7 @@ def _write_attempt(path: Path, attempt: AttemptRecord) -> None:
         return
     folder.create()
     for target, debug in ((folder.log_info, False), (folder.log_debug, True)):
-        parts = [render_timeline(attempt, debug=debug)]
+        parts = [render_timeline(attempt, debug=debug, times=True)]
         if attempt.state in (State.FAILURE, State.ERROR):
             trace = trimmed_traceback(attempt.traceback)
             parts += [escape_control(attempt.message), *(["\n".join(trace)] if trace else [])]

@@ -107,6 +107,14 @@ def base_id(case_id: str) -> str:
     return _REPEAT.sub("", case_id)
 
 
+def moved_to(id: str, ids: Iterable[str]) -> str:
+    """Return a hint for an id whose path does not begin at the root; empty if no file of these ids fits."""
+    file = id.partition("::")[0]
+    files = (one.partition("::")[0] for one in ids)
+    found = next((one for one in files if one.endswith(f"/{file}")), "")
+    return f" (did you mean {found}? paths in case ids begin at the root)" if found else ""
+
+
 def read_cells(text: str) -> Iterable[Cell]:
     """Parse the part between the brackets.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from trafficlight.config import RESULTS_MARKER
+from trafficlight.config import CONFIGURATION_FILES, RESULTS_MARKER
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.source import is_test_method
 from trafficlight.test import Test
@@ -24,23 +24,37 @@ class FileFound:
     """A test file.
 
     :param path: the absolute path.
-    :param name: its name in case ids: the path relative to the root of the search.
+    :param name: its name in case ids: the path relative to its root.
     """
 
     path: Path
     name: str
 
 
-def file_found(path: Path, root: Path) -> FileFound:
-    """Return a file with its name in case ids.
+def root_of(path: Path) -> Path | None:
+    """Return the nearest directory, from a path upwards, that is a repository or has a configuration file."""
+    markers = (".git", *CONFIGURATION_FILES)
+    for folder in (path, *path.parents):
+        if any(os.path.exists(folder / marker) for marker in markers):
+            return folder
+    return None
 
-    :param root: the root of the search; for the built-in suites it is always their own directory.
+
+def file_found(path: Path, directory: Path) -> FileFound:
+    """Return a file with its name in case ids, which does not depend on how its path was written.
+
+    :param path: the path; links inside the root are followed.
+    :param directory: the root of files outside of any other; the name of a file outside of it is absolute.
     """
     path = Path(os.path.abspath(path))
-    for real, base in ((path, SHIPPED), (path.resolve(), SHIPPED), (path, Path(os.path.abspath(root)))):
-        if real.is_relative_to(base):
-            return FileFound(path, real.relative_to(base).as_posix())
-    return FileFound(path, path.name)
+    real = path.resolve()
+    if real.is_relative_to(SHIPPED):
+        return FileFound(path, real.relative_to(SHIPPED).as_posix())
+    root = root_of(path.parent) or Path(os.path.abspath(directory))
+    for one, base in ((real, root.resolve()), (path, root)):
+        if one.is_relative_to(base):
+            return FileFound(path, one.relative_to(base).as_posix())
+    return FileFound(path, path.as_posix())
 
 
 def files_below(directory: Path, patterns: Sequence[str] = DEFAULT_PATTERNS) -> Iterator[Path]:
@@ -90,6 +104,23 @@ def untested_in(module: object, module_name: str) -> dict[str, type[Test]]:
     }
 
 
+def lookalikes_in(module: object, module_name: str) -> Iterator[str]:
+    """Yield the names of what a module defines beside its tests and that looks like one."""
+    used = {base for cls in _own(module, module_name) for base in cls.__mro__}
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", None) != module_name or not getattr(value, "__test__", True):
+            continue
+        if inspect.isfunction(value) and name.startswith("test_"):
+            yield f"{name}()"
+        elif isinstance(value, type) and value not in used and _looks_like_a_test(value):
+            yield name
+
+
+def _looks_like_a_test(cls: type) -> bool:
+    declares = cls.__name__.startswith("Test") or not {"clients", "servers"}.isdisjoint(vars(cls))
+    return declares and any(map(is_test_method, vars(cls)))
+
+
 def origin_of(cls: type) -> tuple[str, str]:
     """Return the file that defines a class, and its name there: the same under all module names."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
@@ -97,12 +128,18 @@ def origin_of(cls: type) -> tuple[str, str]:
 
 
 def _leaves(module: object, module_name: str) -> dict[str, type[Test]]:
+    own = _own(module, module_name)
+    bases = {base for cls in own for base in cls.__mro__[1:]}
+    return {name: cls for cls, name in own.items() if cls not in bases and not inspect.isabstract(cls)}
+
+
+def _own(module: object, module_name: str) -> dict[type[Test], str]:
+    """Return the subclasses of Test that a module defines, with their first names."""
     own: dict[type[Test], str] = {}
     for name, value in vars(module).items():
         if isinstance(value, type) and issubclass(value, Test) and value.__module__ == module_name:
             own.setdefault(value, name)
-    bases = {base for cls in own for base in cls.__mro__[1:]}
-    return {name: cls for cls, name in own.items() if cls not in bases and not inspect.isabstract(cls)}
+    return own
 
 
 def methods_of(cls: type[Test]) -> list[str]:

@@ -21,7 +21,13 @@ from trafficlight.suites.model import Case, ServerSlot, Suite
 from trafficlight.suites.pairwise import pairwise
 from trafficlight.suites.rendering import as_json, render_name, render_value
 from trafficlight.suites.roles import Role, Roles, read_roles
-from trafficlight.suites.signatures import check_hooks, check_method, read_parameters
+from trafficlight.suites.signatures import (
+    check_hooks,
+    check_method,
+    check_roles,
+    read_parameters,
+    taken_roles,
+)
 from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
 
@@ -80,14 +86,17 @@ def expand(
         problems.extend(wrong)
         if wrong:
             continue
+        taken = taken_roles(cls, [method], roles)
         if wanted.parameters:
             sets, _ = read_parameters(cls, method, wanted.parameters, (source.path, line))
             if check_method(cls, method, roles, sets, source, line):
                 continue
-        matrix = _Matrix(roles, sets, _Test(file, class_name, method, line, wanted.parameters))
+        matrix = _Matrix(taken, sets, _Test(file, class_name, method, line, wanted.parameters))
         suite, wrong = matrix.suite(_documentation(cls, method), wanted)
         problems.extend(wrong)
         suites.append(suite)
+    if not problems and (wrong := check_roles(cls, methods, roles)):
+        return [], wrong
     return suites, problems
 
 
@@ -120,14 +129,15 @@ def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> 
     raise TestFileError(path, None, f"{class_name} no longer names {type_name} for the role {role!r}")
 
 
-# A worker runs many cases of one test, one after the other.
+# A worker expands a test before it forks the processes of its cases.
 @functools.lru_cache(maxsize=4)
 def _matrix(cls: type[Any], class_name: str, method: str, path: Path, file: str, overrides: str) -> "_Matrix":
     roles = read_roles(cls, SourceLines(path))
     sets, wrong = read_parameters(cls, method, json.loads(overrides), (path, None))
     for problem in (*roles.problems, *wrong):
         raise problem
-    return _Matrix(roles, sets, _Test(FileFound(path, file), class_name, method, 1, {}))
+    taken = taken_roles(cls, [method], roles)
+    return _Matrix(taken, sets, _Test(FileFound(path, file), class_name, method, 1, {}))
 
 
 def _copied(value: Any) -> Any:

@@ -228,4 +228,6 @@ def _import_error(path: Path, error: BaseException) -> TestFileError:
             hint = "this version of trafficlight has no such module"
         if error.name == "assertpy":
             hint = "install trafficlight[compat]"
+    if re.search(r"\b(parametrize|matrix|defaults)\(\) takes 0 positional arguments", str(error)):
+        hint = "write @matrix(n=[1, 2]) for a case per value, or @parametrize(n=1) for one case"
     return TestFileError(path, line, f"does not import: {type(error).__name__}: {error}".rstrip(": "), hint)

@@ -45,7 +45,7 @@ class Case:
     :param id: readable, unique in a session, stable over time, without versions.
     :param suite: the id of its suite: the part of `id` before ``[``.
     :param path: the test file, absolute.
-    :param file: the test file's name in ids and reports, relative to the root of the search.
+    :param file: the test file's name in ids and reports, relative to its root.
     :param class_name: the Test class.
     :param method: ``run`` or a ``test_*`` method.
     :param line: the line of the method, from 1.
@@ -120,13 +120,13 @@ class Plan:
 
     :param problems: test files or classes that cannot run; they make the session end in error.
     :param deselected: cells that were not selected, of suites that are not listed.
-    :param empty_targets: the targets without any test file.
+    :param warnings: what is probably not meant so, one line each.
     """
 
     suites: tuple[Suite, ...]
     problems: tuple[Problem, ...] = ()
     deselected: int = 0
-    empty_targets: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def cases(self) -> tuple[Case, ...]:

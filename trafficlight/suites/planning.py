@@ -1,6 +1,7 @@
 """From paths and a selection to a plan: which files to collect, and what their cases make together."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from trafficlight.suites.discovery import (
     FileFound,
     classes_in,
     file_found,
+    lookalikes_in,
     origin_of,
     untested_in,
 )
@@ -20,6 +22,7 @@ from trafficlight.suites.expansion import MatrixFilter, expand
 from trafficlight.suites.imports import SHIPPED, load_module
 from trafficlight.suites.model import Case, Plan, Problem, Suite
 from trafficlight.suites.selection import Selection, TypeFilter
+from trafficlight.suites.signatures import lone_lists, parameters_of
 from trafficlight.suites.source import SourceLines
 from trafficlight.suites.targets import Target, read_target
 from trafficlight.test import Test
@@ -53,6 +56,8 @@ class FileResult:
     :param types: the types that were met.
     :param untested: problems of classes with roles and no test, unless other classes derive from them.
     :param bases: the classes that its tests derive from.
+    :param parameters: the names of the parameters that its tests take.
+    :param warnings: what is probably not meant so, one line each.
     :param exhausted: whether the memory was not enough for it.
     """
 
@@ -62,6 +67,8 @@ class FileResult:
     types: TypeFilter = field(default_factory=TypeFilter)
     untested: list[tuple[Origin, Problem]] = field(default_factory=list)
     bases: set[Origin] = field(default_factory=set)
+    parameters: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
     exhausted: bool = False
 
     def add_problems(self, problems: Iterable[TestFileError], targets: Iterable[Target] = ()) -> None:
@@ -95,6 +102,9 @@ def collect_file(request: FileRequest) -> FileResult:
     if not classes and not found.untested and any(one.named and one.symbol is None for one in targets):
         hint = "a test is a subclass of trafficlight.Test with an async run()"
         found.add_problems([TestFileError(file.path, None, "there is no test in it", hint)], targets)
+    if classes and (beside := list(lookalikes_in(module, module.__name__))):
+        hint = "tests are methods of a subclass of trafficlight.Test"
+        found.warnings.append(f"{file.name}: {', '.join(beside)} will not run ({hint})")
     for name, cls in classes.items():
         found.bases.update(origin_of(base) for base in cls.__mro__[1:] if issubclass(base, Test))
         some = _meaning(targets, name)
@@ -103,6 +113,8 @@ def collect_file(request: FileRequest) -> FileResult:
             problem = f"two tests with one id: there are two classes {name}"
             found.add_problems([TestFileError(file.path, twice[0], problem, "rename one of them")], some)
             continue
+        found.parameters.update(parameters_of(cls))
+        found.warnings += [f"{file.name}: {name}.{warning}" for warning in lone_lists(cls) if some]
         for wanted, chosen in _filters(some, name, request.selection, found.types):
             suites, wrong = _expanded(cls, name, file, source, wanted, found)
             found.add_problems(wrong, chosen if wrong else ())
@@ -227,19 +239,12 @@ class PlanBuilder:
             str(target): list(read_target(str(target), base, patterns)) for target in targets or (SHIPPED,)
         }
         self._targets = [one for some in read.values() for one in some]
-        self._empty = tuple(text for text, some in read.items() if not some)
         types = TypeFilter(tuple(self._selection.clients), tuple(self._selection.servers))
-        self._found = FileResult(types=types)
+        empty = [f"there is no test in {text}" for text, some in read.items() if not some]
+        self._found = FileResult(types=types, warnings=empty)
         self.files: list[FileRequest] = []
-        known: dict[str, Path] = {}
-        for file, some in _by_file(self._targets):
-            other = known.setdefault(file.name, file.path)
-            if other == file.path:
-                self.files.append(FileRequest(file, tuple(some), self._selection.of_one_file()))
-                continue
-            problem = f"two tests with one id: {file.name} is also the name of {other}"
-            hint = "search the directory above both"
-            self._found.add_problems([TestFileError(file.path, None, problem, hint)], some)
+        for file, some in _by_file(self._targets, base):
+            self.files.append(FileRequest(file, tuple(some), self._selection.of_one_file()))
 
     def add(self, result: FileResult) -> None:
         """Add what a file contains, or a part of it; the parts of a suite come one after the other."""
@@ -252,6 +257,8 @@ class PlanBuilder:
         found.types.add(result.types)
         found.untested += result.untested
         found.bases |= result.bases
+        found.parameters |= result.parameters
+        found.warnings += result.warnings
 
     def plan(self) -> Plan:
         """Return the plan of all files.
@@ -265,19 +272,22 @@ class PlanBuilder:
                 raise UsageError(f"{target.text}: there is no such test or case in {target.path}")
         if not found.problems:
             found.types.check()
-        return replace(_selected(found, self._selection), empty_targets=self._empty)
+            if not found.suites and (given := ", ".join(self._selection.parameters)):
+                there = ", ".join(sorted(found.parameters)) or "none"
+                raise UsageError(f"--parameters: no test takes {given}; there are {there}")
+        return replace(_selected(found, self._selection), warnings=tuple(found.warnings))
 
 
-def _by_file(targets: Iterable[Target]) -> list[tuple[FileFound, list[Target]]]:
-    """Return each file once, named below the topmost root, with all targets that mean it."""
+def _by_file(targets: Iterable[Target], directory: Path) -> Iterator[tuple[FileFound, list[Target]]]:
+    """Yield each file once, with all targets that mean it."""
     by_path: dict[Path, list[Target]] = {}
     for one in targets:
         by_path.setdefault(one.path.resolve(), []).append(one)
-    found = []
-    for some in by_path.values():
-        roots = [one.root for one in some if not one.named] or [one.root for one in some]
-        found.append((file_found(some[0].path, min(roots, key=lambda root: len(root.parts))), some))
-    return found
+    found = [(file_found(some[0].path, directory), some) for some in by_path.values()]
+    names = Counter(file.name for file, _ in found)
+    for file, some in found:
+        # Files of two roots may have the same name below them.
+        yield (file if names[file.name] == 1 else replace(file, name=file.path.as_posix())), some
 
 
 def _selected(found: FileResult, selection: Selection) -> Plan:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ class Role:
     :param names: the role; several if one server type fills several.
     :param types: the types that may fill it.
     :param where: file and line of its declaration.
+    :param inherited: whether a base class declares it.
     """
 
     names: tuple[str, ...]
     types: tuple[ClientType | ServerType, ...]
     where: tuple[Path, int | None]
+    inherited: bool = False
 
     @property
     def key(self) -> str:
@@ -51,6 +53,13 @@ class Roles:
         """Every role by its name."""
         return {name: role for role in self.roles for name in role.names}
 
+    def taken_by(self, takes: Callable[[str], bool]) -> "Roles":
+        """Return the roles of which a name is taken."""
+        places = [place for place, role in enumerate(self.roles) if any(map(takes, role.names))]
+        groups = [tuple(places.index(one) for one in group if one in places) for group in self.groups]
+        roles = [self.roles[place] for place in places]
+        return replace(self, roles=roles, groups=[group for group in groups if len(group) > 1])
+
 
 def read_roles(cls: type[Test], source: SourceLines) -> Roles:
     """Read the roles of a test, clients first, in the order of declaration."""
@@ -63,6 +72,11 @@ def read_roles(cls: type[Test], source: SourceLines) -> Roles:
             )
             line = source.attribute_line(cls.__name__, attribute) or line
             return Roles(problems=[TestFileError(source.path, line, problem, hint)])
+    for attribute in ("client", "server"):
+        if isinstance(getattr(cls, attribute, None), Mapping):
+            line = source.attribute_line(cls.__name__, attribute) or line
+            problem, hint = f"{attribute!r} is no attribute of a test", f"write {attribute}s = {{...}}"
+            return Roles(problems=[TestFileError(source.path, line, problem, hint)])
     try:
         test = cls()
         declarations = test.declarations()
@@ -74,7 +88,8 @@ def read_roles(cls: type[Test], source: SourceLines) -> Roles:
     for declaration in declarations:
         where = _where(declaration, cls, source)
         try:
-            role = Role(declaration.names, tuple(_types(declaration)), where)
+            inherited = declaration.where is None and f"{declaration.kind}s" not in vars(cls)
+            role = Role(declaration.names, tuple(_types(declaration)), where, inherited)
             _check_names(role, found)
             found.roles.append(role)
         except _WrongError as wrong:

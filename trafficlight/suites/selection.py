@@ -5,7 +5,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -15,13 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from trafficlight.client_types import ClientType
 from trafficlight.errors import NothingFailedError, UsageError
 from trafficlight.server_types import ServerType
-from trafficlight.suites.case_ids import base_id
-from trafficlight.suites.expected_failures import ExpectedFailure
+from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
-from trafficlight.suites.yaml_files import FAILED_CASES, read_yaml, texts
-from trafficlight.text import first_problem
+from trafficlight.suites.yaml_files import FAILED_CASES, ExpectedFailure, read_yaml, texts
+from trafficlight.text import count, first_problem
 
 Predicate: TypeAlias = Callable[[str], bool]
+
+MOST_CASES = 250_000
+"""The cases that a session can have, repetitions included."""
 
 _TOKEN = re.compile(r"""\s*(?:(?P<sign>[()])|"(?P<quoted>[^"]*)"|(?P<word>[^\s()"]+))""")
 _OPERATORS = frozenset({"and", "or", "not"})
@@ -36,7 +38,6 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    keyword: str = Field(default="", description="An expression over case ids, with and, or, not.")
     clients: list[str] = Field(default_factory=list, description="The only client types.")
     servers: list[str] = Field(default_factory=list, description="The only server types.")
     parameters: dict[str, Any] = Field(
@@ -44,9 +45,12 @@ class Selection(BaseModel):
     )
     pairwise: bool = Field(default=False, description="Cover pairs, not every combination.")
     only: list[str] | None = Field(default=None, description="The ids of the only cases.")
+    keyword: str = Field(default="", description="An expression over case ids, with and, or, not.")
     sample: int | None = Field(default=None, ge=1, description="Only this many cases, chosen by `seed`.")
     seed: int = Field(default=0, description="Chooses the sample.")
-    repeat: int = Field(default=1, ge=1, description="How often each case runs.")
+    repeat: int = Field(
+        default=1, ge=1, description="How often each case runs; at most 250,000 cases in all."
+    )
     shard: tuple[int, int] | None = Field(
         default=None, description="The part, from 1, and the number of parts."
     )
@@ -76,15 +80,21 @@ class Selection(BaseModel):
     def among(self, cases: Sequence[Case]) -> list[Case]:
         """Return the selected cases, in their order; repetitions follow one another.
 
-        :raises UsageError: a case in `only` does not exist.
+        :raises UsageError: a case in `only` does not exist, or they are too many.
         """
+        if self.only is not None:
+            # What the other options leave out of each test file is not missing.
+            narrowed = self.clients or self.servers or self.parameters or self.pairwise
+            cases = _by_id(cases, self.only, all_exist=not narrowed)
         if self.keyword:
             means = read_expression(self.keyword)
             cases = [case for case in cases if means(case.id)]
-        if self.only is not None:
-            cases = _by_id(cases, self.only)
         if self.sample is not None:
             cases = _sample(cases, self.sample, self.seed)
+        if len(cases) * self.repeat > MOST_CASES:
+            asked = count(len(cases), "case")
+            asked += f", {self.repeat:,} times each," if self.repeat > 1 else ""
+            raise UsageError(f"{asked} are more than one session can have: {MOST_CASES:,}")
         if self.repeat > 1:
             cases = [
                 case if number == 1 else replace(case, id=f"{case.id}#{number}")
@@ -111,10 +121,12 @@ class Selection(BaseModel):
         )
         return any(given) or self.only is not None
 
-    def unused(self, case_ids: Iterable[str]) -> list[ExpectedFailure]:
-        """Return the expected failures that match none of these cases."""
+    def unused(self, case_ids: Iterable[str]) -> Iterator[str]:
+        """Yield a line for each expected failure that matches none of these cases."""
         ids = list(case_ids)
-        return [entry for entry in self.expected_failures if not any(map(entry.matches, ids))]
+        for entry in self.expected_failures:
+            if not any(map(entry.matches, ids)):
+                yield f"the expected failure {entry.case} matches no case{moved_to(entry.case, ids)}"
 
 
 class SessionRequest(Selection):
@@ -125,6 +137,9 @@ class SessionRequest(Selection):
         description="Files, directories, symbols; the configured tests where there are none.",
     )
     exit_first: bool = Field(default=False, description="End at the first failure or error.")
+    max_failures: int | None = Field(
+        default=None, ge=1, description="End at this many failures and errors together."
+    )
     deflake: int = Field(default=0, ge=0, description="Retry a failed case up to this many times.")
     strict: bool = Field(
         default=False, description="Whether unsupported cases and warnings are errors; so does `STRICT`."
@@ -267,13 +282,14 @@ def _exit_code(path: Path) -> object:
         return None
 
 
-def _by_id(cases: Sequence[Case], wanted: Iterable[str]) -> list[Case]:
+def _by_id(cases: Sequence[Case], wanted: Iterable[str], *, all_exist: bool) -> list[Case]:
     ids = {base_id(one) for one in wanted}
     found = [case for case in cases if case.id in ids]
     missing = sorted(ids - {case.id for case in found})
-    if missing:
+    if missing and all_exist:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran")
+        hint = moved_to(missing[0], (case.id for case in cases))
+        raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran{hint}")
     return found
 
 

@@ -1,13 +1,15 @@
 """Checks that a test method can be called with its roles and parameters."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trafficlight.errors import TestFileError
-from trafficlight.parameters import ParameterSet, parameter_sets
-from trafficlight.suites.roles import Role, Roles, did_you_mean
+from trafficlight.parameters import ParameterSet, parameter_names, parameter_sets, single_sets
+from trafficlight.suites.discovery import methods_of
+from trafficlight.suites.rendering import render_value
+from trafficlight.suites.roles import Roles, did_you_mean
 from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
 
@@ -66,11 +68,6 @@ def check_method(
         TestFileError(source.path, line, f"{method}() takes {name!r} by position only", "remove the /")
         for name in signature.unnamed
     ]
-    wrong += [
-        _untaken_role(name, role, method, signature, filled)
-        for name, role in names.items()
-        if not signature.takes(name)
-    ]
     for name in sorted(filled):
         if name in names:
             problem, hint = (
@@ -117,14 +114,49 @@ def check_hooks(
     return wrong
 
 
+def parameters_of(cls: type[Test]) -> set[str]:
+    """Return the names of the parameters of a test's methods: arguments with values of their own."""
+    names: set[str] = set()
+    for method in methods_of(cls):
+        function = getattr(cls, method)
+        signature = Signature(function)
+        names |= parameter_names(function) | signature.names.difference(signature.required)
+    return names
+
+
+def lone_lists(cls: type[Test]) -> Iterator[str]:
+    """Yield a warning for every @parametrize with nothing but lists, which pytest users take for @matrix."""
+    for method in methods_of(cls):
+        for values in single_sets(getattr(cls, method)):
+            if all(isinstance(value, list) and len(value) > 1 for value in values.values()):
+                shown = ", ".join(f"{name}={render_value(value)}" for name, value in values.items())
+                yield (
+                    f"{method}: @parametrize({shown}) is one case with the whole list;"
+                    f" for a case per value write @matrix, for one case a tuple"
+                )
+
+
 def _is_async(function: Callable[..., Any]) -> bool:
     # A decorator may hide the coroutine function.
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inspect.unwrap(function))
 
 
-def _untaken_role(
-    name: str, role: Role, method: str, signature: Signature, filled: set[str]
-) -> TestFileError:
-    free = [one for one in signature.required if one not in filled]
-    hint = did_you_mean(name, free) or f"add {name!r} to {method}(), or remove the role"
-    return TestFileError(*role.where, f"{method}() does not take the role {name!r}", hint)
+def taken_roles(cls: type[Test], methods: Iterable[str], roles: Roles) -> Roles:
+    """Return the roles that test methods of a class, its `setup` or its `teardown` take."""
+    hooks = [hook for hook in ("setup", "teardown") if getattr(cls, hook) is not getattr(Test, hook)]
+    signatures = [Signature(getattr(cls, name)) for name in (*methods, *hooks)]
+    return roles.taken_by(lambda name: any(one.takes(name) for one in signatures))
+
+
+def check_roles(cls: type[Test], methods: Iterable[str], roles: Roles) -> list[TestFileError]:
+    """Return which of the roles that a class itself declares nothing takes."""
+    taken = taken_roles(cls, methods, roles).roles
+    return [
+        TestFileError(
+            *role.where,
+            f"no test of {cls.__name__} takes the role {role.names[0]!r}",
+            f"add {role.names[0]!r} to a test or to setup(), or remove the role",
+        )
+        for role in roles.roles
+        if role not in taken and not role.inherited
+    ]

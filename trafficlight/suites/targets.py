@@ -16,12 +16,12 @@ import fnmatch
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trafficlight.errors import ConfigError, UsageError
 from trafficlight.suites.case_ids import Symbol, base_id, decode_file, read_cells, read_symbol
-from trafficlight.suites.discovery import files_below
+from trafficlight.suites.discovery import files_below, root_of
 from trafficlight.suites.imports import SHIPPED
 from trafficlight.suites.model import Case
 from trafficlight.suites.rendering import render_name, render_value
@@ -36,7 +36,6 @@ class Target:
     """One file, or a part of it, to run.
 
     :param path: the file.
-    :param root: the root of the search.
     :param text: how it was named.
     :param named: whether the file itself was named, and not a directory above it.
     :param symbol: the part of it; None for all.
@@ -44,7 +43,6 @@ class Target:
     """
 
     path: Path
-    root: Path
     text: str
     named: bool = False
     symbol: Symbol | None = None
@@ -79,23 +77,21 @@ def read_target(
     """Yield the files that a target means.
 
     :param text: a path, or a path and a symbol with ``::`` between them.
-    :param directory: the base of relative paths; the built-in suites come second.
+    :param directory: the base of relative paths; its root comes second, the built-in suites last.
     :param patterns: which files of a directory are test files.
-    :param globs: whether the path may be a glob, with `directory` as the root of the search.
+    :param globs: whether the path may be a glob.
     :raises UsageError: it does not exist.
     """
-    place, symbol = _located(text, directory)
+    place, symbol = located(text, directory)
     if place is not None and _is_suite_file(place):
         yield from _from_suite_file(place, symbol, patterns)
         return
     part = _read_symbol(symbol, text) if symbol else None
     if place is not None and place.is_dir():
-        root = directory if globs and place.is_relative_to(directory) else place
         for path in files_below(place, patterns):
-            yield Target(path, root, text, symbol=part)
+            yield Target(path, text, symbol=part)
     elif place is not None:
-        root = directory if globs and place.is_relative_to(directory) else place.parent
-        yield Target(place, root, text, True, part)
+        yield Target(place, text, True, part)
     else:
         pattern = text.partition("::")[0]
         matches = sorted(glob.glob(pattern, root_dir=directory, recursive=True)) if globs else ()
@@ -106,15 +102,19 @@ def read_target(
             yield from read_target(inner, directory, patterns, globs=True)
 
 
-def _located(text: str, directory: Path) -> tuple[Path | None, str]:
-    """Return the path in a target, absolute, and the symbol behind it; None where there is no such path."""
+def located(text: str, directory: Path) -> tuple[Path | None, str]:
+    """Return the path in a target, absolute, and the symbol behind it; None where there is no such path.
+
+    :param directory: the base of relative paths; its root comes second, the built-in suites last.
+    """
     path, _, symbol = text.partition("::")
     # A path may hold :: itself, and the file part of a case id may be encoded.
     written = [(text, ""), (path, symbol)]
+    bases = (directory, root_of(directory) or directory, SHIPPED)
     with contextlib.suppress(ValueError):
         written.append((decode_file(path), symbol))
     for one, rest in written:
-        for base in (directory, SHIPPED):
+        for base in bases:
             # Not Path.exists, which raises where a name is too long, as that of a whole case id may be.
             if one and os.path.exists(place := os.path.abspath(base / one)):
                 return Path(place), rest
@@ -128,7 +128,7 @@ def _from_suite_file(path: Path, name: str, patterns: Sequence[str]) -> Iterator
         )
         for entry in suite.include:
             for one in read_target(entry, path.parent, patterns, globs=True):
-                yield Target(one.path, one.root, one.text, one.named, one.symbol, (*one.without, *without))
+                yield replace(one, without=(*one.without, *without))
 
 
 def _read_symbol(symbol: str, text: str) -> Symbol:
@@ -147,9 +147,10 @@ def _normal(value: str) -> str | None:
 
 
 def _where_to_look(text: str, directory: Path) -> str:
-    if "::" in text:
-        return f"looked in {directory} and among the built-in suites"
-    return f"looked in {directory}"
+    places = [str(directory)]
+    if (root := root_of(directory)) not in (None, directory):
+        places.append(str(root))
+    return f"looked in {', '.join(places)} and among the built-in suites"
 
 
 @dataclass(frozen=True, slots=True)

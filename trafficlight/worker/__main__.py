@@ -3,7 +3,7 @@
 import os
 import sys
 
-from trafficlight.worker.process import main
+from trafficlight.worker.forks import main
 
 if __name__ == "__main__":
     sys.path.append(os.getcwd())  # last: its packages must not shadow installed ones

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 from trafficlight.client_types import ClientType, client_class
 from trafficlight.clients import Client, HomeServer
@@ -32,7 +32,13 @@ from trafficlight.worker.verdicts import verdict_of
 _CLOSE_SECONDS = 3
 
 
-async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = None) -> Verdict:
+OnFailure: TypeAlias = Callable[[BaseException, Verdict], None]
+"""Called with every exception of a test, where it was caught, and the verdict that it means."""
+
+
+async def execute(
+    assignment: Assignment, link: CaseLink, clock: Clock | None = None, on_failure: OnFailure | None = None
+) -> Verdict:
     """Run one attempt and return the verdict. Raises only if it is cancelled from outside.
 
     The tear-down always runs; its error does not hide the test's.
@@ -45,7 +51,7 @@ async def execute(assignment: Assignment, link: CaseLink, clock: Clock | None = 
     log = CaseLog(assignment.folder, logged)
     try:
         with log.current():
-            return await _Execution(assignment, link, clock or SystemClock(), log, emit).run()
+            return await _Execution(assignment, link, clock or SystemClock(), log, emit, on_failure).run()
     finally:
         emit.flush()
         log.close()
@@ -72,9 +78,17 @@ class _Emitter:
             self._emit(self._queued.popleft())
 
 
-async def execute_in_process(assignment: Assignment, link: CaseLink, clock: Clock) -> Verdict:
+async def execute_in_process(
+    assignment: Assignment,
+    link: CaseLink,
+    began: Callable[[], None],
+    *,
+    clock: Clock,
+    on_failure: OnFailure | None = None,
+) -> Verdict:
     """Run one attempt in the coordinator's own process and loop: for a debugger, and for quick tests."""
-    return await execute(assignment, cast("CaseLink", _JsonLink(link)), clock)
+    began()
+    return await execute(assignment, cast("CaseLink", _JsonLink(link)), clock, on_failure)
 
 
 class _JsonLink:
@@ -103,6 +117,7 @@ class _Execution:
         clock: Clock,
         log: CaseLog,
         emit: Callable[[TestEvent], None],
+        on_failure: OnFailure | None,
     ) -> None:
         self._assignment = assignment
         self._folder = AttemptFolder(assignment.folder)
@@ -112,6 +127,7 @@ class _Execution:
         self._calls = Calls(assignment.case, link, self.deadline)
         self._link = cast("CaseLink", self._calls)
         self._emit = emit
+        self._on_failure = on_failure
         self._clients: Mapping[str, ClientType] = {}
         self.case = CaseInfo(
             id=assignment.case.id,
@@ -147,9 +163,9 @@ class _Execution:
         try:
             self._create_folder()
             test = self._load()
-            roles = self._roles(getattr(test, self._assignment.case.method))
+            roles = self._roles(test)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
-            return verdict_of(error, phase)
+            return self._verdict_of(error, phase)
         arguments = {**roles, **self.case.parameters}
         for name, watched in (("self", test), *roles.items()):
             self._calls.watch(watched, name)
@@ -185,10 +201,12 @@ class _Execution:
         test.bind(self)
         return test
 
-    def _roles(self, method: Callable[..., Any]) -> dict[str, Client | HomeServer]:
+    def _roles(self, test: Test) -> dict[str, Client | HomeServer]:
         given: dict[str, Client | HomeServer] = {}
+        methods = (getattr(test, self._assignment.case.method), test.setup, test.teardown)
         for role, registration in self._assignment.clients.items():
-            kind = client_class(self._clients[role], annotation_of(method, role))
+            annotations = (annotation_of(method, role) for method in methods)
+            kind = client_class(self._clients[role], next(filter(None, annotations), None))
             given[role] = kind(role, registration, self._link)
         for role, facts in self._assignment.servers.items():
             given[role] = HomeServer(
@@ -209,23 +227,30 @@ class _Execution:
                 try:
                     await test.setup(**accepted(test.setup, arguments))
                     phase = "run"
-                    await getattr(test, self._assignment.case.method)(**arguments)
+                    method = getattr(test, self._assignment.case.method)
+                    await method(**accepted(method, arguments))
                 except asyncio.CancelledError as error:
                     if limit.expired() or _cancelled_from_outside():
                         raise
-                    return verdict_of(error, phase)
+                    return self._verdict_of(error, phase)
         except TimeoutError as error:
             if not limit.expired():
-                return verdict_of(error, phase)
+                return self._verdict_of(error, phase)
             late = self._calls.expectation_cut(seconds) or DeadlineError(
                 f"not done within {seconds:g} s, the case's deadline"
             )
-            return verdict_of(_at_the_test(late, error), phase)
+            return self._verdict_of(_at_the_test(late, error), phase)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - code of a test file
-            return verdict_of(error, phase)
+            return self._verdict_of(error, phase)
         return Verdict(State.SUCCESS)
+
+    def _verdict_of(self, error: BaseException, phase: str) -> Verdict:
+        verdict = verdict_of(error, phase)
+        if self._on_failure is not None:
+            self._on_failure(error, verdict)
+        return verdict
 
     async def _tear_down(self, test: Test, arguments: Mapping[str, Any]) -> Verdict | None:
         seconds = self._assignment.teardown_deadline
@@ -238,8 +263,8 @@ class _Execution:
             self.logger.exception("the tear-down failed")
             if limit.expired():
                 late = DeadlineError(f"the tear-down was not done within {seconds:g} s")
-                return verdict_of(_at_the_test(late, error), "teardown")
-            return verdict_of(error, "teardown")
+                return self._verdict_of(_at_the_test(late, error), "teardown")
+            return self._verdict_of(error, "teardown")
         return None
 
     async def _close(self, servers: Sequence[HomeServer]) -> None:

@@ -33,16 +33,6 @@ class FrameError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """Worker to coordinator, once: the process has started.
-
-    :param pid: its process id.
-    """
-
-    pid: int
-
-
-@dataclass(frozen=True, slots=True)
 class RunAttempt:
     """Coordinator to worker: run an attempt of a case, which the worker finds by its id."""
 
@@ -112,11 +102,9 @@ class Finished:
     """Worker to coordinator: the attempt has ended.
 
     :param verdict: how; None if it was cancelled.
-    :param reusable: whether nothing of the test is left in the process.
     """
 
     verdict: Verdict | None
-    reusable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +156,7 @@ class MatchResponse:
     problem: str = ""
 
 
-FromWorker: TypeAlias = Ready | Request | CancelRequest | Notification | Finished | Collected | MatchResponse
+FromWorker: TypeAlias = Request | CancelRequest | Notification | Finished | Collected | MatchResponse
 ToWorker: TypeAlias = RunAttempt | Cancel | Response | CollectFile | MatchRequest
 
 _FROM_WORKER = {kind.__name__: kind for kind in get_args(FromWorker)}
@@ -238,6 +226,12 @@ async def _read(reader: asyncio.StreamReader, kinds: Mapping[str, type[Any]]) ->
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def prepare() -> None:
+    """Do ahead what the first message of each kind would have to wait for."""
+    for kind in _TO_WORKER.values():
+        _adapter(kind)
 
 
 @functools.cache

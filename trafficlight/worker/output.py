@@ -82,18 +82,22 @@ _CURRENT: ContextVar[CaseLog | None] = ContextVar("trafficlight_case_log", defau
 
 
 class _Output(io.TextIOBase):
-    """A standard stream that writes to the log of the case that prints."""
+    """A standard stream that writes to the log of the case that prints.
 
-    def __init__(self, original: TextIO, level: int) -> None:
+    :param shown: whether the original stream gets it, too.
+    """
+
+    def __init__(self, original: TextIO, level: int, *, shown: bool) -> None:
         self._original = original
         self._level = level
+        self._shown = shown
 
     def write(self, text: str) -> int:
-        log = _CURRENT.get()
-        if log is None:
-            return self._original.write(text)
-        log.printed(text, self._level)
-        return len(text)
+        if (log := _CURRENT.get()) is not None:
+            log.printed(text, self._level)
+            if not self._shown:
+                return len(text)
+        return self._original.write(text)
 
     def flush(self) -> None:
         self._original.flush()
@@ -108,6 +112,10 @@ class _Output(io.TextIOBase):
     def encoding(self) -> str:  # type: ignore[override]
         return self._original.encoding
 
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._original.errors  # without it, input() edits no lines
+
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
@@ -116,10 +124,14 @@ class _Handler(logging.Handler):
 
 
 @contextmanager
-def capturing() -> Iterator[None]:
-    """Route standard output, standard error and the root logger to the current case."""
+def capturing(*, shown: bool = False) -> Iterator[None]:
+    """Route standard output, standard error and the root logger to the current case.
+
+    :param shown: whether the streams still show what is written to them, as a debugger needs.
+    """
     stdout, stderr, handler = sys.stdout, sys.stderr, _Handler()
-    sys.stdout, sys.stderr = _Output(stdout, logging.INFO), _Output(stderr, logging.WARNING)
+    sys.stdout = _Output(stdout, logging.INFO, shown=shown)
+    sys.stderr = _Output(stderr, logging.WARNING, shown=shown)
     logging.getLogger().addHandler(handler)
     try:
         yield

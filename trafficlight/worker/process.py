@@ -1,31 +1,26 @@
-"""The worker process: runs one attempt after the other, in its own event loop.
+"""A process that a worker has forked: runs one attempt, in an event loop of its own.
 
-It also collects test files for plans, and evaluates the `match` of their client types. Started as
-``python -m trafficlight.worker FD MEMORY``; exits when the coordinator closes the socket.
+Or it collects test files for plans, or evaluates the `match` of client types, until the coordinator closes
+the socket.
 """
 
 import asyncio
 import contextlib
 import faulthandler
-import gc
-import logging
 import os
-import resource
-import signal
 import socket
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 from trafficlight.clients.base import ServerOperation
-from trafficlight.errors import LabError, TestFileError
+from trafficlight.errors import TestFileError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import TestEvent
 from trafficlight.suites.expansion import find_client_type
-from trafficlight.suites.imports import load_test_class
 from trafficlight.suites.planning import FileRequest, FileResult, collect_file
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.execution import execute
@@ -35,11 +30,9 @@ from trafficlight.worker.messages import (
     Collected,
     CollectFile,
     Finished,
-    FromWorker,
     MatchRequest,
     MatchResponse,
     Notification,
-    Ready,
     Request,
     Response,
     RunAttempt,
@@ -52,7 +45,7 @@ from trafficlight.worker.messages import (
 from trafficlight.worker.output import capturing
 from trafficlight.worker.verdicts import verdict_of
 
-# Seconds that tasks which a test left running have to end, before the process is replaced.
+# Seconds that tasks which a test left running have to end.
 _LEFTOVERS = 1.0
 
 
@@ -63,11 +56,6 @@ class _SocketLink(CaseLink):
         self._writer = writer
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
-        self._closed = False
-
-    def close(self) -> None:
-        """Close it: what a test left running must not act in the next attempt."""
-        self._closed = True
 
     async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
         """Ask the client in a role for one action and return its response, verbatim."""
@@ -87,7 +75,7 @@ class _SocketLink(CaseLink):
 
     def emit(self, event: TestEvent) -> None:
         """Record an event of the attempt."""
-        self._send(Notification(event.as_json()))
+        write_message(self._writer, Notification(event.as_json()))
 
     def resolve(self, response: Response) -> None:
         """Resolve the request that a response belongs to."""
@@ -99,27 +87,21 @@ class _SocketLink(CaseLink):
         else:
             pending.set_result(response.result)
 
-    def _send(self, message: FromWorker) -> None:
-        if not self._closed:
-            write_message(self._writer, message)
-
     async def _request(self, method: Any, *arguments: Any) -> Any:
-        if self._closed:
-            raise LabError("the case is over")
         self._last_id += 1
         id = self._last_id
         pending = self._pending[id] = asyncio.get_running_loop().create_future()
         try:
-            self._send(Request(id, method, list(arguments)))
+            write_message(self._writer, Request(id, method, list(arguments)))
             return await pending
         except asyncio.CancelledError:
-            self._send(CancelRequest(id))
+            write_message(self._writer, CancelRequest(id))
             raise
         finally:
             self._pending.pop(id, None)
 
 
-class _Worker:
+class _Process:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
@@ -144,7 +126,6 @@ class _Worker:
     async def serve(self) -> None:
         """Handle messages until the coordinator closes the socket."""
         self._serving = asyncio.current_task()
-        write_message(self._writer, Ready(os.getpid()))
         async with asyncio.TaskGroup() as group:
             while (message := await read_from_coordinator(self._reader)) is not None:
                 self._handle(message, group)
@@ -171,19 +152,17 @@ class _Worker:
         verdict: Verdict | None
         known = asyncio.all_tasks()
         try:
-            with self._guarded():
-                load_test_class(assignment.case.path, assignment.case.class_name)
             verdict = await execute(assignment, link)
         except asyncio.CancelledError:
             if self._shutting_down():
                 raise
             verdict = None
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
-            verdict = verdict_of(error, "load")
-        link.close()
-        reusable = await _cancel_leftovers(asyncio.all_tasks() - known) and self._environment_clean()
-        write_message(self._writer, Finished(verdict, reusable))
+        if os.getpid() != self._pid:  # the test has forked, and this is the copy
+            os._exit(0)
+        await _cancel_leftovers(asyncio.all_tasks() - known)
+        write_message(self._writer, Finished(verdict))
         await self._writer.drain()
+        exit_now(0)
 
     async def _collect(self, request: FileRequest) -> None:
         try:
@@ -215,7 +194,7 @@ class _Worker:
 
         A file that forks while it is imported makes two processes share this socket.
         """
-        os.chdir(self._home)  # the previous test may have changed it
+        os.chdir(self._home)  # the previous file may have changed it
         try:
             yield
         finally:
@@ -223,17 +202,15 @@ class _Worker:
                 os._exit(0)
 
 
-async def _cancel_leftovers(tasks: set[asyncio.Task[Any]]) -> bool:
-    """Cancel the tasks that a test left running; return whether all have ended."""
-    if not tasks:
-        return True
+async def _cancel_leftovers(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks that a test left running, so that they clean up."""
     for task in tasks:
         task.cancel()
-    _, left = await asyncio.wait(tasks, timeout=_LEFTOVERS)
-    return not left
+    if tasks:
+        await asyncio.wait(tasks, timeout=_LEFTOVERS)
 
 
-def _dump_stacks(_signal: int, frame: FrameType | None) -> None:
+def dump_stacks(_signal: int, frame: FrameType | None) -> None:
     """Write the stacks of all tasks and threads to standard error."""
     out = sys.__stderr__
     if out is None:
@@ -257,27 +234,25 @@ def _awaiting(waiting: object) -> Iterator[str]:
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
 
 
-def main(fd: int, memory: int) -> None:
-    """Serve the coordinator on an inherited socket.
+def exit_now(code: int) -> NoReturn:
+    """Exit without waiting for threads or calling exit handlers of tests."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # the test may have closed it
+                stream.flush()
+    os._exit(code)
 
-    :param fd: its file descriptor.
-    :param memory: bytes of data that this process may use; 0 for no limit.
+
+def serve(fd: int) -> None:
+    """Serve the coordinator until the attempt has ended, or the coordinator closes the socket.
+
+    :param fd: the socket's file descriptor.
     """
-    # The coordinator handles an operator's Ctrl-C: it cancels the attempts.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, _dump_stacks)
-    faulthandler.enable(2)
-    gc.freeze()  # every full collection would traverse what is imported here
-    if memory:
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    # Everything goes to the log of its case; warnings also to the output of the process.
-    logging.basicConfig(level=logging.DEBUG, stream=sys.__stderr__)
-    logging.getLogger().handlers[0].setLevel(logging.WARNING)
-    asyncio.run(_main(fd))
+    asyncio.run(_serve(fd))
 
 
-async def _main(fd: int) -> None:
+async def _serve(fd: int) -> None:
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
     with capturing():
-        await _Worker(reader, writer).serve()
+        await _Process(reader, writer).serve()
     writer.close()

@@ -1,7 +1,10 @@
 """The verdict that an exception of a test means."""
 
 import asyncio
+import bdb
+import sys
 import traceback as tracebacks
+from collections.abc import Sequence
 from pathlib import Path
 
 from trafficlight.errors import ActionError, LabError, Skipped, TestFileError, UnsupportedError
@@ -9,6 +12,9 @@ from trafficlight.results.events import State
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.worker.assignment import Verdict
 
+# What other test frameworks raise.
+_SKIPS = (("unittest", "SkipTest"), ("_pytest.outcomes", "Skipped"))
+_FAILS = (("_pytest.outcomes", "Failed"),)
 _HERE = str(Path(__file__).parent)
 
 
@@ -21,7 +27,7 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
     if isinstance(error, MemoryError):
         # The frames of the test still hold what filled the memory, and the verdict needs some.
         tracebacks.clear_frames(error.__traceback__)
-    leaf = _decisive(error)
+    leaf = decisive(error)
     message = truncate(_message_of(leaf), MESSAGE_LIMIT)
     return Verdict(_state_of(leaf), message, truncate(_traceback_of(error), TRACEBACK_LIMIT), phase)
 
@@ -32,18 +38,23 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-def _decisive(error: BaseException) -> BaseException:
+def decisive(error: BaseException) -> BaseException:
     """Return the decisive exception of a group: an error outranks a failure, and a failure a skip."""
     weight = {State.SKIPPED: 0, State.FAILURE: 1, State.ERROR: 2}
     return max(_leaves(error), key=lambda leaf: weight[_state_of(leaf)])
 
 
 def _state_of(error: BaseException) -> State:
-    if isinstance(error, Skipped | UnsupportedError):
+    if isinstance(error, Skipped | UnsupportedError) or _is(error, _SKIPS):
         return State.SKIPPED
-    if isinstance(error, AssertionError | ActionError):
+    if isinstance(error, AssertionError | ActionError) or _is(error, _FAILS):
         return State.FAILURE
     return State.ERROR
+
+
+def _is(error: BaseException, kinds: Sequence[tuple[str, str]]) -> bool:
+    """Return whether an exception is of one of these kinds, of which only loaded ones can be raised."""
+    return any(isinstance(error, getattr(sys.modules.get(module), name, ())) for module, name in kinds)
 
 
 def _message_of(error: BaseException) -> str:
@@ -53,9 +64,13 @@ def _message_of(error: BaseException) -> str:
         text = str(error).strip()
     except Exception as unspeakable:  # noqa: BLE001 - its own __str__ is broken
         return f"{type(error).__name__}, whose message cannot be read: {type(unspeakable).__name__}"
+    if isinstance(error, bdb.BdbQuit):
+        return "the debugger was quit, or had no terminal: run the case with --workers 0, -s or --pdb"
     if isinstance(error, AssertionError):
         return text or f"assertion failed: {_source_of(error)}"
-    if isinstance(error, ActionError | LabError | TestFileError | UnsupportedError):
+    if isinstance(error, ActionError | LabError | TestFileError | UnsupportedError) or _is(
+        error, (*_SKIPS, *_FAILS)
+    ):
         return text or type(error).__name__
     if isinstance(error, asyncio.CancelledError):
         return "the test was cancelled from within"
@@ -68,7 +83,7 @@ def _source_of(error: BaseException) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
-    if isinstance(error, Skipped):
+    if _state_of(error) is State.SKIPPED and not isinstance(error, UnsupportedError):
         return ""
     shown = tracebacks.TracebackException.from_exception(error)
     _strip_own_frames(shown)

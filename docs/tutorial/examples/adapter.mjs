@@ -3,6 +3,13 @@ import { randomUUID } from "node:crypto";
 
 const url = `${process.argv[2]}/client/${randomUUID()}`;
 const timeline = [];
+const actions = {
+  send_message(data) {
+    timeline.push({ user: "@me:here", message: data.message });
+    return { response: "sent" };
+  },
+  get_timeline: () => ({ timeline }),
+};
 
 async function call(path, body) {
   const sent = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
@@ -11,21 +18,17 @@ async function call(path, body) {
   return answer.json();
 }
 
-function perform(action, data) {
-  if (action === "send_message") {
-    timeline.push({ user: "@me:here", message: data.message });
-    return { response: "sent" };
+async function perform({ id, action, data }) {
+  try {
+    return ["respond", { id, ...(await actions[action](data)) }];
+  } catch (error) {
+    const type = Object.hasOwn(actions, action) ? "action" : "unsupported";
+    return ["error", { error: { type, path: action, details: `${action}: ${error}` } }];
   }
-  if (action === "get_timeline") return { timeline };
-  throw new Error(`this client cannot ${action}`);
 }
 
-await call("register", { type: "my-client", version: "1.0", actions: ["send_message", "get_timeline"] });
+await call("register", { type: "my-client", version: "1.0", actions: Object.keys(actions) });
 for (let message = await call("poll"); message.action !== "exit"; message = await call("poll")) {
   if (message.action === "idle") continue;
-  try {
-    await call("respond", { id: message.id, ...perform(message.action, message.data) });
-  } catch (error) {
-    await call("error", { error: { type: "action", path: message.action, details: String(error) } });
-  }
+  await call(...(await perform(message))).catch(console.error); // a late answer is refused with 409: poll again
 }

@@ -3,33 +3,35 @@
 import json
 import sys
 import uuid
+from contextlib import suppress
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 URL = f"{sys.argv[1]}/client/{uuid.uuid4()}"
 
 
 def call(path, body=None):
-    data = None if body is None else json.dumps(body).encode()
+    data = body and json.dumps(body).encode()
     request = Request(f"{URL}/{path}", data, {"Content-Type": "application/json"})
     with urlopen(request, timeout=40) as answer:
         return json.load(answer)
 
 
-def perform(action, data):
-    if action == "send_message":
-        timeline.append({"user": "@me:here", "message": data["message"]})
-        return {"response": "sent"}
-    if action == "get_timeline":
-        return {"timeline": timeline}
-    raise NotImplementedError(f"this client cannot {action}")
+def send_message(data):
+    timeline.append({"user": "@me:here", "message": data["message"]})
+    return {"response": "sent"}
 
 
 timeline = []
-call("register", {"type": "my-client", "version": "1.0", "actions": ["send_message", "get_timeline"]})
+actions = {"send_message": send_message, "get_timeline": lambda data: {"timeline": timeline}}
+call("register", {"type": "my-client", "version": "1.0", "actions": list(actions)})
 while (message := call("poll"))["action"] != "exit":
-    if message["action"] == "idle":
+    if (action := message["action"]) == "idle":
         continue
     try:
-        call("respond", {"id": message["id"], **perform(message["action"], message["data"])})
+        path, body = "respond", {"id": message["id"], **actions[action](message["data"])}
     except Exception as error:
-        call("error", {"error": {"type": "action", "path": message["action"], "details": repr(error)}})
+        kind = "action" if action in actions else "unsupported"
+        path, body = "error", {"error": {"type": kind, "path": action, "details": f"{action}: {error!r}"}}
+    with suppress(HTTPError):  # an answer that comes too late is refused with 409: poll again
+        call(path, body)

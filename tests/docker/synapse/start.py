@@ -78,6 +78,7 @@ def configuration(name: str) -> dict[str, Any]:
             "ip_range_blacklist": [],
             "url_preview_enabled": False,
             "presence": {"enabled": False},
+            "caches": {"sync_response_cache_duration": 0},
             "experimental_features": {"msc3814_enabled": True, "msc2697_enabled": False},
             "federation": {
                 "client_timeout": "10s",

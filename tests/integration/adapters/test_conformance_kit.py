@@ -1,15 +1,19 @@
 """The conformance kit finds what is wrong with an adapter, by name, and nothing with a good one."""
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from trafficlight.adapters.conformance import CheckOptions, Level, Results, check, render
+from trafficlight.cli.main import cli
 
 PLAIN = Path(__file__).parent / "programs" / "plain.py"
 SDK = Path(__file__).parent / "programs" / "with_sdk.py"
+TUTORIAL = Path(__file__).parents[3] / "docs" / "tutorial" / "examples"
 QUICK = CheckOptions(action="say", hold=0.4, grace=1.5, idle_delay=0.1, away=0.2)
 PATIENT = CheckOptions(action="say", hold=0.4, grace=5, idle_delay=0.1, away=0.2)
 
@@ -29,6 +33,7 @@ WRONG = {
     "performs-again": "repeated-action",
     "polls-while-busy": "polls-after-response",
     "dies-on-409": "refused-answer",
+    "blames-409": "refused-answer",
     "silent-about-unknown": "unknown-action",
     "spins-on-unknown": "unknown-action",
     "claims-unknown": "unknown-action",
@@ -76,7 +81,30 @@ async def test_without_an_action_a_declared_one_is_tried() -> None:
     results = await check(command(SDK, "{url}"), CheckOptions(hold=0.4, grace=5, idle_delay=0.1, away=0.2))
     assert results.ok, render(results)
     said = next(finding.text for finding in results.findings if finding.check == "responds")
-    assert said.startswith("to say, sent without its data, by an error report")
+    assert said.startswith("to say, sent with no data, by an error report")
+
+
+async def test_a_declared_action_is_sent_with_its_example() -> None:
+    options = CheckOptions(
+        examples={"say": {"text": "x"}, "other": {}}, hold=0.4, grace=5, idle_delay=0.1, away=0.2
+    )
+    results = await check(command(SDK, "{url}"), options)
+    assert results.ok, render(results)
+    assert "to say" in [finding.text for finding in results.findings if finding.check == "responds"]
+
+
+@pytest.mark.parametrize(
+    "program", [f"{sys.executable} {TUTORIAL}/adapter.py", f"node {TUTORIAL}/adapter.mjs"]
+)
+def test_tutorial_adapters(program: str) -> None:
+    if shutil.which(program.split()[0]) is None:
+        pytest.skip("node is not installed")
+    arguments = ["adapter", "check", "--hold", "0.4", "--command", f"{program} {{url}}"]
+    checked = CliRunner().invoke(cli, arguments, standalone_mode=False)
+    assert checked.return_value == 0, checked.output
+    assert "to send_message\n" in checked.output
+    assert "unknown-action        reported, with its name, as type 'unsupported'" in checked.output
+    assert " 0 wrong " in checked.output
 
 
 async def test_shipped_nio_adapter() -> None:

@@ -154,6 +154,34 @@ async def events_on_the_server(user: User) -> list[JsonObject]:
     return [event for event in chunk if event["type"] in ("m.room.message", "m.room.encrypted")]
 
 
+@pytest.mark.parametrize("name", ["a+b/c=d.", "Alice"])
+async def test_legal_names(users: list[User], name: str) -> None:
+    alice, _ = users
+    alice.localpart = name + alice.localpart
+    await alice.do("register", **alice.account)
+    await alice.do("create_room", name="mine")
+    await alice.do("send_message", message="to myself")
+    await alice.do("verify_message_in_timeline", message="to myself")
+    [message] = (await alice.do("get_timeline"))["timeline"]
+    assert message["user"] == f"@{alice.user_id.lower()}"
+    await alice.do("logout")
+    await alice.do("login", **alice.account)
+
+
+async def test_an_initial_sync_is_never_an_old_one(users: list[User]) -> None:
+    alice, bob = users
+    await meet(alice, bob)
+    first = {"filter": '{"room": {"timeline": {"limit": 100}}}'}
+    async with api(alice) as http:
+        async with http.get("/_matrix/client/v3/sync", params=first) as answer:
+            before = await answer.json()
+        await bob.do("send_message", message="since then")
+        async with http.get("/_matrix/client/v3/sync", params=first) as answer:
+            after = await answer.json()
+    [room_before], [room_after] = (list(one["rooms"]["join"].values()) for one in (before, after))
+    assert len(room_after["timeline"]["events"]) == len(room_before["timeline"]["events"]) + 1
+
+
 async def test_two_clients_in_another_process_exchange_encrypted_messages(
     coordinator: ScriptedCoordinator, server: RunningServer
 ) -> None:

@@ -108,4 +108,4 @@ async def test_submit_tells_what_is_wrong(site: HttpHarness, run: Runner, tmp_pa
     written(tmp_path, "os._exit(0)")
     command = await run("submit", "bad_test.py", "--url", site.url)
     assert await command.ended() == 0
-    assert f"problem: {tmp_path}/bad_test.py: importing it ended its process: exit code 0" in command.said[-1]
+    assert "problem: bad_test.py: importing it ended its process: exit code 0" in command.said[-1]

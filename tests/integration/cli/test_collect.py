@@ -82,9 +82,9 @@ def test_the_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, read = collected(capsys, "chat")
     assert code == 0
     assert read["cases"][0] == {
-        "id": "send_test.py::Send[alice=Nio,bob=Nio,server=SynapseStable]",
-        "suite": "send_test.py::Send",
-        "file": "send_test.py",
+        "id": "chat/send_test.py::Send[alice=Nio,bob=Nio,server=SynapseStable]",
+        "suite": "chat/send_test.py::Send",
+        "file": "chat/send_test.py",
         "line": 16,
         "roles": {"alice": "Nio", "bob": "Nio", "server": "SynapseStable"},
         "parameters": {},
@@ -94,7 +94,7 @@ def test_the_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert read["cases"][-1]["parameters"] == {"size": 100, "odd": "nan"}
     assert read["cases"][-1]["skipped"] == "too slow"
     assert read["suites"][0] == {
-        "id": "send_test.py::Send",
+        "id": "chat/send_test.py::Send",
         "documentation": "Two users exchange messages.",
         "cases": 3,
         "skipped": 0,
@@ -120,7 +120,7 @@ def test_a_file_that_is_wrong_costs_only_itself(capsys: pytest.CaptureFixture[st
 def test_nothing_to_run(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     (here / "empty").mkdir()
     code, out, err = collect(capsys, "empty")
-    assert (code, out) == (2, "0 cases in 0 tests\n")
+    assert (code, out) == (2, "0 cases in 0 tests\nthere is no test in empty\n")
     assert "nothing to run" in err
 
 

@@ -154,7 +154,7 @@ async def test_watching_goes_on_when_the_coordinator_is_restarted(run: Runner, t
             await play(site)
             assert await watching.ended() == 0
     states = [line.split()[1] for line in watching.said if line.startswith("  talk_test.py")]
-    assert states == ["running", "error", "running", "success"]
+    assert states == ["running", "interrupted:", "running", "success"]
     assert watching.said[-1].startswith("1 success")
 
 

@@ -17,6 +17,7 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
+from trafficlight.coordinator.preparation import Preparation, Prepare
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.errors import DeployError
@@ -58,7 +59,7 @@ class FakeProvider:
     """Deploys nothing, and goes wrong on demand."""
 
     name = "fake"
-    hosts = None
+    capacities: dict[str, int] = {}
 
     def __init__(self) -> None:
         self.fails: Exception | None = None
@@ -183,8 +184,13 @@ class EngineHarness:
         self._files = 0
         self._players: set[asyncio.Task[None]] = set()
 
-    async def submit(self, text: str, options: SessionOptions | None = None) -> Session:
-        """Start a session of what a test file holds."""
+    async def submit(
+        self, text: str, options: SessionOptions | None = None, *, prepare: Prepare | None = None
+    ) -> Session:
+        """Start a session of what a test file holds.
+
+        :param prepare: prepares its homeservers in the background.
+        """
         self._files += 1
         path = self.folder / f"bay{self._files}_test.py"
         path.write_text(PRELUDE + textwrap.dedent(text))
@@ -192,7 +198,13 @@ class EngineHarness:
         assert not planned.problems, planned.problems
         clock = self.engine.clock
         results = ResultsFolder.create(self.folder / "results", clock.now().date())
-        return await self.engine.submit(results, planned, options or SessionOptions())
+        preparation = None
+        if prepare is not None:
+            specs = [spec for case in planned.cases for slot in case.servers for spec in slot.homeservers]
+            preparation = Preparation(specs, prepare, clock, lambda _: None)
+        return await self.engine.submit(
+            results, planned, options or SessionOptions(), preparation=preparation
+        )
 
     def player(self, *arguments: Any, **options: Any) -> Player:
         """Start an adapter that plays one case after the other."""

@@ -205,7 +205,7 @@ async def test_of_the_grace_period(bay: "EngineHarness", clock: HandClock) -> No
 async def test_of_waiting_where_nobody_else_is_expected(bay: "EngineHarness", clock: HandClock) -> None:
     session = await bay.submit(DANCES)
     await clock.turn(200)
-    bay.engine.no_more_adapters_after(30)
+    bay.engine.adapters_deadline = lambda: 30
     await clock.turn(28)
     assert not session.ended.is_set(), "it counts from the moment in which that was known"
     await clock.turn(4)

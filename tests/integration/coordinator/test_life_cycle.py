@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.hand_clock import NOON, HandClock
 from tests.integration.coordinator.conftest import open_bay
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import SessionOptions
 from trafficlight.coordinator.workers.pool import WorkerPool
+from trafficlight.errors import DeployError
 from trafficlight.protocol import Registration
+from trafficlight.results.case import Outcome
 from trafficlight.results.events import (
     AdapterLeased,
     AdapterRegistered,
@@ -24,6 +28,8 @@ from trafficlight.results.events import (
     State,
 )
 from trafficlight.results.record import ExitCode
+from trafficlight.server_types import HomeServerSpec
+from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
@@ -166,12 +172,24 @@ class TestRetries:
         assert len(case.attempts) == 1
 
 
+async def test_two_failures_can_end_a_session(bay_with: MakeBay) -> None:
+    bay = await bay_with(limits=Limits(cases=1))
+    text = "\n".join(
+        f"class T{n}(Test):\n    async def run(self):\n        assert {n} in (0, 2)\n" for n in range(5)
+    )
+    session = await bay.submit(text, SessionOptions(max_failures=2))
+    cases = await bay.ended(session)
+    states = [State.SUCCESS, State.FAILURE, State.SUCCESS, State.FAILURE, State.WAITING]
+    assert [case.state for case in cases.values()] == states
+    assert session.stopped.endswith("ended in failure and 2 failures were to end the session")
+
+
 async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
     bay = await bay_with(limits=Limits(cases=1))
     text = "\n".join(
         f"class T{n}(Test):\n    async def run(self):\n        assert {n} != 1\n" for n in range(4)
     )
-    session = await bay.submit(text, SessionOptions(exit_first=True))
+    session = await bay.submit(text, SessionOptions(max_failures=1))
     cases = await bay.ended(session)
     assert [case.state for case in cases.values()] == [
         State.SUCCESS,
@@ -179,6 +197,46 @@ async def test_the_first_failure_can_end_a_session(bay_with: MakeBay) -> None:
         State.WAITING,
         State.WAITING,
     ]
+
+
+async def test_the_first_failure_ends_cases_that_wait_for_a_worker(bay_with: MakeBay) -> None:
+    """Of twenty cases eight ran: seven were waiting for a worker when the first one failed."""
+    waiting, waited = asyncio.Event(), []
+
+    async def execute(assignment: Assignment, link: CaseLink, began: Callable[[], None]) -> Verdict:
+        if assignment.case.class_name == "Waits":
+            waiting.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                waited.append(assignment.case.id)
+        await waiting.wait()
+        began()
+        return Verdict(State.FAILURE, "wrong")
+
+    bay = await bay_with(execute)
+    text = "".join(f"class {name}(Test):\n    async def run(self): ...\n" for name in ("Fails", "Waits"))
+    session = await bay.submit(text, SessionOptions(max_failures=1))
+    cases = await bay.ended(session)
+    assert [case.outcome for case in cases.values()] == [Outcome.FAILURE, Outcome.NOT_RUN]
+    assert "the first failure was to end the session" in cases["Waits"].reason
+    assert waited
+
+
+async def test_the_time_of_a_case_begins_when_it_has_a_worker(bay_with: MakeBay) -> None:
+    clock = HandClock()
+
+    async def execute(assignment: Assignment, link: CaseLink, began: Callable[[], None]) -> Verdict:
+        clock.elapsed += 100
+        began()
+        clock.elapsed += 2
+        return Verdict(State.SUCCESS)
+
+    bay = await bay_with(execute, clock=clock)
+    session = await bay.submit("class Plain(Test):\n    async def run(self): ...\n")
+    (attempt,) = (await bay.ended(session))["Plain"].attempts
+    assert attempt.seconds == 2
+    assert attempt.running_since == NOON + timedelta(seconds=100)
 
 
 class TestEnding:
@@ -314,3 +372,61 @@ async def test_sessions_are_closed_when_the_engine_itself_fails(
     why = "not needed" if cancelled else "the coordinator failed"
     assert cases["Waits"].message == f"cancelled while running: {why}"
     assert cases["NeverStarts[alice=Nio]"].state is State.WAITING
+
+
+TWO_KINDS = """
+from trafficlight.server_types import Dendrite
+
+
+class Quick(Test):
+    servers = {"server": SynapseStable}
+
+    async def run(self, server):
+        pass
+
+
+class Slow(Test):
+    servers = {"server": Dendrite}
+
+    async def run(self, server):
+        pass
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_homeserver_that_is_slow_to_build_holds_up_its_own_cases_only(
+    bay: "EngineHarness", fails: bool
+) -> None:
+    built = asyncio.Event()
+
+    async def prepare(spec: HomeServerSpec) -> None:
+        if spec.type_name == "Dendrite":
+            await built.wait()
+            if fails:
+                raise DeployError("go build failed")
+
+    session = await bay.submit(TWO_KINDS, prepare=prepare)
+    await bay.until(CaseEnded, case="Quick")
+    await bay.until(CaseWaits, reason="Dendrite is being prepared")
+    built.set()
+    cases = await bay.ended(session)
+    slow = cases["Slow[server=Dendrite]"]
+    if fails:
+        assert (slow.state, slow.message) == (State.ERROR, "go build failed")
+    else:
+        assert slow.state is State.SUCCESS
+
+
+async def test_a_session_that_is_cancelled_stops_to_build(bay: "EngineHarness") -> None:
+    stopped = asyncio.Event()
+
+    async def prepare(spec: HomeServerSpec) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    session = await bay.submit(TWO_KINDS.replace("Dendrite", "SynapseStable"), prepare=prepare)
+    bay.engine.cancel(session, "enough")
+    await bay.ended(session)
+    assert stopped.is_set()

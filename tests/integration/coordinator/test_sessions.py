@@ -16,8 +16,8 @@ from trafficlight.errors import NothingFailedError
 from trafficlight.protocol import Registration
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.summary import summary
-from trafficlight.suites.expected_failures import ExpectedFailure
 from trafficlight.suites.selection import SessionRequest
+from trafficlight.suites.yaml_files import ExpectedFailure
 
 QUICK = """
 class Quick(Test):

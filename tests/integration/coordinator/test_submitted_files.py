@@ -104,7 +104,7 @@ async def test_a_bad_file_delays_no_poll(tmp_path: Path, text: str, told: str) -
         body = await asking
         assert body["cases"] == 6
         assert len(body["problems"]) == 1
-        assert body["problems"][0].startswith(f"{bad}{told}")
+        assert body["problems"][0].startswith(f"{bad.name}{told}")
         if (session := site.lab.engine.sessions.get(body["id"])) is not None:
             await ended(session)
         assert rounds, "others were answered in between"

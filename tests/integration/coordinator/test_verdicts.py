@@ -1,6 +1,7 @@
 """From what goes wrong to what is said of it, over the real engine with scripted adapters."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from trafficlight.coordinator.attempt import Attempt
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.protocol import ErrorBody, JsonObject, Registration
 from trafficlight.results.case import Outcome
-from trafficlight.results.events import Log, ServerFailed, State
+from trafficlight.results.events import ActionAnswered, Log, ServerFailed, State
 
 if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
@@ -54,6 +55,32 @@ class TestActions:
         case = (await bay.ended(session))["One[alice=Nio]"]
         assert case.state is State.SUCCESS
         assert player.exits[0] == "the case ended: success"
+
+    async def test_large_answer_is_a_file_of_the_case(self, bay: "EngineHarness") -> None:
+        large = {"response": "x", "big": "x" * 1_000_000, "token": "secret"}
+        bay.player(lambda action, data: large)
+        session = await bay.submit(
+            ONE.format(body="assert len((await alice.perform('x'))['big']) == 1_000_000")
+        )
+        case = (await bay.ended(session))["One[alice=Nio]"]
+        assert case.state is State.SUCCESS, case.message
+        (file,) = case.attempts[0].files
+        path = session.folder.path / case.attempts[0].folder / file.path
+        assert json.loads(path.read_text()) == large | {"token": "***"}
+        assert file.size == path.stat().st_size
+        answered = next(event for event in bay.events if isinstance(event, ActionAnswered))
+        assert "left out" in answered.response["big"]
+
+    async def test_large_error_is_a_file_of_the_case(self, bay: "EngineHarness") -> None:
+        details = "x" * 1_000_000
+        bay.player(lambda action, data: {"response": "error", "error": details})
+        session = await bay.submit(ONE.format(body="await alice.perform('x')"))
+        case = (await bay.ended(session))["One[alice=Nio]"]
+        assert case.state is State.FAILURE
+        (file,) = case.attempts[0].files
+        path = session.folder.path / case.attempts[0].folder / file.path
+        assert path.read_text() == details
+        assert len(case.message) < 11_000
 
     @pytest.mark.parametrize("answer", [{"response": "error"}, {"response": "error", "error": "no room"}])
     async def test_the_response_error_is_a_failure(self, bay: "EngineHarness", answer: JsonObject) -> None:
@@ -200,7 +227,7 @@ class TestAdapters:
         case_id = "One[alice=Nio(actions=dance+fly)]"
         bay = await bay_with()
         bay.player(actions=["dance", "sing"])
-        bay.engine.no_more_adapters_after(0.1)
+        bay.engine.adapters_deadline = lambda: 0.1
         case = (await bay.ended(await bay.submit(text)))[case_id]
         assert case.outcome is Outcome.SKIPPED
         message = "alice: no nio adapter supports fly; all of them declare their actions"

@@ -12,7 +12,7 @@ import pytest
 
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.docker.owner import LABEL
+from trafficlight.homeservers.docker.api import LABEL
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.server_types import SynapseStable
@@ -54,14 +54,14 @@ async def docker_on_engine() -> AsyncIterator[DockerProvider]:
 async def docker_on(host: DockerHost) -> AsyncIterator[DockerProvider]:
     """Give the provider docker on one engine, and see that it leaves nothing there; skips without one."""
     pytest.importorskip("aiodocker", reason="the extra docker is not installed")
-    provider = DockerProvider([host])
+    provider = DockerProvider(host)
     try:
         await provider.prepare(SynapseStable().homeservers())
     except DeployError as error:
         await provider.close()
         pytest.skip(f"{error.message}: {_ENGINE}")
     yield provider
-    [engine] = provider.engines
+    engine = provider.engine
     assert not engine.wanted
     mine = f'{{"label": ["{LABEL}={engine.owner.id}"]}}'
     assert await engine.docker.containers.list(all=1, filters=mine) == []

@@ -13,7 +13,7 @@ from tests.integration.homeservers.engine import engine_url
 from trafficlight.clients.home_server import register_account
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.docker.owner import LABEL, Owner
+from trafficlight.homeservers.docker.api import LABEL, Owner
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.server_types import SynapseStable
@@ -25,11 +25,11 @@ IMAGE = SynapseStable.image
 
 
 def _filters(provider: DockerProvider) -> str:
-    return json.dumps({"label": [f"{LABEL}={provider.engines[0].owner.id}"]})
+    return json.dumps({"label": [f"{LABEL}={provider.engine.owner.id}"]})
 
 
 async def _containers(provider: DockerProvider) -> list[Any]:
-    [engine] = provider.engines
+    engine = provider.engine
     found: list[Any] = await engine.docker.containers.list(all=1, filters=_filters(provider))
     return found
 
@@ -90,7 +90,7 @@ async def test_one_that_is_killed_from_outside_says_so(docker: DockerProvider, a
 
 
 async def test_one_that_does_not_come_up_shows_its_log(ask: Ask) -> None:
-    starved = DockerProvider([engine_url()], memory_bytes=24 * 2**20)
+    starved = DockerProvider(DockerHost(url=engine_url()), memory_bytes=24 * 2**20)
     await starved.prepare(SynapseStable().homeservers())
     try:
         with pytest.raises(DeployError, match=r"server: exited while starting, exit code \d+"):
@@ -115,7 +115,7 @@ async def test_a_case_that_is_called_off_while_they_start_leaves_nothing(
         task.cancel()
         await asyncio.wait([task])
         assert await _containers(docker) == []
-        [engine] = docker.engines
+        engine = docker.engine
         filters = {"label": [f"{LABEL}={engine.owner.id}"]}
         assert await engine.docker.networks.list(filters=filters) == []
 
@@ -126,25 +126,25 @@ async def test_a_port_that_another_program_took_is_replaced(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [(taken.getsockname()[1], 31_991)]
         pick = docker._pick_ports
-        monkeypatch.setattr(docker, "_pick_ports", lambda engine: ports.pop() if ports else pick(engine))
+        monkeypatch.setattr(docker, "_pick_ports", lambda: ports.pop() if ports else pick())
         async with docker.deploy("taken", [ask("server")]) as [server]:
             await register_account(server.cs_api, "alice", "a password")
         assert not ports
 
 
 async def test_it_tells_how_many_it_carries(docker: DockerProvider) -> None:
-    [engine] = docker.engines
-    assert docker.hosts == {engine.url: engine.capacity}
-    narrow = DockerProvider([DockerHost(url=engine_url(), capacity=1)])
+    engine = docker.engine
+    assert docker.capacities == {"docker homeservers": engine.capacity}
+    narrow = DockerProvider(DockerHost(url=engine_url(), capacity=1))
     await narrow.prepare(SynapseStable().homeservers())
-    assert narrow.hosts == {engine_url(): 1}
+    assert narrow.capacities == {"docker homeservers": 1}
     await narrow.close()
 
 
 async def test_what_a_dead_lab_left_is_removed_and_what_a_living_one_has_is_not(
     docker: DockerProvider,
 ) -> None:
-    [engine] = docker.engines
+    engine = docker.engine
     living = Owner().labels("living")
     place, _, started, token = living[LABEL].split("/")
     dead = living | {LABEL: f"{place}/999999999/{started}/{token}"}
@@ -152,7 +152,7 @@ async def test_what_a_dead_lab_left_is_removed_and_what_a_living_one_has_is_not(
     for name, labels in (("dead", dead), ("living", living)):
         made[name] = await engine.docker.containers.create({"Image": IMAGE, "Labels": labels})
     network = await engine.docker.networks.create({"Name": "trafficlight-test-dead", "Labels": dead})
-    other = DockerProvider([engine_url()])
+    other = DockerProvider(DockerHost(url=engine_url()))
     try:
         await other.prepare(SynapseStable().homeservers())
         kept = {container.id for container in await engine.docker.containers.list(all=1)}
@@ -165,7 +165,9 @@ async def test_what_a_dead_lab_left_is_removed_and_what_a_living_one_has_is_not(
 
 
 async def test_an_image_that_cannot_be_had_is_named(tmp_path: Path) -> None:
-    provider = DockerProvider([engine_url()], images={"SynapseStable": "127.0.0.1:1/nonesuch:1"})
+    provider = DockerProvider(
+        DockerHost(url=engine_url()), images={"SynapseStable": "127.0.0.1:1/nonesuch:1"}
+    )
     try:
         with pytest.raises(DeployError, match=r"has no image 127\.0\.0\.1:1/nonesuch:1 and cannot pull it"):
             await provider.prepare(SynapseStable().homeservers())

@@ -1,6 +1,7 @@
-"""Docker engines that stop answering, or answer wrongly: every wait for them times out."""
+"""A Docker engine that stops answering, or answers wrongly: every wait for it times out."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -32,14 +33,8 @@ async def double() -> AsyncIterator[EngineDouble]:
 
 
 @pytest_asyncio.fixture
-async def other() -> AsyncIterator[EngineDouble]:
-    async with EngineDouble().listening() as other:
-        yield other
-
-
-@pytest_asyncio.fixture
 async def provider(double: EngineDouble) -> AsyncIterator[DockerProvider]:
-    provider = DockerProvider([double.url])
+    provider = DockerProvider(DockerHost(url=double.url))
     yield provider
     await provider.close()
 
@@ -115,7 +110,7 @@ class TestCreate:
 
 
 class TestPrepare:
-    """Sessions begin although one of the engines is stuck."""
+    """What an engine does while a session begins."""
 
     async def test_an_engine_that_does_not_tell_of_an_image_is_named(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
@@ -127,28 +122,18 @@ class TestPrepare:
         with pytest.raises(DeployError, match=f"does not report whether it has {SynapseStable.image}"):
             await preparing
 
-    async def test_others_do_without_it_until_it_has_the_image(
-        self,
-        double: EngineDouble,
-        other: EngineDouble,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
+    async def test_a_pull_without_progress_ends(
+        self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(f"{MODULES}.docker.engine._PULL_SILENCE_SECONDS", 0.3)
         double.images.clear()
-        provider = DockerProvider([double.url, other.url])
         preparing = asyncio.create_task(provider.prepare(SPECS))
-        try:
-            await _ended(preparing, double)
+        await _ended(preparing, double)
+        with pytest.raises(DeployError, match=f"reports no progress of pulling {SynapseStable.image}"):
             await preparing
-            assert f"{double.url} reports no progress of pulling {SynapseStable.image}" in caplog.text
-            await double.until_asked(PULL, 3)
-            assert set(provider.hosts) == {other.url}, "a case there would have no image"
-            double.pull = [0]
-            await _until(lambda: double.url in provider.hosts)
-            assert double.images == {SynapseStable.image}
-        finally:
-            await provider.close()
+        double.pull = [0]
+        await provider.prepare(SPECS)
+        assert double.images == {SynapseStable.image}
 
     async def test_a_pull_may_take_long_while_it_goes_on(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
@@ -159,63 +144,22 @@ class TestPrepare:
         await provider.prepare(SPECS)
         assert double.images == {SynapseStable.image}
 
-    async def test_one_that_refuses_ends_the_others_pulls(
-        self, double: EngineDouble, other: EngineDouble
-    ) -> None:
+    async def test_one_that_refuses_is_named(self, double: EngineDouble, provider: DockerProvider) -> None:
         double.images.clear()
-        other.images.clear()
-        other.nonsense = {PULL: {"error": "no such image"}}
-        provider = DockerProvider([double.url, other.url])
-        preparing = asyncio.create_task(provider.prepare(SPECS))
-        try:
-            await _ended(preparing, double)
-            with pytest.raises(DeployError, match=f"{other.url} has no image .*: .*no such image"):
-                await preparing
-        finally:
-            await provider.close()
-
-    async def test_a_session_does_not_wait_for_a_running_reconnect(
-        self, double: EngineDouble, other: EngineDouble, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker.engine._RETRY_SECONDS", 0)
-        double.nonsense = {INFO: {}}
-        provider = DockerProvider([double.url, other.url])
-        try:
+        double.nonsense = {PULL: {"error": "no such image"}}
+        with pytest.raises(DeployError, match=f"{double.url} has no image .*: .*no such image"):
             await provider.prepare(SPECS)
-            double.nonsense, double.silent = {}, {INFO}
-            await double.until_asked(INFO, 2)  # by its keeper, which times out after 15 seconds
-            preparing = asyncio.create_task(provider.prepare(SPECS))
-            await _ended(preparing, double)
-            await preparing
-        finally:
-            await provider.close()
 
-    async def test_a_session_does_not_wait_for_one_that_pulls_after_a_reconnect(
-        self, double: EngineDouble, other: EngineDouble
-    ) -> None:
-        provider = DockerProvider([double.url, other.url])
-        try:
-            await provider.prepare(SPECS)
-            assert set(provider.hosts) == {double.url, other.url}
-            double.images.clear()
-            double.say(None)
-            await double.until_asked(PULL)
-            assert set(provider.hosts) == {other.url}, "a case there would have no image"
-            preparing = asyncio.create_task(provider.prepare(SPECS))
-            await _ended(preparing, double)
-            await preparing
-        finally:
-            await provider.close()
-
-    async def test_one_is_used_again_when_it_has_its_images_after_a_reconnect(
-        self, double: EngineDouble, provider: DockerProvider
+    async def test_an_image_that_is_gone_after_a_reconnect_is_pulled_for_the_next_case(
+        self, double: EngineDouble, provider: DockerProvider, ask: Ask
     ) -> None:
         await provider.prepare(SPECS)
         double.images.clear()
         double.pull = [0.05]
-        double.say(None)
-        await double.until_asked(PULL)
-        await _until(lambda: double.url in provider.hosts)
+        double.nonsense = {"POST /networks/create": []}
+        with contextlib.suppress(Exception):
+            async with provider.deploy("case", [ask("server")]):
+                pass
         assert double.images == {SynapseStable.image}
 
 
@@ -232,7 +176,7 @@ class TestKeeper:
         double.say(line)
         await double.until_asked(EVENTS, 2)
         assert f"{double.url}: cannot process its events" in caplog.text
-        await _until(lambda: double.url in provider.hosts)
+        await _until(lambda: provider.engine.up)
 
     @pytest.mark.parametrize(
         "nonsense",
@@ -242,14 +186,14 @@ class TestKeeper:
         self, double: EngineDouble, provider: DockerProvider, nonsense: dict[str, Any]
     ) -> None:
         await provider.prepare(SPECS)
-        [engine] = provider.engines
+        engine = provider.engine
         await _until(lambda: bool(double.listeners))
         double.nonsense = nonsense
         double.say(None)
         await _until(lambda: "does not answer as one does" in engine.failure)
-        assert not provider.hosts
+        assert not provider.engine.up
         double.nonsense = {}
-        await _until(lambda: double.url in provider.hosts)
+        await _until(lambda: provider.engine.up)
 
     async def test_one_that_is_no_engine_at_first(
         self, double: EngineDouble, provider: DockerProvider
@@ -258,7 +202,7 @@ class TestKeeper:
         with pytest.raises(DeployError, match=f"{double.url} does not answer as one does: KeyError"):
             await provider.prepare(SPECS)
         double.nonsense = {}
-        await _until(lambda: double.url in provider.hosts)
+        await _until(lambda: provider.engine.up)
 
     async def test_one_that_always_ends_its_event_stream_is_not_polled(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
@@ -275,28 +219,3 @@ class TestKeeper:
 
 def test_the_pause_before_a_reconnect_doubles_up_to_half_a_minute() -> None:
     assert list(itertools.islice(pauses(), 9)) == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-
-
-class TestWhich:
-    """The scheduler selects the engine."""
-
-    async def test_one_that_is_not_there_is_not_replaced(
-        self, double: EngineDouble, provider: DockerProvider
-    ) -> None:
-        await provider.prepare(SPECS)
-        with pytest.raises(
-            DeployError, match="there is no Docker engine tcp://elsewhere:1 in DOCKER_ENGINES"
-        ):
-            await provider.engine_at("tcp://elsewhere:1")
-        assert (await provider.engine_at(double.url)).url == double.url
-
-    async def test_without_a_scheduler_it_is_the_largest(
-        self, double: EngineDouble, other: EngineDouble
-    ) -> None:
-        small, large = DockerHost(url=double.url, capacity=1), DockerHost(url=other.url, capacity=2)
-        for hosts in ([small, large], [large, small]):
-            provider = DockerProvider(hosts)
-            try:
-                assert (await provider.engine_at("")).url == large.url
-            finally:
-                await provider.close()

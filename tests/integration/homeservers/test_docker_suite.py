@@ -51,7 +51,7 @@ def _logs(folder: Path) -> str:
 @pytest.mark.docker
 async def test_on_docker(tmp_path: Path) -> None:
     async with docker_on_engine():
-        output = await _run(tmp_path, "docker", TRAFFICLIGHT_DOCKER_ENGINES=engine_url())
+        output = await _run(tmp_path, "docker", TRAFFICLIGHT_DOCKER_ENGINE=engine_url())
     assert "success" in output
     logs = await asyncio.to_thread(_logs, tmp_path)
     assert "v3/register" in logs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trafficlight.errors import DeployError
+from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.environments import Environments, interpreter, version_key
 
@@ -59,6 +59,18 @@ async def test_the_output_of_pip_is_in_the_error(tmp_path: Path, index: Path) ->
     with pytest.raises(DeployError, match=r"installing fakeserver 9\.9: exit code 1") as failure:
         await _environments(tmp_path).create(tmp_path / "environment", "9.9")
     assert "No matching distribution found for fakeserver==9.9" in failure.value.log
+
+
+async def test_without_a_network_pip_is_not_waited_for(
+    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    with pytest.raises(ConfigError) as failure:
+        await _environments(tmp_path).create(tmp_path / "environment", "1.0")
+    cache = tmp_path / "cache"
+    expected = f"CACHE_FOLDER: fakeserver 1.0 is not in {cache}, and there is no network: Connection refused"
+    assert str(failure.value) == expected
 
 
 @pytest.mark.parametrize(("published", "newest"), [(["1.0", "1.1rc1"], "1.1rc1"), (["1.1rc1", "1.1"], "1.1")])

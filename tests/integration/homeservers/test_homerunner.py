@@ -1,7 +1,6 @@
 """The known faults of homerunner, and their effect on a case."""
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest_asyncio
 from tests.integration.homeservers.homerunner_double import Double, Faults
 from trafficlight.errors import ConfigError, DeployError, UnsupportedError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
-from trafficlight.homeservers.provider import ServerRequest
+from trafficlight.homeservers.provider import ServerRequest, capacity_of_this_machine
 from trafficlight.server_types import Dendrite, HomeServerSpec, SynapseStable
 
 Requests = Callable[[int], list[ServerRequest]]
@@ -199,37 +198,20 @@ async def test_another_one_takes_over_when_one_crashes(double: Double, requests:
         async with provider.deploy("case", requests(1)):
             assert len(double.live) == 1
         assert len(dying.created) == 1
+        assert provider.capacities == {"homerunner homeservers": capacity_of_this_machine()}
         async with provider.deploy("case", requests(1)):
             assert len(double.live) == 1
         await provider.close()
 
 
-async def test_no_other_one_takes_over_what_is_planned_for_one(double: Double, requests: Requests) -> None:
-    async with Double(Faults(crash=True)).listening() as dying:
-        provider = HomerunnerProvider([dying.url, double.url])
-        planned = [dataclasses.replace(request, host=dying.url) for request in requests(2)]
-        with pytest.raises(DeployError, match=f"role0, role1: {dying.url} "):
-            async with provider.deploy("case", planned):
-                pytest.fail("it was deployed")
-        assert len(dying.created) == 1
-        assert not double.created
-        assert set(provider.hosts) == {double.url}, "nothing more is planned for it"
-        await provider.close()
-
-
-async def test_a_case_goes_where_it_is_planned_for_also_when_others_are_idle(
-    double: Double, requests: Requests
-) -> None:
+async def test_the_one_with_the_fewest_deployments_is_used(double: Double, requests: Requests) -> None:
     async with Double().listening() as other:
         provider = HomerunnerProvider([double.url, other.url])
-        for url in (other.url, double.url):
-            planned = [dataclasses.replace(request, host=url) for request in requests(1)]
-            async with provider.deploy("case", planned):
-                assert (bool(double.live), bool(other.live)) == (url == double.url, url == other.url)
-        nowhere = [dataclasses.replace(request, host="http://127.0.0.1:1") for request in requests(1)]
-        with pytest.raises(DeployError, match=r"role0: there is no homerunner http://127\.0\.0\.1:1 in HOME"):
-            async with provider.deploy("case", nowhere):
-                pytest.fail("it was deployed")
+        async with provider.deploy("first", requests(1)):
+            async with provider.deploy("second", requests(1)):
+                assert (len(double.live), len(other.live)) == (1, 1)
+            async with provider.deploy("third", requests(1)):
+                assert (len(double.live), len(other.live)) == (1, 1)
         await provider.close()
 
 

@@ -12,7 +12,7 @@ PEOPLE = "secret-of-people"
 
 async def test_adapters_are_listed(site: HttpHarness) -> None:
     waiting, busy = ScriptedAdapter(site, "waiting"), ScriptedAdapter(site, "busy")
-    await busy.register({"type": "nio", "version": "1.0"})
+    await busy.register({"type": "nio", "version": "1.0", "labels": ["rack-7"]})
     session = await site.start("await alice.perform('one')")
     await busy.action()
     await waiting.register({"type": "element"})
@@ -21,8 +21,13 @@ async def test_adapters_are_listed(site: HttpHarness) -> None:
     by_uuid = {one["uuid"]: one for one in body["adapters"]}
     assert by_uuid["busy"] | {"registered": "", "silent": 0, "doing": ""} == {
         "uuid": "busy",
+        "program": "nio rack-7 at 127.0.0.1",
         "type": "nio",
         "version": "1.0",
+        "instance": "",
+        "labels": ["rack-7"],
+        "address": "127.0.0.1",
+        "endpoint": "",
         "state": "leased",
         "case": "talk_test.py::Talk[alice=Type]",
         "session": session.id,
@@ -51,9 +56,71 @@ async def test_a_paused_adapter_gets_no_case(site: HttpHarness) -> None:
     assert (await site.post("/api/adapters/one/resume")).json()["paused"] == ""
     await ended(session)
     for path, body in (("pause", {"reason": "x"}), ("resume", None)):
-        answer = await site.post(f"/api/adapters/one/{path}", json=body)
-        assert (answer.status, answer.json()["error"]["code"]) == (409, "adapter_ended")
-        assert (await site.post(f"/api/adapters/nobody/{path}", json=body)).status == 404
+        answer = await site.post(f"/api/adapters/nobody/{path}", json=body)
+        assert (answer.status, answer.json()["error"]["code"]) == (404, "unknown_adapter")
+        assert "`trafficlight adapters` lists them" in answer.text()
+
+
+@pytest.mark.parametrize(
+    "registration",
+    [
+        {"type": "nio", "instance": "phone 1/2"},
+        {"type": "nio", "labels": ["rack-7"]},
+        {"type": "nio", "labels": ["rack-7"], "reusable": True},
+    ],
+)
+async def test_a_pause_sticks_to_the_program(site: HttpHarness, registration: dict[str, object]) -> None:
+    """While it has a case, while it is away, and under every later uuid."""
+    first = ScriptedAdapter(site, "first")
+    await first.register(registration)
+    session = await site.start("await alice.perform('one')")
+    message = await first.action()
+    assert (await site.post("/api/adapters/first/pause", json={"reason": "new battery"})).status == 200
+    await first.respond({"id": message["id"]})
+    await ended(session)
+    if registration.get("reusable"):
+        await first.respond({"id": (await first.action())["id"]})
+    else:
+        await first.error({"error": {"type": "adapter"}})
+    second = ScriptedAdapter(site, "second")
+    other = ScriptedAdapter(site, "other")
+    await second.register(registration)
+    await other.register({"type": "nio", "labels": ["rack-8"], "reusable": True})
+    listed = {one["uuid"]: one for one in (await site.get("/api/adapters")).json()["adapters"]}
+    assert listed["second"]["paused"] == "new battery"
+    assert listed["other"]["paused"] == ""
+    session = await site.start("pass", "other_test.py")
+    await ended(session)
+    assert session.record.counts[State.SUCCESS] == 1
+    assert listed["second"]["cases"] == 0
+    (adapters,) = session.record.cases["other_test.py::Talk[alice=Type]"].attempts[0].adapter_ids.values()
+    assert adapters == "other"
+    # By the name of the program, which may be away.
+    await second.error({"error": {"type": "adapter"}})
+    program = listed["second"]["program"]
+    assert (await site.get("/api/adapters")).json()["paused"] == {program: "new battery"}
+    page = (await site.get("/status")).text()
+    if not registration.get("reusable"):
+        assert f"Paused, and not here now: {program} (new battery)" in page
+        (action,) = re.findall(r'Paused, and not here now.*\n?<form method="post" action="([^"]*)"', page)
+        assert (await site.post(action)).status == 200
+    else:
+        assert (await site.post("/api/adapters/second/resume")).status == 200
+    third = ScriptedAdapter(site, "third")
+    await third.register(registration)
+    body = (await site.get("/api/adapters")).json()
+    assert body["paused"] == {}
+    assert {one["uuid"]: one["paused"] for one in body["adapters"]}["third"] == ""
+
+
+async def test_the_page_shows_where_an_adapter_is(site: HttpHarness) -> None:
+    await ScriptedAdapter(site).register(
+        {"type": "proxy", "instance": "p-1", "labels": ["rack-7"], "endpoint": "http://10.0.0.1:80"}
+    )
+    page = (await site.get("/status")).text()
+    for text in ("rack-7 · 127.0.0.1", "p-1", "http://10.0.0.1:80"):
+        assert text in page
+    assert "[&#39;rack-7" not in page
 
 
 async def test_drained_adapters_get_no_case_until_they_are_undrained(site: HttpHarness) -> None:

@@ -7,7 +7,6 @@ read but the status and the action, and every status but 200 is its end.
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -17,9 +16,8 @@ import pytest
 
 from tests.integration.http.conftest import HttpHarness, ended
 from trafficlight.cli.runtime import adapters_running
-from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
-from trafficlight.coordinator.lab import Lab
+from trafficlight.coordinator.supervisor import Program
 from trafficlight.results.events import State
 
 CLOSE = {"Connection": "close"}
@@ -168,13 +166,11 @@ time.sleep(1000)
 """
 
 
-def lab_with(site: HttpHarness, *arguments: str) -> Lab:
-    """Return the lab with one program, which sends no instance."""
+def one_program(site: HttpHarness, *arguments: str) -> list[Program]:
+    """Return a program, which sends no instance."""
     program = site.folder / "program.py"
     program.write_text(PROGRAM)
-    command = " ".join([sys.executable, str(program), *arguments])
-    settings = site.lab.settings.model_copy(update={"adapters": {"old": AdapterProgram(command=command)}})
-    return replace(site.lab, settings=settings)
+    return [Program("old", [sys.executable, str(program), *arguments])]
 
 
 async def test_a_program_that_stays_after_exit_is_restarted(
@@ -183,13 +179,13 @@ async def test_a_program_that_stays_after_exit_is_restarted(
     """The second case waited until its deadline."""
     monkeypatch.setattr(supervisor, "_EXIT_DEADLINE", 0.2)
     monkeypatch.setattr(supervisor, "_LOOK", 0.05)
-    async with adapters_running(lab_with(site), site.url, tmp_path / "adapters"):
+    async with adapters_running(site.lab, site.url, one_program(site), tmp_path / "adapters"):
         for _ in range(2):
             session = await ended(await site.start("await alice.perform('one')"))
             assert session.record.counts[State.SUCCESS] == 1
 
 
 async def test_what_is_uploaded_after_the_last_exit_arrives(site: HttpHarness, tmp_path: Path) -> None:
-    async with adapters_running(lab_with(site, "uploads"), site.url, tmp_path / "adapters"):
+    async with adapters_running(site.lab, site.url, one_program(site, "uploads"), tmp_path / "adapters"):
         session = await ended(await site.start("await alice.perform('one')"))
     assert [path.read_text() for path in session.folder.path.rglob("last.webm")] == ["film"]

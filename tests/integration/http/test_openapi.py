@@ -86,7 +86,7 @@ def test_every_code_is_in_the_reference() -> None:
 
 
 # Adapters and a session that exist, so that requests get further than a 404.
-KNOWN = {"uuid": "known", "session": "latest", "key": "0" * 16, "name": "events.jsonl"}
+KNOWN = {"uuid": "known", "adapter": "known", "session": "latest", "key": "0" * 16, "name": "events.jsonl"}
 
 
 async def test_many_requests_do_what_the_document_says(opener: Opener, tmp_path: Path) -> None:

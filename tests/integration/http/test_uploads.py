@@ -276,3 +276,13 @@ async def test_an_upload_without_a_case_is_kept_and_limited(opener: Opener) -> N
     assert (await adapter.upload("early.txt", b"x" * 600)).status == 200
     assert (await adapter.upload("more.txt", b"x" * 600)).status == 413
     assert [path.name for path in site.lab.unclaimed_folder(adapter.uuid).iterdir()] == ["early.txt"]
+
+
+async def test_parallel_uploads_without_a_case_share_the_limit(opener: Opener) -> None:
+    site = await opener(upload_case_limit=1000)
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    uploads = (adapter.upload(f"{number}.txt", b"x" * 400) for number in range(10))
+    statuses = [answer.status for answer in await asyncio.gather(*uploads)]
+    assert sorted(statuses) == [200] * 2 + [413] * 8
+    assert len(list(site.lab.unclaimed_folder(adapter.uuid).iterdir())) == 2

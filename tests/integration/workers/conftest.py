@@ -16,12 +16,14 @@ from trafficlight.coordinator.workers import pool as workers_module
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Log, Measurement, State, TestEvent
+from trafficlight.suites.model import Case
 from trafficlight.suites.planning import plan
 from trafficlight.worker.assignment import Assignment, Verdict
 
 PRELUDE = (
     "import asyncio, time, os, sys, ctypes, signal, logging\n"
-    "from trafficlight import Test, errors, matrix; from trafficlight.client_types import Nio\n\n"
+    "from trafficlight import ElementCallClient, Test, errors, matrix\n"
+    "from trafficlight.client_types import Nio\n"
 )
 
 
@@ -76,15 +78,26 @@ class WorkerHarness:
         :param case: the case's deadline, in seconds.
         :param teardown: that of the tear-down.
         """
+        declared = f"    clients = {{{', '.join(f'{role!r}: Nio' for role in clients)}}}\n\n"
+        (found,) = self.cases(
+            "class T(Test):\n" + declared + textwrap.indent(textwrap.dedent(body).strip(), " " * 4)
+        )
+        return self.attempt(found, clients=clients, case=case, teardown=teardown)
+
+    def cases(self, text: str) -> tuple[Case, ...]:
+        """Return the cases of a test file with this text, after the imports."""
         self.attempts += 1
         path = self.folder / f"bench{self.attempts}_test.py"
-        declared = f"    clients = {{{', '.join(f'{role!r}: Nio' for role in clients)}}}\n\n"
-        path.write_text(
-            PRELUDE + "class T(Test):\n" + declared + textwrap.indent(textwrap.dedent(body).strip(), " " * 4)
-        )
+        path.write_text(PRELUDE + textwrap.dedent(text))
         planned = plan([path], directory=self.folder)
         assert not planned.problems, planned.problems
-        (found,) = planned.cases
+        return planned.cases
+
+    def attempt(
+        self, found: Case, *, clients: tuple[str, ...] = (), case: float = 20.0, teardown: float = 5.0
+    ) -> Assignment:
+        """Return an assignment of a case."""
+        self.attempts += 1
         folder = self.folder / f"attempt-{self.attempts}"
         folder.mkdir()
         return Assignment(

@@ -87,11 +87,14 @@ async def test_one_that_eats_memory(
         await fine(pool)
 
 
-async def test_a_worker_is_used_again(pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink") -> None:
+async def test_a_worker_forks_a_process_for_each_attempt(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+) -> None:
     body = "async def run(self):\n    self.record('pid', os.getpid())"
     for _ in range(3):
         await pool.execute(bench.assignment(body), link)
-    assert len(set(link.values)) == 1
+    assert len(set(link.values)) == 3
+    assert len(pool.pids) == 1
 
 
 async def test_one_that_dies_while_it_is_idle(
@@ -217,7 +220,7 @@ async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
     async with open_pool(ready=0) as pool:
         with monkeypatch.context() as patch:
             patch.setattr("trafficlight.coordinator.workers.process.sys.executable", "/bin/false")
-            waiting = asyncio.create_task(pool.acquire())
+            waiting = asyncio.create_task(pool.acquire(None))
             told = _Told(waiting.cancel)
             workers.logger.addHandler(told)
             try:
@@ -232,35 +235,12 @@ async def test_one_that_came_for_a_case_that_was_called_off_serves_the_next(
     open_pool: "OpenPool", fine: "Fine"
 ) -> None:
     async with open_pool(ready=0) as pool:
-        worker = await pool.acquire()
-        first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
+        worker = await pool.acquire(None)
+        first, second = (asyncio.create_task(pool.acquire(None)) for _ in range(2))
         await asyncio.sleep(0)
-        await pool.release(worker, reusable=True)
+        await pool.release(worker)
         first.cancel()
         assert await second is worker
         assert first.cancelled()
-        await pool.release(worker, reusable=True)
+        await pool.release(worker)
         await fine(pool)
-
-
-@pytest.mark.parametrize(
-    "spoils", ["sys.path.clear()", "sys.modules.pop('json')", "sys.modules['json'] = sys"]
-)
-async def test_one_that_spoils_its_process_costs_nobody_else(
-    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", spoils: str
-) -> None:
-    verdict = await pool.execute(bench.assignment(f"async def run(self):\n    {spoils}"), link)
-    assert verdict == Verdict(State.SUCCESS)
-    body = "async def run(self):\n    import json, wave\n    json.dumps(1)"
-    assert await pool.execute(bench.assignment(body), link) == Verdict(State.SUCCESS)
-
-
-async def test_a_fresh_one_has_run_nothing(pool: WorkerPool, fine: "Fine") -> None:
-    await fine(pool)
-    (used,) = pool.pids
-    fresh = await pool.acquire_unused()
-    assert (fresh.pid != used, fresh.used) == (True, False)
-    await pool.release(fresh, reusable=True)
-    assert (await pool.acquire_unused()) is fresh, "it is still one"
-    await pool.release(fresh, reusable=False)
-    await fine(pool)

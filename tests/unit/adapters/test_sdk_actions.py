@@ -77,7 +77,7 @@ async def test_perform(name: str, data: JsonObject, response: JsonObject) -> Non
 
 
 async def test_data_that_do_not_fit_are_named_without_their_values() -> None:
-    with pytest.raises(AdapterError, match=r"userId: Field required; times: .*integer") as caught:
+    with pytest.raises(AdapterError, match="userId: is missing; times: must be a whole number") as caught:
         await Sample().perform("join_room", {"user": "secret", "times": "secret"})
     assert "secret" not in str(caught.value)
 

@@ -23,6 +23,7 @@ from trafficlight.adapters.sdk import (
     serve,
 )
 from trafficlight.adapters.sdk.coordinator import Backoff
+from trafficlight.protocol import TOKEN_VARIABLES
 
 FAST = Options(backoff=Backoff(0.01, 0.05))
 
@@ -266,8 +267,9 @@ async def test_tokens_first_the_shared_then_its_own() -> None:
         assert set(adapter.authorizations) == {"Bearer own"}
 
 
-async def test_token_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ADAPTER_TOKEN", "shared")
+@pytest.mark.parametrize("name", TOKEN_VARIABLES)
+async def test_token_from_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "shared")
     async with ScriptedCoordinator(token="shared") as coordinator, running(coordinator):
         adapter = await coordinator.registered()
         performed(await adapter.act("count_up"))

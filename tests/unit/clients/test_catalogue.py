@@ -81,7 +81,7 @@ def test_json_holds_everything() -> None:
 
 def test_the_command_lists_and_tells() -> None:
     listed = run()
-    assert "create_room(name, topic?)" in listed
+    assert "create_room(name, topic?, encrypted?, room_version?)" in listed
     assert "proxyTo(url)" in listed
     assert "proxyTo" not in run("--client", "matrix")
     told = run("send_message")

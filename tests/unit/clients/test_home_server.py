@@ -5,15 +5,16 @@ import re
 import socket
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from trafficlight.clients import HomeServer
+from trafficlight.clients import HomeServer, MatrixClient
 from trafficlight.errors import LabError, UnsupportedError
 
 if TYPE_CHECKING:
     from tests.unit.clients.conftest import Accounts, Operations
+    from trafficlight.clients.base import CaseBackend
 
 
 @pytest.fixture
@@ -89,6 +90,16 @@ async def test_the_user_of_a_client_under_test_gets_another_device(
     client = await server.nio_client(SimpleNamespace(localpart="user-alice", password="hers"))
 
     assert client.user_id == "@user-alice:example.org"
+
+
+async def test_user_ids_are_in_lower_case(server: HomeServer, accounts: "Accounts") -> None:
+    accounts.passwords["alice/a"] = "hers"
+    alice = MatrixClient("alice", {}, cast("CaseBackend", None))
+    alice.localpart, alice.password, alice.homeserver = "Alice/A", "hers", server
+
+    client = await server.nio_client(alice)
+
+    assert client.user_id == alice.user_id == "@alice/a:example.org"
 
 
 async def test_a_wrong_password_is_told_with_the_answer(server: HomeServer, accounts: "Accounts") -> None:

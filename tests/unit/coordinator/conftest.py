@@ -30,8 +30,9 @@ class PoolHarness:
     def _changed(self) -> None:
         self.changes += 1
 
-    def adapter(self, uuid: str = "a", type: str = "nio", program: str = "") -> Adapter:
-        return self.pool.register(uuid, Registration.model_validate({"type": type}), program=program)
+    def adapter(self, uuid: str = "a", type: str = "nio", program: str = "", **more: Any) -> Adapter:
+        registration = Registration.model_validate({"type": type, **more})
+        return self.pool.register(uuid, registration, program=program)
 
     def lease(self, **adapters: Adapter) -> Lease:
         """Lease adapters by role; see :attr:`failures` for those that are lost."""

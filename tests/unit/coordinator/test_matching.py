@@ -5,7 +5,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.coordinator.scheduling.bipartite import match, maximum_match
+from trafficlight.coordinator.scheduling.inventory import match, maximum_match
 
 CANDIDATES = st.dictionaries(
     st.sampled_from("pqrst"), st.lists(st.sampled_from("ABCD"), unique=True, max_size=4)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from trafficlight.cli.serve import Arrivals
 from trafficlight.coordinator import pool as pool_module
 from trafficlight.coordinator.adapter import AdapterState, RegistrationConflictError, UnknownAdapterError
 from trafficlight.errors import ActionError, AdapterError
@@ -40,6 +41,27 @@ class TestRegistration:
         yard.pool.lose(yard.adapter(), "its process ended")
         with pytest.raises(RegistrationConflictError, match="its process ended"):
             yard.adapter()
+
+    def test_those_that_never_poll_are_bounded(self, yard: "PoolHarness") -> None:
+        polls = yard.adapter("polls")
+        yard.pool.seen(polls)
+        many = [yard.adapter(f"a{number}", note="x" * 60_000) for number in range(1000)]
+        there = [one for one in many if one.state is AdapterState.FREE]
+        assert there == many[-len(there) :], "the newest stay"
+        assert 200 < len(there) < 300
+        assert "never polled" in many[0].reason
+        assert polls.state is AdapterState.FREE
+        assert sum(len(str(one.fields)) for one in yard.pool) < 40_000_000, "nor are ended ones kept"
+
+    def test_programs_are_forgotten(self, yard: "PoolHarness", monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pool_module, "_REMEMBERED", 3)
+        for number in range(5):
+            lease = yard.lease(alice=yard.adapter(f"a{number}", instance=f"program {number}"))
+            yard.pool.judge(lease, ["alice"])
+            yard.pool.release(lease, "the case ended")
+        assert (
+            list(yard.pool.leases) == list(yard.pool._failed_in_a_row) == [f"program {n}" for n in (2, 3, 4)]
+        )
 
     def test_nobody_knows_a_stranger(self, yard: "PoolHarness") -> None:
         with pytest.raises(UnknownAdapterError, match="no adapter has registered as x"):
@@ -297,3 +319,33 @@ class TestPrograms:
         assert adapter.channel.on_rivals is not None
         adapter.channel.on_rivals()
         assert "do two processes share one uuid?" in caplog.text
+
+
+class TestArrivals:
+    """What `serve` prints of the pool."""
+
+    def test_a_program_comes_and_leaves_once(self, yard: "PoolHarness") -> None:
+        lines: list[str] = []
+        arrivals = Arrivals(yard.pool, lines.append)
+        yard.journal.subscribe(arrivals, (AdapterRegistered,))
+        for number in range(7):
+            yard.adapter(f"u{number}", program=f"p{number}")
+        arrivals.look()
+        arrivals.look()
+        assert lines == ["7 adapter programs came: p0, p1, p2, p3, p4, and 2 more"]
+        # Most register again after each case.
+        yard.pool.end(yard.pool.get("u0"), "the case ended")
+        yard.clock.elapsed += 20
+        arrivals.look()
+        yard.adapter("again", program="p0")
+        arrivals.look()
+        assert len(lines) == 1
+        yard.pool.lose(yard.pool.get("again"), "gave no sign of life")
+        yard.clock.elapsed += 31
+        arrivals.look()
+        arrivals.look()
+        assert len(lines) == 2
+        assert lines[1].startswith("1 adapter program left: p0 (gave no sign of life")
+        yard.adapter("back", program="p0")
+        arrivals.look()
+        assert lines[2] == "1 adapter program came: p0"

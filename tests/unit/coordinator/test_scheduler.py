@@ -19,7 +19,7 @@ from trafficlight.coordinator.scheduling import scheduler
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage
-from trafficlight.homeservers.provider import Hosting
+from trafficlight.homeservers.provider import all_of
 
 NIO, STABLE, DEVELOP, ANDROID = Nio(), ElementWebStable(), ElementWebDevelop(), ElementAndroid()
 
@@ -250,64 +250,60 @@ def hosted(key: str, *types: str, **rest: Any) -> Waiting:
     return case(key, server_types=types, **rest)
 
 
-def hosting(*capacities: int) -> Limits:
-    """Return the limits of one provider with hosts named a, b and so on."""
-    hosts = dict(zip("abc", capacities, strict=False))
-    return Limits(hosting=Hosting({"docker": hosts}, {"Elsewhere": "static"}, "docker"))
+def carried(docker: int) -> Limits:
+    """Return the limit of one provider, which carries all types but `Elsewhere`; 0: it is not reachable."""
+    label = all_of("docker")
+    return Limits(
+        types={label: docker},
+        unreachable=frozenset([] if docker else [label]),
+        provider_of=lambda name: "static" if name == "Elsewhere" else "docker",
+    )
 
 
-class TestHosts:
-    def test_each_host_gets_its_share(self) -> None:
+class TestProviders:
+    def test_a_provider_carries_so_many(self) -> None:
         waiting = [hosted(f"{n}", "Synapse", order=n) for n in range(5)]
-        decision = decide(waiting, [], limits=hosting(2, 2))
-        assert [start.hosts["Synapse"] for start in decision.starts] == ["a", "b", "a", "b"]
-        assert decision.reasons == {"4": "waiting for a docker homeserver (4 of 4 in use)"}
+        decision = decide(waiting, [], limits=carried(4))
+        assert started(decision) == ["0", "1", "2", "3"]
+        assert decision.reasons == {"4": "waiting for docker homeservers (4 of 4 in use)"}
 
-    def test_all_homeservers_of_a_case_are_on_one(self) -> None:
-        """One is free on each host: together enough, but nowhere."""
-        usage = Usage(hosts={"a": 1, "b": 2})
-        decision = decide([hosted("pair", "Synapse", "Dendrite")], [], limits=hosting(2, 3), usage=usage)
-        assert decision.reasons == {"pair": "waiting for 2 docker homeservers on one host (3 of 5 in use)"}
-        (start,) = decide(
-            [hosted("pair", "Synapse", "Dendrite")], [], limits=hosting(2, 3), usage=Usage(hosts={"a": 1})
-        ).starts
-        assert start.hosts == {"Synapse": "b", "Dendrite": "b"}
+    def test_all_homeservers_of_a_case_count(self) -> None:
+        pair = hosted("pair", "Synapse", "Dendrite")
+        usage = Usage(types={"docker homeservers": 4})
+        decision = decide([pair], [], limits=carried(5), usage=usage)
+        assert decision.reasons == {"pair": "waiting for docker homeservers (4 of 5 in use)"}
+        assert started(decide([pair], [], limits=carried(6), usage=usage)) == ["pair"]
 
-    def test_a_case_that_needs_more_than_any_carries_runs_alone_on_the_largest(self) -> None:
+    def test_a_case_that_needs_more_than_it_carries_runs_alone(self) -> None:
         large = hosted("large", *["Synapse"] * 4)
-        assert decide([large], [], limits=hosting(2, 3)).starts[0].hosts == {"Synapse": "b"}
-        assert not decide([large], [], limits=hosting(2, 3), usage=Usage(hosts={"b": 1})).starts
+        assert started(decide([large], [], limits=carried(3))) == ["large"]
+        usage = Usage(types={"docker homeservers": 1})
+        assert not decide([large], [], limits=carried(3), usage=usage).starts
 
-    def test_a_provider_without_hosts_of_its_own_sets_no_limit(self) -> None:
+    def test_a_provider_without_a_capacity_sets_no_limit(self) -> None:
         waiting = [hosted(f"{n}", "Elsewhere", order=n) for n in range(5)]
-        decision = decide(waiting, [], limits=hosting(1))
-        assert [start.hosts for start in decision.starts] == [{}] * 5
+        assert len(decide(waiting, [], limits=carried(1)).starts) == 5
 
-    def test_while_none_answers_cases_wait_and_not_for_ever(self) -> None:
-        decision = decide([hosted("a", "Synapse"), hosted("b", "Elsewhere", order=1)], [], limits=hosting())
+    def test_while_it_is_not_reachable_cases_wait_and_not_for_ever(self) -> None:
+        decision = decide([hosted("a", "Synapse"), hosted("b", "Elsewhere", order=1)], [], limits=carried(0))
         assert started(decision) == ["b"]
-        assert decision.reasons == {"a": "waiting for a docker homeserver (no host is reachable)"}
+        assert decision.reasons == {"a": "waiting for docker homeservers (none is reachable)"}
         assert decision.unsatisfiable == {"a"}
 
-    def test_nothing_is_kept_for_one_that_no_host_can_have_now(self) -> None:
+    def test_nothing_is_kept_for_one_that_cannot_start_now(self) -> None:
         waiting = [hosted("old", "Synapse", "Elsewhere", age=61), hosted("new", "Elsewhere", order=1)]
-        assert started(decide(waiting, [], limits=replace(hosting(), homeservers=2))) == ["new"]
+        assert started(decide(waiting, [], limits=replace(carried(0), homeservers=2))) == ["new"]
 
-    def test_room_is_kept_on_one_host_and_the_others_go_on(self) -> None:
-        waiting = [
-            hosted("pair", "Synapse", "Synapse", age=61),
-            hosted("one", "Synapse", order=1),
-            hosted("two", "Synapse", order=2),
-        ]
-        usage = Usage(hosts={"a": 1, "b": 1})
-        decision = decide(waiting, [], limits=hosting(2, 2), usage=usage)
-        assert [(start.case, start.hosts["Synapse"]) for start in decision.starts] == [("one", "b")]
-        kept = "waiting for a docker homeserver (3 of 4 in use, 2 reserved for an older case)"
-        assert decision.reasons["two"] == kept
+    def test_room_is_kept_for_the_oldest(self) -> None:
+        waiting = [hosted("pair", "Synapse", "Synapse", age=61), hosted("one", "Synapse", order=1)]
+        decision = decide(waiting, [], limits=carried(2), usage=Usage(types={"docker homeservers": 1}))
+        assert not decision.starts
+        kept = "waiting for docker homeservers (1 of 2 in use, 2 reserved for an older case)"
+        assert decision.reasons["one"] == kept
 
     def test_the_total_holds_over_all_providers(self) -> None:
         waiting = [hosted("a", "Synapse"), hosted("b", "Elsewhere", order=1)]
-        decision = decide(waiting, [], limits=replace(hosting(4), homeservers=1))
+        decision = decide(waiting, [], limits=replace(carried(4), homeservers=1))
         assert started(decision) == ["a"]
         assert decision.reasons == {"b": "waiting for a homeserver slot (1 of 1 in use)"}
 

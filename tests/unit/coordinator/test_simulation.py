@@ -3,7 +3,6 @@
 import heapq
 import random
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -14,7 +13,7 @@ from trafficlight.client_types import ClientType, ElementAndroid, ElementWebStab
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases
 from trafficlight.coordinator.scheduling.scheduler import Limits, Usage, decide
-from trafficlight.homeservers.provider import Hosting
+from trafficlight.homeservers.provider import all_of
 
 NIO, STABLE, ANDROID = Nio(), ElementWebStable(), ElementAndroid()
 
@@ -32,19 +31,13 @@ class Job:
     at: float = 0.0
     server_types: tuple[str, ...] = ()
     started: float | None = None
-    hosts: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def on(self) -> Counter[str]:
-        """How many of its homeservers are on each host."""
-        return Counter(self.hosts[name] for name in self.server_types if name in self.hosts)
 
 
 @dataclass
 class Simulation:
     """Runs jobs to their end. An adapter is gone after a case, and another comes after a while.
 
-    Engines come and go: `engines` says at what time there are which, with how much room.
+    The engine comes and goes: `engine` says from what time on it carries how many homeservers.
     """
 
     adapters: dict[str, int]
@@ -56,7 +49,7 @@ class Simulation:
     running: dict[str, tuple[Job, list[AvailableAdapter]]] = field(default_factory=dict)
     free: dict[str, AvailableAdapter] = field(default_factory=dict)
     decisions: int = 0
-    engines: dict[float, dict[str, int]] = field(default_factory=dict)
+    engine: dict[float, int] = field(default_factory=dict)
 
     def run(self, jobs: list[Job]) -> None:
         """Run until nothing happens any more."""
@@ -67,7 +60,7 @@ class Simulation:
         self.jobs = {job.key: job for job in jobs}
         for kind, many in self.adapters.items():
             events += [(0.0, next(numbers), "registers", kind) for _ in range(many)]
-        events += [(at, next(numbers), "changes", "") for at in self.engines]
+        events += [(at, next(numbers), "changes", "") for at in self.engine]
         heapq.heapify(events)
         while events:
             self.now, number, what, about = heapq.heappop(events)
@@ -79,8 +72,11 @@ class Simulation:
             elif what == "registers":
                 self.free[f"{about}-{number}"] = AvailableAdapter(f"{about}-{number}", {"type": about})
             elif what == "changes":
-                hosting = Hosting({"docker": self.engines[self.now]}, {}, "docker")
-                self.limits = replace(self.limits, hosting=hosting)
+                most, label = self.engine[self.now], all_of("docker")
+                down = frozenset([] if most else [label])
+                self.limits = replace(
+                    self.limits, types={label: most}, unreachable=down, provider_of=lambda _: "docker"
+                )
             else:
                 _, gone = self.running.pop(about)
                 for adapter in gone:
@@ -100,8 +96,8 @@ class Simulation:
         self.decisions += 1
         waiting = [group for queue in self.queues.values() for group in queue.groups]
         jobs = [job for job, _ in self.running.values()]
-        on = sum((job.on for job in jobs), Counter[str]())
-        usage = Usage(Counter(job.session for job in jobs), sum(job.servers for job in jobs), hosts=on)
+        on = {all_of("docker"): sum(len(job.server_types) for job in jobs)}
+        usage = Usage(Counter(job.session for job in jobs), sum(job.servers for job in jobs), types=on)
         busy = [adapter for _, held in self.running.values() for adapter in held]
         decision = decide(waiting, self.now, self.free.values(), busy, self.limits, usage)
         for group, reason in decision.reasons.items():
@@ -115,17 +111,13 @@ class Simulation:
         for start in decision.starts:
             self.queues[start.group.session].remove(start.case, starts=True)
             job = self.jobs[start.case]
-            job.started, job.hosts = self.now, start.hosts
+            job.started = self.now
             self.running[job.key] = (job, [self.free.pop(key) for key in start.adapters.values()])
             begun.append(job)
-        self.check_engines({host for job in begun for host in job.on})
+        if any(job.server_types for job in begun):  # nothing starts without room
+            on_it = sum(len(job.server_types) for job, _ in self.running.values())
+            assert on_it <= self.limits.types[all_of("docker")]
         return begun
-
-    def check_engines(self, chosen: set[str]) -> None:
-        """Nothing starts on an engine that is not there, or has no room."""
-        on = sum((job.on for job, _ in self.running.values()), Counter[str]())
-        for host in chosen:
-            assert on[host] <= self.limits.hosting.hosts["docker"][host]
 
 
 def _clients(*kinds: ClientType) -> dict[str, ClientType]:
@@ -211,37 +203,32 @@ def test_decisions_are_as_many_as_there_is_news() -> None:
     assert lab.decisions <= 2 * len(jobs) + 1
 
 
-def _on_engines(key: str, order: int, seconds: float, servers: int = 1, at: float = 0.0) -> Job:
+def _on_engine(key: str, order: int, seconds: float, servers: int = 1, at: float = 0.0) -> Job:
     return Job(f"s\n{key}", "s", order, {}, seconds, servers, at, server_types=("Synapse",) * servers)
 
 
-def test_engines_are_one_capacity_and_no_room_stays_empty() -> None:
+def test_no_room_of_an_engine_stays_empty() -> None:
     chance = random.Random(7)
-    jobs = [_on_engines(str(n), n, chance.uniform(5, 15), chance.choice([1, 1, 2])) for n in range(500)]
-    lab = Simulation({}, engines={0.0: {"one": 8, "two": 8}})
+    jobs = [_on_engine(str(n), n, chance.uniform(5, 15), chance.choice([1, 1, 2])) for n in range(500)]
+    lab = Simulation({}, engine={0.0: 16})
     lab.run(jobs)
     assert not lab.waiting
     work = sum(job.seconds * job.servers for job in jobs)
     assert lab.now < 1.1 * work / 16
-    by_host = sum((job.on for job in jobs), Counter[str]())
-    assert abs(by_host["one"] - by_host["two"]) < 0.1 * by_host.total()
 
 
 def test_an_engine_that_goes_away_and_comes_back() -> None:
-    both, one = {"one": 4, "two": 4}, {"two": 4}
-    jobs = [_on_engines(str(n), n, 10.0, 1 + n % 2) for n in range(200)]
-    lab = Simulation({}, engines={0.0: both, 55.0: one, 95.0: {}, 145.0: one, 305.0: both})
+    jobs = [_on_engine(str(n), n, 10.0, 1 + n % 2) for n in range(200)]
+    lab = Simulation({}, engine={0.0: 8, 95.0: 0, 145.0: 8})
     lab.run(jobs)
     assert not lab.waiting
-    assert not [job for job in jobs if 95 <= (job.started or 0) < 145], "there was no adapter to run them"
-    assert not [job for job in jobs if 55 <= (job.started or 0) < 305 and job.on["one"]]
-    assert [job for job in jobs if (job.started or 0) >= 305 and job.on["one"]]
+    assert not [job for job in jobs if 95 <= (job.started or 0) < 145]
+    assert [job for job in jobs if (job.started or 0) >= 145]
 
 
-def test_a_pair_is_not_starved_by_those_that_fit_on_any_engine() -> None:
-    """One place comes free here, another there, and the small ones take each at once."""
-    pair = _on_engines("pair", 0, 10.0, servers=2, at=20.0)
-    flow = [_on_engines(str(n), n + 1, 9.0, at=n * 1.4) for n in range(500)]
-    Simulation({}, engines={0.0: {"one": 2, "two": 2, "three": 2}}).run([pair, *flow])
+def test_a_pair_is_not_starved_by_those_that_fit_alone() -> None:
+    pair = _on_engine("pair", 0, 10.0, servers=2, at=20.0)
+    flow = [_on_engine(str(n), n + 1, 9.0, at=n * 1.4) for n in range(500)]
+    Simulation({}, engine={0.0: 6}).run([pair, *flow])
     assert pair.started is not None
     assert pair.started < 20 + 60 + 10

@@ -1,16 +1,19 @@
 """Which programs are started, and what is said of one that exits."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trafficlight.client_types import ClientTypeSpec, CustomMatch
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
 from trafficlight.coordinator.supervisor import Program, Supervisor, programs_of
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.processes import child_environment, start_process
+from trafficlight.suites.model import Case
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,64 @@ from trafficlight.processes import child_environment, start_process
 def test_a_command_that_cannot_start_is_refused(command: str, why: str) -> None:
     with pytest.raises(ConfigError, match=f"ADAPTERS.mine: .*{why}"):
         programs_of({"mine": AdapterProgram(command=command)})
+
+
+NIO = ClientTypeSpec("Nio", type="nio")
+OTHER = ClientTypeSpec("Other", type="other")
+CUSTOM = ClientTypeSpec(
+    "Mine", type="mine", custom=CustomMatch(Path("a_test.py"), (1, 1), "Mine", "A", "alice")
+)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "started"),
+    [
+        ([[NIO, OTHER]], 1),
+        ([[NIO, NIO]], 2),
+        ([[NIO], [NIO, NIO]], 3),
+        ([[NIO] * 6], 4),
+        ([[OTHER], []], 0),
+        ([[CUSTOM]], 1),
+    ],
+)
+def test_no_more_built_in_adapters_than_roles(kinds: list[list[ClientTypeSpec]], started: int) -> None:
+    cases = [
+        Case(
+            id=f"a_test.py::A@{number}",
+            suite="a_test.py::A",
+            path=Path("a_test.py"),
+            file="a_test.py",
+            class_name="A",
+            method="run",
+            line=1,
+            clients={f"role{place}": kind for place, kind in enumerate(some)},
+        )
+        for number, some in enumerate(kinds)
+    ]
+    adapters = {"nio": AdapterProgram(count=4), "mine": AdapterProgram(command="true", count=2)}
+    names = [program.name for program in programs_of(adapters, cases)]
+    assert names == ["nio"] * started + ["mine"] * 2
+    skipped = [replace(case, skip="not here") for case in cases]
+    assert [program.name for program in programs_of(adapters, skipped)] == ["mine"] * 2
+
+
+def test_an_entry_names_a_command_or_a_driver(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ADAPTERS.mine: has a command and a driver"):
+        programs_of({"mine": AdapterProgram(command="true", driver="true")})
+    with pytest.raises(ConfigError, match=r"ADAPTERS.mine: needs a command or a driver"):
+        programs_of({"mine": AdapterProgram()})
+    with pytest.raises(ConfigError, match=r"ADAPTERS.mine.cwd: no such directory"):
+        programs_of({"mine": AdapterProgram(command="true", cwd=tmp_path / "nowhere")})
+    (program, _) = programs_of({"mine": AdapterProgram(driver="sh -c 'echo  x'", count=2)})
+    assert program.command[-4:] == ["adapter", "run", "--driver", "sh -c 'echo  x'"]
+
+
+def test_a_program_is_looked_up_in_its_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch(0o755)
+    (program,) = programs_of({"mine": AdapterProgram(command="./mine", cwd=tmp_path)})
+    assert (program.command, program.directory) == (["./mine"], tmp_path)
+    (program,) = programs_of({"mine": AdapterProgram(command="mine", env={"PATH": str(tmp_path)})})
+    assert program.environment == {"PATH": str(tmp_path)}
 
 
 @pytest.mark.parametrize(
@@ -43,12 +104,43 @@ def test_the_cause_of_an_exit_is_its_last_error(tmp_path: Path, output: str, cau
     assert bool(found) == bool(cause)
 
 
+class FakePool:
+    """Notes which processes exit, and why none is there."""
+
+    def __init__(self) -> None:
+        self.exited = asyncio.Semaphore(0)
+        self.missing: list[str] = []
+
+    def process_exited(self, program: str, ending: str) -> bool:
+        self.exited.release()
+        return True
+
+    def note_missing(self, program: str, what: str, why: str, registration: object) -> None:
+        self.missing.append(why)
+
+    def registration_of(self, program: str) -> None:
+        return None
+
+    def since_exit(self, program: str) -> None:
+        return None
+
+
+async def _run_until_exit(programs: list[Program], folder: Path) -> FakePool:
+    """Run programs until each has exited once."""
+    pool = FakePool()
+    supervised = Supervisor(programs, "http://x", folder, pool)  # type: ignore[arg-type]
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(supervised.run())
+        for _ in programs:
+            await pool.exited.acquire()
+        running.cancel()
+    return pool
+
+
 @pytest.mark.parametrize("error", [DeployError("cannot start true: no processes"), OSError("no files")])
 async def test_a_program_that_cannot_be_started_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    said: list[str] = []
-    exited = asyncio.Event()
     errors = [error]
 
     async def failing_once(*args: Any, **options: Any) -> Any:
@@ -56,20 +148,9 @@ async def test_a_program_that_cannot_be_started_is_tried_again(
             raise errors.pop()
         return await start_process(*args, **options)
 
-    def on_exit(*_: object) -> bool:
-        exited.set()
-        return True
-
     monkeypatch.setattr(supervisor, "start_process", failing_once)
-    programs = [Program("mine", ["true"])]
-    supervised = Supervisor(
-        programs, "http://x", tmp_path, on_exit, lambda _, why: said.append(why), lambda _: None
-    )
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(supervised.run())
-        await exited.wait()
-        running.cancel()
-    assert said == [f"the program mine cannot be started: {error}"]
+    pool = await _run_until_exit([Program("mine", ["true"])], tmp_path)
+    assert pool.missing == [f"the program mine cannot be started: {error}"]
 
 
 async def test_programs_do_not_get_the_token_of_people(
@@ -77,18 +158,22 @@ async def test_programs_do_not_get_the_token_of_people(
 ) -> None:
     monkeypatch.setenv("TRAFFICLIGHT_PEOPLE_TOKEN", "secret")
     assert "secret" not in child_environment().values()
-    exited = asyncio.Event()
-
-    def on_exit(*_: object) -> bool:
-        exited.set()
-        return True
-
-    programs = [Program("mine", ["env"])]
-    supervised = Supervisor(programs, "http://x", tmp_path, on_exit, lambda *_: None, lambda _: None)
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(supervised.run())
-        await exited.wait()
-        running.cancel()
+    await _run_until_exit([Program("mine", ["env"])], tmp_path)
     printed = (tmp_path / "mine-1.log").read_text()
     assert "TRAFFICLIGHT_URL=" in printed
     assert "secret" not in printed
+
+
+async def test_each_process_has_its_own_place_port_and_environment(tmp_path: Path) -> None:
+    command = ["sh", "-c", "pwd; echo $PORT {port} {url}"]
+    programs = [Program("mine", command, tmp_path, {"PORT": "{port}"}) for _ in range(2)]
+    await _run_until_exit(programs, tmp_path)
+    ports = set()
+    for number in (1, 2):
+        directory, said, *_ = (tmp_path / f"mine-{number}.log").read_text().splitlines()
+        in_environment, in_command, url = said.split()
+        assert directory == str(tmp_path)
+        assert in_environment == in_command
+        assert url.startswith("http://x/program/")
+        ports.add(int(in_command))
+    assert len(ports) == 2

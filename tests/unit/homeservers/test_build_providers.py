@@ -59,25 +59,22 @@ async def test_a_limit_replaces_the_estimate() -> None:
     providers = _providers(
         server_providers={"Dendrite": "homerunner"}, homerunner_url="http://127.0.0.1:1", homeserver_limit=23
     )
-    assert providers.hosting.hosts == {
-        "local": {"this machine": 23},
-        "homerunner": {"http://127.0.0.1:1": 23},
-    }
+    assert providers.capacities == {"local homeservers": 23, "homerunner homeservers": 23}
 
 
 async def test_the_capacity_of_this_machine_follows_memory_and_cores() -> None:
-    assert _providers().hosting.hosts == {"local": {"this machine": capacity_of_this_machine()}}
+    assert _providers().capacities == {"local homeservers": capacity_of_this_machine()}
     assert 1 <= capacity_of_this_machine() <= 8
 
 
-async def test_docker_has_no_hosts_before_it_is_connected() -> None:
+async def test_docker_carries_nothing_before_it_is_connected() -> None:
     pytest.importorskip("aiodocker")
     providers = _providers(
         server_providers={"*": "docker"},
-        docker_engines=["unix:///a", {"url": "tcp://b:2376", "certificates": "/c", "capacity": 3}],
+        docker_engine={"url": "tcp://b:2376", "certificates": "/c", "capacity": 3},
         homeserver_limit=23,
     )
-    assert providers.hosting.hosts["docker"] == {}
+    assert providers.capacities["docker homeservers"] == 0
 
 
 @pytest.mark.parametrize(
@@ -86,7 +83,7 @@ async def test_docker_has_no_hosts_before_it_is_connected() -> None:
         ({"server_providers": {"Dendrite": "homerunner"}}, "HOMERUNNER_URL"),
         ({"server_providers": {"Dendrite": "static"}}, "SERVER_OVERRIDES.Dendrite"),
         ({"server_overrides": {"Dendrite": []}}, "SERVER_OVERRIDES.Dendrite"),
-        ({"server_providers": {"Dendrite": "docker"}, "docker_engines": ["ssh://x"]}, "DOCKER_ENGINES"),
+        ({"server_providers": {"Dendrite": "docker"}, "docker_engine": "ssh://x"}, "DOCKER_ENGINE"),
     ],
 )
 def test_an_invalid_setting_is_named(settings: dict[str, object], key: str) -> None:

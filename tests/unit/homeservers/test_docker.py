@@ -12,10 +12,8 @@ from cryptography import x509
 from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.certificates import create_rsa_authority
-from trafficlight.homeservers.docker.engine import default_engine
-from trafficlight.homeservers.docker.errors import certificate_folder
-from trafficlight.homeservers.docker.events import ContainerWatch
-from trafficlight.homeservers.docker.owner import LABEL, Owner, is_orphan
+from trafficlight.homeservers.docker.api import LABEL, ContainerWatch, Owner, certificate_folder, is_orphan
+from trafficlight.homeservers.docker.engine import DockerEngine
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.server_types import HomeServerSpec, SynapseStable
 from trafficlight.version import install_command
@@ -36,31 +34,31 @@ def test_an_image_can_be_configured() -> None:
 
 @pytest.mark.parametrize("url", ["ssh://host", "/var/run/docker.sock", "npipe://x"])
 def test_a_wrong_engine_is_named(url: str) -> None:
-    with pytest.raises(ConfigError, match="DOCKER_ENGINES"):
-        DockerProvider([url])
+    with pytest.raises(ConfigError, match="DOCKER_ENGINE"):
+        DockerProvider(DockerHost(url=url))
 
 
 def test_the_default_is_what_the_docker_command_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    assert default_engine() == "tcp://127.0.0.1:1"
+    assert DockerEngine().url == "tcp://127.0.0.1:1"
     monkeypatch.delenv("DOCKER_HOST")
-    assert default_engine() == "unix:///var/run/docker.sock"
+    assert DockerEngine().url == "unix:///var/run/docker.sock"
 
 
 @pytest.mark.parametrize("url", ["unix:///nonesuch.sock", "tcp://127.0.0.1:1"])
 async def test_an_engine_that_is_not_there_is_named(url: str) -> None:
-    provider = DockerProvider([url])
+    provider = DockerProvider(DockerHost(url=url))
     with pytest.raises(DeployError, match=f"the Docker engine {url} does not answer"):
         await provider.prepare(SynapseStable().homeservers())
     await provider.close()
 
 
 async def test_an_engine_that_does_not_answer_carries_nothing() -> None:
-    provider = DockerProvider([DockerHost(url="unix:///nonesuch.sock", capacity=4)])
-    assert provider.hosts == {}
+    provider = DockerProvider(DockerHost(url="unix:///nonesuch.sock", capacity=4))
+    assert provider.capacities == {"docker homeservers": 0}
     with pytest.raises(DeployError):
         await provider.prepare(SynapseStable().homeservers())
-    assert provider.hosts == {}
+    assert provider.capacities == {"docker homeservers": 0}
     await provider.close()
 
 
@@ -89,11 +87,11 @@ def test_which_engines_are_spoken_to_over_tls(
 @pytest.mark.parametrize("url", ["unix:///var/run/docker.sock", "http://127.0.0.1:2375"])
 def test_certificates_without_tls_are_a_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match="has certificates, but its URL is not for TLS"):
-        DockerProvider([DockerHost(url=url, certificates=Path("/own"))])
+        DockerProvider(DockerHost(url=url, certificates=Path("/own")))
 
 
 async def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
-    provider = DockerProvider([DockerHost(url="tcp://127.0.0.1:1", certificates=tmp_path)])
+    provider = DockerProvider(DockerHost(url="tcp://127.0.0.1:1", certificates=tmp_path))
     with pytest.raises(DeployError, match=f"needs ca.pem, cert.pem and key.pem in {tmp_path}"):
         await provider.prepare(SynapseStable().homeservers())
     await provider.close()

@@ -34,9 +34,9 @@ class FakeServer:
 class FakeProvider:
     """Deploys names, and fails on demand."""
 
-    def __init__(self, name: str, *, fails: bool = False, hosts: dict[str, int] | None = None) -> None:
+    def __init__(self, name: str, *, fails: bool = False, capacities: dict[str, int] | None = None) -> None:
         self.name = name
-        self.hosts = hosts
+        self.capacities = capacities or {}
         self.fails = fails
         self.prepared: list[HomeServerSpec] = []
         self.running = 0
@@ -116,10 +116,11 @@ async def test_closes_every_provider_even_when_one_fails_to() -> None:
 
 
 def test_what_carries_homeservers_is_asked_for_each_time() -> None:
-    docker = FakeProvider("docker", hosts={"one": 4})
-    every = {"local": FakeProvider("local", hosts={"here": 8}), "docker": docker, "static": FakeProvider("s")}
+    docker = FakeProvider("docker", capacities={"docker homeservers": 4})
+    local = FakeProvider("local", capacities={"local homeservers": 8})
+    every = {"local": local, "docker": docker, "static": FakeProvider("s")}
     providers = ProviderRegistry(every, {"Odd": "docker"})
-    assert providers.hosting.hosts == {"local": {"here": 8}, "docker": {"one": 4}}
-    assert (providers.hosting.provider("Odd"), providers.hosting.provider("Other")) == ("docker", "local")
-    docker.hosts = {}
-    assert providers.hosting.hosts == {"local": {"here": 8}, "docker": {}}
+    assert providers.capacities == {"local homeservers": 8, "docker homeservers": 4}
+    assert (providers.provider_name("Odd"), providers.provider_name("Other")) == ("docker", "local")
+    docker.capacities = {"docker homeservers": 0}
+    assert providers.capacities == {"local homeservers": 8, "docker homeservers": 0}

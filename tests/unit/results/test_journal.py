@@ -1,21 +1,24 @@
 """Who is called with which events, and what the journal does to them."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.hand_clock import HandClock
 from trafficlight.results.events import (
     ActionAnswered,
+    ActionFailed,
     ActionSent,
     AdapterRegistered,
     CaseEnded,
     Event,
     Log,
     State,
+    event_line,
 )
-from trafficlight.results.journal import Journal
+from trafficlight.results.journal import Journal, fits
+from trafficlight.text import EVENT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +95,39 @@ def test_secrets_are_replaced_at_any_depth(journal: Journal) -> None:
         ActionAnswered(id="1", action="login", response={"access_token": "x", "password": None}, seconds=1)
     )
     assert answered.response == {"access_token": "***", "password": None}
+
+
+LARGE: list[dict[str, Any]] = [
+    {"big": "x" * 12_000_000, "last": 1},
+    {"numbers": list(range(1_000_000))},
+    {"deep": {"list": [{"password": "secret", "x": "y" * 40_000}] * 10}},
+    {str(number): "x" for number in range(100_000)},
+    {"x" * 1_000_000: 1},
+]
+
+
+@pytest.mark.parametrize("response", LARGE, ids=["text", "numbers", "nested", "keys", "key"])
+def test_large_answers_are_cut_and_say_so(journal: Journal, response: dict[str, Any]) -> None:
+    answered = journal.append(ActionAnswered(id="1", action="x", response=response, seconds=1))
+    line = event_line(answered)
+    assert len(line) < 10 * EVENT_LIMIT
+    assert b"left out" in line
+    assert b"secret" not in line
+    assert not fits(response)
+
+
+def test_what_an_event_holds_completely_is_not_cut(journal: Journal) -> None:
+    response = {"text": "x" * (EVENT_LIMIT - 100), "list": [1, 2, 3], "none": None}
+    assert fits(response)
+    assert (
+        journal.append(ActionAnswered(id="1", action="x", response=response, seconds=1)).response == response
+    )
+
+
+def test_long_texts_are_cut(journal: Journal) -> None:
+    failed = journal.append(ActionFailed(id="1", action="x", details="a" * 9_000_000 + "z", seconds=1))
+    assert len(failed.details) < EVENT_LIMIT + 100
+    assert failed.details.endswith("z")
 
 
 def test_a_reader_that_fails_is_logged_once_and_the_others_go_on(

@@ -21,6 +21,7 @@ from trafficlight.results.events import (
     Measurement,
     Problem,
     ServerReady,
+    State,
     Upload,
 )
 from trafficlight.results.folder import ResultsFolder
@@ -87,6 +88,20 @@ def _shot(
             media_type=media,
         )
     )
+
+
+def test_properties_have_a_bounded_size(lab: "Lab") -> None:
+    lab.start()
+    case_id = lab.plan(parameters={"body": "x" * 11_000_000, "y" * 5000: 1})
+    lab.prepare(case_id)
+    for number in range(100):
+        lab.append(Measurement(case=case_id, attempt=1, name="delay", value=number / 3, unit="ms"))
+        lab.append(Measurement(case=case_id, attempt=1, name=f"{number}{'n' * 5000}", value=1))
+    lab.end_case(case_id, State.SUCCESS)
+    found = _properties(_case(_checked(lab)))
+    assert max(len(text or "") for pair in found for text in pair) < 1200
+    assert sum(len(name or "") + len(value or "") for name, value in found) < 300_000
+    assert ("measurement.delay", "min 0, median 16.5, max 33 ms (100 values)") in found
 
 
 # -- golden files: what each reader is known to look at ------------------------------------------------------

@@ -34,6 +34,16 @@ def test_the_last_lines(lab: "Lab") -> None:
     )
 
 
+def test_the_slowest_cases(lab: "Lab") -> None:
+    lab.start()
+    for name, seconds in (("Quick", 1.0), ("Slow", 75.0), ("Medium", 20.0)):
+        lab.run(lab.plan({"alice": name}), seconds=seconds)
+    lines = summary(lab.record, lab.folder.path, slowest=2)
+    listed = [line.split("  ", 1)[1].strip() for line in lines if line.startswith("slowest")]
+    assert [line.rpartition("  ")[0].strip() for line in listed] == ["1 min 15 s", "20.0 s"]
+    assert "Slow" in listed[0]
+
+
 TRACEBACK = f"""Traceback (most recent call last):
   File "/home/kim/my_test.py", line 21, in run
     await helper(alice)

@@ -1,3 +1,4 @@
+import re
 from typing import TYPE_CHECKING
 
 from trafficlight.results.events import ActionSent, AdapterLost, Log, ServerFailed
@@ -40,5 +41,8 @@ def test_the_narrative_says_it_in_lines(lab: "Lab") -> None:
     assert "small talk" not in text
     assert "small talk" in render_timeline(attempt, debug=True)
     assert "look out  WARNING" in text
+    times = [line[:23] for line in render_timeline(attempt, times=True).splitlines()]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", time) for time in times)
+    assert times == sorted(times)
     assert "server: server failed  FAILED  port taken" in text
     assert "bob: adapter lost  FAILED  silent" in text

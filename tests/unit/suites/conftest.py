@@ -17,7 +17,8 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a test file, whose second line is the first one given; return its path."""
+    """Write a test file of a repository, whose second line is the first one given; return its path."""
+    (tmp_path / ".git").mkdir()
 
     def write_file(name: str, text: str, *, prelude: bool = True) -> Path:
         path = tmp_path / name

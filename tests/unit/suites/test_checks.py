@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.planning import plan
 
 Write = Callable[..., Path]
@@ -23,9 +24,8 @@ def run(arguments: str) -> str:
 @pytest.mark.parametrize(
     ("lines", "line", "problem", "hint"),
     [
-        ((ALICE, run(", alcie")), 3, "run() does not take the role 'alice'", "did you mean 'alcie'?"),
         ((ALICE, run(", alcie")), 4, "nothing fills 'alcie' of run()", "did you mean 'alice'?"),
-        ((ALICE, run("")), 3, "run() does not take the role 'alice'", "remove the role"),
+        ((ALICE, run("")), 3, "no test of A takes the role 'alice'", "remove the role"),
         ((run(", size"),), 3, "nothing fills 'size' of run()", "@parametrize(size=...)"),
         (
             ("@parametrize(siez=1)", run(", size=2")),
@@ -103,6 +103,7 @@ def run(arguments: str) -> str:
         ((ALICE, 'interchangeable = ("alice",)', run(", alice")), 4, "two or more roles", ""),
         ((ALICE, "interchangeable = 5", run(", alice")), 4, "interchangeable is not a tuple", "alice"),
         ((ALICE, "interchangeable = 'alice'", run(", alice")), 4, "interchangeable is not a tuple", "bob"),
+        (('client = {"alice": Nio}', run(", alice")), 3, "'client' is no attribute of a test", "clients = {"),
         (("clients = [Nio]", run(", alice")), 3, "clients is not a mapping from roles to types", "clients ="),
         ((run(""), run("")), 4, "two methods run()", "rename"),
         (
@@ -127,6 +128,37 @@ def test_a_mistake_is_named(write: Write, lines: tuple[str, ...], line: int, pro
         return
     named = [(one.path, one.line) for one in found if problem in one.problem and hint in one.hint]
     assert named == [(path, line)], [str(one) for one in found]
+
+
+def test_a_test_takes_the_roles_that_it_needs(write: Write) -> None:
+    """Every test of a class had to take all of its roles, but setup() only those that it needs."""
+    path = write(
+        "a_test.py",
+        """\
+        class Base(Test):
+            clients = {"alice": [Nio, HydrogenWeb], "bob": Nio}
+            servers = {"server": Dendrite, "unused": Dendrite}
+            interchangeable = ("alice", "bob")
+
+            async def setup(self, server): ...
+
+        class Leaf(Base):
+            async def test_all(self, alice, bob): ...
+            async def test_one(self, bob): ...
+            async def test_any(self, **roles): ...
+        """,
+    )
+    found = plan([path])
+    assert [str(one) for one in found.problems] == []
+    assert [case.id.partition("Leaf.")[2] for case in found.cases] == [
+        "test_all[alice=Nio,bob=Nio,server=Dendrite]",
+        "test_all[alice=HydrogenWeb,bob=Nio,server=Dendrite]",
+        "test_one[bob=Nio,server=Dendrite]",
+        "test_any[alice=Nio,bob=Nio,server=Dendrite,unused=Dendrite]",
+        "test_any[alice=HydrogenWeb,bob=Nio,server=Dendrite,unused=Dendrite]",
+    ]
+    for case in found.cases:
+        assert set(expand_case(case)[1]) == set(case.clients)
 
 
 def test_the_older_form_is_named_where_it_is_called(write: Write) -> None:
@@ -159,7 +191,7 @@ def test_two_classes_of_one_name(write: Write) -> None:
 
 def test_a_mistake_costs_only_its_own_test(write: Write, tmp_path: Path) -> None:
     write("a_test.py", "1 / 0")
-    write("b_test.py", body(ALICE, run(", alice"), "async def test_x(self): ..."))
+    write("b_test.py", body(ALICE, run(", alice"), "async def test_x(self, size): ..."))
     write("c_test.py", body(run("")))
     found = plan([tmp_path])
     assert [case.id for case in found.cases] == ["b_test.py::A[alice=Nio]", "c_test.py::A"]

@@ -71,9 +71,18 @@ def test_a_directory_that_links_to_itself_is_searched_once(write: Write, tmp_pat
     assert len(list(files_below(tmp_path))) == 1
 
 
-def test_a_file_is_named_from_where_the_search_started(tmp_path: Path) -> None:
-    assert file_found(tmp_path / "chat" / "a_test.py", tmp_path).name == "chat/a_test.py"
-    assert file_found(SHIPPED / "chat" / "a_test.py", SHIPPED / "chat").name == "chat/a_test.py"
+def test_the_built_in_suites_have_a_root_of_their_own(tmp_path: Path) -> None:
+    assert file_found(SHIPPED / "chat" / "a_test.py", tmp_path).name == "chat/a_test.py"
+    (tmp_path / "link").symlink_to(SHIPPED)
+    assert file_found(tmp_path / "link" / "chat" / "a_test.py", tmp_path).name == "chat/a_test.py"
+
+
+def test_a_link_out_of_the_root_keeps_its_name(write: Write, tmp_path: Path) -> None:
+    """Build systems link each file into a tree of its own."""
+    write("store/x", "")
+    (tmp_path / "tree" / ".git").mkdir(parents=True)
+    (tmp_path / "tree" / "x_test.py").symlink_to(tmp_path / "store" / "x")
+    assert file_found(tmp_path / "tree" / "x_test.py", tmp_path).name == "x_test.py"
 
 
 def test_only_leaves_that_the_module_itself_defines_are_tests(write: Write) -> None:
@@ -256,6 +265,7 @@ def test_the_hint_for_a_missing_module_of_trafficlight_is_not_to_install_it(writ
         ("import no_such_module", 2, "No module named 'no_such_module'", "install no_such_module"),
         ("import sys\nsys.exit('bye')", 3, "SystemExit: bye", ""),
         ("@matrix(size=3)\nasync def run(): ...", 2, "takes a list of values", ""),
+        ("@parametrize('n', [1, 2])\nasync def run(): ...", 2, "positional", "write @matrix(n=[1, 2])"),
         ("Nio(version='new')", 2, "Invalid specifier", ""),
     ],
 )

@@ -41,6 +41,7 @@ def tree(write: Write, tmp_path: Path) -> Path:
     write("suites/chat/send_test.py", SEND)
     write("suites/other_test.py", "class Other(Test):\n    async def run(self): ...\n")
     write("suites/special.py", "class Special(Test):\n    async def run(self): ...\n")
+    (tmp_path / "suites" / ".git").mkdir()
     return tmp_path / "suites"
 
 
@@ -94,7 +95,7 @@ def test_a_symbol_is_a_part_of_a_file(tree: Path, symbol: str, count: int) -> No
 
 def test_every_id_means_its_own_case(tree: Path) -> None:
     for one in ids(tree):
-        assert ids(one, directory=tree) == [one.rpartition("/")[2]]
+        assert ids(one, directory=tree) == ids(one, directory=tree / "chat") == [one]
 
 
 def test_an_id_may_be_longer_than_a_file_name(write: Write) -> None:
@@ -109,7 +110,7 @@ def test_an_id_may_be_longer_than_a_file_name(write: Write) -> None:
 def test_values_of_ones_own_may_be_new(tree: Path) -> None:
     (case,) = plan([f'{tree}/chat/send_test.py::Count.test_up@{{"size": 7, "word": "c"}}']).cases
     assert case.parameters == {"size": 7, "word": "c"}
-    assert case.id == "send_test.py::Count.test_up[size=7,word=c]"
+    assert case.id == "chat/send_test.py::Count.test_up[size=7,word=c]"
 
 
 def test_symbols_add_up(tree: Path) -> None:
@@ -138,12 +139,61 @@ def test_a_file_without_tests_is_a_problem(write: Write) -> None:
     assert "no test in it" in problem.problem
 
 
-def test_two_files_of_one_name_are_a_problem(write: Write, tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        write(f"{folder}/x_test.py", "class X(Test):\n    async def run(self): ...\n")
-    found = plan([tmp_path / "a", tmp_path / "b"])
-    assert len(found.cases) == 1
-    assert "two tests with one id" in found.problems[0].problem
+X = "class X(Test):\n    async def run(self): ...\n"
+
+
+def test_ids_do_not_depend_on_how_a_path_is_written(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run .` and `run tests` named the cases differently."""
+    write("a/x_test.py", X)
+    write("a/b/y_test.py", X)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    (tmp_path / "lists.yml").write_text("all: ['a/**/*_test.py']\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    both = ["a/b/y_test.py::X", "a/x_test.py::X"]
+    for target in (".", "a", "a/../a", "link", tmp_path, tmp_path / "link", "lists.yml", "a/b/../"):
+        assert ids(target) == both
+    assert ids("a/x_test.py") == ids("link/x_test.py::X") == ["a/x_test.py::X"]
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert ids("..") == ids("a") == both
+
+
+def test_files_of_one_name_have_their_own_ids(write: Write, tmp_path: Path) -> None:
+    """The second one was a problem."""
+    files = [write(f"{folder}/x_test.py", X) for folder in "ab"]
+    assert ids(*files) == ["a/x_test.py::X", "b/x_test.py::X"]
+    for folder in "ab":
+        (tmp_path / folder / ".git").mkdir()
+    assert ids(*files) == [f"{file}::X" for file in files]
+    assert ids(ids(*files)[1]) == ["x_test.py::X"]
+
+
+@pytest.mark.parametrize("marker", [".git", "trafficlight.json", "instance/trafficlight.json"])
+def test_the_nearest_root_counts(write: Write, tmp_path: Path, marker: str) -> None:
+    file = write("a/b/c/x_test.py", X)
+    write(f"a/b/{marker}", "")
+    assert ids(file) == ids(tmp_path) == ["c/x_test.py::X"]
+
+
+def test_without_a_root_the_working_directory_is_one(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write("a/x_test.py", X)
+    (tmp_path / ".git").rmdir()
+    assert ids(file) == [f"{file}::X"]
+    assert ids(f"{file}::X", directory=tmp_path) == ids("a", directory=tmp_path) == ["a/x_test.py::X"]
+    monkeypatch.chdir(tmp_path / "a")
+    assert ids("x_test.py") == ["x_test.py::X"]
+
+
+def test_an_id_of_before_there_were_roots_is_answered_with_the_file(tree: Path) -> None:
+    entry = {"case": "send_test.py::Send[*]", "reason": "known"}
+    cases = [case.id for case in plan([tree]).cases]
+    (line,) = Selection(expected_failures=[entry]).unused(cases)
+    assert "matches no case (did you mean chat/send_test.py? paths in case ids begin at the root)" in line
+    with pytest.raises(UsageError, match=r"did you mean chat/send_test\.py\?"):
+        plan([tree], Selection(only=["send_test.py::Count.test_down[size=10]"]))
 
 
 def test_suite_files(tree: Path) -> None:
@@ -189,7 +239,45 @@ def test_parameters_take_the_place_of_stated_ones(tree: Path) -> None:
     assert ids(tree, parameters={"size": 7, "word": "c"}) == [
         "chat/send_test.py::Count.test_up[size=7,word=c]"
     ]
-    assert ids(tree, parameters={"unknown": 7}) == []
+    with pytest.raises(UsageError, match="no test takes unknown, n; there are size, word"):
+        ids(tree, parameters={"unknown": 7, "n": 1})
+
+
+def test_what_is_probably_not_meant_so_is_said(write: Write) -> None:
+    """Tests as pytest has them were left out, or were one case instead of two, without a word."""
+    text = """
+    import unittest
+
+    class Good(Test):
+        @parametrize(n=[1, 2], word=["a", "b"])
+        @parametrize(n=[1, 2], word="a")
+        @parametrize(n=(1, 2), word=("a", "b"))
+        async def test_lists(self, n, word): ...
+
+    class TestLogin:
+        def test_it(self): ...
+
+    class Mixin:
+        async def test_it(self): ...
+
+    class Mixed(Mixin, Test): ...
+
+    class Forgotten:
+        clients = {"alice": Nio}
+        async def run(self, alice): ...
+
+    class Helper:
+        def run(self): ...
+
+    def test_by_itself(): ...
+    """
+    found = plan([write("sub/a_test.py", text)])
+    assert found.problems == ()
+    beside, lists = found.warnings
+    assert beside.startswith("sub/a_test.py: TestLogin, Forgotten, test_by_itself() will not run (tests are")
+    assert lists.startswith("sub/a_test.py: Good.test_lists: @parametrize(n=[1,2], word=[a,b]) is one case")
+    alone = write("pytest_test.py", "def test_by_itself(): ...\n")
+    assert plan([alone.parent]).warnings == found.warnings, "a file without tests of ours"
 
 
 def test_keywords(tree: Path) -> None:
@@ -218,6 +306,11 @@ def test_repetitions_have_ids_of_their_own(tree: Path) -> None:
     ]
 
 
+def test_too_many_repetitions_are_refused_before_they_are_made(tree: Path) -> None:
+    with pytest.raises(UsageError, match=r"1 case, 1,000,000,000 times each, are more than .*: 250,000"):
+        ids(f"{tree}/other_test.py", repeat=10**9)
+
+
 def test_the_same_seed_chooses_the_same_sample(tree: Path) -> None:
     samples = {tuple(ids(tree, sample=3, seed=seed)) for seed in range(20)}
     assert {len(sample) for sample in samples} == {3}
@@ -236,6 +329,8 @@ def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
     assert failed == read_failed(session / "rerun-failed.yml")
     found = ["chat/send_test.py::Count.test_up[size=10,word=a]", "other_test.py::Other"]
     assert ids(tree, only=failed) == found
+    assert ids(tree, only=failed, keyword="Count") == found[:1]
+    assert ids(tree, only=failed, parameters={"size": 10}) == found[:1]
     with pytest.raises(UsageError, match=r"no case other_test\.py::Other: name the PATH"):
         plan([tree / "chat"], Selection(only=["other_test.py::Other"]))
     with pytest.raises(UsageError, match="name the folder"):
@@ -243,6 +338,14 @@ def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
     (session / "rerun-failed.yml").write_text("a: 1", encoding="utf-8")
     with pytest.raises(ConfigError):
         read_failed(session)
+
+
+def test_the_list_of_failed_cases_is_a_suite_file(tree: Path) -> None:
+    (tree / "results" / "one").mkdir(parents=True)
+    file = tree / "results" / "one" / "rerun-failed.yml"
+    case = "chat/send_test.py::Count.test_up[size=10,word=a]"
+    file.write_text(f"failed:\n- {case}\n", encoding="utf-8")
+    assert ids(file) == [case]
 
 
 def test_nothing_failed_before(tree: Path, tmp_path: Path) -> None:
@@ -261,7 +364,7 @@ def test_a_target_without_tests(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     planned = plan([tree, tmp_path / "empty"])
     assert planned.cases
-    assert planned.empty_targets == (str(tmp_path / "empty"),)
+    assert planned.warnings == (f"there is no test in {tmp_path / 'empty'}",)
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.randoms(use_true_random=False))

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from trafficlight.adapters.conformance.program import Program
 from trafficlight.adapters.conformance.results import CheckOptions, Level, Results
 from trafficlight.adapters.conformance.scripted import Reply, ScriptedAdapter, ScriptedCoordinator
-from trafficlight.protocol import EXIT, IDLE, ErrorReport, Registration
+from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ErrorReport, JsonObject, Registration
+from trafficlight.text import first_problem
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ async def check(command: str, options: CheckOptions | None = None) -> Results:
     folder = await asyncio.to_thread(TemporaryDirectory, prefix="trafficlight-check-")
     try:
         async with coordinator:
-            environment = {"ADAPTER_TOKEN": chosen.token} if chosen.token else {}
+            environment = dict.fromkeys(TOKEN_VARIABLES, chosen.token) if chosen.token else {}
             log = Path(folder.name) / "output.txt"
             try:
                 program = Program(command, coordinator.url, log, coordinator.tell, environment)
@@ -102,9 +103,8 @@ class _Examination:
         try:
             said = Registration.model_validate(adapter.body)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            self.wrong("registers", f"the registration is not valid: {where}: {first['msg']}")
+            where, problem = first_problem(error)
+            self.wrong("registers", f"the registration is not valid: {where or 'the body'} {problem}")
             return adapter
         if adapter.content_type != "application/json":
             self.wrong(
@@ -205,7 +205,7 @@ class _Examination:
 
     async def action(self, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
         """Ask for an action that it can perform; where none was named, for one that it declares."""
-        name = self.options.action or _declared(adapter)
+        name = self.tried(adapter)
         if name is None:
             self.note("responds", "not judged: it declares no action, and none was named")
             return adapter
@@ -227,9 +227,8 @@ class _Examination:
     async def _judge(self, adapter: ScriptedAdapter, name: str, reply: Reply) -> ScriptedAdapter | None:
         if reply.kind == "error":
             if self.options.action is None:
-                self.ok(
-                    "responds", f"to {name}, sent without its data, by an error report: {_details(reply)}"
-                )
+                sent = "example data" if self.data(name) else "no data"
+                self.ok("responds", f"to {name}, sent with {sent}, by an error report: {_details(reply)}")
             else:
                 self.wrong("responds", f"{name} was answered by an error: {_details(reply)}")
             return await self.next_life(adapter, "new-life-after-error")
@@ -252,10 +251,10 @@ class _Examination:
     async def repeated_action(self, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
         """Send its last answered action again, as if the answer had been lost."""
         last = adapter.replies[-1] if adapter.replies else None
-        name = self.options.action or _declared(adapter)
+        name = self.tried(adapter)
         if name is None or last is None or last.id is None:
             return adapter  # without ids it cannot know a repeat
-        again = await adapter.act(name, self.options.data, id=last.id, timeout=self.options.grace)
+        again = await adapter.act(name, self.data(name), id=last.id, timeout=self.options.grace)
         if again is None:
             self.wrong("repeated-action", f"{name} came again, as if its answer was lost: no answer")
         elif again.kind == "respond" and again.body == last.body:
@@ -266,7 +265,7 @@ class _Examination:
 
     async def refused_answer(self, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
         """Refuse an answer, as one that came too late is."""
-        name = self.options.action or _declared(adapter)
+        name = self.tried(adapter)
         if name is None or not adapter.replies:
             return adapter  # what it answers by an error report was seen to before
         self.coordinator.refusals.append(("respond", 409))
@@ -279,11 +278,16 @@ class _Examination:
         began = reply.at
         after = await self.until(
             lambda: (
-                any(poll.began > began for poll in adapter.polls[polls:])
+                adapter.replies[-1] is not reply
+                or any(poll.began > began for poll in adapter.polls[polls:])
                 or self.newest(born)
                 or self.program.ended
             )
         )
+        if adapter.replies[-1].kind == "error":
+            text = "reported an error after a 409: that its answer came too late is no failure of the client"
+            self.wrong("refused-answer", text)
+            return await self.next_life(adapter, "refused-answer")
         if after is True and not self.program.ended:
             self.ok("refused-answer", "goes on polling after its answer was refused with 409")
             return adapter
@@ -315,8 +319,8 @@ class _Examination:
         try:
             report = ErrorReport.model_validate(reply.body)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            self.wrong("unknown-action", f"its error report is not valid: {first['loc']}: {first['msg']}")
+            where, problem = first_problem(error)
+            self.wrong("unknown-action", f"its error report is not valid: {where or 'the body'} {problem}")
             return await self.next_life(adapter, "unknown-action")
         if report.error.type == "action":
             self.wrong("unknown-action", "reported as type 'action', which blames the client under test")
@@ -366,8 +370,25 @@ class _Examination:
         return successor
 
     async def act(self, adapter: ScriptedAdapter, name: str) -> Reply | None:
-        """Ask for an action with the data of the options."""
-        return await adapter.act(name, self.options.data, timeout=self.options.grace)
+        """Ask for an action."""
+        return await adapter.act(name, self.data(name), timeout=self.options.grace)
+
+    def tried(self, adapter: ScriptedAdapter) -> str | None:
+        """Return the action to ask for: the one that was named, or the first that the adapter declares."""
+        if self.options.action is not None:
+            return self.options.action
+        declared = adapter.body.get("actions") if isinstance(adapter.body, dict) else None
+        return str(declared[0]) if isinstance(declared, list) and declared else None
+
+    def data(self, name: str) -> JsonObject:
+        """Return the data of an action: what was given, or its example."""
+        if self.options.data is not None:
+            return self.options.data
+        example = self.options.examples.get(name, {})
+        if "homeserver_url" in example:  # the example's homeserver may be somebody's
+            url = self.coordinator.url
+            example = {**example, "homeserver_url": {"local": url, "local_docker": url}}
+        return example
 
     def silent(self, check: str, adapter: ScriptedAdapter, action: str, polls: int) -> None:
         """Report that an action was not answered."""
@@ -396,11 +417,6 @@ class _Examination:
     def note(self, check: str, text: str) -> None:
         """Report what it would do better otherwise."""
         self.results.add(check, Level.NOTE, text)
-
-
-def _declared(adapter: ScriptedAdapter) -> str | None:
-    declared = adapter.body.get("actions") if isinstance(adapter.body, dict) else None
-    return str(declared[0]) if isinstance(declared, list) and declared else None
 
 
 def _details(reply: Reply) -> str:

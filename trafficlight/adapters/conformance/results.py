@@ -1,6 +1,7 @@
 """What a check does and finds, and how it is shown."""
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -11,17 +12,19 @@ from trafficlight.protocol import JsonObject
 class CheckOptions:
     """What a check does.
 
-    :param action: an action that it can perform at any time; by default one it declares, sent without data.
-    :param data: the parameters of the action.
+    :param action: an action that it can perform at any time; by default the first that it declares.
+    :param data: the parameters of the action; by default its example.
+    :param examples: example data by action; actions without one are sent without data.
     :param hold: seconds that polls are held; coordinators hold up to 28.
     :param grace: seconds for everything else: an answer, coming back after an exit or a restart.
     :param idle_delay: seconds that an idle answer asks to wait for the next poll.
     :param away: seconds that the coordinator is away when it restarts.
-    :param token: a shared registration token to require; it is handed over as ``ADAPTER_TOKEN``.
+    :param token: a shared registration token to require; it is handed over as ``TRAFFICLIGHT_ADAPTER_TOKEN``.
     """
 
     action: str | None = None
-    data: JsonObject = field(default_factory=dict)
+    data: JsonObject | None = None
+    examples: Mapping[str, JsonObject] = field(default_factory=dict)
     hold: float = 3.0
     grace: float = 10.0
     idle_delay: float = 0.5

@@ -352,7 +352,8 @@ async def main(
 
     :param url: the coordinator's base URL.
     :param count: how many clients to run concurrently in this process.
-    :param token: the shared registration token; by default `ADAPTER_TOKEN` of the environment.
+    :param token: the shared registration token; by default `TRAFFICLIGHT_ADAPTER_TOKEN` of the
+        environment.
     :param once: exit after one registration of each client instead of registering again.
     :param patience: seconds to retry a coordinator that does not answer; None for no limit.
     :raises LabError: the coordinator rejected the registration, or did not answer for that long.

@@ -52,21 +52,17 @@ class Device:
     :param homeserver: the base URL of the client-server API.
     :param store: an existing directory for the keys, owned by the caller.
     :param timeout: the time limit of each wait, in seconds.
-    :param restarts: how often this device was restored before.
     """
 
-    def __init__(self, homeserver: str, store: Path, timeout: float, restarts: int = 0) -> None:
+    def __init__(self, homeserver: str, store: Path, timeout: float) -> None:
         self.homeserver = homeserver
         self.timelines: dict[str, Timeline] = {}
         self.client = self._client(homeserver, store)
         self._store = store
         self._timeout = timeout
-        self._restarts = restarts
-        # Synapse caches an initial sync for two minutes: after a restart the request must differ.
-        limit = _TIMELINE_LIMIT + restarts
         self._filter: dict[str, Any] = {
             "presence": {"not_types": ["*"]},
-            "room": {"timeline": {"limit": limit}, "ephemeral": {"not_types": ["*"]}},
+            "room": {"timeline": {"limit": _TIMELINE_LIMIT}, "ephemeral": {"not_types": ["*"]}},
         }
         self._changed = asyncio.Condition()
         # Key queries and shares must not interleave with those of a sync.
@@ -85,7 +81,7 @@ class Device:
 
     def restored(self) -> "Device":
         """Return the same device as after a restart of its program, with only its store."""
-        again = Device(self.homeserver, self._store, self._timeout, self._restarts + 1)
+        again = Device(self.homeserver, self._store, self._timeout)
         again.client.restore_login(self.client.user_id, self.client.device_id or "", self.client.access_token)
         return again
 
@@ -239,6 +235,9 @@ class Device:
     @staticmethod
     def _client(homeserver: str, store: Path) -> AsyncClient:
         config = AsyncClientConfig(
-            store=SqliteStore, max_timeout_retry_wait_time=1, request_timeout=_REQUEST_TIMEOUT
+            store=SqliteStore,
+            store_name="keys.db",  # by default the user id, which may contain a slash
+            max_timeout_retry_wait_time=1,
+            request_timeout=_REQUEST_TIMEOUT,
         )
         return AsyncClient(homeserver, store_path=str(store), config=config)

@@ -12,15 +12,16 @@
     asyncio.run(serve(Echo, "http://127.0.0.1:5000"))
 """
 
-from trafficlight.adapters.sdk.actions import action
-from trafficlight.adapters.sdk.adapter import Adapter, Context
-from trafficlight.adapters.sdk.coordinator import Options
-from trafficlight.adapters.sdk.errors import (
+from trafficlight.adapters.sdk.adapter import (
     ActionFailed,
+    Adapter,
+    Context,
     CoordinatorUnreachableError,
     RegistrationRefusedError,
     UnsupportedActionError,
+    action,
 )
+from trafficlight.adapters.sdk.coordinator import Options
 from trafficlight.adapters.sdk.loop import run, serve
 from trafficlight.protocol import JsonObject
 

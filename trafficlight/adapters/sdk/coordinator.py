@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 from pydantic import ValidationError
 
-from trafficlight.adapters.sdk.errors import (
+from trafficlight.adapters.sdk.adapter import (
     CoordinatorUnreachableError,
     RegistrationLostError,
     RegistrationRefusedError,
 )
 from trafficlight.protocol import ActionMessage, ErrorBody, ErrorReport, JsonObject, Registered, Registration
+from trafficlight.text import first_problem
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +138,7 @@ class Coordinator:
         try:
             return ActionMessage.model_validate_json(answer.body)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise RegistrationLostError(f"poll answered no action: {first['msg']}") from None
+            raise RegistrationLostError(f"poll answered no action: {first_problem(error)[1]}") from None
 
     async def respond(self, action_id: str | None, response: JsonObject) -> None:
         """Answer the outstanding action. A late or repeated answer harms nothing.
@@ -155,9 +155,7 @@ class Coordinator:
         if answer.status >= 300:
             logger.warning("respond to action %s was refused: %d %s", action_id, answer.status, answer.reason)
 
-    async def report(
-        self, kind: Literal["action", "adapter", "unsupported"], path: str, details: str
-    ) -> None:
+    async def report(self, kind: str, path: str, details: str) -> None:
         """Report an error, trying a few times; a refusal is only logged."""
         report = ErrorReport(error=ErrorBody(type=kind, path=path, details=details))
         try:

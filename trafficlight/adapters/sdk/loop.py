@@ -13,10 +13,16 @@ from uuid import uuid4
 
 import aiohttp
 
-from trafficlight.adapters.sdk.adapter import Adapter
+from trafficlight.adapters.sdk.adapter import (
+    ActionFailed,
+    Adapter,
+    RegistrationLostError,
+    ReportedError,
+    UnsupportedActionError,
+)
 from trafficlight.adapters.sdk.coordinator import Coordinator, Options
-from trafficlight.adapters.sdk.errors import ActionFailed, RegistrationLostError, UnsupportedActionError
-from trafficlight.protocol import EXIT, IDLE, ActionMessage, JsonObject
+from trafficlight.errors import LabError
+from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ActionMessage, JsonObject
 from trafficlight.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -42,12 +48,30 @@ class _Registration:
 
     async def run(self) -> None:
         """Serve until the coordinator says ``exit``, does not know us any more, or an action goes wrong."""
+        registration = self._adapter.registration()
+        await self._coordinator.register(registration)
+        logger.info("registered %s as %s", registration.type, self._coordinator.uuid)
+        watching = asyncio.create_task(self._adapter.watch(), name="watch over the client")
+        try:
+            await self._serve(watching)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _serve(self, watching: "asyncio.Task[None]") -> None:
         coordinator = self._coordinator
-        await coordinator.register(self._adapter.registration())
-        logger.info("registered %s as %s", self._adapter.type, coordinator.uuid)
         while True:
             asked = time.monotonic()
-            message = await coordinator.poll()
+            polling = asyncio.ensure_future(coordinator.poll())
+            try:
+                if not watching.done():
+                    await asyncio.wait([polling, watching], return_when=asyncio.FIRST_COMPLETED)
+                if watching.done() and (lost := watching.exception()) is not None:
+                    await coordinator.report("adapter", "", str(lost))
+                    return
+                message = await polling
+            finally:
+                polling.cancel()
             if message.action == EXIT:
                 logger.info(
                     "%s: asked to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
@@ -79,6 +103,10 @@ class _Registration:
             await self._report("action", message, str(error), error)
         except UnsupportedActionError as error:
             await self._report("unsupported", message, str(error))
+        except ReportedError as error:
+            await self._coordinator.report(error.kind, error.path, f"{message.action}: {error}")
+        except LabError as error:
+            await self._report("adapter", message, str(error))
         except Exception as error:
             logger.exception("%s: %s went wrong", self._coordinator.uuid, message.action)
             await self._report("adapter", message, f"{type(error).__name__}: {error}", error)
@@ -176,14 +204,15 @@ async def run(
     :param factory: makes an adapter; usually the class itself.
     :param url: the coordinator's base URL.
     :param count: how many adapters to run at the same time in this process.
-    :param token: the shared registration token; by default ``ADAPTER_TOKEN`` of the environment.
+    :param token: the shared registration token; by default
+        ``TRAFFICLIGHT_ADAPTER_TOKEN`` of the environment.
     :param once: end after the first registration of each adapter.
     :param options: timing, where the defaults do not fit.
     :raises RegistrationRefusedError: the coordinator refused them.
     :raises CoordinatorUnreachableError: it did not answer for ``options.patience`` seconds.
     """
     chosen = options or Options()
-    shared = token or os.environ.get("ADAPTER_TOKEN") or None
+    shared = token or next(filter(None, map(os.environ.get, TOKEN_VARIABLES)), None)
     agent = {"User-Agent": f"trafficlight-adapter/{VERSION}"}
     # Held polls occupy a connection each, so there must be no limit on them.
     connector = aiohttp.TCPConnector(limit=0)

@@ -1,13 +1,60 @@
 """The adapters of one decision, grouped by the client types that they match."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from trafficlight.client_types import ClientTypeSpec
-from trafficlight.coordinator.scheduling.bipartite import match, maximum_match
 from trafficlight.errors import LabError
+
+R = TypeVar("R", bound=Hashable)
+A = TypeVar("A", bound=Hashable)
+
+
+def match(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> dict[R, A] | None:
+    """Assign a candidate to every role; return None if that is impossible.
+
+    Finds an assignment whenever one exists, however the candidates overlap. Candidates are tried in order.
+
+    :param candidates: what can fill each role, best first.
+    :param available: how many there are of each candidate.
+    """
+    found = maximum_match(candidates, available)
+    return found if len(found) == len(candidates) else None
+
+
+def maximum_match(candidates: Mapping[R, Sequence[A]], available: Mapping[A, int]) -> dict[R, A]:
+    """Assign a candidate to as many roles as possible.
+
+    Kuhn's augmenting paths: a role whose candidates are all taken makes another role move to its next one.
+
+    :param candidates: what can fill each role, best first.
+    :param available: how many there are of each candidate.
+    """
+    holders: dict[A, list[R]] = {}
+
+    def place(role: R, tried: set[A]) -> bool:
+        for candidate in candidates[role]:
+            if candidate in tried:
+                continue
+            tried.add(candidate)
+            held = holders.setdefault(candidate, [])
+            if len(held) < available.get(candidate, 0):
+                held.append(role)
+                return True
+            for index, other in enumerate(held):
+                if place(other, tried):
+                    # `other` has moved to another candidate, so its place is free.
+                    held[index] = role
+                    return True
+        return False
+
+    # Most constrained roles first.
+    for role in sorted(candidates, key=lambda role: len(candidates[role])):
+        place(role, set())
+    return {role: candidate for candidate, held in holders.items() for role in held}
+
 
 # The client types that an adapter matches: one bit for each type that a case waits for.
 TypeMask: TypeAlias = int
@@ -26,11 +73,13 @@ class AvailableAdapter:
     :param key: its UUID.
     :param registration: the registration as it was sent.
     :param rank: adapters of a lower rank are taken first.
+    :param alike: the same text for equal registrations, and for no others; empty if it is not known.
     """
 
     key: str
     registration: Mapping[str, Any]
     rank: int = 0
+    alike: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +133,7 @@ class AdapterInventory:
 
     def _mask(self, adapter: AvailableAdapter) -> TypeMask:
         # Programs of one kind register alike: evaluating match() once for all of them is much faster.
-        registration = repr(adapter.registration)
+        registration = adapter.alike or repr(adapter.registration)
         mask = self._masks.get(registration)
         if mask is None:
             mask = sum(bit for bit in self._kinds if self._matches(bit, adapter))

@@ -32,8 +32,7 @@ class WaitingGroup:
     :param server_types: the name of the server type of each homeserver that one case needs.
     :ivar cases: by id, in the order in which they were added.
     :ivar reason: why the group waits.
-    :ivar unsatisfiable_since: since when all adapters and hosts, free and busy, have not been enough; None if
-        they are.
+    :ivar unsatisfiable_since: since when all that is there, free and busy, has not been enough, or None.
     :ivar no_adapter_since: the same for adapters only.
     """
 
@@ -49,7 +48,7 @@ class WaitingGroup:
     def note_waiting(self, reason: str, now: float, *, unsatisfiable: bool, no_adapter: bool) -> None:
         """Note why the group waits.
 
-        :param unsatisfiable: whether all adapters and hosts together cannot fill its roles.
+        :param unsatisfiable: whether all adapters and providers together cannot fill its roles.
         :param no_adapter: whether that is for lack of adapters.
         """
         self.reason = reason

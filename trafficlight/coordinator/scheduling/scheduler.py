@@ -5,20 +5,20 @@ No clock, no I/O, and no dependence on the order in which groups and adapters ar
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
 
-from trafficlight.coordinator.scheduling.capacity import HostCapacity, in_use
 from trafficlight.coordinator.scheduling.inventory import (
     AdapterInventory,
     AvailableAdapter,
     MissingAdapter,
     TypeMask,
 )
-from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingGroup
-from trafficlight.homeservers.provider import Hosting
+from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingGroup, server_types
+from trafficlight.homeservers.provider import all_of
+from trafficlight.suites.model import Case
 
 # Seconds for which a case can lack adapters and still have others reserved: adapters that left after a case
 # come back within that time.
@@ -33,8 +33,9 @@ class Limits:
 
     :param cases: cases.
     :param homeservers: homeservers.
-    :param types: clients or homeservers, by the name of their type.
-    :param hosting: the hosts of homeservers and their capacities.
+    :param types: clients or homeservers, by the name of their type, or of all that a provider carries.
+    :param unreachable: those of them of which none can start now.
+    :param provider_of: returns the provider of a server type.
     :param aging: seconds after which the oldest case of a session goes first and gets what it needs reserved,
         so that smaller cases cannot starve it.
     """
@@ -42,8 +43,15 @@ class Limits:
     cases: int | None = None
     homeservers: int | None = None
     types: Mapping[str, int] = field(default_factory=dict)
-    hosting: Hosting = field(default_factory=Hosting)
+    unreachable: frozenset[str] = frozenset()
+    provider_of: Callable[[str], str] = str
     aging: float = 60.0
+
+    def needs(self, case: Case) -> Counter[str]:
+        """Return how many of everything that may be limited a case needs."""
+        clients, servers = case.clients.values(), server_types(case)
+        carried = (all_of(self.provider_of(name)) for name in servers)
+        return Counter([*(kind.type_name for kind in clients), *servers, *carried])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +60,12 @@ class Usage:
 
     :param cases: running cases, by session.
     :param homeservers: their homeservers.
-    :param types: their clients and homeservers, by the name of their type.
-    :param hosts: their homeservers, by the name of the host.
+    :param types: what they need, see :meth:`Limits.needs`.
     """
 
     cases: Mapping[str, int] = field(default_factory=dict)
     homeservers: int = 0
     types: Mapping[str, int] = field(default_factory=dict)
-    hosts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +74,11 @@ class Start:
 
     :param case: the case's id.
     :param adapters: the UUID of an adapter for every client role.
-    :param hosts: the host of its homeservers by server type, for providers that have a limit.
     """
 
     group: WaitingGroup
     case: str
     adapters: Mapping[str, str]
-    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Decision:
     """What starts and what waits.
 
     :param reasons: why the rest of a group waits.
-    :param unsatisfiable: the groups that all adapters and hosts together, free and busy, cannot satisfy.
+    :param unsatisfiable: the groups that all adapters and providers together, free and busy, cannot satisfy.
     :param no_adapter: those of them that lack adapters.
     """
 
@@ -121,7 +125,6 @@ class _Candidates:
     group: WaitingGroup
     bits: tuple[TypeMask, ...]
     types: Mapping[str, int]
-    hosted: Mapping[str, int]
     cases: list[WaitingCase]
 
     @property
@@ -154,7 +157,6 @@ class _Table:
         self._running = Counter(usage.cases)
         self._homeservers = usage.homeservers
         self._types = Counter(usage.types)
-        self._hosts = HostCapacity(limits.hosting, usage.hosts)
         self._reserved_homeservers = 0
         self._reserved_types: Counter[str] = Counter()
         groups = [group for group in waiting if group.cases]
@@ -165,13 +167,11 @@ class _Table:
         most = _MOST_STARTS if limits.cases is None else max(0, limits.cases - self._running.total()) + 1
         self._candidates = []
         for group, case in zip(groups, firsts, strict=True):
-            clients = case.clients.values()
             self._candidates.append(
                 _Candidates(
                     group,
-                    bits=tuple(sorted(self._adapters.bit(kind) for kind in clients)),
-                    types=Counter([*(kind.type_name for kind in clients), *group.server_types]),
-                    hosted=self._hosts.required(group.server_types),
+                    bits=tuple(sorted(self._adapters.bit(kind) for kind in case.clients.values())),
+                    types=limits.needs(case),
                     cases=list(islice(group.cases.values(), most))[::-1],
                 )
             )
@@ -181,13 +181,13 @@ class _Table:
         queues: dict[str, list[_Place]] = defaultdict(list)
         heads: dict[str, tuple[_Candidates, WaitingCase]] = {}
         turns: list[tuple[int, float, str]] = []
-        no_adapter, no_host = set(), set()
+        no_adapter, unreachable = set(), set()
         for one in self._candidates:
             queues[one.group.session].append(self._place(one))
             if not self._adapters.satisfiable(one.bits):
                 no_adapter.add(one.group)
-            if not self._hosts.reachable(one.hosted):
-                no_host.add(one.group)
+            if not self._reachable(one):
+                unreachable.add(one.group)
         for session, queue in queues.items():
             heapq.heapify(queue)
             oldest = min(case.since for place in queue for case in place[-1].cases)
@@ -203,7 +203,7 @@ class _Table:
             if queue:
                 heapq.heappush(turns, (self._running[session], oldest, session))
         return Decision(
-            tuple(self._starts), self._reasons, frozenset(no_adapter | no_host), frozenset(no_adapter)
+            tuple(self._starts), self._reasons, frozenset(no_adapter | unreachable), frozenset(no_adapter)
         )
 
     def _place(self, one: _Candidates) -> _Place:
@@ -228,7 +228,10 @@ class _Table:
         """Return whether what a group lacks is expected to come back soon."""
         since = one.group.unsatisfiable_since
         recent = since is None or self._now - since < _RETURN
-        return recent and self._adapters.any_registered(one.bits) and self._hosts.reachable(one.hosted)
+        return recent and self._adapters.any_registered(one.bits) and self._reachable(one)
+
+    def _reachable(self, one: _Candidates) -> bool:
+        return self._limits.unreachable.isdisjoint(one.types)
 
     def _start_or_reserve(self, one: _Candidates, case: WaitingCase) -> bool:
         """Start the oldest case of a session, or reserve what it needs; return whether it started."""
@@ -241,7 +244,6 @@ class _Table:
         self._adapters.reserve(one.bits)
         self._reserved_homeservers += one.servers
         self._reserved_types.update(one.types)
-        self._hosts.reserve(one.hosted)
         return False
 
     def _start_next(self, queue: list[_Place]) -> None:
@@ -270,8 +272,7 @@ class _Table:
         if adapters is None:
             return False
         del one.cases[-1 if case is one.cases[-1] else one.cases.index(case)]
-        hosts = self._hosts.allocate(one.hosted, one.group.server_types)
-        self._starts.append(Start(one.group, case.case.id, adapters, hosts))
+        self._starts.append(Start(one.group, case.case.id, adapters))
         self._running[one.group.session] += 1
         self._homeservers += one.servers
         self._types.update(one.types)
@@ -284,11 +285,17 @@ class _Table:
         taken = self._homeservers + self._reserved_homeservers
         most = max(limits.homeservers or 0, one.servers)  # a case that needs more than the limit runs alone
         if limits.homeservers is not None and one.servers and taken + one.servers > most:
-            use = in_use(self._homeservers, limits.homeservers, self._reserved_homeservers)
+            use = _in_use(self._homeservers, limits.homeservers, self._reserved_homeservers)
             slots = "a homeserver slot" if one.servers == 1 else f"{one.servers} homeserver slots"
             return f"waiting for {slots} ({use})"
         for name, needed in one.types.items():
+            if name in limits.unreachable:
+                return f"waiting for {name} (none is reachable)"
             limit, taken = limits.types.get(name), self._types[name] + self._reserved_types[name]
             if limit is not None and taken + needed > max(limit, needed):
-                return f"waiting for {name} ({in_use(self._types[name], limit, self._reserved_types[name])})"
-        return self._hosts.missing(one.hosted)
+                return f"waiting for {name} ({_in_use(self._types[name], limit, self._reserved_types[name])})"
+        return None
+
+
+def _in_use(used: int, limit: int, reserved: int) -> str:
+    return f"{used} of {limit} in use{f', {reserved} reserved for an older case' if reserved else ''}"

@@ -29,13 +29,12 @@ class _Question:
     kind: ClientTypeSpec
     custom: CustomMatch
     registration: Mapping[str, Any]
-    retried: bool = False
 
 
 class RemoteMatchCache:
     """Returns cached results, and evaluates missing ones in the background: one worker for each file.
 
-    A type that ends its worker twice, or times out, is not evaluated again.
+    A type that ends its process, or times out, is not evaluated again.
 
     :param deadline: seconds for one result, with the import of the type's file.
     :ivar answered: called when a missing result has become known.
@@ -92,7 +91,7 @@ class RemoteMatchCache:
         try:
             while questions:
                 key, question = next(iter(questions.items()))
-                worker = worker or await self._pool.acquire()
+                worker = worker or await self._pool.acquire(None)
                 result = await self._result(worker, question)
                 if result is not None:
                     del questions[key]
@@ -103,10 +102,9 @@ class RemoteMatchCache:
         except WorkerDied as died:  # it did not even start; the next call tries again
             logger.error("no match() can be evaluated: %s", died)
         finally:
-            done = not questions
             del self._open[path]
             if worker is not None:
-                await self._pool.release(worker, reusable=done)
+                await self._pool.release(worker)
 
     async def _result(self, worker: WorkerProcess, question: _Question) -> MatchResponse | None:
         """Return a result; None if the worker is lost."""
@@ -122,12 +120,9 @@ class RemoteMatchCache:
     async def _fail(
         self, worker: WorkerProcess, question: _Question, questions: dict[_Key, _Question]
     ) -> None:
-        """Replace a lost worker; the first time, something else that ran in it may be the reason."""
+        """Note that a type does not return a result, and release its worker."""
         how = await exit_status(worker)
-        await self._pool.release(worker, reusable=False)
-        if how and not question.retried:
-            question.retried = True
-            return
+        await self._pool.release(worker)
         if worker.rejected:
             problem = f"sent a message that the coordinator does not accept: {worker.rejected}"
         else:

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, TypeAlias
 
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
@@ -29,33 +29,17 @@ _MAIN = "the thread that runs the test, innermost last:\n"
 _THREADS = re.compile(r"^(?:Current thread|Thread) 0x", re.MULTILINE)
 # One frame of a stack, with its source line if there is one.
 _FRAME = re.compile(r'^  File "([^"]+)", line \d+.*\n(?:    .*\n)?', re.MULTILINE)
+Planner: TypeAlias = Callable[[Sequence[str], Selection, Sequence[str]], Coroutine[Any, Any, Plan]]
+
 _PACKAGE = re.escape(str(Path(__file__).parents[2]))
 _IMPORTERS = re.compile(rf"<frozen |{_PACKAGE}/(?!tests/)|{re.escape(asyncio.__path__[0])}/")
 
 
-class Planner(Protocol):
-    """Makes plans."""
-
-    async def plan(
-        self, targets: Sequence[str], selection: Selection, *, patterns: Sequence[str] = DEFAULT_PATTERNS
-    ) -> Plan:
-        """Return the cases that targets and a selection mean, and what is wrong with the test files.
-
-        :raises UsageError: a target does not exist, or the selection cannot be applied.
-        :raises ConfigError: a suite file is malformed.
-        :raises LabError: no worker can collect the files.
-        """
-        ...
-
-
-class InProcessPlanner:
-    """Collects test files in this process: for a debugger."""
-
-    async def plan(
-        self, targets: Sequence[str], selection: Selection, *, patterns: Sequence[str] = DEFAULT_PATTERNS
-    ) -> Plan:
-        """Return the cases that targets and a selection mean, and what is wrong with the test files."""
-        return await asyncio.to_thread(plan, targets, selection, patterns=patterns)
+async def plan_in_process(
+    targets: Sequence[str], selection: Selection, patterns: Sequence[str] = DEFAULT_PATTERNS
+) -> Plan:
+    """Return the plan, as :meth:`WorkerPlanner.plan` does, without workers: for a debugger."""
+    return await asyncio.to_thread(plan, targets, selection, patterns=patterns)
 
 
 class WorkerPlanner:
@@ -82,9 +66,14 @@ class WorkerPlanner:
         self._printed = printed
 
     async def plan(
-        self, targets: Sequence[str], selection: Selection, *, patterns: Sequence[str] = DEFAULT_PATTERNS
+        self, targets: Sequence[str], selection: Selection, patterns: Sequence[str] = DEFAULT_PATTERNS
     ) -> Plan:
-        """Return the cases that targets and a selection mean, and what is wrong with the test files."""
+        """Return the cases that targets and a selection mean, and what is wrong with the test files.
+
+        :raises UsageError: a target does not exist, or the selection cannot be applied.
+        :raises ConfigError: a suite file is malformed.
+        :raises LabError: no worker can collect the files.
+        """
         builder = await asyncio.to_thread(partial(PlanBuilder, targets, selection, patterns=patterns))
         reader = _FileReader(self._pool, self._deadline, self._clock)
         try:
@@ -173,15 +162,14 @@ class _FileReader:
 
     async def _end(self, worker: WorkerProcess) -> None:
         self._worker = None
-        await self._pool.release(worker, reusable=False)
+        await self._pool.release(worker)
 
     async def _ready(self) -> WorkerProcess:
         if self._worker is None:
             try:
-                self._worker = await self._pool.acquire_unused()
+                self._worker = await self._pool.acquire(None)
             except WorkerDied as died:
                 raise LabError(f"test files cannot be collected: {died}") from died
-            self._worker.begin()
             self._files = 0
             self._contaminated = False
         return self._worker

@@ -1,4 +1,4 @@
-"""Worker processes: started ahead, reused, and replaced when a test ends or blocks them."""
+"""Workers: started ahead; each forks a process for every attempt, and is replaced when that does not exit."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import logging
 import signal
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
 from trafficlight.errors import LabError
 from trafficlight.results.events import State, event_from_test
 from trafficlight.results.folder import AttemptFolder
+from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.messages import (
@@ -45,7 +47,7 @@ _LAST_BYTES = 64 << 10
 
 
 class WorkerPool:
-    """Runs attempts in worker processes, which it reuses, one attempt at a time in each.
+    """Runs each attempt in a process of its own, which a worker forks; one at a time in each worker.
 
     It grows to the number of attempts that run at once: a test mostly waits for its clients.
 
@@ -87,25 +89,28 @@ class WorkerPool:
         """The ids of its processes."""
         return [worker.pid for worker in self._all]
 
-    async def execute(self, assignment: Assignment, link: CaseLink) -> Verdict:
-        """Run an attempt in a worker; one that exits or hangs costs only this attempt."""
+    async def execute(
+        self, assignment: Assignment, link: CaseLink, began: Callable[[], None] = lambda: None
+    ) -> Verdict:
+        """Run an attempt in a worker; one that exits or hangs costs only this attempt.
+
+        :param began: called when it has a worker.
+        """
         try:
-            worker = await self.acquire()
+            worker = await self.acquire(assignment.case)
         except WorkerDied as died:
             return Verdict(State.ERROR, str(died), phase="load")
-        reusable = False
         limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
         try:
-            worker.begin()
+            began()
             # The worker makes the parameters itself, and they may be large.
             case = replace(assignment.case, parameters={})
             worker.send(RunAttempt(replace(assignment, case=case)))
             async with self._clock.timeout(limit):
                 finished = await _serve_requests(worker, link)
-            reusable = finished.reusable
             return finished.verdict or Verdict(State.ERROR, "the test was cancelled from within")
         except asyncio.CancelledError:
-            reusable = await self._cancel(worker, link, assignment.teardown_deadline)
+            await self._cancel(worker, link, assignment.teardown_deadline)
             raise
         except TimeoutError:
             return await _hung_verdict(worker, limit)
@@ -114,60 +119,53 @@ class WorkerPool:
         except LabError as error:  # the assignment is too large
             return Verdict(State.ERROR, str(error), phase="load")
         finally:
-            await self.release(worker, reusable=reusable)
+            await self.release(worker)
 
-    async def acquire(self) -> WorkerProcess:
-        """Return the first free worker: an idle one, a released one, or a new one.
+    async def acquire(self, case: Case | None) -> WorkerProcess:
+        """Return a worker with a new process, as soon as one is free; the caller must release it.
 
-        The caller must release it.
-
-        :raises WorkerDied: a new one did not start.
+        :param case: what the process will run; None for other work.
+        :raises WorkerDied: a worker did not start.
         """
         while True:
-            worker = await self._next()
+            worker = await self._next(case.path if case is not None else None)
             if worker.alive:
-                return worker
+                break
             await self._end(worker)
             self._start_as_needed()
-
-    async def acquire_unused(self) -> WorkerProcess:
-        """Return a worker in which no code of test files has run: an idle one, or a new one.
-
-        The caller must release it.
-
-        :raises WorkerDied: it did not start.
-        """
-        unused = next((one for one in self._idle if one.alive and not one.used), None)
-        if unused is not None:
-            self._idle.remove(unused)
+        try:
+            await worker.open(case)
+        except BaseException:
+            await self._end(worker)
             self._start_as_needed()
-            return unused
-        worker = await self._new()
-        self._all.add(worker)
+            raise
         return worker
 
-    async def release(self, worker: WorkerProcess, *, reusable: bool) -> None:
-        """Return an acquired worker to the pool.
-
-        :param reusable: whether it can run something else; otherwise it is killed, and replaced as needed.
-        """
-        if reusable and not self._closed:
+    async def release(self, worker: WorkerProcess) -> None:
+        """Return an acquired worker to the pool; it is killed, and replaced as needed, if it is not ready."""
+        if await worker.close() and not self._closed:
             self._free(worker)
         else:
             await self._end(worker)
             self._start_as_needed()
 
-    async def _cancel(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> bool:
-        """Cancel an attempt and let it tear down; return whether its worker is reusable."""
+    async def _cancel(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> None:
+        """Cancel an attempt and let it tear down; kill its worker if that does not end."""
         worker.send(Cancel())
         try:
             async with self._clock.timeout(teardown + _LAST_WORDS):
-                return (await _serve_requests(worker, link)).reusable
-        except (TimeoutError, WorkerDied, asyncio.CancelledError):
-            return False
+                await _serve_requests(worker, link)
+        except WorkerDied:
+            pass
+        except (TimeoutError, asyncio.CancelledError):
+            await worker.kill()
 
-    async def _next(self) -> WorkerProcess:
-        """Return the first free worker, even if it has exited."""
+    async def _next(self, path: Path | None) -> WorkerProcess:
+        """Return the first free worker, even if it has exited; one that has a file imported for that."""
+        for worker in self._idle:
+            if worker.path == path:
+                self._idle.remove(worker)
+                return worker
         if self._idle:
             return self._idle.popleft()
         coming: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
@@ -277,15 +275,16 @@ async def _respond(worker: WorkerProcess, link: CaseLink, request: Request) -> N
 
 
 async def _hung_verdict(worker: WorkerProcess, limit: float) -> Verdict:
-    """Return the verdict on an attempt whose worker ignores its own deadlines."""
+    """Return the verdict on an attempt whose process ignores its own deadlines."""
     await dump_stacks(worker)
     message = f"the test blocks its process: not ended {limit:g} s after its start, beyond every deadline"
+    await worker.kill()
     return Verdict(State.ERROR, message, worker.last_output())
 
 
 async def dump_stacks(worker: WorkerProcess) -> None:
-    """Let a worker that does not respond dump its stacks to its output."""
-    worker.signal(signal.SIGUSR1)
+    """Let a process that does not respond dump its stacks to its output."""
+    worker.dump_stacks()
     with contextlib.suppress(TimeoutError, WorkerDied):
         async with asyncio.timeout(_STACKS):
             while True:
@@ -293,12 +292,12 @@ async def dump_stacks(worker: WorkerProcess) -> None:
 
 
 async def exit_status(worker: WorkerProcess) -> str:
-    """Describe how a worker's process exited; empty if only its connection is closed."""
+    """Describe how the process of a worker exited; empty if only its connection is closed."""
     if worker.rejected:  # it still runs, but its messages are no longer read
         return ""
     try:
         async with asyncio.timeout(_LAST_WORDS):
-            code = await worker.wait()
+            code = await worker.exit_code()
     except TimeoutError:
         return ""
     if code >= 0:
@@ -310,7 +309,7 @@ async def exit_status(worker: WorkerProcess) -> str:
 
 
 async def _crash_verdict(worker: WorkerProcess, assignment: Assignment) -> Verdict:
-    """Return the verdict on an attempt whose worker exited or closed its connection."""
+    """Return the verdict on an attempt whose process exited or closed its connection."""
     if worker.rejected:
         message = f"the test process sent a message that the coordinator does not accept: {worker.rejected}"
         return Verdict(State.ERROR, message, await asyncio.to_thread(_last_output, worker, assignment))

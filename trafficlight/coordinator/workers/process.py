@@ -1,4 +1,4 @@
-"""One worker process, seen from the coordinator: start, messages, end."""
+"""A worker, seen from the coordinator: it forks processes, and each has messages and an exit code."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 from trafficlight.processes import with_parent_death_signal
+from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
-from trafficlight.worker.messages import FromWorker, Ready, ToWorker, read_from_worker, write_message
+from trafficlight.worker.forks import EXIT_CODE, request_process
+from trafficlight.worker.messages import FromWorker, ToWorker, read_from_worker, write_message
 
 logger = logging.getLogger(__name__)
 
@@ -21,41 +23,40 @@ _TAIL = 8000
 _START = 60.0
 # Messages that are read before they are handled: a test that floods its log has to wait.
 _READ_AHEAD = 100
+# Seconds for a process to exit after its last message.
+_EXIT = 1.0
 
 
 class WorkerDied(Exception):  # noqa: N818
-    """The worker has exited, or its connection is closed."""
+    """The process of a test has exited, or its connection is closed; or none could be started."""
 
 
 class WorkerProcess:
-    """A worker process and the socket to it."""
+    """A worker, and the process that it has forked for the coordinator: one at a time.
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        output: Path,
-    ) -> None:
+    :ivar path: the test file that the last process had imported.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, output: Path) -> None:
+        self.path: Path | None = None
+        #: Why a message of the process was not accepted; empty if all were.
+        self.rejected = ""
         self._process = process
-        self._reader = reader
-        self._writer = writer
+        self._control = control
         self._output = output
         self._read_from = 0
-        #: Why a message of it was not accepted; empty if all were.
-        self.rejected = ""
-        #: Whether code of a test file may have run in it.
-        self.used = False
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue(_READ_AHEAD)
-        # Read in a task of its own, so that no timeout interrupts the read of a message.
-        self._pump = asyncio.create_task(self._read(), name=f"read from worker {process.pid}")
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self._pump: asyncio.Task[None] | None = None
+        self._exit: asyncio.Task[int] | None = None
 
     @classmethod
     async def start(cls, output: Path, memory: int) -> "WorkerProcess":
         """Start a worker and wait until it is ready; on cancellation, nothing is left.
 
-        :param output: the file for its standard output and error.
-        :param memory: bytes of data that it may use; 0 for no limit.
+        :param output: the file for the standard output and error of all its processes.
+        :param memory: bytes of data that each of its processes may use; 0 for no limit.
         :raises WorkerDied: it did not start; the message says why.
         """
         try:
@@ -63,8 +64,7 @@ class WorkerProcess:
         except OSError as error:
             raise WorkerDied(f"a worker cannot be started: {error}") from error
         with theirs:
-            # Before the process starts, so that nothing is awaited between its start and its owner.
-            reader, writer = await _connected(ours)
+            ours.setblocking(False)
             try:
                 # -P: a folder trafficlight in the current directory is not this package.
                 command = [
@@ -85,23 +85,23 @@ class WorkerProcess:
                         start_new_session=True,
                     )
             except OSError as error:  # no more processes, no space
-                writer.close()
+                ours.close()
                 raise WorkerDied(f"a worker cannot be started: {error}") from error
             except BaseException:
-                writer.close()
+                ours.close()
                 raise
-        worker = cls(process, reader, writer, output)
+        worker = cls(process, ours, output)
         try:
             async with asyncio.timeout(_START):
-                ready = await worker.next()
-        except (TimeoutError, WorkerDied):
-            ready = None
+                started = await worker._exit_code_of_next() is not None
+        except TimeoutError:
+            started = False
         except BaseException:
             await worker.kill()
             raise
-        if not isinstance(ready, Ready):
+        if not started:
             await worker.kill()
-            raise WorkerDied(f"a worker did not start: {worker.rejected or worker.last_output()}")
+            raise WorkerDied(f"a worker did not start: {worker.last_output()}")
         return worker
 
     @property
@@ -111,67 +111,122 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs and its messages are read, as far as is known."""
-        return self._process.returncode is None and not self._pump.done()
+        """Whether it runs, as far as is known."""
+        return self._process.returncode is None
 
-    async def wait(self) -> int:
-        """Wait until it has exited, and return its exit code, or the negative number of a signal."""
-        return await self._process.wait()
+    async def open(self, case: Case | None) -> None:
+        """Let it fork a process, to which messages go until :meth:`close`.
+
+        :param case: what the process will run; None for other work.
+        :raises WorkerDied: no sockets or files are left.
+        """
+        self.path = case.path if case is not None else None
+        self.rejected = ""
+        self._read_from = self._output.stat().st_size
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise WorkerDied(f"a process for a test cannot be started: {error}") from error
+        with theirs:
+            self._reader, self._writer = await _connected(ours)
+            with contextlib.suppress(ConnectionError):  # it has exited: its exit code says how
+                request_process(self._control, theirs.fileno(), case)
+        self._messages = asyncio.Queue(_READ_AHEAD)
+        # Read in a task of its own, so that no timeout interrupts the read of a message.
+        self._pump = asyncio.create_task(self._read(), name=f"read from worker {self.pid}")
+        self._exit = asyncio.create_task(self._wait_for_exit(), name=f"wait for worker {self.pid}")
+
+    async def close(self) -> bool:
+        """Wait for the exit of the process; return whether the worker can fork the next one."""
+        self._disconnect()
+        if self._exit is not None and self.alive:
+            await asyncio.wait([self._exit], timeout=_EXIT)
+        return self.alive and (self._exit is None or self._exit.done())
+
+    async def exit_code(self) -> int:
+        """Wait until the process has exited; return its exit code, or the negative number of a signal."""
+        assert self._exit is not None
+        return await asyncio.shield(self._exit)
 
     def send(self, message: ToWorker) -> None:
-        """Send it a message; one to a worker that has exited is dropped.
+        """Send the process a message; one to a process that has exited is dropped.
 
         :raises LabError: the message is too large.
         """
-        self.used = True
         with contextlib.suppress(ConnectionError):
             write_message(self._writer, message)
 
     async def next(self) -> FromWorker:
-        """Return its next message.
+        """Return the next message of the process.
 
         :raises WorkerDied: it has exited, or sent something that is not accepted.
         """
-        if self._messages.empty() and self._pump.done():
+        if self._messages.empty() and (self._pump is None or self._pump.done()):
             raise WorkerDied
         message = await self._messages.get()
         if message is None:
             raise WorkerDied
         return message
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; does nothing if it has exited."""
+    def dump_stacks(self) -> None:
+        """Let the process write its stacks to its output; does nothing if the worker has exited."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
+            self._process.send_signal(signal.SIGUSR1)
 
     async def kill(self) -> None:
-        """Kill it, with the processes that its test started."""
-        self._pump.cancel()
-        self._writer.close()
+        """Kill it, with all processes below it."""
+        self._disconnect()
+        if self._process.returncode is None:
+            # It kills those that have left its process group. A test may have stopped it.
+            for number in (signal.SIGCONT, signal.SIGTERM):
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.send_signal(number)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EXIT):
+                    await self._process.wait()
         # It leads a process group, which may outlive it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._writer.wait_closed()
-
-    def begin(self) -> None:
-        """Mark the end of the output of earlier attempts."""
-        self._read_from = self._output.stat().st_size
+        if self._exit is not None:
+            self._exit.cancel()
+        self._control.close()
 
     def last_output(self) -> str:
-        """Return the end of its output since its attempt began."""
+        """Return the end of the output since the process was opened."""
         return read_tail(self._output, _TAIL, since=self._read_from).strip()
+
+    def _disconnect(self) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
+            self._writer.close()
 
     async def _read(self) -> None:
         try:
             while (message := await read_from_worker(self._reader)) is not None:
                 await self._messages.put(message)
                 await asyncio.sleep(0)  # a burst must not starve the loop
-        except Exception as error:  # noqa: BLE001 - a worker may send anything
+        except Exception as error:  # noqa: BLE001 - a test may send anything
             self.rejected = str(error)
             logger.error("worker %d sent a message that is not accepted: %s", self.pid, self.rejected)
         await self._messages.put(None)
+
+    async def _wait_for_exit(self) -> int:
+        code = await self._exit_code_of_next()
+        if code is None:  # the worker itself has exited
+            code = await self._process.wait()
+        if self._pump is not None and not self._pump.done():
+            await asyncio.wait([self._pump], timeout=_EXIT)
+            self._reader.feed_eof()  # something that has escaped still holds the socket
+        return code
+
+    async def _exit_code_of_next(self) -> int | None:
+        """Wait for an exit code; None if the worker has exited itself."""
+        with contextlib.suppress(ConnectionError):
+            loop = asyncio.get_running_loop()
+            if packed := await loop.sock_recv(self._control, EXIT_CODE.size):
+                return int(EXIT_CODE.unpack(packed)[0])
+        return None
 
 
 async def _connected(ours: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -1,4 +1,4 @@
-"""Homeservers as containers, through the Docker Engine API, on one engine or several."""
+"""Homeservers as containers, through the Docker Engine API."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,8 @@ from typing import Any
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.certificates import create_rsa_authority
-from trafficlight.homeservers.docker.engine import CREATE_SECONDS, DockerEngine, default_engine
-from trafficlight.homeservers.docker.errors import EngineSilentError, engine_errors, problem
-from trafficlight.homeservers.docker.owner import Owner
+from trafficlight.homeservers.docker.api import engine_errors, problem
+from trafficlight.homeservers.docker.engine import CREATE_SECONDS, DockerEngine
 from trafficlight.homeservers.docker.server import (
     CLIENT_PORT,
     FEDERATION_PORT,
@@ -22,7 +21,7 @@ from trafficlight.homeservers.docker.server import (
     authority_archive,
 )
 from trafficlight.homeservers.local.ports import PortPicker
-from trafficlight.homeservers.provider import RunningServer, ServerRequest
+from trafficlight.homeservers.provider import RunningServer, ServerRequest, all_of
 from trafficlight.processes import Progress, run_to_completion
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.version import install_command
@@ -38,32 +37,26 @@ _REMOVE_SECONDS = 30
 class DockerProvider:
     """Runs images in Complement's conventions, each deployment in a network of its own.
 
-    :param hosts: the engines, or their URLs; by default the one that the docker command would use.
+    :param host: the engine; by default the one that the docker command would use.
     :param images: images by server type, where it is not the type's own.
     :param memory_bytes: the memory that one homeserver may use.
     :param cpus: the processors that one homeserver may use, e.g. 0.5; 0 for no limit.
     :param progress: called with a line for every slow step, such as a pull.
-    :raises ConfigError: an engine's URL is invalid.
+    :raises ConfigError: the engine's URL is invalid.
     """
 
     name = "docker"
 
     def __init__(
         self,
-        hosts: Sequence[DockerHost | str] = (),
+        host: DockerHost | None = None,
         *,
         images: Mapping[str, str] | None = None,
         memory_bytes: int = 2**30,
         cpus: float = 0,
         progress: Progress | None = None,
     ) -> None:
-        named = [
-            DockerHost(url=host) if isinstance(host, str) else host for host in hosts or [default_engine()]
-        ]
-        self._owner = Owner()
-        self.engines = tuple(
-            DockerEngine(host, self._owner) for host in {host.url: host for host in named}.values()
-        )
+        self.engine = DockerEngine(host)
         self._images = dict(images or {})
         self._memory_bytes = memory_bytes
         self._cpus = cpus
@@ -73,9 +66,9 @@ class DockerProvider:
         self._creating = asyncio.Lock()
 
     @property
-    def hosts(self) -> dict[str, int]:
-        """How many homeservers each engine that is ready carries at once, by its URL."""
-        return {engine.url: engine.capacity or 1 for engine in self.engines if engine.ready}
+    def capacities(self) -> dict[str, int]:
+        """How many homeservers the engine carries at once; 0 while it does not answer."""
+        return {all_of(self.name): (self.engine.capacity or 1) if self.engine.up else 0}
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
         """Return that the library or an image is missing; None if neither is."""
@@ -85,53 +78,19 @@ class DockerProvider:
             return f"{spec.type_name} ({spec.recipe}): no image is named for it, see IMAGES"
         return None
 
-    async def connect(self) -> list[DockerEngine]:
-        """Connect to the engines and return those that answer.
-
-        :raises DeployError: none does.
-        """
-        results = await asyncio.gather(*(engine.connect() for engine in self.engines), return_exceptions=True)
-        failures = [error for error in results if isinstance(error, DeployError)]
-        for error in results:
-            if isinstance(error, BaseException) and not isinstance(error, DeployError):
-                raise error
-        if len(failures) == len(self.engines):
-            raise DeployError("; ".join(failure.message for failure in failures))
-        for failure in failures:
-            logger.warning("%s", failure)
-        return [engine for engine, error in zip(self.engines, results, strict=True) if error is None]
-
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
-        """Connect to the engines and pull missing images; an engine that is away pulls them when it is back.
+        """Connect to the engine and pull missing images.
 
-        :raises DeployError: no engine answers, or one that answers cannot pull an image.
+        :raises DeployError: it does not answer, or cannot pull an image.
         """
         supported = [spec for spec in specs if await asyncio.to_thread(self.unsupported, spec) is None]
-        images = {self._image(spec): self._progress for spec in supported}
-        if not images:
-            return
-        connected = await self.connect()
-        ready = [engine for engine in connected if engine.ready] or connected
-        for engine in connected:
-            if engine not in ready:  # it is pulling already and continues with these
-                engine.images |= images
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(_ensure_images(engine, images)) for engine in ready]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures
-        silent = {
-            engine: error.message
-            for engine, task in zip(ready, tasks, strict=True)
-            if (error := task.result()) is not None
-        }
-        if len(silent) == len(ready):
-            raise DeployError("; ".join(silent.values()))
-        for engine in self.engines:
-            engine.images |= images
-        for engine, message in silent.items():
-            logger.warning("%s", message)
-            engine.pull_missing()
+        if supported:
+            await self._ready(supported)
+
+    async def _ready(self, specs: Iterable[HomeServerSpec]) -> None:
+        await self.engine.connect()
+        for image in {self._image(spec): None for spec in specs}:
+            await self.engine.ensure_image(image, self._progress)
 
     @contextlib.asynccontextmanager
     async def deploy(
@@ -146,43 +105,29 @@ class DockerProvider:
             if (reason := await asyncio.to_thread(self.unsupported, request.spec)) is not None:
                 raise UnsupportedError(reason)
         async with contextlib.AsyncExitStack() as stack:
-            engine = await self.engine_at(requests[0].host)
-            network = await stack.enter_async_context(self._network(engine, case_id))
+            await self._ready([request.spec for request in requests])
+            network = await stack.enter_async_context(self._network(case_id))
             mine: list[DockerServer] = []
             stack.push_async_callback(lambda: run_to_completion(self._destroy(mine)))
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(self._start(engine, network, f"hs{number}", case_id, request, mine))
+                        group.create_task(self._start(network, f"hs{number}", case_id, request, mine))
                         for number, request in enumerate(requests, 1)
                     ]
             except ExceptionGroup as failures:
                 raise failures.exceptions[0] from failures
-            logger.debug("%s: %s started %d homeservers", case_id, engine.url, len(tasks))
             yield [task.result() for task in tasks]
 
     async def close(self) -> None:
-        """Disconnect from the engines. Idempotent."""
-        await asyncio.gather(*(engine.close() for engine in self.engines))
-
-    async def engine_at(self, url: str) -> DockerEngine:
-        """Return an engine that answers.
-
-        :param url: its URL; empty for the one with the largest capacity.
-        :raises DeployError: it does not answer, or is not configured.
-        """
-        if not url:
-            return max(await self.connect(), key=lambda engine: engine.capacity or 1)
-        engine = next((engine for engine in self.engines if engine.url == url), None)
-        if engine is None:
-            raise DeployError(f"there is no Docker engine {url} in DOCKER_ENGINES")
-        await engine.connect()
-        return engine
+        """Disconnect from the engine. Idempotent."""
+        await self.engine.close()
 
     @contextlib.asynccontextmanager
-    async def _network(self, engine: DockerEngine, case_id: str) -> AsyncIterator[str]:
+    async def _network(self, case_id: str) -> AsyncIterator[str]:
+        engine = self.engine
         name = f"trafficlight-{secrets.token_hex(6)}"
-        configuration = {"Name": name, "CheckDuplicate": True, "Labels": self._owner.labels(case_id)}
+        configuration = {"Name": name, "CheckDuplicate": True, "Labels": self.engine.owner.labels(case_id)}
         created: list[Any] = []
 
         async def create() -> None:
@@ -198,10 +143,10 @@ class DockerProvider:
             yield name
         finally:
             for network in created:
-                await run_to_completion(self._remove_network(engine, network))
+                await run_to_completion(self._remove_network(network))
 
-    @staticmethod
-    async def _remove_network(engine: DockerEngine, network: Any) -> None:
+    async def _remove_network(self, network: Any) -> None:
+        engine = self.engine
         engine.wanted.discard(network.id)  # if it is not removed now, it is reclaimed after a reconnect
         if not engine.up:
             return
@@ -213,7 +158,6 @@ class DockerProvider:
 
     async def _start(
         self,
-        engine: DockerEngine,
         network: str,
         server_name: str,
         case_id: str,
@@ -223,17 +167,17 @@ class DockerProvider:
         """Start one homeserver and wait until it is ready; it is in `mine` before anything can fail."""
         archive = await self._authority()
         for attempt in range(1, _ATTEMPTS + 1):
-            ports = self._pick_ports(engine)
-            server = DockerServer(engine, request.role, server_name, ports, request.log)
+            ports = self._pick_ports()
+            server = DockerServer(self.engine, request.role, server_name, ports, request.log)
             mine.append(server)
-            configuration = self._configuration(server, request, case_id, network, engine.address)
+            configuration = self._configuration(server, request, case_id, network)
             try:
                 await server.create(f"{network}-{server_name}-{attempt}", configuration, archive)
                 await server.start()
             except engine_errors() as error:
                 reason = problem(error)
                 if attempt == _ATTEMPTS or not any(sign in reason for sign in _PORT_TAKEN):
-                    raise DeployError(f"{request.role}: {engine.url}: {reason}") from error
+                    raise DeployError(f"{request.role}: {self.engine.url}: {reason}") from error
                 mine.remove(server)
                 await run_to_completion(self._destroy([server]))
             else:
@@ -255,9 +199,9 @@ class DockerProvider:
                 self._archive = authority_archive(*await asyncio.to_thread(create_rsa_authority))
         return self._archive
 
-    def _pick_ports(self, engine: DockerEngine) -> tuple[int, int]:
+    def _pick_ports(self) -> tuple[int, int]:
         """Return two ports to publish; those of another machine are a guess that the start verifies."""
-        if engine.remote:
+        if self.engine.remote:
             first, second = random.sample(range(*_REMOTE_PORTS), 2)
             return first, second
         return self._ports.pick(), self._ports.pick()
@@ -266,10 +210,10 @@ class DockerProvider:
         return self._images.get(spec.type_name, spec.image)
 
     def _configuration(
-        self, server: DockerServer, request: ServerRequest, case_id: str, network: str, address: str
+        self, server: DockerServer, request: ServerRequest, case_id: str, network: str
     ) -> dict[str, Any]:
         """Return the body of the API's request for a container."""
-        client, federation = ({"HostIp": address, "HostPort": str(port)} for port in server.ports)
+        client, federation = ({"HostIp": self.engine.address, "HostPort": str(port)} for port in server.ports)
         host: dict[str, Any] = {
             "PortBindings": {CLIENT_PORT: [client], FEDERATION_PORT: [federation]},
             "NetworkMode": network,
@@ -283,21 +227,8 @@ class DockerProvider:
             "Image": self._image(request.spec),
             "Env": [f"SERVER_NAME={server.server_name}"],
             "Hostname": server.server_name,
-            "Labels": self._owner.labels(case_id, request.role),
+            "Labels": self.engine.owner.labels(case_id, request.role),
             "ExposedPorts": {CLIENT_PORT: {}, FEDERATION_PORT: {}},
             "HostConfig": host,
             "NetworkingConfig": {"EndpointsConfig": {network: {"Aliases": [server.server_name]}}},
         }
-
-
-async def _ensure_images(engine: DockerEngine, images: dict[str, Progress]) -> EngineSilentError | None:
-    """Pull missing images, and return the error if the engine falls silent: others can do without it.
-
-    :raises DeployError: it cannot pull one.
-    """
-    try:
-        for image, progress in images.items():
-            await engine.ensure_image(image, progress)
-    except EngineSilentError as error:
-        return error
-    return None

@@ -13,9 +13,8 @@ from typing import Any
 import aiohttp
 
 from trafficlight.errors import DeployError, UnsupportedError
+from trafficlight.homeservers.docker.api import ContainerWatch, engine_errors, problem
 from trafficlight.homeservers.docker.engine import CREATE_SECONDS, DockerEngine
-from trafficlight.homeservers.docker.errors import engine_errors, problem
-from trafficlight.homeservers.docker.events import ContainerWatch
 from trafficlight.homeservers.probe import title_of, unless_exited, wait_until_ready
 from trafficlight.homeservers.provider import BY_THE_TEST
 from trafficlight.processes import run_to_completion

@@ -67,8 +67,8 @@ class Homerunner:
 
     def __init__(self, url: str, clock: Clock, *, settle: float) -> None:
         self.url = url.rstrip("/")
-        #: How many creates are queued or running, maintained by the provider.
-        self.waiting = 0
+        #: How many deployments it has or creates, maintained by the provider.
+        self.load = 0
         #: Until when the provider does not use it, on the monotonic clock.
         self.resting_until = 0.0
         self._clock = clock

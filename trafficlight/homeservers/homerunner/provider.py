@@ -20,7 +20,7 @@ from trafficlight.homeservers.homerunner.api import (
     HomerunnerUnreachableError,
 )
 from trafficlight.homeservers.probe import title_of, wait_until_ready
-from trafficlight.homeservers.provider import RunningServer, ServerRequest, capacity_of_this_machine
+from trafficlight.homeservers.provider import RunningServer, ServerRequest, all_of, capacity_of_this_machine
 from trafficlight.processes import run_to_completion
 from trafficlight.server_types import HomeServerSpec
 
@@ -99,11 +99,13 @@ class HomerunnerProvider:
         self._session: aiohttp.ClientSession | None = None
 
     @property
-    def hosts(self) -> dict[str, int]:
-        """How many homeservers each homerunner carries at once, without those that were just unreachable."""
+    def capacities(self) -> dict[str, int]:
+        """How many homeservers they carry at once, without those that were just unreachable."""
+        return {all_of(self.name): self._capacity * len(self._usable())}
+
+    def _usable(self) -> list[Homerunner]:
         now = self._clock.monotonic()
-        usable = [runner for runner in self._runners if runner.resting_until <= now]
-        return {runner.url: self._capacity for runner in usable or self._runners}
+        return [runner for runner in self._runners if runner.resting_until <= now] or self._runners
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
         """Return that no image is configured; None if one is."""
@@ -160,14 +162,11 @@ class HomerunnerProvider:
         images = [self._image(request.spec) for request in requests]
         problems: list[str] = []
         unreachable: set[Homerunner] = set()
-        host = requests[0].host  # the only one with room reserved for them
         for _ in range(_ATTEMPTS + len(self._runners)):
-            usable = [
-                runner for runner in self._runners if host in ("", runner.url) and runner not in unreachable
-            ]
+            usable = [runner for runner in self._usable() if runner not in unreachable]
             if not usable or len(problems) - len(unreachable) >= _ATTEMPTS:
                 break
-            runner = min(usable, key=lambda candidate: candidate.waiting)
+            runner = min(usable, key=lambda candidate: candidate.load)
             try:
                 deployed = await self._create(runner, images)
                 return runner, deployed, await self._verified(runner, deployed, requests)
@@ -180,12 +179,11 @@ class HomerunnerProvider:
                 elif isinstance(error, CreateFailedError) and error.permanent:
                     break
         roles = ", ".join(request.role for request in requests)
-        reason = "; ".join(dict.fromkeys(problems)) or f"there is no homerunner {host} in {KEY}"
-        raise DeployError(f"{roles}: {reason}")
+        raise DeployError(f"{roles}: {'; '.join(dict.fromkeys(problems))}")
 
     async def _create(self, runner: Homerunner, images: Sequence[str]) -> Deployed:
         """Create a deployment; if cancelled, destroy it when the create is done."""
-        runner.waiting += 1  # before the next choice among several
+        runner.load += 1  # before the next choice among several
         creating = self._owned(self._counted(runner, images))
         try:
             return await asyncio.shield(creating)
@@ -196,8 +194,9 @@ class HomerunnerProvider:
     async def _counted(self, runner: Homerunner, images: Sequence[str]) -> Deployed:
         try:
             return await runner.create(self._connected(), images)
-        finally:
-            runner.waiting -= 1
+        except BaseException:
+            runner.load -= 1
+            raise
 
     async def _abandon(self, runner: Homerunner, creating: "asyncio.Task[Deployed]") -> None:
         await asyncio.wait([creating])
@@ -205,6 +204,7 @@ class HomerunnerProvider:
             await self._destroy(runner, creating.result())
 
     async def _destroy(self, runner: Homerunner, deployed: Deployed) -> None:
+        runner.load -= 1
         await runner.destroy(self._connected(), deployed.name)
 
     async def _verified(

@@ -30,6 +30,15 @@ class CacheFolder:
         """Return the path of a folder, which need not exist."""
         return self.root / name
 
+    def missing(self, what: str, cause: str) -> ConfigError:
+        """Return the error for something that is not here and cannot be downloaded.
+
+        :param cause: why there is no network.
+        """
+        return ConfigError(
+            f"{what} is not in {self.root}, and there is no network: {cause}", key="CACHE_FOLDER"
+        )
+
     async def ensure(
         self,
         name: str,

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.processes import Progress, run_tool
+from trafficlight.processes import Progress, no_network, run_tool
 
 logger = logging.getLogger(__name__)
 
 _REPORT_EVERY = 20
+# pip has tried three times; it would go on for up to a minute.
+_SEVERAL_RETRIES = re.compile(r"Retry\(total=[0-2],")
 _PIP_QUIET = ("--disable-pip-version-check", "--no-input")
 
 
@@ -72,6 +74,7 @@ class Environments:
 
         :param also: further requirements.
         :raises DeployError: pip failed; carries its last lines.
+        :raises ConfigError: there is no network.
         """
         what = f"{self._package} {version}"
         self._progress(f"{what}: installing into its own environment (first use; about half a minute)")
@@ -84,6 +87,8 @@ class Environments:
 
         def report(line: str) -> None:
             nonlocal collected
+            if not collected and _SEVERAL_RETRIES.search(line) and (cause := no_network(line)):
+                raise self._cache.missing(what, cause)
             if line.startswith("Collecting "):
                 collected += 1
                 if collected % _REPORT_EVERY == 0:

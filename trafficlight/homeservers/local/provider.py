@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeAlias
 
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.certificates import Certificates
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.homeservers.local.launcher import Launcher
+from trafficlight.homeservers.local.fork_server import Launcher
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.local.run_folder import RunFolder
 from trafficlight.homeservers.local.server import LocalServer
-from trafficlight.homeservers.provider import RunningServer, ServerRequest, capacity_of_this_machine
+from trafficlight.homeservers.provider import RunningServer, ServerRequest, all_of, capacity_of_this_machine
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.recipe import Place, Recipe
 from trafficlight.processes import run_to_completion
@@ -55,19 +57,16 @@ class LocalProvider:
         self._recipes = {recipe.name: recipe for recipe in recipes}
         self._ready_timeout = ready_timeout
         # Measured once: homeservers that run already must not count twice.
-        self._capacity = capacity_of_this_machine() if capacity is None else capacity
+        self.capacities = {all_of(self.name): capacity or capacity_of_this_machine()}
         self._ports = ports or PortPicker()
         self._folder = RunFolder(data_folder)
         self._certificates: Certificates | None = None
         self._launchers: dict[Kind, Launcher] = {}
         self._servers: set[LocalServer] = set()
-        self._preparing = asyncio.Lock()
+        # By the name of the recipe: one that is slow to build holds up no other.
+        self._preparing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._opening = asyncio.Lock()
         self._closed = False
-
-    @property
-    def hosts(self) -> dict[str, int]:
-        """How many homeservers this machine carries at once."""
-        return {"this machine": self._capacity}
 
     @property
     def servers(self) -> frozenset[LocalServer]:
@@ -130,7 +129,9 @@ class LocalProvider:
 
     async def _close(self) -> None:
         await _destroy(self._servers)
-        async with self._preparing:
+        async with AsyncExitStack() as stack:
+            for lock in list(self._preparing.values()):
+                await stack.enter_async_context(lock)
             for launcher in self._launchers.values():
                 await launcher.close()
             await asyncio.to_thread(self._folder.close)
@@ -151,13 +152,14 @@ class LocalProvider:
     async def _prepared(self, spec: HomeServerSpec) -> Kind:
         """Return the kind of homeserver that a spec stands for, installed, with its fork server running."""
         recipe = await asyncio.to_thread(self._recipe, spec)  # it may search the PATH
-        async with self._preparing:
+        async with self._preparing[recipe.name]:
             if self._closed:
                 raise DeployError("the local provider is closed")
             kind = (recipe.name, await recipe.resolve(spec.version))
-            if self._certificates is None:
-                await run_to_completion(asyncio.to_thread(self._folder.open))
-                self._certificates = await asyncio.to_thread(Certificates.create, self._folder.path)
+            async with self._opening:
+                if self._certificates is None:
+                    await run_to_completion(asyncio.to_thread(self._folder.open))
+                    self._certificates = await asyncio.to_thread(Certificates.create, self._folder.path)
             if kind not in self._launchers:
                 installation = await recipe.install(kind[1])
                 log = self._folder.path / f"{'-'.join(kind)}-fork-server.log"

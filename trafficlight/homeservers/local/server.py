@@ -9,7 +9,7 @@ from collections.abc import Callable
 import aiohttp
 
 from trafficlight.errors import DeployError, UnsupportedError
-from trafficlight.homeservers.local.launcher import Launcher, ServerProcess
+from trafficlight.homeservers.local.fork_server import Launcher, ServerProcess
 from trafficlight.homeservers.probe import unless_exited, wait_until_ready
 from trafficlight.homeservers.provider import BY_THE_TEST
 from trafficlight.homeservers.recipes.recipe import Command, Place

@@ -12,7 +12,7 @@ from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
-from trafficlight.processes import Progress, child_environment, run_tool
+from trafficlight.processes import Progress, child_environment, no_network, run_tool
 
 _COMPILERS = ("gcc", "clang", "cc")
 _MOVED = (0, 14)  # releases from here on are published from another module, under another licence
@@ -70,11 +70,13 @@ class DendriteRecipe:
         async def build(folder: Path) -> None:
             self._progress(f"{title}: building with Go (first use; one or two minutes)")
             environment = child_environment({"CGO_ENABLED": "1"}, proxies=True)
-            lines = await run_tool(
-                f"downloading {title}",
-                ["go", "mod", "download", "-json", f"{self._module}@v{version}"],
-                environment=environment,
-            )
+            download = ["go", "mod", "download", "-json", f"{self._module}@v{version}"]
+            try:
+                lines = await run_tool(f"downloading {title}", download, environment=environment)
+            except DeployError as error:
+                if cause := no_network(error.log):
+                    raise self._cache.missing(title, cause) from error
+                raise
             source = _json_of(lines).get("Dir")
             if not source:
                 raise DeployError(

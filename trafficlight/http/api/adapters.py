@@ -12,6 +12,7 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.errors import ApiError
+from trafficlight.http.headers import rooted
 from trafficlight.http.requests import current_lab, form_fields, json_object, json_response, validated
 from trafficlight.http.security import require_people
 
@@ -27,9 +28,16 @@ _FORM = "application/x-www-form-urlencoded"
 class AdapterBody(BaseModel):
     """One adapter that is there."""
 
-    uuid: str
+    uuid: str = Field(description="Many programs have another one for each case.")
+    program: str = Field(
+        description="Names the program across registrations: its `instance`, or its type, labels and address."
+    )
     type: str
     version: str
+    instance: str = Field(description="How it names its program; empty if it does not.")
+    labels: list[str]
+    address: str = Field(description="Where its registration came from.")
+    endpoint: str = Field(description="Of a network proxy: its base URL for clients.")
     state: AdapterState
     case: str | None = Field(description="Its current case.")
     session: str | None = Field(description="The session of that case.")
@@ -48,6 +56,9 @@ class AdapterList(BaseModel):
     adapters: list[AdapterBody]
     total: int
     drained: str = Field(description="Why no adapter at all gets a new case; empty while they do.")
+    paused: dict[str, str] = Field(
+        description="Why a program gets no new case, by its name; also of programs that are not there now."
+    )
 
 
 class Reason(BaseModel):
@@ -66,32 +77,32 @@ async def adapters() -> Response:
     return _listed()
 
 
-@blueprint.post("/<uuid>/pause")
+@blueprint.post("/<path:adapter>/pause")
 @_operation(
     {200: ResponseSpec("It is paused.", AdapterBody), **_AFTER_FORM},
-    (400, 401, 403, 404, 409, 413, 415),
+    (400, 401, 403, 404, 413, 415),
     body=Reason,
 )
-async def pause(uuid: str) -> Response:
-    """Give an adapter no new case until it is resumed; its current case continues.
+async def pause(adapter: str) -> Response:
+    """Give an adapter's program no new case until it is resumed; its current cases continue.
 
-    An adapter that registers again for each case is not paused then: drain the pool to stop all of them.
+    It stays paused when its adapters register again, until the coordinator ends.
     """
     pool = current_lab().engine.pool
     reason = await _reason()
-    adapter = _present(pool, uuid)
-    pool.pause(adapter, reason)
-    return _told(adapter_body(adapter, current_lab().clock.monotonic()))
+    found = _named(pool, adapter)
+    pool.pause(found, reason)
+    return _told(adapter_body(found, current_lab().clock.monotonic()))
 
 
-@blueprint.post("/<uuid>/resume")
-@_operation({200: ResponseSpec("It gets cases.", AdapterBody), **_AFTER_FORM}, (401, 403, 404, 409))
-async def resume(uuid: str) -> Response:
-    """Let a paused or quarantined adapter have cases again, and forget how often its program failed."""
+@blueprint.post("/<path:adapter>/resume")
+@_operation({200: ResponseSpec("It gets cases.", AdapterBody), **_AFTER_FORM}, (401, 403, 404))
+async def resume(adapter: str) -> Response:
+    """Let an adapter's program have cases again after a pause or a quarantine; forget how often it failed."""
     pool = current_lab().engine.pool
-    adapter = _present(pool, uuid)
-    pool.resume(adapter)
-    return _told(adapter_body(adapter, current_lab().clock.monotonic()))
+    found = _named(pool, adapter)
+    pool.resume(found)
+    return _told(adapter_body(found, current_lab().clock.monotonic()))
 
 
 @blueprint.post("/drain")
@@ -122,18 +133,17 @@ async def _reason() -> str:
     return validated(Reason, form).reason
 
 
-def _present(pool: Pool, uuid: str) -> Adapter:
-    adapter = pool.get(uuid)
-    if adapter.state is AdapterState.ENDED:
-        message = f"the adapter has ended: {adapter.reason}"
-        raise ApiError(HTTPStatus.CONFLICT, "adapter_ended", message)
+def _named(pool: Pool, name: str) -> Adapter:
+    if (adapter := pool.named(name)) is None:
+        message = f"there is no adapter and no program {name[:300]!r}: `trafficlight adapters` lists them"
+        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_adapter", message)
     return adapter
 
 
 def _told(body: BaseModel | None) -> Response:
     """Answer a program with what it asked for, and lead a page back to where it was."""
     if request.mimetype == _FORM:
-        return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": "/status#adapters"})
+        return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": rooted("/status#adapters")})
     return json_response(body) if body is not None else _listed()
 
 
@@ -141,7 +151,9 @@ def _listed() -> Response:
     pool, now = current_lab().engine.pool, current_lab().clock.monotonic()
     present = [adapter for adapter in pool if adapter.state is not AdapterState.ENDED]
     shown = [adapter_body(adapter, now) for adapter in itertools.islice(present, _MOST)]
-    return json_response(AdapterList(adapters=shown, total=len(present), drained=pool.drained))
+    return json_response(
+        AdapterList(adapters=shown, total=len(present), drained=pool.drained, paused=pool.paused)
+    )
 
 
 def adapter_body(adapter: Adapter, now: float) -> AdapterBody:
@@ -163,8 +175,13 @@ def adapter_body(adapter: Adapter, now: float) -> AdapterBody:
     lease = adapter.held_by
     return AdapterBody(
         uuid=adapter.uuid,
+        program=adapter.program,
         type=adapter.type,
         version=adapter.registration.version or "",
+        instance=adapter.registration.instance or "",
+        labels=adapter.registration.labels,
+        address=adapter.address,
+        endpoint=adapter.registration.endpoint or "",
         state=adapter.state,
         case=lease.case if lease is not None else None,
         session=lease.session if lease is not None else None,

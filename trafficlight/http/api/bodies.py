@@ -8,6 +8,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.session import Session
+from trafficlight.http.headers import rooted
 from trafficlight.http.pages.views import case_path
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.catalog import ProblemSummary, SessionSummary
@@ -123,7 +124,7 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
         seconds=round(case.seconds, 3),
         clients=case.clients,
         servers=case.servers,
-        url=case_path(session, case.id),
+        url=rooted(case_path(session, case.id)),
     )
 
 
@@ -133,7 +134,7 @@ def _problem(problem: ProblemSummary) -> str:
 
 
 def _urls(session: str) -> Urls:
-    api, page = f"/api/sessions/{quote(session)}", f"/status/{quote(session)}"
+    api, page = rooted(f"/api/sessions/{quote(session)}"), rooted(f"/status/{quote(session)}")
     return Urls(
         session=api, cases=f"{api}/cases", events=f"{api}/events", page=page, junit=f"{page}/junit.xml"
     )

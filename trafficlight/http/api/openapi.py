@@ -8,14 +8,13 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
-from quart import Blueprint, Quart, Response, current_app, jsonify
+from quart import Blueprint, Quart, Response, current_app, jsonify, request
 
 from trafficlight.clients.catalogue import brief
 from trafficlight.http.api.specs import REFUSALS, OperationSpec, ResponseSpec, spec_of
-from trafficlight.http.headers import page
+from trafficlight.http.headers import page, rendered
 from trafficlight.http.wire.app import ENDPOINTS
 from trafficlight.protocol import JsonObject
-from trafficlight.results.reports.presentation import render
 from trafficlight.version import VERSION
 
 blueprint = Blueprint("openapi", __name__)
@@ -28,6 +27,11 @@ _PARAMETERS: dict[str, JsonObject] = {
         "type": "string",
         "pattern": r"^[A-Za-z0-9_.:-]{1,100}$",
         "description": "The adapter's own id.",
+    },
+    "adapter": {
+        "type": "string",
+        "minLength": 1,
+        "description": "An adapter's id, or the name of its program.",
     },
     "session": {
         "type": "string",
@@ -61,14 +65,14 @@ class ErrorResponse(BaseModel):
 @OperationSpec("The lab", {200: ResponseSpec("The document.", media_type="application/json")})
 async def openapi_json() -> Response:
     """Give this document."""
-    return jsonify(document(current_app))
+    return jsonify(document(current_app, request.root_path or "/"))
 
 
 @blueprint.get("/openapi")
 @OperationSpec("The lab", {200: ResponseSpec("The page.", media_type="text/html")})
 async def openapi_page() -> Response:
     """Show this document as a page."""
-    return page(render("openapi.html", document=document(current_app), schema=brief))
+    return page(rendered("openapi.html", document=document(current_app), schema=brief))
 
 
 def endpoints(app: Quart) -> list[tuple[str, str, str, View]]:
@@ -84,8 +88,11 @@ def endpoints(app: Quart) -> list[tuple[str, str, str, View]]:
     return sorted(found, key=lambda one: one[1])
 
 
-def document(app: Quart) -> JsonObject:
-    """Return the OpenAPI 3.1 document of an application."""
+def document(app: Quart, root: str = "/") -> JsonObject:
+    """Return the OpenAPI 3.1 document of an application.
+
+    :param root: the path below which clients find it.
+    """
     paths: dict[str, JsonObject] = {}
     models: dict[type[BaseModel], None] = {ErrorResponse: None}
     for method, path, id, view in endpoints(app):
@@ -108,7 +115,7 @@ def document(app: Quart) -> JsonObject:
             "summary": "The endpoints for adapters, people and CI.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": root}],
         "paths": paths,
         "components": {
             "schemas": definitions["$defs"],

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
@@ -16,7 +17,6 @@ from trafficlight.http.requests import current_lab
 from trafficlight.http.security import require_people
 from trafficlight.logs import LogContext
 from trafficlight.results.events import State
-from trafficlight.results.metrics import Gauges
 from trafficlight.version import VERSION
 
 blueprint = Blueprint("operations", __name__)
@@ -42,12 +42,12 @@ def install_log_context(app: Quart) -> None:
     @app.before_request
     async def enter() -> None:
         named = request.view_args or {}
-        uuid, session = str(named.get("uuid", "")), str(named.get("session", ""))
-        if not uuid:
+        name, session = str(named.get("adapter", "")), str(named.get("session", ""))
+        if not name:
             LogContext(session=session).enter()
             return
-        adapter = current_lab().engine.pool.known(uuid)
-        (LogContext(adapter=uuid[:100]) if adapter is None else adapter.log_context).enter()
+        adapter = current_lab().engine.pool.named(name)
+        (LogContext(adapter=name[:100]) if adapter is None else adapter.log_context).enter()
 
 
 @blueprint.get("/health", endpoint="health")
@@ -78,7 +78,7 @@ async def metrics() -> Response:
     """Give the lab's numbers in Prometheus's text format."""
     lab = current_lab()
     await require_people()
-    text = await asyncio.to_thread(lab.metrics.exposition, _gauges(lab))
+    text = await asyncio.to_thread(partial(lab.metrics.exposition, **_present(lab)))
     return Response(text, content_type=CONTENT_TYPE_LATEST)
 
 
@@ -96,7 +96,7 @@ def _unready(lab: Lab) -> list[str]:
     return reasons
 
 
-def _gauges(lab: Lab) -> Gauges:
+def _present(lab: Lab) -> dict[str, Any]:
     """Return what there is right now, from the records that the lab works with."""
     cases: Counter[State] = Counter()
     open_sessions = [one for one in lab.engine.sessions.values() if one.record.ended is None]
@@ -110,11 +110,11 @@ def _gauges(lab: Lab) -> Gauges:
         if adapter.state is not AdapterState.ENDED:
             state = "quarantined" if adapter.quarantined else "paused" if adapter.paused else adapter.state
             adapters[adapter.type, str(state)] += 1
-    return Gauges(
-        cases=cases,
-        sessions=len(open_sessions),
-        adapters=adapters,
-        oldest=oldest,
-        stalled=lab.engine.stalled.seconds,
-        drained=bool(lab.engine.pool.drained),
-    )
+    return {
+        "cases": cases,
+        "sessions": len(open_sessions),
+        "adapters": adapters,
+        "oldest": oldest,
+        "stalled": lab.engine.stalled.seconds,
+        "drained": bool(lab.engine.pool.drained),
+    }

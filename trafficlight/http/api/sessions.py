@@ -1,14 +1,19 @@
 """Sessions over HTTP: start, list, follow and cancel them, and rerun failed cases."""
 
 import asyncio
+import contextlib
 import errno
 import logging
+from collections.abc import AsyncIterator
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, current_app, request
 
+from trafficlight.clock import race
+from trafficlight.coordinator.lab import Lab
 from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.http.api.bodies import (
     CaseList,
@@ -17,9 +22,9 @@ from trafficlight.http.api.bodies import (
     case_body,
     session_body,
 )
-from trafficlight.http.api.event_stream import event_lines
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
+from trafficlight.http.headers import rooted
 from trafficlight.http.requests import (
     current_lab,
     json_object,
@@ -34,7 +39,8 @@ from trafficlight.http.requests import (
 from trafficlight.http.security import require_people
 from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import SessionSummary
-from trafficlight.results.events import State
+from trafficlight.results.events import State, line_head
+from trafficlight.results.journal import is_written
 from trafficlight.suites.model import Plan
 from trafficlight.suites.selection import SessionRequest
 
@@ -241,7 +247,7 @@ async def _start(asked: SessionRequest, command: str) -> Response:
         message = f"the results cannot be written: {error}"
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "results_unwritable", message) from error
     answer = json_response(await _body(started.id), HTTPStatus.CREATED)
-    answer.headers["Location"] = f"/api/sessions/{started.id}"
+    answer.headers["Location"] = rooted(f"/api/sessions/{started.id}")
     return answer
 
 
@@ -311,3 +317,61 @@ def _page_bounds(default: int, most: int) -> tuple[int, int]:
 def _invalid_query(name: str, wanted: str, given: str) -> ApiError:
     message = f"{name} must be {wanted}, not {given[:40]!r}"
     return ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", message)
+
+
+# Bytes read at once; the last line may go beyond.
+_CHUNK = 64 << 10
+# Seconds without events after which an empty line keeps the stream alive.
+_BEAT = 15.0
+# Seconds between two polls of the log of a session that another process runs.
+_LOOK = 0.5
+
+
+async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> AsyncIterator[bytes]:
+    """Yield a session's events, one JSON object a line, until it has ended and its results are complete.
+
+    :param folder: the session's.
+    :param after: the sequence number of the last event that is known already; 0 for all.
+    :param follow: whether to wait for more; otherwise it ends with the last event that there is now.
+    """
+    path, session, clock = folder / "events.jsonl", lab.engine.sessions.get(folder.name), lab.clock
+    news, heard = asyncio.Event(), clock.monotonic()
+    file = await asyncio.to_thread(path.open, "rb")
+    unsubscribe = lab.journal.subscribe(lambda _: news.set(), session=folder.name)
+
+    def read() -> tuple[bytes, bool]:
+        """Return the next events' lines, and whether there is nothing more to read."""
+        lines = file.readlines(_CHUNK)
+        if lines and not lines[-1].endswith(b"\n"):
+            file.seek(-len(lines[-1]), 1)  # its rest is still to come
+            lines.pop()
+        # Others, such as a killed writer's last one, are left out.
+        whole = (line for line in lines if line.endswith(b"}\n"))
+        known = (line for line in whole if (head := line_head(line)) is not None and head.sequence > after)
+        return b"".join(known), not lines
+
+    try:
+        while True:
+            news.clear()
+            # Before reading: what is written until the session ends is read in any case.
+            if session is not None:
+                goes_on = not session.ended.is_set()
+            else:
+                goes_on = await asyncio.to_thread(is_written, path) and not lab.engine.pool.closed
+            lines, dry = await asyncio.to_thread(read)
+            if lines:
+                yield lines
+                heard = clock.monotonic()
+            elif clock.monotonic() - heard >= _BEAT:
+                yield b"\n"
+                heard = clock.monotonic()
+            if not dry:
+                continue
+            if not (follow and goes_on):
+                break
+            with contextlib.suppress(TimeoutError):
+                async with clock.timeout(_LOOK if session is None else _BEAT):
+                    await (news.wait() if session is None else race(news.wait(), session.ended.wait()))
+    finally:
+        unsubscribe()
+        file.close()

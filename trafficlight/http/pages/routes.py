@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
-from trafficlight.http.headers import unless_known
+from trafficlight.http.headers import rendered, rooted, unless_known
 from trafficlight.http.pages import files
 from trafficlight.http.pages.views import (
     adapter_rows,
@@ -24,17 +24,18 @@ from trafficlight.http.pages.views import (
 )
 from trafficlight.http.requests import (
     current_lab,
+    form_fields,
     open_session,
     running,
     session_folder,
     session_id,
 )
-from trafficlight.http.security import require_people
+from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, people_token, require_people
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
 from trafficlight.results.reports.matrix import matrices
-from trafficlight.results.reports.presentation import case_row, render, verdict
+from trafficlight.results.reports.presentation import case_row, verdict
 
 blueprint = Blueprint("pages", __name__)
 #: The style sheet and the script. They require no token, because the login page needs them.
@@ -81,7 +82,7 @@ async def status() -> Response:
     """Show the latest session."""
     if (latest := await current_lab().catalog.latest()) is not None:
         return await _status(latest)
-    return unless_known(await asyncio.to_thread(render, "no_session.html", **_adapters()))
+    return unless_known(await asyncio.to_thread(rendered, "no_session.html", **_adapters()))
 
 
 @blueprint.get("/status/")
@@ -117,7 +118,7 @@ async def sessions() -> Response:
     shown = await catalog.summaries(ids[(number - 1) * _SESSIONS_PAGE : number * _SESSIONS_PAGE])
     rows = [session_row(summary) for summary in shown]
     content = await asyncio.to_thread(
-        render, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
+        rendered, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
     )
     return unless_known(content)
 
@@ -152,7 +153,7 @@ async def case_by_id(session: str) -> Redirect:
         case = found.record.cases.get(request.args.get("id", ""))
         if case is None:
             raise _unknown_case(found)
-        return redirect(case_path(found.id, case.id))
+        return redirect(rooted(case_path(found.id, case.id)))
 
 
 @blueprint.get("/status/<session>/case/<key>")
@@ -170,7 +171,7 @@ async def case(session: str, key: str) -> Response:
     folder = found.folder
 
     def content() -> bytes:
-        return render(
+        return rendered(
             "case.html",
             session=found.id,
             state=found.status,
@@ -178,7 +179,7 @@ async def case(session: str, key: str) -> Response:
             case=whole,
             row=row,
             attempts=attempt_views(folder, whole),
-            url=lambda path: f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}",
+            url=lambda path: rooted(f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}"),
         )
 
     return unless_known(await asyncio.to_thread(content))
@@ -225,7 +226,14 @@ def _adapters() -> dict[str, Any]:
     """Return the template values about adapters."""
     lab = current_lab()
     types, live, gone = adapter_rows(lab.engine.pool, lab.clock.monotonic())
-    return {"types": types, "adapters": live, "gone": gone, "drained": lab.engine.pool.drained}
+    pool = lab.engine.pool
+    return {
+        "types": types,
+        "adapters": live,
+        "gone": gone,
+        "drained": pool.drained,
+        "paused": pool.paused_and_absent,
+    }
 
 
 def _number(name: str) -> int:
@@ -247,7 +255,7 @@ async def _status(id: str) -> Response:
 
         def content() -> bytes:
             shown = case_page(cases, now, over=over, states=states, text=text, page=number)
-            return render(
+            return rendered(
                 "status.html",
                 **adapters,
                 rows=rows,
@@ -260,7 +268,7 @@ async def _status(id: str) -> Response:
                 result=verdict(shown.counts, state, len(record.problems)),
                 cases=shown,
                 matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
-                href=lambda case: case_path(found.id, case),
+                href=lambda case: rooted(case_path(found.id, case)),
             )
 
         return unless_known(await asyncio.to_thread(content))
@@ -269,4 +277,50 @@ async def _status(id: str) -> Response:
 def _events(session: SessionView) -> str:
     """Return the URL of the events that follow what a page shows; empty if the session no longer runs."""
     after = session.record.last_sequence
-    return "" if session.over else f"/api/sessions/{quote(session.id)}/events?after={after}"
+    return "" if session.over else rooted(f"/api/sessions/{quote(session.id)}/events?after={after}")
+
+
+#: The login. It requires no token either.
+entrance = Blueprint("login", __name__)
+
+_FORM_LIMIT = 16 << 10  # bytes of the form
+_MAX_AGE = 30 * 24 * 3600  # seconds
+
+
+@entrance.post("/login")
+@OperationSpec(
+    "Pages",
+    {303: ResponseSpec("The cookie is set; redirects to `next`.", media_type="text/html")},
+    (400, 401, 413),
+    form={
+        "type": "object",
+        "properties": {"token": {"type": "string"}, "next": {"type": "string"}},
+        "required": ["token"],
+    },
+    form_type="application/x-www-form-urlencoded",
+)
+async def login() -> Response:
+    """Exchange the people's token for a cookie, and redirect to the page that required it."""
+    form, expected = await form_fields(_FORM_LIMIT), people_token()
+    response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(form.get("next", ""))})
+    if expected is None:
+        return response
+    if not constant_time_equal(form.get("token", ""), expected):
+        raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is wrong")
+    response.set_cookie(
+        COOKIE,
+        cookie_of(expected),
+        max_age=_MAX_AGE,
+        httponly=True,
+        samesite="Lax",
+        secure=request.is_secure,
+        path=request.root_path or "/",
+    )
+    return response
+
+
+def _within(target: str) -> str:
+    """Return a path of this lab; the status page if the target is anything else."""
+    plain = target.isascii() and target.isprintable() and "\\" not in target
+    inside = plain and target.startswith(rooted("/")) and not target.startswith("//")
+    return target if inside else rooted("/status")

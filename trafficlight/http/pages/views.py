@@ -33,7 +33,7 @@ from trafficlight.results.reports.presentation import (
 from trafficlight.text import read_tail
 
 AdapterRow: TypeAlias = tuple[AdapterBody, dict[str, Any]]
-"""An adapter, and the other fields of its registration."""
+"""An adapter, and the fields of its registration that are not shown otherwise."""
 
 _ROWS = 200  # cases per page
 _ADAPTERS = 100  # live adapters listed
@@ -234,9 +234,11 @@ def adapter_rows(
 
 
 def _row(adapter: Adapter, now: float) -> AdapterRow:
-    more = {
+    body = adapter_body(adapter, now)
+    shown = {"instance": body.instance, "endpoint": body.endpoint}
+    shown |= {
         key: value
         for key, value in redacted(adapter.fields).items()
-        if key not in ("type", "version") and value not in (None, [], "")
+        if key not in ("type", "version", "labels")
     }
-    return adapter_body(adapter, now), more
+    return body, {key: value for key, value in shown.items() if value not in (None, [], "")}

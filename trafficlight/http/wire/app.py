@@ -11,7 +11,6 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 from urllib.parse import parse_qs
 
@@ -68,6 +67,8 @@ _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", 
 # Bytes of a body.
 _REGISTRATION_LIMIT = 64 << 10
 _ANSWER_LIMIT = 16 << 20
+# Characters of the name of a program that does not name itself.
+_PROGRAM = 300
 # Host headers that are known to be allowed.
 _HOSTS = 100
 _GROUP = "Adapters"
@@ -223,9 +224,12 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
     registration = validated(Registration, await request.json_object(_REGISTRATION_LIMIT))
     if request.program and not registration.instance:
         registration = registration.model_copy(update={"instance": request.program})
-    program = request.program or registration.instance or f"{registration.type} at {request.address}"
+    words = [registration.type, *registration.labels, "at", request.address]
+    program = request.program or registration.instance or single_line(" ".join(words), _PROGRAM)
     own = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
-    adapter = lab.engine.pool.register(uuid, registration, token=own, program=program)
+    adapter = lab.engine.pool.register(
+        uuid, registration, token=own, program=program, address=request.address
+    )
     answer = {
         "uuid": uuid,
         "coordinator": VERSION,
@@ -339,13 +343,11 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     lease, role, limits = adapter.lease, adapter.role, lab.settings
     if lease is not None and role is not None:
         folder = await asyncio.to_thread(lease.folder.client, role)
-        used = 0
     else:
         folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
-        used = await asyncio.to_thread(_used, folder)
 
     def room() -> int:
-        taken = lease.uploaded_bytes if lease is not None else used
+        taken = lease.uploaded_bytes if lease is not None else adapter.uploaded_bytes
         return max(0, limits.upload_case_limit - taken)
 
     content_type = request.header("Content-Type") or ""
@@ -356,6 +358,7 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
         if lease is not None and role is not None:
             lease.uploaded(role, request.uuid, file, folder)
         else:
+            adapter.uploaded_bytes += file.size
             _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
 
@@ -401,7 +404,9 @@ class WireApp:
             body = refusal_body("unknown_host", message)
             await _send(send, "http", HTTPStatus.MISDIRECTED_REQUEST, body, {})
             return
-        path = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        path = None
+        if scope["type"] == "http":
+            path = _PATH.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
         if path is None:
             await self._application(scope, receive, send)
             return
@@ -504,8 +509,3 @@ def _note_refusal(lab: Lab, uuid: str, program: str, endpoint: str, refusal: Api
     elif endpoint in ("respond", "error") and (adapter := pool.known(uuid)) is not None:
         too_large = refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         adapter.channel.refuse(f"answer too large: {why}" if too_large else why, final=too_large)
-
-
-def _used(folder: Path) -> int:
-    """Return the bytes in the folder of an adapter without a case; unfinished files do not count."""
-    return sum(entry.stat().st_size for entry in folder.iterdir() if not entry.name.startswith("."))

@@ -18,11 +18,14 @@ import junit_xml
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import Attachment, Problem, State, Upload
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.presentation import summarized
 from trafficlight.results.reports.timeline import render_timeline
 from trafficlight.text import count, escape_control, single_line, truncate_middle
 
 _MOST_ATTACHMENTS = 100  # of one case
 _LONGEST_MESSAGE = 4 * 1024  # bytes of a message attribute
+_LONGEST_PROPERTY = 1024  # bytes of a property's name or value
+_MOST_MEASUREMENTS = 100  # of one case, after summing up those of one name
 _LONGEST_PASSING = 4 * 1024  # bytes of output of a case that succeeded
 _VERDICTS = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 _BUDGET = 16 * 1024 * 1024  # bytes of output in one file: GitLab reads 30 MB at most, elements included
@@ -212,7 +215,7 @@ def suite_shell(name: str, record: SessionRecord, file: str = "") -> Element:
         hostname=escape_control(record.host) or None,
         timestamp=_timestamp(record.started),
         file=escape_control(file) or None,
-        properties={escape_control(key): escape_control(value) for key, value in properties.items() if value},
+        properties={_property(key): _property(value) for key, value in properties.items() if value},
     )
     element: Element = suite.build_xml_doc()
     element.attrib.pop("disabled", None)
@@ -261,9 +264,8 @@ def _properties(case: CaseRecord, last: AttemptRecord | None, style: JunitStyle)
     if last is not None:
         pairs.append(("attempt", str(last.number)))
         pairs.append(("folder", style.path(last.folder)))
-        pairs.extend(
-            (f"measurement.{item.name}", f"{item.value} {item.unit}".strip()) for item in last.measurements
-        )
+        measurements = summarized(last.measurements)[:_MOST_MEASUREMENTS]
+        pairs.extend((f"measurement.{name}", value) for name, value in measurements)
     if case.outcome is Outcome.UNEXPECTED_SUCCESS:
         pairs.append(("unexpected-success", _expected(case)))
     if last is not None:
@@ -271,7 +273,7 @@ def _properties(case: CaseRecord, last: AttemptRecord | None, style: JunitStyle)
     properties = Element("properties")
     for name, value in pairs:
         if value:
-            SubElement(properties, "property", name=escape_control(name), value=escape_control(value))
+            SubElement(properties, "property", name=_property(name), value=_property(value))
     return properties
 
 
@@ -307,6 +309,10 @@ def _body(attempt: AttemptRecord | None, style: JunitStyle, folder: str) -> str:
 
 def _message(text: str, otherwise: str = "no message") -> str:
     return truncate_middle(escape_control(text.strip() or otherwise), _LONGEST_MESSAGE)
+
+
+def _property(text: str) -> str:
+    return truncate_middle(escape_control(text), _LONGEST_PROPERTY)
 
 
 def _expected(case: CaseRecord) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
-from trafficlight.results.events import FINAL
+from trafficlight.results.events import FINAL, Measurement
 from trafficlight.results.folder import folder_name
 from trafficlight.results.reports.timeline import Step, steps
 from trafficlight.text import count, duration, escape_control, single_line, size, truncate_middle, utc_time
@@ -26,6 +27,8 @@ from trafficlight.version import VERSION
 
 _PACKAGE = Path(__file__).parents[2]
 _TEXT_LIMIT = 64 << 10  # bytes of one text
+_VALUE_LIMIT = 1 << 10  # bytes of one parameter
+_SINGLE_VALUES = 10  # measurements of one name; more are summed up
 _STEP_LIMIT = 400  # steps shown per attempt
 # Raster formats only: SVG may contain scripts.
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif")
@@ -238,6 +241,22 @@ def _placed(step: Step, whole: float) -> StepView:
     return StepView(step, round(left, 2), round(max(0.6, min(100.0 - left, 100 * took / whole)), 2))
 
 
+def summarized(measurements: Iterable[Measurement]) -> list[tuple[str, str]]:
+    """Return name and text of each measurement, or of all of one name together if they are many."""
+    by_name: dict[str, list[Measurement]] = {}
+    for item in measurements:
+        by_name.setdefault(item.name, []).append(item)
+    found: list[tuple[str, str]] = []
+    for name, items in by_name.items():
+        if len(items) <= _SINGLE_VALUES:
+            found += [(name, f"{item.value} {item.unit}".strip()) for item in items]
+            continue
+        values = [float(item.value) for item in items]
+        numbers = (f"{what} {do(values):g}" for what, do in (("min", min), ("median", median), ("max", max)))
+        found.append((name, f"{', '.join(numbers)} {items[0].unit}".strip() + f" ({len(items):,} values)"))
+    return found
+
+
 def recorded_files(attempt: AttemptRecord) -> list[FileView]:
     """Return the files of an attempt according to its record, without a look at the disk."""
     logs = ["log.info", "log.debug"] if attempt.timeline else []
@@ -285,6 +304,8 @@ def _environment() -> jinja2.Environment:
         "one_line": single_line,
         "size": size,
         "slug": lambda status: str(status).replace(" ", "-"),
+        "summarized": summarized,
+        "value": lambda value: truncate_middle(escape_control(str(value)), _VALUE_LIMIT),
         "text": lambda text: truncate_middle(escape_control(text), _TEXT_LIMIT),
         "time": utc_time,
         "url": lambda part: quote(str(part), safe="/", errors="replace"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.record import SessionRecord
-from trafficlight.text import count, escape_control, single_line
+from trafficlight.text import count, duration, escape_control, single_line
 
 _ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.ERROR)
 _LISTED = (Outcome.FAILURE, Outcome.ERROR, Outcome.UNEXPECTED_SUCCESS, Outcome.FLAKY)
@@ -21,11 +21,12 @@ _FRAME = re.compile(r'  File "(.+)", line (\d+)')
 _LOGGED = re.compile(r"\d{4}-\d\d-\d\d [\d:]+,\d+ (\w+) +([\w.]+): (.*)")
 
 
-def summary(record: SessionRecord, folder: Path, incomplete: str = "") -> list[str]:
+def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowest: int = 0) -> list[str]:
     """Return the summary: each failed case with its reason and folder, then the counts.
 
     :param folder: the session's folder; shown relative to the working directory if it is inside.
     :param incomplete: what is missing in the folder, and why.
+    :param slowest: how many of the slowest cases to list.
     """
     lines = [f"error  the results are incomplete: {incomplete}"] if incomplete else []
     where = _short(folder)
@@ -45,6 +46,10 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "") -> list[s
             lines.append(f"... and {len(cases) - _MOST} more: {where}/report.html")
     lines += _reasons(record, "not run", Outcome.NOT_RUN, Outcome.RUNNING)
     lines += _reasons(record, "skipped", Outcome.SKIPPED)
+    longest = sorted((case for case in record.cases.values() if case.ended), key=lambda case: -case.seconds)
+    lines += [
+        f"slowest  {duration(case.seconds):>12}  {escape_control(case.id)}" for case in longest[:slowest]
+    ]
     counts = " · ".join(
         f"{number} {outcome}" for outcome, number in record.outcomes.items() if number or outcome in _ALWAYS
     )
@@ -88,14 +93,18 @@ def _evidence(attempt: AttemptRecord, folder: Path) -> list[str]:
     return [f"         {line}" for line in lines]
 
 
+def is_own(file: Path) -> bool:
+    """Return whether a source file is of this package, and not of its tests."""
+    return file.is_relative_to(_PACKAGE) and not file.is_relative_to(_PACKAGE / "tests")
+
+
 def trimmed_traceback(traceback: str) -> list[str]:
     """Return the lines of a traceback without the frames of this package, except those of its tests."""
     kept: list[str] = []
     own = False
     for line in escape_control(traceback).rstrip().splitlines():
         if frame := _FRAME.match(line):
-            file = Path(frame[1])
-            own = file.is_relative_to(_PACKAGE) and not file.is_relative_to(_PACKAGE / "tests")
+            own = is_own(Path(frame[1]))
         elif not line.startswith("    "):
             own = False
         if not own:

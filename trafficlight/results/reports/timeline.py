@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from trafficlight.results.case import AttemptRecord
@@ -47,7 +48,7 @@ def steps(attempt: AttemptRecord) -> list[Step]:
     """Return the steps of an attempt: an action and its response are one step."""
     found: list[Step] = []
     sent: dict[tuple[str | None, str], Step] = {}
-    begin = attempt.started or (attempt.timeline[0].time if attempt.timeline else None)
+    begin = _begin(attempt)
     for event in attempt.timeline:
         offset = max(0.0, (event.time - begin).total_seconds()) if begin is not None else 0.0
         match event:
@@ -65,12 +66,18 @@ def steps(attempt: AttemptRecord) -> list[Step]:
     return found
 
 
-def render_timeline(attempt: AttemptRecord, *, debug: bool = False) -> str:
+def _begin(attempt: AttemptRecord) -> datetime | None:
+    return attempt.started or (attempt.timeline[0].time if attempt.timeline else None)
+
+
+def render_timeline(attempt: AttemptRecord, *, debug: bool = False, times: bool = False) -> str:
     """Return the timeline as text, one line a step.
 
     :param debug: whether it includes DEBUG lines of the log.
+    :param times: whether lines begin with the local time, as those of a test's log, or with their offset.
     """
     lines: list[str] = []
+    begin = _begin(attempt)
     for step in steps(attempt):
         if step.kind == "log" and step.outcome == "debug" and not debug:
             continue
@@ -78,7 +85,11 @@ def render_timeline(attempt: AttemptRecord, *, debug: bool = False) -> str:
         outcome = "" if step.outcome in ("ok", "info") else f"  {step.outcome.upper()}"
         who = f"{step.who}: " if step.who else ""
         detail = f"  {step.detail}" if step.detail else ""
-        lines.append(f"{step.offset:9.3f}  {who}{step.what}{outcome}{took}{detail}")
+        when = f"{step.offset:9.3f}"
+        if times and begin is not None:
+            local = (begin + timedelta(seconds=step.offset)).astimezone()
+            when = f"{local:%Y-%m-%d %H:%M:%S},{local.microsecond // 1000:03}"
+        lines.append(f"{when}  {who}{step.what}{outcome}{took}{detail}")
     if attempt.dropped:
         lines.append(f"{count(attempt.dropped, 'event')} left out in the middle; events.jsonl is complete")
     return "\n".join(lines)

@@ -120,8 +120,11 @@ def live() -> None:
             fresh = len(answered) + 1
             count = fresh if DEFECT == "performs-again" else answered.setdefault(message["id"], fresh)
             answered.setdefault(f"{message['id']} {fresh}", count)
-            if answer_say(base, message["id"], count) != 200 and DEFECT in ("dies-on-409", "old"):
+            refused = answer_say(base, message["id"], count) != 200
+            if refused and DEFECT in ("dies-on-409", "old"):
                 sys.exit(1)
+            if refused and DEFECT == "blames-409":
+                call("POST", f"{base}/error", {"error": {"type": "action", "details": "say: 409"}})
         elif action is None:
             time.sleep(0.05)
         elif unknown(base, action):

@@ -1,0 +1,283 @@
+"""Drivers behind the host: their actions, their process, their files, and every way to misbehave."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trafficlight.adapters.conformance import Reply, ScriptedAdapter, ScriptedCoordinator
+from trafficlight.adapters.host import DriverCommand, serve_driver
+from trafficlight.adapters.host import driver as driver_module
+from trafficlight.adapters.host.adapter import Drivers
+from trafficlight.adapters.host.driver import Driver, DriverError
+from trafficlight.adapters.sdk import Options
+from trafficlight.adapters.sdk.coordinator import Backoff
+from trafficlight.protocol import TOKEN_VARIABLES
+
+PROGRAM = Path(__file__).parent / "programs" / "driver.py"
+# Seconds; a busy machine starts a process slowly.
+PATIENCE = 60.0
+
+
+def command(*arguments: str) -> DriverCommand:
+    return DriverCommand([sys.executable, str(PROGRAM), *arguments])
+
+
+@asynccontextmanager
+async def hosted(*arguments: str, once: bool = False) -> AsyncIterator[ScriptedCoordinator]:
+    options = Options(backoff=Backoff(0.01, 0.05))
+    async with ScriptedCoordinator() as coordinator:
+        task = asyncio.create_task(
+            serve_driver(command(*arguments), coordinator.url, once=once, options=options)
+        )
+        try:
+            yield coordinator
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def ask(adapter: ScriptedAdapter, action: str, **data: Any) -> Reply:
+    reply = await adapter.act(action, data, timeout=PATIENCE)
+    assert reply is not None, f"{action} was not answered"
+    return reply
+
+
+async def do(adapter: ScriptedAdapter, action: str, **data: Any) -> dict[str, Any]:
+    reply = await ask(adapter, action, **data)
+    assert reply.kind == "respond", reply.body
+    body: dict[str, Any] = reply.body
+    return body
+
+
+async def error_of(adapter: ScriptedAdapter, action: str, **data: Any) -> dict[str, Any]:
+    reply = await ask(adapter, action, **data)
+    assert reply.kind == "error", reply.body
+    error: dict[str, Any] = reply.body["error"]
+    return error
+
+
+def uploads(adapter: ScriptedAdapter) -> dict[str | None, bytes]:
+    return {one.name: one.content for one in adapter.uploads}
+
+
+async def test_the_registration_is_what_the_driver_says() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        body = dict(adapter.body)
+        assert body.pop("instance")
+        assert body == {"type": "counter", "version": "1.0", "labels": ["quick"]}
+
+
+async def test_actions_on_the_process_are_declared_with_those_of_the_driver() -> None:
+    async with hosted("declares") as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        own = ["kill", "restart", "suspend", "resume", "clear_storage"]
+        assert adapter.body["actions"] == ["count", "fail", "die", *own]
+        error = await error_of(adapter, "echo")
+        assert error["type"] == "unsupported"
+        assert "echo" in error["details"]
+
+
+async def test_an_answer_reaches_the_coordinator() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        data = {"text": "\u2028 \U0001f600", "big": "x" * 200_000}
+        body = await do(adapter, "echo", **data)
+        assert {key: body[key] for key in data} == data
+        assert body["response"] == "echo"
+        assert (await do(adapter, "text"))["response"] == "done"
+        assert (await do(adapter, "unknown"))["response"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "details"),
+    [
+        ("fail", "action", "fail: expected 2 messages, saw 1"),
+        ("refuse", "unsupported", "refuse: no camera"),
+        ("break", "adapter", "break: the driver is broken"),
+        ("die", "adapter", "die: the driver exited (exit code 7):\nstarting\nError: out of dances"),
+    ],
+)
+async def test_an_error_is_passed_on_and_ends_the_life(action: str, kind: str, details: str) -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "count")
+        error = await error_of(adapter, action)
+        assert (error["type"], error["details"]) == (kind, details)
+        following = await coordinator.registered(2, timeout=PATIENCE)
+        assert (await do(following, "count"))["count"] == 1
+        assert "starting\n" in uploads(adapter)["driver.log"].decode()
+
+
+async def test_what_is_no_message_is_logged() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        assert (await do(adapter, "chatter"))["heard"] is True
+        await adapter.exit()
+        await coordinator.registered(2, timeout=PATIENCE)
+        log = uploads(adapter)["driver.log"].decode(errors="replace")
+        for line in ("npm notice: new version", '{"level": "info"}', '{"id": 999, "response": {}}', "[[["):
+            assert line in log
+        assert len(log) < 10_000
+        assert "the input ended" in log
+
+
+async def test_a_line_that_is_too_long_ends_the_action() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        assert "a line of more than 32 MiB" in (await error_of(adapter, "long"))["details"]
+
+
+async def test_an_exit_between_actions_is_reported_at_once() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "die_later")
+        assert await coordinator.until(lambda: len(adapter.replies) > 1, PATIENCE)
+        error = adapter.replies[1].body["error"]
+        assert error["type"] == "adapter"
+        assert error["details"] == "the driver exited (exit code 7):\nstarting\nError: out of dances"
+        await coordinator.registered(2, timeout=PATIENCE)
+
+
+async def test_a_child_that_holds_the_output_does_not_hide_the_exit() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        assert "the driver exited (exit code 8)" in (await error_of(adapter, "leave_child"))["details"]
+
+
+async def test_the_process_is_killed_restarted_and_suspended() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        first = await do(adapter, "count")
+        await do(adapter, "restart")
+        second = await do(adapter, "count")
+        assert (second["count"], second["pid"] == first["pid"]) == (2, False)
+        await do(adapter, "kill")
+        with pytest.raises(ProcessLookupError):
+            os.kill(second["pid"], 0)
+        await do(adapter, "restart")
+        third = await do(adapter, "count")
+        assert third["count"] == 3
+        await do(adapter, "suspend")
+        state = await asyncio.to_thread(Path(f"/proc/{third['pid']}/stat").read_text)
+        assert state.rpartition(")")[2].split()[0] == "T"
+        await do(adapter, "resume")
+        assert (await do(adapter, "count"))["count"] == 4
+        await do(adapter, "clear_storage")
+        assert (await do(adapter, "count"))["count"] == 1
+        assert "killed" in (await do(adapter, "kill") and await error_of(adapter, "count"))["details"]
+        await coordinator.registered(2, timeout=PATIENCE)
+
+
+async def test_a_suspended_driver_does_not_keep_its_life_from_ending() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "suspend")
+        assert "suspended" in (await error_of(adapter, "count"))["details"]
+        await coordinator.registered(2, timeout=PATIENCE)
+
+
+async def test_a_life_begins_without_the_files_of_the_last_one() -> None:
+    async with hosted() as coordinator:
+        for number in (1, 2, 3):
+            adapter = await coordinator.registered(number, timeout=PATIENCE)
+            assert (await do(adapter, "count"))["count"] == 1
+            await adapter.exit()
+        assert len({one.body["instance"] for one in coordinator.adapters}) == 1
+
+
+async def test_evidence_is_uploaded() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "picture")
+        assert uploads(adapter) == {"tiles/1.png": b"png"}, "what the answer names is there with it"
+        await adapter.exit()
+        await coordinator.registered(2, timeout=PATIENCE)
+        assert uploads(adapter).keys() == {"tiles/1.png", "trace.zip", "driver.log"}
+        assert len(adapter.uploads) == 3
+
+
+async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
+    async with hosted("reusable") as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        first = await do(adapter, "count")
+        await do(adapter, "picture")
+        await do(adapter, "reset")
+        assert {"trace.zip", "driver.log"} <= uploads(adapter).keys()
+        second = await do(adapter, "count")
+        assert (second["count"], second["pid"]) == (1, first["pid"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        ("exit", r"the driver exited \(exit code 1\):\nError: no browser here"),
+        ("wrong", "its first message: type: must be text"),
+        ("silent", r'no line {"type": ...} on standard output within 0.5 s'),
+    ],
+)
+async def test_a_driver_that_does_not_say_what_it_is_ends_the_host(mode: str, why: str) -> None:
+    driver = Driver(command(mode), start_limit=0.5 if mode == "silent" else PATIENCE)
+    with pytest.raises(DriverError, match=why):
+        await driver.start()
+    await driver.remove()
+    if mode != "silent":
+        with pytest.raises(DriverError, match=why):
+            await serve_driver(command(mode), "http://127.0.0.1:9")
+
+
+async def test_no_such_program() -> None:
+    driver = Driver(DriverCommand(["no-such-program"]))
+    with pytest.raises(DriverError, match="cannot start no-such-program"):
+        await driver.start()
+    await driver.remove()
+
+
+async def test_a_driver_that_does_not_answer() -> None:
+    driver = Driver(command("deaf"))
+    await driver.start()
+    with pytest.raises(DriverError, match=r"did not answer within 0\.1 s:\nstarting"):
+        await driver.ask("echo", {"big": "x" * 1_000_000}, 0.1)
+    await driver.remove()
+
+
+async def test_a_driver_that_lingers_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "_INPUT_GRACE", 0.05)
+    driver = Driver(command("lingers"))
+    await driver.start()
+    await driver.end()
+    await driver.remove()
+
+
+async def test_a_driver_started_ahead_that_fails_does_not_count(tmp_path: Path) -> None:
+    async with Drivers(command("spare", str(tmp_path / "marker"))) as drivers:
+        first = await drivers.take()
+        drivers.prepare()
+        with pytest.raises(DriverError, match="only once"):
+            await drivers.take()
+        await asyncio.to_thread((tmp_path / "marker").unlink)
+        drivers.prepare()
+        second = await drivers.take()
+        assert second.folder != first.folder
+        await first.remove()
+        await second.remove()
+        drivers.prepare()
+
+
+async def test_the_environment_of_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in TOKEN_VARIABLES:
+        monkeypatch.setenv(name, "secret")
+    program = "import json, os; print(json.dumps({'type': 'x', 'all': dict(os.environ), 'cwd': os.getcwd()}))"
+    driver = Driver(DriverCommand([sys.executable, "-c", program], {"SCREEN": "2"}, tmp_path))
+    await driver.start()
+    said = driver.hello.fields()
+    assert said["cwd"] == str(tmp_path)
+    assert said["all"]["SCREEN"] == "2"
+    assert said["all"].keys().isdisjoint(TOKEN_VARIABLES)
+    await driver.remove()

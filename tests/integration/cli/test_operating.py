@@ -1,0 +1,132 @@
+"""Sessions and adapters of a running coordinator, by command."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.integration.cli.conftest import Runner
+from tests.integration.cli.test_submit_watch import a_test_file, free_port, serving
+from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended, open_site
+from trafficlight.results.events import State
+
+RACK = {"type": "nio", "version": "1.2", "labels": ["rack-7"]}
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[HttpHarness]:
+    async with open_site(tmp_path) as opened:
+        yield opened
+
+
+async def said(run: Runner, site: HttpHarness, *arguments: str, code: int = 0) -> list[str]:
+    """Run a command to its end and return its lines."""
+    command = await run(*arguments, TRAFFICLIGHT_URL=site.url)
+    assert await command.ended() == code, command.said
+    return command.said
+
+
+async def test_sessions_are_listed_and_cancelled(site: HttpHarness, run: Runner) -> None:
+    first = await site.start("await alice.perform('one')")
+    second = await site.start("await alice.perform('one')", "other_test.py")
+    lines = await said(run, site, "sessions")
+    assert [line.split()[:2] for line in lines] == [[second.id, "running"], [first.id, "running"]]
+    assert all("1 waiting" in line for line in lines)
+    assert (await said(run, site, "sessions", "--limit", "1"))[1:] == ["... and 1 more (option --limit)"]
+    (case,) = first.record.cases
+    assert await said(run, site, "cancel", first.id, case) == [f"cancelled {case} of session {first.id}"]
+    assert (await ended(first)).record.counts[State.SKIPPED] == 1
+    assert await said(run, site, "cancel", "latest") == [f"cancelled session {second.id}"]
+    await ended(second)
+    lines = await said(run, site, "sessions")
+    assert [line.split()[1] for line in lines] == ["ended", "ended"]
+    for arguments, words in (
+        (("cancel", first.id), f"the session {first.id} has ended already"),
+        (("cancel", "2020-01-01--001"), "there is no such session"),
+    ):
+        (line,) = await said(run, site, *arguments, code=2)
+        assert words in line
+
+
+async def test_adapters_are_listed_paused_and_resumed(site: HttpHarness, run: Runner) -> None:
+    assert await said(run, site, "adapters") == ["no adapter is registered"]
+    for uuid, labels in (("one", ["rack-7"]), ("two", ["rack-7", "old\x1b[31m"]), ("three", ["rack-8"])):
+        await ScriptedAdapter(site, uuid).register({**RACK, "labels": labels})
+    paused = await said(run, site, "pause", "rack-7", "--reason", "new battery")
+    assert paused == ["paused nio rack-7 at 127.0.0.1", "paused nio rack-7 old#x1b[31m at 127.0.0.1"]
+    lines = await said(run, site, "adapters")
+    assert [line.split("  ")[0] for line in lines[::2]] == [
+        "nio rack-7 at 127.0.0.1",
+        "nio rack-8 at 127.0.0.1",
+    ]
+    assert ("paused: new battery" in lines[0], "nio 1.2" in lines[0], "free" in lines[2]) == (
+        True,
+        True,
+        True,
+    )
+    for adapter in site.lab.engine.pool:
+        site.lab.engine.pool.end(adapter, "over")
+    await ScriptedAdapter(site, "four").register(RACK)
+    lines = await said(run, site, "adapters")
+    assert "new battery" in lines[0]
+    assert lines[1].endswith("is paused, and not here now: new battery")
+    resumed = await said(run, site, "resume", "rack-7", "nio rack-7 old\x1b[31m at 127.0.0.1")
+    assert [line.split()[0] for line in resumed] == ["resumed", "resumed"]
+    assert site.lab.engine.pool.paused == {}
+
+
+async def test_all_adapters_are_drained(site: HttpHarness, run: Runner) -> None:
+    assert await said(run, site, "pause", "--all", "--reason", "cables") == ["drained"]
+    await ScriptedAdapter(site).register(RACK)
+    lines = await said(run, site, "adapters")
+    assert lines[0] == "drained, no adapter gets a new case: cables"
+    assert await said(run, site, "resume", "--all") == ["undrained"]
+    assert not site.lab.engine.pool.drained
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pause", "nope"), "there is no adapter nope: `trafficlight adapters` lists them"),
+        (("pause",), "name adapters, or give --all"),
+        (("resume", "x", "--all"), "name adapters, or give --all"),
+    ],
+)
+async def test_a_wrong_name_changes_nothing(
+    site: HttpHarness, run: Runner, arguments: tuple[str, ...], words: str
+) -> None:
+    await ScriptedAdapter(site).register(RACK)
+    (line,) = await said(run, site, *arguments, code=2)
+    assert words in line
+    assert site.lab.engine.pool.paused == {}
+
+
+async def test_serve_prints_what_comes_and_leaves(run: Runner, tmp_path: Path) -> None:
+    """Without this, an operator at the terminal cannot see that a phone was plugged in."""
+    a_test_file(tmp_path, "pass")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    async with aiohttp.ClientSession() as http, serving(run, port, tmp_path / "talk_test.py") as served:
+        site = HttpHarness(url, None, http, tmp_path)  # type: ignore[arg-type]
+        await ScriptedAdapter(site).register(RACK)
+        await served.line("1 adapter program came: nio rack-7 at 127.0.0.1")
+        await served.line("1 success")
+        submitted = await run("submit", "talk_test.py", "--url", url)
+        assert await submitted.ended() == 0
+        (session,) = [word for word in submitted.said[0].split() if word.startswith("20")]
+        await served.line(f"session {session} · 1 case ·")
+        await ScriptedAdapter(site).register(RACK)
+        await served.line(f"session {session} · ended · 1 success")
+        # Three in a row, which is a quarantine.
+        for number in range(3):
+            name = f"n{number}_test.py"
+            a_test_file(tmp_path, name=name)
+            assert await (await run("submit", name, "--url", url)).ended() == 0
+            adapter = ScriptedAdapter(site)
+            await adapter.register({**RACK, "instance": "shaky"})
+            await adapter.action()
+            await adapter.error({"error": {"type": "adapter", "details": "broken"}})
+        await served.line("· ended · 1 error")
+        await ScriptedAdapter(site, "next").register({**RACK, "instance": "shaky"})
+        await served.line("the nio adapter next is quarantined")

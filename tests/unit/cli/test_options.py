@@ -1,0 +1,46 @@
+"""Options that users of other test runners reach for."""
+
+from typing import Any
+
+import click
+import pytest
+
+from trafficlight.cli.main import _INSTEAD, main
+from trafficlight.cli.options import lab_options
+from trafficlight.cli.run import command as run
+
+
+@click.command()
+@lab_options
+def settings(**flags: Any) -> dict[str, Any]:
+    """Return what the options set."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flags"),
+    [
+        ([], {}),
+        (["-v"], {"log_level": "info"}),
+        (["--log-level", "debug"], {"log_level": "debug"}),
+        (["-n", "3"], {"case_limit": 3}),
+        (["--timeout", "7.5"], {"case_deadline": 7.5}),
+        (["--workers", "0"], {"workers": 0}),
+    ],
+)
+def test_short_names_of_settings(arguments: list[str], flags: dict[str, Any]) -> None:
+    assert settings.main(arguments, standalone_mode=False) == flags
+
+
+@pytest.mark.parametrize("option", sorted(_INSTEAD))
+def test_the_option_of_another_test_runner_names_ours(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {name for one in run.params for name in (*one.opts, *one.secondary_opts)}
+    assert option not in known
+    with pytest.raises(SystemExit) as ended:
+        main(["run", option, "x"])
+    assert ended.value.code == 2
+    assert f"No such option '{option}'. Use {_INSTEAD[option]}." in capsys.readouterr().err
+    ours = [word.rstrip(";,") for word in _INSTEAD[option].split() if word.startswith("-")]
+    assert known.issuperset(word for word in ours if word != "--quiet")

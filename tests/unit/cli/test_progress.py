@@ -1,0 +1,99 @@
+"""What the progress of a session looks like on a terminal, and where there is none."""
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from trafficlight.cli.progress import Progress, is_live, print_header
+from trafficlight.results.events import CaseEnded, CasePlanned, CaseState, CaseWaits, Event, State
+from trafficlight.results.record import SessionRecord
+
+SHORT = "chat_test.py::Short"
+LONG = "services/chat/end_to_end/" + "a" * 60 + "_test.py::Conversation[alice=Nio,bob=Nio,server=Dendrite]"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Session:
+    """A session of two cases that is shown on a console."""
+
+    def __init__(self, console: Console, *, live: bool = False) -> None:
+        self.record = SessionRecord(id="1")
+        for case in (SHORT, LONG):
+            planned = CasePlanned(case=case, suite="", file="", line=1, class_name="", method="run")
+            self._apply(planned)
+        self.progress = Progress(self.record, console, live=live)
+
+    def _apply(self, event: Event) -> None:
+        self.record.apply(replace(event, session="1"), self.record.last_sequence + 1)
+
+    def __call__(self, event: CaseState | CaseWaits | CaseEnded) -> None:
+        self._apply(event)
+        self.progress(event)
+
+
+def visible(text: str) -> list[str]:
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text).splitlines()
+
+
+def test_a_case_is_one_line_of_a_terminal() -> None:
+    file = Terminal()
+    session = Session(Console(file=file, width=80, force_terminal=True))
+    session(CaseState(case=LONG, attempt=1, state=State.RUNNING))
+    session(CaseEnded(case=LONG, attempt=1, state=State.FAILURE, message="m" * 300, seconds=75.0))
+    lines = visible(file.getvalue())
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(r"  services/.+….+server=Dendrite\]   failure  1 min 15 s", lines[1])
+
+
+def test_a_live_display_fits_and_says_why_cases_wait() -> None:
+    file = Terminal()
+    console = Console(file=file, width=80, force_terminal=True)
+    session = Session(console, live=True)
+    session(CaseState(case=LONG, attempt=1, state=State.RUNNING))
+    session(CaseWaits(cases=(SHORT,), reason="needs 2 x Nio (0 free, 0 registered)"))
+    with session.progress.shown():
+        pass
+    lines = [line for line in visible(file.getvalue()) if line.strip()]
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("  0 of 2 ended · 1 running · 1 waiting · ") for line in lines)
+    assert "  1 waiting: needs 2 x Nio (0 free, 0 registered)" in lines
+
+
+def test_forced_colours_are_no_terminal() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True)
+    assert not is_live(console)
+    session = Session(console)
+    session(CaseWaits(cases=(SHORT, LONG), reason="needs 2 x Nio"))
+    session(CaseEnded(case=LONG, attempt=1, state=State.SUCCESS, seconds=1.0))
+    assert visible(file.getvalue())[0] == "  2 cases waiting: needs 2 x Nio"
+    assert LONG in file.getvalue()
+    assert set(re.findall(r"\x1b\[[\d;?]*([A-Za-z])", file.getvalue())) == {"m"}
+
+
+def test_a_log_says_once_why_cases_wait() -> None:
+    file = io.StringIO()
+    session = Session(Console(file=file))
+    for _ in range(2):
+        session(CaseWaits(cases=(SHORT,), reason="needs 2 x Nio"))
+    session(CaseState(case=SHORT, attempt=1, state=State.RUNNING))
+    session(CaseWaits(cases=(LONG,), reason="waiting for other cases to end"))
+    assert [line.split()[0] for line in visible(file.getvalue())] == ["1", SHORT]
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 2), (120, 1)])
+def test_a_url_is_not_broken(columns: int, lines: int) -> None:
+    file = Terminal()
+    text, url = "trafficlight 0.1.0 · session 2026-11-21--001 · 6 cases", "http://127.0.0.1:37989/status"
+    print_header(Console(file=file, width=columns, highlight=False), text, url)
+    shown = visible(file.getvalue())
+    assert len(shown) == lines
+    assert shown[-1].endswith(url)

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.mau.fi/util/dbutil"
+	"maunium.net/go/mautrix"
+	"maunium.net/go/mautrix/crypto/cryptohelper"
+	"maunium.net/go/mautrix/crypto/verificationhelper"
+	"maunium.net/go/mautrix/id"
+	_ "modernc.org/sqlite"
+)
+
+const longestWait = 25 * time.Second
+
+// session is what a restarted process needs to go on as the same device.
+type session struct {
+	Homeserver, AccessToken, Password string
+	UserID                            id.UserID
+	DeviceID                          id.DeviceID
+}
+
+// client is a device of one user. An action returns when its effect is visible in it.
+type client struct {
+	storage string
+	session session
+	matrix  *mautrix.Client
+	crypto  *cryptohelper.CryptoHelper
+	verify  *verificationhelper.VerificationHelper
+	cancel  context.CancelFunc
+	ctx     context.Context
+
+	// What the sync has brought; guarded by the mutex.
+	sync.Mutex
+	synced  bool
+	rooms   map[id.RoomID]*room
+	invites []id.RoomID
+	open    id.RoomID
+
+	verification verification
+}
+
+// resume goes on with the session in the storage, if there is one.
+func (c *client) resume() error {
+	saved, err := os.ReadFile(c.sessionFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	} else if err = json.Unmarshal(saved, &c.session); err != nil {
+		return err
+	}
+	if c.matrix, err = mautrix.NewClient(c.session.Homeserver, c.session.UserID, c.session.AccessToken); err != nil {
+		return err
+	}
+	c.matrix.DeviceID = c.session.DeviceID
+	return c.start()
+}
+
+func (c *client) sessionFile() string { return filepath.Join(c.storage, "session.json") }
+
+func register(c *client, d data) (any, error) {
+	err := c.enter(d, func(matrix *mautrix.Client) error {
+		registered, err := matrix.RegisterDummy(c.ctx, &mautrix.ReqRegister[any]{Username: d.Username, Password: d.Password})
+		if err == nil {
+			matrix.UserID, matrix.DeviceID, matrix.AccessToken = registered.UserID, registered.DeviceID, registered.AccessToken
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.newIdentity()
+}
+
+func login(c *client, d data) (any, error) {
+	err := c.enter(d, func(matrix *mautrix.Client) error {
+		_, err := matrix.Login(c.ctx, &mautrix.ReqLogin{
+			Type:             mautrix.AuthTypePassword,
+			Identifier:       mautrix.UserIdentifier{Type: mautrix.IdentifierTypeUser, User: d.Username},
+			Password:         d.Password,
+			StoreCredentials: true,
+		})
+		return err
+	})
+	if err != nil || d.Passphrase == "" {
+		return nil, err
+	}
+	machine := c.crypto.Machine()
+	keyID, key, err := machine.SSSS.GetDefaultKeyData(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := key.VerifyPassphrase(keyID, d.Passphrase)
+	if err != nil {
+		return nil, err
+	}
+	return nil, c.restore(secret)
+}
+
+func logout(c *client, _ data) (any, error) {
+	if c.matrix == nil {
+		return nil, errors.New("not logged in")
+	}
+	if _, err := c.matrix.Logout(c.ctx); err != nil {
+		return nil, err
+	}
+	return nil, c.forget()
+}
+
+func reload(c *client, _ data) (any, error) {
+	if c.matrix == nil {
+		return nil, errors.New("not logged in")
+	}
+	open := c.open
+	c.stop()
+	if err := c.resume(); err != nil || open == "" {
+		return nil, err
+	}
+	return nil, c.show(open)
+}
+
+func setDisplayName(c *client, d data) (any, error) {
+	return nil, c.matrix.SetDisplayName(c.ctx, d.Name)
+}
+
+func getDevices(c *client, _ data) (any, error) {
+	listed, err := c.matrix.GetDevicesInfo(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	devices := []object{}
+	for _, one := range listed.Devices {
+		device, err := c.crypto.Machine().GetOrFetchDevice(c.ctx, c.matrix.UserID, one.DeviceID)
+		verified := err == nil && c.crypto.Machine().IsDeviceTrusted(c.ctx, device)
+		devices = append(devices, object{"device_id": one.DeviceID, "display_name": one.DisplayName, "verified": verified})
+	}
+	return object{"devices": devices}, nil
+}
+
+func logOutDevice(c *client, d data) (any, error) {
+	auth := any(object{
+		"type":       mautrix.AuthTypePassword,
+		"identifier": object{"type": mautrix.IdentifierTypeUser, "user": c.matrix.UserID},
+		"password":   c.session.Password,
+	})
+	return nil, c.matrix.DeleteDevice(c.ctx, id.DeviceID(d.DeviceID), &mautrix.ReqDeleteDevice[any]{Auth: auth})
+}
+
+// enter logs in as a new device, with an empty store.
+func (c *client) enter(d data, sign func(*mautrix.Client) error) (err error) {
+	if err = c.forget(); err != nil {
+		return err
+	}
+	if c.matrix, err = mautrix.NewClient(d.HomeserverURL.Local, "", ""); err != nil {
+		return err
+	}
+	if err = sign(c.matrix); err != nil {
+		return err
+	}
+	c.session = session{d.HomeserverURL.Local, c.matrix.AccessToken, d.Password, c.matrix.UserID, c.matrix.DeviceID}
+	saved, _ := json.Marshal(c.session)
+	if err = os.WriteFile(c.sessionFile(), saved, 0o600); err != nil {
+		return err
+	}
+	return c.start()
+}
+
+// start syncs from the beginning: what rooms look like is kept in memory only, keys are in the store.
+func (c *client) start() error {
+	c.rooms, c.invites, c.open, c.synced, c.verification = map[id.RoomID]*room{}, nil, "", false, verification{}
+	c.matrix.Log = zerolog.New(os.Stderr).Level(zerolog.WarnLevel)
+	options := "_pragma=foreign_keys(1)&_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_txlock=immediate"
+	raw, err := sql.Open("sqlite", "file:"+filepath.Join(c.storage, "client.db")+"?"+options)
+	if err != nil {
+		return err
+	}
+	database, err := dbutil.NewWithDB(raw, "sqlite")
+	if err != nil {
+		return err
+	}
+	if c.crypto, err = cryptohelper.NewCryptoHelper(c.matrix, []byte("trafficlight"), database); err != nil {
+		return err
+	}
+	if err = c.crypto.Init(c.ctx); err != nil {
+		return err
+	}
+	c.matrix.Crypto = c.crypto
+	c.matrix.Store = &syncStore{mautrix.NewMemorySyncStore(), c}
+	c.crypto.DecryptErrorCallback = c.notDecrypted
+	c.verify = verificationhelper.NewVerificationHelper(c.matrix, c.crypto.Machine(), nil, callbacks{c}, false, false, true)
+	if err = c.verify.Init(c.ctx); err != nil {
+		return err
+	}
+	c.follow(c.matrix.Syncer.(*mautrix.DefaultSyncer))
+	ctx, cancel := context.WithCancel(c.ctx)
+	c.cancel = cancel
+	go func() {
+		if err := c.matrix.SyncWithContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			fmt.Fprintln(os.Stderr, "syncing ended:", err)
+		}
+	}()
+	return c.until("the first sync", func() bool { return c.synced }, nil)
+}
+
+// syncStore notices when all of a sync's response has been taken.
+type syncStore struct {
+	*mautrix.MemorySyncStore
+	client *client
+}
+
+func (s *syncStore) SaveNextBatch(ctx context.Context, user id.UserID, token string) error {
+	s.client.Lock()
+	s.client.synced = true
+	s.client.Unlock()
+	return s.MemorySyncStore.SaveNextBatch(ctx, user, token)
+}
+
+// stop ends syncing and closes the store.
+func (c *client) stop() {
+	if c.cancel != nil {
+		c.cancel()
+		_ = c.crypto.Close()
+		c.cancel = nil
+	}
+}
+
+// forget stops, and deletes the session and its store.
+func (c *client) forget() error {
+	c.stop()
+	c.matrix, c.session = nil, session{}
+	entries, err := os.ReadDir(c.storage)
+	for _, entry := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(c.storage, entry.Name())))
+	}
+	return err
+}
+
+// until waits until something is seen; the error says what there is instead. It holds the mutex meanwhile.
+func (c *client) until(what string, see func() bool, seen func() string) error {
+	end := time.Now().Add(longestWait)
+	for {
+		c.Lock()
+		found, there := see(), ""
+		late := time.Now().After(end)
+		if late && seen != nil {
+			there = "; there is " + seen()
+		}
+		c.Unlock()
+		if found {
+			return nil
+		} else if late {
+			return fmt.Errorf("expected %s within %s%s", what, longestWait, there)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// full returns a user id with its leading @, which the wire may leave out.
+func full(user string) id.UserID {
+	return id.UserID("@" + strings.TrimPrefix(user, "@"))
+}

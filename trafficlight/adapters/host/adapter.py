@@ -1,0 +1,227 @@
+"""The host: an adapter that has a driver perform the actions, and acts on the driver's process itself."""
+
+import asyncio
+import os
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from trafficlight.adapters.host.driver import Driver, DriverCommand, DriverError
+from trafficlight.adapters.sdk import Adapter, JsonObject, Options, UnsupportedActionError, serve
+from trafficlight.adapters.sdk.adapter import ReportedError
+from trafficlight.protocol import RESET, ErrorBody, Registration
+
+# The share of the coordinator's deadline for an action; seconds where it names none.
+_SHARE, _LONGEST_ACTION = 0.95, 300.0
+
+_ON_PROCESS: Mapping[str, Callable[[Driver], Awaitable[None]]] = MappingProxyType(
+    {
+        "kill": Driver.kill,
+        "restart": Driver.restart,
+        "suspend": Driver.suspend,
+        "resume": Driver.resume,
+        "clear_storage": Driver.clear_storage,
+    }
+)
+
+
+class DriverAdapter(Adapter):
+    """One registration of a driver.
+
+    :param drivers: where its driver comes from.
+    """
+
+    type = "driver"
+
+    def __init__(self, drivers: "Drivers") -> None:
+        self._drivers = drivers
+        self._driver: Driver | None = None
+        self._used = False
+
+    async def open(self) -> None:
+        """Get a driver that runs."""
+        self._driver = await self._drivers.take()
+
+    async def close(self) -> None:
+        """End the driver, upload its log and its evidence, and delete its folder."""
+        if self._driver is None:
+            return
+        try:
+            await self._driver.end()
+            if self._used:
+                await self._upload(self._driver)
+        finally:
+            await self._driver.remove()
+
+    def registration(self) -> Registration:
+        """Return what the driver says it is, with the actions on its process."""
+        hello = self._running.hello
+        actions = None if hello.actions is None else list(dict.fromkeys([*hello.actions, *_ON_PROCESS]))
+        return hello.model_copy(update={"actions": actions, "instance": self._drivers.instance})
+
+    async def perform(self, name: str, data: JsonObject) -> JsonObject:
+        """Have the driver perform an action, or perform it on the driver's process.
+
+        :raises ReportedError: the driver reports an error.
+        :raises UnsupportedActionError: the driver declares its actions, and not this one.
+        :raises DriverError: the driver exited, did not answer, or was killed before.
+        """
+        driver = self._running
+        if not self._used:
+            self._used = True
+            self._drivers.prepare()
+        declared = driver.hello.actions
+        if name in _ON_PROCESS and name not in (declared or ()):
+            await _ON_PROCESS[name](driver)
+            return {"response": name}
+        if declared is not None and name not in declared and name != RESET:
+            raise UnsupportedActionError(f"{driver.hello.type} does not support this action")
+        deadline = self.context.action_deadline
+        said = await driver.ask(name, data, _LONGEST_ACTION if deadline is None else _SHARE * deadline)
+        if said.get("error") is not None:
+            raise _reported(said["error"])
+        response = said.get("response")
+        if not isinstance(response, dict):
+            response = {} if response is None else {"response": response}
+        if name == RESET:
+            await self._upload(driver)
+            await driver.empty_storage()
+        else:
+            await self._upload_named(driver, response)
+        return {"response": name, **response}
+
+    async def watch(self) -> None:
+        """Raise when the driver's process exits unasked."""
+        raise await asyncio.shield(self._running.lost)
+
+    @property
+    def _running(self) -> Driver:
+        assert self._driver is not None, "open() comes first"
+        return self._driver
+
+    async def _upload(self, driver: Driver) -> None:
+        """Upload the log and all evidence, which are deleted."""
+        for path in await asyncio.to_thread(_files, driver.evidence):
+            await self.context.upload(path, path.relative_to(driver.evidence).as_posix())
+            await asyncio.to_thread(path.unlink)
+        if await asyncio.to_thread(_size, driver.log):
+            await self.context.upload(driver.log)
+            await asyncio.to_thread(os.truncate, driver.log, 0)
+
+    async def _upload_named(self, driver: Driver, response: JsonObject) -> None:
+        """Upload the evidence that a response names, so that the test can have it at once."""
+        there = await asyncio.to_thread(_files, driver.evidence)
+        if there:
+            named = set(_strings(response))
+            for path in there:
+                name = path.relative_to(driver.evidence).as_posix()
+                if name in named:
+                    await self.context.upload(path, name)
+                    await asyncio.to_thread(path.unlink)
+
+
+class Drivers:
+    """The drivers of one host: those that run, and one started ahead for each that is in use.
+
+    :param command: how to start one.
+    :param ahead: whether to start any ahead.
+    :ivar instance: names this process in registrations.
+    """
+
+    def __init__(self, command: DriverCommand, *, ahead: bool = True) -> None:
+        self.instance = os.environ.get("TRAFFICLIGHT_INSTANCE") or secrets.token_hex(8)
+        self._command = command
+        self._ahead = ahead
+        self._starting: deque[asyncio.Task[Driver]] = deque()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._starting:
+            task.cancel()
+        for one in await asyncio.gather(*self._starting, return_exceptions=True):
+            if isinstance(one, Driver):
+                await one.remove()
+
+    def prepare(self) -> None:
+        """Start a driver ahead for the next registration, in the background."""
+        if self._ahead:
+            self._starting.append(asyncio.create_task(self._started(), name="start of a driver"))
+
+    async def take(self) -> Driver:
+        """Return a driver that runs: one that was started ahead, or a new one.
+
+        :raises DriverError: a new one does not start.
+        """
+        while self._starting:
+            try:
+                driver = await self._starting.popleft()
+            except DriverError:
+                continue  # a new one says why
+            if not driver.lost.done():
+                return driver
+            await driver.remove()
+        return await self._started()
+
+    async def _started(self) -> Driver:
+        driver = Driver(self._command)
+        try:
+            await driver.start()
+        except BaseException:
+            await driver.remove()
+            raise
+        return driver
+
+
+async def serve_driver(
+    command: DriverCommand,
+    url: str,
+    *,
+    count: int = 1,
+    token: str | None = None,
+    once: bool = False,
+    options: Options | None = None,
+) -> None:
+    """Host drivers until SIGTERM or SIGINT.
+
+    :param command: how to start a driver.
+    :param url: the coordinator's base URL.
+    :param count: how many to host at the same time.
+    :param token: the shared registration token; by default
+        ``TRAFFICLIGHT_ADAPTER_TOKEN`` of the environment.
+    :param once: exit after one registration of each instead of registering again.
+    :param options: timing, where the defaults do not fit.
+    :raises DriverError: a driver does not start.
+    :raises LabError: the coordinator rejected the registration, or did not answer for too long.
+    """
+    async with Drivers(command, ahead=not once) as drivers:
+        await serve(lambda: DriverAdapter(drivers), url, count=count, token=token, once=once, options=options)
+
+
+def _reported(error: Any) -> ReportedError:
+    """Return the error that a driver reports; leniently, as it may be written in any language."""
+    body = ErrorBody.model_validate(error if isinstance(error, dict) else {"details": error})
+    details = body.details or str((body.model_extra or {}).get("message") or "no details")
+    return ReportedError(details, kind=body.type, path=body.path)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)

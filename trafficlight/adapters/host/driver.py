@@ -1,0 +1,345 @@
+"""A driver's process and folder, and the JSON lines on its standard input and output."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from pydantic import ValidationError
+
+from trafficlight.errors import LabError
+from trafficlight.processes import describe_exit, run_to_completion, with_parent_death_signal
+from trafficlight.protocol import TOKEN_VARIABLES, JsonObject, Registration
+from trafficlight.text import first_problem, read_tail
+
+# Bytes of a line; the coordinator accepts 16 MiB.
+_LONGEST_LINE = 32 << 20
+# Bytes of a line that is no message, in the log.
+_NOTED = 2000
+# Seconds that a process has after the end of its input, and then after SIGTERM.
+_INPUT_GRACE, _TERM_GRACE = 2.0, 0.5
+# Seconds after a process exited until its output has been read, though a child of it may still hold the pipe.
+_LAST_OUTPUT = 0.5
+# Bytes and lines of the log that an error shows.
+_TAIL, _TAIL_LINES = 2000, 10
+# For the host only.
+_NOT_INHERITED = frozenset({*TOKEN_VARIABLES, "TRAFFICLIGHT_URL", "trafficlightURL", "TRAFFICLIGHT_INSTANCE"})
+
+
+class DriverError(LabError):
+    """A driver exited, did not answer, or does not keep to the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverCommand:
+    """How to start a driver.
+
+    :param arguments: the program and its arguments.
+    :param environment: variables to set besides the inherited ones.
+    :param directory: its working directory; by default this process's.
+    """
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    directory: Path | None = None
+
+
+class _Process(asyncio.subprocess.SubprocessStreamProtocol):
+    """A process that is known to have exited also while a child of it holds its pipes."""
+
+    def __init__(self) -> None:
+        super().__init__(_LONGEST_LINE, asyncio.get_running_loop())
+        self.exited = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self.transport = transport
+
+    def process_exited(self) -> None:
+        self.exited.set()
+        super().process_exited()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process and its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.transport.get_pid(), number)
+
+
+class Driver:
+    """A driver for one registration: its folder, and its process, which can be started again.
+
+    :param command: how to start it.
+    :param start_limit: seconds until it says what it is.
+    :ivar hello: what it says it is, once :meth:`start` has returned.
+    :ivar lost: gets an error when its process exits unasked.
+    """
+
+    hello: Registration
+
+    def __init__(self, command: DriverCommand, *, start_limit: float = 120.0) -> None:
+        self._command = command
+        self._start_limit = start_limit
+        self._folder: Path | None = None
+        self._process: _Process | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._number = 0
+        self._answer: asyncio.Future[JsonObject] | None = None
+        self._greeting: asyncio.Future[Registration] | None = None
+        self._suspended = False
+        self._ending = False
+        self.lost: asyncio.Future[DriverError] = asyncio.get_running_loop().create_future()
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, with ``storage``, ``evidence`` and ``driver.log``."""
+        assert self._folder is not None, "it was not started"
+        return self._folder
+
+    @property
+    def log(self) -> Path:
+        """The file with its standard error, and what it printed besides messages."""
+        return self.folder / "driver.log"
+
+    @property
+    def evidence(self) -> Path:
+        """The folder whose files it leaves for the results."""
+        return self.folder / "evidence"
+
+    async def start(self) -> None:
+        """Start the process and wait for its first message, which says what it is.
+
+        :raises DriverError: it exits, says something else, or says nothing for too long.
+        """
+        if self._folder is None:
+            self._folder = await asyncio.to_thread(_new_folder)
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        environment |= self._command.environment
+        environment["TRAFFICLIGHT_STORAGE"] = str(self.folder / "storage")
+        environment["TRAFFICLIGHT_EVIDENCE"] = str(self.evidence)
+        log = await asyncio.to_thread(self.log.open, "ab")
+        try:
+            _, process = await asyncio.get_running_loop().subprocess_exec(
+                _Process,
+                *with_parent_death_signal(self._command.arguments),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                cwd=self._command.directory,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DriverError(f"cannot start {self._command.arguments[0]}: {error}") from None
+        finally:
+            await asyncio.to_thread(log.close)
+        self._suspended = self._ending = False
+        self._process = process
+        self._greeting = asyncio.get_running_loop().create_future()
+        self._following = asyncio.create_task(self._follow(process), name="reader of a driver")
+        try:
+            async with asyncio.timeout(self._start_limit):
+                self.hello = await self._greeting
+        except TimeoutError:
+            within = f"within {self._start_limit:g} s"
+            raise DriverError(
+                f'no line {{"type": ...}} on standard output {within}{await self._tail()}'
+            ) from None
+        finally:
+            if not hasattr(self, "hello"):
+                await run_to_completion(self.kill())
+
+    async def ask(self, action: str, data: JsonObject, limit: float) -> JsonObject:
+        """Send an action and return the message that answers it.
+
+        :param limit: seconds until the answer.
+        :raises DriverError: it exits, or does not answer in time.
+        """
+        process = self._running()
+        assert process.stdin is not None
+        self._number += 1
+        self._answer = asyncio.get_running_loop().create_future()
+        line = json.dumps({"id": self._number, "action": action, "data": data}).encode() + b"\n"
+        try:
+            async with asyncio.timeout(limit):
+                process.stdin.write(line)
+                with suppress(ConnectionError):  # it exited, or will not answer
+                    await process.stdin.drain()
+                return await self._answer
+        except TimeoutError:
+            raise DriverError(f"the driver did not answer within {limit:g} s{await self._tail()}") from None
+        finally:
+            self._answer = None
+
+    async def kill(self) -> None:
+        """Kill the process and its children. Idempotent."""
+        self._ending = True
+        process, following = self._process, self._following
+        if process is None or following is None:
+            return
+        process.signal(signal.SIGKILL)
+        await following
+        self._process = self._following = None
+
+    async def end(self) -> None:
+        """End the process: by the end of its input, then SIGTERM, then SIGKILL. Idempotent."""
+        self._ending = True
+        process = self._process
+        if process is not None and process.stdin is not None and not self._suspended:
+            process.stdin.close()
+            for grace in (_INPUT_GRACE, _TERM_GRACE):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace):
+                        await process.exited.wait()
+                        break
+                if not process.exited.is_set():
+                    process.transport.terminate()
+        await self.kill()
+
+    async def restart(self) -> None:
+        """End the process, unless it was killed, and start it again with the same storage.
+
+        :raises DriverError: see :meth:`start`.
+        """
+        await self.end()
+        await self.start()
+
+    async def clear_storage(self) -> None:
+        """Kill the process, delete its storage, and start it again.
+
+        :raises DriverError: see :meth:`start`.
+        """
+        await self.kill()
+        await self.empty_storage()
+        await self.start()
+
+    async def empty_storage(self) -> None:
+        """Delete what it stored."""
+        await asyncio.to_thread(_empty, self.folder / "storage")
+
+    async def suspend(self) -> None:
+        """Stop the process and its children with SIGSTOP.
+
+        :raises DriverError: it does not run.
+        """
+        process = self._running()
+        process.signal(signal.SIGSTOP)
+        self._suspended = True
+        with suppress(ChildProcessError):  # it exited
+            await asyncio.to_thread(
+                os.waitid, os.P_PID, process.transport.get_pid(), os.WSTOPPED | os.WEXITED | os.WNOWAIT
+            )
+
+    async def resume(self) -> None:
+        """Continue a suspended process.
+
+        :raises DriverError: it does not run.
+        """
+        self._suspended = False
+        self._running().signal(signal.SIGCONT)
+
+    async def remove(self) -> None:
+        """Kill the process and delete its folder. Idempotent."""
+        await self.kill()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def _running(self) -> _Process:
+        if self._process is None:
+            raise DriverError("the driver was killed: `restart` starts it again")
+        if self._suspended:
+            raise DriverError("the driver is suspended: `resume` continues it")
+        return self._process
+
+    async def _follow(self, process: _Process) -> None:
+        """Read what a process prints until it exits, and tell who waits for it."""
+        reading = asyncio.create_task(self._read(process))
+        try:
+            await process.exited.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_OUTPUT):
+                    await asyncio.shield(reading)
+        finally:
+            process.signal(signal.SIGKILL)  # its children
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            process.transport.close()
+        how = describe_exit(process.transport.get_returncode() or 0)
+        error = DriverError(f"the driver exited ({how}){await self._tail()}")
+        for waiting in (self._greeting, self._answer):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(error)
+        if not self._ending and not self.lost.done():
+            self.lost.set_result(error)
+
+    async def _read(self, process: _Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # the reader has dropped what it has of the line
+                error = DriverError(f"the driver printed a line of more than {_LONGEST_LINE >> 20} MiB")
+                await self._note(str(error).encode())
+                if self._answer is not None and not self._answer.done():
+                    self._answer.set_exception(error)
+                continue
+            if not line:
+                return
+            if not self._take(line):
+                await self._note(line)
+
+    def _take(self, line: bytes) -> bool:
+        """Take a line; return whether it is a message that was waited for."""
+        try:
+            said: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(said, dict):
+            return False
+        if self._greeting is not None and not self._greeting.done() and "type" in said:
+            try:
+                self._greeting.set_result(Registration.model_validate(said))
+            except ValidationError as error:
+                where, problem = first_problem(error)
+                self._greeting.set_exception(DriverError(f"its first message: {where}: {problem}"))
+            return True
+        if self._answer is not None and not self._answer.done() and said.get("id") == self._number:
+            self._answer.set_result(said)
+            return True
+        return False
+
+    async def _note(self, line: bytes) -> None:
+        """Append what it printed to its log."""
+        more = b" ..." if len(line) > _NOTED else b""
+        await asyncio.to_thread(_append, self.log, line[:_NOTED].rstrip(b"\n") + more + b"\n")
+
+    async def _tail(self) -> str:
+        """Return the last lines of its log, for the end of an error's message."""
+        text = await asyncio.to_thread(read_tail, self.log, _TAIL)
+        lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+        return ":\n" + "\n".join(lines) if lines else ""
+
+
+def _new_folder() -> Path:
+    folder = Path(mkdtemp(prefix="trafficlight-driver-"))
+    for name in ("storage", "evidence"):
+        (folder / name).mkdir()
+    return folder
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(line)

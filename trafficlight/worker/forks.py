@@ -1,0 +1,245 @@
+"""A worker: forks a process for every case, so that nothing of one case is left for the next.
+
+The worker itself runs no code of tests. Its child imports one test file, and that child's children run one
+case each. When a process has exited, whatever it started is killed, and the coordinator gets its exit code.
+
+Started as ``python -m trafficlight.worker FD MEMORY``; exits when the coordinator closes the socket.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from trafficlight.pdeathsig import die_with
+from trafficlight.suites.expansion import expand_case
+from trafficlight.suites.model import Case
+from trafficlight.worker.messages import prepare
+from trafficlight.worker.process import dump_stacks, exit_now, serve
+
+EXIT_CODE = struct.Struct("i")
+"""What the coordinator gets: 0 when the worker is ready, then the exit code of each process."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+# Bytes of a request: the system may split a longer one.
+_REQUEST = 16 << 10
+_ANY = b"{}"
+
+
+def request_process(control: socket.socket, fd: int, case: Case | None) -> None:
+    """Request a process from a worker.
+
+    :param control: the coordinator's end of the worker's socket.
+    :param fd: the socket for the process.
+    :param case: what the process will run, so that its file is imported ahead; None for other work.
+    """
+    request = _ANY
+    if case is not None:
+        names = ("id", "suite", "path", "file", "class_name", "method", "line", "overrides")
+        request = json.dumps({name: getattr(case, name) for name in names}, default=str).encode()
+    socket.send_fds(control, [request if len(request) <= _REQUEST else _ANY], [fd])
+
+
+def _file_of(request: bytes) -> Path | None:
+    case = _case_of(request)
+    return case.path if case is not None else None
+
+
+def _case_of(request: bytes) -> Case | None:
+    content = json.loads(request)
+    return Case(**{**content, "path": Path(content["path"])}) if content else None
+
+
+class _Worker:
+    """This process, or the child that has imported a test file: each forks, and waits for its child."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._child = 0
+        self._modules = frozenset(sys.modules)
+
+    def run(self) -> None:
+        """Fork a process for each test file until the coordinator closes the socket."""
+        self._control.send(EXIT_CODE.pack(0))
+        while request := self._next():
+            code = self._fork(partial(self._serve_file, _file_of(request)))
+            # If there is a request, the child has left it to one with another file.
+            if not self._waiting():
+                self._control.send(EXIT_CODE.pack(code))
+
+    def on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
+        """Write the stacks of the innermost child to standard error."""
+        if self._child:
+            os.kill(self._child, number)
+        else:
+            dump_stacks(number, frame)
+
+    def _next(self) -> bytes:
+        """Wait for a request and return it without removing it; empty if the socket is closed."""
+        return self._control.recv(_REQUEST, socket.MSG_PEEK)
+
+    def _waiting(self) -> bool:
+        try:
+            return bool(self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+
+    def _fork(self, work: Callable[[], None]) -> int:
+        """Do something in a child; return its exit code when nothing is left of it and what it started."""
+        known, parent = _children(), os.getpid()
+        self._child = os.fork()
+        if not self._child:
+            _exit_after(work, parent)
+        try:
+            _, status = os.waitpid(self._child, 0)
+        finally:
+            self._child = 0
+            _end_children(known)
+        return os.waitstatus_to_exitcode(status)
+
+    def _serve_file(self, file: Path | None) -> None:
+        """Import a test file, and fork a process for each case, until one is of another file."""
+        _become_subreaper()
+        stamps: dict[str, tuple[int, int]] = {}
+        while (request := self._next()) and _file_of(request) == file and stamps == _stamps(stamps):
+            _, (fd, *_), *_ = socket.recv_fds(self._control, _REQUEST, 1)
+            if not _expanded(request):
+                self._serve_case(fd)
+                break
+            stamps = _stamps(_files(frozenset(sys.modules) - self._modules))
+            code = self._fork(partial(self._serve_case, fd))
+            os.close(fd)
+            self._control.send(EXIT_CODE.pack(code))
+
+    def _serve_case(self, fd: int) -> None:
+        self._control.close()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, dump_stacks)
+        serve(fd)
+
+
+def _become_subreaper() -> None:
+    """Become the parent of all processes whose parent exits below this one."""
+    with contextlib.suppress(AttributeError, OSError):  # not on Linux
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _exit_after(work: Callable[[], None], parent: int) -> NoReturn:
+    """Do something, and exit without waiting for threads of tests."""
+    code: object = 0
+    try:
+        die_with(parent)
+        work()
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:  # noqa: BLE001 - this is the end of the process
+        traceback.print_exc()
+        code = 1
+    if not isinstance(code, int):
+        print(code, file=sys.__stderr__)
+        code = 1
+    exit_now(code)
+
+
+def _expanded(request: bytes) -> bool:
+    """Import the file of a case, and expand its test; return whether this process can be forked then.
+
+    Otherwise it runs the case itself: a fork has no threads, and an import that failed is reported there.
+    """
+    pid = os.getpid()
+    if (case := _case_of(request)) is not None:
+        try:
+            expand_case(case)
+        except BaseException:  # noqa: BLE001 - code of a test file
+            return False
+        finally:
+            if os.getpid() != pid:  # the file has forked, and this is the copy
+                os._exit(0)
+    gc.freeze()  # collecting must not copy what children share
+    return _threads() == 1
+
+
+def _threads() -> int:
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:  # not on Linux
+        return threading.active_count()
+
+
+def _files(modules: Collection[str]) -> list[str]:
+    found = (getattr(sys.modules.get(name), "__file__", None) for name in modules)
+    return [file for file in found if isinstance(file, str)]
+
+
+def _stamps(files: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return the time and size of files: a file or helper that was edited must be imported again."""
+    found = {}
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError:
+            found[file] = (0, 0)
+        else:
+            found[file] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
+def _children() -> set[int]:
+    try:
+        return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    except OSError:  # not on Linux
+        return set()
+
+
+def _end_children(known: Collection[int] = ()) -> None:
+    """Kill all children but the known ones, and theirs, which become children of this process."""
+    while left := _children().difference(known):
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            os.waitpid(pid, 0)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
+
+
+def main(fd: int, memory: int) -> None:
+    """Serve the coordinator on an inherited socket.
+
+    :param fd: its file descriptor.
+    :param memory: bytes of data that each process may use; 0 for no limit.
+    """
+    worker = _Worker(socket.socket(fileno=fd))
+    # The coordinator handles an operator's Ctrl-C: it cancels the attempts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGUSR1, worker.on_stacks_wanted)
+    faulthandler.enable(2)
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    # Everything goes to the log of its case; warnings also to the output of the process.
+    logging.basicConfig(level=logging.DEBUG, stream=sys.__stderr__)
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)
+    _become_subreaper()
+    prepare()
+    gc.freeze()
+    try:
+        worker.run()
+    finally:
+        _end_children()
