@@ -13,13 +13,7 @@ LogFormat: TypeAlias = Literal["text", "json"]
 
 @dataclass(frozen=True, slots=True)
 class LogContext:
-    """What the task at hand is about; empty where that is unknown.
-
-    :param session: the session's id.
-    :param case: the case's id.
-    :param role: the role in the case.
-    :param adapter: the adapter's uuid.
-    """
+    """What the task at hand is about; empty where that is unknown."""
 
     session: str = ""
     case: str = ""

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from trafficlight.cli.client import AdaptersFacts, Coordinator, coordinator_options
+from trafficlight.cli.client import Coordinator, coordinator_options
 from trafficlight.errors import UsageError
+from trafficlight.http.api.bodies import AdapterList
 from trafficlight.text import columns, escape_control, single_line
 
 
@@ -46,7 +47,7 @@ def resume(names: tuple[str, ...], everything: bool, url: str, token: str | None
     asyncio.run(_change(names, everything, "resume", "undrain", {}, url, token))
 
 
-async def _listed(url: str, token: str | None) -> AdaptersFacts:
+async def _listed(url: str, token: str | None) -> AdapterList:
     async with Coordinator.at(url, token) as coordinator:
         return await coordinator.adapters()
 
@@ -75,7 +76,7 @@ async def _change(
             click.echo(f"{one}d {_plain(program)}")
 
 
-def _programs(listed: AdaptersFacts, name: str) -> list[str]:
+def _programs(listed: AdapterList, name: str) -> list[str]:
     found = [
         adapter.program
         for adapter in listed.adapters
@@ -87,7 +88,7 @@ def _programs(listed: AdaptersFacts, name: str) -> list[str]:
     return found
 
 
-def _lines(listed: AdaptersFacts) -> Iterator[str]:
+def _lines(listed: AdapterList) -> Iterator[str]:
     if listed.drained:
         yield f"drained, no adapter gets a new case: {_plain(listed.drained)}"
     here = {adapter.program for adapter in listed.adapters}
@@ -99,7 +100,7 @@ def _lines(listed: AdaptersFacts) -> Iterator[str]:
         yield "no adapter is registered"
 
 
-def _rows(listed: AdaptersFacts) -> Iterable[tuple[str, ...]]:
+def _rows(listed: AdapterList) -> Iterable[tuple[str, ...]]:
     for one in listed.adapters:
         doing = f"{one.case} as {one.role}: {one.doing}" if one.case else one.doing
         state = "quarantined" if one.quarantined else "paused" if one.paused else one.state

@@ -3,17 +3,17 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import click
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trafficlight.cli.options import adding
 from trafficlight.errors import TrafficlightError, UsageError
+from trafficlight.http.api.bodies import AdapterList, SessionBody, SessionList
 from trafficlight.http.local_token import find_token
 from trafficlight.results.events import Event, parse_event
 from trafficlight.suites.case_ids import encode_file
@@ -55,69 +55,18 @@ class CoordinatorUnreachableError(TrafficlightError):
 
 
 class CoordinatorRefusedError(UsageError):
-    """The coordinator refused the request.
-
-    :param status: the HTTP status.
-    """
+    """The coordinator refused the request."""
 
     def __init__(self, status: int, message: str) -> None:
         self.status = status
         super().__init__(message)
 
 
-class _Facts(BaseModel):
-    """The fields that these commands use; a newer coordinator may send more."""
-
-    model_config = ConfigDict(extra="ignore")
+M = TypeVar("M", bound=BaseModel)
 
 
-class SessionFacts(_Facts):
-    """A session."""
-
-    id: str
-    state: str
-    cases: int
-    folder: str
-    exit_code: int | None
-    started: datetime | None = None
-    counts: dict[str, int] = {}
-    stopped: str = ""
-    waiting: list[str] = []
-    problems: list[str] = []
-
-
-class _Sessions(_Facts):
-    sessions: list[SessionFacts]
-    total: int
-
-
-class AdapterFacts(_Facts):
-    """An adapter."""
-
-    uuid: str
-    program: str
-    type: str
-    version: str
-    instance: str
-    labels: list[str]
-    address: str
-    state: str
-    case: str | None
-    role: str | None
-    doing: str
-    paused: str
-    quarantined: bool
-
-
-class AdaptersFacts(_Facts):
-    """The adapters that are there, and why some get no new case."""
-
-    adapters: list[AdapterFacts]
-    drained: str
-    paused: dict[str, str]
-
-
-M = TypeVar("M", bound=_Facts)
+class _Nothing(BaseModel):
+    """An answer of which nothing is used."""
 
 
 class Coordinator:
@@ -147,49 +96,49 @@ class Coordinator:
         async with aiohttp.ClientSession() as http:
             yield cls(http, url, token or find_token(url))
 
-    async def submit(self, asked: SessionRequest) -> SessionFacts:
+    async def submit(self, asked: SessionRequest) -> SessionBody:
         """Start a session.
 
         :raises CoordinatorRefusedError: the request is refused; the message says why.
         :raises CoordinatorUnreachableError: it does not answer.
         """
         body = asked.model_dump(mode="json")
-        return await self._ask(SessionFacts, "POST", "/sessions", json=body, total=_SUBMIT)
+        return await self._ask(SessionBody, "POST", "/sessions", json=body, total=_SUBMIT)
 
-    async def session(self, name: str) -> SessionFacts:
+    async def session(self, name: str) -> SessionBody:
         """Return the state of a session.
 
         :raises CoordinatorRefusedError: it does not exist, or access is denied.
         :raises CoordinatorUnreachableError: it does not answer.
         """
-        return await self._ask(SessionFacts, "GET", _session(name))
+        return await self._ask(SessionBody, "GET", _session(name))
 
-    async def sessions(self, limit: int) -> tuple[list[SessionFacts], int]:
+    async def sessions(self, limit: int) -> tuple[list[SessionBody], int]:
         """Return the newest sessions, and the number of all.
 
         :raises CoordinatorRefusedError: access is denied.
         :raises CoordinatorUnreachableError: it does not answer.
         """
-        listed = await self._ask(_Sessions, "GET", f"/sessions?limit={limit}")
+        listed = await self._ask(SessionList, "GET", f"/sessions?limit={limit}")
         return listed.sessions, listed.total
 
-    async def cancel(self, name: str, case: str | None = None) -> SessionFacts:
+    async def cancel(self, name: str, case: str | None = None) -> SessionBody:
         """Cancel a session, or one of its cases.
 
         :raises CoordinatorRefusedError: it does not exist or has ended, or access is denied.
         :raises CoordinatorUnreachableError: it does not answer.
         """
         if case is None:
-            return await self._ask(SessionFacts, "POST", f"{_session(name)}/cancel")
-        return await self._ask(SessionFacts, "POST", f"{_session(name)}/cases/cancel", json={"case": case})
+            return await self._ask(SessionBody, "POST", f"{_session(name)}/cancel")
+        return await self._ask(SessionBody, "POST", f"{_session(name)}/cases/cancel", json={"case": case})
 
-    async def adapters(self) -> AdaptersFacts:
+    async def adapters(self) -> AdapterList:
         """Return the adapters that are there.
 
         :raises CoordinatorRefusedError: access is denied.
         :raises CoordinatorUnreachableError: it does not answer.
         """
-        return await self._ask(AdaptersFacts, "GET", "/adapters")
+        return await self._ask(AdapterList, "GET", "/adapters")
 
     async def change_adapters(self, change: str, body: dict[str, str], program: str | None = None) -> None:
         """Pause or resume a program, or drain or undrain all adapters.
@@ -199,7 +148,7 @@ class Coordinator:
         :raises CoordinatorUnreachableError: it does not answer.
         """
         which = "" if program is None else f"/{quote(program, safe='')}"
-        await self._ask(_Facts, "POST", f"/adapters{which}/{change}", json=body)
+        await self._ask(_Nothing, "POST", f"/adapters{which}/{change}", json=body)
 
     async def events(self, name: str, after: int) -> AsyncIterator[Event]:
         """Yield the events of a session as they happen, until it ends.

@@ -69,7 +69,6 @@ class Progress:
     """Prints the progress of a session, as a reader of the journal.
 
     :param record: the session's record; it is up to date before this reader is called.
-    :param console: receives the output.
     :param live: whether to show running cases live.
     """
 

@@ -77,7 +77,6 @@ async def adapters_running(
 ) -> AsyncIterator[None]:
     """Keep adapter programs running.
 
-    :param folder: receives their output.
     :param others: whether adapters that run elsewhere may register as well.
     """
     pool = lab.engine.pool

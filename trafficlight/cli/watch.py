@@ -14,11 +14,11 @@ from trafficlight.cli.client import (
     Coordinator,
     CoordinatorRefusedError,
     CoordinatorUnreachableError,
-    SessionFacts,
     coordinator_options,
 )
 from trafficlight.cli.progress import Progress, is_live, print_header
 from trafficlight.errors import TrafficlightError
+from trafficlight.http.api.bodies import SessionBody
 from trafficlight.results.events import (
     CaseEnded,
     CasePlanned,
@@ -61,7 +61,7 @@ async def _watch(session: str, url: str, token: str | None) -> int:
         return await follow(coordinator, await coordinator.session(session))
 
 
-async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
+async def follow(coordinator: Coordinator, session: SessionBody) -> int:
     """Show a session until it ends, and return its exit code.
 
     :raises CoordinatorRefusedError: access is denied, or the session does not exist.
@@ -85,7 +85,7 @@ async def follow(coordinator: Coordinator, session: SessionFacts) -> int:
     return int(ExitCode.LAB_ERROR if record.exit_code is None else record.exit_code)
 
 
-def header(coordinator: Coordinator, session: SessionFacts) -> tuple[str, str]:
+def header(coordinator: Coordinator, session: SessionBody) -> tuple[str, str]:
     """Return the first line, session and number of cases, and its URL."""
     cases = count(session.cases, "case")
     url = f"{coordinator.url}/status/{session.id}"
@@ -117,7 +117,7 @@ class _Shown(ExitStack):
 
 
 async def _follow(
-    coordinator: Coordinator, session: SessionFacts, record: SessionRecord, shown: _Shown
+    coordinator: Coordinator, session: SessionBody, record: SessionRecord, shown: _Shown
 ) -> None:
     """Apply the events of a session until it ends, and reconnect when the connection breaks.
 

@@ -113,12 +113,6 @@ class Adapter:
 class Lease:
     """The exclusive claim of one attempt on its adapters. Their late uploads still go through it.
 
-    :param session: the session's id.
-    :param case: the case's id.
-    :param attempt: the attempt's number.
-    :param adapters: the adapter for every client role.
-    :param folder: the attempt's folder.
-    :param emit: records an event of the attempt.
     :param on_lost: called with the role and the error of a lost adapter, and whether an action of the test
         raises that error.
     :ivar uploads: the file of the latest upload of each role and name.

@@ -78,13 +78,7 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What all attempts of a lab share.
-
-    :param pool: leases the adapters.
-    :param servers: deploys the homeservers.
-    :param execute: runs the tests.
-    :param deadlines: time limits.
-    """
+    """What all attempts of a lab share."""
 
     pool: Pool
     journal: Journal
@@ -101,11 +95,9 @@ class Attempt:
     :param session: the session's id: an adapter keeps its last attempt alive, but not the session.
     :param waiting: the case and the attempt's number.
     :param folder: the attempt's folder, which does not exist yet.
-    :param adapters: the adapter for every client role.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
     :ivar waited: seconds that it waited for a worker.
     :ivar began: whether code of the test file has started.
-    :ivar lease: the claim on the adapters.
     :ivar failures: the first error of each role's adapter.
     :ivar decisive: the first of them that no action of the test raised.
     :ivar aborted: set when there is one.

@@ -38,9 +38,6 @@ _STALL_ALARM = 60.0
 class Engine:
     """Runs sessions over one pool of adapters.
 
-    :param servers: deploys homeservers.
-    :param execute: runs tests.
-    :param deadlines: time limits of attempts.
     :param limits: returns how much may run at once; called before every decision, because providers
         come and go.
     :param queue_deadline: seconds that a case waits while no adapters or providers can fill its roles.
@@ -403,10 +400,7 @@ def _rank(adapter: Adapter) -> int:
 
 
 class StallDetector:
-    """Logs an error when cases wait, none runs, and nothing has changed for long.
-
-    :param clock: the monotonic clock.
-    """
+    """Logs an error when cases wait, none runs, and nothing has changed for long."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -421,7 +415,6 @@ class StallDetector:
     def observe(self, *, running: int, waiting: int, reasons: Callable[[], Iterable[str]]) -> None:
         """Take a sample; to be called every second or so.
 
-        :param running: how many cases run.
         :param waiting: how many cases wait that may start.
         :param reasons: returns why they wait; called only if an error is logged.
         """

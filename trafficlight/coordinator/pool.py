@@ -77,7 +77,6 @@ class Pool:
     """All adapters, by uuid.
 
     :param clock: the monotonic clock for silence, the wall clock for people.
-    :param journal: told what happens to adapters.
     :param on_change: called when an adapter became free or is gone; the scheduler looks again.
     :param alive: seconds without any request after which a free adapter is dropped.
     :param quarantine_after: cases in a row that a program may err in before it gets no more.

@@ -25,7 +25,6 @@ class Preparation:
     """Prepares the homeservers of a session, all types at the same time.
 
     :param specs: the homeservers.
-    :param prepare: prepares one of them.
     :param tell: called with a line for what takes long.
     :ivar problems: why the homeservers of a type cannot be prepared, by the type's name.
     """

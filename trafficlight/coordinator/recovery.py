@@ -31,7 +31,6 @@ _OLD_DATABASE = "lab.sqlite"
 class RecoveredSession:
     """A session of an earlier coordinator.
 
-    :param request: what it was asked to run, as JSON.
     :param exit_code: its exit code; None if it has not ended.
     """
 

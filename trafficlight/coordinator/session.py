@@ -63,7 +63,6 @@ class SessionOptions:
     :param deadline: seconds that the session may take; None for no limit.
     :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
         limit.
-    :param reporters: plug-ins to call.
     """
 
     max_failures: int | None = None
@@ -83,9 +82,6 @@ class Session:
     """One execution of the cases of a plan.
 
     :param folder: where its results go; its name is the session's id.
-    :param plan: the cases, and the test files that cannot run.
-    :param journal: where everything that happens is recorded.
-    :param options: how it is to be run.
     """
 
     def __init__(

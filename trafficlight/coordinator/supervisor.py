@@ -128,10 +128,7 @@ class Supervisor:
 
     Each program gets a URL of its own, which tells whose adapters register there.
 
-    :param programs: one entry for each process.
     :param url: the coordinator's URL, passed as ``TRAFFICLIGHT_URL``, ``trafficlightURL`` and ``{url}``.
-    :param folder: where their output goes.
-    :param pool: where their adapters register.
     :param token: the bearer token that registering takes.
     """
 

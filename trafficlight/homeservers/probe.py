@@ -75,7 +75,6 @@ async def wait_until_ready(
 async def unless_exited(ready: Coroutine[Any, Any, None], exited: Coroutine[Any, Any, str]) -> None:
     """Await a homeserver's readiness, and stop when it exits first.
 
-    :param ready: returns when it is ready.
     :param exited: returns a description of its exit.
     :raises DeployError: it exited, whatever answers at its port.
     """

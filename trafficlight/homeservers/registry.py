@@ -31,7 +31,6 @@ _USERS = {
 class ProviderRegistry:
     """Dispatches every server type to its provider; has the interface of a provider itself.
 
-    :param providers: the providers by name.
     :param by_type: the name of the provider for a server type, by the type's name.
     :param default: the provider for all other server types.
     :raises ConfigError: there is no provider of a name.

@@ -46,7 +46,6 @@ class LeasedServer:
 class StaticProvider:
     """Leases the homeservers of ``SERVER_OVERRIDES``, which keep the users and rooms of earlier cases.
 
-    :param overrides: the value of the setting.
     :raises ConfigError: an entry is wrong; names its key.
     """
 

@@ -17,7 +17,6 @@ from trafficlight.http.headers import page, rendered, rooted
 class ApiError(Exception):
     """A refused request.
 
-    :param status: the HTTP status.
     :param code: for programs: lower case, stable.
     :param message: for people: what is wrong, and what would be right.
     :param headers: headers that the status requires.

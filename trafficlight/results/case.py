@@ -55,7 +55,6 @@ class AttemptRecord:
     :param dropped: the number of events left out in the middle of a very long timeline.
     :param adapters: the registration of the adapter in each client role.
     :param adapter_ids: the UUID of that adapter.
-    :param servers: the homeserver in each server role.
     """
 
     number: int

@@ -198,7 +198,6 @@ def read_summary(folder: Path) -> SessionSummary | None:
 def read_record(log: Path) -> tuple[SessionRecord, int]:
     """Read a session without what happened inside of attempts; a second or so for 10,000 cases.
 
-    :param log: its ``events.jsonl``.
     :return: the record, and how many bytes of the log are in it.
     :raises OSError: it cannot be read.
     """
@@ -227,7 +226,6 @@ def read_record(log: Path) -> tuple[SessionRecord, int]:
 def read_case(log: Path, case: str) -> CaseRecord | None:
     """Read one case with all that happened in its attempts; None if there is no such case.
 
-    :param log: the session's ``events.jsonl``.
     :raises OSError: it cannot be read.
     """
     named, record = json.dumps(case).encode(), SessionRecord()

@@ -96,10 +96,7 @@ class _Subscription(NamedTuple):
 
 
 class Journal:
-    """Numbers events and hands each to the readers that want it, in the order of their subscription.
-
-    :param clock: source of timestamps.
-    """
+    """Numbers events and hands each to the readers that want it, in the order of their subscription."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -68,7 +68,6 @@ class ResultsWriter:
 
     :param folder: where to; its log is opened, so that other processes see that the session runs.
     :param record: the session's record; events are applied to it here, and once only.
-    :param reporters: plug-ins to call.
     :param deadline: seconds that reporters may take after the end.
     """
 

@@ -23,7 +23,6 @@ _NEVER = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
 class FileFound:
     """A test file.
 
-    :param path: the absolute path.
     :param name: its name in case ids: the path relative to its root.
     """
 

@@ -17,7 +17,6 @@ class ServerSlot:
     """One server type and the server roles that it fills.
 
     :param type_name: the name of the type in case ids.
-    :param homeservers: what to deploy.
     :param roles: the roles; several if the type stands for a federation.
     """
 
@@ -46,7 +45,6 @@ class Case:
     :param suite: the id of its suite: the part of `id` before ``[``.
     :param path: the test file, absolute.
     :param file: the test file's name in ids and reports, relative to its root.
-    :param class_name: the Test class.
     :param method: ``run`` or a ``test_*`` method.
     :param line: the line of the method, from 1.
     :param clients: the client type of every client role, in the order of declaration.

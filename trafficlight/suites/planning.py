@@ -55,7 +55,6 @@ class FileResult:
     :param met: targets that mean something, even if the selection leaves nothing of it.
     :param types: the types that were met.
     :param untested: problems of classes with roles and no test, unless other classes derive from them.
-    :param bases: the classes that its tests derive from.
     :param parameters: the names of the parameters that its tests take.
     :param warnings: what is probably not meant so, one line each.
     :param exhausted: whether the memory was not enough for it.

@@ -35,7 +35,6 @@ _EXCLUDE = ("exclude", "excluded")
 class Target:
     """One file, or a part of it, to run.
 
-    :param path: the file.
     :param text: how it was named.
     :param named: whether the file itself was named, and not a directory above it.
     :param symbol: the part of it; None for all.
@@ -170,7 +169,6 @@ def _is_suite_file(path: Path) -> bool:
 def read_suite_file(path: Path, name: str | None = None) -> list[SuiteList]:
     """Return the lists in a suite file.
 
-    :param name: the wanted list; None for all.
     :raises ConfigError: the file is malformed.
     :raises UsageError: it has no list of that name.
     """

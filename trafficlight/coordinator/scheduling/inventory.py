@@ -71,7 +71,6 @@ class AvailableAdapter:
     """An adapter, as far as matching is concerned.
 
     :param key: its UUID.
-    :param registration: the registration as it was sent.
     :param rank: adapters of a lower rank are taken first.
     :param alike: the same text for equal registrations, and for no others; empty if it is not known.
     """
@@ -96,8 +95,6 @@ class MissingAdapter:
 class AdapterInventory:
     """The adapters of one decision: free, taken by it, and reserved.
 
-    :param kinds: the client types that cases wait for.
-    :param free: the adapters that can be leased.
     :param busy: the adapters that will be free later.
     :param missing: adapters that are not there, for messages.
     """

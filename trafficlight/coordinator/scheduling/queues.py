@@ -28,10 +28,8 @@ class WaitingCase:
 class WaitingGroup:
     """Waiting cases of one session with the same needs: what one of them cannot get, none of them can.
 
-    :param session: the session's id.
     :param server_types: the name of the server type of each homeserver that one case needs.
     :ivar cases: by id, in the order in which they were added.
-    :ivar reason: why the group waits.
     :ivar unsatisfiable_since: since when all that is there, free and busy, has not been enough, or None.
     :ivar no_adapter_since: the same for adapters only.
     """
@@ -77,10 +75,7 @@ class WaitingGroup:
 
 
 class WaitingCases:
-    """All waiting cases of a session.
-
-    :param session: the session's id.
-    """
+    """All waiting cases of a session."""
 
     def __init__(self, session: str) -> None:
         self._session = session

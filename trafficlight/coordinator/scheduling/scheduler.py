@@ -31,8 +31,6 @@ _MOST_STARTS = 1000
 class Limits:
     """How much may run at once. None: no limit.
 
-    :param cases: cases.
-    :param homeservers: homeservers.
     :param types: clients or homeservers, by the name of their type, or of all that a provider carries.
     :param unreachable: those of them of which none can start now.
     :param provider_of: returns the provider of a server type.
@@ -58,8 +56,6 @@ class Limits:
 class Usage:
     """What is in use.
 
-    :param cases: running cases, by session.
-    :param homeservers: their homeservers.
     :param types: what they need, see :meth:`Limits.needs`.
     """
 
@@ -72,7 +68,6 @@ class Usage:
 class Start:
     """A case that starts.
 
-    :param case: the case's id.
     :param adapters: the UUID of an adapter for every client role.
     """
 
@@ -112,7 +107,6 @@ def decide(
     order of the plan. Within a group, cases start in the order in which they were added.
 
     :param waiting: the groups of waiting cases of all sessions.
-    :param now: the monotonic time.
     :param missing: adapters that are not there, for the reasons.
     """
     return _Table(waiting, now, free, busy, limits or Limits(), usage or Usage(), missing).decision()

@@ -37,7 +37,6 @@ class RemoteMatchCache:
     A type that ends its process, or times out, is not evaluated again.
 
     :param deadline: seconds for one result, with the import of the type's file.
-    :ivar answered: called when a missing result has become known.
     """
 
     def __init__(self, pool: WorkerPool, deadline: float, clock: Clock | None = None) -> None:

@@ -125,7 +125,6 @@ def is_orphan(labels: Mapping[str, str]) -> bool:
 async def reclaim(docker: Any, url: str, owner: str, wanted: Container[str]) -> None:
     """Remove the containers and networks of dead owners, and this owner's that could not be removed before.
 
-    :param docker: the engine's client.
     :param url: the engine's URL, for the log.
     :param owner: this owner's id.
     :param wanted: the ids of this owner's that are in use.
@@ -213,7 +212,6 @@ class ContainerWatch:
 class EngineWatch:
     """Follows the events of one engine and dispatches them to their containers.
 
-    :param docker: the engine's client.
     :param owner: the id of the owner of the containers.
     :param since: where the events begin, in the API's format.
     """

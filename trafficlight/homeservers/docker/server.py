@@ -34,7 +34,6 @@ class DockerServer:
     """A container with its published ports and its log.
 
     :param engine: the engine, connected.
-    :param role: the role that it plays.
     :param server_name: its server name, also its alias in the deployment's network.
     :param ports: where its client and federation ports are published; fixed, so that a restart keeps them.
     :param log: the file for its log.
@@ -67,7 +66,6 @@ class DockerServer:
     async def create(self, name: str, configuration: dict[str, Any], archive: bytes) -> None:
         """Create its container, without starting it.
 
-        :param name: the container's name.
         :param configuration: the body of the API's request.
         :param archive: files to copy into it, a tar.
         :raises DockerError: the engine rejects it.

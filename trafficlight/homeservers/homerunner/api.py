@@ -61,7 +61,6 @@ class Homerunner:
     """One homerunner at one URL.
 
     :param url: where it listens.
-    :param clock: measures the lifetime of deployments.
     :param settle: how long a create may go on after its connection broke, in seconds.
     """
 

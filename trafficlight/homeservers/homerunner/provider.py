@@ -65,7 +65,6 @@ class HomerunnerProvider:
 
     :param urls: where they listen.
     :param images: images by server type, where it is not the type's own.
-    :param clock: measures the lifetime of homeservers.
     :param ready_timeout: how long a homeserver that was reported ready may take to answer, in seconds.
     :param settle: how long a create may go on after its connection broke, in seconds.
     :param capacity: homeservers at once behind each; by default as many as this machine carries, because

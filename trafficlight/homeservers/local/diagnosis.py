@@ -24,9 +24,6 @@ _INSTALLATION_BYTES = 512 * _MIB
 class Finding:
     """The result of one check.
 
-    :param subject: what was checked.
-    :param good: whether it passed.
-    :param detail: what was found.
     :param advice: what to do about it; may be empty.
     """
 

@@ -44,7 +44,6 @@ class Environments:
     """The virtual environments of one package.
 
     :param cache: the folder for them.
-    :param package: the package's name on the index.
     :param progress: called with a line for every slow step.
     """
 

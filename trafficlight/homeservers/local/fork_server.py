@@ -212,7 +212,6 @@ ServerProcess: TypeAlias = ForkedProcess | ChildProcess
 class Launcher:
     """Starts the homeservers of one installation.
 
-    :param installation: what to start.
     :param log: the file for the fork server's own output.
     """
 

@@ -37,7 +37,6 @@ class LocalProvider:
     :param recipes: what can run; by default the built-in recipes, with the user's cache folder.
     :param data_folder: the folder for the homeservers' data; by default in memory, else the temporary folder.
     :param ready_timeout: how long a homeserver may take to become ready, in seconds.
-    :param ports: allocates their ports.
     :param capacity: how many homeservers cases may have at once; by default as memory and cores allow.
     """
 

@@ -26,10 +26,7 @@ _PROBE_SECONDS = 0.01  # a start takes 0.2 s: longer intervals would show
 class LocalServer:
     """A process with its folder, ports and log.
 
-    :param role: the role that it plays.
     :param place: its folder, which exists, and its ports, which are held for it.
-    :param command: how to start it.
-    :param launcher: starts it.
     :param ready_timeout: how long it may take to become ready, in seconds.
     :param on_destroyed: called once, when its place can be released.
     """

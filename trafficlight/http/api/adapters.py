@@ -1,15 +1,15 @@
 """Adapters, for people: who is there, and who gets no new case."""
 
 import itertools
-from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from quart import Blueprint, Response, request
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
+from trafficlight.http.api.bodies import AdapterBody, AdapterList, Reason
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.errors import ApiError
 from trafficlight.http.headers import rooted
@@ -23,48 +23,6 @@ _LIMIT = 16 << 10  # bytes of a reason
 _MOST = 10_000  # adapters listed one by one
 _AFTER_FORM = {303: ResponseSpec("For a form: to the status page.", media_type=None)}
 _FORM = "application/x-www-form-urlencoded"
-
-
-class AdapterBody(BaseModel):
-    """One adapter that is there."""
-
-    uuid: str = Field(description="Many programs have another one for each case.")
-    program: str = Field(
-        description="Names the program across registrations: its `instance`, or its type, labels and address."
-    )
-    type: str
-    version: str
-    instance: str = Field(description="How it names its program; empty if it does not.")
-    labels: list[str]
-    address: str = Field(description="Where its registration came from.")
-    endpoint: str = Field(description="Of a network proxy: its base URL for clients.")
-    state: AdapterState
-    case: str | None = Field(description="Its current case.")
-    session: str | None = Field(description="The session of that case.")
-    role: str | None = Field(description="Its role in that case.")
-    doing: str = Field(description="What it is doing, in one line.")
-    paused: str = Field(description="Why it gets no new case; empty while it does.")
-    quarantined: bool = Field(description="Whether it was paused because its program failed.")
-    cases: int = Field(description="How many cases it has been in.")
-    registered: datetime
-    silent: float = Field(description="Seconds since its last request.")
-
-
-class AdapterList(BaseModel):
-    """The adapters that are there."""
-
-    adapters: list[AdapterBody]
-    total: int
-    drained: str = Field(description="Why no adapter at all gets a new case; empty while they do.")
-    paused: dict[str, str] = Field(
-        description="Why a program gets no new case, by its name; also of programs that are not there now."
-    )
-
-
-class Reason(BaseModel):
-    """The reason for a pause."""
-
-    reason: str = Field(min_length=1, max_length=500, description="Shown to people.")
 
 
 blueprint.before_request(require_people)

@@ -1,17 +1,11 @@
-"""The JSON bodies of sessions and cases."""
+"""The JSON bodies of sessions, cases and adapters, for the API and its clients."""
 
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from trafficlight.coordinator.session import Session
-from trafficlight.http.headers import rooted
-from trafficlight.http.pages.views import case_path
-from trafficlight.results.case import CaseRecord
-from trafficlight.results.catalog import ProblemSummary, SessionSummary
+from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.results.events import State
 
 
@@ -80,61 +74,43 @@ class CaseList(BaseModel):
     total: int = Field(description="How many fit what was asked for.")
 
 
-def session_body(summary: SessionSummary, folder: Path, session: Session | None, drained: str) -> SessionBody:
-    """Return what the API says of a session.
+class AdapterBody(BaseModel):
+    """One adapter that is there."""
 
-    :param session: the session itself if this process runs it.
-    :param drained: why no adapter gets a new case; empty while they do.
-    """
-    state: Literal["running", "ending", "ended", "abandoned"] = summary.status
-    waiting: list[str] = []
-    if session is not None:
-        state = "ending" if session.stopped or session.closing else "running"
-        waiting = session.reasons()
-        if drained and session.waiting:
-            waiting.insert(0, f"no adapter gets a new case: {drained}")
-    return SessionBody(
-        id=summary.id,
-        state=state,
-        cases=summary.cases,
-        counts={state.value: number for state, number in summary.counts.items()},
-        started=summary.started,
-        ended=summary.ended,
-        exit_code=summary.exit_code,
-        interrupted=summary.interrupted,
-        stopped=session.stopped if session is not None else summary.stopped,
-        waiting=waiting,
-        problems=[_problem(problem) for problem in summary.problems],
-        command=summary.command,
-        folder=str(folder),
-        urls=_urls(summary.id),
+    uuid: str = Field(description="Many programs have another one for each case.")
+    program: str = Field(
+        description="Names the program across registrations: its `instance`, or its type, labels and address."
+    )
+    type: str
+    version: str
+    instance: str = Field(description="How it names its program; empty if it does not.")
+    labels: list[str]
+    address: str = Field(description="Where its registration came from.")
+    endpoint: str = Field(description="Of a network proxy: its base URL for clients.")
+    state: AdapterState
+    case: str | None = Field(description="Its current case.")
+    session: str | None = Field(description="The session of that case.")
+    role: str | None = Field(description="Its role in that case.")
+    doing: str = Field(description="What it is doing, in one line.")
+    paused: str = Field(description="Why it gets no new case; empty while it does.")
+    quarantined: bool = Field(description="Whether it was paused because its program failed.")
+    cases: int = Field(description="How many cases it has been in.")
+    registered: datetime
+    silent: float = Field(description="Seconds since its last request.")
+
+
+class AdapterList(BaseModel):
+    """The adapters that are there."""
+
+    adapters: list[AdapterBody]
+    total: int
+    drained: str = Field(description="Why no adapter at all gets a new case; empty while they do.")
+    paused: dict[str, str] = Field(
+        description="Why a program gets no new case, by its name; also of programs that are not there now."
     )
 
 
-def case_body(session: str, case: CaseRecord) -> CaseBody:
-    """Return what is known of a case."""
-    return CaseBody(
-        id=case.id,
-        suite=case.suite,
-        state=case.state,
-        outcome=case.outcome.value,
-        message=case.message,
-        reason=case.reason,
-        attempts=len(case.attempts),
-        seconds=round(case.seconds, 3),
-        clients=case.clients,
-        servers=case.servers,
-        url=rooted(case_path(session, case.id)),
-    )
+class Reason(BaseModel):
+    """The reason for a pause."""
 
-
-def _problem(problem: ProblemSummary) -> str:
-    place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-    return f"{place}: {problem.problem}" + (f" ({problem.hint})" if problem.hint else "")
-
-
-def _urls(session: str) -> Urls:
-    api, page = rooted(f"/api/sessions/{quote(session)}"), rooted(f"/status/{quote(session)}")
-    return Urls(
-        session=api, cases=f"{api}/cases", events=f"{api}/events", page=page, junit=f"{page}/junit.xml"
-    )
+    reason: str = Field(min_length=1, max_length=500, description="Shown to people.")

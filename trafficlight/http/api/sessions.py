@@ -8,23 +8,27 @@ from collections.abc import AsyncIterator
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 from quart import Blueprint, Response, current_app, request
 
 from trafficlight.clock import race
 from trafficlight.coordinator.lab import Lab
+from trafficlight.coordinator.session import Session
 from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
 from trafficlight.http.api.bodies import (
+    CaseBody,
     CaseList,
     SessionBody,
     SessionList,
-    case_body,
-    session_body,
+    Urls,
 )
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.errors import ApiError
 from trafficlight.http.headers import rooted
+from trafficlight.http.pages.views import case_path
 from trafficlight.http.requests import (
     current_lab,
     json_object,
@@ -37,8 +41,8 @@ from trafficlight.http.requests import (
     validated,
 )
 from trafficlight.http.security import require_people
-from trafficlight.results.case import Outcome
-from trafficlight.results.catalog import SessionSummary
+from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.catalog import ProblemSummary, SessionSummary
 from trafficlight.results.events import State, line_head
 from trafficlight.results.journal import is_written
 from trafficlight.suites.model import Plan
@@ -330,7 +334,6 @@ _LOOK = 0.5
 async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> AsyncIterator[bytes]:
     """Yield a session's events, one JSON object a line, until it has ended and its results are complete.
 
-    :param folder: the session's.
     :param after: the sequence number of the last event that is known already; 0 for all.
     :param follow: whether to wait for more; otherwise it ends with the last event that there is now.
     """
@@ -375,3 +378,63 @@ async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> As
     finally:
         unsubscribe()
         file.close()
+
+
+def session_body(summary: SessionSummary, folder: Path, session: Session | None, drained: str) -> SessionBody:
+    """Return what the API says of a session.
+
+    :param session: the session itself if this process runs it.
+    :param drained: why no adapter gets a new case; empty while they do.
+    """
+    state: Literal["running", "ending", "ended", "abandoned"] = summary.status
+    waiting: list[str] = []
+    if session is not None:
+        state = "ending" if session.stopped or session.closing else "running"
+        waiting = session.reasons()
+        if drained and session.waiting:
+            waiting.insert(0, f"no adapter gets a new case: {drained}")
+    return SessionBody(
+        id=summary.id,
+        state=state,
+        cases=summary.cases,
+        counts={state.value: number for state, number in summary.counts.items()},
+        started=summary.started,
+        ended=summary.ended,
+        exit_code=summary.exit_code,
+        interrupted=summary.interrupted,
+        stopped=session.stopped if session is not None else summary.stopped,
+        waiting=waiting,
+        problems=[_problem(problem) for problem in summary.problems],
+        command=summary.command,
+        folder=str(folder),
+        urls=_urls(summary.id),
+    )
+
+
+def case_body(session: str, case: CaseRecord) -> CaseBody:
+    """Return what is known of a case."""
+    return CaseBody(
+        id=case.id,
+        suite=case.suite,
+        state=case.state,
+        outcome=case.outcome.value,
+        message=case.message,
+        reason=case.reason,
+        attempts=len(case.attempts),
+        seconds=round(case.seconds, 3),
+        clients=case.clients,
+        servers=case.servers,
+        url=rooted(case_path(session, case.id)),
+    )
+
+
+def _problem(problem: ProblemSummary) -> str:
+    place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+    return f"{place}: {problem.problem}" + (f" ({problem.hint})" if problem.hint else "")
+
+
+def _urls(session: str) -> Urls:
+    api, page = rooted(f"/api/sessions/{quote(session)}"), rooted(f"/status/{quote(session)}")
+    return Urls(
+        session=api, cases=f"{api}/cases", events=f"{api}/events", page=page, junit=f"{page}/junit.xml"
+    )

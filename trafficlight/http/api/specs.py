@@ -27,10 +27,7 @@ REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query parameter.
-
-    :param schema: its JSON Schema.
-    """
+    """A query parameter."""
 
     name: str
     description: str
@@ -55,11 +52,7 @@ class OperationSpec:
     """What an endpoint takes and returns: a decorator for its view, whose docstring is the summary.
 
     :param group: the heading in the document.
-    :param responses: by status.
     :param refusals: the statuses of its refusals, all of one shape.
-    :param body: the model of a JSON body.
-    :param form: the JSON Schema of a form.
-    :param form_type: the form's media type.
     :param guard: whose token it requires, if tokens are enabled.
     """
 

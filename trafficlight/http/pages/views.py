@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
-from trafficlight.http.api.adapters import AdapterBody, adapter_body
+from trafficlight.http.api.adapters import adapter_body
+from trafficlight.http.api.bodies import AdapterBody
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
@@ -47,7 +48,6 @@ class SessionRow:
     """A session in a list.
 
     :ivar state: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
-    :ivar counts: the number of cases per status.
     :ivar seconds: its duration; None until it has ended.
     """
 
@@ -166,10 +166,7 @@ def _copied(attempt: AttemptRecord) -> AttemptRecord:
 
 
 def attempt_views(folder: Path, case: CaseRecord) -> list[AttemptView]:
-    """Return the attempts of a case, the latest first. Reads the disk.
-
-    :param folder: the session's folder.
-    """
+    """Return the attempts of a case, the latest first. Reads the disk."""
     return [
         attempt_view(attempt, _files(folder, attempt), _log(folder / attempt.folder / "log.info"))
         for attempt in reversed(case.attempts)

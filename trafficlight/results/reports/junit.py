@@ -36,7 +36,6 @@ _LEAST = 1024  # bytes of output that each case keeps
 class JunitStyle:
     """What depends on the CI system that reads the file.
 
-    :param folder: the session's folder.
     :param project: the directory that paths are relative to (GitLab); None makes them absolute (Jenkins).
     :param limit: bytes of output per case.
     """

@@ -28,7 +28,6 @@ class Cell:
     """The cases of one suite with one combination; several if it has parameters.
 
     :ivar case: the first case with the most severe status.
-    :ivar number: the number of cases.
     """
 
     case: CaseRecord

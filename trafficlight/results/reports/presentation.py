@@ -90,7 +90,6 @@ class Verdict:
 def verdict(counts: Mapping[str, int], state: str = "ended", problems: int = 0) -> Verdict:
     """Return the verdict of a session.
 
-    :param counts: the number of cases per status.
     :param state: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
     :param problems: the number of test files that cannot run.
     """
