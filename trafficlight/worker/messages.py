@@ -245,7 +245,8 @@ def _defaults(kind: Any) -> dict[str, Any]:
 
 def _fields(value: Any) -> dict[str, Any]:
     """Return the fields that differ from their defaults: there may be very many cases."""
-    stated = _defaults(type(value)).items()
+    kind: Any = type(value)
+    stated = _defaults(kind).items()
     return {name: found for name, default in stated if (found := getattr(value, name)) != default}
 
 
