@@ -59,7 +59,7 @@ def list_cases(
     quiet: bool = False,
 ) -> int:
     """Print the cases that would run, and return the exit code."""
-    found = asyncio.run(_planned(paths, selection, settings))
+    found = asyncio.run(planned(paths, selection, settings))
     lines = [_as_json(found, selection)] if as_json else _as_text(found, selection, quiet=quiet)
     # A character that cannot be encoded must not lose the rest.
     click.echo("\n".join(lines).encode("utf-8", "backslashreplace").decode())
@@ -70,7 +70,7 @@ def list_cases(
     return _NOTHING if not found.cases else _PROBLEMS if found.problems else 0
 
 
-async def _planned(paths: tuple[str, ...], selection: Selection, settings: Settings) -> Plan:
+async def planned(paths: tuple[str, ...], selection: Selection, settings: Settings) -> Plan:
     """Return the plan; workers make it, because importing a test file runs its code."""
     patterns = settings.test_patterns or DEFAULT_PATTERNS
     if settings.workers == 0:

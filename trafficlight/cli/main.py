@@ -31,10 +31,12 @@ _COMMANDS = {
     "actions": "List the actions of adapters.",
     "report": "Rebuild the reports of a session.",
     "homeserver": "Start temporary homeservers.",
+    "prepare": "Install the homeservers of tests ahead, for labs without a network.",
+    "clean": "Remove installed homeservers that nothing uses.",
     "doctor": "Check this machine and the settings, and suggest fixes.",
 }
 # The modules of subcommands that share one with another subcommand.
-_SHARED = {"cancel": "sessions", "pause": "adapters", "resume": "adapters"}
+_SHARED = {"cancel": "sessions", "clean": "prepare", "pause": "adapters", "resume": "adapters"}
 
 
 # What options of other test runners are called here.

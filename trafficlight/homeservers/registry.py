@@ -13,6 +13,7 @@ from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
 from trafficlight.homeservers.recipes import default_recipes
+from trafficlight.homeservers.recipes.recipe import Recipe
 from trafficlight.homeservers.static import StaticProvider
 from trafficlight.processes import Progress
 from trafficlight.server_types import HomeServerSpec
@@ -107,6 +108,21 @@ class ProviderRegistry:
         return [(self._providers[name], indexes) for name, indexes in shares.items()]
 
 
+def configured_recipes(settings: Settings, cache: CacheFolder, progress: Progress) -> list[Recipe]:
+    """Return the built-in recipes with the versions of the settings.
+
+    :param cache: where they keep their installations.
+    :param progress: called with a line for every slow step.
+    """
+    return default_recipes(
+        cache,
+        progress,
+        synapse_version=settings.synapse_version,
+        dendrite_version=settings.dendrite_version,
+        dendrite_module=settings.dendrite_module,
+    )
+
+
 def build_providers(settings: Settings, progress: Progress | None = None) -> ProviderRegistry:
     """Return the configured providers. Starts nothing.
 
@@ -129,13 +145,7 @@ def build_providers(settings: Settings, progress: Progress | None = None) -> Pro
                 " or ".join(sorted(users)),
                 json.dumps({_EVERY_OTHER_TYPE: min(users)}),
             )
-    recipes = default_recipes(
-        CacheFolder(settings.cache_folder),
-        progress,
-        synapse_version=settings.synapse_version,
-        dendrite_version=settings.dendrite_version,
-        dendrite_module=settings.dendrite_module,
-    )
+    recipes = configured_recipes(settings, CacheFolder(settings.cache_folder), progress)
     providers: dict[str, Provider] = {
         "local": LocalProvider(recipes=recipes, capacity=settings.homeserver_limit)
     }

@@ -1,12 +1,14 @@
 """What is built once is whole or not there."""
 
 import asyncio
+import gc
 import sys
 from pathlib import Path
 
 import platformdirs
 import pytest
 
+from trafficlight.errors import ConfigError
 from trafficlight.homeservers.local.cache import CacheFolder
 
 
@@ -77,6 +79,7 @@ async def test_what_a_killed_process_left_is_not_used(tmp_path: Path) -> None:
     script = """
 import asyncio, os, signal, sys
 from pathlib import Path
+from trafficlight.errors import ConfigError
 from trafficlight.homeservers.local.cache import CacheFolder
 
 async def build(folder):
@@ -96,6 +99,7 @@ async def test_another_process_waits_for_the_builder(tmp_path: Path) -> None:
     script = """
 import asyncio, sys
 from pathlib import Path
+from trafficlight.errors import ConfigError
 from trafficlight.homeservers.local.cache import CacheFolder
 
 async def build(folder):
@@ -142,3 +146,33 @@ async def _expect_empty(folder: Path) -> None:
 
 def _visible(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+async def test_what_a_process_uses_is_not_removed(tmp_path: Path) -> None:
+    async def build(folder: Path) -> None:
+        (folder / "made").write_text("yes")
+
+    user, cleaner = CacheFolder(tmp_path), CacheFolder(tmp_path)
+    folder = await user.ensure("synapse/1", build)
+    await user.ensure("synapse/1", build)
+    assert (cleaner.names("synapse"), cleaner.names("nothing")) == (["synapse/1"], [])
+    assert cleaner.size("synapse/1") == 3
+    assert not await cleaner.remove("synapse/1")
+    assert (folder / "made").exists()
+    del user  # as if its process had ended
+    gc.collect()
+    assert await cleaner.remove("synapse/1")
+    assert (folder.exists(), _visible(folder.parent)) == (False, [])
+    assert await cleaner.ensure("synapse/1", build) == folder
+
+
+async def test_a_cache_that_is_read_only_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "synapse").mkdir()
+
+    def denied(path: Path) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("trafficlight.homeservers.local.cache._open_lock", denied)
+    assert await CacheFolder(tmp_path).ensure("synapse", _expect_empty) == tmp_path / "synapse"
+    with pytest.raises(ConfigError, match="cannot be written"):
+        await CacheFolder(tmp_path).remove("synapse")

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -25,6 +26,9 @@ class CacheFolder:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or _default_root()
+        # Locks of the folders that this process uses, which keep others from removing them.
+        self._used: dict[str, int] = {}
+        weakref.finalize(self, _close, self._used)
 
     def path(self, name: str) -> Path:
         """Return the path of a folder, which need not exist."""
@@ -54,6 +58,7 @@ class CacheFolder:
         :param usable: whether a folder exists and works; otherwise it is built again. May block.
         """
         folder = self.path(name)
+        await self._use(name)
         if await asyncio.to_thread(usable, folder):
             return folder
         async with self._locked(folder):
@@ -68,6 +73,59 @@ class CacheFolder:
             finally:
                 await run_to_completion(asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True))
         return folder
+
+    def names(self, family: str) -> list[str]:
+        """Return the names of the folders that are in a folder of the root. Blocks shortly."""
+        folder = self.path(family)
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(f"{family}/{path.name}" for path in found if not path.name.startswith("."))
+
+    def size(self, name: str) -> int:
+        """Return the bytes that a folder takes. Blocks."""
+        folders = os.walk(self.path(name))
+        return sum(
+            os.lstat(os.path.join(parent, file)).st_size for parent, _, files in folders for file in files
+        )
+
+    async def remove(self, name: str) -> bool:
+        """Remove a folder, unless a process uses it; return whether it is removed.
+
+        :raises ConfigError: the cache cannot be written.
+        """
+        folder = self.path(name)
+        try:
+            lock = await asyncio.to_thread(_open_lock, _use_lock(folder))
+        except OSError as error:
+            message = f"{self.root} cannot be written: {error.strerror or error}"
+            raise ConfigError(message, key="CACHE_FOLDER") from error
+        removed = folder.with_name(f".{folder.name}.removed")
+        try:
+            if not _try_lock(lock):
+                return False
+            await asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True)
+            await asyncio.to_thread(folder.rename, removed)
+        finally:
+            os.close(lock)
+        await run_to_completion(asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True))
+        return True
+
+    async def _use(self, name: str) -> None:
+        if name in self._used:
+            return
+        try:
+            lock = await asyncio.to_thread(_open_lock, _use_lock(self.path(name)))
+        except OSError:  # the cache is not writable: what is there can still be used
+            return
+        try:
+            while not _try_lock(lock, fcntl.LOCK_SH):
+                await asyncio.sleep(_RETRY_SECONDS)
+        except BaseException:
+            os.close(lock)
+            raise
+        if name in self._used:  # by another task meanwhile
+            os.close(lock)
+        else:
+            self._used[name] = lock
 
     @contextlib.asynccontextmanager
     async def _locked(self, folder: Path) -> AsyncIterator[None]:
@@ -99,9 +157,19 @@ def _open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _try_lock(lock: int) -> bool:
+def _use_lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.used")
+
+
+def _close(locks: dict[str, int]) -> None:
+    for lock in locks.values():
+        os.close(lock)
+    locks.clear()
+
+
+def _try_lock(lock: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False

@@ -1,0 +1,127 @@
+"""`trafficlight prepare` and `clean`: what is installed for the homeservers of tests."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from trafficlight.cli.collect import planned
+from trafficlight.cli.options import load_settings, selection_options
+from trafficlight.config import Settings
+from trafficlight.errors import DeployError, UsageError
+from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.homeservers.registry import build_providers, configured_recipes
+from trafficlight.results.record import ExitCode
+from trafficlight.server_types import Dendrite, HomeServerSpec, SynapseStable
+from trafficlight.suites.selection import Selection
+from trafficlight.text import escape_control, size
+
+_config_option = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file."
+)
+
+
+@click.command("prepare")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@selection_options
+@_config_option
+def command(paths: tuple[str, ...], selection: Selection, config: Path | None) -> int:
+    """Install the homeservers of tests ahead: run then needs no network.
+
+    Takes the paths and options of trafficlight run. Default: the setting TESTS, else the built-in suites. The
+    installations are in CACHE_FOLDER; those that are there already are kept.
+
+    Exit code: 0, 2 if there is nothing to run, 3 if an installation failed.
+    """
+    return asyncio.run(_prepare(paths, selection, load_settings(config)))
+
+
+async def _prepare(paths: Sequence[str], selection: Selection, settings: Settings) -> int:
+    specs = await _specs(paths, selection, settings)
+    providers = build_providers(settings, lambda line: click.echo(f"  {line}"))
+    failed = False
+    try:
+        for spec in specs:
+            if (reason := await asyncio.to_thread(providers.unsupported, spec)) is not None:
+                click.echo(f"skipped  {spec.type_name}: {reason}")
+                continue
+            try:
+                await providers.prepare([spec])
+            except DeployError as error:
+                failed = True
+                click.echo(f"error    {spec.type_name}: {escape_control(str(error))}")
+            else:
+                click.echo(f"ready    {spec.type_name}")
+    finally:
+        await providers.close()
+    return int(ExitCode.LAB_ERROR if failed else ExitCode.SUCCESS)
+
+
+async def _specs(paths: Sequence[str], selection: Selection, settings: Settings) -> list[HomeServerSpec]:
+    """Return the homeservers that a run of these tests would start."""
+    found = await planned(tuple(paths or settings.tests), selection, settings)
+    for problem in found.problems:
+        click.echo(f"problem  {problem}", err=True)
+    if not found.cases:
+        raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
+    cases = [case for case in found.cases if case.skip is None]
+    return list(dict.fromkeys(spec for case in cases for slot in case.servers for spec in slot.homeservers))
+
+
+@click.command("clean")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
+@_config_option
+def clean(paths: tuple[str, ...], dry_run: bool, config: Path | None) -> None:
+    """Remove installed homeservers that neither the settings nor tests use.
+
+    PATH is where tests are. Default: the setting TESTS, else the built-in suites. The versions of the
+    settings are kept, and those that a running lab uses.
+    """
+    asyncio.run(_clean(paths, dry_run, load_settings(config)))
+
+
+async def _clean(paths: Sequence[str], dry_run: bool, settings: Settings) -> None:
+    used = await _specs(paths, Selection(), settings)
+    used += [spec for kind in (SynapseStable(), Dendrite()) for spec in kind.homeservers()]
+    kept = await _installations(used, settings)
+    cache, freed = CacheFolder(settings.cache_folder), 0
+    # Only beside what is used: another program may keep something else in the folder.
+    for family in sorted({name.partition("/")[0] for name in kept}):
+        for name in await asyncio.to_thread(cache.names, family):
+            if name in kept:
+                continue
+            taken = await asyncio.to_thread(cache.size, name)
+            if not dry_run and not await cache.remove(name):
+                click.echo(f"in use        {name}")
+                continue
+            freed += taken
+            click.echo(f"{'would remove' if dry_run else 'removed':<12}  {name}  {size(taken)}")
+    click.echo(f"{size(freed)} {'would be ' if dry_run else ''}freed in {cache.root}")
+
+
+class _Names(CacheFolder):
+    """Notes what recipes would install, and installs nothing."""
+
+    def __init__(self, root: Path | None) -> None:
+        super().__init__(root)
+        self.noted: set[str] = set()
+
+    async def ensure(self, name: str, *_: object) -> Path:
+        self.noted.add(name)
+        return self.path(name)
+
+
+async def _installations(specs: Sequence[HomeServerSpec], settings: Settings) -> set[str]:
+    """Return the names of the folders in the cache that homeservers use."""
+    cache = _Names(settings.cache_folder)
+    recipes = {recipe.name: recipe for recipe in configured_recipes(settings, cache, lambda _: None)}
+    providers = build_providers(settings)
+    try:
+        for spec in dict.fromkeys(specs):
+            if providers.provider(spec).name == "local" and (recipe := recipes.get(spec.recipe)) is not None:
+                await recipe.install(await recipe.resolve(spec.version))
+    finally:
+        await providers.close()
+    return cache.noted
