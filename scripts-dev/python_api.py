@@ -32,7 +32,7 @@ def _kinds(module: Any, base: type) -> list[str]:
 
 # Headings, the module that names are imported from, and the names.
 SECTIONS: list[tuple[str, ModuleType, list[str]]] = [
-    ("Tests", trafficlight, ["Test", "parametrize", "matrix", "defaults", "ignore"]),
+    ("Tests", trafficlight, ["Test", "parametrize", "matrix", "defaults", "ignore", "time_limit"]),
     ("The running case", test, ["CaseInfo", "Deadline"]),
     ("Clients", clients, ["Client", "MatrixClient", "NetworkProxyClient", "ClientApi"]),
     ("What Matrix clients answer", matrix_answers, _own_types(matrix_answers)),

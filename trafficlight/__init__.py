@@ -6,7 +6,7 @@ What test authors need is here; the rest has its own rooms.
 from typing import TYPE_CHECKING, Any
 
 from trafficlight.clients import ElementCallClient, HomeServer, MatrixClient, NetworkProxyClient, VideoImage
-from trafficlight.parameters import defaults, ignore, matrix, parametrize
+from trafficlight.parameters import defaults, ignore, matrix, parametrize, time_limit
 from trafficlight.test import Test
 from trafficlight.version import VERSION
 
@@ -26,6 +26,7 @@ __all__ = [
     "ignore",
     "matrix",
     "parametrize",
+    "time_limit",
 ]
 
 __version__ = VERSION

@@ -250,12 +250,18 @@ class Settings(BaseModel):
         default=60.0, description="Seconds that importing a test file, and expanding its tests, may take."
     )
     action_deadline: Seconds = Field(default=60.0, description="Seconds that a client has for one action.")
-    case_deadline: Seconds = Field(default=300.0, description="Seconds that a case's test may take.")
+    case_deadline: Seconds = Field(
+        default=300.0, description="Seconds that a case's test may take, unless it has its own `timeout`."
+    )
     prepare_deadline: Seconds = Field(default=120.0, description="Seconds until a case's homeservers answer.")
     teardown_deadline: Seconds = Field(default=30.0, description="Seconds that a test's tear-down may take.")
     queue_deadline: Seconds = Field(
         default=300.0,
         description="Seconds that a case waits while no registered adapter could fill one of its roles.",
+    )
+    exit_deadline: Seconds = Field(
+        default=45.0,
+        description="Seconds that an adapter program has after `exit` to upload files and exit.",
     )
     session_deadline: Seconds | None = Field(default=None, description="Seconds that a session may take.")
     grace: Seconds = Field(

@@ -1,4 +1,4 @@
-"""Decorators for the parameters of a test.
+"""Decorators for the parameters and the time limit of a test.
 
 They stack as in ducktape: each `@parametrize` adds one set of values, each `@matrix` a product of them,
 `@defaults` fills missing values, and `@ignore` skips sets, with a reason.
@@ -9,11 +9,20 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["ParameterSet", "defaults", "ignore", "matrix", "parameter_sets", "parametrize"]
+__all__ = [
+    "ParameterSet",
+    "defaults",
+    "ignore",
+    "matrix",
+    "parameter_sets",
+    "parametrize",
+    "time_limit",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARKS = "__trafficlight_parameters__"
+_TIMEOUT = "__trafficlight_timeout__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,34 @@ def ignore(*target: Any, **values: Any) -> Any:
     shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
     why = target[0] if target else f"ignored for {shown}" if values else "ignored"
     return _marking("ignore", _Ignore(values, why))
+
+
+def time_limit(seconds: float) -> Callable[[F], F]:
+    """Limit the time of a test, in place of its class's `timeout` and of `CASE_DEADLINE`.
+
+    :param seconds: for `setup()` and the test together.
+    """
+    if not is_seconds(seconds):
+        raise TypeError(f"@time_limit takes a number of seconds, not {seconds!r}: @time_limit(30)")
+
+    def mark_function(function: F) -> F:
+        if isinstance(function, type):
+            name = function.__name__
+            raise TypeError(f"@time_limit goes above a method; write timeout = {seconds} in {name}")
+        setattr(function, _TIMEOUT, seconds)
+        return function
+
+    return mark_function
+
+
+def is_seconds(value: object) -> bool:
+    """Return whether a value is a time limit."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def time_limit_of(function: Callable[..., Any]) -> float | None:
+    """Return the seconds of the `@time_limit` above a test method; None without one."""
+    return getattr(function, _TIMEOUT, None)
 
 
 def parameter_sets(function: Callable[..., Any], owner: type | None = None) -> list[ParameterSet]:

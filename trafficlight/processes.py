@@ -1,6 +1,8 @@
 """Child processes: none outlives this one, and their output and exit are reported."""
 
 import asyncio
+import errno
+import fcntl
 import logging
 import os
 import re
@@ -57,6 +59,20 @@ def with_parent_death_signal(command: Sequence[str]) -> list[str]:
 def describe_exit(code: int) -> str:
     """Return ``exit code N``, or ``signal N`` for a negative code."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock an open file or folder; return False if another process holds a lock that excludes this one.
+
+    :raises OSError: the file system has no locks, for instance.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
 
 
 class ChildProcess:

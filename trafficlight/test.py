@@ -121,6 +121,8 @@ class Test:
         stands for several federated homeservers.
     :cvar interchangeable: roles that play the same part, so that mirrored cells are left out; a list
         of groups if there are several.
+    :cvar timeout: seconds for `setup()` and one test together; by default `CASE_DEADLINE`.
+        `@time_limit` sets it for one test.
     """
 
     # pytest must not collect it, even if its name begins with Test.
@@ -129,6 +131,8 @@ class Test:
     clients: ClassVar[Mapping[str, ClientTypes]] = MappingProxyType({})
     servers: ClassVar[Mapping[str | tuple[str, ...], ServerTypes]] = MappingProxyType({})
     interchangeable: ClassVar[Sequence[str] | Sequence[Sequence[str]]] = ()
+
+    timeout: ClassVar[float | None] = None
 
     _run: TestRun | None = None
 

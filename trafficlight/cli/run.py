@@ -95,8 +95,9 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
         programs = programs_of(settings.adapters, planned.cases)
         others = settings.port != 0  # no other adapter knows the port otherwise
         running = adapters_running(lab, url, programs, folder.path / "adapters", others=others)
-        await stack.enter_async_context(running)
+        # First, so that a signal ends the wait for the last uploads too.
         stack.enter_context(stopping_on_signals(lab))
+        await stack.enter_async_context(running)
         try:
             with working("preparing homeservers"):
                 session = await lab.start(request, command=command_line(), plan=planned, folder=folder)

@@ -21,8 +21,6 @@ from trafficlight.http.server import bind, process_tuned, serving
 from trafficlight.text import without_credentials
 from trafficlight.worker.execution import OnFailure
 
-# Seconds that adapters have to upload files and exit after the last case.
-_LAST_UPLOADS = 15.0
 # Seconds between two registrations of one program; one that exits early is restarted after a pause.
 _AWAY = 30.0
 _LOOK = 0.1  # seconds
@@ -81,13 +79,16 @@ async def adapters_running(
     """
     pool = lab.engine.pool
 
-    token = secret_of(lab.settings.adapter_token)
-    supervisor = await asyncio.to_thread(Supervisor, programs, url, folder, pool, token=token)
-    if not others:
-        lab.engine.programs_failed = supervisor.all_failed
-        if "queue_deadline" not in lab.settings.model_fields_set:
-            usual = lab.settings.queue_deadline
-            lab.engine.adapters_deadline = lambda: _AWAY if supervisor.all_registered() else usual
+    token, within = secret_of(lab.settings.adapter_token), lab.settings.exit_deadline
+    supervisor = await asyncio.to_thread(
+        Supervisor, programs, url, folder, pool, token=token, exit_deadline=within
+    )
+    lab.engine.programs_failed = supervisor.all_failed
+    if not others and "queue_deadline" not in lab.settings.model_fields_set:
+        usual = lab.settings.queue_deadline
+        lab.engine.adapters_deadline = lambda: (
+            _AWAY + within * supervisor.exiting() if supervisor.all_registered() else usual
+        )
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield
@@ -105,8 +106,8 @@ async def adapters_running(
 async def _last_uploads(lab: Lab, supervisor: Supervisor) -> None:
     """Wait until adapters that have had a case exit: some upload files after `exit`."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_UPLOADS):
-            while any(
+        async with asyncio.timeout(lab.settings.exit_deadline):
+            while not lab.engine.stopping and any(
                 lab.engine.pool.since_exit(program.instance, after_case=True) is not None
                 for program in supervisor.programs
                 if program.running

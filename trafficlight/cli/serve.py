@@ -119,8 +119,7 @@ async def _serve(
         looking = asyncio.create_task(arrivals.run(), name="arrivals")
         stack.callback(looking.cancel)
         if programs:
-            folder = settings.results_root / "adapters"
-            await stack.enter_async_context(adapters_running(lab, url, programs, folder))
+            await stack.enter_async_context(adapters_running(lab, url, programs, lab.root / "adapters"))
         code = await _sessions_ended(lab, SessionRequest(targets=list(targets)), told)
         if not exit_when_done:
             await over.wait()
@@ -149,7 +148,7 @@ def _sessions_told(lab: Lab) -> Iterator[set[str]]:
 
 
 def _header(lab: Lab, session: str, cases: int) -> str:
-    folder = lab.settings.results_root.absolute() / session
+    folder = lab.root / session
     return f"session {session} · {count(cases, 'case')} · {folder}"
 
 

@@ -174,7 +174,7 @@ class Attempt:
             folder=self.folder.path,
             clients={role: dict(adapter.fields) for role, adapter in self.adapters.items()},
             servers=servers,
-            case_deadline=deadlines.case,
+            case_deadline=self.case.timeout or deadlines.case,
             teardown_deadline=deadlines.teardown,
         )
         verdict = await self._annotated(await self._run_until_aborted(assignment))

@@ -59,6 +59,8 @@ class Lab:
     """A running lab, as the HTTP application and the commands use it."""
 
     settings: Settings
+    #: The folder of all sessions' results: absolute, because a test may change the working directory.
+    root: Path
     clock: Clock
     journal: Journal
     servers: ProviderRegistry
@@ -90,13 +92,14 @@ class Lab:
         :raises ConfigError: another resumable lab runs in the same results folder.
         """
         clock = DebuggerClock() if settings.workers == 0 else SystemClock()
+        root = settings.results_root.absolute()
         async with AsyncExitStack() as stack:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
             recovered = RecoveredState()
             if resumable:
-                directory = open_state_directory(settings.results_root)
+                directory = open_state_directory(root)
                 recovered = await asyncio.to_thread(directory.__enter__)
                 stack.push_async_exit(lambda *error: asyncio.to_thread(directory.__exit__, *error))
             journal = Journal(clock)
@@ -116,8 +119,6 @@ class Lab:
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
             )
-            # Absolute, because a test may change the working directory of its process.
-            root = settings.results_root.absolute()
             late = LateEventRecorder(
                 root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
             )
@@ -136,6 +137,7 @@ class Lab:
             try:
                 yield cls(
                     settings=settings,
+                    root=root,
                     clock=clock,
                     journal=journal,
                     servers=servers,
@@ -159,12 +161,10 @@ class Lab:
 
         :raises ConfigError: it cannot be created.
         """
-        # Absolute, because a test may change the working directory of its process.
-        root = self.settings.results_root.absolute()
         try:
-            return await asyncio.to_thread(ResultsFolder.create, root, self.clock.now().date())
+            return await asyncio.to_thread(ResultsFolder.create, self.root, self.clock.now().date())
         except OSError as error:
-            message = f"cannot create a folder in {root}: {error.strerror or error}"
+            message = f"cannot create a folder in {self.root}: {error.strerror or error}"
             raise ConfigError(message, key="RESULTS_FOLDER") from error
 
     async def plan(self, request: SessionRequest) -> Plan:
@@ -306,13 +306,13 @@ class Lab:
 
     async def request_of(self, session: str) -> SessionRequest | None:
         """Return what a session was asked to run, in any version; None if that is not recorded."""
-        folder = ResultsFolder(self.settings.results_root.absolute() / session)
+        folder = ResultsFolder(self.root / session)
         request = await asyncio.to_thread(folder.read_request)
         return SessionRequest.read(request) if request is not None else None
 
     def unclaimed_folder(self, uuid: str) -> Path:
         """Return the folder for uploads of an adapter without a case; create it."""
-        folder = self.settings.results_root / "adapters" / folder_name(uuid)
+        folder = self.root / "adapters" / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
         mark(folder.parent)
         return folder

@@ -1,6 +1,5 @@
 """What coordinators that were killed left in a results folder: read once, before this one writes to it."""
 
-import fcntl
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trafficlight.errors import ConfigError
+from trafficlight.processes import try_lock
 from trafficlight.protocol import JsonObject
 from trafficlight.results.catalog import session_ids
 from trafficlight.results.folder import ResultsFolder, write_atomically
@@ -87,7 +87,7 @@ class RecoveredState:
 def open_state_directory(root: Path) -> Iterator[RecoveredState]:
     """Lock a results folder until this is left, and return what earlier coordinators left in it.
 
-    :raises ConfigError: another coordinator holds the lock, or the folder is not writable.
+    :raises ConfigError: another coordinator holds the lock, or the folder cannot be written or locked.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -97,10 +97,13 @@ def open_state_directory(root: Path) -> Iterator[RecoveredState]:
         raise ConfigError(message, key="RESULTS_FOLDER") from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            locked = try_lock(lock)
+        except OSError as error:
+            message = f"{root} cannot be locked: {error.strerror}"
+            raise ConfigError(message, key="RESULTS_FOLDER") from error
+        if not locked:
             message = f"another coordinator uses {root}: give each its own RESULTS_FOLDER"
-            raise ConfigError(message, key="RESULTS_FOLDER") from None
+            raise ConfigError(message, key="RESULTS_FOLDER")
         running = root / _RUNNING
         _warn_of_old_sessions(root)
         recovered = RecoveredState.load(root, _time_in(running))

@@ -152,14 +152,17 @@ class Session:
     async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
         """Record what is planned; when it returns, its cases may start.
 
-        Of a restored session, cases that ended keep their verdicts. Attempts that were running are marked as
-        interrupted and their cases run again, unless the options limit that.
+        Of a restored session, only the planned cases run; those that ended keep their verdicts. Attempts that
+        were running are marked as interrupted and their cases run again, unless the options limit that.
 
         :param unsupported: why a case is not meant to run here; None if it is.
         """
         self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
         if self.record.started is None:
             self._emit_started()
+        # Test files that were added since are not part of it. Not so if the plan was not written completely.
+        complete = 0 < self.record.planned <= len(self.record.cases)
+        files = {known.file for known in self.record.cases.values()}
         recorded = [one.content() for one in self.record.problems]
         for found, file in await asyncio.to_thread(_named, self.plan.problems):
             problem = Problem(
@@ -169,11 +172,13 @@ class Session:
                 problem=found.problem,
                 hint=found.hint,
             )
-            if problem.content() not in recorded:
+            if problem.content() not in recorded and (file in files or not complete):
                 self._journal.append(problem)
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.cases)):
-            if case.id not in self.record.cases:  # the coordinator may have been killed while it planned
+            if case.id not in self.record.cases:
+                if complete:
+                    continue
                 self._plan(case, unsupported(case))
             if (waiting := self._unfinished(case, order, now)) is not None:
                 self.waiting.add(waiting)
@@ -373,19 +378,19 @@ class Session:
         await asyncio.to_thread(self.writer.close)
 
     async def close(self, *, interrupted: bool) -> None:
-        """End the session; :attr:`ended` is set when its results are complete."""
+        """End the session; :attr:`ended` is set when its results are complete, or cannot be completed."""
         if self.closing:
             await self.ended.wait()
             return
         self.closing = True
-        await self._stop_preparation()
-        code = exit_code(self.record, interrupted=interrupted)
-        counts = self.record.counts
-        self._journal.append(
-            SessionEnded(session=self.id, counts=counts, exit_code=int(code), interrupted=interrupted)
-        )
-        self._unsubscribe()
         try:
+            await self._stop_preparation()
+            code = exit_code(self.record, interrupted=interrupted)
+            counts = self.record.counts
+            self._journal.append(
+                SessionEnded(session=self.id, counts=counts, exit_code=int(code), interrupted=interrupted)
+            )
+            self._unsubscribe()
             await asyncio.to_thread(self.writer.close)
             await asyncio.to_thread(self.folder.finish)
         except Exception as error:

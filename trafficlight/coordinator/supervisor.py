@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 _BUILT_IN = ("nio",)
 # Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
 _GRACE = 6.0
-# Seconds after `exit` until a program that has neither exited nor registered again is ended.
-_EXIT_DEADLINE = 20.0
 _LOOK = 1.0  # seconds between two looks
 # Seconds before a program that ended is started again: doubled each time that it ends soon, up to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
@@ -130,6 +128,8 @@ class Supervisor:
 
     :param url: the coordinator's URL, passed as ``TRAFFICLIGHT_URL``, ``trafficlightURL`` and ``{url}``.
     :param token: the bearer token that registering takes.
+    :param exit_deadline: seconds after `exit` until a program that has neither exited nor registered again is
+        ended.
     """
 
     def __init__(
@@ -140,8 +140,10 @@ class Supervisor:
         pool: Pool,
         *,
         token: str | None = None,
+        exit_deadline: float = 45.0,
     ) -> None:
         self.programs = tuple(programs)
+        self._exit_deadline = exit_deadline
         self._url = url
         self._environment = {name: value for name, value in os.environ.items() if name != LAB_ONLY}
         if token is not None:
@@ -179,9 +181,19 @@ class Supervisor:
         return all(self._pool.registration_of(program.instance) is not None for program in self.programs)
 
     def all_failed(self) -> bool:
-        """Whether no missing adapter will register: their programs have exited again and again."""
+        """Whether no missing adapter will register: their programs have exited again and again.
+
+        Not where adapters of another origin are registered: more of those may come.
+        """
+        ours = {program.instance for program in self.programs}
         missing = [program for program in self.programs if not self._pool.has(program.instance)]
-        return bool(missing) and all(program.failures >= _FAILED for program in missing)
+        others = any(one.program not in ours and self._pool.has(one.program) for one in self._pool)
+        return bool(missing) and not others and all(program.failures >= _FAILED for program in missing)
+
+    def exiting(self) -> bool:
+        """Whether a program has been sent `exit` and has not registered again."""
+        running = (program.instance for program in self.programs if program.running)
+        return any(self._pool.since_exit(instance) is not None for instance in running)
 
     async def _keep(self, program: Program, log: Path) -> None:
         pause = _FIRST_PAUSE
@@ -244,11 +256,11 @@ class Supervisor:
                     return await process.wait()
             since = self._pool.since_exit(program.instance)
             # An `exit` before the start was for the process before this one.
-            if since is not None and _EXIT_DEADLINE < since < loop.time() - began:
+            if since is not None and self._exit_deadline < since < loop.time() - began:
                 logger.warning(
                     "the adapter program %s did not exit within %g s after `exit`",
                     program.name,
-                    _EXIT_DEADLINE,
+                    self._exit_deadline,
                 )
                 await _stop([process])
 

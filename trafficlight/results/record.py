@@ -62,6 +62,7 @@ class SessionRecord:
     host: str = ""
     user: str = ""
     seed: int | None = None
+    planned: int = 0
     warnings: tuple[str, ...] = ()
     strict: bool = False
     problems: list[Problem] = field(default_factory=list)
@@ -147,6 +148,7 @@ class SessionRecord:
         self.versions, self.configuration = dict(event.versions), dict(event.configuration)
         self.command, self.host, self.user, self.seed = event.command, event.host, event.user, event.seed
         self.warnings, self.strict = event.warnings, event.strict
+        self.planned = event.cases
 
     def _apply_to_adapter(self, event: AdapterRegistered | AdapterLeased | AdapterLost) -> None:
         adapter = self.adapters.get(event.adapter)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from trafficlight.client_types import ClientType, spec_of
 from trafficlight.errors import TestFileError
-from trafficlight.parameters import ParameterSet
+from trafficlight.parameters import ParameterSet, time_limit_of
 from trafficlight.server_types import HomeServerSpec, ServerType
 from trafficlight.suites.case_ids import base_id, case_id, suite_id
 from trafficlight.suites.discovery import FileFound, methods_of
@@ -23,6 +23,7 @@ from trafficlight.suites.rendering import as_json, render_name, render_value
 from trafficlight.suites.roles import Role, Roles, read_roles
 from trafficlight.suites.signatures import (
     check_hooks,
+    check_members,
     check_method,
     check_roles,
     read_parameters,
@@ -67,7 +68,7 @@ def expand(
     A method with a problem has no suite; a class with a problem in its roles has none at all.
     """
     roles = read_roles(cls, source)
-    problems = list(roles.problems)
+    problems = roles.problems + check_members(cls, source)
     for name, line in source.repeated_methods(class_name):
         problem = f"two tests with one id: {class_name} has two methods {name}()"
         problems.append(TestFileError(source.path, line, problem, "rename one of them"))
@@ -91,7 +92,8 @@ def expand(
             sets, _ = read_parameters(cls, method, wanted.parameters, (source.path, line))
             if check_method(cls, method, roles, sets, source, line):
                 continue
-        matrix = _Matrix(taken, sets, _Test(file, class_name, method, line, wanted.parameters))
+        limit = time_limit_of(getattr(cls, method)) or cls.timeout
+        matrix = _Matrix(taken, sets, _Test(file, class_name, method, line, wanted.parameters, limit))
         suite, wrong = matrix.suite(_documentation(cls, method), wanted)
         problems.extend(wrong)
         suites.append(suite)
@@ -157,6 +159,7 @@ class _Test:
     method: str
     line: int
     overrides: Mapping[str, Any]
+    timeout: float | None = None
 
     @property
     def id(self) -> str:
@@ -341,6 +344,7 @@ class _Matrix:
                 parameters[place],
                 test.overrides,
                 self._sets[place].ignored,
+                test.timeout,
             )
         return tuple(cases.values()), problems
 

@@ -52,6 +52,7 @@ class Case:
     :param parameters: the keyword arguments that are not roles, as JSON; other values as text.
     :param overrides: the parameters that were given in place of the test's own.
     :param skip: the reason not to run it; None if it runs.
+    :param timeout: seconds for set-up and test together; None for the lab's setting.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Case:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     skip: str | None = None
+    timeout: float | None = None
 
     @property
     def roles(self) -> dict[str, str]:

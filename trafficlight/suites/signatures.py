@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.errors import TestFileError
-from trafficlight.parameters import ParameterSet, parameter_names, parameter_sets, single_sets
+from trafficlight.parameters import ParameterSet, is_seconds, parameter_names, parameter_sets, single_sets
 from trafficlight.suites.discovery import methods_of
 from trafficlight.suites.rendering import render_value
 from trafficlight.suites.roles import Roles, did_you_mean
 from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
+
+# What a test may replace; the other members of Test are final.
+_OPEN = {"clients", "servers", "interchangeable", "timeout", "setup", "teardown"}
+_OPEN |= {"_client_under_test", "_server_under_test", "_network_proxy"}
+_FINAL = {name for name in vars(Test) if not name.startswith("__")} - _OPEN
 
 
 class Signature:
@@ -88,6 +93,21 @@ def check_method(
             unused = [role for role in names if not signature.takes(role)]
             hint = did_you_mean(name, unused) or f"add a role, a default value, or @parametrize({name}=...)"
             wrong.append(TestFileError(source.path, line, f"nothing fills {name!r} of {method}()", hint))
+    return wrong
+
+
+def check_members(cls: type[Test], source: SourceLines) -> list[TestFileError]:
+    """Return which members of Test a class hides, and whether its time limit is wrong."""
+    wrong = []
+    for owner in cls.__mro__[: cls.__mro__.index(Test)]:
+        for name in _FINAL.intersection(vars(owner)):
+            line = source.attribute_line(owner.__name__, name) or source.method_line(owner.__name__, name)
+            problem = f"{name!r} hides a member of Test"
+            hint = "for a time limit write `timeout`" if name == "deadline" else "rename it"
+            wrong.append(TestFileError(source.path, line or source.class_line(cls.__name__), problem, hint))
+    if cls.timeout is not None and not is_seconds(cls.timeout):
+        line = source.attribute_line(cls.__name__, "timeout") or source.class_line(cls.__name__)
+        wrong.append(TestFileError(source.path, line, "timeout is not a number of seconds", "timeout = 30"))
     return wrong
 
 

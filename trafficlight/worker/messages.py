@@ -98,6 +98,11 @@ class Notification:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelling:
+    """Worker to coordinator: :class:`Cancel` has arrived. Not sent while the test blocks its process."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """Worker to coordinator: the attempt has ended.
 
@@ -156,7 +161,9 @@ class MatchResponse:
     problem: str = ""
 
 
-FromWorker: TypeAlias = Request | CancelRequest | Notification | Finished | Collected | MatchResponse
+FromWorker: TypeAlias = (
+    Request | CancelRequest | Notification | Cancelling | Finished | Collected | MatchResponse
+)
 ToWorker: TypeAlias = RunAttempt | Cancel | Response | CollectFile | MatchRequest
 
 _FROM_WORKER = {kind.__name__: kind for kind in get_args(FromWorker)}

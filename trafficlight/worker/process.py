@@ -26,6 +26,7 @@ from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.execution import execute
 from trafficlight.worker.messages import (
     Cancel,
+    Cancelling,
     CancelRequest,
     Collected,
     CollectFile,
@@ -138,6 +139,7 @@ class _Process:
                 self._link = _SocketLink(self._writer)
                 self._running = group.create_task(self._run(message.assignment, self._link))
             case Cancel():
+                write_message(self._writer, Cancelling())
                 if self._running is not None:
                     self._running.cancel()
             case Response():

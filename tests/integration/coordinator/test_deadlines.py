@@ -71,6 +71,16 @@ async def bay(tmp_path: Path, clock: HandClock) -> AsyncIterator["EngineHarness"
         yield opened
 
 
+async def test_of_a_test_with_its_own(bay: "EngineHarness", clock: HandClock) -> None:
+    session = await bay.submit(WAITS.replace("class Waits(Test):", "class Waits(Test):\n    timeout = 7"))
+    await bay.until(Log, message="running")
+    await clock.turn(6.9)
+    assert not session.ended.is_set()
+    await clock.turn(0.2)
+    (case,) = (await bay.ended(session)).values()
+    assert (case.state, case.message) == (State.ERROR, "not done within 7 s, the case's deadline")
+
+
 async def test_of_an_action(bay: "EngineHarness", clock: HandClock) -> None:
     alice = bay.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
     session = await bay.submit(DANCES)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +17,7 @@ from tests.integration.coordinator.conftest import EventRecorder
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.recovery import RecoveredState
+from trafficlight.errors import ConfigError
 from trafficlight.protocol import Registration
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
@@ -211,6 +213,25 @@ class Killed:
         for path, content in self._files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+
+
+async def test_files_that_were_added_since_are_not_run(opened: Opener, tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        async with opened() as lab:
+            told = EventRecorder(lab.journal)
+            ((first,), _) = await lab.resume_or_start(SessionRequest(), command="first")
+            await told.until(CaseEnded, case="Plain")
+            killed = Killed(tmp_path / "results")
+            raise KilledError
+    killed.restore()
+    (tmp_path / "added_test.py").write_text(TEST)
+    (tmp_path / "broken_test.py").write_text("1 / 0")
+
+    async with opened() as lab:
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
+        assert set(session.record.cases) == set(first.record.cases)
+        assert not [case for case in session.waiting if "added" in case]
+        assert not session.record.problems
 
 
 async def test_a_case_that_succeeded_on_a_retry_does_not_run_again(opened: Opener, tmp_path: Path) -> None:
@@ -448,3 +469,31 @@ async def test_the_database_of_an_earlier_version_is_named_and_left_alone(
     (results / "lab.sqlite").write_bytes(b"no database at all")
     async with opened():
         pass
+
+
+async def test_a_results_folder_that_cannot_be_locked(
+    opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("trafficlight.processes.fcntl.flock", no_locks)
+    with pytest.raises(ConfigError, match="cannot be locked: No locks available"):
+        async with opened():
+            pass
+
+
+async def test_a_session_that_cannot_be_closed_keeps_no_other_open(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened() as lab:
+        first, second = [await lab.start(SessionRequest()) for _ in range(2)]
+
+        def broken() -> None:
+            raise RuntimeError("its folder is gone")
+
+        monkeypatch.setattr(first, "_unsubscribe", broken)
+    assert first.ended.is_set()
+    assert first.writer.incomplete == "its folder is gone"
+    assert second.ended.is_set()
+    first.writer.close()

@@ -10,7 +10,7 @@ import pytest
 
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.homeservers.local.environments import Environments, interpreter, version_key
+from trafficlight.homeservers.recipes.synapse import Environments, interpreter, version_key
 
 
 @pytest.fixture

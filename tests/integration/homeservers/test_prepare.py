@@ -13,7 +13,7 @@ import pytest
 
 from trafficlight.config import DENDRITE_VERSION, SYNAPSE_VERSION
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.homeservers.local.environments import Environments
+from trafficlight.homeservers.recipes.synapse import Environments
 
 TEST = """
 from trafficlight.server_types import Synapse, SynapseStable

@@ -7,6 +7,7 @@ read but the status and the action, and every status but 200 is its end.
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -17,6 +18,7 @@ import pytest
 from tests.integration.http.conftest import HttpHarness, ended
 from trafficlight.cli.runtime import adapters_running
 from trafficlight.coordinator import supervisor
+from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Program
 from trafficlight.results.events import State
 
@@ -173,13 +175,18 @@ def one_program(site: HttpHarness, *arguments: str) -> list[Program]:
     return [Program("old", [sys.executable, str(program), *arguments])]
 
 
+def with_exit_deadline(lab: Lab, seconds: float) -> Lab:
+    """Return a lab with another setting."""
+    return replace(lab, settings=lab.settings.model_copy(update={"exit_deadline": seconds}))
+
+
 async def test_a_program_that_stays_after_exit_is_restarted(
     site: HttpHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second case waited until its deadline."""
-    monkeypatch.setattr(supervisor, "_EXIT_DEADLINE", 0.2)
     monkeypatch.setattr(supervisor, "_LOOK", 0.05)
-    async with adapters_running(site.lab, site.url, one_program(site), tmp_path / "adapters"):
+    lab = with_exit_deadline(site.lab, 0.2)
+    async with adapters_running(lab, site.url, one_program(site), tmp_path / "adapters"):
         for _ in range(2):
             session = await ended(await site.start("await alice.perform('one')"))
             assert session.record.counts[State.SUCCESS] == 1
@@ -189,3 +196,25 @@ async def test_what_is_uploaded_after_the_last_exit_arrives(site: HttpHarness, t
     async with adapters_running(site.lab, site.url, one_program(site, "uploads"), tmp_path / "adapters"):
         session = await ended(await site.start("await alice.perform('one')"))
     assert [path.read_text() for path in session.folder.path.rglob("last.webm")] == ["film"]
+
+
+async def test_a_signal_ends_the_wait_for_the_last_uploads(site: HttpHarness, tmp_path: Path) -> None:
+    lab = with_exit_deadline(site.lab, 3600)
+    async with asyncio.timeout(60):
+        async with adapters_running(lab, site.url, one_program(site), tmp_path / "adapters"):
+            await ended(await site.start("await alice.perform('one')"))
+            asyncio.get_running_loop().call_later(0.5, setattr, lab.engine, "stopping", "SIGINT")
+
+
+async def test_cases_do_not_wait_for_a_program_that_keeps_exiting(
+    site: HttpHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `serve`, too: they waited for the whole deadline."""
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "_LONGEST_PAUSE", 0.01)
+    programs = [Program("old", ["/bin/false"])]
+    async with adapters_running(site.lab, site.url, programs, tmp_path / "adapters"):
+        session = await ended(await site.start("await alice.perform('one')"))
+    (case,) = session.record.cases.values()
+    assert case.state is State.ERROR
+    assert "the program old exited" in case.message

@@ -414,3 +414,22 @@ class TestCallingOff:
             async with asyncio.timeout(20):
                 await asyncio.wait([task])
             assert task.cancelled()
+
+    async def test_one_that_blocks_its_process_does_not_get_the_time_of_a_tear_down(
+        self, bench: "WorkerHarness", link: "FakeLink", open_pool: "OpenPool"
+    ) -> None:
+        clock = HandClock()
+        async with open_pool(clock=clock) as pool:
+            body = """
+            async def run(self):
+                self.logger.info("running")
+                await asyncio.sleep(0)
+                while True: pass
+            """
+            task = asyncio.create_task(pool.execute(bench.assignment(body, teardown=1000), link))
+            await asyncio.wait_for(link.logged_event.wait(), 30)
+            task.cancel()
+            await clock.turn(6)
+            async with asyncio.timeout(20):
+                await asyncio.wait([task])
+            assert task.cancelled()

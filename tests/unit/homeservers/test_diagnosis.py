@@ -6,9 +6,9 @@ import pytest
 
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.diagnosis import Finding, diagnose, resolutions
-from trafficlight.homeservers.local.environments import Environments
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.recipes import default_recipes
+from trafficlight.homeservers.recipes.synapse import Environments
 from trafficlight.server_types import HomeServerSpec, SynapseStable
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from trafficlight.results.events import CaseWaits, Expected, Log, Measurement, Problem, Upload
 from trafficlight.results.reports.html import report_html
-from trafficlight.results.reports.matrix import matrices
+from trafficlight.results.reports.presentation import matrices
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab

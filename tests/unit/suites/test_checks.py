@@ -106,6 +106,10 @@ def run(arguments: str) -> str:
         (('client = {"alice": Nio}', run(", alice")), 3, "'client' is no attribute of a test", "clients = {"),
         (("clients = [Nio]", run(", alice")), 3, "clients is not a mapping from roles to types", "clients ="),
         ((run(""), run("")), 4, "two methods run()", "rename"),
+        (("deadline = 30", run("")), 3, "'deadline' hides a member of Test", "write `timeout`"),
+        (("def record(self): ...", run("")), 3, "'record' hides a member of Test", "rename"),
+        (("timeout = '30'", run("")), 3, "timeout is not a number of seconds", "timeout = 30"),
+        (("timeout = 0", run("")), 3, "timeout is not a number of seconds", ""),
         (
             ("@parametrize(x=1)", "@parametrize(x=1)", run(", x")),
             5,
@@ -159,6 +163,30 @@ def test_a_test_takes_the_roles_that_it_needs(write: Write) -> None:
     ]
     for case in found.cases:
         assert set(expand_case(case)[1]) == set(case.clients)
+
+
+def test_a_test_has_its_own_time_limit(write: Write) -> None:
+    """`deadline = 30` replaced a property, and `timeout = 30` had no effect."""
+    path = write(
+        "a_test.py",
+        """\
+        from trafficlight import time_limit
+
+        class Limited(Test):
+            timeout = 30
+
+            async def test_usual(self): ...
+
+            @time_limit(2.5)
+            async def test_quick(self): ...
+
+        class Unlimited(Test):
+            async def run(self): ...
+        """,
+    )
+    found = plan([path])
+    assert found.problems == ()
+    assert [case.timeout for case in found.cases] == [30, 2.5, None]
 
 
 def test_the_older_form_is_named_where_it_is_called(write: Write) -> None:

@@ -266,6 +266,8 @@ def test_the_hint_for_a_missing_module_of_trafficlight_is_not_to_install_it(writ
         ("import sys\nsys.exit('bye')", 3, "SystemExit: bye", ""),
         ("@matrix(size=3)\nasync def run(): ...", 2, "takes a list of values", ""),
         ("@parametrize('n', [1, 2])\nasync def run(): ...", 2, "positional", "write @matrix(n=[1, 2])"),
+        ("time_limit(0)", 2, "@time_limit takes a number of seconds, not 0", ""),
+        ("@time_limit(30)\nclass A(Test): ...", 2, "write timeout = 30 in A", ""),
         ("Nio(version='new')", 2, "Invalid specifier", ""),
     ],
 )

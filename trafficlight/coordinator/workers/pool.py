@@ -23,6 +23,7 @@ from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.messages import (
     Cancel,
+    Cancelling,
     CancelRequest,
     Finished,
     Notification,
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a worker has beyond the test's own deadlines, before it counts as hung.
 _MARGIN = 5.0
+# Seconds for a worker to take notice that its attempt is cancelled: one that a test blocks does not.
+_NOTICE = 5.0
 # Seconds for a worker to report after a test's tear-down, and for the system to report how one exited.
 _LAST_WORDS = 1.0
 # Seconds for a hung worker to dump its stacks, before it is killed: the machine may be busy.
@@ -150,11 +153,15 @@ class WorkerPool:
             self._start_as_needed()
 
     async def _cancel(self, worker: WorkerProcess, link: CaseLink, teardown: float) -> None:
-        """Cancel an attempt and let it tear down; kill its worker if that does not end."""
+        """Cancel an attempt and let it tear down; kill its worker if that does not end, or does not begin."""
         worker.send(Cancel())
         try:
-            async with self._clock.timeout(teardown + _LAST_WORDS):
-                await _serve_requests(worker, link)
+            async with self._clock.timeout(teardown + _LAST_WORDS) as limit:
+                blocked = self._clock.call_later(_NOTICE, limit.reschedule, 0.0)
+                try:
+                    await _serve_requests(worker, link, on_cancelling=blocked.cancel)
+                finally:
+                    blocked.cancel()
         except WorkerDied:
             pass
         except (TimeoutError, asyncio.CancelledError):
@@ -231,8 +238,13 @@ class WorkerPool:
             self._start_as_needed()
 
 
-async def _serve_requests(worker: WorkerProcess, link: CaseLink) -> Finished:
-    """Serve a worker's requests until its attempt has finished."""
+async def _serve_requests(
+    worker: WorkerProcess, link: CaseLink, on_cancelling: Callable[[], object] = lambda: None
+) -> Finished:
+    """Serve a worker's requests until its attempt has finished.
+
+    :param on_cancelling: called when the worker has taken notice that it is cancelled.
+    """
     requests: dict[int, asyncio.Task[None]] = {}
     try:
         while True:
@@ -251,6 +263,8 @@ async def _serve_requests(worker: WorkerProcess, link: CaseLink) -> Finished:
                         link.emit(event)
                     else:
                         logger.error("a worker emitted an event that tests cannot emit: %s", content)
+                case Cancelling():
+                    on_cancelling()
                 case Finished() as finished:
                     return finished
                 case other:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import os
 import shutil
 import weakref
@@ -13,7 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from trafficlight.errors import ConfigError
-from trafficlight.processes import run_to_completion
+from trafficlight.processes import run_to_completion, try_lock
 
 _RETRY_SECONDS = 0.2
 
@@ -100,7 +98,7 @@ class CacheFolder:
             raise ConfigError(message, key="CACHE_FOLDER") from error
         removed = folder.with_name(f".{folder.name}.removed")
         try:
-            if not _try_lock(lock):
+            if not try_lock(lock):
                 return False
             await asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True)
             await asyncio.to_thread(folder.rename, removed)
@@ -117,7 +115,7 @@ class CacheFolder:
         except OSError:  # the cache is not writable: what is there can still be used
             return
         try:
-            while not _try_lock(lock, fcntl.LOCK_SH):
+            while not try_lock(lock, shared=True):
                 await asyncio.sleep(_RETRY_SECONDS)
         except BaseException:
             os.close(lock)
@@ -135,7 +133,7 @@ class CacheFolder:
             message = f"{self.root} cannot be written: {error.strerror or error}"
             raise ConfigError(message, key="CACHE_FOLDER") from error
         try:
-            while not _try_lock(lock):
+            while not try_lock(lock):
                 await asyncio.sleep(_RETRY_SECONDS)  # a blocking flock in a thread could not be cancelled
             yield
         finally:
@@ -165,13 +163,3 @@ def _close(locks: dict[str, int]) -> None:
     for lock in locks.values():
         os.close(lock)
     locks.clear()
-
-
-def _try_lock(lock: int, kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        raise
-    return True

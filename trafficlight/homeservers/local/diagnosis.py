@@ -10,10 +10,10 @@ from pathlib import Path
 
 from trafficlight.errors import UnsupportedError
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.homeservers.local.environments import Environments
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.local.run_folder import default_base
 from trafficlight.homeservers.provider import available_bytes, capacity_of_this_machine
+from trafficlight.homeservers.recipes.synapse import Environments
 from trafficlight.server_types import HomeServerSpec
 
 _MIB = 2**20

@@ -1,7 +1,6 @@
 """The folder with the data of one provider's homeservers, removed by the next lab if its owner died."""
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -9,6 +8,8 @@ import secrets
 import shutil
 import tempfile
 from pathlib import Path
+
+from trafficlight.processes import try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,9 @@ class RunFolder:
             with contextlib.suppress(OSError):  # it is another user's, or was just removed by another lab
                 lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed.append(folder)
-                except OSError as error:
-                    if error.errno not in (errno.EAGAIN, errno.EACCES):
-                        raise
+                    if try_lock(lock):
+                        shutil.rmtree(folder, ignore_errors=True)
+                        removed.append(folder)
                 finally:
                     os.close(lock)
         for folder in removed:

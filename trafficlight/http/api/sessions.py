@@ -287,7 +287,7 @@ async def _body(id: str) -> SessionBody:
 
 def _body_of(summary: SessionSummary) -> SessionBody:
     lab = current_lab()
-    folder = lab.settings.results_root.absolute() / summary.id
+    folder = lab.root / summary.id
     return session_body(summary, folder, running(summary.id), lab.engine.pool.drained)
 
 

@@ -34,8 +34,7 @@ from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, p
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
-from trafficlight.results.reports.matrix import matrices
-from trafficlight.results.reports.presentation import case_row, verdict
+from trafficlight.results.reports.presentation import case_row, matrices, verdict
 
 blueprint = Blueprint("pages", __name__)
 #: The style sheet and the script. They require no token, because the login page needs them.

@@ -6,13 +6,13 @@ from urllib.parse import quote
 
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.matrix import matrices
 from trafficlight.results.reports.presentation import (
     POSITION,
     AttemptView,
     CaseRow,
     attempt_view,
     case_row,
+    matrices,
     recorded_files,
     render,
     status_counts,
