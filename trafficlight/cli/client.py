@@ -94,7 +94,9 @@ class Coordinator:
         if not _is_url(url):
             raise UsageError(f"--url {url}: write http://host:port")
         async with aiohttp.ClientSession() as http:
-            yield cls(http, url, token or find_token(url))
+            if not token and (found := find_token(url)) is not None:
+                token, url = found
+            yield cls(http, url, token)
 
     async def submit(self, asked: SessionRequest) -> SessionBody:
         """Start a session.

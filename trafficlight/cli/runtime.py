@@ -56,11 +56,10 @@ async def lab_serving(
         stack.callback(listening.close)
         token = None
         if settings.people_token is None:
-            token = create_token(listening.getsockname()[1], required=resumable)
+            token = create_token(*listening.getsockname()[:2], required=resumable)
+            stack.callback(remove_token, token)
             if resumable:
                 click.echo(f"changes over HTTP need the token in {token.path}", err=True)
-            if not (resumable and settings.port):  # of no use after this process
-                stack.callback(remove_token, token)
         app = app_of(lab, local_token=token, sessions=resumable)
         url = await stack.enter_async_context(serving(app, listening))
         # Held polls would keep the server from shutting down.

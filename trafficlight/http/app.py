@@ -4,6 +4,7 @@ import asyncio
 import logging
 import mimetypes
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from typing import Any
 
 from quart import Quart
@@ -13,7 +14,7 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.http import errors, headers
 from trafficlight.http.api import adapters, openapi, operations, sessions
 from trafficlight.http.forwarded import ForwardedApp
-from trafficlight.http.local_token import LocalToken, create_token
+from trafficlight.http.local_token import LocalToken, create_token, remove_token
 from trafficlight.http.pages import routes
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
@@ -55,10 +56,13 @@ def create_app(**settings: Any) -> Quart:
         # Which address the server listens on is not known here.
         if (warning := warning_for(loaded, "an address that another program chose")) is not None:
             logger.warning(warning)
-        if loaded.people_token is None:
-            app.config["LOCAL_TOKEN"] = token = create_token(loaded.port or DEFAULT_PORT)
-            logger.warning("changes over HTTP need the token in %s", token.path)
-        async with Lab.open(loaded, resumable=True) as running:
+        async with AsyncExitStack() as stack:
+            if loaded.people_token is None:
+                token = create_token(loaded.host, loaded.port or DEFAULT_PORT)
+                stack.callback(remove_token, token)
+                app.config["LOCAL_TOKEN"] = token
+                logger.warning("changes over HTTP need the token in %s", token.path)
+            running = await stack.enter_async_context(Lab.open(loaded, resumable=True))
             app.config["LAB"] = running
             # Installing a homeserver takes longer than a server waits for its application to start.
             beginning = asyncio.create_task(_begin(running), name="begin")

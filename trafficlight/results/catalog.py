@@ -99,6 +99,8 @@ class SessionSummary(BaseModel):
     host: str = ""
     user: str = ""
     seed: int | None = None
+    warnings: tuple[str, ...] = ()
+    strict: bool = False
     versions: dict[str, Any] = {}
     configuration: dict[str, Any] = {}
     exit_code: int | None

@@ -24,6 +24,7 @@ from trafficlight.results.events import (
     SessionStopped,
     State,
 )
+from trafficlight.text import count
 
 _MOST_ADAPTERS = 1_000  # adapters register again for each case; the oldest are dropped
 
@@ -96,6 +97,13 @@ class SessionRecord:
         """The number of cases of each outcome, zeros included."""
         counted = Counter(case.outcome for case in list(self.cases.values()))
         return {outcome: counted[outcome] for outcome in Outcome}
+
+    @property
+    def reductions(self) -> list[str]:
+        """Why it ran less than it was asked to, in numbers; empty if it did not."""
+        unsupported = sum(case.skip_type == "unsupported" for case in list(self.cases.values()))
+        numbers = ((unsupported, "unsupported case"), (len(self.warnings), "warning"))
+        return [count(number, what) for number, what in numbers if number]
 
     @property
     def ran(self) -> bool:
@@ -189,15 +197,10 @@ def exit_code(record: SessionRecord, *, interrupted: bool | None = None) -> Exit
     outcomes = record.outcomes
     if outcomes[Outcome.FAILURE]:
         return ExitCode.FAILURE
-    if outcomes[Outcome.ERROR] or record.problems or (record.strict and _is_reduced(record)):
+    if outcomes[Outcome.ERROR] or record.problems or (record.strict and record.reductions):
         return ExitCode.LAB_ERROR
     if not record.ran:
         return ExitCode.USAGE
     if any(case.state not in FINAL for case in record.cases.values()):
         return ExitCode.LAB_ERROR
     return ExitCode.SUCCESS
-
-
-def _is_reduced(record: SessionRecord) -> bool:
-    """Return whether the session ran less than it was asked to."""
-    return bool(record.warnings) or any(case.skip_type == "unsupported" for case in record.cases.values())

@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
-from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.events import CaseWaits
+from trafficlight.suites.planning import plan
 
 NASTY = "<script>alert(1)</script> \" onload='x' {{ 7*7 }} \ud800 \x07 \x00"
 BROWSER = {"Accept": "text/html"}
@@ -72,6 +73,19 @@ async def test_why_a_case_waits_is_shown(site: HttpHarness) -> None:
         await asyncio.wait_for(told.wait(), 10)
     assert case.reason
     assert case.reason in (await site.get("/status")).text()
+
+
+async def test_warnings_and_what_they_mean_for_a_strict_session(site: HttpHarness) -> None:
+    path = site.folder / "plain_test.py"
+    path.write_text("from trafficlight import Test\n\n\nclass Plain(Test):\n    async def run(self): ...\n")
+    planned = plan([path], directory=site.folder)
+    options = SessionOptions(warnings=("there is no test in x",), strict=True)
+    session = await site.lab.engine.submit(await site.lab.new_folder(), planned, options)
+    await session.ended.wait()
+    for url in (f"/status/{session.id}", "/sessions"):
+        assert "which a strict session must not have" in (await site.get(url)).text()
+    assert "there is no test in x" in (await site.get(f"/status/{session.id}")).text()
+    assert "there is no test in x" in (await site.get(f"/api/sessions/{session.id}")).text()
 
 
 async def test_junit_is_the_file_of_the_folder(site: HttpHarness) -> None:

@@ -245,6 +245,19 @@ def test_a_session_in_which_nothing_ran_is_an_error(lab: "Lab", planned: int) ->
     assert root.get("skipped") == str(planned)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_warnings_are_properties_and_errors_of_a_strict_session(lab: "Lab", strict: bool) -> None:
+    lab.start(warnings=("there is no test in x",), strict=strict)
+    lab.run(lab.plan({"alice": "Good"}))
+    lab.plan({"alice": "Bad"}, skip="no Go", skip_type="unsupported")
+    root = _checked(lab)
+    shown = {entry.get("name"): entry.get("value") for entry in root.iter("property")}
+    assert shown["warning.1"] == "there is no test in x"
+    errors = [error.get("message") for error in root.iter("error")]
+    assert errors == (["1 unsupported case and 1 warning in a strict session"] if strict else [])
+    assert root.get("errors") == str(len(errors))
+
+
 def test_what_has_no_verdict_yet_is_listed_with_why(lab: "Lab") -> None:
     lab.start()
     lab.append(CaseWaits(case=lab.plan({"alice": "A"}), reason="no adapter"))

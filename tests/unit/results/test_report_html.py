@@ -2,6 +2,8 @@ import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
+import pytest
+
 from trafficlight.results.events import CaseWaits, Expected, Log, Measurement, Problem, Upload
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.presentation import matrices
@@ -118,6 +120,17 @@ def test_headlines(lab: "Lab") -> None:
     assert "not ended when this was written" in _page(lab).text
     lab.run(lab.plan({"alice": "A"}), "error", "broken")
     assert "1 of 2 cases ended in error" in _page(lab).text
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_warnings_and_what_they_mean_for_a_strict_session(lab: "Lab", strict: bool) -> None:
+    lab.start(warnings=("there is no test in x",), strict=strict)
+    lab.run(lab.plan())
+    page = _page(lab).text
+    assert "Warnings" in page
+    assert "there is no test in x" in page
+    assert ("which a strict session must not have" in page) is strict
+    assert ("The case succeeded" in page) is not strict
 
 
 def test_thousands_of_successes_stay_readable(lab: "Lab") -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trafficlight.results.events import CaseWaits, Expected, Problem
+from trafficlight.results.reports.presentation import status_counts
 from trafficlight.results.reports.summary import summary
 
 if TYPE_CHECKING:
@@ -32,6 +33,17 @@ def test_the_last_lines(lab: "Lab") -> None:
     assert lines[-1] == (
         "1 success · 1 flaky · 1 unexpected success · 1 failure · 0 error · 3 not run · 1 problem   " + where
     )
+
+
+def test_a_killed_session_counts_what_ran_as_its_page_does(lab: "Lab") -> None:
+    lab.start(strict=True, warnings=("there is no test in x",))
+    lab.run(lab.plan({"alice": "Good"}))
+    lab.prepare(lab.plan({"alice": "Running"}))
+    lab.plan({"alice": "Waiting"})
+    lines = summary(lab.record, lab.folder.path)
+    assert lines[-1].startswith("1 success · 0 failure · 0 error · 2 not run · 1 warning ")
+    assert "error  1 warning in a strict session" in lines
+    assert status_counts(lab.record.cases.values(), over=True) == {"success": 1, "not run": 2}
 
 
 def test_the_slowest_cases(lab: "Lab") -> None:

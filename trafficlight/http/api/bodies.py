@@ -39,6 +39,9 @@ class SessionBody(BaseModel):
         default_factory=list,
         description="Test files and classes that cannot run.",
     )
+    warnings: list[str] = Field(
+        default_factory=list, description="What of the request or the settings has no effect."
+    )
     command: str = Field(description="How it was started.")
     folder: str = Field(description="Its results folder on the coordinator's machine.")
     urls: Urls

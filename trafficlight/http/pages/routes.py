@@ -264,7 +264,12 @@ async def _status(id: str) -> Response:
                 state=state,
                 events=events,
                 record=record,
-                result=verdict(shown.counts, state, len(record.problems)),
+                result=verdict(
+                    shown.counts,
+                    state,
+                    len(record.problems),
+                    reduced=record.strict and bool(record.reductions),
+                ),
                 cases=shown,
                 matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
                 href=lambda case: rooted(case_path(found.id, case)),

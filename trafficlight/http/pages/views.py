@@ -17,6 +17,7 @@ from trafficlight.http.api.bodies import AdapterBody
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
+from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.presentation import (
     POSITION,
     AttemptView,
@@ -140,7 +141,12 @@ def session_row(summary: SessionSummary) -> SessionRow:
     return SessionRow(
         id=summary.id,
         state=state,
-        verdict=verdict(counts, state, len(summary.problems)),
+        verdict=verdict(
+            counts,
+            state,
+            len(summary.problems),
+            reduced=summary.strict and summary.exit_code == ExitCode.LAB_ERROR,
+        ),
         counts=in_display_order(counts),
         started=summary.started,
         seconds=summary.seconds if summary.ended is not None else None,

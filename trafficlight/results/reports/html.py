@@ -52,7 +52,12 @@ def report_html(record: SessionRecord, *, over: bool = True) -> bytes:
     return render(
         "report.html",
         record=record,
-        result=verdict(counts, _state(record, over=over), len(record.problems)),
+        result=verdict(
+            counts,
+            _state(record, over=over),
+            len(record.problems),
+            reduced=record.strict and bool(record.reductions),
+        ),
         counts=counts,
         matrices=matrices(cases, over=over),
         troubled=[rows[case.id] for case in ordered if rows[case.id].status in ("failure", "error")],

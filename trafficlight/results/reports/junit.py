@@ -22,6 +22,7 @@ from trafficlight.results.reports.presentation import summarized
 from trafficlight.results.reports.timeline import render_timeline
 from trafficlight.text import count, escape_control, single_line, truncate_middle
 
+_MOST_WARNINGS = 20  # of one suite
 _MOST_ATTACHMENTS = 100  # of one case
 _LONGEST_MESSAGE = 4 * 1024  # bytes of a message attribute
 _LONGEST_PROPERTY = 1024  # bytes of a property's name or value
@@ -109,6 +110,8 @@ class JunitDocument:
             planned = len(self._record.cases)
             why = f"none of {count(planned, 'case')} has a verdict" if planned else "there were no cases"
             suites.append(("session", "", [_piece(nothing_ran(why))]))
+        elif self._record.strict and self._record.reductions and not running:
+            suites.append(("session", "", [_piece(reduced(self._record))]))
         root = Element("testsuites", {"name": "trafficlight"})
         every = [piece for _, _, pieces in suites for piece in pieces]
         _count(root, every, self._record.seconds)
@@ -201,6 +204,14 @@ def nothing_ran(why: str) -> Element:
     return _element(entry, 0.0)
 
 
+def reduced(record: SessionRecord) -> Element:
+    """Return the error element of a strict session that ran less than it was asked to."""
+    entry = junit_xml.TestCase("a strict session runs everything", classname="trafficlight.session")
+    message = f"{' and '.join(record.reductions)} in a strict session"
+    entry.add_error_info(message, escape_control("\n".join(record.warnings)), "trafficlight.strict")
+    return _element(entry, 0.0)
+
+
 def suite_shell(name: str, record: SessionRecord, file: str = "") -> Element:
     """Return the element of a suite without its cases and totals."""
     properties = {"session": record.id}
@@ -209,6 +220,8 @@ def suite_shell(name: str, record: SessionRecord, file: str = "") -> Element:
         properties["seed"] = str(record.seed)
     if record.command:
         properties["command"] = record.command
+    for number, warning in enumerate(record.warnings[:_MOST_WARNINGS], 1):
+        properties[f"warning.{number}"] = warning
     suite = junit_xml.TestSuite(
         escape_control(name),
         hostname=escape_control(record.host) or None,

@@ -88,11 +88,14 @@ class Verdict:
     status: str
 
 
-def verdict(counts: Mapping[str, int], state: str = "ended", problems: int = 0) -> Verdict:
+def verdict(
+    counts: Mapping[str, int], state: str = "ended", problems: int = 0, *, reduced: bool = False
+) -> Verdict:
     """Return the verdict of a session.
 
     :param state: ``running``, ``ended``, ``interrupted`` or ``abandoned``.
     :param problems: the number of test files that cannot run.
+    :param reduced: whether it ran less than a strict session must.
     """
     number, total = Counter(counts), sum(counts.values())
     bad = {
@@ -105,6 +108,8 @@ def verdict(counts: Mapping[str, int], state: str = "ended", problems: int = 0) 
         return Verdict(_sentence(bad, total), status)
     if problems:
         return Verdict(f"{count(problems, 'test file')} cannot run", "error")
+    if reduced:
+        return Verdict("Unsupported cases or warnings, which a strict session must not have", "error")
     if state == "running":
         return Verdict("No failures so far", "running")
     succeeded = number["success"] + number["flaky"]

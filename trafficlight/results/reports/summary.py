@@ -8,6 +8,7 @@ from pathlib import Path
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.presentation import status_counts
 from trafficlight.text import count, duration, escape_control, single_line
 
 _ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.ERROR)
@@ -36,6 +37,8 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
         hint = f" ({problem.hint})" if problem.hint else ""
         lines.append(f"problem  {place}  {single_line(escape_control(problem.problem))}{hint}")
     lines += [f"warning  {single_line(escape_control(warning))}" for warning in record.warnings]
+    if record.strict and record.reductions:
+        lines.append(f"error  {' and '.join(record.reductions)} in a strict session")
     for outcome in _LISTED:
         cases = [case for case in record.cases.values() if case.outcome is outcome]
         for number, case in enumerate(cases[:_MOST]):
@@ -50,8 +53,11 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     lines += [
         f"slowest  {duration(case.seconds):>12}  {escape_control(case.id)}" for case in longest[:slowest]
     ]
+    numbers = status_counts(record.cases.values(), over=True)
     counts = " · ".join(
-        f"{number} {outcome}" for outcome, number in record.outcomes.items() if number or outcome in _ALWAYS
+        f"{numbers.get(outcome, 0)} {outcome}"
+        for outcome in Outcome
+        if outcome in numbers or outcome in _ALWAYS
     )
     problems = f" · {count(len(record.problems), 'problem')}" if record.problems else ""
     warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
