@@ -23,15 +23,11 @@ FILES = {
 }
 TEST = """
 from trafficlight import Test
-from trafficlight.client_types import ClientType
-
-
-class MyClient(ClientType):
-    type = "my-client"
+from trafficlight.client_types import AnyMatrixClient
 
 
 class Remembers(Test):
-    clients = {"alice": MyClient}
+    clients = {"alice": AnyMatrixClient}
 
     async def run(self, alice):
         await alice.send_message("hello")
