@@ -19,6 +19,7 @@ from trafficlight.errors import LabError
 
 __all__ = [
     "CLIENT_GROUPS",
+    "CLIENT_NAME",
     "AnyMatrixClient",
     "Candidate",
     "ClientMatcher",
@@ -238,6 +239,9 @@ _NAMED: Mapping[str, type[ClientType]] = {
     )
     for name in (kind.__name__, kind.type)
 }
+CLIENT_NAME = re.compile(r"([\w-]+)(==[\w.+!-]+)?")
+"""What names a client that a session chooses."""
+
 CLIENT_GROUPS: Mapping[str, tuple[str, ...]] = {
     "sdk": ("nio", "js-sdk", "mautrix-go"),
     "all": ("nio", "js-sdk", "mautrix-go"),
@@ -254,7 +258,7 @@ def client_types_of(names: Iterable[str]) -> tuple[ClientType, ...]:
     """
     found: dict[str, ClientType] = {}
     for name in itertools.chain.from_iterable(CLIENT_GROUPS.get(name, (name,)) for name in names):
-        matched = re.fullmatch(r"([\w-]+)(==[\w.+!-]+)?", name)
+        matched = CLIENT_NAME.fullmatch(name)
         if matched is None:
             raise ValueError(f"{name!r} is no client: write a type such as js-sdk, or js-sdk==43.0.0")
         type, version = matched.groups()

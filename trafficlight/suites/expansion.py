@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import ClientType, ClientTypeSpec, Nio, client_types_of, spec_of
+from trafficlight.client_types import CLIENT_NAME, ClientType, Nio, client_types_of, spec_of
 from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet, ignored_types, time_limit_of
 from trafficlight.server_types import HomeServerSpec, ServerType
@@ -118,7 +118,7 @@ def expand_case(case: Case) -> tuple[type[Test], dict[str, ClientType], dict[str
     :raises TestFileError: the file cannot be imported, or no longer produces the case.
     """
     cls: Any = load_test_class(case.path, case.class_name)
-    overrides, chosen = json.dumps(case.overrides), tuple(dict.fromkeys(map(_choice, case.clients.values())))
+    overrides, chosen = json.dumps(case.overrides), _choices(case)
     matrix = _matrix(cls, case.class_name, case.method, case.path, case.file, overrides, chosen)
     found = matrix.find(base_id(case.id))
     if found is None:
@@ -142,9 +142,10 @@ def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> 
     raise TestFileError(path, None, f"{class_name} no longer names {type_name} for the role {role!r}")
 
 
-def _choice(kind: ClientTypeSpec) -> str:
-    """Return what a role for any Matrix client was filled with, as if the case had one."""
-    return kind.type_name.partition("(")[0] + kind.version
+def _choices(case: Case) -> tuple[str, ...]:
+    """Return the names of what fills roles for any Matrix client, as if every client of the case did."""
+    names = (kind.type_name.partition("(")[0] + kind.version for kind in case.clients.values())
+    return tuple(dict.fromkeys(filter(CLIENT_NAME.fullmatch, names)))
 
 
 # A worker expands a test before it forks the processes of its cases.
