@@ -6,11 +6,15 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from trafficlight.protocol import TOKEN_VARIABLES
+
+if TYPE_CHECKING:
+    from trafficlight.adapters.conformance import CheckOptions, Results
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,6 +128,11 @@ def _check_url(url: str) -> None:
     "--token",
     help="Require this registration token; the adapter gets it as TRAFFICLIGHT_ADAPTER_TOKEN.",
 )
+@click.option(
+    "--against",
+    type=click.Choice(["synapse", "dendrite"]),
+    help="Also start this homeserver, and check that actions are true on it.",
+)
 def check(
     program: str | None,
     driver: str | None,
@@ -131,6 +140,7 @@ def check(
     data: dict[str, Any] | None,
     hold: float,
     token: str | None,
+    against: str | None,
 ) -> int:
     """Check an adapter, or a driver, against a scripted coordinator.
 
@@ -139,13 +149,26 @@ def check(
     if (program is None) == (driver is None):
         raise click.UsageError("name a --command or a --driver")
     from trafficlight.adapters.conformance import CheckOptions, render
-    from trafficlight.adapters.conformance import check as examine
     from trafficlight.clients.catalogue import catalogue
 
     examples = {entry.name: entry.message["data"] for entry in reversed(catalogue())}
     options = CheckOptions(action=action, data=data, examples=examples, hold=hold, token=token)
     host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", "--url", "{url}", "--driver"]
-    results = asyncio.run(examine(program or shlex.join([*host, driver or ""]), options))
+    results = asyncio.run(_examined(program or shlex.join([*host, driver or ""]), options, against))
     results.command = program or driver or ""
     click.echo(render(results))
     return results.exit_code
+
+
+async def _examined(program: str, options: "CheckOptions", against: str | None) -> "Results":
+    from trafficlight.adapters.conformance import Homeserver
+    from trafficlight.adapters.conformance import check as examine
+
+    if against is None:
+        return await examine(program, options)
+    from trafficlight.cli.homeserver import spec_of, started
+    from trafficlight.cli.options import load_settings
+
+    async with started(load_settings(None), spec_of(against)) as [(server, _)]:
+        homeserver = Homeserver(server.cs_api, server.server_name)
+        return await examine(program, replace(options, homeserver=homeserver))

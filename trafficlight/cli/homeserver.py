@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import click
@@ -13,11 +13,12 @@ from trafficlight.cli.options import load_settings
 from trafficlight.clock import race
 from trafficlight.config import Settings
 from trafficlight.errors import DeployError, UnsupportedError, UsageError
-from trafficlight.homeservers.provider import ServerRequest
-from trafficlight.homeservers.registry import ProviderRegistry, build_providers
+from trafficlight.homeservers.provider import RunningServer, ServerRequest
+from trafficlight.homeservers.registry import build_providers
 from trafficlight.server_types import Dendrite, HomeServerSpec, ServerType, Synapse, SynapseDevelop
 
-_KINDS: dict[str, type[ServerType]] = {"synapse": Synapse, "dendrite": Dendrite}
+KINDS: dict[str, type[ServerType]] = {"synapse": Synapse, "dendrite": Dendrite}
+"""The homeservers that can be started by hand."""
 
 
 @click.group("homeserver")
@@ -26,7 +27,7 @@ def command() -> None:
 
 
 @command.command("start")
-@click.argument("kind", type=click.Choice(list(_KINDS)))
+@click.argument("kind", type=click.Choice(list(KINDS)))
 @click.option("--version", default="stable", show_default=True, help="An exact version, stable or latest.")
 @click.option(
     "--federate",
@@ -40,14 +41,15 @@ def command() -> None:
 def start(kind: str, version: str, count: int, config: Path | None) -> int:
     """Start homeservers and keep them running until Ctrl-C. Registration of accounts is open."""
     settings = load_settings(config)
-    return asyncio.run(_run(settings, _spec(kind, version), count))
+    return asyncio.run(_run(settings, spec_of(kind, version), count))
 
 
-def _spec(kind: str, version: str) -> HomeServerSpec:
+def spec_of(kind: str, version: str = "stable") -> HomeServerSpec:
+    """Return what to start for a kind, one of :data:`KINDS`, and a version."""
     if kind == "synapse":
         server_type = SynapseDevelop() if version == "latest" else Synapse(version)
         return server_type.homeservers()[0]
-    spec = _KINDS[kind]().homeservers()[0]
+    spec = KINDS[kind]().homeservers()[0]
     return HomeServerSpec(spec.type_name, spec.recipe, version, spec.image)
 
 
@@ -56,20 +58,11 @@ async def _run(settings: Settings, spec: HomeServerSpec, count: int) -> int:
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
     async with contextlib.AsyncExitStack() as stack:
-        providers = build_providers(settings, lambda line: click.echo(line, err=True))
-        stack.push_async_callback(providers.close)
-        if (reason := providers.unsupported(spec)) is not None:
-            raise UsageError(reason)
-        folder = Path(tempfile.mkdtemp(prefix="trafficlight-homeserver-"))  # kept: the logs are for reading
-        requests = [
-            ServerRequest(f"server{number}", spec, folder / f"server{number}.log")
-            for number in range(1, count + 1)
-        ]
         for number in signals:
             loop.add_signal_handler(number, stopped.set)
             stack.callback(loop.remove_signal_handler, number)
         try:
-            if await race(_started(providers, spec, requests, stack), stopped.wait()):
+            if await race(_shown(stack.enter_async_context(started(settings, spec, count))), stopped.wait()):
                 return 130
         except (DeployError, UnsupportedError) as error:
             click.echo(f"trafficlight: {error}", err=True)
@@ -79,17 +72,31 @@ async def _run(settings: Settings, spec: HomeServerSpec, count: int) -> int:
     return 0
 
 
-async def _started(
-    providers: ProviderRegistry,
-    spec: HomeServerSpec,
-    requests: Sequence[ServerRequest],
-    stack: contextlib.AsyncExitStack,
-) -> None:
-    """Start homeservers, which the stack stops, and print their URLs."""
-    await providers.prepare([spec])
-    servers = await stack.enter_async_context(providers.deploy("by hand", requests))
-    for server, request in zip(servers, requests, strict=True):
-        click.echo(f"{server.version or spec.type_name}")
+@contextlib.asynccontextmanager
+async def started(
+    settings: Settings, spec: HomeServerSpec, count: int = 1
+) -> AsyncIterator[list[tuple[RunningServer, Path]]]:
+    """Run homeservers until this is left; yield each with its log.
+
+    :raises UsageError: they cannot run here.
+    :raises DeployError: they do not start.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        providers = build_providers(settings, lambda line: click.echo(line, err=True))
+        stack.push_async_callback(providers.close)
+        if (reason := providers.unsupported(spec)) is not None:
+            raise UsageError(reason)
+        folder = Path(tempfile.mkdtemp(prefix="trafficlight-homeserver-"))  # kept: the logs are for reading
+        logs = [folder / f"server{number}.log" for number in range(1, count + 1)]
+        await providers.prepare([spec])
+        requests = [ServerRequest(log.stem, spec, log) for log in logs]
+        servers = await stack.enter_async_context(providers.deploy("by hand", requests))
+        yield list(zip(servers, logs, strict=True))
+
+
+async def _shown(servers: Awaitable[list[tuple[RunningServer, Path]]]) -> None:
+    for server, log in await servers:
+        click.echo(f"{server.version or 'a homeserver'}")
         click.echo(f"  URL          {server.cs_api}")
         click.echo(f"  server name  {server.server_name}")
-        click.echo(f"  log          {request.log}")
+        click.echo(f"  log          {log}")

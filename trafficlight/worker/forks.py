@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import importlib
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ from trafficlight.pdeathsig import die_with
 from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.model import Case
 from trafficlight.worker.messages import prepare
-from trafficlight.worker.process import dump_stacks, exit_now, serve
+from trafficlight.worker.process import IMPORTED_NIO, dump_stacks, exit_now, serve
 
 EXIT_CODE = struct.Struct("i")
 """What the coordinator gets: 0 when the worker is ready, then the exit code of each process."""
@@ -125,6 +126,8 @@ class _Worker:
             code = self._fork(partial(self._serve_case, fd))
             os.close(fd)
             self._control.send(EXIT_CODE.pack(code))
+            if code == IMPORTED_NIO:
+                importlib.import_module("nio")
 
     def _serve_case(self, fd: int) -> None:
         self._control.close()

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from trafficlight.adapters.conformance import CheckOptions, Level, Results, check, render
+from trafficlight.adapters.conformance import CheckOptions, Homeserver, Level, Results, check, render
 from trafficlight.cli.main import cli
+from trafficlight.homeservers.local.provider import LocalProvider
+from trafficlight.homeservers.provider import ServerRequest
+from trafficlight.server_types import SynapseStable
 
 PLAIN = Path(__file__).parent / "programs" / "plain.py"
 SDK = Path(__file__).parent / "programs" / "with_sdk.py"
@@ -151,3 +154,38 @@ async def test_rendered_for_people() -> None:
     assert "  | no display" in text
     assert text.endswith("0 ok · 1 wrong · 0 note")
     assert all(len(line) <= 80 for line in text.splitlines()[2:])
+
+
+async def _against(program: str, tmp_path: Path) -> Results:
+    provider = LocalProvider()
+    request = ServerRequest("server", SynapseStable().homeservers()[0], tmp_path / "server.log")
+    try:
+        async with provider.deploy("check", [request]) as [server]:
+            homeserver = Homeserver(server.cs_api, server.server_name)
+            options = CheckOptions(hold=0.4, grace=10, idle_delay=0.1, away=0.2, homeserver=homeserver)
+            return await check(program, options)
+    finally:
+        await provider.close()
+
+
+async def test_true_actions(tmp_path: Path) -> None:
+    program = (
+        "import sys, asyncio as io, trafficlight.adapters.nio.adapter as nio; io.run(nio.main(sys.argv[1]))"
+    )
+    results = await _against(f"{sys.executable} -c {shlex.quote(program)} {{url}}", tmp_path)
+    assert results.ok, render(results)
+    assert {name for name in names(results, Level.OK) if name.startswith("true-")} == {
+        "true-register",
+        "true-create-room",
+        "true-invite-user",
+        "true-send-message",
+        "true-verify-message-in-timeline",
+        "true-get-timeline",
+        "true-verify-message-in-timeline-fails",
+    }
+
+
+async def test_untrue_actions(tmp_path: Path) -> None:
+    results = await _against(command(PLAIN.parent / "liar.py", "{url}"), tmp_path)
+    wrong = {finding.check: finding.text for finding in results.of(Level.WRONG)}
+    assert "the homeserver knows no user" in wrong["true-register"]

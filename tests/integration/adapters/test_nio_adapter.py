@@ -288,7 +288,10 @@ async def test_cleared_storage_loses_the_keys(users: list[User]) -> None:
     await bob.do("clear_idb_storage")
     await bob.do("verify_last_message_is_utd")
     [entry] = (await bob.do("get_timeline"))["timeline"]
-    assert entry == {"user": f"@{alice.user_id}", "e2e_issues": ["undecryptable"], "message": ""}
+    assert entry["user"] == f"@{alice.user_id}"
+    assert entry["e2e_issues"] == ["undecryptable"]
+    assert entry["message"] == ""
+    assert "undecryptable" in entry
     await alice.do("send_message", message="once more")
     await bob.do("verify_message_in_timeline", message="once more")
 
@@ -387,12 +390,14 @@ async def test_homeserver_that_hangs_is_the_clients_failure(users: list[User]) -
 async def test_exit_leaves_nothing_of_the_account(
     coordinator: ScriptedCoordinator, users: list[User], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     alice, _ = users
     await alice.do("register", **alice.account)
-    [store] = os.listdir(tmp_path)
-    assert os.listdir(tmp_path / store)
+    [store] = os.listdir(temporary)
+    assert os.listdir(temporary / store)
     await alice.adapter.exit()
     again = await coordinator.registered(3)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(temporary) == []
     assert "not logged in" in await User(again, alice.server, "alice").fails("create_room", name="tea")

@@ -158,6 +158,14 @@ class TestImports:
             assert await pool.execute(bench.attempt(case), link) == Verdict(State.SUCCESS)
         assert len(set(link.values)) == 1
 
+    async def test_a_slow_import_of_the_lab_s_own_is_done_once(
+        self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
+        for case in bench.cases(
+            _in_order("assert 'nio' not in sys.modules; import nio", "assert 'nio' in sys.modules")
+        ):
+            assert await pool.execute(bench.attempt(case), link) == Verdict(State.SUCCESS)
+
     async def test_a_file_that_starts_a_thread_has_it_in_every_case(
         self, pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
     ) -> None:

@@ -72,3 +72,63 @@ def test_issues(message: Message, issues: list[str], words: str) -> None:
 def test_clear_message_in_a_clear_room_is_fine() -> None:
     assert Message("$", "@a:s", "x", encrypted=False).issues(room_encrypted=False) == []
     assert Timeline("!r").describe() == "the timeline is empty"
+
+
+def event(kind: str, number: str, content: dict[str, Any], sender: str = "@alice:s", **more: Any) -> Any:
+    fields = {"event_id": number, "sender": sender, "origin_server_ts": 1, "type": kind, "content": content}
+    return nio.Event.parse_event({**fields, **more})
+
+
+def edit(number: str, of: str, body: str, sender: str = "@alice:s") -> Any:
+    content = {
+        "msgtype": "m.text",
+        "body": f"* {body}",
+        "m.new_content": {"msgtype": "m.text", "body": body},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": of},
+    }
+    return event("m.room.message", number, content, sender)
+
+
+def message(number: str, body: str) -> Any:
+    return event("m.room.message", number, {"msgtype": "m.text", "body": body})
+
+
+def reaction(number: str, to: str, key: str, sender: str) -> Any:
+    relation = {"rel_type": "m.annotation", "event_id": to, "key": key}
+    return event("m.reaction", number, {"m.relates_to": relation}, sender)
+
+
+def redaction(number: str, of: str) -> Any:
+    return event("m.room.redaction", number, {}, redacts=of)
+
+
+@given(order=st.permutations(["message", "edit", "reaction", "other"]))
+def test_a_message_is_shown_with_what_arrived_about_it_in_any_order(order: list[str]) -> None:
+    events = {
+        "message": message("$1", "helo"),
+        "edit": edit("$2", "$1", "hello"),
+        "reaction": reaction("$3", "$1", "+1", "@bob:s"),
+        "other": edit("$4", "$1", "mine now", sender="@bob:s"),
+    }
+    timeline = Timeline("!r")
+    for one in order:
+        timeline.take([events[one]])
+    shown = [(one.body, one.edited, one.reactions) for one in timeline.messages]
+    assert shown == [("hello", True, {"+1": ["@bob:s"]})]
+
+
+def test_redacted_message_shows_nothing_of_itself() -> None:
+    timeline = Timeline("!r")
+    timeline.take([message("$1", "oops"), message("$2", "fine"), reaction("$3", "$1", "+1", "@bob:s")])
+    timeline.take([redaction("$4", "$1")])
+    assert [(shown.body, shown.redacted, shown.reactions) for shown in timeline.messages] == [
+        ("", True, {}),
+        ("fine", False, {}),
+    ]
+    assert timeline.describe().endswith("redacted message by @alice:s; 'fine' by @alice:s (unencrypted)")
+
+
+def test_redacted_reaction_is_gone() -> None:
+    timeline = Timeline("!r")
+    timeline.take([message("$1", "fine"), reaction("$2", "$1", "+1", "@bob:s"), redaction("$3", "$2")])
+    assert timeline.messages[0].reactions == {}

@@ -20,6 +20,7 @@ from trafficlight.text import first_problem
 T = TypeVar("T")
 
 _STARTUP = 30.0  # seconds until the first registration of a process
+_ACTION = 20.0  # seconds that actions have on a homeserver, as adapters are told
 _SPIN = 3  # polls at the wrong time; more are a tight loop
 
 
@@ -35,6 +36,8 @@ async def check(command: str, options: CheckOptions | None = None) -> Results:
     coordinator = ScriptedCoordinator(
         hold=chosen.hold, delay=round(chosen.idle_delay * 1000), token=chosen.token
     )
+    if chosen.homeserver is not None:
+        coordinator.deadlines["action"] = _ACTION  # a message that never comes is waited for
     folder = await asyncio.to_thread(TemporaryDirectory, prefix="trafficlight-check-")
     try:
         async with coordinator:
@@ -80,6 +83,7 @@ class _Examination:
             self.refused_answer,
             self.unknown_action,
             self.restart,
+            self.truth,
             self.exits,
         ):
             if adapter is None:
@@ -173,6 +177,16 @@ class _Examination:
             return await self.next_life(adapter, "coordinator-restart")
         self.wrong("coordinator-restart", "it does not register with a coordinator that was restarted")
         return None
+
+    async def truth(self, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
+        """Have a conversation on a real homeserver, if there is one."""
+        if self.options.homeserver is None:
+            return adapter
+        from trafficlight.adapters.conformance.truth import Truth  # needs the built-in client
+
+        if await Truth(adapter, self.options.homeserver, self.results).examine():
+            return adapter
+        return await self.next_life(adapter, "new-life-after-error")
 
     async def exits(self, adapter: ScriptedAdapter) -> ScriptedAdapter | None:
         """Send `exit` and expect a new registration."""

@@ -9,6 +9,18 @@ from trafficlight.protocol import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
+class Homeserver:
+    """A homeserver to check actions on.
+
+    :param cs_api: the base URL of its client-server API; registration is open.
+    :param name: its server name.
+    """
+
+    cs_api: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckOptions:
     """What a check does.
 
@@ -20,6 +32,7 @@ class CheckOptions:
     :param idle_delay: seconds that an idle answer asks to wait for the next poll.
     :param away: seconds that the coordinator is away when it restarts.
     :param token: a shared registration token to require; it is handed over as ``TRAFFICLIGHT_ADAPTER_TOKEN``.
+    :param homeserver: where to check that actions are true; by default that is not checked.
     """
 
     action: str | None = None
@@ -30,6 +43,7 @@ class CheckOptions:
     idle_delay: float = 0.5
     away: float = 1.0
     token: str | None = None
+    homeserver: Homeserver | None = None
 
 
 class Level(StrEnum):

@@ -62,7 +62,7 @@ class Device:
         self._timeout = timeout
         self._filter: dict[str, Any] = {
             "presence": {"not_types": ["*"]},
-            "room": {"timeline": {"limit": _TIMELINE_LIMIT}, "ephemeral": {"not_types": ["*"]}},
+            "room": {"timeline": {"limit": _TIMELINE_LIMIT}},
         }
         self._changed = asyncio.Condition()
         # Key queries and shares must not interleave with those of a sync.
@@ -122,17 +122,14 @@ class Device:
         except TimeoutError:
             raise ActionFailed(f"expected {expected} within {self._timeout:g} s; {seen()}") from None
 
-    async def send(self, room_id: str, text: str) -> str:
-        """Send a text, encrypted for every device of every joined or invited user, and return its event id.
+    async def send(self, room_id: str, content: dict[str, Any], kind: str = "m.room.message") -> str:
+        """Send an event, encrypted for every device of every joined or invited user, and return its id.
 
         :raises ActionFailed: the homeserver rejected it.
         """
-        content = {"msgtype": "m.text", "body": text}
         async with self._keys:
             await self._know_recipients(room_id)
-            sent = await self.client.room_send(
-                room_id, "m.room.message", content, ignore_unverified_devices=True
-            )
+            sent = await self.client.room_send(room_id, kind, content, ignore_unverified_devices=True)
         return str(checked(sent, f"send to {room_id}").event_id)
 
     def timeline(self, room_id: str) -> Timeline:

@@ -1,8 +1,8 @@
 """A room's timeline, decrypted with the keys that have arrived."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from nio import (  # type: ignore[import-untyped,unused-ignore]
@@ -10,6 +10,9 @@ from nio import (  # type: ignore[import-untyped,unused-ignore]
     BadEvent,
     Event,
     MegolmEvent,
+    ReactionEvent,
+    RedactedEvent,
+    RedactionEvent,
     RoomMessage,
     UnknownBadEvent,
 )
@@ -19,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 AnyEvent: TypeAlias = Event | BadEvent | UnknownBadEvent
 
+_SHOWN = frozenset({"m.room.message", "m.room.encrypted"})
+_KINDS = {"m.text": "text", "m.notice": "text", "m.emote": "text", "m.image": "image", "m.file": "file"}
+
 
 @dataclass(slots=True)
 class Message:
@@ -26,10 +32,15 @@ class Message:
 
     :param event_id: its event.
     :param sender: the full user id.
-    :param body: its text; empty while it cannot be decrypted.
+    :param body: its text; empty while it cannot be decrypted, and once it is redacted.
     :param encrypted: whether it was sent encrypted.
     :param verified: whether its sender's device is verified; False while it cannot be decrypted.
     :param undecrypted: the encrypted event while it cannot be decrypted.
+    :param problem: why it cannot be decrypted.
+    :param content: its decrypted content.
+    :param edited: whether its text was replaced.
+    :param redacted: whether it was redacted.
+    :param reactions: the users who reacted, by reaction.
     """
 
     event_id: str
@@ -38,16 +49,34 @@ class Message:
     encrypted: bool
     verified: bool = False
     undecrypted: MegolmEvent | None = None
+    problem: str = "no session"
+    content: Mapping[str, Any] = field(default_factory=dict)
+    edited: bool = False
+    redacted: bool = False
+    reactions: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """What it shows, as in the answer of ``get_timeline``."""
+        return _KINDS.get(self.content.get("msgtype", ""), "other")
+
+    @property
+    def relation(self) -> Mapping[str, Any]:
+        """What it relates to."""
+        relation = self.content.get("m.relates_to")
+        return relation if isinstance(relation, Mapping) else {}
 
     def issues(self, room_encrypted: bool) -> list[str]:
         """Return what a client warns about."""
         if self.undecrypted is not None:
             return ["undecryptable"]
         if not self.encrypted:
-            return ["unencrypted"] if room_encrypted else []
-        return [] if self.verified else ["unverified device"]
+            return ["unencrypted"] if room_encrypted and not self.redacted else []
+        return [] if self.verified or self.redacted else ["unverified device"]
 
     def __str__(self) -> str:
+        if self.redacted:
+            return f"redacted message by {self.sender}"
         if self.undecrypted is not None:
             return f"undecryptable message by {self.sender}"
         how = "encrypted" if self.encrypted else "unencrypted"
@@ -55,7 +84,7 @@ class Message:
 
 
 class Timeline:
-    """The messages of one room, oldest first.
+    """The messages of one room, oldest first, with the edits, reactions and redactions that have arrived.
 
     :param room_id: the room.
     """
@@ -67,6 +96,12 @@ class Timeline:
         """The pagination token of messages missing from a sync; None if none are missing."""
         self._gap_at = 0
         self._known: set[str] = set()
+        # What arrived about a message, which may itself arrive later.
+        # By the message's id and its sender, who alone may edit it.
+        self._edits: dict[tuple[str, str], Message] = {}
+        self._unread_edits: list[Message] = []
+        self._reactions: dict[str, ReactionEvent] = {}
+        self._redacted: set[str] = set()
 
     @property
     def last(self) -> Message | None:
@@ -92,25 +127,79 @@ class Timeline:
         self.messages[self._gap_at : self._gap_at] = self._fresh(list(reversed(events)))
         self.gap = gap
 
+    def message(self, event_id: str) -> Message | None:
+        """Return the message of an event."""
+        return next((message for message in self.messages if message.event_id == event_id), None)
+
     def _fresh(self, events: Sequence[AnyEvent]) -> list[Message]:
-        found = [message for event in events if (message := _message(event)) is not None]
-        fresh = [message for message in found if message.event_id not in self._known]
-        self._known.update(message.event_id for message in fresh)
+        """Return the new messages among events; keep what the others say about messages."""
+        fresh: list[Message] = []
+        for event in events:
+            event_id = getattr(event, "event_id", "")
+            if event_id in self._known:
+                continue
+            self._known.add(event_id)
+            if isinstance(event, ReactionEvent):
+                self._reactions[event_id] = event
+            elif isinstance(event, RedactionEvent):
+                self._redacted.add(event.redacts)
+                self._reactions.pop(event.redacts, None)
+            else:
+                message = _message(event)
+                if message is not None and not self._edit(message):
+                    fresh.append(message)
+        self._apply(fresh)
+        self._apply(self.messages)
         return fresh
+
+    def _edit(self, message: Message) -> bool:
+        """Keep a message that replaces another one, the latest of each; return whether it does."""
+        if message.relation.get("rel_type") != "m.replace":
+            return False
+        if message.undecrypted is None:
+            self._edits[str(message.relation.get("event_id")), message.sender] = message
+        else:
+            self._unread_edits.append(message)
+        return True
+
+    def _apply(self, messages: Sequence[Message]) -> None:
+        """Change messages by what has arrived about them."""
+        for message in messages:
+            message.reactions = {}
+            if message.event_id in self._redacted:
+                message.redacted = True
+            if message.redacted:
+                message.body, message.undecrypted = "", None
+                continue
+            edit = self._edits.get((message.event_id, message.sender))
+            if edit is not None and edit.encrypted >= message.encrypted:
+                replacement = edit.content.get("m.new_content") or {}
+                message.body, message.edited = str(replacement.get("body", "")), True
+        by_id = {message.event_id: message for message in messages}
+        for reaction in self._reactions.values():
+            reacted = by_id.get(reaction.reacts_to)
+            if reacted is not None and not reacted.redacted:
+                reacted.reactions.setdefault(reaction.key, []).append(reaction.sender)
 
     def decrypt(self, client: AsyncClient) -> None:
         """Retry messages that could not be decrypted, after new keys arrived."""
-        for message in self.messages:
+        unread, self._unread_edits = self._unread_edits, []
+        for message in [*self.messages, *unread]:
             if message.undecrypted is None:
                 continue
             try:
                 event = client.decrypt_event(message.undecrypted)
             except EncryptionError as error:
                 logger.debug("%s still cannot be decrypted: %s", message.event_id, error)
+                message.problem = str(error)
                 continue
             clear = _message(event)
             if clear is not None and clear.undecrypted is None:
                 message.body, message.verified, message.undecrypted = clear.body, clear.verified, None
+                message.content = clear.content
+        for message in unread:
+            self._edit(message)
+        self._apply(self.messages)
 
     def describe(self, count: int = 5) -> str:
         """Describe the newest messages, for an error message."""
@@ -121,11 +210,22 @@ class Timeline:
 
 
 def _message(event: Any) -> Message | None:
+    if isinstance(event, RedactedEvent):
+        encrypted = event.type == "m.room.encrypted"
+        shown = event.type in _SHOWN
+        return Message(event.event_id, event.sender, "", encrypted, redacted=True) if shown else None
     if isinstance(event, MegolmEvent):
-        return Message(event.event_id, event.sender, "", encrypted=True, undecrypted=event)
+        # Relations are in the clear.
+        content = event.source["content"]
+        return Message(event.event_id, event.sender, "", encrypted=True, undecrypted=event, content=content)
     if not isinstance(event, RoomMessage):
         return None
-    body = event.source["content"].get("body", "")
+    content = event.source["content"]
     return Message(
-        event.event_id, event.sender, str(body), encrypted=event.decrypted, verified=bool(event.verified)
+        event.event_id,
+        event.sender,
+        str(content.get("body", "")),
+        encrypted=event.decrypted,
+        verified=bool(event.verified),
+        content=content,
     )

@@ -39,8 +39,10 @@ logger = logging.getLogger(__name__)
 _MARGIN = 5.0
 # Seconds for a worker to take notice that its attempt is cancelled: one that a test blocks does not.
 _NOTICE = 5.0
-# Seconds for a worker to report after a test's tear-down, and for the system to report how one exited.
+# Seconds for a worker to report after a test's tear-down.
 _LAST_WORDS = 1.0
+# Seconds for an exit code once the connection is closed: the machine may be busy.
+_EXIT_CODE = 5.0
 # Seconds for a hung worker to dump its stacks, before it is killed: the machine may be busy.
 _STACKS = 3.0
 # Lines of a case's log that are shown when its test ended its process.
@@ -310,7 +312,7 @@ async def exit_status(worker: WorkerProcess) -> str:
     if worker.rejected:  # it still runs, but its messages are no longer read
         return ""
     try:
-        async with asyncio.timeout(_LAST_WORDS):
+        async with asyncio.timeout(_EXIT_CODE):
             code = await worker.exit_code()
     except TimeoutError:
         return ""

@@ -24,7 +24,7 @@ _START = 60.0
 # Messages that are read before they are handled: a test that floods its log has to wait.
 _READ_AHEAD = 100
 # Seconds for a process to exit after its last message.
-_EXIT = 1.0
+_EXIT = 3.0
 
 
 class WorkerDied(Exception):  # noqa: N818

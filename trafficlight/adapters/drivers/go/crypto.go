@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,7 +113,9 @@ func (c *client) emoji() (shown []string, err error) {
 	return shown, err
 }
 
-func (c *client) phase() string { return "a verification that is " + c.verification.phase }
+func (c *client) phase() string {
+	return "a verification that is " + cmp.Or(c.verification.phase, "not begun")
+}
 
 func getEmoji(c *client, _ data) (any, error) {
 	shown, err := c.emoji()

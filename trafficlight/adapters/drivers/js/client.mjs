@@ -627,6 +627,8 @@ export class MatrixClient {
         if (!info) throw new Error("the account has no secret storage");
         if (!(await this.#client.secretStorage.checkKey(key, info))) throw new Error("the recovery key is not the right one");
         this.#secret = key;
+        // The private keys are compared with the public ones, which a new device may not have yet.
+        await this.#crypto.userHasCrossSigningKeys(this.#client.getUserId(), true);
         // Fetches the identity from secret storage and signs this device with it.
         await this.#crypto.bootstrapCrossSigning({});
         await this.#crypto.loadSessionBackupPrivateKeyFromSecretStorage();
