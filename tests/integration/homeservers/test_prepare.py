@@ -132,7 +132,7 @@ CAN_BE_OFFLINE = (
 
 
 def test_a_prepared_lab_needs_no_network(tests: Path) -> None:
-    """The homeservers of this machine's cache; in a network namespace with loopback only, where one can be made."""
+    """With this machine's cache; in a network namespace with loopback only, where one can be made."""
     (tests / "a_test.py").write_text(TEST.format(servers="SynapseStable"))
     assert trafficlight("prepare", "a_test.py", folder=tests)[-1] == "0"
     inside = f'{shlex.quote(str(IP))} link set lo up && exec "$@"'
