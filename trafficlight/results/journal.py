@@ -78,6 +78,11 @@ def redacted(data: Mapping[str, Any]) -> dict[str, Any]:
     return _Copy(math.inf).of(data)
 
 
+def excerpt(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an event holds of an object: without secrets, and cut if it is large."""
+    return _Copy(EVENT_LIMIT).of(data)
+
+
 def fits(data: Mapping[str, Any]) -> bool:
     """Return whether an event holds all of an object: nothing is left out because it is too large."""
     copy = _Copy(EVENT_LIMIT)
@@ -141,9 +146,7 @@ class Journal:
         :param context: other fields to set, such as the session.
         :return: the event.
         """
-        clean: dict[str, Any] = {
-            name: _Copy(EVENT_LIMIT).of(getattr(event, name)) for name in event.open_names
-        }
+        clean: dict[str, Any] = {name: excerpt(getattr(event, name)) for name in event.open_names}
         for name in event.text_names:
             if len(text := getattr(event, name)) > EVENT_LIMIT:
                 clean[name] = truncate(text, EVENT_LIMIT)

@@ -30,7 +30,7 @@ from trafficlight.http.requests import (
     before_stall,
     check_json_type,
     check_size,
-    parse_object,
+    parsed_object,
     validated,
 )
 from trafficlight.http.security import (
@@ -51,6 +51,7 @@ from trafficlight.protocol import (
     Respond,
 )
 from trafficlight.results.events import Log
+from trafficlight.results.journal import excerpt
 from trafficlight.text import single_line
 from trafficlight.version import VERSION
 
@@ -178,7 +179,7 @@ class WireRequest:
         :raises ApiError: the body is too large (413), of another type (415), or not a JSON object (400).
         """
         check_json_type((self.header("Content-Type") or "").partition(";")[0].strip().lower())
-        return parse_object(b"".join([chunk async for chunk in self.chunks(limit)]))
+        return await parsed_object(b"".join([chunk async for chunk in self.chunks(limit)]))
 
     def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """Iterate over the body.
@@ -298,7 +299,7 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
         _note(
             request.lab,
             adapter,
-            f"sent a response, but no action was outstanding: {single_line(repr(response))}",
+            f"sent a response, but no action was outstanding: {single_line(repr(excerpt(response)))}",
         )
     return {"receipt": receipt}
 
