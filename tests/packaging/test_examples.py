@@ -126,7 +126,7 @@ def test_the_command_of_the_systemd_unit(project: Path) -> None:
     arguments[arguments.index("--port") + 1] = str(port)
     environment = _environment(project, TRAFFICLIGHT_PEOPLE_TOKEN="a", TRAFFICLIGHT_ADAPTER_TOKEN="b")
     environment["TRAFFICLIGHT_TESTS"] = "tests"
-    command = [project / "bin" / "trafficlight", *arguments]
+    command = [str(project / "bin" / "trafficlight"), *arguments]
     process = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
