@@ -1,0 +1,151 @@
+"""The drivers that come with trafficlight: clients in other languages, built when they are first used."""
+
+import hashlib
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from trafficlight.errors import DeployError
+from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.processes import Progress, child_environment, no_network, run_tool
+
+_SOURCES = Path(__file__).parent
+
+
+class DriverRecipe(ABC):
+    """Builds a driver, once for each version of its client, and tells how to start it.
+
+    :cvar name: the ``type`` that the driver registers.
+    :cvar client: the client's name in messages.
+    :cvar stable: the version that the driver is built with by default.
+    :cvar tool: the program that builds it.
+    :cvar advice: how to install that program.
+    :param cache: the folder for builds.
+    :param progress: called with a line for every slow step.
+    """
+
+    name: str
+    client: str
+    stable: str
+    tool: str
+    advice: str
+    _folder: str
+
+    def __init__(self, cache: CacheFolder, progress: Progress) -> None:
+        self._cache = cache
+        self._progress = progress
+
+    def unsupported(self) -> str | None:
+        """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
+        if shutil.which(self.tool) is None:
+            return f"{self.client} needs {self.tool}, which is not on the PATH: {self.advice}"
+        return None
+
+    async def install(self, version: str | None = None) -> list[str]:
+        """Build the driver, unless it is built already, and return the command that starts it.
+
+        :param version: the client's version; by default the stable one.
+        :raises DeployError: it cannot be built.
+        :raises ConfigError: there is no network, or the cache cannot be written.
+        """
+        if (reason := self.unsupported()) is not None:
+            raise DeployError(reason)
+        version = version or self.stable
+        title = f"{self.client} {version}"
+        source = _SOURCES / self._folder
+
+        async def build(folder: Path) -> None:
+            self._progress(f"{title}: building its driver with {self.tool} (first use)")
+            shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+            try:
+                await self._build(folder, version, title)
+            except DeployError as error:
+                if cause := no_network(error.log):
+                    raise self._cache.missing(f"the driver of {title}", cause) from error
+                raise
+            self._progress(f"{title}: built")
+
+        name = f"drivers/{self.name}-{version}-{_digest(source)}"
+        return self._command(await self._cache.ensure(name, build))
+
+    @abstractmethod
+    async def _build(self, folder: Path, version: str, title: str) -> None:
+        """Build in a folder that holds a copy of the driver's source."""
+
+    @abstractmethod
+    def _command(self, folder: Path) -> list[str]:
+        """Return the command that starts what was built."""
+
+
+class JsSdkRecipe(DriverRecipe):
+    """matrix-js-sdk on Node."""
+
+    name = "js-sdk"
+    client = "matrix-js-sdk"
+    stable = "43.0.0"
+    tool = "npm"
+    advice = "install Node.js 20 or later (https://nodejs.org, or `apt-get install nodejs npm`)"
+    _folder = "js"
+
+    async def _build(self, folder: Path, version: str, title: str) -> None:
+        arguments = ["ci"]
+        if version != self.stable:
+            manifest = folder / "package.json"
+            content = json.loads(manifest.read_text())
+            content["dependencies"]["matrix-js-sdk"] = version
+            manifest.write_text(json.dumps(content))
+            (folder / "package-lock.json").unlink()
+            arguments = ["install"]
+        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        await run_tool(
+            f"installing {title}",
+            [self.tool, *arguments, *quiet],
+            environment=child_environment(proxies=True),
+            directory=folder,
+        )
+
+    def _command(self, folder: Path) -> list[str]:
+        return ["node", str(folder / "driver.mjs")]
+
+
+class MautrixGoRecipe(DriverRecipe):
+    """mautrix-go, as a static program without C."""
+
+    name = "mautrix-go"
+    client = "mautrix-go"
+    stable = "0.32.0"
+    tool = "go"
+    advice = "install Go 1.26 or later (https://go.dev/dl)"
+    _folder = "go"
+
+    async def _build(self, folder: Path, version: str, title: str) -> None:
+        environment = child_environment({"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}, proxies=True)
+        if version != self.stable:
+            module = f"maunium.net/go/mautrix@v{version}"
+            await run_tool(
+                f"downloading {title}", [self.tool, "get", module], environment=environment, directory=folder
+            )
+        # Tags: encryption in Go instead of libolm in C.
+        build = [self.tool, "build", "-tags", "goolm", "-trimpath", "-ldflags", "-s -w", "-o", "driver", "."]
+        await run_tool(f"building {title}", build, environment=environment, directory=folder)
+
+    def _command(self, folder: Path) -> list[str]:
+        return [str(folder / "driver")]
+
+
+RECIPES: Mapping[str, type[DriverRecipe]] = MappingProxyType(
+    {recipe.name: recipe for recipe in (JsSdkRecipe, MautrixGoRecipe)}
+)
+"""The recipes by the names of their drivers."""
+
+
+def _digest(source: Path) -> str:
+    """Return a digest of a driver's source, so that a changed driver is built again."""
+    digest = hashlib.sha256()
+    for path in sorted(source.iterdir()):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
