@@ -167,8 +167,6 @@ class Attempt:
             servers = await self._deploy(stack)
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
-        except OSError as error:
-            return Verdict(State.ERROR, f"cannot create the results folder: {error}", phase="prepare")
         deadlines = self.resources.deadlines
         assignment = Assignment(
             case=self.case,
@@ -185,15 +183,18 @@ class Attempt:
         return verdict
 
     async def _deploy(self, stack: AsyncExitStack) -> dict[str, ServerInfo]:
-        """Create the folder and deploy the homeservers; the stack destroys them."""
+        """Deploy the homeservers; the stack destroys them."""
         specs = {
             role: spec
             for slot in self.case.servers
             for role, spec in zip(slot.roles, slot.homeservers, strict=False)
         }
-        await asyncio.to_thread(self.folder.create, specs)
         if not specs:
             return {}
+        try:
+            await asyncio.to_thread(self.folder.create, specs)
+        except OSError as error:
+            raise DeployError(f"cannot create the folders of the homeservers: {error}") from error
         requests = [ServerRequest(role, spec, self.folder.server_log(role)) for role, spec in specs.items()]
         clock, seconds = self.resources.clock, self.resources.deadlines.prepare
         began = clock.monotonic()

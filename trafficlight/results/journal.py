@@ -9,7 +9,6 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
@@ -79,6 +78,11 @@ def redacted(data: Mapping[str, Any]) -> dict[str, Any]:
     return _Copy(math.inf).of(data)
 
 
+def excerpt(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an event holds of an object: without secrets, and cut if it is large."""
+    return _Copy(EVENT_LIMIT).of(data)
+
+
 def fits(data: Mapping[str, Any]) -> bool:
     """Return whether an event holds all of an object: nothing is left out because it is too large."""
     copy = _Copy(EVENT_LIMIT)
@@ -138,16 +142,17 @@ class Journal:
     def append(self, event: E, **context: Any) -> E:
         """Record an event: set its number and time, replace secrets, and cut what is too large.
 
+        :param event: a new one; it is completed in place.
         :param context: other fields to set, such as the session.
-        :return: the event as recorded.
+        :return: the event.
         """
-        clean: dict[str, Any] = {
-            name: _Copy(EVENT_LIMIT).of(getattr(event, name)) for name in event.open_names
-        }
+        clean: dict[str, Any] = {name: excerpt(getattr(event, name)) for name in event.open_names}
         for name in event.text_names:
             if len(text := getattr(event, name)) > EVENT_LIMIT:
                 clean[name] = truncate(text, EVENT_LIMIT)
-        event = replace(event, sequence=self._next, time=self._clock.now(), **clean, **context)
+        clean |= {"sequence": self._next, "time": self._clock.now(), **context}
+        for name, value in clean.items():
+            object.__setattr__(event, name, value)  # frozen from now on
         self._next += 1
         self.counts[type(event)] += 1
         key = (type(event), event.session)

@@ -14,7 +14,6 @@ from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.events import (
     FINAL,
     AdapterLeased,
-    AdapterLost,
     AdapterRegistered,
     CasePlanned,
     Event,
@@ -30,23 +29,10 @@ _MOST_ADAPTERS = 1_000  # adapters register again for each case; the oldest are 
 
 
 @dataclass(slots=True)
-class AdapterRecord:
-    """An adapter that registered while the session ran."""
-
-    uuid: str
-    registration: Mapping[str, Any]
-    registered: datetime | None = None
-    case: str | None = None
-    role: str | None = None
-    lost: str = ""
-
-
-@dataclass(slots=True)
 class SessionRecord:
     """One session and its cases, built event by event.
 
     :param cases: by id, in the order in which they were planned.
-    :param adapters: the latest adapters, by uuid.
     :param stopped: why no more of its cases start; empty while they do.
     :param cancelled: whether a user stopped it.
     :param warnings: what of the request or the settings has no effect.
@@ -68,7 +54,6 @@ class SessionRecord:
     strict: bool = False
     problems: list[Problem] = field(default_factory=list)
     cases: dict[str, CaseRecord] = field(default_factory=dict)
-    adapters: dict[str, AdapterRecord] = field(default_factory=dict)
     adapter_types: Counter[tuple[str, str]] = field(default_factory=Counter)
     exit_code: int | None = None
     interrupted: bool = False
@@ -76,6 +61,7 @@ class SessionRecord:
     cancelled: bool = False
     last_sequence: int = 0
     last_time: datetime | None = None
+    _adapters: dict[str, None] = field(default_factory=dict)
 
     @classmethod
     def replay(cls, events: Iterable[Event]) -> "SessionRecord":
@@ -142,8 +128,8 @@ class SessionRecord:
                 self.ended, self.exit_code, self.interrupted = event.time, event.exit_code, event.interrupted
             case Problem():
                 self.problems.append(event)
-            case AdapterRegistered() | AdapterLeased() | AdapterLost():
-                self._apply_to_adapter(event)
+            case AdapterRegistered() | AdapterLeased():
+                self._count_adapter(event.adapter, event.registration)
             case _:
                 pass
         for case_id in event.case_ids:
@@ -158,20 +144,13 @@ class SessionRecord:
         self.warnings, self.strict = event.warnings, event.strict
         self.planned = event.cases
 
-    def _apply_to_adapter(self, event: AdapterRegistered | AdapterLeased | AdapterLost) -> None:
-        adapter = self.adapters.get(event.adapter)
-        if isinstance(event, AdapterLost):
-            if adapter is not None:
-                adapter.lost = event.reason or "lost"
+    def _count_adapter(self, adapter: str, registration: Mapping[str, Any]) -> None:
+        if adapter in self._adapters:
             return
-        if adapter is None:
-            registration = event.registration
-            adapter = self.adapters[event.adapter] = AdapterRecord(event.adapter, registration, event.time)
-            self.adapter_types[str(registration.get("type", "")), str(registration.get("version") or "")] += 1
-            if len(self.adapters) > _MOST_ADAPTERS:
-                del self.adapters[next(iter(self.adapters))]
-        if isinstance(event, AdapterLeased):
-            adapter.case, adapter.role = event.case, event.role
+        self._adapters[adapter] = None
+        self.adapter_types[str(registration.get("type", "")), str(registration.get("version") or "")] += 1
+        if len(self._adapters) > _MOST_ADAPTERS:
+            del self._adapters[next(iter(self._adapters))]
 
 
 class ExitCode(IntEnum):

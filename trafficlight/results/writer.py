@@ -196,15 +196,17 @@ class ResultsWriter:
 
     def _case_ended(self, case: CaseRecord, event: CaseEnded) -> None:
         attempt = next((one for one in case.attempts if one.number == event.attempt), None)
-        if attempt is not None:
+        if attempt is not None and (attempt.timeline or attempt.measurements):
             self._attempts.append(attempt)
+            self._wake.set()
         if not event.will_retry:
             for host in self._hosts:
                 host.case_ended(case)
 
     def _mark_dirty(self) -> None:
-        self._dirty = True
-        self._wake.set()
+        if not self._dirty:  # otherwise the thread is awake, or its pause has an end
+            self._dirty = True
+            self._wake.set()
 
     def _work(self) -> None:
         """Write what has changed, again and again: the thread."""

@@ -43,9 +43,11 @@ def load_module(path: Path) -> ModuleType:
     :raises TestFileError: it cannot be imported.
     """
     path = Path(path).absolute()
-    if not path.is_file():
-        raise TestFileError(path, None, "the file does not exist")
-    name, stamp = _module_name(path), _stamp(path)
+    try:
+        found = path.stat()
+    except OSError:
+        raise TestFileError(path, None, "the file does not exist") from None
+    name, stamp = _module_name(path), (found.st_mtime_ns, found.st_size)
     if (loaded := sys.modules.get(name)) is not None:
         if getattr(loaded, _STAMP, stamp) == stamp:
             return loaded
@@ -53,11 +55,6 @@ def load_module(path: Path) -> ModuleType:
     module = _load(path)
     setattr(module, _STAMP, stamp)
     return module
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
 
 
 def _load(path: Path) -> ModuleType:

@@ -58,9 +58,11 @@ class Calls:
 
         :param name: how messages call the object.
         """
-        for attribute in dir(type(owner)):
-            method = inspect.getattr_static(type(owner), attribute)
-            if not attribute.startswith("__") and inspect.iscoroutinefunction(method):
+        members: dict[str, object] = {}
+        for base in reversed(type(owner).__mro__):
+            members.update(vars(base))
+        for attribute, member in members.items():
+            if not attribute.startswith("__") and inspect.iscoroutinefunction(member):
                 with contextlib.suppress(AttributeError):  # a class with slots
                     setattr(owner, attribute, self._watched(getattr(owner, attribute), f"{name}.{attribute}"))
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 from trafficlight.client_types import ClientType, client_class
 from trafficlight.clients import Client, HomeServer
 from trafficlight.clock import Clock, Deadline, SystemClock
-from trafficlight.errors import DeadlineError
+from trafficlight.errors import DeadlineError, LabError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Attachment, Log, Measurement, State, TestEvent
 from trafficlight.results.folder import AttemptFolder
@@ -158,9 +158,10 @@ class _Execution:
         )
 
     async def run(self) -> Verdict:
-        """Load, set up, run and tear down."""
+        """Create the folder, load, set up, run and tear down."""
         phase = "load"
         try:
+            self._create_folder()
             test = self._load()
             roles = self._roles(test)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
@@ -185,6 +186,12 @@ class _Execution:
         if verdict.state is State.SUCCESS:
             verdict = torn_down or self._calls.uncaught(verdict)
         return self._calls.awaited(verdict)
+
+    def _create_folder(self) -> None:
+        try:
+            self._folder.create()
+        except OSError as error:
+            raise LabError(f"cannot create the results folder: {error}") from error
 
     def _load(self) -> Test:
         case = self._assignment.case

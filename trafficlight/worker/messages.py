@@ -10,7 +10,7 @@ import functools
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -241,12 +241,26 @@ def prepare() -> None:
         _adapter(kind)
 
 
+@functools.cache
+def _defaults(kind: Any) -> dict[str, Any]:
+    return {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory()
+        for one in fields(kind)
+        if one.init
+    }
+
+
 def _fields(value: Any) -> dict[str, Any]:
-    return {one.name: getattr(value, one.name) for one in fields(value) if one.init}
+    """Return the fields that differ from their defaults: there may be very many cases."""
+    kind: Any = type(value)
+    stated = _defaults(kind).items()
+    return {name: found for name, default in stated if (found := getattr(value, name)) != default}
 
 
 def _encoded(value: Any) -> Any:
     match value:
+        case _ if is_dataclass(value):
+            return _fields(value)
         case Path():
             return str(value)
         case set() | frozenset():
@@ -255,8 +269,6 @@ def _encoded(value: Any) -> Any:
             return {name: getattr(value, name) for name in ("path", "line", "problem", "hint")}
         case BaseModel():
             return value.model_dump()
-        case _ if is_dataclass(value):
-            return _fields(value)
         case _:
             raise TypeError(f"{type(value).__qualname__} is not JSON")
 

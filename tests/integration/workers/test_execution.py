@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,6 +96,16 @@ async def test_the_traceback_begins_in_the_test(bench: "WorkerHarness", link: "F
     verdict = await execute(bench.assignment("async def run(self):\n    assert False"), link)
     first = verdict.traceback.splitlines()[1]
     assert "bench1_test.py" in first
+
+
+async def test_a_folder_that_cannot_be_created(
+    bench: "WorkerHarness", link: "FakeLink", tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    assignment = bench.assignment("async def run(self):\n    pass")
+    verdict = await execute(replace(assignment, folder=tmp_path / "file" / "attempt-1"), link)
+    assert verdict.state is State.ERROR
+    assert verdict.message.startswith("cannot create the results folder: [Errno 20] Not a directory")
 
 
 class TestNeverAwaited:

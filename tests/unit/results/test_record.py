@@ -164,5 +164,5 @@ def test_adapters_do_not_pile_up(lab: "Lab") -> None:
     lab.start()
     for number in range(1_500):
         lab.append(AdapterRegistered(adapter=f"u{number}", registration={"type": "nio", "version": None}))
-    assert len(lab.record.adapters) == 1_000
+    assert len(lab.record._adapters) == 1_000
     assert lab.record.adapter_types["nio", ""] == 1_500

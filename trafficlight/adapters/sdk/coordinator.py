@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 _TROUBLE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 _TRY_AGAIN = frozenset({408, 425, 429})
-_PATIENT_ATTEMPTS = 20
 _GONE = frozenset({401, 404, 410})
 
 

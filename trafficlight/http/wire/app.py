@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 from urllib.parse import parse_qs
 
 from pydantic import BaseModel, Field
@@ -30,7 +30,7 @@ from trafficlight.http.requests import (
     before_stall,
     check_json_type,
     check_size,
-    parse_object,
+    parsed_object,
     validated,
 )
 from trafficlight.http.security import (
@@ -51,6 +51,7 @@ from trafficlight.protocol import (
     Respond,
 )
 from trafficlight.results.events import Log
+from trafficlight.results.journal import excerpt
 from trafficlight.text import single_line
 from trafficlight.version import VERSION
 
@@ -111,6 +112,31 @@ class _DisconnectedError(Exception):
 
 
 @dataclass(slots=True)
+class _Chunks:
+    """The body of a request; not a generator, because the loop keeps a list of those."""
+
+    receive: Receive
+    limit: int
+    read: int = 0
+    more: bool = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self.more:
+            raise StopAsyncIteration
+        message = await before_stall(self.receive())
+        if message["type"] == "http.disconnect":
+            raise _DisconnectedError
+        chunk: bytes = message.get("body", b"")
+        self.more = message.get("more_body", False)
+        self.read += len(chunk)
+        check_size(self.read, self.limit)
+        return chunk
+
+
+@dataclass(slots=True)
 class WireRequest:
     """A request of an adapter.
 
@@ -153,9 +179,9 @@ class WireRequest:
         :raises ApiError: the body is too large (413), of another type (415), or not a JSON object (400).
         """
         check_json_type((self.header("Content-Type") or "").partition(";")[0].strip().lower())
-        return parse_object(b"".join([chunk async for chunk in self.chunks(limit)]))
+        return await parsed_object(b"".join([chunk async for chunk in self.chunks(limit)]))
 
-    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+    def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """Iterate over the body.
 
         :param limit: the most bytes that it may have.
@@ -163,16 +189,7 @@ class WireRequest:
         """
         length = self.headers.get(b"content-length", b"")
         check_size(int(length) if length.isdigit() else 0, limit)
-        read, more = 0, True
-        while more:
-            message = await before_stall(self.receive())
-            if message["type"] == "http.disconnect":
-                raise _DisconnectedError
-            chunk: bytes = message.get("body", b"")
-            read += len(chunk)
-            check_size(read, limit)
-            yield chunk
-            more = message.get("more_body", False)
+        return _Chunks(self.receive, limit)
 
     async def disconnected(self) -> None:
         """Wait until the client closes the connection."""
@@ -282,7 +299,7 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
         _note(
             request.lab,
             adapter,
-            f"sent a response, but no action was outstanding: {single_line(repr(response))}",
+            f"sent a response, but no action was outstanding: {single_line(repr(excerpt(response)))}",
         )
     return {"receipt": receipt}
 

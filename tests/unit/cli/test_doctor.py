@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from trafficlight.cli.doctor import Finding, _type, diagnose
 from trafficlight.homeservers.local.cache import CacheFolder
-from trafficlight.homeservers.local.diagnosis import Finding, diagnose, resolutions
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.synapse import Environments
+from trafficlight.homeservers.registry import ProviderRegistry
 from trafficlight.server_types import HomeServerSpec, SynapseStable
 
 
@@ -43,10 +44,11 @@ def test_every_problem_has_advice(tmp_path: Path) -> None:
 
 
 async def test_server_types_are_resolved(tmp_path: Path) -> None:
-    provider = LocalProvider(recipes=default_recipes(CacheFolder(tmp_path), print, synapse_version="1.140.0"))
-    specs = [*SynapseStable().homeservers(), HomeServerSpec("Odd", "odd", "stable", "")]
-    good, bad = await resolutions(provider, specs)
-    assert (good.subject, good.good, good.detail) == ("SynapseStable", True, "synapse 1.140.0")
+    local = LocalProvider(recipes=default_recipes(CacheFolder(tmp_path), print, synapse_version="1.140.0"))
+    providers = ProviderRegistry({"local": local})
+    good = await _type(providers, SynapseStable().homeservers()[0])
+    bad = await _type(providers, HomeServerSpec("Odd", "odd", "stable", ""))
+    assert (good.subject, good.good, good.detail) == ("SynapseStable", True, "synapse 1.140.0, local")
     assert (bad.subject, bad.good) == ("Odd", False)
     assert "no recipe 'odd': set `recipe` in the type to one of" in bad.detail
-    await provider.close()
+    await providers.close()
