@@ -38,10 +38,11 @@ class DriverRecipe(ABC):
         self._cache = cache
         self._progress = progress
 
-    def unsupported(self) -> str | None:
+    @classmethod
+    def unsupported(cls) -> str | None:
         """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
-        if shutil.which(self.tool) is None:
-            return f"{self.client} needs {self.tool}, which is not on the PATH: {self.advice}"
+        if shutil.which(cls.tool) is None:
+            return f"{cls.client} needs {cls.tool}, which is not on the PATH: {cls.advice}"
         return None
 
     async def install(self, version: str | None = None) -> list[str]:
