@@ -30,10 +30,6 @@ from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
 
-# The clients that come with trafficlight.
-_BUILT_IN = ("nio", *RECIPES)
-# -P: a folder trafficlight in the current directory is not this package.
-_OURS = (sys.executable, "-P", "-m", "trafficlight", "adapter")
 # Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
 _GRACE = 6.0
 _LOOK = 1.0  # seconds between two looks
@@ -56,7 +52,7 @@ class Program:
     :param command: what to run; ``{url}`` and ``{port}`` in it, and in the environment, are replaced.
     :param directory: its working directory; by default this process's.
     :param environment: variables to set besides the inherited ones.
-    :param recipe: builds the driver first, whose command replaces `command`.
+    :param recipe: builds the driver that the command hosts, which is appended to it.
     :param version: the version of the client of that driver; by default the recipe's.
     :ivar instance: names it, the same for all of its processes.
     :ivar running: whether it has a process now.
@@ -75,7 +71,7 @@ class Program:
 
 
 def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | None = None) -> list[Program]:
-    """Return one entry for each process that the settings ask for.
+    """Return one entry for each process that the settings ask for: one host for all drivers of an entry.
 
     :param cases: the only cases to run: of a built-in adapter, no more are started than they have roles for.
     :raises ConfigError: an entry is wrong.
@@ -87,25 +83,26 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
             raise ConfigError("has a command and a driver: name one", key=key)
         if adapter.cwd is not None and not adapter.cwd.is_dir():
             raise ConfigError(f"no such directory: {adapter.cwd}", key=f"{key}.cwd")
-        recipe = None
         if adapter.command:
             command = _split(adapter.command, adapter, key)
-        elif adapter.driver:
-            command = _hosting(_split(adapter.driver, adapter, key))
+            found += [Program(name, command, adapter.cwd, adapter.env) for _ in range(adapter.count)]
+            continue
+        if adapter.driver:
+            driver = ["--driver", shlex.join(_split(adapter.driver, adapter, key))]
         elif name in RECIPES:
-            command, recipe = [], RECIPES[name]
-        elif name in _BUILT_IN:
-            command = [*_OURS, name]
+            driver = []
         else:
-            known = ", ".join(_BUILT_IN)
+            known = ", ".join(RECIPES)
             raise ConfigError(f"needs a command or a driver: only {known} come with trafficlight", key=key)
         needed = adapter.count
-        if cases is not None and not (adapter.command or adapter.driver):
+        if cases is not None and not adapter.driver:
             needed = min(needed, sum(map(partial(_roles, name), cases)))
-        found += [
-            Program(name, command, adapter.cwd, adapter.env, recipe, adapter.version or None)
-            for _ in range(needed)
-        ]
+        # -P: a folder trafficlight in the current directory is not this package.
+        host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
+        if needed:
+            command, recipe = [*host, "--count", str(needed)], None if driver else RECIPES[name]
+            program = Program(name, command, adapter.cwd, adapter.env, recipe, adapter.version or None)
+            found.append(program)
     return found
 
 
@@ -113,11 +110,6 @@ def unsupported_of(programs: Iterable[Program]) -> dict[str, str]:
     """Return why this machine cannot run clients that come with trafficlight, by their types."""
     recipes = {program.recipe for program in programs if program.recipe is not None}
     return {one.name: why for one in recipes if (why := one.unsupported()) is not None}
-
-
-def _hosting(driver: Sequence[str]) -> list[str]:
-    """Return the command of an adapter that hosts a driver."""
-    return [*_OURS, "run", "--driver", shlex.join(driver)]
 
 
 def _roles(type: str, case: Case) -> int:
@@ -285,7 +277,7 @@ class Supervisor:
             return False
         finally:
             self.building -= 1
-        program.command = _hosting(driver)
+        program.command = [*program.command, "--driver", shlex.join(driver)]
         return True
 
     def _note_missing(self, program: Program, why: str) -> None:

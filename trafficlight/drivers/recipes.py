@@ -1,14 +1,16 @@
 """The drivers that come with trafficlight: clients in other languages, built when they are first used."""
 
+import asyncio
 import hashlib
 import json
 import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from trafficlight.errors import DeployError
+from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.processes import Progress, child_environment, no_network, run_tool
 
@@ -16,27 +18,67 @@ _SOURCES = Path(__file__).parent
 
 
 class DriverRecipe(ABC):
-    """Builds a driver, once for each version of its client, and tells how to start it.
+    """Tells how to start a driver, once what it needs is there.
 
     :cvar name: the ``type`` that the driver registers.
     :cvar client: the client's name in messages.
-    :cvar stable: the version that the driver is built with by default.
-    :cvar tool: the program that builds it.
-    :cvar advice: how to install that program.
     :param cache: the folder for builds.
     :param progress: called with a line for every slow step.
     """
 
     name: str
     client: str
-    stable: str
-    tool: str
-    advice: str
-    _folder: str
 
     def __init__(self, cache: CacheFolder, progress: Progress) -> None:
         self._cache = cache
         self._progress = progress
+
+    @classmethod
+    def unsupported(cls) -> str | None:
+        """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
+        return None
+
+    @abstractmethod
+    async def install(self, version: str | None = None) -> list[str]:
+        """Make the driver ready, and return the command that starts it.
+
+        :param version: the client's version; by default the one that is tested.
+        :raises DeployError: it cannot be built.
+        :raises ConfigError: there is no network, or the cache cannot be written.
+        """
+
+
+class NioRecipe(DriverRecipe):
+    """matrix-nio, which is installed with trafficlight."""
+
+    name = "nio"
+    client = "matrix-nio"
+
+    async def install(self, version: str | None = None) -> list[str]:
+        """Return the command that starts the driver.
+
+        :raises ConfigError: a version is given.
+        """
+        if version is not None:
+            raise ConfigError(
+                "is the version that is installed with trafficlight", key="ADAPTERS.nio.version"
+            )
+        # -P: a folder trafficlight in the current directory is not this package.
+        return [sys.executable, "-P", "-m", "trafficlight.adapters.nio.adapter"]
+
+
+class BuiltRecipe(DriverRecipe):
+    """Builds a driver, once for each version of its client and each version of its source.
+
+    :cvar stable: the version that the driver is built with by default.
+    :cvar tool: the program that builds it.
+    :cvar advice: how to install that program.
+    """
+
+    stable: str
+    tool: str
+    advice: str
+    _folder: str
 
     @classmethod
     def unsupported(cls) -> str | None:
@@ -46,13 +88,8 @@ class DriverRecipe(ABC):
         return None
 
     async def install(self, version: str | None = None) -> list[str]:
-        """Build the driver, unless it is built already, and return the command that starts it.
-
-        :param version: the client's version; by default the stable one.
-        :raises DeployError: it cannot be built.
-        :raises ConfigError: there is no network, or the cache cannot be written.
-        """
-        if (reason := self.unsupported()) is not None:
+        """Build the driver, unless it is built already, and return the command that starts it."""
+        if (reason := await asyncio.to_thread(self.unsupported)) is not None:
             raise DeployError(reason)
         version = version or self.stable
         title = f"{self.client} {version}"
@@ -60,7 +97,7 @@ class DriverRecipe(ABC):
 
         async def build(folder: Path) -> None:
             self._progress(f"{title}: building its driver with {self.tool} (first use)")
-            shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+            await asyncio.to_thread(_copy, source, folder)
             try:
                 await self._build(folder, version, title)
             except DeployError as error:
@@ -69,8 +106,9 @@ class DriverRecipe(ABC):
                 raise
             self._progress(f"{title}: built")
 
-        name = f"drivers/{self.name}-{version}-{_digest(source)}"
-        return self._command(await self._cache.ensure(name, build))
+        digest = await asyncio.to_thread(_digest, source)
+        folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
+        return self._command(folder)
 
     @abstractmethod
     async def _build(self, folder: Path, version: str, title: str) -> None:
@@ -81,7 +119,7 @@ class DriverRecipe(ABC):
         """Return the command that starts what was built."""
 
 
-class JsSdkRecipe(DriverRecipe):
+class JsSdkRecipe(BuiltRecipe):
     """matrix-js-sdk on Node."""
 
     name = "js-sdk"
@@ -94,11 +132,7 @@ class JsSdkRecipe(DriverRecipe):
     async def _build(self, folder: Path, version: str, title: str) -> None:
         arguments = ["ci"]
         if version != self.stable:
-            manifest = folder / "package.json"
-            content = json.loads(manifest.read_text())
-            content["dependencies"]["matrix-js-sdk"] = version
-            manifest.write_text(json.dumps(content))
-            (folder / "package-lock.json").unlink()
+            await asyncio.to_thread(_take_version, folder, version)
             arguments = ["install"]
         quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         await run_tool(
@@ -112,7 +146,7 @@ class JsSdkRecipe(DriverRecipe):
         return ["node", str(folder / "driver.mjs")]
 
 
-class MautrixGoRecipe(DriverRecipe):
+class MautrixGoRecipe(BuiltRecipe):
     """mautrix-go, as a static program without C."""
 
     name = "mautrix-go"
@@ -138,9 +172,22 @@ class MautrixGoRecipe(DriverRecipe):
 
 
 RECIPES: Mapping[str, type[DriverRecipe]] = MappingProxyType(
-    {recipe.name: recipe for recipe in (JsSdkRecipe, MautrixGoRecipe)}
+    {recipe.name: recipe for recipe in (NioRecipe, JsSdkRecipe, MautrixGoRecipe)}
 )
 """The recipes by the names of their drivers."""
+
+
+def _copy(source: Path, folder: Path) -> None:
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+
+
+def _take_version(folder: Path, version: str) -> None:
+    """Make npm install another version of matrix-js-sdk than the locked one."""
+    manifest = folder / "package.json"
+    content = json.loads(manifest.read_text())
+    content["dependencies"]["matrix-js-sdk"] = version
+    manifest.write_text(json.dumps(content))
+    (folder / "package-lock.json").unlink()
 
 
 def _digest(source: Path) -> str:

@@ -1,5 +1,6 @@
 """Drivers are built once for each version and source, and what a machine lacks is said."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def _tool(folder: Path, name: str, script: str) -> None:
 async def test_missing_tool_is_named_with_what_to_install(
     recipe: type[JsSdkRecipe | MautrixGoRecipe], words: str, tmp_path: Path
 ) -> None:
-    reason = recipe.unsupported()
+    reason = await asyncio.to_thread(recipe.unsupported)
     assert reason is not None
     assert f"needs {recipe.tool}, which is not on the PATH: {words}" in reason
     with pytest.raises(DeployError, match=words):
@@ -79,8 +80,7 @@ def test_manifests_pin_the_stable_versions() -> None:
 @pytest.mark.usefixtures("tools")
 def test_clients_that_come_along_are_programs_by_default() -> None:
     programs = programs_of(Settings().adapters)
-    assert {program.name for program in programs} == {"nio", *RECIPES}
-    reasons = unsupported_of(programs)
-    assert reasons == {name: recipe.unsupported() for name, recipe in RECIPES.items()}
+    assert {program.name for program in programs} == set(RECIPES)
+    assert set(unsupported_of(programs)) == {"js-sdk", "mautrix-go"}
     (old,) = programs_of({"js-sdk": AdapterProgram(version="42.0.0")})
     assert (old.recipe, old.version) == (JsSdkRecipe, "42.0.0")
