@@ -31,6 +31,7 @@ from trafficlight.http.requests import (
     check_json_type,
     check_size,
     hold_time,
+    parsed_object,
     validated,
 )
 from trafficlight.http.security import (
