@@ -75,6 +75,11 @@ pip_install() {
     fi
 }
 
+if ! mkdir -p "$venv" 2>/dev/null || [[ ! -w $venv ]]; then
+    say "$PWD/$venv cannot be written: use a checkout of your own, made by: git clone $PWD DIRECTORY"
+    exit 2
+fi
+
 lock=scripts-dev/requirements.txt
 if [[ $kind == dev ]]; then
     lock=scripts-dev/requirements-dev.txt

@@ -5,7 +5,7 @@ They stack as in ducktape: each `@parametrize` adds one set of values, each `@ma
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -83,15 +83,16 @@ def defaults(**values: Iterable[Any]) -> Callable[[F], F]:
 def ignore(*target: Any, **values: Any) -> Any:
     """Skip a test: its cases are listed as skipped.
 
-    `@ignore` takes out everything below it, `@ignore(size=10)` the sets that have all of these values. A text
-    before them says why: ``@ignore("needs a camera", video=True)``. It may stand above a class, too.
+    `@ignore` takes out everything below it, `@ignore(size=10)` the sets that have all of these values,
+    `@ignore(server=Dendrite)` the cases with this type in this role; both can be combined, and a list stands
+    for any of its types. A text before them says why: ``@ignore("needs a camera", video=True)``. It may stand
+    above a class, too.
     """
     if len(target) == 1 and callable(target[0]) and not values:
         return _add(target[0], _Ignore({}, "ignored"))
     if len(target) > 1 or (target and not isinstance(target[0], str)):
         raise TypeError("@ignore takes a reason and parameter values: @ignore('why', size=10)")
-    shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
-    why = target[0] if target else f"ignored for {shown}" if values else "ignored"
+    why = target[0] if target else f"ignored for {_shown(values)}" if values else "ignored"
     return _marking("ignore", _Ignore(values, why))
 
 
@@ -123,20 +124,48 @@ def time_limit_of(function: Callable[..., Any]) -> float | None:
     return getattr(function, _TIMEOUT, None)
 
 
-def parameter_sets(function: Callable[..., Any], owner: type | None = None) -> list[ParameterSet]:
+def parameter_sets(
+    function: Callable[..., Any], owner: type | None = None, roles: Collection[str] = ()
+) -> list[ParameterSet]:
     """Return the sets of values that a test runs with, in the order of the source; without any, an empty one.
 
     :param function: the test method.
     :param owner: its class, whose own `@ignore` counts as well.
+    :param roles: the roles of the test; an `@ignore` of one of them is left out.
     :raises ValueError: an `@ignore` names values that no set has.
     """
     marks: tuple[_Mark, ...] = getattr(function, _MARKS, ())
     above: tuple[_Mark, ...] = vars(owner).get(_MARKS, ()) if owner is not None else ()
     sets = _filled(_collected(marks), [mark for mark in marks if isinstance(mark, _Defaults)])
     for mark in (*marks, *above):
-        if isinstance(mark, _Ignore) and (mark.values or mark in above):
+        if isinstance(mark, _Ignore) and (mark.values or mark in above) and not _of_roles(mark, roles):
             sets = _ignoring(sets, mark)
     return sets
+
+
+def ignored_types(
+    function: Callable[..., Any], owner: type, roles: Collection[str]
+) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield what every `@ignore` of roles names, roles and parameters, and the reason.
+
+    :param function: the test method.
+    :param owner: its class, whose own `@ignore` counts as well.
+    :param roles: the roles of the test.
+    """
+    for mark in (*getattr(function, _MARKS, ()), *vars(owner).get(_MARKS, ())):
+        if isinstance(mark, _Ignore) and _of_roles(mark, roles):
+            yield mark.values, mark.reason
+
+
+def _of_roles(mark: _Ignore, roles: Collection[str]) -> bool:
+    return not mark.values.keys().isdisjoint(roles)
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value.__name__ if isinstance(value, type) else repr(value)}"
+        for name, value in values.items()
+    )
 
 
 def parameter_names(function: Callable[..., Any]) -> set[str]:
@@ -184,8 +213,7 @@ def _ignoring(sets: list[ParameterSet], mark: _Ignore) -> list[ParameterSet]:
         return all(name in one.values and one.values[name] == value for name, value in mark.values.items())
 
     if not any(meant(one) for one in sets):
-        shown = ", ".join(f"{name}={value!r}" for name, value in mark.values.items())
-        raise ValueError(f"@ignore({shown}) matches none of the values of the test")
+        raise ValueError(f"@ignore({_shown(mark.values)}) matches none of the values of the test")
     return [ParameterSet(one.values, one.ignored or mark.reason) if meant(one) else one for one in sets]
 
 

@@ -15,6 +15,7 @@ from trafficlight.protocol import TOKEN_VARIABLES
 
 if TYPE_CHECKING:
     from trafficlight.adapters.conformance import CheckOptions, Results
+    from trafficlight.adapters.host import DriverCommand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,11 +72,10 @@ def _hosting(function: F) -> F:
 @command.command("nio")
 @_hosting
 def nio(url: str, count: int, token: str | None, once: bool) -> None:
-    """Run Matrix clients on the library matrix-nio."""
-    _check_url(url)
-    from trafficlight.adapters.nio.adapter import main
+    """Run Matrix clients on the library matrix-nio; the same as `adapter run nio`."""
+    from trafficlight.adapters.drivers import DRIVERS
 
-    asyncio.run(main(url, count, token, once=once))
+    _serve(DRIVERS["nio"](), url, count=count, token=token, once=once)
 
 
 @command.command("run")
@@ -87,25 +87,24 @@ def run(name: str | None, program: str | None, url: str, count: int, token: str 
 
     NAME is a client that comes with trafficlight: nio.
     """
-    _check_url(url)
+    from trafficlight.adapters.drivers import DRIVERS
+    from trafficlight.adapters.host import DriverCommand
+
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")
-    if name is not None:
-        if name != "nio":
-            raise click.BadParameter(f"{name!r} does not come with trafficlight: nio does", param_hint="NAME")
-        from trafficlight.adapters.nio.adapter import main
-
-        asyncio.run(main(url, count, token, once=once))
-        return
-    from trafficlight.adapters.host import DriverCommand, serve_driver
-
-    arguments = shlex.split(program or "")
-    asyncio.run(serve_driver(DriverCommand(arguments), url, count=count, token=token, once=once))
+    if name is not None and name not in DRIVERS:
+        known = ", ".join(DRIVERS)
+        raise click.BadParameter(f"only {known} comes with trafficlight, not {name!r}", param_hint="NAME")
+    driver = DriverCommand(shlex.split(program or "")) if name is None else DRIVERS[name]()
+    _serve(driver, url, count=count, token=token, once=once)
 
 
-def _check_url(url: str) -> None:
+def _serve(driver: "DriverCommand", url: str, *, count: int, token: str | None, once: bool) -> None:
     if not url.startswith(("http://", "https://")):
         raise click.BadParameter(f"{url!r} is not a URL: write http://host:port", param_hint="--url")
+    from trafficlight.adapters.host import serve_driver
+
+    asyncio.run(serve_driver(driver, url, count=count, token=token, once=once))
 
 
 @command.command("check")

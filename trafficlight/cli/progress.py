@@ -127,12 +127,20 @@ class Progress:
         self._console.print(line, soft_wrap=True)
 
     def _name(self, case_id: str) -> str:
-        """Return an id in the width of the column; on a terminal a longer one is cut in its middle."""
+        """Return an id in the width of the column.
+
+        On a terminal, a longer one loses its path, then its class, and is then cut in its middle.
+        """
         name, width = escape_control(case_id), self._width
         if self._console.file.isatty() and cell_len(name) > width:
-            end = width // 2
-            return set_cell_size(name, width - end - 1) + "…" + name[-end:]
-        return name + " " * (width - cell_len(name))
+            test = name.rpartition("::")[2]
+            head, bracket, cell = test.partition("[")
+            method = f"…{head.rpartition('.')[2]}{bracket}{cell}"
+            name = f"…{test}" if cell_len(test) < width else method
+            if cell_len(name) > width:
+                end = width // 2
+                name = set_cell_size(name, width - end - 1) + "…" + name[-end:]
+        return name + " " * max(0, width - cell_len(name))
 
     def _now(self) -> Group:
         """Return the running cases, the counts, and why cases wait."""

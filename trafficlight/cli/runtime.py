@@ -116,7 +116,7 @@ async def _last_uploads(lab: Lab, supervisor: Supervisor) -> None:
 
 @contextlib.contextmanager
 def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Shut down on SIGINT and SIGTERM: with the grace period the first time, immediately the second time.
+    """Shut down on SIGINT, SIGTERM and SIGHUP: with the grace period the first time, then immediately.
 
     :param stopped: called after the graceful shutdown.
     """
@@ -135,13 +135,19 @@ def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) ->
             return
         grace = lab.settings.grace
         # Not by click, which writes past the live display.
-        sys.stderr.write(f"{name}: running cases have {grace:g} s to finish; a second signal cancels them\n")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            sys.stderr.write(
+                f"{name}: running cases have {grace:g} s to finish; a second signal cancels them\n"
+            )
         stops.append(asyncio.create_task(end(f"interrupted by {name}")))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, stop, number.name)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             loop.remove_signal_handler(number)

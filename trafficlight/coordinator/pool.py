@@ -216,8 +216,11 @@ class Pool:
         """Return how many adapters share its name for the program: several, if it names none itself."""
         if adapter.program == adapter.registration.instance:
             return 1
-        live = (one for one in self._adapters.values() if one.state is not AdapterState.ENDED)
-        return max(1, sum(one.program == adapter.program for one in live))
+        alike = (one for one in self._adapters.values() if one.program == adapter.program)
+        # Not those that have failed, but whose case has not ended yet.
+        return max(
+            1, sum(one.state is not AdapterState.ENDED and one.channel.failure is None for one in alike)
+        )
 
     def known(self, uuid: str) -> Adapter | None:
         """Return an adapter, or None if none is registered under this uuid."""

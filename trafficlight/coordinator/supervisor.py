@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from trafficlight.adapters.drivers import DRIVERS
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator.pool import Pool
 from trafficlight.errors import ConfigError, DeployError
@@ -28,8 +29,6 @@ from trafficlight.text import read_tail, single_line
 
 logger = logging.getLogger(__name__)
 
-# The built-in adapters, by the name of their command.
-_BUILT_IN = ("nio",)
 # Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
 _GRACE = 6.0
 _LOOK = 1.0  # seconds between two looks
@@ -67,7 +66,7 @@ class Program:
 
 
 def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | None = None) -> list[Program]:
-    """Return one entry for each process that the settings ask for.
+    """Return one entry for each process that the settings ask for: one host for all drivers of an entry.
 
     :param cases: the only cases to run: of a built-in adapter, no more are started than they have roles for.
     :raises ConfigError: an entry is wrong.
@@ -79,21 +78,25 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
             raise ConfigError("has a command and a driver: name one", key=key)
         if adapter.cwd is not None and not adapter.cwd.is_dir():
             raise ConfigError(f"no such directory: {adapter.cwd}", key=f"{key}.cwd")
-        # -P: a folder trafficlight in the current directory is not this package.
-        ours = [sys.executable, "-P", "-m", "trafficlight", "adapter"]
         if adapter.command:
             command = _split(adapter.command, adapter, key)
-        elif adapter.driver:
-            command = [*ours, "run", "--driver", shlex.join(_split(adapter.driver, adapter, key))]
-        elif name in _BUILT_IN:
-            command = [*ours, name]
+            found += [Program(name, command, adapter.cwd, adapter.env) for _ in range(adapter.count)]
+            continue
+        if adapter.driver:
+            driver = ["--driver", shlex.join(_split(adapter.driver, adapter, key))]
+        elif name in DRIVERS:
+            driver = [name]
         else:
-            known = ", ".join(_BUILT_IN)
+            known = ", ".join(DRIVERS)
             raise ConfigError(f"needs a command or a driver: only {known} comes with trafficlight", key=key)
         needed = adapter.count
-        if cases is not None and not (adapter.command or adapter.driver):
+        if cases is not None and not adapter.driver:
             needed = min(needed, sum(map(partial(_roles, name), cases)))
-        found += [Program(name, command, adapter.cwd, adapter.env) for _ in range(needed)]
+        # -P: a folder trafficlight in the current directory is not this package.
+        host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
+        if needed:
+            command = [*host, "--count", str(needed)]
+            found.append(Program(name, command, adapter.cwd, adapter.env))
     return found
 
 

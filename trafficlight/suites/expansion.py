@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from trafficlight.client_types import ClientType, spec_of
 from trafficlight.errors import TestFileError
-from trafficlight.parameters import ParameterSet, time_limit_of
+from trafficlight.parameters import ParameterSet, ignored_types, time_limit_of
 from trafficlight.server_types import HomeServerSpec, ServerType
 from trafficlight.suites.case_ids import base_id, case_id, suite_id
 from trafficlight.suites.discovery import FileFound, methods_of
@@ -20,9 +20,10 @@ from trafficlight.suites.imports import load_test_class
 from trafficlight.suites.model import Case, ServerSlot, Suite
 from trafficlight.suites.pairwise import pairwise
 from trafficlight.suites.rendering import as_json, render_name, render_value
-from trafficlight.suites.roles import Role, Roles, read_roles
+from trafficlight.suites.roles import Role, Roles, is_of, read_roles
 from trafficlight.suites.signatures import (
     check_hooks,
+    check_ignores,
     check_members,
     check_method,
     check_roles,
@@ -81,7 +82,7 @@ def expand(
         if not wanted.methods(method):
             continue
         line = source.method_line(class_name, method) or source.class_line(class_name) or 1
-        sets, wrong = read_parameters(cls, method, {}, (source.path, line))
+        sets, wrong = read_parameters(cls, method, roles, {}, (source.path, line))
         wrong += check_method(cls, method, roles, sets, source, line) if not wrong else ()
         wrong += check_hooks(cls, method, roles, sets, source) if not wrong else ()
         problems.extend(wrong)
@@ -89,11 +90,18 @@ def expand(
             continue
         taken = taken_roles(cls, [method], roles)
         if wanted.parameters:
-            sets, _ = read_parameters(cls, method, wanted.parameters, (source.path, line))
+            sets, _ = read_parameters(cls, method, roles, wanted.parameters, (source.path, line))
             if check_method(cls, method, roles, sets, source, line):
                 continue
         limit = time_limit_of(getattr(cls, method)) or cls.timeout
-        matrix = _Matrix(taken, sets, _Test(file, class_name, method, line, wanted.parameters, limit))
+        ignores = list(ignored_types(getattr(cls, method), cls, roles.names))
+        wrong = check_ignores(ignores, roles, source, line)
+        problems.extend(wrong)
+        if wrong:
+            continue
+        matrix = _Matrix(
+            taken, sets, _Test(file, class_name, method, line, wanted.parameters, limit), ignores
+        )
         suite, wrong = matrix.suite(_documentation(cls, method), wanted)
         problems.extend(wrong)
         suites.append(suite)
@@ -135,7 +143,7 @@ def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> 
 @functools.lru_cache(maxsize=4)
 def _matrix(cls: type[Any], class_name: str, method: str, path: Path, file: str, overrides: str) -> "_Matrix":
     roles = read_roles(cls, SourceLines(path))
-    sets, wrong = read_parameters(cls, method, json.loads(overrides), (path, None))
+    sets, wrong = read_parameters(cls, method, roles, json.loads(overrides), (path, None))
     for problem in (*roles.problems, *wrong):
         raise problem
     taken = taken_roles(cls, [method], roles)
@@ -169,10 +177,17 @@ class _Test:
 class _Matrix:
     """The cells of one test method."""
 
-    def __init__(self, roles: Roles, sets: Sequence[ParameterSet], test: _Test) -> None:
+    def __init__(
+        self,
+        roles: Roles,
+        sets: Sequence[ParameterSet],
+        test: _Test,
+        ignores: Sequence[tuple[Mapping[str, Any], str]] = (),
+    ) -> None:
         self._roles = roles.roles
         self._groups = roles.groups
         self._sets = sets
+        self._ignores = ignores
         self._test = test
         self._names = [[render_name(kind.name()) for kind in role.types] for role in self._roles]
         self._values = [{key: render_value(value) for key, value in one.values.items()} for one in sets]
@@ -307,6 +322,25 @@ class _Matrix:
         cells = [(role.key, names[at]) for role, names, at in zip(self._roles, self._names, row, strict=True)]
         return case_id(self._test.id, [*cells, *self._values[place].items()])
 
+    def _ignored(self, row: _Row, place: int) -> str | None:
+        """Return why a cell's types are ignored; None if they are not."""
+        if not self._ignores:
+            return None
+        kinds = {
+            name: role.types[at] for role, at in zip(self._roles, row, strict=True) for name in role.names
+        }
+        values = self._sets[place].values
+
+        def meant(name: str, stated: Any) -> bool:
+            if name in kinds:
+                return is_of(kinds[name], stated)
+            return name in values and bool(values[name] == stated)
+
+        for stated, reason in self._ignores:
+            if all(meant(name, one) for name, one in stated.items()):
+                return reason
+        return None
+
     def _cases(self, cells: Iterable[tuple[_Row, int]]) -> tuple[tuple[Case, ...], list[TestFileError]]:
         test, cases, problems = self._test, dict[str, Case](), list[TestFileError]()
         path = test.file.path
@@ -343,7 +377,7 @@ class _Matrix:
                 tuple(slot for slot in slots if slot is not None),
                 parameters[place],
                 test.overrides,
-                self._sets[place].ignored,
+                self._sets[place].ignored or self._ignored(row, place),
                 test.timeout,
             )
         return tuple(cases.values()), problems

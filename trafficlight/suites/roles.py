@@ -105,6 +105,16 @@ class _WrongError(Exception):
         super().__init__(problem)
 
 
+def is_of(kind: ClientType | ServerType, stated: object) -> bool:
+    """Return whether a type is the one that was stated: a class, an instance, a name, or any of several."""
+    if isinstance(stated, list | tuple | set | frozenset):
+        return any(is_of(kind, one) for one in stated)
+    if isinstance(stated, type):
+        return isinstance(kind, stated) or is_of(kind, stated())
+    name = getattr(stated, "name", None)
+    return kind.name() == (name() if callable(name) else stated)
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a hint with the most similar name; empty if none is similar."""
     near = difflib.get_close_matches(name, list(names), n=1)

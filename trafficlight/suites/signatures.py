@@ -9,7 +9,7 @@ from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet, is_seconds, parameter_names, parameter_sets, single_sets
 from trafficlight.suites.discovery import methods_of
 from trafficlight.suites.rendering import render_value
-from trafficlight.suites.roles import Roles, did_you_mean
+from trafficlight.suites.roles import Roles, did_you_mean, is_of
 from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
 
@@ -39,14 +39,14 @@ class Signature:
 
 
 def read_parameters(
-    cls: type[Test], method: str, overrides: Mapping[str, Any], where: tuple[Path, int | None]
+    cls: type[Test], method: str, roles: Roles, overrides: Mapping[str, Any], where: tuple[Path, int | None]
 ) -> tuple[list[ParameterSet], list[TestFileError]]:
     """Return the parameter sets of a test, with some values overridden.
 
     :param overrides: values in place of the test's own.
     """
     try:
-        sets = parameter_sets(getattr(cls, method), cls)
+        sets = parameter_sets(getattr(cls, method), cls, roles.names)
     except ValueError as error:
         return [], [TestFileError(*where, str(error), "correct the values, or remove the @ignore")]
     if not overrides:
@@ -108,6 +108,21 @@ def check_members(cls: type[Test], source: SourceLines) -> list[TestFileError]:
     if cls.timeout is not None and not is_seconds(cls.timeout):
         line = source.attribute_line(cls.__name__, "timeout") or source.class_line(cls.__name__)
         wrong.append(TestFileError(source.path, line, "timeout is not a number of seconds", "timeout = 30"))
+    return wrong
+
+
+def check_ignores(
+    ignores: Iterable[tuple[Mapping[str, Any], str]], roles: Roles, source: SourceLines, line: int
+) -> list[TestFileError]:
+    """Return which types that an @ignore names do not fill their role."""
+    wrong = []
+    for stated, _ in ignores:
+        for name in stated.keys() & roles.names.keys():
+            types = roles.names[name].types
+            if not any(is_of(kind, stated[name]) for kind in types):
+                problem = f"@ignore names a type that does not fill the role {name!r}"
+                hint = f"there are {', '.join(kind.name() for kind in types)}"
+                wrong.append(TestFileError(source.path, line, problem, hint))
     return wrong
 
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.integration.coordinator.conftest import EventRecorder
+from trafficlight.cli.runtime import stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.recovery import RecoveredState
@@ -497,3 +499,15 @@ async def test_a_session_that_cannot_be_closed_keeps_no_other_open(
     assert first.writer.incomplete == "its folder is gone"
     assert second.ended.is_set()
     first.writer.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+async def test_a_signal_ends_sessions_with_complete_results(opened: Opener, number: signal.Signals) -> None:
+    async with opened() as lab:
+        with stopping_on_signals(lab):
+            session = await lab.start(SessionRequest())  # one case waits for a client
+            os.kill(os.getpid(), number)
+            async with asyncio.timeout(20):
+                await session.ended.wait()
+    assert session.record.interrupted
+    assert session.folder.junit.is_file()

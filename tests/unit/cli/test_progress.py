@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from trafficlight.cli.progress import Progress, is_live, print_header
+from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import CaseEnded, CasePlanned, CaseState, CaseWaits, Event, State
 from trafficlight.results.record import SessionRecord
 
@@ -50,7 +51,24 @@ def test_a_case_is_one_line_of_a_terminal() -> None:
     lines = visible(file.getvalue())
     assert len(lines) == 3
     assert max(map(len, lines)) <= 80
-    assert re.fullmatch(r"  services/.+….+server=Dendrite\]   failure  1 min 15 s", lines[1])
+    assert re.fullmatch(
+        r"  …Conversation\[alice=Nio,bob=Nio,server=Dendrite\] +failure  1 min 15 s", lines[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "shown"),
+    [
+        ("a_test.py::Short", "a_test.py::Short"),
+        (f"{'a' * 50}_test.py::Talks.test_one[alice=Nio]", "…Talks.test_one[alice=Nio]"),
+        (f"a_test.py::{'A' * 50}.test_one[alice=Nio,bob=Nio]", "…test_one[alice=Nio,bob=Nio]"),
+        (f"a_test.py::A.test_{'a' * 30}[{'b' * 40}]", f"…test_{'a' * 20}…{'b' * 26}]"),
+    ],
+)
+def test_a_long_id_loses_first_what_distinguishes_least(case: str, shown: str) -> None:
+    record = SessionRecord(cases={one: CaseRecord(one, "") for one in (LONG, case)})
+    progress = Progress(record, Console(file=Terminal(), width=80), live=False)
+    assert progress._name(case).rstrip() == shown
 
 
 def test_a_live_display_fits_and_says_why_cases_wait() -> None:

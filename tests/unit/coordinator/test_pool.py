@@ -281,6 +281,15 @@ class TestPrograms:
             self.errs(yard, bad)
         assert yard.adapter("next", program="nio at 10.0.0.1").quarantined
 
+    def test_one_whose_case_has_not_ended_is_no_other_program(self, yard: "PoolHarness") -> None:
+        for number in range(2):
+            self.errs(yard, yard.adapter(f"a{number}", program="nio at 10.0.0.1"))
+        last = yard.adapter("a2", program="nio at 10.0.0.1")
+        lease = yard.lease(alice=last)
+        yard.pool.report(last, ErrorBody(details="ENOSPC"))
+        yard.pool.judge(lease, ["alice"])
+        assert yard.adapter("next", program="nio at 10.0.0.1").quarantined
+
     def test_a_process_that_exits_takes_its_adapters_along(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter(program="p")
         yard.lease(alice=adapter)

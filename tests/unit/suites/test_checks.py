@@ -106,6 +106,12 @@ def run(arguments: str) -> str:
         (('client = {"alice": Nio}', run(", alice")), 3, "'client' is no attribute of a test", "clients = {"),
         (("clients = [Nio]", run(", alice")), 3, "clients is not a mapping from roles to types", "clients ="),
         ((run(""), run("")), 4, "two methods run()", "rename"),
+        (
+            (ALICE, "@ignore(alice=HydrogenWeb)", run(", alice")),
+            5,
+            "@ignore names a type that does not fill the role 'alice'",
+            "there are Nio",
+        ),
         (("deadline = 30", run("")), 3, "'deadline' hides a member of Test", "write `timeout`"),
         (("def record(self): ...", run("")), 3, "'record' hides a member of Test", "rename"),
         (("timeout = '30'", run("")), 3, "timeout is not a number of seconds", "timeout = 30"),

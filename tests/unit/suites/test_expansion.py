@@ -166,6 +166,34 @@ def test_what_is_ignored_takes_no_part_in_the_pairs_of_the_rest(write: Write) ->
     assert {case.skip for case in cases if case.parameters["size"] == 2} == {"slow"}
 
 
+def test_types_can_be_ignored(write: Write) -> None:
+    """`@ignore(server=Dendrite)` was a problem: it fitted none of the values."""
+    path = write(
+        "a_test.py",
+        """
+        @ignore("no verification", bob=HydrogenWeb, server=[Dendrite, "Synapse-1.98.0"])
+        class A(Test):
+            clients = {"alice": Nio, "bob": [Nio(version=">=0.26"), HydrogenWeb]}
+            servers = {"server": [SynapseStable, Synapse("1.98.0"), Dendrite]}
+
+            @ignore(bob=Nio, size=2)
+            @matrix(size=[1, 2])
+            async def test_send(self, bob, server, size): ...
+
+            async def test_alone(self, alice): ...
+        """,
+    )
+    found = plan([path])
+    assert found.problems == ()
+    skipped = {case.id.partition("A.")[2]: case.skip for case in found.cases if case.skip}
+    assert {reason: [*skipped.values()].count(reason) for reason in skipped.values()} == {
+        "no verification": 4,
+        "ignored for bob=Nio, size=2": 3,
+    }
+    assert skipped["test_send[bob=HydrogenWeb,server=Dendrite,size=1]"] == "no verification"
+    assert len(found.cases) == 12 + 1
+
+
 def test_the_example_of_the_manual(write: Write) -> None:
     path = write(
         "chat/send_messages_test.py",
