@@ -11,7 +11,7 @@ from quart import Quart
 
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
-from trafficlight.http import errors, headers
+from trafficlight.http import responses
 from trafficlight.http.api import adapters, openapi, operations, sessions
 from trafficlight.http.forwarded import ForwardedApp
 from trafficlight.http.local_token import LocalToken, create_token, remove_token
@@ -96,8 +96,7 @@ def _bare() -> Quart:
     wire = WireApp(app.asgi_app, lambda: app.config["LAB"])
     forwarded = ForwardedApp(wire, lambda: app.config["LAB"].settings.trusted_proxies)
     app.asgi_app = forwarded  # type: ignore[method-assign]
-    errors.install(app)
-    headers.install(app)
+    responses.install(app)
     operations.install_log_context(app)
     for room in (routes, sessions, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)

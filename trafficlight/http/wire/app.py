@@ -25,7 +25,6 @@ from trafficlight.coordinator.adapter import (
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
-from trafficlight.http.errors import ApiError, refusal_body
 from trafficlight.http.requests import (
     before_stall,
     check_json_type,
@@ -33,6 +32,7 @@ from trafficlight.http.requests import (
     parsed_object,
     validated,
 )
+from trafficlight.http.responses import ApiError, refusal_body
 from trafficlight.http.security import (
     is_own_host,
     refuse_cross_site,
