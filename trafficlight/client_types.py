@@ -25,6 +25,8 @@ __all__ = [
     "ElementWebDevelop",
     "ElementWebStable",
     "HydrogenWeb",
+    "JsSdk",
+    "MautrixGo",
     "NetworkProxy",
     "Nio",
     "as_client_type",
@@ -122,6 +124,18 @@ class Nio(ClientType):
     """The client library matrix-nio, without a user interface; its adapter ships with trafficlight."""
 
     type = "nio"
+
+
+class JsSdk(ClientType):
+    """The client library matrix-js-sdk on Node; its driver comes with trafficlight."""
+
+    type = "js-sdk"
+
+
+class MautrixGo(ClientType):
+    """The client library mautrix-go; its driver comes with trafficlight."""
+
+    type = "mautrix-go"
 
 
 class ElementWebStable(ClientType):
