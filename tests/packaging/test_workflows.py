@@ -59,7 +59,13 @@ def test_jobs_are_bounded_and_have_few_rights(workflow: Path) -> None:
     for step in _steps(workflow):
         assert ("run" in step) != ("uses" in step)
         if "uses" in step:
-            assert re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|release/v\d+)", step["uses"])
+            assert re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|[0-9a-f]{40})", step["uses"])
+
+
+def test_actions_that_publish_are_pinned_to_commits() -> None:
+    text = (_ROOT / ".github" / "workflows" / "release.yml").read_text()
+
+    assert re.findall(r"uses: (\S+@(?![0-9a-f]{40} # v\d+\.\d+\.\d+$).*)", text, re.MULTILINE) == []
 
 
 def test_the_classifiers_are_what_the_workflow_tests() -> None:

@@ -71,41 +71,58 @@ def _hosting(function: F) -> F:
 @command.command("nio")
 @_hosting
 def nio(url: str, count: int, token: str | None, once: bool) -> None:
-    """Run Matrix clients on the library matrix-nio."""
-    _check_url(url)
-    from trafficlight.adapters.nio.adapter import main
-
-    asyncio.run(main(url, count, token, once=once))
+    """Run Matrix clients on the library matrix-nio; the same as `adapter run nio`."""
+    asyncio.run(_serve("nio", "", None, url, count=count, token=token, once=once))
 
 
 @command.command("run")
 @click.argument("name", required=False)
 @click.option("--driver", "program", help="The command that starts a driver of your own.")
+@click.option("--version", help="The version of the client NAME. Default: the one that is tested.")
 @_hosting
-def run(name: str | None, program: str | None, url: str, count: int, token: str | None, once: bool) -> None:
+def run(
+    name: str | None,
+    program: str | None,
+    version: str | None,
+    url: str,
+    count: int,
+    token: str | None,
+    once: bool,
+) -> None:
     """Run clients through a driver: a program that speaks JSON lines on standard input and output.
 
-    NAME is a client that comes with trafficlight: nio.
+    NAME is a client that comes with trafficlight: nio, js-sdk or mautrix-go. Drivers are built on first use.
     """
-    _check_url(url)
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")
-    if name is not None:
-        if name != "nio":
-            raise click.BadParameter(f"{name!r} does not come with trafficlight: nio does", param_hint="NAME")
-        from trafficlight.adapters.nio.adapter import main
+    asyncio.run(_serve(name, program or "", version, url, count=count, token=token, once=once))
 
-        asyncio.run(main(url, count, token, once=once))
-        return
+
+async def _serve(
+    name: str | None,
+    program: str,
+    version: str | None,
+    url: str,
+    *,
+    count: int,
+    token: str | None,
+    once: bool,
+) -> None:
     from trafficlight.adapters.host import DriverCommand, serve_driver
 
-    arguments = shlex.split(program or "")
-    asyncio.run(serve_driver(DriverCommand(arguments), url, count=count, token=token, once=once))
-
-
-def _check_url(url: str) -> None:
     if not url.startswith(("http://", "https://")):
         raise click.BadParameter(f"{url!r} is not a URL: write http://host:port", param_hint="--url")
+    arguments = shlex.split(program)
+    if name is not None:
+        from trafficlight.drivers.recipes import RECIPES
+        from trafficlight.homeservers.local.cache import CacheFolder
+
+        if name not in RECIPES:
+            known = ", ".join(RECIPES)
+            raise click.BadParameter(f"only {known} come with trafficlight, not {name!r}", param_hint="NAME")
+        recipe = RECIPES[name](CacheFolder(), functools.partial(click.echo, err=True))
+        arguments = await recipe.install(version)
+    await serve_driver(DriverCommand(arguments), url, count=count, token=token, once=once)
 
 
 @command.command("check")

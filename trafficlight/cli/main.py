@@ -35,8 +35,16 @@ _COMMANDS = {
     "clean": "Remove installed homeservers that nothing uses.",
     "doctor": "Check this machine and the settings, and suggest fixes.",
 }
-# The modules of subcommands that share one with another subcommand.
-_SHARED = {"cancel": "sessions", "clean": "prepare", "pause": "adapters", "resume": "adapters"}
+# The modules of subcommands that share one.
+_SHARED = {
+    "submit": "sessions",
+    "watch": "sessions",
+    "sessions": "sessions",
+    "cancel": "sessions",
+    "clean": "prepare",
+    "pause": "adapters",
+    "resume": "adapters",
+}
 
 
 # What options of other test runners are called here.

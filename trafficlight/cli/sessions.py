@@ -1,17 +1,46 @@
-"""`trafficlight sessions` and `cancel`: the sessions of a running coordinator."""
+"""`trafficlight submit`, `watch`, `sessions` and `cancel`: the sessions of a running coordinator."""
 
 import asyncio
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import click
+from rich.console import Console
 
-from trafficlight.cli.client import Coordinator, coordinator_options
-from trafficlight.text import columns, utc_time
+from trafficlight.adapters.sdk.coordinator import Backoff
+from trafficlight.cli.client import (
+    Coordinator,
+    CoordinatorRefusedError,
+    CoordinatorUnreachableError,
+    as_seen_there,
+    coordinator_options,
+)
+from trafficlight.cli.options import ending_options, selection_options
+from trafficlight.cli.progress import Progress, is_live, print_header
+from trafficlight.errors import TrafficlightError
+from trafficlight.http.api.bodies import SessionBody
+from trafficlight.results.events import (
+    CaseEnded,
+    CasePlanned,
+    CaseState,
+    CaseWaits,
+    Event,
+    Problem,
+    SessionStarted,
+)
+from trafficlight.results.record import ExitCode, SessionRecord
+from trafficlight.results.reports.summary import summary
+from trafficlight.suites.selection import Selection, SessionRequest
+from trafficlight.text import columns, count, utc_time
+from trafficlight.version import VERSION
 
 
 @click.command("sessions")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, metavar="N")
 @coordinator_options
-def command(limit: int, url: str, token: str | None) -> None:
+def sessions(limit: int, url: str, token: str | None) -> None:
     """List the sessions in the results folder of a running coordinator, the newest first."""
     asyncio.run(_list(limit, url, token))
 
@@ -50,3 +79,172 @@ async def _cancel(session: str, case: str | None, url: str, token: str | None) -
         facts = await coordinator.cancel(session, case)
     what = f"cancelled session {facts.id}" if case is None else f"cancelled {case} of session {facts.id}"
     click.echo(what)
+
+
+@click.command("submit")
+@click.argument("targets", metavar="[PATH]...", nargs=-1)
+@selection_options
+@ending_options
+@click.option(
+    "--strict", is_flag=True, help="Exit code 3 if a case is unsupported there or the summary has a warning."
+)
+@coordinator_options
+@click.option("--watch", is_flag=True, help="Follow the session, and exit with its exit code.")
+def submit(
+    targets: tuple[str, ...],
+    selection: Selection,
+    exit_first: bool,
+    max_failures: int | None,
+    deflake: int,
+    strict: bool,
+    url: str,
+    token: str | None,
+    watch: bool,
+) -> int:
+    """Start a session on a running coordinator.
+
+    PATH is a path on the coordinator's machine: a test file, a directory, or a symbol such as
+    file_test.py::Class. Default: what the coordinator is configured to run. If the coordinator runs on this
+    machine, paths may be relative.
+
+    Exit code: 0 when the session has started; with --watch the exit code of the session.
+    """
+    seen = list(as_seen_there(targets, url))
+    request = SessionRequest(
+        **dict(selection),
+        targets=seen,
+        exit_first=exit_first,
+        max_failures=max_failures,
+        deflake=deflake,
+        strict=strict,
+    )
+    return asyncio.run(_submit(request, url, token, watch))
+
+
+async def _submit(request: SessionRequest, url: str, token: str | None, watch: bool) -> int:
+    async with Coordinator.at(url, token) as coordinator:
+        session = await coordinator.submit(request)
+        if watch:
+            return await follow(coordinator, session)
+        click.echo(" · ".join(header(coordinator, session)))
+        for problem in session.problems:
+            click.echo(f"problem: {problem}", err=True)
+        return 0
+
+
+# Seconds to wait for a coordinator to restart and resume the session.
+_PATIENCE = 300.0
+_BACKOFF = Backoff(first=0.5, longest=3.0)
+# Temporary statuses: the session is not resumed yet, or the server is starting or stopping.
+_PASSING = frozenset({404, 500, 502, 503, 504})
+# Events before the first case starts; the width of the lines is known after them.
+_PLANNING = SessionStarted | Problem | CasePlanned
+
+
+@click.command("watch")
+@click.argument("session", default="latest")
+@coordinator_options
+def watch(session: str, url: str, token: str | None) -> int:
+    """Follow a session of a running coordinator.
+
+    SESSION is the id of a session. Default: the latest. Ctrl-C stops watching; the session continues. If the
+    coordinator restarts, watching resumes with the session.
+
+    Exit code: that of the session; 3 if it was abandoned; 130 after Ctrl-C.
+    """
+    return asyncio.run(_watch(session, url, token))
+
+
+async def _watch(session: str, url: str, token: str | None) -> int:
+    async with Coordinator.at(url, token) as coordinator:
+        return await follow(coordinator, await coordinator.session(session))
+
+
+async def follow(coordinator: Coordinator, session: SessionBody) -> int:
+    """Show a session until it ends, and return its exit code.
+
+    :raises CoordinatorRefusedError: access is denied, or the session does not exist.
+    :raises CoordinatorUnreachableError: the coordinator does not answer within the patience.
+    """
+    console = Console(file=sys.stdout, highlight=False)
+    print_header(console, *header(coordinator, session))
+    record = SessionRecord()
+    try:
+        with _Shown(record, console) as shown:
+            await _follow(coordinator, session, record, shown)
+    except asyncio.CancelledError:
+        click.echo(
+            f"session {session.id} continues; to follow it again: trafficlight watch {session.id}", err=True
+        )
+        raise
+    for line in summary(record, Path(session.folder)):
+        click.echo(line)
+    if record.ended is None:
+        click.echo(f"session {session.id} was abandoned: its coordinator exited before the session ended")
+    return int(ExitCode.LAB_ERROR if record.exit_code is None else record.exit_code)
+
+
+def header(coordinator: Coordinator, session: SessionBody) -> tuple[str, str]:
+    """Return the first line, session and number of cases, and its URL."""
+    cases = count(session.cases, "case")
+    url = f"{coordinator.url}/status/{session.id}"
+    return f"trafficlight {VERSION} · session {session.id} · {cases}", url
+
+
+class _Shown(ExitStack):
+    """Shows progress from the first case that starts, when the width of the lines is known."""
+
+    def __init__(self, record: SessionRecord, console: Console) -> None:
+        self._record = record
+        self._console = console
+        self._progress: Progress | None = None
+        super().__init__()
+
+    def __call__(self, event: Event) -> None:
+        """Apply an event."""
+        self._record.apply(event)
+        if self._progress is None and not isinstance(event, _PLANNING):
+            live = is_live(self._console)
+            self._progress = Progress(self._record, self._console, live=live)
+            self.enter_context(self._progress.shown())
+        if self._progress is not None and isinstance(event, CaseState | CaseWaits | CaseEnded):
+            self._progress(event)
+
+    def note(self, text: str) -> None:
+        """Print a line that is not part of the session."""
+        self._console.print(f"  {text}", style="dim", markup=False, soft_wrap=True)
+
+
+async def _follow(
+    coordinator: Coordinator, session: SessionBody, record: SessionRecord, shown: _Shown
+) -> None:
+    """Apply the events of a session until it ends, and reconnect when the connection breaks.
+
+    Of an abandoned session, the events that exist.
+    """
+    patient_until: float | None = None
+    delays = iter(_BACKOFF.delays())
+    while True:
+        trouble: TrafficlightError
+        complete = False
+        try:
+            async for event in coordinator.events(session.id, record.last_sequence):
+                patient_until, delays = None, iter(_BACKOFF.delays())
+                shown(event)
+            complete = True
+            trouble = CoordinatorUnreachableError(coordinator.url, "the session makes no progress")
+        except CoordinatorUnreachableError as error:
+            trouble = error
+        except CoordinatorRefusedError as error:
+            # A coordinator that has just started may not have resumed its sessions yet.
+            if error.status not in _PASSING:
+                raise
+            trouble = error
+        if record.ended is not None or (session.state == "abandoned" and complete):
+            return
+        if patient_until is None:
+            patient_until = time.monotonic() + _PATIENCE
+            shown.note(f"{trouble}; retrying")
+        if time.monotonic() > patient_until:
+            raise trouble
+        await asyncio.sleep(next(delays))

@@ -290,6 +290,13 @@ class Attempt:
         adapter, clock = self.adapters[role], self.resources.clock
         id = secrets.token_hex(8)
         self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
+        declared = adapter.registration.actions
+        if declared is not None and action not in declared:
+            error = UnsupportedError(
+                f"{action}: this {adapter.type} adapter declares its actions, without it"
+            )
+            self._action_ended(role, id, action, error, 0.0)
+            raise _named(error, role, action)
         sent = clock.monotonic()
         over, large = False, None
 

@@ -1,6 +1,5 @@
 """The conformance kit finds what is wrong with an adapter, by name, and nothing with a good one."""
 
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -111,11 +110,8 @@ def test_tutorial_adapters(program: str) -> None:
 
 
 async def test_shipped_nio_adapter() -> None:
-    program = (
-        "import sys, asyncio as io, trafficlight.adapters.nio.adapter as nio; io.run(nio.main(sys.argv[1]))"
-    )
     options = CheckOptions(hold=0.4, grace=10, idle_delay=0.1, away=0.2)
-    results = await check(f"{sys.executable} -c {shlex.quote(program)} {{url}}", options)
+    results = await check(f"{sys.executable} -m trafficlight adapter nio --url {{url}}", options)
     assert {finding.level for finding in results.findings} == {Level.OK}, render(results)
 
 
@@ -169,10 +165,7 @@ async def _against(program: str, tmp_path: Path) -> Results:
 
 
 async def test_true_actions(tmp_path: Path) -> None:
-    program = (
-        "import sys, asyncio as io, trafficlight.adapters.nio.adapter as nio; io.run(nio.main(sys.argv[1]))"
-    )
-    results = await _against(f"{sys.executable} -c {shlex.quote(program)} {{url}}", tmp_path)
+    results = await _against(f"{sys.executable} -m trafficlight adapter nio --url {{url}}", tmp_path)
     assert results.ok, render(results)
     assert {name for name in names(results, Level.OK) if name.startswith("true-")} == {
         "true-register",

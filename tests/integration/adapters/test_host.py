@@ -212,6 +212,17 @@ async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
         assert {"trace.zip", "driver.log"} <= uploads(adapter).keys()
         second = await do(adapter, "count")
         assert (second["count"], second["pid"]) == (1, first["pid"])
+        await do(adapter, "kill")
+        await do(adapter, "reset")
+        third = await do(adapter, "count")
+        assert (third["count"], third["pid"] == first["pid"]) == (1, False)
+        await adapter.exit()
+        following = await coordinator.registered(2, timeout=PATIENCE)
+        fourth = await do(following, "count")
+        assert (fourth["count"], fourth["pid"]) == (1, third["pid"]), "also for another registration"
+        await error_of(following, "fail")
+        last = await coordinator.registered(3, timeout=PATIENCE)
+        assert (await do(last, "count"))["pid"] != third["pid"]
 
 
 @pytest.mark.parametrize(
@@ -256,18 +267,40 @@ async def test_a_driver_that_lingers_is_killed(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_driver_started_ahead_that_fails_does_not_count(tmp_path: Path) -> None:
-    async with Drivers(command("spare", str(tmp_path / "marker"))) as drivers:
+    marker = tmp_path / "marker"
+    async with Drivers(command("spare", str(marker))) as drivers:
         first = await drivers.take()
+        drivers.prepare()
+        await asyncio.wait(drivers._starting)
+        await asyncio.to_thread(marker.unlink)
+        second = await drivers.take()
+        assert second.folder != first.folder
+        await drivers.give_back(first, again=False)
+        await drivers.give_back(second, again=False)
         drivers.prepare()
         with pytest.raises(DriverError, match="only once"):
             await drivers.take()
-        await asyncio.to_thread((tmp_path / "marker").unlink)
         drivers.prepare()
+
+
+async def test_where_others_run_a_driver_that_does_not_start_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    marker, failed = tmp_path / "marker", asyncio.Event()
+
+    async def pause(_: float) -> None:
+        failed.set()
+        await asyncio.to_thread(marker.unlink, missing_ok=True)
+
+    async with Drivers(command("spare", str(marker))) as drivers:
+        first = await drivers.take()
+        monkeypatch.setattr("trafficlight.adapters.host.adapter.asyncio.sleep", pause)
         second = await drivers.take()
-        assert second.folder != first.folder
-        await first.remove()
-        await second.remove()
-        drivers.prepare()
+        monkeypatch.undo()
+        assert failed.is_set()
+        assert "only once" in caplog.text
+        await drivers.give_back(first, again=False)
+        await drivers.give_back(second, again=False)
 
 
 async def test_the_environment_of_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -281,3 +314,66 @@ async def test_the_environment_of_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_
     assert said["all"]["SCREEN"] == "2"
     assert said["all"].keys().isdisjoint(TOKEN_VARIABLES)
     await driver.remove()
+
+
+COUNTER = """
+import asyncio, os, sys
+
+from trafficlight.adapters.sdk import ActionFailed, Adapter, UnsupportedActionError, action, drive
+
+
+class Counter(Adapter):
+    type = "counter"
+
+    async def open(self):
+        print("opened")
+        self.file = self.context.storage / "count"
+
+    @action()
+    async def count(self):
+        self.file.write_text(self.file.read_text() + "x" if self.file.exists() else "x")
+        return {"count": len(self.file.read_text()), "pid": os.getpid(), "in": self.context.action_deadline}
+
+    @action()
+    async def picture(self):
+        self.file.write_text("png")
+        return {"snapshot": await self.context.upload(self.file, "1.png")}
+
+    @action()
+    async def fail(self, by: int):
+        raise ActionFailed("expected 2 messages, saw 1")
+
+
+asyncio.run(drive(Counter))
+"""
+
+
+async def test_an_adapter_class_is_a_driver() -> None:
+    options = Options(backoff=Backoff(0.01, 0.05))
+    python = DriverCommand([sys.executable, "-c", COUNTER])
+    async with ScriptedCoordinator() as coordinator:
+        hosting = asyncio.create_task(serve_driver(python, coordinator.url, options=options))
+        try:
+            adapter = await coordinator.registered(timeout=PATIENCE)
+            assert adapter.body["reusable"] is True
+            assert adapter.body["actions"][:3] == ["count", "picture", "fail"]
+            first = await do(adapter, "count")
+            assert (first["count"], first["in"]) == (1, 57.0)
+            assert (await do(adapter, "picture"))["snapshot"] == "1.png"
+            assert uploads(adapter) == {"1.png": b"png"}
+            await do(adapter, "reset")
+            assert uploads(adapter)["driver.log"] == b"opened\nopened\n"
+            second = await do(adapter, "count")
+            assert (second["count"], second["pid"]) == (1, first["pid"])
+            await do(adapter, "restart")
+            assert (await do(adapter, "count"))["count"] == 2
+            error = await error_of(adapter, "fail")
+            assert error["type"] == "adapter"
+            assert "its data do not fit: by: is missing" in error["details"]
+            following = await coordinator.registered(2, timeout=PATIENCE)
+            error = await error_of(following, "fail", by=1)
+            assert error["type"] == "action"
+            assert error["details"].startswith("fail: expected 2 messages, saw 1\n\nTraceback")
+        finally:
+            hosting.cancel()
+            await asyncio.gather(hosting, return_exceptions=True)

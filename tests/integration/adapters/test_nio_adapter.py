@@ -25,9 +25,7 @@ from trafficlight.server_types import SynapseStable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PROGRAM = (
-    "import sys, asyncio as io, trafficlight.adapters.nio.adapter as nio; io.run(nio.main(sys.argv[1], 2))"
-)
+PROGRAM = [sys.executable, "-m", "trafficlight", "adapter", "nio", "--count", "2", "--url"]
 
 
 @dataclass(eq=False)
@@ -185,7 +183,7 @@ async def test_an_initial_sync_is_never_an_old_one(users: list[User]) -> None:
 async def test_two_clients_in_another_process_exchange_encrypted_messages(
     coordinator: ScriptedCoordinator, server: RunningServer
 ) -> None:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", PROGRAM, coordinator.url)
+    process = await asyncio.create_subprocess_exec(*PROGRAM, coordinator.url)
     try:
         alice, bob = await two_users(coordinator, server)
         await meet(alice, bob)
@@ -204,6 +202,15 @@ async def test_two_clients_in_another_process_exchange_encrypted_messages(
         assert [event["type"] for event in kept] == ["m.room.encrypted"] * 2
         assert {event["content"]["algorithm"] for event in kept} == {"m.megolm.v1.aes-sha2"}
         assert all("body" not in event["content"] for event in kept)
+        await bob.do("kill")
+        await alice.do("send_message", message="still there?")
+        await bob.do("restart")
+        await bob.do("verify_message_in_timeline", message="still there?")
+        await bob.do("verify_message_in_timeline", message="with milk")
+        await bob.do("send_message", message="of course")
+        await alice.do("verify_message_in_timeline", message="of course")
+        await bob.do("clear_storage")
+        assert "no room is open" in await bob.fails("get_timeline")
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(10):
             assert await process.wait() == 0
@@ -387,17 +394,20 @@ async def test_homeserver_that_hangs_is_the_clients_failure(users: list[User]) -
         await alice.server.operate("unpause")
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, from before the clients start."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
 async def test_exit_leaves_nothing_of_the_account(
-    coordinator: ScriptedCoordinator, users: list[User], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    temporary: Path, coordinator: ScriptedCoordinator, users: list[User]
 ) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     alice, _ = users
     await alice.do("register", **alice.account)
-    [store] = os.listdir(temporary)
-    assert os.listdir(temporary / store)
+    [store] = [name for name in os.listdir(temporary) if os.listdir(temporary / name)]
     await alice.adapter.exit()
     again = await coordinator.registered(3)
-    assert os.listdir(temporary) == []
+    assert store not in os.listdir(temporary)
     assert "not logged in" in await User(again, alice.server, "alice").fails("create_room", name="tea")

@@ -56,6 +56,17 @@ class TestActions:
         assert case.state is State.SUCCESS
         assert player.exits[0] == "the case ended: success"
 
+    async def test_an_action_that_is_not_declared_is_not_sent(self, bay: "EngineHarness") -> None:
+        player = bay.player(actions=["send", "wait"])
+        session = await bay.submit(
+            ONE.format(body="await alice.perform('send'); await alice.perform('sing')")
+        )
+        case = (await bay.ended(session))["One[alice=Nio]"]
+        assert case.state is State.SKIPPED
+        assert case.message == "alice: sing: this nio adapter declares its actions, without it"
+        assert player.actions == ["send"]
+        assert player.exits[0] == "the case ended: skipped"
+
     async def test_large_answer_is_a_file_of_the_case(self, bay: "EngineHarness") -> None:
         large = {"response": "x", "big": "x" * 1_000_000, "token": "secret"}
         bay.player(lambda action, data: large)

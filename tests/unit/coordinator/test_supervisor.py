@@ -62,8 +62,8 @@ def test_no_more_built_in_adapters_than_roles(kinds: list[list[ClientTypeSpec]],
         for number, some in enumerate(kinds)
     ]
     adapters = {"nio": AdapterProgram(count=4), "mine": AdapterProgram(command="true", count=2)}
-    names = [program.name for program in programs_of(adapters, cases)]
-    assert names == ["nio"] * started + ["mine"] * 2
+    *nio, _, _ = programs_of(adapters, cases)
+    assert [program.command[-2:] for program in nio] == [["--count", str(started)]] * bool(started)
     skipped = [replace(case, skip="not here") for case in cases]
     assert [program.name for program in programs_of(adapters, skipped)] == ["mine"] * 2
 
@@ -75,8 +75,10 @@ def test_an_entry_names_a_command_or_a_driver(tmp_path: Path) -> None:
         programs_of({"mine": AdapterProgram()})
     with pytest.raises(ConfigError, match=r"ADAPTERS.mine.cwd: no such directory"):
         programs_of({"mine": AdapterProgram(command="true", cwd=tmp_path / "nowhere")})
-    (program, _) = programs_of({"mine": AdapterProgram(driver="sh -c 'echo  x'", count=2)})
-    assert program.command[-4:] == ["adapter", "run", "--driver", "sh -c 'echo  x'"]
+    (program,) = programs_of({"mine": AdapterProgram(driver="sh -c 'echo  x'", count=2)})
+    assert program.command[-5:] == ["run", "--driver", "sh -c 'echo  x'", "--count", "2"]
+    assert programs_of({"nio": AdapterProgram(count=0)}) == []
+    assert len(programs_of({"mine": AdapterProgram(command="true", count=2)})) == 2
 
 
 def test_a_program_is_looked_up_in_its_working_directory(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Check that actions are true: on a real homeserver, with the built-in client as the other user."""
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
 
@@ -24,6 +27,7 @@ class _EndedError(Exception):
 class _Context:
     """What the built-in client needs of a registration."""
 
+    storage: Path
     uuid: str = "check"
     action_deadline: float | None = _PATIENCE
 
@@ -44,13 +48,14 @@ class Truth:
         self._results = results
         self._alice, self._bob = (f"{name}-{secrets.token_hex(4)}" for name in ("alice", "bob"))
         self._other = NioAdapter()
-        self._other.context = _Context()
 
     async def examine(self) -> bool:
         """Ask for each action that the conversation needs, and see whether the other user agrees.
 
         :return: whether the adapter is still registered.
         """
+        folder = await asyncio.to_thread(TemporaryDirectory, prefix="trafficlight-check-")
+        self._other.context = _Context(Path(folder.name))
         try:
             await self._other.perform("register", self._account(self._bob))
             await self._talk()
@@ -58,6 +63,7 @@ class Truth:
             return not any(reply.kind == "error" for reply in self._adapter.replies)
         finally:
             await self._other.close()
+            await asyncio.to_thread(folder.cleanup)
         return True
 
     async def _talk(self) -> None:

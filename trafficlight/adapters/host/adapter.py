@@ -1,6 +1,7 @@
 """The host: an adapter that has a driver perform the actions, and acts on the driver's process itself."""
 
 import asyncio
+import logging
 import os
 import secrets
 from collections import deque
@@ -16,6 +17,10 @@ from trafficlight.protocol import RESET, ErrorBody, Registration
 
 # The share of the coordinator's deadline for an action; seconds where it names none.
 _SHARE, _LONGEST_ACTION = 0.95, 300.0
+# Seconds before a driver that did not start is started again.
+_PAUSE = 5.0
+
+logger = logging.getLogger(__name__)
 
 _ON_PROCESS: Mapping[str, Callable[[Driver], Awaitable[None]]] = MappingProxyType(
     {
@@ -40,21 +45,30 @@ class DriverAdapter(Adapter):
         self._drivers = drivers
         self._driver: Driver | None = None
         self._used = False
+        self._fine = True
 
     async def open(self) -> None:
         """Get a driver that runs."""
         self._driver = await self._drivers.take()
 
     async def close(self) -> None:
-        """End the driver, upload its log and its evidence, and delete its folder."""
-        if self._driver is None:
+        """Upload what the driver leaves; end it, unless another registration can have it after a reset."""
+        driver = self._driver
+        if driver is None:
             return
+        again = bool(driver.hello.reusable) and self._fine and driver.runs
         try:
-            await self._driver.end()
-            if self._used:
-                await self._upload(self._driver)
+            if again and self._used:
+                await self._reset(driver)
+            elif not again:
+                await driver.end()
+                if self._used:
+                    await self._upload(driver)
+        except (DriverError, ReportedError) as error:
+            logger.warning("the driver of %s cannot be reset: %s", driver.hello.type, error)
+            again = False
         finally:
-            await self._driver.remove()
+            await self._drivers.give_back(driver, again=again)
 
     def registration(self) -> Registration:
         """Return what the driver says it is, with the actions on its process."""
@@ -69,16 +83,30 @@ class DriverAdapter(Adapter):
         :raises UnsupportedActionError: the driver declares its actions, and not this one.
         :raises DriverError: the driver exited, did not answer, or was killed before.
         """
+        self._fine = False
+        response = await self._perform(name, data)
+        self._fine = True
+        return response
+
+    async def _perform(self, name: str, data: JsonObject) -> JsonObject:
         driver = self._running
+        if name == RESET:
+            return await self._reset(driver)
         if not self._used:
             self._used = True
-            self._drivers.prepare()
+            if not driver.hello.reusable:
+                self._drivers.prepare()
         declared = driver.hello.actions
         if name in _ON_PROCESS and name not in (declared or ()):
             await _ON_PROCESS[name](driver)
             return {"response": name}
-        if declared is not None and name not in declared and name != RESET:
+        if declared is not None and name not in declared:
             raise UnsupportedActionError(f"{driver.hello.type} does not support this action")
+        response = await self._ask(driver, name, data)
+        await self._upload_named(driver, response)
+        return response
+
+    async def _ask(self, driver: Driver, name: str, data: JsonObject) -> JsonObject:
         deadline = self.context.action_deadline
         said = await driver.ask(name, data, _LONGEST_ACTION if deadline is None else _SHARE * deadline)
         if said.get("error") is not None:
@@ -86,12 +114,18 @@ class DriverAdapter(Adapter):
         response = said.get("response")
         if not isinstance(response, dict):
             response = {} if response is None else {"response": response}
-        if name == RESET:
-            await self._upload(driver)
-            await driver.empty_storage()
-        else:
-            await self._upload_named(driver, response)
         return {"response": name, **response}
+
+    async def _reset(self, driver: Driver) -> JsonObject:
+        """Have a reusable driver forget everything, and upload what it leaves of the case."""
+        if driver.runs:
+            response = await self._ask(driver, RESET, {})
+        else:
+            await driver.clear_storage()
+            response = {"response": RESET}
+        await self._upload(driver)
+        self._used = False
+        return response
 
     async def watch(self) -> None:
         """Raise when the driver's process exits unasked."""
@@ -132,10 +166,11 @@ class Drivers:
     """
 
     def __init__(self, command: DriverCommand, *, ahead: bool = True) -> None:
+        self._in_use = 0
         self.instance = os.environ.get("TRAFFICLIGHT_INSTANCE") or secrets.token_hex(8)
         self._command = command
         self._ahead = ahead
-        self._starting: deque[asyncio.Task[Driver]] = deque()
+        self._starting: deque[asyncio.Future[Driver]] = deque()
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,17 +192,36 @@ class Drivers:
     async def take(self) -> Driver:
         """Return a driver that runs: one that was started ahead, or a new one.
 
-        :raises DriverError: a new one does not start.
+        Where others of this host run, one that does not start is tried again.
+
+        :raises DriverError: it does not start.
         """
-        while self._starting:
+        while True:
+            ahead = bool(self._starting)
             try:
-                driver = await self._starting.popleft()
-            except DriverError:
-                continue  # a new one says why
+                driver = await (self._starting.popleft() if ahead else self._started())
+            except DriverError as error:
+                if ahead:
+                    continue  # a new one says why
+                if not self._in_use:
+                    raise
+                logger.warning("%s", error)
+                await asyncio.sleep(_PAUSE)
+                continue
             if not driver.lost.done():
+                self._in_use += 1
                 return driver
             await driver.remove()
-        return await self._started()
+
+    async def give_back(self, driver: Driver, *, again: bool) -> None:
+        """Take a driver back: for the next registration, or to kill it and delete its folder."""
+        self._in_use -= 1
+        if again:
+            ready = asyncio.get_running_loop().create_future()
+            ready.set_result(driver)
+            self._starting.append(ready)
+        else:
+            await driver.remove()
 
     async def _started(self) -> Driver:
         driver = Driver(self._command)

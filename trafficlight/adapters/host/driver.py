@@ -166,7 +166,8 @@ class Driver:
         assert process.stdin is not None
         self._number += 1
         self._answer = asyncio.get_running_loop().create_future()
-        line = json.dumps({"id": self._number, "action": action, "data": data}).encode() + b"\n"
+        message = {"id": self._number, "action": action, "data": data, "deadline": limit}
+        line = json.dumps(message).encode() + b"\n"
         try:
             async with asyncio.timeout(limit):
                 process.stdin.write(line)
@@ -211,18 +212,19 @@ class Driver:
         await self.end()
         await self.start()
 
+    @property
+    def runs(self) -> bool:
+        """Whether its process runs: it was not killed, is not suspended and has not exited."""
+        return self._process is not None and not self._suspended and not self.lost.done()
+
     async def clear_storage(self) -> None:
         """Kill the process, delete its storage, and start it again.
 
         :raises DriverError: see :meth:`start`.
         """
         await self.kill()
-        await self.empty_storage()
-        await self.start()
-
-    async def empty_storage(self) -> None:
-        """Delete what it stored."""
         await asyncio.to_thread(_empty, self.folder / "storage")
+        await self.start()
 
     async def suspend(self) -> None:
         """Stop the process and its children with SIGSTOP.

@@ -6,7 +6,6 @@ import shutil
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Annotated, Any
 
 from nio import MatrixRoom  # type: ignore[import-untyped,unused-ignore]
@@ -44,12 +43,24 @@ class Account(Adapter):
     def __init__(self) -> None:
         self._device: Device | None = None
         self._account = ("", "")
-        self._store: Path | None = None
         self._room_id: str | None = None
 
+    async def open(self) -> None:
+        """Continue the login that the storage holds, if it holds one; returns after a full sync."""
+        if not self._login.exists():
+            return
+        kept = json.loads(self._login.read_text())
+        self._account = (kept["username"], kept["password"])
+        self._device = device = Device(kept["homeserver"], self._keys, self._wait)
+        device.client.restore_login(*kept["login"])
+        await device.start()
+        if kept["room_id"] is not None:
+            await self._show(kept["room_id"])
+
     async def close(self) -> None:
-        """Stop syncing and remove the account's keys."""
-        await self._forget()
+        """Stop syncing."""
+        if self._device is not None:
+            await self._device.stop()
 
     async def perform(self, name: str, data: JsonObject) -> JsonObject:
         """Perform an action, see :class:`Adapter`; it fails if the homeserver does not answer."""
@@ -169,27 +180,46 @@ class Account(Adapter):
 
     async def _enter(self, username: str, password: str, homeserver: str, *, create: bool) -> None:
         await self._forget()
-        # Not in a thread: a cancellation would leave an unknown directory.
-        self._store = Path(mkdtemp(prefix="trafficlight-nio-"))
+        self._keys.mkdir()
         self._account = (username, password)
-        self._device = device = Device(homeserver.rstrip("/"), self._store, self._wait)
+        self._device = device = Device(homeserver.rstrip("/"), self._keys, self._wait)
         await (device.register if create else device.login)(username, password)
+        self._keep()
         await device.start()
 
     async def _show(self, room_id: str) -> None:
         self._room_id = room_id
+        self._keep()
         await self._logged_in.fill(room_id)
 
     async def _forget(self) -> None:
         device, self._device = self._device, None
-        store, self._store = self._store, None
         self._room_id = None
-        try:
-            if device is not None:
-                await device.stop()
-        finally:
-            if store is not None:
-                await asyncio.to_thread(shutil.rmtree, store, ignore_errors=True)
+        if device is not None:
+            await device.stop()
+        self._login.unlink(missing_ok=True)
+        await asyncio.to_thread(shutil.rmtree, self._keys, ignore_errors=True)
+
+    def _keep(self) -> None:
+        """Store the login and the open room, for a process that is started again."""
+        device, (username, password) = self._logged_in, self._account
+        client = device.client
+        kept = {
+            "username": username,
+            "password": password,
+            "homeserver": device.homeserver,
+            "login": [client.user_id, client.device_id, client.access_token],
+            "room_id": self._room_id,
+        }
+        self._login.write_text(json.dumps(kept))
+
+    @property
+    def _keys(self) -> Path:
+        return self.context.storage / "keys"
+
+    @property
+    def _login(self) -> Path:
+        return self.context.storage / "login.json"
 
     async def _request(
         self, method: str, path: str, body: JsonObject | None = None, *, missing: Any = None

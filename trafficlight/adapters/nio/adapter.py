@@ -1,5 +1,6 @@
-"""The nio adapter: its actions on messages, with the data of the wire, and its program."""
+"""The driver of matrix-nio: its actions on messages, with the data of the wire, and its program."""
 
+import asyncio
 import logging
 from base64 import b64decode, b64encode
 from typing import Any
@@ -13,9 +14,8 @@ from trafficlight.adapters.nio.timeline import Message
 from trafficlight.adapters.sdk import (
     ActionFailed,
     JsonObject,
-    Options,
     action,
-    serve,
+    drive,
 )
 
 
@@ -180,29 +180,6 @@ class NioAdapter(Rooms):
         )
 
 
-async def main(
-    url: str,
-    count: int = 1,
-    token: str | None = None,
-    *,
-    once: bool = False,
-    patience: float | None = None,
-) -> None:
-    """Run nio adapters until SIGTERM or SIGINT.
-
-    :param url: the coordinator's base URL.
-    :param count: how many clients to run concurrently in this process.
-    :param token: the shared registration token; by default `TRAFFICLIGHT_ADAPTER_TOKEN` of the
-        environment.
-    :param once: exit after one registration of each client instead of registering again.
-    :param patience: seconds to retry a coordinator that does not answer; None for no limit.
-    :raises LabError: the coordinator rejected the registration, or did not answer for that long.
-    """
-    # It warns about every new device, and every message whose key has not arrived yet.
-    logging.getLogger("nio.crypto").setLevel(logging.ERROR)
-    await serve(NioAdapter, url, count=count, token=token, once=once, options=Options(patience=patience))
-
-
 def _entry(message: Message, room_encrypted: bool, readers: list[str]) -> JsonObject:
     """Return a message in the form of the response of `get_timeline`."""
     relation = message.relation
@@ -227,3 +204,9 @@ def _entry(message: Message, room_encrypted: bool, readers: list[str]) -> JsonOb
     if relation.get("rel_type") == "m.thread":
         entry["thread"] = relation["event_id"]
     return entry
+
+
+if __name__ == "__main__":
+    # It warns about every new device, and every message whose key has not arrived yet.
+    logging.getLogger("nio.crypto").setLevel(logging.ERROR)
+    asyncio.run(drive(NioAdapter))

@@ -22,6 +22,7 @@ from trafficlight.adapters.sdk.adapter import (
     action,
 )
 from trafficlight.adapters.sdk.coordinator import Options
+from trafficlight.adapters.sdk.driver import drive
 from trafficlight.adapters.sdk.loop import run, serve
 from trafficlight.protocol import JsonObject
 
@@ -35,6 +36,7 @@ __all__ = [
     "RegistrationRefusedError",
     "UnsupportedActionError",
     "action",
+    "drive",
     "run",
     "serve",
 ]

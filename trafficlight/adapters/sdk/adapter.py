@@ -89,6 +89,12 @@ class Context(Protocol):
         """Seconds that the coordinator gives an action; None where it does not say."""
         ...
 
+    @property
+    def storage(self) -> Path:
+        """A folder for what the client stores. It is deleted with the registration; of a driver, it is there
+        again when its process is started again."""
+        ...
+
     async def upload(self, path: Path, name: str | None = None) -> str:
         """Send a file to the case's results, streaming from the disk, and return the name it has there.
 

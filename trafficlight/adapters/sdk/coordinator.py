@@ -4,11 +4,14 @@ import asyncio
 import json
 import logging
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 from urllib.parse import quote
 
@@ -105,6 +108,16 @@ class Coordinator:
         """Seconds that the coordinator gives an action; None where it does not say."""
         return self._deadlines.get("action")
 
+    @cached_property
+    def storage(self) -> Path:
+        """See :class:`Context`; created at its first use."""
+        return Path(mkdtemp(prefix="trafficlight-adapter-"))
+
+    def remove_storage(self) -> None:
+        """Delete the storage. May block."""
+        if "storage" in vars(self):
+            shutil.rmtree(self.storage, ignore_errors=True)
+
     async def register(self, registration: Registration) -> None:
         """Register, however long the coordinator takes to come up.
 
@@ -154,13 +167,13 @@ class Coordinator:
         if answer.status >= 300:
             logger.warning("respond to action %s was refused: %d %s", action_id, answer.status, answer.reason)
 
-    async def report(self, kind: str, path: str, details: str) -> None:
+    async def report(self, error: ErrorBody) -> None:
         """Report an error, trying a few times; a refusal is only logged."""
-        report = ErrorReport(error=ErrorBody(type=kind, path=path, details=details))
+        body = ErrorReport(error=error).model_dump()
         try:
-            answer = await self._request("POST", "error", body=report.model_dump(), attempts=6)
-        except CoordinatorUnreachableError as error:
-            logger.warning("the error report did not get through: %s", error)
+            answer = await self._request("POST", "error", body=body, attempts=6)
+        except CoordinatorUnreachableError as trouble:
+            logger.warning("the error report did not get through: %s", trouble)
             return
         if answer.status >= 300:
             logger.warning("the error report was refused: %d %s", answer.status, answer.reason)

@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
 from uuid import uuid4
 
 import aiohttp
@@ -22,7 +21,7 @@ from trafficlight.adapters.sdk.adapter import (
 )
 from trafficlight.adapters.sdk.coordinator import Coordinator, Options
 from trafficlight.errors import LabError
-from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ActionMessage, JsonObject
+from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ActionMessage, ErrorBody, JsonObject
 from trafficlight.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ class _Registration:
                 if not watching.done():
                     await asyncio.wait([polling, watching], return_when=asyncio.FIRST_COMPLETED)
                 if watching.done() and (lost := watching.exception()) is not None:
-                    await coordinator.report("adapter", "", str(lost))
+                    await coordinator.report(ErrorBody(type="adapter", details=str(lost)))
                     return
                 message = await polling
             finally:
@@ -97,19 +96,14 @@ class _Registration:
         except asyncio.CancelledError:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS):
-                    await self._report("adapter", message, "the adapter was stopped during this action")
+                    stopped = "the adapter was stopped during this action"
+                    await self._report(ErrorBody(type="adapter", details=stopped), message)
             raise
-        except ActionFailed as error:
-            await self._report("action", message, str(error), error)
-        except UnsupportedActionError as error:
-            await self._report("unsupported", message, str(error))
-        except ReportedError as error:
-            await self._coordinator.report(error.kind, error.path, f"{message.action}: {error}")
-        except LabError as error:
-            await self._report("adapter", message, str(error))
-        except Exception as error:
-            logger.exception("%s: %s went wrong", self._coordinator.uuid, message.action)
-            await self._report("adapter", message, f"{type(error).__name__}: {error}", error)
+        except Exception as error:  # noqa: BLE001 - it is reported
+            body = body_of(error)
+            if body.type == "adapter":
+                logger.error("%s: %s: %s", self._coordinator.uuid, message.action, body.details)
+            await self._report(body, message)
         else:
             if message.id is not None:
                 self._answered = (message.id, response)
@@ -117,19 +111,27 @@ class _Registration:
             return True
         return False
 
-    async def _report(
-        self,
-        kind: Literal["action", "adapter", "unsupported"],
-        message: ActionMessage,
-        what: str,
-        error: BaseException | None = None,
-    ) -> None:
-        details, path = f"{message.action}: {what}", ""
-        if error is not None:
-            details += "\n\n" + "".join(traceback.format_exception(error))
-            frames = traceback.extract_tb(error.__traceback__)
-            path = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        await self._coordinator.report(kind, path, details)
+    async def _report(self, body: ErrorBody, message: ActionMessage) -> None:
+        body.details = f"{message.action}: {body.details}"
+        await self._coordinator.report(body)
+
+
+def body_of(error: Exception) -> ErrorBody:
+    """Return the report of an error that an action raised; with the stack where that may help."""
+    if isinstance(error, ReportedError):
+        return ErrorBody(type=error.kind, path=error.path, details=str(error))
+    if isinstance(error, UnsupportedActionError):
+        return ErrorBody(type="unsupported", details=str(error))
+    if isinstance(error, LabError):
+        return ErrorBody(type="adapter", details=str(error))
+    failed = isinstance(error, ActionFailed)
+    what = str(error) if failed else f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return ErrorBody(
+        type="action" if failed else "adapter",
+        path=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "",
+        details=f"{what}\n\n{''.join(traceback.format_exception(error))}",
+    )
 
 
 def _idle_seconds(message: ActionMessage) -> float:
@@ -154,7 +156,7 @@ async def _serve_registration(
     except RegistrationLostError as error:
         logger.info("%s: the registration has ended: %s", coordinator.uuid, error)
     finally:
-        closing = asyncio.ensure_future(_close(adapter, coordinator.uuid))
+        closing = asyncio.ensure_future(_close(adapter, coordinator))
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
@@ -163,12 +165,13 @@ async def _serve_registration(
     return registration.polled
 
 
-async def _close(adapter: Adapter, uuid: str) -> None:
+async def _close(adapter: Adapter, coordinator: Coordinator) -> None:
     try:
         async with asyncio.timeout(_LONGEST_CLOSE):
             await adapter.close()
     except Exception:
-        logger.exception("%s: cleaning up went wrong", uuid)
+        logger.exception("%s: cleaning up went wrong", coordinator.uuid)
+    await asyncio.to_thread(coordinator.remove_storage)
 
 
 async def _run_forever(

@@ -20,6 +20,8 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         kept = STORAGE / "count"
         kept.write_text(str(int(kept.read_text()) + 1 if kept.exists() else 1))
         return {"count": int(kept.read_text()), "pid": os.getpid()}
+    if action == "reset":
+        (STORAGE / "count").unlink(missing_ok=True)
     if action == "echo":
         return data
     if action == "text":

@@ -1,0 +1,80 @@
+"""An adapter as a driver: actions from standard input, responses to standard output."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from trafficlight.adapters.sdk.adapter import Adapter
+from trafficlight.adapters.sdk.loop import body_of
+from trafficlight.protocol import RESET
+
+_LONGEST_LINE = 64 << 20  # bytes
+
+
+class _Host:
+    """The context of an adapter behind a host."""
+
+    def __init__(self) -> None:
+        self.uuid = str(uuid4())
+        self.action_deadline: float | None = None
+        self.storage = Path(os.environ["TRAFFICLIGHT_STORAGE"])
+        self._evidence = Path(os.environ["TRAFFICLIGHT_EVIDENCE"])
+
+    async def upload(self, path: Path, name: str | None = None) -> str:
+        """Leave a file for the host, which uploads it."""
+        name = name or path.name
+        await asyncio.to_thread(shutil.copyfile, path, self._evidence / name)
+        return name
+
+
+async def drive(factory: Callable[[], Adapter]) -> None:
+    """Perform the actions that a host asks for, until standard input ends.
+
+    What is printed goes to the log. The process can play one case after another, each with a fresh adapter.
+
+    :param factory: makes an adapter; usually the class itself.
+    """
+    output = os.dup(1)
+    os.dup2(2, 1)
+    host = _Host()
+
+    def say(line: dict[str, Any]) -> None:
+        os.write(output, json.dumps(line).encode() + b"\n")
+
+    async def opened() -> Adapter:
+        adapter = factory()
+        adapter.context = host
+        await adapter.open()
+        return adapter
+
+    adapter = await opened()
+    say({**adapter.registration().model_dump(exclude_none=True), "reusable": True})
+    lines = asyncio.StreamReader(_LONGEST_LINE)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    async for line in lines:
+        message = json.loads(line)
+        answer: dict[str, Any] = {"id": message["id"]}
+        host.action_deadline = message.get("deadline")
+        try:
+            if message["action"] == RESET:
+                await adapter.close()
+                await asyncio.to_thread(_empty, host.storage)
+                adapter = await opened()
+                answer["response"] = RESET
+            else:
+                answer["response"] = await adapter.perform(message["action"], message["data"])
+        except Exception as error:  # noqa: BLE001 - it is reported
+            answer["error"] = body_of(error).model_dump()
+        say(answer)
+    await adapter.close()
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
