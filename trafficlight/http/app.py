@@ -11,7 +11,7 @@ from quart import Quart
 
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
-from trafficlight.http import errors, headers
+from trafficlight.http import responses
 from trafficlight.http.api import adapters, openapi, operations, sessions
 from trafficlight.http.door import Door
 from trafficlight.http.local_token import LocalToken, create_token, remove_token
@@ -95,8 +95,7 @@ def _bare() -> Quart:
     app.url_map.strict_slashes = True
     wire = WireApp(app.asgi_app, lambda: app.config["LAB"])
     app.asgi_app = Door(wire, lambda: app.config["LAB"].settings)  # type: ignore[method-assign]
-    errors.install(app)
-    headers.install(app)
+    responses.install(app)
     operations.install_log_context(app)
     for room in (routes, sessions, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)

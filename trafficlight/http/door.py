@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from trafficlight.config import Settings
-from trafficlight.http.errors import refusal_body
+from trafficlight.http.responses import refusal_body
 from trafficlight.http.security import is_own_host
 
 Scope: TypeAlias = Any

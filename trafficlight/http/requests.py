@@ -17,7 +17,7 @@ from quart import Response, current_app, request
 
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.session import Session
-from trafficlight.http.errors import ApiError
+from trafficlight.http.responses import ApiError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.catalog import SessionView
 from trafficlight.text import first_problem

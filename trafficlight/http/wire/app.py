@@ -24,7 +24,6 @@ from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.door import Application, Receive, Scope, Send, send_json
-from trafficlight.http.errors import ApiError, refusal_body
 from trafficlight.http.requests import (
     Chunks,
     DisconnectedError,
@@ -34,6 +33,7 @@ from trafficlight.http.requests import (
     parsed_object,
     validated,
 )
+from trafficlight.http.responses import ApiError, refusal_body
 from trafficlight.http.security import (
     refuse_cross_site,
     require_adapter_token,
