@@ -87,6 +87,7 @@ class AdapterProgram(BaseModel):
     :ivar command: starts an adapter; ``{url}`` and ``{port}`` in it, and in `env`, are the coordinator's URL
         and a free port.
     :ivar driver: instead of `command`, starts a driver.
+    :ivar version: instead of both, the version of a client that comes with trafficlight.
     :ivar count: processes.
     :ivar cwd: their working directory.
     :ivar env: environment variables to set besides.
@@ -96,6 +97,7 @@ class AdapterProgram(BaseModel):
 
     command: str = ""
     driver: str = ""
+    version: str = ""
     count: int = Field(default=1, ge=0)
     cwd: Path | None = None
     env: dict[str, str] = Field(default_factory=dict)
@@ -176,8 +178,13 @@ class Settings(BaseModel):
         description="What people's pages and the API ask for; null: reading takes no token, and changes take "
         "the one that the coordinator makes at its start.",
     )
+    clients: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: ["nio"],
+        min_length=1,
+        description="The clients in roles for any Matrix client, where a session names none.",
+    )
     adapters: dict[str, Program] = Field(
-        default_factory=lambda: {"nio": AdapterProgram(count=4)},
+        default_factory=lambda: {name: AdapterProgram(count=4) for name in ("nio", "js-sdk", "mautrix-go")},
         description="The adapters that `run` starts, by name: how many of a built-in client, or the command"
         " of an adapter, or an object with `command` (of an adapter) or `driver` (the command of a driver),"
         " `count`, `cwd` and `env`. In commands and `env`, `{url}` is the coordinator's URL, and `{port}` a"

@@ -15,7 +15,6 @@ from trafficlight.protocol import TOKEN_VARIABLES
 
 if TYPE_CHECKING:
     from trafficlight.adapters.conformance import CheckOptions, Results
-    from trafficlight.adapters.host import DriverCommand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,38 +72,57 @@ def _hosting(function: F) -> F:
 @_hosting
 def nio(url: str, count: int, token: str | None, once: bool) -> None:
     """Run Matrix clients on the library matrix-nio; the same as `adapter run nio`."""
-    from trafficlight.adapters.drivers import DRIVERS
-
-    _serve(DRIVERS["nio"](), url, count=count, token=token, once=once)
+    asyncio.run(_serve("nio", "", None, url, count=count, token=token, once=once))
 
 
 @command.command("run")
 @click.argument("name", required=False)
 @click.option("--driver", "program", help="The command that starts a driver of your own.")
+@click.option("--version", help="The version of the client NAME. Default: the one that is tested.")
 @_hosting
-def run(name: str | None, program: str | None, url: str, count: int, token: str | None, once: bool) -> None:
+def run(
+    name: str | None,
+    program: str | None,
+    version: str | None,
+    url: str,
+    count: int,
+    token: str | None,
+    once: bool,
+) -> None:
     """Run clients through a driver: a program that speaks JSON lines on standard input and output.
 
-    NAME is a client that comes with trafficlight: nio.
+    NAME is a client that comes with trafficlight: nio, js-sdk or mautrix-go. Drivers are built on first use.
     """
-    from trafficlight.adapters.drivers import DRIVERS
-    from trafficlight.adapters.host import DriverCommand
-
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")
-    if name is not None and name not in DRIVERS:
-        known = ", ".join(DRIVERS)
-        raise click.BadParameter(f"only {known} comes with trafficlight, not {name!r}", param_hint="NAME")
-    driver = DriverCommand(shlex.split(program or "")) if name is None else DRIVERS[name]()
-    _serve(driver, url, count=count, token=token, once=once)
+    asyncio.run(_serve(name, program or "", version, url, count=count, token=token, once=once))
 
 
-def _serve(driver: "DriverCommand", url: str, *, count: int, token: str | None, once: bool) -> None:
+async def _serve(
+    name: str | None,
+    program: str,
+    version: str | None,
+    url: str,
+    *,
+    count: int,
+    token: str | None,
+    once: bool,
+) -> None:
+    from trafficlight.adapters.host import DriverCommand, serve_driver
+
     if not url.startswith(("http://", "https://")):
         raise click.BadParameter(f"{url!r} is not a URL: write http://host:port", param_hint="--url")
-    from trafficlight.adapters.host import serve_driver
+    arguments = shlex.split(program)
+    if name is not None:
+        from trafficlight.drivers.recipes import RECIPES
+        from trafficlight.homeservers.local.cache import CacheFolder
 
-    asyncio.run(serve_driver(driver, url, count=count, token=token, once=once))
+        if name not in RECIPES:
+            known = ", ".join(RECIPES)
+            raise click.BadParameter(f"only {known} come with trafficlight, not {name!r}", param_hint="NAME")
+        recipe = RECIPES[name](CacheFolder(), functools.partial(click.echo, err=True))
+        arguments = await recipe.install(version)
+    await serve_driver(DriverCommand(arguments), url, count=count, token=token, once=once)
 
 
 @command.command("check")

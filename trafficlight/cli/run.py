@@ -16,7 +16,7 @@ from trafficlight.cli.options import ending_options, lab_options, load_settings,
 from trafficlight.cli.progress import Progress, is_live, print_header, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
 from trafficlight.config import Settings
-from trafficlight.coordinator.supervisor import programs_of
+from trafficlight.coordinator.supervisor import programs_of, unsupported_of
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
@@ -94,7 +94,10 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
         print_header(console, header, f"{url}/status")
         programs = programs_of(settings.adapters, planned.cases)
         others = settings.port != 0  # no other adapter knows the port otherwise
-        running = adapters_running(lab, url, programs, folder.path / "adapters", others=others)
+        if not others:
+            lab.engine.unsupported_clients = await asyncio.to_thread(unsupported_of, programs)
+            programs = [one for one in programs if one.name not in lab.engine.unsupported_clients]
+        running = adapters_running(lab, url, programs, folder.path / "adapters", others=others, progress=tell)
         # First, so that a signal ends the wait for the last uploads too.
         stack.enter_context(stopping_on_signals(lab))
         await stack.enter_async_context(running)

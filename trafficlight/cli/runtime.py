@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import shlex
 import signal
 import sys
@@ -14,6 +15,7 @@ import click
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Program, Supervisor
+from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
@@ -70,24 +72,43 @@ async def lab_serving(
 
 @asynccontextmanager
 async def adapters_running(
-    lab: Lab, url: str, programs: Sequence[Program], folder: Path, *, others: bool = True
+    lab: Lab,
+    url: str,
+    programs: Sequence[Program],
+    folder: Path,
+    *,
+    others: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[None]:
     """Keep adapter programs running.
 
     :param others: whether adapters that run elsewhere may register as well.
+    :param progress: receives a line for each slow step.
     """
     pool = lab.engine.pool
 
     token, within = secret_of(lab.settings.adapter_token), lab.settings.exit_deadline
     supervisor = await asyncio.to_thread(
-        Supervisor, programs, url, folder, pool, token=token, exit_deadline=within
+        Supervisor,
+        programs,
+        url,
+        folder,
+        pool,
+        token=token,
+        cache=CacheFolder(lab.settings.cache_folder),
+        progress=progress,
+        exit_deadline=within,
     )
     lab.engine.programs_failed = supervisor.all_failed
-    if not others and "queue_deadline" not in lab.settings.model_fields_set:
-        usual = lab.settings.queue_deadline
-        lab.engine.adapters_deadline = lambda: (
-            _AWAY + within * supervisor.exiting() if supervisor.all_registered() else usual
-        )
+    usual = lab.settings.queue_deadline
+    short = not others and "queue_deadline" not in lab.settings.model_fields_set
+
+    def deadline() -> float:
+        if supervisor.building:
+            return math.inf
+        return _AWAY + within * supervisor.exiting() if short and supervisor.all_registered() else usual
+
+    lab.engine.adapters_deadline = deadline
     task = asyncio.create_task(supervisor.run(), name="adapters")
     try:
         yield

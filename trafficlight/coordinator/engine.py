@@ -5,7 +5,7 @@ import contextlib
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
@@ -79,6 +79,8 @@ class Engine:
         self.adapters_deadline: Callable[[], float] = lambda: queue_deadline
         #: Whether no missing adapter will register, because the programs that would be one keep exiting.
         self.programs_failed: Callable[[], bool] = lambda: False
+        #: Why no adapter of a type can register, by the type of the registration.
+        self.unsupported_clients: Mapping[str, str] = {}
         #: Whether :meth:`run` is running.
         self.alive = False
 
@@ -221,7 +223,14 @@ class Engine:
 
         found = {spec: None for case in plan.cases for spec in specs(case)}
         reasons = {spec: self._resources.servers.unsupported(spec) for spec in found}
-        return lambda case: next((why for spec in specs(case) if (why := reasons[spec]) is not None), None)
+        clients = self.unsupported_clients
+
+        def why(case: Case) -> str | None:
+            kinds = (kind for kind in case.clients.values() if kind.custom is None)
+            found = [*(reasons[spec] for spec in specs(case)), *(clients.get(kind.type) for kind in kinds)]
+            return next(filter(None, found), None)
+
+        return why
 
     def _schedule(self, tasks: asyncio.TaskGroup) -> None:
         """Start the cases that can start, note why the others wait, and close the sessions that are done."""

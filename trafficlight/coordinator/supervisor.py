@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from trafficlight.adapters.drivers import DRIVERS
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator.pool import Pool
-from trafficlight.errors import ConfigError, DeployError
+from trafficlight.drivers.recipes import RECIPES, DriverRecipe
+from trafficlight.errors import ConfigError, DeployError, LabError
+from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.ports import PortPicker
-from trafficlight.processes import LAB_ONLY, ChildProcess, start_process
+from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, start_process
 from trafficlight.protocol import TOKEN_VARIABLES
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
@@ -51,6 +52,8 @@ class Program:
     :param command: what to run; ``{url}`` and ``{port}`` in it, and in the environment, are replaced.
     :param directory: its working directory; by default this process's.
     :param environment: variables to set besides the inherited ones.
+    :param recipe: builds the driver that the command hosts, which is appended to it.
+    :param version: the version of the client of that driver; by default the recipe's.
     :ivar instance: names it, the same for all of its processes.
     :ivar running: whether it has a process now.
     :ivar failures: how often in a row it exited without having been in a case.
@@ -60,6 +63,8 @@ class Program:
     command: Sequence[str]
     directory: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    recipe: type[DriverRecipe] | None = None
+    version: str | None = None
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
     failures: int = 0
     running: bool = False
@@ -84,20 +89,27 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
             continue
         if adapter.driver:
             driver = ["--driver", shlex.join(_split(adapter.driver, adapter, key))]
-        elif name in DRIVERS:
-            driver = [name]
+        elif name in RECIPES:
+            driver = []
         else:
-            known = ", ".join(DRIVERS)
-            raise ConfigError(f"needs a command or a driver: only {known} comes with trafficlight", key=key)
+            known = ", ".join(RECIPES)
+            raise ConfigError(f"needs a command or a driver: only {known} come with trafficlight", key=key)
         needed = adapter.count
         if cases is not None and not adapter.driver:
             needed = min(needed, sum(map(partial(_roles, name), cases)))
         # -P: a folder trafficlight in the current directory is not this package.
         host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
         if needed:
-            command = [*host, "--count", str(needed)]
-            found.append(Program(name, command, adapter.cwd, adapter.env))
+            command, recipe = [*host, "--count", str(needed)], None if driver else RECIPES[name]
+            program = Program(name, command, adapter.cwd, adapter.env, recipe, adapter.version or None)
+            found.append(program)
     return found
+
+
+def unsupported_of(programs: Iterable[Program]) -> dict[str, str]:
+    """Return why this machine cannot run clients that come with trafficlight, by their types."""
+    recipes = {program.recipe for program in programs if program.recipe is not None}
+    return {one.name: why for one in recipes if (why := one.unsupported()) is not None}
 
 
 def _roles(type: str, case: Case) -> int:
@@ -131,6 +143,8 @@ class Supervisor:
 
     :param url: the coordinator's URL, passed as ``TRAFFICLIGHT_URL``, ``trafficlightURL`` and ``{url}``.
     :param token: the bearer token that registering takes.
+    :param cache: where drivers are built.
+    :param progress: called with a line for every slow step.
     :param exit_deadline: seconds after `exit` until a program that has neither exited nor registered again is
         ended.
     """
@@ -143,9 +157,14 @@ class Supervisor:
         pool: Pool,
         *,
         token: str | None = None,
+        cache: CacheFolder | None = None,
+        progress: Progress = lambda _: None,
         exit_deadline: float = 45.0,
     ) -> None:
         self.programs = tuple(programs)
+        self._cache, self._progress = cache or CacheFolder(), progress
+        #: How many programs have drivers that are being built.
+        self.building = 0
         self._exit_deadline = exit_deadline
         self._url = url
         self._environment = {name: value for name, value in os.environ.items() if name != LAB_ONLY}
@@ -205,6 +224,8 @@ class Supervisor:
         url = f"{self._url}/program/{program.instance}"
         name = program.name
         own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, "TRAFFICLIGHT_INSTANCE": program.instance}
+        if program.recipe is not None and not await self._build(program, program.recipe):
+            return
         while True:
             port = self._ports.pick()
             self._ports.release(port)  # its process is to have it
@@ -243,6 +264,21 @@ class Supervisor:
                 self._note_missing(program, f"exited {times} {ending}")
             pause = _FIRST_PAUSE if loop.time() - began > _EARLY else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _build(self, program: Program, recipe: type[DriverRecipe]) -> bool:
+        """Build a program's driver; return whether it can be started."""
+        self.building += 1
+        try:
+            driver = await recipe(self._cache, self._progress).install(program.version)
+        except LabError as error:
+            program.failures = _FAILED
+            logger.warning("the driver of %s cannot be built: %s", program.name, error)
+            self._note_missing(program, f"cannot be built: {error}")
+            return False
+        finally:
+            self.building -= 1
+        program.command = [*program.command, "--driver", shlex.join(driver)]
+        return True
 
     def _note_missing(self, program: Program, why: str) -> None:
         registration = self._pool.registration_of(program.instance)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from trafficlight.http.errors import ApiError
+from trafficlight.http.responses import ApiError
 from trafficlight.results.events import Upload
 from trafficlight.results.folder import file_name
 
