@@ -27,7 +27,9 @@ def _process_of(client: MatrixClient) -> int:
     """Return the process id of the driver that plays a client on this machine (Linux)."""
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
-            variables = dict(line.split("=", 1) for line in environment.read_text().split("\0") if "=" in line)
+            variables = dict(
+                line.split("=", 1) for line in environment.read_text().split("\0") if "=" in line
+            )
             login = Path(variables["TRAFFICLIGHT_STORAGE"], "login.json").read_text()
         except (OSError, KeyError, UnicodeDecodeError):  # it has exited, is another user's, or is no driver
             continue
