@@ -3,7 +3,8 @@
 import pytest
 
 from tests.unit.suites.conftest import Write
-from trafficlight.client_types import client_types_of
+from trafficlight.client_types import CLIENT_GROUPS, client_types_of
+from trafficlight.drivers.recipes import RECIPES
 from trafficlight.errors import UsageError
 from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.planning import plan
@@ -41,6 +42,10 @@ def test_the_session_names_types_classes_versions_and_clients_of_ones_own(write:
 def test_a_type_is_taken_once() -> None:
     names = [kind.name() for kind in client_types_of(["nio", "sdk", "Nio", "nio==0.26.0"])]
     assert names == ["Nio", "JsSdk", "MautrixGo", "Nio(version==0.26.0)"]
+
+
+def test_the_group_of_all_has_every_client_that_comes_along() -> None:
+    assert set(CLIENT_GROUPS["all"]) == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "nio==", "nio>=1", "../nio"])
