@@ -1,7 +1,11 @@
 """What may fill a client role: a client type matches the registration of an adapter."""
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -14,6 +18,9 @@ from trafficlight.clients import NetworkProxyClient as _NetworkProxyClient
 from trafficlight.errors import LabError
 
 __all__ = [
+    "CLIENT_GROUPS",
+    "CLIENT_NAME",
+    "AnyMatrixClient",
     "Candidate",
     "ClientMatcher",
     "ClientType",
@@ -31,6 +38,7 @@ __all__ = [
     "Nio",
     "as_client_type",
     "client_class",
+    "client_types_of",
     "spec_of",
 ]
 
@@ -186,6 +194,78 @@ class NetworkProxy(ClientType):
     def match(self, adapter: Candidate) -> bool:
         """Return whether an adapter is a proxy that registered its ``endpoint``."""
         return _has_endpoint(adapter.registration) and super().match(adapter)
+
+
+class AnyMatrixClient(ClientType):
+    """Any Matrix client: those that the session names (`--clients`, `CLIENTS`), one after another.
+
+    :param labels: see :class:`ClientType`; narrows all of them.
+    :param actions: likewise.
+    """
+
+    def __init__(self, *, labels: Iterable[str] = (), actions: Iterable[str] = ()) -> None:
+        super().__init__(labels=labels, actions=actions)
+
+    def filled_by(self, chosen: Iterable[ClientType]) -> Iterator[ClientType]:
+        """Yield the types that the session names, narrowed like this one."""
+        for one in map(copy, chosen):
+            one.labels, one.actions = one.labels | self.labels, one.actions | self.actions
+            one._narrowed = [*one._narrowed, *self._narrowed]
+            yield one
+
+
+class _Named(ClientType):
+    """A client type that no class stands for; its name is that of its adapters' type."""
+
+    def __init__(self, type: str, *, version: str | None = None) -> None:
+        super().__init__(version=version)
+        self.type = type
+
+    def name(self) -> str:
+        return self.type + super().name().removeprefix("_Named")
+
+
+_NAMED: Mapping[str, type[ClientType]] = {
+    name.casefold(): kind
+    for kind in (
+        Nio,
+        JsSdk,
+        MautrixGo,
+        ElementWebStable,
+        ElementWebDevelop,
+        HydrogenWeb,
+        ElementAndroid,
+        ElementIos,
+    )
+    for name in (kind.__name__, kind.type)
+}
+CLIENT_NAME = re.compile(r"([\w-]+)(==[\w.+!-]+)?")
+"""What names a client that a session chooses."""
+
+CLIENT_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "sdk": ("nio", "js-sdk", "mautrix-go"),
+    "all": ("nio", "js-sdk", "mautrix-go"),
+}
+"""The clients that come with trafficlight, by the name of their group."""
+
+
+def client_types_of(names: Iterable[str]) -> tuple[ClientType, ...]:
+    """Return the client types of names, each once.
+
+    :param names: what adapters register as, such as ``js-sdk``, names of classes, or groups; a version may
+        follow, as in ``js-sdk==43.0.0``.
+    :raises ValueError: a name is malformed.
+    """
+    found: dict[str, ClientType] = {}
+    for name in itertools.chain.from_iterable(CLIENT_GROUPS.get(name, (name,)) for name in names):
+        matched = CLIENT_NAME.fullmatch(name)
+        if matched is None:
+            raise ValueError(f"{name!r} is no client: write a type such as js-sdk, or js-sdk==43.0.0")
+        type, version = matched.groups()
+        made = _NAMED.get(type.casefold(), partial(_Named, type))
+        kind = made(version=version)
+        found.setdefault(kind.name(), kind)
+    return tuple(found.values())
 
 
 class _Adapted(ClientType):

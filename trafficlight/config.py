@@ -178,6 +178,11 @@ class Settings(BaseModel):
         description="What people's pages and the API ask for; null: reading takes no token, and changes take "
         "the one that the coordinator makes at its start.",
     )
+    clients: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: ["nio"],
+        min_length=1,
+        description="The clients in roles for any Matrix client, where a session names none.",
+    )
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {name: AdapterProgram(count=4) for name in ("nio", "js-sdk", "mautrix-go")},
         description="The adapters that `run` starts, by name: how many of a built-in client, or the command"

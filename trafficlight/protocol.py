@@ -4,7 +4,7 @@ Adapters and coordinator share nothing but this module. Everything beyond the or
 that adapters written years ago still run. Unknown fields are kept, never refused.
 """
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -14,12 +14,16 @@ __all__ = [
     "RESET",
     "TOKEN_VARIABLES",
     "ActionMessage",
+    "Empty",
     "ErrorBody",
     "ErrorReport",
     "JsonObject",
     "Registered",
     "Registration",
     "Respond",
+    "Responded",
+    "Uploaded",
+    "UploadedFile",
 ]
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -91,6 +95,33 @@ class Respond(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     id: str | None = Field(default=None, description="The id of the action that this answers.")
+
+
+class Empty(BaseModel):
+    """An empty object."""
+
+
+class Responded(BaseModel):
+    """How a response was received."""
+
+    receipt: Literal["accepted", "repeated", "unasked"] = Field(
+        description="`accepted`: it answered the outstanding action. `repeated`: that was answered before, "
+        "and nothing changed. `unasked`: nothing was outstanding; it is noted in the case's log."
+    )
+
+
+class UploadedFile(BaseModel):
+    """One file that was received."""
+
+    name: str = Field(description="The name that it was sent with.")
+    size: int = Field(description="Bytes.")
+    sha256: str = Field(description="Of its content, in hexadecimal.")
+
+
+class Uploaded(BaseModel):
+    """All files of the request; they are on the disk."""
+
+    files: list[UploadedFile]
 
 
 def _text(value: object) -> object:

@@ -38,6 +38,15 @@ class _Shard(click.ParamType[Any]):
         return int(part), int(parts)
 
 
+class _Names(click.ParamType[Any]):
+    name = "NAMES"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _selection_options = adding(
     click.option(
@@ -46,6 +55,15 @@ _selection_options = adding(
         metavar="EXPR",
         default="",
         help="Only cases whose id contains these words; with and, or, not and parentheses.",
+    ),
+    click.option(
+        "--clients",
+        "client_types",
+        type=_Names(),
+        metavar="TYPE,...",
+        default=(),
+        help="The clients in roles for any Matrix client, such as nio,js-sdk; sdk and all are groups.  "
+        "[default: nio]",
     ),
     click.option(
         "--client",
@@ -87,7 +105,7 @@ _selection_options = adding(
         "--expected-failures", type=_FILE, metavar="FILE", help="A YAML file that lists known failures."
     ),
 )
-_PLAIN = ("keyword", "clients", "servers", "pairwise", "sample", "shard", "repeat")
+_PLAIN = ("keyword", "client_types", "clients", "servers", "pairwise", "sample", "shard", "repeat")
 
 
 def selection_options(command: F) -> F:

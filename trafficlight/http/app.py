@@ -11,9 +11,9 @@ from quart import Quart
 
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
-from trafficlight.http import errors, headers
+from trafficlight.http import responses
 from trafficlight.http.api import adapters, openapi, operations, sessions
-from trafficlight.http.forwarded import ForwardedApp
+from trafficlight.http.door import Door
 from trafficlight.http.local_token import LocalToken, create_token, remove_token
 from trafficlight.http.pages import routes
 from trafficlight.http.security import warning_for
@@ -94,10 +94,8 @@ def _bare() -> Quart:
     app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
     app.url_map.strict_slashes = True
     wire = WireApp(app.asgi_app, lambda: app.config["LAB"])
-    forwarded = ForwardedApp(wire, lambda: app.config["LAB"].settings.trusted_proxies)
-    app.asgi_app = forwarded  # type: ignore[method-assign]
-    errors.install(app)
-    headers.install(app)
+    app.asgi_app = Door(wire, lambda: app.config["LAB"].settings)  # type: ignore[method-assign]
+    responses.install(app)
     operations.install_log_context(app)
     for room in (routes, sessions, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)

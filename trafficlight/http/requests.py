@@ -4,11 +4,12 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs
 
 from pydantic import BaseModel, ValidationError
@@ -16,7 +17,7 @@ from quart import Response, current_app, request
 
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.session import Session
-from trafficlight.http.errors import ApiError
+from trafficlight.http.responses import ApiError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.catalog import SessionView
 from trafficlight.text import first_problem
@@ -152,6 +153,45 @@ async def before_stall(coming: Awaitable[T]) -> T:
         raise ApiError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message, headers=close) from None
 
 
+class DisconnectedError(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+@dataclass(slots=True)
+class Chunks:
+    """The body of an ASGI request; not a generator, because the event loop keeps track of those.
+
+    :param receive: of ASGI.
+    :param limit: the most bytes that it may have.
+    """
+
+    receive: Callable[[], Awaitable[Any]]
+    limit: int
+    read: int = 0
+    more: bool = True
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next piece.
+
+        :raises DisconnectedError: the client has closed the connection.
+        :raises ApiError: the body is too large (413), or stalls (408).
+        """
+        if not self.more:
+            raise StopAsyncIteration
+        message = await before_stall(self.receive())
+        if message["type"] == "http.disconnect":
+            raise DisconnectedError
+        chunk: bytes = message.get("body", b"")
+        self.more = message.get("more_body", False)
+        self.read += len(chunk)
+        check_size(self.read, self.limit)
+        return chunk
+
+
 def check_size(size: int, limit: int) -> None:
     """Refuse a body that is too large.
 
@@ -211,6 +251,25 @@ def validated(model: type[M], body: JsonObject) -> M:
         where, problem = first_problem(error)
         message = f"{where or 'the body'}: {problem}"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", message) from None
+
+
+def hold_time(wait: str | None, hold: float) -> float:
+    """Return the seconds to hold a poll.
+
+    :param wait: the query parameter.
+    :param hold: the coordinator's hold time.
+    :raises ApiError: `wait` is not a number of seconds (400).
+    """
+    if wait is None:
+        return hold
+    try:
+        seconds = float(wait)
+    except ValueError:
+        seconds = float("nan")
+    if not seconds >= 0:
+        message = f"wait must be a number of seconds from 0, not {wait[:40]!r}"
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_wait", message)
+    return min(seconds, hold)
 
 
 def _sanitized(value: Any, depth: int) -> Any:

@@ -13,9 +13,9 @@ from quart import current_app, request
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.adapter import Adapter
-from trafficlight.http.errors import ApiError
 from trafficlight.http.local_token import LocalToken
 from trafficlight.http.requests import current_lab
+from trafficlight.http.responses import ApiError
 
 COOKIE = "trafficlight"
 """The cookie of a browser that has logged in."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import ClientType, spec_of
+from trafficlight.client_types import CLIENT_NAME, ClientType, Nio, client_types_of, spec_of
 from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet, ignored_types, time_limit_of
 from trafficlight.server_types import HomeServerSpec, ServerType
@@ -47,6 +47,7 @@ class MatrixFilter:
 
     :param methods: whether a test method is wanted.
     :param types: whether a type is wanted.
+    :param chosen: the types that fill roles for any Matrix client.
     :param client: whether only tests with a client role besides network proxies are wanted.
     :param server: whether only tests with a server role are wanted.
     :param parameters: values in place of the test's own.
@@ -59,6 +60,7 @@ class MatrixFilter:
     server: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
     pairwise: bool = False
+    chosen: Sequence[ClientType] = (Nio(),)
 
 
 def expand(
@@ -68,7 +70,7 @@ def expand(
 
     A method with a problem has no suite; a class with a problem in its roles has none at all.
     """
-    roles = read_roles(cls, source)
+    roles = read_roles(cls, source, wanted.chosen)
     problems = roles.problems + check_members(cls, source)
     for name, line in source.repeated_methods(class_name):
         problem = f"two tests with one id: {class_name} has two methods {name}()"
@@ -116,7 +118,8 @@ def expand_case(case: Case) -> tuple[type[Test], dict[str, ClientType], dict[str
     :raises TestFileError: the file cannot be imported, or no longer produces the case.
     """
     cls: Any = load_test_class(case.path, case.class_name)
-    matrix = _matrix(cls, case.class_name, case.method, case.path, case.file, json.dumps(case.overrides))
+    overrides, chosen = json.dumps(case.overrides), _choices(case)
+    matrix = _matrix(cls, case.class_name, case.method, case.path, case.file, overrides, chosen)
     found = matrix.find(base_id(case.id))
     if found is None:
         problem = "the test file produced this case when it was collected and no longer does"
@@ -139,10 +142,24 @@ def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> 
     raise TestFileError(path, None, f"{class_name} no longer names {type_name} for the role {role!r}")
 
 
+def _choices(case: Case) -> tuple[str, ...]:
+    """Return the names of what fills roles for any Matrix client, as if every client of the case did."""
+    names = (kind.type_name.partition("(")[0] + kind.version for kind in case.clients.values())
+    return tuple(dict.fromkeys(filter(CLIENT_NAME.fullmatch, names)))
+
+
 # A worker expands a test before it forks the processes of its cases.
 @functools.lru_cache(maxsize=4)
-def _matrix(cls: type[Any], class_name: str, method: str, path: Path, file: str, overrides: str) -> "_Matrix":
-    roles = read_roles(cls, SourceLines(path))
+def _matrix(
+    cls: type[Any],
+    class_name: str,
+    method: str,
+    path: Path,
+    file: str,
+    overrides: str,
+    chosen: tuple[str, ...],
+) -> "_Matrix":
+    roles = read_roles(cls, SourceLines(path), client_types_of(chosen))
     sets, wrong = read_parameters(cls, method, roles, json.loads(overrides), (path, None))
     for problem in (*roles.problems, *wrong):
         raise problem

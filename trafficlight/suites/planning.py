@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
+from trafficlight.client_types import client_types_of
 from trafficlight.errors import TestFileError, UsageError
 from trafficlight.suites.case_ids import base_id
 from trafficlight.suites.discovery import (
@@ -158,6 +159,7 @@ def _filters(
             bool(selection.servers),
             {**selection.parameters, **own(some[0])},
             selection.pairwise,
+            client_types_of(selection.client_types),
         )
         yield wanted, list(some)
 
@@ -232,7 +234,7 @@ class PlanBuilder:
         patterns: Sequence[str] = DEFAULT_PATTERNS,
         directory: Path | None = None,
     ) -> None:
-        self._selection = selection or Selection()
+        self._selection = (selection or Selection()).with_clients(["nio"])
         base = Path(os.path.abspath(directory or Path.cwd()))
         read = {
             str(target): list(read_target(str(target), base, patterns)) for target in targets or (SHIPPED,)

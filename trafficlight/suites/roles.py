@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trafficlight.client_types import ClientType, as_client_type
+from trafficlight.client_types import AnyMatrixClient, ClientType, Nio, as_client_type
 from trafficlight.errors import TestFileError
 from trafficlight.server_types import ServerType
 from trafficlight.suites.source import SourceLines
@@ -21,12 +21,14 @@ class Role:
     :param types: the types that may fill it.
     :param where: file and line of its declaration.
     :param inherited: whether a base class declares it.
+    :param open: whether the session names types for it.
     """
 
     names: tuple[str, ...]
     types: tuple[ClientType | ServerType, ...]
     where: tuple[Path, int | None]
     inherited: bool = False
+    open: bool = False
 
     @property
     def key(self) -> str:
@@ -61,8 +63,11 @@ class Roles:
         return replace(self, roles=roles, groups=[group for group in groups if len(group) > 1])
 
 
-def read_roles(cls: type[Test], source: SourceLines) -> Roles:
-    """Read the roles of a test, clients first, in the order of declaration."""
+def read_roles(cls: type[Test], source: SourceLines, chosen: Sequence[ClientType] = (Nio(),)) -> Roles:
+    """Read the roles of a test, clients first, in the order of declaration.
+
+    :param chosen: the types that fill roles for any Matrix client.
+    """
     line = source.class_line(cls.__name__)
     for attribute in ("clients", "servers"):
         if not isinstance(getattr(cls, attribute), Mapping):
@@ -89,7 +94,8 @@ def read_roles(cls: type[Test], source: SourceLines) -> Roles:
         where = _where(declaration, cls, source)
         try:
             inherited = declaration.where is None and f"{declaration.kind}s" not in vars(cls)
-            role = Role(declaration.names, tuple(_types(declaration)), where, inherited)
+            types = tuple(_types(declaration, chosen))
+            role = Role(declaration.names, types, where, inherited, _is_open(declaration))
             _check_names(role, found)
             found.roles.append(role)
         except _WrongError as wrong:
@@ -97,6 +103,11 @@ def read_roles(cls: type[Test], source: SourceLines) -> Roles:
     if not found.problems:
         _read_groups(test, cls, source, found)
     return found
+
+
+def _is_open(declaration: Declaration) -> bool:
+    stated = declaration.types if isinstance(declaration.types, Iterable) else [declaration.types]
+    return any(one is AnyMatrixClient or isinstance(one, AnyMatrixClient) for one in stated)
 
 
 class _WrongError(Exception):
@@ -121,7 +132,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _types(declaration: Declaration) -> Iterator[ClientType | ServerType]:
+def _types(declaration: Declaration, chosen: Sequence[ClientType]) -> Iterator[ClientType | ServerType]:
     shown = " + ".join(map(repr, declaration.names))
     given = declaration.types
     stated = list(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else [given]
@@ -144,6 +155,11 @@ def _types(declaration: Declaration) -> Iterator[ClientType | ServerType]:
         if kind is None:
             hint = f"use a type of trafficlight.{declaration.kind}_types, or a subclass of one"
             raise _WrongError(f"{one!r} is not a {declaration.kind} type (role {shown})", hint)
+        if isinstance(kind, AnyMatrixClient):
+            more = [one for one in kind.filled_by(chosen) if one.name() not in names]
+            names.update(one.name() for one in more)
+            yield from more
+            continue
         if name in names:
             raise _WrongError(f"the role {shown} has two types named {name}", "remove one, or rename it")
         names.add(name)

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from trafficlight.client_types import ClientType
+from trafficlight.client_types import ClientType, client_types_of
 from trafficlight.errors import NothingFailedError, UsageError
 from trafficlight.server_types import ServerType
 from trafficlight.suites.case_ids import base_id, moved_to
@@ -26,6 +26,7 @@ MOST_CASES = 250_000
 """The cases that a session can have, repetitions included."""
 
 _TOKEN = re.compile(r"""\s*(?:(?P<sign>[()])|"(?P<quoted>[^"]*)"|(?P<word>[^\s()"]+))""")
+_OF_ONE_FILE = ("client_types", "clients", "servers", "parameters", "pairwise")
 _OPERATORS = frozenset({"and", "or", "not"})
 
 
@@ -38,6 +39,9 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    client_types: list[str] = Field(
+        default_factory=list, description="The clients in roles for any Matrix client; default: `CLIENTS`."
+    )
     clients: list[str] = Field(default_factory=list, description="The only client types.")
     servers: list[str] = Field(default_factory=list, description="The only server types.")
     parameters: dict[str, Any] = Field(
@@ -65,6 +69,15 @@ class Selection(BaseModel):
             read_expression(keyword)
         return keyword
 
+    @field_validator("client_types")
+    @classmethod
+    def _are_clients(cls, names: list[str]) -> list[str]:
+        try:
+            client_types_of(names)
+        except ValueError as error:
+            raise UsageError(f"--clients: {error}") from None
+        return names
+
     @field_validator("shard")
     @classmethod
     def _is_shard(cls, shard: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -72,9 +85,13 @@ class Selection(BaseModel):
             raise UsageError(f"there is no shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")
         return shard
 
+    def with_clients(self, default: list[str]) -> Self:
+        """Return the selection with the clients that fill roles for any, where it names none itself."""
+        return self if self.client_types else self.model_copy(update={"client_types": default})
+
     def of_one_file(self) -> "Selection":
         """Return the part that applies to each test file by itself."""
-        chosen = {name: getattr(self, name) for name in ("clients", "servers", "parameters", "pairwise")}
+        chosen = {name: getattr(self, name) for name in _OF_ONE_FILE}
         return Selection(**chosen)
 
     def among(self, cases: Sequence[Case]) -> list[Case]:

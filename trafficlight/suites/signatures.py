@@ -118,8 +118,9 @@ def check_ignores(
     wrong = []
     for stated, _ in ignores:
         for name in stated.keys() & roles.names.keys():
-            types = roles.names[name].types
-            if not any(is_of(kind, stated[name]) for kind in types):
+            role = roles.names[name]
+            types = role.types
+            if not role.open and not any(is_of(kind, stated[name]) for kind in types):
                 problem = f"@ignore names a type that does not fill the role {name!r}"
                 hint = f"there are {', '.join(kind.name() for kind in types)}"
                 wrong.append(TestFileError(source.path, line, problem, hint))

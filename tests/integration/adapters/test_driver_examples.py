@@ -1,5 +1,6 @@
 """The drivers of the how-to, in every language: what the page shows, as it stands there."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -23,15 +24,11 @@ FILES = {
 }
 TEST = """
 from trafficlight import Test
-from trafficlight.client_types import ClientType
-
-
-class MyClient(ClientType):
-    type = "my-client"
+from trafficlight.client_types import AnyMatrixClient
 
 
 class Remembers(Test):
-    clients = {"alice": MyClient}
+    clients = {"alice": AnyMatrixClient}
 
     async def run(self, alice):
         await alice.send_message("hello")
@@ -69,7 +66,8 @@ def command(file: str, folder: Path) -> str:
 async def test_a_driver_plays_a_case_and_passes_the_check(run: Runner, tmp_path: Path, file: str) -> None:
     driver = command(file, tmp_path)
     (tmp_path / "my_test.py").write_text(TEST)
-    running = await run("run", "my_test.py", TRAFFICLIGHT_ADAPTERS=f'{{"mine": {{"driver": "{driver}"}}}}')
+    settings = {"TRAFFICLIGHT_ADAPTERS": json.dumps({"mine": {"driver": driver}})}
+    running = await run("run", "my_test.py", "--clients", "my-client", **settings)
     assert await running.ended() == 0, "\n".join(running.said)
     checking = await run("adapter", "check", "--hold", "0.5", "--driver", driver)
     assert await checking.ended() == 0, "\n".join(checking.said)

@@ -87,6 +87,36 @@ async def test_the_verdict_says_why_a_program_does_not_play(
         assert reason in message, message
 
 
+DRIVER = """
+import json, sys
+
+if sys.argv[1] == "broken":
+    sys.exit("Error: no browser here")
+print(json.dumps({"type": "w"}), flush=True)
+sys.stdin.readline()
+sys.exit("Error: the page crashed")
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("broken", "the program w exited 5 times, last with exit code 2: Error: no browser here"),
+        ("die", "alice: anything: the driver exited (exit code 1):\nError: the page crashed"),
+    ],
+)
+async def test_the_verdict_says_why_a_driver_does_not_play(
+    run: Runner, tmp_path: Path, mode: str, reason: str
+) -> None:
+    (tmp_path / "w.py").write_text(DRIVER)
+    (tmp_path / "w_test.py").write_text(TEST)
+    driver = f"{sys.executable} w.py {mode}"
+    (tmp_path / "trafficlight.json").write_text(json.dumps({"ADAPTERS": {"w": {"driver": driver}}}))
+    running = await run("run", "w_test.py")
+    assert await running.ended() == 3
+    assert reason in only_case(tmp_path)["message"]
+
+
 async def test_a_program_that_cannot_start_is_refused(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "w_test.py").write_text(TEST)
     (tmp_path / "trafficlight.json").write_text(json.dumps({"ADAPTERS": {"w": {"command": "cd x"}}}))

@@ -133,7 +133,10 @@ async def test_one_that_kills_its_worker_costs_only_its_own_case(
     pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine", victim: str
 ) -> None:
     kill = f"os.kill({victim}, signal.SIGKILL)"
-    verdict = await pool.execute(bench.assignment(f"async def run(self):\n    {kill}"), link)
+    # It may go on for a moment before the end of its worker ends it.
+    verdict = await pool.execute(
+        bench.assignment(f"async def run(self):\n    {kill}\n    time.sleep(60)"), link
+    )
     assert (verdict.state, verdict.message) == (
         State.ERROR,
         "the test ended its process: signal 9 (SIGKILL)",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.http.errors import ApiError
 from trafficlight.http.pages.files import _headers, find, media_type_of
+from trafficlight.http.responses import ApiError
 
 
 @pytest.fixture(scope="module")

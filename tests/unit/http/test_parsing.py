@@ -5,8 +5,8 @@ import json
 import pytest
 
 from trafficlight.http import requests
-from trafficlight.http.errors import ApiError
 from trafficlight.http.requests import parse_object, parsed_object
+from trafficlight.http.responses import ApiError
 
 
 @pytest.mark.parametrize("escape", [r"\ud800", r"\uD800", r"\udC00"])

@@ -11,9 +11,8 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.bodies import AdapterBody, AdapterList, Reason
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
-from trafficlight.http.errors import ApiError
-from trafficlight.http.headers import rooted
 from trafficlight.http.requests import current_lab, form_fields, json_object, json_response, validated
+from trafficlight.http.responses import ApiError, rooted
 from trafficlight.http.security import require_people
 
 blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")

@@ -12,7 +12,7 @@ from quart import Blueprint, Quart, Response, current_app, jsonify, request
 
 from trafficlight.clients.catalogue import brief
 from trafficlight.http.api.specs import REFUSALS, OperationSpec, ResponseSpec, spec_of
-from trafficlight.http.headers import page, rendered
+from trafficlight.http.responses import page, rendered
 from trafficlight.http.wire.app import ENDPOINTS
 from trafficlight.protocol import JsonObject
 from trafficlight.version import VERSION

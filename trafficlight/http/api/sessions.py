@@ -26,8 +26,6 @@ from trafficlight.http.api.bodies import (
     Urls,
 )
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
-from trafficlight.http.errors import ApiError
-from trafficlight.http.headers import rooted
 from trafficlight.http.pages.views import case_path
 from trafficlight.http.requests import (
     current_lab,
@@ -40,6 +38,7 @@ from trafficlight.http.requests import (
     unknown_session,
     validated,
 )
+from trafficlight.http.responses import ApiError, rooted
 from trafficlight.http.security import require_people
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.catalog import ProblemSummary, SessionSummary

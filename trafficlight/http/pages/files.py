@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 from quart import Response, request
 
-from trafficlight.http.errors import ApiError
-from trafficlight.http.headers import FILE_POLICY
+from trafficlight.http.responses import FILE_POLICY, ApiError
 
 _CHUNK = 256 << 10  # bytes per read
 _TEXT = frozenset({".log", ".info", ".debug", ".txt", ".jsonl", ".yml", ".yaml", ".md", ".diff"})

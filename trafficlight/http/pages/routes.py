@@ -10,8 +10,6 @@ from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
-from trafficlight.http.errors import ApiError
-from trafficlight.http.headers import rendered, rooted, unless_known
 from trafficlight.http.pages import files
 from trafficlight.http.pages.views import (
     adapter_rows,
@@ -30,6 +28,7 @@ from trafficlight.http.requests import (
     session_folder,
     session_id,
 )
+from trafficlight.http.responses import ApiError, rendered, rooted, unless_known
 from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, people_token, require_people
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.record import SessionRecord

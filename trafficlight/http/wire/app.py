@@ -11,10 +11,8 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs
-
-from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.adapter import (
     Adapter,
@@ -25,16 +23,18 @@ from trafficlight.coordinator.adapter import (
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
-from trafficlight.http.errors import ApiError, refusal_body
+from trafficlight.http.door import Application, Receive, Scope, Send, send_json
 from trafficlight.http.requests import (
-    before_stall,
+    Chunks,
+    DisconnectedError,
     check_json_type,
     check_size,
+    hold_time,
     parsed_object,
     validated,
 )
+from trafficlight.http.responses import ApiError, refusal_body
 from trafficlight.http.security import (
-    is_own_host,
     refuse_cross_site,
     require_adapter_token,
     require_registration_token,
@@ -44,11 +44,14 @@ from trafficlight.logs import LogContext
 from trafficlight.protocol import (
     EXIT,
     ActionMessage,
+    Empty,
     ErrorReport,
     JsonObject,
     Registered,
     Registration,
     Respond,
+    Responded,
+    Uploaded,
 )
 from trafficlight.results.events import Log
 from trafficlight.results.journal import excerpt
@@ -57,83 +60,20 @@ from trafficlight.version import VERSION
 
 logger = logging.getLogger(__name__)
 
-Scope: TypeAlias = Any
-Receive: TypeAlias = Callable[[], Awaitable[Any]]
-Send: TypeAlias = Callable[[Any], Awaitable[None]]
-Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _PATH = re.compile(r"(?:/program/(\w+))?/client/([^/]+)/(register|poll|respond|error|upload)")
 _UUID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
-_HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
 # Bytes of a body.
 _REGISTRATION_LIMIT = 64 << 10
 _ANSWER_LIMIT = 16 << 20
 # Characters of the name of a program that does not name itself.
 _PROGRAM = 300
-# Host headers that are known to be allowed.
-_HOSTS = 100
 _GROUP = "Adapters"
 _FILE_FORM = {
     "type": "object",
     "properties": {"file": {"type": "string", "format": "binary", "description": "The file, with its name."}},
     "required": ["file"],
 }
-
-
-class Empty(BaseModel):
-    """An empty object."""
-
-
-class Responded(BaseModel):
-    """How a response was received."""
-
-    receipt: Literal["accepted", "repeated", "unasked"] = Field(
-        description="`accepted`: it answered the outstanding action. `repeated`: that was answered before, "
-        "and nothing changed. `unasked`: nothing was outstanding; it is noted in the case's log."
-    )
-
-
-class UploadedFile(BaseModel):
-    """One file that was received."""
-
-    name: str = Field(description="The name that it was sent with.")
-    size: int = Field(description="Bytes.")
-    sha256: str = Field(description="Of its content, in hexadecimal.")
-
-
-class Uploaded(BaseModel):
-    """All files of the request; they are on the disk."""
-
-    files: list[UploadedFile]
-
-
-class _DisconnectedError(Exception):
-    """The client closed the connection before its request was complete."""
-
-
-@dataclass(slots=True)
-class _Chunks:
-    """The body of a request; not a generator, because the loop keeps a list of those."""
-
-    receive: Receive
-    limit: int
-    read: int = 0
-    more: bool = True
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self.more:
-            raise StopAsyncIteration
-        message = await before_stall(self.receive())
-        if message["type"] == "http.disconnect":
-            raise _DisconnectedError
-        chunk: bytes = message.get("body", b"")
-        self.more = message.get("more_body", False)
-        self.read += len(chunk)
-        check_size(self.read, self.limit)
-        return chunk
 
 
 @dataclass(slots=True)
@@ -189,7 +129,7 @@ class WireRequest:
         """
         length = self.headers.get(b"content-length", b"")
         check_size(int(length) if length.isdigit() else 0, limit)
-        return _Chunks(self.receive, limit)
+        return Chunks(self.receive, limit)
 
     async def disconnected(self) -> None:
         """Wait until the client closes the connection."""
@@ -265,7 +205,7 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
     except UnknownAdapterError as unknown:
         return {"action": EXIT, "data": {"reason": str(unknown)}}
     query = parse_qs(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    wait = _hold_time(query.get("wait", [None])[0], request.lab.settings.poll_hold)
+    wait = hold_time(query.get("wait", [None])[0], request.lab.settings.poll_hold)
     message = await adapter.channel.poll(wait, request.disconnected)
     request.lab.engine.pool.seen(adapter)
     body = {"action": message.action, "data": message.data}
@@ -384,27 +324,9 @@ class WireApp:
     def __init__(self, application: Application, lab: Callable[[], Lab]) -> None:
         self._application = application
         self._lab = lab
-        self._own_hosts: set[bytes] = set()
-
-    def _is_own_host(self, scope: Scope) -> bool:
-        host = next((value for name, value in scope["headers"] if name == b"host"), None)
-        if host is None or host in self._own_hosts:  # browsers always send one
-            return True
-        own = is_own_host(host.decode("latin-1"), self._lab().settings)
-        if own and len(self._own_hosts) < _HOSTS:
-            self._own_hosts.add(host)
-        return own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        if scope["type"] == "websocket":
-            await _refuse_websocket(scope, send)
-            return
-        if scope["type"] == "http" and not self._is_own_host(scope):
-            message = "this host name is not the coordinator's: add it to the setting ALLOWED_HOSTS"
-            body = refusal_body("unknown_host", message)
-            await _send(send, "http", HTTPStatus.MISDIRECTED_REQUEST, body, {})
-            return
         path = None
         if scope["type"] == "http":
             path = _PATH.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
@@ -428,7 +350,7 @@ class WireApp:
                     self._lab(), path[2], path[1] or "", scope, receive, dict(scope["headers"])
                 )
                 body = await _handled(request, view)
-        except _DisconnectedError:
+        except DisconnectedError:
             return
         except ApiError as refusal:
             status, headers = refusal.status, refusal.headers
@@ -442,24 +364,7 @@ class WireApp:
             logger.exception("%s %r failed", scope["method"], scope["path"])
             message = "the coordinator failed to handle this; its log has the reason"
             status, body = HTTPStatus.INTERNAL_SERVER_ERROR, refusal_body("internal_server_error", message)
-        await _send(send, "http", status, body, headers)
-
-
-async def _refuse_websocket(scope: Scope, send: Send) -> None:
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close"})  # the server answers 403
-        return
-    body = refusal_body("no_websockets", "there are no websockets here; /openapi lists what there is")
-    await _send(send, "websocket.http", HTTPStatus.UPGRADE_REQUIRED, body, {"Upgrade": "HTTP/1.1"})
-
-
-async def _send(
-    send: Send, protocol: str, status: HTTPStatus, body: bytes, headers: Mapping[str, str]
-) -> None:
-    fields = [*_HEADERS, (b"content-length", str(len(body)).encode())]
-    fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": f"{protocol}.response.start", "status": int(status), "headers": fields})
-    await send({"type": f"{protocol}.response.body", "body": body})
+        await send_json(send, "http", status, body, headers)
 
 
 async def _handled(request: WireRequest, view: View) -> bytes:
@@ -469,25 +374,6 @@ async def _handled(request: WireRequest, view: View) -> bytes:
     refuse_cross_site(request.header)  # a poll, too: it takes the action
     # Not pydantic's serializer: texts of tests may hold what UTF-8 cannot encode.
     return json.dumps(await view(request)).encode()
-
-
-def _hold_time(wait: str | None, hold: float) -> float:
-    """Return the seconds to hold a poll.
-
-    :param wait: the query parameter.
-    :param hold: the coordinator's hold time.
-    :raises ApiError: `wait` is not a number of seconds (400).
-    """
-    if wait is None:
-        return hold
-    try:
-        seconds = float(wait)
-    except ValueError:
-        seconds = float("nan")
-    if not seconds >= 0:
-        message = f"wait must be a number of seconds from 0, not {wait[:40]!r}"
-        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_wait", message)
-    return min(seconds, hold)
 
 
 def _note(lab: Lab, adapter: Adapter, message: str) -> None:

@@ -17,7 +17,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from trafficlight.errors import LabError
-from trafficlight.http.errors import ApiError
+from trafficlight.http.responses import ApiError
 from trafficlight.results.events import Upload
 from trafficlight.results.folder import file_name, reserve
 

@@ -1,12 +1,12 @@
 from trafficlight import HomeServer, MatrixClient, Test
-from trafficlight.client_types import Nio
+from trafficlight.client_types import AnyMatrixClient
 from trafficlight.server_types import SynapseStable, TwoSynapseFederation
 
 
 class FederatedMessages(Test):
     """Two users on two federated homeservers exchange encrypted messages, both ways."""
 
-    clients = {"alice": [Nio], "bob": [Nio]}
+    clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
     servers = {("here", "there"): [TwoSynapseFederation]}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
@@ -27,7 +27,7 @@ class FederatedMessages(Test):
 class ThreeUsersTwoServers(Test):
     """In a room of three users on two homeservers, everyone can read every message."""
 
-    clients = {"alice": [Nio], "bob": [Nio], "carol": [Nio]}
+    clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient, "carol": AnyMatrixClient}
     servers = {"here": [SynapseStable], "there": [SynapseStable]}
     interchangeable = ("bob", "carol")
 

@@ -1,12 +1,12 @@
 from trafficlight import HomeServer, MatrixClient, Test
-from trafficlight.client_types import Nio
+from trafficlight.client_types import AnyMatrixClient
 from trafficlight.server_types import SynapseStable
 
 
 class InvitedBeforeMessage(Test):
     """A user invited before a message was sent can read it after joining."""
 
-    clients = {"alice": [Nio], "bob": [Nio]}
+    clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
     servers = {"server": [SynapseStable]}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
@@ -25,7 +25,7 @@ class InvitedBeforeMessage(Test):
 class JoinedAfterMessage(Test):
     """A user who joins a room whose history begins at the join cannot see messages from before the invite."""
 
-    clients = {"alice": [Nio], "bob": [Nio]}
+    clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
     servers = {"server": [SynapseStable]}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:

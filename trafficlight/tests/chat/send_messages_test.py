@@ -1,12 +1,12 @@
 from trafficlight import HomeServer, MatrixClient, Test
-from trafficlight.client_types import Nio
+from trafficlight.client_types import AnyMatrixClient
 from trafficlight.server_types import SynapseStable
 
 
 class SendMessages(Test):
     """Two users exchange encrypted messages, both ways."""
 
-    clients = {"alice": [Nio], "bob": [Nio]}
+    clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
     servers = {"server": [SynapseStable]}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
@@ -26,7 +26,7 @@ class SendMessages(Test):
 class ManyMessages(Test):
     """A burst of messages arrives complete and in order."""
 
-    clients = {"alice": [Nio], "bob": [Nio]}
+    clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
     servers = {"server": [SynapseStable]}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
