@@ -83,6 +83,8 @@ def test_a_named_file_that_is_missing_is_named(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"PORT": ' + "9" * 5000 + "}", "is not JSON"),
         ("[]", "must hold one JSON object"),
         ('"PORT"', "must hold one JSON object"),
     ],

@@ -296,7 +296,7 @@ def _exit_code(path: Path) -> object:
     """Return the exit code in the summary of a session; None if there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8")).get("exit_code")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 

@@ -216,6 +216,42 @@ async def test_evidence_is_uploaded() -> None:
         assert len(adapter.uploads) == 3
 
 
+@pytest.mark.parametrize("folder", ["EVIDENCE", "STORAGE"])
+async def test_a_link_in_place_of_a_folder_costs_no_file(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    async with hosted("reusable") as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "count")
+        await do(adapter, "link", folder=folder, target=str(tmp_path))
+        await do(adapter, "echo", name="thesis.txt")
+        await do(adapter, "clear_storage")
+        assert (await do(adapter, "count"))["count"] == 1
+        await do(adapter, "reset")
+        assert "thesis.txt" not in uploads(adapter)
+        await do(adapter, "kill")
+        await adapter.exit()
+        await coordinator.registered(2, timeout=PATIENCE)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+async def test_what_cannot_be_written_to_the_log_ends_nothing() -> None:
+    async with hosted("reusable") as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "lose_log")
+        assert (await do(adapter, "chatter"))["heard"] is True
+
+
+async def test_a_storage_that_cannot_be_cleared_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(driver_module, "empty_folder", full)
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        error = await error_of(adapter, "clear_storage")
+        assert "the driver's storage cannot be cleared: [Errno 13] Permission denied" in error["details"]
+
+
 async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
     async with hosted("reusable") as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)

@@ -270,11 +270,14 @@ def _reported(error: Any) -> ReportedError:
 
 
 def _files(folder: Path) -> list[Path]:
+    if folder.resolve() != folder:
+        logger.warning("%s was replaced by a link, whose files are neither uploaded nor deleted", folder)
+        return []
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    return path.stat().st_size if path.is_file() and not path.is_symlink() else 0
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trafficlight.adapters.sdk.driver import empty_folder
 from trafficlight.errors import LabError
 from trafficlight.processes import describe_exit, run_to_completion, with_parent_death_signal
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject, Registration
@@ -220,10 +221,13 @@ class Driver:
     async def clear_storage(self) -> None:
         """Kill the process, delete its storage, and start it again.
 
-        :raises DriverError: see :meth:`start`.
+        :raises DriverError: the storage cannot be deleted; or see :meth:`start`.
         """
         await self.kill()
-        await asyncio.to_thread(_empty, self.folder / "storage")
+        try:
+            await asyncio.to_thread(empty_folder, self.folder / "storage")
+        except OSError as error:
+            raise DriverError(f"the driver's storage cannot be cleared: {error}") from None
         await self.start()
 
     async def suspend(self) -> None:
@@ -321,7 +325,8 @@ class Driver:
     async def _note(self, line: bytes) -> None:
         """Append what it printed to its log."""
         more = b" ..." if len(line) > _NOTED else b""
-        await asyncio.to_thread(_append, self.log, line[:_NOTED].rstrip(b"\n") + more + b"\n")
+        with suppress(OSError):  # a full disk must not end the reading of answers
+            await asyncio.to_thread(_append, self.log, line[:_NOTED].rstrip(b"\n") + more + b"\n")
 
     async def _tail(self) -> str:
         """Return the last lines of its log, for the end of an error's message."""
@@ -331,15 +336,10 @@ class Driver:
 
 
 def _new_folder() -> Path:
-    folder = Path(mkdtemp(prefix="trafficlight-driver-"))
+    folder = Path(mkdtemp(prefix="trafficlight-driver-")).resolve()
     for name in ("storage", "evidence"):
         (folder / name).mkdir()
     return folder
-
-
-def _empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(exist_ok=True)
 
 
 def _append(path: Path, line: bytes) -> None:
