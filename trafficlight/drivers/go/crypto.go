@@ -72,10 +72,6 @@ func startVerification(c *client, d data) (any, error) {
 	if d.UserID != "" {
 		user = full(d.UserID)
 	}
-	// The library compares the keys with those that it has, and has none of users whom it never wrote to.
-	if _, err := c.crypto.Machine().FetchKeys(c.ctx, []id.UserID{user}, true); err != nil {
-		return nil, err
-	}
 	// The library sends the request before it returns its id.
 	txn, err := c.verify.StartVerification(c.ctx, user)
 	if err != nil {
@@ -94,12 +90,6 @@ func acceptVerification(c *client, _ data) (any, error) {
 		return c.verification.asked && c.verification.phase == "requested"
 	}, c.phase)
 	if err != nil {
-		return nil, err
-	}
-	c.Lock()
-	with := c.verification.with
-	c.Unlock()
-	if _, err = c.crypto.Machine().FetchKeys(c.ctx, []id.UserID{with}, true); err != nil {
 		return nil, err
 	}
 	if err = c.verify.AcceptVerification(c.ctx, txn); err != nil {
