@@ -157,7 +157,7 @@ class Settings(BaseModel):
         default=None, description="Where homeserver installations are kept; default: the user's cache folder."
     )
 
-    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(default=0, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     allowed_hosts: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default_factory=list,

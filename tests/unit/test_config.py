@@ -201,6 +201,11 @@ def test_an_empty_variable_means_null(tmp_path: Path) -> None:
     assert _load(tmp_path, environment={"TRAFFICLIGHT_CASE_LIMIT": ""}).case_limit is None
 
 
+def test_an_empty_host_is_not_every_address(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="HOST: must have at least 1 char"):
+        load({"host": ""}, environment={}, directory=tmp_path)
+
+
 @pytest.mark.parametrize("token", ["", " ", "\t\n"])
 @pytest.mark.parametrize("key", ["PEOPLE_TOKEN", "ADAPTER_TOKEN"])
 def test_a_blank_token_is_an_error(tmp_path: Path, key: str, token: str) -> None:

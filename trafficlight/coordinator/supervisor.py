@@ -24,7 +24,7 @@ from trafficlight.drivers.recipes import RECIPES, DriverRecipe
 from trafficlight.errors import ConfigError, DeployError, LabError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.ports import PortPicker
-from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, start_process
+from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, signal_marked, start_process
 from trafficlight.protocol import TOKEN_VARIABLES
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
 _GRACE = 6.0
 _LOOK = 1.0  # seconds between two looks
+_INSTANCE = "TRAFFICLIGHT_INSTANCE"
 # Seconds before a program that ended is started again: doubled each time that it ends soon, up to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 # Seconds that a program must have run for its end not to count as an early one.
@@ -206,6 +207,8 @@ class Supervisor:
                     group.create_task(self._keep(program, log))
         finally:
             await _stop(list(self._running))
+            for program in self.programs:
+                await asyncio.to_thread(signal_marked, _INSTANCE, program.instance, signal.SIGKILL)
             await asyncio.to_thread(temporary.cleanup)
 
     def all_registered(self) -> bool:
@@ -233,7 +236,7 @@ class Supervisor:
         # An adapter passes this on without knowing it.
         url = f"{self._url}/program/{program.instance}"
         name = program.name
-        own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, "TRAFFICLIGHT_INSTANCE": program.instance}
+        own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, _INSTANCE: program.instance}
         if program.recipe is not None and not await self._build(program, program.recipe):
             return
         while True:
@@ -262,6 +265,7 @@ class Supervisor:
             how = await self._exit_of(process, program)
             program.running = False
             self._running.discard(process)
+            await asyncio.to_thread(signal_marked, _INSTANCE, program.instance, signal.SIGKILL)
             cause = await asyncio.to_thread(_cause, log, printed)
             ending = f"{how}: {cause}" if cause else how
             used = self._pool.process_exited(program.instance, ending)

@@ -188,6 +188,34 @@ async def test_the_process_is_killed_restarted_and_suspended() -> None:
         await coordinator.registered(2, timeout=PATIENCE)
 
 
+async def test_what_a_driver_starts_in_a_session_of_its_own_shares_its_fate() -> None:
+    def state(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+        except OSError:
+            return "gone"
+
+    async def becomes(pid: int, *states: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.to_thread(state, pid) not in states:
+                await asyncio.sleep(0.01)
+
+    async with hosted("reusable") as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        browser = (await do(adapter, "browse"))["browser"]
+        await do(adapter, "suspend")
+        await becomes(browser, "T")
+        await do(adapter, "resume")
+        await becomes(browser, "S")
+        await do(adapter, "kill")
+        await becomes(browser, "gone", "Z")
+        await do(adapter, "restart")
+        browser = (await do(adapter, "browse"))["browser"]
+        await error_of(adapter, "die")
+        await coordinator.registered(2, timeout=PATIENCE)
+        await becomes(browser, "gone", "Z")
+
+
 async def test_a_suspended_driver_does_not_keep_its_life_from_ending() -> None:
     async with hosted() as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)

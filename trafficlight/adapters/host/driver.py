@@ -16,7 +16,12 @@ from pydantic import ValidationError
 
 from trafficlight.adapters.sdk.driver import empty_folder
 from trafficlight.errors import LabError
-from trafficlight.processes import describe_exit, run_to_completion, with_parent_death_signal
+from trafficlight.processes import (
+    describe_exit,
+    run_to_completion,
+    signal_marked,
+    with_parent_death_signal,
+)
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject, Registration
 from trafficlight.text import first_problem, read_tail
 
@@ -30,6 +35,8 @@ _INPUT_GRACE, _TERM_GRACE = 2.0, 0.5
 _LAST_OUTPUT = 0.5
 # Bytes and lines of the log that an error shows.
 _TAIL, _TAIL_LINES = 2000, 10
+# Names a folder that no other driver has.
+_STORAGE = "TRAFFICLIGHT_STORAGE"
 # For the host only.
 _NOT_INHERITED = frozenset({*TOKEN_VARIABLES, "TRAFFICLIGHT_URL", "trafficlightURL", "TRAFFICLIGHT_INSTANCE"})
 
@@ -123,7 +130,7 @@ class Driver:
             self._folder = await asyncio.to_thread(_new_folder)
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         environment |= self._command.environment
-        environment["TRAFFICLIGHT_STORAGE"] = str(self.folder / "storage")
+        environment[_STORAGE] = str(self.folder / "storage")
         environment["TRAFFICLIGHT_EVIDENCE"] = str(self.evidence)
         log = await asyncio.to_thread(self.log.open, "ab")
         try:
@@ -231,12 +238,13 @@ class Driver:
         await self.start()
 
     async def suspend(self) -> None:
-        """Stop the process and its children with SIGSTOP.
+        """Stop the process, and all that it has started, with SIGSTOP.
 
         :raises DriverError: it does not run.
         """
         process = self._running()
         process.signal(signal.SIGSTOP)
+        await self._signal_started(signal.SIGSTOP)
         self._suspended = True
         with suppress(ChildProcessError):  # it exited
             await asyncio.to_thread(
@@ -250,6 +258,7 @@ class Driver:
         """
         self._suspended = False
         self._running().signal(signal.SIGCONT)
+        await self._signal_started(signal.SIGCONT)
 
     async def remove(self) -> None:
         """Kill the process and delete its folder. Idempotent."""
@@ -275,6 +284,7 @@ class Driver:
                     await asyncio.shield(reading)
         finally:
             process.signal(signal.SIGKILL)  # its children
+            await self._signal_started(signal.SIGKILL)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             process.transport.close()
@@ -285,6 +295,10 @@ class Driver:
                 waiting.set_exception(error)
         if not self._ending and not self.lost.done():
             self.lost.set_result(error)
+
+    async def _signal_started(self, number: signal.Signals) -> None:
+        """Signal what the process has started, and its children, wherever they are."""
+        await asyncio.to_thread(signal_marked, _STORAGE, str(self.folder / "storage"), number)
 
     async def _read(self, process: _Process) -> None:
         assert process.stdout is not None

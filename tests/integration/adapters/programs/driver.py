@@ -54,6 +54,8 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
     if action == "leave_child":
         subprocess.Popen(["sleep", "600"])
         os._exit(8)
+    if action == "browse":
+        return {"browser": subprocess.Popen(["sleep", "600"], start_new_session=True).pid}
     if action == "picture":
         (EVIDENCE / "tiles").mkdir(exist_ok=True)
         (EVIDENCE / "tiles" / "1.png").write_bytes(b"png")
