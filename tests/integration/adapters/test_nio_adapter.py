@@ -209,6 +209,7 @@ async def test_two_clients_in_another_process_exchange_encrypted_messages(
         await bob.do("verify_message_in_timeline", message="with milk")
         await bob.do("send_message", message="of course")
         await alice.do("verify_message_in_timeline", message="of course")
+        assert (await bob.do("get_trust", userId=bob.user_id))["trust"] == "verified"
         await bob.do("clear_storage")
         assert "no room is open" in await bob.fails("get_timeline")
         process.send_signal(signal.SIGTERM)
