@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +43,8 @@ _EARLY = 5.0
 _FAILED = 5
 # Bytes of output that are searched for the line that says why a program exited.
 _TAIL = 8 << 10
+# A version that a client type must have.
+_EXACT = re.compile(r"==([\w.]+)")
 _CAUSE = re.compile(r"\s*([\w.]*(error|exception)|panic|fatal|cannot start [^:]+)\b.*:", re.IGNORECASE)
 
 
@@ -90,21 +93,23 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
             continue
         if adapter.driver:
             driver = ["--driver", shlex.join(_split(adapter.driver, adapter, key))]
-        elif name in RECIPES:
-            driver = []
-        else:
+            found.append(Program(name, _host(adapter.count, driver), adapter.cwd, adapter.env))
+            continue
+        if name not in RECIPES:
             known = ", ".join(RECIPES)
             raise ConfigError(f"needs a command or a driver: only {known} come with trafficlight", key=key)
-        needed = adapter.count
-        if cases is not None and not adapter.driver:
-            needed = min(needed, sum(map(partial(_roles, name), cases)))
-        # -P: a folder trafficlight in the current directory is not this package.
-        host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
-        if needed:
-            command, recipe = [*host, "--count", str(needed)], None if driver else RECIPES[name]
-            program = Program(name, command, adapter.cwd, adapter.env, recipe, adapter.version or None)
-            found.append(program)
-    return found
+        version = adapter.version or None
+        for wanted, roles in _roles(name, cases).items() if cases is not None else [(version, adapter.count)]:
+            needed = _host(min(roles, adapter.count))
+            found.append(Program(name, needed, adapter.cwd, adapter.env, RECIPES[name], wanted or version))
+    return [program for program in found if program.command]
+
+
+def _host(count: int, driver: Sequence[str] = ()) -> list[str]:
+    """Return the command of a host of drivers; none if none are needed."""
+    # -P: a folder trafficlight in the current directory is not this package.
+    host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
+    return [*host, "--count", str(count)] if count else []
 
 
 def unsupported_of(programs: Iterable[Program]) -> dict[str, str]:
@@ -113,11 +118,16 @@ def unsupported_of(programs: Iterable[Program]) -> dict[str, str]:
     return {one.name: why for one in recipes if (why := one.unsupported()) is not None}
 
 
-def _roles(type: str, case: Case) -> int:
-    """Return how many roles of a case adapters of a type may fill."""
-    kinds = case.clients.values() if case.skip is None else ()
-    # What the own `match` of a type accepts is not known.
-    return sum(kind.type == type or kind.custom is not None for kind in kinds)
+def _roles(type: str, cases: Iterable[Case]) -> Counter[str | None]:
+    """Return how many roles adapters of a type may fill, by the version that a role must have."""
+    roles: Counter[str | None] = Counter()
+    for case in cases:
+        for kind in case.clients.values() if case.skip is None else ():
+            # What the own `match` of a type accepts is not known.
+            if kind.type == type or kind.custom is not None:
+                exact = _EXACT.fullmatch(kind.version)
+                roles[exact[1] if exact else None] += 1
+    return roles
 
 
 def _split(command: str, adapter: AdapterProgram, key: str) -> list[str]:

@@ -95,3 +95,9 @@ def _read_entry(entry: object, number: int, path: Path) -> ExpectedFailure:
     except ValidationError as error:
         field, problem = first_problem(error)
         raise ConfigError(problem, key=f"entry {number}: {field}", source=str(path)) from None
+
+
+BUILT_IN_FAILURES = tuple(
+    read_expected_failures(Path(__file__).parents[1] / "tests" / "expected-failures.yml")
+)
+"""What the clients that come with trafficlight get wrong in the built-in suites."""

@@ -62,6 +62,12 @@ async def error_of(adapter: ScriptedAdapter, action: str, **data: Any) -> dict[s
     return error
 
 
+async def failure_of(adapter: ScriptedAdapter, action: str, **data: Any) -> str:
+    body = await do(adapter, action, **data)
+    assert body["response"] == "error"
+    return str(body["details"])
+
+
 def uploads(adapter: ScriptedAdapter) -> dict[str | None, bytes]:
     return {one.name: one.content for one in adapter.uploads}
 
@@ -98,7 +104,6 @@ async def test_an_answer_reaches_the_coordinator() -> None:
 @pytest.mark.parametrize(
     ("action", "kind", "details"),
     [
-        ("fail", "action", "fail: expected 2 messages, saw 1"),
         ("refuse", "unsupported", "refuse: no camera"),
         ("break", "adapter", "break: the driver is broken"),
         ("die", "adapter", "die: the driver exited (exit code 7):\nstarting\nError: out of dances"),
@@ -113,6 +118,14 @@ async def test_an_error_is_passed_on_and_ends_the_life(action: str, kind: str, d
         following = await coordinator.registered(2, timeout=PATIENCE)
         assert (await do(following, "count"))["count"] == 1
         assert "starting\n" in uploads(adapter)["driver.log"].decode()
+
+
+async def test_a_failed_action_leaves_the_client_in_the_case() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "count")
+        assert await failure_of(adapter, "fail") == "expected 2 messages, saw 1"
+        assert (await do(adapter, "count"))["count"] == 2
 
 
 async def test_what_is_no_message_is_logged() -> None:
@@ -284,7 +297,8 @@ async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
         following = await coordinator.registered(2, timeout=PATIENCE)
         fourth = await do(following, "count")
         assert (fourth["count"], fourth["pid"]) == (1, third["pid"]), "also for another registration"
-        await error_of(following, "fail")
+        await failure_of(following, "fail")
+        await following.exit()
         last = await coordinator.registered(3, timeout=PATIENCE)
         assert (await do(last, "count"))["pid"] != third["pid"]
 
@@ -435,9 +449,8 @@ async def test_an_adapter_class_is_a_driver() -> None:
             assert error["type"] == "adapter"
             assert "its data do not fit: by: is missing" in error["details"]
             following = await coordinator.registered(2, timeout=PATIENCE)
-            error = await error_of(following, "fail", by=1)
-            assert error["type"] == "action"
-            assert error["details"].startswith("fail: expected 2 messages, saw 1\n\nTraceback")
+            details = await failure_of(following, "fail", by=1)
+            assert details.startswith("expected 2 messages, saw 1\n\nTraceback")
         finally:
             hosting.cancel()
             await asyncio.gather(hosting, return_exceptions=True)
