@@ -110,7 +110,7 @@ async def users(coordinator: ScriptedCoordinator, server: RunningServer) -> Asyn
 
 async def two_users(coordinator: ScriptedCoordinator, server: RunningServer) -> list[User]:
     mark = secrets.token_hex(4)
-    adapters = [await coordinator.registered(number, timeout=30) for number in (1, 2)]
+    adapters = [await coordinator.registered(number, timeout=60) for number in (1, 2)]
     return [
         User(adapter, server, f"{name}-{mark}")
         for adapter, name in zip(adapters, ("alice", "bob"), strict=True)
@@ -214,7 +214,7 @@ async def test_two_clients_in_another_process_exchange_encrypted_messages(
         # Its host reports a failed action as a response, after which the client stays in the case.
         assert "no room is open" in (await bob.do("get_timeline"))["details"]
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:

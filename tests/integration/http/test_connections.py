@@ -50,7 +50,7 @@ def limited_lab(tmp_path: Path) -> Iterator[tuple[psutil.Process, int, Path]]:
 
 def naive(port: int, method: str, path: str, body: bytes | None = None) -> int:
     """Send a request as `requests.post` does: one connection, kept alive, closed by the client."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -74,7 +74,7 @@ def test_connections_that_clients_closed_are_closed(limited_lab: tuple[psutil.Pr
 def test_more_connections_than_the_system_allows(limited_lab: tuple[psutil.Process, int, Path]) -> None:
     """They were accepted until nothing could be opened any more, with thousands of tracebacks."""
     process, port, log = limited_lab
-    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     kept.request("GET", "/healthz")
     kept.getresponse().read()
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(FILES + 50)]
@@ -114,7 +114,7 @@ async def test_a_stalled_body_is_refused(site: HttpHarness, monkeypatch: pytest.
         address = urlsplit(site.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         writer.write(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50\r\n\r\n{{".encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer = await reader.read()
         writer.close()
         assert answer.startswith(b"HTTP/1.1 408"), answer
@@ -129,7 +129,7 @@ async def test_an_idle_connection_is_closed(site: HttpHarness, sent: bytes) -> N
     address = urlsplit(site.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(sent)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await reader.read(1000):
             pass
     writer.close()
@@ -170,3 +170,26 @@ async def test_responses_do_not_wait_for_the_client_to_acknowledge() -> None:
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
         await serving.close()
+
+
+async def test_a_refused_body_does_not_block_the_next_request(site: HttpHarness) -> None:
+    """A client that reuses the connection gets an answer, or learns that it is closed."""
+    port = urlsplit(site.url).port or 0
+    assert await asyncio.to_thread(naive, port, "POST", "/client/x/register", b'{"type": "nio"}') == 200
+    head = "{} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
+    size = 3 << 20
+    refused = head.format("POST /client/x/upload", size).encode() + b"x" * size
+
+    def refused_then_another() -> bytes:
+        received = b""
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(refused)
+                received = connection.recv(65536)
+                connection.sendall(head.format("GET /healthz", 0).encode())
+                while b"HTTP/1.1 200" not in received and (more := connection.recv(65536)):
+                    received += more
+        return received
+
+    # It raises TimeoutError if the connection is neither used nor closed.
+    assert (await asyncio.to_thread(refused_then_another))[:12] in (b"HTTP/1.1 415", b"")

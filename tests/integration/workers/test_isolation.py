@@ -95,7 +95,7 @@ async def test_processes_end_with_the_case_that_started_them(
     """
     await pool.execute(bench.assignment(body), link)
     assert len(link.values) == 2
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for pid in link.values:
             await _ended(pid)
 
@@ -202,7 +202,7 @@ class TestImports:
             @matrix(n=[1, 2])
             async def run(self, n):
                 asked.put(n)
-                assert answers.get(timeout=10) == n
+                assert answers.get(timeout=60) == n
         """
         for case in bench.cases(text):
             assert await pool.execute(bench.attempt(case), link) == Verdict(State.SUCCESS)
