@@ -296,9 +296,7 @@ class Supervisor:
         program.command = [*program.command, "--driver", shlex.join(driver)]
         return True
 
-    def _note_missing(
-        self, program: Program, why: str, registration: JsonObject | None = None
-    ) -> None:
+    def _note_missing(self, program: Program, why: str, registration: JsonObject | None = None) -> None:
         registration = registration or self._pool.registration_of(program.instance)
         why = f"the program {program.name} {why}"
         self._pool.note_missing(program.instance, "process", why, registration)
