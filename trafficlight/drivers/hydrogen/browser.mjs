@@ -1,9 +1,9 @@
 // Chromium with one page, whose files it gets from this process.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
-import { extname } from "node:path";
+import { extname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
@@ -53,8 +53,10 @@ const OPTIONS = [
 
 async function serve({ url }, response) {
     const path = new URL(url, `http://${HOST}`).pathname;
-    response.setHeader("content-type", TYPES[path === "/" ? ".html" : extname(path)] ?? "application/octet-stream");
-    if (path === "/") return response.end(HTML);
+    // Its service worker asks for index.html where the page asks for /.
+    const isPage = ["/", "/index.html"].includes(path);
+    response.setHeader("content-type", TYPES[isPage ? ".html" : extname(path)] ?? "application/octet-stream");
+    if (isPage) return response.end(HTML);
     for (const place of PLACES) {
         const content = await readFile(new URL(place + path)).catch(() => undefined);
         if (content) return response.end(content);
@@ -65,14 +67,17 @@ async function serve({ url }, response) {
 export class Browser {
     #executable;
     #profile;
+    #saved;
     #port;
     #process;
     /** The page, with Hydrogen loaded. */
     page;
 
-    constructor(executable, profile) {
+    /** Keeps what it stores in a folder. */
+    constructor(executable, folder) {
         this.#executable = executable;
-        this.#profile = profile;
+        this.#profile = join(folder, "profile");
+        this.#saved = join(folder, "local-storage.json");
     }
 
     async start() {
@@ -99,7 +104,23 @@ export class Browser {
             if (message.type() !== "verbose") console.error(`console.${message.type()}: ${message.text()}`);
         });
         this.page.on("pageerror", (error) => console.error(`page: ${error.stack}`));
+        const saved = await readFile(this.#saved, "utf8").catch(() => undefined);
+        if (saved) {
+            await this.page.goto(`http://${HOST}/sw.js`);
+            await this.page.evaluate((saved) => Object.assign(localStorage, JSON.parse(saved)), saved);
+        }
         await this.page.goto(`http://${HOST}/`);
+        await this.ready();
+    }
+
+    /** Wait until the page shows a way to log in, or what is logged in. */
+    async ready() {
+        await this.page.waitForSelector("#homeserver, .LeftPanel");
+    }
+
+    /** Write the page's local storage, which Chromium writes seconds later, to a file. */
+    async save() {
+        await writeFile(this.#saved, await this.page.evaluate(() => JSON.stringify(localStorage)));
     }
 
     async stop() {

@@ -68,9 +68,10 @@ export class HydrogenClient {
         await this.#until(ready, homeserver_url.local, "a login by password", () => page.innerText("body"));
         await page.fill("#username", username);
         await page.fill("#password", password);
-        await page.click(".PasswordLoginView button[type=submit]");
-        await page.waitForSelector(".LeftPanel, .error");
-        if (!(await this.#isLoggedIn())) throw new Error(`the login failed: ${await page.innerText(".error")}`);
+        const answered = page.waitForResponse((one) => one.request().method() === "POST" && /\/login\b/.test(one.url()));
+        const [answer] = await Promise.all([answered, page.click(".PasswordLoginView button[type=submit]")]);
+        if (!answer.ok()) throw new Error(`the login answered ${answer.status()}: ${await answer.text()}`);
+        await page.waitForSelector(".LeftPanel");
     }
 
     async logout() {
@@ -82,12 +83,8 @@ export class HydrogenClient {
     async reload() {
         const room = await this.#room();
         await this.#page.reload();
-        await this.#page.waitForSelector(".LeftPanel, #homeserver");
+        await this.#browser.ready();
         if (room) await this.#opened(room.id);
-    }
-
-    #isLoggedIn() {
-        return this.#page.isVisible(".LeftPanel");
     }
 
     // Rooms

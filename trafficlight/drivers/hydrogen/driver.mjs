@@ -12,7 +12,7 @@ const write = (message) => process.stdout.write(JSON.stringify(message) + "\n");
 
 const manifest = new URL("node_modules/hydrogen-view-sdk/package.json", import.meta.url);
 const { version } = JSON.parse(await readFile(manifest, "utf8"));
-const browser = new Browser(executable, join(storage, "profile"));
+const browser = new Browser(executable, storage);
 const client = new HydrogenClient(browser);
 
 async function reset() {
@@ -30,11 +30,12 @@ for await (const line of createInterface({ input: process.stdin })) {
     const { id, action, data, deadline } = JSON.parse(line);
     browser.page.setDefaultTimeout(Math.min(WAIT_S, 0.9 * deadline) * 1000);
     try {
-        const performed = action === "reset" ? reset() : client.perform(action, data ?? {});
-        write({ id, response: (await performed) ?? action });
+        const response = await (action === "reset" ? reset() : client.perform(action, data ?? {}));
+        await browser.save();
+        write({ id, response: response ?? action });
     } catch (error) {
         console.error(error);
-        await browser.page.screenshot({ path: join(evidence, `${action}.png`) }).catch(console.error);
+        await browser.page.screenshot({ path: join(evidence, `${action}-${id}.png`) }).catch(console.error);
         const type = error instanceof Unsupported ? "unsupported" : "action";
         write({ id, error: { type, details: error.message ?? String(error) } });
     }
