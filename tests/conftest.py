@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from multiprocessing.resource_tracker import ensure_running
@@ -19,6 +20,9 @@ _PAUSE, _LOOKS = 0.01, 100
 # The tokens of coordinators that tests start do not go to the user's own folder.
 _state = tempfile.TemporaryDirectory(prefix="trafficlight-state-")
 os.environ["XDG_STATE_HOME"] = _state.name
+
+# A shell that runs pytest in the background has it, and all that it starts, ignore SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # After Ctrl-C fixtures are torn down while pytest has closed its own files already.
 _interrupted: pytest.StashKey[bool] = pytest.StashKey()

@@ -157,7 +157,7 @@ class Settings(BaseModel):
         default=None, description="Where homeserver installations are kept; default: the user's cache folder."
     )
 
-    host: str = Field(default="127.0.0.1", description="The address to listen on.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(default=0, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     allowed_hosts: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default_factory=list,
@@ -389,7 +389,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         read = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", source=str(path)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"is not JSON: {error}", source=str(path)) from error
     if not isinstance(read, dict):
         raise ConfigError("must hold one JSON object", source=str(path))
@@ -422,7 +422,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if "dict" in str(Settings.model_fields[field].annotation) or text.startswith(("[", "{")):
             try:
                 found[field] = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigError(f"is not JSON: {error}", source=_variable(field)) from error
         else:
             # An empty token is an unset secret of a CI job, which must not disable the check.

@@ -9,7 +9,8 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,6 +28,8 @@ _NO_NETWORK = re.compile(
     r"|Network is unreachable|No route to host|no such host|[Cc]onnection refused"
 )
 _CAUSE = 300  # characters
+# Searches for processes that were started while others were killed.
+_SEARCHES = 20
 
 LAB_ONLY = "TRAFFICLIGHT_PEOPLE_TOKEN"
 """A variable that starts sessions: programs under test must not inherit it."""
@@ -54,6 +57,30 @@ def child_environment(extra: Mapping[str, str] | None = None, *, proxies: bool =
 def with_parent_death_signal(command: Sequence[str]) -> list[str]:
     """Return the command line that runs a command which the kernel kills when this process dies."""
     return [sys.executable, "-I", "-S", str(_PDEATHSIG), str(os.getpid()), *command]
+
+
+def signal_marked(name: str, value: str, number: signal.Signals) -> None:
+    """Send a signal to all processes that have a variable in their environment. May block.
+
+    Also to those that have left the process group of their parent, as browsers often do, or whose parent has
+    exited. Does nothing without ``/proc``.
+
+    :param value: unique to the processes that are meant.
+    """
+    for _ in range(_SEARCHES):
+        found = list(_marked(f"{name}={value}".encode()))
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        if not found or number != signal.SIGKILL:
+            return
+
+
+def _marked(entry: bytes) -> Iterator[int]:
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has exited, or is another user's
+            if entry in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name)
 
 
 def describe_exit(code: int) -> str:

@@ -115,6 +115,8 @@ def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
     :param since: the offset of the first byte that may be returned.
     """
     try:
+        if not path.is_file():  # opening a named pipe would block
+            return ""
         with path.open("rb") as file:
             end = file.seek(0, 2)
             file.seek(max(since, end - limit))

@@ -8,7 +8,7 @@ from trafficlight.server_types import SynapseStable
 
 
 class DyingAdapter(Test):
-    """Ends in an error on purpose: it kills the adapter that plays bob, in the middle of the case."""
+    """Ends in an error on purpose: it kills the driver that plays bob, in the middle of the case."""
 
     clients = {"alice": [Nio], "bob": [Nio]}
     servers = {"server": [SynapseStable]}
@@ -24,13 +24,15 @@ class DyingAdapter(Test):
 
 
 def _process_of(client: MatrixClient) -> int:
-    """Return the process id of an adapter that the lab started itself on this machine (Linux)."""
-    variable = f"TRAFFICLIGHT_INSTANCE={client.registration['instance']}".encode()
+    """Return the process id of the driver that plays a client on this machine (Linux)."""
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
-            variables = environment.read_bytes().split(b"\0")
-        except OSError:  # it has just ended, or is another user's
+            variables = dict(
+                line.split("=", 1) for line in environment.read_text().split("\0") if "=" in line
+            )
+            login = Path(variables["TRAFFICLIGHT_STORAGE"], "login.json").read_text()
+        except (OSError, KeyError, UnicodeDecodeError):  # it has exited, is another user's, or is no driver
             continue
-        if variable in variables:
+        if client.user_id in login:
             return int(environment.parent.name)
     raise LookupError(f"no process here plays {client.name}")

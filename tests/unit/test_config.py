@@ -83,6 +83,8 @@ def test_a_named_file_that_is_missing_is_named(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"PORT": ' + "9" * 5000 + "}", "is not JSON"),
         ("[]", "must hold one JSON object"),
         ('"PORT"', "must hold one JSON object"),
     ],
@@ -197,6 +199,11 @@ def test_an_empty_variable_means_null(tmp_path: Path) -> None:
     _write(tmp_path / "trafficlight.json", {"CASE_LIMIT": 3})
 
     assert _load(tmp_path, environment={"TRAFFICLIGHT_CASE_LIMIT": ""}).case_limit is None
+
+
+def test_an_empty_host_is_not_every_address(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="HOST: must have at least 1 char"):
+        load({"host": ""}, environment={}, directory=tmp_path)
 
 
 @pytest.mark.parametrize("token", ["", " ", "\t\n"])

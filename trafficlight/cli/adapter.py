@@ -28,8 +28,8 @@ class JsonObjectType(click.ParamType[Any]):
         """Parse the value."""
         try:
             read = json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"{value[:200]!r} is not JSON: {error}", param, ctx)
         if not isinstance(read, dict):
             self.fail(f"{value!r} is not a JSON object", param, ctx)
         return read

@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trafficlight.cli.options import load_settings
-from trafficlight.config import Settings
+from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.supervisor import programs_of
+from trafficlight.drivers.recipes import RECIPES
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.homeservers.local.cache import CacheFolder
@@ -107,7 +108,9 @@ async def _examine(settings: Settings) -> list[Row]:
     """Run all checks; those that need the network concurrently."""
     chosen = set(settings.server_providers.values())
     rows = [Row(_python(), True)]
-    rows += [Row(finding, True) for finding in _adapters(settings)]
+    # Clients that come along are entries by default, also where nobody asks for them.
+    asked = "adapters" in settings.model_fields_set
+    rows += [Row(finding, asked or finding.subject == "Adapter nio") for finding in _adapters(settings)]
     rows += [
         Row(finding, finding.subject not in _OPTIONAL)
         for finding in await asyncio.to_thread(diagnose, settings.cache_folder)
@@ -150,8 +153,16 @@ def _adapters(settings: Settings) -> list[Finding]:
         except ConfigError as error:
             findings.append(Finding(subject, False, error.problem, f"correct {error.key}"))
         else:
-            findings.append(Finding(subject, True, adapter.command or adapter.driver))
+            findings.append(_client(subject, name, adapter))
     return findings
+
+
+def _client(subject: str, name: str, adapter: AdapterProgram) -> Finding:
+    if own := adapter.command or adapter.driver:
+        return Finding(subject, True, own)
+    if (reason := RECIPES[name].unsupported()) is not None:
+        return Finding(subject, False, *reason.rsplit(": ", 1))
+    return Finding(subject, True, "its driver is built on first use")
 
 
 def _nio(subject: str) -> Finding:

@@ -1,7 +1,7 @@
-"""`trafficlight prepare` and `clean`: what is installed for the homeservers of tests."""
+"""`trafficlight prepare` and `clean`: what is installed for the homeservers and clients of tests."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -9,11 +9,13 @@ import click
 from trafficlight.cli.collect import planned
 from trafficlight.cli.options import load_settings, selection_options
 from trafficlight.config import Settings
+from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.errors import DeployError, UsageError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.registry import build_providers, configured_recipes
 from trafficlight.results.record import ExitCode
 from trafficlight.server_types import Dendrite, HomeServerSpec, SynapseStable
+from trafficlight.suites.model import Case
 from trafficlight.suites.selection import Selection
 from trafficlight.text import escape_control, size
 
@@ -27,7 +29,7 @@ _config_option = click.option(
 @selection_options
 @_config_option
 def command(paths: tuple[str, ...], selection: Selection, config: Path | None) -> int:
-    """Install the homeservers of tests ahead: run then needs no network.
+    """Install the homeservers and clients of tests ahead: run then needs no network.
 
     Takes the paths and options of trafficlight run. Default: the setting TESTS, else the built-in suites. The
     installations are in CACHE_FOLDER; those that are there already are kept.
@@ -38,7 +40,8 @@ def command(paths: tuple[str, ...], selection: Selection, config: Path | None) -
 
 
 async def _prepare(paths: Sequence[str], selection: Selection, settings: Settings) -> int:
-    specs = await _specs(paths, selection, settings)
+    cases = await _cases(paths, selection, settings)
+    specs = _specs(cases)
     providers = build_providers(settings, lambda line: click.echo(f"  {line}"))
     failed = False
     try:
@@ -55,17 +58,37 @@ async def _prepare(paths: Sequence[str], selection: Selection, settings: Setting
                 click.echo(f"ready    {spec.type_name}")
     finally:
         await providers.close()
+    cache = CacheFolder(settings.cache_folder)
+    for program in programs_of(settings.adapters, cases):
+        if program.recipe is None:
+            continue
+        recipe = program.recipe(cache, lambda line: click.echo(f"  {line}"))
+        name = f"{program.name} {program.version}" if program.version else program.name
+        if (reason := await asyncio.to_thread(recipe.unsupported)) is not None:
+            click.echo(f"skipped  {name}: {reason}")
+            continue
+        try:
+            await recipe.install(program.version)
+        except DeployError as error:
+            failed = True
+            click.echo(f"error    {name}: {escape_control(str(error))}")
+        else:
+            click.echo(f"ready    {name}")
     return int(ExitCode.LAB_ERROR if failed else ExitCode.SUCCESS)
 
 
-async def _specs(paths: Sequence[str], selection: Selection, settings: Settings) -> list[HomeServerSpec]:
-    """Return the homeservers that a run of these tests would start."""
+async def _cases(paths: Sequence[str], selection: Selection, settings: Settings) -> list[Case]:
+    """Return the cases that a run of these tests would start."""
     found = await planned(tuple(paths or settings.tests), selection, settings)
     for problem in found.problems:
         click.echo(f"problem  {problem}", err=True)
     if not found.cases:
         raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
-    cases = [case for case in found.cases if case.skip is None]
+    return [case for case in found.cases if case.skip is None]
+
+
+def _specs(cases: Iterable[Case]) -> list[HomeServerSpec]:
+    """Return the homeservers of cases."""
     return list(dict.fromkeys(spec for case in cases for slot in case.servers for spec in slot.homeservers))
 
 
@@ -83,7 +106,7 @@ def clean(paths: tuple[str, ...], dry_run: bool, config: Path | None) -> None:
 
 
 async def _clean(paths: Sequence[str], dry_run: bool, settings: Settings) -> None:
-    used = await _specs(paths, Selection(), settings)
+    used = _specs(await _cases(paths, Selection(), settings))
     used += [spec for kind in (SynapseStable(), Dendrite()) for spec in kind.homeservers()]
     kept = await _installations(used, settings)
     cache, freed = CacheFolder(settings.cache_folder), 0

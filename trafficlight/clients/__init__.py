@@ -5,6 +5,7 @@ from trafficlight.clients.base import CaseBackend, Client, ClientApi
 from trafficlight.clients.element_call import CallData, ElementCallClient, LobbyData, VideoImage, VideoTile
 from trafficlight.clients.home_server import HomeServer
 from trafficlight.clients.matrix import MatrixClient
+from trafficlight.clients.matrix_answers import RoomState, TimelineEvent
 from trafficlight.clients.network_proxy import NetworkProxyClient
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "LobbyData",
     "MatrixClient",
     "NetworkProxyClient",
+    "RoomState",
+    "TimelineEvent",
     "VideoImage",
     "VideoTile",
     "Wire",

@@ -298,7 +298,8 @@ class MatrixClient(Client):
 
     @action(answer_in="emoji")
     async def get_emoji(self) -> list[str]:
-        """Return the seven emoji that the verification shows, in their order. Waits for them."""
+        """Return the seven emoji that the verification shows, in their order and without variation
+        selectors. Waits for them."""
         raise NotImplementedError
 
     @action()

@@ -52,6 +52,7 @@ class Adapter:
     :ivar lease: its current lease while it is leased, otherwise its last one: late uploads go there.
     :ivar paused: why it gets no new case; empty if it does.
     :ivar quarantined: whether it was paused for its program's failures, and not by an operator.
+    :ivar exited: whether its process is known to have exited.
     :ivar uploaded_bytes: the size of the uploads that belong to no case.
     :ivar cases: the number of cases it has had.
     :ivar token: its own bearer token, if tokens are enabled.
@@ -71,6 +72,7 @@ class Adapter:
     reason: str = ""
     paused: str = ""
     quarantined: bool = False
+    exited: bool = False
     uploaded_bytes: int = 0
     cases: int = 0
     program: str = ""

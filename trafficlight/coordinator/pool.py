@@ -350,14 +350,18 @@ class Pool:
 
         :param faulty: the roles whose adapters made the case an error.
         """
-        for role, adapter in lease.adapters.items():
-            if not (program := adapter.program):
-                continue
-            if role in faulty:
-                self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1
-                _prune(self._failed_in_a_row)
+        # One that plays several roles errs once; the exit of a process is counted once for all its cases.
+        erred = {adapter.program for role, adapter in lease.adapters.items() if role in faulty}
+        exited = {adapter.program for adapter in lease.adapters.values() if adapter.exited}
+        for program in {adapter.program for adapter in lease.adapters.values()} - exited - {""}:
+            if program in erred:
+                self._count_failure(program)
             else:
                 self._failed_in_a_row.pop(program, None)
+
+    def _count_failure(self, program: str) -> None:
+        self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1
+        _prune(self._failed_in_a_row)
 
     def report(self, adapter: Adapter, error: ErrorBody) -> None:
         """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
@@ -372,9 +376,12 @@ class Pool:
 
         :return: whether a case had one of them since the last exit.
         """
-        for adapter in self:
-            if adapter.program == program:
-                self.lose(adapter, f"its process exited ({ending})")
+        of_it = [one for one in self if one.program == program and one.state is not AdapterState.ENDED]
+        if any(one.held_by is not None for one in of_it):
+            self._count_failure(program)
+        for adapter in of_it:
+            adapter.exited = True
+            self.lose(adapter, f"its process exited ({ending})")
         return self.leases.pop(program, 0) > 0
 
     def registration_of(self, program: str) -> JsonObject | None:

@@ -139,7 +139,7 @@ def _is_complete(folder: ResultsFolder) -> bool:
         # The report is the last file that is written at the end of a session.
         newer = report.stat().st_mtime_ns >= folder.events.stat().st_mtime_ns
         return newer and folder.junit.is_file() and bool(json.loads(session.read_bytes())["ended"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,7 @@ from trafficlight.drivers.recipes import RECIPES, DriverRecipe
 from trafficlight.errors import ConfigError, DeployError, LabError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.ports import PortPicker
-from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, start_process
+from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, signal_marked, start_process
 from trafficlight.protocol import TOKEN_VARIABLES
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 # Seconds that a program has to end after SIGTERM, before it is killed; the host of a driver needs half of it.
 _GRACE = 6.0
 _LOOK = 1.0  # seconds between two looks
+_INSTANCE = "TRAFFICLIGHT_INSTANCE"
 # Seconds before a program that ended is started again: doubled each time that it ends soon, up to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 # Seconds that a program must have run for its end not to count as an early one.
@@ -41,6 +43,8 @@ _EARLY = 5.0
 _FAILED = 5
 # Bytes of output that are searched for the line that says why a program exited.
 _TAIL = 8 << 10
+# A version that a client type must have.
+_EXACT = re.compile(r"==([\w.]+)")
 _CAUSE = re.compile(r"\s*([\w.]*(error|exception)|panic|fatal|cannot start [^:]+)\b.*:", re.IGNORECASE)
 
 
@@ -89,21 +93,23 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
             continue
         if adapter.driver:
             driver = ["--driver", shlex.join(_split(adapter.driver, adapter, key))]
-        elif name in RECIPES:
-            driver = []
-        else:
+            found.append(Program(name, _host(adapter.count, driver), adapter.cwd, adapter.env))
+            continue
+        if name not in RECIPES:
             known = ", ".join(RECIPES)
             raise ConfigError(f"needs a command or a driver: only {known} come with trafficlight", key=key)
-        needed = adapter.count
-        if cases is not None and not adapter.driver:
-            needed = min(needed, sum(map(partial(_roles, name), cases)))
-        # -P: a folder trafficlight in the current directory is not this package.
-        host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
-        if needed:
-            command, recipe = [*host, "--count", str(needed)], None if driver else RECIPES[name]
-            program = Program(name, command, adapter.cwd, adapter.env, recipe, adapter.version or None)
-            found.append(program)
-    return found
+        version = adapter.version or None
+        for wanted, roles in _roles(name, cases).items() if cases is not None else [(version, adapter.count)]:
+            needed = _host(min(roles, adapter.count))
+            found.append(Program(name, needed, adapter.cwd, adapter.env, RECIPES[name], wanted or version))
+    return [program for program in found if program.command]
+
+
+def _host(count: int, driver: Sequence[str] = ()) -> list[str]:
+    """Return the command of a host of drivers; none if none are needed."""
+    # -P: a folder trafficlight in the current directory is not this package.
+    host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
+    return [*host, "--count", str(count)] if count else []
 
 
 def unsupported_of(programs: Iterable[Program]) -> dict[str, str]:
@@ -112,11 +118,16 @@ def unsupported_of(programs: Iterable[Program]) -> dict[str, str]:
     return {one.name: why for one in recipes if (why := one.unsupported()) is not None}
 
 
-def _roles(type: str, case: Case) -> int:
-    """Return how many roles of a case adapters of a type may fill."""
-    kinds = case.clients.values() if case.skip is None else ()
-    # What the own `match` of a type accepts is not known.
-    return sum(kind.type == type or kind.custom is not None for kind in kinds)
+def _roles(type: str, cases: Iterable[Case]) -> Counter[str | None]:
+    """Return how many roles adapters of a type may fill, by the version that a role must have."""
+    roles: Counter[str | None] = Counter()
+    for case in cases:
+        for kind in case.clients.values() if case.skip is None else ():
+            # What the own `match` of a type accepts is not known.
+            if kind.type == type or kind.custom is not None:
+                exact = _EXACT.fullmatch(kind.version)
+                roles[exact[1] if exact else None] += 1
+    return roles
 
 
 def _split(command: str, adapter: AdapterProgram, key: str) -> list[str]:
@@ -196,6 +207,8 @@ class Supervisor:
                     group.create_task(self._keep(program, log))
         finally:
             await _stop(list(self._running))
+            for program in self.programs:
+                await asyncio.to_thread(signal_marked, _INSTANCE, program.instance, signal.SIGKILL)
             await asyncio.to_thread(temporary.cleanup)
 
     def all_registered(self) -> bool:
@@ -223,7 +236,7 @@ class Supervisor:
         # An adapter passes this on without knowing it.
         url = f"{self._url}/program/{program.instance}"
         name = program.name
-        own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, "TRAFFICLIGHT_INSTANCE": program.instance}
+        own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, _INSTANCE: program.instance}
         if program.recipe is not None and not await self._build(program, program.recipe):
             return
         while True:
@@ -252,6 +265,7 @@ class Supervisor:
             how = await self._exit_of(process, program)
             program.running = False
             self._running.discard(process)
+            await asyncio.to_thread(signal_marked, _INSTANCE, program.instance, signal.SIGKILL)
             cause = await asyncio.to_thread(_cause, log, printed)
             ending = f"{how}: {cause}" if cause else how
             used = self._pool.process_exited(program.instance, ending)

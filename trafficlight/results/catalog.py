@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.events import (
@@ -193,7 +193,7 @@ def read_summary(folder: Path) -> SessionSummary | None:
         content = json.loads((folder / "session.json").read_bytes())
         status = _status(folder, ended=bool(content["ended"]))
         return SessionSummary.model_validate({**content, "id": folder.name, "status": status})
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -548,7 +548,7 @@ def parse_event(line: bytes) -> Event | None:
     """
     try:
         return event_of(json.loads(line))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.config import RESULTS_MARKER
+from trafficlight.errors import LabError
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,36 @@ def file_name(name: str, *, longest: int = LONGEST) -> str:
     return stem.encode()[:room].decode(errors="ignore") + dot + suffix
 
 
+def reserve(folder: Path, name: str, *, limit: int = 10_000) -> Path:
+    """Create and return the first free path of `name`, `name-2`, `name-3`...
+
+    The number is found by bisection: a search from 1 would be quadratic for one name again and again.
+
+    :param limit: files of one name.
+    :raises LabError: there are as many.
+    """
+    stem, suffix = os.path.splitext(name)
+
+    def path(number: int) -> Path:
+        return folder / (name if number == 1 else f"{stem}-{number}{suffix}")
+
+    low, high = 0, 1  # `low` is taken, `high` may be free
+    while True:
+        while path(high).exists():
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if path(middle).exists() else (low, middle)
+        if high > limit:
+            raise LabError(f"there are {limit} files named {name[:200]!r}")
+        try:
+            path(high).touch(exist_ok=False)
+        except FileExistsError:  # by another writer at the same time
+            low, high = high, high + 1
+        else:
+            return path(high)
+
+
 def _readable(text: str, *, digest_of: str | None = None) -> str:
     # surrogatepass: an id may come from anywhere, and two that differ in a lone surrogate differ.
     digest = hashlib.sha256((digest_of or "").encode(errors="surrogatepass")).hexdigest()
@@ -162,17 +193,7 @@ class AttemptFolder:
         """Create an empty file for an attachment, with its own name if that is safe and free."""
         folder = self.path / "attachments"
         folder.mkdir(exist_ok=True)
-        wanted = Path(file_name(name))
-        candidate, number = folder / wanted, 1
-        while True:
-            try:
-                # Exclusive creation is what keeps two writers apart.
-                candidate.touch(exist_ok=False)
-            except FileExistsError:
-                number += 1
-                candidate = folder / f"{wanted.stem}-{number}{wanted.suffix}"
-            else:
-                return candidate
+        return reserve(folder, file_name(name))
 
 
 class ResultsFolder:
@@ -246,7 +267,7 @@ class ResultsFolder:
         try:
             known = json.loads(self._request.read_bytes())
             return dict(known["request"]) if known["resumable"] or not resumable else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def remove_request(self) -> None:

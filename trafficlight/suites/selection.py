@@ -17,7 +17,7 @@ from trafficlight.errors import NothingFailedError, UsageError
 from trafficlight.server_types import ServerType
 from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
-from trafficlight.suites.yaml_files import FAILED_CASES, ExpectedFailure, read_yaml, texts
+from trafficlight.suites.yaml_files import BUILT_IN_FAILURES, FAILED_CASES, ExpectedFailure, read_yaml, texts
 from trafficlight.text import count, first_problem
 
 Predicate: TypeAlias = Callable[[str], bool]
@@ -121,8 +121,9 @@ class Selection(BaseModel):
         return list(cases) if self.shard is None else _shard(cases, *self.shard)
 
     def expected(self, case_id: str) -> ExpectedFailure | None:
-        """Return the first expected failure that matches a case."""
-        return next((entry for entry in self.expected_failures if entry.matches(case_id)), None)
+        """Return the first expected failure that matches a case; those of the built-in suites come last."""
+        entries = (*self.expected_failures, *BUILT_IN_FAILURES)
+        return next((entry for entry in entries if entry.matches(case_id)), None)
 
     @property
     def narrows(self) -> bool:
@@ -295,7 +296,7 @@ def _exit_code(path: Path) -> object:
     """Return the exit code in the summary of a session; None if there is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8")).get("exit_code")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 

@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", source=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
         raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", source=str(path)) from error
 
 
@@ -95,3 +95,9 @@ def _read_entry(entry: object, number: int, path: Path) -> ExpectedFailure:
     except ValidationError as error:
         field, problem = first_problem(error)
         raise ConfigError(problem, key=f"entry {number}: {field}", source=str(path)) from None
+
+
+BUILT_IN_FAILURES = tuple(
+    read_expected_failures(Path(__file__).parents[1] / "tests" / "expected-failures.yml")
+)
+"""What the clients that come with trafficlight get wrong in the built-in suites."""

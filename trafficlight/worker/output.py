@@ -39,7 +39,7 @@ class CaseLog:
         self.output = logging.Logger("output", logging.DEBUG)
         for known in self._handlers:
             self.output.addHandler(known)
-        self._partial: dict[int, str] = {}
+        self._partial: dict[int, list[str]] = {}
 
     def _tell(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.INFO and self._told is not None:
@@ -54,16 +54,18 @@ class CaseLog:
 
     def printed(self, text: str, level: int) -> None:
         """Write printed text: complete lines at once, the rest with what follows."""
-        *lines, rest = (self._partial.pop(level, "") + text).split("\n")
-        for line in lines:
-            self.output.log(level, "%s", line)
-        if rest:
-            self._partial[level] = rest
+        # Pieces of a line are joined once: a test may print a very long one a character at a time.
+        first, *more = text.split("\n")
+        self._partial.setdefault(level, []).append(first)
+        for piece in more:
+            self.output.log(level, "%s", "".join(self._partial[level]))
+            self._partial[level] = [piece]
 
     def close(self) -> None:
         """Write incomplete lines, and close the files."""
-        for level, rest in self._partial.items():
-            self.output.log(level, "%s", rest)
+        for level, pieces in self._partial.items():
+            if rest := "".join(pieces):
+                self.output.log(level, "%s", rest)
         self._partial.clear()
         for handler in self._handlers:
             handler.close()

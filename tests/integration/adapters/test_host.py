@@ -62,6 +62,12 @@ async def error_of(adapter: ScriptedAdapter, action: str, **data: Any) -> dict[s
     return error
 
 
+async def failure_of(adapter: ScriptedAdapter, action: str, **data: Any) -> str:
+    body = await do(adapter, action, **data)
+    assert body["response"] == "error"
+    return str(body["details"])
+
+
 def uploads(adapter: ScriptedAdapter) -> dict[str | None, bytes]:
     return {one.name: one.content for one in adapter.uploads}
 
@@ -98,7 +104,6 @@ async def test_an_answer_reaches_the_coordinator() -> None:
 @pytest.mark.parametrize(
     ("action", "kind", "details"),
     [
-        ("fail", "action", "fail: expected 2 messages, saw 1"),
         ("refuse", "unsupported", "refuse: no camera"),
         ("break", "adapter", "break: the driver is broken"),
         ("die", "adapter", "die: the driver exited (exit code 7):\nstarting\nError: out of dances"),
@@ -113,6 +118,14 @@ async def test_an_error_is_passed_on_and_ends_the_life(action: str, kind: str, d
         following = await coordinator.registered(2, timeout=PATIENCE)
         assert (await do(following, "count"))["count"] == 1
         assert "starting\n" in uploads(adapter)["driver.log"].decode()
+
+
+async def test_a_failed_action_leaves_the_client_in_the_case() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "count")
+        assert await failure_of(adapter, "fail") == "expected 2 messages, saw 1"
+        assert (await do(adapter, "count"))["count"] == 2
 
 
 async def test_what_is_no_message_is_logged() -> None:
@@ -175,6 +188,34 @@ async def test_the_process_is_killed_restarted_and_suspended() -> None:
         await coordinator.registered(2, timeout=PATIENCE)
 
 
+async def test_what_a_driver_starts_in_a_session_of_its_own_shares_its_fate() -> None:
+    def state(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+        except OSError:
+            return "gone"
+
+    async def becomes(pid: int, *states: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while await asyncio.to_thread(state, pid) not in states:
+                await asyncio.sleep(0.01)
+
+    async with hosted("reusable") as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        browser = (await do(adapter, "browse"))["browser"]
+        await do(adapter, "suspend")
+        await becomes(browser, "T")
+        await do(adapter, "resume")
+        await becomes(browser, "S")
+        await do(adapter, "kill")
+        await becomes(browser, "gone", "Z")
+        await do(adapter, "restart")
+        browser = (await do(adapter, "browse"))["browser"]
+        await error_of(adapter, "die")
+        await coordinator.registered(2, timeout=PATIENCE)
+        await becomes(browser, "gone", "Z")
+
+
 async def test_a_suspended_driver_does_not_keep_its_life_from_ending() -> None:
     async with hosted() as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
@@ -203,6 +244,42 @@ async def test_evidence_is_uploaded() -> None:
         assert len(adapter.uploads) == 3
 
 
+@pytest.mark.parametrize("folder", ["EVIDENCE", "STORAGE"])
+async def test_a_link_in_place_of_a_folder_costs_no_file(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    async with hosted("reusable") as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "count")
+        await do(adapter, "link", folder=folder, target=str(tmp_path))
+        await do(adapter, "echo", name="thesis.txt")
+        await do(adapter, "clear_storage")
+        assert (await do(adapter, "count"))["count"] == 1
+        await do(adapter, "reset")
+        assert "thesis.txt" not in uploads(adapter)
+        await do(adapter, "kill")
+        await adapter.exit()
+        await coordinator.registered(2, timeout=PATIENCE)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+async def test_what_cannot_be_written_to_the_log_ends_nothing() -> None:
+    async with hosted("reusable") as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "lose_log")
+        assert (await do(adapter, "chatter"))["heard"] is True
+
+
+async def test_a_storage_that_cannot_be_cleared_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_folder: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(driver_module, "empty_folder", full)
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        error = await error_of(adapter, "clear_storage")
+        assert "the driver's storage cannot be cleared: [Errno 13] Permission denied" in error["details"]
+
+
 async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
     async with hosted("reusable") as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
@@ -220,7 +297,8 @@ async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
         following = await coordinator.registered(2, timeout=PATIENCE)
         fourth = await do(following, "count")
         assert (fourth["count"], fourth["pid"]) == (1, third["pid"]), "also for another registration"
-        await error_of(following, "fail")
+        await failure_of(following, "fail")
+        await following.exit()
         last = await coordinator.registered(3, timeout=PATIENCE)
         assert (await do(last, "count"))["pid"] != third["pid"]
 
@@ -371,9 +449,8 @@ async def test_an_adapter_class_is_a_driver() -> None:
             assert error["type"] == "adapter"
             assert "its data do not fit: by: is missing" in error["details"]
             following = await coordinator.registered(2, timeout=PATIENCE)
-            error = await error_of(following, "fail", by=1)
-            assert error["type"] == "action"
-            assert error["details"].startswith("fail: expected 2 messages, saw 1\n\nTraceback")
+            details = await failure_of(following, "fail", by=1)
+            assert details.startswith("expected 2 messages, saw 1\n\nTraceback")
         finally:
             hosting.cancel()
             await asyncio.gather(hosting, return_exceptions=True)

@@ -110,7 +110,7 @@ async def users(coordinator: ScriptedCoordinator, server: RunningServer) -> Asyn
 
 async def two_users(coordinator: ScriptedCoordinator, server: RunningServer) -> list[User]:
     mark = secrets.token_hex(4)
-    adapters = [await coordinator.registered(number, timeout=30) for number in (1, 2)]
+    adapters = [await coordinator.registered(number, timeout=60) for number in (1, 2)]
     return [
         User(adapter, server, f"{name}-{mark}")
         for adapter, name in zip(adapters, ("alice", "bob"), strict=True)
@@ -209,10 +209,12 @@ async def test_two_clients_in_another_process_exchange_encrypted_messages(
         await bob.do("verify_message_in_timeline", message="with milk")
         await bob.do("send_message", message="of course")
         await alice.do("verify_message_in_timeline", message="of course")
+        assert (await bob.do("get_trust", userId=bob.user_id))["trust"] == "verified"
         await bob.do("clear_storage")
-        assert "no room is open" in await bob.fails("get_timeline")
+        # Its host reports a failed action as a response, after which the client stays in the case.
+        assert "no room is open" in (await bob.do("get_timeline"))["details"]
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:
@@ -315,7 +317,84 @@ async def test_second_device_gets_what_is_sent_from_then_on(users: list[User]) -
     await bob.do("verify_message_in_timeline", message="both devices")
     await bob.do("send_message", message="back")
     await alice.do("verify_message_in_timeline", message="back")
+
+
+async def shields(user: User) -> dict[str, str]:
+    """The shield of each message of the open room."""
+    timeline = (await user.do("get_timeline"))["timeline"]
+    return {entry["message"]: entry["shield"] for entry in timeline}
+
+
+async def verified_devices(user: User) -> list[bool]:
+    return sorted(device["verified"] for device in (await user.do("get_devices"))["devices"])
+
+
+async def test_identity_is_created_at_registration_and_kept(users: list[User]) -> None:
+    alice, bob = users
+    await meet(alice, bob)
+    assert (await alice.do("get_trust", userId=alice.user_id))["trust"] == "verified"
+    assert (await bob.do("get_trust", userId=alice.user_id))["trust"] == "unverified"
+    assert await verified_devices(alice) == [True]
+    await alice.do("send_message", message="signed")
+    await bob.do("verify_message_in_timeline", message="signed")
     await bob.do("verify_last_message_is_trusted")
+    await alice.do("reload")
+    await bob.do("reload")
+    assert (await alice.do("get_trust", userId=alice.user_id))["trust"] == "verified"
+    assert await shields(bob) == {"signed": "none"}
+
+
+async def test_new_device_of_an_account_with_an_identity_is_unsigned(users: list[User]) -> None:
+    alice, bob = users
+    await alice.do("register", **alice.account)
+    await alice.do("create_room", name="notes")
+    await bob.do("login", **alice.account)
+    await bob.do("open_room", name="notes")
+    await alice.do("send_message", message="signed")
+    await bob.do("verify_message_in_timeline", message="signed")
+    await bob.do("send_message", message="unsigned")
+    await alice.do("verify_message_in_timeline", message="unsigned")
+    await alice.do("verify_message_in_timeline", message="signed")
+    assert await shields(alice) == await shields(bob) == {"signed": "none", "unsigned": "grey"}
+    assert await verified_devices(alice) == [False, True]
+    assert await verified_devices(bob) == [False, False]
+
+
+async def test_login_creates_the_identity_that_an_account_lacks(users: list[User]) -> None:
+    alice, bob = users
+    await bob.do("register", **bob.account)
+    body = {
+        "username": alice.localpart,
+        "password": alice.password,
+        "inhibit_login": True,
+        "auth": {"type": "m.login.dummy"},
+    }
+    async with (
+        aiohttp.ClientSession(alice.server.cs_api) as http,
+        http.post("/_matrix/client/v3/register", json=body) as answer,
+    ):
+        assert answer.status == 200
+    assert (await bob.do("get_trust", userId=alice.user_id))["trust"] == "unknown"
+    await alice.do("login", **alice.account)
+    assert await verified_devices(alice) == [True]
+    assert (await bob.do("get_trust", userId=alice.user_id))["trust"] == "unverified"
+
+
+@pytest.mark.usefixtures("short_deadline")
+async def test_reset_identity_is_a_change_for_others(users: list[User], servers: list[RunningServer]) -> None:
+    alice, bob = users
+    bob.server = servers[1]
+    await meet(alice, bob)
+    await alice.do("send_message", message="before")
+    await bob.do("verify_message_in_timeline", message="before")
+    await alice.do("reset_identity")
+    assert (await alice.do("get_trust", userId=alice.user_id))["trust"] == "verified"
+    assert await verified_devices(alice) == [True]
+    await alice.do("send_message", message="after")
+    await bob.do("verify_message_in_timeline", message="after")
+    assert (await bob.do("get_trust", userId=alice.user_id))["trust"] == "changed"
+    assert await shields(bob) == {"before": "grey", "after": "grey"}
+    assert "expected a trusted last message" in await bob.fails("verify_last_message_is_trusted")
 
 
 async def test_clock_that_is_a_week_on_rotates_the_session(users: list[User]) -> None:

@@ -43,7 +43,7 @@ async def ended(command: Command) -> int:
     """Wait for a command's end, after which none of its processes is left."""
     processes = psutil.Process(command.process.pid).children(recursive=True)
     code = await command.ended()
-    _, alive = psutil.wait_procs(processes, timeout=5)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
     return code
 
@@ -87,14 +87,14 @@ async def test_ctrl_c_while_a_file_hangs(run: Runner, tmp_path: Path, name: str)
     async with hanging(tmp_path) as reached:
         port = ("--port", "0") if name == "serve" else ()
         command = await run(name, ".", *port, TRAFFICLIGHT_ADAPTERS="{}")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await reached.wait()
         processes = psutil.Process(command.process.pid).children(recursive=True)
         assert processes
         command.process.send_signal(signal.SIGINT)
         assert await command.ended() == 130, command.said
         assert "Traceback" not in "\n".join(command.said)
-        _, alive = psutil.wait_procs(processes, timeout=5)
+        _, alive = psutil.wait_procs(processes, timeout=60)
         assert not alive
 
 

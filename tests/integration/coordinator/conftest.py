@@ -167,7 +167,7 @@ class EventRecorder:
             look(event)
         unsubscribe = self._journal.subscribe(look)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return await came
         finally:
             unsubscribe()
@@ -283,7 +283,7 @@ async def open_bay(
         yield bay
     finally:
         await bay.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await running
     bay.check_given_back()
 

@@ -127,7 +127,7 @@ async def test_it_goes_on_where_the_other_one_was(opened: Opener, tmp_path: Path
         again = lab.engine.pool.register("alice again", Registration.model_validate({"type": "nio"}))
         assert (await again.channel.poll(20)).action == "one"
         again.channel.respond(None, {"response": "done"})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await sessions[0].ended.wait()
         cases = {id.partition("::")[2]: case for id, case in sessions[0].record.cases.items()}
         assert cases["Plain"].state is State.SUCCESS
@@ -147,7 +147,7 @@ async def test_what_ended_before_the_kill_is_told_and_not_begun_again(opened: Op
     with pytest.raises(KilledError):
         async with opened() as lab:
             ((session,), _) = await lab.resume_or_start(request, command="first")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await session.ended.wait()
             # It did not come to write its reports.
             folder = tmp_path / "results" / session.id
@@ -291,7 +291,7 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
     killed.restore()
     async with opened(rerun_interrupted=False) as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await session.ended.wait()
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
         assert (waits.state, len(waits.attempts)) == (State.ERROR, 1)
@@ -315,7 +315,7 @@ async def test_a_case_that_may_kill_the_coordinator_is_not_run_a_fourth_time(
         killed.restore()
     async with opened() as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="fourth")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await session.ended.wait()
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
         assert [attempt.state for attempt in waits.attempts] == [State.ERROR] * 3
@@ -336,7 +336,7 @@ async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_p
     async with opened() as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
         lab.engine.pool.register("another", Registration.model_validate({"type": "nio"}))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await session.ended.wait()
         assert (session.id, session.stopped, session.cancelled) == (first.id, "not needed any more", True)
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
@@ -374,7 +374,7 @@ async def test_reports_that_are_complete_are_left_alone(opened: Opener, tmp_path
     with pytest.raises(KilledError):
         async with opened() as lab:
             ((session,), _) = await lab.resume_or_start(request, command="first")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await session.ended.wait()
             report = tmp_path / "results" / session.id / "report.html"
             written = report.stat().st_mtime_ns
@@ -402,7 +402,7 @@ async def test_a_coordinator_can_be_killed_while_it_plans(opened: Opener, tmp_pa
     async with opened() as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
         assert session.id == first.id
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await session.ended.wait()
     states = {
         id.partition("::")[2]: (case.state, case.skip_type) for id, case in session.record.cases.items()
@@ -432,7 +432,7 @@ async def test_a_coordinator_can_be_killed_before_the_first_event(opened: Opener
     assert (tmp_path / "results" / first.id / "events.jsonl").read_bytes() == b""
     async with opened() as lab:
         ((session,), _) = await lab.resume_or_start(request, command="second")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await session.ended.wait()
     assert (session.id, session.exit_code) == (first.id, ExitCode.SUCCESS)
     assert session.record.started is not None
@@ -507,7 +507,7 @@ async def test_a_signal_ends_sessions_with_complete_results(opened: Opener, numb
         with stopping_on_signals(lab):
             session = await lab.start(SessionRequest())  # one case waits for a client
             os.kill(os.getpid(), number)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await session.ended.wait()
     assert session.record.interrupted
     assert session.folder.junit.is_file()

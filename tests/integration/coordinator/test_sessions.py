@@ -41,10 +41,10 @@ async def test_only_a_session_that_has_not_ended_is_in_memory(bay: EngineHarness
     assert list(bay.engine.sessions) == [waits.id]
     gone = weakref.ref(session)
     del session
-    for _ in range(3):
-        await asyncio.sleep(0)
-    gc.collect()
-    assert gone() is None
+    async with asyncio.timeout(60):
+        while gone() is not None:  # the tasks that ran it end in some turns of the loop
+            await asyncio.sleep(0)
+            gc.collect()
 
 
 MIXED = """
@@ -85,7 +85,7 @@ async def test_a_session_that_ran_less_than_it_was_asked_to(tmp_path: Path, stri
             targets=[str(path), str(tmp_path / "empty")], expected_failures=expected, deflake=2
         )
         session = await lab.start(request)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await session.ended.wait()
     lines = summary(session.record, session.folder.path)
     assert lines[:4] == [
@@ -149,7 +149,7 @@ async def test_a_session_writes_nothing_but_its_log_on_the_event_loop(
             alice = lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
             assert (await alice.channel.poll(20)).action == "one"
             alice.channel.respond(None, {"response": "done"})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await session.ended.wait()
     assert not [
         one for one in caplog.records if one.levelno >= logging.ERROR

@@ -77,7 +77,7 @@ def written(site: HttpHarness, name: str, text: str) -> Path:
 
 async def until_waiting_for(session: Session, site: HttpHarness, *words: str) -> None:
     """Wait until the reasons for which cases of a session wait hold all of these words."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not all(any(word in reason for reason in session.reasons()) for word in words):
             site.lab.engine.wake()
             await asyncio.sleep(0.01)
@@ -134,7 +134,7 @@ async def test_types_that_match_by_themselves(tmp_path: Path) -> None:
             **dict.fromkeys(("FitsNot", "Exits", "Raises", "Hangs", "Speaks"), State.WAITING),
         }
         site.lab.engine.cancel(session, "the test is over")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await session.ended.wait()
 
 
@@ -143,7 +143,7 @@ async def test_a_case_that_is_no_longer_produced_is_an_error(tmp_path: Path) -> 
     async with open_site(tmp_path, 1) as site:
         body = await submitted(site, written(site, "unstable", text))
         session = site.lab.engine.sessions[body["id"]]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await session.ended.wait()
         (case,) = session.record.cases.values()
         assert case.state is State.ERROR
@@ -164,7 +164,7 @@ async def test_a_lab_that_stops_does_not_wait_for_a_plan(tmp_path: Path) -> None
             text = f"import socket; socket.create_connection(('127.0.0.1', {port})); time.sleep(600)"
             body = {"targets": [str(written(site, "hangs", text))]}
             asking = asyncio.create_task(site.http.post(f"{site.url}/api/sessions", json=body).__aenter__())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await reached.wait()
                 await site.lab.engine.stop("enough")
                 async with await asking as answer:

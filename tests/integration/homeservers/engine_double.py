@@ -74,7 +74,7 @@ class EngineDouble:
 
     async def until_asked(self, what: str, times: int = 1) -> None:
         """Wait until it has received a request a number of times."""
-        async with asyncio.timeout(20), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(lambda: self.asked[what] >= times)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

@@ -50,7 +50,7 @@ async def _ended(work: "asyncio.Task[Any]", double: EngineDouble) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -164,13 +164,13 @@ async def test_a_fork_server_that_does_not_answer_is_killed_and_started_again(
             assert isinstance(old, LocalServer)
             stopped = _fork_server_of(old)
             os.kill(stopped, signal.SIGSTOP)
-            async with asyncio.timeout(30), provider.deploy("during", [ask("new")]) as [new]:
+            async with asyncio.timeout(60), provider.deploy("during", [ask("new")]) as [new]:
                 assert isinstance(new, LocalServer)
                 await register_account(new.cs_api, "alice", "a password")
                 assert old.exited == "signal 9"
                 assert _fork_server_of(new) != stopped
                 os.kill(_fork_server_of(new), signal.SIGSTOP)
-                await asyncio.wait_for(new.destroy(), 30)  # the signal is not delivered either
+                await asyncio.wait_for(new.destroy(), 60)  # the signal is not delivered either
                 assert new.exited == "signal 9"
     assert descendants() == before
 

@@ -191,7 +191,7 @@ async def opener(tmp_path: Path) -> AsyncIterator[Opener]:
 
 async def ended(session: Session) -> Session:
     """Wait until a session is over."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await session.ended.wait()
     return session
 

@@ -155,7 +155,7 @@ async def nginx(folder: Path, lab: str) -> AsyncIterator[tuple[str, ssl.SSLConte
     trust = ssl.create_default_context(cafile=str(certificates.authority))
     url = f"https://127.0.0.1:{port}"
     try:
-        async with asyncio.timeout(10), aiohttp.ClientSession() as client:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as client:
             while process.returncode is None:
                 try:
                     async with client.get(f"{url}/trafficlight/healthz", ssl=trust) as answer:

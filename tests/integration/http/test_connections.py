@@ -50,7 +50,7 @@ def limited_lab(tmp_path: Path) -> Iterator[tuple[psutil.Process, int, Path]]:
 
 def naive(port: int, method: str, path: str, body: bytes | None = None) -> int:
     """Send a request as `requests.post` does: one connection, kept alive, closed by the client."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -74,7 +74,7 @@ def test_connections_that_clients_closed_are_closed(limited_lab: tuple[psutil.Pr
 def test_more_connections_than_the_system_allows(limited_lab: tuple[psutil.Process, int, Path]) -> None:
     """They were accepted until nothing could be opened any more, with thousands of tracebacks."""
     process, port, log = limited_lab
-    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    kept = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     kept.request("GET", "/healthz")
     kept.getresponse().read()
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(FILES + 50)]
@@ -114,7 +114,7 @@ async def test_a_stalled_body_is_refused(site: HttpHarness, monkeypatch: pytest.
         address = urlsplit(site.url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         writer.write(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50\r\n\r\n{{".encode())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer = await reader.read()
         writer.close()
         assert answer.startswith(b"HTTP/1.1 408"), answer
@@ -129,7 +129,7 @@ async def test_an_idle_connection_is_closed(site: HttpHarness, sent: bytes) -> N
     address = urlsplit(site.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(sent)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await reader.read(1000):
             pass
     writer.close()

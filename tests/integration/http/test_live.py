@@ -93,7 +93,7 @@ async def waiting(site: HttpHarness) -> Session:
     """Start a session whose only case waits for an adapter, until that is known."""
     session = await site.start(TWO)
     (case,) = session.record.cases.values()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not case.reason:
             await asyncio.sleep(0.05)
     return session
@@ -110,7 +110,7 @@ async def test_an_idle_page_requests_nothing_and_an_event_leads_to_one_request(
     path = f"/status/{session.id}"
     requests = Requests(page)
     await page.goto(site.url + path)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not requests.of(f"/api/sessions/{session.id}/events"):
             await asyncio.sleep(0.05)
     requests.clear()
@@ -141,7 +141,7 @@ async def test_a_case_page_ignores_events_of_other_cases(site: HttpHarness, page
     await page.wait_for_timeout(3_000)
     assert requests.of(path) == 0
     log(site, session, case, "here")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not requests.of(path):
             await asyncio.sleep(0.05)
 
@@ -196,7 +196,7 @@ async def test_a_hidden_page_holds_no_connection(site: HttpHarness, page: Page) 
     set_away = "away => { window.away = away; document.dispatchEvent(new Event('visibilitychange')); }"
     requests = Requests(page)
     await page.goto(site.url + path)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not requests.of(stream):
             await asyncio.sleep(0.05)
     async with page.expect_event("requestfailed", lambda request: stream in request.url):
@@ -206,6 +206,6 @@ async def test_a_hidden_page_holds_no_connection(site: HttpHarness, page: Page) 
     await page.wait_for_timeout(3_000)
     assert requests.paths == []
     await page.evaluate(set_away, False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (requests.of(path) and requests.of(stream)):
             await asyncio.sleep(0.05)

@@ -118,7 +118,7 @@ async def test_a_case_is_completed(site: HttpHarness, script: Script, state: Sta
     adapter = OldAdapter(site)
     await adapter.call("POST", "register", json={"type": kind, "version": "UNKNOWN"})
     session = await site.start(TALKS, client_type=kind)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await script(adapter)
     await ended(session)
     (case,) = session.record.cases.values()

@@ -89,6 +89,8 @@ def test_every_code_is_in_the_reference() -> None:
 KNOWN = {"uuid": "known", "adapter": "known", "session": "latest", "key": "0" * 16, "name": "events.jsonl"}
 
 
+# Some two thousand requests: a matter of minutes on a busy machine.
+@pytest.mark.timeout(900)
 async def test_many_requests_do_what_the_document_says(opener: Opener, tmp_path: Path) -> None:
     """Drive the live server with everything that the document allows, and with much that it does not."""
     # Sessions that ask for nothing in particular run this.

@@ -70,7 +70,7 @@ async def test_why_a_case_waits_is_shown(site: HttpHarness) -> None:
     told = asyncio.Event()
     site.lab.journal.subscribe(lambda event: told.set() if isinstance(event, CaseWaits) else None)
     if not case.reason:
-        await asyncio.wait_for(told.wait(), 10)
+        await asyncio.wait_for(told.wait(), 60)
     assert case.reason
     assert case.reason in (await site.get("/status")).text()
 

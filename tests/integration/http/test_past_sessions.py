@@ -75,10 +75,10 @@ async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
         failed = asyncio.Event()
         site.lab.journal.subscribe(lambda event: failed.set() if isinstance(event, CaseEnded) else None)
         await second.register()
-        await asyncio.wait_for(failed.wait(), 20)
+        await asyncio.wait_for(failed.wait(), 60)
         path = folder / "results" / body["id"]
         await asyncio.to_thread(site.lab.engine.sessions[body["id"]].writer.junit)
-        async with asyncio.timeout(10):  # the writer's thread rests between two writings
+        async with asyncio.timeout(60):  # the writer's thread rests between two writings
             while sum(json.loads((path / "session.json").read_bytes())["counts"].values()) < 2:
                 await asyncio.sleep(0.01)
         left = {name: (path / name).read_bytes() for name in ("events.jsonl", "session.json", "junit.xml")}
@@ -214,7 +214,7 @@ async def test_whoever_follows_a_session_of_another_keeps_no_lab_from_ending(tmp
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(f"GET /api/sessions/{id}/events HTTP/1.1\r\nHost: {url.authority}\r\n\r\n".encode())
         await reader.readuntil(b"session_started")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -239,7 +239,7 @@ async def test_an_upload_after_the_end_is_filed(site: HttpHarness) -> None:
     events = lines((await site.get(f"/api/sessions/{session.id}/events")).body)
     assert events[-1]["data"]["name"] == "late log.txt"
     report = session.folder.path / "report.json"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while "late log.txt" not in report.read_text():
             await asyncio.sleep(0.01)
     assert "late log.txt" in (await site.get(f"/status/{session.id}/junit.xml")).text()

@@ -43,7 +43,7 @@ async def test_examples_play_a_case(site: HttpHarness, file: str, body: str, sta
         await ended(session)
         case = next(iter(session.record.cases.values()))
         assert case.state is state, case.message
-        _, errors = await asyncio.wait_for(process.communicate(), 20)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 0, errors.decode()
     finally:
         if process.returncode is None:

@@ -248,7 +248,7 @@ async def test_a_closed_poll_loses_no_action(site: HttpHarness, adapter: Scripte
     channel = site.lab.engine.pool.get(adapter.uuid).channel
 
     async def until(polling: bool) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while channel.polling is not polling:
                 await asyncio.sleep(0.01)
 

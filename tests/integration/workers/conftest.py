@@ -71,7 +71,7 @@ class WorkerHarness:
         self.attempts = 0
 
     def assignment(
-        self, body: str, *, clients: tuple[str, ...] = (), case: float = 20.0, teardown: float = 5.0
+        self, body: str, *, clients: tuple[str, ...] = (), case: float = 60.0, teardown: float = 5.0
     ) -> Assignment:
         """Return an assignment of a test class with this body, whose clients are all Nios.
 
@@ -94,7 +94,7 @@ class WorkerHarness:
         return planned.cases
 
     def attempt(
-        self, found: Case, *, clients: tuple[str, ...] = (), case: float = 20.0, teardown: float = 5.0
+        self, found: Case, *, clients: tuple[str, ...] = (), case: float = 60.0, teardown: float = 5.0
     ) -> Assignment:
         """Return an assignment of a case."""
         self.attempts += 1

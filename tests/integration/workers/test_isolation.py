@@ -2,6 +2,7 @@
 
 import asyncio
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -94,7 +95,7 @@ async def test_processes_end_with_the_case_that_started_them(
     """
     await pool.execute(bench.assignment(body), link)
     assert len(link.values) == 2
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for pid in link.values:
             await _ended(pid)
 
@@ -143,6 +144,24 @@ async def test_one_that_kills_its_worker_costs_only_its_own_case(
     await fine(pool)
 
 
+async def test_a_pipe_in_place_of_its_log_blocks_nothing(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+) -> None:
+    body = "async def run(self):\n    os.mkfifo(self.case.folder / 'log.info')\n    os._exit(4)"
+    verdict = await pool.execute(bench.assignment(body), link)
+    assert (verdict.state, verdict.message) == (State.ERROR, "the test ended its process: exit code 4")
+
+
+async def test_the_output_of_earlier_cases_is_not_kept(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", tmp_path: Path
+) -> None:
+    size = "os.write(2, b'x' * 100_000); self.attach('size', str(os.fstat(2).st_size).encode())"
+    for _ in range(2):
+        assignment = bench.assignment(f"async def run(self):\n    {size}")
+        assert await pool.execute(assignment, link) == Verdict(State.SUCCESS)
+        assert (assignment.folder / "attachments" / "size").read_text() == "100000"
+
+
 async def test_one_that_stops_its_worker(
     pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine"
 ) -> None:
@@ -183,7 +202,7 @@ class TestImports:
             @matrix(n=[1, 2])
             async def run(self, n):
                 asked.put(n)
-                assert answers.get(timeout=10) == n
+                assert answers.get(timeout=60) == n
         """
         for case in bench.cases(text):
             assert await pool.execute(bench.attempt(case), link) == Verdict(State.SUCCESS)

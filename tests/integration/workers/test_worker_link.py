@@ -326,7 +326,7 @@ class TestCallingOff:
     ) -> "asyncio.Task[Verdict]":
         """Run a test until it has logged something."""
         task = asyncio.create_task(pool.execute(bench.assignment(body, teardown=0.5), link))
-        await asyncio.wait_for(link.logged_event.wait(), 30)
+        await asyncio.wait_for(link.logged_event.wait(), 60)
         return task
 
     async def test_it_tears_down_and_the_worker_lives_on(
@@ -383,11 +383,11 @@ class TestCallingOff:
             await asyncio.sleep(60)
         """
         task = asyncio.create_task(pool.execute(bench.assignment(body, teardown=60), link))
-        await asyncio.wait_for(link.logged_event.wait(), 30)
+        await asyncio.wait_for(link.logged_event.wait(), 60)
         task.cancel()
         await asyncio.sleep(0.05)
         task.cancel()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await asyncio.wait([task])
         assert task.cancelled()
 
@@ -406,12 +406,12 @@ class TestCallingOff:
                 await asyncio.sleep(3600)
             """
             task = asyncio.create_task(pool.execute(bench.assignment(body, teardown=1000), link))
-            await asyncio.wait_for(link.logged_event.wait(), 30)
+            await asyncio.wait_for(link.logged_event.wait(), 60)
             link.logged_event.clear()
             task.cancel()
-            await asyncio.wait_for(link.logged_event.wait(), 30)
+            await asyncio.wait_for(link.logged_event.wait(), 60)
             await clock.turn(2000)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await asyncio.wait([task])
             assert task.cancelled()
 
@@ -427,9 +427,9 @@ class TestCallingOff:
                 while True: pass
             """
             task = asyncio.create_task(pool.execute(bench.assignment(body, teardown=1000), link))
-            await asyncio.wait_for(link.logged_event.wait(), 30)
+            await asyncio.wait_for(link.logged_event.wait(), 60)
             task.cancel()
             await clock.turn(6)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await asyncio.wait([task])
             assert task.cancelled()

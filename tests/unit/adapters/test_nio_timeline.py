@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trafficlight.adapters.nio.identity import Shield
 from trafficlight.adapters.nio.timeline import Message, Timeline
 
 
@@ -57,20 +58,20 @@ def test_gap_is_filled_in_order(known: int, missing: int, new: int, page: int) -
 
 
 @pytest.mark.parametrize(
-    ("message", "issues", "words"),
+    ("message", "shield", "issues", "words"),
     [
-        (Message("$", "@a:s", "x", encrypted=True, verified=True), [], "'x' by @a:s (encrypted, verified)"),
-        (Message("$", "@a:s", "x", encrypted=True), ["unverified device"], "'x' by @a:s (encrypted)"),
-        (Message("$", "@a:s", "x", encrypted=False), ["unencrypted"], "'x' by @a:s (unencrypted)"),
+        (Message("$", "@a:s", "x", encrypted=True), "none", [], "'x' by @a:s (encrypted)"),
+        (Message("$", "@a:s", "x", encrypted=True), "grey", ["unverified device"], "'x' by @a:s (encrypted)"),
+        (Message("$", "@a:s", "x", encrypted=False), "grey", ["unencrypted"], "'x' by @a:s (unencrypted)"),
     ],
 )
-def test_issues(message: Message, issues: list[str], words: str) -> None:
-    assert message.issues(room_encrypted=True) == issues
+def test_issues(message: Message, shield: Shield, issues: list[str], words: str) -> None:
+    assert message.issues(room_encrypted=True, shield=shield) == issues
     assert str(message) == words
 
 
 def test_clear_message_in_a_clear_room_is_fine() -> None:
-    assert Message("$", "@a:s", "x", encrypted=False).issues(room_encrypted=False) == []
+    assert Message("$", "@a:s", "x", encrypted=False).issues(room_encrypted=False, shield="grey") == []
     assert Timeline("!r").describe() == "the timeline is empty"
 
 

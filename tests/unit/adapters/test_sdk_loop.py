@@ -207,7 +207,7 @@ async def test_exit_closes_and_registers_anew() -> None:
 
 async def test_once_ends_after_exit() -> None:
     made = Made()
-    async with ScriptedCoordinator() as coordinator, asyncio.timeout(5):
+    async with ScriptedCoordinator() as coordinator, asyncio.timeout(60):
         task = asyncio.create_task(run(made, coordinator.url, once=True, options=FAST))
         await (await coordinator.registered()).exit()
         await task
@@ -344,7 +344,7 @@ async def test_stop_in_the_middle_of_an_action_is_said() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_serve_ends_cleanly_on_signals(number: signal.Signals) -> None:
     made = Made()
-    async with ScriptedCoordinator() as coordinator, asyncio.timeout(5):
+    async with ScriptedCoordinator() as coordinator, asyncio.timeout(60):
         task = asyncio.create_task(serve(made, coordinator.url, options=FAST))
         await polled(await coordinator.registered())
         os.kill(os.getpid(), number)

@@ -41,6 +41,18 @@ async def test_upload_keeps_its_name(tmp_path: Path, name: str) -> None:
         assert adapter.uploads == [Upload("file", name, path.read_bytes())]
 
 
+@pytest.mark.parametrize("name", ["two\nlines.png", "nul\0.png", "half\ud83d.png", "tab\t.png"])
+async def test_a_name_that_no_header_can_contain(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "shot"
+    path.write_bytes(b"png")
+    async with ScriptedCoordinator() as coordinator, registered(coordinator) as adapter:
+        reply = await adapter.act("shoot", {"path": str(path), "name": name})
+        assert reply is not None
+        (uploaded,) = adapter.uploads
+        assert reply.body["snapshot"] == uploaded.name
+        assert uploaded.name in ("two_lines.png", "nul_.png", "half_.png", "tab_.png")
+
+
 async def test_upload_is_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "empty.txt"
     path.touch()

@@ -290,6 +290,28 @@ class TestPrograms:
         yard.pool.judge(lease, ["alice"])
         assert yard.adapter("next", program="nio at 10.0.0.1").quarantined
 
+    def test_one_that_plays_two_roles_errs_once(self, yard: "PoolHarness") -> None:
+        for number in range(2):
+            lease = yard.lease(
+                alice=yard.adapter(f"a{number}", program="p"), bob=yard.adapter(f"b{number}", program="p")
+            )
+            yard.pool.judge(lease, ["alice", "bob"])
+            yard.pool.release(lease, "the case ended")
+        assert not yard.adapter("next", program="p").quarantined
+
+    def test_the_exit_of_a_process_counts_once_for_all_its_cases(self, yard: "PoolHarness") -> None:
+        for exits in (1, 2, 3):
+            leases = [
+                yard.lease(alice=yard.adapter(f"a{exits}-{number}", program="p", instance="p"))
+                for number in range(4)
+            ]
+            assert not any(adapter.paused for one in leases for adapter in one.adapters.values())
+            yard.pool.process_exited("p", "signal 9")
+            for lease in leases:
+                yard.pool.judge(lease, ["alice"])
+                yard.pool.release(lease, "the case ended")
+        assert yard.adapter("next", program="p", instance="p").quarantined
+
     def test_a_process_that_exits_takes_its_adapters_along(self, yard: "PoolHarness") -> None:
         adapter = yard.adapter(program="p")
         yard.lease(alice=adapter)

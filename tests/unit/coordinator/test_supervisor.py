@@ -1,10 +1,13 @@
 """Which programs are started, and what is said of one that exits."""
 
 import asyncio
+import contextlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from trafficlight.client_types import ClientTypeSpec, CustomMatch
@@ -179,3 +182,11 @@ async def test_each_process_has_its_own_place_port_and_environment(tmp_path: Pat
         assert url.startswith("http://x/program/")
         ports.add(int(in_command))
     assert len(ports) == 2
+
+
+async def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> None:
+    script = "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid)"
+    await _run_until_exit([Program("mine", [sys.executable, "-c", script])], tmp_path)
+    pid = int((tmp_path / "mine-1.log").read_text().split()[0])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

@@ -84,6 +84,7 @@ def test_lines_begin_with_what_readers_match() -> None:
         b"",
         b"3",
         b"[]",
+        b"[" * 100_000,
         b'{"sequence":1,"time":"2026-11-21T00:00:00Z","kind":"log"}',  # no message
         b'{"sequence":1,"time":"never","kind":"log","data":{"message":"x"}}',
         b'{"sequence":1,"time":"2026-11-21T00:00:00Z","kind":"of_the_future","data":{"message":"x"}}',

@@ -36,6 +36,8 @@ def test_a_suite_file_has_named_lists(file: Path) -> None:
         ("a: {exclude: [b]}", "a: names no tests"),
         ("a: {includes: [b]}", "a.includes: is unknown"),
         ("a: {", "is not YAML"),
+        ("a: 2026-13-45", "is not YAML"),
+        ("[" * 5000, "is not YAML"),
     ],
 )
 def test_a_malformed_suite_file_is_named(file: Path, text: str, complaint: str) -> None:

@@ -15,7 +15,7 @@ from trafficlight.adapters.conformance.program import Program
 from trafficlight.adapters.conformance.results import CheckOptions, Level, Results
 from trafficlight.adapters.conformance.scripted import Reply, ScriptedAdapter, ScriptedCoordinator
 from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ErrorReport, JsonObject, Registration
-from trafficlight.text import first_problem
+from trafficlight.text import first_problem, single_line
 
 T = TypeVar("T")
 
@@ -250,7 +250,10 @@ class _Examination:
             self.wrong("responds", "the response is not a JSON object")
             return adapter
         if reply.body.get("response") == "error":
-            self.wrong("responds", f"{name} was answered {reply.body}: a failure belongs to POST error")
+            if reply.body.get("details"):
+                self.ok("responds", f"to {name}, by a failure: {single_line(str(reply.body['details']))}")
+            else:
+                self.wrong("responds", f"{name} failed without `details`: {reply.body}")
         else:
             self.ok("responds", f"to {name}")
         known = {poll.answer.id for poll in adapter.polls if poll.answer is not None and poll.answer.id}

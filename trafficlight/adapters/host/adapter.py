@@ -85,7 +85,7 @@ class DriverAdapter(Adapter):
         """
         self._fine = False
         response = await self._perform(name, data)
-        self._fine = True
+        self._fine = response.get("response") != "error"
         return response
 
     async def _perform(self, name: str, data: JsonObject) -> JsonObject:
@@ -110,7 +110,11 @@ class DriverAdapter(Adapter):
         deadline = self.context.action_deadline
         said = await driver.ask(name, data, _LONGEST_ACTION if deadline is None else _SHARE * deadline)
         if said.get("error") is not None:
-            raise _reported(said["error"])
+            error = _reported(said["error"])
+            if error.kind != "action":
+                raise error
+            # Not as an error report, which would end its part in the case: a test may expect the failure.
+            return {"response": "error", "details": str(error)}
         response = said.get("response")
         if not isinstance(response, dict):
             response = {} if response is None else {"response": response}
@@ -266,11 +270,14 @@ def _reported(error: Any) -> ReportedError:
 
 
 def _files(folder: Path) -> list[Path]:
+    if folder.resolve() != folder:
+        logger.warning("%s was replaced by a link, whose files are neither uploaded nor deleted", folder)
+        return []
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    return path.stat().st_size if path.is_file() and not path.is_symlink() else 0
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -14,8 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trafficlight.adapters.sdk.driver import empty_folder
 from trafficlight.errors import LabError
-from trafficlight.processes import describe_exit, run_to_completion, with_parent_death_signal
+from trafficlight.processes import (
+    describe_exit,
+    run_to_completion,
+    signal_marked,
+    with_parent_death_signal,
+)
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject, Registration
 from trafficlight.text import first_problem, read_tail
 
@@ -29,6 +35,8 @@ _INPUT_GRACE, _TERM_GRACE = 2.0, 0.5
 _LAST_OUTPUT = 0.5
 # Bytes and lines of the log that an error shows.
 _TAIL, _TAIL_LINES = 2000, 10
+# Names a folder that no other driver has.
+_STORAGE = "TRAFFICLIGHT_STORAGE"
 # For the host only.
 _NOT_INHERITED = frozenset({*TOKEN_VARIABLES, "TRAFFICLIGHT_URL", "trafficlightURL", "TRAFFICLIGHT_INSTANCE"})
 
@@ -122,7 +130,7 @@ class Driver:
             self._folder = await asyncio.to_thread(_new_folder)
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         environment |= self._command.environment
-        environment["TRAFFICLIGHT_STORAGE"] = str(self.folder / "storage")
+        environment[_STORAGE] = str(self.folder / "storage")
         environment["TRAFFICLIGHT_EVIDENCE"] = str(self.evidence)
         log = await asyncio.to_thread(self.log.open, "ab")
         try:
@@ -220,19 +228,23 @@ class Driver:
     async def clear_storage(self) -> None:
         """Kill the process, delete its storage, and start it again.
 
-        :raises DriverError: see :meth:`start`.
+        :raises DriverError: the storage cannot be deleted; or see :meth:`start`.
         """
         await self.kill()
-        await asyncio.to_thread(_empty, self.folder / "storage")
+        try:
+            await asyncio.to_thread(empty_folder, self.folder / "storage")
+        except OSError as error:
+            raise DriverError(f"the driver's storage cannot be cleared: {error}") from None
         await self.start()
 
     async def suspend(self) -> None:
-        """Stop the process and its children with SIGSTOP.
+        """Stop the process, and all that it has started, with SIGSTOP.
 
         :raises DriverError: it does not run.
         """
         process = self._running()
         process.signal(signal.SIGSTOP)
+        await self._signal_started(signal.SIGSTOP)
         self._suspended = True
         with suppress(ChildProcessError):  # it exited
             await asyncio.to_thread(
@@ -246,6 +258,7 @@ class Driver:
         """
         self._suspended = False
         self._running().signal(signal.SIGCONT)
+        await self._signal_started(signal.SIGCONT)
 
     async def remove(self) -> None:
         """Kill the process and delete its folder. Idempotent."""
@@ -271,6 +284,7 @@ class Driver:
                     await asyncio.shield(reading)
         finally:
             process.signal(signal.SIGKILL)  # its children
+            await self._signal_started(signal.SIGKILL)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             process.transport.close()
@@ -281,6 +295,10 @@ class Driver:
                 waiting.set_exception(error)
         if not self._ending and not self.lost.done():
             self.lost.set_result(error)
+
+    async def _signal_started(self, number: signal.Signals) -> None:
+        """Signal what the process has started, and its children, wherever they are."""
+        await asyncio.to_thread(signal_marked, _STORAGE, str(self.folder / "storage"), number)
 
     async def _read(self, process: _Process) -> None:
         assert process.stdout is not None
@@ -321,7 +339,8 @@ class Driver:
     async def _note(self, line: bytes) -> None:
         """Append what it printed to its log."""
         more = b" ..." if len(line) > _NOTED else b""
-        await asyncio.to_thread(_append, self.log, line[:_NOTED].rstrip(b"\n") + more + b"\n")
+        with suppress(OSError):  # a full disk must not end the reading of answers
+            await asyncio.to_thread(_append, self.log, line[:_NOTED].rstrip(b"\n") + more + b"\n")
 
     async def _tail(self) -> str:
         """Return the last lines of its log, for the end of an error's message."""
@@ -331,15 +350,10 @@ class Driver:
 
 
 def _new_folder() -> Path:
-    folder = Path(mkdtemp(prefix="trafficlight-driver-"))
+    folder = Path(mkdtemp(prefix="trafficlight-driver-")).resolve()
     for name in ("storage", "evidence"):
         (folder / name).mkdir()
     return folder
-
-
-def _empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(exist_ok=True)
 
 
 def _append(path: Path, line: bytes) -> None:

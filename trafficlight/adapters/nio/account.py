@@ -13,6 +13,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from trafficlight.adapters.nio.device import Device, checked
+from trafficlight.adapters.nio.identity import Identity, signed
 from trafficlight.adapters.nio.timeline import Timeline
 from trafficlight.adapters.sdk import (
     ActionFailed,
@@ -73,7 +74,7 @@ class Account(Adapter):
 
     @action()
     async def register(self, username: str, password: str, homeserver_url: HomeserverUrl) -> None:
-        """Create an account and log in; returns after the first sync."""
+        """Create an account, log in, and create a cross-signing identity; returns after the first sync."""
         await self._enter(username, password, homeserver_url["local"], create=True)
 
     @action()
@@ -84,7 +85,10 @@ class Account(Adapter):
         homeserver_url: HomeserverUrl,
         key_backup_passphrase: str | None = None,
     ) -> None:
-        """Log in as a new device; returns after the first sync."""
+        """Log in as a new device; returns after the first sync.
+
+        The device stays unsigned, unless the account has no identity: then it gets one.
+        """
         if key_backup_passphrase is not None:
             raise UnsupportedActionError("matrix-nio has no key backup: login cannot restore one")
         await self._enter(username, password, homeserver_url["local"], create=False)
@@ -130,16 +134,36 @@ class Account(Adapter):
     @action()
     async def get_devices(self) -> JsonObject:
         """Return the account's devices."""
+        known = self._logged_in.identities
+        await self._logged_in.know([self._logged_in.client.user_id])
         listed = checked(await self._logged_in.client.devices(), "devices").devices
-        devices = [{"device_id": one.id, "display_name": one.display_name or ""} for one in listed]
+        devices = [
+            {
+                "device_id": one.id,
+                "display_name": one.display_name or "",
+                "verified": known.is_verified(one.id),
+            }
+            for one in listed
+        ]
         return {"response": "got_devices", "devices": devices}
 
     @action()
     async def log_out_device(self, device_id: str) -> None:
         """Log another device out; returns when the homeserver has removed it."""
-        client, (_, password) = self._logged_in.client, self._account
-        auth = {"type": "m.login.password", "user": client.user_id, "password": password}
-        checked(await client.delete_devices([device_id], auth), f"removal of {device_id}")
+        client = self._logged_in.client
+        checked(await client.delete_devices([device_id], self._password), f"removal of {device_id}")
+
+    @action()
+    async def get_trust(self, user_id: UserId) -> JsonObject:
+        """Return what the device knows about a user's identity, as the homeserver has it."""
+        device, other = self._logged_in, full_id(user_id)
+        await device.know([other])
+        return {"response": "got_trust", "trust": device.identities.trust(other)}
+
+    @action()
+    async def reset_identity(self) -> None:
+        """Create and upload another cross-signing identity, and sign this device with it."""
+        await self._new_identity()
 
     @action()
     async def block_device(self, user_id: UserId, device_id: str) -> None:
@@ -186,6 +210,24 @@ class Account(Adapter):
         await (device.register if create else device.login)(username, password)
         self._keep()
         await device.start()
+        if device.identities.trust(device.client.user_id) == "unknown":
+            await self._new_identity()
+
+    async def _new_identity(self) -> None:
+        device, client = self._logged_in, self._logged_in.client
+        own, device_id = client.user_id, client.device_id
+        identity = Identity(own)
+        keys = {**identity.public_keys(), "auth": self._password}
+        await self._request("POST", "/_matrix/client/v3/keys/device_signing/upload", keys)
+        query = {"device_keys": {own: [device_id]}}
+        known = await self._request("POST", "/_matrix/client/v3/keys/query", query)
+        device_keys = known["device_keys"][own][device_id]
+        signatures = {own: {device_id: signed(device_keys, own, identity.self_signing)}}
+        answer = await self._request("POST", "/_matrix/client/v3/keys/signatures/upload", signatures)
+        if answer.get("failures"):
+            raise ActionFailed(f"signature of the device: the homeserver answered {answer['failures']}")
+        device.identities.own = identity
+        await device.know([own])
 
     async def _show(self, room_id: str) -> None:
         self._room_id = room_id
@@ -212,6 +254,12 @@ class Account(Adapter):
             "room_id": self._room_id,
         }
         self._login.write_text(json.dumps(kept))
+
+    @property
+    def _password(self) -> JsonObject:
+        """The user-interactive authentication with the password."""
+        identifier = {"type": "m.id.user", "user": self._logged_in.client.user_id}
+        return {"type": "m.login.password", "identifier": identifier, "password": self._account[1]}
 
     @property
     def _keys(self) -> Path:

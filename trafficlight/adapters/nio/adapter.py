@@ -9,6 +9,7 @@ from urllib.parse import quote
 from nio.crypto import decrypt_attachment  # type: ignore[import-untyped,unused-ignore]
 
 from trafficlight.adapters.nio.device import checked
+from trafficlight.adapters.nio.identity import Shield
 from trafficlight.adapters.nio.rooms import Rooms
 from trafficlight.adapters.nio.timeline import Message
 from trafficlight.adapters.sdk import (
@@ -57,12 +58,13 @@ class NioAdapter(Rooms):
 
     @action()
     async def verify_last_message_is_trusted(self) -> None:
-        """Wait until the last message of the open room is decrypted and from a verified device."""
+        """Wait until the last message of the open room is decrypted and from a device signed by its owner."""
 
         def see() -> Message | None:
             last = self._timeline.last
-            return last if last is not None and last.encrypted and last.verified else None
+            return last if last is not None and self._shield(last) == "none" else None
 
+        await self._know_senders()
         await self._logged_in.until(see, "a trusted last message", self._timeline.describe)
 
     @action()
@@ -70,11 +72,12 @@ class NioAdapter(Rooms):
         """Return the open room's messages, oldest first."""
         room = self._open_room
         await self._logged_in.fill(room.room_id)
+        await self._know_senders()
         readers: dict[str, list[str]] = {}
         for user, receipt in room.read_receipts.items():
             readers.setdefault(receipt.event_id, []).append(user)
         entries = [
-            _entry(message, room.encrypted, readers.get(message.event_id, []))
+            _entry(message, room.encrypted, self._shield(message), readers.get(message.event_id, []))
             for message in self._timeline.messages
         ]
         return {"response": "got_timeline", "timeline": entries}
@@ -174,27 +177,32 @@ class NioAdapter(Rooms):
         }
         return {"response": "got_file", "file": shown}
 
+    async def _know_senders(self) -> None:
+        await self._logged_in.know({message.sender for message in self._timeline.messages})
+
+    def _shield(self, message: Message) -> Shield:
+        return self._logged_in.identities.shield(message.sender, message.sender_key)
+
     async def _say(self, body: str, relation: JsonObject, **content: Any) -> None:
         await self._logged_in.send(
             self._open_room.room_id, {"msgtype": "m.text", "body": body, "m.relates_to": relation, **content}
         )
 
 
-def _entry(message: Message, room_encrypted: bool, readers: list[str]) -> JsonObject:
+def _entry(message: Message, room_encrypted: bool, shield: Shield, readers: list[str]) -> JsonObject:
     """Return a message in the form of the response of `get_timeline`."""
     relation = message.relation
     entry: JsonObject = {
         "user": message.sender,
         "message": message.body,
-        "e2e_issues": message.issues(room_encrypted),
+        "e2e_issues": message.issues(room_encrypted, shield),
         "event_id": message.event_id,
         "kind": message.kind,
         "encrypted": message.encrypted,
         "edited": message.edited,
         "redacted": message.redacted,
         "reactions": message.reactions,
-        # Devices are verified by hand in nio: it has no cross-signing.
-        "shield": "none" if message.verified else "grey",
+        "shield": shield,
         "read_by": readers,
     }
     if message.undecrypted is not None:

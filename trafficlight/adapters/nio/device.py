@@ -1,8 +1,9 @@
 """One logged-in device: nio's client, its store, and its background sync."""
 
 import asyncio
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from nio import (  # type: ignore[import-untyped,unused-ignore]
     AsyncClientConfig,
     ErrorResponse,
     ForwardedRoomKeyEvent,
+    KeysQueryResponse,
     MatrixRoom,
     RoomKeyEvent,
     SyncError,
@@ -18,6 +20,7 @@ from nio import (  # type: ignore[import-untyped,unused-ignore]
 )
 from nio.store import SqliteStore  # type: ignore[import-untyped,unused-ignore]
 
+from trafficlight.adapters.nio.identity import Identities
 from trafficlight.adapters.nio.timeline import Timeline
 from trafficlight.adapters.sdk import ActionFailed
 
@@ -58,6 +61,8 @@ class Device:
         self.homeserver = homeserver
         self.timelines: dict[str, Timeline] = {}
         self.client = self._client(homeserver, store)
+        self.identities = Identities("")
+        self._kept = store / "identities.json"
         self._store = store
         self._timeout = timeout
         self._filter: dict[str, Any] = {
@@ -87,10 +92,15 @@ class Device:
 
     async def start(self) -> None:
         """Upload the device's keys, sync once, and keep syncing in the background."""
+        kept = json.loads(self._kept.read_text()) if self._kept.exists() else None
+        self.identities = Identities(self.client.user_id, kept)
         if self.client.should_upload_keys:
             checked(await self.client.keys_upload(), "upload of the device's keys")
         first = await self.client.sync(timeout=0, sync_filter=self._filter, full_state=True)
         await self._take(checked(first, "first sync"))
+        # An identity or a device may have changed while the device was not running.
+        encrypted = [room for room in self.client.rooms.values() if room.encrypted]
+        await self.know({self.client.user_id, *(user for room in encrypted for user in room.users)})
         self._syncing = asyncio.create_task(self._sync(), name=f"sync of {self.client.user_id}")
 
     async def stop(self) -> None:
@@ -149,6 +159,31 @@ class Device:
             page = checked(answer, f"history of {room_id}")
             timeline.fill(page.chunk, page.end)
 
+    async def know(self, users: Iterable[str]) -> None:
+        """Request the devices and identities of users.
+
+        :raises ActionFailed: the homeserver rejected it.
+        """
+        async with self._keys:
+            self.client.users_for_key_query.update(users)
+            if self.client.should_query_keys:
+                checked(await self._query_keys(), "query of devices and identities")
+
+    def keep_identities(self) -> None:
+        """Store the identities, for a device that is started again."""
+        # The process may be killed at any time.
+        fresh = self._kept.with_suffix(".new")
+        fresh.write_text(json.dumps(self.identities.keep()))
+        fresh.replace(self._kept)
+
+    async def _query_keys(self) -> KeysQueryResponse:
+        response = await self.client.keys_query()
+        if isinstance(response, KeysQueryResponse):
+            # nio leaves the identities out.
+            self.identities.take(await response.transport_response.json())
+            self.keep_identities()
+        return response
+
     async def _know_recipients(self, room_id: str) -> None:
         """Request the room's members, their devices and its encryption, because syncs may be behind.
 
@@ -176,7 +211,7 @@ class Device:
         if client.olm is not None:
             client.olm.users_for_key_query.update(room.users)
         if client.should_query_keys:
-            checked(await client.keys_query(), "query of the members' devices")
+            checked(await self._query_keys(), "query of the members' devices")
 
     async def _sync(self) -> None:
         try:
@@ -209,7 +244,7 @@ class Device:
             if client.should_upload_keys:
                 await client.keys_upload()
             if client.should_query_keys:
-                await client.keys_query()
+                await self._query_keys()
             if client.should_claim_keys:
                 await client.keys_claim(client.get_users_for_key_claiming())
             await client.send_to_device_messages()

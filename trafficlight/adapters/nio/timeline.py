@@ -18,6 +18,8 @@ from nio import (  # type: ignore[import-untyped,unused-ignore]
 )
 from nio.exceptions import EncryptionError  # type: ignore[import-untyped,unused-ignore]
 
+from trafficlight.adapters.nio.identity import Shield
+
 logger = logging.getLogger(__name__)
 
 AnyEvent: TypeAlias = Event | BadEvent | UnknownBadEvent
@@ -34,7 +36,7 @@ class Message:
     :param sender: the full user id.
     :param body: its text; empty while it cannot be decrypted, and once it is redacted.
     :param encrypted: whether it was sent encrypted.
-    :param verified: whether its sender's device is verified; False while it cannot be decrypted.
+    :param sender_key: the Curve25519 key of the device that encrypted it; None while it cannot be decrypted.
     :param undecrypted: the encrypted event while it cannot be decrypted.
     :param problem: why it cannot be decrypted.
     :param content: its decrypted content.
@@ -47,7 +49,7 @@ class Message:
     sender: str
     body: str
     encrypted: bool
-    verified: bool = False
+    sender_key: str | None = None
     undecrypted: MegolmEvent | None = None
     problem: str = "no session"
     content: Mapping[str, Any] = field(default_factory=dict)
@@ -66,21 +68,20 @@ class Message:
         relation = self.content.get("m.relates_to")
         return relation if isinstance(relation, Mapping) else {}
 
-    def issues(self, room_encrypted: bool) -> list[str]:
+    def issues(self, room_encrypted: bool, shield: Shield) -> list[str]:
         """Return what a client warns about."""
         if self.undecrypted is not None:
             return ["undecryptable"]
         if not self.encrypted:
             return ["unencrypted"] if room_encrypted and not self.redacted else []
-        return [] if self.verified or self.redacted else ["unverified device"]
+        return [] if shield == "none" or self.redacted else ["unverified device"]
 
     def __str__(self) -> str:
         if self.redacted:
             return f"redacted message by {self.sender}"
         if self.undecrypted is not None:
             return f"undecryptable message by {self.sender}"
-        how = "encrypted" if self.encrypted else "unencrypted"
-        return f"{self.body!r} by {self.sender} ({how}{', verified' if self.verified else ''})"
+        return f"{self.body!r} by {self.sender} ({'encrypted' if self.encrypted else 'unencrypted'})"
 
 
 class Timeline:
@@ -195,7 +196,7 @@ class Timeline:
                 continue
             clear = _message(event)
             if clear is not None and clear.undecrypted is None:
-                message.body, message.verified, message.undecrypted = clear.body, clear.verified, None
+                message.body, message.sender_key, message.undecrypted = clear.body, clear.sender_key, None
                 message.content = clear.content
         for message in unread:
             self._edit(message)
@@ -226,6 +227,6 @@ def _message(event: Any) -> Message | None:
         event.sender,
         str(content.get("body", "")),
         encrypted=event.decrypted,
-        verified=bool(event.verified),
+        sender_key=event.sender_key,
         content=content,
     )

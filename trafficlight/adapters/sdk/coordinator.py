@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 _TROUBLE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 _TRY_AGAIN = frozenset({408, 425, 429})
 _GONE = frozenset({401, 404, 410})
+# What the head of a part cannot contain: a client may name its files after what it displays.
+_NOT_IN_HEADERS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +151,12 @@ class Coordinator:
         if answer.status != 200:
             raise RegistrationLostError(f"poll answered {answer.status} {answer.reason}")
         try:
-            return ActionMessage.model_validate_json(answer.body)
+            # Not pydantic's parser: it refuses a lone surrogate, which the data of an action may contain.
+            return ActionMessage.model_validate(json.loads(answer.body))
         except ValidationError as error:
             raise RegistrationLostError(f"poll answered no action: {first_problem(error)[1]}") from None
+        except (ValueError, RecursionError) as error:
+            raise RegistrationLostError(f"poll answered no action: {error}") from None
 
     async def respond(self, action_id: str | None, response: JsonObject) -> None:
         """Answer the outstanding action. A late or repeated answer harms nothing.
@@ -180,7 +186,7 @@ class Coordinator:
 
     async def upload(self, path: Path, name: str | None = None) -> str:
         """Send a file, streaming from the disk, trying a few times; see :class:`Context`."""
-        name = name or path.name
+        name = _NOT_IN_HEADERS.sub("_", name or path.name)
         try:
             answer = await self._request("POST", "upload", file=(path, name), attempts=4, timeout=3600)
         except CoordinatorUnreachableError as error:

@@ -64,7 +64,7 @@ async def drive(factory: Callable[[], Adapter]) -> None:
         try:
             if message["action"] == RESET:
                 await adapter.close()
-                await asyncio.to_thread(_empty, host.storage)
+                await asyncio.to_thread(empty_folder, host.storage)
                 adapter = await opened()
                 answer["response"] = RESET
             else:
@@ -75,6 +75,13 @@ async def drive(factory: Callable[[], Adapter]) -> None:
     await adapter.close()
 
 
-def _empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(exist_ok=True)
+def empty_folder(folder: Path) -> None:
+    """Delete what is in a folder; a link in its place is removed, and what it points to is kept.
+
+    :raises OSError: something is left.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()

@@ -44,7 +44,6 @@ class WorkerProcess:
         self._process = process
         self._control = control
         self._output = output
-        self._read_from = 0
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue(_READ_AHEAD)
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
@@ -75,7 +74,7 @@ class WorkerProcess:
                     str(theirs.fileno()),
                     str(memory),
                 ]
-                with output.open("wb") as file:
+                with output.open("ab") as file:  # appending: `open` truncates it
                     process = await asyncio.create_subprocess_exec(
                         *with_parent_death_signal(command),
                         stdin=asyncio.subprocess.DEVNULL,
@@ -122,7 +121,9 @@ class WorkerProcess:
         """
         self.path = case.path if case is not None else None
         self.rejected = ""
-        self._read_from = self._output.stat().st_size
+        # Otherwise the output of all cases is kept until the coordinator exits.
+        with contextlib.suppress(OSError):
+            os.truncate(self._output, 0)
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -194,7 +195,7 @@ class WorkerProcess:
 
     def last_output(self) -> str:
         """Return the end of the output since the process was opened."""
-        return read_tail(self._output, _TAIL, since=self._read_from).strip()
+        return read_tail(self._output, _TAIL).strip()
 
     def _disconnect(self) -> None:
         if self._pump is not None:

@@ -109,9 +109,6 @@ func login(c *client, d data) (any, error) {
 }
 
 func logout(c *client, _ data) (any, error) {
-	if c.matrix == nil {
-		return nil, errors.New("not logged in")
-	}
 	if _, err := c.matrix.Logout(c.ctx); err != nil {
 		return nil, err
 	}
@@ -119,9 +116,6 @@ func logout(c *client, _ data) (any, error) {
 }
 
 func reload(c *client, _ data) (any, error) {
-	if c.matrix == nil {
-		return nil, errors.New("not logged in")
-	}
 	open := c.open
 	c.stop()
 	if err := c.resume(); err != nil || open == "" {

@@ -52,7 +52,9 @@ func (c callbacks) ShowSAS(_ context.Context, txn id.VerificationTransactionID, 
 	c.during(txn, func(v *verification) {
 		v.phase, v.emoji = "started", nil
 		for _, one := range emoji {
-			v.emoji = append(v.emoji, string(one))
+			if one != '\uFE0F' {
+				v.emoji = append(v.emoji, string(one))
+			}
 		}
 	})
 }

@@ -85,7 +85,11 @@ func main() {
 func answer(c *client, asked request) object {
 	var response any
 	err := error(unsupported("the driver of mautrix-go has no action " + asked.Action))
-	if perform := actions[asked.Action]; perform != nil {
+	switch perform := actions[asked.Action]; {
+	case perform == nil:
+	case c.matrix == nil && asked.Action != "register" && asked.Action != "login":
+		err = errors.New("not logged in")
+	default:
 		response, err = perform(c, asked.Data)
 	}
 	var reason unsupported

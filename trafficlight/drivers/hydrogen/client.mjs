@@ -18,8 +18,10 @@ export class HydrogenClient {
         return own.filter((name) => /^[a-z_]+$/.test(name) && !["constructor", "actions", "perform"].includes(name));
     }
 
-    perform(action, data) {
+    async perform(action, data) {
         if (!this.actions.includes(action)) throw new Unsupported(`Hydrogen's driver has no action ${action}`);
+        const screen = await this.#page.evaluate(() => hydrogen.screen());
+        if (screen !== "session" && !["register", "login"].includes(action)) throw new Error("not logged in");
         return this[action](data);
     }
 

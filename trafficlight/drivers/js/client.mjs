@@ -364,7 +364,7 @@ export class MatrixClient {
     }
 
     async get_emoji() {
-        return { emoji: (await this.#sas()).sas.emoji.map(([emoji]) => emoji) };
+        return { emoji: (await this.#sas()).sas.emoji.map(([emoji]) => emoji.replaceAll("\uFE0F", "")) };
     }
 
     async verify_crosssign_emoji() {

@@ -16,16 +16,15 @@ from typing import BinaryIO
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
+from trafficlight.errors import LabError
 from trafficlight.http.responses import ApiError
 from trafficlight.results.events import Upload
-from trafficlight.results.folder import file_name
+from trafficlight.results.folder import file_name, reserve
 
 # Bytes of a form field that is not a file.
 _FIELD_LIMIT = 1 << 20
 # Parts in one request.
 _PARTS_LIMIT = 1000
-# Files of one name in a folder.
-_SAME_NAME_LIMIT = 10_000
 # Bytes given to the decoder at once: it does not limit what a larger piece holds of a field.
 _PIECE = 64 << 10
 # Bytes that are collected for a thread to take.
@@ -58,7 +57,10 @@ class _Part:
     def finish(self) -> Upload:
         """Give the file its name; an existing one is not replaced."""
         self._file.close()
-        path = _reserved(self._folder, file_name(self.name))
+        try:
+            path = reserve(self._folder, file_name(self.name))
+        except LabError as error:
+            raise _too_large(str(error)) from None
         os.replace(self._temporary, path)
         media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         return Upload(
@@ -194,34 +196,6 @@ async def receive_files(
             raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_multipart", message) from None
         raise
     return receiver.done
-
-
-def _reserved(folder: Path, name: str) -> Path:
-    """Create and return the first free path of `name`, `name-2`, `name-3`...
-
-    The number is found by bisection: a search from 1 would be quadratic for an upload of one name again and
-    again.
-    """
-    stem, suffix = os.path.splitext(name)
-
-    def path(number: int) -> Path:
-        return folder / (name if number == 1 else f"{stem}-{number}{suffix}")
-
-    low, high = 0, 1  # `low` is taken, `high` may be free
-    while True:
-        while path(high).exists():
-            low, high = high, high * 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if path(middle).exists() else (low, middle)
-        if high > _SAME_NAME_LIMIT:
-            raise _too_large(f"there are {_SAME_NAME_LIMIT} files named {name[:200]!r}")
-        try:
-            path(high).touch(exist_ok=False)
-        except FileExistsError:  # by another request at the same time
-            low, high = high, high + 1
-        else:
-            return path(high)
 
 
 def _too_large(message: str) -> ApiError:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -53,11 +54,20 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
     if action == "leave_child":
         subprocess.Popen(["sleep", "600"])
         os._exit(8)
+    if action == "browse":
+        return {"browser": subprocess.Popen(["sleep", "600"], start_new_session=True).pid}
     if action == "picture":
         (EVIDENCE / "tiles").mkdir(exist_ok=True)
         (EVIDENCE / "tiles" / "1.png").write_bytes(b"png")
         (EVIDENCE / "trace.zip").write_bytes(b"zip")
         return {"videos": [{"snapshot": "tiles/1.png"}]}
+    if action == "link":
+        place = {"EVIDENCE": EVIDENCE, "STORAGE": STORAGE}[data["folder"]]
+        shutil.rmtree(place)
+        place.symlink_to(data["target"])
+    if action == "lose_log":
+        (STORAGE.parent / "driver.log").unlink()
+        (STORAGE.parent / "driver.log").mkdir()
     if action == "hang":
         time.sleep(600)
     return None

@@ -1,0 +1,1 @@
+"""Key backup: written by one client, restored by another."""

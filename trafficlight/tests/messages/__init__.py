@@ -1,0 +1,1 @@
+"""Messages: edits, redactions, reactions, replies, threads, receipts, typing, files."""

@@ -1,0 +1,1 @@
+"""Verification: emoji, mismatch, cancellation, trust, a new identity."""

@@ -1,0 +1,95 @@
+import asyncio
+
+from trafficlight import HomeServer, MatrixClient, Test
+from trafficlight.client_types import AnyMatrixClient
+from trafficlight.server_types import SynapseStable
+
+
+class TwoInAChat(Test):
+    """The direct chat that the other tests start from."""
+
+    clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
+    servers = {"server": SynapseStable}
+
+    async def meet(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        """Register both, and bring them together in a direct chat."""
+        await alice.register(server)
+        await bob.register(server)
+        await alice.create_dm(bob.user_id)
+        await bob.accept_invite()
+
+    async def verify(self, asking: MatrixClient, accepting: MatrixClient) -> None:
+        """Verify each other by emoji, to the end."""
+        await accepting.accept_crosssign()
+        assert await asking.get_emoji() == await accepting.get_emoji()
+        await asyncio.gather(asking.verify_crosssign(), accepting.verify_crosssign())
+
+
+class VerifiedByEmoji(TwoInAChat):
+    """Two users compare emoji; each shows the other as verified afterwards, and trusts the next message."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.meet(alice, bob, server)
+        await alice.start_crosssign(bob.user_id)
+        assert await alice.get_trust(bob.user_id) == "unverified"
+        await self.verify(alice, bob)
+
+        assert await alice.get_trust(bob.user_id) == "verified"
+        assert await bob.get_trust(alice.user_id) == "verified"
+        await bob.send_message("It is really me")
+        await alice.verify_message_in_timeline("It is really me")
+        await alice.verify_last_message_is_trusted()
+
+
+class EmojiDoNotMatch(TwoInAChat):
+    """If one says that the emoji do not match, both learn it, and neither is verified."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.meet(alice, bob, server)
+        await alice.start_crosssign(bob.user_id)
+        await bob.accept_crosssign()
+        await alice.get_emoji()
+
+        await alice.reject_emoji()
+
+        async def cancelled() -> bool:
+            return (await bob.get_verification())["phase"] == "cancelled"
+
+        await self.eventually(cancelled)
+        assert (await bob.get_verification()).get("cancel_code") == "m.mismatched_sas"
+        assert await alice.get_trust(bob.user_id) == "unverified"
+        assert await bob.get_trust(alice.user_id) == "unverified"
+
+
+class CancelledVerification(TwoInAChat):
+    """If one cancels the verification, the other learns it."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.meet(alice, bob, server)
+        await alice.start_crosssign(bob.user_id)
+        await bob.accept_crosssign()
+
+        await bob.cancel_verification()
+
+        async def cancelled() -> bool:
+            return (await alice.get_verification())["phase"] == "cancelled"
+
+        await self.eventually(cancelled)
+        assert await alice.get_trust(bob.user_id) == "unverified"
+
+
+class NewIdentity(TwoInAChat):
+    """If a verified user replaces their identity, the other one is warned."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.meet(alice, bob, server)
+        await alice.start_crosssign(bob.user_id)
+        await self.verify(alice, bob)
+        assert await alice.get_trust(bob.user_id) == "verified"
+
+        await bob.reset_identity()
+
+        async def changed() -> bool:
+            return await alice.get_trust(bob.user_id) == "changed"
+
+        await self.eventually(changed)
