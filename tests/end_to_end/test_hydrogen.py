@@ -1,4 +1,4 @@
-"""Clients that are built on first use, with nio as the other user."""
+"""Hydrogen in a real Chromium, with nio as the other user."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
