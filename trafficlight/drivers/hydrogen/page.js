@@ -40,11 +40,14 @@ function entry(tile, element) {
     const event = tile._entry;
     const failed = event.eventType === "m.room.encrypted" && !event.isRedacted;
     const safe = event.isEncrypted || event.isRedacted;
+    const kind = KINDS[tile.shape] ?? "other";
+    // A file's name is a part of what it shows.
+    const message = kind === "text" ? text(element) : event.content.body;
     return {
         user: event.sender,
-        message: failed || event.isRedacted ? "" : text(element),
+        message: failed || event.isRedacted ? "" : (message ?? ""),
         e2e_issues: failed ? ["undecryptable"] : safe ? [] : ["unencrypted"],
-        kind: KINDS[tile.shape] ?? "other",
+        kind,
         encrypted: Boolean(event.isEncrypted),
         redacted: event.isRedacted,
         shield: element.classList.contains("unverified") ? "grey" : "none",
