@@ -21,7 +21,7 @@ from pathlib import Path
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator.pool import Pool
 from trafficlight.drivers.recipes import RECIPES, DriverRecipe
-from trafficlight.errors import ConfigError, DeployError, LabError
+from trafficlight.errors import ConfigError, DeployError, TrafficlightError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, signal_marked, start_process
@@ -284,7 +284,7 @@ class Supervisor:
         self.building += 1
         try:
             driver = await recipe(self._cache, self._progress).install(program.version)
-        except LabError as error:
+        except (TrafficlightError, OSError) as error:
             program.failures = _FAILED
             logger.warning("the driver of %s cannot be built: %s", program.name, error)
             self._note_missing(program, f"cannot be built: {error}")

@@ -56,17 +56,16 @@ class DriverAdapter(Adapter):
         driver = self._driver
         if driver is None:
             return
-        again = bool(driver.hello.reusable) and self._fine and driver.runs
+        again = False
         try:
-            if again and self._used:
-                await self._reset(driver)
-            elif not again:
+            if driver.hello.reusable and self._fine and driver.runs:
+                again = not self._used or (await self._reset(driver))["response"] != "error"
+            else:
                 await driver.end()
                 if self._used:
                     await self._upload(driver)
         except (DriverError, ReportedError) as error:
             logger.warning("the driver of %s cannot be reset: %s", driver.hello.type, error)
-            again = False
         finally:
             await self._drivers.give_back(driver, again=again)
 
