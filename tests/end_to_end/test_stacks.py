@@ -26,12 +26,12 @@ async def test_every_pair_of_stacks_chats_and_edits(start: "Start") -> None:
         "chat/send_messages_test.py",
         "messages",
         "-k",
-        "SendMessages or EditedMessage or EncryptedFile",
+        "SendMessages or SignedSender or EditedMessage or EncryptedFile",
     )
     running = await start("run", *arguments, "--clients", ",".join(_STACKS))
     assert await running.ended(timeout=850) == 0, running.output + running.errors
     cases = running.cases()
-    assert len(cases) == 3 * len(_STACKS) ** 2
+    assert len(cases) == 4 * len(_STACKS) ** 2
     assert [name for name, case in cases.items() if case.result] == []
 
 

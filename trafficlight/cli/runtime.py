@@ -106,7 +106,8 @@ async def adapters_running(
     def deadline() -> float:
         if supervisor.building:
             return math.inf
-        return _AWAY + within * supervisor.exiting() if short and supervisor.all_registered() else usual
+        soon = short and supervisor.all_registered()
+        return min(usual, _AWAY + within * supervisor.exiting()) if soon else usual
 
     lab.engine.adapters_deadline = deadline
     task = asyncio.create_task(supervisor.run(), name="adapters")

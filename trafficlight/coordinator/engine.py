@@ -75,7 +75,8 @@ class Engine:
         self.stopping = ""
         self._interrupted = False
         self.stalled = StallDetector(clock)
-        #: Returns the seconds that cases wait for adapters that are missing; less once all have registered.
+        #: Returns the seconds that cases wait for adapters that are missing: less once all have registered,
+        #: no limit while drivers are being built.
         self.adapters_deadline: Callable[[], float] = lambda: queue_deadline
         #: Whether no missing adapter will register, because the programs that would be one keep exiting.
         self.programs_failed: Callable[[], bool] = lambda: False
@@ -359,7 +360,7 @@ class Engine:
             if self.pool.free or self._limits != self._ask_limits():
                 self.wake()  # a reservation may have expired
             self._check_progress()
-            adapters_deadline = min(self.adapters_deadline(), self._queue_deadline)
+            adapters_deadline = self.adapters_deadline()
             all_registered = adapters_deadline < self._queue_deadline
             if adapters_deadline < self._adapters_deadline:  # it counts from now on
                 for session in self.sessions.values():

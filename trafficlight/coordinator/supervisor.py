@@ -21,11 +21,11 @@ from pathlib import Path
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator.pool import Pool
 from trafficlight.drivers.recipes import RECIPES, DriverRecipe
-from trafficlight.errors import ConfigError, DeployError, LabError
+from trafficlight.errors import ConfigError, DeployError, TrafficlightError
 from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, signal_marked, start_process
-from trafficlight.protocol import TOKEN_VARIABLES
+from trafficlight.protocol import TOKEN_VARIABLES, JsonObject
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
 
@@ -282,20 +282,22 @@ class Supervisor:
     async def _build(self, program: Program, recipe: type[DriverRecipe]) -> bool:
         """Build a program's driver; return whether it can be started."""
         self.building += 1
+        registration = {"type": recipe.name, "version": program.version or ""}
+        self._note_missing(program, "starts once its driver is built", registration)
         try:
             driver = await recipe(self._cache, self._progress).install(program.version)
-        except LabError as error:
+        except (TrafficlightError, OSError) as error:
             program.failures = _FAILED
             logger.warning("the driver of %s cannot be built: %s", program.name, error)
-            self._note_missing(program, f"cannot be built: {error}")
+            self._note_missing(program, f"cannot be built: {error}", registration)
             return False
         finally:
             self.building -= 1
         program.command = [*program.command, "--driver", shlex.join(driver)]
         return True
 
-    def _note_missing(self, program: Program, why: str) -> None:
-        registration = self._pool.registration_of(program.instance)
+    def _note_missing(self, program: Program, why: str, registration: JsonObject | None = None) -> None:
+        registration = registration or self._pool.registration_of(program.instance)
         why = f"the program {program.name} {why}"
         self._pool.note_missing(program.instance, "process", why, registration)
 

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, cast
 
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -113,7 +114,7 @@ class Server:
     """
 
     def __init__(self, app: Quart, listening: socket.socket) -> None:
-        self._app = wrap_app(app, 0, "asgi")
+        self._app = wrap_app(cast("Any", _Draining(app)), 0, "asgi")
         self._listening = listening
         self._config = Config()
         self._config.keep_alive_timeout = KEEP_ALIVE
@@ -177,6 +178,54 @@ class Server:
             connection.close()
         except Exception:
             logger.exception("a connection failed")
+
+
+class _Draining:
+    """An ASGI application that reads what is left of a request's body while the response ends.
+
+    hypercorn queues a few pieces of a body. If the application refuses the request and takes no more of them,
+    it neither reads on nor closes the connection, and the next request on it would wait for ever.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle a request."""
+        if scope["type"] != "http" or not _has_body(scope):
+            await self._application(scope, receive, send)
+            return
+        complete = False
+
+        async def receiving() -> Any:
+            nonlocal complete
+            message = await receive()
+            complete = complete or not message.get("more_body", False)
+            return message
+
+        async def sending(message: Any) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if complete or not last:
+                await send(message)
+                return
+            draining = asyncio.create_task(_drain(receive), name="drain a request")
+            try:
+                await send(message)
+            finally:
+                draining.cancel()
+                await asyncio.gather(draining, return_exceptions=True)
+
+        await self._application(scope, receiving, sending)
+
+
+def _has_body(scope: Any) -> bool:
+    framing = (b"content-length", b"transfer-encoding")
+    return scope.get("http_version") == "2" or any(name in framing for name, _ in scope["headers"])
+
+
+async def _drain(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _Connection(TCPServer):

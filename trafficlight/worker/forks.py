@@ -6,13 +6,12 @@ case each. When a process has exited, whatever it started is killed, and the coo
 Started as ``python -m trafficlight.worker FD MEMORY``; exits when the coordinator closes the socket.
 """
 
-import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
 import json
 import logging
+import mmap
 import os
 import resource
 import signal
@@ -27,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from trafficlight.pdeathsig import die_with
+from trafficlight.pdeathsig import die_with, prctl
 from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.model import Case
 from trafficlight.worker.messages import prepare
@@ -72,16 +71,18 @@ class _Worker:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._child = 0
+        # Shared with all processes below: whether one has received a request and not sent its exit code.
+        self._received = mmap.mmap(-1, 1)
         self._modules = frozenset(sys.modules)
 
     def run(self) -> None:
         """Fork a process for each test file until the coordinator closes the socket."""
-        self._control.send(EXIT_CODE.pack(0))
+        self._send(0)
         while request := self._next():
             code = self._fork(partial(self._serve_file, _file_of(request)))
-            # If there is a request, the child has left it to one with another file.
-            if not self._waiting():
-                self._control.send(EXIT_CODE.pack(code))
+            # Otherwise the child has left its request to one with another file, or was killed between two.
+            if self._received[0]:
+                self._send(code)
 
     def on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
         """Write the stacks of the innermost child to standard error."""
@@ -94,11 +95,9 @@ class _Worker:
         """Wait for a request and return it without removing it; empty if the socket is closed."""
         return self._control.recv(_REQUEST, socket.MSG_PEEK)
 
-    def _waiting(self) -> bool:
-        try:
-            return bool(self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except BlockingIOError:
-            return False
+    def _send(self, code: int) -> None:
+        self._received[0] = 0
+        self._control.send(EXIT_CODE.pack(code))
 
     def _fork(self, work: Callable[[], None]) -> int:
         """Do something in a child; return its exit code when nothing is left of it and what it started."""
@@ -119,13 +118,14 @@ class _Worker:
         stamps: dict[str, tuple[int, int]] = {}
         while (request := self._next()) and _file_of(request) == file and stamps == _stamps(stamps):
             _, (fd, *_), *_ = socket.recv_fds(self._control, _REQUEST, 1)
+            self._received[0] = 1
             if not _expanded(request):
                 self._serve_case(fd)
                 break
             stamps = _stamps(_files(frozenset(sys.modules) - self._modules))
             code = self._fork(partial(self._serve_case, fd))
             os.close(fd)
-            self._control.send(EXIT_CODE.pack(code))
+            self._send(code)
             if code == IMPORTED_NIO:
                 importlib.import_module("nio")
 
@@ -138,8 +138,8 @@ class _Worker:
 
 def _become_subreaper() -> None:
     """Become the parent of all processes whose parent exits below this one."""
-    with contextlib.suppress(AttributeError, OSError):  # not on Linux
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if prctl is not None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _exit_after(work: Callable[[], None], parent: int) -> NoReturn:

@@ -124,7 +124,8 @@ async def test_a_failed_action_leaves_the_client_in_the_case() -> None:
     async with hosted() as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
         await do(adapter, "count")
-        assert await failure_of(adapter, "fail") == "expected 2 messages, saw 1"
+        told = {"details": "expected 2 messages, saw 1", "path": "driver.py:1"}
+        assert (await do(adapter, "fail")).items() >= told.items()
         assert (await do(adapter, "count"))["count"] == 2
 
 
@@ -303,6 +304,21 @@ async def test_a_reusable_driver_plays_on_after_a_reset() -> None:
         assert (await do(last, "count"))["pid"] != third["pid"]
 
 
+@pytest.mark.parametrize("mode", ["remembers", "hangs"])
+async def test_a_driver_that_cannot_be_reset_gets_no_other_case(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    if mode == "hangs":
+        monkeypatch.setattr("trafficlight.adapters.sdk.loop._LONGEST_CLOSE", 0.05)
+    async with hosted(mode) as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        first = await do(adapter, "count")
+        await adapter.exit()
+        following = await coordinator.registered(2, timeout=PATIENCE)
+        second = await do(following, "count")
+        assert (second["count"], second["pid"] == first["pid"]) == (1, False)
+
+
 @pytest.mark.parametrize(
     ("mode", "why"),
     [
@@ -382,15 +398,18 @@ async def test_where_others_run_a_driver_that_does_not_start_is_tried_again(
 
 
 async def test_the_environment_of_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in TOKEN_VARIABLES:
+    secret = {*TOKEN_VARIABLES, "TRAFFICLIGHT_PEOPLE_TOKEN"}
+    for name in secret:
         monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("TRAFFICLIGHT_INSTANCE", "1a2b")
     program = "import json, os; print(json.dumps({'type': 'x', 'all': dict(os.environ), 'cwd': os.getcwd()}))"
     driver = Driver(DriverCommand([sys.executable, "-c", program], {"SCREEN": "2"}, tmp_path))
     await driver.start()
     said = driver.hello.fields()
     assert said["cwd"] == str(tmp_path)
     assert said["all"]["SCREEN"] == "2"
-    assert said["all"].keys().isdisjoint(TOKEN_VARIABLES)
+    assert said["all"].keys().isdisjoint(secret)
+    assert said["all"]["TRAFFICLIGHT_INSTANCE"] == "1a2b", "the lab kills what a killed host leaves"
     await driver.remove()
 
 

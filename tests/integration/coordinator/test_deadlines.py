@@ -1,6 +1,7 @@
 """Every deadline at its real length, on a clock that is turned by hand: who, doing what, since when."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,6 +222,22 @@ async def test_of_waiting_where_nobody_else_is_expected(bay: "EngineHarness", cl
     await clock.turn(4)
     case = (await bay.ended(session))["Dances[alice=Nio]"]
     assert case.message == "timed out after 30 s: needs 1 x Nio (0 free, 0 registered)"
+
+
+async def test_of_waiting_does_not_count_while_drivers_are_built(
+    bay: "EngineHarness", clock: HandClock
+) -> None:
+    bay.engine.adapters_deadline = lambda: math.inf
+    session = await bay.submit(DANCES)
+    await clock.turn(400)
+    bay.engine.adapters_deadline = lambda: 300
+    await clock.turn(298)
+    assert not [event for event in bay.events if event.kind == CaseEnded.kind], (
+        "it counts from the end of the build"
+    )
+    await clock.turn(4)
+    case = (await bay.ended(session))["Dances[alice=Nio]"]
+    assert case.message == "timed out after 300 s: needs 1 x Nio (0 free, 0 registered)"
 
 
 async def test_of_waiting_ends_with_a_session_that_was_cancelled(

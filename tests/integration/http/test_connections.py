@@ -170,3 +170,26 @@ async def test_responses_do_not_wait_for_the_client_to_acknowledge() -> None:
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
         await serving.close()
+
+
+async def test_a_refused_body_does_not_block_the_next_request(site: HttpHarness) -> None:
+    """A client that reuses the connection gets an answer, or learns that it is closed."""
+    port = urlsplit(site.url).port or 0
+    assert await asyncio.to_thread(naive, port, "POST", "/client/x/register", b'{"type": "nio"}') == 200
+    head = "{} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
+    size = 3 << 20
+    refused = head.format("POST /client/x/upload", size).encode() + b"x" * size
+
+    def refused_then_another() -> bytes:
+        received = b""
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(refused)
+                received = connection.recv(65536)
+                connection.sendall(head.format("GET /healthz", 0).encode())
+                while b"HTTP/1.1 200" not in received and (more := connection.recv(65536)):
+                    received += more
+        return received
+
+    # It raises TimeoutError if the connection is neither used nor closed.
+    assert (await asyncio.to_thread(refused_then_another))[:12] in (b"HTTP/1.1 415", b"")

@@ -217,6 +217,16 @@ async def test_limits_hold_and_leave_nothing(opener: Opener) -> None:
     await case.finish()
 
 
+async def test_too_many_parts_are_refused(site: HttpHarness) -> None:
+    body = b"".join(part(f"f{number}", b"") for number in range(1001)) + b"--b--\r\n"
+    case = await begin(site)
+    answer = await send(case.adapter, body)
+    assert answer.status == 413, answer.text()
+    assert answer.json()["error"]["code"] == "too_large"
+    assert case.files() == {}
+    await case.finish()
+
+
 async def test_limits_hold_for_uploads_at_once(opener: Opener) -> None:
     site = await opener(upload_case_limit=1000)
     case = await begin(site)

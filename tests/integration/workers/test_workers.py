@@ -110,6 +110,18 @@ async def test_one_that_dies_while_it_is_idle(
     await fine(pool)
 
 
+async def test_the_death_of_an_idle_child_is_not_the_exit_of_the_next_process(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine"
+) -> None:
+    await fine(pool)
+    (child,) = psutil.Process(pool.pids[0]).children()
+    child.kill()
+    while child.is_running():
+        await asyncio.sleep(0.01)
+    verdict = await pool.execute(bench.assignment("async def run(self):\n    os._exit(3)"), link)
+    assert verdict.message == "the test ended its process: exit code 3"
+
+
 class TestTheLoop:
     """Nothing that a test does delays the coordinator's own loop, in which polls are answered."""
 

@@ -14,6 +14,7 @@ from trafficlight.client_types import ClientTypeSpec, CustomMatch
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
 from trafficlight.coordinator.supervisor import Program, Supervisor, programs_of
+from trafficlight.drivers.recipes import NioRecipe
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.processes import child_environment, start_process
 from trafficlight.suites.model import Case
@@ -130,10 +131,10 @@ class FakePool:
         return None
 
 
-async def _run_until_exit(programs: list[Program], folder: Path) -> FakePool:
-    """Run programs until each has exited once."""
+async def _run_until_exit(programs: list[Program], folder: Path, *others: Program) -> FakePool:
+    """Run programs, and others that do not start, until each has exited once."""
     pool = FakePool()
-    supervised = Supervisor(programs, "http://x", folder, pool)  # type: ignore[arg-type]
+    supervised = Supervisor([*others, *programs], "http://x", folder, pool)  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as group:
         running = group.create_task(supervised.run())
         for _ in programs:
@@ -156,6 +157,18 @@ async def test_a_program_that_cannot_be_started_is_tried_again(
     monkeypatch.setattr(supervisor, "start_process", failing_once)
     pool = await _run_until_exit([Program("mine", ["true"])], tmp_path)
     assert pool.missing == [f"the program mine cannot be started: {error}"]
+
+
+@pytest.mark.parametrize(
+    "error", [DeployError("npm: exit code 1"), ConfigError("no network"), OSError("full")]
+)
+async def test_a_driver_that_cannot_be_built_costs_no_other_program(tmp_path: Path, error: Exception) -> None:
+    class Failing(NioRecipe):
+        async def install(self, version: str | None = None) -> list[str]:
+            raise error
+
+    pool = await _run_until_exit([Program("mine", ["true"])], tmp_path, Program("nio", [], recipe=Failing))
+    assert pool.missing == [f"the program nio cannot be built: {error}"]
 
 
 async def test_programs_do_not_get_the_token_of_people(

@@ -56,17 +56,16 @@ class DriverAdapter(Adapter):
         driver = self._driver
         if driver is None:
             return
-        again = bool(driver.hello.reusable) and self._fine and driver.runs
+        again = False
         try:
-            if again and self._used:
-                await self._reset(driver)
-            elif not again:
+            if driver.hello.reusable and self._fine and driver.runs:
+                again = not self._used or (await self._reset(driver))["response"] != "error"
+            else:
                 await driver.end()
                 if self._used:
                     await self._upload(driver)
         except (DriverError, ReportedError) as error:
             logger.warning("the driver of %s cannot be reset: %s", driver.hello.type, error)
-            again = False
         finally:
             await self._drivers.give_back(driver, again=again)
 
@@ -114,7 +113,7 @@ class DriverAdapter(Adapter):
             if error.kind != "action":
                 raise error
             # Not as an error report, which would end its part in the case: a test may expect the failure.
-            return {"response": "error", "details": str(error)}
+            return {"response": "error", "details": str(error), "path": error.path}
         response = said.get("response")
         if not isinstance(response, dict):
             response = {} if response is None else {"response": response}

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from trafficlight.adapters.sdk.driver import empty_folder
 from trafficlight.errors import LabError
 from trafficlight.processes import (
+    LAB_ONLY,
     describe_exit,
     run_to_completion,
     signal_marked,
@@ -37,8 +38,8 @@ _LAST_OUTPUT = 0.5
 _TAIL, _TAIL_LINES = 2000, 10
 # Names a folder that no other driver has.
 _STORAGE = "TRAFFICLIGHT_STORAGE"
-# For the host only.
-_NOT_INHERITED = frozenset({*TOKEN_VARIABLES, "TRAFFICLIGHT_URL", "trafficlightURL", "TRAFFICLIGHT_INSTANCE"})
+# For the host only. Not TRAFFICLIGHT_INSTANCE, by which the lab finds what a killed host leaves.
+_NOT_INHERITED = frozenset({*TOKEN_VARIABLES, LAB_ONLY, "TRAFFICLIGHT_URL", "trafficlightURL"})
 
 
 class DriverError(LabError):

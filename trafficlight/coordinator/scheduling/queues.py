@@ -55,15 +55,17 @@ class WaitingGroup:
 
     def restart_timer(self, now: float) -> None:
         """Restart the time for which adapters have been missing."""
-        self.no_adapter_since = _since(None, now, self.no_adapter_since is not None)
+        if self.no_adapter_since is not None:
+            self.no_adapter_since = self.unsatisfiable_since = now
 
     def expired_deadline(self, now: float, deadline: float, adapters_deadline: float) -> float | None:
         """Return the deadline that the group has reached, in seconds; None if it may wait longer.
 
         :param deadline: seconds for which the group may be unsatisfiable.
-        :param adapters_deadline: seconds for which adapters may be missing.
+        :param adapters_deadline: seconds for which adapters may be missing; if longer, it replaces the other.
         """
-        timers = ((self.no_adapter_since, adapters_deadline), (self.unsatisfiable_since, deadline))
+        longest = max(deadline, adapters_deadline)
+        timers = ((self.no_adapter_since, adapters_deadline), (self.unsatisfiable_since, longest))
         return next((limit for since, limit in timers if since is not None and now - since >= limit), None)
 
     def unreported_reason(self, now: float, pause: float) -> str | None:

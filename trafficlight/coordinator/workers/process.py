@@ -191,6 +191,7 @@ class WorkerProcess:
         await self._process.wait()
         if self._exit is not None:
             self._exit.cancel()
+            await asyncio.wait([self._exit])  # the loop watches the socket until then
         self._control.close()
 
     def last_output(self) -> str:

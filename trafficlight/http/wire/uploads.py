@@ -13,6 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
@@ -191,6 +192,9 @@ async def receive_files(
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = "the disk of the coordinator is full"
             raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
+        if isinstance(error, RequestEntityTooLarge):
+            message = f"more than {_PARTS_LIMIT} parts, or more than {_FIELD_LIMIT} bytes besides the files"
+            raise _too_large(message) from None
         if isinstance(error, ValueError):
             message = f"the multipart body cannot be read: {error}"
             raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_multipart", message) from None

@@ -26,6 +26,21 @@ class TwoInARoom(Test):
         return next(entry for entry in timeline if entry["event_id"] == event["event_id"])
 
 
+class SignedSender(TwoInARoom):
+    """Nobody has verified anyone, but identities have signed their devices: messages have no warning."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.meet(alice, bob, server)
+        assert await bob.get_trust(alice.user_id) == "unverified"
+        assert [device.get("verified") for device in await alice.get_devices()] == [True]
+
+        await alice.send_message("It is me")
+
+        await bob.verify_message_in_timeline("It is me")
+        await bob.verify_last_message_is_trusted()
+        assert (await bob.find_message("It is me")).get("shield") == "none"
+
+
 class EditedMessage(TwoInARoom):
     """An edit replaces the text, for both; it is no message of its own."""
 

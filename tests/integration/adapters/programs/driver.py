@@ -22,6 +22,9 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         kept.write_text(str(int(kept.read_text()) + 1 if kept.exists() else 1))
         return {"count": int(kept.read_text()), "pid": os.getpid()}
     if action == "reset":
+        if MODE == "hangs":
+            time.sleep(600)
+        assert MODE != "remembers"
         (STORAGE / "count").unlink(missing_ok=True)
     if action == "echo":
         return data
@@ -91,7 +94,7 @@ say(
         "type": "counter",
         "version": "1.0",
         "labels": ["quick"],
-        **({"reusable": True} if MODE == "reusable" else {}),
+        **({"reusable": True} if MODE in ("reusable", "hangs", "remembers") else {}),
     }
     | ({"actions": ["count", "fail", "die"]} if MODE == "declares" else {})
 )
