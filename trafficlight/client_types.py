@@ -161,7 +161,7 @@ class ElementWebDevelop(ClientType):
 
 
 class HydrogenWeb(ClientType):
-    """Hydrogen in a browser."""
+    """Hydrogen in a browser; its driver comes with trafficlight."""
 
     type = "hydrogen-web"
 
@@ -244,7 +244,8 @@ CLIENT_NAME = re.compile(r"([\w-]+)(==[\w.+!-]+)?")
 
 CLIENT_GROUPS: Mapping[str, tuple[str, ...]] = {
     "sdk": ("nio", "js-sdk", "mautrix-go"),
-    "all": ("nio", "js-sdk", "mautrix-go"),
+    "browser": ("hydrogen-web",),
+    "all": ("nio", "js-sdk", "mautrix-go", "hydrogen-web"),
 }
 """The clients that come with trafficlight, by the name of their group."""
 

@@ -184,7 +184,9 @@ class Settings(BaseModel):
         description="The clients in roles for any Matrix client, where a session names none.",
     )
     adapters: dict[str, Program] = Field(
-        default_factory=lambda: {name: AdapterProgram(count=4) for name in ("nio", "js-sdk", "mautrix-go")},
+        default_factory=lambda: {
+            name: AdapterProgram(count=4) for name in ("nio", "js-sdk", "mautrix-go", "hydrogen-web")
+        },
         description="The adapters that `run` starts, by name: how many of a built-in client, or the command"
         " of an adapter, or an object with `command` (of an adapter) or `driver` (the command of a driver),"
         " `count`, `cwd` and `env`. In commands and `env`, `{url}` is the coordinator's URL, and `{port}` a"

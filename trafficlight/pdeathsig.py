@@ -12,13 +12,15 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 
+# Looked up once, for all processes that a worker forks. None on other systems than Linux.
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+
 
 def die_with(parent: int) -> None:
     """Let the kernel kill this process when its parent dies; exit if it has died already."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (AttributeError, OSError):
+    if prctl is None:
         return
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
 

@@ -13,8 +13,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
-pytestmark = pytest.mark.timeout(300)
-
 _INTEROP = Path(__file__).parent.parent / "interop"
 # Seconds that a client waits for a homeserver that is dead.
 _IMPATIENT = {"TRAFFICLIGHT_ACTION_DEADLINE": "5"}

@@ -10,8 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
-pytestmark = pytest.mark.timeout(300)
-
 
 async def _in_the_middle(start: "Start", demo: Path, chat: Path, grace: str) -> "Running":
     """Return a session in which one case has ended, one never ends and one has not begun."""

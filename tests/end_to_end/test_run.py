@@ -10,8 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
-pytestmark = pytest.mark.timeout(300)
-
 
 async def test_the_suites_that_ship_succeed_and_are_reported(start: "Start") -> None:
     collecting = await start("collect", "--json")

@@ -4,15 +4,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Start
 
 _ROOT = Path(__file__).parents[2]
 _PAGE = _ROOT / "docs" / "tutorial" / "first-session.md"
-
-pytestmark = pytest.mark.timeout(300)
 
 
 async def test_the_first_session_goes_as_told(start: "Start", tmp_path: Path) -> None:
@@ -37,7 +33,8 @@ async def test_the_first_session_goes_as_told(start: "Start", tmp_path: Path) ->
     running = await start("run", "my_tests")
     assert await running.ended() == 1, running.output + running.errors
     assert "      bob reads 'Good morning'" in running.output
-    log = next(running.session().glob("cases/greeting_test/Greeting/*/attempt-1/log.info"))
+    (shown,) = re.findall(r"^\$ cat results/latest/(\S+)$", _PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    (log,) = running.session().glob(shown)
     assert "bob: verify_message_in_timeline" in log.read_text(encoding="utf-8")
 
 

@@ -65,7 +65,6 @@ def _shell(script: str, project: Path, **more: str) -> str:
         env=_environment(project, **more),
         capture_output=True,
         text=True,
-        timeout=100,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -62,8 +62,8 @@ _selection_options = adding(
         type=_Names(),
         metavar="TYPE,...",
         default=(),
-        help="The clients in roles for any Matrix client, such as nio,js-sdk; sdk and all are groups.  "
-        "[default: nio]",
+        help="The clients in roles for any Matrix client, such as nio,js-sdk; sdk, browser and all are "
+        "groups.  [default: nio]",
     ),
     click.option(
         "--client",

@@ -222,7 +222,8 @@ class Channel:
         self._answered.append(outstanding.message.id)
         if response.get("response") == "error":
             details = str(response.get("error") or response.get("details") or "the client answered: error")
-            self._settle(outstanding, ActionError(details, action=outstanding.message.action))
+            path = _path(str(response.get("path") or ""))
+            self._settle(outstanding, ActionError(details, action=outstanding.message.action, path=path))
         else:
             self._settle(outstanding, response)
         return Receipt.ACCEPTED
@@ -251,8 +252,7 @@ class Channel:
         stated = error.type if "type" in error.model_fields_set else ""
         of_action = stated == "action" or (stated == "unknown" and outstanding is not None)
         kind = ActionError if of_action else AdapterError
-        path = "" if error.path.strip().lower() in _NO_PATHS else error.path
-        return kind(details, action=action, path=path)
+        return kind(details, action=action, path=_path(error.path))
 
     # State
 
@@ -358,3 +358,7 @@ class Channel:
 
 def _idle(delay: int) -> ActionMessage:
     return ActionMessage(action=IDLE, data={"delay": delay})
+
+
+def _path(stated: str) -> str:
+    return "" if stated.strip().lower() in _NO_PATHS else stated

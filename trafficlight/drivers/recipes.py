@@ -15,6 +15,7 @@ from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.processes import Progress, child_environment, no_network, run_tool
 
 _SOURCES = Path(__file__).parent
+_CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 class DriverRecipe(ABC):
@@ -108,7 +109,7 @@ class BuiltRecipe(DriverRecipe):
 
         digest = await asyncio.to_thread(_digest, source)
         folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
-        return self._command(folder)
+        return await asyncio.to_thread(self._command, folder)
 
     @abstractmethod
     async def _build(self, folder: Path, version: str, title: str) -> None:
@@ -116,34 +117,82 @@ class BuiltRecipe(DriverRecipe):
 
     @abstractmethod
     def _command(self, folder: Path) -> list[str]:
-        """Return the command that starts what was built."""
+        """Return the command that starts what was built. Searches the PATH."""
 
 
-class JsSdkRecipe(BuiltRecipe):
+class NpmRecipe(BuiltRecipe):
+    """Builds a driver with npm.
+
+    :cvar package: the client's package.
+    """
+
+    tool = "npm"
+    advice = "install Node.js 20 or later (https://nodejs.org, or `apt-get install nodejs npm`)"
+    package: str
+
+    async def _build(self, folder: Path, version: str, title: str) -> None:
+        arguments = ["ci"]
+        if version != self.stable:
+            await asyncio.to_thread(self._take_version, folder, version)
+            arguments = ["install"]
+        quiet = ["--ignore-scripts", "--no-audit", "--no-fund"]
+        await self._npm(f"installing {title}", folder, *arguments, *quiet)
+
+    async def _npm(self, doing: str, folder: Path, *arguments: str) -> None:
+        await run_tool(
+            doing,
+            [self.tool, *arguments, "--loglevel=error"],
+            environment=child_environment(proxies=True),
+            directory=folder,
+        )
+
+    def _take_version(self, folder: Path, version: str) -> None:
+        """Make npm install another version of the client than the locked one."""
+        manifest = folder / "package.json"
+        content = json.loads(manifest.read_text())
+        content["dependencies"][self.package] = version
+        manifest.write_text(json.dumps(content))
+        (folder / "package-lock.json").unlink()
+
+    def _command(self, folder: Path) -> list[str]:
+        return ["node", str(folder / "driver.mjs")]
+
+
+class JsSdkRecipe(NpmRecipe):
     """matrix-js-sdk on Node."""
 
     name = "js-sdk"
     client = "matrix-js-sdk"
     stable = "43.0.0"
-    tool = "npm"
-    advice = "install Node.js 20 or later (https://nodejs.org, or `apt-get install nodejs npm`)"
+    package = "matrix-js-sdk"
     _folder = "js"
 
+
+class HydrogenRecipe(NpmRecipe):
+    """Hydrogen in the machine's Chromium."""
+
+    name = "hydrogen-web"
+    client = "Hydrogen"
+    stable = "0.3.1"
+    package = "hydrogen-view-sdk"
+    _folder = "hydrogen"
+
+    @classmethod
+    def unsupported(cls) -> str | None:
+        """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
+        if _chromium() is None:
+            return (
+                f"{cls.client} needs Chromium or Chrome, which is not on the PATH: "
+                "install it (`apt-get install chromium`, or https://www.google.com/chrome)"
+            )
+        return super().unsupported()
+
     async def _build(self, folder: Path, version: str, title: str) -> None:
-        arguments = ["ci"]
-        if version != self.stable:
-            await asyncio.to_thread(_take_version, folder, version)
-            arguments = ["install"]
-        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        await run_tool(
-            f"installing {title}",
-            [self.tool, *arguments, *quiet],
-            environment=child_environment(proxies=True),
-            directory=folder,
-        )
+        await super()._build(folder, version, title)
+        await self._npm(f"building {title}", folder, "run", "build")
 
     def _command(self, folder: Path) -> list[str]:
-        return ["node", str(folder / "driver.mjs")]
+        return [*super()._command(folder), str(_chromium())]
 
 
 class MautrixGoRecipe(BuiltRecipe):
@@ -172,7 +221,7 @@ class MautrixGoRecipe(BuiltRecipe):
 
 
 RECIPES: Mapping[str, type[DriverRecipe]] = MappingProxyType(
-    {recipe.name: recipe for recipe in (NioRecipe, JsSdkRecipe, MautrixGoRecipe)}
+    {recipe.name: recipe for recipe in (NioRecipe, JsSdkRecipe, MautrixGoRecipe, HydrogenRecipe)}
 )
 """The recipes by the names of their drivers."""
 
@@ -181,13 +230,9 @@ def _copy(source: Path, folder: Path) -> None:
     shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
 
 
-def _take_version(folder: Path, version: str) -> None:
-    """Make npm install another version of matrix-js-sdk than the locked one."""
-    manifest = folder / "package.json"
-    content = json.loads(manifest.read_text())
-    content["dependencies"]["matrix-js-sdk"] = version
-    manifest.write_text(json.dumps(content))
-    (folder / "package-lock.json").unlink()
+def _chromium() -> str | None:
+    """Return the path of the machine's Chromium. Searches the PATH."""
+    return next(filter(None, map(shutil.which, _CHROMIUMS)), None)
 
 
 def _digest(source: Path) -> str:

@@ -6,8 +6,6 @@ case each. When a process has exited, whatever it started is killed, and the coo
 Started as ``python -m trafficlight.worker FD MEMORY``; exits when the coordinator closes the socket.
 """
 
-import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -28,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from trafficlight.pdeathsig import die_with
+from trafficlight.pdeathsig import die_with, prctl
 from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.model import Case
 from trafficlight.worker.messages import prepare
@@ -140,8 +138,8 @@ class _Worker:
 
 def _become_subreaper() -> None:
     """Become the parent of all processes whose parent exits below this one."""
-    with contextlib.suppress(AttributeError, OSError):  # not on Linux
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if prctl is not None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _exit_after(work: Callable[[], None], parent: int) -> NoReturn:

@@ -52,7 +52,6 @@ def trafficlight(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
     )
     return [*done.stdout.splitlines(), str(done.returncode)]
 

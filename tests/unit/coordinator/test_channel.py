@@ -201,7 +201,7 @@ class TestResponses:
         [
             ({"response": "error"}, "alice could not"),
             ({"response": "error", "error": "no such room"}, "no such room"),
-            ({"response": "error", "details": "timed out"}, "timed out"),
+            ({"response": "error", "details": "timed out", "path": "driver.py:1"}, "timed out"),
         ],
     )
     async def test_the_word_error_is_a_failure(self, side: Side, response: JsonObject, message: str) -> None:
@@ -213,6 +213,7 @@ class TestResponses:
         assert raised.value.action == "open_room"
         expected = "the client answered: error" if message == "alice could not" else message
         assert raised.value.message == expected
+        assert raised.value.path == response.get("path", "")
 
 
 class TestErrors:

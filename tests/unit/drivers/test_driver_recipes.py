@@ -8,7 +8,7 @@ import pytest
 
 from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.supervisor import programs_of, unsupported_of
-from trafficlight.drivers.recipes import RECIPES, JsSdkRecipe, MautrixGoRecipe
+from trafficlight.drivers.recipes import RECIPES, HydrogenRecipe, JsSdkRecipe, MautrixGoRecipe
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.cache import CacheFolder
 
@@ -62,6 +62,22 @@ async def test_driver_is_built_once_for_each_version(tools: Path, tmp_path: Path
     ]
 
 
+async def test_hydrogen_needs_npm_and_a_chromium_and_starts_with_it(tools: Path, tmp_path: Path) -> None:
+    recipe = HydrogenRecipe(CacheFolder(tmp_path), lambda _: None)
+    with pytest.raises(DeployError, match=r"needs Chromium or Chrome.*: install it"):
+        await recipe.install()
+    _tool(tools, "google-chrome", "exit 1")
+    with pytest.raises(DeployError, match=r"needs npm.*: install Node"):
+        await recipe.install()
+    _tool(tools, "npm", f'echo "$@" >> {tmp_path}/calls')
+
+    node, driver, chromium = await recipe.install()
+
+    assert (node, Path(driver).name, chromium) == ("node", "driver.mjs", str(tools / "google-chrome"))
+    calls = [call.split()[:2] for call in (tmp_path / "calls").read_text().splitlines()]
+    assert calls == [["ci", "--ignore-scripts"], ["run", "build"]]
+
+
 async def test_failed_build_leaves_nothing_and_says_why(tools: Path, tmp_path: Path) -> None:
     _tool(tools, "go", "echo 'main.go:3: undefined: nothing' >&2; exit 1")
     recipe = MautrixGoRecipe(CacheFolder(tmp_path), lambda _: None)
@@ -72,8 +88,10 @@ async def test_failed_build_leaves_nothing_and_says_why(tools: Path, tmp_path: P
 
 def test_manifests_pin_the_stable_versions() -> None:
     folder = Path(__file__).parents[3] / "trafficlight" / "drivers"
-    manifest = json.loads((folder / "js" / "package.json").read_text())
-    assert manifest["dependencies"]["matrix-js-sdk"] == JsSdkRecipe.stable
+    for place, recipe in (("js", JsSdkRecipe), ("hydrogen", HydrogenRecipe)):
+        manifest = json.loads((folder / place / "package.json").read_text())
+        assert manifest["dependencies"][recipe.package] == recipe.stable
+        assert '"resolved"' not in (folder / place / "package-lock.json").read_text()
     assert f"maunium.net/go/mautrix v{MautrixGoRecipe.stable}\n" in (folder / "go" / "go.mod").read_text()
 
 
@@ -81,6 +99,6 @@ def test_manifests_pin_the_stable_versions() -> None:
 def test_clients_that_come_along_are_programs_by_default() -> None:
     programs = programs_of(Settings().adapters)
     assert {program.name for program in programs} == set(RECIPES)
-    assert set(unsupported_of(programs)) == {"js-sdk", "mautrix-go"}
+    assert set(unsupported_of(programs)) == {"js-sdk", "mautrix-go", "hydrogen-web"}
     (old,) = programs_of({"js-sdk": AdapterProgram(version="42.0.0")})
     assert (old.recipe, old.version) == (JsSdkRecipe, "42.0.0")

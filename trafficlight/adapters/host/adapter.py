@@ -113,7 +113,7 @@ class DriverAdapter(Adapter):
             if error.kind != "action":
                 raise error
             # Not as an error report, which would end its part in the case: a test may expect the failure.
-            return {"response": "error", "details": str(error)}
+            return {"response": "error", "details": str(error), "path": error.path}
         response = said.get("response")
         if not isinstance(response, dict):
             response = {} if response is None else {"response": response}
