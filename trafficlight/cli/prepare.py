@@ -97,7 +97,7 @@ def _specs(cases: Iterable[Case]) -> list[HomeServerSpec]:
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @_config_option
 def clean(paths: tuple[str, ...], dry_run: bool, config: Path | None) -> None:
-    """Remove installed homeservers that neither the settings nor tests use.
+    """Remove installed homeservers and built drivers that neither the settings nor tests use.
 
     PATH is where tests are. Default: the setting TESTS, else the built-in suites. The versions of the
     settings are kept, and those that a running lab uses.
@@ -106,9 +106,10 @@ def clean(paths: tuple[str, ...], dry_run: bool, config: Path | None) -> None:
 
 
 async def _clean(paths: Sequence[str], dry_run: bool, settings: Settings) -> None:
-    used = _specs(await _cases(paths, Selection(), settings))
+    cases = await _cases(paths, Selection(), settings)
+    used = _specs(cases)
     used += [spec for kind in (SynapseStable(), Dendrite()) for spec in kind.homeservers()]
-    kept = await _installations(used, settings)
+    kept = await _installations(used, cases, settings)
     cache, freed = CacheFolder(settings.cache_folder), 0
     # Only beside what is used: another program may keep something else in the folder.
     for family in sorted({name.partition("/")[0] for name in kept}):
@@ -136,8 +137,10 @@ class _Names(CacheFolder):
         return self.path(name)
 
 
-async def _installations(specs: Sequence[HomeServerSpec], settings: Settings) -> set[str]:
-    """Return the names of the folders in the cache that homeservers use."""
+async def _installations(
+    specs: Sequence[HomeServerSpec], cases: Iterable[Case], settings: Settings
+) -> set[str]:
+    """Return the names of the folders in the cache that homeservers and clients use."""
     cache = _Names(settings.cache_folder)
     recipes = {recipe.name: recipe for recipe in configured_recipes(settings, cache, lambda _: None)}
     providers = build_providers(settings)
@@ -147,4 +150,8 @@ async def _installations(specs: Sequence[HomeServerSpec], settings: Settings) ->
                 await recipe.install(await recipe.resolve(spec.version))
     finally:
         await providers.close()
+    # The stable versions are kept too.
+    for program in [*programs_of(settings.adapters, cases), *programs_of(settings.adapters)]:
+        if program.recipe is not None and await asyncio.to_thread(program.recipe.unsupported) is None:
+            await program.recipe(cache, lambda _: None).install(program.version)
     return cache.noted

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import shlex
 import signal
@@ -22,6 +23,8 @@ from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
 from trafficlight.text import without_credentials
 from trafficlight.worker.execution import OnFailure
+
+logger = logging.getLogger(__name__)
 
 # Seconds between two registrations of one program; one that exits early is restarted after a pause.
 _AWAY = 30.0
@@ -111,6 +114,7 @@ async def adapters_running(
 
     lab.engine.adapters_deadline = deadline
     task = asyncio.create_task(supervisor.run(), name="adapters")
+    task.add_done_callback(_note_end)
     try:
         yield
     finally:
@@ -122,6 +126,12 @@ async def adapters_running(
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _note_end(supervising: asyncio.Task[None]) -> None:
+    """Log why adapter programs are not kept running any more, unless the session ended."""
+    if not supervising.cancelled() and (error := supervising.exception()) is not None:
+        logger.error("adapter programs are not started again: %s", error, exc_info=error)
 
 
 async def _last_uploads(lab: Lab, supervisor: Supervisor) -> None:

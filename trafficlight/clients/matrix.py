@@ -36,8 +36,7 @@ class MatrixClient(Client):
     """A Matrix client under test. Every method returns only when what it names is true in that client.
 
     `localpart` and `password` are made up when the case starts, unique to it; a test may set them before it
-    calls
-    :meth:`register` or :meth:`login`, for instance to log two devices of one user in.
+    calls :meth:`register` or :meth:`login`, for instance to log two devices of one user in.
 
     :ivar localpart: the user's name without server.
     :ivar password: the user's password.

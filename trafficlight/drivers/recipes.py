@@ -7,6 +7,7 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
@@ -59,7 +60,10 @@ class NioRecipe(DriverRecipe):
         """Return the command that starts the driver.
 
         :raises ConfigError: a version is given.
+        :raises ModuleNotFoundError: it is not installed.
         """
+        if not await asyncio.to_thread(find_spec, "nio"):
+            raise ModuleNotFoundError("No module named 'nio'", name="nio")
         if version is not None:
             raise ConfigError(
                 "is the version that is installed with trafficlight", key="ADAPTERS.nio.version"

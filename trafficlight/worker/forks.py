@@ -211,10 +211,14 @@ def _children() -> set[int]:
 
 def _end_children(known: Collection[int] = ()) -> None:
     """Kill all children but the known ones, and theirs, which become children of this process."""
-    while left := _children().difference(known):
+    beyond = set(known)
+    while left := _children().difference(beyond):
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except PermissionError:  # it has become another user's
+                beyond.add(pid)
+        for pid in left.difference(beyond):
             os.waitpid(pid, 0)
 
 

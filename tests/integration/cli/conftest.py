@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+
+from tests.integration.http.conftest import TEST_FILE, HttpHarness, open_site
 
 
 class Command:
@@ -75,3 +78,34 @@ async def run(tmp_path: Path) -> AsyncIterator[Runner]:
             return command
 
         yield start
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[HttpHarness]:
+    async with open_site(tmp_path) as opened:
+        yield opened
+
+
+def a_test_file(folder: Path, body: str = "await alice.perform('one')", name: str = "talk_test.py") -> Path:
+    path = folder / name
+    path.write_text(TEST_FILE.format(body=f"        {body}", client_type="nio"))
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def serving(run: Runner, port: int, *tests: Path) -> AsyncIterator[Command]:
+    command = await run(
+        *("serve", *map(str, tests), "--port", str(port), "--workers", "0"),
+        TRAFFICLIGHT_ADAPTERS="{}",
+    )
+    await command.line("session")
+    try:
+        yield command
+    finally:
+        await command.close()

@@ -1,23 +1,15 @@
 """Sessions and adapters of a running coordinator, by command."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.integration.cli.conftest import Runner
-from tests.integration.cli.test_submit_watch import a_test_file, free_port, serving
-from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended, open_site
+from tests.integration.cli.conftest import Runner, a_test_file, free_port, serving
+from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.results.events import State
 
 RACK = {"type": "nio", "version": "1.2", "labels": ["rack-7"]}
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[HttpHarness]:
-    async with open_site(tmp_path) as opened:
-        yield opened
 
 
 async def said(run: Runner, site: HttpHarness, *arguments: str, code: int = 0) -> list[str]:

@@ -1,30 +1,14 @@
 """`submit` and `watch` against a real coordinator, as processes of their own."""
 
 import signal
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-import pytest
 
-from tests.integration.cli.conftest import Command, Runner
-from tests.integration.http.conftest import TEST_FILE, HttpHarness, ScriptedAdapter, ended, open_site
+from tests.integration.cli.conftest import Runner, a_test_file, free_port, serving
+from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended, open_site
 
 PEOPLE = "secret-of-people"
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[HttpHarness]:
-    async with open_site(tmp_path) as opened:
-        yield opened
-
-
-def a_test_file(folder: Path, body: str = "await alice.perform('one')", name: str = "talk_test.py") -> Path:
-    path = folder / name
-    path.write_text(TEST_FILE.format(body=f"        {body}", client_type="nio"))
-    return path
 
 
 async def play(site: HttpHarness, response: str | None = None) -> None:
@@ -114,25 +98,6 @@ async def test_the_token_is_shown(run: Runner, tmp_path: Path) -> None:
             command = await run("submit", "talk_test.py", "--watch", *arguments, "--url", site.url, **given)
             await ScriptedAdapter(site).register()
             assert await command.ended() == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@asynccontextmanager
-async def serving(run: Runner, port: int, *tests: Path) -> AsyncIterator[Command]:
-    command = await run(
-        *("serve", *map(str, tests), "--port", str(port), "--workers", "0"),
-        TRAFFICLIGHT_ADAPTERS="{}",
-    )
-    await command.line("session")
-    try:
-        yield command
-    finally:
-        await command.close()
 
 
 async def test_watching_goes_on_when_the_coordinator_is_restarted(run: Runner, tmp_path: Path) -> None:

@@ -27,9 +27,16 @@ class _Host:
         self._evidence = Path(os.environ["TRAFFICLIGHT_EVIDENCE"])
 
     async def upload(self, path: Path, name: str | None = None) -> str:
-        """Leave a file for the host, which uploads it."""
+        """Leave a file for the host, which uploads it.
+
+        :raises ValueError: the name leaves the folder of evidence.
+        """
         name = name or path.name
-        await asyncio.to_thread(shutil.copyfile, path, self._evidence / name)
+        target = self._evidence / name
+        if ".." in target.parts:
+            raise ValueError(f"{name!r} leaves the folder of evidence")
+        await asyncio.to_thread(target.parent.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(shutil.copyfile, path, target)
         return name
 
 
