@@ -56,6 +56,11 @@ class Reply:
         """The id of the action that it answers."""
         return self.body.get("id") if isinstance(self.body, dict) else None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it says that the action failed: an error report, or a response named `error`."""
+        return self.kind == "error" or (isinstance(self.body, dict) and self.body.get("response") == "error")
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:

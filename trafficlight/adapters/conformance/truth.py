@@ -110,8 +110,9 @@ class Truth:
         if reply is None:
             self._add(action, Level.WRONG, f"no answer within {_PATIENCE:g} s")
             raise _EndedError
-        if reply.kind == "error" or not isinstance(reply.body, dict):
-            error = reply.body.get("error", {}) if isinstance(reply.body, dict) else {}
+        if reply.failed or not isinstance(reply.body, dict):
+            body = reply.body if isinstance(reply.body, dict) else {}
+            error = body.get("error", body)
             unsupported = error.get("type") == "unsupported"
             details = str(error.get("details", reply.body)).partition("\n")[0]
             self._add(
@@ -136,10 +137,10 @@ class Truth:
             self._add(
                 name, Level.WRONG, f"no answer within {_PATIENCE:g} s; the client's own wait must be shorter"
             )
-        elif reply.kind == "respond":
+        elif not reply.failed:
             self._add(name, Level.WRONG, "was answered as done for a message that nobody has sent")
             return
-        elif (kind := (reply.body or {}).get("error", {}).get("type")) != "action":
+        elif reply.kind == "error" and (kind := (reply.body or {}).get("error", {}).get("type")) != "action":
             self._add(
                 name, Level.WRONG, f"a message that never comes was reported as {kind!r}, not as 'action'"
             )
