@@ -42,7 +42,8 @@ async def test_a_tool_that_does_not_exist_is_named() -> None:
 
 async def test_cancelling_kills_the_tool_and_what_it_started() -> None:
     started, others = asyncio.Event(), _descendants()
-    script = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    waits = "import signal; print(1, flush=True); signal.pause()"
+    script = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', '{waits}'])"
     task = asyncio.create_task(run_tool("work", [*_PYTHON, script], on_line=lambda _: started.set()))
     await started.wait()
     children = _descendants() - others
@@ -50,7 +51,7 @@ async def test_cancelling_kills_the_tool_and_what_it_started() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=5)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=60)
     assert not alive
 
 

@@ -168,7 +168,10 @@ async def test_a_driver_that_cannot_be_built_costs_no_other_program(tmp_path: Pa
             raise error
 
     pool = await _run_until_exit([Program("mine", ["true"])], tmp_path, Program("nio", [], recipe=Failing))
-    assert pool.missing == [f"the program nio cannot be built: {error}"]
+    assert pool.missing == [
+        "the program nio starts once its driver is built",
+        f"the program nio cannot be built: {error}",
+    ]
 
 
 async def test_programs_do_not_get_the_token_of_people(
