@@ -7,7 +7,7 @@ import os
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -501,8 +501,18 @@ async def test_a_session_that_cannot_be_closed_keeps_no_other_open(
     first.writer.close()
 
 
+@pytest.fixture
+def default_action(number: signal.Signals) -> Iterator[None]:
+    """Have this process not ignore a signal, as it does under nohup."""
+    before = signal.signal(number, signal.SIG_DFL)
+    yield
+    signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-async def test_a_signal_ends_sessions_with_complete_results(opened: Opener, number: signal.Signals) -> None:
+async def test_a_signal_ends_sessions_with_complete_results(
+    opened: Opener, number: signal.Signals, default_action: None
+) -> None:
     async with opened() as lab:
         with stopping_on_signals(lab):
             session = await lab.start(SessionRequest())  # one case waits for a client

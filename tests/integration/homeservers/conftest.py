@@ -220,7 +220,7 @@ async def _talk(one: nio.AsyncClient, other: nio.AsyncClient) -> str:
 async def _share_room(one: nio.AsyncClient, other: nio.AsyncClient) -> str:
     created = await one.room_create(invite=[other.user_id])
     assert isinstance(created, nio.RoomCreateResponse), created
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while created.room_id not in other.invited_rooms:
         assert time.monotonic() < deadline, "no invite arrived"
         await other.sync(timeout=5000)
@@ -235,7 +235,7 @@ async def _say(client: nio.AsyncClient, room: str, text: str) -> None:
 
 
 async def _hear(client: nio.AsyncClient, room: str, text: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         synced = await client.sync(timeout=5000)
         if not isinstance(synced, nio.SyncResponse) or room not in synced.rooms.join:

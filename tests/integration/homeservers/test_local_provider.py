@@ -179,7 +179,8 @@ async def test_a_fork_server_that_does_not_answer_is_killed_and_started_again(
 async def test_cancelled_while_entering_leaves_nothing(
     local: LocalProvider, ask: Ask, descendants: Callable[[], set[int]], milliseconds: int
 ) -> None:
-    before = descendants()
+    async with local.deploy("first", [ask("server")]):
+        before = descendants()  # with the fork server, which a test before this may have killed
 
     async def case() -> None:
         async with local.deploy("cancelled", [ask("red"), ask("blue")]):
@@ -191,7 +192,7 @@ async def test_cancelled_while_entering_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not local.servers
-    await _eventually(lambda: descendants() == before)
+    await _eventually(lambda: descendants() <= before)
 
 
 async def test_twenty_deployments_leave_no_process_port_or_folder(
@@ -231,7 +232,7 @@ async def test_an_unknown_recipe_is_unsupported_when_deployed(local: LocalProvid
             pytest.fail("it was deployed")
 
 
-async def _eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
+async def _eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
     """Poll until a condition of another process holds."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def _until(condition: Callable[[], bool]) -> None:
     """Wait for another thread's writing."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "never came true"
         time.sleep(0.002)

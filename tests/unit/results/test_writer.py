@@ -36,7 +36,7 @@ def writer(lab: "Lab") -> Iterator[ResultsWriter]:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "never came true"
         time.sleep(0.002)
