@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,13 +11,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from trafficlight.cli.options import JsonObjectType
 from trafficlight.protocol import TOKEN_VARIABLES
 
 if TYPE_CHECKING:
     from trafficlight.adapters.conformance import CheckOptions, Results
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class JsonObjectType(click.ParamType[Any]):
+    """A JSON object as the value of an option."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Parse the value."""
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"{value[:200]!r} is not JSON: {error}", param, ctx)
+        if not isinstance(read, dict):
+            self.fail(f"{value!r} is not a JSON object", param, ctx)
+        return read
 
 
 @click.group("adapter")

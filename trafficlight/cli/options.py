@@ -1,7 +1,6 @@
 """Options that several commands share: which cases run, where settings are read, logging."""
 
 import functools
-import json
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from trafficlight.cli.adapter import JsonObjectType
 from trafficlight.config import Settings, load
 from trafficlight.logs import configure
 from trafficlight.suites.selection import Selection, read_failed
@@ -45,22 +45,6 @@ class _Names(click.ParamType[Any]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         return tuple(value.split(",")) if isinstance(value, str) else value
-
-
-class JsonObjectType(click.ParamType[Any]):
-    """A JSON object as the value of an option."""
-
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        """Parse the value."""
-        try:
-            read = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            self.fail(f"{value[:200]!r} is not JSON: {error}", param, ctx)
-        if not isinstance(read, dict):
-            self.fail(f"{value!r} is not a JSON object", param, ctx)
-        return read
 
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
