@@ -1,6 +1,7 @@
 """Adapter programs that do not work: the verdict says so, and does not take long."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -61,10 +62,10 @@ def only_case(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("mode", "reasons"),
     [
-        ("broken", ["the program w exited 5 times, last with exit code 1: RuntimeError: no browser here"]),
+        ("broken", ["the program w exited N times, last with exit code 1: RuntimeError: no browser here"]),
         (
             "report",
-            ["failed while in no case: No version of Cypress is installed", "the program w exited 5 times"],
+            ["failed while in no case: No version of Cypress is installed", "the program w exited N times"],
         ),
         ("die", ["alice: anything: its process exited (exit code 9: about to die)"]),
     ],
@@ -82,9 +83,14 @@ async def test_the_verdict_says_why_a_program_does_not_play(
     (tmp_path / "trafficlight.json").write_text(json.dumps({"ADAPTERS": {"w": {"command": command}}}))
     running = await run("run", "w_test.py")
     assert await running.ended() == 3
-    message = only_case(tmp_path)["message"]
+    message = _uncounted(only_case(tmp_path)["message"])
     for reason in reasons:
         assert reason in message, message
+
+
+def _uncounted(message: str) -> str:
+    """Replace the number of exits: five or, where the verdict comes late, more."""
+    return re.sub(r"exited ([5-9]|\d\d) times", "exited N times", message)
 
 
 DRIVER = """
@@ -101,7 +107,7 @@ sys.exit("Error: the page crashed")
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [
-        ("broken", "the program w exited 5 times, last with exit code 2: Error: no browser here"),
+        ("broken", "the program w exited N times, last with exit code 2: Error: no browser here"),
         ("die", "alice: anything: the driver exited (exit code 1):\nError: the page crashed"),
     ],
 )
@@ -114,7 +120,7 @@ async def test_the_verdict_says_why_a_driver_does_not_play(
     (tmp_path / "trafficlight.json").write_text(json.dumps({"ADAPTERS": {"w": {"driver": driver}}}))
     running = await run("run", "w_test.py")
     assert await running.ended() == 3
-    assert reason in only_case(tmp_path)["message"]
+    assert reason in _uncounted(only_case(tmp_path)["message"])
 
 
 async def test_a_program_that_cannot_start_is_refused(run: Runner, tmp_path: Path) -> None:
