@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 from tables import show
 
+from trafficlight.cache import CacheFolder
 from trafficlight.clients.home_server import register_account
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.homeservers.recipes import default_recipes

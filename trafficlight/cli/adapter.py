@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,28 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from trafficlight.cli.types import JsonObjectType
 from trafficlight.protocol import TOKEN_VARIABLES
 
 if TYPE_CHECKING:
     from trafficlight.adapters.conformance import CheckOptions, Results
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class JsonObjectType(click.ParamType[Any]):
-    """A JSON object as the value of an option."""
-
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        """Parse the value."""
-        try:
-            read = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            self.fail(f"{value[:200]!r} is not JSON: {error}", param, ctx)
-        if not isinstance(read, dict):
-            self.fail(f"{value!r} is not a JSON object", param, ctx)
-        return read
 
 
 @click.group("adapter")
@@ -115,8 +99,8 @@ async def _serve(
         raise click.BadParameter(f"{url!r} is not a URL: write http://host:port", param_hint="--url")
     arguments = shlex.split(program)
     if name is not None:
+        from trafficlight.cache import CacheFolder
         from trafficlight.drivers.recipes import RECIPES
-        from trafficlight.homeservers.local.cache import CacheFolder
 
         if name not in RECIPES:
             known = ", ".join(RECIPES)

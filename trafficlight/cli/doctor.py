@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trafficlight.cache import CacheFolder
 from trafficlight.cli.options import load_settings
 from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.drivers.recipes import RECIPES
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.local.run_folder import default_base
 from trafficlight.homeservers.provider import available_bytes, capacity_of_this_machine
@@ -108,7 +108,7 @@ async def _examine(settings: Settings) -> list[Row]:
     """Run all checks; those that need the network concurrently."""
     chosen = set(settings.server_providers.values())
     rows = [Row(_python(), True)]
-    # Clients that come along are entries by default, also where nobody asks for them.
+    # The built-in clients are entries by default, also where no test needs them.
     asked = "adapters" in settings.model_fields_set
     rows += [Row(finding, asked or finding.subject == "Adapter nio") for finding in _adapters(settings)]
     rows += [

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from trafficlight.cli.adapter import JsonObjectType
+from trafficlight.cli.types import JsonObjectType
 from trafficlight.config import Settings, load
 from trafficlight.logs import configure
 from trafficlight.suites.selection import Selection, read_failed

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
+from trafficlight.cache import CacheFolder
 from trafficlight.cli.collect import planned
 from trafficlight.cli.options import load_settings, selection_options
 from trafficlight.config import Settings
 from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.errors import DeployError, UsageError
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.registry import build_providers, configured_recipes
 from trafficlight.results.record import ExitCode
 from trafficlight.server_types import Dendrite, HomeServerSpec, SynapseStable

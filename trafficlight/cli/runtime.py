@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.supervisor import Program, Supervisor
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator.pool import Pool
 from trafficlight.drivers.recipes import RECIPES, DriverRecipe
 from trafficlight.errors import ConfigError, DeployError, TrafficlightError
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, signal_marked, start_process
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject

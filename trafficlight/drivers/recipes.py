@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
+from trafficlight.cache import CacheFolder
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.processes import Progress, child_environment, no_network, run_tool
 
 _SOURCES = Path(__file__).parent

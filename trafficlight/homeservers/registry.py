@@ -6,10 +6,10 @@ import logging
 from collections import ChainMap
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import Settings, key_of
 from trafficlight.errors import ConfigError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import Provider, RunningServer, ServerRequest
 from trafficlight.homeservers.recipes import default_recipes

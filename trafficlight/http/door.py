@@ -25,6 +25,8 @@ _HOSTS = 100
 _FOR, _PROTO, _PREFIX = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-prefix"
 _NAMES = frozenset({_FOR, _PROTO, _PREFIX})
 _SCHEMES = frozenset({"http", "https"})
+# An address as some proxies write it: `192.0.2.1:443`, `[2001:db8::1]:443`.
+_WITH_PORT = re.compile(r"\[([^]]+)\](?::\d+)?|([^:]+):\d+")
 # It ends up in links: no second slash at the beginning, which would name another host.
 _PATH = re.compile(r"(?:/[\w.~-]+)+", re.ASCII)
 
@@ -77,7 +79,9 @@ class Door:
                 sent.setdefault(name, []).extend(part.strip() for part in value.decode("latin-1").split(","))
         changed = dict(scope)
         # The last entry is the nearest proxy's; those before the first untrusted one may be forged.
-        for address in reversed(sent.get(_FOR, [])):
+        for entry in reversed(sent.get(_FOR, [])):
+            with_port = _WITH_PORT.fullmatch(entry)
+            address = entry if with_port is None else with_port[1] or with_port[2]
             if _parsed(address) is None:
                 break
             changed["client"] = (address, 0)

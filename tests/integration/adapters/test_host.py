@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from trafficlight.adapters.conformance import Reply, ScriptedAdapter, ScriptedCoordinator
@@ -356,7 +357,9 @@ async def test_a_driver_that_lingers_is_killed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(driver_module, "_INPUT_GRACE", 0.05)
     driver = Driver(command("lingers"))
     await driver.start()
+    (process,) = psutil.Process().children()
     await driver.end()
+    assert not process.is_running()
     await driver.remove()
 
 

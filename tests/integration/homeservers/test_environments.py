@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from trafficlight.cache import CacheFolder
 from trafficlight.errors import ConfigError, DeployError
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes.synapse import Environments, interpreter, version_key
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.homeservers.conftest import data_folders
+from trafficlight.cache import CacheFolder
 from trafficlight.clients.home_server import register_account
 from trafficlight.errors import DeployError, UnsupportedError
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.local.server import LocalServer

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import DENDRITE_VERSION, SYNAPSE_VERSION
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes.synapse import Environments
 
 TEST = """

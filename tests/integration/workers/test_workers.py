@@ -106,8 +106,10 @@ async def test_one_that_dies_while_it_is_idle(
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         await asyncio.sleep(0.01)
     verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
-    assert verdict.state in (State.SUCCESS, State.ERROR), "its death may not be known yet"
+    # Its death may not be known yet; then the case says so.
+    assert verdict.state is State.SUCCESS or "signal 9" in verdict.message
     await fine(pool)
+    assert process.pid not in pool.pids
 
 
 async def test_the_death_of_an_idle_child_is_not_the_exit_of_the_next_process(

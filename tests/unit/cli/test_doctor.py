@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from trafficlight.cache import CacheFolder
 from trafficlight.cli.doctor import Finding, _type, diagnose
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.synapse import Environments

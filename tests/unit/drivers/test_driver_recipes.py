@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.supervisor import programs_of, unsupported_of
 from trafficlight.drivers.recipes import RECIPES, HydrogenRecipe, JsSdkRecipe, MautrixGoRecipe
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.local.cache import CacheFolder
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION, SYNAPSE_VERSION
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.dendrite import DendriteRecipe
 from trafficlight.homeservers.recipes.recipe import Installation, Place

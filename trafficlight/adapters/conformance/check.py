@@ -20,7 +20,7 @@ from trafficlight.text import first_problem, single_line
 T = TypeVar("T")
 
 _STARTUP = 30.0  # seconds until the first registration of a process
-_ACTION = 20.0  # seconds that actions have on a homeserver, as adapters are told
+_ACTION = 20.0  # seconds that actions have on a homeserver, which adapters learn from the poll
 _SPIN = 3  # polls at the wrong time; more are a tight loop
 
 

@@ -16,7 +16,7 @@ from trafficlight.adapters.sdk import ActionFailed, JsonObject
 
 # Seconds that an action on the homeserver has.
 _PATIENCE = 60.0
-_NEVER_SENT = "nobody has sent this"
+_NEVER_SENT = "this was never sent"
 
 
 class _EndedError(Exception):
@@ -33,7 +33,7 @@ class _Context:
 
     async def upload(self, path: object, name: str | None = None) -> str:
         """Refuse: it uploads nothing."""
-        raise NotImplementedError
+        raise RuntimeError(f"the built-in client does not upload {path}")
 
 
 class Truth:
@@ -138,14 +138,14 @@ class Truth:
                 name, Level.WRONG, f"no answer within {_PATIENCE:g} s; the client's own wait must be shorter"
             )
         elif not reply.failed:
-            self._add(name, Level.WRONG, "was answered as done for a message that nobody has sent")
+            self._add(name, Level.WRONG, "was answered as done for a message that was never sent")
             return
         elif reply.kind == "error" and (kind := (reply.body or {}).get("error", {}).get("type")) != "action":
             self._add(
                 name, Level.WRONG, f"a message that never comes was reported as {kind!r}, not as 'action'"
             )
         else:
-            self._add(name, Level.OK, "fails for a message that nobody has sent")
+            self._add(name, Level.OK, "fails for a message that was never sent")
         raise _EndedError
 
     def _add(self, action: str, level: Level, text: str) -> None:

@@ -44,6 +44,7 @@ async def drive(factory: Callable[[], Adapter]) -> None:
     """Perform the actions that a host asks for, until standard input ends.
 
     What is printed goes to the log. The process can play one case after another, each with a fresh adapter.
+    :meth:`Adapter.watch` is not called: a driver whose client is lost exits, and the host reports that.
 
     :param factory: makes an adapter; usually the class itself.
     """

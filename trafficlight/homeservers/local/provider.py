@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeAlias
 
+from trafficlight.cache import CacheFolder
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.certificates import Certificates
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.local.fork_server import Launcher
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.local.run_folder import RunFolder

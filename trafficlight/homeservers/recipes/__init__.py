@@ -1,7 +1,7 @@
 """The built-in recipes: one file for each homeserver implementation."""
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION, SYNAPSE_VERSION
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes.dendrite import DendriteRecipe
 from trafficlight.homeservers.recipes.recipe import Recipe
 from trafficlight.homeservers.recipes.synapse import SynapseRecipe

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION
 from trafficlight.errors import DeployError
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
 from trafficlight.processes import Progress, child_environment, no_network, run_tool
 

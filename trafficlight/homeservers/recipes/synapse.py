@@ -17,10 +17,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from trafficlight.cache import CacheFolder
 from trafficlight.config import SYNAPSE_VERSION
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.certificates import Certificates
-from trafficlight.homeservers.local.cache import CacheFolder
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
 from trafficlight.processes import Progress, no_network, run_tool
 

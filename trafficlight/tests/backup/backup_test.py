@@ -10,15 +10,18 @@ class BackedUp(Test):
     clients = {"alice": AnyMatrixClient, "later": AnyMatrixClient}
     servers = {"server": SynapseStable}
 
-    async def back_up(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> str:
-        """Write a message, back the keys up, and log the other client in; return the recovery key."""
+    async def write(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
+        """Write a message, and have the other client play the same account."""
         await alice.register(server)
         await alice.create_room("Diary")
         await alice.send_message("Dear diary")
         await alice.verify_message_in_timeline("Dear diary")
-        key = await alice.create_key_backup()
-
         later.localpart, later.password = alice.localpart, alice.password
+
+    async def back_up(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> str:
+        """Write a message, back the keys up, and log the other client in; return the recovery key."""
+        await self.write(alice, later, server)
+        key = await alice.create_key_backup()
         await later.login(server)
         await later.open_room("Diary")
         await later.verify_last_message_is_utd()
@@ -55,20 +58,13 @@ class WrongRecoveryKey(BackedUp):
         await later.verify_last_message_is_utd()
 
 
-class RestoredByPassphrase(Test):
+class RestoredByPassphrase(BackedUp):
     """A client that logs in with the passphrase reads the history."""
 
-    clients = {"alice": AnyMatrixClient, "later": AnyMatrixClient}
-    servers = {"server": SynapseStable}
-
     async def run(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
-        await alice.register(server)
-        await alice.create_room("Diary")
-        await alice.send_message("Dear diary")
-        await alice.verify_message_in_timeline("Dear diary")
+        await self.write(alice, later, server)
         await alice.enable_key_backup("seven small boats")
 
-        later.localpart, later.password = alice.localpart, alice.password
         await later.login(server, key_backup_passphrase="seven small boats")
         await later.open_room("Diary")
         await later.verify_message_in_timeline("Dear diary")

@@ -27,7 +27,7 @@ class TwoInARoom(Test):
 
 
 class SignedSender(TwoInARoom):
-    """Nobody has verified anyone, but identities have signed their devices: messages have no warning."""
+    """Identities have signed their devices, so that messages have no warning, though no user is verified."""
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await self.meet(alice, bob, server)

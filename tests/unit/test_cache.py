@@ -8,8 +8,8 @@ from pathlib import Path
 import platformdirs
 import pytest
 
+from trafficlight.cache import CacheFolder
 from trafficlight.errors import ConfigError
-from trafficlight.homeservers.local.cache import CacheFolder
 
 
 async def test_is_built_once(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ async def test_what_a_killed_process_left_is_not_used(tmp_path: Path) -> None:
 import asyncio, os, signal, sys
 from pathlib import Path
 from trafficlight.errors import ConfigError
-from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.cache import CacheFolder
 
 async def build(folder):
     (folder / "half").write_text("made")
@@ -100,7 +100,7 @@ async def test_another_process_waits_for_the_builder(tmp_path: Path) -> None:
 import asyncio, sys
 from pathlib import Path
 from trafficlight.errors import ConfigError
-from trafficlight.homeservers.local.cache import CacheFolder
+from trafficlight.cache import CacheFolder
 
 async def build(folder):
     print("building", flush=True)
@@ -172,7 +172,7 @@ async def test_a_cache_that_is_read_only_is_used(tmp_path: Path, monkeypatch: py
     def denied(path: Path) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("trafficlight.homeservers.local.cache._open_lock", denied)
+    monkeypatch.setattr("trafficlight.cache._open_lock", denied)
     assert await CacheFolder(tmp_path).ensure("synapse", _expect_empty) == tmp_path / "synapse"
     with pytest.raises(ConfigError, match="cannot be written"):
         await CacheFolder(tmp_path).remove("synapse")
