@@ -323,11 +323,13 @@ class TestReasons:
     def test_why_adapters_are_missing_is_told_of_types_that_are_short(self) -> None:
         missing = [
             MissingAdapter({"type": "nio"}, "nio is being built"),
-            MissingAdapter({"type": "element-android"}, "it exited"),
+            MissingAdapter({"type": "element-android"}, "it exits"),
         ]
         groups = grouped([("s", case("a", NIO, ANDROID).case)])
         decision = scheduler.decide(groups, NOW, free("nio"), missing=missing)
-        assert list(decision.reasons.values()) == ["needs 1 x ElementAndroid (0 free, 0 registered); it exited"]
+        assert list(decision.reasons.values()) == [
+            "needs 1 x ElementAndroid (0 free, 0 registered); it exits"
+        ]
 
     def test_unfilled_says_that_waiting_for_others_to_end_does_not_help(self) -> None:
         waiting = [case("two", NIO, NIO), case("one", NIO, order=1)]
