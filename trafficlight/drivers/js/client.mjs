@@ -2,6 +2,7 @@
 import { createRequire } from "node:module";
 import { IDBFactory } from "fake-indexeddb";
 import * as sdk from "matrix-js-sdk";
+import { OnlySignedDevicesIsolationMode } from "matrix-js-sdk/lib/crypto-api/index.js";
 import { decodeRecoveryKey } from "matrix-js-sdk/lib/crypto-api/recovery-key.js";
 import { deriveRecoveryKeyFromPassphrase } from "matrix-js-sdk/lib/crypto-api/key-passphrase.js";
 import { VerificationPhase } from "matrix-js-sdk/lib/crypto-api/verification.js";
@@ -90,6 +91,11 @@ export class MatrixClient {
         this.#client.stopClient();
         await this.#start(baseUrl, auth);
         if (room) await this.#open(room);
+    }
+
+    async advance_clock({ milliseconds }) {
+        const now = Date.now;
+        Date.now = () => now() + milliseconds;
     }
 
     async set_display_name({ name }) {
@@ -420,6 +426,10 @@ export class MatrixClient {
         const devices = await this.#crypto.getUserDeviceInfo([full(userId)], true);
         if (!devices.get(full(userId))?.has(device_id)) throw new Error(`${userId} has no device ${device_id}`);
         throw new Unsupported("matrix-js-sdk with Rust crypto cannot block a single device");
+    }
+
+    async exclude_insecure_devices() {
+        this.#crypto.setDeviceIsolationMode(new OnlySignedDevicesIsolationMode());
     }
 
     // Key backup
