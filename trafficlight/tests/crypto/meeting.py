@@ -7,11 +7,12 @@ from typing import Any
 
 import nio  # type: ignore[import-untyped,unused-ignore]
 
-from trafficlight import HomeServer, MatrixClient, Test
+from trafficlight import HomeServer, MatrixClient
 from trafficlight.adapters.nio.device import Device
 from trafficlight.client_types import AnyMatrixClient
 from trafficlight.clients import TimelineEvent
 from trafficlight.server_types import SynapseStable, TwoSynapseFederation
+from trafficlight.tests.members import MembersTest
 
 ROOM = "The vault"
 MEGOLM = "m.megolm.v1.aes-sha2"
@@ -28,7 +29,7 @@ async def request(api: nio.AsyncClient, method: str, path: str, body: object = N
     return await answer.json()
 
 
-class TwoUsers(Test):
+class TwoUsers(MembersTest):
     """Alice and bob, on one homeserver and on two federated ones. A test defines `play()`."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
@@ -95,16 +96,7 @@ class TwoUsers(Test):
         await asyncio.gather(self.create(alice, here, public=public, **rules), bob.register(there))
         await alice.invite_user(bob.user_id)
         await bob.accept_invite(self.room)
-        await self.sees(alice, bob.user_id, "join")
-
-    async def sees(self, client: MatrixClient, user_id: str, membership: str) -> None:
-        """Wait until a client sees a member of its open room join or leave."""
-
-        async def seen() -> bool:
-            members = (await client.get_room())["members"]
-            return user_id in members and members[user_id]["membership"] == membership
-
-        await self.eventually(seen, timeout=FEDERATED)
+        await self.sees(alice, bob.user_id)
 
     async def enter(self, api: nio.AsyncClient) -> None:
         """Join the public room, without an invite."""

@@ -12,7 +12,7 @@ class BeforeTheJoin(TwoUsers):
         before = await self.say(alice, "Since the invite")
 
         await bob.accept_invite(self.room)
-        await self.sees(alice, bob.user_id, "join")
+        await self.sees(alice, bob.user_id)
 
         await self.say(alice, "Since the join", bob)
         assert (await self.entry(bob, before))["message"] == "Since the invite"
@@ -27,7 +27,7 @@ class SharedHistory(TwoUsers):
         before = await self.say(alice, "Before bob came")
 
         await self.join(bob, there)
-        await self.sees(alice, bob.user_id, "join")
+        await self.sees(alice, bob.user_id)
 
         await self.say(alice, "Since bob came", bob)
         await self.unreadable(bob, before)
@@ -43,7 +43,7 @@ class SharedOnInvite(TwoUsers):
 
         await alice.invite_user(bob.user_id)
         await bob.accept_invite(self.room)
-        await self.sees(alice, bob.user_id, "join")
+        await self.sees(alice, bob.user_id)
 
         await self.say(alice, "Since the join", bob)
         assert (await self.entry(bob, before))["message"] == "Before the invite"
@@ -66,7 +66,7 @@ class AwayAndBack(TwoUsers):
         assert await self.key(away) != await self.key(before), "the room key was not rotated"
 
         await self.back(bob, there)
-        await self.sees(alice, bob.user_id, "join")
+        await self.sees(alice, bob.user_id)
         await self.say(alice, "Welcome back", bob)
         await self.unreadable(bob, away)
 
@@ -114,7 +114,7 @@ class SecondDevice(TwoUsers):
         await self.create(alice, here, public=True)
         phone = await self.phone(bob, there, first=True)
         await self.enter(phone.client)
-        await self.sees(alice, phone.client.user_id, "join")
+        await self.sees(alice, phone.client.user_id)
         before = await self.until_phone_reads(alice, phone)
 
         await bob.login(there)
@@ -142,7 +142,7 @@ class DeviceChangedBeforeTheJoin(TwoUsers):
         await phone.client.logout()
         await bob.login(there)
         await bob.accept_invite(self.room)
-        await self.sees(alice, bob.user_id, "join")
+        await self.sees(alice, bob.user_id)
         await self.until_read(alice, bob)
         assert (await self.entry(bob, before))["message"] == "To the old device"
 
@@ -162,6 +162,6 @@ class UpgradedRoom(TwoUsers):
         assert (await alice.get_room())["encrypted"]
         await alice.invite_user(bob.user_id)
         await bob.accept_invite(self.room)
-        await self.sees(alice, bob.user_id, "join")
+        await self.sees(alice, bob.user_id)
         await self.key(await self.say(alice, "In the new room", bob))
         await self.key(await self.say(bob, "I am here too", alice))

@@ -19,7 +19,7 @@ class KeysOfBob(TwoUsers):
         device = OlmDevice(carol)
         await device.upload()
         await self.enter(carol)
-        await self.sees(bob, carol.user_id, "join")
+        await self.sees(bob, carol.user_id)
         return carol, device, await device_of(carol, bob.user_id)
 
 
