@@ -644,6 +644,8 @@ export class MatrixClient {
         await this.#crypto.loadSessionBackupPrivateKeyFromSecretStorage();
         await this.#crypto.checkKeyBackupAndEnable();
         await this.#crypto.restoreKeyBackup();
+        // Takes over what was sent to the dehydrated device, and makes a new one.
+        if (await this.#client.secretStorage.isStored("org.matrix.msc3814")) await this.#crypto.startDehydration();
     }
 }
 
