@@ -88,6 +88,7 @@ export class MatrixClient {
             device_id: this.#client.getDeviceId(),
         };
         const room = this.#room?.roomId;
+        await this.#client.store.save(true);
         this.#client.stopClient();
         await this.#start(baseUrl, auth);
         if (room) await this.#open(room);
@@ -486,7 +487,11 @@ export class MatrixClient {
     async #start(url, { access_token, user_id, device_id }) {
         // The SDK's crypto opens the global one.
         globalThis.indexedDB = this.#database;
+        // A restart goes on with the sync where it ended, as in a browser.
+        const store = new sdk.IndexedDBStore({ indexedDB: this.#database, dbName: "sync" });
+        await store.startup();
         this.#client = sdk.createClient({
+            store,
             baseUrl: url,
             accessToken: access_token,
             userId: user_id,
