@@ -1,9 +1,10 @@
 import asyncio
 
 from trafficlight import HomeServer, MatrixClient, Test
+from trafficlight.adapters.nio.identity import Identity
 from trafficlight.client_types import AnyMatrixClient
 from trafficlight.server_types import SynapseStable
-from trafficlight.tests.crypto.meeting import TwoUsers
+from trafficlight.tests.crypto.meeting import TwoUsers, request
 
 
 class OwnDeviceByEmoji(Test):
@@ -65,17 +66,21 @@ class NewDeviceOfVerifiedUser(VerifiedUsers):
 
 
 class IdentityReplacedMeanwhile(VerifiedUsers):
-    """An identity that is replaced while the emoji are compared is not verified by that."""
+    """An identity that someone with the password puts in the place of bob's meanwhile is not verified."""
 
     async def play(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
         await self.verify(alice, bob, here, there)
 
-        await bob.reset_identity()
+        attacker = await there.nio_client(bob)
+        user = {"type": "m.id.user", "user": bob.user_id}
+        auth = {"type": "m.login.password", "identifier": user, "password": bob.password}
+        keys = {**Identity(bob.user_id).public_keys(), "auth": auth}
+        await request(attacker, "POST", "/keys/device_signing/upload", keys)
 
         # One of them may notice, and end it.
         await asyncio.gather(alice.verify_crosssign(), bob.verify_crosssign(), return_exceptions=True)
         trust = await alice.get_trust(bob.user_id)
-        assert trust != "verified", "alice trusts an identity that was not there when she compared"
+        assert trust != "verified", "alice trusts an identity that bob's device does not know"
 
 
 class UnsignedDeviceExcluded(TwoUsers):
