@@ -1,6 +1,6 @@
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
 from trafficlight.tests.members import MembersTest
 
 
@@ -8,7 +8,7 @@ class InvitedBeforeMessage(Test):
     """A user invited before a message was sent can read it after joining."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": [SynapseStable]}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)
@@ -27,7 +27,7 @@ class JoinedAfterMessage(MembersTest):
     """A user who joins a room whose history begins at the join cannot see messages from before the invite."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": [SynapseStable]}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)

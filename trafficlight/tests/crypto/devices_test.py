@@ -3,7 +3,7 @@ import asyncio
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.adapters.nio.identity import Identity
 from trafficlight.client_types import AnyMatrixClient
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
 from trafficlight.tests.crypto.meeting import TwoUsers, request
 
 
@@ -11,7 +11,7 @@ class OwnDeviceByEmoji(Test):
     """Two devices of one user compare emoji; the older one shows the newer one as verified afterwards."""
 
     clients = {"alice": AnyMatrixClient, "later": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)

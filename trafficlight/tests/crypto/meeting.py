@@ -11,7 +11,7 @@ from trafficlight import HomeServer, MatrixClient
 from trafficlight.adapters.nio.device import Device
 from trafficlight.client_types import AnyMatrixClient
 from trafficlight.clients import TimelineEvent
-from trafficlight.server_types import SynapseStable, TwoSynapseFederation
+from trafficlight.server_types import AnyHomeServer
 from trafficlight.tests.members import MembersTest
 
 ROOM = "The vault"
@@ -33,7 +33,7 @@ class TwoUsers(MembersTest):
     """Alice and bob, on one homeserver and on two federated ones. A test defines `play()`."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": SynapseStable, ("here", "there"): TwoSynapseFederation}
+    servers = {"server": AnyHomeServer, "here": AnyHomeServer, "there": AnyHomeServer}
 
     room: str
     owner: nio.AsyncClient

@@ -1,7 +1,7 @@
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
 from trafficlight.errors import ActionError
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
 from trafficlight.tests.crypto.meeting import ROOM, TwoUsers
 
 
@@ -9,7 +9,7 @@ class BackupReset(Test):
     """After a reset of the key backup, the old recovery key opens nothing and the new one does."""
 
     clients = {"alice": AnyMatrixClient, "later": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)
@@ -37,7 +37,7 @@ class StorageCleared(Test):
     """A client whose storage is lost shows what it cannot decrypt, and the backup brings it back."""
 
     clients = {"alice": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)
