@@ -245,7 +245,14 @@ func blockDevice(c *client, d data) (any, error) {
 		return nil, err
 	}
 	device.Trust = id.TrustStateBlacklisted
-	return nil, machine.CryptoStore.PutDevice(c.ctx, full(d.UserID), device)
+	if err = machine.CryptoStore.PutDevice(c.ctx, full(d.UserID), device); err != nil {
+		return nil, err
+	}
+	// The next message has a key that the device does not get.
+	for roomID := range c.rooms {
+		err = errors.Join(err, machine.CryptoStore.RemoveOutboundGroupSession(c.ctx, roomID))
+	}
+	return nil, err
 }
 
 func excludeInsecure(c *client, _ data) (any, error) {
