@@ -33,9 +33,15 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
-    return [error]
+    """Return the exceptions in a group, in order; without recursion, because groups may be deep."""
+    left, leaves = [error], list[BaseException]()
+    while left:
+        one = left.pop()
+        if isinstance(one, BaseExceptionGroup):
+            left += reversed(one.exceptions)
+        else:
+            leaves.append(one)
+    return leaves
 
 
 def decisive(error: BaseException) -> BaseException:
@@ -85,9 +91,12 @@ def _source_of(error: BaseException) -> str:
 def _traceback_of(error: BaseException) -> str:
     if _state_of(error) is State.SKIPPED and not isinstance(error, UnsupportedError):
         return ""
-    shown = tracebacks.TracebackException.from_exception(error)
-    _strip_own_frames(shown)
-    return "".join(shown.format())
+    try:
+        shown = tracebacks.TracebackException.from_exception(error)
+        _strip_own_frames(shown)
+        return "".join(shown.format())
+    except RecursionError:  # a group is too deep
+        return "".join(tracebacks.format_exception(decisive(error)))
 
 
 def _strip_own_frames(shown: tracebacks.TracebackException) -> None:
