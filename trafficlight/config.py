@@ -183,6 +183,11 @@ class Settings(BaseModel):
         min_length=1,
         description="The clients in roles for any Matrix client, where a session names none.",
     )
+    servers: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: ["synapse"],
+        min_length=1,
+        description="The homeservers in roles for any homeserver, where a session names none.",
+    )
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {
             name: AdapterProgram(count=4) for name in ("nio", "js-sdk", "mautrix-go", "hydrogen-web")

@@ -174,3 +174,22 @@ def size(number: int) -> str:
 def utc_time(when: datetime | None) -> str:
     """Return a time to the second, in UTC; empty for None."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else ""
+
+
+def split_outside(text: str) -> Iterator[str]:
+    """Split at commas outside of quotes and brackets."""
+    depth = start = 0
+    quoted = escaped = False
+    for index, character in enumerate(text):
+        if quoted:
+            quoted = escaped or character != '"'
+            escaped = not escaped and character == "\\"
+        elif character == '"':
+            quoted = True
+        elif character == "," and depth == 0:
+            yield text[start:index]
+            start = index + 1
+        else:
+            depth += (character in "([{") - (character in ")]}")
+    if text:
+        yield text[start:]

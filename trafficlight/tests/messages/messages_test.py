@@ -3,14 +3,14 @@ import base64
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
 from trafficlight.clients import TimelineEvent
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
 
 
 class TwoInARoom(Test):
     """The room that the other tests start from."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def meet(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         """Register both, and bring them together in an encrypted room."""
@@ -184,7 +184,7 @@ class UnencryptedRoom(Test):
     """A room without encryption is shown as one, and works."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)
