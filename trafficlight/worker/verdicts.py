@@ -33,14 +33,13 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
-    """Return the exceptions in a group, in order; without recursion, because groups may be deep."""
-    left, leaves = [error], list[BaseException]()
-    while left:
-        one = left.pop()
-        if isinstance(one, BaseExceptionGroup):
-            left += reversed(one.exceptions)
+    leaves, left = [], [error]
+    while left:  # groups may be nested deeper than functions
+        part = left.pop()
+        if isinstance(part, BaseExceptionGroup):
+            left += reversed(part.exceptions)
         else:
-            leaves.append(one)
+            leaves.append(part)
     return leaves
 
 
@@ -95,8 +94,8 @@ def _traceback_of(error: BaseException) -> str:
         shown = tracebacks.TracebackException.from_exception(error)
         _strip_own_frames(shown)
         return "".join(shown.format())
-    except RecursionError:  # a group is too deep
-        return "".join(tracebacks.format_exception(decisive(error)))
+    except (MemoryError, RecursionError) as too_large:
+        return f"The traceback cannot be shown: {type(too_large).__name__}\n"
 
 
 def _strip_own_frames(shown: tracebacks.TracebackException) -> None:

@@ -49,25 +49,6 @@ async def test_what_an_ending_means(
     assert (verdict.state, verdict.message, verdict.phase) == (state, message, "run")
 
 
-async def test_a_group_of_any_depth_has_a_verdict(bench: "WorkerHarness", link: "FakeLink") -> None:
-    body = """
-    def group(self):
-        error = ValueError("at the bottom")
-        for _ in range(5000):
-            error = ExceptionGroup("group", [error])
-        return error
-
-    async def run(self):
-        raise self.group()
-    """
-    verdict = await execute(bench.assignment(body), link)
-    assert (verdict.state, verdict.message) == (State.ERROR, "ValueError: at the bottom")
-    assert verdict.traceback == "ValueError: at the bottom\n"
-    teardown = body.replace("async def run", "async def run(self): ...\n\n    async def teardown")
-    verdict = await execute(bench.assignment(teardown), link)
-    assert (verdict.message, verdict.phase) == ("ValueError: at the bottom", "teardown")
-
-
 async def test_a_skip_goes_through_except_exception(bench: "WorkerHarness", link: "FakeLink") -> None:
     body = """
     async def run(self):
