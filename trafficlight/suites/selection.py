@@ -319,8 +319,11 @@ def _by_id(cases: Sequence[Case], wanted: Iterable[str], *, all_exist: bool) -> 
     missing = sorted(ids - {case.id for case in found})
     if missing and all_exist:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        hint = moved_to(missing[0], (case.id for case in cases))
-        raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran{hint}")
+        if any(case.suite == missing[0].partition("[")[0] for case in cases):
+            advice = "its test has others: it was changed, or its values differ from import to import"
+        else:
+            advice = f"name the PATH that the session ran{moved_to(missing[0], (case.id for case in cases))}"
+        raise UsageError(f"there is no case {missing[0]}{more}: {advice}")
     return found
 
 

@@ -333,6 +333,8 @@ def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
     assert ids(tree, only=failed, parameters={"size": 10}) == found[:1]
     with pytest.raises(UsageError, match=r"no case other_test\.py::Other: name the PATH"):
         plan([tree / "chat"], Selection(only=["other_test.py::Other"]))
+    with pytest.raises(UsageError, match=r"no case .*\[size=11\]: its test has others: .* import to import"):
+        plan([tree], Selection(only=["chat/send_test.py::Count.test_up[size=11]"]))
     with pytest.raises(UsageError, match="name the folder"):
         read_failed(tmp_path / "nothing")
     (session / "rerun-failed.yml").write_text("a: 1", encoding="utf-8")
