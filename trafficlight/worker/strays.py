@@ -20,6 +20,7 @@ from trafficlight.suites.model import Case
 from trafficlight.test import Test
 
 _Coroutine: TypeAlias = "CoroutineType[Any, Any, Any]"
+_sleep = asyncio.sleep  # tests replace it
 # Callers that Python keeps for each coroutine: more than helpers of a test are deep in a library.
 _CALLERS = 5
 
@@ -87,7 +88,7 @@ class Strays:
 
     async def find_errors(self) -> None:
         """Look for tasks whose errors nothing has asked for."""
-        await asyncio.sleep(0)  # callbacks of those that have ended
+        await _sleep(0)  # callbacks of those that have ended
         loop = asyncio.get_running_loop()
         for one in gc.get_objects():
             if isinstance(one, asyncio.Future) and one.get_loop() is loop and _was_never_seen(one):
