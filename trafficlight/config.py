@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
-from trafficlight.text import in_plain_words, without_credentials
+from trafficlight.text import in_plain_words, read_user_file, without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -391,7 +391,7 @@ def _find(directory: Path) -> Path | None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(read_user_file(path))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", source=str(path)) from error
     except (ValueError, RecursionError) as error:

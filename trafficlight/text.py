@@ -1,5 +1,6 @@
 """Text for people and for XML: truncation, escaping, and how durations, sizes and times are written."""
 
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -123,6 +124,17 @@ def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
             return file.read(limit).decode(errors="replace")
     except OSError:
         return ""
+
+
+def read_user_file(path: Path) -> str:
+    """Return the text of a file that a user names.
+
+    :raises OSError: it cannot be read, or is a named pipe, on which this would wait for ever.
+    :raises ValueError: it is not UTF-8.
+    """
+    if path.is_fifo() and not path.absolute().is_relative_to("/dev"):  # where the pipes of a shell are
+        raise OSError(errno.ESPIPE, "it is a named pipe")
+    return path.read_text(encoding="utf-8")
 
 
 def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -294,6 +294,8 @@ def read_failed(session: Path) -> list[str]:
     path = session / FAILED_CASES if session.is_dir() else session
     if not path.is_file():
         raise UsageError(f"there is no {path}: name the folder of a session's results")
+    if path.suffix not in (".yml", ".yaml"):
+        raise UsageError(f"{path} is no list of cases: name the folder of a session's results")
     content = read_yaml(path)
     listed = content["failed"] if isinstance(content, dict) and "failed" in content else content
     failed = sorted(set(texts(listed, key="the list of cases", source=path)))

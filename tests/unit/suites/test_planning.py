@@ -342,6 +342,14 @@ def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
         read_failed(session)
 
 
+def test_what_is_no_list_of_failed_cases_is_not_printed(tmp_path: Path) -> None:
+    for name, why in (("passwd", "is no list of cases"), ("passwd.yml", "is not YAML: line 1, column 13: ")):
+        (tmp_path / name).write_text("root: secret: x\n", encoding="utf-8")
+        with pytest.raises((UsageError, ConfigError), match=why) as raised:
+            read_failed(tmp_path / name)
+        assert "secret" not in str(raised.value)
+
+
 def test_the_list_of_failed_cases_is_a_suite_file(tree: Path) -> None:
     (tree / "results" / "one").mkdir(parents=True)
     file = tree / "results" / "one" / "rerun-failed.yml"
