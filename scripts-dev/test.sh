@@ -11,8 +11,6 @@
 #   docker        what needs a Docker engine or a homerunner; starts an engine where none runs
 #   all           coverage and docker
 #
-# What is marked nightly is run by none of them.
-#
 # With CI=true a skipped test is a failure.
 set -euo pipefail
 
