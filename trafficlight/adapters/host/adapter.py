@@ -1,6 +1,7 @@
 """The host: an adapter that has a driver perform the actions, and acts on the driver's process itself."""
 
 import asyncio
+import json
 import logging
 import os
 import secrets
@@ -14,9 +15,12 @@ from trafficlight.adapters.host.driver import Driver, DriverCommand, DriverError
 from trafficlight.adapters.sdk import Adapter, JsonObject, Options, UnsupportedActionError, serve
 from trafficlight.adapters.sdk.adapter import ReportedError
 from trafficlight.protocol import RESET, ErrorBody, Registration
+from trafficlight.text import truncate
 
 # The share of the coordinator's deadline for an action; seconds where it names none.
 _SHARE, _LONGEST_ACTION = 0.95, 300.0
+# Characters of a wrong answer that an error quotes.
+_QUOTED = 500
 # Seconds before a driver that did not start is started again.
 _PAUSE = 5.0
 
@@ -117,7 +121,10 @@ class DriverAdapter(Adapter):
                 raise error
             # Not as an error report, which would end its part in the case: a test may expect the failure.
             return {"response": "error", "details": str(error), "path": error.path}
-        response = said.get("response")
+        if "response" not in said:
+            shown = truncate(json.dumps(said, ensure_ascii=False), _QUOTED)
+            raise DriverError(f"the driver answered with neither response nor error: {shown}")
+        response = said["response"]
         if not isinstance(response, dict):
             response = {} if response is None else {"response": response}
         return {"response": name, **response}
