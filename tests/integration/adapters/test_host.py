@@ -265,6 +265,15 @@ async def test_evidence_is_uploaded() -> None:
         assert len(adapter.uploads) == 3
 
 
+async def test_evidence_whose_name_is_not_utf_8_is_uploaded() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "odd_name")
+        assert uploads(adapter) == {"_.png": b"png"}
+        await adapter.exit()
+        await coordinator.registered(2, timeout=PATIENCE)
+
+
 @pytest.mark.parametrize("folder", ["EVIDENCE", "STORAGE"])
 async def test_a_link_in_place_of_a_folder_costs_no_file(tmp_path: Path, folder: str) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
