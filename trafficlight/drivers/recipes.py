@@ -15,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from trafficlight.cache import CacheFolder
+from trafficlight.clock import SystemClock
 from trafficlight.errors import DeployError
-from trafficlight.processes import Progress, child_environment, no_network, run_tool
+from trafficlight.processes import Progress, child_environment, no_network, run_tool, showing_life
 
 _SOURCES = Path(__file__).parent
 _DEVELOP = "develop"
@@ -137,11 +138,13 @@ class BuiltRecipe(DriverRecipe):
                 if version in (self.stable, *self.also):
                     raise
                 known = " and ".join((self.stable, *self.also))
-                raise DeployError(f"{error} (the driver works with {known})", log=error.log) from error
+                words = f"{error.message} (the driver works with {known})"
+                raise DeployError(words, log=error.log) from error
             self._progress(f"{title}: built")
 
         digest = await asyncio.to_thread(_digest, source)
-        folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
+        async with showing_life(f"{title}: its driver is still being built", self._progress, SystemClock()):
+            folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
         return await asyncio.to_thread(self._command, folder)
 
     async def _resolve(self, version: str) -> str:
