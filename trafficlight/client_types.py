@@ -29,6 +29,7 @@ __all__ = [
     "ElementAndroid",
     "ElementCall",
     "ElementIos",
+    "ElementWeb",
     "ElementWebDevelop",
     "ElementWebStable",
     "HydrogenWeb",
@@ -146,17 +147,22 @@ class MautrixGo(ClientType):
     type = "mautrix-go"
 
 
-class ElementWebStable(ClientType):
-    """A released Element Web. An adapter that labels itself with neither channel serves as both."""
+class ElementWeb(ClientType):
+    """Element's user interface in a browser, of any build; a driver for it comes with trafficlight."""
 
     type = "element-web"
+
+
+class ElementWebStable(ElementWeb):
+    """A released Element Web, for which you have an adapter. One that labels itself with neither channel serves
+    as both."""
+
     channel = "stable"
 
 
-class ElementWebDevelop(ClientType):
-    """Element Web from its development branch; see :class:`ElementWebStable` for unlabelled adapters."""
+class ElementWebDevelop(ElementWeb):
+    """Element Web from its development branch; see :class:`ElementWebStable`."""
 
-    type = "element-web"
     channel = "develop"
 
 
@@ -233,6 +239,7 @@ _NAMED: Mapping[str, type[ClientType]] = {
         MautrixGo,
         ElementWebStable,
         ElementWebDevelop,
+        ElementWeb,
         HydrogenWeb,
         ElementAndroid,
         ElementIos,
@@ -244,8 +251,8 @@ CLIENT_NAME = re.compile(r"([\w-]+)(==[\w.+!-]+)?")
 
 CLIENT_GROUPS: Mapping[str, tuple[str, ...]] = {
     "sdk": ("nio", "js-sdk", "mautrix-go"),
-    "browser": ("hydrogen-web",),
-    "all": ("nio", "js-sdk", "mautrix-go", "hydrogen-web"),
+    "browser": ("hydrogen-web", "element-web"),
+    "all": ("nio", "js-sdk", "mautrix-go", "hydrogen-web", "element-web"),
 }
 """The clients that come with trafficlight, by the name of their group."""
 

@@ -123,8 +123,8 @@ def _roles(type: str, cases: Iterable[Case]) -> Counter[str | None]:
     roles: Counter[str | None] = Counter()
     for case in cases:
         for kind in case.clients.values() if case.skip is None else ():
-            # What the own `match` of a type accepts is not known.
-            if kind.type == type or kind.custom is not None:
+            # What the own `match` of a type accepts is not known. Channels are of builds that others bring.
+            if (kind.type == type and not kind.channel) or kind.custom is not None:
                 exact = _EXACT.fullmatch(kind.version)
                 roles[exact[1] if exact else None] += 1
     return roles

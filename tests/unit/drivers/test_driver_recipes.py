@@ -9,7 +9,14 @@ import pytest
 from trafficlight.cache import CacheFolder
 from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.supervisor import programs_of, unsupported_of
-from trafficlight.drivers.recipes import RECIPES, HydrogenRecipe, JsSdkRecipe, MautrixGoRecipe
+from trafficlight.drivers.recipes import (
+    RECIPES,
+    BrowserRecipe,
+    ElementRecipe,
+    HydrogenRecipe,
+    JsSdkRecipe,
+    MautrixGoRecipe,
+)
 from trafficlight.errors import DeployError
 
 
@@ -62,8 +69,11 @@ async def test_driver_is_built_once_for_each_version(tools: Path, tmp_path: Path
     ]
 
 
-async def test_hydrogen_needs_npm_and_a_chromium_and_starts_with_it(tools: Path, tmp_path: Path) -> None:
-    recipe = HydrogenRecipe(CacheFolder(tmp_path), lambda _: None)
+@pytest.mark.parametrize("kind", [HydrogenRecipe, ElementRecipe])
+async def test_client_in_a_browser_needs_npm_and_a_chromium_and_starts_with_it(
+    kind: type[BrowserRecipe], tools: Path, tmp_path: Path
+) -> None:
+    recipe = kind(CacheFolder(tmp_path), lambda _: None)
     with pytest.raises(DeployError, match=r"needs Chromium or Chrome.*: install it"):
         await recipe.install()
     _tool(tools, "google-chrome", "exit 1")
@@ -74,6 +84,7 @@ async def test_hydrogen_needs_npm_and_a_chromium_and_starts_with_it(tools: Path,
     node, driver, chromium = await recipe.install()
 
     assert (node, Path(driver).name, chromium) == ("node", "driver.mjs", str(tools / "google-chrome"))
+    assert {"driver.mjs", "client.mjs", "page.js"} <= {one.name for one in Path(driver).parent.iterdir()}
     calls = [call.split()[:2] for call in (tmp_path / "calls").read_text().splitlines()]
     assert calls == [["ci", "--ignore-scripts"], ["run", "build"]]
 
@@ -88,7 +99,7 @@ async def test_failed_build_leaves_nothing_and_says_why(tools: Path, tmp_path: P
 
 def test_manifests_pin_the_stable_versions() -> None:
     folder = Path(__file__).parents[3] / "trafficlight" / "drivers"
-    for place, recipe in (("js", JsSdkRecipe), ("hydrogen", HydrogenRecipe)):
+    for place, recipe in (("js", JsSdkRecipe), ("hydrogen", HydrogenRecipe), ("element", ElementRecipe)):
         manifest = json.loads((folder / place / "package.json").read_text())
         assert manifest["dependencies"][recipe.package] == recipe.stable
         assert '"resolved"' not in (folder / place / "package-lock.json").read_text()
@@ -99,6 +110,6 @@ def test_manifests_pin_the_stable_versions() -> None:
 def test_clients_that_come_along_are_programs_by_default() -> None:
     programs = programs_of(Settings().adapters)
     assert {program.name for program in programs} == set(RECIPES)
-    assert set(unsupported_of(programs)) == {"js-sdk", "mautrix-go", "hydrogen-web"}
+    assert set(unsupported_of(programs)) == {"js-sdk", "mautrix-go", "hydrogen-web", "element-web"}
     (old,) = programs_of({"js-sdk": AdapterProgram(version="42.0.0")})
     assert (old.recipe, old.version) == (JsSdkRecipe, "42.0.0")
