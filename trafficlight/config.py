@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
-from trafficlight.text import in_plain_words, without_credentials
+from trafficlight.text import in_plain_words, read_user_file, without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +182,11 @@ class Settings(BaseModel):
         default_factory=lambda: ["nio"],
         min_length=1,
         description="The clients in roles for any Matrix client, where a session names none.",
+    )
+    servers: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: ["synapse"],
+        min_length=1,
+        description="The homeservers in roles for any homeserver, where a session names none.",
     )
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {
@@ -387,7 +392,7 @@ def _find(directory: Path) -> Path | None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(read_user_file(path))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", source=str(path)) from error
     except (ValueError, RecursionError) as error:

@@ -33,9 +33,14 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
-    return [error]
+    leaves, left = [], [error]
+    while left:  # groups may be nested deeper than functions
+        part = left.pop()
+        if isinstance(part, BaseExceptionGroup):
+            left += reversed(part.exceptions)
+        else:
+            leaves.append(part)
+    return leaves
 
 
 def decisive(error: BaseException) -> BaseException:
@@ -85,9 +90,12 @@ def _source_of(error: BaseException) -> str:
 def _traceback_of(error: BaseException) -> str:
     if _state_of(error) is State.SKIPPED and not isinstance(error, UnsupportedError):
         return ""
-    shown = tracebacks.TracebackException.from_exception(error)
-    _strip_own_frames(shown)
-    return "".join(shown.format())
+    try:
+        shown = tracebacks.TracebackException.from_exception(error)
+        _strip_own_frames(shown)
+        return "".join(shown.format())
+    except (MemoryError, RecursionError) as too_large:
+        return f"The traceback cannot be shown: {type(too_large).__name__}\n"
 
 
 def _strip_own_frames(shown: tracebacks.TracebackException) -> None:
