@@ -154,8 +154,7 @@ class ElementWeb(ClientType):
 
 
 class ElementWebStable(ElementWeb):
-    """A released Element Web, for which you have an adapter. One that labels itself with neither channel serves
-    as both."""
+    """A released Element Web, on an adapter of yours; one without a channel's label serves as both."""
 
     channel = "stable"
 

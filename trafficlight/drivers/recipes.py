@@ -206,7 +206,7 @@ class HydrogenRecipe(BrowserRecipe):
 
 
 class ElementRecipe(BrowserRecipe):
-    """Element's user interface, built from its sources on this machine: its licence is the AGPL or the GPL."""
+    """Element's user interface. Its licence is the AGPL or the GPL: it is built on the user's machine."""
 
     name = "element-web"
     client = "Element"

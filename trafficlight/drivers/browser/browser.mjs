@@ -9,6 +9,8 @@ import { chromium } from "playwright-core";
 
 // What the page stores belongs to its origin: the port must not be a part of it.
 const HOST = "client.localhost";
+// The host waits a little longer.
+const START_MS = 110_000;
 const TYPES = {
     ".css": "text/css",
     ".html": "text/html",
@@ -94,6 +96,7 @@ export class Browser {
         });
         const [context] = (await chromium.connectOverCDP(address)).contexts();
         this.page = context.pages()[0] ?? (await context.newPage());
+        this.page.setDefaultTimeout(START_MS);
         this.page.on("console", (message) => {
             if (message.type() !== "debug") console.error(`console.${message.type()}: ${message.text()}`);
         });

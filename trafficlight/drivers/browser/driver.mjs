@@ -27,7 +27,7 @@ write({ ...app.registration, version, actions: client.actions, reusable: true })
 
 for await (const line of createInterface({ input: process.stdin })) {
     const { id, action, data, deadline } = JSON.parse(line);
-    browser.page.setDefaultTimeout(Math.min(app.longest, 0.9 * deadline) * 1000);
+    browser.page.setDefaultTimeout(Math.round(Math.min(app.longest, 0.9 * deadline) * 1000));
     try {
         const response = await (action === "reset" ? reset() : client.perform(action, data ?? {}));
         await browser.save();

@@ -9,13 +9,15 @@ const require = createRequire(import.meta.url);
 const MODULES = resolve("node_modules");
 const ELEMENT = join(MODULES, "matrix-react-sdk");
 const WORKERS = ["indexeddb", "blurhash", "playback"];
+const FILES = [".png", ".gif", ".ogg", ".mp3", ".woff", ".woff2", ".ttf"];
 const STYLES = ["import", "mixins", "simple-vars", "nested", "easings", "hexrgba"];
 
 const element = {
     name: "element",
     setup({ onResolve, onLoad }) {
         // What webpack's loaders would bring: the list of languages, recording, the export of a room.
-        onResolve({ filter: /^(\$webapp|opus-recorder|!!raw-loader!)|\/RecorderWorklet$/ }, ({ path }) => ({ path, namespace: "left out" }));
+        const left = /^(\$webapp|opus-recorder|!!raw-loader!)|\/RecorderWorklet$/;
+        onResolve({ filter: left }, ({ path }) => ({ path, namespace: "left out" }));
         onLoad({ filter: /./, namespace: "left out" }, ({ path }) => ({
             contents: `export default ${JSON.stringify(path.replace("$webapp/", ""))}`,
         }));
@@ -46,19 +48,20 @@ const options = {
     mainFields: ["browser", "module", "main"],
     define: { global: "globalThis", "process.env.NODE_ENV": '"production"', "process.env": "{}", process: "{}" },
     publicPath: "/",
-    loader: Object.fromEntries(["png", "gif", "ogg", "mp3", "woff", "woff2", "ttf"].map((one) => [`.${one}`, "file"])),
+    loader: Object.fromEntries(FILES.map((suffix) => [suffix, "file"])),
     // Node's modules of these names would be meant otherwise.
     alias: Object.fromEntries(["buffer", "events", "util"].map((name) => [name, join(MODULES, name)])),
 };
-const inject = ["buffer.js"];
 await writeFile("buffer.js", 'export { Buffer } from "buffer";');
-await build({ ...options, inject, plugins: [element], entryPoints: ["page.js"], loader: { ...options.loader, ".css": "empty" } });
+const code = { ...options, inject: ["buffer.js"], plugins: [element], loader: { ...options.loader, ".css": "empty" } };
+await build({ ...code, entryPoints: ["page.js"] });
 const workers = WORKERS.map((name) => join(ELEMENT, "src/workers", `${name}.worker.ts`));
-await build({ ...options, inject, plugins: [element], entryPoints: workers, outdir: "build/workers" });
+await build({ ...code, entryPoints: workers, outdir: "build/workers" });
 
 const theme = join(ELEMENT, "res/themes/light/css/light.pcss");
 const plugins = STYLES.map((name) => require(`postcss-${name}`)());
-const { css } = await postcss(plugins).process(await readFile(theme), { from: theme, parser: require("postcss-scss") });
+const parser = require("postcss-scss");
+const { css } = await postcss(plugins).process(await readFile(theme), { from: theme, parser });
 const sheet = join(dirname(theme), "theme.css");
 await writeFile(sheet, css.replaceAll("$(res)", join(ELEMENT, "res")));
 await build({ ...options, entryPoints: [sheet], loader: { ...options.loader, ".svg": "dataurl" } });

@@ -70,7 +70,7 @@ export class Client extends User {
     async logout() {
         await this.#menu("Sign out");
         // It asks what is to become of keys that are in no backup.
-        const confirmed = `${DIALOG} :text-is("I don't want my encrypted messages"), ${DIALOG} .mx_Dialog_primary:text-is("Sign out")`;
+        const confirmed = `${DIALOG} :is(:text-is("I don't want my encrypted messages"), :text-is("Sign out"):not(h1))`;
         await this.accepted("POST", /\/logout\b/, () => this.page.click(confirmed));
     }
 
@@ -98,7 +98,8 @@ export class Client extends User {
         await this.#invite(full(userId));
         // It only creates the room with the first message, or if it is asked for it.
         await this.#command(`/query ${full(userId)}`);
-        const opened = (before) => app.room() && app.rooms("join").includes(app.room().id) && !before.includes(app.room().id);
+        // Until then it is a room of this page only.
+        const opened = (before) => app.rooms("join").includes(app.room()?.id) && !before.includes(app.room().id);
         await this.until(opened, before, `the new chat with ${userId}`);
         await this.until(() => app.room().encrypted, undefined, "the chat's encryption");
     }
@@ -127,7 +128,7 @@ export class Client extends User {
     }
 
     async decline_invite({ room_id }) {
-        await this.accepted("POST", /\/leave\b/, () => this.#answer(room_id, ".mx_AccessibleButton:not(.mx_AccessibleButton_kind_primary)"));
+        await this.accepted("POST", /\/leave\b/, () => this.#answer(room_id, `.mx_AccessibleButton:not(${PRIMARY})`));
     }
 
     async leave_room() {
@@ -241,8 +242,10 @@ export class Client extends User {
     }
 
     async accept_crosssign() {
-        await this.page.click(`.mx_Toast_toast:has-text('Verification requested') ${PRIMARY}`);
-        const start = ".mx_VerificationPanel_verifyByEmojiButton, .mx_VerificationPanel_QRPhase_startOption [role=button]";
+        await this.page.click(".mx_Toast_toast:has-text('Verification requested') .mx_Toast_buttons :text('Verify')");
+        // In the room's panel, or in a dialog.
+        const panel = ".mx_VerificationPanel_";
+        const start = `:is(${panel}verifyByEmojiButton, ${panel}QRPhase_startOption [role=button])`;
         const emoji = ".mx_VerificationShowSas_emojiSas_emoji";
         if ((await this.#first(start, emoji)) === start) await this.page.click(start);
         await this.get_emoji();
@@ -250,14 +253,14 @@ export class Client extends User {
 
     async get_emoji() {
         const shown = await this.page.waitForSelector(".mx_VerificationShowSas_emojiSas");
-        const emoji = await shown.$$eval(".mx_VerificationShowSas_emojiSas_emoji", (all) => all.map((one) => one.textContent));
-        return { emoji: emoji.map((one) => one.replaceAll("\uFE0F", "")) };
+        const texts = (all) => all.map((one) => one.textContent.replaceAll("\uFE0F", ""));
+        return { emoji: await shown.$$eval(".mx_VerificationShowSas_emojiSas_emoji", texts) };
     }
 
     async verify_crosssign_emoji() {
         await this.page.click(`.mx_VerificationShowSas_buttonRow ${PRIMARY}`);
         await this.#phase(["done"]);
-        await this.page.waitForSelector(".mx_VerificationPanel_verified_section, .mx_UserInfo_container .mx_E2EIcon_verified");
+        await this.page.waitForSelector(".mx_VerificationPanel_verified_section");
     }
 
     async reject_emoji() {
@@ -300,7 +303,7 @@ export class Client extends User {
     }
 
     async restore_key_backup({ recovery_key }) {
-        await this.page.click(`.mx_Toast_toast:has-text('Verify this session') ${PRIMARY}`);
+        await this.page.click(".mx_Toast_toast:has-text('Verify this session') .mx_Toast_buttons :text('Verify')");
         await this.page.click(`${DIALOG} .mx_CompleteSecurity_actionRow >> text=Verify with Security Key`);
         await this.#unlock("#mx_securityKey", recovery_key);
         await this.page.click(`${DIALOG} .mx_CompleteSecurity_actionRow >> text=Done`);

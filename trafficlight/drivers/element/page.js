@@ -30,7 +30,8 @@ function entry(tile, event) {
     const [encrypted, redacted] = [event.isEncrypted(), Boolean(tile.querySelector(".mx_RedactedBody"))];
     const icon = /e2eIcon_(\w+)/.exec(tile.querySelector(".mx_EventTile_e2eIcon")?.className)?.[1];
     const annotations = room().relations.getChildEventsForEvent(event.getId(), "m.annotation", "m.reaction");
-    const reactions = [...tile.querySelectorAll(".mx_ReactionsRowButton_content")].map(({ textContent: key }) => {
+    const keys = [...tile.querySelectorAll(".mx_ReactionsRowButton_content")].map((shown) => shown.textContent);
+    const reactions = keys.map((key) => {
         const [, found] = annotations?.getSortedAnnotationsByKey().find(([one]) => one === key) ?? [key, []];
         return [key, [...found].map((reaction) => reaction.getSender())];
     });
@@ -94,7 +95,8 @@ globalThis.app = {
         DOM.render(React.createElement(Chat, attributes), document.querySelector("main"));
         const dispatcher = (await import("matrix-react-sdk/src/dispatcher/dispatcher")).default;
         dispatcher.register(({ action }) => {
-            if (action === "client_started") client().on("crypto.verificationRequestReceived", (asked) => (request = asked));
+            if (action !== "client_started") return;
+            client().on("crypto.verificationRequestReceived", (asked) => (request = asked));
         });
     },
 
