@@ -53,7 +53,7 @@ export class Client extends User {
         await page.fill("#mx_LoginForm_username", username);
         await page.fill("#mx_LoginForm_password", password);
         await page.click(".mx_Login_submit");
-        const unverified = ".mx_CompleteSecurity";
+        const unverified = ".mx_CompleteSecurity_body";
         if ((await this.#first(unverified, LOGGED_IN, FAILED)) === unverified) {
             if (passphrase === undefined) {
                 await page.click(".mx_CompleteSecurity_skip");
@@ -173,6 +173,13 @@ export class Client extends User {
         const thread = this.page.locator(".mx_ThreadSummary").last();
         if (await thread.isVisible()) await thread.click();
         await super.verify_message_in_timeline({ message });
+    }
+
+    async get_timeline() {
+        // It folds redacted messages up, with changes of members.
+        const folded = this.page.locator(".mx_GenericEventListSummary[data-expanded=false]");
+        while (await folded.count()) await folded.first().locator(".mx_GenericEventListSummary_toggle").click();
+        return super.get_timeline();
     }
 
     async verify_last_message_is_trusted() {
