@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import math
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from trafficlight.client_types import ClientTypeSpec
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
@@ -82,6 +84,8 @@ class Engine:
         self.programs_failed: Callable[[], bool] = lambda: False
         #: Why no adapter of a type can register, by the type of the registration.
         self.unsupported_clients: Mapping[str, str] = {}
+        #: Returns why no adapter of a type will register that is not there; empty if one may.
+        self.absence_of: Callable[[ClientTypeSpec], str] = lambda _: ""
         #: Whether :meth:`run` is running.
         self.alive = False
 
@@ -374,11 +378,16 @@ class Engine:
                     self._queue_deadline,
                     adapters_deadline,
                     self._lacking_actions,
+                    self._absent,
                     all_registered=all_registered,
                 ):
                     self.wake()
                 if (over := session.deadline_exceeded()) is not None:
                     self.cancel(session, over)
+
+    def _absent(self, case: Case) -> str:
+        kinds = {role: kind for role, kind in case.clients.items() if kind.custom is None}
+        return next((f"{role}: {why}" for role, kind in kinds.items() if (why := self.absence_of(kind))), "")
 
     def _lacking_actions(self, case: Case) -> str:
         """Return which role no adapter fills because all of its type declare their actions without some."""
@@ -396,7 +405,9 @@ class Engine:
         return ""
 
     def _check_progress(self) -> None:
-        open_ones = [session for session in self.sessions.values() if not session.stopped]
+        # A driver that is being built prints where it is.
+        building = self._adapters_deadline == math.inf
+        open_ones = [one for one in self.sessions.values() if not one.stopped and not building]
         self.stalled.observe(
             running=len(self._running),
             waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
