@@ -155,8 +155,10 @@ globalThis.app = {
     /** The state of the latest verification. */
     verification() {
         const { member, verificationRequest } = stores.rightPanelStore.currentCard.state ?? {};
-        const started = member && crypto().findVerificationRequestDMInProgress(room().roomId, member.userId);
-        request = verificationRequest ?? started ?? request;
+        if (verificationRequest) request = verificationRequest;
+        else if (member && !request?.pending) {
+            request = crypto().findVerificationRequestDMInProgress(room().roomId, member.userId) ?? request;
+        }
         if (!request) return { phase: "none" };
         const phase = PHASES[request.phase - 1];
         return phase === "cancelled" ? { phase, cancel_code: request.cancellationCode ?? "" } : { phase };
