@@ -277,7 +277,8 @@ export class Client extends User {
     }
 
     async cancel_verification() {
-        await this.page.click(".mx_BaseCard_close");
+        await this.#phase(["requested", "ready", "started"]);
+        await this.page.click("[data-testid=base-card-close-button]");
         await this.#phase(["cancelled"]);
     }
 
