@@ -18,7 +18,7 @@ export class User {
 
     get actions() {
         const own = [User, this.constructor].flatMap(({ prototype }) => Object.getOwnPropertyNames(prototype));
-        return own.filter((name) => ACTION.test(name));
+        return [...new Set(own.filter((name) => ACTION.test(name)))];
     }
 
     async perform(action, data) {

@@ -70,8 +70,10 @@ export class Client extends User {
     async logout() {
         await this.#menu("Sign out");
         // It asks what is to become of keys that are in no backup.
-        const confirmed = `${DIALOG} :is(:text-is("I don't want my encrypted messages"), :text-is("Sign out"):not(h1))`;
-        await this.accepted("POST", /\/logout\b/, () => this.page.click(confirmed));
+        const page = this.page;
+        const confirm = page.locator(`${DIALOG} .mx_Dialog_primary:text-is("Sign out")`);
+        const withoutBackup = page.locator("text=I don't want my encrypted messages");
+        await this.accepted("POST", /\/logout\b/, () => confirm.or(withoutBackup).click());
     }
 
     // Rooms
@@ -122,31 +124,17 @@ export class Client extends User {
         return { invites: await this.page.evaluate(() => app.invites()) };
     }
 
-    async accept_invite({ room_id }) {
-        const id = await this.#answer(room_id, PRIMARY);
-        await this.opened(id);
-    }
-
-    async decline_invite({ room_id }) {
-        await this.accepted("POST", /\/leave\b/, () => this.#answer(room_id, `.mx_AccessibleButton:not(${PRIMARY})`));
-    }
-
-    async leave_room() {
-        await this.accepted("POST", /\/leave\b/, () => this.#command("/part"));
+    async accept_invite({ room_id: wanted }) {
+        const found = ([wanted]) => app.invites().findLast(({ room_id }) => [room_id, undefined, null].includes(wanted));
+        const { room_id, name } = await this.until(found, [wanted], "an invite");
+        await this.page.click(`.mx_RoomSublist:has-text('Invites') .mx_RoomTile:has-text(${JSON.stringify(name)})`);
+        await this.page.click(`.mx_RoomPreviewBar_actions ${PRIMARY}`);
+        await this.opened(room_id);
     }
 
     async kick_user({ userId, reason = "" }) {
         await this.#command(`/remove ${full(userId)} ${reason}`);
         await this.#member(full(userId), "leave");
-    }
-
-    async ban_user({ userId, reason = "" }) {
-        await this.#command(`/ban ${full(userId)} ${reason}`);
-        await this.#member(full(userId), "ban");
-    }
-
-    async set_display_name({ name }) {
-        await this.accepted("PUT", /\/profile\//, () => this.#command(`/nick ${name}`));
     }
 
     async change_room_history_visibility({ historyVisibility }) {
@@ -358,14 +346,6 @@ export class Client extends User {
         await this.page.fill("[data-testid=invite-dialog-input]", user);
         await this.page.click(".mx_InviteDialog_goButton");
         await this.page.waitForSelector(".mx_InviteDialog_goButton", { state: "detached" });
-    }
-
-    async #answer(room, button) {
-        const found = ([room]) => app.invites().findLast(({ room_id }) => [room_id, undefined, null].includes(room));
-        const { room_id, name } = await this.until(found, [room], "an invite");
-        await this.page.click(`.mx_RoomSublist:has-text('Invites') .mx_RoomTile:has-text(${JSON.stringify(name)})`);
-        await this.page.click(`.mx_RoomPreviewBar_actions ${button}`);
-        return room_id;
     }
 
     async #command(text) {
