@@ -285,7 +285,7 @@ class Settings(BaseModel):
 
     strict: bool = Field(
         default=False,
-        description="Whether a session with unsupported cases or warnings ends with exit code 3.",
+        description="Whether unsupported cases, warnings and unexpected successes make the exit code 3.",
     )
     rerun_interrupted: bool = Field(
         default=True,

@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TrafficlightError as error:
         click.echo(f"trafficlight: {error}", err=True)
         sys.exit(2)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the exit code must not be 1
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the exit code must not be 1
         sys.exit(_exit_code_of(error))
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -173,8 +173,12 @@ def _has_directory() -> bool:
         return False
 
 
-def _exit_code_of(error: Exception) -> int:
+def _exit_code_of(error: Exception | SystemExit) -> int:
     """Report an error that no command expects and return the exit code: never 1, a failure of a client."""
+    if isinstance(error, SystemExit):
+        # No command exits so: a task that a test without workers has left behind.
+        click.echo(f"trafficlight: code of a test ended the lab: sys.exit({error.code!r})", err=True)
+        return 3
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]

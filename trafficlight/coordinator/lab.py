@@ -6,6 +6,7 @@ import difflib
 import functools
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.selection import SessionRequest
 from trafficlight.suites.yaml_files import FAILED_CASES
-from trafficlight.worker.execution import OnFailure, execute_in_process
+from trafficlight.worker.execution import NO_ASSERTIONS, OnFailure, execute_in_process
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -280,7 +281,7 @@ class Lab:
     async def _options(self, request: SessionRequest, command: str, plan: Plan) -> SessionOptions:
         def expected(case: str) -> Expected | None:
             entry = request.expected(case)
-            return Expected(entry.reason, entry.link) if entry is not None else None
+            return Expected(**entry.model_dump(exclude={"case"})) if entry is not None else None
 
         return SessionOptions(
             max_failures=1 if request.exit_first else request.max_failures,
@@ -360,6 +361,8 @@ async def _executor(
 ) -> tuple[WorkerPool | None, Execute, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
+        if sys.flags.optimize:
+            raise UsageError(NO_ASSERTIONS)
         stack.enter_context(capturing(shown=True))
         run_test = functools.partial(execute_in_process, clock=clock, on_failure=on_failure)
         return None, run_test, plan_in_process, None

@@ -334,7 +334,8 @@ class Session:
         self.running.remove(id)
         failed = verdict.state in (State.FAILURE, State.ERROR)
         failures = case.failures + failed
-        counts = failed and self.options.expected(id) is None
+        expected = self.options.expected(id)
+        counts = failed and not (expected is not None and expected.covers(verdict.state))
         again = counts and failures <= self.options.deflake and not self.stopped and not by_hand
         self._end(id, case.attempt, verdict, seconds, will_retry=again)
         if again:
