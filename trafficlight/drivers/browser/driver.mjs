@@ -2,6 +2,7 @@
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
 import { Browser } from "./browser.mjs";
 import { Client, app } from "./client.mjs";
 import { Unsupported } from "./user.mjs";
@@ -20,6 +21,8 @@ async function reset() {
 }
 
 process.on("SIGTERM", () => process.exit(0));
+// What is late goes on, and may fail, after its error was reported.
+process.on("unhandledRejection", (error) => console.error(error));
 process.on("exit", () => browser.stop());
 await browser.start();
 const version = await browser.page.evaluate(() => app.version);
@@ -27,9 +30,15 @@ write({ ...app.registration, version, actions: client.actions, reusable: true })
 
 for await (const line of createInterface({ input: process.stdin })) {
     const { id, action, data, deadline } = JSON.parse(line);
-    browser.page.setDefaultTimeout(Math.round(Math.min(app.longest, 0.9 * deadline) * 1000));
+    const longest = Math.round(Math.min(app.longest, 0.9 * deadline) * 1000);
+    browser.page.setDefaultTimeout(longest);
+    // Its steps may take that long each; later than this, the host would not wait for evidence.
+    const late = delay(1000 * 0.93 * deadline, undefined, { ref: false }).then(() => {
+        throw new Error(`${action} is not done after ${Math.round(0.93 * deadline)} s`);
+    });
     try {
-        const response = await (action === "reset" ? reset() : client.perform(action, data ?? {}));
+        const performed = action === "reset" ? reset() : client.perform(action, data ?? {});
+        const response = await Promise.race([performed, late]);
         await browser.save();
         write({ id, response: response ?? action });
     } catch (error) {

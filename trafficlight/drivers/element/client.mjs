@@ -284,20 +284,6 @@ export class Client extends User {
 
     // Key backup
 
-    async create_key_backup() {
-        const page = this.page;
-        await this.#menu("Security");
-        await page.click(".mx_SecureBackupPanel_buttonRow .mx_AccessibleButton:has-text('Set up')");
-        await page.click(".mx_CreateSecretStorageDialog .mx_Dialog_primary");
-        const key = await page.innerText(".mx_CreateSecretStorageDialog_recoveryKey code");
-        await page.click(".mx_CreateSecretStorageDialog_recoveryKeyButtons_copyBtn");
-        await page.click(".mx_CreateSecretStorageDialog .mx_Dialog_buttons .mx_Dialog_primary");
-        await page.click(".mx_CreateSecretStorageDialog .mx_Dialog_primary:text-is('Done')");
-        await this.until(() => app.backedUp(), undefined, "a key backup with all keys");
-        await page.click("[aria-label='Close dialog']");
-        return { recovery_key: key.trim() };
-    }
-
     async restore_key_backup({ recovery_key }) {
         await this.page.click(".mx_Toast_toast:has-text('Verify this session') .mx_Toast_buttons :text('Verify')");
         await this.page.click(`${DIALOG} .mx_CompleteSecurity_actionRow >> text=Verify with Security Key`);

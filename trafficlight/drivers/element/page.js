@@ -171,13 +171,6 @@ globalThis.app = {
         return (await crypto().userHasCrossSigningKeys(user, true)) ? "unverified" : "unknown";
     },
 
-    /** Whether the key backup is active and has all keys. */
-    async backedUp() {
-        if ((await crypto().getActiveSessionBackupVersion()) === null) return false;
-        const [info, keys] = await Promise.all([client().getKeyBackupVersion(), crypto().exportRoomKeys()]);
-        return info.count >= keys.length;
-    },
-
     async devices() {
         const { devices } = await client().getDevices();
         return Promise.all(
