@@ -21,8 +21,6 @@ async function reset() {
 }
 
 process.on("SIGTERM", () => process.exit(0));
-// What is late goes on, and may fail, after its error was reported.
-process.on("unhandledRejection", (error) => console.error(error));
 process.on("exit", () => browser.stop());
 await browser.start();
 const version = await browser.page.evaluate(() => app.version);
