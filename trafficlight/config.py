@@ -281,6 +281,12 @@ class Settings(BaseModel):
         default=False,
         description="Whether a session with unsupported cases or warnings ends with exit code 3.",
     )
+    record_traffic: Literal["always", "failures", "never"] = Field(
+        default="failures",
+        description="Whether the requests of clients go through a proxy that records them: `always`,"
+        " `failures` (the recordings of cases that succeed are removed) or `never` (unless a test asks for"
+        " it). Only for homeservers on this machine.",
+    )
     rerun_interrupted: bool = Field(
         default=True,
         description="Whether cases that a killed coordinator was at run again; otherwise they end in error.",

@@ -14,6 +14,7 @@ from trafficlight.clients.base import ServerOperation
 from trafficlight.clock import Clock, race
 from trafficlight.coordinator.adapter import Adapter, Lease
 from trafficlight.coordinator.channel import ActionResult, AdapterFailure
+from trafficlight.coordinator.network import NetworkProxy, RunningProxy
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.errors import (
@@ -86,6 +87,8 @@ class Resources:
     servers: Provider
     execute: Execute
     deadlines: Deadlines
+    network: NetworkProxy | None = None
+    record: str = "never"
 
 
 @dataclass(eq=False)
@@ -165,6 +168,7 @@ class Attempt:
                 adapter.channel.on_delivered = self._delivered(role, adapter)
             self.emit(CaseState(case=self.case.id, state=State.PREPARING))
             servers = await self._deploy(stack)
+            proxy = await self._proxy()
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
         deadlines = self.resources.deadlines
@@ -176,8 +180,10 @@ class Attempt:
             servers=servers,
             case_deadline=self.case.timeout or deadlines.case,
             teardown_deadline=deadlines.teardown,
+            network=proxy.socket if proxy is not None else None,
+            record=self.resources.record,
         )
-        verdict = await self._annotated(await self._run_until_aborted(assignment))
+        verdict = await self._annotated(await self._run_until_aborted(assignment, proxy))
         at_fault = [role for role, error in self.failures.items() if isinstance(error, LabError)]
         self.resources.pool.judge(self.lease, at_fault)
         return verdict
@@ -227,8 +233,14 @@ class Attempt:
             ready[request.role] = ServerInfo(server.server_name, server.cs_api, server.version, request.log)
         return ready
 
-    async def _run_until_aborted(self, assignment: Assignment) -> Verdict:
-        """Run the test; cancel it when it loses an adapter or a homeserver and does not notice."""
+    async def _proxy(self) -> RunningProxy | None:
+        """Return the network proxy, if the case has clients and homeservers."""
+        if self.resources.network is None or not (self.adapters and self.servers):
+            return None
+        return await self.resources.network.running()
+
+    async def _run_until_aborted(self, assignment: Assignment, proxy: RunningProxy | None) -> Verdict:
+        """Run the test; cancel it when it loses an adapter, a homeserver or the network proxy."""
         ready = self.resources.clock.monotonic()
 
         def began() -> None:
@@ -238,6 +250,8 @@ class Attempt:
         contenders = [self.resources.execute(assignment, self, began), self._adapter_lost()]
         if self.servers:
             contenders.append(self._homeserver_lost())
+        if proxy is not None:
+            contenders.append(_proxy_lost(proxy))
         try:
             return await race(*contenders)
         except asyncio.CancelledError as error:
@@ -439,3 +453,8 @@ def _named(error: AdapterFailure, role: str, action: str = "") -> AdapterFailure
         # Some adapters name the action themselves.
         return kind(error.message.removeprefix(f"{named}: "), role=role, action=named, path=error.path)
     return type(error)(f"{role}: {error}")
+
+
+async def _proxy_lost(proxy: RunningProxy) -> Verdict:
+    """Return when the network proxy has ended."""
+    return verdict_of(LabError(await proxy.wait()), "run")

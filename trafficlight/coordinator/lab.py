@@ -17,6 +17,7 @@ from trafficlight.clock import Clock, DebuggerClock, SystemClock, race
 from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
+from trafficlight.coordinator.network import NetworkProxy
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
 from trafficlight.coordinator.scheduling.scheduler import Limits
@@ -97,6 +98,8 @@ class Lab:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
+            network = NetworkProxy()
+            stack.push_async_callback(network.close)
             recovered = RecoveredState()
             if resumable:
                 directory = open_state_directory(root)
@@ -118,6 +121,8 @@ class Lab:
                 limits=lambda: _limits(settings, servers),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
+                network=network,
+                record=settings.record_traffic,
             )
             late = LateEventRecorder(
                 root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing

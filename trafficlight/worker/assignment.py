@@ -35,6 +35,8 @@ class Assignment:
     :param servers: the homeserver in every server role.
     :param case_deadline: seconds for set-up and test together.
     :param teardown_deadline: seconds for the tear-down after that.
+    :param network: the control socket of the network proxy; None if there is none.
+    :param record: of which attempts the clients' traffic is recorded: ``always``, ``failures`` or ``never``.
     """
 
     case: Case
@@ -44,6 +46,8 @@ class Assignment:
     servers: Mapping[str, ServerInfo] = field(default_factory=dict)
     case_deadline: float = 300.0
     teardown_deadline: float = 30.0
+    network: Path | None = None
+    record: str = "never"
 
 
 @dataclass(frozen=True, slots=True)
