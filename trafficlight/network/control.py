@@ -343,7 +343,7 @@ class ClientNetwork:
         self._role, self._in_case = role, case
         self._used = False
         self._direct = False
-        self._active: list[tuple[Matcher, str]] = []
+        self._active: list[tuple[Matcher, str, int, int | None]] = []
 
     async def url_for(self, cs_api: str) -> str:
         """Return the base URL that the client is given for a homeserver: of the proxy, if it is used."""
@@ -512,8 +512,10 @@ class ClientNetwork:
         if not (on_request or on_response):
             raise ValueError(f"{rule.name} does nothing: give it on_request or on_response")
         self._ensure_proxied()
-        for other, name in self._active:
-            if other == matcher:
+        nth = options.get("nth")
+        first, last = nth or 1, nth or options.get("times")
+        for other, name, begin, end in self._active:
+            if other == matcher and begin <= (last or begin) and first <= (end or first):
                 raise RuntimeError(f"{self._role}: {rule.name} collides with {name}: both are for {matcher}")
         id, failure = self._case.next_number(), list[Exception]()
 
@@ -531,7 +533,6 @@ class ClientNetwork:
             return _decision("dropped")
 
         self._case.add_rule(id, decided)
-        nth = options.get("nth")
         await self._case.call(
             "rule",
             self._role,
@@ -540,10 +541,10 @@ class ClientNetwork:
             matcher=asdict(matcher),
             request=on_request,
             response=on_response,
-            first=nth or 1,
-            last=nth or options.get("times"),
+            first=first,
+            last=last,
         )
-        self._active.append(active := (matcher, rule.name))
+        self._active.append(active := (matcher, rule.name, first, last))
         self._case.on_change(self._role, rule.name, True)
         try:
             yield

@@ -5,6 +5,7 @@ says where a message ends (RFC 9112, section 6), and keeps the bytes.
 """
 
 import asyncio
+import re
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def parse_head(raw: bytes) -> Head:
         start.append("")  # a response without a reason
     if len(start) != 3 or not ("HTTP/1." in start[0] or "HTTP/1." in start[2]):
         raise ProtocolError(f"not HTTP/1.1: {first[:80]!r}")
-    if start[0].startswith("HTTP/") and not start[1].isdigit():
+    if start[0].startswith("HTTP/") and not re.fullmatch("[0-9]{3}", start[1]):
         raise ProtocolError(f"not a status: {first[:80]!r}")
     headers = []
     for line in lines:
