@@ -19,7 +19,7 @@ scripts-dev/setup.sh dev
 
 # One more than processors: tests wait for processes more than they compute.
 parallel=(--numprocesses "${TEST_PROCESSES:-$(($(nproc 2>/dev/null || echo 2) + 1))}" --dist worksteal)
-without_docker="not docker and not homerunner"
+without_docker="not docker and not homerunner and not nightly"
 
 run_tests() {
     .venv/bin/python -m pytest "$@"

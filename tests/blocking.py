@@ -38,9 +38,7 @@ _ALLOWED = {
     "worker/execution.py": {"_create_folder", "attach"},  # for the test, in the loop only with `--workers 0`
     "results/writer.py": {"__call__"},  # one append: an event is in its log before anyone learns of it
     "docker/api.py": {"_pid_namespace", "_started"},  # /proc is not a disk
-    # The output of workers is in the temporary folder, which is local.
-    "workers/process.py": {"open", "last_output"},
-    "workers/pool.py": {"__init__", "__aexit__"},
+    "workers/pool.py": {"__init__", "__aexit__"},  # a temporary folder, once
 }
 
 

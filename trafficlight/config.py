@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trafficlight.errors import ConfigError
-from trafficlight.text import in_plain_words, without_credentials
+from trafficlight.text import in_plain_words, read_user_file, without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +183,11 @@ class Settings(BaseModel):
         min_length=1,
         description="The clients in roles for any Matrix client, where a session names none.",
     )
+    servers: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default_factory=lambda: ["synapse"],
+        min_length=1,
+        description="The homeservers in roles for any homeserver, where a session names none.",
+    )
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {
             name: AdapterProgram(count=4) for name in ("nio", "js-sdk", "mautrix-go", "hydrogen-web")
@@ -282,10 +287,10 @@ class Settings(BaseModel):
         description="Whether a session with unsupported cases or warnings ends with exit code 3.",
     )
     record_traffic: Literal["always", "failures", "never"] = Field(
-        default="failures",
+        default="never",
         description="Whether the requests of clients go through a proxy that records them: `always`,"
-        " `failures` (the recordings of cases that succeed are removed) or `never` (unless a test asks for"
-        " it). Only for homeservers on this machine.",
+        " `failures` (the recordings of cases that succeed are removed) or `never`, but for tests that use"
+        " the network of a client. Only for homeservers on this machine.",
     )
     rerun_interrupted: bool = Field(
         default=True,
@@ -392,7 +397,7 @@ def _find(directory: Path) -> Path | None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(read_user_file(path))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", source=str(path)) from error
     except (ValueError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """Text for people and for XML: truncation, escaping, and how durations, sizes and times are written."""
 
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -125,6 +126,17 @@ def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
         return ""
 
 
+def read_user_file(path: Path) -> str:
+    """Return the text of a file that a user names.
+
+    :raises OSError: it cannot be read, or is a named pipe, on which this would wait for ever.
+    :raises ValueError: it is not UTF-8.
+    """
+    if path.is_fifo() and not path.absolute().is_relative_to("/dev"):  # where the pipes of a shell are
+        raise OSError(errno.ESPIPE, "it is a named pipe")
+    return path.read_text(encoding="utf-8")
+
+
 def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Yield a line for each row, with its cells below those of the other rows."""
     table = list(rows)
@@ -162,3 +174,22 @@ def size(number: int) -> str:
 def utc_time(when: datetime | None) -> str:
     """Return a time to the second, in UTC; empty for None."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else ""
+
+
+def split_outside(text: str) -> Iterator[str]:
+    """Split at commas outside of quotes and brackets."""
+    depth = start = 0
+    quoted = escaped = False
+    for index, character in enumerate(text):
+        if quoted:
+            quoted = escaped or character != '"'
+            escaped = not escaped and character == "\\"
+        elif character == '"':
+            quoted = True
+        elif character == "," and depth == 0:
+            yield text[start:index]
+            start = index + 1
+        else:
+            depth += (character in "([{") - (character in ")]}")
+    if text:
+        yield text[start:]

@@ -1,6 +1,7 @@
 """Settings: where each one is taken from, and the errors for wrong ones."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,22 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "trafficlight.json").write_bytes(b"\xff\xfe\x00")
 
     assert str(tmp_path / "trafficlight.json") in _problem(tmp_path)
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(ConfigError, match="cannot be read: it is a named pipe"):
+        load(environment={}, directory=tmp_path, file=tmp_path / "pipe")
+
+
+def test_the_pipe_of_a_shell_is_read(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b'{"PORT": 7}')
+    os.close(writer)
+
+    assert load(environment={}, directory=tmp_path, file=Path(f"/dev/fd/{reader}")).port == 7
+    os.close(reader)
 
 
 def test_settings_without_effect_are_accepted_with_a_warning(

@@ -73,7 +73,7 @@ def list_cases(
 async def planned(paths: tuple[str, ...], selection: Selection, settings: Settings) -> Plan:
     """Return the plan; workers make it, because importing a test file runs its code."""
     patterns = settings.test_patterns or DEFAULT_PATTERNS
-    selection = selection.with_clients(settings.clients)
+    selection = selection.with_types(settings.clients, settings.servers)
     if settings.workers == 0:
         return plan(paths, selection, patterns=patterns)
     async with WorkerPool(0, memory=settings.worker_memory) as pool:

@@ -4,9 +4,10 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -116,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")
+            if os.environ.get("GITHUB_ACTIONS"):
+                stream.write = without_commands(stream.write)  # type: ignore[method-assign]
     try:
         code = cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except click.exceptions.Abort:
@@ -145,6 +148,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def without_commands(write: Callable[[str], int]) -> Callable[[str], int]:
+    """Return a stream's `write` that spells lines so that GitHub Actions does not take them for commands.
+
+    What tests and adapters print may begin with ``::`` or contain ``##[``.
+    """
+    at_start = True
+
+    def changed(text: str) -> int:
+        nonlocal at_start
+        begin = r"(\A|[\r\n])" if at_start else r"([\r\n])"
+        write(re.sub(rf"{begin}(\s*)::", r"\1\2: :", text).replace("##[", "# #["))
+        *lines, last = re.split(r"[\r\n]", text)
+        at_start = not last.strip() and (at_start or bool(lines))
+        return len(text)
+
+    return changed
+
+
+def _has_directory() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
+
+
 def _exit_code_of(error: Exception) -> int:
     """Report an error that no command expects and return the exit code: never 1, a failure of a client."""
     cause: BaseException = error
@@ -154,6 +182,8 @@ def _exit_code_of(error: Exception) -> int:
     if isinstance(cause, OSError) or str(cause).startswith("Symlink loop"):
         place = f"{cause.filename}: " if isinstance(cause, OSError) and cause.filename else ""
         text = cause.strerror if isinstance(cause, OSError) else ""
+        if isinstance(cause, FileNotFoundError) and not place and not _has_directory():
+            text = "the current directory has been deleted"
         click.echo(f"trafficlight: {place}{text or cause}", err=True)
         return 2
     if isinstance(cause, TrafficlightError):

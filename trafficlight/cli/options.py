@@ -13,6 +13,7 @@ from trafficlight.config import Settings, load
 from trafficlight.logs import configure
 from trafficlight.suites.selection import Selection, read_failed
 from trafficlight.suites.yaml_files import read_expected_failures
+from trafficlight.text import split_outside
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +45,7 @@ class _Names(click.ParamType[Any]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        return tuple(value.split(",")) if isinstance(value, str) else value
+        return tuple(split_outside(value)) if isinstance(value, str) else value
 
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -64,6 +65,15 @@ _selection_options = adding(
         default=(),
         help="The clients in roles for any Matrix client, such as nio,js-sdk; sdk, browser and all are "
         "groups.  [default: nio]",
+    ),
+    click.option(
+        "--servers",
+        "server_types",
+        type=_Names(),
+        metavar="TYPE,...",
+        default=(),
+        help="The homeservers in roles for any homeserver, such as synapse,dendrite, with settings in "
+        "parentheses: synapse(presence.enabled=true).  [default: synapse]",
     ),
     click.option(
         "--client",
@@ -105,7 +115,17 @@ _selection_options = adding(
         "--expected-failures", type=_FILE, metavar="FILE", help="A YAML file that lists known failures."
     ),
 )
-_PLAIN = ("keyword", "client_types", "clients", "servers", "pairwise", "sample", "shard", "repeat")
+_PLAIN = (
+    "keyword",
+    "client_types",
+    "server_types",
+    "clients",
+    "servers",
+    "pairwise",
+    "sample",
+    "shard",
+    "repeat",
+)
 
 
 def selection_options(command: F) -> F:

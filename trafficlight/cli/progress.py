@@ -78,7 +78,7 @@ class Progress:
         self._live = live
         self._since: dict[str, float] = {}
         self._began = time.monotonic()
-        self._told = ""
+        self._last_reason = ""
         self._width = min(_WIDEST, max((len(case) for case in record.cases), default=0))
         if console.file.isatty():
             self._width = min(self._width, max(_BESIDES, console.width - _BESIDES))
@@ -96,8 +96,8 @@ class Progress:
         """Show that a case started or ended, or why cases wait while none runs."""
         if isinstance(event, CaseWaits):
             idle = not self._since and not self._record.stopped
-            if not self._live and idle and event.reason != self._told:
-                self._told = event.reason
+            if not self._live and idle and event.reason != self._last_reason:
+                self._last_reason = event.reason
                 cases = count(len(event.cases), "case")
                 self._print(Text(f"  {cases} waiting: {single_line(escape_control(event.reason))}", "dim"))
             return

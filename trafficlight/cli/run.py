@@ -77,7 +77,7 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
     # The file is fixed: without workers, what a test prints replaces the standard output.
     console = Console(file=sys.stdout, highlight=False)
 
-    def tell(line: str) -> None:
+    def print_line(line: str) -> None:
         console.print(f"  {line}", style="dim", markup=False, soft_wrap=True)
 
     on_failure = functools.partial(debug, post_mortem=post_mortem)
@@ -85,7 +85,7 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
     live = is_live(console) and settings.workers != 0
     working = functools.partial(show_work, console, live=live)
     async with AsyncExitStack() as stack:
-        lab, url = await stack.enter_async_context(lab_serving(settings, tell, on_failure=on_failure))
+        lab, url = await stack.enter_async_context(lab_serving(settings, print_line, on_failure=on_failure))
         with working("collecting tests"):
             planned = await lab.plan(request)
         folder = await lab.new_folder()
@@ -97,7 +97,9 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
         if not others:
             lab.engine.unsupported_clients = await asyncio.to_thread(unsupported_of, programs)
             programs = [one for one in programs if one.name not in lab.engine.unsupported_clients]
-        running = adapters_running(lab, url, programs, folder.path / "adapters", others=others, progress=tell)
+        running = adapters_running(
+            lab, url, programs, folder.path / "adapters", others=others, progress=print_line
+        )
         # First, so that a signal ends the wait for the last uploads too.
         stack.enter_context(stopping_on_signals(lab))
         await stack.enter_async_context(running)

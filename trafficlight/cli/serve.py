@@ -33,12 +33,12 @@ _NAMED = 5  # programs of one line
 class Arrivals:
     """Prints which programs with adapters come and leave.
 
-    :param tell: prints a line.
+    :param print_line: prints a line.
     """
 
-    def __init__(self, pool: Pool, tell: Callable[[str], None]) -> None:
+    def __init__(self, pool: Pool, print_line: Callable[[str], None]) -> None:
         self._pool = pool
-        self._tell = tell
+        self._print = print_line
         self._came: set[str] = set()
         self._here: set[str] = set()
 
@@ -57,13 +57,13 @@ class Arrivals:
     def look(self) -> None:
         """Print what has changed since the last look."""
         if self._came:
-            self._tell(f"{count(len(self._came), 'adapter program')} came: {_list(sorted(self._came))}")
+            self._print(f"{count(len(self._came), 'adapter program')} came: {_list(sorted(self._came))}")
         self._here |= self._came
         self._came.clear()
         left = [one for one in sorted(self._here) if (self._pool.since_exit(one) or 0.0) >= _AWAY]
         if left:
             reasons = [f"{one} ({adapter.reason})" for one in left if (adapter := self._pool.named(one))]
-            self._tell(f"{count(len(left), 'adapter program')} left: {_list(reasons)}")
+            self._print(f"{count(len(left), 'adapter program')} left: {_list(reasons)}")
         self._here.difference_update(left)
 
 
@@ -105,33 +105,33 @@ def command(
 async def _serve(
     settings: Settings, targets: tuple[str, ...], programs: Sequence[Program], exit_when_done: bool
 ) -> int:
-    def tell(line: str) -> None:
+    def print_line(line: str) -> None:
         click.echo(f"  {line}")
 
     over = asyncio.Event()
     async with AsyncExitStack() as stack:
-        lab, url = await stack.enter_async_context(lab_serving(settings, tell, resumable=True))
+        lab, url = await stack.enter_async_context(lab_serving(settings, print_line, resumable=True))
         click.echo(f"trafficlight {VERSION} · {url}/status")
         stack.enter_context(stopping_on_signals(lab, over.set))
-        told = stack.enter_context(_sessions_told(lab))
-        arrivals = Arrivals(lab.engine.pool, tell)
+        announced = stack.enter_context(_announced_sessions(lab))
+        arrivals = Arrivals(lab.engine.pool, print_line)
         stack.callback(lab.journal.subscribe(arrivals, (AdapterRegistered,)))
         looking = asyncio.create_task(arrivals.run(), name="arrivals")
         stack.callback(looking.cancel)
         if programs:
             await stack.enter_async_context(adapters_running(lab, url, programs, lab.root / "adapters"))
-        code = await _sessions_ended(lab, SessionRequest(targets=list(targets)), told)
+        code = await _sessions_ended(lab, SessionRequest(targets=list(targets)), announced)
         if not exit_when_done:
             await over.wait()
     return code
 
 
 @contextmanager
-def _sessions_told(lab: Lab) -> Iterator[set[str]]:
+def _announced_sessions(lab: Lab) -> Iterator[set[str]]:
     """Print a line when a session starts or ends; yield the ids of those that have started and need one."""
     open_sessions: set[str] = set()
 
-    def tell(event: SessionStarted | SessionEnded) -> None:
+    def print_event(event: SessionStarted | SessionEnded) -> None:
         if isinstance(event, SessionStarted):
             open_sessions.add(event.session)
             click.echo(_header(lab, event.session, event.cases))
@@ -140,7 +140,7 @@ def _sessions_told(lab: Lab) -> Iterator[set[str]]:
             counts = " · ".join(f"{number} {state}" for state, number in event.counts.items() if number)
             click.echo(f"session {event.session} · ended · {counts}")
 
-    unsubscribe = lab.journal.subscribe(tell, (SessionStarted, SessionEnded))
+    unsubscribe = lab.journal.subscribe(print_event, (SessionStarted, SessionEnded))
     try:
         yield open_sessions
     finally:
@@ -152,18 +152,18 @@ def _header(lab: Lab, session: str, cases: int) -> str:
     return f"session {session} · {count(cases, 'case')} · {folder}"
 
 
-async def _sessions_ended(lab: Lab, request: SessionRequest, told: set[str]) -> ExitCode:
+async def _sessions_ended(lab: Lab, request: SessionRequest, announced: set[str]) -> ExitCode:
     """Resume unfinished sessions or start the request; return the exit code when all have ended.
 
-    :param told: the sessions that have a line already; those that end here get a summary instead of another.
+    :param announced: the sessions that have a line already; those that end here get a summary.
     """
     sessions, ended = await lab.resume_or_start(request, command=command_line())
     for before in ended:
         click.echo(f"session {before.folder.id} · ended before the restart · {before.folder.path}")
     for session in sessions:
-        if session.id not in told:
+        if session.id not in announced:
             click.echo(_header(lab, session.id, len(session.plan.cases)))
-        told.discard(session.id)
+        announced.discard(session.id)
     for session in sessions:
         await session.ended.wait()
         for line in summary(session.record, session.folder.path, session.writer.incomplete):

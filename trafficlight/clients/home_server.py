@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from trafficlight.clients.admin import HomeServerAdmin
 from trafficlight.clients.base import CaseBackend, ServerOperation
 from trafficlight.errors import LabError
 
@@ -68,6 +69,8 @@ class HomeServer:
         self._link = link
         self._passwords: dict[str, str] = {}
         self._opened = AsyncExitStack()
+        #: Its administrator's API.
+        self.admin = HomeServerAdmin(self.server_name, self.cs_api, self.version)
 
     def __repr__(self) -> str:
         return f"<HomeServer {self.name} {self.server_name} at {self.cs_api}>"

@@ -343,6 +343,10 @@ class MatrixClient(Client):
         """Block a device: it gets no keys any more. Returns only when that holds for the next message."""
 
     @action()
+    async def exclude_insecure_devices(self) -> None:
+        """From now on, give no room keys to devices that their owner's identity did not sign (MSC4153)."""
+
+    @action()
     async def verify_trusted_device(self) -> None:
         """Check that the other party's device is shown as verified."""
 

@@ -99,6 +99,7 @@ class Attempt:
     :param waiting: the case and the attempt's number.
     :param folder: the attempt's folder, which does not exist yet.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
+    :ivar proxy: the network proxy, once the test uses it.
     :ivar waited: seconds that it waited for a worker.
     :ivar began: whether code of the test file has started.
     :ivar failures: the first error of each role's adapter.
@@ -118,6 +119,7 @@ class Attempt:
     decisive: AdapterFailure | None = None
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: list[str] = field(default_factory=list)
+    proxy: "asyncio.Future[RunningProxy]" = field(init=False)
     waited: float = 0.0
     began: bool = False
     started: float = field(init=False)
@@ -125,6 +127,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self.started = self.resources.clock.monotonic()
+        self.proxy = asyncio.get_running_loop().create_future()
         self.lease = Lease(
             session=self.session,
             case=self.case.id,
@@ -168,7 +171,6 @@ class Attempt:
                 adapter.channel.on_delivered = self._delivered(role, adapter)
             self.emit(CaseState(case=self.case.id, state=State.PREPARING))
             servers = await self._deploy(stack)
-            proxy = await self._proxy()
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
         deadlines = self.resources.deadlines
@@ -180,10 +182,9 @@ class Attempt:
             servers=servers,
             case_deadline=self.case.timeout or deadlines.case,
             teardown_deadline=deadlines.teardown,
-            network=proxy.socket if proxy is not None else None,
             record=self.resources.record,
         )
-        verdict = await self._annotated(await self._run_until_aborted(assignment, proxy))
+        verdict = await self._annotated(await self._run_until_aborted(assignment))
         at_fault = [role for role, error in self.failures.items() if isinstance(error, LabError)]
         self.resources.pool.judge(self.lease, at_fault)
         return verdict
@@ -233,13 +234,7 @@ class Attempt:
             ready[request.role] = ServerInfo(server.server_name, server.cs_api, server.version, request.log)
         return ready
 
-    async def _proxy(self) -> RunningProxy | None:
-        """Return the network proxy, if the case has clients and homeservers."""
-        if self.resources.network is None or not (self.adapters and self.servers):
-            return None
-        return await self.resources.network.running()
-
-    async def _run_until_aborted(self, assignment: Assignment, proxy: RunningProxy | None) -> Verdict:
+    async def _run_until_aborted(self, assignment: Assignment) -> Verdict:
         """Run the test; cancel it when it loses an adapter, a homeserver or the network proxy."""
         ready = self.resources.clock.monotonic()
 
@@ -247,11 +242,13 @@ class Attempt:
             self.began, self.waited = True, self.resources.clock.monotonic() - ready
             self.emit(CaseState(case=self.case.id, state=State.RUNNING))
 
-        contenders = [self.resources.execute(assignment, self, began), self._adapter_lost()]
+        contenders = [
+            self.resources.execute(assignment, self, began),
+            self._adapter_lost(),
+            self._network_lost(),
+        ]
         if self.servers:
             contenders.append(self._homeserver_lost())
-        if proxy is not None:
-            contenders.append(_proxy_lost(proxy))
         try:
             return await race(*contenders)
         except asyncio.CancelledError as error:
@@ -264,6 +261,10 @@ class Attempt:
         await self.aborted.wait()
         assert self.decisive is not None
         return verdict_of(self.decisive, "run")
+
+    async def _network_lost(self) -> Verdict:
+        """Return when the network proxy has ended, which the test uses."""
+        return verdict_of(LabError(await (await self.proxy).wait()), "run")
 
     async def _homeserver_lost(self) -> Verdict:
         """Return when a homeserver has exited unexpectedly and the test had time to fail by itself."""
@@ -334,6 +335,15 @@ class Attempt:
         finally:
             if large is not None:
                 await self._keep(role, f"{action}-{id}", large)
+
+    async def network(self) -> Path:
+        """Return the control socket of the network proxy."""
+        if self.resources.network is None:
+            raise LabError("there is no network proxy")
+        proxy = await self.resources.network.running()
+        if not self.proxy.done():
+            self.proxy.set_result(proxy)
+        return proxy.socket
 
     async def _keep(self, role: str, name: str, answer: JsonObject | str) -> None:
         """Write an answer of a client, which its event does not hold completely, to a file of the case."""
@@ -453,8 +463,3 @@ def _named(error: AdapterFailure, role: str, action: str = "") -> AdapterFailure
         # Some adapters name the action themselves.
         return kind(error.message.removeprefix(f"{named}: "), role=role, action=named, path=error.path)
     return type(error)(f"{role}: {error}")
-
-
-async def _proxy_lost(proxy: RunningProxy) -> Verdict:
-    """Return when the network proxy has ended."""
-    return verdict_of(LabError(await proxy.wait()), "run")

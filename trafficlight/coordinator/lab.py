@@ -181,7 +181,7 @@ class Lab:
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
         targets = request.targets or self.settings.tests
-        request = request.with_clients(self.settings.clients)
+        request = request.with_types(self.settings.clients, self.settings.servers)
         planned = await race(self.planner(targets, request, patterns), self._shut_down())
         if not planned.cases and not planned.problems:
             if targets and all(Path(target).name == FAILED_CASES for target in targets):

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from trafficlight.clock import Clock
 from trafficlight.errors import ConfigError, TrafficlightError
+from trafficlight.processes import Progress
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.text import duration
 
@@ -25,16 +26,16 @@ class Preparation:
     """Prepares the homeservers of a session, all types at the same time.
 
     :param specs: the homeservers.
-    :param tell: called with a line for what takes long.
+    :param progress: called with a line for what takes long.
     :ivar problems: why the homeservers of a type cannot be prepared, by the type's name.
     """
 
     def __init__(
-        self, specs: Iterable[HomeServerSpec], prepare: Prepare, clock: Clock, tell: Callable[[str], None]
+        self, specs: Iterable[HomeServerSpec], prepare: Prepare, clock: Clock, progress: Progress
     ) -> None:
         self._prepare = prepare
         self._clock = clock
-        self._tell = tell
+        self._progress = progress
         self._errors: list[Exception] = []
         self.problems: dict[str, str] = {}
         #: Called when a type is ready, or cannot be.
@@ -94,4 +95,4 @@ class Preparation:
         began = self._clock.monotonic()
         while True:
             await self._clock.sleep(_HEARTBEAT)
-            self._tell(f"{name}: still being prepared after {duration(self._clock.monotonic() - began)}")
+            self._progress(f"{name}: still being prepared after {duration(self._clock.monotonic() - began)}")

@@ -282,7 +282,7 @@ class Session:
                         message = f"timed out after {seconds:g} s: {group.reason}"
                         self.end_waiting(case, State.ERROR, message)
             elif (reason := group.unreported_reason(now, _pause(len(group.cases)))) is not None:
-                self._tell_why(list(group.cases), reason)
+                self._note_reason(list(group.cases), reason)
         return expired
 
     async def _check_prepared(self, group: WaitingGroup, now: float) -> bool:
@@ -301,7 +301,7 @@ class Session:
             group.note_waiting(reason, now, unsatisfiable=False, no_adapter=False)
         return False
 
-    def _tell_why(self, cases: Sequence[str], reason: str) -> None:
+    def _note_reason(self, cases: Sequence[str], reason: str) -> None:
         """Record why cases wait, in few events: there may be thousands of cases."""
         for first in range(0, len(cases), _IN_ONE_EVENT):
             some = tuple(cases[first : first + _IN_ONE_EVENT])
@@ -349,7 +349,7 @@ class Session:
         """Start no more cases."""
         if not self.stopped:
             self.stopped = reason
-            self._tell_why(list(self.waiting), reason)
+            self._note_reason(list(self.waiting), reason)
 
     def cancel(self, reason: str) -> None:
         """Start no more cases, because the session was cancelled."""

@@ -150,7 +150,7 @@ def _split(command: str, adapter: AdapterProgram, key: str) -> list[str]:
 class Supervisor:
     """Keeps adapter programs running until it is left.
 
-    Each program gets a URL of its own, which tells whose adapters register there.
+    Each program gets a URL of its own, which identifies the adapters that register there.
 
     :param url: the coordinator's URL, passed as ``TRAFFICLIGHT_URL``, ``trafficlightURL`` and ``{url}``.
     :param token: the bearer token that registering takes.
@@ -342,7 +342,7 @@ def _filled(text: str, url: str, port: int) -> str:
 
 
 def _cause(log: Path, since: int) -> str:
-    """Return the line of a program's output that tells why it exited: the last error, or the last line."""
+    """Return the line of a program's output that says why it exited: the last error, or the last line."""
     lines = [line for line in read_tail(log, _TAIL, since=since).splitlines() if line.strip()]
     errors = [line for line in lines if _CAUSE.match(line)]
     return single_line((errors or lines or [""])[-1])

@@ -61,7 +61,8 @@ class ProviderRegistry:
 
     def provider_name(self, type_name: str) -> str:
         """Return the name of the provider of a server type."""
-        return self._by_type.get(type_name, self._default)
+        plain = type_name.partition("(")[0]  # the settings of a type do not move it to another provider
+        return self._by_type.get(type_name) or self._by_type.get(plain, self._default)
 
     def provider(self, spec: HomeServerSpec) -> Provider:
         """Return the provider of a server type."""
@@ -69,6 +70,8 @@ class ProviderRegistry:
 
     def unsupported(self, spec: HomeServerSpec) -> str | None:
         """Return why a homeserver can never be deployed; None if it can."""
+        if spec.config and (name := self.provider_name(spec.type_name)) != "local":
+            return f"{spec.type_name}: settings of a server type need the provider local, not {name}"
         return self.provider(spec).unsupported(spec)
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:

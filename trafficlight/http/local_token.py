@@ -65,9 +65,8 @@ def remove_token(token: LocalToken) -> None:
     if token.lock is None:
         return
     with suppress(OSError):
-        if os.path.sameopenfile(token.lock, found := os.open(token.path, os.O_RDONLY)):
+        if os.path.samestat(os.fstat(token.lock), token.path.stat()):
             token.path.unlink()
-        os.close(found)
     os.close(token.lock)
 
 

@@ -216,7 +216,7 @@ class Rule:
 class CaseNetwork:
     """The network of one case: its connection to the proxy process.
 
-    :param socket: the proxy's control socket; None where there is none.
+    :param socket: returns the proxy's control socket; starts the proxy if need be.
     :param record: whether clients are recorded also where the test does not use their network.
     :param recording: returns the file for the recording of a role's client.
     :param on_change: called with a role, the name of a rule, and whether it is in effect now.
@@ -224,7 +224,7 @@ class CaseNetwork:
 
     def __init__(
         self,
-        socket: Path | None,
+        socket: Callable[[], Awaitable[Path]],
         *,
         record: bool,
         recording: Callable[[str], Path],
@@ -282,10 +282,9 @@ class CaseNetwork:
         self._rules.pop(id, None)
 
     async def _connect(self) -> None:
-        if self._socket is None:
-            raise LabError("this case has no network proxy")
+        socket = await self._socket()
         try:
-            self._connection = await asyncio.open_unix_connection(self._socket, limit=_LIMIT)
+            self._connection = await asyncio.open_unix_connection(socket, limit=_LIMIT)
         except OSError as error:
             raise LabError(f"{PROXY_ENDED}: {error}") from None
         self._listening = asyncio.create_task(self._listen(), name="network")

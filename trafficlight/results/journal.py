@@ -182,6 +182,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("a+b", buffering=0)
         self._torn = False  # whether the last line is incomplete: the next event ends it first
         with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -206,9 +207,17 @@ class EventLog:
             if written:
                 self._torn = written < len(line)
 
-    def close(self) -> None:
-        """Close the file; may be called again."""
+    def close(self) -> str:
+        """Close the file; may be called again.
+
+        :return: what is wrong with it if it is no longer where it was written; else empty.
+        """
+        try:
+            there = self._file.closed or os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            there = False
         self._file.close()
+        return "" if there else f"{self._path} was removed or replaced while it was written"
 
 
 def read_events(path: Path) -> Iterator[Event]:

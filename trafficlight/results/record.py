@@ -104,7 +104,9 @@ class SessionRecord:
     def seconds(self) -> float:
         """Duration, until the last event if it has not ended."""
         end = self.ended or self.last_time
-        return (end - self.started).total_seconds() if end is not None and self.started is not None else 0.0
+        if end is None or self.started is None:
+            return 0.0
+        return max(0.0, (end - self.started).total_seconds())  # a clock may be set back
 
     def apply(self, event: Event, sequence: int | None = None) -> None:
         """Update the record with an event; one of another session, or one applied before, changes nothing.

@@ -169,7 +169,7 @@ class ResultsWriter:
             for host in self._hosts:
                 host.join(until)
         finally:
-            self._log.close()  # last: other processes take the session for complete then
+            self._note(self._log.close())  # last: other processes take the session for complete then
 
     def _follow(self, event: Event) -> None:
         match event:

@@ -7,10 +7,12 @@ method unless it is `run`, the type in every role, the parameters. ``#2`` at the
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
+
+from trafficlight.text import split_outside
 
 _REPEAT = re.compile(r"#([1-9]\d*)\Z")
 _SYMBOL = re.compile(
@@ -120,27 +122,8 @@ def read_cells(text: str) -> Iterable[Cell]:
 
     :raises ValueError: an entry is not of the form ``key=value``.
     """
-    for entry in _split(text):
+    for entry in split_outside(text):
         key, separator, value = entry.strip().partition("=")
         if not separator or not _KEY.match(key) or not value:
             raise ValueError(f"not of the form role=Type or parameter=value: {entry}")
         yield Cell(key, value)
-
-
-def _split(text: str) -> Iterator[str]:
-    """Split at commas outside of quotes and brackets."""
-    depth = start = 0
-    quoted = escaped = False
-    for index, character in enumerate(text):
-        if quoted:
-            quoted = escaped or character != '"'
-            escaped = not escaped and character == "\\"
-        elif character == '"':
-            quoted = True
-        elif character == "," and depth == 0:
-            yield text[start:index]
-            start = index + 1
-        else:
-            depth += (character in "([{") - (character in ")]}")
-    if text:
-        yield text[start:]

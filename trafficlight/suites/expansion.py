@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from trafficlight.client_types import CLIENT_NAME, ClientType, Nio, client_types_of, spec_of
 from trafficlight.errors import TestFileError
 from trafficlight.parameters import ParameterSet, ignored_types, time_limit_of
-from trafficlight.server_types import HomeServerSpec, ServerType
+from trafficlight.server_types import HomeServerSpec, NamedServer, ServerType, SynapseStable
 from trafficlight.suites.case_ids import base_id, case_id, suite_id
 from trafficlight.suites.discovery import FileFound, methods_of
 from trafficlight.suites.imports import load_test_class
@@ -47,7 +47,7 @@ class MatrixFilter:
 
     :param methods: whether a test method is wanted.
     :param types: whether a type is wanted.
-    :param chosen: the types that fill roles for any Matrix client.
+    :param chosen: the types that fill roles for any Matrix client or any homeserver.
     :param client: whether only tests with a client role besides network proxies are wanted.
     :param server: whether only tests with a server role are wanted.
     :param parameters: values in place of the test's own.
@@ -60,7 +60,7 @@ class MatrixFilter:
     server: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
     pairwise: bool = False
-    chosen: Sequence[ClientType] = (Nio(),)
+    chosen: Sequence[ClientType | ServerType] = (Nio(), SynapseStable())
 
 
 def expand(
@@ -118,16 +118,16 @@ def expand_case(case: Case) -> tuple[type[Test], dict[str, ClientType], dict[str
     :raises TestFileError: the file cannot be imported, or no longer produces the case.
     """
     cls: Any = load_test_class(case.path, case.class_name)
-    overrides, chosen = json.dumps(case.overrides), _choices(case)
-    matrix = _matrix(cls, case.class_name, case.method, case.path, case.file, overrides, chosen)
+    overrides, clients, servers = json.dumps(case.overrides), _choices(case), _servers(case)
+    matrix = _matrix(cls, case.class_name, case.method, case.path, case.file, overrides, clients, servers)
     found = matrix.find(base_id(case.id))
     if found is None:
         problem = "the test file produced this case when it was collected and no longer does"
         problem += ": the types or parameters of its test differ from import to import"
         hint = "use no random numbers, times, process ids or addresses as values"
         raise TestFileError(case.path, case.line, problem, hint)
-    clients, parameters = found
-    return cls, clients, {name: _copied(value) for name, value in parameters.items()}
+    kinds, parameters = found
+    return cls, kinds, {name: _copied(value) for name, value in parameters.items()}
 
 
 def find_client_type(path: Path, class_name: str, role: str, type_name: str) -> ClientType:
@@ -148,6 +148,11 @@ def _choices(case: Case) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(CLIENT_NAME.fullmatch, names)))
 
 
+def _servers(case: Case) -> tuple[str, ...]:
+    """Return the names of what fills roles for any homeserver, as if every homeserver of the case did."""
+    return tuple(dict.fromkeys(slot.type_name for slot in case.servers))
+
+
 # A worker expands a test before it forks the processes of its cases.
 @functools.lru_cache(maxsize=4)
 def _matrix(
@@ -157,9 +162,11 @@ def _matrix(
     path: Path,
     file: str,
     overrides: str,
-    chosen: tuple[str, ...],
+    clients: tuple[str, ...],
+    servers: tuple[str, ...],
 ) -> "_Matrix":
-    roles = read_roles(cls, SourceLines(path), client_types_of(chosen))
+    chosen: list[ClientType | ServerType] = [*client_types_of(clients), *map(NamedServer, servers)]
+    roles = read_roles(cls, SourceLines(path), chosen)
     sets, wrong = read_parameters(cls, method, roles, json.loads(overrides), (path, None))
     for problem in (*roles.problems, *wrong):
         raise problem
@@ -406,7 +413,9 @@ def _entries(cells: Iterable[tuple[str, str]]) -> str:
 
 def _slot(kind: ServerType, role: Role) -> ServerSlot:
     specs = (
-        HomeServerSpec(str(one.type_name), str(one.recipe), str(one.version), str(one.image))
+        HomeServerSpec(
+            str(one.type_name), str(one.recipe), str(one.version), str(one.image), as_json(one.config)
+        )
         for one in kind.homeservers()
     )
     return ServerSlot(str(kind.name()), tuple(specs), role.names)

@@ -9,6 +9,7 @@ from types import ModuleType
 
 from trafficlight.client_types import client_types_of
 from trafficlight.errors import TestFileError, UsageError
+from trafficlight.server_types import server_types_of
 from trafficlight.suites.case_ids import base_id
 from trafficlight.suites.discovery import (
     DEFAULT_PATTERNS,
@@ -159,7 +160,7 @@ def _filters(
             bool(selection.servers),
             {**selection.parameters, **own(some[0])},
             selection.pairwise,
-            client_types_of(selection.client_types),
+            (*client_types_of(selection.client_types), *server_types_of(selection.server_types)),
         )
         yield wanted, list(some)
 
@@ -234,7 +235,7 @@ class PlanBuilder:
         patterns: Sequence[str] = DEFAULT_PATTERNS,
         directory: Path | None = None,
     ) -> None:
-        self._selection = (selection or Selection()).with_clients(["nio"])
+        self._selection = (selection or Selection()).with_types(["nio"], ["synapse"])
         base = Path(os.path.abspath(directory or Path.cwd()))
         read = {
             str(target): list(read_target(str(target), base, patterns)) for target in targets or (SHIPPED,)

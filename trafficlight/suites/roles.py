@@ -8,7 +8,7 @@ from typing import Any
 
 from trafficlight.client_types import AnyMatrixClient, ClientType, Nio, as_client_type
 from trafficlight.errors import TestFileError
-from trafficlight.server_types import ServerType
+from trafficlight.server_types import AnyHomeServer, ServerType, SynapseStable
 from trafficlight.suites.source import SourceLines
 from trafficlight.test import Declaration, Test
 
@@ -63,10 +63,12 @@ class Roles:
         return replace(self, roles=roles, groups=[group for group in groups if len(group) > 1])
 
 
-def read_roles(cls: type[Test], source: SourceLines, chosen: Sequence[ClientType] = (Nio(),)) -> Roles:
+def read_roles(
+    cls: type[Test], source: SourceLines, chosen: Sequence[ClientType | ServerType] = (Nio(), SynapseStable())
+) -> Roles:
     """Read the roles of a test, clients first, in the order of declaration.
 
-    :param chosen: the types that fill roles for any Matrix client.
+    :param chosen: the types that fill roles for any Matrix client or any homeserver.
     """
     line = source.class_line(cls.__name__)
     for attribute in ("clients", "servers"):
@@ -107,7 +109,8 @@ def read_roles(cls: type[Test], source: SourceLines, chosen: Sequence[ClientType
 
 def _is_open(declaration: Declaration) -> bool:
     stated = declaration.types if isinstance(declaration.types, Iterable) else [declaration.types]
-    return any(one is AnyMatrixClient or isinstance(one, AnyMatrixClient) for one in stated)
+    anything = (AnyMatrixClient, AnyHomeServer)
+    return any(one in anything or isinstance(one, anything) for one in stated)
 
 
 class _WrongError(Exception):
@@ -132,7 +135,9 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _types(declaration: Declaration, chosen: Sequence[ClientType]) -> Iterator[ClientType | ServerType]:
+def _types(
+    declaration: Declaration, chosen: Sequence[ClientType | ServerType]
+) -> Iterator[ClientType | ServerType]:
     shown = " + ".join(map(repr, declaration.names))
     given = declaration.types
     stated = list(given) if isinstance(given, Iterable) and not isinstance(given, str | type) else [given]
@@ -144,6 +149,7 @@ def _types(declaration: Declaration, chosen: Sequence[ClientType]) -> Iterator[C
     read: Callable[[object], ClientType | ServerType | None]
     read = as_client_type if declaration.kind == "client" else _as_server_type
     names: set[str] = set()
+    filled: set[str] = set()
     for one in stated:
         try:
             kind = read(one)
@@ -155,16 +161,28 @@ def _types(declaration: Declaration, chosen: Sequence[ClientType]) -> Iterator[C
         if kind is None:
             hint = f"use a type of trafficlight.{declaration.kind}_types, or a subclass of one"
             raise _WrongError(f"{one!r} is not a {declaration.kind} type (role {shown})", hint)
-        if isinstance(kind, AnyMatrixClient):
-            more = [one for one in kind.filled_by(chosen) if one.name() not in names]
-            names.update(one.name() for one in more)
+        if isinstance(kind, AnyMatrixClient | AnyHomeServer):
+            if isinstance(kind, AnyHomeServer):
+                _check_type(kind, declaration, shown)
+            more = [one for one in _filling(kind, chosen) if one.name() not in names | filled]
+            filled.update(one.name() for one in more)
             yield from more
+            continue
+        if name in filled:
             continue
         if name in names:
             raise _WrongError(f"the role {shown} has two types named {name}", "remove one, or rename it")
         names.add(name)
         _check_type(kind, declaration, shown)
         yield kind
+
+
+def _filling(
+    kind: AnyMatrixClient | AnyHomeServer, chosen: Sequence[ClientType | ServerType]
+) -> Iterable[ClientType | ServerType]:
+    if isinstance(kind, AnyMatrixClient):
+        return kind.filled_by(one for one in chosen if isinstance(one, ClientType))
+    return [one for one in chosen if isinstance(one, ServerType)]
 
 
 class _AdaptedServerType(ServerType):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trafficlight.client_types import ClientType, client_types_of
 from trafficlight.errors import NothingFailedError, UsageError
-from trafficlight.server_types import ServerType
+from trafficlight.server_types import ServerType, server_types_of
 from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
 from trafficlight.suites.yaml_files import BUILT_IN_FAILURES, FAILED_CASES, ExpectedFailure, read_yaml, texts
@@ -26,7 +26,7 @@ MOST_CASES = 250_000
 """The cases that a session can have, repetitions included."""
 
 _TOKEN = re.compile(r"""\s*(?:(?P<sign>[()])|"(?P<quoted>[^"]*)"|(?P<word>[^\s()"]+))""")
-_OF_ONE_FILE = ("client_types", "clients", "servers", "parameters", "pairwise")
+_OF_ONE_FILE = ("client_types", "server_types", "clients", "servers", "parameters", "pairwise")
 _OPERATORS = frozenset({"and", "or", "not"})
 
 
@@ -41,6 +41,9 @@ class Selection(BaseModel):
 
     client_types: list[str] = Field(
         default_factory=list, description="The clients in roles for any Matrix client; default: `CLIENTS`."
+    )
+    server_types: list[str] = Field(
+        default_factory=list, description="The homeservers in roles for any; default: `SERVERS`."
     )
     clients: list[str] = Field(default_factory=list, description="The only client types.")
     servers: list[str] = Field(default_factory=list, description="The only server types.")
@@ -78,6 +81,15 @@ class Selection(BaseModel):
             raise UsageError(f"--clients: {error}") from None
         return names
 
+    @field_validator("server_types")
+    @classmethod
+    def _are_servers(cls, names: list[str]) -> list[str]:
+        try:
+            server_types_of(names)
+        except ValueError as error:
+            raise UsageError(f"--servers: {error}") from None
+        return names
+
     @field_validator("shard")
     @classmethod
     def _is_shard(cls, shard: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -85,9 +97,10 @@ class Selection(BaseModel):
             raise UsageError(f"there is no shard {shard[0]}/{shard[1]}: write I/N with I from 1 to N")
         return shard
 
-    def with_clients(self, default: list[str]) -> Self:
-        """Return the selection with the clients that fill roles for any, where it names none itself."""
-        return self if self.client_types else self.model_copy(update={"client_types": default})
+    def with_types(self, clients: list[str], servers: list[str]) -> Self:
+        """Return the selection with the types that fill roles for any, where it names none itself."""
+        types = {"client_types": self.client_types or clients, "server_types": self.server_types or servers}
+        return self.model_copy(update=types)
 
     def of_one_file(self) -> "Selection":
         """Return the part that applies to each test file by itself."""
@@ -281,6 +294,8 @@ def read_failed(session: Path) -> list[str]:
     path = session / FAILED_CASES if session.is_dir() else session
     if not path.is_file():
         raise UsageError(f"there is no {path}: name the folder of a session's results")
+    if path.suffix not in (".yml", ".yaml"):
+        raise UsageError(f"{path} is no list of cases: name the folder of a session's results")
     content = read_yaml(path)
     listed = content["failed"] if isinstance(content, dict) and "failed" in content else content
     failed = sorted(set(texts(listed, key="the list of cases", source=path)))
@@ -306,8 +321,11 @@ def _by_id(cases: Sequence[Case], wanted: Iterable[str], *, all_exist: bool) -> 
     missing = sorted(ids - {case.id for case in found})
     if missing and all_exist:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        hint = moved_to(missing[0], (case.id for case in cases))
-        raise UsageError(f"there is no case {missing[0]}{more}: name the PATH that the session ran{hint}")
+        if any(case.suite == missing[0].partition("[")[0] for case in cases):
+            advice = "its test has others: it was changed, or its values differ from import to import"
+        else:
+            advice = f"name the PATH that the session ran{moved_to(missing[0], (case.id for case in cases))}"
+        raise UsageError(f"there is no case {missing[0]}{more}: {advice}")
     return found
 
 

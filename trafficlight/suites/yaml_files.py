@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from trafficlight.errors import ConfigError
 from trafficlight.suites.case_ids import base_id
-from trafficlight.text import first_problem
+from trafficlight.text import first_problem, read_user_file
 
 FAILED_CASES = "rerun-failed.yml"
 """The suite file with the failed cases of a session; it may be empty."""
@@ -29,11 +29,15 @@ def read_yaml(path: Path) -> Any:
     :raises ConfigError: it cannot be read, or is not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(read_user_file(path))
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", source=str(path)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
-        raise ConfigError(f"is not YAML: {' '.join(str(error).split())}", source=str(path)) from error
+        # Not str(error), which quotes the file: it may be one that nobody meant to print.
+        mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        reason = " ".join(str(why or error).split())
+        raise ConfigError(f"is not YAML: {place}{reason}", source=str(path)) from error
 
 
 def texts(value: object, *, key: str, source: Path) -> list[str]:

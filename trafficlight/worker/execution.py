@@ -27,6 +27,7 @@ from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.calls import Calls
 from trafficlight.worker.messages import ensure_json
 from trafficlight.worker.output import CaseLog
+from trafficlight.worker.strays import Strays
 from trafficlight.worker.verdicts import verdict_of
 
 # Seconds for closing what the test left open on homeservers: less than a worker's margin.
@@ -127,12 +128,13 @@ class _Execution:
         self._clock = clock
         self.logger = log.logger
         self.deadline = Deadline(clock, assignment.case_deadline)
-        self._calls = Calls(assignment.case, link, self.deadline)
+        self._calls = Calls(link, self.deadline)
+        self._strays = Strays(assignment.case)
         self._link = cast("CaseLink", self._calls)
         self._emit = emit
         self._on_failure = on_failure
         self._network = CaseNetwork(
-            assignment.network,
+            link.network,
             record=assignment.record != "never",
             recording=lambda role: self._folder.client(role) / RECORDING,
             on_change=lambda role, rule, active: emit(NetworkChanged(role=role, rule=rule, active=active)),
@@ -176,10 +178,9 @@ class _Execution:
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
             return self._verdict_of(error, phase)
         arguments = {**roles, **self.case.parameters}
-        for name, watched in (("self", test), *roles.items()):
-            self._calls.watch(watched, name)
         try:
-            verdict = await self._to_the_end(test, arguments)
+            with self._strays.watching():
+                verdict = await self._to_the_end(test, arguments)
             await self._keep_recordings(verdict)
             return verdict
         finally:
@@ -192,11 +193,33 @@ class _Execution:
         except asyncio.CancelledError:
             await self._tear_down(test, arguments)
             raise
-        verdict = self._calls.uncaught(verdict)
+        verdict = self._calls.in_flight(self._calls.uncaught(verdict))
+        self._strays.find_coroutines()
         torn_down = await self._tear_down(test, arguments)
         if verdict.state is State.SUCCESS:
             verdict = torn_down or self._calls.uncaught(verdict)
-        return self._calls.awaited(verdict)
+        elif (
+            verdict.state is State.SKIPPED and torn_down is not None and torn_down.state is not State.SKIPPED
+        ):
+            verdict = torn_down
+        self._strays.find_coroutines()
+        await self._strays.find_errors()
+        return self._left(verdict)
+
+    def _left(self, verdict: Verdict) -> Verdict:
+        """Return the verdict, in which what the test left behind counts."""
+        if verdict.state in (State.SUCCESS, State.SKIPPED) and self._strays.errors:
+            unseen = self._verdict_of(self._strays.errors[0], verdict.phase)
+            if unseen.state is not State.SKIPPED:
+                first, end, rest = unseen.message.partition("\n")
+                message = f"{first} (the test did not await it){end}{rest}"
+                verdict = replace(unseen, message=message)
+        if not self._strays.forgotten:
+            return verdict
+        message = "; ".join(self._strays.forgotten)
+        if verdict.state is not State.SUCCESS:
+            message += f"; then {verdict.state}: {verdict.message}"
+        return Verdict(State.ERROR, truncate(message, MESSAGE_LIMIT), verdict.traceback, verdict.phase)
 
     def _create_folder(self) -> None:
         try:
@@ -233,7 +256,7 @@ class _Execution:
 
     async def _until_deadline(self, test: Test, arguments: Mapping[str, Any]) -> Verdict:
         seconds = self._assignment.case_deadline
-        phase = "setup"
+        phase, began = "setup", self._clock.monotonic()
         try:
             async with self._clock.timeout(seconds) as limit:
                 try:
@@ -248,15 +271,20 @@ class _Execution:
         except TimeoutError as error:
             if not limit.expired():
                 return self._verdict_of(error, phase)
-            late = self._calls.expectation_cut(seconds) or DeadlineError(
-                f"not done within {seconds:g} s, the case's deadline"
-            )
-            return self._verdict_of(_at_the_test(late, error), phase)
+            return self._verdict_of(_at_the_test(self._late(seconds), error), phase)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - code of a test file
             return self._verdict_of(error, phase)
+        if limit.expired() or self._clock.monotonic() - began >= seconds:
+            # The test caught the cancellation, or blocked its process.
+            return self._verdict_of(self._late(seconds), phase)
         return Verdict(State.SUCCESS)
+
+    def _late(self, seconds: float) -> Exception:
+        return self._calls.expectation_cut(seconds) or DeadlineError(
+            f"not done within {seconds:g} s, the case's deadline"
+        )
 
     def _verdict_of(self, error: BaseException, phase: str) -> Verdict:
         verdict = verdict_of(error, phase)

@@ -99,12 +99,17 @@ class _Worker:
         self._received[0] = 0
         self._control.send(EXIT_CODE.pack(code))
 
-    def _fork(self, work: Callable[[], None]) -> int:
-        """Do something in a child; return its exit code when nothing is left of it and what it started."""
+    def _fork(self, work: Callable[[], None], fd: int | None = None) -> int:
+        """Do something in a child; return its exit code when nothing is left of it and what it started.
+
+        :param fd: an open file that only the child keeps.
+        """
         known, parent = _children(), os.getpid()
         self._child = os.fork()
         if not self._child:
             _exit_after(work, parent)
+        if fd is not None:
+            os.close(fd)
         try:
             _, status = os.waitpid(self._child, 0)
         finally:
@@ -123,8 +128,7 @@ class _Worker:
                 self._serve_case(fd)
                 break
             stamps = _stamps(_files(frozenset(sys.modules) - self._modules))
-            code = self._fork(partial(self._serve_case, fd))
-            os.close(fd)
+            code = self._fork(partial(self._serve_case, fd), fd)
             self._send(code)
             if code == IMPORTED_NIO:
                 importlib.import_module("nio")

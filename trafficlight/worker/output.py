@@ -18,10 +18,10 @@ class CaseLog:
     """The log of one attempt: `log.info` for people, `log.debug` with everything.
 
     :param folder: the attempt's folder; a file is made when the first line comes.
-    :param told: also told every line of the test's own logger from INFO up.
+    :param on_record: called with the level and text of every line of the test's own logger from INFO up.
     """
 
-    def __init__(self, folder: Path, told: Callable[[str, str], None] | None = None) -> None:
+    def __init__(self, folder: Path, on_record: Callable[[str, str], None] | None = None) -> None:
         # Not registered with the logging module, so that nothing of a case outlives it.
         self.logger = logging.Logger("test", logging.DEBUG)
         self._handlers: list[logging.Handler] = []
@@ -33,17 +33,17 @@ class CaseLog:
             handler.setFormatter(logging.Formatter(_LINE))
             self._handlers.append(handler)
             self.logger.addHandler(handler)
-        self._told = told
-        if told is not None:
-            self.logger.addFilter(self._tell)
+        self._on_record = on_record
+        if on_record is not None:
+            self.logger.addFilter(self._forward)
         self.output = logging.Logger("output", logging.DEBUG)
         for known in self._handlers:
             self.output.addHandler(known)
         self._partial: dict[int, list[str]] = {}
 
-    def _tell(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.INFO and self._told is not None:
-            self._told(record.levelname.lower(), record.getMessage())
+    def _forward(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.INFO and self._on_record is not None:
+            self._on_record(record.levelname.lower(), record.getMessage())
         return True
 
     def handle(self, record: logging.LogRecord) -> None:

@@ -28,14 +28,47 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
         # The frames of the test still hold what filled the memory, and the verdict needs some.
         tracebacks.clear_frames(error.__traceback__)
     leaf = decisive(error)
-    message = truncate(_message_of(leaf), MESSAGE_LIMIT)
-    return Verdict(_state_of(leaf), message, truncate(_traceback_of(error), TRACEBACK_LIMIT), phase)
+    message = _message_of(leaf)
+    if (hidden := _hidden_by(leaf)) is not None:
+        first, end, rest = _message_of(hidden).partition("\n")
+        message = f"{first}; then skipped: {message}{end}{rest}"
+        error = leaf = hidden
+    return Verdict(
+        _state_of(leaf),
+        truncate(message, MESSAGE_LIMIT),
+        truncate(_traceback_of(error), TRACEBACK_LIMIT),
+        phase,
+    )
+
+
+def _hidden_by(skip: BaseException) -> BaseException | None:
+    """Return the failure that was on its way when a skip was raised, for instance in a ``finally``.
+
+    A test may catch what a client did wrong and skip; but an assertion that failed stays failed, and so does
+    everything when the skip itself comes unasked, from an action that a client does not support.
+    """
+    if _state_of(skip) is not State.SKIPPED:
+        return None
+    counts = BaseException if isinstance(skip, UnsupportedError) else AssertionError
+    error: BaseException | None = skip
+    while error is not None:
+        error = None if error.__suppress_context__ else error.__context__
+        if isinstance(error, counts) and not isinstance(error, asyncio.CancelledError):
+            leaf = decisive(error)
+            if _state_of(leaf) is not State.SKIPPED:
+                return leaf
+    return None
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for part in error.exceptions for leaf in _leaves(part)]
-    return [error]
+    leaves, left = [], [error]
+    while left:  # groups may be nested deeper than functions
+        part = left.pop()
+        if isinstance(part, BaseExceptionGroup):
+            left += reversed(part.exceptions)
+        else:
+            leaves.append(part)
+    return leaves
 
 
 def decisive(error: BaseException) -> BaseException:
@@ -85,9 +118,12 @@ def _source_of(error: BaseException) -> str:
 def _traceback_of(error: BaseException) -> str:
     if _state_of(error) is State.SKIPPED and not isinstance(error, UnsupportedError):
         return ""
-    shown = tracebacks.TracebackException.from_exception(error)
-    _strip_own_frames(shown)
-    return "".join(shown.format())
+    try:
+        shown = tracebacks.TracebackException.from_exception(error)
+        _strip_own_frames(shown)
+        return "".join(shown.format())
+    except (MemoryError, RecursionError) as too_large:
+        return f"The traceback cannot be shown: {type(too_large).__name__}\n"
 
 
 def _strip_own_frames(shown: tracebacks.TracebackException) -> None:

@@ -1,6 +1,7 @@
 """Drivers behind the host: their actions, their process, their files, and every way to misbehave."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -67,6 +68,16 @@ async def failure_of(adapter: ScriptedAdapter, action: str, **data: Any) -> str:
     body = await do(adapter, action, **data)
     assert body["response"] == "error"
     return str(body["details"])
+
+
+def processes() -> list[psutil.Process]:
+    """Return the drivers that this process runs."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has exited
+            if str(PROGRAM) in child.cmdline():
+                found.append(child)
+    return found
 
 
 def uploads(adapter: ScriptedAdapter) -> dict[str | None, bytes]:
@@ -325,6 +336,7 @@ async def test_a_driver_that_cannot_be_reset_gets_no_other_case(
     [
         ("exit", r"the driver exited \(exit code 1\):\nError: no browser here"),
         ("wrong", "its first message: type: must be text"),
+        ("list", r"its first message must be an object, not \[1\]"),
         ("silent", r'no line {"type": ...} on standard output within 0.5 s'),
     ],
 )
@@ -336,6 +348,38 @@ async def test_a_driver_that_does_not_say_what_it_is_ends_the_host(mode: str, wh
     if mode != "silent":
         with pytest.raises(DriverError, match=why):
             await serve_driver(command(mode), "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancelled_start_leaves_nothing(
+    turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is cancelled shortly after the process began."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    driver = Driver(command("silent"))
+    starting = asyncio.create_task(driver.start())
+    async with asyncio.timeout(PATIENCE):
+        while not processes():
+            await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not processes()
+    await driver.remove()
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("trafficlight-")]
+
+
+async def test_a_failed_restart_leaves_no_process(tmp_path: Path) -> None:
+    driver = Driver(command("spare", str(tmp_path / "marker")))
+    await driver.start()
+    with pytest.raises(DriverError, match="only once"):
+        await driver.restart()
+    assert driver._process is None
+    assert not processes()
+    await driver.remove()
 
 
 async def test_no_such_program() -> None:
@@ -357,7 +401,7 @@ async def test_a_driver_that_lingers_is_killed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(driver_module, "_INPUT_GRACE", 0.05)
     driver = Driver(command("lingers"))
     await driver.start()
-    (process,) = psutil.Process().children()
+    (process,) = processes()
     await driver.end()
     assert not process.is_running()
     await driver.remove()

@@ -101,6 +101,10 @@ class EngineDouble:
                 return web.json_response({})
             case "POST", ["images", "create"]:
                 return await self._pull(request)
+            case "GET", ["containers", _, "json"]:
+                return web.json_response({"Config": {"Tty": False}})
+            case "GET", ["containers", _, "logs"]:
+                return await self._log(request)
             case "GET", ["containers", "json"]:
                 return web.json_response([*self.containers.values()])
             case "GET", ["networks"]:
@@ -131,6 +135,18 @@ class EngineDouble:
         if not self.pull:
             await self._over.wait()
         self.images.add(request.query["fromImage"])
+        return response
+
+    async def _log(self, request: web.Request) -> web.StreamResponse:
+        """Send one line, then break the connection if the container's name is ``broken``."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"\1\0\0\0\0\0\0\5line\n")
+        if "/broken/" in request.path:
+            assert request.transport is not None
+            request.transport.abort()
+        else:
+            await self._over.wait()
         return response
 
     async def _events(self, request: web.Request) -> web.StreamResponse:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -161,6 +162,53 @@ class TestPrepare:
             async with provider.deploy("case", [ask("server")]):
                 pass
         assert double.images == {SynapseStable.image}
+
+
+class TestConnections:
+    """Every connection but that of the events is free after a request, also one that failed."""
+
+    @staticmethod
+    def _in_use(provider: DockerProvider) -> int:
+        return len(provider.engine.docker.session.connector._acquired) - 1
+
+    async def _prepared(self, double: EngineDouble, provider: DockerProvider) -> Any:
+        await provider.prepare(SPECS)
+        await _until(lambda: bool(double.listeners))
+        return provider.engine.docker
+
+    async def test_a_log_that_breaks(self, double: EngineDouble, provider: DockerProvider) -> None:
+        docker = await self._prepared(double, provider)
+        lines = docker.containers.container("broken").log(stdout=True, follow=True)
+        with pytest.raises(aiohttp.ClientPayloadError) as _kept:  # keeps the response from being collected
+            async for _ in lines:
+                pass
+        assert self._in_use(provider) == 0
+
+    async def test_a_log_that_is_left(self, double: EngineDouble, provider: DockerProvider) -> None:
+        docker = await self._prepared(double, provider)
+        async with contextlib.aclosing(
+            docker.containers.container("one").log(stdout=True, follow=True)
+        ) as lines:
+            assert await anext(lines) == "line\n"
+            assert self._in_use(provider) == 1
+        assert self._in_use(provider) == 0
+
+    async def test_a_pull_that_times_out(
+        self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self._prepared(double, provider)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._PULL_SILENCE_SECONDS", 0.1)
+        double.images.clear()
+        with pytest.raises(DeployError, match="reports no progress") as _kept:
+            await provider.prepare(SPECS)
+        assert self._in_use(provider) == 0
+
+    async def test_events_that_end(self, double: EngineDouble, provider: DockerProvider) -> None:
+        await self._prepared(double, provider)
+        double.say("[1]")
+        await double.until_asked(EVENTS, 2)
+        await _until(lambda: bool(double.listeners))
+        assert self._in_use(provider) == 0
 
 
 class TestKeeper:

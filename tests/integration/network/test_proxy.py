@@ -37,11 +37,19 @@ async def proxy() -> AsyncIterator[RunningProxy]:
     await lab.close()
 
 
+def _socket_of(proxy: RunningProxy | None) -> Callable[[], Awaitable[Path]]:
+    async def socket() -> Path:
+        assert proxy is not None
+        return proxy.socket
+
+    return socket
+
+
 @contextlib.asynccontextmanager
 async def case(proxy: RunningProxy, target: str, folder: Path, role: str = "alice") -> AsyncIterator[Setting]:
     changes: list[tuple[str, str, bool]] = []
     network = CaseNetwork(
-        proxy.socket,
+        _socket_of(proxy),
         record=True,
         recording=lambda role: folder / f"{role}.har",
         on_change=lambda *change: changes.append(change),
@@ -453,7 +461,7 @@ async def test_a_callback_has_a_time_limit(setting: Setting, client: aiohttp.Cli
 
 async def test_a_client_that_was_not_given_the_proxy(homeserver: str, tmp_path: Path) -> None:
     network = CaseNetwork(
-        None, record=False, recording=lambda role: tmp_path / role, on_change=lambda *change: None
+        _socket_of(None), record=False, recording=lambda role: tmp_path / role, on_change=lambda *change: None
     )
     client = ClientNetwork("alice", network)
     assert await client.url_for(homeserver) == homeserver
@@ -469,7 +477,10 @@ async def test_only_homeservers_on_this_machine_are_recorded(proxy: RunningProxy
     async with case(proxy, "http://192.0.2.1:8008", tmp_path) as found:
         assert found.url == "http://192.0.2.1:8008"
     network = CaseNetwork(
-        proxy.socket, record=False, recording=lambda role: tmp_path / role, on_change=lambda *change: None
+        _socket_of(proxy),
+        record=False,
+        recording=lambda role: tmp_path / role,
+        on_change=lambda *change: None,
     )
     client = ClientNetwork("alice", network)
     client.use()

@@ -1,6 +1,7 @@
 """What becomes of test code, wherever it runs."""
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,148 @@ async def test_a_folder_that_cannot_be_created(
     assert verdict.message.startswith("cannot create the results folder: [Errno 20] Not a directory")
 
 
+HELPERS = """
+from trafficlight import MatrixClient
+
+async def helper(client): ...
+
+class Page:
+    def __init__(self, client): ...
+    async def check(self): ...
+"""
+
+
+class TestNotSeen:
+    """What fails where the test does not look."""
+
+    @pytest.mark.parametrize(
+        ("line", "state", "message"),
+        [
+            ("kept = asyncio.create_task(fails()); await asyncio.sleep(0)", State.FAILURE, "no"),
+            ("self.kept = asyncio.create_task(fails()); await asyncio.sleep(0)", State.FAILURE, "no"),
+            ("await asyncio.wait({asyncio.create_task(fails())})", State.FAILURE, "no"),
+            ("asyncio.gather(fails()); await asyncio.sleep(0.01)", State.FAILURE, "no"),
+            (
+                "asyncio.get_running_loop().call_soon(wrong); await asyncio.sleep(0)",
+                State.ERROR,
+                "ValueError: w",
+            ),
+            ("t = threading.Thread(target=wrong); t.start(); t.join()", State.ERROR, "ValueError: w"),
+            (
+                "kept = asyncio.create_task(fails()); await asyncio.sleep(0); self.skip('x')",
+                State.FAILURE,
+                "no",
+            ),
+        ],
+    )
+    async def test_it_counts(
+        self, bench: "WorkerHarness", link: "FakeLink", line: str, state: State, message: str
+    ) -> None:
+        body = f"""
+        async def run(self):
+            import threading
+            async def fails():
+                assert False, "no"
+            def wrong():
+                raise ValueError("w")
+            {line}
+        """
+        verdict = await execute(bench.assignment(body), link)
+        assert (verdict.state, verdict.message) == (state, f"{message} (the test did not await it)")
+        assert "bench1_test.py" in verdict.traceback
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "task.cancel()",
+            "await asyncio.gather(fails(), return_exceptions=True)",
+            "(await asyncio.wait({asyncio.create_task(fails())}))[0].pop().exception()",
+            "with contextlib.suppress(AssertionError): await fails()",
+        ],
+    )
+    async def test_what_was_seen_does_not(self, bench: "WorkerHarness", link: "FakeLink", line: str) -> None:
+        body = f"""
+        async def run(self):
+            import contextlib
+            async def fails():
+                assert False, "no"
+            task = asyncio.create_task(asyncio.sleep(5000))
+            await asyncio.sleep(0)
+            {line}
+            task.cancel()
+        """
+        verdict = await execute(bench.assignment(body), link)
+        assert verdict.state is State.SUCCESS, verdict
+
+    async def test_a_test_that_ends_during_an_action(self, bench: "WorkerHarness", link: "FakeLink") -> None:
+        async def never(role: str, action: str, data: object) -> dict[str, object]:
+            await asyncio.sleep(5000)
+            return {}
+
+        link.answer = never
+        body = """
+        async def run(self, alice):
+            self.kept = [asyncio.create_task(alice.send_message(text)) for text in "ab"]
+            await asyncio.sleep(0.01)
+            self.kept[0].cancel()
+
+        async def teardown(self):
+            self.kept[1].cancel()
+        """
+        verdict = await execute(bench.assignment(body, clients=("alice",)), link)
+        assert (verdict.state, verdict.message) == (
+            State.ERROR,
+            "the test ended without waiting for alice.send_message()",
+        )
+
+
+class TestSkips:
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (
+                "try: assert False, 'no'\n    finally: raise errors.UnsupportedError('logout')",
+                "no; then skipped: logout",
+            ),
+            ("try: assert False, 'no'\n    finally: self.skip('why')", "no; then skipped: why"),
+            (
+                "try: raise errors.ActionError('a')\n    finally: raise errors.UnsupportedError('u')",
+                "a; then skipped: u",
+            ),
+        ],
+    )
+    async def test_they_do_not_hide_a_failure(
+        self, bench: "WorkerHarness", link: "FakeLink", body: str, message: str
+    ) -> None:
+        verdict = await execute(bench.assignment(f"async def run(self):\n    {body}"), link)
+        assert (verdict.state, verdict.message) == (State.FAILURE, message)
+
+    async def test_a_test_may_skip_when_a_client_fails(
+        self, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
+        body = """
+        async def run(self):
+            try:
+                raise errors.ActionError("no")
+            except errors.ActionError:
+                self.skip("cannot")
+        """
+        assert (await execute(bench.assignment(body), link)).state is State.SKIPPED
+
+    async def test_they_do_not_hide_a_failed_tear_down(
+        self, bench: "WorkerHarness", link: "FakeLink"
+    ) -> None:
+        body = """
+        async def run(self):
+            self.skip("x")
+
+        async def teardown(self):
+            assert False, "left over"
+        """
+        verdict = await execute(bench.assignment(body), link)
+        assert (verdict.state, verdict.message) == (State.FAILURE, "left over")
+
+
 class TestNeverAwaited:
     """It makes the case an error: nothing that such a test asked for has happened."""
 
@@ -123,15 +266,26 @@ class TestNeverAwaited:
             ("self.help(alice)", "self.help"),
             ("alice.send_message('hi'); assert False, 'bob has no message'", "alice.send_message"),
             ("alice.send_message('hi'); self.skip('later')", "alice.send_message"),
+            ("self.kept = alice.send_message('hi')", "alice.send_message"),
+            ("MatrixClient.send_message(alice, 'hi')", "alice.send_message"),
+            ("helper(alice)", "helper"),
+            ("[(lambda: helper(alice))() for _ in range(1)]", "helper"),
+            ("Page(alice).check()", "Page.check"),
+            ("self.alone()", "T.alone"),
+            ("type(self).of_class()", "T.of_class"),
         ],
     )
     async def test_it_is_named_with_its_line(
         self, bench: "WorkerHarness", link: "FakeLink", line: str, name: str
     ) -> None:
-        body = f"async def help(self, client): ...\n\nasync def run(self, alice):\n    {line}"
+        (bench.folder / "strangers.py").write_text(HELPERS)
+        methods = "async def help(self, client): ...\n@staticmethod\nasync def alone(): ...\n"
+        methods += "@classmethod\nasync def of_class(cls): ...\n"
+        imports = "from strangers import MatrixClient, Page, helper"
+        body = f"{methods}async def run(self, alice):\n    {imports}; {line}"
         verdict = await execute(bench.assignment(body, clients=("alice",)), link)
-        assert verdict.state is State.ERROR
-        assert verdict.message.startswith(f"{name}() was never awaited (bench1_test.py:10)")
+        assert verdict.state is State.ERROR, verdict
+        assert re.match(rf"{name}\(\) was never awaited \(bench1_test.py:\d+\)", verdict.message)
         assert ("; then failure: bob has no message" in verdict.message) == ("bob" in line)
         assert not link.performed
 
@@ -167,6 +321,23 @@ class TestDeadline:
             "not done within 0.05 s, the case's deadline",
         )
         assert "asyncio.sleep(5000)" in verdict.traceback, "it says where"
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "with contextlib.suppress(asyncio.CancelledError): await asyncio.sleep(5000)",
+            "time.sleep(0.1)",
+        ],
+    )
+    async def test_a_test_that_does_not_care(
+        self, bench: "WorkerHarness", link: "FakeLink", line: str
+    ) -> None:
+        body = f"async def run(self):\n    import contextlib\n    {line}"
+        verdict = await execute(bench.assignment(body, case=0.05), link)
+        assert (verdict.state, verdict.message) == (
+            State.ERROR,
+            "not done within 0.05 s, the case's deadline",
+        )
 
     async def test_set_up_counts(self, bench: "WorkerHarness", link: "FakeLink") -> None:
         body = """

@@ -100,6 +100,25 @@ async def test_processes_end_with_the_case_that_started_them(
             await _ended(pid)
 
 
+async def test_the_process_of_a_file_does_not_hold_the_socket_of_a_case(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+) -> None:
+    body = """
+    async def run(self):
+        import contextlib
+        def sockets(pid):
+            places = set()
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):  # it is closed, such as that of the folder
+                    places.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            return {place for place in places if place.startswith("socket:")}
+        async with asyncio.timeout(30):  # it closes it after it has forked this process
+            while sockets(os.getppid()) & sockets("self"):
+                await asyncio.sleep(0.01)
+    """
+    assert await pool.execute(bench.assignment(body), link) == Verdict(State.SUCCESS)
+
+
 async def test_a_crash_is_seen_at_once_though_a_fork_holds_the_socket(
     pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine"
 ) -> None:

@@ -16,7 +16,7 @@ from trafficlight.client_types import (
     as_client_type,
 )
 from trafficlight.coordinator.scheduling import scheduler
-from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
+from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, MissingAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage
 from trafficlight.homeservers.provider import all_of
@@ -319,6 +319,17 @@ class TestReasons:
         adapters = [AvailableAdapter("both", {"type": "element-web"})]
         decision = decide([case("a", STABLE, DEVELOP)], adapters)
         assert decision.reasons["a"] == "needs an adapter for two of its roles"
+
+    def test_why_adapters_are_missing_is_told_of_types_that_are_short(self) -> None:
+        missing = [
+            MissingAdapter({"type": "nio"}, "nio is being built"),
+            MissingAdapter({"type": "element-android"}, "it exits"),
+        ]
+        groups = grouped([("s", case("a", NIO, ANDROID).case)])
+        decision = scheduler.decide(groups, NOW, free("nio"), missing=missing)
+        assert list(decision.reasons.values()) == [
+            "needs 1 x ElementAndroid (0 free, 0 registered); it exits"
+        ]
 
     def test_unfilled_says_that_waiting_for_others_to_end_does_not_help(self) -> None:
         waiting = [case("two", NIO, NIO), case("one", NIO, order=1)]

@@ -9,7 +9,7 @@ import pytest
 from trafficlight.errors import ConfigError, DeployError, UnsupportedError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.homeservers.registry import ProviderRegistry
-from trafficlight.server_types import HomeServerSpec
+from trafficlight.server_types import Dendrite, HomeServerSpec, SynapseStable
 
 LOCAL = HomeServerSpec("SynapseStable", "synapse", "stable", "")
 DOCKER = HomeServerSpec("Odd", "", "", "odd:latest")
@@ -124,3 +124,14 @@ def test_what_carries_homeservers_is_asked_for_each_time() -> None:
     assert (providers.provider_name("Odd"), providers.provider_name("Other")) == ("docker", "local")
     docker.capacities = {"docker homeservers": 0}
     assert providers.capacities == {"local homeservers": 8, "docker homeservers": 0}
+
+
+def test_settings_of_a_type_need_a_local_homeserver() -> None:
+    providers = {"local": FakeProvider("local"), "docker": FakeProvider("docker")}
+    registry = ProviderRegistry(providers, {"SynapseStable": "docker"})
+    configured = SynapseStable(config={"presence": {"enabled": True}}).homeservers()[0]
+    reason = (
+        "SynapseStable(presence.enabled=true): settings of a server type need the provider local, not docker"
+    )
+    assert registry.unsupported(configured) == reason
+    assert registry.unsupported(Dendrite(config={"global": {}}).homeservers()[0]) is None

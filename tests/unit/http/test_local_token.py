@@ -99,3 +99,14 @@ def test_a_folder_that_cannot_be_written(state: Path) -> None:
     token = create_token(HERE, 5000, required=False)
     assert (len(token.value) > 30, token.lock) == (True, None)
     remove_token(token)
+
+
+def test_a_file_that_cannot_be_removed_costs_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    before = len(os.listdir("/proc/self/fd"))
+    token = create_token(HERE, 5000)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    remove_token(token)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -166,3 +166,10 @@ def test_adapters_do_not_pile_up(lab: "Lab") -> None:
         lab.append(AdapterRegistered(adapter=f"u{number}", registration={"type": "nio", "version": None}))
     assert len(lab.record._adapters) == 1_000
     assert lab.record.adapter_types["nio", ""] == 1_500
+
+
+def test_a_clock_that_is_set_back_makes_no_negative_duration(lab: "Lab") -> None:
+    lab.start()
+    lab.clock.elapsed -= 86_400
+    lab.end(exit_code=0)
+    assert lab.record.seconds == 0

@@ -218,6 +218,20 @@ def test_a_disk_that_refuses_events_costs_no_verdict(
     assert _verdicts(lab.folder.junit) == 1 or b'errors="0"' in writer.junit()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_log_that_is_moved_away_is_incomplete(lab: "Lab", writer: ResultsWriter, replaced: bool) -> None:
+    lab.start()
+    lab.run(lab.plan())
+    lab.folder.path.rename(lab.folder.path.with_name("elsewhere"))
+    if replaced:
+        lab.folder.path.mkdir()
+        lab.folder.events.touch()
+    lab.end()
+    writer.close()
+    assert writer.incomplete.endswith("events.jsonl was removed or replaced while it was written")
+    assert _verdicts(lab.folder.junit) == 1
+
+
 def test_a_thousand_cases_are_cheap(lab: "Lab", writer: ResultsWriter) -> None:
     """Far from a benchmark: it tells linear from quadratic, and would see a writing for every case."""
     lab.start()

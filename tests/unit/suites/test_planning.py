@@ -333,11 +333,21 @@ def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
     assert ids(tree, only=failed, parameters={"size": 10}) == found[:1]
     with pytest.raises(UsageError, match=r"no case other_test\.py::Other: name the PATH"):
         plan([tree / "chat"], Selection(only=["other_test.py::Other"]))
+    with pytest.raises(UsageError, match=r"no case .*\[size=11\]: its test has others: .* import to import"):
+        plan([tree], Selection(only=["chat/send_test.py::Count.test_up[size=11]"]))
     with pytest.raises(UsageError, match="name the folder"):
         read_failed(tmp_path / "nothing")
     (session / "rerun-failed.yml").write_text("a: 1", encoding="utf-8")
     with pytest.raises(ConfigError):
         read_failed(session)
+
+
+def test_what_is_no_list_of_failed_cases_is_not_printed(tmp_path: Path) -> None:
+    for name, why in (("passwd", "is no list of cases"), ("passwd.yml", "is not YAML: line 1, column 13: ")):
+        (tmp_path / name).write_text("root: secret: x\n", encoding="utf-8")
+        with pytest.raises((UsageError, ConfigError), match=why) as raised:
+            read_failed(tmp_path / name)
+        assert "secret" not in str(raised.value)
 
 
 def test_the_list_of_failed_cases_is_a_suite_file(tree: Path) -> None:

@@ -1,5 +1,6 @@
 """Suite files and expected failures: what they say, and what is wrong with them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def test_a_malformed_suite_file_is_named(file: Path, text: str, complaint: str) 
 
 def test_a_file_that_is_not_there(file: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
+        read_expected_failures(file)
+
+
+def test_a_named_pipe_is_not_waited_for(file: Path) -> None:
+    os.mkfifo(file)
+    with pytest.raises(ConfigError, match="cannot be read: it is a named pipe"):
         read_expected_failures(file)
 
 

@@ -44,7 +44,7 @@ async def check(command: str, options: CheckOptions | None = None) -> Results:
             environment = dict.fromkeys(TOKEN_VARIABLES, chosen.token) if chosen.token else {}
             log = Path(folder.name) / "output.txt"
             try:
-                program = Program(command, coordinator.url, log, coordinator.tell, environment)
+                program = Program(command, coordinator.url, log, coordinator.notify, environment)
                 await program.start()
             except (OSError, ValueError) as error:
                 results.add("starts", Level.WRONG, f"the command cannot be started: {error}")
@@ -194,10 +194,10 @@ class _Examination:
             self.wrong("exit", "it registered again, and did not poll")
             return None
         await adapter.exit()
-        told = await self.until(
+        answered = await self.until(
             lambda: next((poll for poll in adapter.polls if poll.answer and poll.answer.action == EXIT), None)
         )
-        if told is None:
+        if answered is None:
             self.wrong("exit", "it did not poll any more")
             return None
         count = len(adapter.polls)

@@ -101,7 +101,7 @@ class ScriptedAdapter:
     async def say(self, message: ActionMessage) -> None:
         """Make something the answer to the polls from now on."""
         self.message, self.delivered = message, False
-        await self.coordinator.tell()
+        await self.coordinator.notify()
 
     async def act(
         self, action: str, data: JsonObject | None = None, *, id: str | None = None, timeout: float = 10.0
@@ -188,7 +188,7 @@ class ScriptedCoordinator:
             await runner.cleanup()
         self._known.clear()
 
-    async def tell(self) -> None:
+    async def notify(self) -> None:
         """Wake all waiters."""
         async with self._changed:
             self._changed.notify_all()
@@ -226,15 +226,15 @@ class ScriptedCoordinator:
         adapter = ScriptedAdapter(uuid, await _json(request), request.content_type, authorization, self)
         self._known[uuid] = adapter
         self.adapters.append(adapter)
-        await self.tell()
-        told = Registered(
+        await self.notify()
+        answered = Registered(
             uuid=uuid,
             coordinator=VERSION,
             poll_hold=self.hold,
             deadlines=self.deadlines,
             token=self._own_token,
         )
-        return web.json_response(told.model_dump(exclude_none=True))
+        return web.json_response(answered.model_dump(exclude_none=True))
 
     async def _poll(self, request: web.Request) -> web.Response:
         if (refusal := self._refusal("poll")) is not None:
@@ -244,7 +244,7 @@ class ScriptedCoordinator:
             return _refused(404, "unknown adapter")
         poll = Poll(time.monotonic(), request.query.get("wait"))
         adapter.polls.append(poll)
-        await self.tell()
+        await self.notify()
         hold = self.hold
         if poll.wait is not None:
             with suppress(ValueError):
@@ -261,7 +261,7 @@ class ScriptedCoordinator:
             poll.ended = time.monotonic()
         poll.answer = adapter.message or ActionMessage(action=IDLE, data={"delay": self.delay})
         adapter.delivered = adapter.message is not None
-        await self.tell()
+        await self.notify()
         return web.json_response(poll.answer.model_dump(exclude_none=True))
 
     async def _respond(self, request: web.Request) -> web.Response:
@@ -283,7 +283,7 @@ class ScriptedCoordinator:
         if kind == "error" and answer.status == 200:
             adapter.message = ActionMessage(action=EXIT, data={"reason": "it reported an error"})
         adapter.replies.append(reply)
-        await self.tell()
+        await self.notify()
         return answer
 
     async def _upload(self, request: web.Request) -> web.Response:
@@ -295,7 +295,7 @@ class ScriptedCoordinator:
         async for part in await request.multipart():
             if isinstance(part, BodyPartReader):
                 adapter.uploads.append(Upload(part.name, part.filename, bytes(await part.read())))
-        await self.tell()
+        await self.notify()
         return web.json_response({})
 
     def _adapter(self, request: web.Request) -> ScriptedAdapter | None:

@@ -28,8 +28,8 @@ from trafficlight.text import first_problem, read_tail
 
 # Bytes of a line; the coordinator accepts 16 MiB.
 _LONGEST_LINE = 32 << 20
-# Bytes of a line that is no message, in the log.
-_NOTED = 2000
+# Bytes of a line that is no message, in the log and in an error.
+_NOTED, _SHOWN = 2000, 200
 # Seconds that a process has after the end of its input, and then after SIGTERM.
 _INPUT_GRACE, _TERM_GRACE = 2.0, 0.5
 # Seconds after a process exited until its output has been read, though a child of it may still hold the pipe.
@@ -125,10 +125,10 @@ class Driver:
     async def start(self) -> None:
         """Start the process and wait for its first message, which says what it is.
 
-        :raises DriverError: it exits, says something else, or says nothing for too long.
+        :raises DriverError: it exits, says something else, or says nothing for too long; it is killed.
         """
         if self._folder is None:
-            self._folder = await asyncio.to_thread(_new_folder)
+            await run_to_completion(self._make_folder())
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         environment |= self._command.environment
         environment[_STORAGE] = str(self.folder / "storage")
@@ -148,7 +148,8 @@ class Driver:
         except OSError as error:
             raise DriverError(f"cannot start {self._command.arguments[0]}: {error}") from None
         finally:
-            await asyncio.to_thread(log.close)
+            log.close()  # nothing was written: it does not block
+        # No await until here: after a cancellation, nobody would know of the process.
         self._suspended = self._ending = False
         self._process = process
         self._greeting = asyncio.get_running_loop().create_future()
@@ -156,14 +157,14 @@ class Driver:
         try:
             async with asyncio.timeout(self._start_limit):
                 self.hello = await self._greeting
-        except TimeoutError:
+        except BaseException as error:
+            await run_to_completion(self.kill())
+            if not isinstance(error, TimeoutError):
+                raise
             within = f"within {self._start_limit:g} s"
             raise DriverError(
                 f'no line {{"type": ...}} on standard output {within}{await self._tail()}'
             ) from None
-        finally:
-            if not hasattr(self, "hello"):
-                await run_to_completion(self.kill())
 
     async def ask(self, action: str, data: JsonObject, limit: float) -> JsonObject:
         """Send an action and return the message that answers it.
@@ -276,7 +277,7 @@ class Driver:
         return self._process
 
     async def _follow(self, process: _Process) -> None:
-        """Read what a process prints until it exits, and tell who waits for it."""
+        """Read what a process prints until it exits, and fail what waits for it."""
         reading = asyncio.create_task(self._read(process))
         try:
             await process.exited.wait()
@@ -323,19 +324,26 @@ class Driver:
             said: Any = json.loads(line)
         except (ValueError, RecursionError):
             return False
+        greeting = self._greeting if self._greeting is not None and not self._greeting.done() else None
         if not isinstance(said, dict):
+            if greeting is not None:
+                shown = line[:_SHOWN].decode(errors="replace").strip()
+                greeting.set_exception(DriverError(f"its first message must be an object, not {shown}"))
             return False
-        if self._greeting is not None and not self._greeting.done() and "type" in said:
+        if greeting is not None and "type" in said:
             try:
-                self._greeting.set_result(Registration.model_validate(said))
+                greeting.set_result(Registration.model_validate(said))
             except ValidationError as error:
                 where, problem = first_problem(error)
-                self._greeting.set_exception(DriverError(f"its first message: {where}: {problem}"))
+                greeting.set_exception(DriverError(f"its first message: {where}: {problem}"))
             return True
         if self._answer is not None and not self._answer.done() and said.get("id") == self._number:
             self._answer.set_result(said)
             return True
         return False
+
+    async def _make_folder(self) -> None:
+        self._folder = await asyncio.to_thread(_new_folder)
 
     async def _note(self, line: bytes) -> None:
         """Append what it printed to its log."""

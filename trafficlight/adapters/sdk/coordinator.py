@@ -131,11 +131,11 @@ class Coordinator:
         if not 200 <= answer.status < 300:
             raise RegistrationRefusedError(answer.status, answer.reason)
         try:
-            told = Registered.model_validate_json(answer.body)
+            answered = Registered.model_validate_json(answer.body)
         except ValidationError:  # an older coordinator answers something else, and nothing in it is needed
             return
-        self._token = told.token or self._token
-        self._deadlines = told.deadlines
+        self._token = answered.token or self._token
+        self._deadlines = answered.deadlines
 
     async def poll(self) -> ActionMessage:
         """Ask what to do, and return when there is something or the poll was held long enough.

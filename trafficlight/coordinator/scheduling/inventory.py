@@ -181,11 +181,12 @@ class AdapterInventory:
 
     def shortage(self, bits: Iterable[TypeMask]) -> str:
         """Return what these roles lack."""
-        bits, parts = list(bits), []
-        for bit, needed in Counter(bits).items():
-            free, reserved = _count(self._available, bit), _count(self._reserved, bit)
-            if free >= needed:
-                continue
+        wanted = Counter(bits)
+        short = [bit for bit, needed in wanted.items() if _count(self._available, bit) < needed]
+        parts = []
+        for bit in short:
+            needed, free = wanted[bit], _count(self._available, bit)
+            reserved = _count(self._reserved, bit)
             text = f"needs {needed} x {self._kinds[bit].type_name} ({free} free"
             if reserved:
                 text += f", {reserved} reserved for an older case"
@@ -194,16 +195,16 @@ class AdapterInventory:
                 text += f"; {self._problems[bit]}"
             parts.append(text + ")")
         parts = parts or ["needs an adapter for two of its roles"]
-        return "; ".join([*parts, *self._why_missing(bits)])
+        return "; ".join([*parts, *self._why_missing(short or wanted)])
 
     def _why_missing(self, bits: Iterable[TypeMask]) -> list[str]:
         """Return why adapters for these roles are not there, the last few reasons."""
-        wanted = set(bits)
+        bits = tuple(bits)
         reasons = [
             one.why
             for one in self._missing
             if one.registration is None
-            or any(self._matches(bit, AvailableAdapter("", one.registration)) for bit in wanted)
+            or any(self._matches(bit, AvailableAdapter("", one.registration)) for bit in bits)
         ]
         return list(dict.fromkeys(reasons))[-_MOST_REASONS:]
 

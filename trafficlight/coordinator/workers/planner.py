@@ -157,7 +157,7 @@ class _FileReader:
     async def close(self) -> None:
         """Replace the worker: files may have left something in it."""
         if (worker := self._worker) is not None:
-            self.printed += worker.last_output()
+            self.printed += await asyncio.to_thread(worker.last_output)
             await self._end(worker)
 
     async def _end(self, worker: WorkerProcess) -> None:
@@ -189,7 +189,7 @@ class _FileReader:
             await dump_stacks(worker)
             problem = f"not imported within {self._deadline:g} s"
             hint = "move slow work to setup() or run(), or raise IMPORT_DEADLINE"
-            raise _lost(worker, path, problem, hint, hung=True) from None
+            raise await _lost(worker, path, problem, hint, hung=True) from None
         except WorkerDied:
             if worker.rejected:
                 problem = "importing it sent a message that the coordinator does not accept: "
@@ -198,7 +198,7 @@ class _FileReader:
                 problem = f"importing it ended its process: {how}"
             else:
                 problem = "importing it closed the worker's connection to the coordinator"
-            raise _lost(worker, path, problem, "move that to run(), or remove it") from None
+            raise await _lost(worker, path, problem, "move that to run(), or remove it") from None
 
 
 async def _next_part(worker: WorkerProcess) -> Collected:
@@ -207,8 +207,10 @@ async def _next_part(worker: WorkerProcess) -> Collected:
     return message
 
 
-def _lost(worker: WorkerProcess, path: Path, problem: str, hint: str, *, hung: bool = False) -> _WorkerLost:
-    output = worker.last_output()
+async def _lost(
+    worker: WorkerProcess, path: Path, problem: str, hint: str, *, hung: bool = False
+) -> _WorkerLost:
+    output = await asyncio.to_thread(worker.last_output)
     return _WorkerLost(TestFileError(path, _failing_line(path, output), problem, hint), output, hung=hung)
 
 

@@ -295,7 +295,7 @@ async def _hung_verdict(worker: WorkerProcess, limit: float) -> Verdict:
     await dump_stacks(worker)
     message = f"the test blocks its process: not ended {limit:g} s after its start, beyond every deadline"
     await worker.kill()
-    return Verdict(State.ERROR, message, worker.last_output())
+    return Verdict(State.ERROR, message, await asyncio.to_thread(worker.last_output))
 
 
 async def dump_stacks(worker: WorkerProcess) -> None:
@@ -332,7 +332,7 @@ async def _crash_verdict(worker: WorkerProcess, assignment: Assignment) -> Verdi
     how = await exit_status(worker)
     if not how:
         message = "the test closed its process's connection to the coordinator"
-        return Verdict(State.ERROR, message, worker.last_output())
+        return Verdict(State.ERROR, message, await asyncio.to_thread(worker.last_output))
     output = await asyncio.to_thread(_last_output, worker, assignment)
     return Verdict(State.ERROR, f"the test ended its process: {how}", output)
 

@@ -74,7 +74,7 @@ class WorkerProcess:
                     str(theirs.fileno()),
                     str(memory),
                 ]
-                with output.open("ab") as file:  # appending: `open` truncates it
+                with await asyncio.to_thread(output.open, "ab") as file:  # appending: `open` truncates it
                     process = await asyncio.create_subprocess_exec(
                         *with_parent_death_signal(command),
                         stdin=asyncio.subprocess.DEVNULL,
@@ -100,7 +100,7 @@ class WorkerProcess:
             raise
         if not started:
             await worker.kill()
-            raise WorkerDied(f"a worker did not start: {worker.last_output()}")
+            raise WorkerDied(f"a worker did not start: {await asyncio.to_thread(worker.last_output)}")
         return worker
 
     @property
@@ -123,7 +123,7 @@ class WorkerProcess:
         self.rejected = ""
         # Otherwise the output of all cases is kept until the coordinator exits.
         with contextlib.suppress(OSError):
-            os.truncate(self._output, 0)
+            await asyncio.to_thread(os.truncate, self._output, 0)
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -195,7 +195,7 @@ class WorkerProcess:
         self._control.close()
 
     def last_output(self) -> str:
-        """Return the end of the output since the process was opened."""
+        """Return the end of the output since the process was opened. Reads a file."""
         return read_tail(self._output, _TAIL).strip()
 
     def _disconnect(self) -> None:

@@ -51,6 +51,8 @@ var actions = map[string]action{
 	"verify_trusted_device":          verifyTrusted,
 	"reset_identity":                 resetIdentity,
 	"block_device":                   blockDevice,
+	"exclude_insecure_devices":       excludeInsecure,
+	"advance_clock":                  advanceClock,
 	"restore_key_backup":             restoreKeyBackup,
 	"delete_key_backup":              deleteKeyBackup,
 }

@@ -48,6 +48,9 @@ type client struct {
 	open    id.RoomID
 
 	verification verification
+
+	// Where the sync is, and with it what it has brought; kept over a reload, as an app's storage does.
+	store *mautrix.MemorySyncStore
 }
 
 // resume goes on with the session in the storage, if there is one.
@@ -170,9 +173,12 @@ func (c *client) enter(d data, sign func(*mautrix.Client) error) (err error) {
 	return c.start()
 }
 
-// start syncs from the beginning: what rooms look like is kept in memory only, keys are in the store.
+// start syncs, from the beginning in a new process: what rooms look like is kept in memory only, keys are in the store.
 func (c *client) start() error {
-	c.rooms, c.invites, c.open, c.synced, c.verification = map[id.RoomID]*room{}, nil, "", false, verification{}
+	c.open, c.synced, c.verification = "", c.store != nil, verification{}
+	if c.store == nil {
+		c.rooms, c.invites, c.store = map[id.RoomID]*room{}, nil, mautrix.NewMemorySyncStore()
+	}
 	c.matrix.Log = zerolog.New(os.Stderr).Level(zerolog.WarnLevel)
 	options := "_pragma=foreign_keys(1)&_pragma=journal_mode(WAL)&_pragma=busy_timeout(5000)&_txlock=immediate"
 	raw, err := sql.Open("sqlite", "file:"+filepath.Join(c.storage, "client.db")+"?"+options)
@@ -190,7 +196,7 @@ func (c *client) start() error {
 		return err
 	}
 	c.matrix.Crypto = c.crypto
-	c.matrix.Store = &syncStore{mautrix.NewMemorySyncStore(), c}
+	c.matrix.Store = &syncStore{c.store, c}
 	c.crypto.DecryptErrorCallback = c.notDecrypted
 	c.verify = verificationhelper.NewVerificationHelper(c.matrix, c.crypto.Machine(), nil, callbacks{c}, false, false, true)
 	if err = c.verify.Init(c.ctx); err != nil {
@@ -232,7 +238,7 @@ func (c *client) stop() {
 // forget stops, and deletes the session and its store.
 func (c *client) forget() error {
 	c.stop()
-	c.matrix, c.session = nil, session{}
+	c.matrix, c.session, c.store = nil, session{}, nil
 	entries, err := os.ReadDir(c.storage)
 	for _, entry := range entries {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(c.storage, entry.Name())))

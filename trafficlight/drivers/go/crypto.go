@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"maunium.net/go/mautrix/crypto/backup"
 	"maunium.net/go/mautrix/crypto/ssss"
@@ -244,7 +245,37 @@ func blockDevice(c *client, d data) (any, error) {
 		return nil, err
 	}
 	device.Trust = id.TrustStateBlacklisted
-	return nil, machine.CryptoStore.PutDevice(c.ctx, full(d.UserID), device)
+	if err = machine.CryptoStore.PutDevice(c.ctx, full(d.UserID), device); err != nil {
+		return nil, err
+	}
+	// The next message has a key that the device does not get.
+	for roomID := range c.rooms {
+		err = errors.Join(err, machine.CryptoStore.RemoveOutboundGroupSession(c.ctx, roomID))
+	}
+	return nil, err
+}
+
+func excludeInsecure(c *client, _ data) (any, error) {
+	c.crypto.Machine().SendKeysMinTrust = id.TrustStateCrossSignedTOFU
+	return nil, nil
+}
+
+// advanceClock makes the outbound sessions older, which is all that the clock decides.
+func advanceClock(c *client, d data) (any, error) {
+	store := c.crypto.Machine().CryptoStore
+	for roomID := range c.rooms {
+		session, err := store.GetOutboundGroupSession(c.ctx, roomID)
+		if err != nil {
+			return nil, err
+		} else if session == nil {
+			continue
+		}
+		session.CreationTime = session.CreationTime.Add(-time.Duration(d.Milliseconds) * time.Millisecond)
+		if err = store.AddOutboundGroupSession(c.ctx, session); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 func restoreKeyBackup(c *client, d data) (any, error) {

@@ -50,6 +50,7 @@ type data struct {
 	Content           string                 `json:"content"`
 	DeviceID          string                 `json:"device_id"`
 	RecoveryKey       string                 `json:"recovery_key"`
+	Milliseconds      int64                  `json:"milliseconds"`
 }
 
 type action func(c *client, d data) (any, error)

@@ -2,6 +2,7 @@
 import { createRequire } from "node:module";
 import { IDBFactory } from "fake-indexeddb";
 import * as sdk from "matrix-js-sdk";
+import { OnlySignedDevicesIsolationMode } from "matrix-js-sdk/lib/crypto-api/index.js";
 import { decodeRecoveryKey } from "matrix-js-sdk/lib/crypto-api/recovery-key.js";
 import { deriveRecoveryKeyFromPassphrase } from "matrix-js-sdk/lib/crypto-api/key-passphrase.js";
 import { VerificationPhase } from "matrix-js-sdk/lib/crypto-api/verification.js";
@@ -87,9 +88,15 @@ export class MatrixClient {
             device_id: this.#client.getDeviceId(),
         };
         const room = this.#room?.roomId;
+        await this.#client.store.save(true);
         this.#client.stopClient();
         await this.#start(baseUrl, auth);
         if (room) await this.#open(room);
+    }
+
+    async advance_clock({ milliseconds }) {
+        const now = Date.now;
+        Date.now = () => now() + milliseconds;
     }
 
     async set_display_name({ name }) {
@@ -375,7 +382,8 @@ export class MatrixClient {
         // The signature is uploaded after that.
         const { otherUserId: user, otherDeviceId: device } = this.#request;
         const trusted = async () =>
-            user === this.#client.getUserId()
+            // A request that went to all own devices names none.
+            user === this.#client.getUserId() && device
                 ? (await this.#crypto.getDeviceVerificationStatus(user, device))?.isVerified()
                 : (await this.get_trust({ userId: user })).trust === "verified";
         await until(trusted, `${user} to be verified`);
@@ -420,6 +428,10 @@ export class MatrixClient {
         const devices = await this.#crypto.getUserDeviceInfo([full(userId)], true);
         if (!devices.get(full(userId))?.has(device_id)) throw new Error(`${userId} has no device ${device_id}`);
         throw new Unsupported("matrix-js-sdk with Rust crypto cannot block a single device");
+    }
+
+    async exclude_insecure_devices() {
+        this.#crypto.setDeviceIsolationMode(new OnlySignedDevicesIsolationMode());
     }
 
     // Key backup
@@ -476,7 +488,11 @@ export class MatrixClient {
     async #start(url, { access_token, user_id, device_id }) {
         // The SDK's crypto opens the global one.
         globalThis.indexedDB = this.#database;
+        // A restart goes on with the sync where it ended, as in a browser.
+        const store = new sdk.IndexedDBStore({ indexedDB: this.#database, dbName: "sync" });
+        await store.startup();
         this.#client = sdk.createClient({
+            store,
             baseUrl: url,
             accessToken: access_token,
             userId: user_id,
@@ -634,6 +650,8 @@ export class MatrixClient {
         await this.#crypto.loadSessionBackupPrivateKeyFromSecretStorage();
         await this.#crypto.checkKeyBackupAndEnable();
         await this.#crypto.restoreKeyBackup();
+        // Takes over what was sent to the dehydrated device, and makes a new one.
+        if (await this.#client.secretStorage.isStored("org.matrix.msc3814")) await this.#crypto.startDehydration();
     }
 }
 

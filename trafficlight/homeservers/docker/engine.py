@@ -7,7 +7,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any
 
@@ -194,7 +195,9 @@ class DockerEngine:
         # DOCKER_TLS_VERIFY, which may be meant for another engine.
         url = re.sub(r"^(tcp|https?)://", "https://" if context else "http://", self.url)
         options: dict[str, Any] = {"ssl_context": context or False}
-        return Docker(url=url, timeout=_CONNECT, **options)
+        docker: Any = Docker(url=url, timeout=_CONNECT, **options)
+        docker._query = _closing_responses(docker._query)
+        return docker
 
     async def _keep(self) -> None:
         """Follow its events while it answers, and reconnect when it does not."""
@@ -236,6 +239,21 @@ def pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _closing_responses(query: Callable[..., AbstractAsyncContextManager[Any]]) -> Callable[..., Any]:
+    """Return the library's request function, closing each response, which it leaves to the garbage collector.
+
+    A stream that breaks or is cancelled, such as a log, would keep its connection until then.
+    """
+
+    @contextlib.asynccontextmanager
+    async def closing(*args: Any, **options: Any) -> AsyncIterator[Any]:
+        async with query(*args, **options) as response:
+            with contextlib.closing(response):
+                yield response
+
+    return closing
 
 
 def _publishing_address(host: str) -> str:

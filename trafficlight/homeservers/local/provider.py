@@ -204,8 +204,13 @@ class LocalProvider:
                 authority=self._certificates.authority,
                 certificate=self._certificates.certificate,
                 private_key=self._certificates.private_key,
+                config=request.spec.config,
             )
-            command = recipe.configure(launcher.installation, place)
+            try:
+                command = recipe.configure(launcher.installation, place)
+            except DeployError as error:
+                title = launcher.installation.title
+                raise DeployError(f"{request.spec.type_name}: {title} {error.message}") from error
             return LocalServer(
                 request.role,
                 place,

@@ -1,6 +1,7 @@
 """One homeserver process on this machine, from its start to the removal of its data."""
 
 import asyncio
+import json
 import logging
 import shutil
 import signal
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10
 _TAIL_BYTES = 6000
+_COMPLAINT = 500  # characters
 _PROBE_SECONDS = 0.01  # a start takes 0.2 s: longer intervals would show
 
 
@@ -102,7 +104,10 @@ class LocalServer:
                 await unless_exited(ready, process.wait())
         except DeployError as error:
             log = error.log or await asyncio.to_thread(read_tail, self.place.log, _TAIL_BYTES)
-            raise DeployError(f"{self.role}: {self.version} {error.message}", log=log.strip()) from error
+            message = f"{self.role}: {self.version} {error.message}"
+            if self.place.config and self.exited is not None:
+                message += f", with {json.dumps(self.place.config)}: {_complaint(log)}"
+            raise DeployError(message, log=log.strip()) from error
 
     async def operate(self, operation: str) -> None:
         """Start, stop, restart, kill, pause or unpause it. Its data are kept.
@@ -161,3 +166,10 @@ class LocalServer:
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.signal(number)
+
+
+def _complaint(log: str) -> str:
+    """Return what a homeserver printed last: one that refuses its configuration says why, and exits."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()] or ["it printed nothing"]
+    begins = [place for place, line in enumerate(lines) if line.startswith("Error in configuration")]
+    return " ".join(lines[begins[-1] :] if begins else lines[-1:])[:_COMPLAINT]

@@ -1,6 +1,7 @@
 """Dendrite, compiled once per version from its Go module: one process, SQLite."""
 
 import base64
+import functools
 import json
 import re
 import secrets
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.cache import CacheFolder
+from trafficlight.clients.admin import REGISTRATION_SECRET
 from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
@@ -96,13 +98,15 @@ class DendriteRecipe:
     def configure(self, installation: Installation, place: Place) -> Command:
         """Write the configuration and a signing key."""
         folder = place.directory
+        known = settings_of(installation.folder / "dendrite") if place.config else frozenset()
         identity = secrets.token_hex(3)
         key = base64.b64encode(secrets.token_bytes(32)).decode()
         (folder / "signing.pem").write_text(
             f"-----BEGIN MATRIX PRIVATE KEY-----\nKey-ID: ed25519:{identity}\n\n{key}\n"
             "-----END MATRIX PRIVATE KEY-----\n"
         )
-        (folder / "dendrite.yaml").write_text(json.dumps(dendrite_config(place)))  # JSON is YAML
+        config = place.configured(dendrite_config(place), known)
+        (folder / "dendrite.yaml").write_text(json.dumps(config))  # JSON is YAML
         argv = (
             str(installation.folder / "dendrite"),
             f"-config={folder / 'dendrite.yaml'}",
@@ -125,6 +129,13 @@ class DendriteRecipe:
             self._progress(f"Dendrite: {line.removeprefix('go: ')}")
 
 
+@functools.lru_cache
+def settings_of(program: Path) -> frozenset[str]:
+    """Return the names of all settings: they are in the program as the tags of its structures. Blocks."""
+    tags = re.findall(rb'yaml:"(\w+)', program.read_bytes())
+    return frozenset(tag.decode() for tag in tags)
+
+
 def dendrite_config(place: Place) -> dict[str, Any]:
     """Return ``dendrite.yaml``. Ports, certificate and open registration are flags of the command."""
     folder = place.directory
@@ -138,7 +149,11 @@ def dendrite_config(place: Place) -> dict[str, Any]:
             "report_stats": {"enabled": False},
             "trusted_third_party_id_servers": [],
         },
-        "client_api": {"registration_disabled": False, "rate_limiting": {"enabled": False}},
+        "client_api": {
+            "registration_disabled": False,
+            "registration_shared_secret": REGISTRATION_SECRET,
+            "rate_limiting": {"enabled": False},
+        },
         "federation_api": {
             "key_perspectives": [],
             "deny_networks": [],

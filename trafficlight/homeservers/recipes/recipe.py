@@ -1,9 +1,13 @@
 """The interface of a recipe: how one homeserver implementation is installed, configured and started."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from trafficlight.errors import DeployError
+from trafficlight.server_types import merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Place:
     :param authority: the certificate authority to trust in federation, PEM.
     :param certificate: the homeserver's certificate, PEM.
     :param private_key: the key of its certificate, PEM.
+    :param config: the settings of the case's server type.
     """
 
     directory: Path
@@ -42,6 +47,20 @@ class Place:
     authority: Path
     certificate: Path
     private_key: Path
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def configured(self, base: Mapping[str, Any], known: frozenset[str] | None = None) -> dict[str, Any]:
+        """Return the recipe's settings with those of the server type merged into them.
+
+        :param known: the names of all settings; None if the homeserver itself complains of others.
+        :raises DeployError: the server type has a setting that is not known.
+        """
+        for name in _first_two_levels(self.config):
+            if known is not None and name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise DeployError(f"has no setting {name}{hint}")
+        return _without_none(merged(base, self.config))
 
     @property
     def server_name(self) -> str:
@@ -52,6 +71,22 @@ class Place:
     def cs_api(self) -> str:
         """The base URL of its client-server API."""
         return f"http://127.0.0.1:{self.client_port}"
+
+
+def _first_two_levels(config: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in config.items():
+        yield key
+        # What is deeper may be a name that the test chooses, such as that of a worker.
+        if isinstance(value, Mapping) and key != "instance_map":
+            yield from value
+
+
+def _without_none(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if value is not None
+    }
 
 
 @dataclass(frozen=True, slots=True)

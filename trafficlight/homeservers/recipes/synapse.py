@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import importlib.util
 import json
 import logging
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trafficlight.cache import CacheFolder
+from trafficlight.clients.admin import REGISTRATION_SECRET
 from trafficlight.config import SYNAPSE_VERSION
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.certificates import Certificates
@@ -74,7 +76,7 @@ class SynapseRecipe:
     def configure(self, installation: Installation, place: Place) -> Command:
         """Write the configuration, a signing key and the migrated database."""
         folder = place.directory
-        _write_configuration(place)
+        _write_configuration(place, settings_of(installation.folder) if place.config else frozenset())
         shutil.copyfile(installation.folder / _TEMPLATE, folder / "homeserver.db")
         args = ("-c", str(folder / "homeserver.yaml"))
         python = str(interpreter(installation.folder))
@@ -112,11 +114,22 @@ def _write_sample(folder: Path) -> None:
     _write_configuration(Place(folder, folder / "log", 1, 2, *files))
 
 
-def _write_configuration(place: Place) -> None:
+@functools.lru_cache
+def settings_of(environment: Path) -> frozenset[str]:
+    """Return what may be the name of a setting: every word that Synapse's configuration quotes. Blocks."""
+    found: set[str] = set()
+    for file in environment.glob("venv/lib/python*/site-packages/synapse/config/*.py"):
+        for path in re.findall(r"""["']([\w.]+)["']""", file.read_text(encoding="utf-8")):
+            found.update(path.split("."))
+    return frozenset(found)
+
+
+def _write_configuration(place: Place, known: frozenset[str] = frozenset()) -> None:
+    config = place.configured(synapse_config(place), known)
     key = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
     (place.directory / "signing.key").write_text(f"ed25519 a_{secrets.token_hex(2)} {key}\n")
     (place.directory / "log.json").write_text(json.dumps(log_config(place)))
-    (place.directory / "homeserver.yaml").write_text(json.dumps(synapse_config(place)))  # JSON is YAML
+    (place.directory / "homeserver.yaml").write_text(json.dumps(config))  # JSON is YAML
 
 
 def _compact(database: Path) -> None:
@@ -151,7 +164,7 @@ def synapse_config(place: Place) -> dict[str, Any]:
         "report_stats": False,
         "macaroon_secret_key": secrets.token_hex(16),
         "form_secret": secrets.token_hex(16),
-        "registration_shared_secret": secrets.token_hex(16),
+        "registration_shared_secret": REGISTRATION_SECRET,
         "database": {"name": "sqlite3", "args": {"database": str(folder / "homeserver.db")}},
         "listeners": [
             _listener(place.client_port, "client", tls=False),

@@ -49,7 +49,7 @@ async def pause(adapter: str) -> Response:
     reason = await _reason()
     found = _named(pool, adapter)
     pool.pause(found, reason)
-    return _told(adapter_body(found, current_lab().clock.monotonic()))
+    return _answer(adapter_body(found, current_lab().clock.monotonic()))
 
 
 @blueprint.post("/<path:adapter>/resume")
@@ -59,7 +59,7 @@ async def resume(adapter: str) -> Response:
     pool = current_lab().engine.pool
     found = _named(pool, adapter)
     pool.resume(found)
-    return _told(adapter_body(found, current_lab().clock.monotonic()))
+    return _answer(adapter_body(found, current_lab().clock.monotonic()))
 
 
 @blueprint.post("/drain")
@@ -69,7 +69,7 @@ async def resume(adapter: str) -> Response:
 async def drain() -> Response:
     """Give no adapter a new case, including those that register later; running cases continue."""
     current_lab().engine.pool.drain(await _reason())
-    return _told(None)
+    return _answer(None)
 
 
 @blueprint.post("/undrain")
@@ -77,7 +77,7 @@ async def drain() -> Response:
 async def undrain() -> Response:
     """Let adapters have cases again; those that are paused themselves stay so."""
     current_lab().engine.pool.undrain()
-    return _told(None)
+    return _answer(None)
 
 
 async def _reason() -> str:
@@ -97,7 +97,7 @@ def _named(pool: Pool, name: str) -> Adapter:
     return adapter
 
 
-def _told(body: BaseModel | None) -> Response:
+def _answer(body: BaseModel | None) -> Response:
     """Answer a program with what it asked for, and lead a page back to where it was."""
     if request.mimetype == _FORM:
         return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": rooted("/status#adapters")})

@@ -1,14 +1,14 @@
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
 from trafficlight.errors import ActionError
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
 
 
 class BackedUp(Test):
     """Alice on one client, and the same account on another one later."""
 
     clients = {"alice": AnyMatrixClient, "later": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def write(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
         """Write a message, and have the other client play the same account."""

@@ -1,6 +1,6 @@
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
-from trafficlight.server_types import SynapseStable, TwoSynapseFederation
+from trafficlight.server_types import AnyHomeServer, TwoSynapseFederation
 
 
 class FederatedMessages(Test):
@@ -28,7 +28,7 @@ class ThreeUsersTwoServers(Test):
     """In a room of three users on two homeservers, everyone can read every message."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient, "carol": AnyMatrixClient}
-    servers = {"here": [SynapseStable], "there": [SynapseStable]}
+    servers = {"here": AnyHomeServer, "there": AnyHomeServer}
     interchangeable = ("bob", "carol")
 
     async def run(

@@ -1,13 +1,14 @@
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
+from trafficlight.tests.members import MembersTest
 
 
 class InvitedBeforeMessage(Test):
     """A user invited before a message was sent can read it after joining."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": [SynapseStable]}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)
@@ -22,11 +23,11 @@ class InvitedBeforeMessage(Test):
         await bob.verify_message_in_timeline("Sent before Bob joined")
 
 
-class JoinedAfterMessage(Test):
+class JoinedAfterMessage(MembersTest):
     """A user who joins a room whose history begins at the join cannot see messages from before the invite."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": [SynapseStable]}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)
@@ -37,6 +38,7 @@ class JoinedAfterMessage(Test):
         await alice.send_message("Sent before Bob was invited")
         await alice.invite_user(bob.user_id)
         await bob.accept_invite()
+        await self.sees(alice, bob.user_id)
         await alice.send_message("Sent after Bob joined")
 
         await bob.verify_message_in_timeline("Sent after Bob joined")

@@ -1,13 +1,13 @@
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
 
 
 class SendMessages(Test):
     """Two users exchange encrypted messages, both ways."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": [SynapseStable]}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)
@@ -27,7 +27,7 @@ class ManyMessages(Test):
     """A burst of messages arrives complete and in order."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": [SynapseStable]}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)

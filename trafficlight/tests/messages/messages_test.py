@@ -3,14 +3,15 @@ import base64
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
 from trafficlight.clients import TimelineEvent
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
+from trafficlight.tests.members import MembersTest
 
 
-class TwoInARoom(Test):
+class TwoInARoom(MembersTest):
     """The room that the other tests start from."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def meet(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         """Register both, and bring them together in an encrypted room."""
@@ -184,7 +185,7 @@ class UnencryptedRoom(Test):
     """A room without encryption is shown as one, and works."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         await alice.register(server)
@@ -216,6 +217,7 @@ class RemovedMember(TwoInARoom):
         # Invited again, bob reads on from there.
         await alice.invite_user(bob.user_id)
         await bob.accept_invite(room)
+        await self.sees(alice, bob.user_id)
         await alice.send_message("Welcome back")
         await bob.verify_message_in_timeline("Welcome back")
         private = [entry for entry in await bob.get_timeline() if entry["message"] == "Now between us"]

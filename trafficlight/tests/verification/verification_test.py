@@ -2,14 +2,14 @@ import asyncio
 
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
-from trafficlight.server_types import SynapseStable
+from trafficlight.server_types import AnyHomeServer
 
 
 class TwoInAChat(Test):
     """The direct chat that the other tests start from."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": SynapseStable}
+    servers = {"server": AnyHomeServer}
 
     async def meet(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
         """Register both, and bring them together in a direct chat."""

@@ -84,6 +84,9 @@ if MODE == "silent":
     time.sleep(600)
 if MODE == "wrong":
     say({"type": 5})
+if MODE == "list":
+    say([1])
+    time.sleep(600)
 if MODE == "spare" and (marker := Path(sys.argv[2])).exists():
     sys.exit("Error: only once")
 elif MODE == "spare":
