@@ -36,6 +36,7 @@ __all__ = [
     "MautrixGo",
     "NetworkProxy",
     "Nio",
+    "RustSdk",
     "as_client_type",
     "client_class",
     "client_types_of",
@@ -46,6 +47,10 @@ __all__ = [
 ClientClass: TypeAlias = type[Client]
 
 _CHANNELS = frozenset({"stable", "develop"})
+PINNED = "pinned"
+"""The label of an adapter that was built for the cases which name its version, and serves no others."""
+DEVELOP = "==develop"
+"""The version of an adapter with the label ``develop``: of the newest version that was published."""
 
 
 class Candidate(Protocol):
@@ -80,10 +85,11 @@ class ClientType:
 
     The parameters narrow a type and become part of its name; a subclass may set the attributes instead.
 
-    :param version: version constraints, e.g. ``>=0.26,<1``; a version that is not PEP 440 never matches.
+    :param version: an exact version such as ``43.0.0``, ``develop`` for the newest published one, or version
+        constraints, e.g. ``>=0.26,<1``; a version that is not PEP 440 never matches.
     :param labels: words that the registration's ``labels`` must all contain.
     :param actions: actions that the adapter must support; an adapter that declares none is assumed to.
-    :raises packaging.specifiers.InvalidSpecifier: `version` is not a list of version constraints.
+    :raises packaging.specifiers.InvalidSpecifier: `version` is none of these.
 
     :cvar type: the registration's ``type``.
     :cvar version: version constraints; empty for any version.
@@ -101,11 +107,11 @@ class ClientType:
     client: ClientClass = MatrixClient
 
     def __init__(
-        self, *, version: str | None = None, labels: Iterable[str] = (), actions: Iterable[str] = ()
+        self, version: str | None = None, *, labels: Iterable[str] = (), actions: Iterable[str] = ()
     ) -> None:
         self._narrowed: list[str] = []
         if version is not None:
-            self.version = str(SpecifierSet(version)) and version.replace(" ", "")
+            self.version = _constraint(version)
             self._narrowed.append(f"version{self.version}")
         if wanted := _words(labels):
             self.labels = self.labels | wanted
@@ -144,6 +150,12 @@ class MautrixGo(ClientType):
     """The client library mautrix-go; its driver comes with trafficlight."""
 
     type = "mautrix-go"
+
+
+class RustSdk(ClientType):
+    """The client library matrix-rust-sdk; its driver comes with trafficlight."""
+
+    type = "rust-sdk"
 
 
 class ElementWebStable(ClientType):
@@ -231,6 +243,7 @@ _NAMED: Mapping[str, type[ClientType]] = {
         Nio,
         JsSdk,
         MautrixGo,
+        RustSdk,
         ElementWebStable,
         ElementWebDevelop,
         HydrogenWeb,
@@ -243,9 +256,9 @@ CLIENT_NAME = re.compile(r"([\w-]+)(==[\w.+!-]+)?")
 """What names a client that a session chooses."""
 
 CLIENT_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "sdk": ("nio", "js-sdk", "mautrix-go"),
+    "sdk": ("nio", "js-sdk", "mautrix-go", "rust-sdk"),
     "browser": ("hydrogen-web",),
-    "all": ("nio", "js-sdk", "mautrix-go", "hydrogen-web"),
+    "all": ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web"),
 }
 """The clients that come with trafficlight, by the name of their group."""
 
@@ -348,11 +361,13 @@ def _matches(wanted: ClientType | ClientTypeSpec, registration: Mapping[str, Any
         return False
     labels, actions = _words(registration.get("labels")), registration.get("actions")
     channels = _CHANNELS & labels
+    if PINNED in labels and not wanted.version:
+        return False
     return (
         wanted.labels <= labels
         and (not wanted.channel or not channels or wanted.channel in channels)
         and (actions is None or wanted.actions <= _words(actions))
-        and (not wanted.version or _satisfies(registration.get("version"), wanted.version))
+        and (not wanted.version or _satisfies(registration, labels, wanted.version))
     )
 
 
@@ -442,8 +457,20 @@ def _words(value: object) -> frozenset[str]:
     )
 
 
-def _satisfies(version: object, constraint: str) -> bool:
+def _constraint(version: str) -> str:
+    version = version.replace(" ", "")
+    if version and version[0] not in "<>=!~":
+        version = f"=={version}"
+    if version != DEVELOP:
+        SpecifierSet(version)
+    return version
+
+
+def _satisfies(registration: Mapping[str, Any], labels: frozenset[str], constraint: str) -> bool:
+    if constraint == DEVELOP:
+        return "develop" in labels
     try:
-        return SpecifierSet(constraint).contains(Version(str(version)), prereleases=True)
+        version = Version(str(registration.get("version")))
+        return SpecifierSet(constraint).contains(version, prereleases=True)
     except InvalidVersion:
         return False

@@ -26,6 +26,7 @@ _TAIL_LINES = 20
 _NO_NETWORK = re.compile(
     r"Temporary failure in name resolution|Name or service not known|No address associated with hostname"
     r"|Network is unreachable|No route to host|no such host|[Cc]onnection refused"
+    r"|[Cc]ould not resolve host|EAI_AGAIN|ENOTFOUND"
 )
 _CAUSE = 300  # characters
 # Searches for processes that were started while others were killed.

@@ -15,7 +15,9 @@ __all__ = [
     "ServerType",
     "Synapse",
     "SynapseDevelop",
+    "SynapsePostgres",
     "SynapseStable",
+    "SynapseWorkers",
     "TwoSynapseFederation",
     "merged",
     "server_types_of",
@@ -117,6 +119,21 @@ class SynapseDevelop(ServerType):
     image = "complement-synapse:latest"
 
 
+class SynapsePostgres(ServerType):
+    """The same Synapse release on PostgreSQL, each homeserver with a cluster of its own."""
+
+    recipe = "synapse-postgres"
+
+
+class SynapseWorkers(ServerType):
+    """The same Synapse release with workers, PostgreSQL and Redis.
+
+    One worker reads for clients and other homeservers, one sends to other homeservers, one stores events.
+    """
+
+    recipe = "synapse-workers"
+
+
 class Dendrite(ServerType):
     """The Dendrite that the lab is configured with."""
 
@@ -155,10 +172,12 @@ class NamedServer(ServerType):
         return self._name
 
 
-_KINDS = (SynapseStable, SynapseDevelop, Dendrite)
+_KINDS = (SynapseStable, SynapseDevelop, SynapsePostgres, SynapseWorkers, Dendrite)
 _NAMED: Mapping[str, type[ServerType]] = {
     "synapse": SynapseStable,
     "synapse-develop": SynapseDevelop,
+    "synapse-postgres": SynapsePostgres,
+    "synapse-workers": SynapseWorkers,
     "dendrite": Dendrite,
     **{kind.__name__.casefold(): kind for kind in _KINDS},
 }

@@ -1,6 +1,6 @@
 """Measure what a homeserver costs a case: time to its first registration, memory, and cases in a minute.
 
-Prints three tables. A ratio compares a row with the one that it names; above 1 is better. Run it on an idle
+Prints four tables. A ratio compares a row with the one that it names; above 1 is better. Run it on an idle
 machine: everything here competes for the processors.
 """
 
@@ -24,7 +24,16 @@ from trafficlight.clients.home_server import register_account
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import ServerRequest
 from trafficlight.homeservers.recipes import default_recipes
-from trafficlight.server_types import Dendrite, HomeServerSpec, ServerType, Synapse, SynapseStable
+from trafficlight.server_types import (
+    Dendrite,
+    HomeServerSpec,
+    ServerType,
+    Synapse,
+    SynapsePostgres,
+    SynapseStable,
+    SynapseWorkers,
+    server_types_of,
+)
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MIB = 2**20
@@ -44,7 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--server",
         default="SynapseStable",
-        help="SynapseStable, Dendrite, or a version of Synapse such as 1.98.0 [%(default)s]",
+        help="a name as in case ids, or a version of Synapse such as 1.98.0 [%(default)s]",
     )
     parser.add_argument("--rounds", type=int, default=10, help="how often each time is taken [%(default)s]")
     parser.add_argument(
@@ -55,8 +64,7 @@ def _options() -> argparse.Namespace:
 
 
 def _server_type(name: str) -> ServerType:
-    known = {"SynapseStable": SynapseStable(), "Dendrite": Dendrite()}
-    return known.get(name) or Synapse(name)
+    return Synapse(name) if name[0].isdigit() else server_types_of([name])[0]
 
 
 async def _measure(spec: HomeServerSpec, options: argparse.Namespace, folder: Path) -> None:
@@ -73,6 +81,15 @@ async def _measure(spec: HomeServerSpec, options: argparse.Namespace, folder: Pa
         ("", "median s", "slowest s", "against cold"),
         [(name, _s(statistics.median(all_)), _s(max(all_)), _x(base / statistics.median(all_)))
          for name, all_ in rows],
+    )  # fmt: skip
+
+    starts = await _starts(folder, options.rounds)
+    base = statistics.median(starts["SynapseStable"])
+    show(
+        "From `case may start` to the first registration answered, each type in turn",
+        ("", "median s", "slowest s", "against SynapseStable"),
+        [(name, _s(statistics.median(all_)), _s(max(all_)), _x(base / statistics.median(all_)))
+         for name, all_ in starts.items()],
     )  # fmt: skip
 
     alone, each, shared = await _memory(spec, folder, options.servers)
@@ -123,6 +140,20 @@ async def _first_registrations(spec: HomeServerSpec, folder: Path, rounds: int) 
     async with _Provider(folder) as provider:
         await provider.prepare([spec])
         return [await _first_registration(provider, spec) for _ in range(rounds)]
+
+
+async def _starts(folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds to first registrations on each type that runs here; the types take turns."""
+    async with _Provider(folder) as provider:
+        types = SynapseStable(), SynapsePostgres(), SynapseWorkers(), Dendrite()
+        specs = [kind.homeservers()[0] for kind in types]
+        specs = [spec for spec in specs if provider.unsupported(spec) is None]
+        await provider.prepare(specs)
+        times: dict[str, list[float]] = {spec.type_name: [] for spec in specs}
+        for _ in range(rounds):
+            for spec in specs:
+                times[spec.type_name].append(await _first_registration(provider, spec))
+        return times
 
 
 async def _first_registration(provider: _Provider, spec: HomeServerSpec) -> float:

@@ -1,4 +1,4 @@
-"""Real clients of several stacks in the built-in suites: matrix-nio, matrix-js-sdk on Node, mautrix-go."""
+"""Real clients of several stacks in the built-in suites: nio, matrix-js-sdk, mautrix-go, matrix-rust-sdk."""
 
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,23 @@ async def test_stacks_verify_and_restore(start: "Start") -> None:
     assert f"verification/verification_test.py::EmojiDoNotMatch{pair}" in done
     pair = "[alice=JsSdk,later=MautrixGo,server=SynapseStable]"
     assert f"backup/backup_test.py::RestoredByRecoveryKey{pair}" in done
+
+
+# It takes five minutes of two processors to build.
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+async def test_rust_sdk_chats_verifies_and_restores_with_the_others(start: "Start") -> None:
+    if (reason := RECIPES["rust-sdk"].unsupported()) is not None:
+        pytest.skip(reason)
+    selected = "RustSdk and (SendMessages or EditedMessage or EncryptedFile or VerifiedByEmoji or Restored)"
+    arguments = ("chat/send_messages_test.py", "messages", "verification", "backup", "-k", selected)
+    running = await start("run", *arguments, "--clients", ",".join((*_STACKS, "rust-sdk")))
+    assert await running.ended(timeout=1750) == 0, running.output + running.errors
+    done = {name for name, case in running.cases().items() if not case.result}
+    for pair in ("alice=JsSdk,bob=RustSdk", "alice=RustSdk,bob=JsSdk", "alice=RustSdk,bob=RustSdk"):
+        assert f"verification/verification_test.py::VerifiedByEmoji[{pair},server=SynapseStable]" in done
+        restored = pair.replace("bob=", "later=")
+        assert f"backup/backup_test.py::RestoredByPassphrase[{restored},server=SynapseStable]" in done
 
 
 async def test_two_versions_of_a_client_meet(start: "Start") -> None:

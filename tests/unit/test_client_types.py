@@ -12,8 +12,11 @@ from trafficlight.client_types import (
     ElementWebDevelop,
     ElementWebStable,
     HydrogenWeb,
+    JsSdk,
+    MautrixGo,
     NetworkProxy,
     Nio,
+    RustSdk,
     as_client_type,
     client_class,
 )
@@ -43,6 +46,7 @@ class OfTheOriginal:
         ("Nio", "nio"),
         ("ElementWebStable", "element-web"),
         ("ElementWebDevelop", "element-web"),
+        ("RustSdk", "rust-sdk"),
         ("HydrogenWeb", "hydrogen-web"),
         ("ElementAndroid", "element-android"),
         ("ElementIos", "element-ios"),
@@ -86,6 +90,27 @@ def test_a_network_proxy_needs_an_endpoint() -> None:
 )
 def test_a_version_can_be_asked_for(version: Any, *, matches: bool) -> None:
     assert Nio(version=">=0.26, <1").match(adapter("nio", version=version)) is matches
+
+
+@pytest.mark.parametrize("kind", [JsSdk, MautrixGo, RustSdk, Nio])
+def test_an_exact_version_is_the_first_argument(kind: type[ClientType]) -> None:
+    wanted = kind("0.26.0")
+    assert wanted.name() == kind(version="==0.26.0").name() == f"{kind.__name__}(version==0.26.0)"
+    assert wanted.match(adapter(kind.type, version="0.26.0"))
+    assert not wanted.match(adapter(kind.type, version="0.26.1"))
+
+
+def test_develop_is_what_was_built_as_the_newest() -> None:
+    assert JsSdk("develop").name() == "JsSdk(version==develop)"
+    assert JsSdk("develop").match(adapter("js-sdk", version="44.0.0", labels=["pinned", "develop"]))
+    assert not JsSdk("develop").match(adapter("js-sdk", version="44.0.0"))
+
+
+def test_a_role_without_a_version_is_not_filled_by_what_was_built_for_another() -> None:
+    pinned = adapter("js-sdk", version="42.4.0", labels=["pinned"])
+    assert not JsSdk().match(pinned)
+    assert JsSdk("42.4.0").match(pinned)
+    assert JsSdk(version="<43").match(pinned)
 
 
 def test_labels_and_actions_can_be_asked_for() -> None:

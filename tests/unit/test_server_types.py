@@ -59,9 +59,9 @@ def test_a_name_means_the_type_that_has_it(config: dict[str, Any]) -> None:
 
 
 def test_servers_have_short_names() -> None:
-    names = ["synapse", "SynapseStable", "synapse==1.98.0", "Synapse-1.98.0", "DENDRITE", "synapse-develop"]
+    names = ["synapse", "SynapseStable", "synapse==1.98.0", "Synapse-1.98.0", "DENDRITE", "synapse-workers"]
     found = [kind.name() for kind in server_types_of(names)]
-    assert found == ["SynapseStable", "Synapse-1.98.0", "Dendrite", "SynapseDevelop"]
+    assert found == ["SynapseStable", "Synapse-1.98.0", "Dendrite", "SynapseWorkers"]
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,17 @@ def nio(url: str, count: int, token: str | None, once: bool) -> None:
 @command.command("run")
 @click.argument("name", required=False)
 @click.option("--driver", "program", help="The command that starts a driver of your own.")
-@click.option("--version", help="The version of the client NAME. Default: the one that is tested.")
+@click.option(
+    "--version",
+    help="The version of the client NAME; develop is the newest. Default: the one that is tested.",
+)
+@click.option("--label", "labels", multiple=True, help="A word to register with, for tests to ask for.")
 @_hosting
 def run(
     name: str | None,
     program: str | None,
     version: str | None,
+    labels: tuple[str, ...],
     url: str,
     count: int,
     token: str | None,
@@ -75,12 +80,13 @@ def run(
 ) -> None:
     """Run clients through a driver: a program that speaks JSON lines on standard input and output.
 
-    NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go or hydrogen-web. Drivers are
-    built on first use.
+    NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go, rust-sdk or hydrogen-web. Drivers
+    are built on first use.
     """
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")
-    asyncio.run(_serve(name, program or "", version, url, count=count, token=token, once=once))
+    served = _serve(name, program or "", version, url, labels=labels, count=count, token=token, once=once)
+    asyncio.run(served)
 
 
 async def _serve(
@@ -89,6 +95,7 @@ async def _serve(
     version: str | None,
     url: str,
     *,
+    labels: tuple[str, ...] = (),
     count: int,
     token: str | None,
     once: bool,
@@ -107,7 +114,7 @@ async def _serve(
             raise click.BadParameter(f"only {known} come with trafficlight, not {name!r}", param_hint="NAME")
         recipe = RECIPES[name](CacheFolder(), functools.partial(click.echo, err=True))
         arguments = await recipe.install(version)
-    await serve_driver(DriverCommand(arguments), url, count=count, token=token, once=once)
+    await serve_driver(DriverCommand(arguments), url, labels=labels, count=count, token=token, once=once)
 
 
 @command.command("check")

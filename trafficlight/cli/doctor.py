@@ -34,14 +34,23 @@ from trafficlight.server_types import (
     HomeServerSpec,
     ServerType,
     SynapseDevelop,
+    SynapsePostgres,
     SynapseStable,
+    SynapseWorkers,
     TwoSynapseFederation,
 )
 from trafficlight.version import install_command
 
 _OLDEST_PYTHON = (3, 11)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_TYPES: tuple[type[ServerType], ...] = (SynapseStable, SynapseDevelop, Dendrite, TwoSynapseFederation)
+_TYPES: tuple[type[ServerType], ...] = (
+    SynapseStable,
+    SynapseDevelop,
+    SynapsePostgres,
+    SynapseWorkers,
+    Dendrite,
+    TwoSynapseFederation,
+)
 # Not needed unless the settings require it.
 _OPTIONAL = frozenset({"Go", "Dendrite builds", "Chromium", "Docker"})
 _ASK_SECONDS = 20

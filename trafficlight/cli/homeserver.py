@@ -15,9 +15,22 @@ from trafficlight.config import Settings
 from trafficlight.errors import DeployError, UnsupportedError, UsageError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.homeservers.registry import build_providers
-from trafficlight.server_types import Dendrite, HomeServerSpec, ServerType, Synapse, SynapseDevelop
+from trafficlight.server_types import (
+    Dendrite,
+    HomeServerSpec,
+    ServerType,
+    Synapse,
+    SynapseDevelop,
+    SynapsePostgres,
+    SynapseWorkers,
+)
 
-KINDS: dict[str, type[ServerType]] = {"synapse": Synapse, "dendrite": Dendrite}
+KINDS: dict[str, type[ServerType]] = {
+    "synapse": Synapse,
+    "synapse-postgres": SynapsePostgres,
+    "synapse-workers": SynapseWorkers,
+    "dendrite": Dendrite,
+}
 """The homeservers that can be started by hand."""
 
 

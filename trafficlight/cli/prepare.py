@@ -14,7 +14,7 @@ from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.errors import DeployError, UsageError
 from trafficlight.homeservers.registry import build_providers, configured_recipes
 from trafficlight.results.record import ExitCode
-from trafficlight.server_types import Dendrite, HomeServerSpec, SynapseStable
+from trafficlight.server_types import Dendrite, HomeServerSpec, SynapsePostgres, SynapseStable
 from trafficlight.suites.model import Case
 from trafficlight.suites.selection import Selection
 from trafficlight.text import escape_control, size
@@ -108,7 +108,7 @@ def clean(paths: tuple[str, ...], dry_run: bool, config: Path | None) -> None:
 async def _clean(paths: Sequence[str], dry_run: bool, settings: Settings) -> None:
     cases = await _cases(paths, Selection(), settings)
     used = _specs(cases)
-    used += [spec for kind in (SynapseStable(), Dendrite()) for spec in kind.homeservers()]
+    used += [spec for kind in (SynapseStable(), SynapsePostgres(), Dendrite()) for spec in kind.homeservers()]
     kept = await _installations(used, cases, settings)
     cache, freed = CacheFolder(settings.cache_folder), 0
     # Only beside what is used: another program may keep something else in the folder.

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -401,7 +402,9 @@ class Engine:
         return ""
 
     def _check_progress(self) -> None:
-        open_ones = [session for session in self.sessions.values() if not session.stopped]
+        # A driver that is being built prints where it is.
+        building = self._adapters_deadline == math.inf
+        open_ones = [one for one in self.sessions.values() if not one.stopped and not building]
         self.stalled.observe(
             running=len(self._running),
             waiting=sum(len(group.cases) for session in open_ones for group in session.startable),

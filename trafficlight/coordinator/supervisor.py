@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from trafficlight.cache import CacheFolder
+from trafficlight.client_types import DEVELOP, PINNED
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator.pool import Pool
 from trafficlight.drivers.recipes import RECIPES, DriverRecipe
@@ -100,15 +101,22 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
             raise ConfigError(f"needs a command or a driver: only {known} come with trafficlight", key=key)
         version = adapter.version or None
         for wanted, roles in _roles(name, cases).items() if cases is not None else [(version, adapter.count)]:
-            needed = _host(min(roles, adapter.count))
+            needed = _host(min(roles, adapter.count), _labels(wanted) if cases is not None else ())
             found.append(Program(name, needed, adapter.cwd, adapter.env, RECIPES[name], wanted or version))
     return [program for program in found if program.command]
 
 
-def _host(count: int, driver: Sequence[str] = ()) -> list[str]:
+def _labels(version: str | None) -> list[str]:
+    """Return the options that keep adapters of one version for the roles that ask for it."""
+    if version is None:
+        return []
+    return ["--label", PINNED, *(("--label", "develop") if f"=={version}" == DEVELOP else ())]
+
+
+def _host(count: int, options: Sequence[str] = ()) -> list[str]:
     """Return the command of a host of drivers; none if none are needed."""
     # -P: a folder trafficlight in the current directory is not this package.
-    host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *driver]
+    host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *options]
     return [*host, "--count", str(count)] if count else []
 
 

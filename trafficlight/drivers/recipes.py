@@ -2,8 +2,11 @@
 
 import asyncio
 import hashlib
+import importlib.metadata
 import json
+import re
 import shutil
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,10 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from trafficlight.cache import CacheFolder
-from trafficlight.errors import ConfigError, DeployError
+from trafficlight.errors import DeployError
 from trafficlight.processes import Progress, child_environment, no_network, run_tool
 
 _SOURCES = Path(__file__).parent
+_DEVELOP = "develop"
+# Crates between two lines of progress.
+_REPORT_EVERY = 50
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -44,14 +50,15 @@ class DriverRecipe(ABC):
     async def install(self, version: str | None = None) -> list[str]:
         """Make the driver ready, and return the command that starts it.
 
-        :param version: the client's version; by default the one that is tested.
+        :param version: the client's version, or ``develop`` for the newest that is published; by default the
+            one that is tested.
         :raises DeployError: it cannot be built.
         :raises ConfigError: there is no network, or the cache cannot be written.
         """
 
 
 class NioRecipe(DriverRecipe):
-    """matrix-nio, which is installed with trafficlight."""
+    """matrix-nio: as installed with trafficlight, or another version in an environment of its own."""
 
     name = "nio"
     client = "matrix-nio"
@@ -59,28 +66,47 @@ class NioRecipe(DriverRecipe):
     async def install(self, version: str | None = None) -> list[str]:
         """Return the command that starts the driver.
 
-        :raises ConfigError: a version is given.
         :raises ModuleNotFoundError: it is not installed.
         """
         if not await asyncio.to_thread(find_spec, "nio"):
             raise ModuleNotFoundError("No module named 'nio'", name="nio")
-        if version is not None:
-            raise ConfigError(
-                "is the version that is installed with trafficlight", key="ADAPTERS.nio.version"
-            )
+        python = sys.executable
+        installed = await asyncio.to_thread(importlib.metadata.version, self.client)
+        if version not in (None, installed):
+            python = await self._other(version, installed)
         # -P: a folder trafficlight in the current directory is not this package.
-        return [sys.executable, "-P", "-m", "trafficlight.adapters.nio.adapter"]
+        return [python, "-P", "-m", "trafficlight.adapters.nio.adapter"]
+
+    async def _other(self, version: str, installed: str) -> str:
+        """Return an interpreter with another version of the client, and else what this one has."""
+        # What homeservers need is not in an installation for adapters only.
+        from trafficlight.homeservers.recipes.synapse import Environments, interpreter, works
+
+        environments = Environments(self._cache, self.client, self._progress)
+        if version == _DEVELOP:
+            version = await environments.newest(fallback=installed)
+            self._progress(f"{self.client} {_DEVELOP}: {version}")
+        paths = "\n".join(filter(None, sys.path))
+
+        async def build(folder: Path) -> None:
+            await environments.create(folder, version, ["matrix-nio[e2e]"])
+            await asyncio.to_thread(_add_paths, folder, paths)
+
+        name = f"{environments.name(version)}-{_hash(paths.encode())}".replace("/", "-")
+        return str(interpreter(await self._cache.ensure(f"drivers/{name}", build, works)))
 
 
 class BuiltRecipe(DriverRecipe):
     """Builds a driver, once for each version of its client and each version of its source.
 
     :cvar stable: the version that the driver is built with by default.
+    :cvar also: further versions that it is known to work with.
     :cvar tool: the program that builds it.
     :cvar advice: how to install that program.
     """
 
     stable: str
+    also: tuple[str, ...] = ()
     tool: str
     advice: str
     _folder: str
@@ -96,7 +122,7 @@ class BuiltRecipe(DriverRecipe):
         """Build the driver, unless it is built already, and return the command that starts it."""
         if (reason := await asyncio.to_thread(self.unsupported)) is not None:
             raise DeployError(reason)
-        version = version or self.stable
+        version = await self._resolve(version or self.stable)
         title = f"{self.client} {version}"
         source = _SOURCES / self._folder
 
@@ -108,12 +134,30 @@ class BuiltRecipe(DriverRecipe):
             except DeployError as error:
                 if cause := no_network(error.log):
                     raise self._cache.missing(f"the driver of {title}", cause) from error
-                raise
+                if version in (self.stable, *self.also):
+                    raise
+                known = " and ".join((self.stable, *self.also))
+                raise DeployError(f"{error} (the driver works with {known})", log=error.log) from error
             self._progress(f"{title}: built")
 
         digest = await asyncio.to_thread(_digest, source)
         folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
         return await asyncio.to_thread(self._command, folder)
+
+    async def _resolve(self, version: str) -> str:
+        if version != _DEVELOP:
+            return version
+        try:
+            newest = await self._newest()
+        except DeployError as error:
+            self._progress(f"{self.client}: cannot query the newest version, using {self.stable}: {error}")
+            return self.stable
+        self._progress(f"{self.client} {_DEVELOP}: {newest}")
+        return newest
+
+    @abstractmethod
+    async def _newest(self) -> str:
+        """Return the newest published version of the client."""
 
     @abstractmethod
     async def _build(self, folder: Path, version: str, title: str) -> None:
@@ -140,15 +184,13 @@ class NpmRecipe(BuiltRecipe):
             await asyncio.to_thread(self._take_version, folder, version)
             arguments = ["install"]
         quiet = ["--ignore-scripts", "--no-audit", "--no-fund"]
-        await self._npm(f"installing {title}", folder, *arguments, *quiet)
+        await self._npm(f"installing {title}", *arguments, *quiet, directory=folder)
 
-    async def _npm(self, doing: str, folder: Path, *arguments: str) -> None:
-        await run_tool(
-            doing,
-            [self.tool, *arguments, "--loglevel=error"],
-            environment=child_environment(proxies=True),
-            directory=folder,
-        )
+    async def _newest(self) -> str:
+        return (await self._npm(f"querying the newest {self.client}", "view", self.package, "version"))[-1]
+
+    async def _npm(self, doing: str, *arguments: str, directory: Path | None = None) -> list[str]:
+        return await run_tool(doing, [self.tool, *arguments, "--loglevel=error"], directory=directory)
 
     def _take_version(self, folder: Path, version: str) -> None:
         """Make npm install another version of the client than the locked one."""
@@ -168,6 +210,7 @@ class JsSdkRecipe(NpmRecipe):
     name = "js-sdk"
     client = "matrix-js-sdk"
     stable = "43.0.0"
+    also = ("42.4.0",)
     package = "matrix-js-sdk"
     _folder = "js"
 
@@ -193,7 +236,7 @@ class HydrogenRecipe(NpmRecipe):
 
     async def _build(self, folder: Path, version: str, title: str) -> None:
         await super()._build(folder, version, title)
-        await self._npm(f"building {title}", folder, "run", "build")
+        await self._npm(f"building {title}", "run", "build", directory=folder)
 
     def _command(self, folder: Path) -> list[str]:
         return [*super()._command(folder), str(_chromium())]
@@ -205,33 +248,115 @@ class MautrixGoRecipe(BuiltRecipe):
     name = "mautrix-go"
     client = "mautrix-go"
     stable = "0.32.0"
+    also = ("0.31.0",)
     tool = "go"
     advice = "install Go 1.26 or later (https://go.dev/dl)"
     _folder = "go"
+    _module = "maunium.net/go/mautrix"
+
+    async def _newest(self) -> str:
+        newest = ["list", "-m", "-f", "{{.Version}}", f"{self._module}@latest"]
+        return (await self._go(f"querying the newest {self.client}", *newest))[-1].removeprefix("v")
 
     async def _build(self, folder: Path, version: str, title: str) -> None:
-        environment = child_environment({"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}, proxies=True)
         if version != self.stable:
-            module = f"maunium.net/go/mautrix@v{version}"
-            await run_tool(
-                f"downloading {title}", [self.tool, "get", module], environment=environment, directory=folder
-            )
+            await self._go(f"downloading {title}", "get", f"{self._module}@v{version}", directory=folder)
         # Tags: encryption in Go instead of libolm in C.
-        build = [self.tool, "build", "-tags", "goolm", "-trimpath", "-ldflags", "-s -w", "-o", "driver", "."]
-        await run_tool(f"building {title}", build, environment=environment, directory=folder)
+        build = ["build", "-tags", "goolm", "-trimpath", "-ldflags", "-s -w", "-o", "driver", "."]
+        await self._go(f"building {title}", *build, directory=folder)
+
+    async def _go(self, doing: str, *arguments: str, directory: Path | None = None) -> list[str]:
+        environment = child_environment({"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}, proxies=True)
+        return await run_tool(doing, [self.tool, *arguments], environment=environment, directory=directory)
 
     def _command(self, folder: Path) -> list[str]:
         return [str(folder / "driver")]
 
 
+class RustSdkRecipe(BuiltRecipe):
+    """matrix-rust-sdk, with what it depends on compiled once for all versions of the driver."""
+
+    name = "rust-sdk"
+    client = "matrix-rust-sdk"
+    stable = "0.18.0"
+    tool = "cargo"
+    advice = "install Rust 1.93 or later (https://rustup.rs)"
+    _oldest = (1, 93)
+    _folder = "rust"
+
+    @classmethod
+    def unsupported(cls) -> str | None:
+        """Return what this machine lacks to run the driver; None if nothing. Runs cargo."""
+        if (reason := super().unsupported()) is not None:
+            return reason
+        if shutil.which("cc") is None:
+            advice = "install a C compiler (`apt-get install gcc`)"
+            return f"{cls.client} needs cc, which is not on the PATH: {advice}"
+        said = subprocess.run([cls.tool, "--version"], capture_output=True, text=True, check=False).stdout
+        version = re.match(r"cargo (\d+)\.(\d+)", said)
+        if version is None or tuple(map(int, version.groups())) < cls._oldest:
+            found = said.strip() or "a cargo that does not start"
+            return f"{cls.client} needs Rust 1.93 or later, not {found}: run `rustup update`, or {cls.advice}"
+        return None
+
+    async def _newest(self) -> str:
+        asked = await run_tool(f"querying the newest {self.client}", [self.tool, "info", "matrix-sdk"])
+        # Of those for this version of Rust.
+        return next(line.split()[1] for line in asked if line.startswith("version:"))
+
+    async def _build(self, folder: Path, version: str, title: str) -> None:
+        build = [self.tool, "build", "--locked"]
+        if version != self.stable:
+            await asyncio.to_thread(self._take_version, folder, version)
+            build.remove("--locked")
+        shared = await self._cache.ensure(f"drivers/{self.name}-target", _nothing)
+        places = {"CARGO_BUILD_BUILD_DIR": str(shared), "CARGO_TARGET_DIR": str(folder / "target")}
+        compiled = 0
+
+        def report(line: str) -> None:
+            nonlocal compiled
+            compiled += line.lstrip().startswith("Compiling ")
+            if compiled and compiled % _REPORT_EVERY == 0:
+                self._progress(f"{title}: {compiled} crates compiled")
+
+        environment = child_environment(places, proxies=True)
+        await run_tool(f"building {title}", build, environment=environment, directory=folder, on_line=report)
+
+    def _take_version(self, folder: Path, version: str) -> None:
+        manifest = folder / "Cargo.toml"
+        manifest.write_text(manifest.read_text().replace(f'"={self.stable}"', f'"={version}"'))
+
+    def _command(self, folder: Path) -> list[str]:
+        return [str(folder / "target" / "debug" / "driver")]
+
+
 RECIPES: Mapping[str, type[DriverRecipe]] = MappingProxyType(
-    {recipe.name: recipe for recipe in (NioRecipe, JsSdkRecipe, MautrixGoRecipe, HydrogenRecipe)}
+    {
+        recipe.name: recipe
+        for recipe in (NioRecipe, JsSdkRecipe, MautrixGoRecipe, RustSdkRecipe, HydrogenRecipe)
+    }
 )
 """The recipes by the names of their drivers."""
 
 
+def _add_paths(environment: Path, paths: str) -> None:
+    """Have an environment search further paths for packages, after its own."""
+    (packages,) = environment.glob("venv/lib/python*/site-packages")
+    (packages / "trafficlight.pth").write_text(paths)
+
+
+async def _nothing(folder: Path) -> None:
+    """Leave a new folder empty."""
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
 def _copy(source: Path, folder: Path) -> None:
-    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(
+        source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "target")
+    )
 
 
 def _chromium() -> str | None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -70,6 +71,24 @@ async def wait_until_ready(
     except TimeoutError:
         detail = f": {last.message}" if last is not None else ""
         raise DeployError(f"{cs_api} did not answer within {timeout:g} s{detail}") from None
+
+
+async def wait_for_socket(path: Path, timeout: float) -> None:
+    """Wait until a Unix socket accepts connections.
+
+    :param timeout: how long to wait, in seconds.
+    :raises DeployError: the wait timed out.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_unix_connection(path)
+                    writer.close()
+                    return
+                await asyncio.sleep(_FIRST_PAUSE_SECONDS)
+    except TimeoutError:
+        raise DeployError(f"{path.name} did not accept connections within {timeout:g} s") from None
 
 
 async def unless_exited(ready: Coroutine[Any, Any, None], exited: Coroutine[Any, Any, str]) -> None:

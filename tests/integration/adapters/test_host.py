@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,13 @@ def command(*arguments: str) -> DriverCommand:
 
 
 @asynccontextmanager
-async def hosted(*arguments: str, once: bool = False) -> AsyncIterator[ScriptedCoordinator]:
+async def hosted(
+    *arguments: str, once: bool = False, labels: Sequence[str] = ()
+) -> AsyncIterator[ScriptedCoordinator]:
     options = Options(backoff=Backoff(0.01, 0.05))
     async with ScriptedCoordinator() as coordinator:
         task = asyncio.create_task(
-            serve_driver(command(*arguments), coordinator.url, once=once, options=options)
+            serve_driver(command(*arguments), coordinator.url, labels=labels, once=once, options=options)
         )
         try:
             yield coordinator
@@ -90,6 +92,12 @@ async def test_the_registration_is_what_the_driver_says() -> None:
         body = dict(adapter.body)
         assert body.pop("instance")
         assert body == {"type": "counter", "version": "1.0", "labels": ["quick"]}
+
+
+async def test_labels_of_the_host_are_added_to_those_of_the_driver() -> None:
+    async with hosted(labels=["pinned"]) as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        assert adapter.body["labels"] == ["quick", "pinned"]
 
 
 async def test_actions_on_the_process_are_declared_with_those_of_the_driver() -> None:

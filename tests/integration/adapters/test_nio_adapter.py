@@ -445,6 +445,15 @@ async def test_logout_and_login(users: list[User]) -> None:
     assert "not logged in" in await bob.fails("send_message", message="anyone?")
 
 
+async def test_session_that_is_ended_elsewhere_is_said_by_who_waits(users: list[User]) -> None:
+    alice, bob = users
+    await meet(alice, bob)
+    waiting = asyncio.create_task(bob.fails("verify_message_in_timeline", message="never sent"))
+    async with api(bob) as http, http.post("/_matrix/client/v3/logout/all", json={}) as answer:
+        assert answer.status == 200
+    assert "but syncing ended: M_UNKNOWN_TOKEN" in await waiting
+
+
 async def test_refusals_of_the_homeserver_are_the_clients_failure(users: list[User]) -> None:
     alice, bob = users
     await alice.do("register", **alice.account)

@@ -225,11 +225,12 @@ async def test_of_waiting_where_nobody_else_is_expected(bay: "EngineHarness", cl
 
 
 async def test_of_waiting_does_not_count_while_drivers_are_built(
-    bay: "EngineHarness", clock: HandClock
+    bay: "EngineHarness", clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     bay.engine.adapters_deadline = lambda: math.inf
     session = await bay.submit(DANCES)
     await clock.turn(400)
+    assert not [record for record in caplog.records if "no case has run" in record.message]
     bay.engine.adapters_deadline = lambda: 300
     await clock.turn(298)
     assert not [event for event in bay.events if event.kind == CaseEnded.kind], (

@@ -9,7 +9,7 @@ import pytest_asyncio
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
-from trafficlight.server_types import Dendrite, ServerType, Synapse
+from trafficlight.server_types import Dendrite, ServerType, Synapse, SynapsePostgres, SynapseWorkers
 
 # The first use installs a Synapse and builds Dendrite.
 pytestmark = [pytest.mark.network, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
@@ -19,7 +19,11 @@ SignUp = Callable[[RunningServer, str], Awaitable[nio.AsyncClient]]
 Talk = Callable[[nio.AsyncClient, nio.AsyncClient], Awaitable[str]]
 
 
-@pytest_asyncio.fixture(params=[Synapse("1.98.0"), Dendrite()], ids=repr, loop_scope="session")
+@pytest_asyncio.fixture(
+    params=[Synapse("1.98.0"), SynapsePostgres(), SynapseWorkers(), Dendrite()],
+    ids=repr,
+    loop_scope="session",
+)
 async def other(request: pytest.FixtureRequest, local: LocalProvider) -> ServerType:
     """Everything but the stable Synapse; skipped if it cannot be installed here."""
     server_type: ServerType = request.param

@@ -131,6 +131,29 @@ async def test_a_version_whose_fork_server_fails_still_starts(ask: Ask) -> None:
         await register_account(server.cs_api, "bob", "a password")
 
 
+async def test_a_version_that_is_slow_to_build_holds_up_no_other() -> None:
+    begun, built = asyncio.Event(), asyncio.Event()
+
+    class SlowSynapse(SynapseRecipe):
+        async def install(self, version: str) -> Installation:
+            if version == "1.2.3":
+                begun.set()
+                await built.wait()
+            return Installation(version, Path(), version, ("false",))
+
+    specs = [HomeServerSpec(version, "synapse", version, "") for version in ("1.2.3", "stable")]
+    async with (
+        asyncio.timeout(60),
+        _provider_of(SlowSynapse(CacheFolder(), _ignore)) as provider,
+        asyncio.TaskGroup() as group,
+    ):
+        slow = group.create_task(provider.prepare(specs[:1]))
+        await begun.wait()
+        await provider.prepare(specs[1:])
+        assert not slow.done()
+        built.set()
+
+
 async def test_a_server_that_dies_reports_its_exit(local: LocalProvider, ask: Ask) -> None:
     async with local.deploy("dies", [ask("server")]) as [server]:
         assert isinstance(server, LocalServer)

@@ -40,6 +40,19 @@ CUSTOM = ClientTypeSpec(
 )
 
 
+def _case(number: int, kinds: list[ClientTypeSpec]) -> Case:
+    return Case(
+        id=f"a_test.py::A@{number}",
+        suite="a_test.py::A",
+        path=Path("a_test.py"),
+        file="a_test.py",
+        class_name="A",
+        method="run",
+        line=1,
+        clients={f"role{place}": kind for place, kind in enumerate(kinds)},
+    )
+
+
 @pytest.mark.parametrize(
     ("kinds", "started"),
     [
@@ -52,24 +65,23 @@ CUSTOM = ClientTypeSpec(
     ],
 )
 def test_no_more_built_in_adapters_than_roles(kinds: list[list[ClientTypeSpec]], started: int) -> None:
-    cases = [
-        Case(
-            id=f"a_test.py::A@{number}",
-            suite="a_test.py::A",
-            path=Path("a_test.py"),
-            file="a_test.py",
-            class_name="A",
-            method="run",
-            line=1,
-            clients={f"role{place}": kind for place, kind in enumerate(some)},
-        )
-        for number, some in enumerate(kinds)
-    ]
+    cases = [_case(number, some) for number, some in enumerate(kinds)]
     adapters = {"nio": AdapterProgram(count=4), "mine": AdapterProgram(command="true", count=2)}
     *nio, _, _ = programs_of(adapters, cases)
     assert [program.command[-2:] for program in nio] == [["--count", str(started)]] * bool(started)
+    assert "--label" not in [word for program in nio for word in program.command]
     skipped = [replace(case, skip="not here") for case in cases]
     assert [program.name for program in programs_of(adapters, skipped)] == ["mine"] * 2
+
+
+def test_adapters_of_a_version_are_labelled_for_the_roles_that_name_it() -> None:
+    kinds = [NIO, replace(NIO, version="==0.26.0"), replace(NIO, version="==develop")]
+    programs = programs_of({"nio": AdapterProgram(count=4)}, [_case(0, kinds)])
+    labels = {
+        program.version: [word for word in program.command if word in {"pinned", "develop"}]
+        for program in programs
+    }
+    assert labels == {None: [], "0.26.0": ["pinned"], "develop": ["pinned", "develop"]}
 
 
 def test_an_entry_names_a_command_or_a_driver(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,21 @@ import pytest
 from trafficlight.cache import CacheFolder
 from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.supervisor import programs_of, unsupported_of
-from trafficlight.drivers.recipes import RECIPES, HydrogenRecipe, JsSdkRecipe, MautrixGoRecipe
+from trafficlight.drivers.recipes import (
+    RECIPES,
+    BuiltRecipe,
+    HydrogenRecipe,
+    JsSdkRecipe,
+    MautrixGoRecipe,
+    NioRecipe,
+    RustSdkRecipe,
+)
 from trafficlight.errors import DeployError
 
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH with the system's programs, but neither npm nor go; what is put there is found."""
+    """A PATH with some of the system's programs, but no compilers; what is put there is found."""
     folder = tmp_path / "tools"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/sbin:/sbin")
@@ -30,10 +39,15 @@ def _tool(folder: Path, name: str, script: str) -> None:
 
 @pytest.mark.usefixtures("tools")
 @pytest.mark.parametrize(
-    ("recipe", "words"), [(JsSdkRecipe, "install Node.js"), (MautrixGoRecipe, "install Go")]
+    ("recipe", "words"),
+    [
+        (JsSdkRecipe, "install Node.js"),
+        (MautrixGoRecipe, "install Go"),
+        (RustSdkRecipe, "install Rust 1.93 or later"),
+    ],
 )
 async def test_missing_tool_is_named_with_what_to_install(
-    recipe: type[JsSdkRecipe | MautrixGoRecipe], words: str, tmp_path: Path
+    recipe: type[BuiltRecipe], words: str, tmp_path: Path
 ) -> None:
     reason = await asyncio.to_thread(recipe.unsupported)
     assert reason is not None
@@ -78,6 +92,88 @@ async def test_hydrogen_needs_npm_and_a_chromium_and_starts_with_it(tools: Path,
     assert calls == [["ci", "--ignore-scripts"], ["run", "build"]]
 
 
+async def test_old_rust_is_named_with_what_to_run(tools: Path) -> None:
+    _tool(tools, "cargo", "echo 'cargo 1.92.0 (abc 2026-01-01)'")
+    assert "needs cc, which is not on the PATH: install a C compiler" in (RustSdkRecipe.unsupported() or "")
+    _tool(tools, "cc", "")
+    reason = RustSdkRecipe.unsupported() or ""
+    assert "needs Rust 1.93 or later, not cargo 1.92.0 (abc 2026-01-01): run `rustup update`" in reason
+    _tool(tools, "cargo", "exit 1")
+    assert "not a cargo that does not start: run" in (RustSdkRecipe.unsupported() or "")
+    _tool(tools, "cargo", "echo 'cargo 1.93.0'")
+    assert RustSdkRecipe.unsupported() is None
+
+
+async def test_rust_driver_shares_what_it_depends_on(tools: Path, tmp_path: Path) -> None:
+    _tool(tools, "cc", "")
+    _tool(
+        tools,
+        "cargo",
+        f"""
+[ "$1" = --version ] && echo "cargo 1.95.0" && exit
+echo "$* ${{CARGO_BUILD_BUILD_DIR##*/}} $CARGO_TARGET_DIR" >> {tmp_path}/calls
+n=0; while [ $n -lt 120 ]; do echo "   Compiling crate v$n" >&2; n=$((n+1)); done""",
+    )
+    lines: list[str] = []
+    recipe = RustSdkRecipe(CacheFolder(tmp_path), lines.append)
+
+    (driver,) = await recipe.install()
+    (other,) = await recipe.install("0.17.0")
+
+    folder = tmp_path / "drivers"
+    assert Path(driver).parents[2] == folder / Path(driver).parts[-4]
+    calls = [call.split()[:-1] for call in (tmp_path / "calls").read_text().splitlines()]
+    assert calls == [["build", "--locked", "rust-sdk-target"], ["build", "rust-sdk-target"]]
+    assert '"=0.17.0"' in (Path(other).parents[2] / "Cargo.toml").read_text()
+    assert [line for line in lines if "0.18.0" in line] == [
+        "matrix-rust-sdk 0.18.0: building its driver with cargo (first use)",
+        "matrix-rust-sdk 0.18.0: 50 crates compiled",
+        "matrix-rust-sdk 0.18.0: 100 crates compiled",
+        "matrix-rust-sdk 0.18.0: built",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "answer"),
+    [
+        (JsSdkRecipe, "44.0.0"),
+        (MautrixGoRecipe, "v44.0.0"),
+        (RustSdkRecipe, "cargo 1.95.0\nversion: 44.0.0 (latest 45.0.0)"),
+    ],
+)
+async def test_develop_is_the_newest_version(
+    recipe: type[BuiltRecipe], answer: str, tools: Path, tmp_path: Path
+) -> None:
+    _tool(tools, "cc", "")
+    _tool(tools, recipe.tool, f"echo '{answer}'")
+    lines: list[str] = []
+    command = await recipe(CacheFolder(tmp_path), lines.append).install("develop")
+    assert f"{recipe.name}-44.0.0-" in " ".join(command)
+    assert f"{recipe.client} develop: 44.0.0" in lines
+
+
+async def test_without_network_develop_is_the_tested_version(tools: Path, tmp_path: Path) -> None:
+    _tool(tools, "npm", '[ "$1" != view ] || { echo "error: getaddrinfo EAI_AGAIN"; exit 1; }')
+    lines: list[str] = []
+    command = await JsSdkRecipe(CacheFolder(tmp_path), lines.append).install("develop")
+    assert f"js-sdk-{JsSdkRecipe.stable}-" in command[1]
+    assert "cannot query the newest version, using 43.0.0" in lines[0]
+
+
+async def test_version_that_does_not_build_names_those_that_do(tools: Path, tmp_path: Path) -> None:
+    _tool(tools, "go", '[ "$1" = get ] || { echo "error: undefined: x"; exit 1; }')
+    recipe = MautrixGoRecipe(CacheFolder(tmp_path), lambda _: None)
+    with pytest.raises(DeployError, match=r"undefined: x \(the driver works with 0\.32\.0 and 0\.31\.0\)"):
+        await recipe.install("0.20.0")
+    with pytest.raises(DeployError, match=r"undefined: x$"):
+        await recipe.install()
+
+
+async def test_installed_nio_is_used_if_it_is_the_version(tmp_path: Path) -> None:
+    recipe = NioRecipe(CacheFolder(tmp_path), lambda _: None)
+    assert await recipe.install(version("matrix-nio")) == await recipe.install()
+
+
 async def test_failed_build_leaves_nothing_and_says_why(tools: Path, tmp_path: Path) -> None:
     _tool(tools, "go", "echo 'main.go:3: undefined: nothing' >&2; exit 1")
     recipe = MautrixGoRecipe(CacheFolder(tmp_path), lambda _: None)
@@ -92,6 +188,10 @@ def test_manifests_pin_the_stable_versions() -> None:
         manifest = json.loads((folder / place / "package.json").read_text())
         assert manifest["dependencies"][recipe.package] == recipe.stable
         assert '"resolved"' not in (folder / place / "package-lock.json").read_text()
+    rust = folder / "rust"
+    assert f'"={RustSdkRecipe.stable}"' in (rust / "Cargo.toml").read_text()
+    locked = f'name = "matrix-sdk"\nversion = "{RustSdkRecipe.stable}"\n'
+    assert locked in (rust / "Cargo.lock").read_text()
     assert f"maunium.net/go/mautrix v{MautrixGoRecipe.stable}\n" in (folder / "go" / "go.mod").read_text()
 
 
@@ -99,6 +199,6 @@ def test_manifests_pin_the_stable_versions() -> None:
 def test_clients_that_come_along_are_programs_by_default() -> None:
     programs = programs_of(Settings().adapters)
     assert {program.name for program in programs} == set(RECIPES)
-    assert set(unsupported_of(programs)) == {"js-sdk", "mautrix-go", "hydrogen-web"}
+    assert set(unsupported_of(programs)) == {"js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web"}
     (old,) = programs_of({"js-sdk": AdapterProgram(version="42.0.0")})
     assert (old.recipe, old.version) == (JsSdkRecipe, "42.0.0")

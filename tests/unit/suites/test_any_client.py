@@ -34,14 +34,14 @@ def test_nio_fills_them_by_default(write: Write) -> None:
 
 
 def test_the_session_names_types_classes_versions_and_clients_of_ones_own(write: Write) -> None:
-    found = cells(write, client_types=["nio", "JsSdk==43.0.0", "mine"])
-    alice = ["Nio", "JsSdk(version==43.0.0)", "mine"]
+    found = cells(write, client_types=["nio", "JsSdk==develop", "mine==43.0.0"])
+    alice = ["Nio", "JsSdk(version==develop)", "mine(version==43.0.0)"]
     assert found == [f"alice={one},bob={other}" for one in alice for other in ["ElementCall", *alice]]
 
 
 def test_a_type_is_taken_once() -> None:
     names = [kind.name() for kind in client_types_of(["nio", "sdk", "Nio", "nio==0.26.0"])]
-    assert names == ["Nio", "JsSdk", "MautrixGo", "Nio(version==0.26.0)"]
+    assert names == ["Nio", "JsSdk", "MautrixGo", "RustSdk", "Nio(version==0.26.0)"]
 
 
 @pytest.mark.parametrize("name", ["browser", "hydrogen-web", "HydrogenWeb"])

@@ -5,7 +5,7 @@ import logging
 import os
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -73,7 +73,10 @@ class DriverAdapter(Adapter):
         """Return what the driver says it is, with the actions on its process."""
         hello = self._running.hello
         actions = None if hello.actions is None else list(dict.fromkeys([*hello.actions, *_ON_PROCESS]))
-        return hello.model_copy(update={"actions": actions, "instance": self._drivers.instance})
+        update: JsonObject = {"actions": actions, "instance": self._drivers.instance}
+        if self._drivers.labels:
+            update["labels"] = [*hello.labels, *self._drivers.labels]
+        return hello.model_copy(update=update)
 
     async def perform(self, name: str, data: JsonObject) -> JsonObject:
         """Have the driver perform an action, or perform it on the driver's process.
@@ -164,12 +167,14 @@ class Drivers:
     """The drivers of one host: those that run, and one started ahead for each that is in use.
 
     :param command: how to start one.
+    :param labels: words to register with, besides the driver's own.
     :param ahead: whether to start any ahead.
     :ivar instance: names this process in registrations.
     """
 
-    def __init__(self, command: DriverCommand, *, ahead: bool = True) -> None:
+    def __init__(self, command: DriverCommand, *, labels: Sequence[str] = (), ahead: bool = True) -> None:
         self._in_use = 0
+        self.labels = labels
         self.instance = os.environ.get("TRAFFICLIGHT_INSTANCE") or secrets.token_hex(8)
         self._command = command
         self._ahead = ahead
@@ -240,6 +245,7 @@ async def serve_driver(
     command: DriverCommand,
     url: str,
     *,
+    labels: Sequence[str] = (),
     count: int = 1,
     token: str | None = None,
     once: bool = False,
@@ -249,6 +255,7 @@ async def serve_driver(
 
     :param command: how to start a driver.
     :param url: the coordinator's base URL.
+    :param labels: words to register with, besides the drivers' own.
     :param count: how many to host at the same time.
     :param token: the shared registration token; by default
         ``TRAFFICLIGHT_ADAPTER_TOKEN`` of the environment.
@@ -257,7 +264,7 @@ async def serve_driver(
     :raises DriverError: a driver does not start.
     :raises LabError: the coordinator rejected the registration, or did not answer for too long.
     """
-    async with Drivers(command, ahead=not once) as drivers:
+    async with Drivers(command, labels=labels, ahead=not once) as drivers:
         await serve(lambda: DriverAdapter(drivers), url, count=count, token=token, once=once, options=options)
 
 

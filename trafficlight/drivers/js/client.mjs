@@ -376,11 +376,12 @@ export class MatrixClient {
 
     async verify_crosssign_emoji() {
         const sas = await this.#sas();
+        // A request that is done no longer knows the device.
+        const { otherUserId: user, otherDeviceId: device } = this.#request;
         await sas.confirm();
         await this.#verified;
         await until(() => this.#state.phase === "done", "the verification to end", () => this.#state);
         // The signature is uploaded after that.
-        const { otherUserId: user, otherDeviceId: device } = this.#request;
         const trusted = async () =>
             // A request that went to all own devices names none.
             user === this.#client.getUserId() && device

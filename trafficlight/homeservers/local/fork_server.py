@@ -232,7 +232,7 @@ class Launcher:
 
         :raises DeployError: it cannot be started.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS if command.fork_args else 0):
             fork_server = await self._running_fork_server()
             if fork_server is None:
                 break

@@ -62,8 +62,8 @@ class LocalProvider:
         self._certificates: Certificates | None = None
         self._launchers: dict[Kind, Launcher] = {}
         self._servers: set[LocalServer] = set()
-        # By the name of the recipe: one that is slow to build holds up no other.
-        self._preparing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # By recipe and version: one that is slow to build holds up no other. By recipe, to resolve versions.
+        self._preparing: defaultdict[tuple[str, ...], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._opening = asyncio.Lock()
         self._closed = False
 
@@ -151,10 +151,11 @@ class LocalProvider:
     async def _prepared(self, spec: HomeServerSpec) -> Kind:
         """Return the kind of homeserver that a spec stands for, installed, with its fork server running."""
         recipe = await asyncio.to_thread(self._recipe, spec)  # it may search the PATH
-        async with self._preparing[recipe.name]:
+        async with self._preparing[recipe.name,]:
+            kind = (recipe.name, await recipe.resolve(spec.version))
+        async with self._preparing[kind]:
             if self._closed:
                 raise DeployError("the local provider is closed")
-            kind = (recipe.name, await recipe.resolve(spec.version))
             async with self._opening:
                 if self._certificates is None:
                     await run_to_completion(asyncio.to_thread(self._folder.open))

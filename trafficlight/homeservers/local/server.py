@@ -5,13 +5,14 @@ import json
 import logging
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import aiohttp
 
+from trafficlight.clock import race
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.local.fork_server import Launcher, ServerProcess
-from trafficlight.homeservers.probe import unless_exited, wait_until_ready
+from trafficlight.homeservers.probe import unless_exited, wait_for_socket, wait_until_ready
 from trafficlight.homeservers.provider import BY_THE_TEST
 from trafficlight.homeservers.recipes.recipe import Command, Place
 from trafficlight.processes import run_to_completion
@@ -51,7 +52,9 @@ class LocalServer:
         self._launcher = launcher
         self._ready_timeout = ready_timeout
         self._on_destroyed = on_destroyed
-        self._process: ServerProcess | None = None
+        # Each with its command; of the homeserver's own, the first is the main one.
+        self._processes: list[tuple[Command, ServerProcess]] = []
+        self._services: list[tuple[Command, ServerProcess]] = []
         self._ended_by_test = False
         self._operating = asyncio.Lock()
         self._destroyed = False
@@ -74,13 +77,16 @@ class LocalServer:
     @property
     def pid(self) -> int | None:
         """The id of its current or last process."""
-        return None if self._process is None else self._process.pid
+        return self._processes[0][1].pid if self._processes else None
 
     @property
     def exited(self) -> str | None:
         """How it exited, e.g. ``exit code 1``, or ``signal 9, requested by the test``; None while it runs."""
-        reason = None if self._process is None else self._process.exited
-        return reason + BY_THE_TEST if reason is not None and self._ended_by_test else reason
+        if self._ended_by_test and self._processes and (reason := self._processes[0][1].exited) is not None:
+            return reason + BY_THE_TEST
+        everything = (*self._processes, *self._services)
+        ends = (_named(command, process.exited or "") for command, process in everything)
+        return next(filter(None, ends), None)
 
     async def start(self) -> None:
         """Start it and wait until it is ready.
@@ -88,26 +94,43 @@ class LocalServer:
         :raises DeployError: it did not become ready; carries the end of its log.
         """
         try:
-            self._process = process = await self._launcher.start(self._command, self.place)
+            if self._command.services and not self._services:
+                await self._launch(self._command.services, self._services)
+                await unless_exited(self._accepting(self._services), _first_exit(self._services))
+            self._processes = []
             self._ended_by_test = False
-            if self._destroyed:  # during the start
-                process.signal(signal.SIGKILL)
-            connector = aiohttp.TCPConnector(force_close=True)
-            async with aiohttp.ClientSession(connector=connector) as session:
-                ready = wait_until_ready(
-                    session,
-                    self.cs_api,
-                    self._ready_timeout,
-                    longest_pause=_PROBE_SECONDS,
-                    federation_port=self.place.federation_port,
-                )
-                await unless_exited(ready, process.wait())
+            await self._launch((self._command, *self._command.workers), self._processes)
+            await unless_exited(self._answering(), _first_exit([*self._processes, *self._services]))
         except DeployError as error:
             log = error.log or await asyncio.to_thread(read_tail, self.place.log, _TAIL_BYTES)
             message = f"{self.role}: {self.version} {error.message}"
             if self.place.config and self.exited is not None:
                 message += f", with {json.dumps(self.place.config)}: {_complaint(log)}"
             raise DeployError(message, log=log.strip()) from error
+
+    async def _launch(self, commands: Iterable[Command], into: list[tuple[Command, ServerProcess]]) -> None:
+        for command in commands:
+            process = await self._launcher.start(command, self.place)
+            into.append((command, process))
+            if self._destroyed:  # during the start
+                process.signal(command.end)
+
+    async def _accepting(self, processes: Iterable[tuple[Command, ServerProcess]]) -> None:
+        for command, _ in processes:
+            if command.ready is not None:
+                await wait_for_socket(command.ready, self._ready_timeout)
+
+    async def _answering(self) -> None:
+        await self._accepting(self._processes)
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            await wait_until_ready(
+                session,
+                self.cs_api,
+                self._ready_timeout,
+                longest_pause=_PROBE_SECONDS,
+                federation_port=self.place.federation_port,
+            )
 
     async def operate(self, operation: str) -> None:
         """Start, stop, restart, kill, pause or unpause it. Its data are kept.
@@ -118,7 +141,7 @@ class LocalServer:
         async with self._operating:
             match operation:
                 case "start":
-                    if self._process is None or self._process.exited is not None:
+                    if not self._processes or self._processes[0][1].exited is not None:
                         await self.start()
                 case "stop":
                     await self._stop()
@@ -138,12 +161,13 @@ class LocalServer:
         """Kill it and remove its data, even when cancelled. Idempotent."""
         if not self._destroyed:
             self._destroyed = True
-            self._signal(signal.SIGKILL)  # before the first await
+            for command, process in (*self._processes, *self._services):  # before the first await
+                process.signal(command.end)
             await run_to_completion(self._remove())
 
     async def _remove(self) -> None:
-        if self._process is not None:
-            await self._process.wait()
+        for _, process in (*self._processes, *self._services):
+            await process.wait()
         await asyncio.to_thread(shutil.rmtree, self.place.directory, ignore_errors=True)
         self._on_destroyed(self)
 
@@ -157,15 +181,29 @@ class LocalServer:
             await self._end(signal.SIGKILL)
 
     async def _end(self, number: signal.Signals) -> None:
-        if self._process is None or self._process.exited is not None:
+        if not self._processes or self._processes[0][1].exited is not None:
             return
         self._ended_by_test = True
-        self._process.signal(number)
-        await self._process.wait()
+        self._signal(number)
+        for _, process in self._processes:
+            await process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.signal(number)
+        for _, process in self._processes:
+            process.signal(number)
+
+
+async def _first_exit(processes: Sequence[tuple[Command, ServerProcess]]) -> str:
+    """Wait until a process exits, and return which and how."""
+
+    async def end(command: Command, process: ServerProcess) -> str:
+        return _named(command, await process.wait())
+
+    return await race(*(end(command, process) for command, process in processes))
+
+
+def _named(command: Command, reason: str) -> str:
+    return f"{command.name}: {reason}" if command.name and reason else reason
 
 
 def _complaint(log: str) -> str:

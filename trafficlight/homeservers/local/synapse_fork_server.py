@@ -35,20 +35,20 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _preload() -> tuple[Any, Any]:
+def _preload() -> Any:
     """Import Synapse with a proxy for Twisted's reactor: the real one must be created after the fork."""
     module = "synapse.app.complement_fork_proxied_reactor"
     if importlib.util.find_spec(module) is None:
         module = "synapse.app.complement_fork_starter"  # its name in older versions
     reactor = importlib.import_module(module).ProxiedReactor()
     importlib.import_module("twisted.internet.main").installReactor(reactor)
-    homeserver = importlib.import_module("synapse.app.homeserver")
+    importlib.import_module("synapse.app.homeserver")
     gc.collect()
     gc.freeze()  # keeps these pages shared with the children
-    return reactor, homeserver
+    return reactor
 
 
-def _become_server(reactor: Any, homeserver: Any, request: dict[str, Any], parent: int) -> NoReturn:
+def _become_server(reactor: Any, request: dict[str, Any], parent: int) -> NoReturn:
     """Run the homeserver in the forked child; exits with it."""
     code = 1
     try:
@@ -62,9 +62,9 @@ def _become_server(reactor: Any, homeserver: Any, request: dict[str, Any], paren
         os.dup2(log, 2)
         os.closerange(3, 256)
         os.chdir(request["directory"])
-        sys.argv = ["synapse.app.homeserver", *request["args"]]
+        sys.argv = request["args"]
         reactor._install_real_reactor(importlib.import_module("twisted.internet.epollreactor").EPollReactor())
-        homeserver.main()
+        importlib.import_module(sys.argv[0]).main()
         code = 0
     except SystemExit as exiting:
         code = exiting.code if isinstance(exiting.code, int) else int(exiting.code is not None)
@@ -91,7 +91,7 @@ def _reap(children: set[int]) -> None:
         _send({"exited": pid, "code": os.waitstatus_to_exitcode(status)})
 
 
-def _serve(reactor: Any, homeserver: Any) -> None:
+def _serve(reactor: Any) -> None:
     children: set[int] = set()
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
@@ -115,7 +115,7 @@ def _serve(reactor: Any, homeserver: Any) -> None:
             if request["do"] == "start":
                 pid = os.fork()
                 if pid == 0:
-                    _become_server(reactor, homeserver, request, own_pid)
+                    _become_server(reactor, request, own_pid)
                 children.add(pid)
                 _send({"started": pid, "id": request["id"]})
             else:
@@ -130,9 +130,9 @@ def main() -> None:
     """Import Synapse, then serve requests until stdin is closed."""
     _die_with(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    reactor, homeserver = _preload()
+    reactor = _preload()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _serve(reactor, homeserver)
+    _serve(reactor)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from trafficlight.config import DENDRITE_MODULE, DENDRITE_VERSION, SYNAPSE_VERSI
 from trafficlight.homeservers.recipes.dendrite import DendriteRecipe
 from trafficlight.homeservers.recipes.recipe import Recipe
 from trafficlight.homeservers.recipes.synapse import SynapseRecipe
+from trafficlight.homeservers.recipes.synapse_workers import PostgresSynapseRecipe, WorkersSynapseRecipe
 from trafficlight.processes import Progress
 
 __all__ = ["default_recipes"]
@@ -29,4 +30,6 @@ def default_recipes(
     return [
         DendriteRecipe(cache, progress, dendrite_version, dendrite_module),
         SynapseRecipe(cache, progress, synapse_version),
+        PostgresSynapseRecipe(cache, progress, synapse_version),
+        WorkersSynapseRecipe(cache, progress, synapse_version),
     ]

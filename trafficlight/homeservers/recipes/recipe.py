@@ -1,6 +1,7 @@
 """The interface of a recipe: how one homeserver implementation is installed, configured and started."""
 
 import difflib
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,13 +95,23 @@ class Command:
     """How to start one homeserver, the first time and after a stop.
 
     :param argv: the command line.
-    :param fork_args: the arguments for the fork server, if the installation has one.
+    :param fork_args: the module to run and its arguments, for the fork server; empty if it cannot start it.
     :param environment: variables to add to the environment of the command line; the fork server ignores them.
+    :param name: what it is called if the homeserver has several processes.
+    :param ready: the Unix socket on which it accepts connections once it is ready.
+    :param end: the signal that ends it when it is destroyed.
+    :param services: what it needs from its first start until it is destroyed, such as a database.
+    :param workers: its other processes, which start and stop with it.
     """
 
     argv: tuple[str, ...]
     fork_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    ready: Path | None = None
+    end: signal.Signals = signal.SIGKILL
+    services: tuple["Command", ...] = ()
+    workers: tuple["Command", ...] = ()
 
 
 class Recipe(Protocol):

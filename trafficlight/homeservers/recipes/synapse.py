@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import venv
 from asyncio import to_thread
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class SynapseRecipe:
     name = "synapse"
 
     def __init__(self, cache: CacheFolder, progress: Progress, stable: str = SYNAPSE_VERSION) -> None:
-        self._cache = cache
-        self._progress = progress
+        self.cache = cache
+        self.progress = progress
         self._stable = stable
         self._newest: str | None = None
         self._environments = Environments(cache, "matrix-synapse", progress)
@@ -69,49 +69,70 @@ class SynapseRecipe:
             await self._environments.create(folder, version, also)
             await self._prepare_database(folder, version)
 
-        folder = await self._cache.ensure(self._environments.name(version), build, works)
+        folder = await self.cache.ensure(self._environments.name(version), build, works)
         fork_server = (str(interpreter(folder)), "-I", str(_FORK_SERVER))
         return Installation(version, folder, f"Synapse {version}", fork_server)
 
     def configure(self, installation: Installation, place: Place) -> Command:
         """Write the configuration, a signing key and the migrated database."""
-        folder = place.directory
-        _write_configuration(place, settings_of(installation.folder) if place.config else frozenset())
-        shutil.copyfile(installation.folder / _TEMPLATE, folder / "homeserver.db")
-        args = ("-c", str(folder / "homeserver.yaml"))
+        write_configuration(place, self.settings_of(installation.version))
+        shutil.copyfile(installation.folder / _TEMPLATE, place.directory / "homeserver.db")
+        return self.command(installation, place)
+
+    def command(
+        self, installation: Installation, place: Place, module: str = "synapse.app.homeserver", *more: Path
+    ) -> Command:
+        """Return the command of one process.
+
+        :param more: configuration files after that of the homeserver.
+        """
+        files = (place.directory / "homeserver.yaml", *more)
+        args = [word for file in files for word in ("-c", str(file))]
         python = str(interpreter(installation.folder))
-        return Command((python, "-I", "-m", "synapse.app.homeserver", *args), args)
+        return Command((python, "-I", "-m", module, *args), (module, *args))
+
+    def settings_of(self, version: str) -> frozenset[str]:
+        """Return what may be the name of a setting. Blocks."""
+        return settings_of(self.cache.path(self.name_of(version)))
+
+    def name_of(self, version: str, package: str = "matrix-synapse") -> str:
+        """Return the name of a version's environment in the cache."""
+        return self._environments.name(version).replace("matrix-synapse", package, 1)
 
     async def _prepare_database(self, folder: Path, version: str) -> None:
         """Migrate an empty database, which depends on the version only."""
-        self._progress(f"matrix-synapse {version}: preparing its database")
+        self.progress(f"matrix-synapse {version}: preparing its database")
         sample = folder / "preparing"
-        await asyncio.to_thread(_write_sample, sample)
-        script = "synapse._scripts.update_synapse_database"
-        config = str(sample / "homeserver.yaml")
-        await run_tool(
-            f"preparing the database of Synapse {version}",
-            [
-                str(interpreter(folder)),
-                "-I",
-                "-m",
-                script,
-                "--database-config",
-                config,
-                "--run-background-updates",
-            ],
-        )
+        await asyncio.to_thread(write_sample, sample)
+        await migrate(interpreter(folder), sample, version)
         await asyncio.to_thread(_compact, sample / "homeserver.db")
         await asyncio.to_thread((sample / "homeserver.db").rename, folder / _TEMPLATE)
         await asyncio.to_thread(shutil.rmtree, sample)
 
 
-def _write_sample(folder: Path) -> None:
-    """Write the configuration of a homeserver that is never started."""
+async def migrate(python: Path, sample: Path, version: str) -> None:
+    """Create the tables in the database that a configuration names.
+
+    :param sample: the folder of the configuration.
+    :raises DeployError: Synapse fails to.
+    """
+    script = "synapse._scripts.update_synapse_database"
+    config = str(sample / "homeserver.yaml")
+    await run_tool(
+        f"preparing the database of Synapse {version}",
+        [str(python), "-I", "-m", script, "--database-config", config, "--run-background-updates"],
+    )
+
+
+def write_sample(folder: Path, more: Mapping[str, Any] = {}) -> None:
+    """Write the configuration of a homeserver that is never started. Blocks.
+
+    :param more: what it has instead of the usual settings.
+    """
     folder.mkdir()
     certificates = Certificates.create(folder)
     files = certificates.authority, certificates.certificate, certificates.private_key
-    _write_configuration(Place(folder, folder / "log", 1, 2, *files))
+    write_configuration(Place(folder, folder / "log", 1, 2, *files), more=more)
 
 
 @functools.lru_cache
@@ -124,8 +145,16 @@ def settings_of(environment: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _write_configuration(place: Place, known: frozenset[str] = frozenset()) -> None:
-    config = place.configured(synapse_config(place), known)
+def write_configuration(
+    place: Place, known: frozenset[str] = frozenset(), more: Mapping[str, Any] = {}
+) -> None:
+    """Write the configuration of a homeserver, with a signing key. Blocks.
+
+    :param known: the names of all settings.
+    :param more: what the recipe has instead of the usual settings.
+    :raises DeployError: its server type has a setting that is not known.
+    """
+    config = place.configured({**synapse_config(place), **more}, known)
     key = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
     (place.directory / "signing.key").write_text(f"ed25519 a_{secrets.token_hex(2)} {key}\n")
     (place.directory / "log.json").write_text(json.dumps(log_config(place)))
@@ -207,13 +236,17 @@ def synapse_config(place: Place) -> dict[str, Any]:
     }
 
 
-def log_config(place: Place) -> dict[str, Any]:
-    """Return the logging configuration: INFO and above, to the file of the place."""
+def log_config(place: Place, name: str = "") -> dict[str, Any]:
+    """Return the logging configuration: INFO and above, to the file of the place.
+
+    :param name: the name of a worker, for its lines.
+    """
+    who = f"{name} " if name else ""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "line": {"format": "%(asctime)s %(levelname)s %(name)s - %(request)s - %(message)s"},
+            "line": {"format": f"%(asctime)s {who}%(levelname)s %(name)s - %(request)s - %(message)s"},
         },
         "filters": {"context": {"()": "synapse.logging.context.LoggingContextFilter", "request": ""}},
         "handlers": {
@@ -244,7 +277,7 @@ logger = logging.getLogger(__name__)
 _REPORT_EVERY = 20
 # pip has tried three times; it would go on for up to a minute.
 _SEVERAL_RETRIES = re.compile(r"Retry\(total=[0-2],")
-_PIP_QUIET = ("--disable-pip-version-check", "--no-input")
+PIP_QUIET = ("--disable-pip-version-check", "--no-input")
 
 
 def interpreter(environment: Path) -> Path:
@@ -322,7 +355,7 @@ class Environments:
                 self._progress(f"{what}: unpacking {collected} packages")
 
         requirements = [f"{self._package}=={version}", *also]
-        pip = [str(interpreter(folder)), "-m", "pip", "install", *_PIP_QUIET, *requirements]
+        pip = [str(interpreter(folder)), "-m", "pip", "install", *PIP_QUIET, *requirements]
         await run_tool(f"installing {what}", pip, on_line=report)
         self._progress(f"{what}: installed")
 
@@ -335,7 +368,7 @@ class Environments:
             python = await self._python_with_pip()
             lines = await run_tool(
                 f"querying the newest {self._package}",
-                [python, "-m", "pip", "index", "versions", "--pre", *_PIP_QUIET, self._package],
+                [python, "-m", "pip", "index", "versions", "--pre", *PIP_QUIET, self._package],
             )
             for line in lines:
                 if matched := re.match(rf"{re.escape(self._package)} \((\S+)\)", line):
