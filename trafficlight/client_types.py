@@ -1,11 +1,12 @@
 """What may fill a client role: a client type matches the registration of an adapter."""
 
+import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -280,6 +281,14 @@ def client_types_of(names: Iterable[str]) -> tuple[ClientType, ...]:
         kind = made(version=version)
         found.setdefault(kind.name(), kind)
     return tuple(found.values())
+
+
+@cache
+def did_you_mean(name: str) -> str:
+    """Return ``, did you mean NAME?`` if a name is close to that of a known client or group, else nothing."""
+    known = (*(kind.type for kind in _NAMED.values()), *CLIENT_GROUPS)
+    close = difflib.get_close_matches(name.casefold(), known, n=1) if name.casefold() not in known else []
+    return f", did you mean {close[0]}?" if close else ""
 
 
 class _Adapted(ClientType):

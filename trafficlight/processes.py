@@ -9,12 +9,14 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from trafficlight.clock import Clock
 from trafficlight.errors import DeployError
+from trafficlight.text import duration
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ _NO_NETWORK = re.compile(
     r"|[Cc]ould not resolve host|EAI_AGAIN|ENOTFOUND"
 )
 _CAUSE = 300  # characters
+# Seconds between two signs of life.
+_HEARTBEAT = 30.0
 # Searches for processes that were started while others were killed.
 _SEARCHES = 20
 
@@ -38,6 +42,27 @@ LAB_ONLY = "TRAFFICLIGHT_PEOPLE_TOKEN"
 # PYTHONDONTWRITEBYTECODE makes every start of a Synapse seconds slower; the others select another Python.
 _NEVER_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", LAB_ONLY)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@asynccontextmanager
+async def showing_life(what: str, progress: Progress, clock: Clock) -> AsyncIterator[None]:
+    """Report every 30 s that something still goes on.
+
+    :param what: what goes on: ``Synapse: still being prepared``.
+    """
+    began = clock.monotonic()
+
+    async def report() -> None:
+        while True:
+            await clock.sleep(_HEARTBEAT)
+            progress(f"{what} after {duration(clock.monotonic() - began)}")
+
+    reporting = asyncio.create_task(report(), name=f"signs of life: {what}")
+    try:
+        yield
+    finally:
+        reporting.cancel()
+        await asyncio.wait([reporting])
 
 
 def child_environment(extra: Mapping[str, str] | None = None, *, proxies: bool = False) -> dict[str, str]:

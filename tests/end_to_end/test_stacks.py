@@ -46,6 +46,21 @@ async def test_stacks_verify_and_restore(start: "Start") -> None:
     assert f"backup/backup_test.py::RestoredByRecoveryKey{pair}" in done
 
 
+async def test_stacks_keep_secrets(start: "Start") -> None:
+    tests = (
+        "crypto/membership_test.py::LeftAndBack.test_federated",
+        "crypto/room_keys_test.py::RotatedByCount.test_one_server",
+        "crypto/one_time_keys_test.py::FallbackKey.test_one_server",
+        "crypto/one_time_keys_test.py::OneTimeKeyUsedTwice.test_one_server",
+    )
+    running = await start("run", *tests, "--clients", "js-sdk,mautrix-go")
+    assert await running.ended(timeout=850) == 0, running.output + running.errors
+    cases = running.cases()
+    assert len(cases) == 16
+    # mautrix-go has no fallback key.
+    assert [name for name, case in cases.items() if case.result and "FallbackKey" not in name] == []
+
+
 # It takes five minutes of two processors to build.
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)

@@ -9,10 +9,12 @@ import click
 from trafficlight.cache import CacheFolder
 from trafficlight.cli.collect import planned
 from trafficlight.cli.options import load_settings, selection_options
+from trafficlight.clock import SystemClock
 from trafficlight.config import Settings
 from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.errors import DeployError, UsageError
 from trafficlight.homeservers.registry import build_providers, configured_recipes
+from trafficlight.processes import showing_life
 from trafficlight.results.record import ExitCode
 from trafficlight.server_types import Dendrite, HomeServerSpec, SynapsePostgres, SynapseStable
 from trafficlight.suites.model import Case
@@ -42,7 +44,11 @@ def command(paths: tuple[str, ...], selection: Selection, config: Path | None) -
 async def _prepare(paths: Sequence[str], selection: Selection, settings: Settings) -> int:
     cases = await _cases(paths, selection, settings)
     specs = _specs(cases)
-    providers = build_providers(settings, lambda line: click.echo(f"  {line}"))
+
+    def progress(line: str) -> None:
+        click.echo(f"  {line}")
+
+    providers = build_providers(settings, progress)
     failed = False
     try:
         for spec in specs:
@@ -50,7 +56,8 @@ async def _prepare(paths: Sequence[str], selection: Selection, settings: Setting
                 click.echo(f"skipped  {spec.type_name}: {reason}")
                 continue
             try:
-                await providers.prepare([spec])
+                async with showing_life(f"{spec.type_name}: still being prepared", progress, SystemClock()):
+                    await providers.prepare([spec])
             except DeployError as error:
                 failed = True
                 click.echo(f"error    {spec.type_name}: {escape_control(str(error))}")
@@ -62,7 +69,7 @@ async def _prepare(paths: Sequence[str], selection: Selection, settings: Setting
     for program in programs_of(settings.adapters, cases):
         if program.recipe is None:
             continue
-        recipe = program.recipe(cache, lambda line: click.echo(f"  {line}"))
+        recipe = program.recipe(cache, progress)
         name = f"{program.name} {program.version}" if program.version else program.name
         if (reason := await asyncio.to_thread(recipe.unsupported)) is not None:
             click.echo(f"skipped  {name}: {reason}")

@@ -1,5 +1,6 @@
 """Progress of a session: live on a terminal, plain lines otherwise."""
 
+import asyncio
 import os
 import sys
 import time
@@ -29,6 +30,8 @@ _STYLES = {
 }
 # Cases and reasons shown live at the same time; the rest is counted.
 _SHOWN, _REASONS = 12, 3
+# Seconds after which a log says again why cases wait.
+_AGAIN = 60.0
 # Columns that ids are padded to, where they are not cut, and columns of a line besides the id.
 _WIDEST, _BESIDES = 100, 26
 
@@ -78,7 +81,10 @@ class Progress:
         self._live = live
         self._since: dict[str, float] = {}
         self._began = time.monotonic()
-        self._last_reason = ""
+        # Why cases waited when that was last printed, and when.
+        self._printed: frozenset[str] = frozenset()
+        self._printed_at = self._began
+        self._timer: asyncio.TimerHandle | None = None
         self._width = min(_WIDEST, max((len(case) for case in record.cases), default=0))
         if console.file.isatty():
             self._width = min(self._width, max(_BESIDES, console.width - _BESIDES))
@@ -87,7 +93,11 @@ class Progress:
     def shown(self) -> Iterator[None]:
         """Show running cases live, if that was asked for."""
         if not self._live:
-            yield
+            try:
+                yield
+            finally:
+                if self._timer is not None:
+                    self._timer.cancel()
             return
         with _live(self._console, self._now):
             yield
@@ -95,11 +105,8 @@ class Progress:
     def __call__(self, event: CaseState | CaseWaits | CaseEnded) -> None:
         """Show that a case started or ended, or why cases wait while none runs."""
         if isinstance(event, CaseWaits):
-            idle = not self._since and not self._record.stopped
-            if not self._live and idle and event.reason != self._last_reason:
-                self._last_reason = event.reason
-                cases = count(len(event.cases), "case")
-                self._print(Text(f"  {cases} waiting: {single_line(escape_control(event.reason))}", "dim"))
+            if not self._live:
+                self._print_reasons_in(0)  # after the events about the other cases
             return
         if (case := self._record.cases.get(event.case)) is None:
             return
@@ -114,6 +121,23 @@ class Progress:
                 self._print(Text(f"  {self._name(case.id)}   {why}", style="dim"))
             else:
                 self._line(case, event.state, duration(event.seconds))
+
+    def _print_reasons_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._print_reasons)
+
+    def _print_reasons(self) -> None:
+        """Print why cases wait while none runs: when that has changed, and again when it stays so."""
+        self._print_reasons_in(_AGAIN)
+        reasons, now = dict(self._reasons()), time.monotonic()
+        if self._since or self._record.stopped:
+            return
+        if self._printed.issuperset(reasons) and now - self._printed_at < _AGAIN:
+            return
+        self._printed, self._printed_at = frozenset(reasons), now
+        for reason, number in reasons.items():
+            self._print(Text(f"  {count(number, 'case')} waiting: {reason}", "dim"))
 
     def _line(self, case: CaseRecord, state: State, took: str) -> None:
         self._print(Text.assemble(f"  {self._name(case.id)}   ", (f"{state:<9}", _STYLES[state]), took))

@@ -88,6 +88,8 @@ class Engine:
         self.programs_failed: Callable[[], bool] = lambda: False
         #: Why no adapter of a type can register, by the type of the registration.
         self.unsupported_clients: Mapping[str, str] = {}
+        #: Returns why no adapter of a type will register that is not there; empty if one may.
+        self.absence_of: Callable[[str], str] = lambda _: ""
         #: Whether :meth:`run` is running.
         self.alive = False
 
@@ -380,11 +382,18 @@ class Engine:
                     self._queue_deadline,
                     adapters_deadline,
                     self._lacking_actions,
+                    self._absent,
                     all_registered=all_registered,
                 ):
                     self.wake()
                 if (over := session.deadline_exceeded()) is not None:
                     self.cancel(session, over)
+
+    def _absent(self, case: Case) -> str:
+        kinds = {role: kind for role, kind in case.clients.items() if kind.custom is None}
+        return next(
+            (f"{role}: {why}" for role, kind in kinds.items() if (why := self.absence_of(kind.type))), ""
+        )
 
     def _lacking_actions(self, case: Case) -> str:
         """Return which role no adapter fills because all of its type declare their actions without some."""

@@ -8,14 +8,11 @@ from typing import Any, TypeAlias
 
 from trafficlight.clock import Clock
 from trafficlight.errors import ConfigError, TrafficlightError
-from trafficlight.processes import Progress
+from trafficlight.processes import Progress, showing_life
 from trafficlight.server_types import HomeServerSpec
-from trafficlight.text import duration
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two signs of life.
-_HEARTBEAT = 30.0
 # Seconds that the start of a session waits for the first result.
 _HEAD_START = 20.0
 
@@ -76,23 +73,15 @@ class Preparation:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _prepare_all(self, name: str, specs: Sequence[HomeServerSpec]) -> None:
-        alive = asyncio.create_task(self._show_life(name), name=f"heartbeat of {name}")
         try:
-            for spec in specs:
-                await self._prepare(spec)
+            async with showing_life(f"{name}: still being prepared", self._progress, self._clock):
+                for spec in specs:
+                    await self._prepare(spec)
         except Exception as error:
             if not isinstance(error, TrafficlightError | OSError):
                 logger.exception("%s cannot be prepared", name)
             self._errors.append(error)
             self.problems[name] = str(error)
         finally:
-            alive.cancel()
-            await asyncio.wait([alive])
             # Not before this task is done.
             asyncio.get_running_loop().call_soon(lambda: self.on_change())
-
-    async def _show_life(self, name: str) -> None:
-        began = self._clock.monotonic()
-        while True:
-            await self._clock.sleep(_HEARTBEAT)
-            self._progress(f"{name}: still being prepared after {duration(self._clock.monotonic() - began)}")

@@ -250,6 +250,7 @@ class Session:
         deadline: float,
         adapters_deadline: float,
         unsupported: Callable[[Case], str] = lambda _: "",
+        absent: Callable[[Case], str] = lambda _: "",
         *,
         all_registered: bool = False,
     ) -> bool:
@@ -259,13 +260,14 @@ class Session:
         :param adapters_deadline: seconds that it waits while that is for lack of adapters.
         :param unsupported: which declared action the adapters for a case lack; empty if that is not why it
             waits.
+        :param absent: why no adapter will register that a case lacks: it ends at once; empty if one may.
         :param all_registered: whether no other adapters will register: unsupported cases end at once.
         """
         now, expired = self._clock.monotonic(), False
         for group in self.waiting.groups:
             if self.stopped:
                 break
-            expired = await self._check_prepared(group, now) or expired
+            expired = await self._check_prepared(group, now, absent) or expired
             patience = adapters_deadline
             if all_registered and group.no_adapter_since is not None:
                 first = next(iter(group.cases.values())).case
@@ -285,18 +287,22 @@ class Session:
                 self._note_reason(list(group.cases), reason)
         return expired
 
-    async def _check_prepared(self, group: WaitingGroup, now: float) -> bool:
-        """Note that a group waits for homeservers to be prepared; end its cases if they cannot be."""
-        if (preparation := self.preparation) is None:
-            return False
-        if problem := next(
-            (preparation.problems[one] for one in group.server_types if one in preparation.problems), ""
-        ):
+    async def _check_prepared(self, group: WaitingGroup, now: float, absent: Callable[[Case], str]) -> bool:
+        """Note that a group waits for what is being prepared; end its cases if what they need never comes."""
+        problem = ""
+        if group.no_adapter_since is not None and (first := next(iter(group.cases.values()), None)):
+            problem = absent(first.case)
+        if (preparation := self.preparation) is not None and not problem:
+            problems = preparation.problems
+            problem = next((problems[one] for one in group.server_types if one in problems), "")
+        if problem:
             async for case in cooperative(list(group.cases)):
                 if case in group.cases and not self.stopped:
                     self.end_waiting(case, State.ERROR, problem, phase="prepare")
             return True
-        if pending := sorted(preparation.pending.intersection(group.server_types)):
+        if preparation is not None and (
+            pending := sorted(preparation.pending.intersection(group.server_types))
+        ):
             reason = f"{' and '.join(pending)} {'are' if len(pending) > 1 else 'is'} being prepared"
             group.note_waiting(reason, now, unsatisfiable=False, no_adapter=False)
         return False

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from trafficlight.cache import CacheFolder
-from trafficlight.client_types import DEVELOP, PINNED
+from trafficlight.client_types import DEVELOP, PINNED, did_you_mean
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator.pool import Pool
 from trafficlight.drivers.recipes import RECIPES, DriverRecipe
@@ -104,6 +104,17 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
             needed = _host(min(roles, adapter.count), _labels(wanted) if cases is not None else ())
             found.append(Program(name, needed, adapter.cwd, adapter.env, RECIPES[name], wanted or version))
     return [program for program in found if program.command]
+
+
+def absence_of(adapters: Mapping[str, AdapterProgram], type: str) -> str:
+    """Return why no adapter of the settings registers as a type; empty if one may.
+
+    What the commands and drivers of others register as is not known.
+    """
+    if type in adapters or any(one.command or one.driver for one in adapters.values()):
+        return ""
+    there = ", ".join(adapters) or "none"
+    return f"ADAPTERS has no {type}{did_you_mean(type)}; it has {there}"
 
 
 def _labels(version: str | None) -> list[str]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from trafficlight.cache import CacheFolder
+from trafficlight.clock import SystemClock
 from trafficlight.errors import DeployError
-from trafficlight.processes import Progress, child_environment, no_network, run_tool
+from trafficlight.processes import Progress, child_environment, no_network, run_tool, showing_life
 
 _SOURCES = Path(__file__).parent
 _DEVELOP = "develop"
@@ -141,7 +142,8 @@ class BuiltRecipe(DriverRecipe):
             self._progress(f"{title}: built")
 
         digest = await asyncio.to_thread(_digest, source)
-        folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
+        async with showing_life(f"{title}: its driver is still being built", self._progress, SystemClock()):
+            folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
         return await asyncio.to_thread(self._command, folder)
 
     async def _resolve(self, version: str) -> str:

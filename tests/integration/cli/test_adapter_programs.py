@@ -130,3 +130,41 @@ async def test_a_program_that_cannot_start_is_refused(run: Runner, tmp_path: Pat
         running = await run(*command, "w_test.py")
         assert await running.ended() == 2
         assert "no such program: cd (commands are not run by a shell)" in "\n".join(running.said)
+
+
+ANY = """
+from trafficlight import Test
+from trafficlight.client_types import AnyMatrixClient
+
+
+class Do(Test):
+    clients = {"alice": [AnyMatrixClient]}
+
+    async def run(self, alice):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "adapters", "why"),
+    [
+        ("noi", '{"nio": 2, "js-sdk": 0}', "no noi, did you mean nio?; it has nio, js-sdk"),
+        ("js-sdk", '{"nio": 2}', "no js-sdk; it has nio"),
+        ("quux", "{}", "no quux; it has none"),
+    ],
+)
+async def test_a_client_that_no_program_is_does_not_wait(
+    run: Runner, tmp_path: Path, name: str, adapters: str, why: str
+) -> None:
+    (tmp_path / "any_test.py").write_text(ANY)
+    running = await run("run", "--clients", name, "any_test.py", TRAFFICLIGHT_ADAPTERS=adapters)
+    assert await running.ended() == 3
+    assert only_case(tmp_path)["message"] == f"alice: ADAPTERS has {why}"
+
+
+async def test_a_client_that_may_be_that_of_a_program_is_waited_for(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "any_test.py").write_text(ANY)
+    (tmp_path / "w.py").write_text(PROGRAM.replace('"w"', '"noi"'))
+    adapters = json.dumps({"mine": f"{sys.executable} w.py play {{url}}"})
+    running = await run("run", "--clients", "noi", "any_test.py", TRAFFICLIGHT_ADAPTERS=adapters)
+    assert await running.ended() == 0

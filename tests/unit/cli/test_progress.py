@@ -1,5 +1,6 @@
 """What the progress of a session looks like on a terminal, and where there is none."""
 
+import asyncio
 import io
 import re
 from dataclasses import replace
@@ -85,26 +86,45 @@ def test_a_live_display_fits_and_says_why_cases_wait() -> None:
     assert "  1 waiting: needs 2 x Nio (0 free, 0 registered)" in lines
 
 
-def test_forced_colours_are_no_terminal() -> None:
+async def test_forced_colours_are_no_terminal() -> None:
     file = io.StringIO()
     console = Console(file=file, force_terminal=True)
     assert not is_live(console)
     session = Session(console)
     session(CaseWaits(cases=(SHORT, LONG), reason="needs 2 x Nio"))
+    await asyncio.sleep(0.001)
     session(CaseEnded(case=LONG, attempt=1, state=State.SUCCESS, seconds=1.0))
     assert visible(file.getvalue())[0] == "  2 cases waiting: needs 2 x Nio"
     assert LONG in file.getvalue()
     assert set(re.findall(r"\x1b\[[\d;?]*([A-Za-z])", file.getvalue())) == {"m"}
 
 
-def test_a_log_says_once_why_cases_wait() -> None:
+async def test_a_log_says_once_why_cases_wait() -> None:
+    """However many events say so, with the number of all cases."""
     file = io.StringIO()
     session = Session(Console(file=file))
-    for _ in range(2):
+    with session.progress.shown():
+        for case in (SHORT, LONG, SHORT):
+            session(CaseWaits(cases=(case,), reason="needs 2 x Nio"))
+        await asyncio.sleep(0.001)
         session(CaseWaits(cases=(SHORT,), reason="needs 2 x Nio"))
-    session(CaseState(case=SHORT, attempt=1, state=State.RUNNING))
-    session(CaseWaits(cases=(LONG,), reason="waiting for other cases to end"))
-    assert [line.split()[0] for line in visible(file.getvalue())] == ["1", SHORT]
+        await asyncio.sleep(0.001)
+        session(CaseState(case=SHORT, attempt=1, state=State.RUNNING))
+        session(CaseWaits(cases=(LONG,), reason="waiting for other cases to end"))
+        await asyncio.sleep(0.001)
+    assert [line.split()[0] for line in visible(file.getvalue())] == ["2", SHORT]
+
+
+async def test_a_log_says_again_why_cases_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trafficlight.cli.progress._AGAIN", 0.01)
+    file = io.StringIO()
+    session = Session(Console(file=file))
+    with session.progress.shown():
+        session(CaseWaits(cases=(SHORT, LONG), reason="needs 2 x Nio"))
+        async with asyncio.timeout(60):
+            while len(visible(file.getvalue())) < 3:
+                await asyncio.sleep(0.001)
+    assert set(visible(file.getvalue())) == {"  2 cases waiting: needs 2 x Nio"}
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 2), (120, 1)])

@@ -76,6 +76,25 @@ async def test_driver_is_built_once_for_each_version(tools: Path, tmp_path: Path
     ]
 
 
+async def test_a_build_that_takes_long_shows_signs_of_life(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.processes._HEARTBEAT", 0.01)
+    _tool(tools, "npm", f"until [ -e {tmp_path}/go ]; do /bin/sleep 0.01; done")
+    lines: list[str] = []
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if len(lines) > 1 and "still" in line:
+            (tmp_path / "go").touch()
+
+    await JsSdkRecipe(CacheFolder(tmp_path), progress).install()
+
+    title = f"matrix-js-sdk {JsSdkRecipe.stable}"
+    assert f"{title}: building its driver with npm (first use)" in lines
+    assert any(line.startswith(f"{title}: its driver is still being built after ") for line in lines)
+
+
 async def test_hydrogen_needs_npm_and_a_chromium_and_starts_with_it(tools: Path, tmp_path: Path) -> None:
     recipe = HydrogenRecipe(CacheFolder(tmp_path), lambda _: None)
     with pytest.raises(DeployError, match=r"needs Chromium or Chrome.*: install it"):

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from trafficlight.client_types import ClientTypeSpec
+from trafficlight.client_types import ClientTypeSpec, did_you_mean
 from trafficlight.errors import LabError
 
 R = TypeVar("R", bound=Hashable)
@@ -190,7 +190,10 @@ class AdapterInventory:
             text = f"needs {needed} x {self._kinds[bit].type_name} ({free} free"
             if reserved:
                 text += f", {reserved} reserved for an older case"
-            text += f", {_count(self._registered, bit)} registered"
+            registered = _count(self._registered, bit)
+            text += f", {registered} registered"
+            if not registered and self._kinds[bit].custom is None:
+                text += did_you_mean(self._kinds[bit].type)
             if bit in self._problems:
                 text += f"; {self._problems[bit]}"
             parts.append(text + ")")

@@ -22,6 +22,17 @@ class KeysOfBob(TwoUsers):
         await self.sees(bob, carol.user_id)
         return carol, device, await device_of(carol, bob.user_id)
 
+    async def until_uploaded(self, carol: nio.AsyncClient, of_bob: dict[str, Any]) -> str:
+        """Wait until bob has uploaded one-time keys; claim one, and return its id."""
+
+        async def uploaded() -> str | None:
+            claimed = await claim(carol, of_bob)
+            return None if claimed is None or claimed[1].get("fallback") else claimed[0]
+
+        key = await self.eventually(uploaded, timeout=FEDERATED)
+        assert key is not None
+        return key
+
 
 class FallbackKey(KeysOfBob):
     """Without one-time keys the fallback key serves, for several senders, and the messages can be read."""
@@ -53,12 +64,8 @@ class FallbackKeyReplaced(KeysOfBob):
         await bob.resume()
         await bob.verify_message_in_timeline("By the fallback key")
 
-        async def uploaded() -> bool:
-            claimed = await claim(carol, of_bob)
-            return claimed is not None and not claimed[1].get("fallback")
-
         # Bob has learned that his keys are used up, when there are new ones.
-        await self.eventually(uploaded, timeout=FEDERATED)
+        await self.until_uploaded(carol, of_bob)
         await bob.suspend()
         _, fallback = await use_up(carol, of_bob)
         await bob.resume()
@@ -112,11 +119,8 @@ class NoKeyTwice(KeysOfBob):
         await bob.open_room(ROOM)
         # Wakes his sync, which says how many keys are left.
         await self.state("m.room.topic", {"topic": "News"})
-        after: dict[str, str] = {}
-
-        async def more() -> bool:
-            after.update((await use_up(carol, of_bob))[0])
-            return bool(after)
-
-        await self.eventually(more, timeout=FEDERATED)
-        assert not before.keys() & after.keys(), "a key was uploaded under an id that was used before"
+        first = await self.until_uploaded(carol, of_bob)
+        await bob.suspend()
+        further, _ = await use_up(carol, of_bob)
+        again = before.keys() & {first, *further}
+        assert not again, f"keys were uploaded under ids that were used before: {again}"
