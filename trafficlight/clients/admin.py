@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,10 @@ _REQUEST_SECONDS = 30
 _PURGE_SECONDS = 60
 _PAUSE_SECONDS = 0.1
 _REGISTER = "/_synapse/admin/v1/register"
+
+
+class _RefusedError(LabError):
+    pass
 
 
 class HomeServerAdmin:
@@ -40,13 +45,16 @@ class HomeServerAdmin:
         """Send a request as administrator and return the JSON of its answer.
 
         :param path: the path, such as ``/_synapse/admin/v2/users`` or ``/_matrix/client/v3/account/whoami``.
-        :raises UnsupportedError: the homeserver does not have that endpoint.
+        :raises UnsupportedError: the homeserver does not have that endpoint, or registers no administrator.
         :raises LabError: the homeserver refuses, or does not answer.
         """
         async with self._registering:
             if self._token is None:
                 name, password = f"admin-{secrets.token_hex(5)}", secrets.token_urlsafe(16)
-                self._token = (await self._register(name, password, admin=True))["access_token"]
+                try:
+                    self._token = (await self._register(name, password, admin=True))["access_token"]
+                except _RefusedError as error:
+                    raise UnsupportedError(f"no administrator with the shared secret: {error}") from error
         return await self._send(method, path, body, query, {"Authorization": f"Bearer {self._token}"})
 
     async def create_user(self, localpart: str, password: str, *, admin: bool = False) -> str:
@@ -89,9 +97,9 @@ class HomeServerAdmin:
             "POST", f"/_synapse/admin/v1/purge_history/{room}", {"delete_local_events": True, **until}
         )
         path = f"/_synapse/admin/v1/purge_history_status/{started['purge_id']}"
-        async with asyncio.timeout(_PURGE_SECONDS):
-            while (state := await self.request("GET", path))["status"] == "active":
-                await asyncio.sleep(_PAUSE_SECONDS)
+        end = time.monotonic() + _PURGE_SECONDS
+        while (state := await self.request("GET", path))["status"] == "active" and time.monotonic() < end:
+            await asyncio.sleep(_PAUSE_SECONDS)
         if state["status"] != "complete":
             raise LabError(f"{self._title}: purging {room_id}: {state}")
 
@@ -139,7 +147,7 @@ class HomeServerAdmin:
                 if answer.status in (404, 405) and ("M_UNRECOGNIZED" in text or not text.startswith("{")):
                     raise UnsupportedError(f"{self._title} has no {method} {path}")
                 if answer.status >= 400:
-                    raise LabError(f"{self._title}: {method} {path}: {answer.status} {text}")
+                    raise _RefusedError(f"{self._title}: {method} {path}: {answer.status} {text}")
                 return await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise LabError(f"{self._title}: {method} {path}: {str(error) or type(error).__name__}") from error

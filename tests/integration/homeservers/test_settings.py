@@ -52,6 +52,18 @@ async def test_a_test_limits_the_rate_and_puts_presence_on(local: LocalProvider,
     assert codes[-1] == 429
 
 
+async def test_a_second_initial_sync_has_what_happened_since_the_first(
+    local: LocalProvider, ask: Ask
+) -> None:
+    async with running(local, ask("server")) as server:
+        user = await server.nio_client("carol")
+        room = (await user.room_create()).room_id
+        first = (await user.sync(timeout=0, full_state=True)).next_batch
+        await user.room_send(room, "m.room.message", {"msgtype": "m.text", "body": "hello"})
+        user.next_batch = ""  # as a client that starts again with an empty store
+        assert (await user.sync(timeout=0, full_state=True)).next_batch != first
+
+
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
@@ -101,6 +113,13 @@ async def test_an_administrator_looks_after_rooms(local: LocalProvider, ask: Ask
         assert events[1] in left
         assert events[0] not in left
         assert (await server.admin.send_server_notice("carol", "maintenance")).startswith("$")
+
+
+async def test_a_homeserver_with_another_secret_has_no_administrator(local: LocalProvider, ask: Ask) -> None:
+    other = SynapseStable(config={"registration_shared_secret": "another"})
+    async with running(local, ask("server", other)) as server:
+        with pytest.raises(UnsupportedError, match=r"^no administrator with the shared secret: .* 403 "):
+            await server.admin.rooms()
 
 
 @pytest.mark.network
