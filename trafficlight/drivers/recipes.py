@@ -138,7 +138,8 @@ class BuiltRecipe(DriverRecipe):
                 if version in (self.stable, *self.also):
                     raise
                 known = " and ".join((self.stable, *self.also))
-                raise DeployError(f"{error} (the driver works with {known})", log=error.log) from error
+                words = f"{error.message} (the driver works with {known})"
+                raise DeployError(words, log=error.log) from error
             self._progress(f"{title}: built")
 
         digest = await asyncio.to_thread(_digest, source)

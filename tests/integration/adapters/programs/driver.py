@@ -64,6 +64,10 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         (EVIDENCE / "tiles" / "1.png").write_bytes(b"png")
         (EVIDENCE / "trace.zip").write_bytes(b"zip")
         return {"videos": [{"snapshot": "tiles/1.png"}]}
+    if action == "odd_name":
+        with open(os.fsencode(EVIDENCE) + b"/\xff.png", "wb") as file:
+            file.write(b"png")
+        return {"snapshot": "\udcff.png"}
     if action == "link":
         place = {"EVIDENCE": EVIDENCE, "STORAGE": STORAGE}[data["folder"]]
         shutil.rmtree(place)
