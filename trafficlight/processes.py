@@ -166,17 +166,14 @@ async def log_opened(path: Path) -> AsyncIterator[int]:
     try:
         descriptor = await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(_close_opened)
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            os.close(opening.result())
         raise
     try:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _close_opened(opening: "asyncio.Future[int]") -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result())
 
 
 async def start_process(
