@@ -184,6 +184,23 @@ async def test_what_is_no_message_is_logged() -> None:
         assert "the input ended" in log
 
 
+@pytest.mark.parametrize(
+    ("line", "quoted"), [({}, '{"id": 1}'), ({"err": "boom"}, '"err": "boom"'), ({"error": None}, "null")]
+)
+async def test_an_answer_without_response_is_an_error(line: dict[str, Any], quoted: str) -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        error = await error_of(adapter, "answer", **line)
+        assert "neither response nor error: " in error["details"]
+        assert quoted in error["details"]
+
+
+async def test_no_response_and_no_error_may_be_stated() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        assert (await do(adapter, "answer", response=None, error=None))["response"] == "answer"
+
+
 async def test_a_line_that_is_too_long_ends_the_action() -> None:
     async with hosted() as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)

@@ -20,9 +20,12 @@ from trafficlight.adapters.sdk import Adapter, JsonObject, Options, UnsupportedA
 from trafficlight.adapters.sdk.adapter import ReportedError
 from trafficlight.processes import try_lock
 from trafficlight.protocol import RESET, ErrorBody, Registration
+from trafficlight.text import truncate
 
 # The share of the coordinator's deadline for an action; seconds where it names none.
 _SHARE, _LONGEST_ACTION = 0.95, 300.0
+# Characters of a wrong answer that an error quotes.
+_QUOTED = 500
 # Seconds before a driver that did not start is started again.
 _PAUSE = 5.0
 
@@ -123,7 +126,10 @@ class DriverAdapter(Adapter):
                 raise error
             # Not as an error report, which would end its part in the case: a test may expect the failure.
             return {"response": "error", "details": str(error), "path": error.path}
-        response = said.get("response")
+        if "response" not in said:
+            shown = truncate(json.dumps(said, ensure_ascii=False), _QUOTED)
+            raise DriverError(f"the driver answered with neither response nor error: {shown}")
+        response = said["response"]
         if not isinstance(response, dict):
             response = {} if response is None else {"response": response}
         return {"response": name, **response}

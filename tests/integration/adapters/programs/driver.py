@@ -36,6 +36,8 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         say({"id": id, "error": {"type": "unsupported", "details": "no camera"}})
     if action == "break":
         say({"id": id, "error": "the driver is broken"})
+    if action == "answer":
+        say({"id": id, **data})
     if action == "chatter":
         say("npm notice: new version")
         say('{"level": "info"}')
@@ -80,7 +82,7 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
     return None
 
 
-ANSWERED = {"refuse", "break", "chatter", "long", "die_later"}
+ANSWERED = {"refuse", "break", "answer", "chatter", "long", "die_later"}
 
 if MODE == "exit":
     sys.exit("Error: no browser here")
