@@ -92,7 +92,12 @@ class _Lazy(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # click would exit with 1
+        except (BrokenPipeError, SystemExit) as error:  # click would exit with 1, as rich's console does
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, BrokenPipeError):
+                cause = cause.__context__
+            if cause is None:
+                raise
             # The reader of the output is gone, such as head: flushing at exit must not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(_BROKEN_PIPE)

@@ -125,6 +125,7 @@ async def adapters_running(
         exit_deadline=within,
     )
     lab.engine.programs_failed = supervisor.all_failed
+    pool.started_here = frozenset(program.instance for program in supervisor.programs)
     usual = lab.settings.queue_deadline
     short = not others and "queue_deadline" not in lab.settings.model_fields_set
 

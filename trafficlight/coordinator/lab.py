@@ -19,7 +19,13 @@ from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.preparation import Preparation
-from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
+from trafficlight.coordinator.recovery import (
+    RecoveredSession,
+    RecoveredState,
+    open_state_directory,
+    read_paused,
+    write_paused,
+)
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
@@ -120,6 +126,8 @@ class Lab:
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
             )
+            if resumable:
+                engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
             late = LateEventRecorder(
                 root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
             )
@@ -156,6 +164,13 @@ class Lab:
                     await engine.stop("the coordinator is shutting down", grace=settings.grace)
                 finally:
                     await running
+
+    async def keep_paused(self) -> None:
+        """Keep the programs that are paused for the next coordinator, if this one is resumable."""
+        if self.resumable:
+            pool = self.engine.pool
+            kept = {name: why for name, why in pool.paused.items() if name not in pool.started_here}
+            await asyncio.to_thread(write_paused, self.root, kept)
 
     async def new_folder(self) -> ResultsFolder:
         """Create the results folder of a new session; its name is the session's id.
