@@ -43,7 +43,9 @@ def _at_fault(case: str) -> set[str]:
     if "=Dendrite" in case:
         return set()  # the homeserver
     named = re.findall("|".join((*_STACKS, r"\*Sdk")), case)
-    return set(_STACKS) if not named else {"JsSdk", "RustSdk"} if named[-1] == "*Sdk" else {named[-1]}
+    if not named:
+        return set() if "[" in case else set(_STACKS)
+    return {"JsSdk", "RustSdk"} if named[-1] == "*Sdk" else {named[-1]}
 
 
 def test_the_page_says_which_clients_fail() -> None:
