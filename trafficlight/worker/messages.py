@@ -52,7 +52,7 @@ class Request:
     """
 
     id: int
-    method: Literal["perform", "upload", "operate"]
+    method: Literal["perform", "upload", "operate", "network"]
     arguments: list[Any]
 
 

@@ -77,6 +77,10 @@ class _SocketLink(CaseLink):
         """Control the homeserver in a role."""
         await self._request("operate", role, operation)
 
+    async def network(self) -> Path:
+        """Return the control socket of the network proxy."""
+        return Path(await self._request("network"))
+
     def emit(self, event: TestEvent) -> None:
         """Record an event of the attempt."""
         write_message(self._writer, Notification(event.as_json()))
