@@ -268,6 +268,8 @@ class Session:
             if self.stopped:
                 break
             expired = await self._check_prepared(group, now, absent) or expired
+            if not group.cases:
+                continue
             patience = adapters_deadline
             if all_registered and group.no_adapter_since is not None:
                 first = next(iter(group.cases.values())).case
