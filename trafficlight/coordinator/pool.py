@@ -107,6 +107,8 @@ class Pool:
         self.on_reusable: Callable[[Adapter], None] | None = None
         self._quarantine_after = quarantine_after
         self._failed_in_a_row: dict[str, int] = {}
+        #: Programs that the lab starts itself: never quarantined, as their next process is a fresh one.
+        self.own: set[str] = set()
         #: How many leases each program has had.
         self.leases: Counter[str] = Counter()
         self._missing: dict[tuple[str, str], MissingAdapter] = {}
@@ -203,7 +205,11 @@ class Pool:
         failed = self._failed_in_a_row.get(adapter.program, 0)
         if adapter.program in self.paused:
             adapter.paused = self.paused[adapter.program]
-        elif failed and failed >= self._quarantine_after * self._alike(adapter):
+        elif (
+            failed
+            and adapter.program not in self.own
+            and failed >= self._quarantine_after * self._alike(adapter)
+        ):
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
             adapter.quarantined = True
             logger.warning("the %s adapter %s is %s", adapter.type, uuid, adapter.paused)

@@ -205,6 +205,7 @@ class Supervisor:
             self._environment |= dict.fromkeys(TOKEN_VARIABLES, token)
         self._folder = folder
         self._pool = pool
+        pool.own.update(program.instance for program in programs)
         self._directory = Path.cwd()
         self._running: set[ChildProcess] = set()
         self._ports = PortPicker()

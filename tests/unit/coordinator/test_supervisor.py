@@ -128,6 +128,7 @@ class FakePool:
     """Notes which processes exit, and why none is there."""
 
     def __init__(self) -> None:
+        self.own: set[str] = set()
         self.exited = asyncio.Semaphore(0)
         self.missing: list[str] = []
 
