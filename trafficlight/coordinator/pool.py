@@ -110,6 +110,9 @@ class Pool:
         #: How many leases each program has had.
         self.leases: Counter[str] = Counter()
         self._missing: dict[tuple[str, str], MissingAdapter] = {}
+        #: The programs that the lab started, by the secret in the URL that only they have.
+        self.own_programs: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}  # by the name that the first program there took
         #: Why no adapter of a program gets a new case, by program; also of programs that are not there.
         self.paused: dict[str, str] = {}
         #: Why no adapter gets a new case; empty while they do.
@@ -152,6 +155,17 @@ class Pool:
         while len(self._missing) > _MISSING:
             del self._missing[next(iter(self._missing))]
         self._on_change()
+
+    def program_name(self, name: str, address: str) -> str:
+        """Return how a program is known that names itself: its name, unless that is another program's.
+
+        :param address: where its registration came from.
+        """
+        taken = name in self.own_programs.values()
+        if taken or self._addresses.setdefault(name, address) != address:
+            return f"{name} at {address}"
+        _prune(self._addresses)
+        return name
 
     def register(
         self,
@@ -214,7 +228,7 @@ class Pool:
 
     def _alike(self, adapter: Adapter) -> int:
         """Return how many adapters share its name for the program: several, if it names none itself."""
-        if adapter.program == adapter.registration.instance:
+        if adapter.registration.instance:
             return 1
         alike = (one for one in self._adapters.values() if one.program == adapter.program)
         # Not those that have failed, but whose case has not ended yet.

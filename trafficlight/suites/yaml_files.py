@@ -66,6 +66,10 @@ class ExpectedFailure(BaseModel):
     reason: _Line = Field(min_length=1, description="Why they fail.")
     link: str = Field(default="", description="Where it is being dealt with.")
 
+    def model_post_init(self, _: object, /) -> None:
+        """Compile the pattern where the entry is read, which may be a thread."""
+        _ = self._regex
+
     def matches(self, case_id: str) -> bool:
         """Return whether a case, or a repetition of it, is meant."""
         plain = base_id(case_id)
