@@ -387,13 +387,16 @@ async def test_only_a_program_of_the_lab_registers_as_it(site: HttpHarness) -> N
     assert pool.program_name("farm", "192.0.2.2") == "farm at 192.0.2.2"
 
 
-async def test_a_large_answer_that_nothing_waits_for_is_not_read(
-    site: HttpHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_large_answer_that_nothing_waits_for_is_not_read(site: HttpHarness) -> None:
     """A hundred of them took gigabytes."""
     adapter = ScriptedAdapter(site)
     await adapter.register()
     answer = await adapter.respond({"response": "x" * (900 << 10)})
     assert (answer.status, answer.json()["error"]["code"]) == (409, "stale_action")
+
+
+async def test_error_reports_have_a_limit(site: HttpHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
     monkeypatch.setattr("trafficlight.http.wire.app._ERROR_LIMIT", 100)
     assert (await adapter.error({"error": {"details": "x" * 100}})).status == 413

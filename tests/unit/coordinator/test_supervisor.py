@@ -128,6 +128,7 @@ class FakePool:
     def __init__(self) -> None:
         self.exited = asyncio.Semaphore(0)
         self.missing: list[str] = []
+        self.own_programs: dict[str, str] = {}
 
     def process_exited(self, program: str, ending: str) -> bool:
         self.exited.release()
