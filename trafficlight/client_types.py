@@ -30,6 +30,7 @@ __all__ = [
     "ElementAndroid",
     "ElementCall",
     "ElementIos",
+    "ElementWeb",
     "ElementWebDevelop",
     "ElementWebStable",
     "HydrogenWeb",
@@ -159,17 +160,21 @@ class RustSdk(ClientType):
     type = "rust-sdk"
 
 
-class ElementWebStable(ClientType):
-    """A released Element Web. An adapter that labels itself with neither channel serves as both."""
+class ElementWeb(ClientType):
+    """Element's user interface in a browser, of any build; a driver for it comes with trafficlight."""
 
     type = "element-web"
+
+
+class ElementWebStable(ElementWeb):
+    """A released Element Web, on an adapter of yours; one without a channel's label serves as both."""
+
     channel = "stable"
 
 
-class ElementWebDevelop(ClientType):
-    """Element Web from its development branch; see :class:`ElementWebStable` for unlabelled adapters."""
+class ElementWebDevelop(ElementWeb):
+    """Element Web from its development branch; see :class:`ElementWebStable`."""
 
-    type = "element-web"
     channel = "develop"
 
 
@@ -247,6 +252,7 @@ _NAMED: Mapping[str, type[ClientType]] = {
         RustSdk,
         ElementWebStable,
         ElementWebDevelop,
+        ElementWeb,
         HydrogenWeb,
         ElementAndroid,
         ElementIos,
@@ -258,8 +264,8 @@ CLIENT_NAME = re.compile(r"([\w-]+)(==[\w.+!-]+)?")
 
 CLIENT_GROUPS: Mapping[str, tuple[str, ...]] = {
     "sdk": ("nio", "js-sdk", "mautrix-go", "rust-sdk"),
-    "browser": ("hydrogen-web",),
-    "all": ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web"),
+    "browser": ("hydrogen-web", "element-web"),
+    "all": ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web"),
 }
 """The clients that come with trafficlight, by the name of their group."""
 

@@ -191,7 +191,7 @@ class Settings(BaseModel):
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {
             name: AdapterProgram(count=4)
-            for name in ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web")
+            for name in ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web")
         },
         description="The adapters that `run` starts, by name: how many of a built-in client, or the command"
         " of an adapter, or an object with `command` (of an adapter) or `driver` (the command of a driver),"
@@ -285,7 +285,7 @@ class Settings(BaseModel):
 
     strict: bool = Field(
         default=False,
-        description="Whether a session with unsupported cases or warnings ends with exit code 3.",
+        description="Whether unsupported cases, warnings and unexpected successes make the exit code 3.",
     )
     rerun_interrupted: bool = Field(
         default=True,

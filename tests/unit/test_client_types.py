@@ -9,6 +9,7 @@ from trafficlight import client_types
 from trafficlight.client_types import (
     ClientType,
     ElementCall,
+    ElementWeb,
     ElementWebDevelop,
     ElementWebStable,
     HydrogenWeb,
@@ -44,6 +45,7 @@ class OfTheOriginal:
     ("kind", "registered"),
     [
         ("Nio", "nio"),
+        ("ElementWeb", "element-web"),
         ("ElementWebStable", "element-web"),
         ("ElementWebDevelop", "element-web"),
         ("RustSdk", "rust-sdk"),
@@ -67,6 +69,7 @@ def test_an_unlabelled_element_web_serves_both_channels() -> None:
     assert ElementWebDevelop().match(develop)
     assert not ElementWebDevelop().match(stable)
     assert ElementWebDevelop().match(adapter("element-web", labels=["linux"]))
+    assert all(ElementWeb().match(one) for one in (stable, develop, adapter("element-web")))
 
 
 def test_a_network_proxy_needs_an_endpoint() -> None:

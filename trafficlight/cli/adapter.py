@@ -80,8 +80,8 @@ def run(
 ) -> None:
     """Run clients through a driver: a program that speaks JSON lines on standard input and output.
 
-    NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go, rust-sdk or hydrogen-web. Drivers
-    are built on first use.
+    NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go, rust-sdk, hydrogen-web or
+    element-web. Drivers are built on first use.
     """
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")

@@ -30,7 +30,8 @@ def pause(names: tuple[str, ...], everything: bool, reason: str, url: str, token
     """Give adapters no new case; their current cases continue.
 
     ADAPTER is a program, an instance, a label, an address or a uuid, see trafficlight adapters. Its program
-    stays paused when it registers again, until trafficlight resume or the end of the coordinator.
+    stays paused until trafficlight resume, also when it or the coordinator is started again. --all lasts
+    until the coordinator ends.
     """
     asyncio.run(_change(names, everything, "pause", "drain", {"reason": reason}, url, token))
 

@@ -143,7 +143,7 @@ def _as_json(found: Plan, selection: Selection) -> str:
             "roles": case.roles,
             "parameters": dict(case.parameters),
             "skipped": case.skip,
-            "expected_failure": {"reason": expected.reason, "link": expected.link} if expected else None,
+            "expected_failure": expected.model_dump(exclude={"case"}) if expected else None,
         }
 
     suites = [

@@ -40,6 +40,7 @@ from trafficlight.server_types import (
     TwoSynapseFederation,
 )
 from trafficlight.version import install_command
+from trafficlight.worker.execution import NO_ASSERTIONS
 
 _OLDEST_PYTHON = (3, 11)
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -147,7 +148,11 @@ async def _examine(settings: Settings) -> list[Row]:
 def _python() -> Finding:
     good = sys.version_info >= _OLDEST_PYTHON
     detail = f"{platform.python_version()}, {sys.executable}"
-    return Finding("Python", good, detail, "" if good else "Python 3.11 or newer is needed")
+    if not good:
+        return Finding("Python", False, detail, "Python 3.11 or newer is needed")
+    if sys.flags.optimize:
+        return Finding("Python", False, f"{detail}, without assertions", NO_ASSERTIONS)
+    return Finding("Python", True, detail)
 
 
 def _adapters(settings: Settings) -> list[Finding]:

@@ -92,7 +92,12 @@ class _Lazy(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # click would exit with 1
+        except (BrokenPipeError, SystemExit) as error:  # click would exit with 1, as rich's console does
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, BrokenPipeError):
+                cause = cause.__context__
+            if cause is None:
+                raise
             # The reader of the output is gone, such as head: flushing at exit must not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(_BROKEN_PIPE)
@@ -143,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TrafficlightError as error:
         click.echo(f"trafficlight: {error}", err=True)
         sys.exit(2)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the exit code must not be 1
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the exit code must not be 1
         sys.exit(_exit_code_of(error))
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -173,8 +178,12 @@ def _has_directory() -> bool:
         return False
 
 
-def _exit_code_of(error: Exception) -> int:
+def _exit_code_of(error: Exception | SystemExit) -> int:
     """Report an error that no command expects and return the exit code: never 1, a failure of a client."""
+    if isinstance(error, SystemExit):
+        # No command exits so: a task that a test without workers has left behind.
+        click.echo(f"trafficlight: code of a test ended the lab: sys.exit({error.code!r})", err=True)
+        return 3
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]

@@ -206,7 +206,7 @@ lab_options = adding(
         "--strict",
         is_flag=True,
         default=None,
-        help="Exit code 3 if a case is unsupported here or the summary has a warning.",
+        help="Exit code 3 for an unsupported case, an unexpected success or a warning.",
     ),
     click.option(
         "--log-level",

@@ -14,7 +14,7 @@ from trafficlight.cli.collect import list_cases
 from trafficlight.cli.debugging import debug
 from trafficlight.cli.options import ending_options, lab_options, load_settings, selection_options
 from trafficlight.cli.progress import Progress, is_live, print_header, show_work
-from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
+from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, run_lab, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.supervisor import absence_of, programs_of, unsupported_of
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
@@ -70,7 +70,7 @@ def command(
         max_failures=max_failures,
         deflake=deflake,
     )
-    return asyncio.run(_run(settings, request, post_mortem, durations or 0))
+    return run_lab(_run(settings, request, post_mortem, durations or 0))
 
 
 async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, durations: int) -> int:

@@ -7,9 +7,10 @@ import math
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,6 +37,27 @@ _AT_ONCE = 0.5
 def command_line() -> str:
     """Return the command line of this process, without the passwords in its URLs."""
     return without_credentials(shlex.join(["trafficlight", *sys.argv[1:]]))
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that outlives `sys.exit` in a task or callback of a test, which without workers runs here."""
+
+    def run_forever(self) -> None:
+        while True:
+            try:
+                super().run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                if self.get_exception_handler() is None:  # no test runs
+                    raise
+                self.call_exception_handler({"message": "a task of a test exits", "exception": error})
+            else:
+                return
+
+
+def run_lab(main: Coroutine[Any, Any, int]) -> int:
+    """Run a lab, and maybe tests, in an event loop; return the exit code."""
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(main)
 
 
 @asynccontextmanager
@@ -103,6 +125,7 @@ async def adapters_running(
         exit_deadline=within,
     )
     lab.engine.programs_failed = supervisor.all_failed
+    pool.started_here = frozenset(program.instance for program in supervisor.programs)
     usual = lab.settings.queue_deadline
     short = not others and "queue_deadline" not in lab.settings.model_fields_set
 

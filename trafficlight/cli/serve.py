@@ -9,7 +9,13 @@ from typing import Any
 import click
 
 from trafficlight.cli.options import lab_options, load_settings
-from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, stopping_on_signals
+from trafficlight.cli.runtime import (
+    adapters_running,
+    command_line,
+    lab_serving,
+    run_lab,
+    stopping_on_signals,
+)
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.pool import Pool
@@ -97,7 +103,7 @@ def command(
     # Before anything starts, because an entry may be wrong.
     programs = programs_of(settings.adapters) if with_adapters else []
     try:
-        return asyncio.run(_serve(settings, targets, programs, exit_when_done))
+        return run_lab(_serve(settings, targets, programs, exit_when_done))
     except ShuttingDownError:
         return ExitCode.INTERRUPTED
 

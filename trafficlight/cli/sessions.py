@@ -86,7 +86,7 @@ async def _cancel(session: str, case: str | None, url: str, token: str | None) -
 @selection_options
 @ending_options
 @click.option(
-    "--strict", is_flag=True, help="Exit code 3 if a case is unsupported there or the summary has a warning."
+    "--strict", is_flag=True, help="Exit code 3 for an unsupported case, an unexpected success or a warning."
 )
 @coordinator_options
 @click.option("--watch", is_flag=True, help="Follow the session, and exit with its exit code.")

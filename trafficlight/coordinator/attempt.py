@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -265,6 +265,9 @@ class Attempt:
             verdict = verdict_of(self.decisive, "run")
         if verdict.state is State.SUCCESS:
             return verdict
+        if verdict.state is State.FAILURE and any(map(_exited_unexpectedly, self.servers.values())):
+            # Whatever a client did wrong, it did so without its homeserver.
+            verdict = replace(verdict, state=State.ERROR)
         exited = {role: server.exited for role, server in self.servers.items() if server.exited is not None}
         abandoned = self.abandoned if verdict.state is State.ERROR else []
         if not exited and not abandoned:

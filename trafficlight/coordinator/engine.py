@@ -8,6 +8,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from trafficlight.client_types import ClientTypeSpec
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
@@ -84,7 +85,7 @@ class Engine:
         #: Why no adapter of a type can register, by the type of the registration.
         self.unsupported_clients: Mapping[str, str] = {}
         #: Returns why no adapter of a type will register that is not there; empty if one may.
-        self.absence_of: Callable[[str], str] = lambda _: ""
+        self.absence_of: Callable[[ClientTypeSpec], str] = lambda _: ""
         #: Whether :meth:`run` is running.
         self.alive = False
 
@@ -386,9 +387,7 @@ class Engine:
 
     def _absent(self, case: Case) -> str:
         kinds = {role: kind for role, kind in case.clients.items() if kind.custom is None}
-        return next(
-            (f"{role}: {why}" for role, kind in kinds.items() if (why := self.absence_of(kind.type))), ""
-        )
+        return next((f"{role}: {why}" for role, kind in kinds.items() if (why := self.absence_of(kind))), "")
 
     def _lacking_actions(self, case: Case) -> str:
         """Return which role no adapter fills because all of its type declare their actions without some."""

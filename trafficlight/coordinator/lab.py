@@ -6,6 +6,7 @@ import difflib
 import functools
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,13 @@ from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.preparation import Preparation
-from trafficlight.coordinator.recovery import RecoveredSession, RecoveredState, open_state_directory
+from trafficlight.coordinator.recovery import (
+    RecoveredSession,
+    RecoveredState,
+    open_state_directory,
+    read_paused,
+    write_paused,
+)
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
@@ -45,7 +52,7 @@ from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.selection import SessionRequest
 from trafficlight.suites.yaml_files import FAILED_CASES
-from trafficlight.worker.execution import OnFailure, execute_in_process
+from trafficlight.worker.execution import NO_ASSERTIONS, OnFailure, execute_in_process
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
@@ -119,6 +126,8 @@ class Lab:
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
             )
+            if resumable:
+                engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
             late = LateEventRecorder(
                 root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
             )
@@ -155,6 +164,13 @@ class Lab:
                     await engine.stop("the coordinator is shutting down", grace=settings.grace)
                 finally:
                     await running
+
+    async def keep_paused(self) -> None:
+        """Keep the programs that are paused for the next coordinator, if this one is resumable."""
+        if self.resumable:
+            pool = self.engine.pool
+            kept = {name: why for name, why in pool.paused.items() if name not in pool.started_here}
+            await asyncio.to_thread(write_paused, self.root, kept)
 
     async def new_folder(self) -> ResultsFolder:
         """Create the results folder of a new session; its name is the session's id.
@@ -280,7 +296,7 @@ class Lab:
     async def _options(self, request: SessionRequest, command: str, plan: Plan) -> SessionOptions:
         def expected(case: str) -> Expected | None:
             entry = request.expected(case)
-            return Expected(entry.reason, entry.link) if entry is not None else None
+            return Expected(**entry.model_dump(exclude={"case"})) if entry is not None else None
 
         return SessionOptions(
             max_failures=1 if request.exit_first else request.max_failures,
@@ -360,6 +376,8 @@ async def _executor(
 ) -> tuple[WorkerPool | None, Execute, Planner, RemoteMatchCache | None]:
     """Return where code of test files runs: in worker processes, unless the settings ask for none."""
     if settings.workers == 0:
+        if sys.flags.optimize:
+            raise UsageError(NO_ASSERTIONS)
         stack.enter_context(capturing(shown=True))
         run_test = functools.partial(execute_in_process, clock=clock, on_failure=on_failure)
         return None, run_test, plan_in_process, None

@@ -115,6 +115,8 @@ class Pool:
         self._addresses: dict[str, str] = {}  # by the name that the first program there took
         #: Why no adapter of a program gets a new case, by program; also of programs that are not there.
         self.paused: dict[str, str] = {}
+        #: The programs that the lab starts itself, under names that the next lab does not know.
+        self.started_here: frozenset[str] = frozenset()
         #: Why no adapter gets a new case; empty while they do.
         self.drained = ""
 
@@ -393,9 +395,11 @@ class Pool:
         of_it = [one for one in self if one.program == program and one.state is not AdapterState.ENDED]
         if any(one.held_by is not None for one in of_it):
             self._count_failure(program)
+        cases = {id(one.held_by) for one in of_it if one.held_by is not None}
+        also = f", with its clients of {len(cases)} cases" if len(cases) > 1 else ""
         for adapter in of_it:
             adapter.exited = True
-            self.lose(adapter, f"its process exited ({ending})")
+            self.lose(adapter, f"its process exited ({ending}){also}")
         return self.leases.pop(program, 0) > 0
 
     def registration_of(self, program: str) -> JsonObject | None:

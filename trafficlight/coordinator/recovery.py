@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 # The lock that one coordinator holds, and the file that exists until a coordinator has shut down cleanly.
 _LOCK, _RUNNING = "lab.lock", "lab.running"
+_PAUSED = "lab.paused"
 # The database of versions up to 0.1.0.
 _OLD_DATABASE = "lab.sqlite"
 
@@ -117,6 +118,23 @@ def open_state_directory(root: Path) -> Iterator[RecoveredState]:
         running.unlink(missing_ok=True)  # not reached after an error: the next coordinator resumes
     finally:
         os.close(lock)
+
+
+def read_paused(root: Path) -> dict[str, str]:
+    """Return the programs that an operator has paused in earlier coordinators, with the reasons."""
+    try:
+        read = json.loads((root / _PAUSED).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: str(why) for name, why in read.items()} if isinstance(read, dict) else {}
+
+
+def write_paused(root: Path, paused: Mapping[str, str]) -> None:
+    """Keep the paused programs for the next coordinator; a problem is logged."""
+    try:
+        write_atomically(root / _PAUSED, json.dumps(paused).encode())
+    except OSError as error:
+        logger.warning("a restart will not know which adapters are paused: %s", error)
 
 
 def _time_in(path: Path) -> datetime | None:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from trafficlight.cache import CacheFolder
-from trafficlight.client_types import DEVELOP, PINNED, did_you_mean
+from trafficlight.client_types import DEVELOP, PINNED, ClientTypeSpec, did_you_mean
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator.pool import Pool
 from trafficlight.drivers.recipes import RECIPES, DriverRecipe
@@ -108,13 +108,16 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
     return [program for program in found if program.command]
 
 
-def absence_of(adapters: Mapping[str, AdapterProgram], type: str) -> str:
+def absence_of(adapters: Mapping[str, AdapterProgram], kind: ClientTypeSpec) -> str:
     """Return why no adapter of the settings registers as a type; empty if one may.
 
     What the commands and drivers of others register as is not known.
     """
-    if type in adapters or any(one.command or one.driver for one in adapters.values()):
+    type = kind.type
+    if any(one.command or one.driver for one in adapters.values()):
         return ""
+    if type in adapters:
+        return f"ADAPTERS has no {type} of yours, as {kind.type_name} is" if kind.channel else ""
     there = ", ".join(adapters) or "none"
     return f"ADAPTERS has no {type}{did_you_mean(type)}; it has {there}"
 
@@ -144,8 +147,8 @@ def _roles(type: str, cases: Iterable[Case]) -> Counter[str | None]:
     roles: Counter[str | None] = Counter()
     for case in cases:
         for kind in case.clients.values() if case.skip is None else ():
-            # What the own `match` of a type accepts is not known.
-            if kind.type == type or kind.custom is not None:
+            # What the own `match` of a type accepts is not known. Channels are of builds that others bring.
+            if (kind.type == type and not kind.channel) or kind.custom is not None:
                 exact = _EXACT.fullmatch(kind.version)
                 roles[exact[1] if exact else None] += 1
     return roles

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -110,7 +110,8 @@ class BuiltRecipe(DriverRecipe):
     also: tuple[str, ...] = ()
     tool: str
     advice: str
-    _folder: str
+    #: The folders of its source, in this package.
+    _folders: tuple[str, ...]
 
     @classmethod
     def unsupported(cls) -> str | None:
@@ -125,11 +126,12 @@ class BuiltRecipe(DriverRecipe):
             raise DeployError(reason)
         version = await self._resolve(version or self.stable)
         title = f"{self.client} {version}"
-        source = _SOURCES / self._folder
+        sources = [_SOURCES / folder for folder in self._folders]
 
         async def build(folder: Path) -> None:
             self._progress(f"{title}: building its driver with {self.tool} (first use)")
-            await asyncio.to_thread(_copy, source, folder)
+            for source in sources:
+                await asyncio.to_thread(_copy, source, folder)
             try:
                 await self._build(folder, version, title)
             except DeployError as error:
@@ -138,10 +140,11 @@ class BuiltRecipe(DriverRecipe):
                 if version in (self.stable, *self.also):
                     raise
                 known = " and ".join((self.stable, *self.also))
-                raise DeployError(f"{error} (the driver works with {known})", log=error.log) from error
+                words = f"{error.message} (the driver works with {known})"
+                raise DeployError(words, log=error.log) from error
             self._progress(f"{title}: built")
 
-        digest = await asyncio.to_thread(_digest, source)
+        digest = await asyncio.to_thread(_digest, sources)
         async with showing_life(f"{title}: its driver is still being built", self._progress, SystemClock()):
             folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
         return await asyncio.to_thread(self._command, folder)
@@ -179,14 +182,14 @@ class NpmRecipe(BuiltRecipe):
     tool = "npm"
     advice = "install Node.js 20 or later (https://nodejs.org, or `apt-get install nodejs npm`)"
     package: str
+    _options: tuple[str, ...] = ("--ignore-scripts", "--no-audit", "--no-fund")
 
     async def _build(self, folder: Path, version: str, title: str) -> None:
         arguments = ["ci"]
         if version != self.stable:
             await asyncio.to_thread(self._take_version, folder, version)
             arguments = ["install"]
-        quiet = ["--ignore-scripts", "--no-audit", "--no-fund"]
-        await self._npm(f"installing {title}", *arguments, *quiet, directory=folder)
+        await self._npm(f"installing {title}", *arguments, *self._options, directory=folder)
 
     async def _newest(self) -> str:
         return (await self._npm(f"querying the newest {self.client}", "view", self.package, "version"))[-1]
@@ -214,17 +217,11 @@ class JsSdkRecipe(NpmRecipe):
     stable = "43.0.0"
     also = ("42.4.0",)
     package = "matrix-js-sdk"
-    _folder = "js"
+    _folders = ("js",)
 
 
-class HydrogenRecipe(NpmRecipe):
-    """Hydrogen in the machine's Chromium."""
-
-    name = "hydrogen-web"
-    client = "Hydrogen"
-    stable = "0.3.1"
-    package = "hydrogen-view-sdk"
-    _folder = "hydrogen"
+class BrowserRecipe(NpmRecipe):
+    """Builds the page and the driver of a client that runs in the machine's Chromium."""
 
     @classmethod
     def unsupported(cls) -> str | None:
@@ -244,6 +241,28 @@ class HydrogenRecipe(NpmRecipe):
         return [*super()._command(folder), str(_chromium())]
 
 
+class HydrogenRecipe(BrowserRecipe):
+    """Hydrogen."""
+
+    name = "hydrogen-web"
+    client = "Hydrogen"
+    stable = "0.3.1"
+    package = "hydrogen-view-sdk"
+    _folders = ("browser", "hydrogen")
+
+
+class ElementRecipe(BrowserRecipe):
+    """Element's user interface. Its licence is the AGPL or the GPL: it is built on the user's machine."""
+
+    name = "element-web"
+    client = "Element"
+    stable = "3.114.0"
+    package = "matrix-react-sdk"
+    _folders = ("browser", "element")
+    # Its packages ask for several versions of React.
+    _options = (*NpmRecipe._options, "--legacy-peer-deps")
+
+
 class MautrixGoRecipe(BuiltRecipe):
     """mautrix-go, as a static program without C."""
 
@@ -253,7 +272,7 @@ class MautrixGoRecipe(BuiltRecipe):
     also = ("0.31.0",)
     tool = "go"
     advice = "install Go 1.26 or later (https://go.dev/dl)"
-    _folder = "go"
+    _folders = ("go",)
     _module = "maunium.net/go/mautrix"
 
     async def _newest(self) -> str:
@@ -284,7 +303,7 @@ class RustSdkRecipe(BuiltRecipe):
     tool = "cargo"
     advice = "install Rust 1.93 or later (https://rustup.rs)"
     _oldest = (1, 93)
-    _folder = "rust"
+    _folders = ("rust",)
 
     @classmethod
     def unsupported(cls) -> str | None:
@@ -335,7 +354,14 @@ class RustSdkRecipe(BuiltRecipe):
 RECIPES: Mapping[str, type[DriverRecipe]] = MappingProxyType(
     {
         recipe.name: recipe
-        for recipe in (NioRecipe, JsSdkRecipe, MautrixGoRecipe, RustSdkRecipe, HydrogenRecipe)
+        for recipe in (
+            NioRecipe,
+            JsSdkRecipe,
+            MautrixGoRecipe,
+            RustSdkRecipe,
+            HydrogenRecipe,
+            ElementRecipe,
+        )
     }
 )
 """The recipes by the names of their drivers."""
@@ -366,10 +392,10 @@ def _chromium() -> str | None:
     return next(filter(None, map(shutil.which, _CHROMIUMS)), None)
 
 
-def _digest(source: Path) -> str:
+def _digest(sources: Iterable[Path]) -> str:
     """Return a digest of a driver's source, so that a changed driver is built again."""
     digest = hashlib.sha256()
-    for path in sorted(source.iterdir()):
+    for path in sorted(path for source in sources for path in source.iterdir()):
         if path.is_file():
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

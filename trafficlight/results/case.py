@@ -169,11 +169,11 @@ class CaseRecord:
     def outcome(self) -> Outcome:
         """The outcome, with retries and expectations taken into account."""
         match self.verdict:
-            case State.SUCCESS if self.expected is not None:
+            case State.SUCCESS if self.expected is not None and not self.expected.sometimes:
                 return Outcome.UNEXPECTED_SUCCESS
             case State.SUCCESS:
                 return Outcome.FLAKY if self.flaky else Outcome.SUCCESS
-            case State.FAILURE | State.ERROR if self.expected is not None:
+            case State.FAILURE | State.ERROR as state if self.expected and self.expected.covers(state):
                 return Outcome.EXPECTED_FAILURE
             case State.FAILURE:
                 return Outcome.FAILURE

@@ -111,10 +111,18 @@ class Expected:
 
     :param reason: the reason.
     :param link: where it is tracked; may be empty.
+    :param outcome: ``failure``, ``error`` or ``any`` of the two, as in events of earlier versions.
+    :param sometimes: whether a success is expected, too.
     """
 
     reason: str
     link: str = ""
+    outcome: str = "any"
+    sometimes: bool = False
+
+    def covers(self, state: State) -> bool:
+        """Return whether a failure or an error is the expected one."""
+        return self.outcome in ("any", state)
 
 
 # Sessions

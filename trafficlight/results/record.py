@@ -86,9 +86,14 @@ class SessionRecord:
 
     @property
     def reductions(self) -> list[str]:
-        """Why it ran less than it was asked to, in numbers; empty if it did not."""
+        """Why a strict session does not succeed, in numbers; empty if it does."""
         unsupported = sum(case.skip_type == "unsupported" for case in list(self.cases.values()))
-        numbers = ((unsupported, "unsupported case"), (len(self.warnings), "warning"))
+        unexpected = self.outcomes[Outcome.UNEXPECTED_SUCCESS]
+        numbers = (
+            (unsupported, "unsupported case"),
+            (len(self.warnings), "warning"),
+            (unexpected, "unexpectedly successful case"),
+        )
         return [count(number, what) for number, what in numbers if number]
 
     @property
@@ -169,7 +174,8 @@ def exit_code(record: SessionRecord, *, interrupted: bool | None = None) -> Exit
     """Return the exit code of a session.
 
     Flaky cases, expected failures and unexpected successes count as success. Test files that cannot run and
-    cases without a verdict are errors; so are unsupported cases and warnings in a strict session.
+    cases without a verdict are errors; so are unsupported cases, warnings and unexpected successes in a
+    strict session.
 
     :param interrupted: whether the session was stopped early; taken from the record if None.
     """

@@ -175,7 +175,8 @@ class SessionRequest(Selection):
     )
     deflake: int = Field(default=0, ge=0, description="Retry a failed case up to this many times.")
     strict: bool = Field(
-        default=False, description="Whether unsupported cases and warnings are errors; so does `STRICT`."
+        default=False,
+        description="Whether unsupported cases, unexpected successes and warnings are errors; see `STRICT`.",
     )
 
     @classmethod

@@ -10,7 +10,7 @@
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -65,6 +65,10 @@ class ExpectedFailure(BaseModel):
     )
     reason: _Line = Field(min_length=1, description="Why they fail.")
     link: str = Field(default="", description="Where it is being dealt with.")
+    outcome: Literal["failure", "error", "any"] = Field(
+        default="failure", description="What is expected; an `error` is of the lab, an adapter or the test."
+    )
+    sometimes: bool = Field(default=False, description="Whether they succeed sometimes.")
 
     def model_post_init(self, _: object, /) -> None:
         """Compile the pattern where the entry is read, which may be a thread."""

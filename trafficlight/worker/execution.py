@@ -37,6 +37,12 @@ OnFailure: TypeAlias = Callable[[BaseException, Verdict], None]
 """Called with every exception of a test, where it was caught, and the verdict that it means."""
 
 
+NO_ASSERTIONS = (
+    "Python removes the assertions of tests without workers: unset PYTHONOPTIMIZE, start it without -O"
+)
+"""What is wrong where tests would run in this process, and `assert` does nothing."""
+
+
 async def execute(
     assignment: Assignment, link: CaseLink, clock: Clock | None = None, on_failure: OnFailure | None = None
 ) -> Verdict:

@@ -96,7 +96,7 @@ class Strays:
 
     def _add(self, error: BaseException | None) -> bool:
         """Note an exception; return whether it is one of the test."""
-        concerns = isinstance(error, AssertionError | RemoteError) or (
+        concerns = isinstance(error, AssertionError | RemoteError | SystemExit | KeyboardInterrupt) or (
             error is not None and any(is_test_code(file) for file in _files(error))
         )
         if error is None or not concerns:

@@ -100,6 +100,28 @@ async def test_labels_of_the_host_are_added_to_those_of_the_driver() -> None:
         assert adapter.body["labels"] == ["quick", "pinned"]
 
 
+async def test_a_host_has_the_same_name_after_a_restart() -> None:
+    """And another one than a second host with the same driver, or one with another driver."""
+
+    def hosts(*arguments: str) -> Drivers:
+        return Drivers(command(*arguments), ahead=False)
+
+    async with hosts() as first, hosts() as second, hosts("other") as other:
+        names = [host.instance for host in (first, second, other)]
+        assert len(set(names)) == 3
+    async with hosts() as first, hosts() as second, hosts("other") as other:
+        assert [host.instance for host in (first, second, other)] == names
+
+
+async def test_where_nothing_can_be_written_a_host_has_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    async with Drivers(command(), ahead=False) as drivers:
+        assert drivers.instance
+
+
 async def test_actions_on_the_process_are_declared_with_those_of_the_driver() -> None:
     async with hosted("declares") as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
@@ -160,6 +182,23 @@ async def test_what_is_no_message_is_logged() -> None:
             assert line in log
         assert len(log) < 10_000
         assert "the input ended" in log
+
+
+@pytest.mark.parametrize(
+    ("line", "quoted"), [({}, '{"id": 1}'), ({"err": "boom"}, '"err": "boom"'), ({"error": None}, "null")]
+)
+async def test_an_answer_without_response_is_an_error(line: dict[str, Any], quoted: str) -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        error = await error_of(adapter, "answer", **line)
+        assert "neither response nor error: " in error["details"]
+        assert quoted in error["details"]
+
+
+async def test_no_response_and_no_error_may_be_stated() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        assert (await do(adapter, "answer", response=None, error=None))["response"] == "answer"
 
 
 async def test_a_line_that_is_too_long_ends_the_action() -> None:
@@ -263,6 +302,15 @@ async def test_evidence_is_uploaded() -> None:
         await coordinator.registered(2, timeout=PATIENCE)
         assert uploads(adapter).keys() == {"tiles/1.png", "trace.zip", "driver.log"}
         assert len(adapter.uploads) == 3
+
+
+async def test_evidence_whose_name_is_not_utf_8_is_uploaded() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "odd_name")
+        assert uploads(adapter) == {"_.png": b"png"}
+        await adapter.exit()
+        await coordinator.registered(2, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("folder", ["EVIDENCE", "STORAGE"])

@@ -160,6 +160,7 @@ async def test_a_client_that_no_program_is_does_not_wait(
     running = await run("run", "--clients", name, "any_test.py", TRAFFICLIGHT_ADAPTERS=adapters)
     assert await running.ended() == 3
     assert only_case(tmp_path)["message"] == f"alice: ADAPTERS has {why}"
+    assert not any("Traceback" in line for line in running.said), running.said
 
 
 async def test_a_client_that_may_be_that_of_a_program_is_waited_for(run: Runner, tmp_path: Path) -> None:

@@ -109,3 +109,55 @@ async def test_submit_tells_what_is_wrong(site: HttpHarness, run: Runner, tmp_pa
     command = await run("submit", "bad_test.py", "--url", site.url)
     assert await command.ended() == 0
     assert "problem: bad_test.py: importing it ended its process: exit code 0" in command.said[-1]
+
+
+async def test_assertions_hold_where_python_is_to_remove_them(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "one_test.py").write_text(f"{GOOD}        assert 1 == 2\n")
+    command = await run("run", "one_test.py", PYTHONOPTIMIZE="1", TRAFFICLIGHT_ADAPTERS="{}")
+    assert await command.ended() == 1
+    command = await run("run", "-s", "one_test.py", PYTHONOPTIMIZE="1", TRAFFICLIGHT_ADAPTERS="{}")
+    assert await command.ended() == 2
+    assert [line for line in command.said if "PYTHONOPTIMIZE" in line] == command.said
+
+
+LEAVES = """\
+import asyncio, sys
+from trafficlight import Test
+
+
+class Leaves(Test):
+    async def test_by_a_task(self):
+        async def leave():
+            sys.exit(0)
+
+        task = asyncio.create_task(leave())
+        await asyncio.wait([task])
+
+    async def test_by_a_callback(self):
+        asyncio.get_running_loop().call_soon(sys.exit, 0)
+        await asyncio.sleep(0.01)
+
+    async def test_fine(self):
+        pass
+
+    async def test_z_wrong(self):
+        assert False
+"""
+
+
+async def test_a_task_that_exits_is_an_error_of_its_case_without_workers(run: Runner, tmp_path: Path) -> None:
+    (tmp_path / "leaves_test.py").write_text(LEAVES)
+    command = await run("run", "-s", "leaves_test.py", TRAFFICLIGHT_ADAPTERS="{}")
+    assert await command.ended() == 1
+    assert any("1 success · 1 failure · 2 error" in line for line in command.said)
+
+
+async def test_a_task_that_exits_after_its_case_does_not_make_the_session_a_success(
+    run: Runner, tmp_path: Path
+) -> None:
+    late = LEAVES.replace("await asyncio.wait([task])", "LEFT.append(task)").replace(
+        "            sys", "            await asyncio.sleep(0)\n            sys"
+    )
+    (tmp_path / "leaves_test.py").write_text(late.replace("import sys", "import sys\nLEFT = []"))
+    command = await run("run", "-s", "leaves_test.py::Leaves.test_by_a_task", TRAFFICLIGHT_ADAPTERS="{}")
+    assert await command.ended() == 3

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.integration.cli.conftest import Runner
 
 GOOD = """
@@ -45,10 +47,14 @@ async def test_a_results_folder_that_is_a_loop(run: Runner, tmp_path: Path) -> N
     assert not any("Traceback" in line for line in command.said)
 
 
-async def test_a_broken_pipe_is_quiet(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", ["actions", "run .", "doctor"])
+async def test_a_broken_pipe_is_quiet(tmp_path: Path, arguments: str) -> None:
+    (tmp_path / "one_test.py").write_text(
+        "from trafficlight import Test\nclass One(Test):\n    async def run(self): ...\n"
+    )
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "trafficlight", "actions"]
+    command = [sys.executable, "-m", "trafficlight", *arguments.split()]
     done = await asyncio.to_thread(
         subprocess.run, command, stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path, check=False
     )

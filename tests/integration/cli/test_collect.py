@@ -191,7 +191,8 @@ def test_expected_failures_are_shown(capsys: pytest.CaptureFixture[str], here: P
     assert "server=SynapseStable]  expected to fail: not yet\n" in out
     assert "the expected failure gone_test.py::Gone matches no case" in out
     _, read = collected(capsys, "--expected-failures", "known.yml", ".")
-    assert read["cases"][2]["expected_failure"] == {"reason": "not yet", "link": "https://example.org/1"}
+    stated = {"reason": "not yet", "link": "https://example.org/1", "outcome": "failure", "sometimes": False}
+    assert read["cases"][2]["expected_failure"] == stated
 
 
 def test_the_configured_pattern_counts(capsys: pytest.CaptureFixture[str], here: Path) -> None:

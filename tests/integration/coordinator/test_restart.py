@@ -322,6 +322,27 @@ async def test_a_case_that_may_kill_the_coordinator_is_not_run_a_fourth_time(
         assert "3 times in a row: the case may be what kills it" in waits.message
 
 
+async def test_a_paused_program_stays_paused(opened: Opener, tmp_path: Path) -> None:
+    phone = Registration.model_validate({"type": "nio", "labels": ["rack-7"]})
+    for why, after in (("new battery", "new battery"), ("", "")):
+        async with opened() as lab:
+            pool = lab.engine.pool
+            adapter = pool.register("one", phone, program="nio rack-7")
+            if why:
+                pool.pause(adapter, why)
+                pool.pause(pool.register("two", phone, program="1a2b"), "only here")
+                pool.started_here = frozenset({"1a2b"})
+            else:
+                pool.resume(adapter)
+            await lab.keep_paused()
+        async with opened() as lab:
+            assert lab.engine.pool.register("again", phone, program="nio rack-7").paused == after
+            assert not lab.engine.pool.register("other", phone, program="1a2b").paused
+    (tmp_path / "results" / "lab.paused").write_text("[1")
+    async with opened() as lab:
+        assert not lab.engine.pool.paused
+
+
 async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_path: Path) -> None:
     async with opened() as lab:
         told = EventRecorder(lab.journal)

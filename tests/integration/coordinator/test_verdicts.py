@@ -326,12 +326,16 @@ class TestHomeservers:
         case = (await bay.ended(await bay.submit(failing)))["Served[server=SynapseStable]"]
         assert (case.state, case.message) == (State.FAILURE, "found something")
 
-    async def test_one_that_died_is_named(self, bay: "EngineHarness") -> None:
-        text = SERVER.replace("await server.restart()", "await asyncio.sleep(0.05); 1 / 0")
+    @pytest.mark.parametrize("wrong", ["1 / 0", "assert False"])
+    async def test_one_that_died_is_named_and_no_client_is_blamed(
+        self, bay: "EngineHarness", wrong: str
+    ) -> None:
+        text = SERVER.replace("await server.restart()", f"await asyncio.sleep(0.05); {wrong}")
         session = await bay.submit(text)
         await bay.until(Log, message="running")
         bay.provider.running[0].exited = "signal 9"
         case = (await bay.ended(session))["Served[server=SynapseStable]"]
+        assert case.state is State.ERROR
         assert case.message.endswith("; the homeserver server exited (signal 9)")
 
 

@@ -317,8 +317,16 @@ class TestPrograms:
         yard.lease(alice=adapter)
         assert yard.pool.process_exited("p", "exit code 9: boom")
         ((_, error, _),) = yard.failures
-        assert "its process exited (exit code 9: boom)" in str(error)
+        assert "its process exited (exit code 9: boom);" in str(error)
         assert not yard.pool.process_exited("p", "exit code 9"), "it was in no case since"
+
+    def test_the_exit_of_a_host_says_how_many_cases_it_ended(self, yard: "PoolHarness") -> None:
+        for number in range(3):
+            yard.lease(alice=yard.adapter(f"a{number}", program="p", instance="p"))
+        yard.pool.process_exited("p", "signal 9")
+        errors = [str(error) for _, error, _ in yard.failures]
+        assert len(errors) == 3
+        assert all("its process exited (signal 9), with its clients of 3 cases;" in one for one in errors)
 
     def test_an_error_outside_of_cases_is_remembered_until_the_next_case(
         self, yard: "PoolHarness", caplog: pytest.LogCaptureFixture

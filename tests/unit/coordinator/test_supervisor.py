@@ -35,6 +35,7 @@ def test_a_command_that_cannot_start_is_refused(command: str, why: str) -> None:
 
 NIO = ClientTypeSpec("Nio", type="nio")
 OTHER = ClientTypeSpec("Other", type="other")
+BUILD_OF_ONES_OWN = ClientTypeSpec("NioDevelop", type="nio", channel="develop")
 CUSTOM = ClientTypeSpec(
     "Mine", type="mine", custom=CustomMatch(Path("a_test.py"), (1, 1), "Mine", "A", "alice")
 )
@@ -62,6 +63,7 @@ def _case(number: int, kinds: list[ClientTypeSpec]) -> Case:
         ([[NIO] * 6], 4),
         ([[OTHER], []], 0),
         ([[CUSTOM]], 1),
+        ([[BUILD_OF_ONES_OWN]], 0),
     ],
 )
 def test_no_more_built_in_adapters_than_roles(kinds: list[list[ClientTypeSpec]], started: int) -> None:

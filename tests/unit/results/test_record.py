@@ -96,11 +96,39 @@ def test_an_expected_failure_passes(lab: "Lab", state: str, planned: bool) -> No
     assert exit_code(lab.record) is ExitCode.SUCCESS
 
 
-def test_an_unexpected_success_is_told(lab: "Lab") -> None:
+@pytest.mark.parametrize(
+    ("stated", "state", "code"),
+    [
+        ("failure", "failure", 0),
+        ("failure", "error", 3),
+        ("error", "error", 0),
+        ("error", "failure", 1),
+        ("any", "failure", 0),
+        ("any", "error", 0),
+    ],
+)
+def test_only_the_expected_outcome_passes(lab: "Lab", stated: str, state: str, code: int) -> None:
     lab.start()
+    case_id = lab.plan(expected=Expected("known", outcome=stated))
+    lab.run(case_id, state, "no")
+    assert (lab.record.cases[case_id].outcome is Outcome.EXPECTED_FAILURE) == (code == 0)
+    assert exit_code(lab.record) == code
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_unexpected_success_is_told(lab: "Lab", strict: bool) -> None:
+    lab.start(strict=strict)
     case_id = lab.plan(expected=Expected("known"))
     lab.run(case_id)
     assert lab.record.cases[case_id].outcome is Outcome.UNEXPECTED_SUCCESS
+    assert exit_code(lab.record) is (ExitCode.LAB_ERROR if strict else ExitCode.SUCCESS)
+
+
+def test_a_success_that_happens_sometimes_is_not_unexpected(lab: "Lab") -> None:
+    lab.start(strict=True)
+    case_id = lab.plan(expected=Expected("known", sometimes=True))
+    lab.run(case_id)
+    assert lab.record.cases[case_id].outcome is Outcome.SUCCESS
     assert exit_code(lab.record) is ExitCode.SUCCESS
 
 

@@ -44,9 +44,18 @@ def test_a_type_is_taken_once() -> None:
     assert names == ["Nio", "JsSdk", "MautrixGo", "RustSdk", "Nio(version==0.26.0)"]
 
 
-@pytest.mark.parametrize("name", ["browser", "hydrogen-web", "HydrogenWeb"])
-def test_hydrogen_has_its_names_and_a_group(name: str) -> None:
-    assert [kind.type for kind in client_types_of([name])] == ["hydrogen-web"]
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("browser", ["HydrogenWeb", "ElementWeb"]),
+        ("hydrogen-web", ["HydrogenWeb"]),
+        ("HydrogenWeb", ["HydrogenWeb"]),
+        ("element-web", ["ElementWeb"]),
+        ("ElementWebDevelop", ["ElementWebDevelop"]),
+    ],
+)
+def test_clients_in_browsers_have_their_names_and_a_group(name: str, found: list[str]) -> None:
+    assert [kind.name() for kind in client_types_of([name])] == found
 
 
 def test_the_group_of_all_has_every_client_that_comes_along() -> None:

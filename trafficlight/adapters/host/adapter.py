@@ -1,6 +1,9 @@
 """The host: an adapter that has a driver perform the actions, and acts on the driver's process itself."""
 
 import asyncio
+import hashlib
+import itertools
+import json
 import logging
 import os
 import secrets
@@ -10,13 +13,19 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+import platformdirs
+
 from trafficlight.adapters.host.driver import Driver, DriverCommand, DriverError
 from trafficlight.adapters.sdk import Adapter, JsonObject, Options, UnsupportedActionError, serve
 from trafficlight.adapters.sdk.adapter import ReportedError
+from trafficlight.processes import try_lock
 from trafficlight.protocol import RESET, ErrorBody, Registration
+from trafficlight.text import truncate
 
 # The share of the coordinator's deadline for an action; seconds where it names none.
 _SHARE, _LONGEST_ACTION = 0.95, 300.0
+# Characters of a wrong answer that an error quotes.
+_QUOTED = 500
 # Seconds before a driver that did not start is started again.
 _PAUSE = 5.0
 
@@ -117,7 +126,10 @@ class DriverAdapter(Adapter):
                 raise error
             # Not as an error report, which would end its part in the case: a test may expect the failure.
             return {"response": "error", "details": str(error), "path": error.path}
-        response = said.get("response")
+        if "response" not in said:
+            shown = truncate(json.dumps(said, ensure_ascii=False), _QUOTED)
+            raise DriverError(f"the driver answered with neither response nor error: {shown}")
+        response = said["response"]
         if not isinstance(response, dict):
             response = {} if response is None else {"response": response}
         return {"response": name, **response}
@@ -169,18 +181,21 @@ class Drivers:
     :param command: how to start one.
     :param labels: words to register with, besides the driver's own.
     :param ahead: whether to start any ahead.
-    :ivar instance: names this process in registrations.
+    :ivar instance: names this host in registrations, also after a restart; once it is entered.
     """
 
     def __init__(self, command: DriverCommand, *, labels: Sequence[str] = (), ahead: bool = True) -> None:
         self._in_use = 0
         self.labels = labels
-        self.instance = os.environ.get("TRAFFICLIGHT_INSTANCE") or secrets.token_hex(8)
+        self.instance = os.environ.get("TRAFFICLIGHT_INSTANCE", "")
+        self._lock: int | None = None
         self._command = command
         self._ahead = ahead
         self._starting: deque[asyncio.Future[Driver]] = deque()
 
     async def __aenter__(self) -> Self:
+        if not self.instance:
+            self.instance, self._lock = await asyncio.to_thread(_own_name, self._command, self.labels)
         return self
 
     async def __aexit__(
@@ -191,6 +206,8 @@ class Drivers:
         for one in await asyncio.gather(*self._starting, return_exceptions=True):
             if isinstance(one, Driver):
                 await one.remove()
+        if self._lock is not None:
+            os.close(self._lock)
 
     def prepare(self) -> None:
         """Start a driver ahead for the next registration, in the background."""
@@ -266,6 +283,28 @@ async def serve_driver(
     """
     async with Drivers(command, labels=labels, ahead=not once) as drivers:
         await serve(lambda: DriverAdapter(drivers), url, count=count, token=token, once=once, options=options)
+
+
+def _own_name(command: DriverCommand, labels: Sequence[str]) -> tuple[str, int | None]:
+    """Return the name of a host and the file that is locked while it has it; a restart finds the same.
+
+    Each of several hosts with the same driver and labels has another name.
+    """
+    kind = json.dumps([command.arguments, str(command.directory), labels])
+    folder = platformdirs.user_state_path("trafficlight") / "hosts"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = folder / f"{hashlib.sha256(kind.encode()).hexdigest()[:16]}-{number}"
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if try_lock(lock):
+                if not (name := os.read(lock, 100).decode("ascii", "ignore")):
+                    os.write(lock, (name := secrets.token_hex(8)).encode())
+                return name, lock
+            os.close(lock)
+    except OSError as error:  # no folder that can be written
+        logger.debug("this host has another name after a restart: %s", error)
+    return secrets.token_hex(8), None
 
 
 def _reported(error: Any) -> ReportedError:

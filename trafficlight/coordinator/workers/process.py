@@ -23,6 +23,8 @@ _TAIL = 8000
 _START = 60.0
 # Messages that are read before they are handled: a test that floods its log has to wait.
 _READ_AHEAD = 100
+# The variable with which Python removes assertions.
+_NO_ASSERTIONS = "PYTHONOPTIMIZE"
 # Seconds for a process to exit after its last message.
 _EXIT = 3.0
 
@@ -74,12 +76,14 @@ class WorkerProcess:
                     str(theirs.fileno()),
                     str(memory),
                 ]
+                environment = {name: value for name, value in os.environ.items() if name != _NO_ASSERTIONS}
                 with await asyncio.to_thread(output.open, "ab") as file:  # appending: `open` truncates it
                     process = await asyncio.create_subprocess_exec(
                         *with_parent_death_signal(command),
                         stdin=asyncio.subprocess.DEVNULL,
                         stdout=file,
                         stderr=file,
+                        env=environment,
                         pass_fds=(theirs.fileno(),),
                         start_new_session=True,
                     )

@@ -1,5 +1,6 @@
-// Hydrogen as a page. `globalThis.hydrogen` is how the driver sees what it shows.
+// Hydrogen as a page. `globalThis.app` is how the driver sees what it shows.
 import { FeatureSet, Platform, RootViewModel, createNavigation, createRouter } from "hydrogen-view-sdk";
+import { version } from "./node_modules/hydrogen-view-sdk/package.json";
 
 const KINDS = { message: "text", image: "image", video: "file", file: "file" };
 const MESSAGES = ".Timeline_scroller > ul > .Timeline_message";
@@ -57,9 +58,10 @@ function entry(tile, element) {
     };
 }
 
-globalThis.hydrogen = {
-    /** Which screen is shown: `login`, `session`, ... */
-    screen: () => root.activeSection,
+globalThis.app = {
+    version,
+
+    loggedIn: () => root.activeSection === "session",
 
     /** The homeserver whose ways to log in are shown. */
     homeserver: () => root.loginViewModel?.passwordLoginViewModel && root.loginViewModel.homeserver,

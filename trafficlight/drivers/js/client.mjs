@@ -535,12 +535,10 @@ export class MatrixClient {
 
     #events() {
         const shown = ["m.room.message", "m.room.encrypted"];
-        const events = [];
-        // After a gap, what was there before it is another timeline, which pagination links.
-        for (let part = this.#opened.getLiveTimeline(); part; part = part.getNeighbouringTimeline("b")) {
-            events.unshift(...part.getEvents());
-        }
-        return events.filter((event) => shown.includes(event.getType()) && !event.isRelation("m.replace"));
+        return this.#opened
+            .getLiveTimeline()
+            .getEvents()
+            .filter((event) => shown.includes(event.getType()) && !event.isRelation("m.replace"));
     }
 
     #timeline() {

@@ -8,12 +8,15 @@ mod crypto;
 mod messages;
 mod rooms;
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, time::Duration};
 
 use client::{Device, limit_waits};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    time::timeout,
+};
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 /// The response of an action; null for those that answer nothing.
@@ -162,7 +165,12 @@ async fn main() -> Result<()> {
         let asked: Request = serde_json::from_str(&line)?;
         let data = asked.data.unwrap_or_default();
         limit_waits(asked.deadline);
-        write(match perform(&mut device, &asked.action, &data).await {
+        let performed = perform(&mut device, &asked.action, &data);
+        // A request without an answer is the client's fault, and known before the host kills the process for it.
+        let limit =
+            asked.deadline.map_or(Duration::MAX, |seconds| Duration::from_secs_f64((seconds - 0.5).max(0.0)));
+        let late = |_| Err(format!("{} did not end within {limit:?}", asked.action).into());
+        write(match timeout(limit, performed).await.unwrap_or_else(late) {
             Ok(Value::Null) => json!({"id": asked.id, "response": asked.action}),
             Ok(response) => json!({"id": asked.id, "response": response}),
             Err(error) => {

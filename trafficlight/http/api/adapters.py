@@ -43,12 +43,13 @@ async def adapters() -> Response:
 async def pause(adapter: str) -> Response:
     """Give an adapter's program no new case until it is resumed; its current cases continue.
 
-    It stays paused when its adapters register again, until the coordinator ends.
+    It stays paused when its adapters register again, and after a restart of the coordinator.
     """
     pool = current_lab().engine.pool
     reason = await _reason()
     found = _named(pool, adapter)
     pool.pause(found, reason)
+    await current_lab().keep_paused()
     return _answer(adapter_body(found, current_lab().clock.monotonic()))
 
 
@@ -59,6 +60,7 @@ async def resume(adapter: str) -> Response:
     pool = current_lab().engine.pool
     found = _named(pool, adapter)
     pool.resume(found)
+    await current_lab().keep_paused()
     return _answer(adapter_body(found, current_lab().clock.monotonic()))
 
 

@@ -36,6 +36,8 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         say({"id": id, "error": {"type": "unsupported", "details": "no camera"}})
     if action == "break":
         say({"id": id, "error": "the driver is broken"})
+    if action == "answer":
+        say({"id": id, **data})
     if action == "chatter":
         say("npm notice: new version")
         say('{"level": "info"}')
@@ -64,6 +66,10 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         (EVIDENCE / "tiles" / "1.png").write_bytes(b"png")
         (EVIDENCE / "trace.zip").write_bytes(b"zip")
         return {"videos": [{"snapshot": "tiles/1.png"}]}
+    if action == "odd_name":
+        with open(os.fsencode(EVIDENCE) + b"/\xff.png", "wb") as file:
+            file.write(b"png")
+        return {"snapshot": "\udcff.png"}
     if action == "link":
         place = {"EVIDENCE": EVIDENCE, "STORAGE": STORAGE}[data["folder"]]
         shutil.rmtree(place)
@@ -76,7 +82,7 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
     return None
 
 
-ANSWERED = {"refuse", "break", "chatter", "long", "die_later"}
+ANSWERED = {"refuse", "break", "answer", "chatter", "long", "die_later"}
 
 if MODE == "exit":
     sys.exit("Error: no browser here")

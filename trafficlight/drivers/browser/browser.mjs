@@ -1,34 +1,28 @@
 // Chromium with one page, whose files it gets from this process.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
 // What the page stores belongs to its origin: the port must not be a part of it.
-const HOST = "hydrogen.localhost";
-const HTML =
-    '<!doctype html><meta charset="utf-8"><title>Hydrogen</title><link rel="stylesheet" ' +
-    'href="assets/theme-element-light.css"><body class="hydrogen"><script type="module" src="page.js"></script>';
-const PLACES = [
-    "build",
-    "node_modules/hydrogen-view-sdk/asset-build",
-    "node_modules/hydrogen-view-sdk/lib-build",
-    "node_modules/@matrix-org/olm",
-].map((folder) => new URL(folder, import.meta.url));
+const HOST = "client.localhost";
+// The host waits a little longer.
+const START_MS = 110_000;
 const TYPES = {
     ".css": "text/css",
     ".html": "text/html",
     ".js": "text/javascript",
+    ".json": "application/json",
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
 };
 const OPTIONS = [
     "--headless=new",
     "--remote-debugging-port=0",
-    "--window-size=1280,720",
+    "--window-size=1280,960",
     "--disable-background-networking",
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
@@ -41,6 +35,7 @@ const OPTIONS = [
     "--disable-quic",
     "--disable-renderer-backgrounding",
     "--disable-sync",
+    "--force-prefers-reduced-motion",
     "--hide-crash-restore-bubble",
     "--log-level=3",
     "--no-default-browser-check",
@@ -51,45 +46,46 @@ const OPTIONS = [
     ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
 ];
 
-async function serve({ url }, response) {
-    const path = new URL(url, `http://${HOST}`).pathname;
-    // Its service worker asks for index.html where the page asks for /.
-    const isPage = ["/", "/index.html"].includes(path);
-    response.setHeader("content-type", TYPES[isPage ? ".html" : extname(path)] ?? "application/octet-stream");
-    if (isPage) return response.end(HTML);
-    for (const place of PLACES) {
-        const content = await readFile(new URL(place + path)).catch(() => undefined);
-        if (content) return response.end(content);
-    }
-    response.writeHead(404).end();
-}
+// Its own temporary folder is for sockets, whose paths must be short.
+const ENVIRONMENT = { ...process.env };
 
 export class Browser {
+    #app;
     #executable;
     #profile;
     #saved;
     #port;
     #process;
-    /** The page, with Hydrogen loaded. */
+    #tracing;
+    /** The page, with the client loaded. */
     page;
 
-    /** Keeps what it stores in a folder. */
-    constructor(executable, folder) {
+    /**
+     * Keeps what the page stores in a folder.
+     *
+     * @param app What the page is: `html`, the `folders` that its files are in, and the selector of an element that
+     *     shows that it is `ready`.
+     */
+    constructor(app, executable, folder) {
+        this.#app = app;
         this.#executable = executable;
         this.#profile = join(folder, "profile");
         this.#saved = join(folder, "local-storage.json");
+        // For what Playwright writes, which is to disappear with the folder if this process is killed.
+        process.env.TMPDIR = join(folder, "temporary");
     }
 
     async start() {
+        await mkdir(process.env.TMPDIR, { recursive: true });
         if (this.#port === undefined) {
-            const server = createServer(serve).listen(0, "127.0.0.1");
+            const server = createServer((...exchange) => this.#serve(...exchange)).listen(0, "127.0.0.1");
             await once(server, "listening");
             this.#port = server.address().port;
         }
         const rule = `--host-resolver-rules=MAP ${HOST} 127.0.0.1:${this.#port}`;
         const options = [...OPTIONS, `--user-data-dir=${this.#profile}`, rule, "about:blank"];
         // Not by Playwright: it would put Chromium into another process group than the host acts on.
-        this.#process = spawn(this.#executable, options, { stdio: ["ignore", "ignore", "pipe"] });
+        this.#process = spawn(this.#executable, options, { env: ENVIRONMENT, stdio: ["ignore", "ignore", "pipe"] });
         this.#process.on("error", (error) => this.#lost(error.message));
         this.#process.on("exit", (code, signal) => this.#lost(`Chromium exited (${signal ?? code})`));
         const address = await new Promise((found) => {
@@ -100,22 +96,33 @@ export class Browser {
         });
         const [context] = (await chromium.connectOverCDP(address)).contexts();
         this.page = context.pages()[0] ?? (await context.newPage());
+        this.page.setDefaultTimeout(START_MS);
         this.page.on("console", (message) => {
-            if (message.type() !== "verbose") console.error(`console.${message.type()}: ${message.text()}`);
+            if (message.type() !== "debug") console.error(`console.${message.type()}: ${message.text()}`);
         });
         this.page.on("pageerror", (error) => console.error(`page: ${error.stack}`));
         const saved = await readFile(this.#saved, "utf8").catch(() => undefined);
         if (saved) {
-            await this.page.goto(`http://${HOST}/sw.js`);
+            await this.page.goto(`http://${HOST}/nothing`);
             await this.page.evaluate((saved) => Object.assign(localStorage, JSON.parse(saved)), saved);
         }
-        await this.page.goto(`http://${HOST}/`);
+        await this.page.goto(`http://${HOST}/`, { waitUntil: "commit" });
         await this.ready();
+        this.#tracing = context.tracing;
+        await this.#tracing.start({ snapshots: true });
+        await this.#tracing.startChunk();
     }
 
     /** Wait until the page shows a way to log in, or what is logged in. */
     async ready() {
-        await this.page.waitForSelector("#homeserver, .LeftPanel");
+        await this.page.waitForSelector(this.#app.ready);
+    }
+
+    /** Leave a screenshot and a trace of all since the last one in a folder. */
+    async leaveEvidence(folder, name) {
+        await this.page.screenshot({ path: join(folder, `${name}.png`) });
+        await this.#tracing.stopChunk({ path: join(folder, `${name}.trace.zip`) });
+        await this.#tracing.startChunk();
     }
 
     /** Write the page's local storage, which Chromium writes seconds later, to a file. */
@@ -127,6 +134,19 @@ export class Browser {
         const running = this.#process;
         this.#process = undefined;
         if (running?.kill()) await once(running, "exit");
+    }
+
+    async #serve({ url }, response) {
+        const path = new URL(url, `http://${HOST}`).pathname;
+        // A service worker may ask for index.html where the page asks for /.
+        const isPage = ["/", "/index.html"].includes(path);
+        response.setHeader("content-type", TYPES[isPage ? ".html" : extname(path)] ?? "application/octet-stream");
+        if (isPage) return response.end(this.#app.html);
+        for (const folder of this.#app.folders) {
+            const content = await readFile(new URL(folder + path, import.meta.url)).catch(() => undefined);
+            if (content) return response.end(content);
+        }
+        response.writeHead(404).end();
     }
 
     #lost(why) {

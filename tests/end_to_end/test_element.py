@@ -1,0 +1,75 @@
+"""Element's user interface in a real Chromium, with nio as the other user."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trafficlight.drivers.recipes import ElementRecipe
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Start
+
+pytestmark = [pytest.mark.nightly, pytest.mark.network, pytest.mark.timeout(1500)]
+
+_LIFE = """
+from trafficlight import Test
+from trafficlight.client_types import ElementWeb, Nio
+from trafficlight.server_types import SynapseStable
+
+
+class Life(Test):
+    clients = {"alice": ElementWeb, "bob": Nio}
+    servers = {"server": [SynapseStable]}
+
+    async def run(self, alice, bob, server):
+        await alice.register(server)
+        await bob.register(server)
+        await alice.create_room("A room")
+        await alice.invite_user(bob.user_id)
+        await bob.accept_invite()
+        await alice.send_message("Hello\\nBob")
+        sent = await bob.find_message("Hello\\nBob")
+        seen = await alice.find_message("Hello\\nBob")
+        assert (seen["event_id"], seen["user"]) == (sent["event_id"], alice.user_id)
+        assert seen["encrypted"] and seen["shield"] == "none"
+        assert await alice.get_trust(bob.user_id) == "unverified"
+
+        await alice.kill()
+        await bob.send_message("Hello Alice")
+        await alice.restart()
+        await alice.open_room("A room")
+        await alice.verify_message_in_timeline("Hello Alice")
+
+        await alice.logout()
+        await alice.login(server)
+        await alice.open_room("A room")
+        await alice.verify_last_message_is_utd()
+        await alice.open_room("No such room")
+"""
+
+
+async def test_element_talks_with_nio_and_leaves_evidence_of_a_failure(
+    start: "Start", tmp_path: Path
+) -> None:
+    if reason := ElementRecipe.unsupported():
+        pytest.skip(reason)
+    test = tmp_path / "life_test.py"
+    test.write_text(_LIFE)
+
+    running = await start("run", test)
+
+    assert await running.ended(timeout=1400) == 1, running.output + running.errors
+    (case,) = running.cases().values()
+    (failure,) = case.result
+    assert "open_room: expected a room No such room; there is A room" in str(failure.message)
+    left = {path.suffix for path in running.session().glob("cases/**/clients/alice/open_room-*")}
+    assert left == {".png", ".zip"}
+
+
+async def test_two_elements_verify_each_other(start: "Start") -> None:
+    if reason := ElementRecipe.unsupported():
+        pytest.skip(reason)
+    running = await start("run", "verification", "-k", "VerifiedByEmoji", "--clients", "element-web")
+    assert await running.ended(timeout=1400) == 0, running.output + running.errors
+    assert [case.result for case in running.cases().values()] == [[]]
