@@ -287,6 +287,12 @@ class Settings(BaseModel):
         default=False,
         description="Whether unsupported cases, warnings and unexpected successes make the exit code 3.",
     )
+    record_traffic: Literal["always", "failures", "never"] = Field(
+        default="never",
+        description="Whether the requests of clients go through a proxy that records them: `always`,"
+        " `failures` (the recordings of cases that succeed are removed) or `never`, but for tests that use"
+        " the network of a client. Only for homeservers on this machine.",
+    )
     rerun_interrupted: bool = Field(
         default=True,
         description="Whether cases that a killed coordinator was at run again; otherwise they end in error.",

@@ -155,6 +155,27 @@ class ChildProcess:
             self._process.send_signal(number)
 
 
+@asynccontextmanager
+async def log_opened(path: Path) -> AsyncIterator[int]:
+    """Open a log file for appending, and close it in every ending.
+
+    :raises OSError: it cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    opening = asyncio.ensure_future(asyncio.to_thread(os.open, path, flags, 0o644))
+    try:
+        descriptor = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            os.close(opening.result())
+        raise
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 async def start_process(
     command: Sequence[str], *, environment: Mapping[str, str], directory: Path, log: Path
 ) -> ChildProcess:
@@ -162,23 +183,19 @@ async def start_process(
 
     :raises DeployError: the program cannot be started.
     """
-    output = await asyncio.to_thread(
-        os.open, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644
-    )
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *with_parent_death_signal(command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=dict(environment),
-            cwd=directory,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise DeployError(f"cannot start {command[0]}: {error}") from error
-    finally:
-        os.close(output)
+    async with log_opened(log) as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *with_parent_death_signal(command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                cwd=directory,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DeployError(f"cannot start {command[0]}: {error}") from error
     return ChildProcess(process)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from trafficlight.clients.action import action
+from trafficlight.network.control import CaseNetwork, ClientNetwork
 from trafficlight.protocol import JsonObject
 
 ServerOperation: TypeAlias = Literal["start", "stop", "restart", "kill", "pause", "unpause"]
@@ -64,9 +65,19 @@ class Client:
         self.name = name
         self.registration = registration
         self._link = link
+        self._network = ClientNetwork(name, None)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} ({self.registration.get('type')})>"
+
+    @property
+    def network(self) -> ClientNetwork:
+        """The network between this client and its homeservers."""
+        return self._network
+
+    def join(self, network: CaseNetwork) -> None:
+        """Use the network of a case: called before the test gets the client."""
+        self._network = ClientNetwork(self.name, network)
 
     async def _perform(self, action: str, data: JsonObject) -> JsonObject:
         return await self._link.perform(self.name, action, data)

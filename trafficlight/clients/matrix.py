@@ -67,9 +67,9 @@ class MatrixClient(Client):
         self.homeserver = homeserver
         if self.registration.get("type") in _REGISTERS_OVER_API:
             await register_account(homeserver.cs_api, self.localpart, self.password)
-            await self._login(self.localpart, self.password, homeserver_url(homeserver.cs_api))
+            await self._login(self.localpart, self.password, await self._url_for(homeserver))
         else:
-            await self._register(self.localpart, self.password, homeserver_url(homeserver.cs_api))
+            await self._register(self.localpart, self.password, await self._url_for(homeserver))
 
     async def login(self, homeserver: ClientApi, key_backup_passphrase: str | None = None) -> None:
         """Log in to an account that exists.
@@ -78,8 +78,11 @@ class MatrixClient(Client):
         :param key_backup_passphrase: opens the account's key backup, if it has one.
         """
         self.homeserver = homeserver
-        url = homeserver_url(homeserver.cs_api)
+        url = await self._url_for(homeserver)
         await self._login(self.localpart, self.password, url, key_backup_passphrase)
+
+    async def _url_for(self, homeserver: ClientApi) -> HomeserverUrl:
+        return homeserver_url(await self._network.url_for(homeserver.cs_api))
 
     @action("register")
     async def _register(self, username: str, password: str, homeserver_url: HomeserverUrl) -> None:

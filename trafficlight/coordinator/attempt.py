@@ -14,6 +14,7 @@ from trafficlight.clients.base import ServerOperation
 from trafficlight.clock import Clock, race
 from trafficlight.coordinator.adapter import Adapter, Lease
 from trafficlight.coordinator.channel import ActionResult, AdapterFailure
+from trafficlight.coordinator.network import NetworkProxy, RunningProxy
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.errors import (
@@ -86,6 +87,8 @@ class Resources:
     servers: Provider
     execute: Execute
     deadlines: Deadlines
+    network: NetworkProxy | None = None
+    record: str = "never"
 
 
 @dataclass(eq=False)
@@ -96,6 +99,7 @@ class Attempt:
     :param waiting: the case and the attempt's number.
     :param folder: the attempt's folder, which does not exist yet.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
+    :ivar proxy: the network proxy, once the test uses it.
     :ivar waited: seconds that it waited for a worker.
     :ivar began: whether code of the test file has started.
     :ivar failures: the first error of each role's adapter.
@@ -115,6 +119,7 @@ class Attempt:
     decisive: AdapterFailure | None = None
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: list[str] = field(default_factory=list)
+    proxy: "asyncio.Future[RunningProxy]" = field(init=False)
     waited: float = 0.0
     began: bool = False
     started: float = field(init=False)
@@ -122,6 +127,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self.started = self.resources.clock.monotonic()
+        self.proxy = asyncio.get_running_loop().create_future()
         self.lease = Lease(
             session=self.session,
             case=self.case.id,
@@ -176,6 +182,7 @@ class Attempt:
             servers=servers,
             case_deadline=self.case.timeout or deadlines.case,
             teardown_deadline=deadlines.teardown,
+            record=self.resources.record,
         )
         verdict = await self._annotated(await self._run_until_aborted(assignment))
         at_fault = [role for role, error in self.failures.items() if isinstance(error, LabError)]
@@ -228,14 +235,18 @@ class Attempt:
         return ready
 
     async def _run_until_aborted(self, assignment: Assignment) -> Verdict:
-        """Run the test; cancel it when it loses an adapter or a homeserver and does not notice."""
+        """Run the test; cancel it when it loses an adapter, a homeserver or the network proxy."""
         ready = self.resources.clock.monotonic()
 
         def began() -> None:
             self.began, self.waited = True, self.resources.clock.monotonic() - ready
             self.emit(CaseState(case=self.case.id, state=State.RUNNING))
 
-        contenders = [self.resources.execute(assignment, self, began), self._adapter_lost()]
+        contenders = [
+            self.resources.execute(assignment, self, began),
+            self._adapter_lost(),
+            self._network_lost(),
+        ]
         if self.servers:
             contenders.append(self._homeserver_lost())
         try:
@@ -250,6 +261,10 @@ class Attempt:
         await self.aborted.wait()
         assert self.decisive is not None
         return verdict_of(self.decisive, "run")
+
+    async def _network_lost(self) -> Verdict:
+        """Return when the network proxy has ended, which the test uses."""
+        return verdict_of(LabError(await (await self.proxy).wait()), "run")
 
     async def _homeserver_lost(self) -> Verdict:
         """Return when a homeserver has exited unexpectedly and the test had time to fail by itself."""
@@ -323,6 +338,15 @@ class Attempt:
         finally:
             if large is not None:
                 await self._keep(role, f"{action}-{id}", large)
+
+    async def network(self) -> Path:
+        """Return the control socket of the network proxy."""
+        if self.resources.network is None:
+            raise LabError("there is no network proxy")
+        proxy = await self.resources.network.running()
+        if not self.proxy.done():
+            self.proxy.set_result(proxy)
+        return proxy.socket
 
     async def _keep(self, role: str, name: str, answer: JsonObject | str) -> None:
         """Write an answer of a client, which its event does not hold completely, to a file of the case."""

@@ -12,6 +12,7 @@ from trafficlight.client_types import ClientTypeSpec
 from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
+from trafficlight.coordinator.network import NetworkProxy
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
@@ -44,6 +45,8 @@ class Engine:
         come and go.
     :param queue_deadline: seconds that a case waits while no adapters or providers can fill its roles.
     :param alive_deadline: seconds without a request after which an adapter is dropped.
+    :param network: the proxy between clients and homeservers; None for none.
+    :param record: of which attempts it keeps the recordings: ``always``, ``failures`` or ``never``.
     """
 
     def __init__(
@@ -57,13 +60,15 @@ class Engine:
         limits: Callable[[], Limits],
         queue_deadline: float = 300.0,
         alive_deadline: float = 60.0,
+        network: NetworkProxy | None = None,
+        record: str = "never",
     ) -> None:
         self.clock = clock
         self.journal = journal
         self.pool = Pool(clock, journal, self.wake, alive=alive_deadline)
         #: The sessions that have not ended, by their ids.
         self.sessions: dict[str, Session] = {}
-        self._resources = Resources(self.pool, journal, clock, servers, execute, deadlines)
+        self._resources = Resources(self.pool, journal, clock, servers, execute, deadlines, network, record)
         self._ask_limits = limits
         self._limits = limits()
         self._queue_deadline = self._adapters_deadline = queue_deadline

@@ -18,6 +18,7 @@ from trafficlight.clock import Clock, DebuggerClock, SystemClock, race
 from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
+from trafficlight.coordinator.network import NetworkProxy
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.recovery import (
     RecoveredSession,
@@ -104,6 +105,8 @@ class Lab:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
+            network = NetworkProxy()
+            stack.push_async_callback(network.close)
             recovered = RecoveredState()
             if resumable:
                 directory = open_state_directory(root)
@@ -125,6 +128,8 @@ class Lab:
                 limits=lambda: _limits(settings, servers),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
+                network=network,
+                record=settings.record_traffic,
             )
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))

@@ -498,7 +498,19 @@ class Log(Event):
     message: str
 
 
-TestEvent: TypeAlias = Measurement | Attachment | Log
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkChanged(Event):
+    """A test changed the network of the client in a role.
+
+    :param rule: what it does to which requests, or ``offline``.
+    :param active: whether it is in effect from now on.
+    """
+
+    rule: str
+    active: bool
+
+
+TestEvent: TypeAlias = Measurement | Attachment | Log | NetworkChanged
 """What a running test can emit; the coordinator accepts nothing else from a worker."""
 
 
@@ -577,7 +589,7 @@ def event_from_test(content: Any) -> TestEvent | None:
     if isinstance(event, Attachment):
         path = PurePosixPath(event.path)
         return None if path.is_absolute() or ".." in path.parts else event
-    return event if isinstance(event, Measurement | Log) else None
+    return event if isinstance(event, Measurement | Log | NetworkChanged) else None
 
 
 def jsonable(value: Any) -> Any:

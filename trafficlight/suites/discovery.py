@@ -2,10 +2,12 @@
 
 import inspect
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from types import FunctionType
 
 from trafficlight.config import CONFIGURATION_FILES, RESULTS_MARKER
 from trafficlight.suites.imports import SHIPPED
@@ -16,6 +18,14 @@ DEFAULT_PATTERNS = ("test_*.py", "*_test.py")
 
 # What the folders of sessions of earlier versions have.
 _OLD_RESULTS = frozenset({"events.jsonl", "junit.xml"})
+# Names of tests, and of what runs before and after them, in other frameworks.
+_LIKE_A_TEST = re.compile("[Tt]est[A-Z]|Test_")
+_INSTEAD = {
+    **dict.fromkeys(("setUp", "asyncSetUp", "setup_method", "setUpClass", "setup_class"), "setup"),
+    **dict.fromkeys(
+        ("tearDown", "asyncTearDown", "teardown_method", "tearDownClass", "teardown_class"), "teardown"
+    ),
+}
 _NEVER = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
 
 
@@ -115,6 +125,53 @@ def lookalikes_in(module: object, module_name: str) -> Iterator[str]:
             yield name
 
 
+def unreached_in(cls: type[Test], tests: Collection[type[Test]]) -> Iterator[str]:
+    """Yield what a test class has, or derives, that looks like a part of it, and that nothing calls.
+
+    :param tests: all tests of its file.
+    """
+    for owner in cls.__mro__[: cls.__mro__.index(Test)]:
+        for name, value in vars(owner).items():
+            place = f"{owner.__name__}.{name}"
+            if is_test_method(name) and not callable(getattr(cls, name, None)):
+                yield f"{place} will not run (a test is an async method)"
+            elif inspect.isfunction(value) and _LIKE_A_TEST.match(name):
+                yield f"{place}() will not run (the name of a test begins with test_)"
+            elif instead := _INSTEAD.get(name):
+                yield f"{place}() will not be called (it is named {instead} here)"
+            elif is_test_method(name) and inspect.isfunction(value) and _is_replaced(owner, value, tests):
+                yield f"{place}() will not run (classes that derive from {owner.__name__} replace it)"
+
+
+def nested_in(module: object, module_name: str) -> Iterator[str]:
+    """Yield the names of the tests that are inside of other classes of a module."""
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == module_name:
+            for inner in vars(value).values():
+                inside = (
+                    isinstance(inner, type) and inner.__qualname__ == f"{value.__qualname__}.{inner.__name__}"
+                )
+                if inside and issubclass(inner, Test) and methods_of(inner):
+                    yield inner.__qualname__
+
+
+def _is_replaced(owner: type, method: FunctionType, tests: Collection[type[Test]]) -> bool:
+    """Return whether all classes that derive from a base in their file replace a test of it.
+
+    Not if they call it by `super()`, nor if it is clear that it is a base only.
+    """
+    if owner.__name__.startswith("_") or "NotImplementedError" in method.__code__.co_names:
+        return False
+    derived = [getattr(one, method.__name__, None) for one in tests if issubclass(one, owner)]
+    codes = [getattr(one, "__code__", method.__code__) for one in derived if one is not method]
+    same_file = any(one.__module__ == owner.__module__ for one in tests)
+    return (
+        same_file
+        and len(codes) == len(derived)
+        and not any("__class__" in code.co_freevars for code in codes)
+    )
+
+
 def _looks_like_a_test(cls: type) -> bool:
     declares = cls.__name__.startswith("Test") or not {"clients", "servers"}.isdisjoint(vars(cls))
     return declares and any(map(is_test_method, vars(cls)))
@@ -129,7 +186,11 @@ def origin_of(cls: type) -> tuple[str, str]:
 def _leaves(module: object, module_name: str) -> dict[str, type[Test]]:
     own = _own(module, module_name)
     bases = {base for cls in own for base in cls.__mro__[1:]}
-    return {name: cls for cls, name in own.items() if cls not in bases and not inspect.isabstract(cls)}
+    return {
+        name: cls
+        for cls, name in own.items()
+        if cls not in bases and not inspect.isabstract(cls) and vars(cls).get("__test__", True)
+    }
 
 
 def _own(module: object, module_name: str) -> dict[type[Test], str]:

@@ -17,7 +17,9 @@ from trafficlight.suites.discovery import (
     classes_in,
     file_found,
     lookalikes_in,
+    nested_in,
     origin_of,
+    unreached_in,
     untested_in,
 )
 from trafficlight.suites.expansion import MatrixFilter, expand
@@ -59,7 +61,6 @@ class FileResult:
     :param untested: problems of classes with roles and no test, unless other classes derive from them.
     :param parameters: the names of the parameters that its tests take.
     :param warnings: what is probably not meant so, one line each.
-    :param exhausted: whether the memory was not enough for it.
     """
 
     suites: dict[str, Suite] = field(default_factory=dict)
@@ -70,7 +71,6 @@ class FileResult:
     bases: set[Origin] = field(default_factory=set)
     parameters: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
-    exhausted: bool = False
 
     def add_problems(self, problems: Iterable[TestFileError], targets: Iterable[Target] = ()) -> None:
         """Add problems, each once, and mark the targets that they concern as met."""
@@ -95,7 +95,6 @@ def collect_file(request: FileRequest) -> FileResult:
         module = load_module(file.path)
     except TestFileError as error:
         found.add_problems([error], targets)
-        found.exhausted = isinstance(error.__cause__, MemoryError)
         return found
     source = SourceLines(file.path)
     classes = classes_in(module, module.__name__)
@@ -106,6 +105,10 @@ def collect_file(request: FileRequest) -> FileResult:
     if classes and (beside := list(lookalikes_in(module, module.__name__))):
         hint = "tests are methods of a subclass of trafficlight.Test"
         found.warnings.append(f"{file.name}: {', '.join(beside)} will not run ({hint})")
+    for inner in nested_in(module, module.__name__):
+        found.warnings.append(f"{file.name}: {inner} will not run (a test is at the top level of its file)")
+    for line in source.tuple_assertions():
+        found.warnings.append(f"{file.name}:{line}: the assertion always holds (remove the parentheses)")
     for name, cls in classes.items():
         found.bases.update(origin_of(base) for base in cls.__mro__[1:] if issubclass(base, Test))
         some = _meaning(targets, name)
@@ -116,6 +119,8 @@ def collect_file(request: FileRequest) -> FileResult:
             continue
         found.parameters.update(parameters_of(cls))
         found.warnings += [f"{file.name}: {name}.{warning}" for warning in lone_lists(cls) if some]
+        unreached = [f"{file.name}: {what}" for what in unreached_in(cls, classes.values()) if some]
+        found.warnings += [warning for warning in unreached if warning not in found.warnings]
         for wanted, chosen in _filters(some, name, request.selection, found.types):
             suites, wrong = _expanded(cls, name, file, source, wanted, found)
             found.add_problems(wrong, chosen if wrong else ())
@@ -172,7 +177,6 @@ def _expanded(
         return expand(cls, name, file, source, wanted)
     except Exception as error:  # noqa: BLE001 - code of a test file
         # Expansion calls code of the test file, for instance the __repr__ of a parameter.
-        found.exhausted |= isinstance(error, MemoryError)
         problem = f"{name} cannot be expanded: {type(error).__name__}: {error}"
         return [], [TestFileError(file.path, source.class_line(name), problem)]
 

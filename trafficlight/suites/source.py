@@ -56,6 +56,12 @@ class SourceLines:
             return node.lineno
         return None
 
+    def tuple_assertions(self) -> Iterator[int]:
+        """Yield the line of every assertion that always holds, because it is of a tuple."""
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Assert) and isinstance(node.test, ast.Tuple) and node.test.elts:
+                yield node.lineno
+
     def repeated_classes(self) -> Iterator[tuple[str, int]]:
         """Yield the name and line of every class that replaces one of the same name."""
         yield from _repeated(node for node in self._tree.body if isinstance(node, ast.ClassDef))

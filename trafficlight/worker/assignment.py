@@ -35,6 +35,7 @@ class Assignment:
     :param servers: the homeserver in every server role.
     :param case_deadline: seconds for set-up and test together.
     :param teardown_deadline: seconds for the tear-down after that.
+    :param record: of which attempts the clients' traffic is recorded: ``always``, ``failures`` or ``never``.
     """
 
     case: Case
@@ -44,6 +45,7 @@ class Assignment:
     servers: Mapping[str, ServerInfo] = field(default_factory=dict)
     case_deadline: float = 300.0
     teardown_deadline: float = 30.0
+    record: str = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,13 @@ class Verdict:
 
 class CaseLink(CaseBackend, Protocol):
     """How running test code reaches the coordinator: actions, homeservers, and events."""
+
+    async def network(self) -> Path:
+        """Return the control socket of the network proxy.
+
+        :raises LabError: it cannot be started.
+        """
+        ...
 
     def emit(self, event: TestEvent) -> None:
         """Record an event of the attempt."""

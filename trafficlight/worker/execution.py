@@ -16,8 +16,9 @@ from trafficlight.client_types import ClientType, client_class
 from trafficlight.clients import Client, HomeServer
 from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError, LabError
+from trafficlight.network.control import CaseNetwork
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import Attachment, Log, Measurement, State, TestEvent
+from trafficlight.results.events import Attachment, Log, Measurement, NetworkChanged, State, TestEvent
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
@@ -31,6 +32,8 @@ from trafficlight.worker.verdicts import verdict_of
 
 # Seconds for closing what the test left open on homeservers: less than a worker's margin.
 _CLOSE_SECONDS = 3
+# The file of a client's traffic, in the folder of its uploads.
+RECORDING = "network.har"
 
 
 OnFailure: TypeAlias = Callable[[BaseException, Verdict], None]
@@ -136,6 +139,12 @@ class _Execution:
         self._link = cast("CaseLink", self._calls)
         self._emit = emit
         self._on_failure = on_failure
+        self._network = CaseNetwork(
+            link.network,
+            record=assignment.record != "never",
+            recording=lambda role: self._folder.client(role) / RECORDING,
+            on_change=lambda role, rule, active: emit(NetworkChanged(role=role, rule=rule, active=active)),
+        )
         self._clients: Mapping[str, ClientType] = {}
         self.case = CaseInfo(
             id=assignment.case.id,
@@ -177,7 +186,9 @@ class _Execution:
         arguments = {**roles, **self.case.parameters}
         try:
             with self._strays.watching():
-                return await self._to_the_end(test, arguments)
+                verdict = await self._to_the_end(test, arguments)
+            await self._keep_recordings(verdict)
+            return verdict
         finally:
             await self._close([one for one in roles.values() if isinstance(one, HomeServer)])
 
@@ -236,7 +247,8 @@ class _Execution:
         for role, registration in self._assignment.clients.items():
             annotations = (annotation_of(method, role) for method in methods)
             kind = client_class(self._clients[role], next(filter(None, annotations), None))
-            given[role] = kind(role, registration, self._link)
+            client = given[role] = kind(role, registration, self._link)
+            client.join(self._network)
         for role, facts in self._assignment.servers.items():
             given[role] = HomeServer(
                 facts.server_name,
@@ -301,8 +313,25 @@ class _Execution:
             return self._verdict_of(error, "teardown")
         return None
 
+    async def _keep_recordings(self, verdict: Verdict) -> None:
+        """Attach the recordings of the clients' traffic, or remove them where no one needs them."""
+        keep = self._assignment.record == "always" or verdict.state is not State.SUCCESS
+        for role, path in self._network.recordings.items():
+            try:
+                if not keep:
+                    await asyncio.to_thread(path.unlink)
+                    continue
+                size = (await asyncio.to_thread(path.stat)).st_size
+            except OSError:  # the proxy could not write it
+                continue
+            where = path.relative_to(self._folder.path).as_posix()
+            self._emit(
+                Attachment(role=role, name=path.name, path=where, size=size, media_type="application/json")
+            )
+
     async def _close(self, servers: Sequence[HomeServer]) -> None:
         """Close what the test opened on its homeservers; an error does not change the verdict."""
+        await self._network.close()
         try:
             async with self._clock.timeout(_CLOSE_SECONDS):
                 for server in servers:

@@ -52,7 +52,7 @@ class Request:
     """
 
     id: int
-    method: Literal["perform", "upload", "operate"]
+    method: Literal["perform", "upload", "operate", "network"]
     arguments: list[Any]
 
 
@@ -124,12 +124,10 @@ class Collected:
     """Worker to coordinator: what a test file contains, in parts.
 
     :param last: whether it is the last part.
-    :param contaminated: whether importing the file changed modules of the process itself.
     """
 
     part: FileResult
     last: bool = False
-    contaminated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from trafficlight.worker.output import capturing
 from trafficlight.worker.verdicts import verdict_of
 
 IMPORTED_NIO = 91
-"""The exit code of a process whose test has imported nio, which is slow: later ones have it imported."""
+"""The exit code of a process whose test file has imported nio, which is slow: later ones have it imported."""
 
 # Seconds that tasks which a test left running have to end.
 _LEFTOVERS = 1.0
@@ -76,6 +76,10 @@ class _SocketLink(CaseLink):
     async def operate(self, role: str, operation: ServerOperation) -> None:
         """Control the homeserver in a role."""
         await self._request("operate", role, operation)
+
+    async def network(self) -> Path:
+        """Return the control socket of the network proxy."""
+        return Path(await self._request("network"))
 
     def emit(self, event: TestEvent) -> None:
         """Record an event of the attempt."""
@@ -114,14 +118,12 @@ class _Process:
         self._serving: asyncio.Task[None] | None = None
         self._home = os.getcwd()
         self._pid = os.getpid()
-        self._modules = dict(sys.modules)
-        self._path = tuple(sys.path)
+        self._has_nio = "nio" in sys.modules
 
-    def _environment_clean(self) -> bool:
-        """Return whether the modules and the path of a new process are still there."""
-        return all(sys.modules.get(name) is module for name, module in self._modules.items()) and all(
-            entry in sys.path for entry in self._path
-        )
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a process that ends as it should."""
+        return IMPORTED_NIO if "nio" in sys.modules and not self._has_nio else 0
 
     def _shutting_down(self) -> bool:
         """Return whether this process exits: a task of the test has raised SystemExit."""
@@ -167,7 +169,7 @@ class _Process:
         await _cancel_leftovers(asyncio.all_tasks() - known)
         write_message(self._writer, Finished(verdict))
         await self._writer.drain()
-        exit_now(IMPORTED_NIO if "nio" in sys.modules and "nio" not in self._modules else 0)
+        exit_now(self.exit_code)
 
     async def _collect(self, request: FileRequest) -> None:
         try:
@@ -180,8 +182,7 @@ class _Process:
             message = f"cannot be collected: {verdict_of(error, '').message}"
             last = FileResult()
             last.add_problems([TestFileError(request.file.path, None, message)], request.targets)
-        contaminated = not self._environment_clean()
-        write_message(self._writer, Collected(last, last=True, contaminated=contaminated))
+        write_message(self._writer, Collected(last, last=True))
 
     async def _match(self, request: MatchRequest) -> None:
         try:
@@ -259,5 +260,7 @@ def serve(fd: int) -> None:
 async def _serve(fd: int) -> None:
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
     with capturing():
-        await _Process(reader, writer).serve()
+        process = _Process(reader, writer)
+        await process.serve()
     writer.close()
+    exit_now(process.exit_code)

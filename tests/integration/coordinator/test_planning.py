@@ -186,19 +186,21 @@ async def test_one_that_forks_has_one_voice(desk: Desk) -> None:
     assert ids(found) == ["a", "b", "c", "d"]
 
 
-async def test_what_dies_of_another_file_is_read_again(desk: Desk) -> None:
-    """The thread of the first one ends the process while the second one is imported."""
-    desk.write(
-        "a",
-        "imported = threading.Event()\n"
-        "threading.Thread(target=lambda: imported.wait() and os._exit(5)).start()",
-    )
-    # Only where the first one was imported before it, the second one sets it off, and waits for the end.
-    desk.write(
-        "b",
-        "others = [module for name, module in sys.modules.items() if name.endswith('.a_test')]\n"
-        "for other in others:\n    other.imported.set()\n    time.sleep(600)",
-    )
+@pytest.mark.parametrize(
+    ("change", "notices"),
+    [
+        ("os.environ['TARGET'] = 'staging'", "'TARGET' in os.environ"),
+        ("sys.setrecursionlimit(500)", "sys.getrecursionlimit() == 500"),
+        ("import warnings; warnings.filters.clear()", "not __import__('warnings').filters"),
+        ("os.umask(0o777)", "os.umask(0o22) == 0o777"),
+        ("signal.signal(signal.SIGTERM, print)", "signal.getsignal(signal.SIGTERM) is print"),
+        ("import random; random.random = None", "__import__('random').random is None"),
+        ("sys.modules['wave'] = None", "'wave' in sys.modules"),
+    ],
+)
+async def test_what_one_changes_does_not_reach_the_next(desk: Desk, change: str, notices: str) -> None:
+    desk.write("a", change)
+    desk.write("b", f"assert not ({notices})")
     found = await desk.planned()
     assert not found.problems
     assert ids(found) == ["a", "b"]

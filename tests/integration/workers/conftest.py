@@ -14,6 +14,7 @@ import pytest
 from trafficlight.clients.base import ServerOperation
 from trafficlight.coordinator.workers import pool as workers_module
 from trafficlight.coordinator.workers.pool import WorkerPool
+from trafficlight.errors import LabError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Log, Measurement, State, TestEvent
 from trafficlight.suites.model import Case
@@ -51,6 +52,9 @@ class FakeLink:
 
     async def operate(self, role: str, operation: ServerOperation) -> None:
         self.operated.append((role, operation))
+
+    async def network(self) -> Path:
+        raise LabError("there is no network proxy")
 
     def emit(self, event: TestEvent) -> None:
         self.emitted.append(event)

@@ -59,6 +59,9 @@ class Operations(CaseLink):
             raise UnsupportedError("a homeserver from elsewhere cannot be paused")
         self.done.append((role, operation))
 
+    async def network(self) -> Path:
+        raise NotImplementedError
+
     def emit(self, event: TestEvent) -> None:
         raise NotImplementedError
 

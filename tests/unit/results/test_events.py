@@ -49,9 +49,13 @@ def test_an_old_log_gives_the_same_report(log: Path) -> None:
     assert report == json.loads(log.with_suffix(".report.json").read_bytes())
 
 
+# Kinds that are newer than the old logs.
+_LATER = {"network_changed"}
+
+
 def test_the_old_logs_hold_every_kind() -> None:
     found = {event.kind for log in OLD_LOGS for event in read_events(log)}
-    assert found == {kind.kind for kind in kinds()}
+    assert found == {kind.kind for kind in kinds()} - _LATER
 
 
 @pytest.mark.parametrize("log", OLD_LOGS, ids=lambda path: path.stem)

@@ -280,6 +280,56 @@ def test_what_is_probably_not_meant_so_is_said(write: Write) -> None:
     assert plan([alone.parent]).warnings == found.warnings, "a file without tests of ours"
 
 
+@pytest.mark.parametrize(
+    ("body", "warning"),
+    [
+        ("class One(Test):\n async def testThing(self): ...", "One.testThing() will not run"),
+        ("class One(Test):\n async def Test_thing(self): ...", "One.Test_thing() will not run"),
+        (
+            "class One(Test):\n async def setUp(self): ...",
+            "One.setUp() will not be called (it is named setup",
+        ),
+        ("class One(Test):\n async def tearDown(self): ...", "One.tearDown() will not be called"),
+        ("class One(Test):\n @property\n async def test_p(self): ...", "One.test_p will not run"),
+        ("class One(Test):\n class In(Test):\n  async def run(self): ...", "One.In will not run"),
+        ("class One:\n class In(Test):\n  async def run(self): ...", "One.In will not run"),
+        (
+            "class A(Test):\n async def run(self): ...\nclass One(A):\n async def run(self): ...",
+            "A.run() will",
+        ),
+        ("class One(Test):\n async def test_a(self):\n  assert (1 == 2, 'no')", "a_test.py:7: the assertion"),
+        ("class _A(Test):\n async def run(self): ...\nclass One(_A):\n async def run(self): ...", ""),
+        (
+            (
+                "class A(Test):\n async def run(self): ...\n"
+                "class One(A):\n async def run(self):\n  await super().run()"
+            ),
+            "",
+        ),
+        (
+            (
+                "class A(Test):\n async def run(self): ...\n"
+                "class One(A):\n async def run(self): ...\nclass Other(A):\n async def test_x(self): ..."
+            ),
+            "",
+        ),
+        ("class One(Test):\n __test__ = False\n async def run(self): ...", ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:assertion is always true:SyntaxWarning")
+def test_what_looks_like_a_test_and_does_not_run_is_a_warning(write: Write, body: str, warning: str) -> None:
+    body += (
+        "\n async def test_more(self): ..." if "class One(Test)" in body and "__test__" not in body else ""
+    )
+    text = f"from trafficlight import Test\n\n\n{body}\nclass Good(Test):\n async def run(self): ...\n"
+    found = plan([write("a_test.py", text)])
+    assert found.problems == ()
+    assert [warning in line for line in found.warnings] == [True] * bool(warning)
+    assert ("::One" in str([case.id for case in found.cases])) == (
+        "__test__" not in body and "One:" not in body
+    )
+
+
 def test_keywords(tree: Path) -> None:
     assert len(ids(tree, keyword="send_test and alice=Nio and not dendrite")) == 2
 

@@ -1,4 +1,4 @@
-"""Plans without code of test files in this process: workers collect the files, one after the other."""
+"""Plans without code of test files in this process: workers collect each in a process."""
 
 import asyncio
 import logging
@@ -21,6 +21,8 @@ from trafficlight.worker.messages import Collected, CollectFile
 
 logger = logging.getLogger(__name__)
 
+# Characters of what files print during their import that are kept.
+_PRINTED = 8000
 # Lines of a lost worker's output that are logged.
 _LAST_LINES = 20
 # A worker dumps its tasks, then the stack of its main thread with source lines, then all threads without.
@@ -83,7 +85,6 @@ class WorkerPlanner:
                     builder.add(part)
                     await asyncio.sleep(0)  # there may be very many cases
         finally:
-            await reader.close()
             if reader.printed:
                 (self._printed or _log)(reader.printed)
         return await asyncio.to_thread(builder.plan)
@@ -105,23 +106,19 @@ class _WorkerLost(Exception):  # noqa: N818
     :param output: the end of the worker's output.
     """
 
-    def __init__(self, problem: TestFileError, output: str, *, hung: bool = False) -> None:
+    def __init__(self, problem: TestFileError, output: str) -> None:
         self.problem = problem
         self.output = output
-        self.hung = hung
         super().__init__(problem)
 
 
 class _FileReader:
-    """Collects the files of one plan, all in one worker as long as that lives."""
+    """Collects the files of one plan, each in a process of its own, as each case will run."""
 
     def __init__(self, pool: WorkerPool, deadline: float, clock: Clock) -> None:
         self._pool = pool
         self._deadline = deadline
         self._clock = clock
-        self._worker: WorkerProcess | None = None
-        self._files = 0
-        self._contaminated = False
         self.printed = ""
 
     async def collect(self, request: FileRequest) -> list[FileResult]:
@@ -129,50 +126,21 @@ class _FileReader:
 
         :raises LabError: no worker started.
         """
-        while True:
-            if self._contaminated:  # problems of the next file must be its own
-                await self.close()
-            worker = await self._ready()
-            first = self._files == 0
-            self._files += 1
-            try:
-                parts = await self._collected(worker, request)
-            except _WorkerLost as lost:
-                await self._end(worker)
-                if not first and not lost.hung:
-                    logger.info(
-                        "%s: retrying in a new worker, as others were imported before it", lost.problem
-                    )
-                    continue
-                logger.warning("%s\n%s", lost.problem, _strip_internal_frames(lost.output))
-                found = FileResult()
-                found.add_problems([lost.problem], request.targets)
-                return [found]
-            if parts[-1].exhausted:
-                await self.close()
-                if not first:
-                    continue  # the files before it may have used the memory
+        try:
+            worker = await self._pool.acquire(None)
+        except WorkerDied as died:
+            raise LabError(f"test files cannot be collected: {died}") from died
+        try:
+            parts = await self._collected(worker, request)
+            self.printed = (self.printed + await asyncio.to_thread(worker.last_output))[-_PRINTED:]
             return parts
-
-    async def close(self) -> None:
-        """Replace the worker: files may have left something in it."""
-        if (worker := self._worker) is not None:
-            self.printed += await asyncio.to_thread(worker.last_output)
-            await self._end(worker)
-
-    async def _end(self, worker: WorkerProcess) -> None:
-        self._worker = None
-        await self._pool.release(worker)
-
-    async def _ready(self) -> WorkerProcess:
-        if self._worker is None:
-            try:
-                self._worker = await self._pool.acquire(None)
-            except WorkerDied as died:
-                raise LabError(f"test files cannot be collected: {died}") from died
-            self._files = 0
-            self._contaminated = False
-        return self._worker
+        except _WorkerLost as lost:
+            logger.warning("%s\n%s", lost.problem, _strip_internal_frames(lost.output))
+            found = FileResult()
+            found.add_problems([lost.problem], request.targets)
+            return [found]
+        finally:
+            await self._pool.release(worker)
 
     async def _collected(self, worker: WorkerProcess, request: FileRequest) -> list[FileResult]:
         path, parts = request.file.path, list[FileResult]()
@@ -183,13 +151,12 @@ class _FileReader:
                     collected = await _next_part(worker)
                     parts.append(collected.part)
                     if collected.last:
-                        self._contaminated = collected.contaminated
                         return parts
         except TimeoutError:
             await dump_stacks(worker)
             problem = f"not imported within {self._deadline:g} s"
             hint = "move slow work to setup() or run(), or raise IMPORT_DEADLINE"
-            raise await _lost(worker, path, problem, hint, hung=True) from None
+            raise await _lost(worker, path, problem, hint) from None
         except WorkerDied:
             if worker.rejected:
                 problem = "importing it sent a message that the coordinator does not accept: "
@@ -207,11 +174,9 @@ async def _next_part(worker: WorkerProcess) -> Collected:
     return message
 
 
-async def _lost(
-    worker: WorkerProcess, path: Path, problem: str, hint: str, *, hung: bool = False
-) -> _WorkerLost:
+async def _lost(worker: WorkerProcess, path: Path, problem: str, hint: str) -> _WorkerLost:
     output = await asyncio.to_thread(worker.last_output)
-    return _WorkerLost(TestFileError(path, _failing_line(path, output), problem, hint), output, hung=hung)
+    return _WorkerLost(TestFileError(path, _failing_line(path, output), problem, hint), output)
 
 
 def _failing_line(path: Path, output: str) -> int | None:

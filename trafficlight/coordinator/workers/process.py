@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from trafficlight.processes import with_parent_death_signal
+from trafficlight.processes import log_opened, with_parent_death_signal
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
 from trafficlight.worker.forks import EXIT_CODE, request_process
@@ -77,7 +77,7 @@ class WorkerProcess:
                     str(memory),
                 ]
                 environment = {name: value for name, value in os.environ.items() if name != _NO_ASSERTIONS}
-                with await asyncio.to_thread(output.open, "ab") as file:  # appending: `open` truncates it
+                async with log_opened(output) as file:  # appending: `open` truncates it
                     process = await asyncio.create_subprocess_exec(
                         *with_parent_death_signal(command),
                         stdin=asyncio.subprocess.DEVNULL,

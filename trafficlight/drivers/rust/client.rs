@@ -26,6 +26,7 @@ use matrix_sdk::{
         events::typing::SyncTypingEvent,
     },
 };
+use matrix_sdk_base::crypto::CollectStrategy::{AllDevices, IdentityBasedStrategy};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{
@@ -49,6 +50,9 @@ struct Session {
     homeserver: String,
     password: String,
     matrix: MatrixSession,
+    /// Whether unsigned devices get no room keys.
+    #[serde(default)]
+    signed_only: bool,
 }
 
 /// What the sync has brought that the SDK does not keep.
@@ -89,12 +93,8 @@ impl Device {
 
     /// Go on with the session in the storage, if there is one.
     pub async fn resume(&mut self) -> Result<()> {
-        let saved = match fs::read(self.session_file()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            saved => saved?,
-        };
-        let session: Session = serde_json::from_slice(&saved)?;
-        let client = self.build(&session.homeserver).await?;
+        let Some(session) = self.saved()? else { return Ok(()) };
+        let client = self.build(&session.homeserver, session.signed_only).await?;
         client.restore_session(session.matrix).await?;
         self.password = session.password;
         self.start(client).await
@@ -138,6 +138,14 @@ impl Device {
         Ok(json!(null))
     }
 
+    pub async fn exclude_insecure_devices(&mut self, data: &Data) -> Answer {
+        let mut session = self.saved()?.ok_or("not logged in")?;
+        session.signed_only = true;
+        self.save(&session)?;
+        // The SDK takes it when a client is built.
+        self.reload(data).await
+    }
+
     pub async fn set_display_name(&mut self, data: &Data) -> Answer {
         self.client()?.account().set_display_name(Some(&data.name)).await?;
         Ok(json!(null))
@@ -167,7 +175,7 @@ impl Device {
     /// Make a client with an empty store.
     async fn enter(&mut self, data: &Data) -> Result<Client> {
         self.forget().await?;
-        self.build(&data.homeserver_url.local).await
+        self.build(&data.homeserver_url.local, false).await
     }
 
     /// Keep the session of a client that has just logged in, and start it.
@@ -176,14 +184,26 @@ impl Device {
             homeserver: data.homeserver_url.local.clone(),
             password: data.password.clone(),
             matrix: client.matrix_auth().session().ok_or("there is no session after the login")?,
+            signed_only: false,
         };
-        fs::write(self.session_file(), serde_json::to_vec(&session)?)?;
+        self.save(&session)?;
         self.password = session.password;
         client.encryption().wait_for_e2ee_initialization_tasks().await;
         self.start(client).await
     }
 
-    async fn build(&self, homeserver: &str) -> Result<Client> {
+    fn saved(&self) -> Result<Option<Session>> {
+        match fs::read(self.session_file()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            saved => Ok(Some(serde_json::from_slice(&saved?)?)),
+        }
+    }
+
+    fn save(&self, session: &Session) -> Result<()> {
+        Ok(fs::write(self.session_file(), serde_json::to_vec(session)?)?)
+    }
+
+    async fn build(&self, homeserver: &str, signed_only: bool) -> Result<Client> {
         let settings = EncryptionSettings {
             auto_enable_cross_signing: true,
             auto_enable_backups: false,
@@ -193,6 +213,7 @@ impl Device {
             .homeserver_url(homeserver)
             .respect_login_well_known(false)
             .sqlite_store(self.storage.join("store"), None)
+            .with_room_key_recipient_strategy(if signed_only { IdentityBasedStrategy } else { AllDevices })
             .with_encryption_settings(settings);
         Ok(client.build().await?)
     }

@@ -80,7 +80,7 @@ struct HomeserverUrl {
     local: String,
 }
 
-/// Declares the actions, each a method of the device. Not among them: the SDK has no dehydrated devices.
+/// Declares the actions, each a method of the device. Not among them: the SDK has neither dehydrated devices nor a clock to move.
 macro_rules! actions {
     ($($name:ident),* $(,)?) => {
         const ACTIONS: &[&str] = &[$(stringify!($name)),*];
@@ -143,6 +143,7 @@ actions![
     verify_trusted_device,
     reset_identity,
     block_device,
+    exclude_insecure_devices,
     enable_key_backup,
     create_key_backup,
     restore_key_backup,

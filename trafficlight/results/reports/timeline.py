@@ -16,6 +16,7 @@ from trafficlight.results.events import (
     AdapterReleased,
     Event,
     Log,
+    NetworkChanged,
     ServerFailed,
     ServerReady,
 )
@@ -27,7 +28,7 @@ class Step:
     """One entry of the timeline.
 
     :param offset: seconds from the start of the attempt.
-    :param kind: ``action``, ``server``, ``adapter`` or ``log``.
+    :param kind: ``action``, ``server``, ``adapter``, ``network`` or ``log``.
     :param who: the role; empty if it concerns the whole case.
     :param what: an action's name, a log's message, ...
     :param detail: parameters, a response, a reason.
@@ -115,6 +116,8 @@ def _step(event: Event, offset: float) -> Step:
             return Step(offset, "adapter", who, "adapter released", event.reason)
         case AdapterLost():
             return Step(offset, "adapter", who, "adapter lost", event.reason, "failed")
+        case NetworkChanged():
+            return Step(offset, "network", who, event.rule, "begins" if event.active else "ends")
         case Log():
             return Step(offset, "log", who, event.message, "", event.level.lower())
         case _:

@@ -1,0 +1,89 @@
+"""The network between real clients and a real homeserver."""
+
+import asyncio
+import json
+import re
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import junitparser
+import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end.conftest import Running, Start
+
+_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "break-the-network.md"
+
+WAITS = """
+from trafficlight import Test
+from trafficlight.client_types import Nio
+from trafficlight.server_types import SynapseStable
+
+class Waits(Test):
+    clients = {"alice": Nio}
+    servers = {"server": SynapseStable}
+
+    async def run(self, alice, server):
+        alice.network.use()
+        await alice.register(server)
+        async with alice.network.block("/never"):
+            await alice.network.wait_for("/never")
+
+class Fine(Test):
+    clients = {"alice": Nio}
+    servers = {"server": SynapseStable}
+
+    async def run(self, alice, server):
+        await alice.register(server)
+"""
+
+
+def _recorded(running: "Running") -> dict[Path, list[dict[str, Any]]]:
+    found = (running.directory / "results" / "latest" / "cases").rglob("network.har")
+    return {path: json.loads(path.read_bytes())["log"]["entries"] for path in found}
+
+
+async def test_the_manual(start: "Start", tmp_path: Path) -> None:
+    (code, *_) = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "bad_line_test.py").write_text(code)
+    running = await start(
+        "run", tmp_path / "bad_line_test.py", environment={"TRAFFICLIGHT_RECORD_TRAFFIC": "always"}
+    )
+
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert len(running.cases()) == 3
+    recorded = _recorded(running)
+    assert len(recorded) == 6
+    for entries in recorded.values():
+        (registered, *_) = [one for one in entries if one["request"]["url"].endswith("/register")]
+        assert registered["response"]["status"] in (200, 401)
+        assert "Bearer " not in json.dumps(entries)
+    comments = {one["comment"] for entries in recorded.values() for one in entries if one.get("comment")}
+    assert "delay GET /sync by 1 s: answer passed" in comments
+
+
+@pytest.mark.parametrize("workers", ["1", "0"])
+async def test_a_proxy_that_is_killed_ends_its_case_only(
+    start: "Start", tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "waits_test.py").write_text(WAITS)
+    running = await start("run", tmp_path / "waits_test.py", "--workers", workers)
+    await running.line("Waits", "running")
+    while not any(
+        entry["response"]["status"] for entries in _recorded(running).values() for entry in entries
+    ):
+        await asyncio.sleep(0.05)
+    (proxy,) = (one for one in running.started() if "trafficlight.network" in one.cmdline())
+
+    proxy.send_signal(signal.SIGKILL)
+
+    assert await running.ended() == 3, running.output + running.errors
+    cases = {case.name.partition("[")[0]: case for case in running.cases().values()}
+    (result,) = cases["Waits"].result
+    assert isinstance(result, junitparser.Error)
+    assert result.message is not None
+    assert result.message.startswith("the lab's network proxy ended (signal 9)")
+    assert not cases["Fine"].result
+    assert any(entries for entries in _recorded(running).values()), "what was recorded is there"
+    assert running.started() == []

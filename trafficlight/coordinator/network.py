@@ -1,0 +1,122 @@
+"""The process of the network proxy: started with the first case that may need it, and again if it dies."""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from trafficlight.errors import DeployError, LabError
+from trafficlight.network.control import PROXY_ENDED
+from trafficlight.processes import ChildProcess, child_environment, run_to_completion, start_process
+from trafficlight.text import read_tail
+
+logger = logging.getLogger(__name__)
+
+# Seconds until it listens, and until it ends by itself.
+_START, _END = 30.0, 2.0
+# Bytes of its output that a verdict quotes.
+_TAIL = 2000
+
+
+class RunningProxy:
+    """A process of the network proxy.
+
+    :ivar socket: its control socket.
+    """
+
+    def __init__(self, process: ChildProcess, folder: Path) -> None:
+        self.socket = folder / "control"
+        self._process, self._log = process, folder / "log"
+
+    @classmethod
+    async def start(cls, folder: Path) -> "RunningProxy":
+        """Start one, and wait until it listens.
+
+        :raises LabError: it does not.
+        """
+        # -P: a folder trafficlight in the current directory is not this package.
+        command = [sys.executable, "-P", "-m", "trafficlight.network", str(folder / "control")]
+        try:
+            process = await start_process(
+                command, environment=child_environment(), directory=folder, log=folder / "log"
+            )
+        except (OSError, DeployError) as error:
+            raise LabError(f"the network proxy cannot be started: {error}") from error
+        proxy = cls(process, folder)
+        try:
+            async with asyncio.timeout(_START):
+                await proxy._listening()
+        except TimeoutError:
+            await proxy.end()
+            raise LabError(f"the network proxy did not start within {_START:g} s") from None
+        except BaseException:
+            await proxy.end()
+            raise
+        return proxy
+
+    async def _listening(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_unix_connection(self.socket)
+                writer.close()
+                return
+            if self._process.exited is not None:
+                raise LabError(await self.wait())
+            await asyncio.sleep(0.02)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has exited."""
+        return self._process.exited is not None
+
+    async def wait(self) -> str:
+        """Wait until it exits; return a sentence about it, with the end of its output."""
+        how = await self._process.wait()
+        output = (await asyncio.to_thread(read_tail, self._log, _TAIL)).strip()
+        return f"{PROXY_ENDED} ({how})" + (f"\n{output}" if output else "")
+
+    async def end(self) -> None:
+        """End it. Idempotent."""
+        self._process.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_END):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.signal(signal.SIGKILL)
+            await self._process.wait()
+
+
+class NetworkProxy:
+    """The network proxy of a lab, whichever process it is at the time."""
+
+    def __init__(self) -> None:
+        self._current: RunningProxy | None = None
+        self._starting = asyncio.Lock()
+        self._folder: Path | None = None
+        self._number = 0
+
+    async def running(self) -> RunningProxy:
+        """Return the process; start one if there is none, or it has ended.
+
+        :raises LabError: it cannot be started.
+        """
+        async with self._starting:
+            if self._current is None or self._current.ended:
+                if self._folder is None:
+                    self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="trafficlight-"))
+                self._number += 1
+                folder = self._folder / str(self._number)
+                await asyncio.to_thread(folder.mkdir)
+                self._current = await RunningProxy.start(folder)
+            return self._current
+
+    async def close(self) -> None:
+        """End the process. Idempotent."""
+        if self._current is not None:
+            await run_to_completion(self._current.end())
+        if self._folder is not None:
+            await run_to_completion(asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True))

@@ -1,0 +1,592 @@
+"""What a test can do to the network between a client and its homeserver: ``client.network``."""
+
+import asyncio
+import base64
+import contextlib
+import inspect
+import itertools
+import json as encoder
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from urllib.parse import urlsplit
+
+from trafficlight.errors import ActionError, LabError
+from trafficlight.network.rules import Matcher
+from trafficlight.text import count
+
+# Bytes of one line on the control socket; more than the proxy ever sends.
+_LIMIT = 128 << 20
+
+PROXY_ENDED = "the lab's network proxy ended"
+"""The verdict of the cases that used a proxy process which died."""
+
+
+class Exchange:
+    """A request that matched a rule, and its answer.
+
+    A callback may change `method`, `target`, `headers` and `body` of the request before it is sent, and
+    `status`, `headers` and `body` of the answer before the client gets it.
+
+    :ivar stage: ``request``: the homeserver has not seen it; ``response``: it has answered.
+    :ivar method: the method.
+    :ivar target: the path with the query.
+    :ivar status: the status of the answer; None at the stage ``request``.
+    :ivar headers: names and values of the message at this stage.
+    :ivar body: its content, without content encoding.
+    """
+
+    def __init__(self, message: Mapping[str, Any]) -> None:
+        self.stage: Literal["request", "response"] = message["stage"]
+        self.method: str = message["method"]
+        self.target: str = message["target"]
+        self.status: int | None = message["status"]
+        self.headers: list[tuple[str, str]] = [(name, value) for name, value in message["headers"]]
+        self.body: bytes = base64.b64decode(message["body"])
+        self._answer: dict[str, Any] | None = None
+        self._original = self._state()
+
+    def __repr__(self) -> str:
+        answer = f" -> {self.status}" if self.status is not None else ""
+        return f"<Exchange {self.method} {self.path}{answer}>"
+
+    @property
+    def path(self) -> str:
+        """The path, without the query."""
+        return urlsplit(self.target).path
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON.
+
+        :raises ValueError: it is not JSON.
+        """
+        try:
+            return encoder.loads(self.body)
+        except ValueError:
+            raise ValueError(f"the body of {self!r} is not JSON: {self.body[:100]!r}") from None
+
+    @json.setter
+    def json(self, value: Any) -> None:
+        self.body = encoder.dumps(value).encode()
+
+    def answer(
+        self, status: int = 200, json: Any = None, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Answer in place of the homeserver, which sees nothing of a request at the stage ``request``.
+
+        :param json: the body; by default an error of Matrix for a status from 400, else ``{}``.
+        """
+        if json is None:
+            json = {"errcode": "M_UNKNOWN", "error": "answered by a test"} if status >= 400 else {}
+        content = {"Content-Type": "application/json", **(headers or {})}
+        self._answer = _decision("answered", status, list(content.items()), encoder.dumps(json).encode())
+
+    def drop(self) -> None:
+        """Cut the connection: the client gets no answer."""
+        self._answer = _decision("dropped")
+
+    def _state(self) -> tuple[Any, ...]:
+        return self.method, self.target, self.status, list(self.headers), self.body
+
+    def decision(self) -> dict[str, Any]:
+        """Return what the proxy does with it."""
+        if self._answer is not None:
+            return self._answer
+        if self._state() == self._original:
+            return _decision("passed")
+        # The body has no content encoding any more.
+        headers = [one for one in self.headers if one[0].lower() != "content-encoding"]
+        changed = _decision("changed", self.status or 0, headers, self.body)
+        return changed | {"method": self.method, "target": self.target}
+
+
+def _decision(
+    what: str, status: int = 0, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+) -> dict[str, Any]:
+    return {"what": what, "status": status, "headers": headers, "body": base64.b64encode(body).decode()}
+
+
+Callback: TypeAlias = Callable[[Exchange], Awaitable[object] | object]
+"""A function of a test that looks at an exchange, changes, answers or drops it."""
+
+
+class Options(TypedDict, total=False):
+    """Which of the requests to a path a rule is for.
+
+    :ivar query: parameters that the request has; ``*`` stands for any characters.
+    :ivar body: what its body, as JSON, contains.
+    :ivar times: how many matches the rule is for, at most.
+    :ivar nth: the only match that it is for, from 1.
+    """
+
+    query: Mapping[str, str]
+    body: Mapping[str, Any]
+    times: int
+    nth: int
+
+
+class Held:
+    """An exchange that waits until the test lets it go.
+
+    :ivar exchange: what was asked, or answered.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def release(self) -> None:
+        """Let it go on. Idempotent; also done at the end of the rule."""
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def answer(self, status: int = 200, json: Any = None) -> None:
+        """Answer in place of the homeserver, see :meth:`Exchange.answer`."""
+        self.exchange.answer(status, json)
+        self.release()
+
+    def drop(self) -> None:
+        """Cut the connection: the client gets no answer."""
+        self.exchange.drop()
+        self.release()
+
+    async def _wait(self) -> None:
+        await self._over
+
+
+class Rule:
+    """A rule in effect.
+
+    :ivar exchanges: what has matched so far, at the stage that the rule is for.
+    """
+
+    def __init__(self, role: str, name: str) -> None:
+        self.role, self.name = role, name
+        self.exchanges: list[Exchange] = []
+        self._held: list[Held] = []
+        self._arrived = asyncio.Condition()
+        self._given = 0
+
+    def __repr__(self) -> str:
+        return f"<Rule {self.name}: {len(self.exchanges)} exchanges>"
+
+    async def _add(self, exchange: Exchange, held: Held | None = None) -> None:
+        async with self._arrived:
+            self.exchanges.append(exchange)
+            if held is not None:
+                self._held.append(held)
+            self._arrived.notify_all()
+
+    async def wait(self, matches: int = 1, *, timeout: float = 30) -> Exchange:
+        """Wait until this many exchanges have matched, and return the last of them.
+
+        :param timeout: seconds.
+        :raises ActionError: fewer have.
+        """
+        await self._until(lambda: len(self.exchanges) >= matches, timeout)
+        return self.exchanges[matches - 1]
+
+    async def next(self, *, timeout: float = 30) -> Held:
+        """Return the next exchange that a ``hold`` holds.
+
+        :param timeout: seconds.
+        :raises ActionError: none has come.
+        """
+        await self._until(lambda: len(self._held) > self._given, timeout)
+        self._given += 1
+        return self._held[self._given - 1]
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds), self._arrived:
+                await self._arrived.wait_for(condition)
+        except TimeoutError:
+            message = f"only {count(len(self.exchanges), 'request')} matched within {seconds:g} s"
+            raise ActionError(message, role=self.role, action=self.name) from None
+
+    def _release(self) -> None:
+        for held in self._held:
+            held.release()
+
+
+class CaseNetwork:
+    """The network of one case: its connection to the proxy process.
+
+    :param socket: returns the proxy's control socket; starts the proxy if need be.
+    :param record: whether clients are recorded also where the test does not use their network.
+    :param recording: returns the file for the recording of a role's client.
+    :param on_change: called with a role, the name of a rule, and whether it is in effect now.
+    """
+
+    def __init__(
+        self,
+        socket: Callable[[], Awaitable[Path]],
+        *,
+        record: bool,
+        recording: Callable[[str], Path],
+        on_change: Callable[[str, str, bool], None],
+    ) -> None:
+        self.record = record
+        self.recordings: dict[str, Path] = {}
+        self._socket, self._recording, self.on_change = socket, recording, on_change
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._connecting = asyncio.Lock()
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._rules: dict[int, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Task[None] | None = None
+
+    def next_number(self) -> int:
+        """Return a number for a rule."""
+        return next(self._numbers)
+
+    async def open(self, role: str, target: str) -> str:
+        """Return the base URL under which a client reaches a homeserver through the proxy."""
+        path = await asyncio.to_thread(self._recording, role)
+        self.recordings[role] = path
+        answer = await self.call("open", role, target=target, recording=str(path))
+        return str(answer["url"])
+
+    async def call(self, do: str, role: str, **arguments: Any) -> dict[str, Any]:
+        """Ask the proxy for something and return its answer.
+
+        :raises LabError: it cannot, or has ended.
+        """
+        async with self._connecting:
+            if self._connection is None:
+                await self._connect()
+        number = next(self._numbers)
+        done = self._calls[number] = asyncio.get_running_loop().create_future()
+        if self._listening is None or self._listening.done():
+            raise LabError(PROXY_ENDED)
+        self._send({"do": do, "call": number, "role": role, **arguments})
+        try:
+            answer: dict[str, Any] = await done
+        finally:
+            self._calls.pop(number, None)
+        if (error := answer.get("error")) is not None:
+            raise LabError(str(error))
+        return answer
+
+    def add_rule(self, id: int, decide: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
+        """Have a rule decided by a function."""
+        self._rules[id] = decide
+
+    def remove_rule(self, id: int) -> None:
+        """Forget a rule: what still matches it passes."""
+        self._rules.pop(id, None)
+
+    async def _connect(self) -> None:
+        socket = await self._socket()
+        try:
+            self._connection = await asyncio.open_unix_connection(socket, limit=_LIMIT)
+        except OSError as error:
+            raise LabError(f"{PROXY_ENDED}: {error}") from None
+        self._listening = asyncio.create_task(self._listen(), name="network")
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        assert self._connection is not None
+        self._connection[1].write(encoder.dumps(message).encode() + b"\n")
+
+    async def _listen(self) -> None:
+        assert self._connection is not None
+        with contextlib.suppress(ConnectionError):
+            while line := await self._connection[0].readline():
+                message = encoder.loads(line)
+                if "ask" in message:
+                    task = asyncio.create_task(self._decide(message))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                elif (call := self._calls.get(message["call"])) is not None and not call.done():
+                    call.set_result(message)
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(LabError(PROXY_ENDED))
+
+    async def _decide(self, message: dict[str, Any]) -> None:
+        decide = self._rules.get(message["rule"])
+        decision = await decide(message) if decide is not None else _decision("passed")
+        self._send({"do": "decide", "call": 0, "role": "", "number": message["ask"], **decision})
+
+    async def close(self) -> None:
+        """Close the connection: with it, all rules end. Idempotent."""
+        tasks = [*self._tasks, *([self._listening] if self._listening is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._connection is not None:
+            self._connection[1].close()
+
+
+class ClientNetwork:
+    """The network between one client and its homeservers, as a test sees and changes it.
+
+    Requests are named by their path, with the method before it where that matters: ``"/keys/query"``,
+    ``"PUT", "/sendToDevice"``. A path matches where it is found, whole parts only; ``*`` stands for any
+    characters of one part, and a compiled regular expression is searched in the path. OPTIONS, which
+    browsers send ahead of requests, matches only where it is the method.
+
+    Every rule takes `query` (parameters that the request has), `body` (what its JSON contains), `times` (how
+    many matches it is for, at most) and `nth` (the one match that it is for, from 1). It ends with its block.
+    If several match, they apply in the order in which they began, until one of them answers or drops.
+
+    :param role: the client's role.
+    """
+
+    def __init__(self, role: str, case: CaseNetwork | None) -> None:
+        self._role, self._in_case = role, case
+        self._used = False
+        self._direct = False
+        self._active: list[tuple[Matcher, str, int, int | None]] = []
+
+    async def url_for(self, cs_api: str) -> str:
+        """Return the base URL that the client is given for a homeserver: of the proxy, if it is used."""
+        case = self._in_case
+        if case is None or not (self._used or (case.record and _is_loopback(cs_api))):
+            self._direct = True
+            return cs_api
+        return await case.open(self._role, cs_api)
+
+    @property
+    def _case(self) -> CaseNetwork:
+        if self._in_case is None:
+            raise RuntimeError(f"{self._role} is not part of a running case")
+        return self._in_case
+
+    def use(self) -> None:
+        """Put the proxy between this client and the homeservers that it is given from now on."""
+        self._used = True
+
+    @asynccontextmanager
+    async def intercept(
+        self,
+        *request: str | re.Pattern[str],
+        on_request: Callback | None = None,
+        on_response: Callback | None = None,
+        timeout: float | None = 10,
+        **options: Unpack[Options],
+    ) -> AsyncIterator[Rule]:
+        """Call a function with every request that matches, or with its answer.
+
+        :param on_request: gets it before the homeserver does.
+        :param on_response: gets it before the client does.
+        :param timeout: seconds that a call may take; None for no limit.
+        :raises ValueError: the rule can never match.
+        :raises TimeoutError: a call has taken longer; the request was dropped.
+        :raises RuntimeError: another rule for the same requests is in effect, or the client was given the
+            homeserver's own address.
+        """
+        rule = Rule(self._role, f"intercept {_name(request)}")
+        callbacks = {"request": on_request, "response": on_response}
+
+        async def decide(exchange: Exchange) -> None:
+            callback = callbacks[exchange.stage]
+            assert callback is not None
+            await rule._add(exchange)
+            async with asyncio.timeout(timeout):
+                result = callback(exchange)
+                if inspect.isawaitable(result):
+                    await result
+
+        async with self._rule(
+            rule, request, decide, on_request is not None, on_response is not None, options
+        ):
+            yield rule
+
+    @asynccontextmanager
+    async def block(
+        self, *request: str | re.Pattern[str], status: int = 503, json: Any = None, **options: Unpack[Options]
+    ) -> AsyncIterator[Rule]:
+        """Answer every request that matches, in place of the homeserver.
+
+        :param status: the status.
+        :param json: the body; by default an error.
+        :raises ValueError: the rule can never match.
+        :raises RuntimeError: as for :meth:`intercept`.
+        """
+        rule = Rule(self._role, f"block {_name(request)} with {status}")
+
+        async def decide(exchange: Exchange) -> None:
+            exchange.answer(status, json)
+            await rule._add(exchange)
+
+        async with self._rule(rule, request, decide, True, False, options):
+            yield rule
+
+    @asynccontextmanager
+    async def delay(
+        self,
+        *request: str | re.Pattern[str],
+        seconds: float,
+        on: Literal["request", "response"] = "request",
+        **options: Unpack[Options],
+    ) -> AsyncIterator[Rule]:
+        """Delay every request that matches, or its answer.
+
+        :param seconds: for how long, at most until the end of the rule.
+        :param on: whether the request is late at the homeserver, or the answer at the client.
+        :raises ValueError: the rule can never match.
+        :raises RuntimeError: as for :meth:`intercept`.
+        """
+        rule = Rule(self._role, f"delay {_name(request)} by {seconds:g} s")
+
+        async def decide(exchange: Exchange) -> None:
+            held = Held(exchange)
+            await rule._add(exchange, held)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(held._wait(), seconds)
+
+        async with self._rule(rule, request, decide, on == "request", on == "response", options):
+            yield rule
+
+    @asynccontextmanager
+    async def hold(
+        self,
+        *request: str | re.Pattern[str],
+        on: Literal["request", "response"] = "request",
+        **options: Unpack[Options],
+    ) -> AsyncIterator[Rule]:
+        """Hold every request that matches, or its answer, until the test lets it go: see :meth:`Rule.next`.
+
+        At the end of the rule all that are still held go on.
+
+        :param on: whether the request waits, or the answer, after the homeserver has done what was asked.
+        :raises ValueError: the rule can never match.
+        :raises RuntimeError: as for :meth:`intercept`.
+        """
+        rule = Rule(self._role, f"hold {_name(request)}" + (" (answer)" if on == "response" else ""))
+
+        async def decide(exchange: Exchange) -> None:
+            held = Held(exchange)
+            await rule._add(exchange, held)
+            await held._wait()
+
+        async with self._rule(rule, request, decide, on == "request", on == "response", options):
+            yield rule
+
+    @asynccontextmanager
+    async def offline(self) -> AsyncIterator[None]:
+        """Cut the line: open requests break, and new ones fail, until the end of the block."""
+        self._ensure_proxied()
+        await self._case.call("offline", self._role, cut=True)
+        self._case.on_change(self._role, "offline", True)
+        try:
+            yield
+        finally:
+            self._case.on_change(self._role, "offline", False)
+            await self._case.call("offline", self._role, cut=False)
+
+    async def wait_for(
+        self, *request: str | re.Pattern[str], timeout: float = 30, **options: Unpack[Options]
+    ) -> Exchange:
+        """Wait for the next request that matches, and return it with its answer.
+
+        One that was sent before the call does not count: where that may be, open a rule with
+        :meth:`intercept` first, and wait with :meth:`Rule.wait`.
+
+        :param timeout: seconds.
+        :raises ActionError: none has come.
+        :raises ValueError: the rule can never match.
+        """
+        async with self.intercept(*request, on_response=lambda exchange: None, **options) as rule:
+            return await rule.wait(timeout=timeout)
+
+    @asynccontextmanager
+    async def _rule(
+        self,
+        rule: Rule,
+        request: tuple[str | re.Pattern[str], ...],
+        decide: Callable[[Exchange], Awaitable[None]],
+        on_request: bool,
+        on_response: bool,
+        options: Options,
+    ) -> AsyncIterator[None]:
+        """Have a rule in effect."""
+        matcher = _matcher(request, options)
+        if not (on_request or on_response):
+            raise ValueError(f"{rule.name} does nothing: give it on_request or on_response")
+        self._ensure_proxied()
+        nth = options.get("nth")
+        first, last = nth or 1, nth or options.get("times")
+        for other, name, begin, end in self._active:
+            if other == matcher and begin <= (last or begin) and first <= (end or first):
+                raise RuntimeError(f"{self._role}: {rule.name} collides with {name}: both are for {matcher}")
+        id, failure = self._case.next_number(), list[Exception]()
+
+        async def decided(message: dict[str, Any]) -> dict[str, Any]:
+            exchange = Exchange(message)
+            try:
+                await decide(exchange)
+                return exchange.decision()
+            except TimeoutError:
+                failure.append(
+                    TimeoutError(f"{rule.name}: the function was not done with {exchange!r} in time")
+                )
+            except Exception as error:  # noqa: BLE001 - a callback of a test
+                failure.append(error)
+            return _decision("dropped")
+
+        self._case.add_rule(id, decided)
+        await self._case.call(
+            "rule",
+            self._role,
+            id=id,
+            name=rule.name,
+            matcher=asdict(matcher),
+            request=on_request,
+            response=on_response,
+            first=first,
+            last=last,
+        )
+        self._active.append(active := (matcher, rule.name, first, last))
+        self._case.on_change(self._role, rule.name, True)
+        try:
+            yield
+        finally:
+            self._active.remove(active)
+            rule._release()
+            self._case.on_change(self._role, f"{rule.name}: {len(rule.exchanges)} matched", False)
+            await self._case.call("remove", self._role, id=id)
+            self._case.remove_rule(id)
+        if failure:
+            raise failure[0]
+
+    def _ensure_proxied(self) -> None:
+        if self._direct:
+            raise RuntimeError(
+                f"{self._role} was given the homeserver's own address: call {self._role}.network.use() before"
+                " it registers or logs in, or set RECORD_TRAFFIC"
+            )
+
+
+def _is_loopback(url: str) -> bool:
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _name(request: tuple[str | re.Pattern[str], ...]) -> str:
+    return " ".join(part if isinstance(part, str) else f"/{part.pattern}/" for part in request)
+
+
+def _matcher(request: tuple[str | re.Pattern[str], ...], options: Options) -> Matcher:
+    """Return what a rule matches.
+
+    :raises ValueError: it can never match.
+    """
+    *method, path = request or ("",)
+    if len(method) > 1 or not all(isinstance(part, str) for part in method):
+        raise ValueError(f"{_name(request)}: name a request by its path, or by its method and its path")
+    for name in ("times", "nth"):
+        if (number := options.get(name)) is not None and not (isinstance(number, int) and number > 0):
+            raise ValueError(f"{name}={number!r} matches nothing: it counts from 1")
+    return Matcher(
+        path if isinstance(path, str) else path.pattern,
+        str(method[0]) if method else "",
+        pattern=not isinstance(path, str),
+        query=options.get("query", {}),
+        body=options.get("body", {}),
+    )

@@ -1,0 +1,145 @@
+"""The recording of a client's requests, as an HTTP archive (HAR 1.2) that browsers' developer tools open."""
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import parse_qsl, urlsplit
+
+from trafficlight.network.http1 import Head, decoded
+from trafficlight.version import VERSION
+
+BODY_LIMIT = 32 << 10
+"""Bytes of a body that a recording keeps."""
+
+_TEXT = re.compile(r"json|text|xml|javascript|urlencoded")
+_NAMES = r"access_token|refresh_token|login_token|password|new_password|client_secret"
+_SECRET_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\\?$)')
+_SECRET_QUERY = re.compile(rf"((?:^|[?&])(?:{_NAMES})=)[^&#\s]*")
+_SECRET_HEADERS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
+_MASK = "***"
+_TAIL = b"\n]}}\n"
+
+
+class Recording:
+    """A file that is a complete archive after every entry. Its methods block."""
+
+    def __init__(self, path: Path) -> None:
+        creator = {"name": "trafficlight", "version": VERSION}
+        head = {"version": "1.2", "creator": creator, "pages": []}
+        self._file: BinaryIO = path.open("wb")
+        self._file.write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
+        self._end = self._file.tell()
+        self._first = True
+        self._finish()
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append an entry."""
+        self._file.seek(self._end)
+        # Not ASCII only: lone surrogates cannot come out of the decoding below.
+        self._file.write((b"\n" if self._first else b",\n") + json.dumps(entry, ensure_ascii=False).encode())
+        self._end, self._first = self._file.tell(), False
+        self._finish()
+
+    def _finish(self) -> None:
+        self._file.write(_TAIL)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Body:
+    """The beginning of a body, as it passes."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.kept = bytearray()
+
+    def add(self, part: bytes) -> None:
+        """Count a part, and keep it while there is room."""
+        self.size += len(part)
+        self.kept += part[: max(0, BODY_LIMIT - len(self.kept))]
+
+
+def entry(
+    url: str,
+    request: Head,
+    request_body: Body,
+    response: Head | None,
+    response_body: Body,
+    *,
+    began: datetime,
+    waited: float,
+    received: float,
+    comment: str,
+) -> dict[str, Any]:
+    """Return an exchange as an entry of an archive.
+
+    :param url: the base URL that the client was given.
+    :param response: None if there was none.
+    :param began: when the request arrived, UTC.
+    :param waited: seconds until the head of the response.
+    :param received: seconds from then to its end.
+    :param comment: what a test did to it; empty if nothing.
+    """
+    target = _SECRET_QUERY.sub(rf"\1{_MASK}", request.target)
+    status, reason = (response.status, response.start[2]) if response is not None else (0, "")
+    sent: dict[str, Any] = {
+        "method": request.method,
+        "url": url + target,
+        "httpVersion": request.start[2],
+        "headers": _headers(request),
+        "queryString": [
+            {"name": name, "value": value}
+            for name, value in parse_qsl(urlsplit(target).query, keep_blank_values=True)
+        ],
+        "cookies": [],
+        "headersSize": len(request.raw),
+        "bodySize": request_body.size,
+    }
+    if request_body.size:
+        sent["postData"] = {"mimeType": request.get("content-type") or "", **_text(request, request_body)}
+    mime = (response and response.get("content-type")) or ""
+    content = {"size": response_body.size, "mimeType": mime}
+    if response is not None and response_body.size:
+        content |= _text(response, response_body)
+    return {
+        "startedDateTime": began.isoformat(),
+        "time": round(1000 * (waited + received), 3),
+        "request": sent,
+        "response": {
+            "status": status,
+            "statusText": reason,
+            "httpVersion": response.start[0] if response is not None else "",
+            "headers": _headers(response) if response is not None else [],
+            "cookies": [],
+            "content": content,
+            "redirectURL": (response and response.get("location")) or "",
+            "headersSize": len(response.raw) if response is not None else -1,
+            "bodySize": response_body.size if response is not None else -1,
+        },
+        "cache": {},
+        "timings": {"send": 0, "wait": round(1000 * waited, 3), "receive": round(1000 * received, 3)},
+        **({"comment": comment} if comment else {}),
+    }
+
+
+def _headers(head: Head) -> list[dict[str, str]]:
+    return [
+        {"name": name, "value": _MASK if name.lower() in _SECRET_HEADERS else value}
+        for name, value in head.headers
+    ]
+
+
+def _text(head: Head, body: Body) -> dict[str, str]:
+    """Return what a recording keeps of a body: text only, with its secrets masked."""
+    if not _TEXT.search(head.get("content-type") or "application/json"):
+        return {"text": "", "comment": "not a text"}
+    content = decoded(bytes(body.kept), head.get("content-encoding") or "", BODY_LIMIT)
+    text = content.decode(errors="replace")
+    masked = _SECRET_JSON.sub(rf'\1"{_MASK}"', _SECRET_QUERY.sub(rf"\1{_MASK}", text))
+    cut = {"comment": f"the first {BODY_LIMIT:,} bytes"} if body.size > len(body.kept) else {}
+    return {"text": masked, **cut}

@@ -1,0 +1,1 @@
+"""What clients do when the network between them and their homeserver breaks."""
