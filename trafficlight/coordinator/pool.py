@@ -110,7 +110,8 @@ class Pool:
         #: How many leases each program has had.
         self.leases: Counter[str] = Counter()
         self._missing: dict[tuple[str, str], MissingAdapter] = {}
-        #: The programs that the lab started, by the secret in the URL that only they have.
+        #: Programs that the lab starts itself, by the secret in the URL that only they have: never
+        #: quarantined, as their next process is a fresh one.
         self.own_programs: dict[str, str] = {}
         self._addresses: dict[str, str] = {}  # by the name that the first program there took
         #: Why no adapter of a program gets a new case, by program; also of programs that are not there.
@@ -217,7 +218,11 @@ class Pool:
         failed = self._failed_in_a_row.get(adapter.program, 0)
         if adapter.program in self.paused:
             adapter.paused = self.paused[adapter.program]
-        elif failed and failed >= self._quarantine_after * self._alike(adapter):
+        elif (
+            failed
+            and adapter.program not in self.own_programs.values()
+            and failed >= self._quarantine_after * self._alike(adapter)
+        ):
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
             adapter.quarantined = True
             logger.warning("the %s adapter %s is %s", adapter.type, uuid, adapter.paused)
