@@ -146,7 +146,8 @@ export class Browser {
             const content = await readFile(new URL(folder + path, import.meta.url)).catch(() => undefined);
             if (content) return response.end(content);
         }
-        response.writeHead(404).end();
+        // Not a download.
+        response.writeHead(404, { "content-type": "text/plain" }).end("not found");
     }
 
     #lost(why) {
