@@ -1,5 +1,6 @@
 """An adapter as the pool sees it: registration, state and lease."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -53,9 +54,10 @@ class Adapter:
     :ivar paused: why it gets no new case; empty if it does.
     :ivar quarantined: whether it was paused for its program's failures, and not by an operator.
     :ivar exited: whether its process is known to have exited.
-    :ivar uploaded_bytes: the size of the uploads that belong to no case.
+    :ivar uploaded_bytes: what the uploads that belong to no case take of the limit.
     :ivar cases: the number of cases it has had.
     :ivar token: its own bearer token, if tokens are enabled.
+    :ivar answering: held while an answer is read: one at a time.
     :ivar token_used: whether it has authenticated with that token; it is never sent again then.
     """
 
@@ -77,6 +79,7 @@ class Adapter:
     cases: int = 0
     program: str = ""
     address: str = ""
+    answering: asyncio.Lock = field(default_factory=asyncio.Lock)
     fields: JsonObject = field(init=False)
     alike: str = field(init=False)
 
@@ -118,7 +121,7 @@ class Lease:
     :param on_lost: called with the role and the error of a lost adapter, and whether an action of the test
         raises that error.
     :ivar uploads: the file of the latest upload of each role and name.
-    :ivar uploaded_bytes: the size of all uploads.
+    :ivar uploaded_bytes: what all uploads take of the limit.
     """
 
     session: str
@@ -139,6 +142,5 @@ class Lease:
         """
         path = folder / upload.path
         self.uploads[role, upload.name] = path
-        self.uploaded_bytes += upload.size
         below = path.relative_to(self.folder.path).as_posix()
         self.emit(upload, role=role, adapter=adapter, path=below)

@@ -107,11 +107,13 @@ class Pool:
         self.on_reusable: Callable[[Adapter], None] | None = None
         self._quarantine_after = quarantine_after
         self._failed_in_a_row: dict[str, int] = {}
-        #: Programs that the lab starts itself: never quarantined, as their next process is a fresh one.
-        self.own: set[str] = set()
         #: How many leases each program has had.
         self.leases: Counter[str] = Counter()
         self._missing: dict[tuple[str, str], MissingAdapter] = {}
+        #: Programs that the lab starts itself, by the secret in the URL that only they have: never
+        #: quarantined, as their next process is a fresh one.
+        self.own_programs: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}  # by the name that the first program there took
         #: Why no adapter of a program gets a new case, by program; also of programs that are not there.
         self.paused: dict[str, str] = {}
         #: The programs that the lab starts itself, under names that the next lab does not know.
@@ -156,6 +158,17 @@ class Pool:
         while len(self._missing) > _MISSING:
             del self._missing[next(iter(self._missing))]
         self._on_change()
+
+    def program_name(self, name: str, address: str) -> str:
+        """Return how a program is known that names itself: its name, unless that is another program's.
+
+        :param address: where its registration came from.
+        """
+        taken = name in self.own_programs.values()
+        if taken or self._addresses.setdefault(name, address) != address:
+            return f"{name} at {address}"
+        _prune(self._addresses)
+        return name
 
     def register(
         self,
@@ -207,7 +220,7 @@ class Pool:
             adapter.paused = self.paused[adapter.program]
         elif (
             failed
-            and adapter.program not in self.own
+            and adapter.program not in self.own_programs.values()
             and failed >= self._quarantine_after * self._alike(adapter)
         ):
             adapter.paused = f"quarantined: its program erred in {failed} cases in a row"
@@ -222,7 +235,7 @@ class Pool:
 
     def _alike(self, adapter: Adapter) -> int:
         """Return how many adapters share its name for the program: several, if it names none itself."""
-        if adapter.program == adapter.registration.instance:
+        if adapter.registration.instance:
             return 1
         alike = (one for one in self._adapters.values() if one.program == adapter.program)
         # Not those that have failed, but whose case has not ended yet.

@@ -60,6 +60,7 @@ class Program:
     :param recipe: builds the driver that the command hosts, which is appended to it.
     :param version: the version of the client of that driver; by default the recipe's.
     :ivar instance: names it, the same for all of its processes.
+    :ivar secret: is in the URL of its processes: others cannot register as this program.
     :ivar running: whether it has a process now.
     :ivar failures: how often in a row it exited without having been in a case.
     """
@@ -71,6 +72,7 @@ class Program:
     recipe: type[DriverRecipe] | None = None
     version: str | None = None
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
+    secret: str = field(default_factory=lambda: secrets.token_hex(16))
     failures: int = 0
     running: bool = False
 
@@ -205,7 +207,7 @@ class Supervisor:
             self._environment |= dict.fromkeys(TOKEN_VARIABLES, token)
         self._folder = folder
         self._pool = pool
-        pool.own.update(program.instance for program in programs)
+        pool.own_programs |= {program.secret: program.instance for program in self.programs}
         self._directory = Path.cwd()
         self._running: set[ChildProcess] = set()
         self._ports = PortPicker()
@@ -257,7 +259,7 @@ class Supervisor:
         pause = _FIRST_PAUSE
         loop = asyncio.get_running_loop()
         # An adapter passes this on without knowing it.
-        url = f"{self._url}/program/{program.instance}"
+        url = f"{self._url}/program/{program.secret}"
         name = program.name
         own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, _INSTANCE: program.instance}
         if program.recipe is not None and not await self._build(program, program.recipe):

@@ -4,9 +4,11 @@ import asyncio
 import json
 import math
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -30,8 +32,15 @@ M = TypeVar("M", bound=BaseModel)
 
 # Seconds without a byte of a body that has not ended.
 _STALLED = 60.0
-# Bytes of a body that take the loop too long to parse.
-_LARGE = 256 << 10
+# Seconds that a body has as a whole, and the bytes per second for which it has more.
+_GRACE, _RATE = 20.0, 16 << 10
+LARGE = 256 << 10
+"""Bytes of a body that take the loop too long to parse."""
+
+# Large bodies are parsed one at a time: one takes 20 times its size.
+_PARSER = ThreadPoolExecutor(1, "parse")
+# Lists and objects in a body.
+_CONTAINERS = 1_000_000
 # Later readers may be recursive.
 _DEPTH = 64
 _SAFE = frozenset({int, float, bool, type(None)})
@@ -101,10 +110,10 @@ async def chunks(limit: int) -> AsyncIterator[bytes]:
     :raises ApiError: it has more (413), or stalls (408).
     """
     check_size(request.content_length or 0, limit)
-    read, body = 0, aiter(request.body)
+    read, body, began = 0, aiter(request.body), time.monotonic()
     with suppress(StopAsyncIteration):
         while True:
-            chunk = await before_stall(anext(body))
+            chunk = await before_stall(anext(body), began, read)
             read += len(chunk)
             check_size(read, limit)
             yield chunk
@@ -140,16 +149,21 @@ def json_response(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Respon
     return Response(body.model_dump_json(), status=status, content_type="application/json")
 
 
-async def before_stall(coming: Awaitable[T]) -> T:
+async def before_stall(coming: Awaitable[T], began: float, read: int) -> T:
     """Return the next piece of a body.
 
-    :raises ApiError: it does not come in time (408).
+    :param began: the monotonic time at which the body began.
+    :param read: the bytes of it that have come.
+    :raises ApiError: it does not come in time, or the body is too slow (408).
     """
+    left = began + _GRACE + read / _RATE - time.monotonic()
     try:
-        async with asyncio.timeout(_STALLED):
+        async with asyncio.timeout(min(_STALLED, left)):
             return await coming
     except TimeoutError:
-        message, close = f"no byte of the body for {_STALLED:g} s", {"Connection": "close"}
+        slow = f"only {read} bytes of the body in {time.monotonic() - began:.0f} s"
+        message = slow if left < _STALLED else f"no byte of the body for {_STALLED:g} s"
+        close = {"Connection": "close"}
         raise ApiError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message, headers=close) from None
 
 
@@ -169,6 +183,7 @@ class Chunks:
     limit: int
     read: int = 0
     more: bool = True
+    began: float = field(default_factory=time.monotonic)
 
     def __aiter__(self) -> Self:
         """Return the iterator itself."""
@@ -182,7 +197,7 @@ class Chunks:
         """
         if not self.more:
             raise StopAsyncIteration
-        message = await before_stall(self.receive())
+        message = await before_stall(self.receive(), self.began, self.read)
         if message["type"] == "http.disconnect":
             raise DisconnectedError
         chunk: bytes = message.get("body", b"")
@@ -216,7 +231,9 @@ async def parsed_object(raw: bytes) -> JsonObject:
 
     :raises ApiError: there is none (400).
     """
-    return await asyncio.to_thread(parse_object, raw) if len(raw) > _LARGE else parse_object(raw)
+    if len(raw) <= LARGE:
+        return parse_object(raw)
+    return await asyncio.get_running_loop().run_in_executor(_PARSER, parse_object, raw)
 
 
 def parse_object(raw: bytes) -> JsonObject:
@@ -224,11 +241,14 @@ def parse_object(raw: bytes) -> JsonObject:
 
     :raises ApiError: there is none (400).
     """
+    containers = raw.count(b"[") + raw.count(b"{")
     try:
+        if containers > _CONTAINERS:
+            raise ValueError(f"more than {_CONTAINERS} lists and objects")
         read: Any = _DECODER.decode(raw.decode("utf-8-sig"))
         # Looking at five million numbers takes seconds, and is of no use if there are neither half surrogate
         # pairs nor enough brackets to nest too deeply.
-        if raw.count(b"[") + raw.count(b"{") > _DEPTH or b"\\ud" in raw or b"\\uD" in raw:
+        if containers > _DEPTH or b"\\ud" in raw or b"\\uD" in raw:
             read = _sanitized(read, _DEPTH)
     except (ValueError, RecursionError) as error:
         what = "empty" if not raw else f"not JSON: {error}"

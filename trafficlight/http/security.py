@@ -2,10 +2,13 @@
 
 import hmac
 import ipaddress
+import re
+import secrets
 import socket
+import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -17,14 +20,16 @@ from trafficlight.http.local_token import LocalToken
 from trafficlight.http.requests import current_lab
 from trafficlight.http.responses import ApiError
 
-COOKIE = "trafficlight"
-"""The cookie of a browser that has logged in."""
+LOGIN_TIME = 24 * 3600
+"""Seconds that a login is valid."""
 
 Headers: TypeAlias = Callable[[str], str | None]
 """Returns the value of a request header, or None."""
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="trafficlight"'}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+# A cookie is valid for this process only.
+_KEY = secrets.token_bytes(32)
 _SAME_SITE = frozenset({"same-origin", "none"})
 
 
@@ -38,12 +43,13 @@ async def require_people() -> None:
     settings = current_lab().settings
     configured = settings.people_token is not None
     expected = people_token() if configured or request.method not in _SAFE else None
-    if expected is not None and not constant_time_equal(request.cookies.get(COOKIE, ""), cookie_of(expected)):
+    if expected is not None and not is_cookie_of(request.cookies.get(cookie_name(), ""), expected):
         local = current_app.config["LOCAL_TOKEN"]
         source = "that the coordinator has as PEOPLE_TOKEN" if configured else f"in {local.path}"
         _require(request.headers.get, expected, f"the token {source}")
     if request.method not in _SAFE:
         refuse_cross_site(request.headers.get)
+    trust(request.scope)
 
 
 def people_token() -> str | None:
@@ -114,9 +120,32 @@ def constant_time_equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
-def cookie_of(token: str) -> str:
-    """Return the cookie's value: it proves knowledge of the token without revealing it."""
-    return hmac.new(token.encode(), b"trafficlight: a person has logged in", "sha256").hexdigest()
+def cookie_name() -> str:
+    """Return the name of the cookie of a browser that has logged in: browsers send cookies to every port."""
+    return "trafficlight" + "".join(f"-{port}" for port in re.findall(r":(\d+)$", request.host))
+
+
+def cookie_of(token: str, expiry: float) -> str:
+    """Return the cookie's value: it proves knowledge of the token without revealing it, to this process.
+
+    :param expiry: the Unix time until which it is valid.
+    """
+    text = f"{expiry:.0f}"
+    return f"{text}.{hmac.new(_KEY, f'{text} {token}'.encode(), 'sha256').hexdigest()}"
+
+
+def is_cookie_of(given: str, token: str) -> bool:
+    """Whether a cookie proves knowledge of a token, and has not expired."""
+    text = given.partition(".")[0]
+    if not (text.isascii() and text.isdigit() and len(text) <= 12):
+        return False
+    return time.time() < int(text) and constant_time_equal(given, cookie_of(token, int(text)))
+
+
+def trust(scope: Any) -> None:
+    """Keep the connection of an authorized request when the limit of connections is reached."""
+    if (connection := scope.get("state", {}).get("connection")) is not None:
+        connection.trusted = True
 
 
 def warning_for(settings: Settings, address: str = "") -> str | None:

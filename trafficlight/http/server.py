@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -16,6 +17,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.typing import LifespanState
 from hypercorn.utils import wrap_app
 from quart import Quart
 
@@ -35,6 +37,11 @@ _SWITCH = 0.0005
 _FILES = 65_536
 # Open files that connections leave to the rest of the process: at most, and as a share of the limit.
 _SPARE, _SPARE_SHARE = 256, 4
+# Seconds that a connection has for its first authorized request before it may be closed at the limit.
+_FIRST_REQUEST = 5.0
+_LOOK = 1.0  # seconds between two looks for such connections
+# Share of the connections that are closed at the limit, if they have not been authorized: the oldest.
+_CLOSED_SHARE = 8
 # Share of the limit of connections below which new ones are accepted again.
 _RESUME = 0.9
 # Seconds between two attempts to accept when the system has no resources.
@@ -120,7 +127,7 @@ class Server:
         self._config.keep_alive_timeout = KEEP_ALIVE
         self._config.accesslog = self._config.errorlog = None
         self._context = WorkerContext(None)
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], _Trust] = {}
         self._closed = asyncio.Event()
         self.blocked = ""
 
@@ -130,10 +137,15 @@ class Server:
         while True:
             limit = _connection_limit()
             if len(self._connections) >= limit:
+                await self._close_strangers()
+            if len(self._connections) >= limit:
                 self._block(f"{limit} connections are open, which is all that the limit of open files allows")
                 while len(self._connections) > limit * _RESUME:
                     self._closed.clear()
-                    await self._closed.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOK):
+                            await self._closed.wait()
+                    await self._close_strangers()
             try:
                 connection, _ = await loop.sock_accept(self._listening)
             except OSError as error:
@@ -144,8 +156,9 @@ class Server:
             if self.blocked:
                 self.blocked = ""
                 logger.warning("new connections are accepted again")
-            task = asyncio.create_task(self._serve(connection), name="http connection")
-            self._connections.add(task)
+            trust = _Trust(loop.time())
+            task = asyncio.create_task(self._serve(connection, trust), name="http connection")
+            self._connections[task] = trust
             task.add_done_callback(self._ended)
 
     async def close(self) -> None:
@@ -157,27 +170,51 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
+    async def _close_strangers(self) -> None:
+        """Close the oldest connections that have not sent an authorized request."""
+        latest = asyncio.get_running_loop().time() - _FIRST_REQUEST
+        strangers = [
+            task for task, trust in self._connections.items() if not trust.trusted and trust.since <= latest
+        ]
+        closed = strangers[: max(1, len(self._connections) // _CLOSED_SHARE)]
+        for task in closed:
+            task.cancel()
+        await asyncio.gather(*closed, return_exceptions=True)
+        await asyncio.sleep(0)  # `_ended` is called
+
     def _block(self, reason: str) -> None:
         if not self.blocked:
             logger.warning("no new connections are accepted: %s", reason)
         self.blocked = reason
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._connections.discard(task)
+        self._connections.pop(task, None)
         self._closed.set()
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket, trust: "_Trust") -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(_READ, loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection)
             writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-            await _Connection(self._app, loop, self._config, self._context, {}, reader, writer)
+            state = LifespanState(connection=trust)  # becomes part of the scope of its requests
+            await _Connection(self._app, loop, self._config, self._context, state, reader, writer)
         except OSError:
             connection.close()
         except Exception:
             logger.exception("a connection failed")
+
+
+@dataclass(slots=True)
+class _Trust:
+    """Whether a request of a connection was authorized.
+
+    :param since: the loop's time when it was accepted.
+    """
+
+    since: float
+    trusted: bool = False
 
 
 class _Draining:

@@ -180,9 +180,15 @@ class AttemptFolder:
         return self.path / "measurements.json"
 
     def client(self, role: str) -> Path:
-        """Return the folder for the uploads of a client; create it."""
-        folder = self.path / "clients" / folder_name(role)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Return the folder for the uploads of a client; create it.
+
+        :raises FileNotFoundError: the attempt's folder was deleted.
+        """
+        clients = self.path / "clients"
+        clients.mkdir(exist_ok=True)
+        mark(clients)
+        folder = clients / folder_name(role)
+        folder.mkdir(exist_ok=True)
         return folder
 
     def server_log(self, role: str) -> Path:

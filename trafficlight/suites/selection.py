@@ -52,7 +52,9 @@ class Selection(BaseModel):
     )
     pairwise: bool = Field(default=False, description="Cover pairs, not every combination.")
     only: list[str] | None = Field(default=None, description="The ids of the only cases.")
-    keyword: str = Field(default="", description="An expression over case ids, with and, or, not.")
+    keyword: str = Field(
+        default="", max_length=10_000, description="An expression over case ids, with and, or, not."
+    )
     sample: int | None = Field(default=None, ge=1, description="Only this many cases, chosen by `seed`.")
     seed: int = Field(default=0, description="Chooses the sample.")
     repeat: int = Field(
@@ -62,7 +64,7 @@ class Selection(BaseModel):
         default=None, description="The part, from 1, and the number of parts."
     )
     expected_failures: list[ExpectedFailure] = Field(
-        default_factory=list, description="What is known to fail."
+        default_factory=list, max_length=5_000, description="What is known to fail."
     )
 
     @field_validator("keyword")
@@ -215,7 +217,7 @@ def read_expression(text: str) -> Predicate:
     try:
         tree = ast.parse(" ".join(parts), mode="eval").body
         return _compiled(tree, words)
-    except (SyntaxError, _NotAnExpressionError, RecursionError):
+    except (SyntaxError, _NotAnExpressionError, RecursionError, MemoryError):
         raise UsageError(f"-k {text!r}: write words with and, or, not and parentheses") from None
 
 

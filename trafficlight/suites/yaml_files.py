@@ -70,6 +70,10 @@ class ExpectedFailure(BaseModel):
     )
     sometimes: bool = Field(default=False, description="Whether they succeed sometimes.")
 
+    def model_post_init(self, _: object, /) -> None:
+        """Compile the pattern where the entry is read, which may be a thread."""
+        _ = self._regex
+
     def matches(self, case_id: str) -> bool:
         """Return whether a case, or a repetition of it, is meant."""
         plain = base_id(case_id)

@@ -75,9 +75,15 @@ def test_more_connections_than_the_system_allows(limited_lab: tuple[psutil.Proce
     """They were accepted until nothing could be opened any more, with thousands of tracebacks."""
     process, port, log = limited_lab
     kept = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    kept.request("GET", "/healthz")
+    kept.request("POST", "/client/kept/register", b'{"type": "kept"}')
     kept.getresponse().read()
-    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(FILES + 50)]
+    idle = []
+    for number in range(FILES - FILES // 4 - 1):  # others are closed for new ones
+        idle.append(socket.create_connection(("127.0.0.1", port)))
+        head = f"POST /client/{number}/register HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 16\r\n\r\n"
+        idle[-1].sendall(head.encode() + b'{"type": "kept"}')
+        assert idle[-1].recv(12) == b"HTTP/1.1 200"
+    idle += [socket.create_connection(("127.0.0.1", port)) for _ in range(75)]
     for _ in range(100):
         if "no new connections" in log.read_text():
             break
@@ -119,6 +125,46 @@ async def test_a_stalled_body_is_refused(site: HttpHarness, monkeypatch: pytest.
         writer.close()
         assert answer.startswith(b"HTTP/1.1 408"), answer
         assert b"request_timeout" in answer
+
+
+async def test_a_trickling_body_is_refused(site: HttpHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte a minute held a connection for days."""
+    monkeypatch.setattr("trafficlight.http.requests._GRACE", 0.3)
+    address = urlsplit(site.url)
+    for path in ("/client/a/register", "/login"):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5000\r\n\r\n".encode())
+
+        async def trickle(writer: asyncio.StreamWriter = writer) -> None:
+            while True:
+                writer.write(b"{")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+        trickling = asyncio.create_task(trickle())
+        async with asyncio.timeout(60):
+            answer = await reader.read(1000)
+        trickling.cancel()
+        await asyncio.gather(trickling, return_exceptions=True)
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 408"), answer
+        assert b"bytes of the body in" in answer
+
+
+async def test_strangers_do_not_use_up_the_connections(
+    site: HttpHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_connection_limit", lambda: 8)
+    monkeypatch.setattr(server, "_FIRST_REQUEST", 0)
+    assert (await site.post("/client/a/register", json={"type": "nio"})).status == 200
+    polling = asyncio.create_task(site.get("/client/a/poll?wait=5"))
+    address = urlsplit(site.url)
+    strangers = [await asyncio.open_connection(address.hostname, address.port) for _ in range(30)]
+    async with asyncio.timeout(60):
+        assert await strangers[0][0].read() == b""  # the oldest was closed
+    assert (await polling).status == 200
+    for _, writer in strangers:
+        writer.close()
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /status HTTP/1.1\r\nHo", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])

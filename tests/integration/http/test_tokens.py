@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -94,8 +95,11 @@ async def test_a_person_logs_in(opener: Opener) -> None:
     assert "SameSite=Lax" in cookie
     assert PEOPLE not in cookie
     site.client.cookie_jar.clear()
-    answer = await site.get("/status", headers={"Cookie": cookie.partition(";")[0]})
-    assert answer.status == 200
+    assert cookie.startswith(f"trafficlight-{urlsplit(site.url).port}=")
+    sent = cookie.partition(";")[0]
+    assert (await site.get("/status", headers={"Cookie": sent})).status == 200
+    other = sent.replace(f"-{urlsplit(site.url).port}", "")  # as another lab's is called
+    assert (await site.get("/status", headers={"Cookie": other})).status == 401
 
 
 ELSEWHERE = ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:x", "", "/a\r\nX: y"]
@@ -207,3 +211,14 @@ async def test_another_sites_page_cannot_take_an_action(site: HttpHarness) -> No
     """An image whose address was a poll took the adapter's action away."""
     answer = await site.get("/client/a/poll", headers={"Sec-Fetch-Site": "cross-site"})
     assert (answer.status, answer.json()["error"]["code"]) == (403, "cross_site")
+
+
+async def test_a_registration_is_repeated_from_its_address_only(opener: Opener) -> None:
+    """The shared token was enough to learn the token of an adapter that had not polled yet."""
+    site = await opener(adapter_token="shared", trusted_proxies=["127.0.0.1"])
+    path, body = "/client/a/register", {"type": "nio"}
+    first = await site.post(path, json=body, headers={**bearer("shared"), "X-Forwarded-For": "192.0.2.1"})
+    again = await site.post(path, json=body, headers={**bearer("shared"), "X-Forwarded-For": "192.0.2.1"})
+    assert first.json() == again.json()
+    other = await site.post(path, json=body, headers={**bearer("shared"), "X-Forwarded-For": "192.0.2.2"})
+    assert (other.status, "token" in other.json()) == (409, False)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.integration.http.conftest import Answer, HttpHarness, Opener, Scripte
 from trafficlight.config import RESULTS_MARKER
 from trafficlight.coordinator.session import Session
 from trafficlight.results.case import AttemptRecord
+from trafficlight.suites.discovery import files_below
 
 WAITS = """
     await alice.perform("one")
@@ -296,3 +298,40 @@ async def test_parallel_uploads_without_a_case_share_the_limit(opener: Opener) -
     statuses = [answer.status for answer in await asyncio.gather(*uploads)]
     assert sorted(statuses) == [200] * 2 + [413] * 8
     assert len(list(site.lab.unclaimed_folder(adapter.uuid).iterdir())) == 2
+
+
+async def test_empty_files_take_of_the_limit(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only bytes counted: one adapter stored files without end."""
+    monkeypatch.setattr("trafficlight.http.wire.app._FILES", 3)
+    case = await begin(await opener(upload_case_limit=3000))
+    three = b"".join(part(f"{number}.txt", b"") for number in range(3))
+    assert (await send(case.adapter, three + part("4.txt", b"") + b"--b--\r\n")).status == 413
+    assert case.files() == {}
+    assert (await send(case.adapter, three + b"--b--\r\n")).status == 200
+    assert (await case.adapter.upload("5.txt", b"")).status == 413
+    await case.finish()
+
+
+async def test_a_long_name_is_cut(site: HttpHarness) -> None:
+    case = await begin(site)
+    answer = await case.adapter.upload("x" * 5000, b"x")
+    assert [len(file["name"]) for file in answer.json()["files"]] == [1000]
+    await case.finish()
+
+
+async def test_an_upload_does_not_create_deleted_results_again(site: HttpHarness) -> None:
+    """The new folder had no marker: what was uploaded as `x_test.py` was collected, and ran."""
+    case = await begin(site)
+    await case.finish()
+    shutil.rmtree(case.session.folder.path)
+    answer = await case.adapter.upload("x_test.py", b"raise SystemExit")
+    assert (answer.status, answer.json()["error"]["code"]) == (410, "results_deleted")
+    assert not case.session.folder.path.exists()
+
+
+async def test_uploads_are_not_collected_without_the_sessions_marker(site: HttpHarness) -> None:
+    case = await begin(site)
+    await case.adapter.upload("x_test.py", b"raise SystemExit")
+    (case.session.folder.path / RESULTS_MARKER).unlink()
+    assert list(files_below(site.lab.root)) == []
+    await case.finish()

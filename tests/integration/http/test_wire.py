@@ -366,6 +366,37 @@ async def test_the_url_of_a_program_names_its_adapters(site: HttpHarness) -> Non
     assert (pool.get("b").program, pool.get("b").fields["instance"]) == ("p1", "mine")
     await site.post("/client/c/register", json={"type": "nio"})
     assert pool.get("c").program == "nio at 127.0.0.1"
+    pool.own_programs["of_the_lab"] = "mine"
     refused = await site.post("/program/p1/client/d/register", json={"type": ""})
+    assert (refused.status, pool.missing) == (400, [])  # a stranger's is not in the messages of cases
+    refused = await site.post("/program/of_the_lab/client/d/register", json={"type": ""})
     assert refused.status == 400
     assert "a registration of the program was refused: 400" in pool.missing[-1].why
+
+
+async def test_only_a_program_of_the_lab_registers_as_it(site: HttpHarness) -> None:
+    """Three errors under its name quarantined it."""
+    pool = site.lab.engine.pool
+    pool.own_programs["of_the_lab"] = "p1"
+    await site.post("/program/of_the_lab/client/a/register", json={"type": "nio"})
+    assert (pool.get("a").program, pool.get("a").fields["instance"]) == ("p1", "p1")
+    await site.post("/program/p1/client/b/register", json={"type": "nio"})
+    await site.post("/client/c/register", json={"type": "nio", "instance": "p1"})
+    assert {pool.get("b").program, pool.get("c").program} == {"p1 at 127.0.0.1"}
+    assert pool.program_name("farm", "192.0.2.1") == "farm"
+    assert pool.program_name("farm", "192.0.2.2") == "farm at 192.0.2.2"
+
+
+async def test_a_large_answer_that_nothing_waits_for_is_not_read(site: HttpHarness) -> None:
+    """A hundred of them took gigabytes."""
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    answer = await adapter.respond({"response": "x" * (900 << 10)})
+    assert (answer.status, answer.json()["error"]["code"]) == (409, "stale_action")
+
+
+async def test_error_reports_have_a_limit(site: HttpHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    monkeypatch.setattr("trafficlight.http.wire.app._ERROR_LIMIT", 100)
+    assert (await adapter.error({"error": {"details": "x" * 100}})).status == 413

@@ -274,7 +274,7 @@ class TestPrograms:
         assert not yard.adapter("other", program="nio at 10.0.0.2").quarantined
 
     def test_a_program_that_the_lab_starts_again_is_not_quarantined(self, yard: "PoolHarness") -> None:
-        yard.pool.own.add("p")
+        yard.pool.own_programs["secret"] = "p"
         for number in range(6):
             self.errs(yard, yard.adapter(f"a{number}", program="p"))
         assert not yard.adapter("next", program="p").quarantined

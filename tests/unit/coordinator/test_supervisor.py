@@ -128,9 +128,9 @@ class FakePool:
     """Notes which processes exit, and why none is there."""
 
     def __init__(self) -> None:
-        self.own: set[str] = set()
         self.exited = asyncio.Semaphore(0)
         self.missing: list[str] = []
+        self.own_programs: dict[str, str] = {}
 
     def process_exited(self, program: str, ending: str) -> bool:
         self.exited.release()

@@ -1,11 +1,12 @@
 """When to warn, and what a cookie tells."""
 
+import time
 from typing import Any
 
 import pytest
 
 from trafficlight.config import Settings
-from trafficlight.http.security import constant_time_equal, cookie_of, warning_for
+from trafficlight.http.security import constant_time_equal, cookie_of, is_cookie_of, warning_for
 
 BOTH = {"adapter_token": "a", "people_token": "b"}
 
@@ -34,8 +35,21 @@ def test_others_do_without_tokens(host: str, tokens: dict[str, Any], missing: li
 
 
 def test_the_cookie_does_not_tell_the_token() -> None:
-    assert "secret" not in cookie_of("secret")
-    assert cookie_of("secret") == cookie_of("secret") != cookie_of("other")
+    assert "secret" not in cookie_of("secret", 1e9)
+    assert cookie_of("secret", 1e9) == cookie_of("secret", 1e9) != cookie_of("other", 1e9)
+
+
+def test_a_cookie_expires_and_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = time.time() + 60
+    cookie = cookie_of("secret", later)
+    assert is_cookie_of(cookie, "secret")
+    assert not is_cookie_of(cookie, "other")
+    assert not is_cookie_of(cookie_of("secret", time.time() - 1), "secret")
+    _, _, proof = cookie.partition(".")
+    for forged in (f"{later + 60:.0f}.{proof}", proof, "", "x.y", "9" * 5000 + f".{proof}"):
+        assert not is_cookie_of(forged, "secret")
+    monkeypatch.setattr("trafficlight.http.security._KEY", b"of another process")
+    assert not is_cookie_of(cookie, "secret")
 
 
 @pytest.mark.parametrize("given", ["", "x", "é", "\ud800", "secret "])

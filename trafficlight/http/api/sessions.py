@@ -92,7 +92,7 @@ async def submit() -> Response:
     _check_open()
     body = await json_object(_REQUEST_LIMIT)
     try:
-        request = validated(SessionRequest, body)
+        request = await asyncio.to_thread(validated, SessionRequest, body)
     except UsageError as error:
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
     return await _start(request, "POST /api/sessions")

@@ -17,6 +17,7 @@ REFUSALS = {
     HTTPStatus.NOT_FOUND: "There is no such thing.",
     HTTPStatus.REQUEST_TIMEOUT: "The body stalled.",
     HTTPStatus.CONFLICT: "Not possible in the present state.",
+    HTTPStatus.GONE: "The results were deleted.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "More than the limit.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is of another type.",
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "The range starts behind the end.",

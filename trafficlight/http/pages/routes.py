@@ -1,6 +1,7 @@
 """The pages: sessions, their cases, and the files in their folders."""
 
 import asyncio
+import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,14 @@ from trafficlight.http.requests import (
     session_id,
 )
 from trafficlight.http.responses import ApiError, rendered, rooted, unless_known
-from trafficlight.http.security import COOKIE, constant_time_equal, cookie_of, people_token, require_people
+from trafficlight.http.security import (
+    LOGIN_TIME,
+    constant_time_equal,
+    cookie_name,
+    cookie_of,
+    people_token,
+    require_people,
+)
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
@@ -287,7 +295,6 @@ def _events(session: SessionView) -> str:
 entrance = Blueprint("login", __name__)
 
 _FORM_LIMIT = 16 << 10  # bytes of the form
-_MAX_AGE = 30 * 24 * 3600  # seconds
 
 
 @entrance.post("/login")
@@ -311,9 +318,9 @@ async def login() -> Response:
     if not constant_time_equal(form.get("token", ""), expected):
         raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is wrong")
     response.set_cookie(
-        COOKIE,
-        cookie_of(expected),
-        max_age=_MAX_AGE,
+        cookie_name(),
+        cookie_of(expected, time.time() + LOGIN_TIME),
+        max_age=LOGIN_TIME,
         httponly=True,
         samesite="Lax",
         secure=request.is_secure,

@@ -25,6 +25,7 @@ from trafficlight.coordinator.lab import Lab
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.door import Application, Receive, Scope, Send, send_json
 from trafficlight.http.requests import (
+    LARGE,
     Chunks,
     DisconnectedError,
     check_json_type,
@@ -38,6 +39,7 @@ from trafficlight.http.security import (
     refuse_cross_site,
     require_adapter_token,
     require_registration_token,
+    trust,
 )
 from trafficlight.http.wire.uploads import receive_files
 from trafficlight.logs import LogContext
@@ -66,6 +68,9 @@ _UUID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 # Bytes of a body.
 _REGISTRATION_LIMIT = 64 << 10
 _ANSWER_LIMIT = 16 << 20
+_ERROR_LIMIT = 1 << 20
+# Files of a case: each takes at least this share of its limit of bytes.
+_FILES = 10_000
 # Characters of the name of a program that does not name itself.
 _PROGRAM = 300
 _GROUP = "Adapters"
@@ -110,6 +115,7 @@ class WireRequest:
         pool = self.lab.engine.pool
         adapter = pool.get(self.uuid)
         require_adapter_token(self.header, adapter)
+        trust(self.scope)
         pool.seen(adapter)
         return adapter
 
@@ -159,18 +165,24 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
         require_adapter_token(request.header, known)
     else:
         require_registration_token(request.header, lab.settings)
+        if known is not None and known.token is not None and known.address != request.address:
+            raise RegistrationConflictError(uuid, "already registered from another address")
+    trust(request.scope)
     if not _UUID.fullmatch(uuid):
         message = "the uuid must be 1 to 100 letters, digits, or any of _.:-"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_uuid", message)
     registration = validated(Registration, await request.json_object(_REGISTRATION_LIMIT))
+    pool = lab.engine.pool
+    own = pool.own_programs.get(request.program)
     if request.program and not registration.instance:
-        registration = registration.model_copy(update={"instance": request.program})
+        registration = registration.model_copy(update={"instance": own or request.program})
     words = [registration.type, *registration.labels, "at", request.address]
-    program = request.program or registration.instance or single_line(" ".join(words), _PROGRAM)
-    own = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
-    adapter = lab.engine.pool.register(
-        uuid, registration, token=own, program=program, address=request.address
+    named = request.program or registration.instance
+    program = own or (
+        pool.program_name(named, request.address) if named else single_line(" ".join(words), _PROGRAM)
     )
+    token = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
+    adapter = pool.register(uuid, registration, token=token, program=program, address=request.address)
     answer = {
         "uuid": uuid,
         "coordinator": VERSION,
@@ -226,7 +238,15 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
     Without an id it answers whatever is outstanding. `{"response": "error"}` says that the client failed.
     """
     adapter = request.adapter()
-    body = await request.json_object(_ANSWER_LIMIT)
+    async with adapter.answering:
+        waits = adapter.channel.outstanding is not None
+        try:
+            body = await request.json_object(_ANSWER_LIMIT if waits else LARGE)
+        except ApiError as refusal:
+            if waits or refusal.status is not HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                raise
+            message = "no action is waiting for an answer: poll for what is"
+            raise ApiError(HTTPStatus.CONFLICT, "stale_action", message) from None
     answer = validated(Respond, body)
     response = {key: value for key, value in body.items() if key != "id"}
     receipt = adapter.channel.respond(answer.id, response)
@@ -257,7 +277,7 @@ async def error(request: WireRequest) -> Mapping[str, Any]:
     A `type` of `action` means that the client failed, anything else that the adapter did.
     """
     adapter = request.adapter()
-    body = await request.json_object(_ANSWER_LIMIT)
+    body = await request.json_object(_ERROR_LIMIT)
     if not isinstance(body.get("error", {}), dict):
         body = {"error": {"details": str(body["error"]) if body["error"] is not None else None}}
     report = validated(ErrorReport, body)
@@ -271,7 +291,7 @@ async def error(request: WireRequest) -> Mapping[str, Any]:
 @OperationSpec(
     _GROUP,
     {200: ResponseSpec("They are kept.", Uploaded)},
-    (400, 401, 404, 408, 413, 415, 507),
+    (400, 401, 404, 408, 410, 413, 415, 507),
     form=_FILE_FORM,
     guard="adapter",
 )
@@ -282,24 +302,31 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     """
     adapter, lab = request.adapter(), request.lab
     lease, role, limits = adapter.lease, adapter.role, lab.settings
-    if lease is not None and role is not None:
-        folder = await asyncio.to_thread(lease.folder.client, role)
-    else:
-        folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
 
     def room() -> int:
         taken = lease.uploaded_bytes if lease is not None else adapter.uploaded_bytes
         return max(0, limits.upload_case_limit - taken)
 
+    least = max(1, limits.upload_case_limit // _FILES)
     content_type = request.header("Content-Type") or ""
-    files = await receive_files(
-        request.chunks, content_type, folder, file_limit=limits.upload_file_limit, room=room
-    )
-    for file in files:
+    try:
         if lease is not None and role is not None:
+            folder = await asyncio.to_thread(lease.folder.client, role)
+        else:
+            folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
+        files = await receive_files(
+            request.chunks, content_type, folder, file_limit=limits.upload_file_limit, room=room, least=least
+        )
+    except FileNotFoundError:
+        message = "the results of this case were deleted"
+        raise ApiError(HTTPStatus.GONE, "results_deleted", message) from None
+    for file in files:
+        size = max(file.size, least)
+        if lease is not None and role is not None:
+            lease.uploaded_bytes += size
             lease.uploaded(role, request.uuid, file, folder)
         else:
-            adapter.uploaded_bytes += file.size
+            adapter.uploaded_bytes += size
             _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
 
@@ -390,9 +417,9 @@ def _note_refusal(lab: Lab, uuid: str, program: str, endpoint: str, refusal: Api
     pool, why = lab.engine.pool, f"{int(refusal.status)} {refusal.message}"
     if endpoint == "register":
         logger.info("the registration of %r was refused: %s", uuid[:100], why)
-        if program:
+        if (own := pool.own_programs.get(program)) is not None:
             what = f"a registration of the program was refused: {why}"
-            pool.note_missing(program, "adapter", what, pool.registration_of(program))
+            pool.note_missing(own, "adapter", what, pool.registration_of(own))
     elif endpoint in ("respond", "error") and (adapter := pool.known(uuid)) is not None:
         too_large = refusal.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         adapter.channel.refuse(f"answer too large: {why}" if too_large else why, final=too_large)

@@ -24,6 +24,8 @@ from trafficlight.results.folder import file_name, reserve
 
 # Bytes of a form field that is not a file.
 _FIELD_LIMIT = 1 << 20
+# Characters of a file's name.
+_NAME = 1000
 # Parts in one request.
 _PARTS_LIMIT = 1000
 # Bytes given to the decoder at once: it does not limit what a larger piece holds of a field.
@@ -84,13 +86,17 @@ class _Receiver:
     :param folder: where to; it exists.
     :param file_limit: bytes of one file at most.
     :param room: returns the bytes that all files together may have.
+    :param least: bytes that a file takes of them at least.
     """
 
-    def __init__(self, boundary: str, folder: Path, file_limit: int, room: Callable[[], int]) -> None:
+    def __init__(
+        self, boundary: str, folder: Path, file_limit: int, room: Callable[[], int], least: int
+    ) -> None:
         self._decoder = MultipartDecoder(boundary.encode(), _FIELD_LIMIT, max_parts=_PARTS_LIMIT)
         self._folder = folder
         self._file_limit = file_limit
         self._room = room
+        self._least = least
         self._part: _Part | None = None
         self._complete = False
         # A cancelled request leaves a thread in `feed`, while another one calls `discard`.
@@ -128,8 +134,8 @@ class _Receiver:
 
     @property
     def size(self) -> int:
-        """Bytes of the files that are complete."""
-        return sum(file.size for file in self.done)
+        """What the files that are complete take of the limit."""
+        return sum(max(file.size, self._least) for file in self.done)
 
     def _decode(self, piece: bytes | None) -> None:
         if self._complete or self._discarded:
@@ -137,8 +143,11 @@ class _Receiver:
         self._decoder.receive_data(piece)
         while not isinstance(event := self._decoder.next_event(), NeedData):
             if isinstance(event, File):
-                limit = min(self._file_limit, self._room() - self.size)
-                self._part = _Part(self._folder, event.filename or "unnamed", limit)
+                room = self._room() - self.size
+                if room < self._least:
+                    raise _too_large("there is no room for more files")
+                name = (event.filename or "unnamed")[:_NAME]
+                self._part = _Part(self._folder, name, min(self._file_limit, room))
             elif isinstance(event, Field):
                 self._part = None  # read and ignored
             elif isinstance(event, Data) and self._part is not None:
@@ -158,6 +167,7 @@ async def receive_files(
     *,
     file_limit: int,
     room: Callable[[], int],
+    least: int,
 ) -> list[Upload]:
     """Write the files of a multipart body into a folder: all of them, or none; paths are relative to it.
 
@@ -165,6 +175,7 @@ async def receive_files(
     :param folder: where to; it exists.
     :param file_limit: bytes of one file at most.
     :param room: returns the bytes that all files together may have; other requests use some of them.
+    :param least: bytes that a file takes of them at least.
     :raises ApiError: not multipart (415), malformed (400), too large (413), or the disk is full (507).
     """
     mimetype, parameters = parse_options_header(content_type)
@@ -175,7 +186,7 @@ async def receive_files(
     if not _BOUNDARY.fullmatch(boundary):
         message = "the multipart body cannot be read: its boundary must be 1 to 70 ASCII characters"
         raise ApiError(HTTPStatus.BAD_REQUEST, "malformed_multipart", message)
-    receiver = _Receiver(boundary, folder, file_limit, room)
+    receiver = _Receiver(boundary, folder, file_limit, room, least)
     try:
         pending = bytearray()
         async for chunk in chunks(room() + _OVERHEAD):
