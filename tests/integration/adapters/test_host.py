@@ -313,6 +313,28 @@ async def test_evidence_whose_name_is_not_utf_8_is_uploaded() -> None:
         await coordinator.registered(2, timeout=PATIENCE)
 
 
+async def test_a_file_that_cannot_be_uploaded_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what the coordinator refuses nor what cannot be read; the log comes first, large files last."""
+    opened = os.open
+
+    def broken(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path).endswith("b.png"):
+            raise PermissionError(13, "Permission denied", "b.png")
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", broken)
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await do(adapter, "film")
+        coordinator.refusals.append(("upload", 413))
+        await adapter.exit()
+        await coordinator.registered(2, timeout=PATIENCE)
+        notes = ["driver.log.not-uploaded.txt", "b.png.not-uploaded.txt"]
+        assert [one.name for one in adapter.uploads] == [*notes, "a-video.mp4"]
+        assert b"driver.log was not uploaded: 413 the script requests it" in uploads(adapter)[notes[0]]
+        assert b"Permission denied" in uploads(adapter)[notes[1]]
+
+
 @pytest.mark.parametrize("folder", ["EVIDENCE", "STORAGE"])
 async def test_a_link_in_place_of_a_folder_costs_no_file(tmp_path: Path, folder: str) -> None:
     (tmp_path / "thesis.txt").write_text("precious")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trafficlight.adapters.conformance import ScriptedAdapter, ScriptedCoordinator, Upload
-from trafficlight.adapters.sdk import Adapter, JsonObject, Options, action, run
+from trafficlight.adapters.sdk import Adapter, JsonObject, Options, action, loop, run
 from trafficlight.adapters.sdk.coordinator import Backoff
 
 
@@ -70,7 +70,26 @@ async def test_refused_upload_ends_nothing(tmp_path: Path) -> None:
         reply = await adapter.act("shoot", {"path": str(path)})
         assert reply is not None
         assert reply.body["response"] == "shoot"
-        assert adapter.uploads == []
+        reason = b"big.mp4 was not uploaded: 413 the script requests it\n"
+        assert adapter.uploads == [Upload("file", "big.mp4.not-uploaded.txt", reason)]
+
+
+async def test_the_limit_of_close_does_not_end_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Diarist(Adapter):
+        type = "diarist"
+
+        async def close(self) -> None:
+            await self.context.upload(Path(__file__), "diary.txt")
+
+    monkeypatch.setattr(loop, "_LONGEST_CLOSE", 0.02)
+    options = Options(backoff=Backoff(0.1, 0.1))
+    async with ScriptedCoordinator() as coordinator:
+        task = asyncio.create_task(run(Diarist, coordinator.url, once=True, options=options))
+        adapter = await coordinator.registered()
+        coordinator.refusals += [("upload", 503), ("upload", 503)]
+        await adapter.exit()
+        await task
+        assert [one.name for one in adapter.uploads] == ["diary.txt"]
 
 
 async def test_missing_file_is_the_adapters_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -155,13 +156,20 @@ class DriverAdapter(Adapter):
         return self._driver
 
     async def _upload(self, driver: Driver) -> None:
-        """Upload the log and all evidence, which are deleted."""
-        for path in await asyncio.to_thread(_files, driver.evidence):
-            await self.context.upload(path, path.relative_to(driver.evidence).as_posix())
-            await asyncio.to_thread(path.unlink)
+        """Upload the log, and then all evidence, small files first; they are deleted."""
         if await asyncio.to_thread(_size, driver.log):
-            await self.context.upload(driver.log)
+            await self._upload_file(driver.log, driver.log.name)
             await asyncio.to_thread(os.truncate, driver.log, 0)
+        for path in await asyncio.to_thread(_files, driver.evidence):
+            await self._upload_file(path, path.relative_to(driver.evidence).as_posix())
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    async def _upload_file(self, path: Path, name: str) -> None:
+        """Upload a file; one that cannot be read costs no other."""
+        try:
+            await self.context.upload(path, name)
+        except OSError as error:
+            logger.warning("%s cannot be read: %s", name, error)
 
     async def _upload_named(self, driver: Driver, response: JsonObject) -> None:
         """Upload the evidence that a response names, so that the test can have it at once."""
@@ -171,8 +179,8 @@ class DriverAdapter(Adapter):
             for path in there:
                 name = path.relative_to(driver.evidence).as_posix()
                 if name in named:
-                    await self.context.upload(path, name)
-                    await asyncio.to_thread(path.unlink)
+                    await self._upload_file(path, name)
+                    await asyncio.to_thread(path.unlink, missing_ok=True)
 
 
 class Drivers:
@@ -315,10 +323,16 @@ def _reported(error: Any) -> ReportedError:
 
 
 def _files(folder: Path) -> list[Path]:
+    """Return the files below a folder, small ones first."""
     if folder.resolve() != folder:
         logger.warning("%s was replaced by a link, whose files are neither uploaded nor deleted", folder)
         return []
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    found = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # deleted meanwhile
+            if path.is_file() and not path.is_symlink():
+                found.append((path.stat().st_size, path))
+    return [path for _, path in sorted(found)]
 
 
 def _size(path: Path) -> int:

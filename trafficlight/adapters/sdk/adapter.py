@@ -98,10 +98,12 @@ class Context(Protocol):
     async def upload(self, path: Path, name: str | None = None) -> str:
         """Send a file to the case's results, streaming from the disk, and return the name it has there.
 
-        Connection trouble is retried; a refusal is only logged, as it is no reason to end a case.
+        Connection trouble is retried. A refusal is no reason to end a case: it is logged, and the results get
+        `NAME.not-uploaded.txt`, which says why.
 
         :param path: the file.
         :param name: the name it is to have; by default its own.
+        :raises OSError: it cannot be read.
         """
         ...
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 _TROUBLE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 _TRY_AGAIN = frozenset({408, 425, 429})
 _GONE = frozenset({401, 404, 410})
+# Seconds that an upload may take, and the bytes of it per second that extend a usual request.
+_LONGEST_UPLOAD, _SLOWEST_UPLOAD = 3600.0, 64 << 10
 # What the head of a part cannot contain: a client may name its files after what it displays.
 _NOT_IN_HEADERS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -94,6 +96,7 @@ class Coordinator:
     :param uuid: the id to register under.
     :param options: how long to wait and how often to try.
     :param token: the shared registration token; replaced by the adapter's own once registered.
+    :ivar closing: limits the adapter's `close`; stands still during uploads, which have limits of their own.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Coordinator:
         self._token = token
         self._wait = options.wait
         self._deadlines: Mapping[str, float] = {}
+        self.closing: asyncio.Timeout | None = None
 
     @property
     def action_deadline(self) -> float | None:
@@ -188,14 +192,49 @@ class Coordinator:
     async def upload(self, path: Path, name: str | None = None) -> str:
         """Send a file, streaming from the disk, trying a few times; see :class:`Context`."""
         name = _NOT_IN_HEADERS.sub("_", name or path.name)
-        try:
-            answer = await self._request("POST", "upload", file=(path, name), attempts=4, timeout=3600)
-        except CoordinatorUnreachableError as error:
-            logger.warning("upload of %s did not get through: %s", name, error)
-            return name
-        if answer.status >= 300:
-            logger.warning("upload of %s was refused: %d %s", name, answer.status, answer.reason)
+        with self._no_haste():
+            try:
+                problem = await self._send(path, name)
+            except OSError as error:
+                await self._note_lost(name, str(error))
+                raise
+            if problem:
+                await self._note_lost(name, problem)
         return name
+
+    async def _send(self, content: Path | bytes, name: str, attempts: int = 4) -> str:
+        """Upload a file; return why that failed, or nothing.
+
+        :raises OSError: it cannot be read.
+        """
+        size = len(content) if isinstance(content, bytes) else (await asyncio.to_thread(content.stat)).st_size
+        limit = min(_LONGEST_UPLOAD, self._options.request_timeout + size / _SLOWEST_UPLOAD)
+        try:
+            answer = await self._request(
+                "POST", "upload", file=(content, name), attempts=attempts, timeout=limit
+            )
+        except CoordinatorUnreachableError as error:
+            return str(error)
+        return "" if answer.status < 300 else f"{answer.status} {answer.reason}"
+
+    async def _note_lost(self, name: str, problem: str) -> None:
+        """Say in the case's results which file they lack, and why."""
+        logger.warning("%s was not uploaded: %s", name, problem)
+        note = f"{name} was not uploaded: {problem}\n".encode(errors="replace")
+        await self._send(note, f"{name}.not-uploaded.txt", attempts=1)
+
+    @contextmanager
+    def _no_haste(self) -> Iterator[None]:
+        limit, now = self.closing, asyncio.get_running_loop().time
+        if limit is None or (due := limit.when()) is None:
+            yield
+            return
+        left = due - now()
+        limit.reschedule(None)
+        try:
+            yield
+        finally:
+            limit.reschedule(now() + left)
 
     async def _request(
         self,
@@ -203,7 +242,7 @@ class Coordinator:
         endpoint: str,
         *,
         body: JsonObject | None = None,
-        file: tuple[Path, str] | None = None,
+        file: tuple[Path | bytes, str] | None = None,
         timeout: float | None = None,
         attempts: int | None = None,
         again: Callable[[int], bool] = lambda _: False,
@@ -236,10 +275,12 @@ class Coordinator:
             await asyncio.sleep(delay)
         raise AssertionError("the delays never end")
 
-    async def _form(self, stack: AsyncExitStack, path: Path, name: str) -> aiohttp.FormData:
-        # By its descriptor: a header cannot contain each file's name, which aiohttp puts into one.
-        descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
-        opened = stack.enter_context(os.fdopen(descriptor, "rb"))
+    async def _form(self, stack: AsyncExitStack, content: Path | bytes, name: str) -> aiohttp.FormData:
         form = aiohttp.FormData(quote_fields=False)
-        form.add_field("file", opened, filename=name, content_type="application/octet-stream")
+        field: Any = content
+        if isinstance(content, Path):
+            # By its descriptor: a header cannot contain each file's name, which aiohttp puts into one.
+            descriptor = await asyncio.to_thread(os.open, content, os.O_RDONLY | os.O_CLOEXEC)
+            field = stack.enter_context(os.fdopen(descriptor, "rb"))
+        form.add_field("file", field, filename=name, content_type="application/octet-stream")
         return form

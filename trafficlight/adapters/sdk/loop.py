@@ -167,7 +167,7 @@ async def _serve_registration(
 
 async def _close(adapter: Adapter, coordinator: Coordinator) -> None:
     try:
-        async with asyncio.timeout(_LONGEST_CLOSE):
+        async with asyncio.timeout(_LONGEST_CLOSE) as coordinator.closing:
             await adapter.close()
     except Exception:
         logger.exception("%s: cleaning up went wrong", coordinator.uuid)

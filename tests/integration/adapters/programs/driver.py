@@ -66,6 +66,9 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         (EVIDENCE / "tiles" / "1.png").write_bytes(b"png")
         (EVIDENCE / "trace.zip").write_bytes(b"zip")
         return {"videos": [{"snapshot": "tiles/1.png"}]}
+    if action == "film":
+        (EVIDENCE / "a-video.mp4").write_bytes(b"long" * 100)
+        (EVIDENCE / "b.png").write_bytes(b"png")
     if action == "odd_name":
         with open(os.fsencode(EVIDENCE) + b"/\xff.png", "wb") as file:
             file.write(b"png")
