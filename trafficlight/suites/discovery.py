@@ -139,7 +139,7 @@ def unreached_in(cls: type[Test], tests: Collection[type[Test]]) -> Iterator[str
                 yield f"{place}() will not run (the name of a test begins with test_)"
             elif instead := _INSTEAD.get(name):
                 yield f"{place}() will not be called (it is named {instead} here)"
-            elif is_test_method(name) and inspect.isfunction(value) and _is_replaced(owner, value, tests):
+            elif is_test_method(name) and inspect.isfunction(value) and _is_replaced(owner, name, tests):
                 yield f"{place}() will not run (classes that derive from {owner.__name__} replace it)"
 
 
@@ -155,14 +155,15 @@ def nested_in(module: object, module_name: str) -> Iterator[str]:
                     yield inner.__qualname__
 
 
-def _is_replaced(owner: type, method: FunctionType, tests: Collection[type[Test]]) -> bool:
+def _is_replaced(owner: type, name: str, tests: Collection[type[Test]]) -> bool:
     """Return whether all classes that derive from a base in their file replace a test of it.
 
     Not if they call it by `super()`, nor if it is clear that it is a base only.
     """
+    method: FunctionType = vars(owner)[name]
     if owner.__name__.startswith("_") or "NotImplementedError" in method.__code__.co_names:
         return False
-    derived = [getattr(one, method.__name__, None) for one in tests if issubclass(one, owner)]
+    derived = [getattr(one, name, None) for one in tests if issubclass(one, owner)]
     codes = [getattr(one, "__code__", method.__code__) for one in derived if one is not method]
     same_file = any(one.__module__ == owner.__module__ for one in tests)
     return (

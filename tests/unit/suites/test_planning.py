@@ -313,6 +313,7 @@ def test_what_is_probably_not_meant_so_is_said(write: Write) -> None:
             ),
             "",
         ),
+        ("async def body(self): ...\nclass One(Test):\n test_z = body", ""),
         ("class One(Test):\n __test__ = False\n async def run(self): ...", ""),
     ],
 )
