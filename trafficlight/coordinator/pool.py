@@ -28,8 +28,8 @@ from trafficlight.results.events import (
     Event,
     Log,
 )
-from trafficlight.results.journal import Journal
-from trafficlight.text import single_line
+from trafficlight.results.journal import Journal, excerpt
+from trafficlight.text import single_line, truncate
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 10_000
 # Bytes of registrations that are kept: of adapters that have ended, and of those that have not polled yet.
 _REMEMBERED_BYTES = 16 << 20
+# Characters of what an adapter sends outside of cases: every running session has it in its events.
+_OUTSIDE = 4000
 # Missing adapters that are remembered for messages.
 _MISSING = 20
 
@@ -211,7 +213,7 @@ class Pool:
         self._live[adapter.program] += 1
         self._exited.pop(adapter.program, None)
         adapter.channel.on_rivals = partial(self._rivals, adapter)
-        self._journal.append(AdapterRegistered(adapter=uuid, registration=adapter.fields))
+        self._journal.append(AdapterRegistered(adapter=uuid, registration=excerpt(adapter.fields, _OUTSIDE)))
         if self._closed is not None:
             self._end(adapter, self._closed)
             return adapter
@@ -456,7 +458,8 @@ class Pool:
         if adapter.state is AdapterState.ENDED:
             return
         raised_in_test = adapter.channel.fail(error)
-        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=str(error)))
+        reason = str(error) if adapter.held_by is not None else truncate(str(error), _OUTSIDE)
+        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=reason))
         if (lease := adapter.held_by) is not None and adapter.role is not None:
             lease.on_lost(adapter.role, error, raised_in_test)
         else:

@@ -78,9 +78,9 @@ def redacted(data: Mapping[str, Any]) -> dict[str, Any]:
     return _Copy(math.inf).of(data)
 
 
-def excerpt(data: Mapping[str, Any]) -> dict[str, Any]:
+def excerpt(data: Mapping[str, Any], limit: int = EVENT_LIMIT) -> dict[str, Any]:
     """Return what an event holds of an object: without secrets, and cut if it is large."""
-    return _Copy(EVENT_LIMIT).of(data)
+    return _Copy(limit).of(data)
 
 
 def fits(data: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ from trafficlight.results.events import (
     SessionStopped,
     State,
 )
+from trafficlight.suites.case_ids import encode_file
 from trafficlight.text import count
 
 _MOST_ADAPTERS = 1_000  # adapters register again for each case; the oldest are dropped
@@ -95,6 +96,17 @@ class SessionRecord:
             (unexpected, "unexpectedly successful case"),
         )
         return [count(number, what) for number, what in numbers if number]
+
+    @property
+    def problem_files(self) -> list[str]:
+        """The test files with problems, as in case ids."""
+        return sorted({encode_file(problem.file) for problem in list(self.problems)})
+
+    @property
+    def undecided(self) -> int:
+        """The number of cases without a verdict, neither of their test nor of its author."""
+        outcomes = self.outcomes
+        return outcomes[Outcome.NOT_RUN] + outcomes[Outcome.RUNNING]
 
     @property
     def ran(self) -> bool:

@@ -141,11 +141,11 @@ class ResultsWriter:
     def junit(self, *, running: bool = False) -> bytes:
         """Return the content of ``junit.xml``, after bringing the file up to date. Blocks.
 
-        :param running: leave out the error for a session without a verdict. The file always has it, for the
-            case that the coordinator is killed.
+        :param running: leave out the error for cases without a verdict. The file always has it, for the case
+            that the coordinator is killed.
         """
         self._write_junit()
-        if running and not self._document.ran:
+        if running:
             with self._file_lock:
                 return self._document.to_bytes(running=True)
         return self._written

@@ -10,7 +10,7 @@ from types import ModuleType
 from trafficlight.client_types import client_types_of
 from trafficlight.errors import TestFileError, UsageError
 from trafficlight.server_types import server_types_of
-from trafficlight.suites.case_ids import base_id
+from trafficlight.suites.case_ids import base_id, encode_file
 from trafficlight.suites.discovery import (
     DEFAULT_PATTERNS,
     FileFound,
@@ -281,7 +281,8 @@ class PlanBuilder:
             if not found.suites and (given := ", ".join(self._selection.parameters)):
                 there = ", ".join(sorted(found.parameters)) or "none"
                 raise UsageError(f"--parameters: no test takes {given}; there are {there}")
-        return replace(_selected(found, self._selection), warnings=tuple(found.warnings))
+        files = [encode_file(request.file.name) for request in self.files]
+        return replace(_selected(found, self._selection, files), warnings=tuple(found.warnings))
 
 
 def _by_file(targets: Iterable[Target], directory: Path) -> Iterator[tuple[FileFound, list[Target]]]:
@@ -296,10 +297,10 @@ def _by_file(targets: Iterable[Target], directory: Path) -> Iterator[tuple[FileF
         yield (file if names[file.name] == 1 else replace(file, name=file.path.as_posix())), some
 
 
-def _selected(found: FileResult, selection: Selection) -> Plan:
+def _selected(found: FileResult, selection: Selection, files: Iterable[str]) -> Plan:
     everything = [case for suite in found.suites.values() for case in suite.cases]
     chosen: dict[str, list[Case]] = {}
-    for case in selection.among(everything):
+    for case in selection.among(everything, files):
         chosen.setdefault(case.suite, []).append(case)
     suites = []
     for suite in found.suites.values():

@@ -51,7 +51,9 @@ class Selection(BaseModel):
         default_factory=dict, description="Parameter values that replace those of the tests."
     )
     pairwise: bool = Field(default=False, description="Cover pairs, not every combination.")
-    only: list[str] | None = Field(default=None, description="The ids of the only cases.")
+    only: list[str] | None = Field(
+        default=None, description="The ids of the only cases; a file stands for all of its cases."
+    )
     keyword: str = Field(
         default="", max_length=10_000, description="An expression over case ids, with and, or, not."
     )
@@ -109,15 +111,16 @@ class Selection(BaseModel):
         chosen = {name: getattr(self, name) for name in _OF_ONE_FILE}
         return Selection(**chosen)
 
-    def among(self, cases: Sequence[Case]) -> list[Case]:
+    def among(self, cases: Sequence[Case], files: Iterable[str] = ()) -> list[Case]:
         """Return the selected cases, in their order; repetitions follow one another.
 
+        :param files: the test files that were collected, as in case ids; some may have no cases.
         :raises UsageError: a case in `only` does not exist, or they are too many.
         """
         if self.only is not None:
             # What the other options leave out of each test file is not missing.
             narrowed = self.clients or self.servers or self.parameters or self.pairwise
-            cases = _by_id(cases, self.only, all_exist=not narrowed)
+            cases = _by_id(cases, self.only, files, all_exist=not narrowed)
         if self.keyword:
             means = read_expression(self.keyword)
             cases = [case for case in cases if means(case.id)]
@@ -318,10 +321,12 @@ def _exit_code(path: Path) -> object:
         return None
 
 
-def _by_id(cases: Sequence[Case], wanted: Iterable[str], *, all_exist: bool) -> list[Case]:
+def _by_id(
+    cases: Sequence[Case], wanted: Iterable[str], files: Iterable[str], *, all_exist: bool
+) -> list[Case]:
     ids = {base_id(one) for one in wanted}
-    found = [case for case in cases if case.id in ids]
-    missing = sorted(ids - {case.id for case in found})
+    found = [case for case in cases if case.id in ids or case.id.partition("::")[0] in ids]
+    missing = sorted(ids.difference((case.id for case in found), files))
     if missing and all_exist:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         if any(case.suite == missing[0].partition("[")[0] for case in cases):

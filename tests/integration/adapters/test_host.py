@@ -335,6 +335,41 @@ async def test_a_file_that_cannot_be_uploaded_costs_no_other(monkeypatch: pytest
         assert b"Permission denied" in uploads(adapter)[notes[1]]
 
 
+@pytest.mark.parametrize("pause", [0.001, 600.0])
+async def test_of_a_long_log_the_beginning_and_the_end_are_kept(
+    monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    """While the driver runs, and after it exited."""
+    monkeypatch.setattr(driver_module, "_LONGEST_LOG", 5000)
+    monkeypatch.setattr(driver_module, "_LOG_BEGINNING", 1000)
+    monkeypatch.setattr(driver_module, "_LOG_END", 500)
+    monkeypatch.setattr(driver_module, "_LOG_PAUSE", pause)
+    driver = Driver(command())
+    await driver.start()
+    await driver.ask("flood", {}, PATIENCE)
+    if pause < 1:
+        async with asyncio.timeout(PATIENCE):
+            while (await asyncio.to_thread(driver.log.stat)).st_size > 5000:
+                await asyncio.sleep(0)
+    await driver.end()
+    log = driver.log.read_text()
+    await driver.remove()
+    assert len(log) <= 5000
+    assert log.startswith("starting\nline 0\nline 1\n")
+    assert "the log is too long: its middle is left out" in log
+    assert log.endswith("line 1999\nthe input ended\n")
+
+
+async def test_an_error_names_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        monkeypatch.setattr(driver_module, "_FREE", 1 << 60)
+        details = (await error_of(adapter, "die"))["details"]
+        assert f"the driver exited (exit code 7); no space is left in {tmp_path}:\n" in details
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("folder", ["EVIDENCE", "STORAGE"])
 async def test_a_link_in_place_of_a_folder_costs_no_file(tmp_path: Path, folder: str) -> None:
     (tmp_path / "thesis.txt").write_text("precious")

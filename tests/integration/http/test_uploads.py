@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,6 +217,21 @@ async def test_limits_hold_and_leave_nothing(opener: Opener) -> None:
     assert answer.status == 413
     assert (await case.adapter.upload("room", b"x" * 500)).status == 200
     assert sorted(case.files()) == ["fits", "fits too", "room"]
+    await case.finish()
+
+
+@pytest.mark.parametrize(("total", "needed"), [(40 << 20, 2 << 20), (1 << 40, 1 << 30)])
+async def test_uploads_leave_room_for_events(
+    site: HttpHarness, monkeypatch: pytest.MonkeyPatch, total: int, needed: int
+) -> None:
+    case = await begin(site)
+    disk = SimpleNamespace(total=total, free=needed)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    answer = await case.adapter.upload("too much", b"x")
+    assert (answer.status, answer.json()["error"]["code"]) == (507, "disk_full")
+    assert case.files() == {}
+    disk.free += 1000
+    assert (await case.adapter.upload("fits", b"x")).status == 200
     await case.finish()
 
 

@@ -14,7 +14,7 @@ from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.config import Settings
 from trafficlight.http import server
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import State
+from trafficlight.results.events import AdapterRegistered, State
 from trafficlight.results.reports.timeline import steps
 
 ASKS = "await alice.perform('one')"
@@ -400,3 +400,12 @@ async def test_error_reports_have_a_limit(site: HttpHarness, monkeypatch: pytest
     await adapter.register()
     monkeypatch.setattr("trafficlight.http.wire.app._ERROR_LIMIT", 100)
     assert (await adapter.error({"error": {"details": "x" * 100}})).status == 413
+
+
+async def test_a_large_registration_is_cut_in_events(site: HttpHarness) -> None:
+    """Every running session has it in its events."""
+    seen: list[AdapterRegistered] = []
+    site.lab.journal.subscribe(seen.append, (AdapterRegistered,))
+    await ScriptedAdapter(site, "a").register({"type": "nio", "more": "x" * 50_000})
+    assert len(str(seen[0].registration)) < 5000
+    assert len(site.lab.engine.pool.get("a").fields["more"]) == 50_000

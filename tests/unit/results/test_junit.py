@@ -245,6 +245,38 @@ def test_a_session_in_which_nothing_ran_is_an_error(lab: "Lab", planned: int) ->
     assert root.get("skipped") == str(planned)
 
 
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ({"exit_code": 130, "interrupted": True}, "2 cases have no verdict: interrupted by SIGINT"),
+        ({"exit_code": 3}, "2 cases have no verdict: interrupted by SIGINT"),
+        (None, "2 cases have no verdict: interrupted by SIGINT"),
+        ({"exit_code": 1}, None),
+    ],
+)
+def test_cases_without_a_verdict_are_an_error(
+    lab: "Lab", end: dict[str, Any] | None, why: str | None
+) -> None:
+    lab.start()
+    lab.run(lab.plan({"alice": "A"}))
+    for name in "BC":
+        lab.end_case(
+            lab.plan({"alice": name}), "skipped", "interrupted by SIGINT", attempt=None, phase="waiting"
+        )
+    if end is not None:
+        lab.end(**end)
+    errors = {error.get("type"): error.get("message") for error in _checked(lab).iter("error")}
+    assert errors == ({"trafficlight.interrupted": why} if why else {})
+
+
+def test_a_session_that_was_killed_is_an_error(lab: "Lab") -> None:
+    lab.start()
+    lab.run(lab.plan({"alice": "A"}))
+    lab.append(CaseWaits(case=lab.plan({"alice": "B"}), reason="no adapter"))
+    (error,) = _checked(lab).iter("error")
+    assert error.get("message") == "1 case has no verdict: the session did not end"
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_warnings_are_properties_and_errors_of_a_strict_session(lab: "Lab", strict: bool) -> None:
     lab.start(warnings=("there is no test in x",), strict=strict)

@@ -16,6 +16,7 @@ from trafficlight.results.events import (
     AdapterRegistered,
     CasePlanned,
     Measurement,
+    Problem,
     SessionStarted,
     Upload,
 )
@@ -101,6 +102,7 @@ def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> No
     lab.prepare(bad)
     lab.append(Measurement(case=bad, attempt=1, name="delay", value=2, unit="ms"))
     lab.end_case(bad, "failure", "no")
+    lab.append(Problem(file="chat/broken_test.py", problem="does not import"))
     summary = lab.folder.path / "session.json"
     _until(lambda: summary.exists() and json.loads(summary.read_text())["ended"] is None)
     lab.end(exit_code=1)
@@ -116,7 +118,7 @@ def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> No
     assert session["exit_code"] == 1
     report = json.loads((path / "report.json").read_text())
     assert [case["outcome"] for case in report["cases"]] == ["success", "failure"]
-    assert yaml.safe_load((path / "rerun-failed.yml").read_text()) == {"failed": [bad]}
+    assert yaml.safe_load((path / "rerun-failed.yml").read_text()) == {"failed": [bad, "chat/broken_test.py"]}
     assert "1 of 2 cases failed" in (path / "report.html").read_text()
     attempt = path / report["cases"][1]["attempts"][0]["folder"]
     assert json.loads((attempt / "measurements.json").read_text()) == [

@@ -393,6 +393,19 @@ def test_what_failed_before(tree: Path, tmp_path: Path) -> None:
         read_failed(session)
 
 
+def test_a_file_that_could_not_be_imported_is_among_what_failed_before(tree: Path) -> None:
+    broken = tree / "broken_test.py"
+    broken.write_text("import nosuchmodule\n")
+    selection = Selection(only=["broken_test.py", "other_test.py::Other"])
+    planned = plan([tree], selection)
+    assert [case.id for case in planned.cases] == ["other_test.py::Other"]
+    assert len(planned.problems) == 1
+    broken.write_text((tree / "other_test.py").read_text())
+    assert ids(tree, only=selection.only) == ["broken_test.py::Other", "other_test.py::Other"]
+    with pytest.raises(UsageError, match=r"no case gone_test\.py"):
+        plan([tree], Selection(only=["gone_test.py"]))
+
+
 def test_what_is_no_list_of_failed_cases_is_not_printed(tmp_path: Path) -> None:
     for name, why in (("passwd", "is no list of cases"), ("passwd.yml", "is not YAML: line 1, column 13: ")):
         (tmp_path / name).write_text("root: secret: x\n", encoding="utf-8")

@@ -34,6 +34,10 @@ _NOTED, _SHOWN = 2000, 200
 _INPUT_GRACE, _TERM_GRACE = 2.0, 0.5
 # Seconds after a process exited until its output has been read, though a child of it may still hold the pipe.
 _LAST_OUTPUT = 0.5
+# Bytes of a log, and those of its beginning and end that are kept of a longer one; seconds between two looks.
+_LONGEST_LOG, _LOG_BEGINNING, _LOG_END, _LOG_PAUSE = 64 << 20, 16 << 20, 1 << 20, 0.25
+# Bytes that are free on a disk that is not full.
+_FREE = 1 << 20
 # Bytes and lines of the log that an error shows.
 _TAIL, _TAIL_LINES = 2000, 10
 # Names a folder that no other driver has.
@@ -279,6 +283,7 @@ class Driver:
     async def _follow(self, process: _Process) -> None:
         """Read what a process prints until it exits, and fail what waits for it."""
         reading = asyncio.create_task(self._read(process))
+        limiting = asyncio.create_task(self._limit_log(process))
         try:
             await process.exited.wait()
             with suppress(TimeoutError):
@@ -288,10 +293,12 @@ class Driver:
             process.signal(signal.SIGKILL)  # its children
             await self._signal_started(signal.SIGKILL)
             reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            limiting.cancel()
+            await asyncio.gather(reading, limiting, return_exceptions=True)
             process.transport.close()
         how = describe_exit(process.transport.get_returncode() or 0)
         error = DriverError(f"the driver exited ({how}){await self._tail()}")
+        await asyncio.to_thread(_shorten, self.log)  # afterwards, as it may be what fills the disk
         for waiting in (self._greeting, self._answer):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(error)
@@ -351,11 +358,23 @@ class Driver:
         with suppress(OSError):  # a full disk must not end the reading of answers
             await asyncio.to_thread(_append, self.log, line[:_NOTED].rstrip(b"\n") + more + b"\n")
 
+    async def _limit_log(self, process: _Process) -> None:
+        """Keep the log short, so that it leaves room on the disk for what other drivers store."""
+        while True:
+            try:
+                async with asyncio.timeout(_LOG_PAUSE):
+                    await process.exited.wait()
+                    return
+            except TimeoutError:
+                await asyncio.to_thread(_shorten, self.log)
+
     async def _tail(self) -> str:
-        """Return the last lines of its log, for the end of an error's message."""
+        """Return the end of an error's message: whether the disk is full, and the last lines of its log."""
+        is_full = await asyncio.to_thread(_is_full, self.folder)
+        full = f"; no space is left in {self.folder.parent}" if is_full else ""
         text = await asyncio.to_thread(read_tail, self.log, _TAIL)
         lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
-        return ":\n" + "\n".join(lines) if lines else ""
+        return full + (":\n" + "\n".join(lines) if lines else "")
 
 
 def _new_folder() -> Path:
@@ -368,3 +387,22 @@ def _new_folder() -> Path:
 def _append(path: Path, line: bytes) -> None:
     with path.open("ab") as file:
         file.write(line)
+
+
+def _shorten(log: Path) -> None:
+    """Leave out the middle of a log that is too long. The driver appends to it meanwhile."""
+    with suppress(OSError):
+        if log.is_symlink() or not log.is_file() or log.stat().st_size <= _LONGEST_LOG:
+            return
+        with log.open("rb+") as file:
+            file.seek(-_LOG_END, os.SEEK_END)
+            end = file.read(_LOG_END)
+            file.truncate(_LOG_BEGINNING)
+        _append(log, b"\n[... the log is too long: its middle is left out ...]\n" + end)
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < _FREE
+    except OSError:
+        return False

@@ -218,6 +218,8 @@ async def cancel_case(session: str) -> Response:
 async def rerun_failed(session: str) -> Response:
     """Start a session with only the cases of this one that failed or ended in error.
 
+    Test files with problems are run again with all their cases.
+
     Once a session has ended, the cases of it that never ran count as well.
     """
     _check_open()
@@ -225,6 +227,7 @@ async def rerun_failed(session: str) -> Response:
     async with open_session(session) as found:
         again = _FAILED | _UNDECIDED if found.over else _FAILED
         failed = sorted(case.id for case in found.record.cases.values() if case.outcome in again)
+        failed += found.record.problem_files
     if not failed:
         raise ApiError(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
     known = await lab.request_of(found.id)

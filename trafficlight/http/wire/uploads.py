@@ -7,6 +7,7 @@ import mimetypes
 import os
 import re
 import secrets
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
@@ -26,6 +27,8 @@ from trafficlight.results.folder import file_name, reserve
 _FIELD_LIMIT = 1 << 20
 # Characters of a file's name.
 _NAME = 1000
+# The part of the disk, and the most bytes of it, that uploads leave to events, logs and verdicts.
+_RESERVE, _LONGEST_RESERVE = 1 / 20, 1 << 30
 # Parts in one request.
 _PARTS_LIMIT = 1000
 # Bytes given to the decoder at once: it does not limit what a larger piece holds of a field.
@@ -107,6 +110,9 @@ class _Receiver:
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body."""
         with self._lock:
+            disk = shutil.disk_usage(self._folder)
+            if disk.free - len(data) < min(_LONGEST_RESERVE, disk.total * _RESERVE):
+                raise OSError(errno.ENOSPC, "the rest of the disk is for events and logs")
             for start in range(0, len(data), _PIECE):
                 self._decode(data[start : start + _PIECE])
 

@@ -57,10 +57,10 @@ def measurements_json(attempt: AttemptRecord) -> list[dict[str, Any]]:
 
 
 def rerun_failed(record: SessionRecord) -> bytes:
-    """Return a suite file with the cases that failed, ended in error, or have no verdict."""
+    """Return a suite file: cases that failed, ended in error or have no verdict, and files with problems."""
     again = (Outcome.FAILURE, Outcome.ERROR, Outcome.NOT_RUN, Outcome.RUNNING)
     cases = [case.id for case in record.cases.values() if case.outcome in again]
-    return yaml.safe_dump({"failed": cases}, allow_unicode=True, width=10_000).encode(
+    return yaml.safe_dump({"failed": cases + record.problem_files}, allow_unicode=True, width=10_000).encode(
         errors="backslashreplace"
     )
 

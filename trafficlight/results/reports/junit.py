@@ -110,6 +110,8 @@ class JunitDocument:
             planned = len(self._record.cases)
             why = f"none of {count(planned, 'case')} has a verdict" if planned else "there were no cases"
             suites.append(("session", "", [_piece(nothing_ran(why))]))
+        elif not running and self._record.exit_code not in (0, 1) and self._record.undecided:
+            suites.append(("session", "", [_piece(interrupted(self._record))]))
         elif self._record.strict and self._record.reductions and not running:
             suites.append(("session", "", [_piece(reduced(self._record))]))
         root = Element("testsuites", {"name": "trafficlight"})
@@ -201,6 +203,17 @@ def nothing_ran(why: str) -> Element:
     """Return the error element of a session without any verdict, which would otherwise look successful."""
     entry = junit_xml.TestCase("a session runs at least one case", classname="trafficlight.session")
     entry.add_error_info(f"nothing ran: {_message(why)}", error_type="trafficlight.nothing-ran")
+    return _element(entry, 0.0)
+
+
+def interrupted(record: SessionRecord) -> Element:
+    """Return the error element of a session that ended before all of its cases had a verdict."""
+    entry = junit_xml.TestCase("a session runs all of its cases", classname="trafficlight.session")
+    number = record.undecided
+    what = f"{count(number, 'case')} {'has' if number == 1 else 'have'} no verdict"
+    reasons = (case.reason for case in record.cases.values() if case.skip_type == "not-run")
+    why = record.stopped or next(filter(None, reasons), "the session did not end")
+    entry.add_error_info(_message(f"{what}: {why}"), error_type="trafficlight.interrupted")
     return _element(entry, 0.0)
 
 

@@ -66,6 +66,8 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         (EVIDENCE / "tiles" / "1.png").write_bytes(b"png")
         (EVIDENCE / "trace.zip").write_bytes(b"zip")
         return {"videos": [{"snapshot": "tiles/1.png"}]}
+    if action == "flood":
+        os.write(2, b"".join(b"line %d\n" % number for number in range(2000)))
     if action == "film":
         (EVIDENCE / "a-video.mp4").write_bytes(b"long" * 100)
         (EVIDENCE / "b.png").write_bytes(b"png")
