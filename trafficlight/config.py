@@ -236,7 +236,9 @@ class Settings(BaseModel):
     )
 
     case_limit: int | None = Field(
-        default=None, ge=1, description="Cases at once; null: four for each core, at least eight."
+        default=None,
+        ge=1,
+        description="Cases at once; null: four for each core, at least eight; one with `WORKERS` 0.",
     )
     homeserver_limit: int | None = Field(
         default=None,

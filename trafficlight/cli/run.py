@@ -61,7 +61,7 @@ def command(
     if collect_only:
         return list_cases(targets, selection, settings)
     if shown or post_mortem:
-        settings = settings.model_copy(update={"workers": 0, "case_limit": settings.case_limit or 1})
+        settings = settings.model_copy(update={"workers": 0})
     programs_of(settings.adapters)  # reports a wrong entry before anything starts
     request = SessionRequest(
         **dict(selection),

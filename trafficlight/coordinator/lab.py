@@ -368,7 +368,8 @@ def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
     cores = os.cpu_count() or 1
     capacities = servers.capacities
     return Limits(
-        cases=settings.case_limit or max(_CASES, _CASES_PER_CORE * cores),
+        # In one process a task, a thread or a coroutine that is left behind could be any case's.
+        cases=settings.case_limit or (1 if settings.workers == 0 else max(_CASES, _CASES_PER_CORE * cores)),
         homeservers=settings.homeserver_limit,
         types={**capacities, **settings.client_limits},
         unreachable=frozenset(name for name, most in capacities.items() if not most),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import CoroutineType
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from trafficlight.clients import Client, HomeServer
 from trafficlight.errors import RemoteError
@@ -33,14 +33,32 @@ class Strays:
         await, in callbacks and in threads.
     """
 
+    #: Those at work in this process: several if cases run in one loop, where nothing says whose a task is.
+    _watching: ClassVar[list["Strays"]] = []
+
     def __init__(self, case: Case) -> None:
         self._case = case
+        self._alone = True
         self.forgotten: list[str] = []
         self.errors: list[BaseException] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Find what is left behind in the body."""
+        """Find what is left behind in the body, unless other cases run in this process meanwhile."""
+        self._watching.append(self)
+        try:
+            if len(self._watching) > 1:
+                for one in self._watching:
+                    one._alone = False
+                yield
+            else:
+                with self._hooked():
+                    yield
+        finally:
+            self._watching.remove(self)
+
+    @contextmanager
+    def _hooked(self) -> Iterator[None]:
         depth = sys.get_coroutine_origin_tracking_depth()
         sys.set_coroutine_origin_tracking_depth(max(depth, _CALLERS))
         loop, in_threads = asyncio.get_running_loop(), threading.excepthook
@@ -80,8 +98,9 @@ class Strays:
     def find_coroutines(self) -> None:
         """Look for coroutines that are still referenced, and for tasks that have not begun."""
         tasks = {task.get_coro(): task for task in asyncio.all_tasks()}
-        for one in gc.get_objects():
-            if inspect.iscoroutine(one) and inspect.getcoroutinestate(one) == inspect.CORO_CREATED:
+        for one in gc.get_objects() if self._alone else ():
+            # Not isinstance: it would ask proxies, some of which are dead.
+            if type(one) is CoroutineType and inspect.getcoroutinestate(one) == inspect.CORO_CREATED:
                 task = tasks.get(one)
                 if not (task is not None and task.cancelling()) and self._forget(one):
                     one.close() if task is None else task.cancel()
@@ -90,8 +109,8 @@ class Strays:
         """Look for tasks whose errors nothing has asked for."""
         await _sleep(0)  # callbacks of those that have ended
         loop = asyncio.get_running_loop()
-        for one in gc.get_objects():
-            if isinstance(one, asyncio.Future) and one.get_loop() is loop and _was_never_seen(one):
+        for one in gc.get_objects() if self._alone else ():
+            if issubclass(type(one), asyncio.Future) and one.get_loop() is loop and _was_never_seen(one):
                 self._add(one.exception())  # from now on it has been seen
 
     def _add(self, error: BaseException | None) -> bool:
@@ -99,7 +118,7 @@ class Strays:
         concerns = isinstance(error, AssertionError | RemoteError | SystemExit | KeyboardInterrupt) or (
             error is not None and any(is_test_code(file) for file in _files(error))
         )
-        if error is None or not concerns:
+        if error is None or not concerns or not self._alone:
             return False
         if error not in self.errors:
             self.errors.append(error)
@@ -109,7 +128,7 @@ class Strays:
         """Note a coroutine that never ran; return whether code of a test created it."""
         origin = coroutine.cr_origin or ()
         places = [(file, line) for file, line, _ in origin if is_test_code(file)]
-        if not places:
+        if not places or not self._alone:
             return False
         test = str(self._case.path)
         file, line = next((place for place in places if place[0] == test), places[0])
@@ -150,9 +169,13 @@ def is_test_code(file: str) -> bool:
     if file.startswith("<"):
         return False
     path = Path(file)
-    return not any(path.is_relative_to(folder) for folder in _LIBRARIES) or path.is_relative_to(_SUITES)
+    if path.is_relative_to(_SUITES):
+        return True
+    return _INSTALLED.isdisjoint(path.parts) and not any(path.is_relative_to(folder) for folder in _LIBRARIES)
 
 
 _PACKAGE = Path(__file__).parents[1]
 _SUITES = _PACKAGE / "tests"
-_LIBRARIES = (_PACKAGE, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
+_LIBRARIES = (_PACKAGE, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")))
+# Folders of installed packages, in an environment, of the user and of the system.
+_INSTALLED = frozenset({"site-packages", "dist-packages"})

@@ -101,7 +101,7 @@ def free_port() -> int:
 @asynccontextmanager
 async def serving(run: Runner, port: int, *tests: Path) -> AsyncIterator[Command]:
     command = await run(
-        *("serve", *map(str, tests), "--port", str(port), "--workers", "0"),
+        *("serve", *map(str, tests), "--port", str(port), "--workers", "0", "-n", "8"),
         TRAFFICLIGHT_ADAPTERS="{}",
     )
     await command.line("session")

@@ -94,6 +94,7 @@ def opened(tmp_path: Path) -> Opener:
             "results_folder": tmp_path / "results",
             "tests": [str(tmp_path)],
             "workers": 0,
+            "case_limit": 8,
             "adapters": {},
             "grace": 0.01,
         }

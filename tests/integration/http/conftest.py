@@ -153,6 +153,7 @@ async def open_site(folder: Path, *, resumable: bool = False, **settings: Any) -
     values = {
         "results_folder": folder / "results",
         "workers": 0,
+        "case_limit": 8,
         "adapters": {},
         "poll_hold": 5.0,
         "grace": 0.1,
