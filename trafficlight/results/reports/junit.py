@@ -211,8 +211,10 @@ def interrupted(record: SessionRecord) -> Element:
     entry = junit_xml.TestCase("a session runs all of its cases", classname="trafficlight.session")
     number = record.undecided
     what = f"{count(number, 'case')} {'has' if number == 1 else 'have'} no verdict"
-    reasons = (case.reason for case in record.cases.values() if case.skip_type == "not-run")
-    why = record.stopped or next(filter(None, reasons), "the session did not end")
+    reasons = (case.reason for case in record.cases.values() if case.outcome is Outcome.NOT_RUN)
+    # Until the end, a reason is what a case waits for.
+    ended = record.stopped or (record.ended and next(filter(None, reasons), ""))
+    why = ended or "the session did not end"
     entry.add_error_info(_message(f"{what}: {why}"), error_type="trafficlight.interrupted")
     return _element(entry, 0.0)
 
