@@ -458,8 +458,8 @@ async def test_a_callback_that_raises_fails_the_test(setting: Setting, client: a
 async def test_what_a_callback_raised_counts_and_not_what_came_of_it(
     setting: Setting, client: aiohttp.ClientSession
 ) -> None:
-    with pytest.raises(KeyError, match="here") as raised:
-        async with setting.network.intercept("/x", on_request=lambda exchange: os.environ["here"]):
+    with pytest.raises(KeyError, match="NOWHERE") as raised:
+        async with setting.network.intercept("/x", on_request=lambda exchange: os.environ["NOWHERE"]):
             await client.post(f"{setting.url}/x")
     assert isinstance(raised.value.__cause__, aiohttp.ClientConnectionError)
 
