@@ -21,7 +21,7 @@ from trafficlight.cache import CacheFolder
 from trafficlight.cli.options import load_settings
 from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.supervisor import programs_of
-from trafficlight.drivers.recipes import RECIPES
+from trafficlight.drivers.recipes import RECIPES, chromium
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.homeservers.local.provider import LocalProvider
@@ -43,7 +43,6 @@ from trafficlight.version import install_command
 from trafficlight.worker.execution import NO_ASSERTIONS
 
 _OLDEST_PYTHON = (3, 11)
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _TYPES: tuple[type[ServerType], ...] = (
     SynapseStable,
     SynapseDevelop,
@@ -190,7 +189,7 @@ def _nio(subject: str) -> Finding:
 
 
 def _chromium() -> Finding:
-    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    found = chromium()
     advice = "needed by browser adapters; on Debian: apt-get install chromium"
     return Finding("Chromium", bool(found), found or "not on PATH", "" if found else advice)
 

@@ -226,7 +226,7 @@ class BrowserRecipe(NpmRecipe):
     @classmethod
     def unsupported(cls) -> str | None:
         """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
-        if _chromium() is None:
+        if chromium() is None:
             return (
                 f"{cls.client} needs Chromium or Chrome, which is not on the PATH: "
                 "install it (`apt-get install chromium`, or https://www.google.com/chrome)"
@@ -238,7 +238,7 @@ class BrowserRecipe(NpmRecipe):
         await self._npm(f"building {title}", "run", "build", directory=folder)
 
     def _command(self, folder: Path) -> list[str]:
-        return [*super()._command(folder), str(_chromium())]
+        return [*super()._command(folder), str(chromium())]
 
 
 class HydrogenRecipe(BrowserRecipe):
@@ -336,8 +336,10 @@ class RustSdkRecipe(BuiltRecipe):
 
         def report(line: str) -> None:
             nonlocal compiled
-            compiled += line.lstrip().startswith("Compiling ")
-            if compiled and compiled % _REPORT_EVERY == 0:
+            if not line.lstrip().startswith("Compiling "):
+                return
+            compiled += 1
+            if compiled % _REPORT_EVERY == 0:
                 self._progress(f"{title}: {compiled} crates compiled")
 
         environment = child_environment(places, proxies=True)
@@ -387,7 +389,7 @@ def _copy(source: Path, folder: Path) -> None:
     )
 
 
-def _chromium() -> str | None:
+def chromium() -> str | None:
     """Return the path of the machine's Chromium. Searches the PATH."""
     return next(filter(None, map(shutil.which, _CHROMIUMS)), None)
 

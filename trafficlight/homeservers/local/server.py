@@ -97,6 +97,7 @@ class LocalServer:
             if self._command.services and not self._services:
                 await self._launch(self._command.services, self._services)
                 await unless_exited(self._accepting(self._services), _first_exit(self._services))
+            await self._end(signal.SIGKILL)
             self._processes = []
             self._ended_by_test = False
             await self._launch((self._command, *self._command.workers), self._processes)
@@ -181,7 +182,8 @@ class LocalServer:
             await self._end(signal.SIGKILL)
 
     async def _end(self, number: signal.Signals) -> None:
-        if not self._processes or self._processes[0][1].exited is not None:
+        # Also where the main process has exited by itself: its workers may still run.
+        if all(process.exited is not None for _, process in self._processes):
             return
         self._ended_by_test = True
         self._signal(number)

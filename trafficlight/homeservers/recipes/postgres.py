@@ -126,4 +126,6 @@ def _unprivileged() -> tuple[str, ...]:
 
 def _copy(source: Path, target: Path) -> None:
     # Not shutil: owners are kept.
-    subprocess.run(["cp", "-a", str(source), str(target)], check=True, capture_output=True)
+    copied = subprocess.run(["cp", "-a", str(source), str(target)], capture_output=True, text=True)
+    if copied.returncode:
+        raise DeployError(f"the database of a homeserver cannot be copied: {copied.stderr.strip()}")

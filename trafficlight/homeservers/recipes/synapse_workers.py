@@ -112,7 +112,7 @@ class WorkersSynapseRecipe(PostgresSynapseRecipe):
             "main": str(_socket(folder, "main")),
             "reader": str(_socket(folder, _READER)),
         }
-        route = Command((sys.executable, "-I", str(_ROUTER), json.dumps(router)), name="router")
+        route = Command((sys.executable, "-P", str(_ROUTER), json.dumps(router)), name="router")
         services = (*main.services, Command(redis, name="redis", ready=_socket(folder, "redis")))
         return replace(main, ready=_socket(folder, "main"), services=services, workers=(*workers, route))
 
