@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from trafficlight.errors import DeployError, LabError
 from trafficlight.network.control import PROXY_ENDED
-from trafficlight.processes import ChildProcess, child_environment, run_to_completion, start_process
+from trafficlight.processes import ChildProcess, run_to_completion, start_process
 from trafficlight.text import read_tail
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class RunningProxy:
         command = [sys.executable, "-P", "-m", "trafficlight.network", str(folder / "control")]
         try:
             process = await start_process(
-                command, environment=child_environment(), directory=folder, log=folder / "log"
+                command, environment=dict(os.environ), directory=folder, log=folder / "log"
             )
         except (OSError, DeployError) as error:
             raise LabError(f"the network proxy cannot be started: {error}") from error

@@ -15,11 +15,8 @@ from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from trafficlight.errors import ActionError, LabError
-from trafficlight.network.rules import Matcher
+from trafficlight.network.rules import MESSAGE_LIMIT, Matcher
 from trafficlight.text import count
-
-# Bytes of one line on the control socket; more than the proxy ever sends.
-_LIMIT = 128 << 20
 
 PROXY_ENDED = "the lab's network proxy ended"
 """The verdict of the cases that used a proxy process which died."""
@@ -284,7 +281,7 @@ class CaseNetwork:
     async def _connect(self) -> None:
         socket = await self._socket()
         try:
-            self._connection = await asyncio.open_unix_connection(socket, limit=_LIMIT)
+            self._connection = await asyncio.open_unix_connection(socket, limit=MESSAGE_LIMIT)
         except OSError as error:
             raise LabError(f"{PROXY_ENDED}: {error}") from None
         self._listening = asyncio.create_task(self._listen(), name="network")
@@ -350,6 +347,7 @@ class ClientNetwork:
         if case is None or not (self._used or (case.record and _is_loopback(cs_api))):
             self._direct = True
             return cs_api
+        self._direct = False
         return await case.open(self._role, cs_api)
 
     @property
@@ -388,10 +386,16 @@ class ClientNetwork:
             callback = callbacks[exchange.stage]
             assert callback is not None
             await rule._add(exchange)
-            async with asyncio.timeout(timeout):
-                result = callback(exchange)
-                if inspect.isawaitable(result):
-                    await result
+            try:
+                async with asyncio.timeout(timeout) as limit:
+                    result = callback(exchange)
+                    if inspect.isawaitable(result):
+                        await result
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                late = f"{rule.name}: the function was not done with {exchange!r} in time"
+                raise TimeoutError(late) from error
 
         async with self._rule(
             rule, request, decide, on_request is not None, on_response is not None, options
@@ -522,14 +526,12 @@ class ClientNetwork:
             exchange = Exchange(message)
             try:
                 await decide(exchange)
-                return exchange.decision()
-            except TimeoutError:
-                failure.append(
-                    TimeoutError(f"{rule.name}: the function was not done with {exchange!r} in time")
-                )
+                decision = exchange.decision()
+                encoder.dumps(decision)
             except Exception as error:  # noqa: BLE001 - a callback of a test
                 failure.append(error)
-            return _decision("dropped")
+                return _decision("dropped")
+            return decision
 
         self._case.add_rule(id, decided)
         await self._case.call(
@@ -547,6 +549,11 @@ class ClientNetwork:
         self._case.on_change(self._role, rule.name, True)
         try:
             yield
+        except Exception as error:
+            # What a function of the test raised is why the client has failed.
+            if failure:
+                raise failure[0] from error
+            raise
         finally:
             self._active.remove(active)
             rule._release()
@@ -557,11 +564,13 @@ class ClientNetwork:
             raise failure[0]
 
     def _ensure_proxied(self) -> None:
+        """Put the proxy before a client that has no address yet; refuse one that has the homeserver's own."""
         if self._direct:
             raise RuntimeError(
                 f"{self._role} was given the homeserver's own address: call {self._role}.network.use() before"
                 " it registers or logs in, or set RECORD_TRAFFIC"
             )
+        self._used = True
 
 
 def _is_loopback(url: str) -> bool:
@@ -583,10 +592,15 @@ def _matcher(request: tuple[str | re.Pattern[str], ...], options: Options) -> Ma
     for name in ("times", "nth"):
         if (number := options.get(name)) is not None and not (isinstance(number, int) and number > 0):
             raise ValueError(f"{name}={number!r} matches nothing: it counts from 1")
+    query = options.get("query", {})
+    if not all(isinstance(text, str) for text in (*query, *query.values())):
+        raise ValueError(f"query={query!r} matches nothing: parameters are texts")
+    if isinstance(path, re.Pattern) and path.flags != re.UNICODE:
+        raise ValueError(f"{path!r}: write a text, and flags into it, as in (?i)")
     return Matcher(
         path if isinstance(path, str) else path.pattern,
         str(method[0]) if method else "",
         pattern=not isinstance(path, str),
-        query=options.get("query", {}),
+        query=query,
         body=options.get("body", {}),
     )

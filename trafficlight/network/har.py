@@ -1,10 +1,11 @@
 """The recording of a client's requests, as an HTTP archive (HAR 1.2) that browsers' developer tools open."""
 
 import json
+import os
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from trafficlight.network.http1 import Head, decoded
@@ -14,7 +15,7 @@ BODY_LIMIT = 32 << 10
 """Bytes of a body that a recording keeps."""
 
 _TEXT = re.compile(r"json|text|xml|javascript|urlencoded")
-_NAMES = r"access_token|refresh_token|login_token|password|new_password|client_secret"
+_NAMES = r"access_token|refresh_token|login_token|loginToken|token|password|new_password|client_secret"
 _SECRET_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\\?$)')
 _SECRET_QUERY = re.compile(rf"((?:^|[?&])(?:{_NAMES})=)[^&#\s]*")
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
@@ -28,27 +29,23 @@ class Recording:
     def __init__(self, path: Path) -> None:
         creator = {"name": "trafficlight", "version": VERSION}
         head = {"version": "1.2", "creator": creator, "pages": []}
-        self._file: BinaryIO = path.open("wb")
-        self._file.write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
-        self._end = self._file.tell()
-        self._first = True
-        self._finish()
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._end, self._separator = 0, b"\n"
+        self._write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
 
     def add(self, entry: dict[str, Any]) -> None:
         """Append an entry."""
-        self._file.seek(self._end)
-        # Not ASCII only: lone surrogates cannot come out of the decoding below.
-        self._file.write((b"\n" if self._first else b",\n") + json.dumps(entry, ensure_ascii=False).encode())
-        self._end, self._first = self._file.tell(), False
-        self._finish()
+        separator, self._separator = self._separator, b",\n"
+        self._write(separator + json.dumps(entry, ensure_ascii=False).encode())
 
-    def _finish(self) -> None:
-        self._file.write(_TAIL)
-        self._file.flush()
+    def _write(self, content: bytes) -> None:
+        """Append with the end in one write, so that a process that is killed leaves a complete file."""
+        os.pwrite(self._file, content + _TAIL, self._end)
+        self._end += len(content)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        os.close(self._file)
 
 
 class Body:
@@ -117,7 +114,7 @@ def entry(
             "headers": _headers(response) if response is not None else [],
             "cookies": [],
             "content": content,
-            "redirectURL": (response and response.get("location")) or "",
+            "redirectURL": _SECRET_QUERY.sub(rf"\1{_MASK}", (response and response.get("location")) or ""),
             "headersSize": len(response.raw) if response is not None else -1,
             "bodySize": response_body.size if response is not None else -1,
         },
@@ -129,7 +126,10 @@ def entry(
 
 def _headers(head: Head) -> list[dict[str, str]]:
     return [
-        {"name": name, "value": _MASK if name.lower() in _SECRET_HEADERS else value}
+        {
+            "name": name,
+            "value": _MASK if name.lower() in _SECRET_HEADERS else _SECRET_QUERY.sub(rf"\1{_MASK}", value),
+        }
         for name, value in head.headers
     ]
 

@@ -36,10 +36,7 @@ from trafficlight.network.http1 import (
     render_request,
     render_response,
 )
-from trafficlight.network.rules import Matcher
-
-MESSAGE_LIMIT = 128 << 20
-"""Bytes of a line on the control socket."""
+from trafficlight.network.rules import MESSAGE_LIMIT, Matcher
 
 BODY_LIMIT = 64 << 20
 """Bytes of a body about which a test can decide."""
@@ -98,7 +95,7 @@ class _Exchange:
 
 
 @dataclass(eq=False)
-class _Line:
+class _ClientSide:
     """The line of one client: what it listens on, its connections and rules."""
 
     role: str
@@ -116,16 +113,16 @@ class _Stream(asyncio.StreamReaderProtocol):
     def __init__(self, connected: Callable[..., Any] | None, closed: Callable[[], None]) -> None:
         self.reader = asyncio.StreamReader(limit=LIMIT)
         super().__init__(self.reader, connected)
-        self._closed = closed
+        self._on_end = closed
 
     def eof_received(self) -> bool:
         super().eof_received()
-        self._closed()
+        self._on_end()
         return False  # closes the transport: HTTP has no half-closed connections
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._closed()
+        self._on_end()
 
 
 class _Case:
@@ -133,13 +130,13 @@ class _Case:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, _ClientSide] = {}
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="recordings")
 
     async def run(self) -> None:
-        """Do what the case asks for, until it has gone."""
+        """Do what the case asks for, until it disconnects."""
         try:
             while line := await self._reader.readline():
                 message = json.loads(line)
@@ -157,7 +154,8 @@ class _Case:
         except ConnectionError:
             pass
         finally:
-            await self._close()
+            task = asyncio.current_task()
+            await self._close(0 if task is not None and task.cancelling() else _LINGER)
 
     async def _handle(self, do: str, role: str, message: dict[str, Any]) -> dict[str, Any]:
         """Do what a message asks for; return the answer."""
@@ -169,7 +167,7 @@ class _Case:
                 rule = _Rule(matcher=Matcher(**message.pop("matcher")), **message)
                 line.rules[rule.id] = rule
             case "remove":
-                return {"seen": line.rules.pop(message["id"]).seen}
+                del line.rules[message["id"]]
             case "offline":
                 line.offline += 1 if message["cut"] else -1
                 for connection in list(line.connections) if line.offline else ():
@@ -197,8 +195,8 @@ class _Case:
             line.urls[target] = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{url.path}"
         return line.urls[target]
 
-    def _line(self, role: str) -> _Line:
-        return self._lines.setdefault(role, _Line(role))
+    def _line(self, role: str) -> _ClientSide:
+        return self._lines.setdefault(role, _ClientSide(role))
 
     def _send(self, message: dict[str, Any]) -> None:
         self._writer.write(json.dumps(message).encode() + b"\n")
@@ -226,7 +224,7 @@ class _Case:
         finally:
             self._asked.pop(number, None)
 
-    def record(self, line: _Line, url: str, exchange: _Exchange) -> None:
+    def record(self, line: _ClientSide, url: str, exchange: _Exchange) -> None:
         """Write an exchange to the recording of its client."""
         if line.recording is None:
             return
@@ -245,7 +243,7 @@ class _Case:
         )
         self._disk.submit(line.recording.add, found)
 
-    async def _close(self) -> None:
+    async def _close(self, linger: float) -> None:
         for asked in self._asked.values():
             if not asked.done():
                 asked.set_exception(_Dropped())
@@ -253,7 +251,7 @@ class _Case:
             line.rules.clear()
             line.offline = 0
         # The adapters are released after the test's process has ended, and may still log out.
-        await asyncio.sleep(_LINGER)
+        await asyncio.sleep(linger)
         for line in self._lines.values():
             for server in line.servers:
                 server.close()
@@ -273,9 +271,9 @@ class _Connection:
     :param target: the base URL of the homeserver.
     """
 
-    def __init__(self, case: _Case, line: _Line, target: str) -> None:
+    def __init__(self, case: _Case, line: _ClientSide, target: str) -> None:
         self._case, self._line, self._target = case, line, target
-        self.protocol = _Stream(self._run, self._client_gone)
+        self.protocol = _Stream(self._run, self._client_disconnected)
         self.task: asyncio.Task[Any] | None = None
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
@@ -308,13 +306,13 @@ class _Connection:
         if self.task is not None:
             self.task.cancel()
 
-    def _client_gone(self) -> None:
+    def _client_disconnected(self) -> None:
         if self._waits_for == "homeserver" and self._up is not None:
             self._up[1].transport.abort()
         elif self._waits_for == "test":
             self.cut()
 
-    def _homeserver_gone(self) -> None:
+    def _homeserver_disconnected(self) -> None:
         if self._waits_for == "request":
             self._writer.close()
 
@@ -327,7 +325,7 @@ class _Connection:
             secure = url.scheme == "https"
             async with asyncio.timeout(_CONNECT):
                 transport, protocol = await loop.create_connection(
-                    lambda: _Stream(None, self._homeserver_gone),
+                    lambda: _Stream(None, self._homeserver_disconnected),
                     url.hostname or "",
                     url.port or (443 if secure else 80),
                     ssl=ssl.create_default_context() if secure else None,
@@ -422,44 +420,48 @@ class _Connection:
             self._waits_for = "test"
             decision = await self._case.ask(rule, exchange, "request", content)
             exchange.comments.append(f"{rule.name}: {decision['what']}")
-            match decision["what"]:
-                case "answered":
-                    return await self._answer(exchange, decision)
-                case "dropped":
-                    raise _Dropped
-                case "changed":
-                    sent = render_request(
-                        decision["method"], decision["target"], _headers(decision), _body(decision)
-                    )
-                case _:
-                    pass
+            if decision["what"] == "answered":
+                return await self._answer(exchange, decision)
+            if decision["what"] == "dropped":
+                raise _Dropped
+            if decision["what"] == "changed":
+                content = _body(decision)
+                start = decision["method"], decision["target"]
+                sent = render_request(*start, _headers(decision), content)
+                exchange.request = _head_of(sent, content)
         _, writer = await self._upstream()
         writer.write(self._for_target(sent))
         await writer.drain()
-        wanted = [rule for rule in rules if rule.response]
-        if not wanted:
-            return await self._pass_back(exchange)
+        if wanted := [rule for rule in rules if rule.response]:
+            return await self._decide_back(exchange, wanted)
+        return await self._pass_back(exchange)
+
+    async def _decide_back(self, exchange: _Exchange, rules: list[_Rule]) -> bool:
+        """Let the test decide about an answer."""
+        request = exchange.request
         head = await self._answer_of(exchange, None)
         assert self._up is not None
         raw = body = b""
         if head.has_body(request.method):
             raw, body = await _whole(self._up[0], head, exchange.received, to_the_end=True)
+        framed = head.length is not None or head.chunked or not head.has_body(request.method)
         content = decoded(body, head.get("content-encoding") or "", BODY_LIMIT)
         sent = head.raw + raw
-        for rule in wanted:
+        for rule in rules:
             self._waits_for = "test"
             decision = await self._case.ask(rule, exchange, "response", content)
             exchange.comments.append(f"{rule.name}: answer {decision['what']}")
-            match decision["what"]:
-                case "dropped":
-                    raise _Dropped
-                case "changed" | "answered":
-                    sent = render_response(decision["status"], _headers(decision), _body(decision))
-                case _:
-                    pass
+            if decision["what"] == "answered":
+                return await self._answer(exchange, decision)
+            if decision["what"] == "dropped":
+                raise _Dropped
+            if decision["what"] == "changed":
+                content, framed = _body(decision), True
+                sent = render_response(decision["status"], _headers(decision), content)
+                exchange.response, exchange.received = _head_of(sent, content), Body()
+                exchange.received.add(content)
         self._writer.write(sent)
         await self._writer.drain()
-        framed = head.length is not None or head.chunked or not head.has_body(request.method)
         return framed and not (_closes(request) or _closes(head))
 
     async def _answer(self, exchange: _Exchange, decision: dict[str, Any]) -> bool:
@@ -469,7 +471,7 @@ class _Connection:
         headers = given + [(name, value) for name, value in _CORS if name.lower() not in names]
         content = _body(decision)
         answer = render_response(decision["status"], headers, content)
-        exchange.response = parse_head(answer[: len(answer) - len(content)])
+        exchange.response, exchange.received = _head_of(answer, content), Body()
         exchange.answered = time.monotonic()
         exchange.received.add(content)
         self._writer.write(answer)
@@ -486,6 +488,10 @@ class _Connection:
 
 
 _HOST = re.compile(rb"(\r\nhost:[ \t]*)[^\r]*", re.IGNORECASE)
+
+
+def _head_of(message: bytes, content: bytes) -> Head:
+    return parse_head(message[: len(message) - len(content)])
 
 
 def _closes(head: Head) -> bool:
@@ -543,5 +549,5 @@ async def serve(socket: Path) -> None:
         await _Case(reader, writer).run()
 
     server = await asyncio.start_unix_server(connected, socket, limit=MESSAGE_LIMIT)
-    async with server:
-        await ended.wait()
+    await ended.wait()
+    server.close()  # and not wait_closed(), which waits for the cases

@@ -8,6 +8,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+MESSAGE_LIMIT = 128 << 20
+"""Bytes of a line between a case and the proxy."""
+
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 
 

@@ -187,8 +187,11 @@ class _Execution:
         try:
             with self._strays.watching():
                 verdict = await self._to_the_end(test, arguments)
-            await self._keep_recordings(verdict)
+            await self._keep_recordings(verdict.state)
             return verdict
+        except asyncio.CancelledError:
+            await self._keep_recordings(State.ERROR)
+            raise
         finally:
             await self._close([one for one in roles.values() if isinstance(one, HomeServer)])
 
@@ -313,9 +316,9 @@ class _Execution:
             return self._verdict_of(error, "teardown")
         return None
 
-    async def _keep_recordings(self, verdict: Verdict) -> None:
+    async def _keep_recordings(self, state: State) -> None:
         """Attach the recordings of the clients' traffic, or remove them where no one needs them."""
-        keep = self._assignment.record == "always" or verdict.state is not State.SUCCESS
+        keep = self._assignment.record == "always" or state is not State.SUCCESS
         for role, path in self._network.recordings.items():
             try:
                 if not keep:

@@ -16,6 +16,7 @@ from tests.integration.http.conftest import (
     over,
 )
 from tests.integration.http.sessions import TWO, a_test_file, lines, stood, submitted
+from trafficlight.http.api import sessions
 from trafficlight.results.events import Log
 
 PEOPLE = "secret-of-people"
@@ -179,6 +180,32 @@ async def test_events_come_without_gap_or_duplicate(site: HttpHarness, tmp_path:
     assert now + rest == lines(log)
     assert log.splitlines()[-1].count(b"session_ended") == 1
     assert (await site.get(f"{path}?after={10**15}")).body == b""
+
+
+async def test_streams_share_their_reads_and_have_a_limit(
+    site: HttpHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each follower took a turn of a thread for every event: a thousand stopped the lab."""
+    body = await submitted(site, targets=[a_test_file(tmp_path)])
+    path = body["urls"]["events"]
+    reads = 0
+
+    def counted(path: Path, offset: int) -> Any:
+        nonlocal reads
+        reads += 1
+        return lines_at(path, offset)
+
+    lines_at = sessions._lines_at
+    monkeypatch.setattr(sessions, "_lines_at", counted)
+    folder = tmp_path / "results" / body["id"]
+    followers = [sessions.event_lines(folder, 0, site.lab, follow=True) for _ in range(20)]
+    first = await asyncio.gather(*(anext(follower) for follower in followers))
+    assert (len(set(first)), reads) == (1, 1)
+    monkeypatch.setattr(sessions, "_MOST_STREAMS", 20)
+    refused = await site.get(path)
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
+    await asyncio.gather(*(follower.aclose() for follower in followers))
+    assert (await site.get(f"{path}?follow=0")).status == 200
 
 
 async def test_what_is_no_event_is_left_out(site: HttpHarness, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -429,10 +430,12 @@ async def test_rules_for_the_same_requests_collide(setting: Setting) -> None:
         ((), {}, "begins with a slash"),
         (("/x",), {"times": 0}, "times=0 matches nothing"),
         (("/x",), {"nth": 1.5}, "nth=1.5 matches nothing"),
+        (("/x",), {"query": {"limit": 10}}, "parameters are texts"),
+        ((re.compile("/X", re.IGNORECASE),), {}, "flags into it"),
     ],
 )
 async def test_a_rule_that_matches_nothing_is_refused(
-    setting: Setting, request_: tuple[str, ...], options: Any, problem: str
+    setting: Setting, request_: tuple[Any, ...], options: Any, problem: str
 ) -> None:
     with pytest.raises(ValueError, match=problem):
         async with setting.network.block(*request_, **options):
@@ -450,6 +453,90 @@ async def test_a_callback_that_raises_fails_the_test(setting: Setting, client: a
         async with setting.network.intercept("/x", on_request=lambda exchange: exchange.json):
             with pytest.raises(aiohttp.ClientConnectionError):
                 await client.get(f"{setting.url}/x")
+
+
+async def test_what_a_callback_raised_counts_and_not_what_came_of_it(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    with pytest.raises(KeyError, match="NOWHERE") as raised:
+        async with setting.network.intercept("/x", on_request=lambda exchange: os.environ["NOWHERE"]):
+            await client.post(f"{setting.url}/x")
+    assert isinstance(raised.value.__cause__, aiohttp.ClientConnectionError)
+
+
+async def test_a_decision_that_is_no_json_fails_the_test(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        async with setting.network.intercept(
+            "/x",
+            on_request=lambda exchange: exchange.headers.append((b"X", b"y")),  # type: ignore[arg-type]
+        ):
+            await client.post(f"{setting.url}/x")
+
+
+async def test_a_time_limit_of_the_callback_itself_is_its_own(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    def give_up(exchange: Exchange) -> None:
+        raise TimeoutError("mine")
+
+    with pytest.raises(TimeoutError, match=r"^mine$"):
+        async with setting.network.intercept("/x", on_request=give_up):
+            await client.post(f"{setting.url}/x")
+
+
+async def test_each_rule_sees_what_the_one_before_has_changed(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    def add_header(exchange: Exchange) -> None:
+        exchange.headers.append(("X-Sent", "first"))
+
+    def change_body(exchange: Exchange) -> None:
+        assert ("X-Sent", "first") in exchange.headers
+        exchange.body = b"second"
+
+    def refuse(exchange: Exchange) -> None:
+        assert exchange.json["body"] == "second"
+        exchange.answer(418)
+
+    async with (
+        setting.network.intercept("/x", on_request=add_header),
+        setting.network.intercept("POST", "/x", on_request=change_body, on_response=refuse),
+        setting.network.intercept("POST", "/*", on_response=lambda exchange: exchange.drop()),
+        client.post(f"{setting.url}/x", data=b"none") as answer,
+    ):
+        assert answer.status == 418
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert [one["response"]["status"] for one in await entries(setting.recording, 1)] == [418]
+
+
+async def test_a_rule_puts_the_proxy_before_a_client_without_an_address(
+    proxy: RunningProxy, homeserver: str, tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    network = CaseNetwork(
+        _socket_of(proxy),
+        record=False,
+        recording=lambda role: tmp_path / role,
+        on_change=lambda *change: None,
+    )
+    bob = ClientNetwork("bob", network)
+    async with bob.block("/x"), client.get(f"{await bob.url_for(homeserver)}/x") as answer:
+        assert answer.status == 503
+    alice = ClientNetwork("alice", network)
+    assert await alice.url_for(homeserver) == homeserver
+    alice.use()
+    async with client.get(f"{await alice.url_for(homeserver)}/x"), alice.block("/x"):
+        pass
+    await network.close()
+
+
+async def test_a_proxy_ends_at_once(homeserver: str, tmp_path: Path) -> None:
+    lab = NetworkProxy()
+    proxy = await lab.running()
+    async with case(proxy, homeserver, tmp_path):
+        await lab.close()
+        assert await proxy.wait() == "the lab's network proxy ended (exit code 0)"
 
 
 async def test_a_callback_has_a_time_limit(setting: Setting, client: aiohttp.ClientSession) -> None:

@@ -37,7 +37,7 @@ def _entry(
     )
 
 
-@pytest.mark.parametrize("name", ["access_token", "password", "refresh_token", "new_password"])
+@pytest.mark.parametrize("name", ["access_token", "password", "refresh_token", "new_password", "token"])
 @given(before=st.text(max_size=30), cut=st.integers(0, 120), space=st.sampled_from(["", " ", "\n"]))
 def test_secrets_are_masked_wherever_a_body_is_cut(name: str, before: str, cut: int, space: str) -> None:
     content = (
@@ -51,12 +51,14 @@ def test_secrets_are_masked_wherever_a_body_is_cut(name: str, before: str, cut: 
 
 def test_secrets_in_headers_and_queries_are_masked() -> None:
     made = _entry(
-        f"GET /sync?access_token={SECRET}&since=1 HTTP/1.1\r\nAuthorization: Bearer {SECRET}\r\n"
+        f"GET /sync?access_token={SECRET}&since=1&loginToken={SECRET} HTTP/1.1\r\n"
+        f"Authorization: Bearer {SECRET}\r\n"
         f"cookie: {SECRET}\r\n\r\n".encode(),
-        answer=f"HTTP/1.1 200 OK\r\nSet-Cookie: {SECRET}\r\n\r\n".encode(),
+        answer=f"HTTP/1.1 302 Found\r\nSet-Cookie: {SECRET}\r\n"
+        f"Location: /?loginToken={SECRET}\r\n\r\n".encode(),
     )
     assert SECRET not in json.dumps(made)
-    assert made["request"]["url"] == "http://127.0.0.1:1/sync?access_token=***&since=1"
+    assert made["request"]["url"] == "http://127.0.0.1:1/sync?access_token=***&since=1&loginToken=***"
 
 
 def test_a_body_is_cut() -> None:
