@@ -15,4 +15,6 @@ for line in sys.stdin:
         answer["response"] = "sent"
     elif asked["action"] == "get_timeline":
         answer["response"] = {"timeline": timeline}
+    else:
+        answer["error"] = {"type": "unsupported", "details": "this client only sends"}
     print(json.dumps({"id": asked["id"], **answer}), flush=True)
