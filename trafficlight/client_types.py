@@ -1,6 +1,5 @@
 """What may fill a client role: a client type matches the registration of an adapter."""
 
-import difflib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 from trafficlight.clients import Client, ElementCallClient, MatrixClient
 from trafficlight.clients import NetworkProxyClient as _NetworkProxyClient
 from trafficlight.errors import LabError
+from trafficlight.text import nearest
 
 __all__ = [
     "CLIENT_GROUPS",
@@ -293,8 +293,8 @@ def client_types_of(names: Iterable[str]) -> tuple[ClientType, ...]:
 def did_you_mean(name: str) -> str:
     """Return ``, did you mean NAME?`` if a name is close to that of a known client or group, else nothing."""
     known = (*(kind.type for kind in _NAMED.values()), *CLIENT_GROUPS)
-    close = difflib.get_close_matches(name.casefold(), known, n=1) if name.casefold() not in known else []
-    return f", did you mean {close[0]}?" if close else ""
+    close = nearest(name.casefold(), known) if name.casefold() not in known else ""
+    return f", did you mean {close}?" if close else ""
 
 
 class _Adapted(ClientType):

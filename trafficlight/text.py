@@ -1,5 +1,6 @@
 """Text for people and for XML: truncation, escaping, and how durations, sizes and times are written."""
 
+import difflib
 import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -193,3 +194,8 @@ def split_outside(text: str) -> Iterator[str]:
             depth += (character in "([{") - (character in ")]}")
     if text:
         yield text[start:]
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the most similar of some names; empty if none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")

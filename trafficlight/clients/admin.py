@@ -66,7 +66,7 @@ class HomeServerAdmin:
         await self.request("POST", f"/_synapse/admin/v1/deactivate/{self._id(user)}", {"erase": erase})
 
     async def shadow_ban(self, user: Any, *, banned: bool = True) -> None:
-        """Shadow-ban a user, whose events nobody else receives from then on, or end that."""
+        """Shadow-ban a user, whose events no other user receives from then on, or end that."""
         path = f"/_synapse/admin/v1/users/{self._id(user)}/shadow_ban"
         await self.request("POST" if banned else "DELETE", path)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from trafficlight.clients.action import action
-from trafficlight.network.control import CaseNetwork, ClientNetwork
+from trafficlight.network.connection import CaseNetwork
+from trafficlight.network.control import ClientNetwork
 from trafficlight.protocol import JsonObject
 
 ServerOperation: TypeAlias = Literal["start", "stop", "restart", "kill", "pause", "unpause"]

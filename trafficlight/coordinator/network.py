@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from trafficlight.errors import DeployError, LabError
-from trafficlight.network.control import PROXY_ENDED
+from trafficlight.network.connection import PROXY_ENDED
 from trafficlight.processes import ChildProcess, run_to_completion, start_process
 from trafficlight.text import read_tail
 

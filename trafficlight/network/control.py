@@ -4,22 +4,18 @@ import asyncio
 import base64
 import contextlib
 import inspect
-import itertools
 import json as encoder
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from trafficlight.errors import ActionError, LabError
-from trafficlight.network.rules import MESSAGE_LIMIT, Matcher
+from trafficlight.errors import ActionError
+from trafficlight.network.connection import CaseNetwork, decision_of
+from trafficlight.network.rules import Matcher
 from trafficlight.text import count
-
-PROXY_ENDED = "the lab's network proxy ended"
-"""The verdict of the cases that used a proxy process which died."""
 
 
 class Exchange:
@@ -80,11 +76,11 @@ class Exchange:
         if json is None:
             json = {"errcode": "M_UNKNOWN", "error": "answered by a test"} if status >= 400 else {}
         content = {"Content-Type": "application/json", **(headers or {})}
-        self._answer = _decision("answered", status, list(content.items()), encoder.dumps(json).encode())
+        self._answer = decision_of("answered", status, list(content.items()), encoder.dumps(json).encode())
 
     def drop(self) -> None:
         """Cut the connection: the client gets no answer."""
-        self._answer = _decision("dropped")
+        self._answer = decision_of("dropped")
 
     def _state(self) -> tuple[Any, ...]:
         return self.method, self.target, self.status, list(self.headers), self.body
@@ -94,17 +90,11 @@ class Exchange:
         if self._answer is not None:
             return self._answer
         if self._state() == self._original:
-            return _decision("passed")
+            return decision_of("passed")
         # The body has no content encoding any more.
         headers = [one for one in self.headers if one[0].lower() != "content-encoding"]
-        changed = _decision("changed", self.status or 0, headers, self.body)
+        changed = decision_of("changed", self.status or 0, headers, self.body)
         return changed | {"method": self.method, "target": self.target}
-
-
-def _decision(
-    what: str, status: int = 0, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
-) -> dict[str, Any]:
-    return {"what": what, "status": status, "headers": headers, "body": base64.b64encode(body).decode()}
 
 
 Callback: TypeAlias = Callable[[Exchange], Awaitable[object] | object]
@@ -208,116 +198,6 @@ class Rule:
     def _release(self) -> None:
         for held in self._held:
             held.release()
-
-
-class CaseNetwork:
-    """The network of one case: its connection to the proxy process.
-
-    :param socket: returns the proxy's control socket; starts the proxy if need be.
-    :param record: whether clients are recorded also where the test does not use their network.
-    :param recording: returns the file for the recording of a role's client.
-    :param on_change: called with a role, the name of a rule, and whether it is in effect now.
-    """
-
-    def __init__(
-        self,
-        socket: Callable[[], Awaitable[Path]],
-        *,
-        record: bool,
-        recording: Callable[[str], Path],
-        on_change: Callable[[str, str, bool], None],
-    ) -> None:
-        self.record = record
-        self.recordings: dict[str, Path] = {}
-        self._socket, self._recording, self.on_change = socket, recording, on_change
-        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._connecting = asyncio.Lock()
-        self._numbers = itertools.count(1)
-        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._rules: dict[int, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Task[None] | None = None
-
-    def next_number(self) -> int:
-        """Return a number for a rule."""
-        return next(self._numbers)
-
-    async def open(self, role: str, target: str) -> str:
-        """Return the base URL under which a client reaches a homeserver through the proxy."""
-        path = await asyncio.to_thread(self._recording, role)
-        self.recordings[role] = path
-        answer = await self.call("open", role, target=target, recording=str(path))
-        return str(answer["url"])
-
-    async def call(self, do: str, role: str, **arguments: Any) -> dict[str, Any]:
-        """Ask the proxy for something and return its answer.
-
-        :raises LabError: it cannot, or has ended.
-        """
-        async with self._connecting:
-            if self._connection is None:
-                await self._connect()
-        number = next(self._numbers)
-        done = self._calls[number] = asyncio.get_running_loop().create_future()
-        if self._listening is None or self._listening.done():
-            raise LabError(PROXY_ENDED)
-        self._send({"do": do, "call": number, "role": role, **arguments})
-        try:
-            answer: dict[str, Any] = await done
-        finally:
-            self._calls.pop(number, None)
-        if (error := answer.get("error")) is not None:
-            raise LabError(str(error))
-        return answer
-
-    def add_rule(self, id: int, decide: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
-        """Have a rule decided by a function."""
-        self._rules[id] = decide
-
-    def remove_rule(self, id: int) -> None:
-        """Forget a rule: what still matches it passes."""
-        self._rules.pop(id, None)
-
-    async def _connect(self) -> None:
-        socket = await self._socket()
-        try:
-            self._connection = await asyncio.open_unix_connection(socket, limit=MESSAGE_LIMIT)
-        except OSError as error:
-            raise LabError(f"{PROXY_ENDED}: {error}") from None
-        self._listening = asyncio.create_task(self._listen(), name="network")
-
-    def _send(self, message: Mapping[str, Any]) -> None:
-        assert self._connection is not None
-        self._connection[1].write(encoder.dumps(message).encode() + b"\n")
-
-    async def _listen(self) -> None:
-        assert self._connection is not None
-        with contextlib.suppress(ConnectionError):
-            while line := await self._connection[0].readline():
-                message = encoder.loads(line)
-                if "ask" in message:
-                    task = asyncio.create_task(self._decide(message))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-                elif (call := self._calls.get(message["call"])) is not None and not call.done():
-                    call.set_result(message)
-        for call in self._calls.values():
-            if not call.done():
-                call.set_exception(LabError(PROXY_ENDED))
-
-    async def _decide(self, message: dict[str, Any]) -> None:
-        decide = self._rules.get(message["rule"])
-        decision = await decide(message) if decide is not None else _decision("passed")
-        self._send({"do": "decide", "call": 0, "role": "", "number": message["ask"], **decision})
-
-    async def close(self) -> None:
-        """Close the connection: with it, all rules end. Idempotent."""
-        tasks = [*self._tasks, *([self._listening] if self._listening is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._connection is not None:
-            self._connection[1].close()
 
 
 class ClientNetwork:
@@ -530,7 +410,7 @@ class ClientNetwork:
                 encoder.dumps(decision)
             except Exception as error:  # noqa: BLE001 - a callback of a test
                 failure.append(error)
-                return _decision("dropped")
+                return decision_of("dropped")
             return decision
 
         self._case.add_rule(id, decided)

@@ -1,6 +1,6 @@
 """HTTP/1.1 messages, read from a stream as the bytes that they are.
 
-Libraries parse a message and serialise it anew; the proxy forwards it byte for byte. So this reads only what
+Libraries parse a message and serialise it again; the proxy forwards it byte for byte. So this reads only what
 says where a message ends (RFC 9112, section 6), and keeps the bytes.
 """
 

@@ -82,7 +82,7 @@ class _Rule:
 
 @dataclass(eq=False)
 class _Exchange:
-    """A request, and what comes of it."""
+    """A request with its answer."""
 
     request: Head
     began: datetime = field(default_factory=lambda: datetime.now(UTC))

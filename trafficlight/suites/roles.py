@@ -1,6 +1,5 @@
 """From a test's declarations to the roles of its matrix, with all problems in them."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from trafficlight.errors import TestFileError
 from trafficlight.server_types import AnyHomeServer, ServerType, SynapseStable
 from trafficlight.suites.source import SourceLines
 from trafficlight.test import Declaration, Test
+from trafficlight.text import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ def is_of(kind: ClientType | ServerType, stated: object) -> bool:
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a hint with the most similar name; empty if none is similar."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, names)
+    return f"did you mean {near!r}?" if near else ""
 
 
 def _types(

@@ -33,7 +33,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", source=str(path)) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
-        # Not str(error), which quotes the file: it may be one that nobody meant to print.
+        # Not str(error), which quotes the file: it may be secret.
         mark, why = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         reason = " ".join(str(why or error).split())

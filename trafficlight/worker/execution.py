@@ -16,7 +16,7 @@ from trafficlight.client_types import ClientType, client_class
 from trafficlight.clients import Client, HomeServer
 from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError, LabError
-from trafficlight.network.control import CaseNetwork
+from trafficlight.network.connection import CaseNetwork
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Attachment, Log, Measurement, NetworkChanged, State, TestEvent
 from trafficlight.results.folder import AttemptFolder

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from trafficlight.coordinator.network import NetworkProxy, RunningProxy
 from trafficlight.errors import ActionError, LabError
-from trafficlight.network.control import CaseNetwork, ClientNetwork, Exchange
+from trafficlight.network.connection import CaseNetwork
+from trafficlight.network.control import ClientNetwork, Exchange
 
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -153,7 +153,7 @@ class Driver:
             raise DriverError(f"cannot start {self._command.arguments[0]}: {error}") from None
         finally:
             log.close()  # nothing was written: it does not block
-        # No await until here: after a cancellation, nobody would know of the process.
+        # No await until here: a cancellation would lose the process.
         self._suspended = self._ending = False
         self._process = process
         self._greeting = asyncio.get_running_loop().create_future()

@@ -88,7 +88,7 @@ class IdentityReplacedMeanwhile(VerifiedUsers):
 
 
 class UnsignedDeviceExcluded(TwoUsers):
-    """A client that excludes insecure devices (MSC4153) gives no keys to a device that nobody signed."""
+    """A client that excludes insecure devices (MSC4153) gives no keys to an unsigned device."""
 
     async def play(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
         await self.meet(alice, bob, here, there)

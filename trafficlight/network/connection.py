@@ -1,0 +1,136 @@
+"""The connection between a case and the network proxy."""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import json as encoder
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trafficlight.errors import LabError
+from trafficlight.network.rules import MESSAGE_LIMIT
+
+PROXY_ENDED = "the lab's network proxy ended"
+"""The verdict of the cases that used a proxy process which died."""
+
+
+def decision_of(
+    what: str, status: int = 0, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+) -> dict[str, Any]:
+    """Return what the proxy does with an exchange.
+
+    :param what: ``passed``, ``changed``, ``answered`` or ``dropped``.
+    """
+    return {"what": what, "status": status, "headers": headers, "body": base64.b64encode(body).decode()}
+
+
+class CaseNetwork:
+    """The network of one case: its connection to the proxy process.
+
+    :param socket: returns the proxy's control socket; starts the proxy if need be.
+    :param record: whether clients are recorded also where the test does not use their network.
+    :param recording: returns the file for the recording of a role's client.
+    :param on_change: called with a role, the name of a rule, and whether it is in effect now.
+    """
+
+    def __init__(
+        self,
+        socket: Callable[[], Awaitable[Path]],
+        *,
+        record: bool,
+        recording: Callable[[str], Path],
+        on_change: Callable[[str, str, bool], None],
+    ) -> None:
+        self.record = record
+        self.recordings: dict[str, Path] = {}
+        self._socket, self._recording, self.on_change = socket, recording, on_change
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._connecting = asyncio.Lock()
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._rules: dict[int, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Task[None] | None = None
+
+    def next_number(self) -> int:
+        """Return a number for a rule."""
+        return next(self._numbers)
+
+    async def open(self, role: str, target: str) -> str:
+        """Return the base URL under which a client reaches a homeserver through the proxy."""
+        path = await asyncio.to_thread(self._recording, role)
+        self.recordings[role] = path
+        answer = await self.call("open", role, target=target, recording=str(path))
+        return str(answer["url"])
+
+    async def call(self, do: str, role: str, **arguments: Any) -> dict[str, Any]:
+        """Ask the proxy for something and return its answer.
+
+        :raises LabError: it cannot, or has ended.
+        """
+        async with self._connecting:
+            if self._connection is None:
+                await self._connect()
+        number = next(self._numbers)
+        done = self._calls[number] = asyncio.get_running_loop().create_future()
+        if self._listening is None or self._listening.done():
+            raise LabError(PROXY_ENDED)
+        self._send({"do": do, "call": number, "role": role, **arguments})
+        try:
+            answer: dict[str, Any] = await done
+        finally:
+            self._calls.pop(number, None)
+        if (error := answer.get("error")) is not None:
+            raise LabError(str(error))
+        return answer
+
+    def add_rule(self, id: int, decide: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
+        """Have a rule decided by a function."""
+        self._rules[id] = decide
+
+    def remove_rule(self, id: int) -> None:
+        """Forget a rule: what still matches it passes."""
+        self._rules.pop(id, None)
+
+    async def _connect(self) -> None:
+        socket = await self._socket()
+        try:
+            self._connection = await asyncio.open_unix_connection(socket, limit=MESSAGE_LIMIT)
+        except OSError as error:
+            raise LabError(f"{PROXY_ENDED}: {error}") from None
+        self._listening = asyncio.create_task(self._listen(), name="network")
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        assert self._connection is not None
+        self._connection[1].write(encoder.dumps(message).encode() + b"\n")
+
+    async def _listen(self) -> None:
+        assert self._connection is not None
+        with contextlib.suppress(ConnectionError):
+            while line := await self._connection[0].readline():
+                message = encoder.loads(line)
+                if "ask" in message:
+                    task = asyncio.create_task(self._decide(message))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                elif (call := self._calls.get(message["call"])) is not None and not call.done():
+                    call.set_result(message)
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(LabError(PROXY_ENDED))
+
+    async def _decide(self, message: dict[str, Any]) -> None:
+        decide = self._rules.get(message["rule"])
+        decision = await decide(message) if decide is not None else decision_of("passed")
+        self._send({"do": "decide", "call": 0, "role": "", "number": message["ask"], **decision})
+
+    async def close(self) -> None:
+        """Close the connection: with it, all rules end. Idempotent."""
+        tasks = [*self._tasks, *([self._listening] if self._listening is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._connection is not None:
+            self._connection[1].close()
