@@ -18,8 +18,8 @@ class _HomeServer(Protocol):
 class FederationNetwork:
     """The network between one homeserver and the others of its case, as a test sees and changes it.
 
-    The one before the dot asks, the one in the parentheses is asked: ``here.federation.block(there)`` is about
-    the requests that `here` sends to `there`, and not about those that `there` sends to `here`.
+    The one before the dot asks, the one in the parentheses is asked: ``here.federation.block(there)`` is
+    about the requests that `here` sends to `there`, and not about those that `there` sends to `here`.
 
     :param role: the role of the homeserver that asks.
     """
@@ -34,8 +34,8 @@ class FederationNetwork:
             raise RuntimeError(f"{self._role} is not part of a running case")
         if not self._in_case.homeservers:
             raise RuntimeError(
-                f"{self._role}.federation: the homeservers ask each other directly; the class of the test needs"
-                " breaks_federation = True"
+                f"{self._role}.federation: the homeservers ask each other directly; the class of the test"
+                " needs breaks_federation = True"
             )
         return self._in_case
 

@@ -20,6 +20,7 @@ class FakeServer:
 
     version = "Fake 1"
     image = ""
+    federation = None
     exited: str | None = None
     cs_api = "http://127.0.0.1:1"
 
