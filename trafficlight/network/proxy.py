@@ -1,9 +1,9 @@
 """The proxy process: forwards clients' requests to homeservers, records them, and lets tests decide.
 
 A case connects to the control socket and sends one JSON object per line: ``open`` gives a client a URL for a
-homeserver, ``federate`` puts the proxy before a homeserver's federation port, ``rule`` and ``remove`` say which
-exchanges the case wants to decide about, ``offline`` cuts a line, ``decide`` answers what the proxy asked with
-``ask``. Everything of a case ends with its connection, however it ends.
+homeserver, ``federate`` puts the proxy before a homeserver's federation port, ``rule`` and ``remove`` say
+which exchanges the case wants to decide about, ``offline`` cuts a line, ``decide`` answers what the proxy
+asked with ``ask``. Everything of a case ends with its connection, however it ends.
 """
 
 import asyncio
