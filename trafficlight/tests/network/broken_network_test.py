@@ -136,13 +136,12 @@ class SenderNotFound(_OnABrokenLine):
     """A room key is not lost when the query of its sender's keys fails at that moment."""
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
-        await alice.register(server)
-        async with bob.network.block("POST", "/keys/query", body={"device_keys": {alice.user_id: []}}):
-            await bob.register(server)
-            await alice.create_room("A bad line")
-            await alice.invite_user(bob.user_id)
-            await bob.accept_invite()
-            await bob.open_room("A bad line")
-            await alice.send_message("Can you read this?")
-            await bob.network.wait_for("GET", "/sync")
-        await bob.verify_message_in_timeline("Can you read this?")
+        await self.meet(alice, bob, server)
+        await self.talk(alice, bob)
+        async with bob.network.block("POST", "/keys/query") as refused:
+            await alice.logout()
+            await alice.login(server)
+            await alice.open_room("A bad line")
+            await alice.send_message("From a new device")
+            await refused.wait()
+        await bob.verify_message_in_timeline("From a new device")

@@ -77,6 +77,8 @@ class KilledWhileAnnouncingADevice(_TwoHomeservers):
             await there.kill()
             transaction.drop()
         await there.start()
+        # Synapse sends what is left when it has more to send.
+        await self.say(bob, "I have a new phone", alice)
         await self.until_phone_reads(alice, phone)
 
 
@@ -84,11 +86,13 @@ class KilledWhileHandingAKeyOn(_TwoHomeservers):
     """A room key is handed on although the homeserver was killed while it did that."""
 
     async def run(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
-        await self.meet(alice, bob, here, there)
+        await self.meet(alice, bob, here, there, rotation_period_msgs=1)
+        await self.say(alice, "By the first key", bob)
         async with here.federation.to(there).hold("PUT", "/send/*") as transactions:
             await alice.send_message("Can you read this?")
             transaction = await transactions.next()
             await here.kill()
             transaction.drop()
         await here.start()
+        await self.say(alice, "And this?", bob)
         await bob.verify_message_in_timeline("Can you read this?")
