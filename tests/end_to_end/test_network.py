@@ -224,6 +224,9 @@ class Heals(Test):
 
     async def setup(self, here, there):
         self.alice, self.bob = await here.nio_client("alice"), await there.nio_client("bob")
+        # So that each knows the other's signing keys.
+        await self.asks(self.bob, self.alice.user_id)
+        await self.asks(self.alice, self.bob.user_id)
 
     async def test_the_other_direction_passes(self, here, there):
         async with here.federation.block(there):
