@@ -266,7 +266,7 @@ async def test_rules_between_homeservers_end_with_their_case(start: "Start", tmp
     (tmp_path / "far_away_test.py").write_text(FAR_AWAY)
     running = await start("run", tmp_path / "far_away_test.py")
 
-    assert await running.ended(timeout=200) == 1, running.output + running.errors
+    assert await running.ended(timeout=200) == 3, running.output + running.errors
     cases = {case.name.partition("[")[0]: case for case in running.cases().values()}
     (killed,), (undeclared,) = cases.pop("Killed").result, cases.pop("Undeclared").result
     assert isinstance(killed, junitparser.Error)
