@@ -16,7 +16,7 @@ from trafficlight.server_types import SynapseStable
 PLAIN = Path(__file__).parent / "programs" / "plain.py"
 SDK = Path(__file__).parent / "programs" / "with_sdk.py"
 TUTORIAL = Path(__file__).parents[3] / "docs" / "tutorial" / "examples"
-QUICK = CheckOptions(action="say", hold=0.4, grace=1.5, idle_delay=0.1, away=0.2)
+QUICK = CheckOptions(action="say", hold=0.4, startup=8, grace=1.5, idle_delay=0.1, away=0.2)
 PATIENT = CheckOptions(action="say", hold=0.4, grace=5, idle_delay=0.1, away=0.2)
 
 WRONG = {

@@ -1,25 +1,28 @@
-"""Hydrogen in a real Chromium, with nio as the other user."""
+"""Clients with a user interface in a real Chromium, with nio as the other user."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from trafficlight.drivers.recipes import HydrogenRecipe
+from trafficlight.drivers.recipes import RECIPES
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Start
 
-pytestmark = [pytest.mark.network, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.network, pytest.mark.timeout(1500)]
+
+# What nightly builds of Element's packages take is too long for each commit.
+_NIGHTLY = (pytest.mark.nightly,)
 
 _LIFE = """
 from trafficlight import Test
-from trafficlight.client_types import HydrogenWeb, Nio
+from trafficlight.client_types import ElementWeb, HydrogenWeb, Nio
 from trafficlight.server_types import SynapseStable
 
 
 class Life(Test):
-    clients = {"alice": HydrogenWeb, "bob": Nio}
+    clients = {"alice": %(client)s, "bob": Nio}
     servers = {"server": [SynapseStable]}
 
     async def run(self, alice, bob, server):
@@ -33,6 +36,9 @@ class Life(Test):
         seen = await alice.find_message("Hello\\nBob")
         assert (seen["event_id"], seen["user"]) == (sent["event_id"], alice.user_id)
         assert seen["encrypted"]
+        if %(signs)s:
+            assert seen["shield"] == "none"
+            assert await alice.get_trust(bob.user_id) == "unverified"
 
         await alice.kill()
         await bob.send_message("Hello Alice")
@@ -48,19 +54,35 @@ class Life(Test):
 """
 
 
-async def test_hydrogen_talks_with_nio_and_leaves_evidence_of_a_failure(
-    start: "Start", tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "client", "signs"),
+    [
+        pytest.param("hydrogen-web", "HydrogenWeb", False, id="hydrogen"),
+        pytest.param("element-web", "ElementWeb", True, id="element", marks=_NIGHTLY),
+    ],
+)
+async def test_it_talks_with_nio_and_leaves_evidence_of_a_failure(
+    start: "Start", tmp_path: Path, name: str, client: str, signs: bool
 ) -> None:
-    if reason := HydrogenRecipe.unsupported():
+    if reason := RECIPES[name].unsupported():
         pytest.skip(reason)
     test = tmp_path / "life_test.py"
-    test.write_text(_LIFE)
+    test.write_text(_LIFE % {"client": client, "signs": signs})
 
     running = await start("run", test)
 
-    assert await running.ended(timeout=550) == 1, running.output + running.errors
+    assert await running.ended(timeout=1400) == 1, running.output + running.errors
     (case,) = running.cases().values()
     (failure,) = case.result
     assert "open_room: expected a room No such room; there is A room" in str(failure.message)
     left = {path.suffix for path in running.session().glob("cases/**/clients/alice/open_room-*")}
     assert left == {".png", ".zip"}
+
+
+@pytest.mark.nightly
+async def test_two_elements_verify_each_other(start: "Start") -> None:
+    if reason := RECIPES["element-web"].unsupported():
+        pytest.skip(reason)
+    running = await start("run", "verification", "-k", "VerifiedByEmoji", "--clients", "element-web")
+    assert await running.ended(timeout=1400) == 0, running.output + running.errors
+    assert [case.result for case in running.cases().values()] == [[]]
