@@ -209,7 +209,7 @@ func (c *client) start() error {
 	c.matrix.Crypto = c.crypto
 	c.matrix.Store = &syncStore{c.store, c}
 	c.crypto.DecryptErrorCallback = c.notDecrypted
-	c.verify = verificationhelper.NewVerificationHelper(c.matrix, c.crypto.Machine(), nil, callbacks{c}, false, false, true)
+	c.verify = verificationhelper.NewVerificationHelper(c.matrix, c.crypto.Machine(), nil, callbacks{c}, true, true, true)
 	if err = c.verify.Init(c.ctx); err != nil {
 		return err
 	}

@@ -51,6 +51,7 @@ type data struct {
 	Content           string                 `json:"content"`
 	DeviceID          string                 `json:"device_id"`
 	RecoveryKey       string                 `json:"recovery_key"`
+	QRCode            []byte                 `json:"qr_code"`
 	Milliseconds      int64                  `json:"milliseconds"`
 }
 

@@ -376,10 +376,7 @@ export class MatrixClient {
     }
 
     async accept_crosssign() {
-        const asked = () => this.#state.phase === "requested" && !this.#request.initiatedByMe && this.#request;
-        const request = await until(asked, "a verification request", () => this.#state);
-        await request.accept();
-        await until(() => request.phase >= VerificationPhase.Ready, "the request to be ready", () => this.#state);
+        const request = await this.#accept();
         if (!request.verifier) await request.startVerification("m.sas.v1");
         await this.#sas();
     }
@@ -389,10 +386,29 @@ export class MatrixClient {
     }
 
     async verify_crosssign_emoji() {
-        const sas = await this.#sas();
+        await this.#confirm(await this.#sas());
+    }
+
+    async show_qr_code() {
+        const code = await (await this.#accept()).generateQRCode();
+        if (!code) throw new Error("the other side scans no QR codes");
+        return { qr_code: Buffer.from(code).toString("base64") };
+    }
+
+    async scan_qr_code({ qr_code }) {
+        const ready = () => this.#state.phase === "ready" && this.#request;
+        await (await until(ready, "a verification that is ready", () => this.#state)).scanQRCode(Buffer.from(qr_code, "base64"));
+    }
+
+    async confirm_qr_code() {
+        await this.#confirm(await this.#compared("a scan of the QR code", (verifier) => verifier.getReciprocateQrCodeCallbacks()));
+    }
+
+    /** Confirm what is shown, and wait until it has an effect. */
+    async #confirm(shown) {
         // A request that is done no longer knows the device.
         const { otherUserId: user, otherDeviceId: device } = this.#request;
-        await sas.confirm();
+        await shown.confirm();
         await this.#verified;
         await until(() => this.#state.phase === "done", "the verification to end", () => this.#state);
         // The signature is uploaded after that.
@@ -542,7 +558,7 @@ export class MatrixClient {
             accessToken: access_token,
             userId: user_id,
             deviceId: device_id,
-            verificationMethods: ["m.sas.v1"],
+            verificationMethods: ["m.sas.v1", "m.qr_code.show.v1", "m.qr_code.scan.v1", "m.reciprocate.v1"],
             cryptoCallbacks: {
                 getSecretStorageKey: async ({ keys }) => this.#secret && [Object.keys(keys)[0], this.#secret],
                 cacheSecretStorageKey: (_id, _info, key) => (this.#secret = key),
@@ -645,15 +661,28 @@ export class MatrixClient {
         this.#verified.catch(() => {});
     }
 
-    async #sas() {
+    async #accept() {
+        const asked = () => this.#state.phase === "requested" && !this.#request.initiatedByMe && this.#request;
+        const request = await until(asked, "a verification request", () => this.#state);
+        await request.accept();
+        await until(() => request.phase >= VerificationPhase.Ready, "the request to be ready", () => this.#state);
+        return request;
+    }
+
+    #sas() {
+        return this.#compared("emoji", (verifier) => verifier.getShowSasCallbacks());
+    }
+
+    /** Wait for what is to be compared with the other side's. */
+    #compared(what, callbacks) {
         const shown = () => {
             if (this.#state.phase === "cancelled") {
                 throw new Error(`the verification was cancelled: ${this.#state.cancel_code}`);
             }
             if (this.#request?.verifier) this.#verify();
-            return this.#request?.verifier?.getShowSasCallbacks();
+            return this.#request?.verifier && callbacks(this.#request.verifier);
         };
-        return until(shown, "emoji", () => this.#state);
+        return until(shown, what, () => this.#state);
     }
 
     async #cancelled() {
