@@ -115,6 +115,11 @@ async def test_shipped_nio_adapter() -> None:
     assert {finding.level for finding in results.findings} == {Level.OK}, render(results)
 
 
+async def test_further_registration_may_take_as_long_as_the_first() -> None:
+    results = await check(command(PLAIN, "starts-slowly"), QUICK)
+    assert results.ok, render(results)
+
+
 @pytest.mark.parametrize(("defect", "name"), WRONG.items())
 async def test_defect_is_found(defect: str, name: str) -> None:
     results = await check(command(PLAIN, defect), QUICK)

@@ -182,7 +182,7 @@ class Verification:
         commitment = _commitment(self._sas.public_key.to_base64(), content)
         strings = _OFFER["short_authentication_string"]
         accept = {**_CHOICE, "short_authentication_string": strings, "commitment": commitment}
-        return [self._message("accept", **accept)]
+        return [self._message("accept", method=SAS, **accept)]
 
     def _take_key(self, key: str) -> Sent:
         if self._started_here and _commitment(key, self._start) != self._commitment:

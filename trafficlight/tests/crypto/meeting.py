@@ -208,8 +208,8 @@ class TwoUsers(MembersTest):
         last = f"last.{secrets.token_hex(8)}"
         came: set[str] = set()
         phone.client.add_to_device_callback(lambda event: came.add(event.type), nio.UnknownToDeviceEvent)
-        content: dict[str, Any] = {"messages": {phone.client.user_id: {phone.client.device_id: {}}}}
-        await request(self.owner, "PUT", f"/sendToDevice/{last}/{last}", content)
+        content = {phone.client.user_id: {phone.client.device_id: {"is": "the last"}}}
+        await request(self.owner, "PUT", f"/sendToDevice/{last}/{last}", {"messages": content})
         timeline = phone.timeline(self.room)
         message = await phone.until(
             lambda: timeline.message(event_id) if last in came else None,
