@@ -202,6 +202,11 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
             "Seconds that the poll may be held; at most, and by default, the coordinator's hold time.",
             {"type": "number", "minimum": 0},
         ),
+        Query(
+            "busy",
+            "`1` while the adapter performs an action: the answer is `kill`, `idle` or `exit`.",
+            {"type": "string", "enum": ["1"]},
+        ),
     ),
     guard="adapter",
 )
@@ -218,7 +223,8 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
         return {"action": EXIT, "data": {"reason": str(unknown)}}
     query = parse_qs(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     wait = hold_time(query.get("wait", [None])[0], request.lab.settings.poll_hold)
-    message = await adapter.channel.poll(wait, request.disconnected)
+    busy = query.get("busy", [""])[0] == "1"
+    message = await adapter.channel.poll(wait, request.disconnected, busy=busy)
     request.lab.engine.pool.seen(adapter)
     body = {"action": message.action, "data": message.data}
     return body if message.id is None else {**body, "id": message.id}
