@@ -23,7 +23,6 @@ from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.probe import unless_exited
 from trafficlight.processes import ChildProcess, Progress, child_environment, run_tool, start_process
-from trafficlight.protocol import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -185,10 +184,10 @@ async def _owner(token: str, server_name: str) -> str:
     async with aiohttp.ClientSession(timeout=_ASK_LIMIT) as session:
         # Homeservers of tests have certificates of their own.
         async with session.get(url, params={"access_token": token}, ssl=False) as answer:
-            said: JsonObject = await answer.json(content_type=None)
-    user = str(said.get("sub"))
-    if not user.endswith(f":{server_name}"):
-        raise PermissionError(f"{server_name} answered {answer.status}: {said}")
+            said = await answer.json(content_type=None)
+    user = said.get("sub") if isinstance(said, dict) else None
+    if not isinstance(user, str) or not user.endswith(f":{server_name}"):
+        raise PermissionError(f"{server_name} answered with status {answer.status}, and none of its users")
     return user
 
 

@@ -33,12 +33,10 @@ async def server_name(tmp_path: Path) -> AsyncIterator[str]:
     """A homeserver that knows one token."""
 
     async def userinfo(request: web.Request) -> web.Response:
-        match request.query["access_token"]:
-            case "right":
-                return web.json_response({"sub": f"@alice:{request.host}"})
-            case "other":
-                return web.json_response({"sub": "@alice:elsewhere.example"})
-        return web.json_response({"errcode": "M_UNKNOWN_TOKEN"}, status=401)
+        users = {"right": f"@alice:{request.host}", "other": "@alice:elsewhere.example"}
+        if (user := users.get(request.query["access_token"])) is None:
+            return web.json_response({"errcode": "M_UNKNOWN_TOKEN"}, status=401)
+        return web.json_response({"sub": user})
 
     files = Certificates.create(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
