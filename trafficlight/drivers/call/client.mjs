@@ -1,14 +1,12 @@
 // Element Call's user: an action returns when its effect is visible in the frame of the page, which page.js describes.
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import camera from "./camera.js";
 import { Unsupported, User } from "./user.mjs";
 
 const { TRAFFICLIGHT_EVIDENCE: evidence, TRAFFICLIGHT_LIVEKIT: livekit = "" } = process.env;
-const manifest = new URL("node_modules/@element-hq/element-call-embedded/package.json", import.meta.url);
 
 export const app = {
-    registration: { type: "element-call", version: JSON.parse(readFileSync(manifest)).version },
+    registration: { type: "element-call" },
     html:
         '<!doctype html><meta charset="utf-8"><title>Call</title><style>html, body { height: 100%; margin: 0 } ' +
         "iframe { width: 100%; height: 100%; border: 0 }</style>" +

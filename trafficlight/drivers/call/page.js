@@ -1,6 +1,7 @@
 // A host of the widget that Element Call is: shows it in a frame, and does for it what a Matrix client does.
 // `globalThis.app` is how the driver sees it. See also camera.js.
 import { ClientWidgetApi, OpenIDRequestState, Widget, WidgetDriver } from "matrix-widget-api";
+import { version } from "./node_modules/@element-hq/element-call-embedded/package.json";
 
 const MEMBER = "org.matrix.msc3401.call.member";
 const DELAYED = "unstable/org.matrix.msc4140/delayed_events";
@@ -222,6 +223,8 @@ const first = (selector) => all(selector)[0];
 const on = (control) => first(`[data-testid=incall_${control}]`)?.ariaChecked === "true";
 
 globalThis.app = {
+    version,
+
     /** What the camera and the screen show. */
     picture: "rgb(128, 128, 128)",
     screen: "rgb(0, 255, 0)",
@@ -265,7 +268,8 @@ globalThis.app = {
     async join(url) {
         const [, room, query] = /#\/([^?]+)\??(.*)$/.exec(url) ?? [];
         if (!room) throw new Error(`no permalink of a room: ${url}`);
-        const via = new URLSearchParams(query).getAll("via").map((server) => `server_name=${part(server)}&via=${part(server)}`);
+        const servers = new URLSearchParams(query).getAll("via").map(part);
+        const via = servers.map((server) => `server_name=${server}&via=${server}`);
         open((await api("POST", `v3/join/${part(decodeURIComponent(room))}?${via.join("&")}`, {})).room_id);
     },
 
