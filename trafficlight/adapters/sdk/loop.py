@@ -102,12 +102,12 @@ class _Registration:
                 finally:
                     polling.cancel()
                     await asyncio.gather(polling, return_exceptions=True)
-                if urgent.action == EXIT:
+                if urgent.action == EXIT or urgent.id == message.id:  # the same: an older coordinator
                     break
-                if urgent.action != IDLE:
-                    await self._perform(urgent)
-                else:
+                if urgent.action == IDLE:
                     await asyncio.wait([performing], timeout=max(_idle_seconds(urgent), _SHORTEST_ROUND))
+                else:
+                    await self._perform(urgent)
             return await performing
         finally:
             performing.cancel()
