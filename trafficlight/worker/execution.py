@@ -21,7 +21,7 @@ from trafficlight.network.connection import CaseNetwork
 from trafficlight.network.rules import SOURCE
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Attachment, Log, Measurement, NetworkChanged, State, TestEvent
-from trafficlight.results.folder import AttemptFolder, folder_name
+from trafficlight.results.folder import RECORDING, AttemptFolder, folder_name
 from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
 from trafficlight.text import MESSAGE_LIMIT, count, truncate
@@ -34,9 +34,6 @@ from trafficlight.worker.verdicts import verdict_of
 
 # Seconds for closing what the test left open on homeservers: less than a worker's margin.
 _CLOSE_SECONDS = 3
-# The file of a client's traffic, in the folder of its uploads.
-RECORDING = "network.har"
-
 
 OnFailure: TypeAlias = Callable[[BaseException, Verdict], None]
 """Called with every exception of a test, where it was caught, and the verdict that it means."""
