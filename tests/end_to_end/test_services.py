@@ -46,6 +46,15 @@ class Endings(Test):
         await asyncio.sleep(1000)
 
     @cluster(num_nodes=1)
+    async def test_ends(self):
+        class Short(Daemon):
+            async def start_node(self, node):
+                await node.account.start("sleep 0.2", name="short")
+
+        await Short(self).start()
+        await asyncio.sleep(1000)
+
+    @cluster(num_nodes=1)
     async def test_killed(self):
         await Daemon(self).start()
         os.kill(os.getpid(), 9)
@@ -108,6 +117,7 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
     assert {id.rpartition(".")[2]: _outcome(case) for id, case in running.cases().items()} == {
         "test_good": "success",
         "test_dies": "error",
+        "test_ends": "error",
         "test_killed": "error",
         "test_fails": "failure",
         "test_needs_more": "error",
@@ -116,6 +126,7 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
     }
     output = "\n".join(running.output)
     assert re.search(r"Daemon-1: node \S+: daemon ended \(signal 9\)", output)
+    assert re.search(r"Short-1: node \S+: short ended \(exit code 0\)", output)
     assert "last words" in output
     assert "Daemon needs 3 nodes, and 2 of the 2 that the test asked for are free" in output
     kept = {path.parents[4].parent for path in _attempts(running).rglob("services/Daemon-1/*/kept")}

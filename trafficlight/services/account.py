@@ -68,20 +68,22 @@ class _Background:
 class Account:
     """What a test does on a node. Everything lies in a folder that is removed after the case.
 
+    :ivar ends: whether background processes may end by themselves with exit code 0. Any other end that the test
+        neither caused nor waits for makes the case an error at once.
     :param folder: that folder; relative paths are below it. It is made by the first command.
     :param mark: unique to the case; empty for an account that only looks at what is there.
     :param on_end: called with a sentence when a background process ends that nothing waits for.
     """
 
     def __init__(
-        self, address: NodeAddress, folder: str, mark: str, on_end: Callable[[str, int], None] | None = None
+        self, address: NodeAddress, folder: str, mark: str, on_end: Callable[[str], None] | None = None
     ) -> None:
-        self.folder = folder
+        self.folder, self.ends = folder, True
         self._address, self._mark = address, mark
         self._connection: Connection = connect(address)
         self._background: dict[str, _Background] = {}
         self._watching: set[asyncio.Task[None]] = set()
-        self._on_end = on_end or (lambda _, __: None)
+        self._on_end = on_end or (lambda _: None)
 
     def __repr__(self) -> str:
         return f"Account({self._address.name})"
@@ -204,14 +206,11 @@ class Account:
         log: str = "",
         env: Mapping[str, str] | None = None,
         cwd: str = "",
-        ends: bool = True,
     ) -> None:
         """Start a process in the background; it ends with the case.
 
         :param name: what it is called in :meth:`wait`, :meth:`signal` and messages.
         :param log: the file for its output; by default its name and ``.log``.
-        :param ends: whether it may end by itself with exit code 0. Any other end that the test neither
-            caused nor waits for makes the case an error at once.
         :raises ValueError: a process of that name runs.
         :raises NodeError: the node does not answer.
         """
@@ -242,26 +241,26 @@ class Account:
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())
         shown = script_of(command)
         one = self._background[name] = _Background(process, shown, output, int(pid), ended)
-        task = asyncio.create_task(self._watch(name, one, ends=ends), name=f"{self._address.name}: {name}")
+        task = asyncio.create_task(self._watch(name, one), name=f"{self._address.name}: {name}")
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
 
-    async def _watch(self, name: str, one: _Background, *, ends: bool) -> None:
+    async def _watch(self, name: str, one: _Background) -> None:
         """Wait for the end of a background process; report one that nothing waits for."""
         try:
             code = await one.command.wait()
         except NodeError as error:
             one.ended.set_exception(error)
             if not one.expected:
-                self._on_end(f"{error}, while {name} ran", -1)
+                self._on_end(f"{error}, while {name} ran")
             return
-        if one.expected or (ends and code == 0):
+        if one.expected or (self.ends and code == 0):
             one.ended.set_result(code)
             return
         with contextlib.suppress(NodeError, CommandError):
             message = await self._end_of(name, one, code)
             if not one.expected:
-                self._on_end(message, code)
+                self._on_end(message)
         one.ended.set_result(code)
 
     async def _end_of(self, name: str, one: _Background, code: int) -> str:

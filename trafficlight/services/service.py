@@ -279,7 +279,7 @@ class CaseServices:
         """The names of the nodes that no service has used."""
         return [node.name for node in self._nodes if node.name not in self._used]
 
-    def _ended(self, message: str, code: int) -> None:
+    def _ended(self, message: str) -> None:
         name = message.split(":")[0].removeprefix("node ")
         of = [one.id for one, nodes in self._services.items() if any(node.name == name for node in nodes)]
         self._on_failure(ServiceError(": ".join([*of, message])))
@@ -302,7 +302,9 @@ class CaseServices:
         taken = fitting[:num_nodes]
         self._free = [node for node in self._free if node not in taken]
         self._services[service] = taken
-        self._used.update(node.name for node in taken)
+        for node in taken:
+            self._used.add(node.name)
+            node.account.ends = service.ends
         return f"{kind}-{number}"
 
     def nodes_of(self, service: Service) -> list[Node]:

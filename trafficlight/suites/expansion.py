@@ -103,7 +103,12 @@ def expand(
         if wrong:
             continue
         matrix = _Matrix(
-            taken, sets, _Test(file, class_name, method, line, wanted.parameters, limit, nodes), ignores
+            taken,
+            sets,
+            _Test(
+                file, class_name, method, line, wanted.parameters, limit, nodes, bool(cls.breaks_federation)
+            ),
+            ignores,
         )
         suite, wrong = matrix.suite(_documentation(cls, method), wanted)
         problems.extend(wrong)
@@ -194,6 +199,7 @@ class _Test:
     overrides: Mapping[str, Any]
     timeout: float | None = None
     nodes: NodeRequest | None = None
+    breaks_federation: bool = False
 
     @property
     def id(self) -> str:
@@ -378,7 +384,10 @@ class _Matrix:
             for role in self._roles
         ]
         servers = [
-            [_slot(kind, role) if isinstance(kind, ServerType) else None for kind in role.types]
+            [
+                _slot(kind, role, test.breaks_federation) if isinstance(kind, ServerType) else None
+                for kind in role.types
+            ]
             for role in self._roles
         ]
         parameters = [{name: as_json(value) for name, value in one.values.items()} for one in self._sets]
@@ -414,10 +423,15 @@ def _entries(cells: Iterable[tuple[str, str]]) -> str:
     return case_id("", cells)[1:-1]
 
 
-def _slot(kind: ServerType, role: Role) -> ServerSlot:
+def _slot(kind: ServerType, role: Role, behind_proxy: bool) -> ServerSlot:
     specs = (
         HomeServerSpec(
-            str(one.type_name), str(one.recipe), str(one.version), str(one.image), as_json(one.config)
+            str(one.type_name),
+            str(one.recipe),
+            str(one.version),
+            str(one.image),
+            as_json(one.config),
+            behind_proxy,
         )
         for one in kind.homeservers()
     )

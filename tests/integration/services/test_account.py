@@ -84,7 +84,7 @@ class TestBackground:
 
     async def test_an_end_that_nothing_waits_for_is_reported(self, address: NodeAddress) -> None:
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        account = Account(address, case_folder(address, MARK), MARK, lambda text, _: ended.set_result(text))
+        account = Account(address, case_folder(address, MARK), MARK, lambda text: ended.set_result(text))
         await account.start("echo last words; exit 2", name="job")
         async with asyncio.timeout(20):
             assert "last words" in await ended

@@ -53,7 +53,9 @@ class TestSetting:
         assert "\n" not in str(caught.value)
 
     async def test_what_is_no_cluster(self) -> None:
-        with pytest.raises(ConfigError, match=r"CLUSTER: 'loca' is neither local, docker:IMAGE, .* nor a file"):
+        with pytest.raises(
+            ConfigError, match=r"CLUSTER: 'loca' is neither local, docker:IMAGE, .* nor a file"
+        ):
             await open_cluster("loca", "", None)
         with pytest.raises(ConfigError, match="CLUSTER_COMMAND: exit code 3"):
             await open_cluster("local", "exit 3", None)
