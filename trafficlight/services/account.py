@@ -68,8 +68,8 @@ class _Background:
 class Account:
     """What a test does on a node. Everything lies in a folder that is removed after the case.
 
-    :ivar ends: whether background processes may end by themselves with exit code 0. Any other end that the test
-        neither caused nor waits for makes the case an error at once.
+    :ivar ends: whether background processes may end by themselves with exit code 0. Any other end that the
+        test neither caused nor waits for makes the case an error at once.
     :param folder: that folder; relative paths are below it. It is made by the first command.
     :param mark: unique to the case; empty for an account that only looks at what is there.
     :param on_end: called with a sentence when a background process ends that nothing waits for.
@@ -419,7 +419,7 @@ class Account:
         size = (await self.run(f"if [ -f {where} ]; then wc -c < {where}; else echo 0; fi")).stdout.strip()
         async with self._opened(f"exec tail -c +{int(size) + 1} -F {where} 2>/dev/null") as process:
             process.stdin.write_eof()
-            yield Monitor(self._address.name, path, process.stdout)
+            yield Monitor(self._address.name, path, process)
 
     async def close(self) -> None:
         """Close the connection. Idempotent."""
@@ -436,9 +436,9 @@ class Account:
 class Monitor:
     """The part of a log that is written while it is followed."""
 
-    def __init__(self, node: str, path: str, stream: Any) -> None:
-        self._node, self._path = node, path
-        self._lines = _lines(stream)
+    def __init__(self, node: str, path: str, process: Command) -> None:
+        self._node, self._path, self._process = node, path, process
+        self._lines = _lines(process.stdout)
         self._next: asyncio.Future[str] | None = None
         self._last: deque[str] = deque(maxlen=_LINES)
 
@@ -462,7 +462,8 @@ class Monitor:
             seen = "\n".join(map(_cut, self._last)) or "(nothing)"
             problem = f"no line matched {pattern!r} within {timeout:g} s"
         except StopAsyncIteration:
-            seen, problem = "\n".join(map(_cut, self._last)) or "(nothing)", "it can no longer be followed"
+            seen = "\n".join(map(_cut, self._last)) or "(nothing)"
+            problem = f"tail has ended ({describe_exit(await self._process.wait())})"
         raise CommandError(f"node {self._node}: {self._path}: {problem}; the last lines:\n{seen}", -1)
 
     async def _line(self) -> str:
