@@ -18,6 +18,8 @@ from trafficlight.network.connection import CaseNetwork, decision_of
 from trafficlight.network.rules import Matcher
 from trafficlight.text import count
 
+_STATUSES, _NO_STATUS = range(200, 600), "an answer has a status from 200 to 599"
+
 
 class Exchange:
     """A request that matched a rule, and its answer.
@@ -73,7 +75,10 @@ class Exchange:
         """Answer in place of the homeserver, which sees nothing of a request at the stage ``request``.
 
         :param json: the body; by default an error of Matrix for a status from 400, else ``{}``.
+        :raises ValueError: there is no such status.
         """
+        if status not in _STATUSES:
+            raise ValueError(f"{status!r}: {_NO_STATUS}")
         if json is None:
             json = {"errcode": "M_UNKNOWN", "error": "answered by a test"} if status >= 400 else {}
         content = {"Content-Type": "application/json", **(headers or {})}
@@ -258,15 +263,18 @@ class Line:
             callback = callbacks[exchange.stage]
             assert callback is not None
             await rule._add(exchange)
+            late = f"{rule.name}: the function was not done with {exchange!r} in time"
             try:
                 async with asyncio.timeout(timeout) as limit:
                     result = callback(exchange)
                     if inspect.isawaitable(result):
                         await result
+                    # One that blocks the loop is not cancelled.
+                    if (end := limit.when()) is not None and asyncio.get_running_loop().time() > end:
+                        raise TimeoutError(late)
             except TimeoutError as error:
                 if not limit.expired():
                     raise
-                late = f"{rule.name}: the function was not done with {exchange!r} in time"
                 raise TimeoutError(late) from error
 
         async with self._rule(
@@ -286,6 +294,8 @@ class Line:
         :raises RuntimeError: as for :meth:`intercept`.
         """
         rule = Rule(self._role, f"block {_name(request)} with {status}")
+        if status not in _STATUSES:
+            raise ValueError(f"{rule.name}: {_NO_STATUS}")
 
         async def decide(exchange: Exchange) -> None:
             exchange.answer(status, json)
@@ -312,6 +322,8 @@ class Line:
         if not 0 < seconds < math.inf:
             raise ValueError(f"seconds={seconds!r} is not a time to wait")
         rule = Rule(self._role, f"delay {_name(request)} by {seconds:g} s")
+        if not seconds > 0:
+            raise ValueError(f"{rule.name}: it delays nothing")
 
         async def decide(exchange: Exchange) -> None:
             held = Held(exchange)
@@ -509,6 +521,10 @@ def _matcher(request: tuple[str | re.Pattern[str], ...], options: Options) -> Ma
     query = options.get("query", {})
     if not all(isinstance(text, str) for text in (*query, *query.values())):
         raise ValueError(f"query={query!r} matches nothing: parameters are texts")
+    try:
+        encoder.dumps(options.get("body"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"body={options['body']!r} matches nothing: it is no JSON ({error})") from None
     if isinstance(path, re.Pattern) and path.flags != re.UNICODE:
         raise ValueError(f"{path!r}: write a text, and flags into it, as in (?i)")
     return Matcher(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import CLIENT_NAME, ClientType, Nio, client_types_of, spec_of
+from trafficlight.client_types import CLIENT_NAME, AnyMatrixClient, ClientType, Nio, client_types_of, spec_of
 from trafficlight.errors import TestFileError
 from trafficlight.parameters import NodeRequest, ParameterSet, ignored_types, nodes_of, time_limit_of
 from trafficlight.server_types import HomeServerSpec, NamedServer, ServerType, SynapseStable
@@ -355,12 +355,13 @@ class _Matrix:
         return case_id(self._test.id, [*cells, *self._values[place].items()])
 
     def _ignored(self, row: _Row, place: int) -> str | None:
-        """Return why a cell's types are ignored; None if they are not."""
-        if not self._ignores:
-            return None
+        """Return why a cell's types are ignored, or missing; None if they are not."""
         kinds = {
             name: role.types[at] for role, at in zip(self._roles, row, strict=True) for name in role.names
         }
+        for kind in kinds.values():
+            if isinstance(kind, AnyMatrixClient):
+                return kind.missing
         values = self._sets[place].values
 
         def meant(name: str, stated: Any) -> bool:

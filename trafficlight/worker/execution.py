@@ -29,7 +29,7 @@ from trafficlight.results.events import (
     State,
     TestEvent,
 )
-from trafficlight.results.folder import AttemptFolder, folder_name
+from trafficlight.results.folder import RECORDING, AttemptFolder, folder_name
 from trafficlight.services.service import CaseServices
 from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
@@ -43,9 +43,6 @@ from trafficlight.worker.verdicts import verdict_of
 
 # Seconds for closing what the test left open on homeservers: less than a worker's margin.
 _CLOSE_SECONDS = 3
-# The file of a client's traffic, in the folder of its uploads.
-RECORDING = "network.har"
-
 
 OnFailure: TypeAlias = Callable[[BaseException, Verdict], None]
 """Called with every exception of a test, where it was caught, and the verdict that it means."""
