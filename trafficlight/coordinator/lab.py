@@ -110,6 +110,8 @@ class Lab:
             nodes = await open_cluster(settings.cluster, settings.cluster_command, engine_url)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
+            if settings.record_traffic != "never":
+                network.start_ahead()
             recovered = RecoveredState()
             if resumable:
                 directory = open_state_directory(root)
