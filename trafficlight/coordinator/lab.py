@@ -107,6 +107,8 @@ class Lab:
             stack.push_async_callback(servers.close)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
+            if settings.record_traffic != "never":
+                network.start_ahead()
             recovered = RecoveredState()
             if resumable:
                 directory = open_state_directory(root)
