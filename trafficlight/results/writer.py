@@ -27,7 +27,7 @@ from trafficlight.results.events import (
     State,
     Upload,
 )
-from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
+from trafficlight.results.folder import AttemptFolder, ResultsFolder, remove_partial_uploads, write_atomically
 from trafficlight.results.journal import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.record import ExitCode, SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
@@ -354,6 +354,8 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     :param record: the session's record, replayed from its events.
     :raises OSError: ``junit.xml`` cannot be written.
     """
+    if record.ended is None and not is_written(folder.events):  # its coordinator was killed
+        remove_partial_uploads(folder.path)
     write_atomically(folder.junit, junit_bytes(record, JunitStyle.detect(folder.path)))
     write_reports(folder, record)
 
