@@ -386,7 +386,8 @@ class Pool:
                 self._count_failure(program)
             elif self._failed_in_a_row.pop(program, None):
                 for adapter in self:
-                    if adapter.program == program and adapter.quarantined:
+                    there = adapter.program == program and adapter.state is not AdapterState.ENDED
+                    if there and adapter.quarantined:
                         adapter.paused, adapter.quarantined = "", False
                         logger.warning(
                             "the %s adapter %s is no longer quarantined", adapter.type, adapter.uuid
