@@ -191,7 +191,10 @@ class Settings(BaseModel):
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {
             name: AdapterProgram(count=4)
-            for name in ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web")
+            for name in (
+                *("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web"),
+                "network-proxy",
+            )
         },
         description="The adapters that `run` starts, by name: how many of a built-in client, or the command"
         " of an adapter, or an object with `command` (of an adapter) or `driver` (the command of a driver),"

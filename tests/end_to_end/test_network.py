@@ -38,6 +38,49 @@ class Fine(Test):
         await alice.register(server)
 """
 
+ORIGINAL = """
+import pytest
+
+from trafficlight.client_types import Nio
+from trafficlight.errors import ActionError
+from trafficlight.homerunner import HomeServer
+from trafficlight.internals.client import MatrixClient, NetworkProxyClient
+from trafficlight.internals.test import Test
+from trafficlight.server_types import SynapseStable
+
+
+class KeysArriveLate(Test):
+    def __init__(self) -> None:
+        super().__init__()
+        self._client_under_test([Nio()], "alice")
+        self._client_under_test([Nio()], "bob")
+        self._server_under_test(SynapseStable(), ["server"])
+        self._network_proxy("network_proxy")
+
+    async def run(
+        self, alice: MatrixClient, bob: MatrixClient, server: HomeServer, network_proxy: NetworkProxyClient
+    ) -> None:
+        await network_proxy.proxy_to(server)
+        await alice.register(server)
+        await bob.register(network_proxy)
+        await alice.create_room("little test room")
+        await alice.invite_user("@" + bob.localpart + ":" + server.server_name)
+        await bob.accept_invite()
+        await bob.open_room("little test room")
+        await network_proxy.delay_endpoint("/_matrix/client/r0/sync", 3000)
+        await alice.send_message("A random message appears!")
+        await network_proxy.wait_until_endpoint_accessed("/_matrix/client/r0/sync")
+        await network_proxy.undelay_endpoint("/_matrix/client/r0/sync")
+        await bob.verify_message_in_timeline("A random message appears!")
+        await network_proxy.disable_endpoint("/_matrix/client/r0/rooms")
+        with pytest.raises(ActionError):
+            await bob.send_message("No one sees this")
+        await network_proxy.wait_until_endpoint_accessed("/_matrix/client/r0/rooms")
+        await network_proxy.enable_endpoint("/_matrix/client/r0/rooms")
+        await bob.send_message("Now everyone does")
+        await alice.verify_message_in_timeline("Now everyone does")
+"""
+
 
 def _recorded(running: "Running") -> dict[Path, list[dict[str, Any]]]:
     found = (running.directory / "results" / "latest" / "cases").rglob("network.har")
@@ -87,3 +130,15 @@ async def test_a_proxy_that_is_killed_ends_its_case_only(
     assert not cases["Fine"].result
     assert any(entries for entries in _recorded(running).values()), "what was recorded is there"
     assert running.started() == []
+
+
+async def test_a_test_of_the_original_finds_a_network_proxy(start: "Start", tmp_path: Path) -> None:
+    (tmp_path / "late_keys_test.py").write_text(ORIGINAL)
+    running = await start("run", tmp_path / "late_keys_test.py")
+
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    ((path, entries),) = _recorded(running).items()
+    assert path.parent.name == "network_proxy"
+    assert {"/_matrix/client/r0/rooms: answered", "/_matrix/client/r0/sync: passed"} <= {
+        entry.get("comment") for entry in entries
+    }

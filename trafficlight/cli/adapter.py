@@ -59,6 +59,13 @@ def nio(url: str, count: int, token: str | None, once: bool) -> None:
     asyncio.run(_serve("nio", "", None, url, count=count, token=token, once=once))
 
 
+@command.command("network-proxy")
+@_hosting
+def network_proxy(url: str, count: int, token: str | None, once: bool) -> None:
+    """Run network proxies between clients and homeservers; the same as `adapter run network-proxy`."""
+    asyncio.run(_serve("network-proxy", "", None, url, count=count, token=token, once=once))
+
+
 @command.command("run")
 @click.argument("name", required=False)
 @click.option("--driver", "program", help="The command that starts a driver of your own.")
@@ -80,8 +87,8 @@ def run(
 ) -> None:
     """Run clients through a driver: a program that speaks JSON lines on standard input and output.
 
-    NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go, rust-sdk, hydrogen-web or
-    element-web. Drivers are built on first use.
+    NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go, rust-sdk, hydrogen-web,
+    element-web or network-proxy. Drivers are built on first use.
     """
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")

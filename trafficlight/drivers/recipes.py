@@ -18,6 +18,7 @@ from trafficlight.cache import CacheFolder
 from trafficlight.clock import SystemClock
 from trafficlight.errors import DeployError
 from trafficlight.processes import Progress, child_environment, no_network, run_tool, showing_life
+from trafficlight.version import VERSION
 
 _SOURCES = Path(__file__).parent
 _DEVELOP = "develop"
@@ -95,6 +96,20 @@ class NioRecipe(DriverRecipe):
 
         name = f"{environments.name(version)}-{_hash(paths.encode())}".replace("/", "-")
         return str(interpreter(await self._cache.ensure(f"drivers/{name}", build, works)))
+
+
+class NetworkProxyRecipe(DriverRecipe):
+    """The network proxy of trafficlight itself."""
+
+    name = "network-proxy"
+    client = "the network proxy"
+
+    async def install(self, version: str | None = None) -> list[str]:
+        """Return the command that starts the driver."""
+        if version not in (None, VERSION):
+            raise DeployError(f"{self.client} is that of trafficlight {VERSION}; there is no {version}")
+        # -P: a folder trafficlight in the current directory is not this package.
+        return [sys.executable, "-P", "-m", "trafficlight.adapters.network_proxy"]
 
 
 class BuiltRecipe(DriverRecipe):
@@ -363,6 +378,7 @@ RECIPES: Mapping[str, type[DriverRecipe]] = MappingProxyType(
             RustSdkRecipe,
             HydrogenRecipe,
             ElementRecipe,
+            NetworkProxyRecipe,
         )
     }
 )

@@ -27,7 +27,7 @@ Headers: TypeAlias = Callable[[str], str | None]
 """Returns the value of a request header, or None."""
 
 Use: TypeAlias = Literal["read", "change"]
-"""What a proof of a login is good for. A browser sends a cookie to every port of the host, so it only reads."""
+"""What a proof of a login is good for. Browsers send a cookie to every port of the host: it only reads."""
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="trafficlight"'}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
