@@ -101,6 +101,17 @@ async def test_a_retried_answer_is_not_the_answer_to_the_next_action(
     assert case.state is State.SUCCESS, case.message
 
 
+async def test_a_response_may_have_an_id_of_its_own(site: HttpHarness, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    session = await site.start('assert (await alice.perform("one"))["id"] == "$event"')
+    message = await adapter.action()
+    stale = await site.post(f"{adapter.path}/respond?action=x", json={"id": message["id"]})
+    assert stale.status == 409
+    await site.post(f"{adapter.path}/respond?action={message['id']}", json={"id": "$event"})
+    case = only_case(await ended(session))
+    assert case.state is State.SUCCESS, case.message
+
+
 async def test_simultaneous_answers_are_one_answer(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     """Defect 14: eight of them gave one 200 and seven 500s."""
     await adapter.register()

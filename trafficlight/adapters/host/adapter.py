@@ -157,9 +157,10 @@ class DriverAdapter(Adapter):
 
     async def _upload(self, driver: Driver) -> None:
         """Upload the log, and then all evidence, small files first; they are deleted."""
-        if await asyncio.to_thread(_size, driver.log):
-            await self._upload_file(driver.log, driver.log.name)
-            await asyncio.to_thread(os.truncate, driver.log, 0)
+        log = driver.log
+        if await asyncio.to_thread(log.size):
+            await self._upload_file(await asyncio.to_thread(log.path), log.name)
+            await asyncio.to_thread(log.clear)
         for path in await asyncio.to_thread(_files, driver.evidence):
             await self._upload_file(path, path.relative_to(driver.evidence).as_posix())
             await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -333,10 +334,6 @@ def _files(folder: Path) -> list[Path]:
             if path.is_file() and not path.is_symlink():
                 found.append((path.stat().st_size, path))
     return [path for _, path in sorted(found)]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() and not path.is_symlink() else 0
 
 
 def _strings(value: Any) -> Iterator[str]:
