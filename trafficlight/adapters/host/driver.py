@@ -33,7 +33,7 @@ _LONGEST_LINE = 32 << 20
 _NOTED, _SHOWN = 2000, 200
 # Seconds that a process has after the end of its input, and then after SIGTERM.
 _INPUT_GRACE, _TERM_GRACE = 2.0, 0.5
-# Seconds without output after a process exited, until it counts as read; a child of it may still hold the pipes.
+# Seconds without output after a process exited, until all of it is read; a child may still hold the pipes.
 _LAST_OUTPUT = 0.5
 # How many times as long it may take at most.
 _MOST_WAITS = 20
