@@ -5,6 +5,7 @@ They stack as in ducktape: each `@parametrize` adds one set of values, each `@ma
 """
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -116,7 +117,7 @@ def time_limit(seconds: float) -> Callable[[F], F]:
 
 def is_seconds(value: object) -> bool:
     """Return whether a value is a time limit."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def time_limit_of(function: Callable[..., Any]) -> float | None:

@@ -222,6 +222,7 @@ class Test:
         :param condition: a function, plain or async, whose result is true once it holds.
         :param timeout: seconds; at most until the case's deadline.
         :raises AssertionError: it did not hold in time; the message has its last result or error.
+        :raises TypeError: the condition is no function, or returned one: a call is missing.
         """
         limit = timeout if self._run is None else min(timeout, self._run.deadline.remaining)
         return await _eventually(condition, limit)
@@ -255,7 +256,12 @@ async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
     :raises AssertionError: it did not hold in time; says what it returned or raised last.
     :raises LabError: the condition raised it; waiting longer would not help.
     :raises UnsupportedError: likewise.
+    :raises TypeError: the condition is no function, or returned a function or a generator, which is always
+        true.
     """
+    shown = getattr(condition, "__name__", None) or repr(condition)
+    if not callable(condition):
+        raise TypeError(f"eventually() takes a function, not the result of calling one: {shown}")
     last, raised = "it never came to an end", None
     pause = _FIRST_PAUSE
     try:
@@ -270,6 +276,8 @@ async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
                 except Exception as error:  # noqa: BLE001 - raised when time is up
                     last, raised = f"it raised {type(error).__name__}: {error}", error
                 else:
+                    if inspect.isroutine(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
+                        raise TypeError(f"{shown} returned {value!r}, which is always true: call it")
                     if value:
                         return value
                     last, raised = f"it returned {value!r}", None
@@ -278,5 +286,4 @@ async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
     except TimeoutError:
         if not scope.expired():
             raise
-        shown = getattr(condition, "__name__", None) or repr(condition)
         raise AssertionError(f"{shown} did not hold within {timeout:g} s; at the last try {last}") from raised

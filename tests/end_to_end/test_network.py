@@ -38,6 +38,33 @@ class Fine(Test):
         await alice.register(server)
 """
 
+PAST = """
+import nio
+from trafficlight import Test
+from trafficlight.client_types import Nio
+from trafficlight.server_types import SynapseStable
+
+class Past(Test):
+    clients = {"alice": Nio}
+    servers = {"server": SynapseStable}
+
+    async def setup(self, alice, server):
+        alice.network.use()
+        await alice.register(server)
+        # The library of the client under test, with its name in requests: as if that had asked.
+        api = nio.AsyncClient(server.cs_api, alice.user_id)
+        await api.login(alice.password)
+        await api.whoami()
+        await api.whoami()
+        await api.close()
+
+    async def test_succeeds(self, alice):
+        pass
+
+    async def test_fails(self, alice):
+        assert False, "no"
+"""
+
 ORIGINAL = """
 import pytest
 
@@ -130,6 +157,18 @@ async def test_a_proxy_that_is_killed_ends_its_case_only(
     assert not cases["Fine"].result
     assert any(entries for entries in _recorded(running).values()), "what was recorded is there"
     assert running.started() == []
+
+
+async def test_a_client_that_asks_past_the_proxy_is_named(start: "Start", tmp_path: Path) -> None:
+    (tmp_path / "past_test.py").write_text(PAST)
+    running = await start("run", tmp_path / "past_test.py")
+
+    assert await running.ended(timeout=200) == 1, running.output + running.errors
+    sentence = "alice sent GET /_matrix/client/v3/account/whoami and 1 other request past the network proxy"
+    (result,) = next(case for case in running.cases().values() if "test_fails" in case.name).result
+    assert result.message == f"no; {sentence}"
+    logs = (running.session() / "cases").rglob("log.info")
+    assert [sentence in path.read_text() for path in logs] == [True, True]
 
 
 async def test_a_test_of_the_original_finds_a_network_proxy(start: "Start", tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from trafficlight.coordinator.workers.planner import Planner, WorkerPlanner, pla
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import (
     ConfigError,
-    NothingFailedError,
+    NothingLeftError,
     ShuttingDownError,
     TrafficlightError,
     UsageError,
@@ -192,7 +192,8 @@ class Lab:
         """Return the cases that a request selects.
 
         :raises UsageError: a target does not exist, or the selection is invalid or selects nothing.
-        :raises NothingFailedError: the targets list the failed cases of sessions in which nothing failed.
+        :raises NothingLeftError: the targets list the failed cases of sessions in which nothing failed, or
+            the shard is empty.
         :raises ShuttingDownError: the lab is being stopped.
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
@@ -201,8 +202,10 @@ class Lab:
         planned = await race(self.planner(targets, request, patterns), self._shut_down())
         if not planned.cases and not planned.problems:
             if targets and all(Path(target).name == FAILED_CASES for target in targets):
-                raise NothingFailedError(f"nothing to run: {' and '.join(targets)} lists no failed case")
-            raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
+                raise NothingLeftError(f"nothing to run: {' and '.join(targets)} lists no failed case")
+            where = f" by {key_of('test_pattern')} {patterns[0]!r}" if self.settings.test_pattern else ""
+            why = f"no test was found{where}, or the selection leaves none"
+            raise UsageError(f"there is nothing to run: {why}")
         return planned
 
     async def _shut_down(self) -> NoReturn:

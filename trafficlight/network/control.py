@@ -218,17 +218,21 @@ class ClientNetwork:
     def __init__(self, role: str, case: CaseNetwork | None) -> None:
         self._role, self._in_case = role, case
         self._used = False
-        self._direct = False
+        #: Of each address that the client was given, whether it is the proxy's.
+        self._given: list[bool] = []
         self._active: list[tuple[Matcher, str, int, int | None]] = []
 
     async def url_for(self, cs_api: str) -> str:
         """Return the base URL that the client is given for a homeserver: of the proxy, if it is used."""
         case = self._in_case
-        if case is None or not (self._used or (case.record and _is_loopback(cs_api))):
-            self._direct = True
-            return cs_api
-        self._direct = False
-        return await case.open(self._role, cs_api)
+        proxied = case is not None and (self._used or (case.record and _is_loopback(cs_api)))
+        self._given.append(proxied)
+        return await case.open(self._role, cs_api) if case is not None and proxied else cs_api
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the client was given addresses of the proxy only."""
+        return bool(self._given) and all(self._given)
 
     @property
     def _case(self) -> CaseNetwork:
@@ -445,7 +449,7 @@ class ClientNetwork:
 
     def _ensure_proxied(self) -> None:
         """Put the proxy before a client that has no address yet; refuse one that has the homeserver's own."""
-        if self._direct:
+        if self._given[-1:] == [False]:
             raise RuntimeError(
                 f"{self._role} was given the homeserver's own address: call {self._role}.network.use() before"
                 " it registers or logs in, or set RECORD_TRAFFIC"

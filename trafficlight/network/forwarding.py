@@ -4,6 +4,7 @@ import asyncio
 import base64
 import re
 import ssl
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
@@ -25,11 +26,12 @@ from trafficlight.network.http1 import (
     render_request,
     render_response,
 )
-from trafficlight.network.rules import Matcher
+from trafficlight.network.rules import SOURCE, Matcher
 
 BODY_LIMIT = 64 << 20
 """Bytes of a body about which a test can decide."""
 
+_OWN_SOURCE = sys.platform == "linux"
 # Seconds to connect to a homeserver.
 _CONNECT = 30
 # Browsers hide an answer of another origin from the page without them.
@@ -200,6 +202,7 @@ class Connection:
                     url.hostname or "",
                     url.port or (443 if secure else 80),
                     ssl=ssl.create_default_context() if secure else None,
+                    local_addr=(SOURCE, 0) if _OWN_SOURCE and url.hostname == "127.0.0.1" else None,
                 )
             reader = protocol.reader
             self._up = reader, asyncio.StreamWriter(transport, protocol, reader, loop)

@@ -11,6 +11,12 @@ from urllib.parse import parse_qsl, urlsplit
 MESSAGE_LIMIT = 128 << 20
 """Bytes of a line between a case and the proxy."""
 
+SOURCE = "127.0.0.2"
+"""The address from which the proxy asks homeservers on this machine: their logs tell what came through it.
+
+All of 127.0.0.0/8 is this machine on Linux; elsewhere it has the usual address.
+"""
+
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 
 

@@ -173,11 +173,14 @@ class SessionEnded(Event):
     :param counts: the number of cases in each state.
     :param exit_code: the exit code that the session determines.
     :param interrupted: whether it was interrupted.
+    :param incomplete: what is missing in its folder, and why; empty if nothing is. An event with it corrects
+        the one before.
     """
 
     counts: Mapping[State, int] = field(default_factory=dict)
     exit_code: int
     interrupted: bool = False
+    incomplete: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -314,7 +314,8 @@ class ResultsFolder:
         except OSError as error:
             # The links are optional: some file systems have none, or the name is taken by a folder.
             temporary.unlink(missing_ok=True)
-            logger.warning("cannot link %s to %s: %s", link, self.id, error)
+            why = "it is no link, and still shows what it did" if link.exists() else error
+            logger.warning("cannot link %s to %s: %s", link, self.id, why)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Runs the test code of one attempt, in whichever process this is."""
 
 import asyncio
+import contextlib
 import inspect
 import mimetypes
 import shutil
@@ -13,16 +14,17 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, cast
 
 from trafficlight.client_types import ClientType, client_class
-from trafficlight.clients import Client, HomeServer
+from trafficlight.clients import Client, HomeServer, MatrixClient, NetworkProxyClient
 from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError, LabError
 from trafficlight.network.connection import CaseNetwork
+from trafficlight.network.rules import SOURCE
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Attachment, Log, Measurement, NetworkChanged, State, TestEvent
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
-from trafficlight.text import MESSAGE_LIMIT, truncate
+from trafficlight.text import MESSAGE_LIMIT, count, truncate
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.calls import Calls
 from trafficlight.worker.messages import ensure_json
@@ -187,6 +189,7 @@ class _Execution:
         try:
             with self._strays.watching():
                 verdict = await self._to_the_end(test, arguments)
+            verdict = await self._with_requests_past(verdict, roles)
             await self._keep_recordings(verdict.state)
             return verdict
         except asyncio.CancelledError:
@@ -315,6 +318,37 @@ class _Execution:
                 return self._verdict_of(_at_the_test(late, error), "teardown")
             return self._verdict_of(error, "teardown")
         return None
+
+    async def _with_requests_past(
+        self, verdict: Verdict, roles: Mapping[str, Client | HomeServer]
+    ) -> Verdict:
+        """Warn of clients that asked their homeserver past the proxy; add that to a bad verdict."""
+        clients = [one for one in roles.values() if isinstance(one, MatrixClient) and one.homeserver]
+        proxied = {
+            one.user_id: one.name
+            for one in clients
+            if one.network.exclusive or isinstance(one.homeserver, NetworkProxyClient)
+        }
+        for one in clients:
+            if one.name not in proxied.values():
+                proxied.pop(one.user_id, None)  # another device of the user, whose requests look the same
+        logs = [one.log for one in roles.values() if isinstance(one, HomeServer) and one.log]
+        if not proxied or not logs:
+            return verdict
+        from trafficlight.homeservers.recipes.synapse import requests_past  # only where it is needed
+
+        notes = []
+        for log in logs:
+            with contextlib.suppress(OSError):
+                for user, requests in (await asyncio.to_thread(requests_past, SOURCE, log, proxied)).items():
+                    more = f" and {count(len(requests) - 1, 'other request')}" if requests[1:] else ""
+                    notes.append(f"{proxied[user]} sent {requests[0]}{more} past the network proxy")
+        for note in notes:
+            self._emit(Log(level="warning", logger="network", message=note))
+        if not notes or verdict.state is State.SUCCESS:
+            return verdict
+        first, end, rest = verdict.message.partition("\n")
+        return replace(verdict, message=truncate("; ".join([first, *notes]) + end + rest, MESSAGE_LIMIT))
 
     async def _keep_recordings(self, state: State) -> None:
         """Attach the recordings of the clients' traffic, or remove them where no one needs them."""
