@@ -54,6 +54,7 @@ _DATA: Mapping[str, Any] = MappingProxyType(
         "room_version": "11",
         "device_id": "GHTYAJCE",
         "recovery_key": "EsTv NnuZ T9ev",
+        "qr_code": "TUFUUklYAgAABw",
         "milliseconds": 60000,
     }
 )
@@ -67,6 +68,7 @@ _ANSWERS: Mapping[str, Any] = MappingProxyType(
         "get_file": {"name": "notes.txt", "content_type": "text/plain", "content": "aGVsbG8="},
         "load_earlier": False,
         "get_emoji": ["🐶", "🐱", "🦁", "🐎", "🦄", "🐷", "🐘"],
+        "show_qr_code": "TUFUUklYAgAABw",
         "get_verification": {"phase": "ready"},
         "get_trust": "verified",
         "get_devices": [{"device_id": "GHTYAJCE"}],

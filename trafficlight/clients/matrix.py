@@ -312,6 +312,22 @@ class MatrixClient(Client):
     async def cancel_verification(self) -> None:
         """Cancel the verification. Returns only when it is cancelled."""
 
+    @action(answer_in="qr_code")
+    async def show_qr_code(self) -> str:
+        """Accept a verification request, and return the bytes of the QR code that is shown then, in base64.
+        Waits for the request."""
+        raise NotImplementedError
+
+    @action()
+    async def scan_qr_code(self, qr_code: str) -> None:
+        """Scan the QR code that the other side shows: its bytes in base64. Fails if it is not what the other
+        side must show. Returns only after the scan is sent to the other side."""
+
+    @action()
+    async def confirm_qr_code(self) -> None:
+        """Confirm that the other side has scanned the QR code. Waits for the scan; returns only when the
+        verification is done."""
+
     @action(answer_in="verification")
     async def get_verification(self) -> VerificationState:
         """Return the state of the latest verification."""

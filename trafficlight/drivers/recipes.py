@@ -315,6 +315,7 @@ class RustSdkRecipe(BuiltRecipe):
     name = "rust-sdk"
     client = "matrix-rust-sdk"
     stable = "0.18.0"
+    also = ("0.17.0",)
     tool = "cargo"
     advice = "install Rust 1.93 or later (https://rustup.rs)"
     _oldest = (1, 93)

@@ -133,3 +133,30 @@ def test_redacted_reaction_is_gone() -> None:
     timeline = Timeline("!r")
     timeline.take([message("$1", "fine"), reaction("$2", "$1", "+1", "@bob:s"), redaction("$3", "$2")])
     assert timeline.messages[0].reactions == {}
+
+
+class _Keys:
+    """A client whose keys have arrived: it decrypts an event to what it is told."""
+
+    def __init__(self, **clear: Any) -> None:
+        self._clear = clear
+
+    def decrypt_event(self, event: Any) -> Any:
+        return self._clear[event.event_id]
+
+
+def undecrypted(number: str) -> Any:
+    ids = {"session_id": "s", "sender_key": "k", "device_id": "d"}
+    return event("m.room.encrypted", number, {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "", **ids})
+
+
+def test_reaction_whose_key_comes_late_is_no_message() -> None:
+    timeline = Timeline("!r")
+    timeline.take([message("1", "hello"), undecrypted("2")])
+    assert len(timeline.messages) == 2
+    clear = reaction("2", "1", "👍", "@bob:s")
+
+    assert timeline.decrypt(_Keys(**{"2": clear})) == [clear]
+
+    (shown,) = timeline.messages
+    assert shown.reactions == {"👍": ["@bob:s"]}

@@ -10,8 +10,8 @@ from nio.crypto import decrypt_attachment  # type: ignore[import-untyped,unused-
 
 from trafficlight.adapters.nio.device import checked
 from trafficlight.adapters.nio.identity import Shield
-from trafficlight.adapters.nio.rooms import Rooms
 from trafficlight.adapters.nio.timeline import Message
+from trafficlight.adapters.nio.verification import Verifications
 from trafficlight.adapters.sdk import (
     ActionFailed,
     JsonObject,
@@ -20,7 +20,7 @@ from trafficlight.adapters.sdk import (
 )
 
 
-class NioAdapter(Rooms):
+class NioAdapter(Verifications):
     """A device of one user in matrix-nio. An action returns when its effect is visible in this client."""
 
     @action()
