@@ -17,7 +17,7 @@ from typing_extensions import is_typeddict
 import trafficlight
 from trafficlight import client_types, clients, errors, server_types, test
 from trafficlight.clients import matrix_answers
-from trafficlight.network import control
+from trafficlight.network import control, federation
 
 
 def _own_types(module: ModuleType) -> list[str]:
@@ -39,7 +39,8 @@ SECTIONS: list[tuple[str, ModuleType, list[str]]] = [
     ("What Matrix clients answer", matrix_answers, _own_types(matrix_answers)),
     ("Element Call", clients, ["ElementCallClient", "VideoImage", "LobbyData", "CallData", "VideoTile"]),
     ("Homeservers", clients, ["HomeServer"]),
-    ("The network of a client", control, ["ClientNetwork", "Options", "Rule", "Held", "Exchange"]),
+    ("The network of a client", control, ["ClientNetwork", "Line", "Options", "Rule", "Held", "Exchange"]),
+    ("The network between homeservers", federation, ["FederationNetwork"]),
     ("Client classes of your own", clients, ["action", "Wire"]),
     ("Client types", client_types, [*_kinds(client_types, client_types.ClientType), "Candidate"]),
     ("Server types", server_types, [*_kinds(server_types, server_types.ServerType), "HomeServerSpec"]),

@@ -211,7 +211,7 @@ class Settings(BaseModel):
             name: AdapterProgram(count=4)
             for name in (
                 *("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web"),
-                "network-proxy",
+                *("element-call", "network-proxy"),
             )
         },
         description="The adapters that `run` starts, by name: how many of a built-in client, or the command"

@@ -123,6 +123,8 @@ class Test:
         of groups if there are several.
     :cvar timeout: seconds for `setup()` and one test together; by default `CASE_DEADLINE`.
         `@time_limit` sets it for one test.
+    :cvar breaks_federation: whether the test uses ``server.federation``: its homeservers then ask each other
+        through the network proxy.
     """
 
     # pytest must not collect it, even if its name begins with Test.
@@ -133,6 +135,7 @@ class Test:
     interchangeable: ClassVar[Sequence[str] | Sequence[Sequence[str]]] = ()
 
     timeout: ClassVar[float | None] = None
+    breaks_federation: ClassVar[bool] = False
 
     _run: TestRun | None = None
 

@@ -109,13 +109,18 @@ class KeysArriveLate(Test):
 """
 
 
-def _recorded(running: "Running") -> dict[Path, list[dict[str, Any]]]:
-    found = (running.directory / "results" / "latest" / "cases").rglob("network.har")
+def _tests_of_the_manual() -> list[str]:
+    blocks = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return [code for code in blocks if "(Test):" in code]
+
+
+def _recorded(running: "Running", name: str = "network.har") -> dict[Path, list[dict[str, Any]]]:
+    found = (running.directory / "results" / "latest" / "cases").rglob(name)
     return {path: json.loads(path.read_bytes())["log"]["entries"] for path in found}
 
 
 async def test_the_manual(start: "Start", tmp_path: Path) -> None:
-    (code, *_) = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    code = _tests_of_the_manual()[0]
     (tmp_path / "bad_line_test.py").write_text(code)
     running = await start(
         "run", tmp_path / "bad_line_test.py", environment={"TRAFFICLIGHT_RECORD_TRAFFIC": "always"}
@@ -181,3 +186,91 @@ async def test_a_test_of_the_original_finds_a_network_proxy(start: "Start", tmp_
     assert {"/_matrix/client/r0/rooms: answered", "/_matrix/client/r0/sync: passed"} <= {
         entry.get("comment") for entry in entries
     }
+
+
+async def test_the_manual_between_homeservers(start: "Start", tmp_path: Path) -> None:
+    code = _tests_of_the_manual()[1]
+    (tmp_path / "far_away_test.py").write_text(code)
+    running = await start(
+        "run", tmp_path / "far_away_test.py", environment={"TRAFFICLIGHT_RECORD_TRAFFIC": "always"}
+    )
+
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert len(running.cases()) == 2
+    recorded = _recorded(running, "federation-there.har")
+    comments = {one["comment"] for entries in recorded.values() for one in entries if one.get("comment")}
+    assert comments == {"block PUT /send/* with 503: answered"}
+    for entries in (*recorded.values(), *_recorded(running, "federation-here.har").values()):
+        assert {one["request"]["method"] for one in entries} >= {"PUT", "GET"}
+        assert "sig=" not in json.dumps(entries)
+
+
+FAR_AWAY = """
+import os, signal
+from trafficlight import Test
+from trafficlight.server_types import SynapseStable
+
+class Killed(Test):
+    servers = {"here": SynapseStable, "there": SynapseStable}
+    breaks_federation = True
+
+    async def run(self, here, there):
+        async with here.federation.offline():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+class Heals(Test):
+    servers = {"here": SynapseStable, "there": SynapseStable}
+    breaks_federation = True
+
+    async def setup(self, here, there):
+        self.alice, self.bob = await here.nio_client("alice"), await there.nio_client("bob")
+        # So that each knows the other's signing keys.
+        await self.asks(self.bob, self.alice.user_id)
+        await self.asks(self.alice, self.bob.user_id)
+
+    async def test_the_other_direction_passes(self, here, there):
+        async with here.federation.block(there):
+            await self.asks(self.bob, self.alice.user_id)
+            answer = await self.alice.get_displayname(self.bob.user_id)
+            assert "Failed" in answer.message, answer
+        await self.asks(self.alice, self.bob.user_id)
+
+    async def test_late(self, here, there):
+        async with there.federation.delay(here, seconds=0.5) as late:
+            await self.asks(self.bob, self.alice.user_id)
+        assert late.exchanges
+
+    async def test_offline(self, here, there):
+        async with here.federation.offline():
+            for one, other in ((self.alice, self.bob), (self.bob, self.alice)):
+                answer = await one.get_displayname(other.user_id)
+                assert "Failed" in answer.message, answer
+        await self.asks(self.alice, self.bob.user_id)
+        await self.asks(self.bob, self.alice.user_id)
+
+    async def asks(self, client, user_id):
+        async def answered():
+            return (await client.get_displayname(user_id)).displayname
+        await self.eventually(answered, timeout=30)
+
+class Undeclared(Test):
+    servers = {"here": SynapseStable, "there": SynapseStable}
+
+    async def run(self, here, there):
+        async with here.federation.block(there):
+            pass
+"""
+
+
+async def test_rules_between_homeservers_end_with_their_case(start: "Start", tmp_path: Path) -> None:
+    (tmp_path / "far_away_test.py").write_text(FAR_AWAY)
+    running = await start("run", tmp_path / "far_away_test.py")
+
+    assert await running.ended(timeout=200) == 3, running.output + running.errors
+    cases = {case.name.partition("[")[0]: case for case in running.cases().values()}
+    (killed,), (undeclared,) = cases.pop("Killed").result, cases.pop("Undeclared").result
+    assert isinstance(killed, junitparser.Error)
+    assert "here.federation: the homeservers ask each other directly" in str(undeclared.message)
+    assert len(cases) == 3
+    assert not [case.result for case in cases.values() if case.result]
+    assert running.started() == []

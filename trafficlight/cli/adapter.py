@@ -4,8 +4,10 @@ import asyncio
 import functools
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -88,7 +90,7 @@ def run(
     """Run clients through a driver: a program that speaks JSON lines on standard input and output.
 
     NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go, rust-sdk, hydrogen-web,
-    element-web or network-proxy. Drivers are built on first use.
+    element-web, element-call or network-proxy. Drivers are built on first use.
     """
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")
@@ -111,8 +113,10 @@ async def _serve(
 
     if not url.startswith(("http://", "https://")):
         raise click.BadParameter(f"{url!r} is not a URL: write http://host:port", param_hint="--url")
-    arguments = shlex.split(program)
-    if name is not None:
+    served = functools.partial(serve_driver, url=url, labels=labels, count=count, token=token, once=once)
+    if name is None:
+        await served(DriverCommand(shlex.split(program)))
+    else:
         from trafficlight.cache import CacheFolder
         from trafficlight.drivers.recipes import RECIPES
 
@@ -121,7 +125,9 @@ async def _serve(
             raise click.BadParameter(f"only {known} come with trafficlight, not {name!r}", param_hint="NAME")
         recipe = RECIPES[name](CacheFolder(), functools.partial(click.echo, err=True))
         arguments = await recipe.install(version)
-    await serve_driver(DriverCommand(arguments), url, labels=labels, count=count, token=token, once=once)
+        with tempfile.TemporaryDirectory(prefix="trafficlight-") as folder:
+            async with recipe.services(Path(folder, "services.log")) as environment:
+                await served(DriverCommand(arguments, environment))
 
 
 @command.command("check")

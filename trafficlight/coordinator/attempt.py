@@ -231,7 +231,9 @@ class Attempt:
                     seconds=clock.monotonic() - began,
                 )
             )
-            ready[request.role] = ServerInfo(server.server_name, server.cs_api, server.version, request.log)
+            ready[request.role] = ServerInfo(
+                server.server_name, server.cs_api, server.version, request.log, server.federation
+            )
         return ready
 
     async def _run_until_aborted(self, assignment: Assignment) -> Verdict:

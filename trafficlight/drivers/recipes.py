@@ -9,13 +9,15 @@ import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
 from trafficlight.cache import CacheFolder
 from trafficlight.clock import SystemClock
+from trafficlight.drivers.livekit import install_livekit, livekit
 from trafficlight.errors import DeployError
 from trafficlight.processes import Progress, child_environment, no_network, run_tool, showing_life
 from trafficlight.version import VERSION
@@ -24,6 +26,7 @@ _SOURCES = Path(__file__).parent
 _DEVELOP = "develop"
 # Crates between two lines of progress.
 _REPORT_EVERY = 50
+_GO = "install Go 1.26 or later (https://go.dev/dl)"
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -57,6 +60,16 @@ class DriverRecipe(ABC):
         :raises DeployError: it cannot be built.
         :raises ConfigError: there is no network, or the cache cannot be written.
         """
+
+    @asynccontextmanager
+    async def services(self, log: Path) -> AsyncIterator[Mapping[str, str]]:
+        """Run what its clients need besides a homeserver, and yield variables for their environment.
+
+        Comes after :meth:`install`.
+
+        :param log: gets the services' output.
+        """
+        yield {}
 
 
 class NioRecipe(DriverRecipe):
@@ -278,6 +291,36 @@ class ElementRecipe(BrowserRecipe):
     _options = (*NpmRecipe._options, "--legacy-peer-deps")
 
 
+class ElementCallRecipe(BrowserRecipe):
+    """Element Call as a widget, and LiveKit. Its licence is the AGPL: the user's machine installs it."""
+
+    name = "element-call"
+    client = "Element Call"
+    stable = "0.26.1"
+    package = "@element-hq/element-call-embedded"
+    _folders = ("browser", "call")
+
+    @classmethod
+    def unsupported(cls) -> str | None:
+        """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
+        if shutil.which("go") is None:
+            return f"{cls.client} needs LiveKit, and that go, which is not on the PATH: {_GO}"
+        return super().unsupported()
+
+    async def install(self, version: str | None = None) -> list[str]:
+        """Build the driver and LiveKit, unless they are built, and return the driver's command."""
+        command = await super().install(version)
+        async with showing_life("LiveKit: it is still being compiled", self._progress, SystemClock()):
+            self._livekit = await install_livekit(self._cache, self._progress)
+        return command
+
+    @asynccontextmanager
+    async def services(self, log: Path) -> AsyncIterator[Mapping[str, str]]:
+        """Run LiveKit, and yield the variable with the URL of its authorisation service."""
+        async with livekit(self._livekit, log) as url:
+            yield {"TRAFFICLIGHT_LIVEKIT": url}
+
+
 class MautrixGoRecipe(BuiltRecipe):
     """mautrix-go, as a static program without C."""
 
@@ -286,7 +329,7 @@ class MautrixGoRecipe(BuiltRecipe):
     stable = "0.32.0"
     also = ("0.31.0",)
     tool = "go"
-    advice = "install Go 1.26 or later (https://go.dev/dl)"
+    advice = _GO
     _folders = ("go",)
     _module = "maunium.net/go/mautrix"
 
@@ -379,6 +422,7 @@ RECIPES: Mapping[str, type[DriverRecipe]] = MappingProxyType(
             RustSdkRecipe,
             HydrogenRecipe,
             ElementRecipe,
+            ElementCallRecipe,
             NetworkProxyRecipe,
         )
     }

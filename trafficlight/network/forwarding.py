@@ -89,6 +89,7 @@ class ClientSide:
 
     :ivar ask: returns what the test decides about an exchange at a stage with a body.
     :ivar disk: where its recording is written.
+    :ivar sealed: whether its connections pass encrypted, as they are.
     """
 
     ask: Callable[[ActiveRule, PassingExchange, str, bytes], Awaitable[Any]]
@@ -99,6 +100,12 @@ class ClientSide:
     servers: list[asyncio.Server] = field(default_factory=list)
     connections: set["Connection"] = field(default_factory=set)
     offline: int = 0
+    sealed: bool = False
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        for connection in list(self.connections):
+            connection.cut()
 
     def record(self, url: str, exchange: PassingExchange) -> None:
         """Write an exchange to the recording."""
@@ -142,10 +149,11 @@ class Connection:
     """A connection of a client, with its own connection to the homeserver.
 
     :param target: the base URL of the homeserver.
+    :param trust: checks its certificate; by default as a browser does.
     """
 
-    def __init__(self, line: ClientSide, target: str) -> None:
-        self._line, self._target = line, target
+    def __init__(self, line: ClientSide, target: str, trust: ssl.SSLContext | None = None) -> None:
+        self._line, self._target, self._trust = line, target, trust
         self.protocol = _Stream(self._run, self._client_disconnected)
         self.task: asyncio.Task[Any] | None = None
         self._reader: asyncio.StreamReader
@@ -201,7 +209,7 @@ class Connection:
                     lambda: _Stream(None, self._homeserver_disconnected),
                     url.hostname or "",
                     url.port or (443 if secure else 80),
-                    ssl=ssl.create_default_context() if secure else None,
+                    ssl=(self._trust or ssl.create_default_context()) if secure else None,
                     local_addr=(SOURCE, 0) if _OWN_SOURCE and url.hostname == "127.0.0.1" else None,
                 )
             reader = protocol.reader
@@ -252,7 +260,7 @@ class Connection:
         reader, writer = self._up
         self._writer.write(head.raw)
         if head.status == 101:
-            await _joined((self._reader, writer), (reader, self._writer))
+            await joined((self._reader, writer, exchange.sent), (reader, self._writer, exchange.received))
             return False
         to_the_end = False
         if head.has_body(exchange.request.method):
@@ -389,11 +397,12 @@ async def _whole(
     return bytes(raw), bytes(content)
 
 
-async def _joined(*ways: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
-    """Copy between two connections until one of them ends."""
+async def joined(*ways: tuple[asyncio.StreamReader, asyncio.StreamWriter, Body]) -> None:
+    """Copy between two connections until one of them ends, and count the bytes."""
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, into: Body) -> None:
         while part := await reader.read(LIMIT):
+            into.size += len(part)
             writer.write(part)
             await writer.drain()
 

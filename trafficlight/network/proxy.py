@@ -1,9 +1,9 @@
 """The proxy process: forwards clients' requests to homeservers, records them, and lets tests decide.
 
 A case connects to the control socket and sends one JSON object per line: ``open`` gives a client a URL for a
-homeserver, ``rule`` and ``remove`` say which exchanges the case wants to decide about, ``offline`` cuts a
-client's line, ``decide`` answers what the proxy asked with ``ask``. Everything of a case ends with its
-connection, however it ends.
+homeserver, ``federate`` puts the proxy before a homeserver's federation port, ``rule`` and ``remove`` say
+which exchanges the case wants to decide about, ``offline`` cuts a line, ``decide`` answers what the proxy
+asked with ``ask``. Everything of a case ends with its connection, however it ends.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trafficlight.network.forwarding import ActiveRule, ClientSide, Connection, Dropped, PassingExchange
+from trafficlight.network.gates import FederationConnection, Gate, contexts
 from trafficlight.network.har import Recording
 from trafficlight.network.rules import MESSAGE_LIMIT, Matcher
 
@@ -60,17 +61,23 @@ class _Case:
         """Do what a message asks for; return the answer."""
         if do == "open":
             return {"url": await self._open(role, **message)}
+        if do == "federate":
+            await self._federate(**message)
+            return {}
         line = self._line(role)
         match do:
             case "rule":
+                if line.sealed:  # its open connections cannot be looked into
+                    line.sealed = False
+                    line.cut()
                 rule = ActiveRule(matcher=Matcher(**message.pop("matcher")), **message)
                 line.rules[rule.id] = rule
             case "remove":
                 del line.rules[message["id"]]
             case "offline":
                 line.offline += 1 if message["cut"] else -1
-                for connection in list(line.connections) if line.offline else ():
-                    connection.cut()
+                if line.offline:
+                    line.cut()
             case _:
                 raise ValueError(do)
         return {}
@@ -93,6 +100,39 @@ class _Case:
             line.servers.append(server)
             line.urls[target] = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{url.path}"
         return line.urls[target]
+
+    async def _federate(
+        self,
+        port: str,
+        target: str,
+        certificate: str,
+        private_key: str,
+        authority: str,
+        asking: dict[str, tuple[str, str]],
+        look_inside: bool,
+    ) -> None:
+        """Listen where others look for a homeserver.
+
+        :param asking: the line and the recording of each of them, by its server name.
+        :param look_inside: whether its requests are recorded, and not only connections.
+        :raises OSError: the port is taken, or a file cannot be read or written.
+        """
+        loop, url = asyncio.get_running_loop(), f"https://127.0.0.1:{target}"
+        tls = await loop.run_in_executor(
+            self._disk, contexts, Path(certificate), Path(private_key), Path(authority)
+        )
+        unsigned = self._line(f"to {port}")
+        lines = {}
+        for server_name, (name, recording) in asking.items():
+            line = lines[server_name] = self._line(name)
+            line.recording = await loop.run_in_executor(self._disk, Recording, Path(recording))
+            line.sealed = len(asking) == 1 and not look_inside
+        for line in (unsigned, *lines.values()):
+            line.urls[url] = f"https://localhost:{port}"
+        gate = Gate(url, lines, unsigned, *tls)
+        unsigned.servers.append(
+            await loop.create_server(lambda: FederationConnection(gate).protocol, "127.0.0.1", int(port))
+        )
 
     def _line(self, role: str) -> ClientSide:
         return self._lines.setdefault(role, ClientSide(self._ask, self._disk))
@@ -136,8 +176,7 @@ class _Case:
             for server in line.servers:
                 server.close()
             tasks = [task for connection in line.connections if (task := connection.task) is not None]
-            for connection in list(line.connections):
-                connection.cut()
+            line.cut()
             await asyncio.gather(*tasks, return_exceptions=True)
             if line.recording is not None:
                 self._disk.submit(line.recording.close)

@@ -46,7 +46,9 @@ class Matcher:
                 re.compile(self.path)
             except re.error as error:
                 raise ValueError(f"{self.path!r} is not a regular expression: {error}") from None
-        elif not self.path.startswith("/"):
+            if "://" in self.path:
+                raise ValueError(f"{self.path!r} matches nothing: it is searched in the path, without a host")
+        elif not self.path.startswith("/") or self.path.startswith("//"):
             raise ValueError(f"{self.path!r} matches nothing: a path begins with a slash, without a host")
         elif "?" in self.path:
             raise ValueError(f"{self.path!r} matches nothing: what follows ? is not in the path; use query=")

@@ -503,7 +503,7 @@ class Log(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkChanged(Event):
-    """A test changed the network of the client in a role.
+    """A test changed the network of the client or the homeserver in a role.
 
     :param rule: what it does to which requests, or ``offline``.
     :param active: whether it is in effect from now on.

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 CURRENT = "current"
 LATEST = "latest"
 
+RECORDING = "network.har"
+"""The file of a client's traffic, in the folder of its uploads."""
+
 LONGEST = 140
 """Bytes in one name. Most file systems take 255, encrypted home directories 143."""
 

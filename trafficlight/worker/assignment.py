@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trafficlight.clients import CaseBackend
+from trafficlight.network.connection import FederationPort
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State, TestEvent
 from trafficlight.suites.model import Case
@@ -16,12 +17,14 @@ class ServerInfo:
     """A homeserver, as `run()` receives it.
 
     :param log: its log file; None if there is none.
+    :param federation: how the network proxy gets before it; None if the test does not break its federation.
     """
 
     server_name: str
     cs_api: str
     version: str = ""
     log: Path | None = None
+    federation: FederationPort | None = None
 
 
 @dataclass(frozen=True, slots=True)

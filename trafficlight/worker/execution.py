@@ -21,7 +21,7 @@ from trafficlight.network.connection import CaseNetwork
 from trafficlight.network.rules import SOURCE
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Attachment, Log, Measurement, NetworkChanged, State, TestEvent
-from trafficlight.results.folder import AttemptFolder
+from trafficlight.results.folder import RECORDING, AttemptFolder, folder_name
 from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
 from trafficlight.text import MESSAGE_LIMIT, count, truncate
@@ -34,9 +34,6 @@ from trafficlight.worker.verdicts import verdict_of
 
 # Seconds for closing what the test left open on homeservers: less than a worker's margin.
 _CLOSE_SECONDS = 3
-# The file of a client's traffic, in the folder of its uploads.
-RECORDING = "network.har"
-
 
 OnFailure: TypeAlias = Callable[[BaseException, Verdict], None]
 """Called with every exception of a test, where it was caught, and the verdict that it means."""
@@ -144,7 +141,7 @@ class _Execution:
         self._network = CaseNetwork(
             link.network,
             record=assignment.record != "never",
-            recording=lambda role: self._folder.client(role) / RECORDING,
+            recording=self._recording,
             on_change=lambda role, rule, active: emit(NetworkChanged(role=role, rule=rule, active=active)),
         )
         self._clients: Mapping[str, ClientType] = {}
@@ -187,6 +184,8 @@ class _Execution:
             return self._verdict_of(error, phase)
         arguments = {**roles, **self.case.parameters}
         try:
+            if (broken := await self._federate()) is not None:
+                return broken
             with self._strays.watching():
                 verdict = await self._to_the_end(test, arguments)
             verdict = await self._with_requests_past(verdict, roles)
@@ -197,6 +196,25 @@ class _Execution:
             raise
         finally:
             await self._close([one for one in roles.values() if isinstance(one, HomeServer)])
+
+    def _recording(self, role: str, asked: str = "") -> Path:
+        """Return the file for the traffic of a client, or of a homeserver that asks another one."""
+        if not asked:
+            return self._folder.client(role) / RECORDING
+        return self._folder.server_log(role).parent / f"federation-{folder_name(asked)}.har"
+
+    async def _federate(self) -> Verdict | None:
+        """Put the proxy between the homeservers if the test wants that; return why it cannot be."""
+        servers = {
+            role: (server.server_name, server.federation)
+            for role, server in self._assignment.servers.items()
+            if server.federation is not None
+        }
+        try:
+            await self._network.federate(servers)
+        except LabError as error:
+            return self._verdict_of(error, "prepare")
+        return None
 
     async def _to_the_end(self, test: Test, arguments: Mapping[str, Any]) -> Verdict:
         """Set up, run and tear down."""
@@ -264,6 +282,7 @@ class _Execution:
                 log=facts.log,
                 link=self._link,
             )
+            given[role].join(self._network)
         return given
 
     async def _until_deadline(self, test: Test, arguments: Mapping[str, Any]) -> Verdict:
@@ -353,7 +372,7 @@ class _Execution:
     async def _keep_recordings(self, state: State) -> None:
         """Attach the recordings of the clients' traffic, or remove them where no one needs them."""
         keep = self._assignment.record == "always" or state is not State.SUCCESS
-        for role, path in self._network.recordings.items():
+        for path, role in self._network.recordings.items():
             try:
                 if not keep:
                     await asyncio.to_thread(path.unlink)

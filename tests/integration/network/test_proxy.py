@@ -433,6 +433,8 @@ async def test_rules_for_the_same_requests_collide(setting: Setting) -> None:
         (("/x",), {"nth": 1.5}, "nth=1.5 matches nothing"),
         (("/x",), {"query": {"limit": 10}}, "parameters are texts"),
         ((re.compile("/X", re.IGNORECASE),), {}, "flags into it"),
+        (("/x",), {"body": {"a": b"b"}}, r"body={'a': b'b'} matches nothing: it is no JSON"),
+        (("/x",), {"status": 99}, "block /x with 99: an answer has a status from 200 to 599"),
     ],
 )
 async def test_a_rule_that_matches_nothing_is_refused(
@@ -444,6 +446,9 @@ async def test_a_rule_that_matches_nothing_is_refused(
 
 
 async def test_a_rule_that_does_nothing_is_refused(setting: Setting) -> None:
+    with pytest.raises(ValueError, match="delay /x by 0 s: it delays nothing"):
+        async with setting.network.delay("/x", seconds=0):
+            pass
     with pytest.raises(ValueError, match="intercept /x does nothing"):
         async with setting.network.intercept("/x"):
             pass
@@ -543,6 +548,29 @@ async def test_a_proxy_ends_at_once(homeserver: str, tmp_path: Path) -> None:
 async def test_a_callback_has_a_time_limit(setting: Setting, client: aiohttp.ClientSession) -> None:
     with pytest.raises(TimeoutError, match=r"intercept /x: the function was not done with <Exchange GET /x>"):
         async with setting.network.intercept("/x", on_request=lambda _: asyncio.sleep(3600), timeout=0.01):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await client.get(f"{setting.url}/x")
+
+
+async def test_a_callback_that_blocks_has_a_time_limit(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    def block(exchange: Exchange) -> None:
+        end = asyncio.get_running_loop().time() + 0.02
+        while asyncio.get_running_loop().time() < end:
+            pass
+
+    with pytest.raises(TimeoutError, match=r"intercept /x: the function was not done with <Exchange GET /x>"):
+        async with setting.network.intercept("/x", on_request=block, timeout=0.01):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await client.get(f"{setting.url}/x")
+
+
+async def test_a_callback_that_answers_with_no_status(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    with pytest.raises(ValueError, match="99: an answer has a status from 200 to 599"):
+        async with setting.network.intercept("/x", on_request=lambda exchange: exchange.answer(99)):
             with pytest.raises(aiohttp.ClientConnectionError):
                 await client.get(f"{setting.url}/x")
 

@@ -30,27 +30,14 @@ async def request(api: nio.AsyncClient, method: str, path: str, body: object = N
     return await answer.json()
 
 
-class TwoUsers(MembersTest):
-    """Alice and bob, on one homeserver and on two federated ones. A test defines `play()`."""
+class EncryptedRoom(MembersTest):
+    """Alice and bob in an encrypted room, and what several tests of encryption do there."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": AnyHomeServer, "here": AnyHomeServer, "there": AnyHomeServer}
 
     room: str
     owner: nio.AsyncClient
     """A session of alice without a client: sees what the homeserver has, and has no keys."""
-
-    async def test_one_server(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
-        await self.play(alice, bob, server, server)
-
-    async def test_federated(
-        self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer
-    ) -> None:
-        await self.play(alice, bob, here, there)
-
-    async def play(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
-        """Play the test with alice on one homeserver and bob on the other, or the same."""
-        raise NotImplementedError
 
     async def setup(self) -> None:
         self.opened = AsyncExitStack()
@@ -228,3 +215,21 @@ class TwoUsers(MembersTest):
         event_id = await self.eventually(read, timeout=FEDERATED)
         assert event_id is not None
         return event_id
+
+
+class TwoUsers(EncryptedRoom):
+    """On one homeserver and on two federated ones. A test defines `play()`."""
+
+    servers = {"server": AnyHomeServer, "here": AnyHomeServer, "there": AnyHomeServer}
+
+    async def test_one_server(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.play(alice, bob, server, server)
+
+    async def test_federated(
+        self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer
+    ) -> None:
+        await self.play(alice, bob, here, there)
+
+    async def play(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
+        """Play the test with alice on one homeserver and bob on the other, or the same."""
+        raise NotImplementedError
