@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -92,7 +93,7 @@ async def test_the_registration_is_what_the_driver_says() -> None:
     async with hosted() as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
         body = dict(adapter.body)
-        assert body.pop("instance")
+        assert body.pop("instance") != body.pop("instance_secret")
         assert body == {"type": "counter", "version": "1.0", "labels": ["quick"]}
 
 
@@ -109,10 +110,10 @@ async def test_a_host_has_the_same_name_after_a_restart() -> None:
         return Drivers(command(*arguments), ahead=False)
 
     async with hosts() as first, hosts() as second, hosts("other") as other:
-        names = [host.instance for host in (first, second, other)]
-        assert len(set(names)) == 3
+        names = [(host.instance, host.secret) for host in (first, second, other)]
+        assert len({*itertools.chain(*names)}) == 6
     async with hosts() as first, hosts() as second, hosts("other") as other:
-        assert [host.instance for host in (first, second, other)] == names
+        assert [(host.instance, host.secret) for host in (first, second, other)] == names
 
 
 async def test_where_nothing_can_be_written_a_host_has_any_name(

@@ -58,6 +58,36 @@ async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
+async def test_long_words_do_not_push_a_page_sideways(site: HttpHarness, page: Page) -> None:
+    """A label of 3,000 letters did, and the name of a measurement."""
+    word = "W" * 3000
+    fields = {
+        "version": word[:900],
+        "instance": word[:150],
+        "labels": [word],
+        "homepage": word,
+        word[:200]: word,
+    }
+    await ScriptedAdapter(site).register({"type": word[:200], **fields})
+    adapter = ScriptedAdapter(site)
+    await adapter.register({"type": "nio", **fields})
+    session = await site.start(
+        f"await alice.perform('one')\nself.measure({word[:200]!r}, 1)\nassert not {word!r}"
+    )
+    message = await adapter.action()
+    await adapter.upload(f"{word[:180]}.txt", b"text")
+    await adapter.respond({"id": message["id"], "text": word})
+    await ended(session)
+    (case,) = session.record.cases
+    pages = [site.url + path for path in ("/status", case_path(session.id, case))]
+    for url in (*pages, (session.folder.path / "report.html").as_uri()):
+        for width in (400, 1440):
+            await page.set_viewport_size({"width": width, "height": 900})
+            await page.goto(url)
+            await page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width, (url, width)
+
+
 async def test_all_sessions_are_a_click_away(site: HttpHarness, page: Page) -> None:
     for _ in range(2):
         session = await site.start(TWO)

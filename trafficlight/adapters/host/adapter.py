@@ -83,7 +83,11 @@ class DriverAdapter(Adapter):
         """Return what the driver says it is, with the actions on its process."""
         hello = self._running.hello
         actions = None if hello.actions is None else list(dict.fromkeys([*hello.actions, *_ON_PROCESS]))
-        update: JsonObject = {"actions": actions, "instance": self._drivers.instance}
+        update: JsonObject = {
+            "actions": actions,
+            "instance": self._drivers.instance,
+            "instance_secret": self._drivers.secret,
+        }
         if self._drivers.labels:
             update["labels"] = [*hello.labels, *self._drivers.labels]
         return hello.model_copy(update=update)
@@ -191,12 +195,14 @@ class Drivers:
     :param labels: words to register with, besides the driver's own.
     :param ahead: whether to start any ahead.
     :ivar instance: names this host in registrations, also after a restart; once it is entered.
+    :ivar secret: proves that it is this host; None if there is none.
     """
 
     def __init__(self, command: DriverCommand, *, labels: Sequence[str] = (), ahead: bool = True) -> None:
         self._in_use = 0
         self.labels = labels
         self.instance = os.environ.get("TRAFFICLIGHT_INSTANCE", "")
+        self.secret = os.environ.get("TRAFFICLIGHT_INSTANCE_SECRET")
         self._lock: int | None = None
         self._command = command
         self._ahead = ahead
@@ -204,7 +210,9 @@ class Drivers:
 
     async def __aenter__(self) -> Self:
         if not self.instance:
-            self.instance, self._lock = await asyncio.to_thread(_own_name, self._command, self.labels)
+            self.instance, self.secret, self._lock = await asyncio.to_thread(
+                _own_name, self._command, self.labels
+            )
         return self
 
     async def __aexit__(
@@ -294,8 +302,10 @@ async def serve_driver(
         await serve(lambda: DriverAdapter(drivers), url, count=count, token=token, once=once, options=options)
 
 
-def _own_name(command: DriverCommand, labels: Sequence[str]) -> tuple[str, int | None]:
-    """Return the name of a host and the file that is locked while it has it; a restart finds the same.
+def _own_name(command: DriverCommand, labels: Sequence[str]) -> tuple[str, str, int | None]:
+    """Return the name of a host, its secret, and the file that is locked while it has them.
+
+    A restart finds the same.
 
     Each of several hosts with the same driver and labels has another name.
     """
@@ -307,13 +317,15 @@ def _own_name(command: DriverCommand, labels: Sequence[str]) -> tuple[str, int |
             path = folder / f"{hashlib.sha256(kind.encode()).hexdigest()[:16]}-{number}"
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if try_lock(lock):
-                if not (name := os.read(lock, 100).decode("ascii", "ignore")):
-                    os.write(lock, (name := secrets.token_hex(8)).encode())
-                return name, lock
+                name, _, secret = os.read(lock, 200).decode("ascii", "ignore").partition(" ")
+                if not secret:  # an older version has left none
+                    name, secret = name or secrets.token_hex(8), secrets.token_urlsafe(24)
+                    os.pwrite(lock, f"{name} {secret}".encode(), 0)
+                return name, secret, lock
             os.close(lock)
     except OSError as error:  # no folder that can be written
         logger.debug("this host has another name after a restart: %s", error)
-    return secrets.token_hex(8), None
+    return secrets.token_hex(8), secrets.token_urlsafe(24), None
 
 
 def _reported(error: Any) -> ReportedError:

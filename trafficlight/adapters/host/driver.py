@@ -46,7 +46,9 @@ _TAIL, _TAIL_LINES = 2000, 10
 # Names a folder that no other driver has.
 _STORAGE = "TRAFFICLIGHT_STORAGE"
 # For the host only. Not TRAFFICLIGHT_INSTANCE, by which the lab finds what a killed host leaves.
-_NOT_INHERITED = frozenset({*TOKEN_VARIABLES, LAB_ONLY, "TRAFFICLIGHT_URL", "trafficlightURL"})
+_NOT_INHERITED = frozenset(
+    {*TOKEN_VARIABLES, LAB_ONLY, "TRAFFICLIGHT_INSTANCE_SECRET", "TRAFFICLIGHT_URL", "trafficlightURL"}
+)
 
 
 class DriverError(LabError):

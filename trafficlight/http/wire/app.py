@@ -183,10 +183,12 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
     if request.program and not registration.instance:
         registration = registration.model_copy(update={"instance": own or request.program})
     words = [registration.type, *registration.labels, "at", request.address]
-    named = request.program or registration.instance
-    program = own or (
-        pool.program_name(named, request.address) if named else single_line(" ".join(words), _PROGRAM)
-    )
+    if own is not None:
+        program = own
+    elif named := request.program or registration.instance:
+        program = pool.program_name(named, request.address, registration.instance_secret or "")
+    else:
+        program = pool.program_name(single_line(" ".join(words), _PROGRAM), f"{request.address}, unnamed")
     token = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
     adapter = pool.register(uuid, registration, token=token, program=program, address=request.address)
     answer = {
@@ -318,7 +320,7 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     lease, role, limits = adapter.lease, adapter.role, lab.settings
 
     def room() -> int:
-        taken = lease.uploaded_bytes if lease is not None else adapter.uploaded_bytes
+        taken = lease.uploaded_bytes if lease is not None else lab.engine.pool.unclaimed_bytes
         return max(0, limits.upload_case_limit - taken)
 
     least = max(1, limits.upload_case_limit // _FILES)
@@ -327,6 +329,10 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
         if lease is not None and role is not None:
             folder = await asyncio.to_thread(lease.folder.client, role)
         else:
+            lab.engine.pool.unclaimed_bytes = await asyncio.to_thread(lab.unclaimed_size, least)
+            if room() < least:
+                message = "there is no room for more uploads that belong to no case: delete results/adapters"
+                raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
             folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
         files = await receive_files(
             request.chunks, content_type, folder, file_limit=limits.upload_file_limit, room=room, least=least
@@ -340,7 +346,7 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
             lease.uploaded_bytes += size
             lease.uploaded(role, request.uuid, file, folder)
         else:
-            adapter.uploaded_bytes += size
+            lab.engine.pool.unclaimed_bytes += size
             _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
 
