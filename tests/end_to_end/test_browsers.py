@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.network, pytest.mark.timeout(1500)]
 
 # To register in a browser takes seconds, and a minute where the machine is busy.
-_PATIENT = {"TRAFFICLIGHT_ACTION_DEADLINE": "300"}
+_PATIENT = {"TRAFFICLIGHT_ACTION_DEADLINE": "120", "TRAFFICLIGHT_CASE_DEADLINE": "1200"}
 
 _LIFE = """
 from trafficlight import Test

@@ -91,6 +91,7 @@ def test_identity_that_the_other_device_does_not_know_is_not_confirmed() -> None
         ("mac", {"mac": {}}, "m.key_mismatch"),
         ("mac", {"keys": "nothing"}, "m.key_mismatch"),
         ("accept", {"hash": "md5"}, "m.unknown_method"),
+        ("accept", {"short_authentication_string": ["decimal"]}, "m.unknown_method"),
         ("accept", {"commitment": "nothing"}, "m.mismatched_commitment"),
         ("start", {"short_authentication_string": ["decimal"]}, "m.unknown_method"),
         ("start", {"hashes": None}, "m.invalid_message"),

@@ -19,7 +19,6 @@ from trafficlight.text import first_problem, single_line
 
 T = TypeVar("T")
 
-_ACTION = 20.0  # seconds that actions have on a homeserver, which adapters learn from the poll
 _SPIN = 3  # polls at the wrong time; more are a tight loop
 
 
@@ -35,8 +34,6 @@ async def check(command: str, options: CheckOptions | None = None) -> Results:
     coordinator = ScriptedCoordinator(
         hold=chosen.hold, delay=round(chosen.idle_delay * 1000), token=chosen.token
     )
-    if chosen.homeserver is not None:
-        coordinator.deadlines["action"] = _ACTION  # a message that never comes is waited for
     folder = await asyncio.to_thread(TemporaryDirectory, prefix="trafficlight-check-")
     try:
         async with coordinator:

@@ -25,7 +25,7 @@ _OFFER: Json = {
     "key_agreement_protocols": ["curve25519-hkdf-sha256"],
     "hashes": ["sha256"],
     "message_authentication_codes": ["hkdf-hmac-sha256.v2"],
-    "short_authentication_string": ["emoji"],
+    "short_authentication_string": ["decimal", "emoji"],
 }
 _CHOICE: Json = {
     "key_agreement_protocol": "curve25519-hkdf-sha256",
@@ -152,7 +152,8 @@ class Verification:
             case "start":
                 pass  # ours counts
             case "accept" if self._started_here and not self._commitment:
-                if any(content[name] != value for name, value in _CHOICE.items()):
+                differs = any(content[name] != value for name, value in _CHOICE.items())
+                if differs or "emoji" not in content["short_authentication_string"]:
                     return self.cancel("m.unknown_method", "it is not what was offered")
                 self._commitment = content["commitment"]
                 return [self._message("key", key=self._sas.public_key.to_base64())]
@@ -174,7 +175,7 @@ class Verification:
 
     def _take_start(self, content: Json) -> Sent:
         self.phase, self._start, self._started_here = "started", content, False
-        # One of each is offered here, and the emoji.
+        # Each has one choice here, but for what is compared: every client offers decimals, too.
         if content["method"] != SAS or any(
             not set(ours) <= set(content[name]) for name, ours in _OFFER.items() if name != "method"
         ):

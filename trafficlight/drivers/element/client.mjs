@@ -256,6 +256,8 @@ export class Client extends ChatUser {
         await this.page.click(`.mx_VerificationShowSas_buttonRow ${PRIMARY}`);
         await this.#phase(["done"]);
         await this.page.waitForSelector(".mx_VerificationPanel_verified_section");
+        // The signature is uploaded after that.
+        await this.until(() => app.trusted(), undefined, "the other user to be verified");
     }
 
     async reject_emoji() {
