@@ -323,6 +323,17 @@ class Settings(BaseModel):
         default=10.0, description="Seconds that running cases get to finish when the lab shuts down."
     )
 
+    cluster: str = Field(
+        default="local",
+        min_length=1,
+        description="The nodes for services: `local` (folders and ports of this machine), `docker:IMAGE`,"
+        " `ssh:NAME,NAME` (of `ssh_config`), `vagrant`, `vagrant:FOLDER`, or a JSON or YAML file that lists"
+        " them.",
+    )
+    cluster_command: str = Field(
+        default="", description="A command that prints such a list; it goes before `CLUSTER`."
+    )
+
     strict: bool = Field(
         default=False,
         description="Whether unsupported cases, warnings and unexpected successes make the exit code 3.",

@@ -1,4 +1,4 @@
-"""Clients with a user interface in a real Chromium, with nio as the other user."""
+"""Clients with a user interface in a real Chromium."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,3 +87,17 @@ async def test_two_elements_verify_each_other(start: "Start") -> None:
     running = await start("run", *arguments, environment=_PATIENT)
     assert await running.ended(timeout=1400) == 0, running.output + running.errors
     assert [case.result for case in running.cases().values()] == [[]]
+
+
+# LiveKit takes minutes to compile.
+@pytest.mark.nightly
+async def test_participants_of_a_call_see_each_other(start: "Start") -> None:
+    if reason := RECIPES["element-call"].unsupported():
+        pytest.skip(reason)
+    running = await start("run", "video", "--clients", "element-call", "-n", "1", environment=_PATIENT)
+    assert await running.ended(timeout=1400) == 0, running.output + running.errors
+    cases = running.cases()
+    assert len(cases) == 7
+    assert [name for name, case in cases.items() if case.result] == []
+    tiles = running.session().glob("cases/*/SeeEachOther.test_one_server/*/attempt-1/clients/*/tile-*.png")
+    assert {path.parent.name for path in tiles} == {"alice", "bob"}

@@ -32,6 +32,12 @@ const JOIN = "[data-testid=lobby_joinCall]";
 export class Client extends User {
     #pictures = 0;
 
+    async perform(action, data) {
+        const guest = action !== "set_display_name" && data.display_name !== undefined;
+        if (guest) throw new Unsupported("Element Call as a widget has no guests");
+        return super.perform(action, data);
+    }
+
     // Account
 
     async register({ localpart, password, homeserver_url }) {
