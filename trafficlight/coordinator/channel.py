@@ -28,8 +28,6 @@ _ANSWERED = 100
 _JITTER = 0.1
 # Milliseconds after which a superseded poller polls again, so that two of them do not chase each other.
 _SUPERSEDED_DELAY = 1000
-# Seconds after a deadline at which it is clear that this process stood still meanwhile.
-_STALL = 3.0
 # Repeats of an action after which the adapter seems not to know it.
 _MOST_REPEATS = 10
 # So many superseded polls within so many seconds: two processes seem to share one uuid.
@@ -56,7 +54,6 @@ class Outstanding:
     """The action that waits for its response.
 
     :param on_end: called with the result and the seconds it took, before anything else uses the result.
-    :ivar stalled: seconds that this process stood still when the deadline came.
     """
 
     message: ActionMessage
@@ -67,7 +64,6 @@ class Outstanding:
     repeats: int = 0
     refused: str = ""
     timer: Timer | None = None
-    stalled: float = 0.0
 
 
 @dataclass(slots=True)
@@ -240,7 +236,8 @@ class Channel:
         if id is not None and id in self._answered:
             return Receipt.REPEATED
         outstanding = self._unanswered()
-        if (urgent := _open(self._urgent)) is not None and urgent.message.id == id:
+        urgent = _open(self._urgent)
+        if urgent is not None and urgent.delivered is not None and id in (None, urgent.message.id):
             outstanding = urgent
         if outstanding is None or (id is None and outstanding.delivered is None):
             return Receipt.UNSOLICITED if id is None else Receipt.STALE
@@ -362,13 +359,7 @@ class Channel:
             release(self._held)
 
     def _late(self, outstanding: Outstanding, timeout: float) -> None:
-        late = self.clock.monotonic() - outstanding.asked - timeout
-        if late > _STALL and not outstanding.stalled:
-            # This process stood still: the answer may lie in a socket.
-            outstanding.stalled = late
-            outstanding.timer = self.clock.call_later(min(late, timeout), self._late, outstanding, timeout)
-        else:
-            self._settle(outstanding, DeadlineError(self._timeout_message(outstanding, timeout)))
+        self._settle(outstanding, DeadlineError(self._timeout_message(outstanding, timeout)))
 
     def _settle(self, outstanding: Outstanding, outcome: ActionResult) -> bool:
         """End an action unless it has ended; return whether this call did."""
@@ -389,8 +380,6 @@ class Channel:
             what = f"did not answer {action} within {timeout:g} s"
         if outstanding.refused:
             what += f"; its answer was refused: {outstanding.refused}"
-        if outstanding.stalled:
-            what += f"; the coordinator itself stood still for {outstanding.stalled:.0f} s"
         before = ", ".join(self._completed)
         return f"{what} (before that: {before})" if before else what
 

@@ -458,26 +458,6 @@ class TestAnswersThatDoNotArrive:
         assert str(side.channel.report(ErrorBody(path="a.ts:3", details="no tile"))) == "no tile [a.ts:3]"
 
 
-@pytest.mark.parametrize("answers", [True, False])
-async def test_a_coordinator_that_stood_still_takes_what_has_arrived(
-    side: Side, monkeypatch: pytest.MonkeyPatch, answers: bool
-) -> None:
-    asked = await side.ask(timeout=SHORT)
-    await side.channel.poll(0)
-    still = side.clock.monotonic() + 25.0
-    with monkeypatch.context() as patched:
-        patched.setattr(side.clock, "monotonic", lambda: still)
-        side.channel._late(side.channel._outstanding, SHORT)  # type: ignore[arg-type]
-    assert not asked.done()
-    if answers:
-        side.channel.respond(None, {"response": "login"})
-        assert await asked == {"response": "login"}
-    else:
-        await side.clock.turn(SHORT)
-        with pytest.raises(DeadlineError, match="the coordinator itself stood still for 20 s"):
-            await asked
-
-
 class TestKill:
     async def test_it_need_not_wait_for_the_action_before_it(self, side: Side) -> None:
         first = asyncio.create_task(side.channel.poll(LONG))
@@ -497,13 +477,14 @@ class TestKill:
         with pytest.raises(ActionError, match="killed"):
             await login
 
-    async def test_an_adapter_that_does_not_ask_meanwhile_gets_it_next(self, side: Side) -> None:
+    @pytest.mark.parametrize("ids", [True, False])
+    async def test_an_adapter_that_does_not_ask_meanwhile_gets_it_next(self, side: Side, ids: bool) -> None:
         login = await side.ask("login")
         kill, later = await side.ask("kill"), await side.ask("send_message")
         for action, task in (("kill", kill), ("login", login), ("send_message", later)):
             message = await side.channel.poll(LONG)
             assert message.action == action
-            side.channel.respond(message.id, {"response": action})
+            side.channel.respond(message.id if ids else None, {"response": action})
             assert await task == {"response": action}
 
     async def test_a_busy_adapter_gets_no_other_action(self, side: Side) -> None:
