@@ -81,12 +81,25 @@ class TestRun(Protocol):
         """The deadline of the case."""
         ...
 
+    @property
+    def services(self) -> Any:
+        """The nodes of the case, and its services: a `CaseServices`."""
+        ...
+
     def record(self, name: str, value: float, unit: str) -> None:
         """Record a measurement."""
         ...
 
     def attach(self, name: str, content: Path | bytes) -> None:
         """Attach a file, or bytes, to the results of the case."""
+        ...
+
+
+class Runnable(Protocol):
+    """A service, for :meth:`Test.run_parallel`."""
+
+    async def run(self) -> None:
+        """Start it, wait until it has ended, and stop it."""
         ...
 
 
@@ -210,6 +223,19 @@ class Test:
         :param content: the bytes, or the path of a file.
         """
         self._bound.attach(name, Path(content) if isinstance(content, str) else content)
+
+    async def run_parallel(self, *services: "Runnable") -> None:
+        """Run services at the same time: start each, wait until it has ended, stop it.
+
+        :raises Exception: the first error of any; the others are stopped then.
+        """
+        tasks = [asyncio.ensure_future(one.run()) for one in services]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @overload
     async def eventually(self, condition: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T: ...

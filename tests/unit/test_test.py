@@ -28,6 +28,7 @@ class Run:
     case: CaseInfo = field(default_factory=lambda: CaseInfo("a::A", {"size": 1}, 1, Path("results")))
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("case"))
     deadline: Limit = field(default_factory=Limit)
+    services: object = None
     kept: list[tuple[Any, ...]] = field(default_factory=list)
 
     def record(self, name: str, value: float, unit: str) -> None:

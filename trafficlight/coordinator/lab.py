@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import difflib
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -49,6 +50,7 @@ from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
 from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
+from trafficlight.services.clusters import Cluster, open_cluster
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.selection import SessionRequest
@@ -105,6 +107,8 @@ class Lab:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
+            engine_url = settings.docker_engine.url if settings.docker_engine is not None else None
+            nodes = await open_cluster(settings.cluster, settings.cluster_command, engine_url)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
             if settings.record_traffic != "never":
@@ -127,11 +131,12 @@ class Lab:
                     prepare=settings.prepare_deadline,
                     teardown=settings.teardown_deadline,
                 ),
-                limits=lambda: _limits(settings, servers),
+                limits=lambda: _limits(settings, servers, nodes),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
                 network=network,
                 record=settings.record_traffic,
+                cluster=nodes,
             )
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
@@ -337,6 +342,18 @@ class Lab:
         request = await asyncio.to_thread(folder.read_request)
         return SessionRequest.read(request) if request is not None else None
 
+    def unclaimed_size(self, least: int) -> int:
+        """Return the bytes of all uploads that belong to no case. Reads the disk.
+
+        :param least: what a file or a folder counts at least.
+        """
+        folders = [*(self.root / "adapters").glob("*/")]
+        total = least * len(folders)
+        for path in itertools.chain(*(folder.glob("*") for folder in folders)):
+            with contextlib.suppress(FileNotFoundError):  # an upload was discarded
+                total += max(path.lstat().st_size, least)
+        return total
+
     def unclaimed_folder(self, uuid: str) -> Path:
         """Return the folder for uploads of an adapter without a case; create it."""
         folder = self.root / "adapters" / folder_name(uuid)
@@ -369,7 +386,7 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
                 yield f"{key_of(key)}.{name}: no test has such a type; did you mean {close[0]}?"
 
 
-def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
+def _limits(settings: Settings, servers: ProviderRegistry, nodes: Cluster) -> Limits:
     cores = os.cpu_count() or 1
     capacities = servers.capacities
     return Limits(
@@ -379,6 +396,7 @@ def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
         types={**capacities, **settings.client_limits},
         unreachable=frozenset(name for name, most in capacities.items() if not most),
         provider_of=servers.provider_name,
+        nodes=nodes.limited,
     )
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cache
 from inspect import get_annotations
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from pydantic import TypeAdapter
 
@@ -513,7 +513,24 @@ class NetworkChanged(Event):
     active: bool
 
 
-TestEvent: TypeAlias = Measurement | Attachment | Log | NetworkChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceChanged(Event):
+    """A service of a test started, stopped, or failed to.
+
+    :param service: its id: the name of its class, and a number.
+    :param what: ``start``, ``wait``, ``stop``, ``clean`` or ``collect`` when that begins, and ``started``,
+        ``waited``, ``stopped`` or ``cleaned`` when it is done.
+    :param nodes: the names of its nodes.
+    :param problem: what went wrong; empty if nothing did.
+    """
+
+    service: str
+    what: str
+    nodes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+TestEvent: TypeAlias = Measurement | Attachment | Log | NetworkChanged | ServiceChanged
 """What a running test can emit; the coordinator accepts nothing else from a worker."""
 
 
@@ -592,7 +609,7 @@ def event_from_test(content: Any) -> TestEvent | None:
     if isinstance(event, Attachment):
         path = PurePosixPath(event.path)
         return None if path.is_absolute() or ".." in path.parts else event
-    return event if isinstance(event, Measurement | Log | NetworkChanged) else None
+    return cast("TestEvent", event) if isinstance(event, get_args(TestEvent)) else None
 
 
 def jsonable(value: Any) -> Any:

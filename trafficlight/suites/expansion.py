@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from trafficlight.client_types import CLIENT_NAME, AnyMatrixClient, ClientType, Nio, client_types_of, spec_of
 from trafficlight.errors import TestFileError
-from trafficlight.parameters import ParameterSet, ignored_types, time_limit_of
+from trafficlight.parameters import NodeRequest, ParameterSet, ignored_types, nodes_of, time_limit_of
 from trafficlight.server_types import HomeServerSpec, NamedServer, ServerType, SynapseStable
 from trafficlight.suites.case_ids import base_id, case_id, suite_id
 from trafficlight.suites.discovery import FileFound, methods_of
@@ -96,6 +96,7 @@ def expand(
             if check_method(cls, method, roles, sets, source, line):
                 continue
         limit = time_limit_of(getattr(cls, method)) or cls.timeout
+        nodes = nodes_of(getattr(cls, method), cls)
         ignores = list(ignored_types(getattr(cls, method), cls, roles.names))
         wrong = check_ignores(ignores, roles, source, line)
         problems.extend(wrong)
@@ -104,7 +105,9 @@ def expand(
         matrix = _Matrix(
             taken,
             sets,
-            _Test(file, class_name, method, line, wanted.parameters, limit, bool(cls.breaks_federation)),
+            _Test(
+                file, class_name, method, line, wanted.parameters, limit, nodes, bool(cls.breaks_federation)
+            ),
             ignores,
         )
         suite, wrong = matrix.suite(_documentation(cls, method), wanted)
@@ -195,6 +198,7 @@ class _Test:
     line: int
     overrides: Mapping[str, Any]
     timeout: float | None = None
+    nodes: NodeRequest | None = None
     breaks_federation: bool = False
 
     @property
@@ -411,6 +415,7 @@ class _Matrix:
                 test.overrides,
                 self._sets[place].ignored or self._ignored(row, place),
                 test.timeout,
+                test.nodes,
             )
         return tuple(cases.values()), problems
 

@@ -9,6 +9,7 @@ from trafficlight.clients import CaseBackend
 from trafficlight.network.connection import FederationPort
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State, TestEvent
+from trafficlight.services.connections import NodeAddress
 from trafficlight.suites.model import Case
 
 
@@ -39,6 +40,8 @@ class Assignment:
     :param case_deadline: seconds for set-up and test together.
     :param teardown_deadline: seconds for the tear-down after that.
     :param record: of which attempts the clients' traffic is recorded: ``always``, ``failures`` or ``never``.
+    :param nodes: the nodes of a cluster that its services may use.
+    :param mark: unique to the attempt; marks what it starts on nodes.
     """
 
     case: Case
@@ -49,6 +52,8 @@ class Assignment:
     case_deadline: float = 300.0
     teardown_deadline: float = 30.0
     record: str = "never"
+    nodes: tuple[NodeAddress, ...] = ()
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

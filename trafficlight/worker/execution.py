@@ -20,8 +20,17 @@ from trafficlight.errors import DeadlineError, LabError
 from trafficlight.network.connection import CaseNetwork
 from trafficlight.network.rules import SOURCE
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import Attachment, Log, Measurement, NetworkChanged, State, TestEvent
+from trafficlight.results.events import (
+    Attachment,
+    Log,
+    Measurement,
+    NetworkChanged,
+    ServiceChanged,
+    State,
+    TestEvent,
+)
 from trafficlight.results.folder import RECORDING, AttemptFolder, folder_name
+from trafficlight.services.service import CaseServices
 from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
 from trafficlight.text import MESSAGE_LIMIT, count, truncate
@@ -144,6 +153,18 @@ class _Execution:
             recording=self._recording,
             on_change=lambda role, rule, active: emit(NetworkChanged(role=role, rule=rule, active=active)),
         )
+        self.services = CaseServices(
+            assignment.nodes,
+            assignment.mark,
+            assignment.folder,
+            on_change=lambda id, what, nodes, problem: emit(
+                ServiceChanged(service=id, what=what, nodes=tuple(nodes), problem=problem)
+            ),
+            on_failure=self._service_failed,
+        )
+        # What made the case an error while its test ran, and the task of the test.
+        self._broken: LabError | None = None
+        self._running: asyncio.Task[Any] | None = None
         self._clients: Mapping[str, ClientType] = {}
         self.case = CaseInfo(
             id=assignment.case.id,
@@ -172,6 +193,13 @@ class _Execution:
                 media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
             )
         )
+
+    def _service_failed(self, error: LabError) -> None:
+        """End the test, because a service has ended."""
+        self._broken = self._broken or error
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
 
     async def run(self) -> Verdict:
         """Create the folder, load, set up, run and tear down."""
@@ -222,6 +250,8 @@ class _Execution:
             verdict = await self._until_deadline(test, arguments)
         except asyncio.CancelledError:
             await self._tear_down(test, arguments)
+            self.services.failed = True
+            await self._end_services()
             raise
         verdict = self._calls.in_flight(self._calls.uncaught(verdict))
         self._strays.find_coroutines()
@@ -232,9 +262,27 @@ class _Execution:
             verdict.state is State.SKIPPED and torn_down is not None and torn_down.state is not State.SKIPPED
         ):
             verdict = torn_down
+        self.services.failed |= verdict.state not in (State.SUCCESS, State.SKIPPED)
+        ended = await self._end_services()
+        if verdict.state is State.SUCCESS and (problem := self._broken or ended) is not None:
+            verdict = self._verdict_of(problem, "teardown")
         self._strays.find_coroutines()
         await self._strays.find_errors()
         return self._left(verdict)
+
+    async def _end_services(self) -> Exception | None:
+        """End the services that the test has left; return what went wrong."""
+        seconds = self._assignment.teardown_deadline
+        try:
+            async with self._clock.timeout(seconds):
+                errors = await self.services.close()
+        except TimeoutError:
+            return DeadlineError(f"the services were not stopped within {seconds:g} s")
+        for error in errors:
+            self.logger.error("a service could not be stopped: %s", error)
+        if self.services.unused:
+            self.logger.warning("no service used %s", ", ".join(self.services.unused))
+        return errors[0] if errors else None
 
     def _left(self, verdict: Verdict) -> Verdict:
         """Return the verdict, in which what the test left behind counts."""
@@ -290,15 +338,20 @@ class _Execution:
         phase, began = "setup", self._clock.monotonic()
         try:
             async with self._clock.timeout(seconds) as limit:
+                self._running = asyncio.current_task()
                 try:
                     await test.setup(**accepted(test.setup, arguments))
                     phase = "run"
                     method = getattr(test, self._assignment.case.method)
                     await method(**accepted(method, arguments))
                 except asyncio.CancelledError as error:
+                    if self._broken is not None and self._uncancelled():
+                        return self._verdict_of(_at_the_test(self._broken, error), phase)
                     if limit.expired() or _cancelled_from_outside():
                         raise
                     return self._verdict_of(error, phase)
+                finally:
+                    self._running = None
         except TimeoutError as error:
             if not limit.expired():
                 return self._verdict_of(error, phase)
@@ -311,6 +364,12 @@ class _Execution:
             # The test caught the cancellation, or blocked its process.
             return self._verdict_of(self._late(seconds), phase)
         return Verdict(State.SUCCESS)
+
+    @staticmethod
+    def _uncancelled() -> bool:
+        """Take back the cancellation for a service; return whether there is no other."""
+        task = asyncio.current_task()
+        return task is not None and task.uncancel() == 0
 
     def _late(self, seconds: float) -> Exception:
         return self._calls.expectation_cut(seconds) or DeadlineError(

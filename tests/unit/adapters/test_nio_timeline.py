@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trafficlight.adapters.nio.adapter import _entry
 from trafficlight.adapters.nio.identity import Shield
 from trafficlight.adapters.nio.timeline import Message, Timeline
 
@@ -160,3 +161,16 @@ def test_reaction_whose_key_comes_late_is_no_message() -> None:
 
     (shown,) = timeline.messages
     assert shown.reactions == {"👍": ["@bob:s"]}
+
+
+@pytest.mark.parametrize(("fallback", "names"), [(True, {"thread"}), (False, {"thread", "reply_to"})])
+def test_the_fallback_of_a_thread_is_no_reply(fallback: bool, names: set[str]) -> None:
+    relation = {
+        "rel_type": "m.thread",
+        "event_id": "$1",
+        "m.in_reply_to": {"event_id": "$2"},
+        "is_falling_back": fallback,
+    }
+    message = Message("$3", "@alice:s", "hello", encrypted=True, content={"m.relates_to": relation})
+    entry = _entry(message, True, "none", [])
+    assert entry.keys() & {"thread", "reply_to"} == names

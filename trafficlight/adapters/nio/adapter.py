@@ -207,7 +207,7 @@ def _entry(message: Message, room_encrypted: bool, shield: Shield, readers: list
     }
     if message.undecrypted is not None:
         entry["undecryptable"] = message.problem
-    if "m.in_reply_to" in relation:
+    if "m.in_reply_to" in relation and not relation.get("is_falling_back"):
         entry["reply_to"] = relation["m.in_reply_to"]["event_id"]
     if relation.get("rel_type") == "m.thread":
         entry["thread"] = relation["event_id"]

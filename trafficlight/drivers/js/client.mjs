@@ -638,7 +638,7 @@ export class MatrixClient {
             shield: await this.#shield(event),
             read_by: room.getUsersReadUpTo(event),
             ...(failed && { undecryptable: event.decryptionFailureReason ?? "unknown" }),
-            ...(relation?.["m.in_reply_to"] && { reply_to: relation["m.in_reply_to"].event_id }),
+            ...(relation?.["m.in_reply_to"] && !relation.is_falling_back && { reply_to: relation["m.in_reply_to"].event_id }),
             ...(relation?.rel_type === "m.thread" && { thread: relation.event_id }),
         };
     }

@@ -79,9 +79,12 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         place = {"EVIDENCE": EVIDENCE, "STORAGE": STORAGE}[data["folder"]]
         shutil.rmtree(place)
         place.symlink_to(data["target"])
-    if action == "lose_log":
-        (STORAGE.parent / "driver.log").unlink()
-        (STORAGE.parent / "driver.log").mkdir()
+    if action == "replace_log":
+        log = STORAGE.parent / "driver.log"
+        log.unlink()
+        {"mkfifo": os.mkfifo, "mkdir": os.mkdir, "symlink": lambda path: path.symlink_to(data["target"])}[
+            data["kind"]
+        ](log)
     if action == "hang":
         time.sleep(600)
     return None
@@ -111,6 +114,7 @@ say(
         **({"reusable": True} if MODE in ("reusable", "hangs", "remembers") else {}),
     }
     | ({"actions": ["count", "fail", "die"]} if MODE == "declares" else {})
+    | ({"actions": ["count", "reload"]} if MODE == "reloads" else {})
 )
 if MODE == "deaf":
     time.sleep(600)
