@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import difflib
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -340,6 +341,18 @@ class Lab:
         folder = ResultsFolder(self.root / session)
         request = await asyncio.to_thread(folder.read_request)
         return SessionRequest.read(request) if request is not None else None
+
+    def unclaimed_size(self, least: int) -> int:
+        """Return the bytes of all uploads that belong to no case. Reads the disk.
+
+        :param least: what a file or a folder counts at least.
+        """
+        folders = [*(self.root / "adapters").glob("*/")]
+        total = least * len(folders)
+        for path in itertools.chain(*(folder.glob("*") for folder in folders)):
+            with contextlib.suppress(FileNotFoundError):  # an upload was discarded
+                total += max(path.lstat().st_size, least)
+        return total
 
     def unclaimed_folder(self, uuid: str) -> Path:
         """Return the folder for uploads of an adapter without a case; create it."""
