@@ -72,7 +72,7 @@ def test_requests_of_clients(finished: Path) -> None:
     options = ("--format", "requests", "--role", "alice")
     shown = _run(str(finished), *options, "--between", "1:3").splitlines()
     assert shown[0].endswith("[alice=B,server=SynapseStable], attempt 1")
-    assert shown[1].split() == ["2.000", "alice", "GET", "/sync", "200", "0.001", "s", "5", "bytes"]
+    assert shown[1].split() == ["2.000", "alice", "200", "0.001", "s", "5", "bytes", "GET", "/sync"]
     with pytest.raises(UsageError, match="there are no such requests"):
         CliRunner().invoke(command, [str(finished), *options, "--between", "3:"], catch_exceptions=False)
 
