@@ -263,7 +263,7 @@ class ScriptedCoordinator:
             raise
         finally:
             poll.ended = time.monotonic()
-        if busy and adapter.message in (None, before):
+        if busy and (adapter.message is None or adapter.message.action != "kill"):
             return web.json_response({"action": IDLE, "data": {"delay": self.delay}})
         poll.answer = adapter.message or ActionMessage(action=IDLE, data={"delay": self.delay})
         adapter.delivered = adapter.message is not None
