@@ -202,7 +202,7 @@ class Lab:
         if not planned.cases and not planned.problems:
             if targets and all(Path(target).name == FAILED_CASES for target in targets):
                 raise NothingFailedError(f"nothing to run: {' and '.join(targets)} lists no failed case")
-            raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
+            raise UsageError(planned.emptiness)
         return planned
 
     async def _shut_down(self) -> NoReturn:

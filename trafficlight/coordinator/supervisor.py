@@ -308,7 +308,7 @@ class Supervisor:
         """Build a program's driver; return whether it can be started."""
         self.building += 1
         registration = {"type": recipe.name, "version": program.version or ""}
-        self._note_missing(program, "starts once its driver is built", registration)
+        self._note_missing(program, "starts once its driver is ready", registration)
         try:
             driver = await recipe(self._cache, self._progress).install(program.version)
         except (TrafficlightError, OSError) as error:

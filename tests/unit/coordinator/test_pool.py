@@ -377,7 +377,7 @@ class TestArrivals:
             yard.adapter(f"u{number}", program=f"p{number}")
         arrivals.look()
         arrivals.look()
-        assert lines == ["7 adapter programs came: p0, p1, p2, p3, p4, and 2 more"]
+        assert lines == ["7 adapter programs came: nio p0, nio p1, nio p2, nio p3, nio p4, and 2 more"]
         # Most register again after each case.
         yard.pool.end(yard.pool.get("u0"), "the case ended")
         yard.clock.elapsed += 20
@@ -393,4 +393,4 @@ class TestArrivals:
         assert lines[1].startswith("1 adapter program left: p0 (gave no sign of life")
         yard.adapter("back", program="p0")
         arrivals.look()
-        assert lines[2] == "1 adapter program came: p0"
+        assert lines[2] == "1 adapter program came: nio p0"

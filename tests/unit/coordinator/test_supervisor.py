@@ -184,7 +184,7 @@ async def test_a_driver_that_cannot_be_built_costs_no_other_program(tmp_path: Pa
 
     pool = await _run_until_exit([Program("mine", ["true"])], tmp_path, Program("nio", [], recipe=Failing))
     assert pool.missing == [
-        "the program nio starts once its driver is built",
+        "the program nio starts once its driver is ready",
         f"the program nio cannot be built: {error}",
     ]
 
