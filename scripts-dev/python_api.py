@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
 import trafficlight
-from trafficlight import client_types, clients, errors, server_types, test
+from trafficlight import client_types, clients, errors, server_types, services, test
 from trafficlight.clients import matrix_answers
-from trafficlight.network import control
+from trafficlight.network import control, federation
 
 
 def _own_types(module: ModuleType) -> list[str]:
@@ -33,13 +33,15 @@ def _kinds(module: Any, base: type) -> list[str]:
 
 # Headings, the module that names are imported from, and the names.
 SECTIONS: list[tuple[str, ModuleType, list[str]]] = [
-    ("Tests", trafficlight, ["Test", "parametrize", "matrix", "defaults", "ignore", "time_limit"]),
+    ("Tests", trafficlight, ["Test", "parametrize", "matrix", "defaults", "ignore", "time_limit", "cluster"]),
     ("The running case", test, ["CaseInfo", "Deadline"]),
     ("Clients", clients, ["Client", "MatrixClient", "NetworkProxyClient", "ClientApi"]),
     ("What Matrix clients answer", matrix_answers, _own_types(matrix_answers)),
     ("Element Call", clients, ["ElementCallClient", "VideoImage", "LobbyData", "CallData", "VideoTile"]),
     ("Homeservers", clients, ["HomeServer"]),
-    ("The network of a client", control, ["ClientNetwork", "Options", "Rule", "Held", "Exchange"]),
+    ("The network of a client", control, ["ClientNetwork", "Line", "Options", "Rule", "Held", "Exchange"]),
+    ("The network between homeservers", federation, ["FederationNetwork"]),
+    ("Services", services, ["Service", "Log", "Node", "Account", "Completed", "Monitor"]),
     ("Client classes of your own", clients, ["action", "Wire"]),
     ("Client types", client_types, [*_kinds(client_types, client_types.ClientType), "Candidate"]),
     ("Server types", server_types, [*_kinds(server_types, server_types.ServerType), "HomeServerSpec"]),

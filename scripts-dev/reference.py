@@ -1,5 +1,5 @@
 """Write what is generated from the code: reference pages of settings, commands, events
-and the Python API, and the sample.
+and the Python API, the actions that the suites need, and the sample.
 
 ``reference.py`` writes them; ``reference.py --check`` only says whether they are as they should be. A page
 keeps what is written around its generated part.
@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
+from needed_actions import needed_actions
 from pydantic import BaseModel
 from python_api import python_api
 
@@ -34,7 +35,9 @@ _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", P
 def main(arguments: list[str]) -> int:
     """Write the pages, or check them; return the exit code."""
     reference = _ROOT / "docs" / "reference"
+    driver = _ROOT / "docs" / "how-to" / "write-a-driver.md"
     wanted = {
+        driver: _around(driver, needed_actions()),
         reference / "configuration.md": _around(reference / "configuration.md", settings()),
         reference / "cli.md": _around(reference / "cli.md", commands()),
         reference / "events.md": _around(reference / "events.md", events()),

@@ -6,7 +6,8 @@ What test authors need is here; the rest has its own rooms.
 from typing import TYPE_CHECKING, Any
 
 from trafficlight.clients import ElementCallClient, HomeServer, MatrixClient, NetworkProxyClient, VideoImage
-from trafficlight.parameters import defaults, ignore, matrix, parametrize, time_limit
+from trafficlight.parameters import cluster, defaults, ignore, matrix, parametrize, time_limit
+from trafficlight.services import Log, Node, Service
 from trafficlight.test import Test
 from trafficlight.version import VERSION
 
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ElementCallClient",
     "HomeServer",
+    "Log",
     "MatrixClient",
     "NetworkProxyClient",
+    "Node",
+    "Service",
     "Test",
     "VideoImage",
     "__version__",
+    "cluster",
     "create_app",
     "defaults",
     "ignore",

@@ -21,6 +21,7 @@ from trafficlight.text import nearest
 __all__ = [
     "CLIENT_GROUPS",
     "CLIENT_NAME",
+    "AnyCallClient",
     "AnyMatrixClient",
     "Candidate",
     "ClientMatcher",
@@ -197,7 +198,7 @@ class ElementIos(ClientType):
 
 
 class ElementCall(ClientType):
-    """Element Call in a browser."""
+    """Element Call in a browser; its driver comes with trafficlight."""
 
     type = "element-call"
     client = ElementCallClient
@@ -219,17 +220,27 @@ class AnyMatrixClient(ClientType):
 
     :param labels: see :class:`ClientType`; narrows all of them.
     :param actions: likewise.
+    :cvar missing: why the cases are skipped if the session names none.
     """
+
+    missing = "the session has no client for messages: --clients nio names one"
 
     def __init__(self, *, labels: Iterable[str] = (), actions: Iterable[str] = ()) -> None:
         super().__init__(labels=labels, actions=actions)
 
     def filled_by(self, chosen: Iterable[ClientType]) -> Iterator[ClientType]:
-        """Yield the types that the session names, narrowed like this one."""
-        for one in map(copy, chosen):
+        """Yield those of the types that the session names that fit, narrowed like this one."""
+        for one in map(copy, (one for one in chosen if one.client is self.client)):
             one.labels, one.actions = one.labels | self.labels, one.actions | self.actions
             one._narrowed = [*one._narrowed, *self._narrowed]
             yield one
+
+
+class AnyCallClient(AnyMatrixClient):
+    """Any client for calls; see :class:`AnyMatrixClient`."""
+
+    client = ElementCallClient
+    missing = "the session has no client for calls: --clients element-call names one"
 
 
 class _Named(ClientType):
@@ -256,6 +267,7 @@ _NAMED: Mapping[str, type[ClientType]] = {
         HydrogenWeb,
         ElementAndroid,
         ElementIos,
+        ElementCall,
     )
     for name in (kind.__name__, kind.type)
 }
@@ -264,8 +276,8 @@ CLIENT_NAME = re.compile(r"([\w-]+)(==[\w.+!-]+)?")
 
 CLIENT_GROUPS: Mapping[str, tuple[str, ...]] = {
     "sdk": ("nio", "js-sdk", "mautrix-go", "rust-sdk"),
-    "browser": ("hydrogen-web", "element-web"),
-    "all": ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web"),
+    "browser": ("hydrogen-web", "element-web", "element-call"),
+    "all": ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web", "element-call"),
 }
 """The clients that come with trafficlight, by the name of their group."""
 

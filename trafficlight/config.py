@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias, get_args
 
 from pydantic import (
     AfterValidator,
@@ -49,7 +49,18 @@ _RENAMED = {"docker_engines": "docker_engine"}
 CONFIGURATION_FILES = ("trafficlight.json", "instance/trafficlight.json")
 
 ProviderName = Literal["local", "homerunner", "docker", "static"]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # no such user
+        raise PydanticCustomError("home", "must not begin with the home of an unknown user") from error
+
+
+# As in a shell: nobody wants a folder that is called `~`.
+UserPath = Annotated[Path, AfterValidator(_expanded)]
 
 
 def key_of(field: str) -> str:
@@ -77,7 +88,7 @@ class DockerHost(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str
-    certificates: Path | None = None
+    certificates: UserPath | None = None
     capacity: int | None = Field(default=None, ge=1)
 
 
@@ -99,7 +110,7 @@ class AdapterProgram(BaseModel):
     driver: str = ""
     version: str = ""
     count: int = Field(default=1, ge=0)
-    cwd: Path | None = None
+    cwd: UserPath | None = None
     env: dict[str, str] = Field(default_factory=dict)
 
 
@@ -130,6 +141,13 @@ def _not_blank(token: SecretStr) -> SecretStr:
     return token
 
 
+def _glob(pattern: str) -> str:
+    # fnmatch takes a bracket that is not closed literally.
+    if pattern.count("[") > pattern.count("]"):
+        raise PydanticCustomError("glob", "must be a glob: a [ in it is not closed")
+    return pattern
+
+
 Token: TypeAlias = Annotated[SecretStr, AfterValidator(_not_blank)]
 
 
@@ -142,18 +160,18 @@ class Settings(BaseModel):
         default_factory=list,
         description="What `serve` runs first: files, directories, symbols. Default: the built-in suites.",
     )
-    test_pattern: str | None = Field(
+    test_pattern: Annotated[str, AfterValidator(_glob)] | None = Field(
         default=None,
         description="Glob for test files below a directory; default `test_*.py` and `*_test.py`.",
     )
-    results_folder: Path | None = Field(
+    results_folder: UserPath | None = Field(
         default=None,
         description="Where sessions leave their results; default `UPLOAD_FOLDER`, then `results`.",
     )
-    upload_folder: Path | None = Field(
+    upload_folder: UserPath | None = Field(
         default=None, description="The original's name for the same folder: what clients upload lies in it."
     )
-    cache_folder: Path | None = Field(
+    cache_folder: UserPath | None = Field(
         default=None, description="Where homeserver installations are kept; default: the user's cache folder."
     )
 
@@ -191,7 +209,10 @@ class Settings(BaseModel):
     adapters: dict[str, Program] = Field(
         default_factory=lambda: {
             name: AdapterProgram(count=4)
-            for name in ("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web")
+            for name in (
+                *("nio", "js-sdk", "mautrix-go", "rust-sdk", "hydrogen-web", "element-web"),
+                *("element-call", "network-proxy"),
+            )
         },
         description="The adapters that `run` starts, by name: how many of a built-in client, or the command"
         " of an adapter, or an object with `command` (of an adapter) or `driver` (the command of a driver),"
@@ -225,7 +246,10 @@ class Settings(BaseModel):
         default=1 << 30, ge=1 << 26, description="Bytes of memory that a homeserver in Docker may use."
     )
     docker_cpus: float = Field(
-        default=0, ge=0, description="Processors that a homeserver in Docker may use; 0: no limit."
+        default=0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Processors that a homeserver in Docker may use; 0: no limit.",
     )
     synapse_version: str = Field(default=SYNAPSE_VERSION, description="The version of `SynapseStable`.")
     dendrite_version: str = Field(default=DENDRITE_VERSION, description="The version of `Dendrite`.")
@@ -283,6 +307,17 @@ class Settings(BaseModel):
     session_deadline: Seconds | None = Field(default=None, description="Seconds that a session may take.")
     grace: Seconds = Field(
         default=10.0, description="Seconds that running cases get to finish when the lab shuts down."
+    )
+
+    cluster: str = Field(
+        default="local",
+        min_length=1,
+        description="The nodes for services: `local` (folders and ports of this machine), `docker:IMAGE`,"
+        " `ssh:NAME,NAME` (of `ssh_config`), `vagrant`, `vagrant:FOLDER`, or a JSON or YAML file that lists"
+        " them.",
+    )
+    cluster_command: str = Field(
+        default="", description="A command that prints such a list; it goes before `CLUSTER`."
     )
 
     strict: bool = Field(
@@ -400,7 +435,7 @@ def _find(directory: Path) -> Path | None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(read_user_file(path))
+        read = json.loads(read_user_file(path), parse_constant=_no_constant)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", source=str(path)) from error
     except (ValueError, RecursionError) as error:
@@ -413,6 +448,10 @@ def _from_file(path: Path) -> dict[str, Any]:
         if key != key.upper() or _field(key) not in Settings.model_fields:
             raise ConfigError(f"unknown key{_suggestion(key)}", key=key, source=str(path))
     return {_field(key): value for key, value in read.items() if _field(key) in Settings.model_fields}
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
 
 
 def _field(key: str) -> str:
@@ -433,9 +472,12 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         if field not in Settings.model_fields:
             raise ConfigError(f"unknown setting{_suggestion(field)}", source=f"environment variable {name}")
-        if "dict" in str(Settings.model_fields[field].annotation) or text.startswith(("[", "{")):
+        annotation = Settings.model_fields[field].annotation
+        if text == "" and type(None) not in get_args(annotation):
+            continue  # an unset variable of a CI job
+        if "dict" in str(annotation) or text.startswith(("[", "{")):
             try:
-                found[field] = json.loads(text)
+                found[field] = json.loads(text, parse_constant=_no_constant)
             except (ValueError, RecursionError) as error:
                 raise ConfigError(f"is not JSON: {error}", source=_variable(field)) from error
         else:

@@ -5,7 +5,7 @@
     TrafficlightError
     ├── ConfigError            a setting is wrong: says which, and where it was read
     ├── UsageError             the command line is wrong
-    │   └── NothingFailedError the failed cases of a session are to run again, and there are none
+    │   └── NothingLeftError   the selection rightly leaves nothing to run: no case failed, a shard is empty
     ├── TestFileError          a test file is wrong: says file, line and what to do
     ├── ActionError            the client under test did the wrong thing  -> the case is a failure
     ├── LabError               the lab did the wrong thing                -> the case is an error
@@ -47,8 +47,8 @@ class UsageError(TrafficlightError):
     """The command line is wrong."""
 
 
-class NothingFailedError(UsageError):
-    """The failed cases of a session are to run again, and there are none."""
+class NothingLeftError(UsageError):
+    """The selection rightly leaves nothing to run: no case failed before, or a shard is empty."""
 
 
 class TestFileError(TrafficlightError):

@@ -1,16 +1,19 @@
-"""Decorators for the parameters and the time limit of a test.
+"""Decorators for the parameters, the time limit and the nodes of a test.
 
 They stack as in ducktape: each `@parametrize` adds one set of values, each `@matrix` a product of them,
 `@defaults` fills missing values, and `@ignore` skips sets, with a reason.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 __all__ = [
+    "NodeRequest",
     "ParameterSet",
+    "cluster",
     "defaults",
     "ignore",
     "matrix",
@@ -20,9 +23,11 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=Callable[..., Any] | type)
 
 _MARKS = "__trafficlight_parameters__"
 _TIMEOUT = "__trafficlight_timeout__"
+_CLUSTER = "__trafficlight_cluster__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,48 @@ class ParameterSet:
 
     values: Mapping[str, Any] = field(default_factory=dict)
     ignored: str | None = None
+
+
+class AnyNode(Protocol):
+    """A node, as far as a request is concerned."""
+
+    @property
+    def labels(self) -> Collection[str]:
+        """What its cluster says about it."""
+        ...
+
+    @property
+    def os(self) -> str:
+        """Its operating system."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRequest:
+    """The nodes that a test needs.
+
+    :param num_nodes: how many.
+    :param labels: labels that each of them has.
+    :param os: their operating system.
+    """
+
+    num_nodes: int
+    labels: tuple[str, ...] = ()
+    os: str = "linux"
+
+    def fits(self, node: AnyNode) -> bool:
+        """Return whether a node is of the kind that is asked for."""
+        return node.os == self.os and set(self.labels) <= set(node.labels)
+
+    def __str__(self) -> str:
+        return f"{self.num_nodes} {self.kind}"
+
+    @property
+    def kind(self) -> str:
+        """What kind of nodes, as messages name it."""
+        system = "" if self.os == "linux" else f"{self.os} "
+        labels = f" with label {' and '.join(self.labels)}" if self.labels else ""
+        return f"{system}{'node' if self.num_nodes == 1 else 'nodes'}{labels}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +163,31 @@ def time_limit(seconds: float) -> Callable[[F], F]:
 
 def is_seconds(value: object) -> bool:
     """Return whether a value is a time limit."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def cluster(num_nodes: int, *, labels: str | Iterable[str] = (), os: str = "linux") -> Callable[[C], C]:
+    """Ask for nodes of the cluster, for the services of a test, or of all tests of a class.
+
+    :param num_nodes: how many; 0 takes back what stands above the class.
+    :param labels: labels that each of them must have.
+    :param os: their operating system.
+    """
+    wanted = (labels,) if isinstance(labels, str) else tuple(sorted(labels))
+    if type(num_nodes) is not int or num_nodes < 0:
+        raise TypeError(f"@cluster takes a number of nodes, not {num_nodes!r}: @cluster(num_nodes=3)")
+
+    def mark(target: C) -> C:
+        setattr(target, _CLUSTER, NodeRequest(num_nodes, wanted, os))
+        return target
+
+    return mark
+
+
+def nodes_of(function: Callable[..., Any], owner: type) -> NodeRequest | None:
+    """Return the nodes that a test method asks for, or else its class; None for none."""
+    request: NodeRequest | None = getattr(function, _CLUSTER, getattr(owner, _CLUSTER, None))
+    return request if request is not None and request.num_nodes else None
 
 
 def time_limit_of(function: Callable[..., Any]) -> float | None:

@@ -36,6 +36,7 @@ class HomeServerSpec:
     :param version: an exact version, or ``stable`` or ``latest``, which the configuration and recipe resolve.
     :param image: the Docker image in Complement's conventions, for the providers that use one.
     :param config: settings of the homeserver, merged into those of its recipe.
+    :param behind_proxy: whether other homeservers reach it through the network proxy.
     """
 
     type_name: str
@@ -43,6 +44,7 @@ class HomeServerSpec:
     version: str
     image: str
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    behind_proxy: bool = False
 
 
 class ServerType:

@@ -81,12 +81,25 @@ class TestRun(Protocol):
         """The deadline of the case."""
         ...
 
+    @property
+    def services(self) -> Any:
+        """The nodes of the case, and its services: a `CaseServices`."""
+        ...
+
     def record(self, name: str, value: float, unit: str) -> None:
         """Record a measurement."""
         ...
 
     def attach(self, name: str, content: Path | bytes) -> None:
         """Attach a file, or bytes, to the results of the case."""
+        ...
+
+
+class Runnable(Protocol):
+    """A service, for :meth:`Test.run_parallel`."""
+
+    async def run(self) -> None:
+        """Start it, wait until it has ended, and stop it."""
         ...
 
 
@@ -123,6 +136,8 @@ class Test:
         of groups if there are several.
     :cvar timeout: seconds for `setup()` and one test together; by default `CASE_DEADLINE`.
         `@time_limit` sets it for one test.
+    :cvar breaks_federation: whether the test uses ``server.federation``: its homeservers then ask each other
+        through the network proxy.
     """
 
     # pytest must not collect it, even if its name begins with Test.
@@ -133,6 +148,7 @@ class Test:
     interchangeable: ClassVar[Sequence[str] | Sequence[Sequence[str]]] = ()
 
     timeout: ClassVar[float | None] = None
+    breaks_federation: ClassVar[bool] = False
 
     _run: TestRun | None = None
 
@@ -208,6 +224,19 @@ class Test:
         """
         self._bound.attach(name, Path(content) if isinstance(content, str) else content)
 
+    async def run_parallel(self, *services: "Runnable") -> None:
+        """Run services at the same time: start each, wait until it has ended, stop it.
+
+        :raises Exception: the first error of any; the others are stopped then.
+        """
+        tasks = [asyncio.ensure_future(one.run()) for one in services]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     @overload
     async def eventually(self, condition: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T: ...
 
@@ -222,6 +251,7 @@ class Test:
         :param condition: a function, plain or async, whose result is true once it holds.
         :param timeout: seconds; at most until the case's deadline.
         :raises AssertionError: it did not hold in time; the message has its last result or error.
+        :raises TypeError: the condition is no function, or returned one: a call is missing.
         """
         limit = timeout if self._run is None else min(timeout, self._run.deadline.remaining)
         return await _eventually(condition, limit)
@@ -255,7 +285,12 @@ async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
     :raises AssertionError: it did not hold in time; says what it returned or raised last.
     :raises LabError: the condition raised it; waiting longer would not help.
     :raises UnsupportedError: likewise.
+    :raises TypeError: the condition is no function, or returned a function or a generator, which is always
+        true.
     """
+    shown = getattr(condition, "__name__", None) or repr(condition)
+    if not callable(condition):
+        raise TypeError(f"eventually() takes a function, not the result of calling one: {shown}")
     last, raised = "it never came to an end", None
     pause = _FIRST_PAUSE
     try:
@@ -270,6 +305,8 @@ async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
                 except Exception as error:  # noqa: BLE001 - raised when time is up
                     last, raised = f"it raised {type(error).__name__}: {error}", error
                 else:
+                    if inspect.isroutine(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
+                        raise TypeError(f"{shown} returned {value!r}, which is always true: call it")
                     if value:
                         return value
                     last, raised = f"it returned {value!r}", None
@@ -278,5 +315,4 @@ async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
     except TimeoutError:
         if not scope.expired():
             raise
-        shown = getattr(condition, "__name__", None) or repr(condition)
         raise AssertionError(f"{shown} did not hold within {timeout:g} s; at the last try {last}") from raised

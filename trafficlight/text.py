@@ -128,14 +128,14 @@ def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
 
 
 def read_user_file(path: Path) -> str:
-    """Return the text of a file that a user names.
+    """Return the text of a file that a user names, without the byte order mark of some editors.
 
     :raises OSError: it cannot be read, or is a named pipe, on which this would wait for ever.
     :raises ValueError: it is not UTF-8.
     """
     if path.is_fifo() and not path.absolute().is_relative_to("/dev"):  # where the pipes of a shell are
         raise OSError(errno.ESPIPE, "it is a named pipe")
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8-sig")
 
 
 def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:

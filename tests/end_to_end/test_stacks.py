@@ -1,5 +1,6 @@
 """Real clients of several stacks in the built-in suites."""
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,7 @@ def installed() -> None:
     [
         ("chat/send_messages_test.py", ["SendMessages"], _ALL),
         ("messages", ["SignedSender", "EditedMessage", "EncryptedFile"], _STACKS),
+        ("verification", ["VerifiedByEmoji", "EmojiDoNotMatch"], ("nio", "js-sdk")),
     ],
 )
 async def test_every_pair_of_stacks_interoperates(
@@ -46,6 +48,8 @@ async def test_stacks_verify_and_restore(start: "Start") -> None:
     done = {name for name, case in cases.items() if not case.result}
     pair = "[alice=MautrixGo,bob=JsSdk,server=SynapseStable]"
     assert f"verification/verification_test.py::EmojiDoNotMatch{pair}" in done
+    assert f"verification/verification_test.py::VerifiedByQrCode{pair}" in done
+    assert f"verification/verification_test.py::WrongQrCode{pair}" in done
     pair = "[alice=JsSdk,later=MautrixGo,server=SynapseStable]"
     assert f"backup/backup_test.py::RestoredByRecoveryKey{pair}" in done
 
@@ -56,11 +60,12 @@ async def test_stacks_keep_secrets(start: "Start") -> None:
         "crypto/room_keys_test.py::RotatedByCount.test_one_server",
         "crypto/one_time_keys_test.py::FallbackKey.test_one_server",
         "crypto/one_time_keys_test.py::OneTimeKeyUsedTwice.test_one_server",
+        "network/broken_network_test.py::KilledBeforeASync",
     )
     running = await start("run", *tests, "--clients", "js-sdk,mautrix-go")
     assert await running.ended(timeout=850) == 0, running.output + running.errors
     cases = running.cases()
-    assert len(cases) == 16
+    assert len(cases) == 20
     # mautrix-go has no fallback key.
     assert [name for name, case in cases.items() if case.result and "FallbackKey" not in name] == []
 
@@ -80,6 +85,21 @@ async def test_rust_sdk_chats_verifies_and_restores_with_the_others(start: "Star
         assert f"verification/verification_test.py::VerifiedByEmoji[{pair},server=SynapseStable]" in done
         restored = pair.replace("bob=", "later=")
         assert f"backup/backup_test.py::RestoredByPassphrase[{restored},server=SynapseStable]" in done
+
+
+# A browser starts again four times.
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", RECIPES)
+async def test_every_driver_passes_the_check(start: "Start", name: str) -> None:
+    if (reason := RECIPES[name].unsupported()) is not None:
+        pytest.skip(reason)
+    built = await start("prepare", "chat/send_messages_test.py", "--clients", name)
+    assert await built.ended(timeout=1500) == 0, built.output + built.errors
+    command = f"{sys.executable} -m trafficlight adapter run {name} --url {{url}}"
+    checked = await start("adapter", "check", "--against", "synapse", "--command", command)
+    assert await checked.ended(timeout=600) == 0, checked.output + checked.errors
+    assert any(line.endswith(" ok · 0 wrong · 0 note") for line in checked.output)
 
 
 async def test_two_versions_of_a_client_meet(start: "Start") -> None:

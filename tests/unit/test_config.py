@@ -218,6 +218,53 @@ def test_an_empty_variable_means_null(tmp_path: Path) -> None:
     assert _load(tmp_path, environment={"TRAFFICLIGHT_CASE_LIMIT": ""}).case_limit is None
 
 
+@pytest.mark.parametrize("key", ["STRICT", "HOST", "PORT", "ADAPTERS", "CASE_DEADLINE"])
+def test_an_empty_variable_of_a_setting_without_null_does_not_count(tmp_path: Path, key: str) -> None:
+    """It was an error about `None`, which nobody had given."""
+    assert _load(tmp_path, environment={f"TRAFFICLIGHT_{key}": ""}) == Settings()
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+@pytest.mark.parametrize("key", ["CASE_DEADLINE", "DOCKER_CPUS", "SESSION_DEADLINE", "POLL_HOLD"])
+def test_numbers_are_finite(tmp_path: Path, key: str, number: str) -> None:
+    _write(tmp_path / "trafficlight.json", f'{{"{key}": {number}}}')
+    assert str(tmp_path) in _problem(tmp_path)
+    (tmp_path / "trafficlight.json").unlink()
+    assert key in _problem(tmp_path, environment={f"TRAFFICLIGHT_{key}": number})
+    assert key in _problem(tmp_path, {key.lower(): float(number)})
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "trafficlight.json").write_bytes(b'\xef\xbb\xbf{"PORT": 7}')
+    assert _load(tmp_path).port == 7
+
+
+def test_paths_may_begin_with_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was a folder that was called `~`, which is dangerous to remove."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = dict.fromkeys(("RESULTS_FOLDER", "UPLOAD_FOLDER", "CACHE_FOLDER"), "~/x")
+    docker = {"url": "tcp://lab2:2376", "certificates": "~/x"}
+    adapters = {"mine": {"command": "mine", "cwd": "~/x"}}
+    _write(tmp_path / "trafficlight.json", folders | {"DOCKER_ENGINE": docker, "ADAPTERS": adapters})
+    settings = _load(tmp_path)
+    assert settings.docker_engine is not None
+    assert {
+        settings.results_folder,
+        settings.upload_folder,
+        settings.cache_folder,
+        settings.docker_engine.certificates,
+        settings.adapters["mine"].cwd,
+    } == {tmp_path / "x"}
+    assert "unknown user" in _problem(tmp_path, {"results_folder": "~no-such-user/x"})
+
+
+def test_a_glob_is_complete(tmp_path: Path) -> None:
+    assert "TEST_PATTERN: must be a glob: a [ in it is not closed" in _problem(
+        tmp_path, {"test_pattern": "["}
+    )
+    assert _load(tmp_path, {"test_pattern": "[a-z]*.py"}).test_patterns == ("[a-z]*.py",)
+
+
 def test_an_empty_host_is_not_every_address(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="HOST: must have at least 1 char"):
         load({"host": ""}, environment={}, directory=tmp_path)

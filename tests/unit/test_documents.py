@@ -29,6 +29,18 @@ def test_the_reference_of_settings_and_commands_and_the_sample_are_up_to_date() 
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_the_page_for_drivers_names_the_actions_that_suites_need() -> None:
+    page = (_ROOT / "docs" / "how-to" / "write-a-driver.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    needed = {suite: [re.findall(r"`(\w+)`", cell) for cell in cells] for suite, *cells in rows}
+
+    chat = ["register", "create_room", "invite_user", "accept_invite", "send_message"]
+    assert needed["chat"][0] == [*chat, "verify_message_in_timeline"]
+    # Of helpers of the tests, and of a client's method that performs several actions.
+    assert {"get_room", "get_timeline", "load_earlier"} <= set(needed["crypto"][1])
+    assert "find_message" not in page
+
+
 def test_every_dependency_has_a_line_that_says_why() -> None:
     project = _project()
     wanted = list(project["project"]["dependencies"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Run:
     case: CaseInfo = field(default_factory=lambda: CaseInfo("a::A", {"size": 1}, 1, Path("results")))
     logger: logging.Logger = field(default_factory=lambda: logging.getLogger("case"))
     deadline: Limit = field(default_factory=Limit)
+    services: object = None
     kept: list[tuple[Any, ...]] = field(default_factory=list)
 
     def record(self, name: str, value: float, unit: str) -> None:
@@ -145,6 +146,19 @@ async def test_eventually_does_not_wait_for_an_answer_that_never_comes() -> None
     async with asyncio.timeout(60):
         with pytest.raises(AssertionError, match="never came to an end"):
             await Test().eventually(lambda: asyncio.sleep(60), 0.05)
+
+
+async def test_eventually_refuses_what_is_always_true() -> None:
+    """A call is missing: the condition held at once."""
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    for condition in (lambda: Test().skip, lambda: len, lambda: (one for one in "a"), numbers):
+        with pytest.raises(TypeError, match="which is always true: call it"):
+            await Test().eventually(condition, 60)
+    with pytest.raises(TypeError, match="takes a function, not the result of calling one: True"):
+        await Test().eventually(True, 60)  # type: ignore[call-overload]
 
 
 async def test_eventually_lets_errors_of_the_lab_through() -> None:

@@ -4,8 +4,10 @@ import asyncio
 import functools
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -59,6 +61,13 @@ def nio(url: str, count: int, token: str | None, once: bool) -> None:
     asyncio.run(_serve("nio", "", None, url, count=count, token=token, once=once))
 
 
+@command.command("network-proxy")
+@_hosting
+def network_proxy(url: str, count: int, token: str | None, once: bool) -> None:
+    """Run network proxies between clients and homeservers; the same as `adapter run network-proxy`."""
+    asyncio.run(_serve("network-proxy", "", None, url, count=count, token=token, once=once))
+
+
 @command.command("run")
 @click.argument("name", required=False)
 @click.option("--driver", "program", help="The command that starts a driver of your own.")
@@ -80,8 +89,8 @@ def run(
 ) -> None:
     """Run clients through a driver: a program that speaks JSON lines on standard input and output.
 
-    NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go, rust-sdk, hydrogen-web or
-    element-web. Drivers are built on first use.
+    NAME is a client that comes with trafficlight: nio, js-sdk, mautrix-go, rust-sdk, hydrogen-web,
+    element-web, element-call or network-proxy. Drivers are built on first use.
     """
     if (name is None) == (program is None):
         raise click.UsageError("name a client that comes with trafficlight, or a --driver")
@@ -104,8 +113,10 @@ async def _serve(
 
     if not url.startswith(("http://", "https://")):
         raise click.BadParameter(f"{url!r} is not a URL: write http://host:port", param_hint="--url")
-    arguments = shlex.split(program)
-    if name is not None:
+    served = functools.partial(serve_driver, url=url, labels=labels, count=count, token=token, once=once)
+    if name is None:
+        await served(DriverCommand(shlex.split(program)))
+    else:
         from trafficlight.cache import CacheFolder
         from trafficlight.drivers.recipes import RECIPES
 
@@ -114,7 +125,9 @@ async def _serve(
             raise click.BadParameter(f"only {known} come with trafficlight, not {name!r}", param_hint="NAME")
         recipe = RECIPES[name](CacheFolder(), functools.partial(click.echo, err=True))
         arguments = await recipe.install(version)
-    await serve_driver(DriverCommand(arguments), url, labels=labels, count=count, token=token, once=once)
+        with tempfile.TemporaryDirectory(prefix="trafficlight-") as folder:
+            async with recipe.services(Path(folder, "services.log")) as environment:
+                await served(DriverCommand(arguments, environment))
 
 
 @command.command("check")

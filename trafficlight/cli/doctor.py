@@ -21,7 +21,7 @@ from trafficlight.cache import CacheFolder
 from trafficlight.cli.options import load_settings
 from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.supervisor import programs_of
-from trafficlight.drivers.recipes import RECIPES, chromium
+from trafficlight.drivers.recipes import RECIPES, BuiltRecipe, chromium
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.homeservers.homerunner.provider import HomerunnerProvider
 from trafficlight.homeservers.local.provider import LocalProvider
@@ -175,7 +175,8 @@ def _client(subject: str, name: str, adapter: AdapterProgram) -> Finding:
         return Finding(subject, True, own)
     if (reason := RECIPES[name].unsupported()) is not None:
         return Finding(subject, False, *reason.rsplit(": ", 1))
-    return Finding(subject, True, "its driver is built on first use")
+    built = issubclass(RECIPES[name], BuiltRecipe)
+    return Finding(subject, True, "its driver is built on first use" if built else "built in")
 
 
 def _nio(subject: str) -> Finding:

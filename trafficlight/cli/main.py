@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from trafficlight.errors import NothingFailedError, TrafficlightError
+from trafficlight.errors import NothingLeftError, TrafficlightError
 from trafficlight.version import VERSION, install_command
 
 # What shells report for a program that SIGPIPE ended.
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             err=True,
         )
         sys.exit(2)
-    except NothingFailedError as error:
+    except NothingLeftError as error:
         click.echo(f"trafficlight: {error}")
         sys.exit(0)
     except TrafficlightError as error:

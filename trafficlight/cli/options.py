@@ -10,9 +10,14 @@ import click
 
 from trafficlight.cli.types import JsonObjectType
 from trafficlight.config import Settings, load
+from trafficlight.errors import UsageError
 from trafficlight.logs import configure
+from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.journal import is_written, read_events
+from trafficlight.results.record import SessionRecord
+from trafficlight.results.writer import rebuild
 from trafficlight.suites.selection import Selection, read_failed
-from trafficlight.suites.yaml_files import read_expected_failures
+from trafficlight.suites.yaml_files import FAILED_CASES, read_expected_failures
 from trafficlight.text import split_outside
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -155,11 +160,18 @@ def selection_options(command: F) -> F:
 
 
 def _session(given: str, options: dict[str, Any]) -> Path:
-    """Return the folder of a session, given by name or path."""
-    if (path := Path(given)).exists():
-        return path
-    settings = load({"results_folder": options.get("results_folder")}, file=options.get("config"))
-    return settings.results_root / given
+    """Return the folder of a session, given by name or path; write the reports that a killed one lacks."""
+    path = Path(given)
+    if not path.exists():
+        settings = load({"results_folder": options.get("results_folder")}, file=options.get("config"))
+        path = settings.results_root / given
+    events = path / "events.jsonl"
+    if events.is_file() and not (path / FAILED_CASES).exists():
+        if is_written(events):
+            raise UsageError(f"{path} is of a session that runs: wait for its end")
+        rebuild(ResultsFolder.open(path), SessionRecord.replay(read_events(events)))
+        click.echo(f"the session in {path} was killed: its reports are complete now", err=True)
+    return path
 
 
 ending_options = adding(

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from trafficlight.config import load
+from trafficlight.errors import UsageError
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
@@ -12,7 +13,9 @@ from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.json_files import dump, report_json
 from trafficlight.results.reports.junit import JunitStyle, junit_bytes
 from trafficlight.results.reports.summary import summary
+from trafficlight.results.traffic import exchanges, period_of, render_exchanges
 from trafficlight.results.writer import rebuild
+from trafficlight.text import escape_control
 
 
 @click.command("report")
@@ -22,11 +25,17 @@ from trafficlight.results.writer import rebuild
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["html", "json", "junit", "text"]),
+    type=click.Choice(["html", "json", "junit", "text", "requests"]),
     default=None,
-    help="Print one report to standard output. Default: rewrite all files in the folder.",
+    help="Print one report to standard output; requests are those of recorded clients. Default: rewrite all "
+    "files in the folder.",
 )
-def command(results_folder: Path | None, kind: str | None) -> None:
+@click.option("--case", "text", default="", help="Of requests: only cases whose id contains this text.")
+@click.option("--role", default="", help="Of requests: only those of this client.")
+@click.option(
+    "--between", default="", help="Of requests: only those sent in these seconds of the timeline: 12.1:13.4."
+)
+def command(results_folder: Path | None, kind: str | None, text: str, role: str, between: str) -> None:
     """Rebuild the reports of a session from its events, also after a crash.
 
     RESULTS_FOLDER is the folder of a session, or a results folder for its latest session. Default: the
@@ -47,11 +56,28 @@ def command(results_folder: Path | None, kind: str | None) -> None:
             click.echo(dump(report_json(record)), nl=False)
         case "junit":
             click.echo(junit_bytes(record, JunitStyle.detect(folder.path)), nl=False)
+        case "requests":
+            _show_requests(record, folder.path, text, role, period_of(between))
         case "text":
             click.echo("\n".join(summary(record, folder.path)))
         case _:
             rebuild(folder, record)
             click.echo("\n".join(summary(record, folder.path)))
+
+
+def _show_requests(
+    record: SessionRecord, folder: Path, text: str, role: str, period: tuple[float, float]
+) -> None:
+    shown = False
+    for case in record.cases.values():
+        for attempt in case.attempts if text in case.id else ():
+            rows = exchanges(folder / attempt.folder, attempt.started, role=role, period=period)
+            if rows:
+                shown = True
+                click.echo(f"{escape_control(case.id)}, attempt {attempt.number}")
+                click.echo(escape_control("\n".join(render_exchanges(rows))))
+    if not shown:
+        raise UsageError("there are no such requests: RECORD_TRAFFIC says of which cases they are recorded")
 
 
 def _session(given: Path | None) -> Path:

@@ -99,7 +99,7 @@ class Client:
     @action()
     async def restart(self) -> None:
         """End the client's process, if it runs, and start it again with what it stored. Returns only when it
-        is usable again, and logged in if it stores its login."""
+        is usable again, and logged in if it stores its login. The room may be closed then."""
 
     @action()
     async def suspend(self) -> None:

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from trafficlight.clients.action import action
-from trafficlight.clients.base import CaseBackend, Client
+from trafficlight.clients.base import CaseBackend, Client, ClientApi
+from trafficlight.clients.matrix import homeserver_url
+from trafficlight.clients.matrix_answers import HomeserverUrl
 from trafficlight.errors import ActionError
 from trafficlight.protocol import JsonObject
 
@@ -150,6 +152,7 @@ class ElementCallClient(Client):
     :ivar localpart: the account's name; None before one is chosen, and for a guest.
     :ivar password: the account's password.
     :ivar display_name: the name that others see.
+    :ivar homeserver: where the account is; None for that of the page.
     """
 
     def __init__(self, name: str, registration: JsonObject, link: CaseBackend) -> None:
@@ -157,19 +160,26 @@ class ElementCallClient(Client):
         self.localpart: str | None = None
         self.password: str | None = None
         self.display_name: str | None = None
+        self.homeserver: ClientApi | None = None
         self._account: Literal["none", "guest", "user"] = "none"
 
-    async def register(self) -> None:
-        """Create an account with a name and password made up here, and be logged in with it."""
+    async def register(self, homeserver: ClientApi | None = None) -> None:
+        """Create an account with a name and password made up here, and be logged in with it.
+
+        :param homeserver: a homeserver, or a network proxy in front of one; by default the page's own.
+        """
         self.localpart = f"user-{self.name.lower()}-{secrets.token_hex(5)}"
         self.password = secrets.token_urlsafe(16)
         self.display_name = self.localpart
-        await self._register(self.localpart, self.password)
+        await self._register(self.localpart, self.password, await self._url_for(homeserver))
         self._account = "user"
 
-    async def login(self, localpart: str, password: str) -> None:
-        """Log in to an account that exists."""
-        await self._login(localpart, password)
+    async def login(self, localpart: str, password: str, homeserver: ClientApi | None = None) -> None:
+        """Log in to an account that exists.
+
+        :param homeserver: see :meth:`register`.
+        """
+        await self._login(localpart, password, await self._url_for(homeserver))
         self.localpart, self.password, self.display_name = localpart, password, localpart
         self._account = "user"
 
@@ -180,7 +190,7 @@ class ElementCallClient(Client):
         """
         if other.localpart is None or other.password is None:
             raise ActionError(f"{other.name} has no account to log in to", role=self.name, action="login")
-        await self.login(other.localpart, other.password)
+        await self.login(other.localpart, other.password, other.homeserver)
         self.display_name = other.display_name
 
     async def guest_user(self) -> None:
@@ -230,6 +240,12 @@ class ElementCallClient(Client):
             raise ValueError(f"{image!r} cannot be set: it is only ever seen")
         await self._set_video_image(cast("PlainPicture", image.value))
 
+    async def _url_for(self, homeserver: ClientApi | None) -> HomeserverUrl | None:
+        self.homeserver = homeserver
+        if homeserver is None:
+            return None
+        return homeserver_url(await self._network.url_for(homeserver.cs_api))
+
     def _guest_name(self, wanted: str) -> str | None:
         if self._account == "none":
             message = "choose an account first: register(), login(), login_as() or guest_user()"
@@ -241,12 +257,16 @@ class ElementCallClient(Client):
         return shown
 
     @action("register")
-    async def _register(self, localpart: str, password: str) -> None:
-        """Create an account and be logged in with it."""
+    async def _register(
+        self, localpart: str, password: str, homeserver_url: HomeserverUrl | None = None
+    ) -> None:
+        """Create an account and be logged in with it; `homeserver_url` as for other clients."""
 
     @action("login")
-    async def _login(self, localpart: str, password: str) -> None:
-        """Log in to an account that exists."""
+    async def _login(
+        self, localpart: str, password: str, homeserver_url: HomeserverUrl | None = None
+    ) -> None:
+        """Log in to an account that exists; `homeserver_url` as for other clients."""
 
     @action()
     async def logout(self) -> None:

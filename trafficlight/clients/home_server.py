@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from trafficlight.clients.admin import HomeServerAdmin
 from trafficlight.clients.base import CaseBackend, ServerOperation
 from trafficlight.errors import LabError
+from trafficlight.network.connection import CaseNetwork
+from trafficlight.network.federation import FederationNetwork
 
 if TYPE_CHECKING:
     import nio  # type: ignore[import-untyped,unused-ignore]
@@ -69,11 +71,21 @@ class HomeServer:
         self._link = link
         self._passwords: dict[str, str] = {}
         self._opened = AsyncExitStack()
+        self._federation = FederationNetwork(name, None)
         #: Its administrator's API.
         self.admin = HomeServerAdmin(self.server_name, self.cs_api, self.version)
 
     def __repr__(self) -> str:
         return f"<HomeServer {self.name} {self.server_name} at {self.cs_api}>"
+
+    @property
+    def federation(self) -> FederationNetwork:
+        """The network between this homeserver and the others of the case."""
+        return self._federation
+
+    def join(self, network: CaseNetwork) -> None:
+        """Use the network of a case: called before the test gets the homeserver."""
+        self._federation = FederationNetwork(self.name, network)
 
     async def register(self, localpart: str, password: str) -> str:
         """Create an account over the client-server API and return its user id.

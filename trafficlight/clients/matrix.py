@@ -86,7 +86,10 @@ class MatrixClient(Client):
 
     @action("register")
     async def _register(self, username: str, password: str, homeserver_url: HomeserverUrl) -> None:
-        """Create an account and be logged in with it. Returns only after the first sync.
+        """Create an account and be logged in with it. Returns only after the first sync, with the device keys
+        uploaded and, if the client can, a cross-signing identity that has signed this device.
+
+        An upload that fails is repeated by the client, and does not fail the action.
 
         `homeserver_url.local` is the homeserver as programs on the coordinator's machine reach it, and
         `homeserver_url.local_docker` as Android's emulator there does: with `10.0.2.2` as the host.
@@ -100,8 +103,11 @@ class MatrixClient(Client):
         homeserver_url: HomeserverUrl,
         key_backup_passphrase: str | None = None,
     ) -> None:
-        """Log in to an account that exists. Returns only after the first sync, with the key backup restored
-        if a passphrase is given.
+        """Log in to an account that exists. Returns only after the first sync, with the device keys uploaded,
+        and the key backup restored if a passphrase is given.
+
+        With the password only, the account's identity does not sign the device. An account without an
+        identity may get one.
 
         `homeserver_url` has two addresses of one homeserver, as in `register`.
         """
@@ -134,7 +140,8 @@ class MatrixClient(Client):
 
     @action()
     async def open_room(self, name: str) -> None:
-        """Open the room of a name. Returns only when its timeline is shown."""
+        """Wait for a joined room of a name, and open it: of several, the one joined last. Returns only when
+        its timeline is shown."""
 
     @action()
     async def invite_user(self, user_id: Annotated[str, Wire("userId")]) -> None:
@@ -145,7 +152,8 @@ class MatrixClient(Client):
 
     @action()
     async def accept_invite(self, room_id: str | None = None) -> None:
-        """Wait for an invite and join its room, which is open then. Returns only after the join is seen.
+        """Wait for an invite and join its room, which is open then. Returns only after this client sees the
+        join.
 
         Without `room_id`, and if several invites are waiting, the newest is accepted.
         """
@@ -270,19 +278,26 @@ class MatrixClient(Client):
 
     @action()
     async def verify_message_in_timeline(self, message: str) -> None:
-        """Check that the open room shows a text, decrypted. Waits for it; fails when it does not come."""
+        """Check that the open room shows a message with this text: the whole text, decrypted.
+
+        Waits for it, for up to 30 seconds, and looks in the history as well. Fails when it does not come, and
+        when it came unencrypted to an encrypted room.
+        """
 
     @action()
     async def verify_last_message_is_utd(self) -> None:
-        """Check that the last message of the open room cannot be decrypted."""
+        """Check that the last message of the open room cannot be decrypted. Waits for that, for up to 30
+        seconds."""
 
     @action()
     async def verify_last_message_is_trusted(self) -> None:
-        """Check that the last message of the open room is shown without any warning about its sender."""
+        """Check that the last message of the open room is shown without any warning about its sender. Waits
+        for that, for up to 30 seconds."""
 
     @action(answer_in="timeline")
     async def get_timeline(self) -> list[TimelineEvent]:
-        """Return the messages that the open room shows, oldest first."""
+        """Return the messages that the open room shows, oldest first. Waits for nothing, and loads no earlier
+        history."""
         raise NotImplementedError
 
     @action()
@@ -311,6 +326,22 @@ class MatrixClient(Client):
     @action()
     async def cancel_verification(self) -> None:
         """Cancel the verification. Returns only when it is cancelled."""
+
+    @action(answer_in="qr_code")
+    async def show_qr_code(self) -> str:
+        """Accept a verification request, and return the bytes of the QR code that is shown then, in base64.
+        Waits for the request."""
+        raise NotImplementedError
+
+    @action()
+    async def scan_qr_code(self, qr_code: str) -> None:
+        """Scan the QR code that the other side shows: its bytes in base64. Fails if it is not what the other
+        side must show. Returns only after the scan is sent to the other side."""
+
+    @action()
+    async def confirm_qr_code(self) -> None:
+        """Confirm that the other side has scanned the QR code. Waits for the scan; returns only when the
+        verification is done."""
 
     @action(answer_in="verification")
     async def get_verification(self) -> VerificationState:
@@ -344,7 +375,8 @@ class MatrixClient(Client):
 
     @action()
     async def exclude_insecure_devices(self) -> None:
-        """From now on, give no room keys to devices that their owner's identity did not sign (MSC4153)."""
+        """From now on, give no room keys to devices that their owner's identity did not sign (MSC4153).
+        Returns only when that holds for the next message: the current room keys are discarded."""
 
     @action()
     async def verify_trusted_device(self) -> None:
@@ -377,7 +409,8 @@ class MatrixClient(Client):
 
     @action()
     async def reload(self) -> None:
-        """Restart the client with its storage (a page: reload). Returns only when it is usable again."""
+        """Start the client again with what it stored, as `restart` does; a page is loaded again. Returns only
+        when it is usable again, and logged in. The room may be closed then."""
 
     @action()
     async def clear_idb_storage(self) -> None:

@@ -15,21 +15,32 @@ class HomeserverUrl(TypedDict):
 
 
 class TimelineEvent(TypedDict):
-    """One event of a timeline, as the client shows it: edited, redacted, with its reactions.
+    """A message of a timeline, as the client shows it.
 
-    An adapter that cannot see a field omits it.
+    Text messages, files and what cannot be decrypted are entries; redacted ones stay, without their text.
+    State events, and the reactions, edits and redactions themselves, are none: they change the entry of their
+    message, also if they come before it. What the client has not loaded yet is not there: `load_earlier`
+    brings it.
 
-    :ivar user: the sender.
-    :ivar message: the text; empty if redacted or undecryptable.
-    :ivar event_id: the event's id.
-    :ivar kind: what the event shows.
+    An adapter that cannot see a field omits it; cases that need it do not succeed then.
+
+    :ivar user: the sender's full user id.
+    :ivar message: the text; of an edited message the new one, without the `* ` of its fallback; of a file its
+        name; empty if redacted or undecryptable.
+    :ivar e2e_issues: what the client warns about, in its own words, for reports only: no test reads it.
+    :ivar event_id: the event's id; of an edited message that of the original.
+    :ivar kind: what the event shows: a notice or emote is `text`, what is none of the others is `other`.
     :ivar encrypted: whether it arrived encrypted.
-    :ivar undecryptable: why it cannot be decrypted, in the client's words; absent if it can.
-    :ivar reactions: the users who reacted, by reaction.
-    :ivar reply_to: the id of the event that it replies to.
+    :ivar undecryptable: why it cannot be decrypted, in the client's words; absent if it can, or is redacted.
+    :ivar edited: whether its text was replaced.
+    :ivar redacted: whether it was redacted.
+    :ivar reactions: the full ids of the users who reacted, by reaction; without those that were redacted.
+    :ivar reply_to: the id of the event that it replies to; absent where that is only the fallback of a
+        thread (`is_falling_back`).
     :ivar thread: the id of the first event of its thread.
-    :ivar shield: the warning about its sender: ``grey`` if the device cannot be vouched for, ``red`` if
-        something is wrong, e.g. an identity that changed after it was verified.
+    :ivar shield: the warning that the client shows about its sender. `none`: there is none, and the sender's
+        identity has signed the device; `grey`: the device cannot be vouched for; `red`: something is wrong,
+        e.g. the identity changed after it was verified.
     :ivar read_by: the users whose read receipt is at this event.
     """
 
@@ -50,7 +61,11 @@ class TimelineEvent(TypedDict):
 
 
 class Member(TypedDict):
-    """A member of a room, past, present or invited."""
+    """A member of a room, past, present or invited.
+
+    :ivar display_name: in this room.
+    :ivar power_level: in this room.
+    """
 
     membership: Literal["join", "invite", "leave", "ban", "knock"]
     display_name: NotRequired[str]
@@ -60,7 +75,10 @@ class Member(TypedDict):
 class RoomState(TypedDict):
     """The open room, as the client sees it.
 
-    :ivar members: by user id.
+    :ivar encrypted: whether what is sent now is encrypted.
+    :ivar version: the room version, such as `11`.
+    :ivar history_visibility: `shared`, `invited`, `joined` or `world_readable`.
+    :ivar members: by full user id, with those who left.
     :ivar successor: the id of the room that replaced it.
     """
 
@@ -75,7 +93,11 @@ class RoomState(TypedDict):
 
 
 class Invite(TypedDict):
-    """An invite that waits for an answer."""
+    """An invite that waits for an answer.
+
+    :ivar inviter: the full user id.
+    :ivar name: the name of the room.
+    """
 
     room_id: str
     inviter: str
@@ -94,7 +116,7 @@ class MediaFile(TypedDict):
 
 
 class DeviceInfo(TypedDict):
-    """A device of the user.
+    """A device of one's own account.
 
     :ivar verified: whether this client trusts it, by cross-signing or by hand.
     """
@@ -107,7 +129,9 @@ class DeviceInfo(TypedDict):
 class VerificationState(TypedDict):
     """The latest verification, as this client sees it.
 
-    :ivar cancel_code: e.g. ``m.user`` or ``m.mismatched_sas``, once it is cancelled.
+    :ivar phase: `none` if there was none; `requested` until both sides are `ready`; `started` while emoji or
+        QR codes are compared.
+    :ivar cancel_code: e.g. `m.user` or `m.mismatched_sas`, once it is cancelled.
     """
 
     phase: Literal["none", "requested", "ready", "started", "done", "cancelled"]

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +42,8 @@ from trafficlight.results.events import (
 )
 from trafficlight.results.folder import AttemptFolder, file_name
 from trafficlight.results.journal import Journal, fits, redacted
+from trafficlight.services.clusters import Cluster
+from trafficlight.services.connections import NodeAddress
 from trafficlight.suites.model import Case
 from trafficlight.text import EVENT_LIMIT, read_tail
 from trafficlight.worker.assignment import Assignment, CaseLink, ServerInfo, Verdict
@@ -87,6 +89,7 @@ class Resources:
     servers: Provider
     execute: Execute
     deadlines: Deadlines
+    cluster: Cluster
     network: NetworkProxy | None = None
     record: str = "never"
 
@@ -98,6 +101,7 @@ class Attempt:
     :param session: the session's id: an adapter keeps its last attempt alive, but not the session.
     :param waiting: the case and the attempt's number.
     :param folder: the attempt's folder, which does not exist yet.
+    :param nodes: the names of the nodes that the scheduler chose.
     :ivar cancel_reason: why an operator cancelled this case; empty if no one did.
     :ivar proxy: the network proxy, once the test uses it.
     :ivar waited: seconds that it waited for a worker.
@@ -113,6 +117,7 @@ class Attempt:
     waiting: WaitingCase
     folder: AttemptFolder
     adapters: Mapping[str, Adapter]
+    nodes: Sequence[str] = ()
     cancel_reason: str = ""
     servers: dict[str, RunningServer] = field(default_factory=dict)
     failures: dict[str, AdapterFailure] = field(default_factory=dict)
@@ -170,6 +175,8 @@ class Attempt:
             for role, adapter in self.adapters.items():
                 adapter.channel.on_delivered = self._delivered(role, adapter)
             self.emit(CaseState(case=self.case.id, state=State.PREPARING))
+            mark = secrets.token_hex(8)
+            nodes = await self._lease_nodes(stack, mark)
             servers = await self._deploy(stack)
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
@@ -183,11 +190,21 @@ class Attempt:
             case_deadline=self.case.timeout or deadlines.case,
             teardown_deadline=deadlines.teardown,
             record=self.resources.record,
+            nodes=tuple(nodes),
+            mark=mark,
         )
         verdict = await self._annotated(await self._run_until_aborted(assignment))
         at_fault = [role for role, error in self.failures.items() if isinstance(error, LabError)]
         self.resources.pool.judge(self.lease, at_fault)
         return verdict
+
+    async def _lease_nodes(self, stack: AsyncExitStack, mark: str) -> list[NodeAddress]:
+        """Lease the nodes; the stack cleans up on them and gives them back."""
+        if (request := self.case.nodes) is None:
+            return []
+        folder = self.folder.path / "services"
+        lease = self.resources.cluster.lease(request, self.nodes, mark, folder)
+        return await stack.enter_async_context(lease)
 
     async def _deploy(self, stack: AsyncExitStack) -> dict[str, ServerInfo]:
         """Deploy the homeservers; the stack destroys them."""
@@ -231,7 +248,9 @@ class Attempt:
                     seconds=clock.monotonic() - began,
                 )
             )
-            ready[request.role] = ServerInfo(server.server_name, server.cs_api, server.version, request.log)
+            ready[request.role] = ServerInfo(
+                server.server_name, server.cs_api, server.version, request.log, server.federation
+            )
         return ready
 
     async def _run_until_aborted(self, assignment: Assignment) -> Verdict:

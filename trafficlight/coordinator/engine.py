@@ -15,7 +15,7 @@ from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resour
 from trafficlight.coordinator.network import NetworkProxy
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.preparation import Preparation
-from trafficlight.coordinator.scheduling.inventory import AvailableAdapter
+from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, MissingAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
 from trafficlight.coordinator.session import Session, SessionOptions
@@ -25,11 +25,14 @@ from trafficlight.results.events import Event, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
+from trafficlight.services.clusters import Cluster
 from trafficlight.suites.model import Case, Plan
 from trafficlight.worker.assignment import Verdict
 
 logger = logging.getLogger(__name__)
 
+# What the keys of nodes begin with, where adapters have their UUIDs.
+_NODE = "node "
 # Seconds between two checks for silent adapters and expired deadlines.
 _SWEEP_INTERVAL = 1.0
 # Seconds that adapters may be missing once the programs that would be one keep exiting.
@@ -47,6 +50,7 @@ class Engine:
     :param alive_deadline: seconds without a request after which an adapter is dropped.
     :param network: the proxy between clients and homeservers; None for none.
     :param record: of which attempts it keeps the recordings: ``always``, ``failures`` or ``never``.
+    :param cluster: the nodes for services; None for none.
     """
 
     def __init__(
@@ -62,13 +66,17 @@ class Engine:
         alive_deadline: float = 60.0,
         network: NetworkProxy | None = None,
         record: str = "never",
+        cluster: Cluster | None = None,
     ) -> None:
         self.clock = clock
         self.journal = journal
         self.pool = Pool(clock, journal, self.wake, alive=alive_deadline)
         #: The sessions that have not ended, by their ids.
         self.sessions: dict[str, Session] = {}
-        self._resources = Resources(self.pool, journal, clock, servers, execute, deadlines, network, record)
+        self._cluster = cluster or Cluster([])
+        self._resources = Resources(
+            self.pool, journal, clock, servers, execute, deadlines, self._cluster, network, record
+        )
         self._ask_limits = limits
         self._limits = limits()
         self._queue_deadline = self._adapters_deadline = queue_deadline
@@ -163,12 +171,14 @@ class Engine:
         try:
             async with asyncio.TaskGroup() as group:
                 sweeping = group.create_task(self._sweep())
+                checking = group.create_task(self._cluster.watch(self.wake))
                 self.pool.on_reusable = lambda adapter: self._reset(group, adapter)
                 while not self.stopping or self._running:
                     await self._changed.wait()
                     self._changed.clear()
                     self._schedule(group)
                 sweeping.cancel()
+                checking.cancel()
                 self.pool.on_reusable = None
                 for reset in self._resets:
                     reset.cancel()
@@ -238,6 +248,8 @@ class Engine:
         def why(case: Case) -> str | None:
             kinds = (kind for kind in case.clients.values() if kind.custom is None)
             found = [*(reasons[spec] for spec in specs(case)), *(clients.get(kind.type) for kind in kinds)]
+            if case.nodes is not None:
+                found.append(self._cluster.unsupported(case.nodes))
             return next(filter(None, found), None)
 
         return why
@@ -260,7 +272,9 @@ class Engine:
             for one in self.pool
             if one.state is AdapterState.LEASED
         ]
-        missing = self.pool.missing
+        free += [AvailableAdapter(_NODE + one.name, {}, node=one) for one in self._cluster.free]
+        busy += [AvailableAdapter(_NODE + one.name, {}, node=one) for one in self._cluster.busy]
+        missing = [*self.pool.missing, *self._nodes_set_aside()]
         decision = decide(waiting, now, free, busy, limits, usage, missing)
         paused = self._paused_by_operator() if decision.unsatisfiable else []
         # Paused adapters can be resumed, so no deadline runs for cases that need them.
@@ -281,11 +295,15 @@ class Engine:
     def _start(self, tasks: asyncio.TaskGroup, start: Start) -> None:
         """Lease the adapters of a case and start its attempt."""
         session = self.sessions[start.group.session]
-        adapters = {role: self.pool.get(uuid) for role, uuid in start.adapters.items()}
+        nodes = [key.removeprefix(_NODE) for key in start.adapters.values() if key.startswith(_NODE)]
+        adapters = {
+            role: self.pool.get(key) for role, key in start.adapters.items() if not key.startswith(_NODE)
+        }
         waiting = session.start(start.case)
         folder = session.folder.attempt(start.case, waiting.attempt)
-        attempt = Attempt(self._resources, session.id, waiting, folder, adapters)
+        attempt = Attempt(self._resources, session.id, waiting, folder, adapters, nodes)
         self.pool.acquire(attempt.lease)  # before the next decision
+        self._cluster.take(nodes)
         task = tasks.create_task(self._run(attempt), name=f"attempt of {start.case}")
         self._running[task] = attempt
         task.add_done_callback(self._forget)
@@ -296,6 +314,10 @@ class Engine:
             for adapter in self.pool
             if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
         ]
+
+    def _nodes_set_aside(self) -> Iterator[MissingAdapter]:
+        for node, why in self._cluster.set_aside:
+            yield MissingAdapter(None, why, node=node)
 
     def _usage(self) -> Usage:
         attempts, types = self._running.values(), Counter[str]()
@@ -347,6 +369,7 @@ class Engine:
         attempt = self._running.pop(task)
         if task.cancelled():  # before it began
             self.pool.release(attempt.lease, "the case was cancelled")
+            self._cluster.give_back(attempt.nodes)
             self._finish(attempt, self._cancelled(attempt))
         self.wake()
 

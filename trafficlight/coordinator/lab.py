@@ -34,7 +34,7 @@ from trafficlight.coordinator.workers.planner import Planner, WorkerPlanner, pla
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import (
     ConfigError,
-    NothingFailedError,
+    NothingLeftError,
     ShuttingDownError,
     TrafficlightError,
     UsageError,
@@ -49,6 +49,7 @@ from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
 from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
+from trafficlight.services.clusters import Cluster, open_cluster
 from trafficlight.suites.discovery import DEFAULT_PATTERNS
 from trafficlight.suites.model import Case, Plan
 from trafficlight.suites.selection import SessionRequest
@@ -105,8 +106,12 @@ class Lab:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
+            engine_url = settings.docker_engine.url if settings.docker_engine is not None else None
+            nodes = await open_cluster(settings.cluster, settings.cluster_command, engine_url)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
+            if settings.record_traffic != "never":
+                network.start_ahead()
             recovered = RecoveredState()
             if resumable:
                 directory = open_state_directory(root)
@@ -125,11 +130,12 @@ class Lab:
                     prepare=settings.prepare_deadline,
                     teardown=settings.teardown_deadline,
                 ),
-                limits=lambda: _limits(settings, servers),
+                limits=lambda: _limits(settings, servers, nodes),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
                 network=network,
                 record=settings.record_traffic,
+                cluster=nodes,
             )
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
@@ -192,7 +198,8 @@ class Lab:
         """Return the cases that a request selects.
 
         :raises UsageError: a target does not exist, or the selection is invalid or selects nothing.
-        :raises NothingFailedError: the targets list the failed cases of sessions in which nothing failed.
+        :raises NothingLeftError: the targets list the failed cases of sessions in which nothing failed, or
+            the shard is empty.
         :raises ShuttingDownError: the lab is being stopped.
         """
         patterns = self.settings.test_patterns or DEFAULT_PATTERNS
@@ -201,8 +208,9 @@ class Lab:
         planned = await race(self.planner(targets, request, patterns), self._shut_down())
         if not planned.cases and not planned.problems:
             if targets and all(Path(target).name == FAILED_CASES for target in targets):
-                raise NothingFailedError(f"nothing to run: {' and '.join(targets)} lists no failed case")
-            raise UsageError(planned.emptiness)
+                raise NothingLeftError(f"nothing to run: {' and '.join(targets)} lists no failed case")
+            where = f", by {key_of('test_pattern')} {patterns[0]!r}" if self.settings.test_pattern else ""
+            raise UsageError(f"{planned.emptiness}{where}")
         return planned
 
     async def _shut_down(self) -> NoReturn:
@@ -364,7 +372,7 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
                 yield f"{key_of(key)}.{name}: no test has such a type; did you mean {close[0]}?"
 
 
-def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
+def _limits(settings: Settings, servers: ProviderRegistry, nodes: Cluster) -> Limits:
     cores = os.cpu_count() or 1
     capacities = servers.capacities
     return Limits(
@@ -374,6 +382,7 @@ def _limits(settings: Settings, servers: ProviderRegistry) -> Limits:
         types={**capacities, **settings.client_limits},
         unreachable=frozenset(name for name, most in capacities.items() if not most),
         provider_of=servers.provider_name,
+        nodes=nodes.limited,
     )
 
 

@@ -99,6 +99,15 @@ class NetworkProxy:
         self._starting = asyncio.Lock()
         self._folder: Path | None = None
         self._number = 0
+        self._ahead: asyncio.Task[None] | None = None
+
+    def start_ahead(self) -> None:
+        """Start the process in the background, before the first case needs it."""
+        self._ahead = asyncio.create_task(self._start_ahead(), name="start of the network proxy")
+
+    async def _start_ahead(self) -> None:
+        with contextlib.suppress(LabError):  # the case that needs it says why
+            await self.running()
 
     async def running(self) -> RunningProxy:
         """Return the process; start one if there is none, or it has ended.
@@ -117,6 +126,9 @@ class NetworkProxy:
 
     async def close(self) -> None:
         """End the process. Idempotent."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
         if self._current is not None:
             await run_to_completion(self._current.end())
         if self._folder is not None:

@@ -256,20 +256,27 @@ class Supervisor:
         return any(self._pool.since_exit(instance) is not None for instance in running)
 
     async def _keep(self, program: Program, log: Path) -> None:
+        if program.recipe is None:
+            await self._keep_running(program, log, program.environment)
+            return
+        recipe = program.recipe(self._cache, self._progress)
+        if await self._build(program, recipe):
+            async with recipe.services(log.with_suffix(".services.log")) as more:
+                await self._keep_running(program, log, {**program.environment, **more})
+
+    async def _keep_running(self, program: Program, log: Path, variables: Mapping[str, str]) -> None:
         pause = _FIRST_PAUSE
         loop = asyncio.get_running_loop()
         # An adapter passes this on without knowing it.
         url = f"{self._url}/program/{program.secret}"
         name = program.name
         own = {"TRAFFICLIGHT_URL": url, "trafficlightURL": url, _INSTANCE: program.instance}
-        if program.recipe is not None and not await self._build(program, program.recipe):
-            return
         while True:
             port = self._ports.pick()
             self._ports.release(port)  # its process is to have it
             filled = partial(_filled, url=url, port=port)
             command = [filled(part) for part in program.command]
-            environment = {name: filled(value) for name, value in program.environment.items()}
+            environment = {name: filled(value) for name, value in variables.items()}
             began, printed = loop.time(), await asyncio.to_thread(_size, log)
             try:
                 process = await start_process(
@@ -304,13 +311,13 @@ class Supervisor:
             pause = _FIRST_PAUSE if loop.time() - began > _EARLY else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
 
-    async def _build(self, program: Program, recipe: type[DriverRecipe]) -> bool:
+    async def _build(self, program: Program, recipe: DriverRecipe) -> bool:
         """Build a program's driver; return whether it can be started."""
         self.building += 1
         registration = {"type": recipe.name, "version": program.version or ""}
         self._note_missing(program, "starts once its driver is ready", registration)
         try:
-            driver = await recipe(self._cache, self._progress).install(program.version)
+            driver = await recipe.install(program.version)
         except (TrafficlightError, OSError) as error:
             program.failures = _FAILED
             logger.warning("the driver of %s cannot be built: %s", program.name, error)

@@ -9,20 +9,24 @@ import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
 from trafficlight.cache import CacheFolder
 from trafficlight.clock import SystemClock
+from trafficlight.drivers.livekit import install_livekit, livekit
 from trafficlight.errors import DeployError
 from trafficlight.processes import Progress, child_environment, no_network, run_tool, showing_life
+from trafficlight.version import VERSION
 
 _SOURCES = Path(__file__).parent
 _DEVELOP = "develop"
 # Crates between two lines of progress.
 _REPORT_EVERY = 50
+_GO = "install Go 1.26 or later (https://go.dev/dl)"
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -56,6 +60,16 @@ class DriverRecipe(ABC):
         :raises DeployError: it cannot be built.
         :raises ConfigError: there is no network, or the cache cannot be written.
         """
+
+    @asynccontextmanager
+    async def services(self, log: Path) -> AsyncIterator[Mapping[str, str]]:
+        """Run what its clients need besides a homeserver, and yield variables for their environment.
+
+        Comes after :meth:`install`.
+
+        :param log: gets the services' output.
+        """
+        yield {}
 
 
 class NioRecipe(DriverRecipe):
@@ -95,6 +109,20 @@ class NioRecipe(DriverRecipe):
 
         name = f"{environments.name(version)}-{_hash(paths.encode())}".replace("/", "-")
         return str(interpreter(await self._cache.ensure(f"drivers/{name}", build, works)))
+
+
+class NetworkProxyRecipe(DriverRecipe):
+    """The network proxy of trafficlight itself."""
+
+    name = "network-proxy"
+    client = "the network proxy"
+
+    async def install(self, version: str | None = None) -> list[str]:
+        """Return the command that starts the driver."""
+        if version not in (None, VERSION):
+            raise DeployError(f"{self.client} is that of trafficlight {VERSION}; there is no {version}")
+        # -P: a folder trafficlight in the current directory is not this package.
+        return [sys.executable, "-P", "-m", "trafficlight.adapters.network_proxy"]
 
 
 class BuiltRecipe(DriverRecipe):
@@ -263,6 +291,36 @@ class ElementRecipe(BrowserRecipe):
     _options = (*NpmRecipe._options, "--legacy-peer-deps")
 
 
+class ElementCallRecipe(BrowserRecipe):
+    """Element Call as a widget, and LiveKit. Its licence is the AGPL: the user's machine installs it."""
+
+    name = "element-call"
+    client = "Element Call"
+    stable = "0.26.1"
+    package = "@element-hq/element-call-embedded"
+    _folders = ("browser", "call")
+
+    @classmethod
+    def unsupported(cls) -> str | None:
+        """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
+        if shutil.which("go") is None:
+            return f"{cls.client} needs LiveKit, and that go, which is not on the PATH: {_GO}"
+        return super().unsupported()
+
+    async def install(self, version: str | None = None) -> list[str]:
+        """Build the driver and LiveKit, unless they are built, and return the driver's command."""
+        command = await super().install(version)
+        async with showing_life("LiveKit: it is still being compiled", self._progress, SystemClock()):
+            self._livekit = await install_livekit(self._cache, self._progress)
+        return command
+
+    @asynccontextmanager
+    async def services(self, log: Path) -> AsyncIterator[Mapping[str, str]]:
+        """Run LiveKit, and yield the variable with the URL of its authorisation service."""
+        async with livekit(self._livekit, log) as url:
+            yield {"TRAFFICLIGHT_LIVEKIT": url}
+
+
 class MautrixGoRecipe(BuiltRecipe):
     """mautrix-go, as a static program without C."""
 
@@ -271,7 +329,7 @@ class MautrixGoRecipe(BuiltRecipe):
     stable = "0.32.0"
     also = ("0.31.0",)
     tool = "go"
-    advice = "install Go 1.26 or later (https://go.dev/dl)"
+    advice = _GO
     _folders = ("go",)
     _module = "maunium.net/go/mautrix"
 
@@ -300,6 +358,7 @@ class RustSdkRecipe(BuiltRecipe):
     name = "rust-sdk"
     client = "matrix-rust-sdk"
     stable = "0.18.0"
+    also = ("0.17.0",)
     tool = "cargo"
     advice = "install Rust 1.93 or later (https://rustup.rs)"
     _oldest = (1, 93)
@@ -363,6 +422,8 @@ RECIPES: Mapping[str, type[DriverRecipe]] = MappingProxyType(
             RustSdkRecipe,
             HydrogenRecipe,
             ElementRecipe,
+            ElementCallRecipe,
+            NetworkProxyRecipe,
         )
     }
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from trafficlight.network.connection import FederationPort
 from trafficlight.server_types import HomeServerSpec
 
 BY_THE_TEST = ", requested by the test"
@@ -93,6 +94,11 @@ class RunningServer(Protocol):
     @property
     def exited(self) -> str | None:
         """How it exited, e.g. ``signal 9``, with :data:`BY_THE_TEST` appended; None while it runs."""
+        ...
+
+    @property
+    def federation(self) -> FederationPort | None:
+        """How the network proxy gets before it; None unless its request wants that."""
         ...
 
     async def operate(self, operation: str) -> None:

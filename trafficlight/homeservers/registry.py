@@ -72,6 +72,8 @@ class ProviderRegistry:
         """Return why a homeserver can never be deployed; None if it can."""
         if spec.config and (name := self.provider_name(spec.type_name)) != "local":
             return f"{spec.type_name}: settings of a server type need the provider local, not {name}"
+        if spec.behind_proxy and (name := self.provider_name(spec.type_name)) != "local":
+            return f"{spec.type_name}: the network between homeservers needs the provider local, not {name}"
         return self.provider(spec).unsupported(spec)
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:

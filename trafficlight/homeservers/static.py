@@ -32,6 +32,7 @@ class LeasedServer:
     version: str
     exited: None = None  # nothing here observes its exit
     image: str = ""
+    federation: None = None
 
     async def operate(self, operation: str) -> None:
         """Refuse.

@@ -19,9 +19,11 @@ from quart import Response, current_app, request
 
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.session import Session
+from trafficlight.errors import UsageError
 from trafficlight.http.responses import ApiError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.catalog import SessionView
+from trafficlight.results.traffic import period_of
 from trafficlight.text import first_problem
 
 LATEST = "latest"
@@ -50,6 +52,17 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _OTHER_TYPES = frozenset(
     {"multipart/form-data", "application/x-www-form-urlencoded", "application/xml", "text/xml", "text/html"}
 )
+
+
+def asked_period() -> tuple[float, float]:
+    """Return the period that `between` in the query names.
+
+    :raises ApiError: it is no period (400).
+    """
+    try:
+        return period_of(request.args.get("between", ""))
+    except UsageError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
 
 
 def current_lab() -> Lab:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json as encoder
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,39 @@ def decision_of(
     return {"what": what, "status": status, "headers": headers, "body": base64.b64encode(body).decode()}
 
 
+@dataclass(frozen=True, slots=True)
+class FederationPort:
+    """How the network proxy gets between a homeserver and the others.
+
+    :param port: where others look for it on loopback, as in its server name.
+    :param target: where it listens.
+    :param certificate: its certificate, PEM.
+    :param private_key: the key of its certificate, PEM.
+    :param authority: the certificate authority that homeservers trust, PEM.
+    """
+
+    port: int
+    target: int
+    certificate: Path
+    private_key: Path
+    authority: Path
+
+
+def line_between(asking: str, asked: str) -> str:
+    """Return the name of the line from one homeserver to another, for the proxy."""
+    return f"{asking} to {asked}"
+
+
 class CaseNetwork:
     """The network of one case: its connection to the proxy process.
 
     :param socket: returns the proxy's control socket; starts the proxy if need be.
     :param record: whether clients are recorded also where the test does not use their network.
-    :param recording: returns the file for the recording of a role's client.
+    :param recording: returns the file for the recording of what a role's client asks, or what a role's
+        homeserver asks of that of another role.
     :param on_change: called with a role, the name of a rule, and whether it is in effect now.
+    :ivar recordings: the role of each recording.
+    :ivar homeservers: the roles of the homeservers that ask each other through the proxy.
     """
 
     def __init__(
@@ -40,11 +67,12 @@ class CaseNetwork:
         socket: Callable[[], Awaitable[Path]],
         *,
         record: bool,
-        recording: Callable[[str], Path],
+        recording: Callable[..., Path],
         on_change: Callable[[str, str, bool], None],
     ) -> None:
         self.record = record
-        self.recordings: dict[str, Path] = {}
+        self.recordings: dict[Path, str] = {}
+        self.homeservers: list[str] = []
         self._socket, self._recording, self.on_change = socket, recording, on_change
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._connecting = asyncio.Lock()
@@ -60,10 +88,29 @@ class CaseNetwork:
 
     async def open(self, role: str, target: str) -> str:
         """Return the base URL under which a client reaches a homeserver through the proxy."""
-        path = await asyncio.to_thread(self._recording, role)
-        self.recordings[role] = path
-        answer = await self.call("open", role, target=target, recording=str(path))
+        recording = await self._new_recording(role)
+        answer = await self.call("open", role, target=target, recording=recording)
         return str(answer["url"])
+
+    async def federate(self, servers: Mapping[str, tuple[str, FederationPort]]) -> None:
+        """Put the proxy between homeservers, before they ask each other for anything.
+
+        :param servers: the server name and the port of every role.
+        """
+        for asked, (_, port) in servers.items():
+            asking = {
+                name: (line_between(role, asked), await self._new_recording(role, asked))
+                for role, (name, _) in servers.items()
+                if role != asked
+            }
+            files = {name: str(value) for name, value in asdict(port).items()}
+            await self.call("federate", asked, asking=asking, look_inside=self.record, **files)
+        self.homeservers = list(servers)
+
+    async def _new_recording(self, role: str, *asked: str) -> str:
+        path = await asyncio.to_thread(self._recording, role, *asked)
+        self.recordings[path] = role
+        return str(path)
 
     async def call(self, do: str, role: str, **arguments: Any) -> dict[str, Any]:
         """Ask the proxy for something and return its answer.

@@ -5,9 +5,10 @@ import base64
 import contextlib
 import inspect
 import json as encoder
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ from trafficlight.errors import ActionError
 from trafficlight.network.connection import CaseNetwork, decision_of
 from trafficlight.network.rules import Matcher
 from trafficlight.text import count
+
+_STATUSES, _NO_STATUS = range(200, 600), "an answer has a status from 200 to 599"
 
 
 class Exchange:
@@ -72,7 +75,10 @@ class Exchange:
         """Answer in place of the homeserver, which sees nothing of a request at the stage ``request``.
 
         :param json: the body; by default an error of Matrix for a status from 400, else ``{}``.
+        :raises ValueError: there is no such status.
         """
+        if status not in _STATUSES:
+            raise ValueError(f"{status!r}: {_NO_STATUS}")
         if json is None:
             json = {"errcode": "M_UNKNOWN", "error": "answered by a test"} if status >= 400 else {}
         content = {"Content-Type": "application/json", **(headers or {})}
@@ -200,8 +206,8 @@ class Rule:
             held.release()
 
 
-class ClientNetwork:
-    """The network between one client and its homeservers, as a test sees and changes it.
+class Line:
+    """The line from whoever asks to one homeserver, or all of them, as a test sees and changes it.
 
     Requests are named by their path, with the method before it where that matters: ``"/keys/query"``,
     ``"PUT", "/sendToDevice"``. A path matches where it is found, whole parts only; ``*`` stands for any
@@ -212,23 +218,15 @@ class ClientNetwork:
     many matches it is for, at most) and `nth` (the one match that it is for, from 1). It ends with its block.
     If several match, they apply in the order in which they began, until one of them answers or drops.
 
-    :param role: the client's role.
+    :param role: the role of the client or the homeserver that asks.
+    :param name: the name of the line, for the proxy.
+    :param case: the network of its case; None outside of a running case.
+    :param where: what precedes the names of its rules in events and errors.
     """
 
-    def __init__(self, role: str, case: CaseNetwork | None) -> None:
-        self._role, self._in_case = role, case
-        self._used = False
-        self._direct = False
+    def __init__(self, role: str, name: str, case: CaseNetwork | None, where: str = "") -> None:
+        self._role, self._name, self._in_case, self._where = role, name, case, where
         self._active: list[tuple[Matcher, str, int, int | None]] = []
-
-    async def url_for(self, cs_api: str) -> str:
-        """Return the base URL that the client is given for a homeserver: of the proxy, if it is used."""
-        case = self._in_case
-        if case is None or not (self._used or (case.record and _is_loopback(cs_api))):
-            self._direct = True
-            return cs_api
-        self._direct = False
-        return await case.open(self._role, cs_api)
 
     @property
     def _case(self) -> CaseNetwork:
@@ -236,9 +234,8 @@ class ClientNetwork:
             raise RuntimeError(f"{self._role} is not part of a running case")
         return self._in_case
 
-    def use(self) -> None:
-        """Put the proxy between this client and the homeservers that it is given from now on."""
-        self._used = True
+    def _ensure_proxied(self) -> None:
+        """Check that requests pass the proxy."""
 
     @asynccontextmanager
     async def intercept(
@@ -266,15 +263,18 @@ class ClientNetwork:
             callback = callbacks[exchange.stage]
             assert callback is not None
             await rule._add(exchange)
+            late = f"{rule.name}: the function was not done with {exchange!r} in time"
             try:
                 async with asyncio.timeout(timeout) as limit:
                     result = callback(exchange)
                     if inspect.isawaitable(result):
                         await result
+                    # One that blocks the loop is not cancelled.
+                    if (end := limit.when()) is not None and asyncio.get_running_loop().time() > end:
+                        raise TimeoutError(late)
             except TimeoutError as error:
                 if not limit.expired():
                     raise
-                late = f"{rule.name}: the function was not done with {exchange!r} in time"
                 raise TimeoutError(late) from error
 
         async with self._rule(
@@ -294,6 +294,8 @@ class ClientNetwork:
         :raises RuntimeError: as for :meth:`intercept`.
         """
         rule = Rule(self._role, f"block {_name(request)} with {status}")
+        if status not in _STATUSES:
+            raise ValueError(f"{rule.name}: {_NO_STATUS}")
 
         async def decide(exchange: Exchange) -> None:
             exchange.answer(status, json)
@@ -314,10 +316,14 @@ class ClientNetwork:
 
         :param seconds: for how long, at most until the end of the rule.
         :param on: whether the request is late at the homeserver, or the answer at the client.
-        :raises ValueError: the rule can never match.
+        :raises ValueError: the rule can never match, or the seconds are no time.
         :raises RuntimeError: as for :meth:`intercept`.
         """
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"seconds={seconds!r} is not a time to wait")
         rule = Rule(self._role, f"delay {_name(request)} by {seconds:g} s")
+        if not seconds > 0:
+            raise ValueError(f"{rule.name}: it delays nothing")
 
         async def decide(exchange: Exchange) -> None:
             held = Held(exchange)
@@ -354,16 +360,22 @@ class ClientNetwork:
             yield rule
 
     @asynccontextmanager
-    async def offline(self) -> AsyncIterator[None]:
-        """Cut the line: open requests break, and new ones fail, until the end of the block."""
+    async def cut(self, name: str) -> AsyncIterator[None]:
+        """Cut the line: open requests break, and new ones fail, until the end of the block.
+
+        :param name: what it is called in events.
+        """
         self._ensure_proxied()
-        await self._case.call("offline", self._role, cut=True)
-        self._case.on_change(self._role, "offline", True)
+        await self._case.call("offline", self._name, cut=True)
+        self._changed(name, True)
         try:
             yield
         finally:
-            self._case.on_change(self._role, "offline", False)
-            await self._case.call("offline", self._role, cut=False)
+            self._changed(name, False)
+            await self._case.call("offline", self._name, cut=False)
+
+    def _changed(self, name: str, active: bool) -> None:
+        self._case.on_change(self._role, self._where + name, active)
 
     async def wait_for(
         self, *request: str | re.Pattern[str], timeout: float = 30, **options: Unpack[Options]
@@ -399,7 +411,8 @@ class ClientNetwork:
         first, last = nth or 1, nth or options.get("times")
         for other, name, begin, end in self._active:
             if other == matcher and begin <= (last or begin) and first <= (end or first):
-                raise RuntimeError(f"{self._role}: {rule.name} collides with {name}: both are for {matcher}")
+                both = f"{self._where}{rule.name} collides with {name}"
+                raise RuntimeError(f"{self._role}: {both}: both are for {matcher}")
         id, failure = self._case.next_number(), list[Exception]()
 
         async def decided(message: dict[str, Any]) -> dict[str, Any]:
@@ -416,7 +429,7 @@ class ClientNetwork:
         self._case.add_rule(id, decided)
         await self._case.call(
             "rule",
-            self._role,
+            self._name,
             id=id,
             name=rule.name,
             matcher=asdict(matcher),
@@ -426,7 +439,7 @@ class ClientNetwork:
             last=last,
         )
         self._active.append(active := (matcher, rule.name, first, last))
-        self._case.on_change(self._role, rule.name, True)
+        self._changed(rule.name, True)
         try:
             yield
         except Exception as error:
@@ -437,15 +450,48 @@ class ClientNetwork:
         finally:
             self._active.remove(active)
             rule._release()
-            self._case.on_change(self._role, f"{rule.name}: {len(rule.exchanges)} matched", False)
-            await self._case.call("remove", self._role, id=id)
+            self._changed(f"{rule.name}: {len(rule.exchanges)} matched", False)
+            await self._case.call("remove", self._name, id=id)
             self._case.remove_rule(id)
         if failure:
             raise failure[0]
 
+
+class ClientNetwork(Line):
+    """The line between one client and its homeservers, as a test sees and changes it.
+
+    :param role: the client's role.
+    """
+
+    def __init__(self, role: str, case: CaseNetwork | None) -> None:
+        super().__init__(role, role, case)
+        self._used = False
+        #: Of each address that the client was given, whether it is the proxy's.
+        self._given: list[bool] = []
+
+    async def url_for(self, cs_api: str) -> str:
+        """Return the base URL that the client is given for a homeserver: of the proxy, if it is used."""
+        case = self._in_case
+        proxied = case is not None and (self._used or (case.record and _is_loopback(cs_api)))
+        self._given.append(proxied)
+        return await case.open(self._role, cs_api) if case is not None and proxied else cs_api
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the client was given addresses of the proxy only."""
+        return bool(self._given) and all(self._given)
+
+    def use(self) -> None:
+        """Put the proxy between this client and the homeservers that it is given from now on."""
+        self._used = True
+
+    def offline(self) -> AbstractAsyncContextManager[None]:
+        """Cut the line: open requests break, and new ones fail, until the end of the block."""
+        return self.cut("offline")
+
     def _ensure_proxied(self) -> None:
         """Put the proxy before a client that has no address yet; refuse one that has the homeserver's own."""
-        if self._direct:
+        if self._given[-1:] == [False]:
             raise RuntimeError(
                 f"{self._role} was given the homeserver's own address: call {self._role}.network.use() before"
                 " it registers or logs in, or set RECORD_TRAFFIC"
@@ -475,6 +521,10 @@ def _matcher(request: tuple[str | re.Pattern[str], ...], options: Options) -> Ma
     query = options.get("query", {})
     if not all(isinstance(text, str) for text in (*query, *query.values())):
         raise ValueError(f"query={query!r} matches nothing: parameters are texts")
+    try:
+        encoder.dumps(options.get("body"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"body={options['body']!r} matches nothing: it is no JSON ({error})") from None
     if isinstance(path, re.Pattern) and path.flags != re.UNICODE:
         raise ValueError(f"{path!r}: write a text, and flags into it, as in (?i)")
     return Matcher(

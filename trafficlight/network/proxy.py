@@ -1,128 +1,28 @@
 """The proxy process: forwards clients' requests to homeservers, records them, and lets tests decide.
 
 A case connects to the control socket and sends one JSON object per line: ``open`` gives a client a URL for a
-homeserver, ``rule`` and ``remove`` say which exchanges the case wants to decide about, ``offline`` cuts a
-client's line, ``decide`` answers what the proxy asked with ``ask``. Everything of a case ends with its
-connection, however it ends.
+homeserver, ``federate`` puts the proxy before a homeserver's federation port, ``rule`` and ``remove`` say
+which exchanges the case wants to decide about, ``offline`` cuts a line, ``decide`` answers what the proxy
+asked with ``ask``. Everything of a case ends with its connection, however it ends.
 """
 
 import asyncio
 import base64
 import itertools
 import json
-import re
 import signal
-import ssl
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trafficlight.network import har
-from trafficlight.network.har import Body, Recording
-from trafficlight.network.http1 import (
-    LIMIT,
-    Head,
-    Headers,
-    ProtocolError,
-    decoded,
-    parse_head,
-    read_body,
-    read_head,
-    render_request,
-    render_response,
-)
+from trafficlight.network.forwarding import ActiveRule, ClientSide, Connection, Dropped, PassingExchange
+from trafficlight.network.gates import FederationConnection, Gate, contexts
+from trafficlight.network.har import Recording
 from trafficlight.network.rules import MESSAGE_LIMIT, Matcher
-
-BODY_LIMIT = 64 << 20
-"""Bytes of a body about which a test can decide."""
 
 # Seconds that requests pass after the end of a case.
 _LINGER = 10
-# Seconds to connect to a homeserver.
-_CONNECT = 30
-# Browsers hide an answer of another origin from the page without them.
-_CORS: Headers = [
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS"),
-    ("Access-Control-Allow-Headers", "X-Requested-With, Content-Type, Authorization, Date"),
-]
-
-
-class _Dropped(Exception):  # noqa: N818
-    """The connection of the client is to be cut."""
-
-
-@dataclass(eq=False)
-class _Rule:
-    """What a case wants to decide about.
-
-    :ivar first: the number of the first match that counts, from 1.
-    :ivar last: the number of the last one; None for all.
-    """
-
-    id: int
-    name: str
-    matcher: Matcher
-    request: bool
-    response: bool
-    first: int = 1
-    last: int | None = None
-    seen: int = 0
-
-    def counts(self) -> bool:
-        """Count a match; return whether the rule is for it."""
-        self.seen += 1
-        return self.first <= self.seen <= (self.last or self.seen)
-
-
-@dataclass(eq=False)
-class _Exchange:
-    """A request with its answer."""
-
-    request: Head
-    began: datetime = field(default_factory=lambda: datetime.now(UTC))
-    start: float = field(default_factory=time.monotonic)
-    answered: float = 0.0
-    sent: Body = field(default_factory=Body)
-    received: Body = field(default_factory=Body)
-    response: Head | None = None
-    comments: list[str] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class _ClientSide:
-    """The line of one client: what it listens on, its connections and rules."""
-
-    role: str
-    recording: Recording | None = None
-    rules: dict[int, _Rule] = field(default_factory=dict)
-    urls: dict[str, str] = field(default_factory=dict)
-    servers: list[asyncio.Server] = field(default_factory=list)
-    connections: set["_Connection"] = field(default_factory=set)
-    offline: int = 0
-
-
-class _Stream(asyncio.StreamReaderProtocol):
-    """A connection whose end is known at once, also while nothing is read from it."""
-
-    def __init__(self, connected: Callable[..., Any] | None, closed: Callable[[], None]) -> None:
-        self.reader = asyncio.StreamReader(limit=LIMIT)
-        super().__init__(self.reader, connected)
-        self._on_end = closed
-
-    def eof_received(self) -> bool:
-        super().eof_received()
-        self._on_end()
-        return False  # closes the transport: HTTP has no half-closed connections
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._on_end()
 
 
 class _Case:
@@ -130,7 +30,7 @@ class _Case:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._lines: dict[str, _ClientSide] = {}
+        self._lines: dict[str, ClientSide] = {}
         self._numbers = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="recordings")
@@ -161,17 +61,23 @@ class _Case:
         """Do what a message asks for; return the answer."""
         if do == "open":
             return {"url": await self._open(role, **message)}
+        if do == "federate":
+            await self._federate(**message)
+            return {}
         line = self._line(role)
         match do:
             case "rule":
-                rule = _Rule(matcher=Matcher(**message.pop("matcher")), **message)
+                if line.sealed:  # its open connections cannot be looked into
+                    line.sealed = False
+                    line.cut()
+                rule = ActiveRule(matcher=Matcher(**message.pop("matcher")), **message)
                 line.rules[rule.id] = rule
             case "remove":
                 del line.rules[message["id"]]
             case "offline":
                 line.offline += 1 if message["cut"] else -1
-                for connection in list(line.connections) if line.offline else ():
-                    connection.cut()
+                if line.offline:
+                    line.cut()
             case _:
                 raise ValueError(do)
         return {}
@@ -189,19 +95,52 @@ class _Case:
         if target not in line.urls:
             url = urlsplit(target)
             server = await loop.create_server(
-                lambda: _Connection(self, line, target).protocol, "127.0.0.1", 0, backlog=256
+                lambda: Connection(line, target).protocol, "127.0.0.1", 0, backlog=256
             )
             line.servers.append(server)
             line.urls[target] = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{url.path}"
         return line.urls[target]
 
-    def _line(self, role: str) -> _ClientSide:
-        return self._lines.setdefault(role, _ClientSide(role))
+    async def _federate(
+        self,
+        port: str,
+        target: str,
+        certificate: str,
+        private_key: str,
+        authority: str,
+        asking: dict[str, tuple[str, str]],
+        look_inside: bool,
+    ) -> None:
+        """Listen where others look for a homeserver.
+
+        :param asking: the line and the recording of each of them, by its server name.
+        :param look_inside: whether its requests are recorded, and not only connections.
+        :raises OSError: the port is taken, or a file cannot be read or written.
+        """
+        loop, url = asyncio.get_running_loop(), f"https://127.0.0.1:{target}"
+        tls = await loop.run_in_executor(
+            self._disk, contexts, Path(certificate), Path(private_key), Path(authority)
+        )
+        unsigned = self._line(f"to {port}")
+        lines = {}
+        for server_name, (name, recording) in asking.items():
+            line = lines[server_name] = self._line(name)
+            line.recording = await loop.run_in_executor(self._disk, Recording, Path(recording))
+            line.sealed = len(asking) == 1 and not look_inside
+        for line in (unsigned, *lines.values()):
+            line.urls[url] = f"https://localhost:{port}"
+        gate = Gate(url, lines, unsigned, *tls)
+        unsigned.servers.append(
+            await loop.create_server(lambda: FederationConnection(gate).protocol, "127.0.0.1", int(port))
+        )
+
+    def _line(self, role: str) -> ClientSide:
+        return self._lines.setdefault(role, ClientSide(self._ask, self._disk))
 
     def _send(self, message: dict[str, Any]) -> None:
         self._writer.write(json.dumps(message).encode() + b"\n")
 
-    async def ask(self, rule: _Rule, exchange: _Exchange, stage: str, body: bytes) -> Any:
+    async def _ask(self, rule: ActiveRule, exchange: PassingExchange, stage: str, body: bytes) -> Any:
         """Return what the test decides about an exchange."""
         head = exchange.request if stage == "request" else exchange.response
         assert head is not None
@@ -224,29 +163,10 @@ class _Case:
         finally:
             self._asked.pop(number, None)
 
-    def record(self, line: _ClientSide, url: str, exchange: _Exchange) -> None:
-        """Write an exchange to the recording of its client."""
-        if line.recording is None:
-            return
-        now = time.monotonic()
-        answered = exchange.answered or now
-        found = har.entry(
-            url,
-            exchange.request,
-            exchange.sent,
-            exchange.response,
-            exchange.received,
-            began=exchange.began,
-            waited=answered - exchange.start,
-            received=now - answered,
-            comment="; ".join(exchange.comments),
-        )
-        self._disk.submit(line.recording.add, found)
-
     async def _close(self, linger: float) -> None:
         for asked in self._asked.values():
             if not asked.done():
-                asked.set_exception(_Dropped())
+                asked.set_exception(Dropped())
         for line in self._lines.values():
             line.rules.clear()
             line.offline = 0
@@ -256,288 +176,12 @@ class _Case:
             for server in line.servers:
                 server.close()
             tasks = [task for connection in line.connections if (task := connection.task) is not None]
-            for connection in list(line.connections):
-                connection.cut()
+            line.cut()
             await asyncio.gather(*tasks, return_exceptions=True)
             if line.recording is not None:
                 self._disk.submit(line.recording.close)
         await asyncio.to_thread(self._disk.shutdown)
         self._writer.close()
-
-
-class _Connection:
-    """A connection of a client, with its own connection to the homeserver.
-
-    :param target: the base URL of the homeserver.
-    """
-
-    def __init__(self, case: _Case, line: _ClientSide, target: str) -> None:
-        self._case, self._line, self._target = case, line, target
-        self.protocol = _Stream(self._run, self._client_disconnected)
-        self.task: asyncio.Task[Any] | None = None
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
-        self._up: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        #: What the connection waits for: a request, a decision of the test, or the homeserver.
-        self._waits_for = ""
-
-    async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer, self.task = reader, writer, asyncio.current_task()
-        self._line.connections.add(self)
-        clean = False
-        try:
-            while not self._line.offline:
-                self._waits_for = "request"
-                request = await read_head(reader)
-                if request is None or not await self._exchange(request):
-                    clean = True
-                    break
-        except (_Dropped, ProtocolError, OSError, asyncio.CancelledError):
-            pass  # what a client sees of a homeserver that is not there, or is cut off
-        finally:
-            self._line.connections.discard(self)
-            self._waits_for = ""
-            for one in (writer, self._up[1] if self._up is not None else None):
-                if one is not None:
-                    one.close() if clean else one.transport.abort()
-
-    def cut(self) -> None:
-        """Cut the line: both sides get a reset."""
-        if self.task is not None:
-            self.task.cancel()
-
-    def _client_disconnected(self) -> None:
-        if self._waits_for == "homeserver" and self._up is not None:
-            self._up[1].transport.abort()
-        elif self._waits_for == "test":
-            self.cut()
-
-    def _homeserver_disconnected(self) -> None:
-        if self._waits_for == "request":
-            self._writer.close()
-
-    async def _upstream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._up is not None and (self._up[0].at_eof() or self._up[1].is_closing()):
-            self._up[1].close()
-            self._up = None
-        if self._up is None:
-            loop, url = asyncio.get_running_loop(), urlsplit(self._target)
-            secure = url.scheme == "https"
-            async with asyncio.timeout(_CONNECT):
-                transport, protocol = await loop.create_connection(
-                    lambda: _Stream(None, self._homeserver_disconnected),
-                    url.hostname or "",
-                    url.port or (443 if secure else 80),
-                    ssl=ssl.create_default_context() if secure else None,
-                )
-            reader = protocol.reader
-            self._up = reader, asyncio.StreamWriter(transport, protocol, reader, loop)
-        return self._up
-
-    async def _exchange(self, request: Head) -> bool:
-        """Pass one request on, and its answer back; return whether another request may follow."""
-        self._waits_for = ""
-        exchange = _Exchange(request)
-        candidates = [
-            rule for rule in self._line.rules.values() if rule.matcher.matches(request.method, request.target)
-        ]
-        try:
-            if not candidates:
-                return await self._pass_on(exchange)
-            return await self._decide(exchange, candidates)
-        finally:
-            self._case.record(self._line, self._line.urls[self._target], exchange)
-
-    async def _pass_on(self, exchange: _Exchange) -> bool:
-        """Pass a request on as it arrives."""
-        request = exchange.request
-        _, writer = await self._upstream()
-        writer.write(self._for_target(request.raw))
-        # An answer may come before the end of a long body, or be needed for its beginning.
-        if request.chunked or (request.length or 0) > LIMIT or request.get("expect"):
-            sending = asyncio.create_task(self._send_body(exchange, writer))
-            try:
-                goes_on = await self._pass_back(exchange)
-                return goes_on and sending.done() and not sending.exception()
-            finally:
-                sending.cancel()
-                await asyncio.wait([sending])
-        await self._send_body(exchange, writer)
-        return await self._pass_back(exchange)
-
-    async def _send_body(self, exchange: _Exchange, writer: asyncio.StreamWriter) -> None:
-        async for raw, content in read_body(self._reader, exchange.request):
-            exchange.sent.add(content)
-            writer.write(raw)
-            await writer.drain()
-
-    async def _pass_back(self, exchange: _Exchange) -> bool:
-        """Pass the answer back as it arrives; return whether another request may follow."""
-        head = await self._answer_of(exchange, self._writer.write)
-        assert self._up is not None
-        reader, writer = self._up
-        self._writer.write(head.raw)
-        if head.status == 101:
-            await _joined((self._reader, writer), (reader, self._writer))
-            return False
-        to_the_end = False
-        if head.has_body(exchange.request.method):
-            to_the_end = head.length is None and not head.chunked
-            async for raw, content in read_body(reader, head, to_the_end=True):
-                exchange.received.add(content)
-                self._writer.write(raw)
-                await self._writer.drain()
-        await self._writer.drain()
-        return not (to_the_end or _closes(exchange.request) or _closes(head))
-
-    async def _answer_of(self, exchange: _Exchange, interim: Callable[[bytes], None] | None) -> Head:
-        """Return the head of the final answer.
-
-        :param interim: called with the bytes of those before it, such as 100 Continue.
-        """
-        assert self._up is not None
-        self._waits_for = "homeserver"
-        while (head := await read_head(self._up[0])) is not None:
-            if head.status >= 200 or head.status == 101:
-                exchange.response, exchange.answered = head, time.monotonic()
-                return head
-            if interim is not None:
-                interim(head.raw)
-        raise _Dropped  # the homeserver closed the connection
-
-    async def _decide(self, exchange: _Exchange, candidates: list[_Rule]) -> bool:
-        """Let the test decide about a request that matches, and about its answer."""
-        request = exchange.request
-        if request.get("expect"):
-            self._writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        raw, body = await _whole(self._reader, request, exchange.sent)
-        content = decoded(body, request.get("content-encoding") or "", BODY_LIMIT)
-        rules = [rule for rule in candidates if rule.matcher.matches_body(content) and rule.counts()]
-        sent = request.raw + raw
-        for rule in rules:
-            if not rule.request:
-                continue
-            self._waits_for = "test"
-            decision = await self._case.ask(rule, exchange, "request", content)
-            exchange.comments.append(f"{rule.name}: {decision['what']}")
-            if decision["what"] == "answered":
-                return await self._answer(exchange, decision)
-            if decision["what"] == "dropped":
-                raise _Dropped
-            if decision["what"] == "changed":
-                content = _body(decision)
-                start = decision["method"], decision["target"]
-                sent = render_request(*start, _headers(decision), content)
-                exchange.request = _head_of(sent, content)
-        _, writer = await self._upstream()
-        writer.write(self._for_target(sent))
-        await writer.drain()
-        if wanted := [rule for rule in rules if rule.response]:
-            return await self._decide_back(exchange, wanted)
-        return await self._pass_back(exchange)
-
-    async def _decide_back(self, exchange: _Exchange, rules: list[_Rule]) -> bool:
-        """Let the test decide about an answer."""
-        request = exchange.request
-        head = await self._answer_of(exchange, None)
-        assert self._up is not None
-        raw = body = b""
-        if head.has_body(request.method):
-            raw, body = await _whole(self._up[0], head, exchange.received, to_the_end=True)
-        framed = head.length is not None or head.chunked or not head.has_body(request.method)
-        content = decoded(body, head.get("content-encoding") or "", BODY_LIMIT)
-        sent = head.raw + raw
-        for rule in rules:
-            self._waits_for = "test"
-            decision = await self._case.ask(rule, exchange, "response", content)
-            exchange.comments.append(f"{rule.name}: answer {decision['what']}")
-            if decision["what"] == "answered":
-                return await self._answer(exchange, decision)
-            if decision["what"] == "dropped":
-                raise _Dropped
-            if decision["what"] == "changed":
-                content, framed = _body(decision), True
-                sent = render_response(decision["status"], _headers(decision), content)
-                exchange.response, exchange.received = _head_of(sent, content), Body()
-                exchange.received.add(content)
-        self._writer.write(sent)
-        await self._writer.drain()
-        return framed and not (_closes(request) or _closes(head))
-
-    async def _answer(self, exchange: _Exchange, decision: dict[str, Any]) -> bool:
-        """Answer in place of the homeserver."""
-        given = _headers(decision)
-        names = {name.lower() for name, _ in given}
-        headers = given + [(name, value) for name, value in _CORS if name.lower() not in names]
-        content = _body(decision)
-        answer = render_response(decision["status"], headers, content)
-        exchange.response, exchange.received = _head_of(answer, content), Body()
-        exchange.answered = time.monotonic()
-        exchange.received.add(content)
-        self._writer.write(answer)
-        await self._writer.drain()
-        return not _closes(exchange.request)
-
-    def _for_target(self, raw: bytes) -> bytes:
-        """Return a request with the host that a homeserver on another machine expects."""
-        url = urlsplit(self._target)
-        if url.hostname in ("127.0.0.1", "localhost", "::1"):
-            return raw
-        head, end, body = raw.partition(b"\r\n\r\n")
-        return _HOST.sub(b"\\g<1>" + url.netloc.encode(), head, count=1) + end + body
-
-
-_HOST = re.compile(rb"(\r\nhost:[ \t]*)[^\r]*", re.IGNORECASE)
-
-
-def _head_of(message: bytes, content: bytes) -> Head:
-    return parse_head(message[: len(message) - len(content)])
-
-
-def _closes(head: Head) -> bool:
-    """Return whether a message is the last one of its connection."""
-    wanted = (head.get("connection") or "").lower()
-    old = "HTTP/1.0" in (head.start[0], head.start[2])
-    return "close" in wanted or (old and "keep-alive" not in wanted)
-
-
-async def _whole(
-    reader: asyncio.StreamReader, head: Head, into: Body, *, to_the_end: bool = False
-) -> tuple[bytes, bytes]:
-    """Return a whole body: its bytes on the wire, and its content."""
-    raw, content = bytearray(), bytearray()
-    async for part, inside in read_body(reader, head, to_the_end=to_the_end):
-        raw += part
-        content += inside
-        into.add(inside)
-        if len(content) > BODY_LIMIT:
-            raise ProtocolError(f"a body on which a test decides has more than {BODY_LIMIT:,} bytes")
-    return bytes(raw), bytes(content)
-
-
-async def _joined(*ways: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
-    """Copy between two connections until one of them ends."""
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while part := await reader.read(LIMIT):
-            writer.write(part)
-            await writer.drain()
-
-    copies = [asyncio.create_task(copy(*way)) for way in ways]
-    try:
-        await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for one in copies:
-            one.cancel()
-        await asyncio.gather(*copies, return_exceptions=True)
-
-
-def _headers(decision: dict[str, Any]) -> Headers:
-    return [(name, value) for name, value in decision["headers"]]
-
-
-def _body(decision: dict[str, Any]) -> bytes:
-    return base64.b64decode(decision["body"])
 
 
 async def serve(socket: Path) -> None:

@@ -11,6 +11,12 @@ from urllib.parse import parse_qsl, urlsplit
 MESSAGE_LIMIT = 128 << 20
 """Bytes of a line between a case and the proxy."""
 
+SOURCE = "127.0.0.2"
+"""The address from which the proxy asks homeservers on this machine: their logs tell what came through it.
+
+All of 127.0.0.0/8 is this machine on Linux; elsewhere it has the usual address.
+"""
+
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 
 
@@ -40,7 +46,9 @@ class Matcher:
                 re.compile(self.path)
             except re.error as error:
                 raise ValueError(f"{self.path!r} is not a regular expression: {error}") from None
-        elif not self.path.startswith("/"):
+            if "://" in self.path:
+                raise ValueError(f"{self.path!r} matches nothing: it is searched in the path, without a host")
+        elif not self.path.startswith("/") or self.path.startswith("//"):
             raise ValueError(f"{self.path!r} matches nothing: a path begins with a slash, without a host")
         elif "?" in self.path:
             raise ValueError(f"{self.path!r} matches nothing: what follows ? is not in the path; use query=")

@@ -105,6 +105,7 @@ class SessionSummary(BaseModel):
     configuration: dict[str, Any] = {}
     exit_code: int | None
     interrupted: bool
+    incomplete: str = ""
     stopped: str = ""
     counts: dict[State, int]
     outcomes: dict[Outcome, int]

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cache
 from inspect import get_annotations
 from pathlib import PurePosixPath
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from pydantic import TypeAdapter
 
@@ -173,11 +173,14 @@ class SessionEnded(Event):
     :param counts: the number of cases in each state.
     :param exit_code: the exit code that the session determines.
     :param interrupted: whether it was interrupted.
+    :param incomplete: what is missing in its folder, and why; empty if nothing is. An event with it corrects
+        the one before.
     """
 
     counts: Mapping[State, int] = field(default_factory=dict)
     exit_code: int
     interrupted: bool = False
+    incomplete: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -500,7 +503,7 @@ class Log(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkChanged(Event):
-    """A test changed the network of the client in a role.
+    """A test changed the network of the client or the homeserver in a role.
 
     :param rule: what it does to which requests, or ``offline``.
     :param active: whether it is in effect from now on.
@@ -510,7 +513,24 @@ class NetworkChanged(Event):
     active: bool
 
 
-TestEvent: TypeAlias = Measurement | Attachment | Log | NetworkChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceChanged(Event):
+    """A service of a test started, stopped, or failed to.
+
+    :param service: its id: the name of its class, and a number.
+    :param what: ``start``, ``wait``, ``stop``, ``clean`` or ``collect`` when that begins, and ``started``,
+        ``waited``, ``stopped`` or ``cleaned`` when it is done.
+    :param nodes: the names of its nodes.
+    :param problem: what went wrong; empty if nothing did.
+    """
+
+    service: str
+    what: str
+    nodes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+TestEvent: TypeAlias = Measurement | Attachment | Log | NetworkChanged | ServiceChanged
 """What a running test can emit; the coordinator accepts nothing else from a worker."""
 
 
@@ -589,7 +609,7 @@ def event_from_test(content: Any) -> TestEvent | None:
     if isinstance(event, Attachment):
         path = PurePosixPath(event.path)
         return None if path.is_absolute() or ".." in path.parts else event
-    return event if isinstance(event, Measurement | Log | NetworkChanged) else None
+    return cast("TestEvent", event) if isinstance(event, get_args(TestEvent)) else None
 
 
 def jsonable(value: Any) -> Any:

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 CURRENT = "current"
 LATEST = "latest"
 
+RECORDING = "network.har"
+"""The file of a client's traffic, in the folder of its uploads."""
+
 LONGEST = 140
 """Bytes in one name. Most file systems take 255, encrypted home directories 143."""
 
@@ -314,7 +317,8 @@ class ResultsFolder:
         except OSError as error:
             # The links are optional: some file systems have none, or the name is taken by a folder.
             temporary.unlink(missing_ok=True)
-            logger.warning("cannot link %s to %s: %s", link, self.id, error)
+            why = "it is no link, and still shows what it did" if link.exists() else error
+            logger.warning("cannot link %s to %s: %s", link, self.id, why)
 
 
 @contextlib.contextmanager

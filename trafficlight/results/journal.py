@@ -207,17 +207,16 @@ class EventLog:
             if written:
                 self._torn = written < len(line)
 
-    def close(self) -> str:
-        """Close the file; may be called again.
+    def misplaced(self) -> str:
+        """Return what is wrong with the file if it is no longer where it was written; else nothing."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                return ""
+        return f"{self._path} was removed or replaced while it was written"
 
-        :return: what is wrong with it if it is no longer where it was written; else empty.
-        """
-        try:
-            there = self._file.closed or os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
-        except OSError:
-            there = False
+    def close(self) -> None:
+        """Close the file; may be called again."""
         self._file.close()
-        return "" if there else f"{self._path} was removed or replaced while it was written"
 
 
 def read_events(path: Path) -> Iterator[Event]:

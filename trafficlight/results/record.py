@@ -58,6 +58,7 @@ class SessionRecord:
     adapter_types: Counter[tuple[str, str]] = field(default_factory=Counter)
     exit_code: int | None = None
     interrupted: bool = False
+    incomplete: str = ""
     stopped: str = ""
     cancelled: bool = False
     last_sequence: int = 0
@@ -145,6 +146,7 @@ class SessionRecord:
                 self.stopped, self.cancelled = event.reason, event.cancelled
             case SessionEnded():
                 self.ended, self.exit_code, self.interrupted = event.time, event.exit_code, event.interrupted
+                self.incomplete = event.incomplete
             case Problem():
                 self.problems.append(event)
             case AdapterRegistered() | AdapterLeased():

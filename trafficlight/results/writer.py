@@ -29,7 +29,7 @@ from trafficlight.results.events import (
 )
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
 from trafficlight.results.journal import EventLog, is_written, last_sequence, read_events
-from trafficlight.results.record import SessionRecord
+from trafficlight.results.record import ExitCode, SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.json_files import (
@@ -41,7 +41,7 @@ from trafficlight.results.reports.json_files import (
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle, junit_bytes
 from trafficlight.results.reports.summary import trimmed_traceback
 from trafficlight.results.reports.timeline import render_timeline
-from trafficlight.text import escape_control
+from trafficlight.text import count, escape_control
 
 logger = logging.getLogger(__name__)
 
@@ -161,15 +161,38 @@ class ResultsWriter:
         self._wake.set()
         try:
             self._thread.join()
+            self._note(self._log.misplaced() or _removed(self._folder.path, self._record))
+            self._record_incomplete()
             self._note(_attempted(self._write_junit, "junit.xml"))
             self._note(write_reports(self._folder, self._record))
+            if self._record_incomplete():
+                _attempted(self._write_junit, "junit.xml")
+                _attempted(self._write_session, "session.json")
             for host in self._hosts:
                 host.stop()
             until = time.monotonic() + self._deadline
             for host in self._hosts:
                 host.join(until)
         finally:
-            self._note(self._log.close())  # last: other processes take the session for complete then
+            self._log.close()  # last: other processes take the session for complete then
+
+    def _record_incomplete(self) -> bool:
+        """Record that the results of an ended session are incomplete; return whether that is news."""
+        record = self._record
+        if not self.incomplete or record.incomplete or record.ended is None:
+            return False
+        end = SessionEnded(
+            sequence=record.last_sequence + 1,
+            time=record.ended,
+            session=record.id,
+            counts=record.counts,
+            exit_code=record.exit_code or ExitCode.LAB_ERROR,
+            interrupted=record.interrupted,
+            incomplete=self.incomplete,
+        )
+        record.apply(end)
+        _attempted(partial(self._log.append, end), "events.jsonl")
+        return True
 
     def _follow(self, event: Event) -> None:
         match event:
@@ -370,6 +393,23 @@ def _attempted(write: Callable[[], None], what: str) -> str:
         logger.exception("cannot write %s", what)
         return f"{what} cannot be written: {error}"
     return ""
+
+
+def _removed(root: Path, record: SessionRecord) -> str:
+    """Return which files of a session's cases are no longer there; empty if all are."""
+    ended = [attempt for case in record.cases.values() for attempt in case.ended]
+    files = [
+        root / attempt.folder / name
+        for attempt in ended
+        for name in (
+            *(("log.info",) if attempt.timeline else ()),
+            *(file.path for file in (*attempt.uploads, *attempt.attachments)),
+        )
+    ]
+    missing = [file for file in files if not os.path.lexists(file)]
+    if not missing:
+        return ""
+    return f"{count(len(missing), 'file')} of cases removed while the session ran, such as {missing[0]}"
 
 
 def _write_attempt(path: Path, attempt: AttemptRecord) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trafficlight.client_types import CLIENT_NAME, ClientType, Nio, client_types_of, spec_of
+from trafficlight.client_types import CLIENT_NAME, AnyMatrixClient, ClientType, Nio, client_types_of, spec_of
 from trafficlight.errors import TestFileError
-from trafficlight.parameters import ParameterSet, ignored_types, time_limit_of
+from trafficlight.parameters import NodeRequest, ParameterSet, ignored_types, nodes_of, time_limit_of
 from trafficlight.server_types import HomeServerSpec, NamedServer, ServerType, SynapseStable
 from trafficlight.suites.case_ids import base_id, case_id, suite_id
 from trafficlight.suites.discovery import FileFound, methods_of
@@ -96,13 +96,19 @@ def expand(
             if check_method(cls, method, roles, sets, source, line):
                 continue
         limit = time_limit_of(getattr(cls, method)) or cls.timeout
+        nodes = nodes_of(getattr(cls, method), cls)
         ignores = list(ignored_types(getattr(cls, method), cls, roles.names))
         wrong = check_ignores(ignores, roles, source, line)
         problems.extend(wrong)
         if wrong:
             continue
         matrix = _Matrix(
-            taken, sets, _Test(file, class_name, method, line, wanted.parameters, limit), ignores
+            taken,
+            sets,
+            _Test(
+                file, class_name, method, line, wanted.parameters, limit, nodes, bool(cls.breaks_federation)
+            ),
+            ignores,
         )
         suite, wrong = matrix.suite(_documentation(cls, method), wanted)
         problems.extend(wrong)
@@ -192,6 +198,8 @@ class _Test:
     line: int
     overrides: Mapping[str, Any]
     timeout: float | None = None
+    nodes: NodeRequest | None = None
+    breaks_federation: bool = False
 
     @property
     def id(self) -> str:
@@ -347,12 +355,13 @@ class _Matrix:
         return case_id(self._test.id, [*cells, *self._values[place].items()])
 
     def _ignored(self, row: _Row, place: int) -> str | None:
-        """Return why a cell's types are ignored; None if they are not."""
-        if not self._ignores:
-            return None
+        """Return why a cell's types are ignored, or missing; None if they are not."""
         kinds = {
             name: role.types[at] for role, at in zip(self._roles, row, strict=True) for name in role.names
         }
+        for kind in kinds.values():
+            if isinstance(kind, AnyMatrixClient):
+                return kind.missing
         values = self._sets[place].values
 
         def meant(name: str, stated: Any) -> bool:
@@ -376,7 +385,10 @@ class _Matrix:
             for role in self._roles
         ]
         servers = [
-            [_slot(kind, role) if isinstance(kind, ServerType) else None for kind in role.types]
+            [
+                _slot(kind, role, test.breaks_federation) if isinstance(kind, ServerType) else None
+                for kind in role.types
+            ]
             for role in self._roles
         ]
         parameters = [{name: as_json(value) for name, value in one.values.items()} for one in self._sets]
@@ -403,6 +415,7 @@ class _Matrix:
                 test.overrides,
                 self._sets[place].ignored or self._ignored(row, place),
                 test.timeout,
+                test.nodes,
             )
         return tuple(cases.values()), problems
 
@@ -411,10 +424,15 @@ def _entries(cells: Iterable[tuple[str, str]]) -> str:
     return case_id("", cells)[1:-1]
 
 
-def _slot(kind: ServerType, role: Role) -> ServerSlot:
+def _slot(kind: ServerType, role: Role, behind_proxy: bool) -> ServerSlot:
     specs = (
         HomeServerSpec(
-            str(one.type_name), str(one.recipe), str(one.version), str(one.image), as_json(one.config)
+            str(one.type_name),
+            str(one.recipe),
+            str(one.version),
+            str(one.image),
+            as_json(one.config),
+            behind_proxy,
         )
         for one in kind.homeservers()
     )

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, PlainValidator, ValidationInfo
 
 from trafficlight.client_types import ClientTypeSpec
 from trafficlight.errors import TestFileError
+from trafficlight.parameters import NodeRequest
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.text import count
 
@@ -54,6 +55,7 @@ class Case:
     :param overrides: the parameters that were given in place of the test's own.
     :param skip: the reason not to run it; None if it runs.
     :param timeout: seconds for set-up and test together; None for the lab's setting.
+    :param nodes: the nodes of a cluster that it needs; None for none.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Case:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     skip: str | None = None
     timeout: float | None = None
+    nodes: NodeRequest | None = None
 
     @property
     def roles(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from trafficlight.client_types import client_types_of
-from trafficlight.errors import TestFileError, UsageError
+from trafficlight.errors import NothingLeftError, TestFileError, UsageError
 from trafficlight.server_types import server_types_of
 from trafficlight.suites.case_ids import base_id, encode_file
 from trafficlight.suites.discovery import (
@@ -30,6 +30,7 @@ from trafficlight.suites.signatures import lone_lists, parameters_of
 from trafficlight.suites.source import SourceLines
 from trafficlight.suites.targets import Target, read_target
 from trafficlight.test import Test
+from trafficlight.text import count
 
 # Cases in one part of a file's result: decoding one must not block the event loop.
 _CASES_IN_PART = 250
@@ -302,6 +303,11 @@ def _selected(found: FileResult, selection: Selection, files: Iterable[str]) -> 
     chosen: dict[str, list[Case]] = {}
     for case in selection.among(everything, files):
         chosen.setdefault(case.suite, []).append(case)
+    if selection.shard and not chosen and not found.problems:
+        whole = len(selection.model_copy(update={"shard": None}).among(everything, files))
+        if whole:
+            part, parts = selection.shard
+            raise NothingLeftError(f"nothing to run: shard {part}/{parts} of {count(whole, 'case')} is empty")
     suites = []
     for suite in found.suites.values():
         cases = chosen.get(suite.id, [])

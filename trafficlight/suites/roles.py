@@ -110,7 +110,7 @@ def read_roles(
 def _is_open(declaration: Declaration) -> bool:
     stated = declaration.types if isinstance(declaration.types, Iterable) else [declaration.types]
     anything = (AnyMatrixClient, AnyHomeServer)
-    return any(one in anything or isinstance(one, anything) for one in stated)
+    return any(issubclass(one if isinstance(one, type) else type(one), anything) for one in stated)
 
 
 class _WrongError(Exception):
@@ -150,6 +150,7 @@ def _types(
     read = as_client_type if declaration.kind == "client" else _as_server_type
     names: set[str] = set()
     filled: set[str] = set()
+    opened: list[ClientType | ServerType] = []
     for one in stated:
         try:
             kind = read(one)
@@ -164,6 +165,7 @@ def _types(
         if isinstance(kind, AnyMatrixClient | AnyHomeServer):
             if isinstance(kind, AnyHomeServer):
                 _check_type(kind, declaration, shown)
+            opened.append(kind)
             more = [one for one in _filling(kind, chosen) if one.name() not in names | filled]
             filled.update(one.name() for one in more)
             yield from more
@@ -175,6 +177,8 @@ def _types(
         names.add(name)
         _check_type(kind, declaration, shown)
         yield kind
+    if not names | filled:
+        yield opened[0]
 
 
 def _filling(

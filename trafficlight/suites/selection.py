@@ -13,7 +13,7 @@ from typing import Any, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trafficlight.client_types import ClientType, client_types_of
-from trafficlight.errors import NothingFailedError, UsageError
+from trafficlight.errors import NothingLeftError, UsageError
 from trafficlight.server_types import ServerType, server_types_of
 from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
@@ -294,7 +294,7 @@ def read_failed(session: Path) -> list[str]:
 
     :param session: the folder of a session's results, or the list in it.
     :raises UsageError: the session does not exist, or ended with an error although no case failed.
-    :raises NothingFailedError: nothing failed.
+    :raises NothingLeftError: nothing failed.
     :raises ConfigError: its list is malformed.
     """
     path = session / FAILED_CASES if session.is_dir() else session
@@ -309,7 +309,7 @@ def read_failed(session: Path) -> list[str]:
         code = _exit_code(path.with_name("session.json"))
         if code:
             raise UsageError(f"no case of {session} failed, but its exit code is {code}: run all of it again")
-        raise NothingFailedError(f"nothing to run: no case of {session} failed")
+        raise NothingLeftError(f"nothing to run: no case of {session} failed")
     return failed
 
 

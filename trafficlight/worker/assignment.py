@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 from trafficlight.clients import CaseBackend
+from trafficlight.network.connection import FederationPort
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State, TestEvent
+from trafficlight.services.connections import NodeAddress
 from trafficlight.suites.model import Case
 
 
@@ -16,12 +18,14 @@ class ServerInfo:
     """A homeserver, as `run()` receives it.
 
     :param log: its log file; None if there is none.
+    :param federation: how the network proxy gets before it; None if the test does not break its federation.
     """
 
     server_name: str
     cs_api: str
     version: str = ""
     log: Path | None = None
+    federation: FederationPort | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Assignment:
     :param case_deadline: seconds for set-up and test together.
     :param teardown_deadline: seconds for the tear-down after that.
     :param record: of which attempts the clients' traffic is recorded: ``always``, ``failures`` or ``never``.
+    :param nodes: the nodes of a cluster that its services may use.
+    :param mark: unique to the attempt; marks what it starts on nodes.
     """
 
     case: Case
@@ -46,6 +52,8 @@ class Assignment:
     case_deadline: float = 300.0
     teardown_deadline: float = 30.0
     record: str = "never"
+    nodes: tuple[NodeAddress, ...] = ()
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

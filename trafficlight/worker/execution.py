@@ -1,6 +1,7 @@
 """Runs the test code of one attempt, in whichever process this is."""
 
 import asyncio
+import contextlib
 import inspect
 import mimetypes
 import shutil
@@ -13,16 +14,26 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, cast
 
 from trafficlight.client_types import ClientType, client_class
-from trafficlight.clients import Client, HomeServer
+from trafficlight.clients import Client, HomeServer, MatrixClient, NetworkProxyClient
 from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError, LabError
 from trafficlight.network.connection import CaseNetwork
+from trafficlight.network.rules import SOURCE
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import Attachment, Log, Measurement, NetworkChanged, State, TestEvent
-from trafficlight.results.folder import AttemptFolder
+from trafficlight.results.events import (
+    Attachment,
+    Log,
+    Measurement,
+    NetworkChanged,
+    ServiceChanged,
+    State,
+    TestEvent,
+)
+from trafficlight.results.folder import RECORDING, AttemptFolder, folder_name
+from trafficlight.services.service import CaseServices
 from trafficlight.suites.expansion import expand_case
 from trafficlight.test import CaseInfo, Test, accepted
-from trafficlight.text import MESSAGE_LIMIT, truncate
+from trafficlight.text import MESSAGE_LIMIT, count, truncate
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.calls import Calls
 from trafficlight.worker.messages import ensure_json
@@ -32,9 +43,6 @@ from trafficlight.worker.verdicts import verdict_of
 
 # Seconds for closing what the test left open on homeservers: less than a worker's margin.
 _CLOSE_SECONDS = 3
-# The file of a client's traffic, in the folder of its uploads.
-RECORDING = "network.har"
-
 
 OnFailure: TypeAlias = Callable[[BaseException, Verdict], None]
 """Called with every exception of a test, where it was caught, and the verdict that it means."""
@@ -142,9 +150,21 @@ class _Execution:
         self._network = CaseNetwork(
             link.network,
             record=assignment.record != "never",
-            recording=lambda role: self._folder.client(role) / RECORDING,
+            recording=self._recording,
             on_change=lambda role, rule, active: emit(NetworkChanged(role=role, rule=rule, active=active)),
         )
+        self.services = CaseServices(
+            assignment.nodes,
+            assignment.mark,
+            assignment.folder,
+            on_change=lambda id, what, nodes, problem: emit(
+                ServiceChanged(service=id, what=what, nodes=tuple(nodes), problem=problem)
+            ),
+            on_failure=self._service_failed,
+        )
+        # What made the case an error while its test ran, and the task of the test.
+        self._broken: LabError | None = None
+        self._running: asyncio.Task[Any] | None = None
         self._clients: Mapping[str, ClientType] = {}
         self.case = CaseInfo(
             id=assignment.case.id,
@@ -174,6 +194,13 @@ class _Execution:
             )
         )
 
+    def _service_failed(self, error: LabError) -> None:
+        """End the test, because a service has ended."""
+        self._broken = self._broken or error
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+
     async def run(self) -> Verdict:
         """Create the folder, load, set up, run and tear down."""
         phase = "load"
@@ -185,8 +212,11 @@ class _Execution:
             return self._verdict_of(error, phase)
         arguments = {**roles, **self.case.parameters}
         try:
+            if (broken := await self._federate()) is not None:
+                return broken
             with self._strays.watching():
                 verdict = await self._to_the_end(test, arguments)
+            verdict = await self._with_requests_past(verdict, roles)
             await self._keep_recordings(verdict.state)
             return verdict
         except asyncio.CancelledError:
@@ -195,12 +225,33 @@ class _Execution:
         finally:
             await self._close([one for one in roles.values() if isinstance(one, HomeServer)])
 
+    def _recording(self, role: str, asked: str = "") -> Path:
+        """Return the file for the traffic of a client, or of a homeserver that asks another one."""
+        if not asked:
+            return self._folder.client(role) / RECORDING
+        return self._folder.server_log(role).parent / f"federation-{folder_name(asked)}.har"
+
+    async def _federate(self) -> Verdict | None:
+        """Put the proxy between the homeservers if the test wants that; return why it cannot be."""
+        servers = {
+            role: (server.server_name, server.federation)
+            for role, server in self._assignment.servers.items()
+            if server.federation is not None
+        }
+        try:
+            await self._network.federate(servers)
+        except LabError as error:
+            return self._verdict_of(error, "prepare")
+        return None
+
     async def _to_the_end(self, test: Test, arguments: Mapping[str, Any]) -> Verdict:
         """Set up, run and tear down."""
         try:
             verdict = await self._until_deadline(test, arguments)
         except asyncio.CancelledError:
             await self._tear_down(test, arguments)
+            self.services.failed = True
+            await self._end_services()
             raise
         verdict = self._calls.in_flight(self._calls.uncaught(verdict))
         self._strays.find_coroutines()
@@ -211,9 +262,27 @@ class _Execution:
             verdict.state is State.SKIPPED and torn_down is not None and torn_down.state is not State.SKIPPED
         ):
             verdict = torn_down
+        self.services.failed |= verdict.state not in (State.SUCCESS, State.SKIPPED)
+        ended = await self._end_services()
+        if verdict.state is State.SUCCESS and (problem := self._broken or ended) is not None:
+            verdict = self._verdict_of(problem, "teardown")
         self._strays.find_coroutines()
         await self._strays.find_errors()
         return self._left(verdict)
+
+    async def _end_services(self) -> Exception | None:
+        """End the services that the test has left; return what went wrong."""
+        seconds = self._assignment.teardown_deadline
+        try:
+            async with self._clock.timeout(seconds):
+                errors = await self.services.close()
+        except TimeoutError:
+            return DeadlineError(f"the services were not stopped within {seconds:g} s")
+        for error in errors:
+            self.logger.error("a service could not be stopped: %s", error)
+        if self.services.unused:
+            self.logger.warning("no service used %s", ", ".join(self.services.unused))
+        return errors[0] if errors else None
 
     def _left(self, verdict: Verdict) -> Verdict:
         """Return the verdict, in which what the test left behind counts."""
@@ -261,6 +330,7 @@ class _Execution:
                 log=facts.log,
                 link=self._link,
             )
+            given[role].join(self._network)
         return given
 
     async def _until_deadline(self, test: Test, arguments: Mapping[str, Any]) -> Verdict:
@@ -268,15 +338,20 @@ class _Execution:
         phase, began = "setup", self._clock.monotonic()
         try:
             async with self._clock.timeout(seconds) as limit:
+                self._running = asyncio.current_task()
                 try:
                     await test.setup(**accepted(test.setup, arguments))
                     phase = "run"
                     method = getattr(test, self._assignment.case.method)
                     await method(**accepted(method, arguments))
                 except asyncio.CancelledError as error:
+                    if self._broken is not None and self._uncancelled():
+                        return self._verdict_of(_at_the_test(self._broken, error), phase)
                     if limit.expired() or _cancelled_from_outside():
                         raise
                     return self._verdict_of(error, phase)
+                finally:
+                    self._running = None
         except TimeoutError as error:
             if not limit.expired():
                 return self._verdict_of(error, phase)
@@ -289,6 +364,12 @@ class _Execution:
             # The test caught the cancellation, or blocked its process.
             return self._verdict_of(self._late(seconds), phase)
         return Verdict(State.SUCCESS)
+
+    @staticmethod
+    def _uncancelled() -> bool:
+        """Take back the cancellation for a service; return whether there is no other."""
+        task = asyncio.current_task()
+        return task is not None and task.uncancel() == 0
 
     def _late(self, seconds: float) -> Exception:
         return self._calls.expectation_cut(seconds) or DeadlineError(
@@ -316,10 +397,41 @@ class _Execution:
             return self._verdict_of(error, "teardown")
         return None
 
+    async def _with_requests_past(
+        self, verdict: Verdict, roles: Mapping[str, Client | HomeServer]
+    ) -> Verdict:
+        """Warn of clients that asked their homeserver past the proxy; add that to a bad verdict."""
+        clients = [one for one in roles.values() if isinstance(one, MatrixClient) and one.homeserver]
+        proxied = {
+            one.user_id: one.name
+            for one in clients
+            if one.network.exclusive or isinstance(one.homeserver, NetworkProxyClient)
+        }
+        for one in clients:
+            if one.name not in proxied.values():
+                proxied.pop(one.user_id, None)  # another device of the user, whose requests look the same
+        logs = [one.log for one in roles.values() if isinstance(one, HomeServer) and one.log]
+        if not proxied or not logs:
+            return verdict
+        from trafficlight.homeservers.recipes.synapse import requests_past  # only where it is needed
+
+        notes = []
+        for log in logs:
+            with contextlib.suppress(OSError):
+                for user, requests in (await asyncio.to_thread(requests_past, SOURCE, log, proxied)).items():
+                    more = f" and {count(len(requests) - 1, 'other request')}" if requests[1:] else ""
+                    notes.append(f"{proxied[user]} sent {requests[0]}{more} past the network proxy")
+        for note in notes:
+            self._emit(Log(level="warning", logger="network", message=note))
+        if not notes or verdict.state is State.SUCCESS:
+            return verdict
+        first, end, rest = verdict.message.partition("\n")
+        return replace(verdict, message=truncate("; ".join([first, *notes]) + end + rest, MESSAGE_LIMIT))
+
     async def _keep_recordings(self, state: State) -> None:
         """Attach the recordings of the clients' traffic, or remove them where no one needs them."""
         keep = self._assignment.record == "always" or state is not State.SUCCESS
-        for role, path in self._network.recordings.items():
+        for path, role in self._network.recordings.items():
             try:
                 if not keep:
                     await asyncio.to_thread(path.unlink)

@@ -17,7 +17,7 @@ from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
 
 from trafficlight.clients.base import ServerOperation
-from trafficlight.errors import TestFileError
+from trafficlight.errors import LabError, TestFileError
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import TestEvent
 from trafficlight.suites.expansion import find_client_type
@@ -176,7 +176,10 @@ class _Process:
             with self._guarded():
                 *parts, last = collect_file(request).parts()
             for part in parts:
-                write_message(self._writer, Collected(part))
+                try:
+                    write_message(self._writer, Collected(part))
+                except LabError as large:
+                    last.add_problems(_too_large(part, request.file.path, large), request.targets)
                 await self._writer.drain()
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - code of a test file
             message = f"cannot be collected: {verdict_of(error, '').message}"
@@ -206,6 +209,13 @@ class _Process:
         finally:
             if os.getpid() != self._pid:
                 os._exit(0)
+
+
+def _too_large(part: FileResult, path: Path, error: LabError) -> Iterator[TestFileError]:
+    for id, suite in part.suites.items():
+        line = suite.cases[0].line if suite.cases else None
+        problem = f"the cases of {id} are too large: {error}"
+        yield TestFileError(path, line, problem, "make the values of its parameters smaller")
 
 
 async def _cancel_leftovers(tasks: set[asyncio.Task[Any]]) -> None:

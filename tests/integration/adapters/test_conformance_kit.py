@@ -16,7 +16,7 @@ from trafficlight.server_types import SynapseStable
 PLAIN = Path(__file__).parent / "programs" / "plain.py"
 SDK = Path(__file__).parent / "programs" / "with_sdk.py"
 TUTORIAL = Path(__file__).parents[3] / "docs" / "tutorial" / "examples"
-QUICK = CheckOptions(action="say", hold=0.4, grace=1.5, idle_delay=0.1, away=0.2)
+QUICK = CheckOptions(action="say", hold=0.4, startup=8, grace=1.5, idle_delay=0.1, away=0.2)
 PATIENT = CheckOptions(action="say", hold=0.4, grace=5, idle_delay=0.1, away=0.2)
 
 WRONG = {
@@ -109,10 +109,16 @@ def test_tutorial_adapters(program: str) -> None:
     assert " 0 wrong " in checked.output
 
 
-async def test_shipped_nio_adapter() -> None:
+@pytest.mark.parametrize("name", ["nio", "network-proxy"])
+async def test_shipped_adapter(name: str) -> None:
     options = CheckOptions(hold=0.4, grace=10, idle_delay=0.1, away=0.2)
-    results = await check(f"{sys.executable} -m trafficlight adapter nio --url {{url}}", options)
+    results = await check(f"{sys.executable} -m trafficlight adapter {name} --url {{url}}", options)
     assert {finding.level for finding in results.findings} == {Level.OK}, render(results)
+
+
+async def test_further_registration_may_take_as_long_as_the_first() -> None:
+    results = await check(command(PLAIN, "starts-slowly"), QUICK)
+    assert results.ok, render(results)
 
 
 @pytest.mark.parametrize(("defect", "name"), WRONG.items())

@@ -125,7 +125,7 @@ async def test_where_nothing_can_be_written_a_host_has_any_name(
 async def test_actions_on_the_process_are_declared_with_those_of_the_driver() -> None:
     async with hosted("declares") as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
-        own = ["kill", "restart", "suspend", "resume", "clear_storage"]
+        own = ["kill", "restart", "reload", "suspend", "resume", "clear_storage"]
         assert adapter.body["actions"] == ["count", "fail", "die", *own]
         error = await error_of(adapter, "echo")
         assert error["type"] == "unsupported"
@@ -246,6 +246,16 @@ async def test_the_process_is_killed_restarted_and_suspended() -> None:
         assert (await do(adapter, "count"))["count"] == 1
         assert "killed" in (await do(adapter, "kill") and await error_of(adapter, "count"))["details"]
         await coordinator.registered(2, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize(("declared", "again"), [("declares", True), ("reloads", False), ("", False)])
+async def test_reload_restarts_a_driver_that_declares_others_only(declared: str, again: bool) -> None:
+    async with hosted(*filter(None, [declared])) as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        first = await do(adapter, "count")
+        await do(adapter, "reload")
+        second = await do(adapter, "count")
+        assert (second["count"], second["pid"] != first["pid"]) == (2, again)
 
 
 async def test_what_a_driver_starts_in_a_session_of_its_own_shares_its_fate() -> None:

@@ -28,6 +28,7 @@ def test_every_check_is_in_the_how_to() -> None:
     named = set(
         re.findall(r"""(?:ok|wrong|note|silent|add|next_life)\(\s*(?:adapter, )?"([a-z-]+)",?""", code)
     )
+    named |= {f"true-{action}-fails".replace("_", "-") for action in re.findall(r'_false\("(\w+)"', code)}
     documented = set(re.findall(r"`([a-z-]+)`", (DOCS / "check-an-adapter.md").read_text()))
     assert named - documented == set()
-    assert {"registers", "exit", "needs-supervisor"} <= named
+    assert {"registers", "exit", "needs-supervisor", "true-verify-message-in-timeline-fails"} <= named

@@ -397,6 +397,40 @@ async def test_reset_identity_is_a_change_for_others(users: list[User], servers:
     assert "expected a trusted last message" in await bob.fails("verify_last_message_is_trusted")
 
 
+async def test_users_verify_each_other_by_emoji_in_a_room(users: list[User]) -> None:
+    alice, bob = users
+    await meet(alice, bob)
+    await alice.do("start_crosssign", userId=bob.user_id)
+    await bob.do("accept_crosssign")
+    shown = [(await user.do("get_emoji"))["emoji"] for user in users]
+    assert shown[0] == shown[1]
+    assert len(shown[0]) == 7
+
+    await asyncio.gather(*(user.do("verify_crosssign_emoji") for user in users))
+
+    assert (await alice.do("get_trust", userId=bob.user_id))["trust"] == "verified"
+    assert (await bob.do("get_trust", userId=alice.user_id))["trust"] == "verified"
+    await alice.do("verify_trusted_device")
+
+
+async def test_own_devices_verify_each_other_and_a_cancellation_is_seen(users: list[User]) -> None:
+    old, new = users
+    new.localpart = old.localpart
+    await old.do("register", **old.account)
+    await new.do("login", **new.account)
+
+    await new.do("start_crosssign")
+    await old.do("accept_crosssign")
+    await asyncio.gather(*(user.do("verify_crosssign_emoji") for user in users))
+    devices = (await old.do("get_devices"))["devices"]
+    assert [device["verified"] for device in devices] == [True, True]
+
+    await new.do("start_crosssign")
+    await old.do("accept_crosssign")
+    await new.do("cancel_verification")
+    assert "m.user" in await old.fails("verify_crosssign_emoji")
+
+
 async def test_clock_that_is_a_week_on_rotates_the_session(users: list[User]) -> None:
     alice, bob = users
     await meet(alice, bob)

@@ -48,6 +48,7 @@ class FakeServer:
     cs_api: str = "http://127.0.0.1:9"
     version: str = "Fake 1"
     image: str = "fake:1"
+    federation = None
     exited: str | None = None
     operations: list[str] = field(default_factory=list)
 

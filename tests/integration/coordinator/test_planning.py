@@ -84,6 +84,20 @@ async def test_one_that_ends_its_process(desk: Desk, text: str, problem: str, li
     assert wrong.line == line
 
 
+async def test_a_huge_value_hides_neither_other_cases_nor_other_problems(desk: Desk) -> None:
+    """What its test was and what else was wrong with its file was not reported."""
+    tests = "class Big(Test):\n    @parametrize(x='q' * 70_000_000)\n    async def test_b(self, x): ...\n"
+    tests += "class Odd(Test):\n    @ignore('why', size=9)\n    @matrix(size=[1])\n"
+    tests += "    async def test_a(self, size): ...\n"
+    path = desk.write("a", "from trafficlight import ignore, matrix, parametrize\n" + tests)
+    found = await desk.planned()
+    assert [case.suite for case in found.cases] == ["a_test.py::A"]
+    large, odd = sorted(found.problems, key=lambda one: one.line or 0)
+    assert "the cases of a_test.py::Big.test_b are too large: the message has 70," in large.problem
+    assert (large.path, large.line) == (path, 7)
+    assert "matches none of the values" in odd.problem
+
+
 async def test_one_that_sends_nonsense(desk: Desk) -> None:
     """It looks for the socket to the coordinator among what is open."""
     desk.write("a")

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.coordinator.conftest import PRELUDE, EngineHarness
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.errors import NothingFailedError
+from trafficlight.errors import NothingLeftError
 from trafficlight.protocol import Registration
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.summary import summary
@@ -123,7 +123,7 @@ async def test_the_list_of_a_session_in_which_nothing_failed(tmp_path: Path) -> 
     failed = tmp_path / "rerun-failed.yml"
     failed.write_text("failed: []\n")
     async with Lab.open(Settings(results_folder=tmp_path / "results", workers=0, adapters={})) as lab:
-        with pytest.raises(NothingFailedError, match="lists no failed case"):
+        with pytest.raises(NothingLeftError, match="lists no failed case"):
             await lab.plan(SessionRequest(targets=[str(failed)]))
 
 

@@ -1,7 +1,9 @@
 """The pages, their files, and what their browsers must not do."""
 
 import asyncio
+import json
 import re
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -34,6 +36,34 @@ async def played(site: HttpHarness, body: str = "await alice.perform('one')", **
 def file_path(session: Session, name: str) -> str:
     (case,) = session.record.cases.values()
     return f"/status/{session.id}/files/{quote(case.attempts[0].folder)}/clients/alice/{name}"
+
+
+async def test_requests_of_clients_are_asked_for_by_time(site: HttpHarness) -> None:
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    session = await site.start("await alice.perform('one')")
+    message = await adapter.action()
+    entry = {
+        "startedDateTime": datetime.now(UTC).isoformat(),
+        "time": 1,
+        "request": {"method": "GET", "url": "http://127.0.0.1:1/sync<b>", "bodySize": 0},
+        "response": {"status": 200, "bodySize": 5},
+    }
+    await adapter.upload("network.har", json.dumps({"log": {"entries": [entry]}}).encode())
+    await adapter.respond({"id": message["id"]})
+    await ended(session)
+    (case,) = session.record.cases.values()
+
+    page = f"/status/{session.id}/case/{case_key(case.id)}"
+    assert "sync" not in (await site.get(page)).text()
+    assert "GET /sync&lt;b&gt;" in (await site.get(f"{page}?role=alice&between=")).text()
+    assert "None of them was sent then" in (await site.get(f"{page}?between=500:")).text()
+    assert (await site.get(f"{page}?between=soon")).status == 400
+    where = f"/api/sessions/{session.id}/requests?case={quote(case.id)}"
+    asked = (await site.get(f"{where}&between=0:500")).json()
+    assert (asked["attempt"], [one["target"] for one in asked["requests"]]) == (1, ["/sync<b>"])
+    assert (await site.get(f"{where}&role=bob")).json()["requests"] == []
+    assert (await site.get(f"{where}&attempt=2")).status == 404
 
 
 async def test_the_root_redirects_to_the_status_page(site: HttpHarness) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from aiohttp import web
 
+from trafficlight.coordinator import network as network_module
 from trafficlight.coordinator.network import NetworkProxy, RunningProxy
 from trafficlight.errors import ActionError, LabError
 from trafficlight.network.connection import CaseNetwork
@@ -433,6 +434,8 @@ async def test_rules_for_the_same_requests_collide(setting: Setting) -> None:
         (("/x",), {"nth": 1.5}, "nth=1.5 matches nothing"),
         (("/x",), {"query": {"limit": 10}}, "parameters are texts"),
         ((re.compile("/X", re.IGNORECASE),), {}, "flags into it"),
+        (("/x",), {"body": {"a": b"b"}}, r"body={'a': b'b'} matches nothing: it is no JSON"),
+        (("/x",), {"status": 99}, "block /x with 99: an answer has a status from 200 to 599"),
     ],
 )
 async def test_a_rule_that_matches_nothing_is_refused(
@@ -444,6 +447,9 @@ async def test_a_rule_that_matches_nothing_is_refused(
 
 
 async def test_a_rule_that_does_nothing_is_refused(setting: Setting) -> None:
+    with pytest.raises(ValueError, match="delay /x by 0 s: it delays nothing"):
+        async with setting.network.delay("/x", seconds=0):
+            pass
     with pytest.raises(ValueError, match="intercept /x does nothing"):
         async with setting.network.intercept("/x"):
             pass
@@ -532,7 +538,25 @@ async def test_a_rule_puts_the_proxy_before_a_client_without_an_address(
     await network.close()
 
 
-async def test_a_proxy_ends_at_once(homeserver: str, tmp_path: Path) -> None:
+async def test_a_proxy_that_was_started_ahead_is_the_one_of_the_first_case() -> None:
+    lab = NetworkProxy()
+    lab.start_ahead()
+    first, second = await asyncio.gather(lab.running(), lab.running())
+    assert first is second
+    await lab.close()
+    assert first.ended
+
+
+async def test_a_start_ahead_ends_with_the_lab() -> None:
+    lab = NetworkProxy()
+    lab.start_ahead()
+    await asyncio.sleep(0)
+    await lab.close()
+    assert not [one for one in psutil.Process().children() if "trafficlight.network" in one.cmdline()]
+
+
+async def test_a_proxy_ends_at_once(homeserver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_module, "_END", 60.0)  # also on a busy machine
     lab = NetworkProxy()
     proxy = await lab.running()
     async with case(proxy, homeserver, tmp_path):
@@ -543,6 +567,29 @@ async def test_a_proxy_ends_at_once(homeserver: str, tmp_path: Path) -> None:
 async def test_a_callback_has_a_time_limit(setting: Setting, client: aiohttp.ClientSession) -> None:
     with pytest.raises(TimeoutError, match=r"intercept /x: the function was not done with <Exchange GET /x>"):
         async with setting.network.intercept("/x", on_request=lambda _: asyncio.sleep(3600), timeout=0.01):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await client.get(f"{setting.url}/x")
+
+
+async def test_a_callback_that_blocks_has_a_time_limit(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    def block(exchange: Exchange) -> None:
+        end = asyncio.get_running_loop().time() + 0.02
+        while asyncio.get_running_loop().time() < end:
+            pass
+
+    with pytest.raises(TimeoutError, match=r"intercept /x: the function was not done with <Exchange GET /x>"):
+        async with setting.network.intercept("/x", on_request=block, timeout=0.01):
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await client.get(f"{setting.url}/x")
+
+
+async def test_a_callback_that_answers_with_no_status(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    with pytest.raises(ValueError, match="99: an answer has a status from 200 to 599"):
+        async with setting.network.intercept("/x", on_request=lambda exchange: exchange.answer(99)):
             with pytest.raises(aiohttp.ClientConnectionError):
                 await client.get(f"{setting.url}/x")
 

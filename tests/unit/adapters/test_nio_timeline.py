@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trafficlight.adapters.nio.adapter import _entry
 from trafficlight.adapters.nio.identity import Shield
 from trafficlight.adapters.nio.timeline import Message, Timeline
 
@@ -133,3 +134,43 @@ def test_redacted_reaction_is_gone() -> None:
     timeline = Timeline("!r")
     timeline.take([message("$1", "fine"), reaction("$2", "$1", "+1", "@bob:s"), redaction("$3", "$2")])
     assert timeline.messages[0].reactions == {}
+
+
+class _Keys:
+    """A client whose keys have arrived: it decrypts an event to what it is told."""
+
+    def __init__(self, **clear: Any) -> None:
+        self._clear = clear
+
+    def decrypt_event(self, event: Any) -> Any:
+        return self._clear[event.event_id]
+
+
+def undecrypted(number: str) -> Any:
+    ids = {"session_id": "s", "sender_key": "k", "device_id": "d"}
+    return event("m.room.encrypted", number, {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "", **ids})
+
+
+def test_reaction_whose_key_comes_late_is_no_message() -> None:
+    timeline = Timeline("!r")
+    timeline.take([message("1", "hello"), undecrypted("2")])
+    assert len(timeline.messages) == 2
+    clear = reaction("2", "1", "👍", "@bob:s")
+
+    assert timeline.decrypt(_Keys(**{"2": clear})) == [clear]
+
+    (shown,) = timeline.messages
+    assert shown.reactions == {"👍": ["@bob:s"]}
+
+
+@pytest.mark.parametrize(("fallback", "names"), [(True, {"thread"}), (False, {"thread", "reply_to"})])
+def test_the_fallback_of_a_thread_is_no_reply(fallback: bool, names: set[str]) -> None:
+    relation = {
+        "rel_type": "m.thread",
+        "event_id": "$1",
+        "m.in_reply_to": {"event_id": "$2"},
+        "is_falling_back": fallback,
+    }
+    message = Message("$3", "@alice:s", "hello", encrypted=True, content={"m.relates_to": relation})
+    entry = _entry(message, True, "none", [])
+    assert entry.keys() & {"thread", "reply_to"} == names

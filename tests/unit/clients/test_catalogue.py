@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from trafficlight.cli.actions import command
 from trafficlight.clients.action import actions_of
 from trafficlight.clients.catalogue import CLIENTS, Entry, as_json, as_markdown, as_schema, catalogue
+from trafficlight.clients.matrix_answers import TimelineEvent
 from trafficlight.errors import UsageError
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "actions.md"
@@ -77,6 +78,18 @@ def test_json_holds_everything() -> None:
     assert {"client", "class", "action", "documentation", "data", "answer", "definitions", "example"} == set(
         read[0]
     )
+
+
+def test_the_page_describes_what_answers_contain() -> None:
+    page = as_markdown(ENTRIES)
+    assert "Answer: `timeline`, list of [TimelineEvent](#timelineevent).\n" in page
+    section = page.split("### TimelineEvent\n")[1].split("\n### ")[0]
+    fields = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert [name.strip("`") for name, *_ in fields] == [*TimelineEvent.__annotations__]
+    assert all(words.removeprefix("optional") for *_, words in fields), "each says what it contains"
+    assert "state events" in section.lower()
+    assert "| `members` | object of [Member](#member) |" in page
+    assert "What answers contain" not in as_markdown([one for one in ENTRIES if one.answer is None])
 
 
 def test_the_command_lists_and_tells() -> None:

@@ -1,7 +1,7 @@
 """What starts first, what waits, and what is said of it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +20,7 @@ from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, Miss
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage
 from trafficlight.homeservers.provider import all_of
+from trafficlight.parameters import NodeRequest
 
 NIO, STABLE, DEVELOP, ANDROID = Nio(), ElementWebStable(), ElementWebDevelop(), ElementAndroid()
 
@@ -55,6 +56,21 @@ def case(
     return Waiting(session, WaitingCase(found, order, NOW - age), lacking)
 
 
+@dataclass(frozen=True)
+class Machine:
+    """A node of a cluster."""
+
+    labels: tuple[str, ...]
+    os: str = "linux"
+
+
+def needing(key: str, num_nodes: int, *kinds: ClientType, labels: tuple[str, ...] = ()) -> Waiting:
+    """Return a case that needs nodes."""
+    waiting = case(key, *kinds)
+    request = NodeRequest(num_nodes, labels) if num_nodes else None
+    return waiting._replace(case=replace(waiting.case, case=replace(waiting.case.case, nodes=request)))
+
+
 def decide(
     waiting: Iterable[Waiting],
     free: Iterable[AvailableAdapter],
@@ -86,6 +102,40 @@ def started(decision: Outcome) -> list[str]:
 
 def test_a_case_without_clients_starts_at_once() -> None:
     assert started(decide([case("a")], [])) == ["a"]
+
+
+class TestNodes:
+    """Nodes of a cluster are leased together with the adapters."""
+
+    NODES = (
+        [AvailableAdapter(f"node plain{n}", {}, node=Machine(())) for n in range(3)]
+        + [AvailableAdapter(f"node ssd{n}", {}, node=Machine(("ssd",))) for n in range(2)]
+    )  # fmt: skip
+
+    def test_all_or_nothing_with_the_adapters(self) -> None:
+        wants = needing("a", 2, NIO)
+        assert not decide([wants], self.NODES, limits=Limits(nodes=True)).starts
+        (start,) = decide([wants], [*free("nio"), *self.NODES], limits=Limits(nodes=True)).starts
+        assert sorted(start.adapters.values()) == ["nio-0", "node plain0", "node plain1"]
+
+    def test_a_label_is_kept_for_those_that_ask_for_it(self) -> None:
+        both = [needing("any", 3), needing("ssd", 2, labels=("ssd",))]
+        assert sorted(started(decide(both, self.NODES, limits=Limits(nodes=True)))) == ["any", "ssd"]
+
+    def test_why_one_waits(self) -> None:
+        outcome = decide([needing("a", 3, labels=("ssd",))], self.NODES, limits=Limits(nodes=True))
+        assert outcome.reasons == {"a": "needs 3 nodes with label ssd (2 free of 2)"}
+        assert outcome.unsatisfiable == {"a"}
+
+    def test_a_cluster_that_makes_nodes_is_no_limit(self) -> None:
+        assert started(decide([needing("a", 1000)], [])) == ["a"]
+
+    def test_no_client_type_is_asked_about_a_node(self) -> None:
+        class Anything(ClientType):
+            def match(self, adapter: object) -> bool:
+                return True
+
+        assert not decide([needing("a", 0, Anything())], self.NODES, limits=Limits(nodes=True)).starts
 
 
 def test_all_or_nothing() -> None:

@@ -14,6 +14,7 @@ from trafficlight.drivers.recipes import (
     RECIPES,
     BrowserRecipe,
     BuiltRecipe,
+    ElementCallRecipe,
     ElementRecipe,
     HydrogenRecipe,
     JsSdkRecipe,
@@ -117,6 +118,21 @@ async def test_client_in_a_browser_needs_npm_and_a_chromium_and_starts_with_it(
     assert calls == [["ci", "--ignore-scripts"], ["run", "build"]]
 
 
+async def test_element_call_needs_go_for_livekit_which_is_compiled_once(tools: Path, tmp_path: Path) -> None:
+    _tool(tools, "chromium", "exit 1")
+    _tool(tools, "npm", "exit 0")
+    recipe = ElementCallRecipe(CacheFolder(tmp_path), lambda _: None)
+    with pytest.raises(DeployError, match=r"Element Call needs LiveKit, and that go.*: install Go"):
+        await recipe.install()
+    _tool(tools, "go", f'echo "$@" >> {tmp_path}/calls')
+
+    assert await recipe.install() == await recipe.install("0.26.1")
+
+    (call,) = (tmp_path / "calls").read_text().splitlines()
+    assert call.startswith("install ")
+    assert call.endswith("github.com/livekit/livekit-server/cmd/server@v1.9.12")
+
+
 async def test_old_rust_is_named_with_what_to_run(tools: Path) -> None:
     _tool(tools, "cargo", "echo 'cargo 1.92.0 (abc 2026-01-01)'")
     assert "needs cc, which is not on the PATH: install a C compiler" in (RustSdkRecipe.unsupported() or "")
@@ -211,7 +227,12 @@ async def test_failed_build_leaves_nothing_and_says_why(tools: Path, tmp_path: P
 
 def test_manifests_pin_the_stable_versions() -> None:
     folder = Path(__file__).parents[3] / "trafficlight" / "drivers"
-    for place, recipe in (("js", JsSdkRecipe), ("hydrogen", HydrogenRecipe), ("element", ElementRecipe)):
+    for place, recipe in (
+        ("js", JsSdkRecipe),
+        ("hydrogen", HydrogenRecipe),
+        ("element", ElementRecipe),
+        ("call", ElementCallRecipe),
+    ):
         manifest = json.loads((folder / place / "package.json").read_text())
         assert manifest["dependencies"][recipe.package] == recipe.stable
         assert '"resolved"' not in (folder / place / "package-lock.json").read_text()
@@ -232,6 +253,7 @@ def test_clients_that_come_along_are_programs_by_default() -> None:
         "rust-sdk",
         "hydrogen-web",
         "element-web",
+        "element-call",
     }
     (old,) = programs_of({"js-sdk": AdapterProgram(version="42.0.0")})
     assert (old.recipe, old.version) == (JsSdkRecipe, "42.0.0")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ class FakeServer:
 
     version = "Fake 1"
     image = ""
+    federation = None
     exited: str | None = None
     cs_api = "http://127.0.0.1:1"
 
@@ -135,3 +137,11 @@ def test_settings_of_a_type_need_a_local_homeserver() -> None:
     )
     assert registry.unsupported(configured) == reason
     assert registry.unsupported(Dendrite(config={"global": {}}).homeservers()[0]) is None
+
+
+def test_only_local_homeservers_are_behind_the_proxy() -> None:
+    every = {"local": FakeProvider("local"), "docker": FakeProvider("docker")}
+    providers = ProviderRegistry(every, {"Odd": "docker"})
+    assert providers.unsupported(replace(LOCAL, behind_proxy=True)) is None
+    reason = "Odd: the network between homeservers needs the provider local, not docker"
+    assert providers.unsupported(replace(DOCKER, behind_proxy=True)) == reason

@@ -99,6 +99,8 @@ def test_a_body_that_is_no_object_does_not_match(content: bytes) -> None:
     ("arguments", "problem"),
     [
         ({"path": "https://hs/sync"}, "begins with a slash, without a host"),
+        ({"path": "//hs/sync"}, "begins with a slash, without a host"),
+        ({"path": "http://hs/sync", "pattern": True}, "is searched in the path, without a host"),
         ({"path": "sync"}, "begins with a slash"),
         ({"path": "/sync?since=1"}, "use query="),
         ({"path": "/sync", "method": "FETCH"}, "'FETCH' is not a method; there are GET,"),

@@ -53,7 +53,7 @@ def test_a_folder_in_the_place_of_a_link_ends_nothing(
     (tmp_path / "latest").mkdir()
     with caplog.at_level(logging.WARNING):
         ResultsFolder.create(tmp_path, TODAY).finish()
-    assert "cannot link" in caplog.text
+    assert "latest to 2026-11-21--001: it is no link, and still shows what it did" in caplog.text
 
 
 def test_opening_what_is_not_a_folder(tmp_path: Path) -> None:

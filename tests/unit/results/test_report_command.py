@@ -1,4 +1,5 @@
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -6,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from trafficlight.cli.report import command
+from trafficlight.errors import UsageError
+from trafficlight.results.journal import read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
 
@@ -47,6 +50,28 @@ def test_formats_go_to_standard_output(finished: Path) -> None:
     assert _run(latest, "--format", "junit").startswith("<?xml")
     assert _run(latest, "--format", "html").startswith("<!doctype html>")
     assert "failure  chat/" in _run(latest, "--format", "text")
+
+
+def test_requests_of_clients(finished: Path) -> None:
+    cases = (SessionRecord.replay(read_events(finished / "events.jsonl"))).cases.values()
+    (attempt,) = next(case for case in cases if case.message == "no").attempts
+    folder = finished / attempt.folder / "clients" / "alice"
+    folder.mkdir(parents=True)
+    assert attempt.started is not None
+    for_alice = {
+        "startedDateTime": (attempt.started + timedelta(seconds=2)).isoformat(),
+        "time": 1,
+        "request": {"method": "GET", "url": "http://127.0.0.1:1/sync", "bodySize": 0},
+        "response": {"status": 200, "bodySize": 5},
+    }
+    (folder / "network.har").write_text(json.dumps({"log": {"entries": [for_alice]}}))
+
+    options = ("--format", "requests", "--role", "alice")
+    shown = _run(str(finished), *options, "--between", "1:3").splitlines()
+    assert shown[0].endswith("[alice=B,server=SynapseStable], attempt 1")
+    assert shown[1].split() == ["2.000", "alice", "GET", "/sync", "200", "0.001", "s", "5", "bytes"]
+    with pytest.raises(UsageError, match="there are no such requests"):
+        CliRunner().invoke(command, [str(finished), *options, "--between", "3:"], catch_exceptions=False)
 
 
 def test_a_killed_session_is_reported_as_far_as_it_got(finished: Path) -> None:

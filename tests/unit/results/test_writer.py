@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,13 +15,14 @@ import yaml
 from trafficlight.results import writer as writer_module
 from trafficlight.results.events import (
     AdapterRegistered,
+    Attachment,
     CasePlanned,
     Measurement,
     Problem,
     SessionStarted,
     Upload,
 )
-from trafficlight.results.journal import read_events
+from trafficlight.results.journal import read_events, session_end
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
 
@@ -200,6 +202,7 @@ def test_a_report_that_cannot_be_written_costs_no_other(
     lab.end()
     writer.close()
     assert writer.incomplete == "report.html cannot be written: no ink"
+    _says_incomplete(lab, "report.html cannot be written: no ink")
     assert "cannot write report.html" in caplog.text
     assert (lab.folder.path / "report.json").exists()
     assert (lab.folder.path / "rerun-failed.yml").exists()
@@ -232,6 +235,43 @@ def test_a_log_that_is_moved_away_is_incomplete(lab: "Lab", writer: ResultsWrite
     writer.close()
     assert writer.incomplete.endswith("events.jsonl was removed or replaced while it was written")
     assert _verdicts(lab.folder.junit) == 1
+
+
+@pytest.mark.parametrize("name", ["log.info", "attachments/a.txt", "clients/alice/b.txt", ""])
+def test_files_of_cases_that_are_removed_are_incomplete(lab: "Lab", writer: ResultsWriter, name: str) -> None:
+    """A clean-up job removed `cases`, and the exit code was 0."""
+    lab.start()
+    case_id = lab.plan()
+    lab.run(case_id)
+    folder = lab.folder.attempt(case_id, 1).path
+    for event in (
+        Attachment(name="a.txt", path="attachments/a.txt", size=0, media_type="text/plain"),
+        Upload(name="b.txt", path="clients/alice/b.txt", size=0, sha256="", media_type="text/plain"),
+    ):
+        (folder / event.path).parent.mkdir(parents=True)
+        (folder / event.path).touch()
+        lab.journal.append(event, session=lab.folder.id, case=case_id, attempt=1)
+    _until((folder / "log.debug").exists)
+    if name:
+        (folder / name).unlink()
+    else:
+        shutil.rmtree(lab.folder.path / "cases")
+    lab.end()
+    writer.close()
+    number = "1 file" if name else "3 files"
+    _says_incomplete(lab, f"{number} of cases removed while the session ran, such as {folder}")
+
+
+def _says_incomplete(lab: "Lab", why: str) -> None:
+    """Every file says it: pages, CI and followers of the session read different ones."""
+    session = json.loads((lab.folder.path / "session.json").read_bytes())
+    assert session["incomplete"].startswith(why)
+    assert session["exit_code"] == 3
+    end = session_end(lab.folder.events)
+    assert end is not None
+    assert (end.exit_code, end.incomplete) == (3, session["incomplete"])
+    (error,) = ElementTree.fromstring(lab.folder.junit.read_bytes()).iter("error")
+    assert (error.get("type"), error.get("message")) == ("trafficlight.incomplete", session["incomplete"])
 
 
 def test_a_thousand_cases_are_cheap(lab: "Lab", writer: ResultsWriter) -> None:

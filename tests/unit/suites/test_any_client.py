@@ -47,7 +47,7 @@ def test_a_type_is_taken_once() -> None:
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("browser", ["HydrogenWeb", "ElementWeb"]),
+        ("browser", ["HydrogenWeb", "ElementWeb", "ElementCall"]),
         ("hydrogen-web", ["HydrogenWeb"]),
         ("HydrogenWeb", ["HydrogenWeb"]),
         ("element-web", ["ElementWeb"]),
@@ -59,7 +59,7 @@ def test_clients_in_browsers_have_their_names_and_a_group(name: str, found: list
 
 
 def test_the_group_of_all_has_every_client_that_comes_along() -> None:
-    assert set(CLIENT_GROUPS["all"]) == set(RECIPES)
+    assert set(CLIENT_GROUPS["all"]) == set(RECIPES) - {"network-proxy"}
 
 
 @pytest.mark.parametrize("name", ["", "a b", "nio==", "nio>=1", "../nio"])
@@ -89,6 +89,30 @@ def test_an_ignored_type_need_not_be_chosen(write: Write) -> None:
     assert len(cells(write, text)) == 2
     planned = plan([write("a_test.py", text)], Selection(client_types=["nio", "js-sdk"]))
     assert [case.skip for case in planned.cases] == [None] * 3 + ["slow"] * 3
+
+
+def test_a_client_for_calls_fills_roles_for_calls_only(write: Write) -> None:
+    text = ANY.replace("[ElementCall, AnyMatrixClient()]", "AnyCallClient")
+    chosen = ["nio", "element-call", "js-sdk"]
+    assert cells(write, text, client_types=chosen) == [
+        "alice=Nio,bob=ElementCall",
+        "alice=JsSdk,bob=ElementCall",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "chosen", "advice"),
+    [("AnyCallClient", "nio", "element-call"), ("AnyMatrixClient", "element-call", "nio")],
+)
+def test_a_role_that_no_client_of_the_session_fits_is_skipped(
+    write: Write, role: str, chosen: str, advice: str
+) -> None:
+    text = f"class A(Test):\n    clients = {{'alice': {role}}}\n    async def run(self, alice): ...\n"
+    planned = plan([write("a_test.py", text)], Selection(client_types=[chosen]))
+    assert planned.problems == ()
+    (case,) = planned.cases
+    assert case.id.endswith(f"[alice={role}]")
+    assert f"--clients {advice} names one" in (case.skip or "")
 
 
 def test_the_filter_of_types_applies_afterwards(write: Write) -> None:

@@ -116,6 +116,7 @@ def run(arguments: str) -> str:
         (("def record(self): ...", run("")), 3, "'record' hides a member of Test", "rename"),
         (("timeout = '30'", run("")), 3, "timeout is not a number of seconds", "timeout = 30"),
         (("timeout = 0", run("")), 3, "timeout is not a number of seconds", ""),
+        (("timeout = 1e999", run("")), 3, "timeout is not a number of seconds", ""),
         (
             ("@parametrize(x=1)", "@parametrize(x=1)", run(", x")),
             5,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trafficlight.errors import ConfigError, NothingFailedError, UsageError
+from trafficlight.errors import ConfigError, NothingLeftError, UsageError
 from trafficlight.suites.imports import load_test_class
 from trafficlight.suites.model import Case
 from trafficlight.suites.planning import plan
@@ -427,11 +427,22 @@ def test_nothing_failed_before(tree: Path, tmp_path: Path) -> None:
     failed = tmp_path / "rerun-failed.yml"
     failed.write_text("failed: []\n")
     assert plan([failed]).cases == ()
-    with pytest.raises(NothingFailedError, match=r"no case of .* failed"):
+    with pytest.raises(NothingLeftError, match=r"no case of .* failed"):
         read_failed(tmp_path)
     (tmp_path / "session.json").write_text('{"exit_code": 3}')
     with pytest.raises(UsageError, match="its exit code is 3: run all of it again"):
         read_failed(tmp_path)
+
+
+def test_a_shard_may_be_empty(tree: Path) -> None:
+    """One job of CI failed where there were fewer cases than jobs."""
+    cases = len(ids(tree))
+    shards = [(part, cases + 1) for part in range(1, cases + 2)]
+    for shard in shards[:-1]:
+        assert len(ids(tree, shard=shard)) == 1
+    with pytest.raises(NothingLeftError, match=f"shard {cases + 1}/{cases + 1} of {cases} cases is empty"):
+        ids(tree, shard=shards[-1])
+    assert ids(tree, shard=shards[-1], keyword="no_such_case") == [], "which is a mistake"
 
 
 def test_a_target_without_tests(tree: Path, tmp_path: Path) -> None:

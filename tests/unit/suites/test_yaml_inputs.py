@@ -27,6 +27,11 @@ def test_a_suite_file_has_named_lists(file: Path) -> None:
         read_suite_file(file, "nightly")
 
 
+def test_a_byte_order_mark_is_skipped(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfsmoke: [a_test.py]\n")
+    assert read_suite_file(file) == [SuiteList("smoke", ("a_test.py",))]
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -19,8 +19,6 @@ from trafficlight.text import first_problem, single_line
 
 T = TypeVar("T")
 
-_STARTUP = 30.0  # seconds until the first registration of a process
-_ACTION = 20.0  # seconds that actions have on a homeserver, which adapters learn from the poll
 _SPIN = 3  # polls at the wrong time; more are a tight loop
 
 
@@ -36,8 +34,6 @@ async def check(command: str, options: CheckOptions | None = None) -> Results:
     coordinator = ScriptedCoordinator(
         hold=chosen.hold, delay=round(chosen.idle_delay * 1000), token=chosen.token
     )
-    if chosen.homeserver is not None:
-        coordinator.deadlines["action"] = _ACTION  # a message that never comes is waited for
     folder = await asyncio.to_thread(TemporaryDirectory, prefix="trafficlight-check-")
     try:
         async with coordinator:
@@ -94,7 +90,7 @@ class _Examination:
 
     async def first_registration(self) -> ScriptedAdapter | None:
         """Wait for the registration and check it."""
-        adapter = await self.until(lambda: self.newest(0) or self.program.ended, _STARTUP)
+        adapter = await self.until(lambda: self.newest(0) or self.program.ended, self.options.startup)
         if not isinstance(adapter, ScriptedAdapter):
             how = (
                 f"its process ended with code {self.program.returncode}"
@@ -164,7 +160,7 @@ class _Examination:
         await self.coordinator.stop()
         await self.coordinator.until(lambda: None, self.options.away)
         await self.coordinator.start()
-        back = await self.until(lambda: self.newest(count) or self.program.ended)
+        back = await self.until(lambda: self.newest(count) or self.program.ended, self.options.startup)
         if isinstance(back, ScriptedAdapter):
             self.fresh_uuid(back)
             self.ok("coordinator-restart", "registers again with a coordinator that was restarted")
@@ -374,14 +370,15 @@ class _Examination:
     async def next_life(self, adapter: ScriptedAdapter, check: str) -> ScriptedAdapter | None:
         """Return the registration that follows, starting the program again where it has ended."""
         count = self.coordinator.adapters.index(adapter) + 1
-        successor = await self.until(lambda: self.newest(count) or self.program.ended)
+        startup = self.options.startup
+        successor = await self.until(lambda: self.newest(count) or self.program.ended, startup)
         if not isinstance(successor, ScriptedAdapter) and self.program.ended:
             how = f"its process ends (code {self.program.returncode})"
             self.note("needs-supervisor", f"{check}: {how}; something has to start it again")
             await self.program.start()
-            successor = await self.until(lambda: self.newest(count), _STARTUP)
+            successor = await self.until(lambda: self.newest(count), startup)
         if not isinstance(successor, ScriptedAdapter):
-            self.wrong(check, f"no new registration within {self.options.grace:g} s, but its process runs")
+            self.wrong(check, f"no new registration within {startup:g} s, but its process runs")
             return None
         self.fresh_uuid(successor)
         return successor

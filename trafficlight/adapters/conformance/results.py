@@ -28,7 +28,8 @@ class CheckOptions:
     :param data: the parameters of the action; by default its example.
     :param examples: example data by action; actions without one are sent without data.
     :param hold: seconds that polls are held; coordinators hold up to 28.
-    :param grace: seconds for everything else: an answer, coming back after an exit or a restart.
+    :param startup: seconds until a registration, for which an adapter may start a client.
+    :param grace: seconds for everything else, such as an answer.
     :param idle_delay: seconds that an idle answer asks to wait for the next poll.
     :param away: seconds that the coordinator is away when it restarts.
     :param token: a shared registration token to require; it is handed over as ``TRAFFICLIGHT_ADAPTER_TOKEN``.
@@ -39,6 +40,7 @@ class CheckOptions:
     data: JsonObject | None = None
     examples: Mapping[str, JsonObject] = field(default_factory=dict)
     hold: float = 3.0
+    startup: float = 60.0
     grace: float = 10.0
     idle_delay: float = 0.5
     away: float = 1.0

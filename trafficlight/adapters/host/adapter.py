@@ -36,6 +36,7 @@ _ON_PROCESS: Mapping[str, Callable[[Driver], Awaitable[None]]] = MappingProxyTyp
     {
         "kill": Driver.kill,
         "restart": Driver.restart,
+        "reload": Driver.restart,
         "suspend": Driver.suspend,
         "resume": Driver.resume,
         "clear_storage": Driver.clear_storage,
@@ -109,7 +110,8 @@ class DriverAdapter(Adapter):
             if not driver.hello.reusable:
                 self._drivers.prepare()
         declared = driver.hello.actions
-        if name in _ON_PROCESS and name not in (declared or ()):
+        # One that declares none may know `reload`: a page can do what its driver's process cannot.
+        if name in _ON_PROCESS and name not in (["reload"] if declared is None else declared):
             await _ON_PROCESS[name](driver)
             return {"response": name}
         if declared is not None and name not in declared:

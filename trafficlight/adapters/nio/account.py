@@ -25,6 +25,7 @@ from trafficlight.adapters.sdk import (
 
 _LONGEST_WAIT = 30.0
 _LONGEST_ACTION = 40.0
+QUERY = "/_matrix/client/v3/keys/query"
 
 UserId = Annotated[str, Field(alias="userId")]
 
@@ -52,7 +53,7 @@ class Account(Adapter):
             return
         kept = json.loads(self._login.read_text())
         self._account = (kept["username"], kept["password"])
-        self._device = device = Device(kept["homeserver"], self._keys, self._wait)
+        self._device = device = self._new_device(kept["homeserver"])
         device.client.restore_login(*kept["login"])
         await device.start()
         if kept["room_id"] is not None:
@@ -202,11 +203,17 @@ class Account(Adapter):
     def _timeline(self) -> Timeline:
         return self._logged_in.timeline(self._open_room.room_id)
 
+    def _new_device(self, homeserver: str) -> Device:
+        return Device(homeserver, self._keys, self._wait, self._take_event)
+
+    async def _take_event(self, event: JsonObject, room_id: str | None) -> None:
+        """Take an event of a sync, of a room or for the device."""
+
     async def _enter(self, username: str, password: str, homeserver: str, *, create: bool) -> None:
         await self._forget()
         self._keys.mkdir()
         self._account = (username, password)
-        self._device = device = Device(homeserver.rstrip("/"), self._keys, self._wait)
+        self._device = device = self._new_device(homeserver.rstrip("/"))
         await (device.register if create else device.login)(username, password)
         self._keep()
         await device.start()
@@ -214,20 +221,29 @@ class Account(Adapter):
             await self._new_identity()
 
     async def _new_identity(self) -> None:
-        device, client = self._logged_in, self._logged_in.client
-        own, device_id = client.user_id, client.device_id
+        device = self._logged_in
+        own, device_id = device.client.user_id, device.client.device_id
         identity = Identity(own)
         keys = {**identity.public_keys(), "auth": self._password}
         await self._request("POST", "/_matrix/client/v3/keys/device_signing/upload", keys)
-        query = {"device_keys": {own: [device_id]}}
-        known = await self._request("POST", "/_matrix/client/v3/keys/query", query)
+        device.identities.own = identity
+        await self._sign_device(device_id)
+
+    async def _sign_device(self, device_id: str) -> None:
+        """Sign a device of the account with the own identity, which is there."""
+        own, identity = self._logged_in.client.user_id, self._logged_in.identities.own
+        assert identity is not None
+        known = await self._request("POST", QUERY, {"device_keys": {own: [device_id]}})
         device_keys = known["device_keys"][own][device_id]
-        signatures = {own: {device_id: signed(device_keys, own, identity.self_signing)}}
+        await self._upload_signature(own, device_id, signed(device_keys, own, identity.self_signing))
+
+    async def _upload_signature(self, user_id: str, key_id: str, value: JsonObject) -> None:
+        """Upload a device or an identity, with a signature, and learn what it changes."""
+        signatures = {user_id: {key_id: value}}
         answer = await self._request("POST", "/_matrix/client/v3/keys/signatures/upload", signatures)
         if answer.get("failures"):
-            raise ActionFailed(f"signature of the device: the homeserver answered {answer['failures']}")
-        device.identities.own = identity
-        await device.know([own])
+            raise ActionFailed(f"signature of {key_id}: the homeserver answered {answer['failures']}")
+        await self._logged_in.know([user_id])
 
     async def _show(self, room_id: str) -> None:
         self._room_id = room_id

@@ -10,8 +10,8 @@ from nio.crypto import decrypt_attachment  # type: ignore[import-untyped,unused-
 
 from trafficlight.adapters.nio.device import checked
 from trafficlight.adapters.nio.identity import Shield
-from trafficlight.adapters.nio.rooms import Rooms
 from trafficlight.adapters.nio.timeline import Message
+from trafficlight.adapters.nio.verification import Verifications
 from trafficlight.adapters.sdk import (
     ActionFailed,
     JsonObject,
@@ -20,7 +20,7 @@ from trafficlight.adapters.sdk import (
 )
 
 
-class NioAdapter(Rooms):
+class NioAdapter(Verifications):
     """A device of one user in matrix-nio. An action returns when its effect is visible in this client."""
 
     @action()
@@ -207,7 +207,7 @@ def _entry(message: Message, room_encrypted: bool, shield: Shield, readers: list
     }
     if message.undecrypted is not None:
         entry["undecryptable"] = message.problem
-    if "m.in_reply_to" in relation:
+    if "m.in_reply_to" in relation and not relation.get("is_falling_back"):
         entry["reply_to"] = relation["m.in_reply_to"]["event_id"]
     if relation.get("rel_type") == "m.thread":
         entry["thread"] = relation["event_id"]

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from nio import (  # type: ignore[import-untyped,unused-ignore]
     AsyncClient,
@@ -27,6 +27,7 @@ from trafficlight.adapters.sdk import ActionFailed
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OnEvent: TypeAlias = Callable[[dict[str, Any], str | None], Awaitable[None]]
 
 _SYNC_HOLD_MS = 20_000
 _REQUEST_TIMEOUT = 20
@@ -55,9 +56,11 @@ class Device:
     :param homeserver: the base URL of the client-server API.
     :param store: an existing directory for the keys, owned by the caller.
     :param timeout: the time limit of each wait, in seconds.
+    :param on_event: called with each event of all syncs but the first, once it can be read, and with its
+        room, or None if it is for the device.
     """
 
-    def __init__(self, homeserver: str, store: Path, timeout: float) -> None:
+    def __init__(self, homeserver: str, store: Path, timeout: float, on_event: OnEvent | None = None) -> None:
         self.homeserver = homeserver
         self.timelines: dict[str, Timeline] = {}
         self.client = self._client(homeserver, store)
@@ -74,6 +77,7 @@ class Device:
         self._keys = asyncio.Lock()
         self._syncing: asyncio.Task[None] | None = None
         self._broken: str | None = None
+        self._on_event = on_event
 
     async def register(self, username: str, password: str) -> None:
         """Create the account and log in."""
@@ -86,7 +90,7 @@ class Device:
 
     def restored(self) -> "Device":
         """Return the same device as after a restart of its program, with only its store."""
-        again = Device(self.homeserver, self._store, self._timeout)
+        again = Device(self.homeserver, self._store, self._timeout, self._on_event)
         again.client.restore_login(self.client.user_id, self.client.device_id or "", self.client.access_token)
         return again
 
@@ -94,6 +98,8 @@ class Device:
         """Upload the device's keys, sync once, and keep syncing in the background."""
         kept = json.loads(self._kept.read_text()) if self._kept.exists() else None
         self.identities = Identities(self.client.user_id, kept)
+        # nio would answer by itself, and wrongly.
+        self.client.olm.handle_key_verification = lambda _: None
         if self.client.should_upload_keys:
             checked(await self.client.keys_upload(), "upload of the device's keys")
         first = await self.client.sync(timeout=0, sync_filter=self._filter, full_state=True)
@@ -248,11 +254,15 @@ class Device:
             if client.should_claim_keys:
                 await client.keys_claim(client.get_users_for_key_claiming())
             await client.send_to_device_messages()
-        if any(
-            isinstance(event, RoomKeyEvent | ForwardedRoomKeyEvent) for event in response.to_device_events
-        ):
-            for timeline in self.timelines.values():
-                timeline.decrypt(client)
+        read: list[tuple[Any, str | None]] = [(event, None) for event in response.to_device_events]
+        if any(isinstance(event, RoomKeyEvent | ForwardedRoomKeyEvent) for event, _ in read):
+            for room_id, timeline in self.timelines.items():
+                read += [(event, room_id) for event in timeline.decrypt(client)]
+        for room_id, joined in response.rooms.join.items():
+            read += [(event, room_id) for event in joined.timeline.events]
+        if self._on_event is not None and self._syncing is not None:
+            for event, of in read:
+                await self._on_event(event.source, of)
         async with self._changed:
             self._changed.notify_all()
 

@@ -127,6 +127,11 @@ class Identities:
                 devices = answer["device_keys"][user_id]
                 self._learn(user_id, masters[user_id], self_signing.get(user_id), devices)
 
+    def master(self, user_id: str) -> str | None:
+        """Return the public master key of a user, if it is known."""
+        seen = self._seen.get(user_id)
+        return None if seen is None else seen.master
+
     def trust(self, user_id: str) -> Trust:
         """Return what to show about a user."""
         seen = self._seen.get(user_id)

@@ -182,9 +182,10 @@ class Timeline:
             if reacted is not None and not reacted.redacted:
                 reacted.reactions.setdefault(reaction.key, []).append(reaction.sender)
 
-    def decrypt(self, client: AsyncClient) -> None:
-        """Retry messages that could not be decrypted, after new keys arrived."""
+    def decrypt(self, client: AsyncClient) -> list[AnyEvent]:
+        """Decrypt what could not be decrypted, after new keys arrived, and return what can be now."""
         unread, self._unread_edits = self._unread_edits, []
+        read: list[AnyEvent] = []
         for message in [*self.messages, *unread]:
             if message.undecrypted is None:
                 continue
@@ -194,13 +195,19 @@ class Timeline:
                 logger.debug("%s still cannot be decrypted: %s", message.event_id, error)
                 message.problem = str(error)
                 continue
+            read.append(event)
             clear = _message(event)
-            if clear is not None and clear.undecrypted is None:
+            if clear is None:  # a reaction, or what shows no message
+                self.messages = [one for one in self.messages if one is not message]
+                self._known.discard(message.event_id)
+                self._fresh([event])
+            elif clear.undecrypted is None:
                 message.body, message.sender_key, message.undecrypted = clear.body, clear.sender_key, None
                 message.content = clear.content
         for message in unread:
             self._edit(message)
         self._apply(self.messages)
+        return read
 
     def describe(self, count: int = 5) -> str:
         """Describe the newest messages, for an error message."""

@@ -2,11 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 from trafficlight.client_types import ClientTypeSpec, did_you_mean
 from trafficlight.errors import LabError
+from trafficlight.parameters import AnyNode, NodeRequest
+from trafficlight.suites.model import Case
 
 R = TypeVar("R", bound=Hashable)
 A = TypeVar("A", bound=Hashable)
@@ -62,6 +64,43 @@ TypeMask: TypeAlias = int
 _MOST_REASONS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class NodeType:
+    """A kind of node of a cluster; among what a case needs, as client types are.
+
+    :param request: for one node.
+    """
+
+    request: NodeRequest
+    custom: None = None
+    type: str = ""
+
+    @property
+    def type_name(self) -> str:
+        """What messages call it."""
+        return self.request.kind
+
+    def match(self, adapter: "AvailableAdapter") -> bool:
+        """Return whether a node is of this kind."""
+        return adapter.node is not None and self.request.fits(adapter.node)
+
+
+Needed: TypeAlias = ClientTypeSpec | NodeType
+
+
+def needs_of(case: Case, *, nodes: bool) -> dict[str, Needed]:
+    """Return what a case leases: a client of a type for each role, and its nodes.
+
+    :param nodes: whether nodes count: not where the cluster makes as many as are asked for.
+    """
+    needs: dict[str, Needed] = dict(case.clients)
+    if nodes and case.nodes is not None:
+        kind = NodeType(replace(case.nodes, num_nodes=1))
+        # No role of a client can be called that.
+        needs.update({f"node {number}": kind for number in range(1, case.nodes.num_nodes + 1)})
+    return needs
+
+
 class MatchError(LabError):
     """It is not known what a client type matches; the message says why."""
 
@@ -73,12 +112,14 @@ class AvailableAdapter:
     :param key: its UUID.
     :param rank: adapters of a lower rank are taken first.
     :param alike: the same text for equal registrations, and for no others; empty if it is not known.
+    :param node: the node of a cluster that it is; None for an adapter.
     """
 
     key: str
     registration: Mapping[str, Any]
     rank: int = 0
     alike: str = ""
+    node: AnyNode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +127,12 @@ class MissingAdapter:
     """An adapter that is not there, and why.
 
     :param registration: what it last registered as; None if that is not known, so that it may be any type.
+    :param node: the node of a cluster that it is; None for an adapter.
     """
 
     registration: Mapping[str, Any] | None
     why: str
+    node: AnyNode | None = None
 
 
 class AdapterInventory:
@@ -101,7 +144,7 @@ class AdapterInventory:
 
     def __init__(
         self,
-        kinds: Iterable[ClientTypeSpec],
+        kinds: Iterable[Needed],
         free: Iterable[AvailableAdapter],
         busy: Iterable[AvailableAdapter],
         missing: Iterable[MissingAdapter] = (),
@@ -124,13 +167,13 @@ class AdapterInventory:
         self._fillers = {bit: [mask for mask in masks if mask & bit] for bit in self._kinds}
         self._scarcity = {bit: _count(self._available, bit) for bit in self._kinds}
 
-    def bit(self, kind: ClientTypeSpec) -> TypeMask:
+    def bit(self, kind: Needed) -> TypeMask:
         """Return the bit of a client type."""
         return self._bits[kind]
 
     def _mask(self, adapter: AvailableAdapter) -> TypeMask:
         # Programs of one kind register alike: evaluating match() once for all of them is much faster.
-        registration = adapter.alike or repr(adapter.registration)
+        registration = adapter.alike or repr(adapter.node or adapter.registration)
         mask = self._masks.get(registration)
         if mask is None:
             mask = sum(bit for bit in self._kinds if self._matches(bit, adapter))
@@ -139,7 +182,10 @@ class AdapterInventory:
 
     def _matches(self, bit: TypeMask, adapter: AvailableAdapter) -> bool:
         try:
-            return bool(self._kinds[bit].match(adapter))
+            kind = self._kinds[bit]
+            if (adapter.node is None) is isinstance(kind, NodeType):
+                return False
+            return bool(kind.match(adapter))
         except MatchError as error:
             self._problems[bit] = str(error)
             return False
@@ -186,14 +232,19 @@ class AdapterInventory:
         parts = []
         for bit in short:
             needed, free = wanted[bit], _count(self._available, bit)
-            reserved = _count(self._reserved, bit)
-            text = f"needs {needed} x {self._kinds[bit].type_name} ({free} free"
+            reserved, kind = _count(self._reserved, bit), self._kinds[bit]
+            if isinstance(kind, NodeType):
+                of = f"{free} free of {_count(self._registered, bit)}"
+                held = f", {reserved} reserved for an older case" if reserved else ""
+                parts.append(f"needs {replace(kind.request, num_nodes=needed)} ({of}{held})")
+                continue
+            text = f"needs {needed} x {kind.type_name} ({free} free"
             if reserved:
                 text += f", {reserved} reserved for an older case"
             registered = _count(self._registered, bit)
             text += f", {registered} registered"
-            if not registered and self._kinds[bit].custom is None:
-                text += did_you_mean(self._kinds[bit].type)
+            if not registered and kind.custom is None:
+                text += did_you_mean(kind.type)
             if bit in self._problems:
                 text += f"; {self._problems[bit]}"
             parts.append(text + ")")
@@ -203,12 +254,12 @@ class AdapterInventory:
     def _why_missing(self, bits: Iterable[TypeMask]) -> list[str]:
         """Return why adapters for these roles are not there, the last few reasons."""
         bits = tuple(bits)
-        reasons = [
-            one.why
-            for one in self._missing
-            if one.registration is None
-            or any(self._matches(bit, AvailableAdapter("", one.registration)) for bit in bits)
-        ]
+        reasons = []
+        for one in self._missing:
+            adapter = AvailableAdapter("", one.registration or {}, node=one.node)
+            unknown = one.registration is None and one.node is None
+            if unknown or any(self._matches(bit, adapter) for bit in bits):
+                reasons.append(one.why)
         return list(dict.fromkeys(reasons))[-_MOST_REASONS:]
 
 

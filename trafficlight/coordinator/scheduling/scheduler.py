@@ -15,6 +15,7 @@ from trafficlight.coordinator.scheduling.inventory import (
     AvailableAdapter,
     MissingAdapter,
     TypeMask,
+    needs_of,
 )
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingGroup, server_types
 from trafficlight.homeservers.provider import all_of
@@ -36,6 +37,7 @@ class Limits:
     :param provider_of: returns the provider of a server type.
     :param aging: seconds after which the oldest case of a session goes first and gets what it needs reserved,
         so that smaller cases cannot starve it.
+    :param nodes: whether the cluster has certain nodes, which are among the adapters.
     """
 
     cases: int | None = None
@@ -44,6 +46,7 @@ class Limits:
     unreachable: frozenset[str] = frozenset()
     provider_of: Callable[[str], str] = str
     aging: float = 60.0
+    nodes: bool = False
 
     def needs(self, case: Case) -> Counter[str]:
         """Return how many of everything that may be limited a case needs."""
@@ -68,7 +71,7 @@ class Usage:
 class Start:
     """A case that starts.
 
-    :param adapters: the UUID of an adapter for every client role.
+    :param adapters: the UUID of an adapter for every client role, and the key of a node for every node.
     """
 
     group: WaitingGroup
@@ -155,7 +158,7 @@ class _Table:
         self._reserved_types: Counter[str] = Counter()
         groups = [group for group in waiting if group.cases]
         firsts = [next(iter(group.cases.values())).case for group in groups]
-        kinds = (kind for case in firsts for kind in case.clients.values())
+        kinds = (kind for case in firsts for kind in needs_of(case, nodes=limits.nodes).values())
         self._adapters = AdapterInventory(kinds, free, busy, missing)
         # One more than can start, so that the group gets a reason.
         most = _MOST_STARTS if limits.cases is None else max(0, limits.cases - self._running.total()) + 1
@@ -164,7 +167,7 @@ class _Table:
             self._candidates.append(
                 _Candidates(
                     group,
-                    bits=tuple(sorted(self._adapters.bit(kind) for kind in case.clients.values())),
+                    bits=tuple(sorted(map(self._adapters.bit, needs_of(case, nodes=limits.nodes).values()))),
                     types=limits.needs(case),
                     cases=list(islice(group.cases.values(), most))[::-1],
                 )
@@ -261,7 +264,8 @@ class _Table:
         one.cases.clear()
 
     def _start(self, one: _Candidates, case: WaitingCase) -> bool:
-        bits = {role: self._adapters.bit(kind) for role, kind in case.case.clients.items()}
+        needs = needs_of(case.case, nodes=self._limits.nodes)
+        bits = {role: self._adapters.bit(kind) for role, kind in needs.items()}
         adapters = self._adapters.take(bits)
         if adapters is None:
             return False

@@ -64,7 +64,7 @@ export class Browser {
      * Keeps what the page stores in a folder.
      *
      * @param app What the page is: `html`, the `folders` that its files are in, and the selector of an element that
-     *     shows that it is `ready`.
+     *     shows that it is `ready`; perhaps more `options` of Chromium, and a `script` that runs first in each frame.
      */
     constructor(app, executable, folder) {
         this.#app = app;
@@ -83,7 +83,7 @@ export class Browser {
             this.#port = server.address().port;
         }
         const rule = `--host-resolver-rules=MAP ${HOST} 127.0.0.1:${this.#port}`;
-        const options = [...OPTIONS, `--user-data-dir=${this.#profile}`, rule, "about:blank"];
+        const options = [...OPTIONS, ...(this.#app.options ?? []), `--user-data-dir=${this.#profile}`, rule, "about:blank"];
         // Not by Playwright: it would put Chromium into another process group than the host acts on.
         this.#process = spawn(this.#executable, options, { env: ENVIRONMENT, stdio: ["ignore", "ignore", "pipe"] });
         this.#process.on("error", (error) => this.#lost(error.message));
@@ -101,6 +101,7 @@ export class Browser {
             if (message.type() !== "debug") console.error(`console.${message.type()}: ${message.text()}`);
         });
         this.page.on("pageerror", (error) => console.error(`page: ${error.stack}`));
+        if (this.#app.script) await context.addInitScript(this.#app.script);
         const saved = await readFile(this.#saved, "utf8").catch(() => undefined);
         if (saved) {
             await this.page.goto(`http://${HOST}/nothing`);

@@ -17,8 +17,11 @@ export class User {
     }
 
     get actions() {
-        const own = [User, this.constructor].flatMap(({ prototype }) => Object.getOwnPropertyNames(prototype));
-        return [...new Set(own.filter((name) => ACTION.test(name)))];
+        const names = new Set();
+        for (let one = this; (one = Object.getPrototypeOf(one)) !== Object.prototype; ) {
+            for (const name of Object.getOwnPropertyNames(one)) if (ACTION.test(name)) names.add(name);
+        }
+        return [...names];
     }
 
     async perform(action, data) {
@@ -31,6 +34,11 @@ export class User {
 
     get page() {
         return this.#browser.page;
+    }
+
+    async reload() {
+        await this.page.reload({ waitUntil: "commit" });
+        await this.#browser.ready();
     }
 
     /** Wait for what a function sees in the page; the error says what `seen` returns. */
@@ -52,7 +60,10 @@ export class User {
         const [response] = await Promise.all([accepted, act()]);
         return response;
     }
+}
 
+/** A user of rooms with messages. */
+export class ChatUser extends User {
     /** The open room, once it can be written in. */
     room() {
         return this.page.evaluate(() => app.room());
@@ -74,8 +85,7 @@ export class User {
 
     async reload() {
         const room = await this.room();
-        await this.page.reload({ waitUntil: "commit" });
-        await this.#browser.ready();
+        await super.reload();
         if (room) await this.opened(room.id);
     }
 

@@ -1,5 +1,5 @@
 // Element's user: an action returns when its effect is visible in the page, which page.js describes.
-import { Unsupported, User, full } from "./user.mjs";
+import { ChatUser, Unsupported, full } from "./user.mjs";
 
 export const app = {
     // Released; adapters of other builds call themselves by the same type.
@@ -22,7 +22,7 @@ const COMPOSER = ".mx_SendMessageComposer .mx_BasicMessageComposer_input";
 const DIALOG = ".mx_Dialog_wrapper:last-child";
 const PRIMARY = ".mx_AccessibleButton_kind_primary";
 
-export class Client extends User {
+export class Client extends ChatUser {
     async perform(action, data) {
         try {
             return await super.perform(action, data);
@@ -256,6 +256,8 @@ export class Client extends User {
         await this.page.click(`.mx_VerificationShowSas_buttonRow ${PRIMARY}`);
         await this.#phase(["done"]);
         await this.page.waitForSelector(".mx_VerificationPanel_verified_section");
+        // The signature is uploaded after that.
+        await this.until(() => app.trusted(), undefined, "the other user to be verified");
     }
 
     async reject_emoji() {

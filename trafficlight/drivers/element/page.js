@@ -12,6 +12,8 @@ const SHIELDS = { normal: "grey", warning: "red", decryption_failure: "grey" };
 
 // Set by `start`, because its modules read the configuration when they are loaded.
 let peg, stores, request;
+// The users whom the page has shown as verified.
+const verified = new Set();
 
 const client = () => peg?.get();
 const crypto = () => client().getCrypto();
@@ -162,6 +164,13 @@ globalThis.app = {
         if (!request) return { phase: "none" };
         const phase = PHASES[request.phase - 1];
         return phase === "cancelled" ? { phase, cancel_code: request.cancellationCode ?? "" } : { phase };
+    },
+
+    /** Whether the user of the latest verification is verified, as known since the call before. */
+    trusted() {
+        const user = request.otherUserId;
+        app.trust(user).then((trust) => verified[trust === "verified" ? "add" : "delete"](user));
+        return verified.has(user);
     },
 
     async trust(user) {

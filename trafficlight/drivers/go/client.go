@@ -23,6 +23,17 @@ import (
 
 const longestWait = 25 * time.Second
 
+// wait is how long the waits of the action that is performed may take.
+var wait = longestWait
+
+// limitWaits sets it by the action's deadline, in seconds: the host kills a driver that is late.
+func limitWaits(deadline float64) {
+	wait = longestWait
+	if deadline > 0 {
+		wait = min(wait, time.Duration(0.8*deadline*float64(time.Second)))
+	}
+}
+
 // session is what a restarted process needs to go on as the same device.
 type session struct {
 	Homeserver, AccessToken, Password string
@@ -198,7 +209,7 @@ func (c *client) start() error {
 	c.matrix.Crypto = c.crypto
 	c.matrix.Store = &syncStore{c.store, c}
 	c.crypto.DecryptErrorCallback = c.notDecrypted
-	c.verify = verificationhelper.NewVerificationHelper(c.matrix, c.crypto.Machine(), nil, callbacks{c}, false, false, true)
+	c.verify = verificationhelper.NewVerificationHelper(c.matrix, c.crypto.Machine(), nil, callbacks{c}, true, true, true)
 	if err = c.verify.Init(c.ctx); err != nil {
 		return err
 	}
@@ -248,7 +259,7 @@ func (c *client) forget() error {
 
 // until waits until something is seen; the error says what there is instead. It holds the mutex meanwhile.
 func (c *client) until(what string, see func() bool, seen func() string) error {
-	end := time.Now().Add(longestWait)
+	end := time.Now().Add(wait)
 	for {
 		c.Lock()
 		found, there := see(), ""
@@ -260,7 +271,7 @@ func (c *client) until(what string, see func() bool, seen func() string) error {
 		if found {
 			return nil
 		} else if late {
-			return fmt.Errorf("expected %s within %s%s", what, longestWait, there)
+			return fmt.Errorf("expected %s within %s%s", what, wait, there)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

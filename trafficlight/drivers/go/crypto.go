@@ -20,8 +20,11 @@ type verification struct {
 	phase string
 	code  event.VerificationCancelCode
 	emoji []string
-	with  id.UserID
-	asked bool // by the other side
+	qr    []byte // the code that is shown
+	// Whether the other side has scanned it.
+	scanned bool
+	with    id.UserID
+	asked   bool // by the other side
 }
 
 // callbacks are called by the library as a verification goes on.
@@ -34,9 +37,13 @@ func (c callbacks) VerificationRequested(_ context.Context, txn id.VerificationT
 }
 
 func (c callbacks) VerificationReady(
-	_ context.Context, txn id.VerificationTransactionID, _ id.DeviceID, _, _ bool, _ *verificationhelper.QRCode,
+	_ context.Context, txn id.VerificationTransactionID, _ id.DeviceID, _, _ bool, qr *verificationhelper.QRCode,
 ) {
-	c.during(txn, func(v *verification) { v.phase = "ready" })
+	c.during(txn, func(v *verification) { v.phase, v.qr = "ready", qr.Bytes() })
+}
+
+func (c callbacks) QRCodeScanned(_ context.Context, txn id.VerificationTransactionID) {
+	c.during(txn, func(v *verification) { v.phase, v.scanned = "started", true })
 }
 
 func (c callbacks) VerificationCancelled(
@@ -84,16 +91,21 @@ func startVerification(c *client, d data) (any, error) {
 	return nil, nil
 }
 
-func acceptVerification(c *client, _ data) (any, error) {
-	var txn id.VerificationTransactionID
-	err := c.until("a verification request", func() bool {
+// accept waits for a request and accepts it.
+func (c *client) accept() (txn id.VerificationTransactionID, err error) {
+	err = c.until("a verification request", func() bool {
 		txn = c.verification.id
 		return c.verification.asked && c.verification.phase == "requested"
 	}, c.phase)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = c.verify.AcceptVerification(c.ctx, txn)
 	}
-	if err = c.verify.AcceptVerification(c.ctx, txn); err != nil {
+	return txn, err
+}
+
+func acceptVerification(c *client, _ data) (any, error) {
+	txn, err := c.accept()
+	if err != nil {
 		return nil, err
 	}
 	if err = c.verify.StartSAS(c.ctx, txn); err != nil {
@@ -132,7 +144,40 @@ func confirmEmoji(c *client, _ data) (any, error) {
 	if err := c.verify.ConfirmSAS(c.ctx, c.verification.id); err != nil {
 		return nil, err
 	}
-	return nil, c.until("the verification to end", func() bool { return c.verification.phase == "done" }, c.phase)
+	return nil, c.reach("done")
+}
+
+// reach waits for a phase of the verification.
+func (c *client) reach(phase string) error {
+	return c.until("a verification that is "+phase, func() bool { return c.verification.phase == phase }, c.phase)
+}
+
+func showQRCode(c *client, _ data) (any, error) {
+	if _, err := c.accept(); err != nil {
+		return nil, err
+	}
+	if c.verification.qr == nil {
+		return nil, errors.New("the other side scans no QR codes")
+	}
+	return object{"qr_code": c.verification.qr}, nil
+}
+
+func scanQRCode(c *client, d data) (any, error) {
+	if err := c.reach("ready"); err != nil {
+		return nil, err
+	}
+	return nil, c.verify.HandleScannedQRData(c.ctx, d.QRCode)
+}
+
+func confirmQRCode(c *client, _ data) (any, error) {
+	err := c.until("a scan of the QR code", func() bool { return c.verification.scanned }, c.phase)
+	if err != nil {
+		return nil, err
+	}
+	if err = c.verify.ConfirmQRCodeScanned(c.ctx, c.verification.id); err != nil {
+		return nil, err
+	}
+	return nil, c.reach("done")
 }
 
 func rejectEmoji(c *client, _ data) (any, error) {

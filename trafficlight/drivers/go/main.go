@@ -21,9 +21,10 @@ type unsupported string
 func (reason unsupported) Error() string { return string(reason) }
 
 type request struct {
-	ID     json.RawMessage `json:"id"`
-	Action string          `json:"action"`
-	Data   data            `json:"data"`
+	ID       json.RawMessage `json:"id"`
+	Action   string          `json:"action"`
+	Data     data            `json:"data"`
+	Deadline float64         `json:"deadline"`
 }
 
 // data holds the fields of every action's data.
@@ -50,6 +51,7 @@ type data struct {
 	Content           string                 `json:"content"`
 	DeviceID          string                 `json:"device_id"`
 	RecoveryKey       string                 `json:"recovery_key"`
+	QRCode            []byte                 `json:"qr_code"`
 	Milliseconds      int64                  `json:"milliseconds"`
 }
 
@@ -78,6 +80,7 @@ func main() {
 			fmt.Fprintln(os.Stderr, "not a request:", err)
 			continue
 		}
+		limitWaits(asked.Deadline)
 		_ = output.Encode(answer(c, asked))
 	}
 	c.stop()

@@ -1,5 +1,5 @@
 // Hydrogen's user: an action returns when its effect is visible in the page, which page.js describes.
-import { Unsupported, User, full } from "./user.mjs";
+import { ChatUser, Unsupported, full } from "./user.mjs";
 
 export const app = {
     registration: { type: "hydrogen-web" },
@@ -16,7 +16,7 @@ export const app = {
     longest: 25,
 };
 
-export class Client extends User {
+export class Client extends ChatUser {
     // Account
 
     async register({ username, password, homeserver_url }) {

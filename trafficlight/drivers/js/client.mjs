@@ -1,32 +1,41 @@
 // A device of one user in matrix-js-sdk. An action returns when its effect is visible in this client.
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { IDBFactory } from "fake-indexeddb";
+import { join } from "node:path";
 import * as sdk from "matrix-js-sdk";
 import { OnlySignedDevicesIsolationMode } from "matrix-js-sdk/lib/crypto-api/index.js";
 import { decodeRecoveryKey } from "matrix-js-sdk/lib/crypto-api/recovery-key.js";
 import { deriveRecoveryKeyFromPassphrase } from "matrix-js-sdk/lib/crypto-api/key-passphrase.js";
 import { VerificationPhase } from "matrix-js-sdk/lib/crypto-api/verification.js";
 import { decrypted, encrypted } from "./attachments.mjs";
+import { databases, discard } from "./storage.mjs";
 
 export const { version } = createRequire(import.meta.url)("matrix-js-sdk/package.json");
 
 export class Unsupported extends Error {}
 
-const WAIT_MS = 25_000;
+// Seconds that waits may take.
+const LONGEST_WAIT = 25;
+let longest = LONGEST_WAIT;
 const SHIELDS = ["none", "grey", "red"];
 const KINDS = { "m.text": "text", "m.notice": "text", "m.emote": "text", "m.image": "image", "m.file": "file" };
 const full = (user) => (user.startsWith("@") ? user : `@${user}`);
 
+/** Set how long the waits of an action may take: the host kills a driver that is late. */
+export function limitWaits(deadline = Infinity) {
+    longest = Math.min(LONGEST_WAIT, 0.8 * deadline);
+}
+
 /** Wait until `see` returns something; the error says what `seen` returns. */
 async function until(see, what, seen = () => undefined) {
-    const end = Date.now() + WAIT_MS;
+    const end = performance.now() + longest * 1000;
     for (;;) {
         const value = await see();
         if (value) return value;
-        if (Date.now() > end) {
+        if (performance.now() > end) {
             const there = await seen();
             const words = typeof there === "string" ? there : JSON.stringify(there);
-            throw new Error(`expected ${what} within ${WAIT_MS / 1000} s${words ? `; there is ${words}` : ""}`);
+            throw new Error(`expected ${what} within ${longest} s${words ? `; there is ${words}` : ""}`);
         }
         await new Promise((done) => setTimeout(done, 15));
     }
@@ -35,17 +44,28 @@ async function until(see, what, seen = () => undefined) {
 export class MatrixClient {
     #client;
     #room;
-    #password;
-    // The key of secret storage, as a user keeps it.
-    #secret;
+    // What a restarted process needs to go on as the same device: the login, the password, and the key of secret
+    // storage, as a user keeps it.
+    #session = {};
     #request;
     // The end of the verification in progress.
     #verified;
-    #database;
+    #storage;
+
+    constructor(storage) {
+        this.#storage = storage;
+    }
+
+    /** Go on with the login that the storage holds, if there is one. */
+    async resume() {
+        if (!existsSync(this.#file)) return;
+        this.#session = JSON.parse(readFileSync(this.#file));
+        await this.#start();
+    }
 
     get actions() {
         const own = Object.getOwnPropertyNames(MatrixClient.prototype);
-        return own.filter((name) => /^[a-z_]+$/.test(name) && !["constructor", "actions", "perform"].includes(name));
+        return own.filter((name) => /^[a-z_]+$/.test(name) && !["constructor", "actions", "perform", "resume"].includes(name));
     }
 
     perform(action, data) {
@@ -58,8 +78,8 @@ export class MatrixClient {
     async register({ username, password, homeserver_url }) {
         const url = homeserver_url.local;
         const auth = { type: "m.login.dummy" };
-        this.#password = password;
-        await this.#enter(url, await sdk.createClient({ baseUrl: url }).registerRequest({ username, password, auth }));
+        const created = await sdk.createClient({ baseUrl: url }).registerRequest({ username, password, auth });
+        await this.#enter(url, created, password);
         await this.#crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: this.#authorise });
     }
 
@@ -67,8 +87,7 @@ export class MatrixClient {
         const url = homeserver_url.local;
         const identifier = { type: "m.id.user", user: username };
         const request = { type: "m.login.password", identifier, password };
-        this.#password = password;
-        await this.#enter(url, await sdk.createClient({ baseUrl: url }).loginRequest(request));
+        await this.#enter(url, await sdk.createClient({ baseUrl: url }).loginRequest(request), password);
         if (key_backup_passphrase === undefined) return;
         const [, info] = (await this.#client.secretStorage.getKey()) ?? [];
         if (!info?.passphrase) throw new Error("the account has no secret storage with a passphrase");
@@ -78,19 +97,14 @@ export class MatrixClient {
 
     async logout() {
         await this.#client.logout(true);
+        this.#forget();
     }
 
     async reload() {
-        const { baseUrl } = this.#client;
-        const auth = {
-            access_token: this.#client.getAccessToken(),
-            user_id: this.#client.getUserId(),
-            device_id: this.#client.getDeviceId(),
-        };
         const room = this.#room?.roomId;
         await this.#client.store.save(true);
         this.#client.stopClient();
-        await this.#start(baseUrl, auth);
+        await this.#start();
         if (room) await this.#open(room);
     }
 
@@ -362,10 +376,7 @@ export class MatrixClient {
     }
 
     async accept_crosssign() {
-        const asked = () => this.#state.phase === "requested" && !this.#request.initiatedByMe && this.#request;
-        const request = await until(asked, "a verification request", () => this.#state);
-        await request.accept();
-        await until(() => request.phase >= VerificationPhase.Ready, "the request to be ready", () => this.#state);
+        const request = await this.#accept();
         if (!request.verifier) await request.startVerification("m.sas.v1");
         await this.#sas();
     }
@@ -375,10 +386,29 @@ export class MatrixClient {
     }
 
     async verify_crosssign_emoji() {
-        const sas = await this.#sas();
+        await this.#confirm(await this.#sas());
+    }
+
+    async show_qr_code() {
+        const code = await (await this.#accept()).generateQRCode();
+        if (!code) throw new Error("the other side scans no QR codes");
+        return { qr_code: Buffer.from(code).toString("base64") };
+    }
+
+    async scan_qr_code({ qr_code }) {
+        const ready = () => this.#state.phase === "ready" && this.#request;
+        await (await until(ready, "a verification that is ready", () => this.#state)).scanQRCode(Buffer.from(qr_code, "base64"));
+    }
+
+    async confirm_qr_code() {
+        await this.#confirm(await this.#compared("a scan of the QR code", (verifier) => verifier.getReciprocateQrCodeCallbacks()));
+    }
+
+    /** Confirm what is shown, and wait until it has an effect. */
+    async #confirm(shown) {
         // A request that is done no longer knows the device.
         const { otherUserId: user, otherDeviceId: device } = this.#request;
-        await sas.confirm();
+        await shown.confirm();
         await this.#verified;
         await until(() => this.#state.phase === "done", "the verification to end", () => this.#state);
         // The signature is uploaded after that.
@@ -476,21 +506,51 @@ export class MatrixClient {
         request({
             type: "m.login.password",
             identifier: { type: "m.id.user", user: this.#client.getUserId() },
-            password: this.#password,
+            password: this.#session.password,
         });
 
-    async #enter(url, auth) {
+    async #enter(url, { access_token, user_id, device_id }, password) {
         this.#client?.stopClient();
-        this.#database = new IDBFactory();
-        this.#secret = this.#request = this.#room = undefined;
-        await this.#start(url, auth);
+        this.#forget();
+        this.#keep({ url, access_token, user_id, device_id, password });
+        await this.#start();
     }
 
-    async #start(url, { access_token, user_id, device_id }) {
+    #forget() {
+        discard(this.#databases);
+        rmSync(this.#file, { force: true });
+        this.#request = this.#room = undefined;
+        this.#session = {};
+    }
+
+    #keep(change) {
+        Object.assign(this.#session, change);
+        writeFileSync(`${this.#file}.new`, JSON.stringify(this.#session));
+        renameSync(`${this.#file}.new`, this.#file);
+    }
+
+    get #file() {
+        return join(this.#storage, "session.json");
+    }
+
+    get #databases() {
+        return join(this.#storage, "databases");
+    }
+
+    get #secret() {
+        return this.#session.secret && Buffer.from(this.#session.secret, "base64");
+    }
+
+    set #secret(key) {
+        this.#keep({ secret: Buffer.from(key).toString("base64") });
+    }
+
+    async #start() {
+        const { url, access_token, user_id, device_id } = this.#session;
         // The SDK's crypto opens the global one.
-        globalThis.indexedDB = this.#database;
+        globalThis.indexedDB = await databases(this.#databases);
         // A restart goes on with the sync where it ended, as in a browser.
-        const store = new sdk.IndexedDBStore({ indexedDB: this.#database, dbName: "sync" });
+        const store = new sdk.IndexedDBStore({ indexedDB: globalThis.indexedDB, dbName: "sync" });
         await store.startup();
         this.#client = sdk.createClient({
             store,
@@ -498,7 +558,7 @@ export class MatrixClient {
             accessToken: access_token,
             userId: user_id,
             deviceId: device_id,
-            verificationMethods: ["m.sas.v1"],
+            verificationMethods: ["m.sas.v1", "m.qr_code.show.v1", "m.qr_code.scan.v1", "m.reciprocate.v1"],
             cryptoCallbacks: {
                 getSecretStorageKey: async ({ keys }) => this.#secret && [Object.keys(keys)[0], this.#secret],
                 cacheSecretStorageKey: (_id, _info, key) => (this.#secret = key),
@@ -578,7 +638,7 @@ export class MatrixClient {
             shield: await this.#shield(event),
             read_by: room.getUsersReadUpTo(event),
             ...(failed && { undecryptable: event.decryptionFailureReason ?? "unknown" }),
-            ...(relation?.["m.in_reply_to"] && { reply_to: relation["m.in_reply_to"].event_id }),
+            ...(relation?.["m.in_reply_to"] && !relation.is_falling_back && { reply_to: relation["m.in_reply_to"].event_id }),
             ...(relation?.rel_type === "m.thread" && { thread: relation.event_id }),
         };
     }
@@ -601,15 +661,28 @@ export class MatrixClient {
         this.#verified.catch(() => {});
     }
 
-    async #sas() {
+    async #accept() {
+        const asked = () => this.#state.phase === "requested" && !this.#request.initiatedByMe && this.#request;
+        const request = await until(asked, "a verification request", () => this.#state);
+        await request.accept();
+        await until(() => request.phase >= VerificationPhase.Ready, "the request to be ready", () => this.#state);
+        return request;
+    }
+
+    #sas() {
+        return this.#compared("emoji", (verifier) => verifier.getShowSasCallbacks());
+    }
+
+    /** Wait for what is to be compared with the other side's. */
+    #compared(what, callbacks) {
         const shown = () => {
             if (this.#state.phase === "cancelled") {
                 throw new Error(`the verification was cancelled: ${this.#state.cancel_code}`);
             }
             if (this.#request?.verifier) this.#verify();
-            return this.#request?.verifier?.getShowSasCallbacks();
+            return this.#request?.verifier && callbacks(this.#request.verifier);
         };
-        return until(shown, "emoji", () => this.#state);
+        return until(shown, what, () => this.#state);
     }
 
     async #cancelled() {

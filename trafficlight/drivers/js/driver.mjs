@@ -1,15 +1,17 @@
 // The driver of matrix-js-sdk: reads one JSON object per line, performs it, writes one per line.
 import "./environment.mjs";
 import { createInterface } from "node:readline";
-import { MatrixClient, Unsupported, version } from "./client.mjs";
+import { MatrixClient, Unsupported, limitWaits, version } from "./client.mjs";
 
-const client = new MatrixClient();
+const client = new MatrixClient(process.env.TRAFFICLIGHT_STORAGE);
 const write = (message) => process.stdout.write(JSON.stringify(message) + "\n");
 
+await client.resume();
 write({ type: "js-sdk", version, actions: client.actions });
 
 for await (const line of createInterface({ input: process.stdin })) {
-    const { id, action, data } = JSON.parse(line);
+    const { id, action, data, deadline } = JSON.parse(line);
+    limitWaits(deadline);
     try {
         write({ id, response: (await client.perform(action, data ?? {})) ?? action });
     } catch (error) {

@@ -39,6 +39,8 @@ class DockerServer:
     :param log: the file for its log.
     """
 
+    federation = None
+
     def __init__(
         self, engine: DockerEngine, role: str, server_name: str, ports: tuple[int, int], log: Path
     ) -> None:

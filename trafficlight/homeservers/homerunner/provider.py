@@ -44,6 +44,7 @@ class HomerunnerServer:
     image: str
     until: float
     clock: Clock
+    federation: None = None
 
     @property
     def exited(self) -> str | None:

@@ -191,7 +191,7 @@ class LocalProvider:
     async def _create(self, kind: Kind, request: ServerRequest) -> LocalServer:
         """Allocate the place of a homeserver and write its configuration."""
         launcher, recipe = self._launchers[kind], self._recipes[kind[0]]
-        ports = self._ports.pick(), self._ports.pick()
+        ports = [self._ports.pick() for _ in range(3 if request.spec.behind_proxy else 2)]
 
         def create() -> LocalServer:
             assert self._certificates is not None
@@ -206,6 +206,7 @@ class LocalProvider:
                 certificate=self._certificates.certificate,
                 private_key=self._certificates.private_key,
                 config=request.spec.config,
+                name_port=ports[2] if request.spec.behind_proxy else 0,
             )
             try:
                 command = recipe.configure(launcher.installation, place)
@@ -231,7 +232,7 @@ class LocalProvider:
 
     def _forget(self, server: LocalServer) -> None:
         self._servers.discard(server)
-        self._release(server.place.client_port, server.place.federation_port)
+        self._release(server.place.client_port, server.place.federation_port, server.place.name_port)
 
     def _release(self, *ports: int) -> None:
         for port in ports:

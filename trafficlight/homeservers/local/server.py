@@ -15,6 +15,7 @@ from trafficlight.homeservers.local.fork_server import Launcher, ServerProcess
 from trafficlight.homeservers.probe import unless_exited, wait_for_socket, wait_until_ready
 from trafficlight.homeservers.provider import BY_THE_TEST
 from trafficlight.homeservers.recipes.recipe import Command, Place
+from trafficlight.network.connection import FederationPort
 from trafficlight.processes import run_to_completion
 from trafficlight.text import read_tail
 
@@ -68,6 +69,13 @@ class LocalServer:
     def cs_api(self) -> str:
         """The base URL of its client-server API, without a trailing slash."""
         return self.place.cs_api
+
+    @property
+    def federation(self) -> FederationPort | None:
+        """How the network proxy gets before it; None unless its request wants that."""
+        place = self.place
+        files = place.certificate, place.private_key, place.authority
+        return FederationPort(place.name_port, place.federation_port, *files) if place.name_port else None
 
     @property
     def version(self) -> str:

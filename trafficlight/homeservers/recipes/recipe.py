@@ -34,11 +34,13 @@ class Place:
     :param directory: an empty folder for everything that it writes.
     :param log: the file for its log, below the case's results. Its stdout and stderr already go there.
     :param client_port: the port of its client-server API, plain HTTP on 127.0.0.1.
-    :param federation_port: the port of its federation API, TLS on 127.0.0.1; part of the server name.
+    :param federation_port: the port of its federation API, TLS on 127.0.0.1; part of the server name, unless
+        there is a `name_port`.
     :param authority: the certificate authority to trust in federation, PEM.
     :param certificate: the homeserver's certificate, PEM.
     :param private_key: the key of its certificate, PEM.
     :param config: the settings of the case's server type.
+    :param name_port: the port of the network proxy before its federation API; 0 if there is none.
     """
 
     directory: Path
@@ -49,6 +51,7 @@ class Place:
     certificate: Path
     private_key: Path
     config: Mapping[str, Any] = field(default_factory=dict)
+    name_port: int = 0
 
     def configured(self, base: Mapping[str, Any], known: frozenset[str] | None = None) -> dict[str, Any]:
         """Return the recipe's settings with those of the server type merged into them.
@@ -66,7 +69,7 @@ class Place:
     @property
     def server_name(self) -> str:
         """The server name, which resolves to loopback without DNS."""
-        return f"localhost:{self.federation_port}"
+        return f"localhost:{self.name_port or self.federation_port}"
 
     @property
     def cs_api(self) -> str:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.results.events import State
+from trafficlight.results.traffic import Exchange
 
 
 class Urls(BaseModel):
@@ -80,6 +81,13 @@ class CaseList(BaseModel):
 
     cases: list[CaseBody]
     total: int = Field(description="How many fit what was asked for.")
+
+
+class ExchangeList(BaseModel):
+    """What the clients of an attempt asked their homeservers, as far as it was recorded."""
+
+    attempt: int
+    requests: list[Exchange]
 
 
 class AdapterBody(BaseModel):

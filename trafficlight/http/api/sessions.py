@@ -22,13 +22,15 @@ from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, 
 from trafficlight.http.api.bodies import (
     CaseBody,
     CaseList,
+    ExchangeList,
     SessionBody,
     SessionList,
     Urls,
 )
-from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
+from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages.views import case_path
 from trafficlight.http.requests import (
+    asked_period,
     current_lab,
     json_object,
     json_response,
@@ -46,6 +48,7 @@ from trafficlight.results.catalog import ProblemSummary, SessionSummary
 from trafficlight.results.events import State, line_head
 from trafficlight.results.journal import is_written
 from trafficlight.results.reports.presentation import outcome_counts
+from trafficlight.results.traffic import exchanges
 from trafficlight.suites.model import Plan
 from trafficlight.suites.selection import SessionRequest
 
@@ -149,6 +152,35 @@ async def cases(session: str) -> Response:
             return CaseList(cases=shown, total=len(fitting)).model_dump_json().encode()
 
         return Response(await asyncio.to_thread(content), content_type="application/json")
+
+
+@blueprint.get("/<session>/requests")
+@_operation(
+    {200: ResponseSpec("The requests.", ExchangeList)},
+    (400, 401, 404),
+    query=(
+        Query("case", "The case's id.", {"type": "string"}),
+        Query("attempt", "The number of the attempt; by default the last one.", _NUMBER),
+        *REQUESTS,
+    ),
+)
+async def requests(session: str) -> Response:
+    """List the recorded requests of a case's clients, in the order in which they were sent."""
+    period, role = asked_period(), request.args.get("role", "")
+    async with open_session(session) as found:
+        case = found.record.cases.get(request.args.get("case", ""))
+        wanted = request.args.get("attempt") or str(len(case.attempts) if case is not None else 0)
+        attempts = [] if case is None else [one for one in case.attempts if str(one.number) == wanted]
+        if not attempts:
+            message = f"the session {found.id} has no such case, or no such attempt of it"
+            raise ApiError(HTTPStatus.NOT_FOUND, "unknown_case", message)
+        folder, (attempt,) = found.folder, attempts
+
+    def content() -> bytes:
+        rows = exchanges(folder / attempt.folder, attempt.started, role=role, period=period)
+        return ExchangeList(attempt=attempt.number, requests=rows).model_dump_json().encode()
+
+    return Response(await asyncio.to_thread(content), content_type="application/json")
 
 
 @blueprint.get("/<session>/events")

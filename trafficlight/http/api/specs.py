@@ -35,6 +35,17 @@ class Query:
     schema: Mapping[str, Any]
 
 
+REQUESTS = (
+    Query("role", "Only requests of this client.", {"type": "string"}),
+    Query(
+        "between",
+        "Only requests that were sent in these seconds, such as `12.1:13.4`.",
+        {"type": "string"},
+    ),
+)
+"""Which recorded requests of clients are asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseSpec:
     """A response that is not a refusal.

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
-from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
+from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files
 from trafficlight.http.pages.views import (
     adapter_rows,
@@ -22,6 +22,7 @@ from trafficlight.http.pages.views import (
     snapshot,
 )
 from trafficlight.http.requests import (
+    asked_period,
     current_lab,
     form_fields,
     open_session,
@@ -163,9 +164,14 @@ async def case_by_id(session: str) -> Redirect:
 
 
 @blueprint.get("/status/<session>/case/<key>")
-@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (401, 404), guard="people")
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (400, 401, 404), query=REQUESTS, guard="people")
 async def case(session: str, key: str) -> Response:
-    """Show a case: its attempts with timeline, log, traceback and files."""
+    """Show a case: its attempts with timeline, log, traceback and files, and the requests of its clients.
+
+    Requests are shown if `between` is there.
+    """
+    between, role = request.args.get("between"), request.args.get("role", "")
+    period = asked_period() if between is not None else None
     lab = current_lab()
     async with open_session(session) as found:
         record = await asyncio.to_thread(case_of, list(found.record.cases.values()), key)
@@ -184,7 +190,9 @@ async def case(session: str, key: str) -> Response:
             events=events,
             case=whole,
             row=row,
-            attempts=attempt_views(folder, whole),
+            attempts=attempt_views(folder, whole, role, period),
+            between=between,
+            role=role,
             url=lambda path: rooted(f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}"),
         )
 

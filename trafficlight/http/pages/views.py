@@ -33,6 +33,7 @@ from trafficlight.results.reports.presentation import (
     verdict,
     why,
 )
+from trafficlight.results.traffic import exchanges
 from trafficlight.text import read_tail
 
 AdapterRow: TypeAlias = tuple[AdapterBody, dict[str, Any]]
@@ -168,12 +169,22 @@ def _copied(attempt: AttemptRecord) -> AttemptRecord:
     )
 
 
-def attempt_views(folder: Path, case: CaseRecord) -> list[AttemptView]:
-    """Return the attempts of a case, the latest first. Reads the disk."""
-    return [
-        attempt_view(attempt, _files(folder, attempt), _log(folder / attempt.folder / "log.info"))
-        for attempt in reversed(case.attempts)
-    ]
+def attempt_views(
+    folder: Path, case: CaseRecord, role: str = "", period: tuple[float, float] | None = None
+) -> list[AttemptView]:
+    """Return the attempts of a case, the latest first. Reads the disk.
+
+    :param role: the client whose requests are shown; empty for all.
+    :param period: when they were sent, in seconds; None shows none.
+    """
+    views = []
+    for attempt in reversed(case.attempts):
+        place = folder / attempt.folder
+        view = attempt_view(attempt, _files(folder, attempt), _log(place / "log.info"))
+        if period is not None:
+            view = replace(view, requests=exchanges(place, attempt.started, role=role, period=period))
+        views.append(view)
+    return views
 
 
 def _log(path: Path) -> str:

@@ -114,6 +114,8 @@ class JunitDocument:
             suites.append(("session", "", [_piece(interrupted(self._record))]))
         elif self._record.strict and self._record.reductions and not running:
             suites.append(("session", "", [_piece(reduced(self._record))]))
+        elif why := self._record.incomplete:
+            suites.append(("session", "", [_piece(incomplete(why))]))
         root = Element("testsuites", {"name": "trafficlight"})
         every = [piece for _, _, pieces in suites for piece in pieces]
         _count(root, every, self._record.seconds)
@@ -216,6 +218,13 @@ def interrupted(record: SessionRecord) -> Element:
     ended = record.stopped or (record.ended and next(filter(None, reasons), ""))
     why = ended or "the session did not end"
     entry.add_error_info(_message(f"{what}: {why}"), error_type="trafficlight.interrupted")
+    return _element(entry, 0.0)
+
+
+def incomplete(why: str) -> Element:
+    """Return the error element of a session whose results could not be written, or were removed."""
+    entry = junit_xml.TestCase("a session keeps its results", classname="trafficlight.session")
+    entry.add_error_info(_message(why), error_type="trafficlight.incomplete")
     return _element(entry, 0.0)
 
 

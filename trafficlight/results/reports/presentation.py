@@ -21,8 +21,9 @@ from markupsafe import Markup, escape
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import FINAL, Measurement
-from trafficlight.results.folder import folder_name
+from trafficlight.results.folder import RECORDING, folder_name
 from trafficlight.results.reports.timeline import Step, steps
+from trafficlight.results.traffic import Exchange
 from trafficlight.text import count, duration, escape_control, single_line, size, truncate_middle, utc_time
 from trafficlight.version import VERSION
 
@@ -232,6 +233,7 @@ class AttemptView:
 
     :ivar left_out: the number of steps left out in the middle.
     :ivar log: the end of its log; may be empty.
+    :ivar requests: those of its clients that are asked for; None where none are.
     """
 
     record: AttemptRecord
@@ -239,6 +241,12 @@ class AttemptView:
     left_out: int
     files: Sequence[FileView]
     log: str
+    requests: Sequence[Exchange] | None = None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there are recordings of its clients' requests."""
+        return any(file.path.endswith(f"/{RECORDING}") for file in self.files)
 
 
 def attempt_view(attempt: AttemptRecord, files: Sequence[FileView], log: str = "") -> AttemptView:

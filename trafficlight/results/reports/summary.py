@@ -32,6 +32,7 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     :param incomplete: what is missing in the folder, and why.
     :param slowest: how many of the slowest cases to list.
     """
+    incomplete = incomplete or record.incomplete
     lines = [f"error  the results are incomplete: {incomplete}"] if incomplete else []
     where = _short(folder)
     for problem in record.problems:

@@ -19,6 +19,7 @@ from trafficlight.results.events import (
     NetworkChanged,
     ServerFailed,
     ServerReady,
+    ServiceChanged,
 )
 from trafficlight.text import count, single_line
 
@@ -28,7 +29,7 @@ class Step:
     """One entry of the timeline.
 
     :param offset: seconds from the start of the attempt.
-    :param kind: ``action``, ``server``, ``adapter``, ``network`` or ``log``.
+    :param kind: ``action``, ``server``, ``adapter``, ``network``, ``service`` or ``log``.
     :param who: the role; empty if it concerns the whole case.
     :param what: an action's name, a log's message, ...
     :param detail: parameters, a response, a reason.
@@ -118,6 +119,10 @@ def _step(event: Event, offset: float) -> Step:
             return Step(offset, "adapter", who, "adapter lost", event.reason, "failed")
         case NetworkChanged():
             return Step(offset, "network", who, event.rule, "begins" if event.active else "ends")
+        case ServiceChanged():
+            outcome = "failed" if event.problem else ""
+            detail = event.problem or ", ".join(event.nodes)
+            return Step(offset, "service", event.service, event.what, detail, outcome)
         case Log():
             return Step(offset, "log", who, event.message, "", event.level.lower())
         case _:

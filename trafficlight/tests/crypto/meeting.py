@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -29,27 +30,14 @@ async def request(api: nio.AsyncClient, method: str, path: str, body: object = N
     return await answer.json()
 
 
-class TwoUsers(MembersTest):
-    """Alice and bob, on one homeserver and on two federated ones. A test defines `play()`."""
+class EncryptedRoom(MembersTest):
+    """Alice and bob in an encrypted room, and what several tests of encryption do there."""
 
     clients = {"alice": AnyMatrixClient, "bob": AnyMatrixClient}
-    servers = {"server": AnyHomeServer, "here": AnyHomeServer, "there": AnyHomeServer}
 
     room: str
     owner: nio.AsyncClient
     """A session of alice without a client: sees what the homeserver has, and has no keys."""
-
-    async def test_one_server(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
-        await self.play(alice, bob, server, server)
-
-    async def test_federated(
-        self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer
-    ) -> None:
-        await self.play(alice, bob, here, there)
-
-    async def play(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
-        """Play the test with alice on one homeserver and bob on the other, or the same."""
-        raise NotImplementedError
 
     async def setup(self) -> None:
         self.opened = AsyncExitStack()
@@ -104,8 +92,17 @@ class TwoUsers(MembersTest):
         await request(api, "POST", f"/join/{self.room}?server_name={via}&via={via}", {})
 
     async def join(self, client: MatrixClient, home: HomeServer) -> None:
-        """Have a client's user join the public room, and open it."""
-        await self.enter(await home.nio_client(client))
+        """Have a client's user join the public room, and open it.
+
+        A homeserver that has not learned yet that they are out takes the join for one that it knows.
+        """
+        api = await home.nio_client(client)
+
+        async def out() -> bool:
+            return self.room not in (await request(api, "GET", "/joined_rooms"))["joined_rooms"]
+
+        await self.eventually(out, timeout=FEDERATED)
+        await self.enter(api)
         await client.open_room(ROOM)
 
     async def state(self, kind: str, content: dict[str, Any]) -> None:
@@ -191,9 +188,21 @@ class TwoUsers(MembersTest):
         return device
 
     async def phone_reads(self, phone: Device, event_id: str) -> bool:
-        """Wait until a phone shows an event, and return whether it can decrypt it."""
+        """Return whether a phone can decrypt an event, once it has all that was sent to it until now.
+
+        Messages to a device keep their order: no key that went before the last of them comes later.
+        """
+        last = f"last.{secrets.token_hex(8)}"
+        came: set[str] = set()
+        phone.client.add_to_device_callback(lambda event: came.add(event.type), nio.UnknownToDeviceEvent)
+        content = {phone.client.user_id: {phone.client.device_id: {"is": "the last"}}}
+        await request(self.owner, "PUT", f"/sendToDevice/{last}/{last}", {"messages": content})
         timeline = phone.timeline(self.room)
-        message = await phone.until(lambda: timeline.message(event_id), f"{event_id}", timeline.describe)
+        message = await phone.until(
+            lambda: timeline.message(event_id) if last in came else None,
+            f"{event_id}, and what was sent to the device before",
+            timeline.describe,
+        )
         return message.undecrypted is None
 
     async def until_phone_reads(self, writer: MatrixClient, phone: Device) -> str:
@@ -206,3 +215,21 @@ class TwoUsers(MembersTest):
         event_id = await self.eventually(read, timeout=FEDERATED)
         assert event_id is not None
         return event_id
+
+
+class TwoUsers(EncryptedRoom):
+    """On one homeserver and on two federated ones. A test defines `play()`."""
+
+    servers = {"server": AnyHomeServer, "here": AnyHomeServer, "there": AnyHomeServer}
+
+    async def test_one_server(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.play(alice, bob, server, server)
+
+    async def test_federated(
+        self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer
+    ) -> None:
+        await self.play(alice, bob, here, there)
+
+    async def play(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
+        """Play the test with alice on one homeserver and bob on the other, or the same."""
+        raise NotImplementedError

@@ -130,3 +130,18 @@ class KilledBeforeASync(_OnABrokenLine):
         await bob.restart()
         await bob.open_room("A bad line")
         await bob.verify_message_in_timeline("Can you read this?")
+
+
+class SenderNotFound(_OnABrokenLine):
+    """A room key is not lost when the query of its sender's keys fails at that moment."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.meet(alice, bob, server)
+        await self.talk(alice, bob)
+        async with bob.network.block("POST", "/keys/query") as refused:
+            await alice.logout()
+            await alice.login(server)
+            await alice.open_room("A bad line")
+            await alice.send_message("From a new device")
+            await refused.wait()
+        await bob.verify_message_in_timeline("From a new device")

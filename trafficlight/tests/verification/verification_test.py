@@ -1,7 +1,9 @@
 import asyncio
+from base64 import b64decode, b64encode
 
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.client_types import AnyMatrixClient
+from trafficlight.errors import ActionError
 from trafficlight.server_types import AnyHomeServer
 
 
@@ -76,6 +78,44 @@ class CancelledVerification(TwoInAChat):
 
         await self.eventually(cancelled)
         assert await alice.get_trust(bob.user_id) == "unverified"
+
+
+class VerifiedByQrCode(TwoInAChat):
+    """One user scans the QR code that the other one shows; each shows the other as verified afterwards."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.meet(alice, bob, server)
+        await alice.start_crosssign(bob.user_id)
+
+        await alice.scan_qr_code(await bob.show_qr_code())
+        await bob.confirm_qr_code()
+
+        async def verified() -> bool:
+            return await alice.get_trust(bob.user_id) == "verified"
+
+        await self.eventually(verified)
+        assert await bob.get_trust(alice.user_id) == "verified"
+
+
+class WrongQrCode(TwoInAChat):
+    """A QR code with another key than the homeserver has is refused, and neither user is verified."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, server: HomeServer) -> None:
+        await self.meet(alice, bob, server)
+        await alice.start_crosssign(bob.user_id)
+        code = bytearray(b64decode(await bob.show_qr_code()))
+        # The first key is after the name, version and mode, and the id of the verification with its length.
+        code[10 + int.from_bytes(code[8:10])] ^= 1
+
+        try:
+            await alice.scan_qr_code(b64encode(code).decode())
+        except ActionError:
+            pass
+        else:
+            raise AssertionError("alice takes the code for bob's")
+
+        assert await alice.get_trust(bob.user_id) == "unverified"
+        assert await bob.get_trust(alice.user_id) == "unverified"
 
 
 class NewIdentity(TwoInAChat):

@@ -111,6 +111,7 @@ say(
         **({"reusable": True} if MODE in ("reusable", "hangs", "remembers") else {}),
     }
     | ({"actions": ["count", "fail", "die"]} if MODE == "declares" else {})
+    | ({"actions": ["count", "reload"]} if MODE == "reloads" else {})
 )
 if MODE == "deaf":
     time.sleep(600)

@@ -113,6 +113,8 @@ def live() -> None:
                 sys.exit(0)
             if DEFECT == "stays-after-exit":
                 hang()
+            if DEFECT == "starts-slowly":
+                time.sleep(2)
             return
         elif action == "say":
             if DEFECT == "never-answers":

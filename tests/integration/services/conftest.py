@@ -1,0 +1,36 @@
+"""Nodes: folders of this machine, and accounts behind a real sshd on loopback."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.sshd import Sshd, start_sshd
+from trafficlight.services.account import Account
+from trafficlight.services.connections import NodeAddress
+from trafficlight.services.node import case_folder
+
+__all__ = ["start_sshd"]
+
+MARK = "0123456789abcdef"
+
+
+@pytest.fixture(params=["local", "ssh"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> NodeAddress:
+    """A node of each kind; its folder is the test's."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    if request.param == "local":
+        return NodeAddress(name="n1", folder=str(folder))
+    sshd: Sshd = request.getfixturevalue("start_sshd")()
+    return sshd.node("n1", str(folder)).node()
+
+
+@pytest.fixture
+async def account(address: NodeAddress) -> AsyncIterator[Account]:
+    """An account on a node of each kind."""
+    opened = Account(address, case_folder(address, MARK), MARK)
+    yield opened
+    async with asyncio.timeout(30):
+        await opened.close()

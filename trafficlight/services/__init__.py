@@ -1,0 +1,18 @@
+"""Services on the nodes of a cluster: what a test starts besides clients and homeservers."""
+
+from trafficlight.services.account import Account, CommandError, Completed, Monitor
+from trafficlight.services.connections import NodeError
+from trafficlight.services.node import Node
+from trafficlight.services.service import Log, Service, ServiceError
+
+__all__ = [
+    "Account",
+    "CommandError",
+    "Completed",
+    "Log",
+    "Monitor",
+    "Node",
+    "NodeError",
+    "Service",
+    "ServiceError",
+]

@@ -1,0 +1,565 @@
+"""The account of a test on a node: runs commands, copies files, follows logs."""
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+from trafficlight.errors import LabError
+from trafficlight.processes import describe_exit, run_to_completion
+from trafficlight.services.connections import Command, Connection, NodeAddress, NodeError, connect, script_of
+
+Raw: TypeAlias = bytes | bytearray
+
+# Bytes that `run()` and `read()` return at most, and that are read at once.
+_LIMIT, _CHUNK = 16 << 20, 64 << 10
+# Lines, and characters of each, that an error quotes of a stream or log.
+_LINES, _WIDTH = 10, 300
+# Seconds that a process has after SIGTERM.
+_STOP = 10.0
+MARK = "TRAFFICLIGHT_NODE"
+"""A variable of everything that a case starts on a node: by it, what is left is found."""
+
+
+class CommandError(LabError):
+    """A command on a node failed.
+
+    :ivar code: its exit code; negative for a signal.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A command that has ended.
+
+    :param code: its exit code; negative for a signal.
+    """
+
+    stdout: str
+    stderr: str
+    code: int
+
+
+@dataclass(slots=True, eq=False)
+class _Background:
+    """A process that was started in the background.
+
+    :ivar ended: its exit code, or why that is not known.
+    :ivar expected: whether its end is no surprise: the test stopped it, or waits for it.
+    """
+
+    command: Command
+    shown: str
+    log: str
+    pid: int
+    ended: "asyncio.Future[int]"
+    expected: bool = False
+
+
+class Account:
+    """What a test does on a node. Everything lies in a folder that is removed after the case.
+
+    :ivar ends: whether background processes may end by themselves with exit code 0. Any other end that the
+        test neither caused nor waits for makes the case an error at once.
+    :param folder: that folder; relative paths are below it. It is made by the first command.
+    :param mark: unique to the case; empty for an account that only looks at what is there.
+    :param on_end: called with a sentence when a background process ends that nothing waits for.
+    """
+
+    def __init__(
+        self, address: NodeAddress, folder: str, mark: str, on_end: Callable[[str], None] | None = None
+    ) -> None:
+        self.folder, self.ends = folder, True
+        self._address, self._mark = address, mark
+        self._connection: Connection = connect(address)
+        self._background: dict[str, _Background] = {}
+        self._watching: set[asyncio.Task[None]] = set()
+        self._on_end = on_end or (lambda _: None)
+
+    def __repr__(self) -> str:
+        return f"Account({self._address.name})"
+
+    def path(self, path: str | PurePosixPath) -> str:
+        """Return an absolute path on the node."""
+        return str(PurePosixPath(self.folder) / path)
+
+    # Commands
+
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float = 60.0,
+        check: bool = True,
+        input: str | bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+        secrets: Sequence[str] = (),
+    ) -> Completed:
+        """Run a command until it exits.
+
+        :param command: a list of words, which are quoted, or a script of the POSIX shell.
+        :param timeout: seconds; then it is killed.
+        :param check: whether an exit code other than 0 is an error.
+        :param input: its standard input.
+        :param env: variables to set.
+        :param cwd: its working directory; by default the case's folder on the node.
+        :param secrets: texts that no error shows.
+        :raises CommandError: it failed, timed out, or printed more than 16 MiB.
+        :raises NodeError: the node does not answer.
+        """
+        shown = _masked(script_of(command), secrets)
+        raw = input.encode() if isinstance(input, str) else input
+        code, out, err = -1, bytearray(), bytearray()
+        async with self._opened(command, env, cwd) as process:
+            try:
+                async with asyncio.timeout(timeout):
+                    await asyncio.gather(
+                        _write(process, raw), _read(process.stdout, out), _read(process.stderr, err)
+                    )
+                    code = await process.wait()
+            except TimeoutError:
+                problem = f"did not end within {timeout:g} s"
+                raise self._failed(shown, problem, out, err, secrets, code) from None
+            except _TooMuchError:
+                problem = f"printed more than {_LIMIT >> 20} MiB; write it to a file, or read it with lines()"
+                raise self._failed(shown, problem, out[:_CHUNK], err[:_CHUNK], secrets, code) from None
+        if check and code != 0:
+            raise self._failed(shown, describe_exit(code), out, err, secrets, code)
+        return Completed(out.decode(errors="replace"), err.decode(errors="replace"), code)
+
+    def _failed(
+        self,
+        shown: str,
+        problem: str,
+        out: Raw,
+        err: Raw,
+        secrets: Sequence[str],
+        code: int,
+    ) -> CommandError:
+        message = f"node {self._address.name}: {_cut(shown)}: {problem}"
+        for name, raw in (("stderr", err), ("stdout", out)):
+            if text := _end(_masked(raw.decode(errors="replace"), secrets)):
+                message += f"\n{name}:\n{text}"
+        return CommandError(message, code)
+
+    @asynccontextmanager
+    async def _opened(
+        self, command: str | Sequence[str], env: Mapping[str, str] | None = None, cwd: str = ""
+    ) -> AsyncIterator[Command]:
+        """Start a command; whatever is left of it at the end of the block is killed."""
+        process = await self._connection.open(self._script(script_of(command), env, cwd))
+        try:
+            yield process
+        except BaseException:
+            await run_to_completion(process.kill())
+            raise
+        else:
+            await process.kill()
+
+    def _script(self, script: str, env: Mapping[str, str] | None = None, cwd: str = "") -> str:
+        if not self._mark:
+            return f"cd {script_of([self.folder])} 2>/dev/null || cd /\n{script}"
+        variables = {MARK: self._mark, **(env or {})}
+        exports = " ".join(f"{name}={script_of([str(value)])}" for name, value in variables.items())
+        where = script_of([self.folder])
+        inside = f" && cd {script_of([cwd])}" if cwd else ""
+        return f"mkdir -p {where} && cd {where}{inside} && export {exports} || exit 126\n{script}"
+
+    async def lines(
+        self, command: str | Sequence[str], *, env: Mapping[str, str] | None = None
+    ) -> AsyncIterator[str]:
+        """Run a command and yield the lines that it prints, without line ends.
+
+        :raises CommandError: it failed.
+        """
+        async with self._opened(command, env) as process:
+            errors = bytearray()
+            reading = asyncio.ensure_future(_read(process.stderr, errors))
+            try:
+                process.stdin.write_eof()
+                async for line in _lines(process.stdout):
+                    yield line
+                code = await process.wait()
+                await reading
+            finally:
+                reading.cancel()
+        if code != 0:
+            raise self._failed(script_of(command), describe_exit(code), b"", errors, (), code)
+
+    # Background processes
+
+    async def start(
+        self,
+        command: str | Sequence[str],
+        *,
+        name: str,
+        log: str = "",
+        env: Mapping[str, str] | None = None,
+        cwd: str = "",
+    ) -> None:
+        """Start a process in the background; it ends with the case.
+
+        :param name: what it is called in :meth:`wait`, :meth:`signal` and messages.
+        :param log: the file for its output; by default its name and ``.log``.
+        :raises ValueError: a process of that name runs.
+        :raises NodeError: the node does not answer.
+        """
+        if not re.fullmatch(r"[\w.-]+", name) or self.alive(name):
+            problem = "runs already" if self.alive(name) else "may contain letters, digits and . _ - only"
+            raise ValueError(f"node {self._address.name}: the process {name!r} {problem}")
+        output = self.path(log or f"{name}.log")
+        pids = self.path(".pids")
+        script = (
+            f"mkdir -p {script_of([pids, str(PurePosixPath(output).parent)])}\n"
+            f"echo $$ > {script_of([f'{pids}/{name}'])}; echo $$\n"
+            f"exec /bin/sh -c {script_of([_run(command)])} >> {script_of([output])} 2>&1 < /dev/null"
+        )
+        process = await self._connection.open(self._script(script, env, cwd), lasting=True)
+        try:
+            process.stdin.write_eof()
+            pid = (await process.stdout.readline()).strip()
+        except BaseException:
+            await run_to_completion(process.kill())
+            raise
+        if not pid.isdigit():
+            error = (await process.stderr.read(_CHUNK)).decode(errors="replace")
+            await process.kill()
+            raise NodeError(
+                f"node {self._address.name}: {name} cannot be started: {_end(error) or 'no output'}"
+            )
+        ended = asyncio.get_running_loop().create_future()
+        ended.add_done_callback(lambda future: future.cancelled() or future.exception())
+        shown = script_of(command)
+        one = self._background[name] = _Background(process, shown, output, int(pid), ended)
+        task = asyncio.create_task(self._watch(name, one), name=f"{self._address.name}: {name}")
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _watch(self, name: str, one: _Background) -> None:
+        """Wait for the end of a background process; report one that nothing waits for."""
+        try:
+            code = await one.command.wait()
+        except NodeError as error:
+            one.ended.set_exception(error)
+            if not one.expected:
+                self._on_end(f"{error}, while {name} ran")
+            return
+        if one.expected or (self.ends and code == 0):
+            one.ended.set_result(code)
+            return
+        with contextlib.suppress(NodeError, CommandError):
+            message = await self._end_of(name, one, code)
+            if not one.expected:
+                self._on_end(message)
+        one.ended.set_result(code)
+
+    async def _end_of(self, name: str, one: _Background, code: int) -> str:
+        tail = await self.run(["tail", "-n", str(_LINES), one.log], check=False)
+        end = _end(tail.stdout) or "(nothing)"
+        return f"node {self._address.name}: {name} ended ({describe_exit(code)}); the end of its log:\n{end}"
+
+    def alive(self, name: str) -> bool:
+        """Return whether a background process runs."""
+        one = self._background.get(name)
+        return one is not None and not one.ended.done()
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a background process on the node."""
+        return self._known(name).pid
+
+    def _known(self, name: str) -> _Background:
+        if name not in self._background:
+            started = ", ".join(self._background) or "none"
+            raise ValueError(
+                f"node {self._address.name}: no process {name!r} was started; started: {started}"
+            )
+        return self._background[name]
+
+    async def wait(self, name: str, timeout: float | None = None) -> None:
+        """Wait until a background process has ended with exit code 0.
+
+        :param timeout: seconds; None for as long as the case may take.
+        :raises CommandError: it ended with another code, or did not end in time.
+        :raises NodeError: the connection to the node was lost.
+        """
+        one = self._known(name)
+        before, one.expected = one.expected, True
+        try:
+            async with asyncio.timeout(timeout):
+                code = await asyncio.shield(one.ended)
+        except TimeoutError:
+            one.expected = before
+            raise CommandError(
+                f"node {self._address.name}: {name} did not end within {timeout:g} s", -1
+            ) from None
+        if code != 0:
+            raise CommandError(await self._end_of(name, one, code), code)
+
+    async def signal(self, name: str, signal: str = "TERM") -> None:
+        """Send a signal to the process group of a background process; its end is expected from then on.
+
+        :param signal: its name, with or without SIG. STOP and CONT pause and resume it.
+        """
+        one, number = self._known(name), signal.upper().removeprefix("SIG")
+        if number not in ("STOP", "CONT", "HUP", "USR1", "USR2"):
+            one.expected = True
+        if not one.ended.done():
+            await self.run(f"kill -s {number} -- -{one.pid}", check=False)
+
+    async def stop(self, name: str, timeout: float = _STOP) -> None:
+        """End a background process: SIGTERM, and SIGKILL after `timeout` seconds. Idempotent."""
+        one = self._known(name)
+        one.expected = True
+        if one.ended.done():
+            return
+        await self.signal(name, "TERM")
+        await self.signal(name, "CONT")
+        done, _ = await asyncio.wait([one.ended], timeout=timeout)
+        if not done:
+            await self.signal(name, "KILL")
+            await asyncio.wait([one.ended], timeout=timeout)
+
+    async def stop_all(self, timeout: float = _STOP) -> None:
+        """End all background processes of this account."""
+        async with asyncio.TaskGroup() as group:
+            for name in self._background:
+                group.create_task(self.stop(name, timeout))
+
+    # Files
+
+    async def create_file(self, path: str, content: str | bytes, *, mode: str = "644") -> None:
+        """Write a file; its folder is made if need be."""
+        where = script_of([path])
+        parent = script_of([str(PurePosixPath(path).parent)])
+        await self.run(f"mkdir -p {parent} && cat > {where} && chmod {mode} {where}", input=content)
+
+    async def create_from_template(self, path: str, template: str, **values: Any) -> None:
+        """Write a file from a Jinja template; a value that is missing is an error."""
+        from jinja2 import Environment, StrictUndefined
+
+        environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701 - no HTML
+        await self.create_file(path, environment.from_string(template).render(**values))
+
+    @asynccontextmanager
+    async def open(self, path: str) -> AsyncIterator[Any]:
+        """Open a file of any size for reading: an object with `read(bytes)` and `readline()`."""
+        async with self._opened(["cat", path]) as process:
+            yield process.stdout
+
+    async def read(self, path: str) -> str:
+        """Return the content of a text file of at most 16 MiB."""
+        return (await self.run(["cat", path])).stdout
+
+    async def last_line(self, path: str) -> str:
+        """Return the last line of a text file."""
+        return (await self.run(["tail", "-n", "1", path])).stdout.rstrip("\n")
+
+    async def exists(self, path: str) -> bool:
+        """Return whether a file or folder exists."""
+        return (await self.run(["test", "-e", path], check=False)).code == 0
+
+    async def mkdir(self, path: str) -> None:
+        """Make a folder and those above it."""
+        await self.run(["mkdir", "-p", path])
+
+    async def remove(self, path: str) -> None:
+        """Remove a file or a folder with all that is in it; nothing happens if there is none.
+
+        :raises ValueError: it is the root folder or one directly in it.
+        """
+        if len(PurePosixPath(self.path(path)).parts) < 3 or ".." in PurePosixPath(path).parts:
+            raise ValueError(f"will not remove {path!r}")
+        await self.run(["rm", "-rf", "--", path])
+
+    async def copy_to(self, source: Path | str, target: str) -> None:
+        """Copy a file or a folder of this machine to the node, as one stream.
+
+        :param target: what it is called there; its folder is made if need be.
+        """
+        source = await asyncio.to_thread(Path(source).absolute)
+        tar = ["tar", "-C", str(source.parent), "-cf", "-", source.name]
+        parent, where = script_of([str(PurePosixPath(target).parent)]), script_of([target])
+        unpack = f"rm -rf .copying {where} && mkdir -p .copying {parent} && tar -xf - -C .copying"
+        move = f"mv .copying/{script_of([source.name])} {where}"
+        async with self._opened(f"{unpack} && {move}") as process:
+            await _piped(self._address.name, tar, None, process)
+
+    async def copy_from(self, source: str, target: Path | str) -> None:
+        """Copy a file or a folder of the node to this machine, as one stream.
+
+        :param target: the folder for it, which is made if need be.
+        """
+        path = PurePosixPath(self.path(source))
+        tar = f"tar -C {script_of([str(path.parent)])} -cf - {script_of([path.name])}"
+        await self.receive(tar, Path(target))
+
+    async def receive(self, script: str, target: Path) -> None:
+        """Unpack what a script on the node writes with tar."""
+        await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
+        async with self._opened(script) as process:
+            process.stdin.write_eof()
+            await _piped(self._address.name, ["tar", "-xf", "-", "-C", str(target)], process.stdout, process)
+
+    # Logs
+
+    @asynccontextmanager
+    async def monitor_log(self, path: str) -> AsyncIterator["Monitor"]:
+        """Follow a log from its present end; it need not exist yet, and may be rotated."""
+        where = script_of([path])
+        size = (await self.run(f"if [ -f {where} ]; then wc -c < {where}; else echo 0; fi")).stdout.strip()
+        async with self._opened(f"exec tail -c +{int(size) + 1} -F {where} 2>/dev/null") as process:
+            process.stdin.write_eof()
+            yield Monitor(self._address.name, path, process)
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        for one in self._background.values():
+            one.expected = True
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        for one in self._background.values():
+            await one.command.kill()
+        await self._connection.close()
+
+
+class Monitor:
+    """The part of a log that is written while it is followed."""
+
+    def __init__(self, node: str, path: str, process: Command) -> None:
+        self._node, self._path, self._process = node, path, process
+        self._lines = _lines(process.stdout)
+        self._next: asyncio.Future[str] | None = None
+        self._last: deque[str] = deque(maxlen=_LINES)
+
+    async def until(self, pattern: str, timeout: float = 60.0) -> str:
+        """Wait for a line; the next call continues behind it.
+
+        :param pattern: a regular expression, which is searched in each line.
+        :param timeout: seconds.
+        :return: the line.
+        :raises CommandError: no line matched in time; carries the last ones.
+        """
+        wanted = re.compile(pattern)
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    line = await self._line()
+                    self._last.append(line)
+                    if wanted.search(line):
+                        return line
+        except TimeoutError:
+            seen = "\n".join(map(_cut, self._last)) or "(nothing)"
+            problem = f"no line matched {pattern!r} within {timeout:g} s"
+        except StopAsyncIteration:
+            seen = "\n".join(map(_cut, self._last)) or "(nothing)"
+            problem = f"tail has ended ({describe_exit(await self._process.wait())})"
+        raise CommandError(f"node {self._node}: {self._path}: {problem}; the last lines:\n{seen}", -1)
+
+    async def _line(self) -> str:
+        # A line that is being read when the time is up is not lost.
+        if self._next is None:
+            self._next = asyncio.ensure_future(anext(self._lines))
+        line = await asyncio.shield(self._next)
+        self._next = None
+        return line
+
+
+class _TooMuchError(Exception):
+    """A stream is longer than may be kept."""
+
+
+async def _read(stream: Any, into: bytearray) -> None:
+    while chunk := await stream.read(_CHUNK):
+        into += chunk
+        if len(into) > _LIMIT:
+            raise _TooMuchError
+
+
+async def _write(process: Command, content: bytes) -> None:
+    with contextlib.suppress(OSError):  # it does not read its input
+        if content:
+            process.stdin.write(content)
+            await process.stdin.drain()
+        process.stdin.write_eof()
+
+
+async def _lines(stream: Any) -> AsyncIterator[str]:
+    """Yield the lines of a stream; one that is longer than 1 MiB comes in pieces."""
+    rest = b""
+    while chunk := await stream.read(_CHUNK):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode(errors="replace")
+        if len(rest) > 1 << 20:
+            yield rest.decode(errors="replace")
+            rest = b""
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+async def _piped(node: str, tar: Sequence[str], source: Any, process: Command) -> None:
+    """Pipe between a tar of this machine and a command on a node, until both have ended.
+
+    :param source: what the local tar reads; None if it writes to the command.
+    """
+    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    local = await asyncio.create_subprocess_exec(
+        *tar,
+        stdin=nothing if source is None else pipe,
+        stdout=pipe if source is None else nothing,
+        stderr=pipe,
+    )
+    try:
+        out: Any = local.stdout if source is None else source
+        target: Any = process.stdin if source is None else local.stdin
+        assert local.stderr is not None
+        errors = [bytearray(), bytearray()]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_pump(out, target))
+            group.create_task(_read(local.stderr, errors[0]))
+            group.create_task(_read(process.stderr, errors[1]))
+        for code, error in ((await process.wait(), errors[1]), (await local.wait(), errors[0])):
+            if code != 0:
+                text = _end(error.decode(errors="replace"))
+                raise CommandError(f"node {node}: copying failed ({describe_exit(code)}): {text}", code)
+    finally:
+        if local.returncode is None:
+            local.kill()
+            await run_to_completion(local.wait())
+
+
+async def _pump(source: Any, target: Any) -> None:
+    with contextlib.suppress(OSError):  # the other end has failed, and says why
+        while chunk := await source.read(_CHUNK):
+            target.write(chunk)
+            await target.drain()
+        target.write_eof()
+
+
+def _run(command: str | Sequence[str]) -> str:
+    return command if isinstance(command, str) else f"exec {script_of(command)}"
+
+
+def _masked(text: str, secrets: Sequence[str]) -> str:
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _WIDTH else f"{line[:_WIDTH]}..."
+
+
+def _end(text: str) -> str:
+    return "\n".join(map(_cut, text.strip().splitlines()[-_LINES:]))
