@@ -202,8 +202,12 @@ class Server:
             await _Connection(self._app, loop, self._config, self._context, state, reader, writer)
         except OSError:
             connection.close()
-        except Exception:
-            logger.exception("a connection failed")
+        except Exception as error:  # noqa: BLE001 - strangers send what hypercorn does not expect
+            logger.warning("a connection failed: %r", _cause(error))
+
+
+def _cause(error: Exception) -> Exception:
+    return _cause(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 @dataclass(slots=True)

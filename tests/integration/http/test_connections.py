@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 from quart import Quart
 
 from tests.integration.http.conftest import TEST_FILE, HttpHarness
@@ -179,6 +181,25 @@ async def test_an_idle_connection_is_closed(site: HttpHarness, sent: bytes) -> N
         while await reader.read(1000):
             pass
     writer.close()
+
+
+async def test_bytes_that_cannot_be_parsed_cost_a_line_of_the_log(
+    site: HttpHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each was a traceback of 40 lines: a method of HTTP/2 that is not ASCII."""
+    address = urlsplit(site.url)
+    client = H2Connection(H2Configuration(header_encoding=None, validate_outbound_headers=False))
+    client.initiate_connection()
+    headers = [(":method", "G\xff"), (":path", "/"), (":scheme", "http"), (":authority", address.netloc)]
+    client.send_headers(1, [(name.encode(), text.encode("latin-1")) for name, text in headers])
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(client.data_to_send())
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+    writer.close()
+    failed = [record for record in caplog.records if "a connection failed" in record.message]
+    assert [(record.levelname, record.exc_info) for record in failed] == [("WARNING", None)]
+    assert "UnicodeDecodeError" in failed[0].message
 
 
 async def test_a_websocket_is_refused(site: HttpHarness) -> None:
