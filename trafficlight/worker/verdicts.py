@@ -123,7 +123,7 @@ def _source_of(error: BaseException) -> str:
 
 
 def _values_of(error: BaseException) -> str:
-    """Return the values that an assertion of one line compared, where reading them again calls no function."""
+    """Return the values that an assertion of one line compared, where reading them calls no function."""
     frame = [frame for frame, _ in tracebacks.walk_tb(error.__traceback__)][-1:]
     try:
         (statement,) = ast.parse(_source_of(error)).body
