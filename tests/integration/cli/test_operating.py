@@ -1,11 +1,8 @@
 """Sessions and adapters of a running coordinator, by command."""
 
-<<<<<<< HEAD
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-=======
-import signal
->>>>>>> main
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +152,10 @@ async def test_serve_prints_what_comes_and_leaves(run: Runner, tmp_path: Path) -
         await served.line("· ended · 1 error")
         await ScriptedAdapter(site, "next").register({**RACK, "instance": "shaky"})
         await served.line("the nio adapter next is quarantined")
-<<<<<<< HEAD
         await served.line("1 adapter program came: nio shaky at 127.0.0.1")
-        submitted = await run("submit", "talk_test.py", "--url", url)
-        assert await submitted.ended() == 0
-        assert await (await run("cancel", "latest", "--url", url)).ended() == 0
+        for arguments in (("pause", "--all"), ("submit", "talk_test.py"), ("cancel", "latest")):
+            assert await (await run(*arguments, "--url", url)).ended() == 0
         await served.line("· interrupted · 1 not run")
-=======
 
 
 async def test_a_test_that_kills_its_coordinator_does_so_three_times(run: Runner, tmp_path: Path) -> None:
@@ -184,4 +178,3 @@ async def test_a_test_that_kills_its_coordinator_does_so_three_times(run: Runner
     assert await last.ended() == 3
     assert await last.line("interrupted: the coordinator exited while the case ran, 3 times in a row")
     assert await last.line("1 success · 0 failure · 1 error")
->>>>>>> main
