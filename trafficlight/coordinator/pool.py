@@ -1,6 +1,8 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
 import asyncio
+import hashlib
+import itertools
 import json
 import logging
 from collections import Counter
@@ -115,13 +117,15 @@ class Pool:
         #: Programs that the lab starts itself, by the secret in the URL that only they have: never
         #: quarantined, as their next process is a fresh one.
         self.own_programs: dict[str, str] = {}
-        self._addresses: dict[str, str] = {}  # by the name that the first program there took
+        self._owners: dict[str, str] = {}  # the digest of the secret or the address, by the name of a program
         #: Why no adapter of a program gets a new case, by program; also of programs that are not there.
         self.paused: dict[str, str] = {}
         #: The programs that the lab starts itself, under names that the next lab does not know.
         self.started_here: frozenset[str] = frozenset()
         #: Why no adapter gets a new case; empty while they do.
         self.drained = ""
+        #: The bytes of all uploads that belong to no case.
+        self.unclaimed_bytes = 0
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(tuple(self._adapters.values()))
@@ -133,6 +137,11 @@ class Pool:
     def free(self) -> list[Adapter]:
         """The adapters that a case can have, in the order in which they came."""
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
+
+    @property
+    def quarantined(self) -> list[Adapter]:
+        """The adapters that a case can have only where no other adapter will do."""
+        return [] if self.drained else [one for one in self._free.values() if one.quarantined]
 
     @property
     def paused_and_absent(self) -> dict[str, str]:
@@ -161,16 +170,22 @@ class Pool:
             del self._missing[next(iter(self._missing))]
         self._on_change()
 
-    def program_name(self, name: str, address: str) -> str:
+    def program_name(self, name: str, address: str, secret: str = "") -> str:
         """Return how a program is known that names itself: its name, unless that is another program's.
 
         :param address: where its registration came from.
+        :param secret: what proves that it is the program, at any address; empty if it has none.
         """
-        taken = name in self.own_programs.values()
-        if taken or self._addresses.setdefault(name, address) != address:
-            return f"{name} at {address}"
-        _prune(self._addresses)
-        return name
+        owner = hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest() if secret else address
+        longer = f"{name} ({owner[:8]})" if secret else f"{name} at {address}"
+        _prune(self._owners)
+        return next(
+            one
+            for one in itertools.chain(
+                (name, longer), (f"{longer} {number}" for number in itertools.count(2))
+            )
+            if one not in self.own_programs.values() and self._owners.setdefault(one, owner) == owner
+        )
 
     def register(
         self,
@@ -195,7 +210,8 @@ class Pool:
                     logger.warning("%s", why)
                     self.note_missing(known.program or uuid, "adapter", why, known.fields)
                 raise RegistrationConflictError(uuid, f"this adapter has ended ({known.reason})")
-            if known.fields != registration.fields():
+            secrets = known.registration.instance_secret, registration.instance_secret
+            if known.fields != registration.fields() or secrets[0] != secrets[1]:
                 raise RegistrationConflictError(uuid, "already registered with other data")
             known.seen = self._clock.monotonic()
             return known
@@ -379,8 +395,14 @@ class Pool:
         for program in {adapter.program for adapter in lease.adapters.values()} - exited - {""}:
             if program in erred:
                 self._count_failure(program)
-            else:
-                self._failed_in_a_row.pop(program, None)
+            elif self._failed_in_a_row.pop(program, None):
+                for adapter in self:
+                    there = adapter.program == program and adapter.state is not AdapterState.ENDED
+                    if there and adapter.quarantined:
+                        adapter.paused, adapter.quarantined = "", False
+                        logger.warning(
+                            "the %s adapter %s is no longer quarantined", adapter.type, adapter.uuid
+                        )
 
     def _count_failure(self, program: str) -> None:
         self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1

@@ -44,17 +44,19 @@ class Reply:
     :param body: the JSON value, or None where it was none.
     :param at: monotonic seconds.
     :param status: how it was answered.
+    :param action: the id in the query, if the body has an `id` of its own.
     """
 
     kind: Literal["respond", "error"]
     body: Any
     at: float
     status: int
+    action: str | None = None
 
     @property
     def id(self) -> str | None:
         """The id of the action that it answers."""
-        return self.body.get("id") if isinstance(self.body, dict) else None
+        return self.action or (self.body.get("id") if isinstance(self.body, dict) else None)
 
     @property
     def failed(self) -> bool:
@@ -276,7 +278,7 @@ class ScriptedCoordinator:
             return _refused(404, "unknown adapter")
         answer = self._refusal(kind) or web.json_response({})
         body = await _json(request)
-        reply = Reply(kind, body, time.monotonic(), answer.status)
+        reply = Reply(kind, body, time.monotonic(), answer.status, request.query.get("action"))
         outstanding = adapter.message if adapter.delivered else None
         if outstanding is not None and outstanding.action != EXIT and reply.id in (None, outstanding.id):
             adapter.message, adapter.delivered = None, False

@@ -236,6 +236,7 @@ class Adapter:
             reusable=self.reusable or None,
             # The process's supervisor sets it, to know which adapters exit with the process.
             instance=os.environ.get("TRAFFICLIGHT_INSTANCE"),
+            instance_secret=os.environ.get("TRAFFICLIGHT_INSTANCE_SECRET"),
         )
 
     async def perform(self, name: str, data: JsonObject) -> JsonObject:

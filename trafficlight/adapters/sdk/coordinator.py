@@ -168,10 +168,14 @@ class Coordinator:
 
         :raises RegistrationLostError: the coordinator does not know this uuid.
         """
-        body = response if action_id is None else {**response, "id": action_id}
+        body, endpoint = response, "respond"
+        if action_id is not None and "id" in response:
+            endpoint += f"?action={quote(action_id, safe='')}"
+        elif action_id is not None:
+            body = {**response, "id": action_id}
         # Without an id a repeated answer might be taken for the next action's.
         answer = await self._request(
-            "POST", "respond", body=body, attempts=None if action_id is not None else 1
+            "POST", endpoint, body=body, attempts=None if action_id is not None else 1
         )
         if answer.status in _GONE:
             raise RegistrationLostError(f"respond answered {answer.status} {answer.reason}")
