@@ -26,8 +26,6 @@ _ANSWERED = 100
 _JITTER = 0.1
 # Milliseconds after which a superseded poller polls again, so that two of them do not chase each other.
 _SUPERSEDED_DELAY = 1000
-# Seconds after a deadline at which it is clear that this process stood still meanwhile.
-_STALL = 3.0
 # Repeats of an action after which the adapter seems not to know it.
 _MOST_REPEATS = 10
 # So many superseded polls within so many seconds: two processes seem to share one uuid.
@@ -54,7 +52,6 @@ class Outstanding:
     """The action that waits for its response.
 
     :param on_end: called with the result and the seconds it took, before anything else uses the result.
-    :ivar stalled: seconds that this process stood still when the deadline came.
     """
 
     message: ActionMessage
@@ -65,7 +62,6 @@ class Outstanding:
     repeats: int = 0
     refused: str = ""
     timer: Timer | None = None
-    stalled: float = 0.0
 
 
 @dataclass(slots=True)
@@ -337,13 +333,7 @@ class Channel:
             release(self._held)
 
     def _late(self, outstanding: Outstanding, timeout: float) -> None:
-        late = self.clock.monotonic() - outstanding.asked - timeout
-        if late > _STALL and not outstanding.stalled:
-            # This process stood still: the answer may lie in a socket.
-            outstanding.stalled = late
-            outstanding.timer = self.clock.call_later(min(late, timeout), self._late, outstanding, timeout)
-        else:
-            self._settle(outstanding, DeadlineError(self._timeout_message(outstanding, timeout)))
+        self._settle(outstanding, DeadlineError(self._timeout_message(outstanding, timeout)))
 
     def _settle(self, outstanding: Outstanding, outcome: ActionResult) -> bool:
         """End an action unless it has ended; return whether this call did."""
@@ -364,8 +354,6 @@ class Channel:
             what = f"did not answer {action} within {timeout:g} s"
         if outstanding.refused:
             what += f"; its answer was refused: {outstanding.refused}"
-        if outstanding.stalled:
-            what += f"; the coordinator itself stood still for {outstanding.stalled:.0f} s"
         before = ", ".join(self._completed)
         return f"{what} (before that: {before})" if before else what
 

@@ -140,6 +140,11 @@ class Pool:
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
 
     @property
+    def quarantined(self) -> list[Adapter]:
+        """The adapters that a case can have only where no other adapter will do."""
+        return [] if self.drained else [one for one in self._free.values() if one.quarantined]
+
+    @property
     def paused_and_absent(self) -> dict[str, str]:
         """The paused programs that have no adapter at the moment, with the reasons."""
         return {program: why for program, why in self.paused.items() if not self._live[program]}
@@ -391,8 +396,14 @@ class Pool:
         for program in {adapter.program for adapter in lease.adapters.values()} - exited - {""}:
             if program in erred:
                 self._count_failure(program)
-            else:
-                self._failed_in_a_row.pop(program, None)
+            elif self._failed_in_a_row.pop(program, None):
+                for adapter in self:
+                    there = adapter.program == program and adapter.state is not AdapterState.ENDED
+                    if there and adapter.quarantined:
+                        adapter.paused, adapter.quarantined = "", False
+                        logger.warning(
+                            "the %s adapter %s is no longer quarantined", adapter.type, adapter.uuid
+                        )
 
     def _count_failure(self, program: str) -> None:
         self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1

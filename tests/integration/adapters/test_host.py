@@ -642,6 +642,51 @@ asyncio.run(drive(Counter))
 """
 
 
+FRAGILE = """
+import asyncio
+
+from trafficlight.adapters.sdk import Adapter, action, drive
+
+
+class Fragile(Adapter):
+    type = "fragile"
+
+    async def open(self):
+        self.shaken = asyncio.Event()
+
+    async def watch(self):
+        await self.shaken.wait()
+        raise RuntimeError("the browser crashed")
+
+    async def close(self):
+        print("closed")
+
+    @action()
+    async def shake(self):
+        self.shaken.set()
+
+
+asyncio.run(drive(Fragile))
+"""
+
+
+async def test_a_driver_whose_client_is_lost_between_actions_exits() -> None:
+    options = Options(backoff=Backoff(0.01, 0.05))
+    python = DriverCommand([sys.executable, "-c", FRAGILE])
+    async with ScriptedCoordinator() as coordinator:
+        hosting = asyncio.create_task(serve_driver(python, coordinator.url, options=options))
+        try:
+            adapter = await coordinator.registered(timeout=PATIENCE)
+            await do(adapter, "shake")
+            assert await coordinator.until(lambda: len(adapter.replies) > 1, PATIENCE)
+            details = adapter.replies[1].body["error"]["details"]
+            assert details.startswith("the driver exited (exit code 1):\n")
+            assert details.endswith("RuntimeError: the browser crashed")
+        finally:
+            hosting.cancel()
+            await asyncio.gather(hosting, return_exceptions=True)
+
+
 async def test_an_adapter_class_is_a_driver() -> None:
     options = Options(backoff=Backoff(0.01, 0.05))
     python = DriverCommand([sys.executable, "-c", COUNTER])

@@ -456,23 +456,3 @@ class TestAnswersThatDoNotArrive:
     def test_a_path_that_is_none_is_left_out(self, side: Side, path: str) -> None:
         assert str(side.channel.report(ErrorBody(path=path, details="no tile"))) == "no tile"
         assert str(side.channel.report(ErrorBody(path="a.ts:3", details="no tile"))) == "no tile [a.ts:3]"
-
-
-@pytest.mark.parametrize("answers", [True, False])
-async def test_a_coordinator_that_stood_still_takes_what_has_arrived(
-    side: Side, monkeypatch: pytest.MonkeyPatch, answers: bool
-) -> None:
-    asked = await side.ask(timeout=SHORT)
-    await side.channel.poll(0)
-    still = side.clock.monotonic() + 25.0
-    with monkeypatch.context() as patched:
-        patched.setattr(side.clock, "monotonic", lambda: still)
-        side.channel._late(side.channel._outstanding, SHORT)  # type: ignore[arg-type]
-    assert not asked.done()
-    if answers:
-        side.channel.respond(None, {"response": "login"})
-        assert await asked == {"response": "login"}
-    else:
-        await side.clock.turn(SHORT)
-        with pytest.raises(DeadlineError, match="the coordinator itself stood still for 20 s"):
-            await asked
