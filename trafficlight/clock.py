@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 # Items that `cooperative` yields in one turn of the loop: a few milliseconds of bookkeeping for cases.
 _ITEMS_PER_TURN = 50
-# Seconds without a question after which a debugger seems to have stopped the loop.
+# Seconds without a question after which the loop has evidently stood still.
 _STOPPED = 3.0
 # Seconds by which a timer of the loop may be early.
 _EARLY = 0.01
@@ -30,7 +30,12 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """A source of time."""
+    """A source of time.
+
+    :ivar stopped: seconds that do not count, as the event loop stood still.
+    """
+
+    stopped: float = 0.0
 
     def monotonic(self) -> float:
         """Return seconds on a clock that never goes back; only differences are meaningful."""
@@ -83,8 +88,11 @@ class SystemClock(Clock):
         return asyncio.get_running_loop().call_later(seconds, callback, *arguments)
 
 
-class DebuggerClock(SystemClock):
-    """The real clock, which stands still while a debugger stops the event loop: no deadline expires then.
+class LoopClock(SystemClock):
+    """The real clock, which stands still while the event loop does: no deadline expires then.
+
+    A debugger stops the loop, or a signal, or a machine that is frozen or swaps: what others did in time may
+    lie in a socket.
 
     Something must ask it every second, as the engine does.
 
@@ -94,15 +102,14 @@ class DebuggerClock(SystemClock):
     def __init__(self, real: Callable[[], float] = time.monotonic) -> None:
         self._real = real
         self._asked = real()
-        self._stopped = 0.0
 
     def monotonic(self) -> float:
         """Return the seconds for which the event loop has not been stopped."""
         now = self._real()
         if now - self._asked > _STOPPED:
-            self._stopped += now - self._asked
+            self.stopped += now - self._asked
         self._asked = now
-        return now - self._stopped
+        return now - self.stopped
 
     def call_later(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> Timer:
         """Schedule a callback, and defer it by the time for which the loop is stopped."""

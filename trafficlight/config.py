@@ -38,13 +38,15 @@ DENDRITE_VERSION = "0.13.8"
 DENDRITE_MODULE = "github.com/matrix-org/dendrite"  # Apache-licensed; later releases are published elsewhere
 # Variables that are set for adapters; not settings.
 _FOR_ADAPTERS = frozenset(
-    {"TRAFFICLIGHT_URL", "TRAFFICLIGHT_INSTANCE", "TRAFFICLIGHT_STORAGE", "TRAFFICLIGHT_EVIDENCE"}
+    f"TRAFFICLIGHT_{name}" for name in ("URL", "INSTANCE", "INSTANCE_SECRET", "STORAGE", "EVIDENCE")
 )
 # Prefixes of settings that are accepted without an effect, and why.
 _OBSOLETE = {
     "KIWI_": "REPORTERS configures reporters",
     "WARM_SERVERS": "no homeserver is started before its case",
 }
+# Bytes with which a worker starts.
+_LEAST_MEMORY = 128 << 20
 _RENAMED = {"docker_engines": "docker_engine"}
 CONFIGURATION_FILES = ("trafficlight.json", "instance/trafficlight.json")
 
@@ -92,6 +94,12 @@ class DockerHost(BaseModel):
     capacity: int | None = Field(default=None, ge=1)
 
 
+def _variable_name(name: str) -> str:
+    if not name or "=" in name:
+        raise PydanticCustomError("variable", "must be the name of an environment variable")
+    return name
+
+
 class AdapterProgram(BaseModel):
     """Adapters that the lab starts itself.
 
@@ -109,9 +117,9 @@ class AdapterProgram(BaseModel):
     command: str = ""
     driver: str = ""
     version: str = ""
-    count: int = Field(default=1, ge=0)
+    count: int = Field(default=1, ge=0, le=1000)
     cwd: UserPath | None = None
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[Annotated[str, AfterValidator(_variable_name)], str] = Field(default_factory=dict)
 
 
 def _as_program(value: Any) -> Any:
@@ -149,6 +157,12 @@ def _glob(pattern: str) -> str:
 
 
 Token: TypeAlias = Annotated[SecretStr, AfterValidator(_not_blank)]
+
+
+def _enough(memory: int) -> int:
+    if 0 < memory < _LEAST_MEMORY:
+        raise PydanticCustomError("memory", f"must be 0, or at least {_LEAST_MEMORY}, which a worker needs")
+    return memory
 
 
 class Settings(BaseModel):
@@ -269,8 +283,8 @@ class Settings(BaseModel):
         ge=1,
         description="Homeservers at once, over all providers; null: what each of them can carry.",
     )
-    client_limits: dict[str, int] = Field(
-        default_factory=dict, description="Clients of a type at once, by client type."
+    client_limits: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="Clients of a type at once, at least 1, by client type."
     )
     workers: int | None = Field(
         default=None,
@@ -279,7 +293,7 @@ class Settings(BaseModel):
         description="Processes for test code that are kept ready; more start when more cases run at once"
         " (`CASE_LIMIT`). null: one for each core; 0: none, tests run inside the coordinator.",
     )
-    worker_memory: int = Field(
+    worker_memory: Annotated[int, AfterValidator(_enough)] = Field(
         default=4 << 30, ge=0, description="Bytes of data that a worker process may have; 0: no limit."
     )
 
@@ -342,7 +356,11 @@ class Settings(BaseModel):
     )
 
     upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
-    upload_case_limit: int = Field(default=16 << 30, ge=1, description="Bytes of one case's uploads at most.")
+    upload_case_limit: int = Field(
+        default=16 << 30,
+        ge=1,
+        description="Bytes of one case's uploads at most, and of all uploads that belong to no case.",
+    )
     keep_sessions: int = Field(
         default=20,
         ge=0,
@@ -423,10 +441,26 @@ def load(
         take(_from_file(path), lambda _: str(path))
     take(_from_environment(environment), _variable)
     take({key: value for key, value in (flags or {}).items() if value is not None}, lambda _: "command line")
+    for field, value in values.items():
+        if not _is_usable(value):
+            problem = "must not contain a null character or half a surrogate pair"
+            raise ConfigError(problem, key=key_of(field), source=sources[field])
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         raise _explained(error, sources) from None
+
+
+def _is_usable(value: Any) -> bool:
+    """Whether the operating system can take all texts in a value, as paths, arguments or variables."""
+    if isinstance(value, str):
+        try:
+            return b"\0" not in os.fsencode(value)
+        except UnicodeEncodeError:
+            return False
+    if isinstance(value, dict):
+        return all(map(_is_usable, [*value, *value.values()]))
+    return not isinstance(value, list | tuple) or all(map(_is_usable, value))
 
 
 def _find(directory: Path) -> Path | None:
@@ -435,7 +469,9 @@ def _find(directory: Path) -> Path | None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(read_user_file(path), parse_constant=_no_constant)
+        read = json.loads(
+            read_user_file(path), parse_constant=_no_constant, object_pairs_hook=_without_repetitions
+        )
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror or error}", source=str(path)) from error
     except (ValueError, RecursionError) as error:
@@ -448,6 +484,14 @@ def _from_file(path: Path) -> dict[str, Any]:
         if key != key.upper() or _field(key) not in Settings.model_fields:
             raise ConfigError(f"unknown key{_suggestion(key)}", key=key, source=str(path))
     return {_field(key): value for key, value in read.items() if _field(key) in Settings.model_fields}
+
+
+def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated = next(key for key in values if [name for name, _ in pairs].count(key) > 1)
+        raise ValueError(f"the key {repeated} is there twice")
+    return values
 
 
 def _no_constant(name: str) -> NoReturn:

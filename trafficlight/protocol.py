@@ -61,14 +61,20 @@ class Registration(BaseModel):
     instance: str | None = Field(
         default=None, max_length=200, description="Names the program, the same each time that it registers."
     )
+    instance_secret: str | None = Field(
+        default=None,
+        max_length=200,
+        description="Known to the program only, the same each time: others that register under its `instance`"
+        " are other programs then. Shown to nobody.",
+    )
     reusable: bool | None = Field(
         default=None, description="It can be used again after a `reset` action, without registering again."
     )
     endpoint: str | None = Field(default=None, description="Network proxies: the base URL for clients.")
 
     def fields(self) -> JsonObject:
-        """Return the JSON object that was sent."""
-        return self.model_dump(exclude_unset=True)
+        """Return the JSON object that was sent, without the secret."""
+        return self.model_dump(exclude_unset=True, exclude={"instance_secret"})
 
 
 class Registered(BaseModel):

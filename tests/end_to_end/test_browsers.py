@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(1500)]
 
-# To register in a browser takes seconds, and a minute where the machine is busy.
-_PATIENT = {"TRAFFICLIGHT_ACTION_DEADLINE": "120", "TRAFFICLIGHT_CASE_DEADLINE": "1200"}
+# To register in a browser takes seconds, and minutes where the machine is busy.
+_PATIENT = {"TRAFFICLIGHT_ACTION_DEADLINE": "200", "TRAFFICLIGHT_CASE_DEADLINE": "1300"}
 
 _LIFE = """
 from trafficlight import Test

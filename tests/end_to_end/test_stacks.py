@@ -90,7 +90,7 @@ async def test_rust_sdk_chats_verifies_and_restores_with_the_others(start: "Star
 # A browser starts again four times.
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*_ALL, "rust-sdk", "element-web"])
 async def test_every_driver_passes_the_check(start: "Start", name: str) -> None:
     if (reason := RECIPES[name].unsupported()) is not None:
         pytest.skip(reason)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.hand_clock import HandClock, settled
-from trafficlight.clock import Clock, DebuggerClock, SystemClock, cooperative, race
+from trafficlight.clock import Clock, LoopClock, SystemClock, cooperative, race
 
 
 @pytest.fixture
@@ -143,18 +143,19 @@ async def test_cooperative_iteration_yields_to_the_loop() -> None:
     assert turns >= 4
 
 
-class TestWithADebugger:
+class TestLoopClock:
     def test_the_time_in_which_the_loop_is_stopped_does_not_count(self) -> None:
         times = iter([100.0, 101.0, 102.0, 702.0, 703.0])
-        clock = DebuggerClock(lambda: next(times))
+        clock = LoopClock(lambda: next(times))
         assert [clock.monotonic() for _ in range(4)] == [101.0, 102.0, 102.0, 103.0]
+        assert clock.stopped == 600.0
 
     @pytest.mark.parametrize("cancelled", [False, True])
     async def test_a_call_is_deferred_by_that_time(self, cancelled: bool) -> None:
         time = [100.0]
-        clock, called = DebuggerClock(lambda: time[0]), asyncio.Event()
+        clock, called = LoopClock(lambda: time[0]), asyncio.Event()
         timer = clock.call_later(0.02, called.set)
-        time[0] += 600.0  # in the debugger
+        time[0] += 600.0  # in a debugger
         await SystemClock().sleep(0.021)  # the loop has called the timer before this
         assert not called.is_set()
         if cancelled:

@@ -88,6 +88,8 @@ def test_a_named_file_that_is_missing_is_named(tmp_path: Path) -> None:
         ('{"PORT": ' + "9" * 5000 + "}", "is not JSON"),
         ("[]", "must hold one JSON object"),
         ('"PORT"', "must hold one JSON object"),
+        ('{"PORT": 1, "HOST": "a", "PORT": 2}', "the key PORT is there twice"),
+        ('{"ADAPTERS": {"nio": 1, "nio": 2}}', "the key nio is there twice"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, content: str, words: str) -> None:
@@ -150,6 +152,13 @@ def test_settings_without_effect_are_accepted_with_a_warning(
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL", "'loud'"),
         ({"ADAPTERS": {"nio": {"count": -1}}}, "ADAPTERS.nio.count", "-1"),
         ({"ADAPTERS": {"nio": {"number": 1}}}, "ADAPTERS.nio.number", ""),
+        ({"ADAPTERS": {"nio": 100_000}}, "ADAPTERS.nio.count", "100000"),
+        ({"ADAPTERS": {"a": {"env": {"A=B": "c"}}}}, "ADAPTERS.a.env.A=B.[key]", "name of an environment"),
+        ({"ADAPTERS": {"a": {"env": {"A": "x\0y"}}}}, "ADAPTERS", "null character"),
+        ({"RESULTS_FOLDER": "a\0b"}, "RESULTS_FOLDER", "null character"),
+        ({"RESULTS_FOLDER": "a\ud800b"}, "RESULTS_FOLDER", "half a surrogate pair"),
+        ({"WORKER_MEMORY": 1}, "WORKER_MEMORY", "must be 0, or at least 134217728"),
+        ({"CLIENT_LIMITS": {"Nio": 0}}, "CLIENT_LIMITS.Nio", "0"),
         ({"SERVER_PROVIDERS": {"SynapseStable": "cloud"}}, "SERVER_PROVIDERS.SynapseStable", "'cloud'"),
     ],
 )

@@ -186,6 +186,13 @@ ending_options = adding(
     click.option(
         "--deflake", type=click.IntRange(0), default=0, metavar="N", help="Retry a failed case up to N times."
     ),
+    click.option(
+        "--retry-errors",
+        type=click.IntRange(0),
+        default=0,
+        metavar="N",
+        help="Retry a case up to N times when it ends in error, but not after a failure.",
+    ),
 )
 """Adds the options that say when a session or a case ends."""
 

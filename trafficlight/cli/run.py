@@ -43,6 +43,7 @@ def command(
     exit_first: bool,
     max_failures: int | None,
     deflake: int,
+    retry_errors: int,
     durations: int | None,
     collect_only: bool,
     shown: bool,
@@ -69,6 +70,7 @@ def command(
         exit_first=exit_first,
         max_failures=max_failures,
         deflake=deflake,
+        retry_errors=retry_errors,
     )
     return run_lab(_run(settings, request, post_mortem, durations or 0))
 

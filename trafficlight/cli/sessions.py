@@ -96,6 +96,7 @@ def submit(
     exit_first: bool,
     max_failures: int | None,
     deflake: int,
+    retry_errors: int,
     strict: bool,
     url: str,
     token: str | None,
@@ -116,6 +117,7 @@ def submit(
         exit_first=exit_first,
         max_failures=max_failures,
         deflake=deflake,
+        retry_errors=retry_errors,
         strict=strict,
     )
     return asyncio.run(_submit(request, url, token, watch))

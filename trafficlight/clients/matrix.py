@@ -1,8 +1,11 @@
 """A Matrix chat client, as a test sees it."""
 
+import asyncio
 import secrets
+import time
 from typing import Annotated
 
+from trafficlight import text
 from trafficlight.clients.action import Wire, action
 from trafficlight.clients.base import CaseBackend, Client, ClientApi
 from trafficlight.clients.home_server import register_account
@@ -17,9 +20,11 @@ from trafficlight.clients.matrix_answers import (
     Trust,
     VerificationState,
 )
-from trafficlight.errors import AdapterError
+from trafficlight.errors import ActionError, AdapterError
 from trafficlight.protocol import JsonObject
 
+# Seconds between two looks at a timeline.
+_BETWEEN_LOOKS = 0.25
 # Android's emulator reaches its host machine under this address.
 _ANDROID_HOST = "10.0.2.2"
 # Their screens have no registration that an adapter could drive.
@@ -275,6 +280,24 @@ class MatrixClient(Client):
                 f"the timeline has no event id for {message!r}", role=self.name, action="get_timeline"
             )
         return found[-1]
+
+    async def find_messages(self, message: str, count: int, timeout: float = 10.0) -> list[TimelineEvent]:
+        """Wait until the open room's timeline shows a text exactly so many times and return its events,
+        oldest first.
+
+        :param count: how many; 0 if it must not be there.
+        :param timeout: seconds; a text that comes too often fails at once.
+        :raises ActionError: it is shown another number of times.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            found = [entry for entry in await self.get_timeline() if entry["message"] == message]
+            if len(found) == count:
+                return found
+            if len(found) > count or time.monotonic() >= end:
+                shown = f"the timeline shows {message!r} {text.count(len(found), 'time')}, not {count}"
+                raise ActionError(shown, role=self.name, action="get_timeline")
+            await asyncio.sleep(_BETWEEN_LOOKS)
 
     @action()
     async def verify_message_in_timeline(self, message: str) -> None:

@@ -54,7 +54,6 @@ class Adapter:
     :ivar paused: why it gets no new case; empty if it does.
     :ivar quarantined: whether it was paused for its program's failures, and not by an operator.
     :ivar exited: whether its process is known to have exited.
-    :ivar uploaded_bytes: what the uploads that belong to no case take of the limit.
     :ivar cases: the number of cases it has had.
     :ivar token: its own bearer token, if tokens are enabled.
     :ivar answering: held while an answer is read: one at a time.
@@ -75,7 +74,6 @@ class Adapter:
     paused: str = ""
     quarantined: bool = False
     exited: bool = False
-    uploaded_bytes: int = 0
     cases: int = 0
     program: str = ""
     address: str = ""

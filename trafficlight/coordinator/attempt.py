@@ -109,6 +109,8 @@ class Attempt:
     :ivar failures: the first error of each role's adapter.
     :ivar decisive: the first of them that no action of the test raised.
     :ivar aborted: set when there is one.
+    :ivar fetched: the roles whose adapters have fetched an action.
+    :ivar absent: the roles whose adapters failed without having fetched one.
     :ivar abandoned: descriptions of the actions that the test no longer waited for.
     """
 
@@ -123,15 +125,18 @@ class Attempt:
     failures: dict[str, AdapterFailure] = field(default_factory=dict)
     decisive: AdapterFailure | None = None
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    fetched: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
     abandoned: list[str] = field(default_factory=list)
     proxy: "asyncio.Future[RunningProxy]" = field(init=False)
     waited: float = 0.0
     began: bool = False
     started: float = field(init=False)
+    _stopped: float = field(init=False)
     lease: Lease = field(init=False)
 
     def __post_init__(self) -> None:
-        self.started = self.resources.clock.monotonic()
+        self.started, self._stopped = self.resources.clock.monotonic(), self.resources.clock.stopped
         self.proxy = asyncio.get_running_loop().create_future()
         self.lease = Lease(
             session=self.session,
@@ -303,13 +308,16 @@ class Attempt:
             # Whatever a client did wrong, it did so without its homeserver.
             verdict = replace(verdict, state=State.ERROR)
         exited = {role: server.exited for role, server in self.servers.items() if server.exited is not None}
-        abandoned = self.abandoned if verdict.state is State.ERROR else []
-        if not exited and not abandoned:
+        why = self.abandoned.copy() if verdict.state is State.ERROR else []
+        if (stopped := self.resources.clock.stopped - self._stopped) and verdict.state is State.ERROR:
+            # The deadlines of a case run in its worker.
+            why.append(f"the coordinator stood still for {stopped:.0f} s")
+        if not exited and not why:
             return verdict
         # In the first line, which is what lists show.
         first, line_end, rest = verdict.message.partition("\n")
         notes = [f"the homeserver {role} exited ({how})" for role, how in exited.items()]
-        message = "; ".join([first, *abandoned, *notes]) + line_end + rest
+        message = "; ".join([first, *why, *notes]) + line_end + rest
         logs = [
             f"\nThe end of the log of {role}:\n{await asyncio.to_thread(self._log_end, role)}\n"
             for role in exited
@@ -346,6 +354,8 @@ class Attempt:
             deadline = self.resources.deadlines.action
             return await adapter.channel.perform(action, data, deadline, id=id, on_end=ended)
         except (ActionError, LabError, UnsupportedError) as error:
+            if isinstance(error, LabError) and role not in self.fetched:
+                self.absent.add(role)
             raise _named(error, role, action) from None
         except asyncio.CancelledError:
             if not over:
@@ -446,6 +456,7 @@ class Attempt:
 
     def _delivered(self, role: str, adapter: Adapter) -> Callable[[ActionMessage], None]:
         def delivered(message: ActionMessage) -> None:
+            self.fetched.add(role)
             id = message.id or ""
             self.emit(ActionDelivered(role=role, adapter=adapter.uuid, id=id, action=message.action))
 
@@ -454,6 +465,8 @@ class Attempt:
     def _adapter_failed(self, role: str, error: AdapterFailure, raised_in_test: bool) -> None:
         error = _named(error, role)
         self.failures.setdefault(role, error)
+        if isinstance(error, LabError) and role not in self.fetched:
+            self.absent.add(role)
         if not raised_in_test:
             self.decisive = self.decisive or error
             self.aborted.set()

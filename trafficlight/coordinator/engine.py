@@ -37,6 +37,9 @@ _NODE = "node "
 _SWEEP_INTERVAL = 1.0
 # Seconds that adapters may be missing once the programs that would be one keep exiting.
 _AWAY = 5.0
+# Seconds after which a case that no other adapter can have gets quarantined ones: adapters that left after a
+# case come back within that time.
+_LAST_RESORT = 10.0
 # Seconds without progress before an error is logged; doubled each time.
 _STALL_ALARM = 60.0
 
@@ -266,12 +269,8 @@ class Engine:
 
     def _start_cases(self, tasks: asyncio.TaskGroup, waiting: list[WaitingGroup]) -> None:
         now, limits, usage = self.clock.monotonic(), self._limits, self._usage()
-        free = [AvailableAdapter(one.uuid, one.fields, _rank(one), one.alike) for one in self.pool.free]
-        busy = [
-            AvailableAdapter(one.uuid, one.fields, alike=one.alike)
-            for one in self.pool
-            if one.state is AdapterState.LEASED
-        ]
+        free = _available(self.pool.free)
+        busy = _available(one for one in self.pool if one.state is AdapterState.LEASED)
         free += [AvailableAdapter(_NODE + one.name, {}, node=one) for one in self._cluster.free]
         busy += [AvailableAdapter(_NODE + one.name, {}, node=one) for one in self._cluster.busy]
         missing = [*self.pool.missing, *self._nodes_set_aside()]
@@ -279,9 +278,19 @@ class Engine:
         paused = self._paused_by_operator() if decision.unsatisfiable else []
         # Paused adapters can be resumed, so no deadline runs for cases that need them.
         wider = decide(waiting, now, free, busy + paused, limits, usage, missing) if paused else decision
-        if decision.starts:
+        starts = decision.starts
+        if not starts and (quarantined := self.pool.quarantined):
+            # One bad case must not cost all later ones their verdicts.
+            patience = min(_LAST_RESORT, self._adapters_deadline / 2)
+            stuck = [
+                group
+                for group in decision.no_adapter
+                if group.no_adapter_since is not None and now - group.no_adapter_since >= patience
+            ]
+            starts = decide(stuck, now, free + _available(quarantined), busy, limits, usage).starts[:1]
+        if starts:
             self.wake()  # more cases of the same groups may be able to start
-        for start in decision.starts:
+        for start in starts:
             self._start(tasks, start)
         for group, reason in decision.reasons.items():
             unsatisfiable = group in decision.unsatisfiable
@@ -309,11 +318,8 @@ class Engine:
         task.add_done_callback(self._forget)
 
     def _paused_by_operator(self) -> list[AvailableAdapter]:
-        return [
-            AvailableAdapter(adapter.uuid, adapter.fields, alike=adapter.alike)
-            for adapter in self.pool
-            if adapter.state is AdapterState.FREE and self.pool.is_paused_by_operator(adapter)
-        ]
+        free = (one for one in self.pool if one.state is AdapterState.FREE)
+        return _available(filter(self.pool.is_paused_by_operator, free))
 
     def _nodes_set_aside(self) -> Iterator[MissingAdapter]:
         for node, why in self._cluster.set_aside:
@@ -359,7 +365,14 @@ class Engine:
         seconds = self.clock.monotonic() - attempt.started - attempt.waited
         session = self.sessions[attempt.session]
         stopped_before = session.stopped
-        session.finish(attempt.waiting, verdict, seconds, by_hand=bool(attempt.cancel_reason))
+        absent = {attempt.adapters[role].type for role in attempt.absent}
+        session.finish(
+            attempt.waiting,
+            verdict,
+            seconds,
+            by_hand=bool(attempt.cancel_reason),
+            unclaimed=verdict.state is State.ERROR and any(one.type in absent for one in self.pool.free),
+        )
         if session.stopped and not stopped_before:  # at its first failure
             for task, other in self._running.items():
                 if other.session == session.id and not other.began:
@@ -386,10 +399,16 @@ class Engine:
 
     async def _sweep(self) -> None:
         """Check regularly for silent adapters, expired deadlines and stalls."""
+        stopped = self.clock.stopped
         while True:
             await self.clock.sleep(_SWEEP_INTERVAL)
+            if self.clock.stopped > stopped:
+                logger.warning(
+                    "stood still for %.0f s, which no deadline counts", self.clock.stopped - stopped
+                )
+                stopped = self.clock.stopped
             self.pool.sweep()
-            if self.pool.free or self._limits != self._ask_limits():
+            if self.pool.free or self.pool.quarantined or self._limits != self._ask_limits():
                 self.wake()  # a reservation may have expired
             self._check_progress()
             adapters_deadline = self.adapters_deadline()
@@ -443,9 +462,11 @@ class Engine:
         )
 
 
-def _rank(adapter: Adapter) -> int:
+def _available(adapters: Iterable[Adapter]) -> list[AvailableAdapter]:
     """Prefer adapters that are waiting in a poll: they are certainly there."""
-    return 0 if adapter.channel.polling else 1
+    return [
+        AvailableAdapter(one.uuid, one.fields, 0 if one.channel.polling else 1, one.alike) for one in adapters
+    ]
 
 
 class StallDetector:

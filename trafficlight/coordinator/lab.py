@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import difflib
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from trafficlight import client_types, server_types
-from trafficlight.clock import Clock, DebuggerClock, SystemClock, race
+from trafficlight.clock import Clock, LoopClock, race
 from trafficlight.config import Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
@@ -43,7 +44,7 @@ from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.events import Expected
-from trafficlight.results.folder import ResultsFolder, folder_name, mark
+from trafficlight.results.folder import UNCLAIMED, ResultsFolder, folder_name, mark
 from trafficlight.results.journal import Journal, read_events
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
@@ -58,6 +59,9 @@ from trafficlight.worker.execution import NO_ASSERTIONS, OnFailure, execute_in_p
 from trafficlight.worker.output import capturing
 
 logger = logging.getLogger(__name__)
+
+# Stands for all programs among the paused ones that are kept: no program has an empty name.
+_ALL = ""
 
 # Cases at once by default: they mostly wait for adapters, but each has a process.
 _CASES, _CASES_PER_CORE = 8, 4
@@ -100,7 +104,7 @@ class Lab:
         :param on_failure: called with every exception of a test, if there are no workers.
         :raises ConfigError: another resumable lab runs in the same results folder.
         """
-        clock = DebuggerClock() if settings.workers == 0 else SystemClock()
+        clock = LoopClock()
         root = settings.results_root.absolute()
         async with AsyncExitStack() as stack:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
@@ -139,6 +143,7 @@ class Lab:
             )
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
+                engine.pool.drained = engine.pool.paused.pop(_ALL, "")
             late = LateEventRecorder(
                 root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
             )
@@ -177,10 +182,12 @@ class Lab:
                     await running
 
     async def keep_paused(self) -> None:
-        """Keep the programs that are paused for the next coordinator, if this one is resumable."""
+        """Keep what is paused or drained for the next coordinator, if this one is resumable."""
         if self.resumable:
             pool = self.engine.pool
             kept = {name: why for name, why in pool.paused.items() if name not in pool.started_here}
+            if pool.drained:
+                kept[_ALL] = pool.drained
             await asyncio.to_thread(write_paused, self.root, kept)
 
     async def new_folder(self) -> ResultsFolder:
@@ -271,10 +278,9 @@ class Lab:
         """
         sessions = await self.resume()
         await asyncio.to_thread(self.recovered.write_missing_reports)
-        asked = request.model_dump(mode="json")
         resumed = {session.id for session in sessions}
-        begun = any(one.request == asked for one in self.recovered.unfinished if one.folder.id in resumed)
-        ended = [one for one in self.recovered.unreported if one.request == asked]
+        begun = any(one.asks(request) for one in self.recovered.unfinished if one.folder.id in resumed)
+        ended = [one for one in self.recovered.unreported if one.asks(request)]
         if not begun and not ended:
             sessions.append(await self.start(request, command=command))
         return sessions, ended
@@ -315,6 +321,7 @@ class Lab:
         return SessionOptions(
             max_failures=1 if request.exit_first else request.max_failures,
             deflake=request.deflake,
+            retry_errors=request.retry_errors,
             expected=expected,
             command=command,
             configuration=self.settings.public(),
@@ -341,9 +348,21 @@ class Lab:
         request = await asyncio.to_thread(folder.read_request)
         return SessionRequest.read(request) if request is not None else None
 
+    def unclaimed_size(self, least: int) -> int:
+        """Return the bytes of all uploads that belong to no case. Reads the disk.
+
+        :param least: what a file or a folder counts at least.
+        """
+        folders = [*(self.root / "adapters").glob("*/")]
+        total = least * len(folders)
+        for path in itertools.chain(*(folder.glob("*") for folder in folders)):
+            with contextlib.suppress(FileNotFoundError):  # an upload was discarded
+                total += max(path.lstat().st_size, least)
+        return total
+
     def unclaimed_folder(self, uuid: str) -> Path:
         """Return the folder for uploads of an adapter without a case; create it."""
-        folder = self.root / "adapters" / folder_name(uuid)
+        folder = self.root / UNCLAIMED / folder_name(uuid)
         folder.mkdir(parents=True, exist_ok=True)
         mark(folder.parent)
         return folder

@@ -1,6 +1,8 @@
 """The adapters that registered, and who holds them. Nothing else touches an adapter's state."""
 
 import asyncio
+import hashlib
+import itertools
 import json
 import logging
 from collections import Counter
@@ -37,7 +39,8 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 10_000
 # Bytes of registrations that are kept: of adapters that have ended, and of those that have not polled yet.
 _REMEMBERED_BYTES = 16 << 20
-# Characters of what an adapter sends outside of cases: every running session has it in its events.
+# Characters of what an adapter sends outside of cases: every running session has it in its events. And of the
+# reason why an adapter has ended.
 _OUTSIDE = 4000
 # Missing adapters that are remembered for messages.
 _MISSING = 20
@@ -115,13 +118,15 @@ class Pool:
         #: Programs that the lab starts itself, by the secret in the URL that only they have: never
         #: quarantined, as their next process is a fresh one.
         self.own_programs: dict[str, str] = {}
-        self._addresses: dict[str, str] = {}  # by the name that the first program there took
+        self._owners: dict[str, str] = {}  # the digest of the secret or the address, by the name of a program
         #: Why no adapter of a program gets a new case, by program; also of programs that are not there.
         self.paused: dict[str, str] = {}
         #: The programs that the lab starts itself, under names that the next lab does not know.
         self.started_here: frozenset[str] = frozenset()
         #: Why no adapter gets a new case; empty while they do.
         self.drained = ""
+        #: The bytes of all uploads that belong to no case.
+        self.unclaimed_bytes = 0
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(tuple(self._adapters.values()))
@@ -133,6 +138,11 @@ class Pool:
     def free(self) -> list[Adapter]:
         """The adapters that a case can have, in the order in which they came."""
         return [] if self.drained else [one for one in self._free.values() if not one.paused]
+
+    @property
+    def quarantined(self) -> list[Adapter]:
+        """The adapters that a case can have only where no other adapter will do."""
+        return [] if self.drained else [one for one in self._free.values() if one.quarantined]
 
     @property
     def paused_and_absent(self) -> dict[str, str]:
@@ -161,16 +171,22 @@ class Pool:
             del self._missing[next(iter(self._missing))]
         self._on_change()
 
-    def program_name(self, name: str, address: str) -> str:
+    def program_name(self, name: str, address: str, secret: str = "") -> str:
         """Return how a program is known that names itself: its name, unless that is another program's.
 
         :param address: where its registration came from.
+        :param secret: what proves that it is the program, at any address; empty if it has none.
         """
-        taken = name in self.own_programs.values()
-        if taken or self._addresses.setdefault(name, address) != address:
-            return f"{name} at {address}"
-        _prune(self._addresses)
-        return name
+        owner = hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest() if secret else address
+        longer = f"{name} ({owner[:8]})" if secret else f"{name} at {address}"
+        _prune(self._owners)
+        return next(
+            one
+            for one in itertools.chain(
+                (name, longer), (f"{longer} {number}" for number in itertools.count(2))
+            )
+            if one not in self.own_programs.values() and self._owners.setdefault(one, owner) == owner
+        )
 
     def register(
         self,
@@ -195,7 +211,8 @@ class Pool:
                     logger.warning("%s", why)
                     self.note_missing(known.program or uuid, "adapter", why, known.fields)
                 raise RegistrationConflictError(uuid, f"this adapter has ended ({known.reason})")
-            if known.fields != registration.fields():
+            secrets = known.registration.instance_secret, registration.instance_secret
+            if known.fields != registration.fields() or secrets[0] != secrets[1]:
                 raise RegistrationConflictError(uuid, "already registered with other data")
             known.seen = self._clock.monotonic()
             return known
@@ -379,8 +396,14 @@ class Pool:
         for program in {adapter.program for adapter in lease.adapters.values()} - exited - {""}:
             if program in erred:
                 self._count_failure(program)
-            else:
-                self._failed_in_a_row.pop(program, None)
+            elif self._failed_in_a_row.pop(program, None):
+                for adapter in self:
+                    there = adapter.program == program and adapter.state is not AdapterState.ENDED
+                    if there and adapter.quarantined:
+                        adapter.paused, adapter.quarantined = "", False
+                        logger.warning(
+                            "the %s adapter %s is no longer quarantined", adapter.type, adapter.uuid
+                        )
 
     def _count_failure(self, program: str) -> None:
         self._failed_in_a_row[program] = self._failed_in_a_row.get(program, 0) + 1
@@ -389,7 +412,10 @@ class Pool:
     def report(self, adapter: Adapter, error: ErrorBody) -> None:
         """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
         self.seen(adapter)
-        outside, lost = adapter.held_by is None, adapter.channel.report(error)
+        if outside := adapter.held_by is None:
+            sent = error.model_fields_set & {"type", "path", "details"}
+            error = error.model_copy(update={name: truncate(getattr(error, name), _OUTSIDE) for name in sent})
+        lost = adapter.channel.report(error)
         if outside and adapter.state is not AdapterState.ENDED:
             self._failed_outside(adapter, str(lost))
         self._lost(adapter, lost)
@@ -458,8 +484,7 @@ class Pool:
         if adapter.state is AdapterState.ENDED:
             return
         raised_in_test = adapter.channel.fail(error)
-        reason = str(error) if adapter.held_by is not None else truncate(str(error), _OUTSIDE)
-        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=reason))
+        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=str(error)))
         if (lease := adapter.held_by) is not None and adapter.role is not None:
             lease.on_lost(adapter.role, error, raised_in_test)
         else:
@@ -494,6 +519,7 @@ class Pool:
                 del self._live[adapter.program]
                 self._exited[adapter.program] = self._clock.monotonic(), adapter.cases
             _prune(self._exited)
+        reason = truncate(reason, _OUTSIDE)
         adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trafficlight.errors import ConfigError
+from trafficlight.errors import ConfigError, UsageError
 from trafficlight.processes import try_lock
 from trafficlight.protocol import JsonObject
 from trafficlight.results.catalog import session_ids
-from trafficlight.results.folder import ResultsFolder, write_atomically
+from trafficlight.results.folder import (
+    UNCLAIMED,
+    ResultsFolder,
+    remove_partial_uploads,
+    write_atomically,
+)
 from trafficlight.results.journal import read_events, session_end
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import rebuild
+from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +44,13 @@ class RecoveredSession:
     folder: ResultsFolder
     request: JsonObject
     exit_code: int | None = None
+
+    def asks(self, request: SessionRequest) -> bool:
+        """Return whether it was asked to run the same, maybe in a version with fewer options."""
+        try:
+            return SessionRequest.read(self.request) == request
+        except UsageError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,7 @@ def open_state_directory(root: Path) -> Iterator[RecoveredState]:
         running = root / _RUNNING
         _warn_of_old_sessions(root)
         recovered = RecoveredState.load(root, _time_in(running))
+        remove_partial_uploads(root / UNCLAIMED)
         if not running.exists():
             try:
                 write_atomically(running, datetime.now(UTC).isoformat().encode())

@@ -29,7 +29,7 @@ from trafficlight.results.events import (
     SessionStopped,
     State,
 )
-from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.folder import ResultsFolder, remove_partial_uploads
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
 from trafficlight.results.reporters.host import Reporter
@@ -54,6 +54,7 @@ class SessionOptions:
 
     :param max_failures: how many failures and errors end it; None for no limit.
     :param deflake: how often a case that failed unexpectedly is tried again.
+    :param retry_errors: how often one that ended in error is.
     :param expected: why a case is expected to fail, by its id; None for those that are not.
     :param command: how it was started, for the record.
     :param configuration: the settings in force, without secrets.
@@ -67,6 +68,7 @@ class SessionOptions:
 
     max_failures: int | None = None
     deflake: int = 0
+    retry_errors: int = 0
     expected: Callable[[str], Expected | None] = lambda _: None
     command: str = ""
     configuration: Mapping[str, Any] = field(default_factory=dict)
@@ -116,6 +118,7 @@ class Session:
         """
 
         def replay() -> None:
+            remove_partial_uploads(self.folder.path)
             for event in events:
                 self.record.apply(event)
 
@@ -327,10 +330,19 @@ class Session:
         """Return the distinct reasons why its cases wait."""
         return list(dict.fromkeys(group.reason for group in self.waiting.groups if group.reason))
 
-    def finish(self, case: WaitingCase, verdict: Verdict, seconds: float, *, by_hand: bool = False) -> None:
+    def finish(
+        self,
+        case: WaitingCase,
+        verdict: Verdict,
+        seconds: float,
+        *,
+        by_hand: bool = False,
+        unclaimed: bool = False,
+    ) -> None:
         """Record the verdict of an attempt; the case ends, or waits for its next attempt.
 
         :param by_hand: whether an operator cancelled the case; it has no consequences for the session then.
+        :param unclaimed: whether an adapter never began the case, and another one could: it runs again, once.
         """
         id = case.case.id
         self.running.remove(id)
@@ -338,10 +350,17 @@ class Session:
         failures = case.failures + failed
         expected = self.options.expected(id)
         counts = failed and not (expected is not None and expected.covers(verdict.state))
-        again = counts and failures <= self.options.deflake and not self.stopped and not by_hand
+        before = sum(
+            one.state is State.ERROR and one.phase != INTERRUPTED for one in self.record.cases[id].ended
+        )
+        requeued = unclaimed and case.attempt == 1
+        tried = failures <= self.options.deflake or (
+            verdict.state is State.ERROR and before < self.options.retry_errors
+        )
+        again = counts and (tried or requeued) and not self.stopped and not by_hand
         self._end(id, case.attempt, verdict, seconds, will_retry=again)
         if again:
-            now = self._clock.monotonic()
+            now, failures = self._clock.monotonic(), failures - requeued
             self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))
         elif counts and not by_hand and self._has_failed_enough():
             most = self.options.max_failures

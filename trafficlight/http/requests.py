@@ -39,6 +39,13 @@ _GRACE, _RATE = 20.0, 16 << 10
 LARGE = 256 << 10
 """Bytes of a body that take the loop too long to parse."""
 
+# Bytes of a body that is read however many others there are.
+_TINY = 16 << 10
+# Bytes in memory of all bodies between tiny and large.
+_TOGETHER = 128 << 20
+# Large bodies in memory, and the seconds for which the senders of others wait for one of these places.
+_LARGE_AT_ONCE = asyncio.Semaphore(12)
+_TURN = 15.0
 # Large bodies are parsed one at a time: one takes 20 times its size.
 _PARSER = ThreadPoolExecutor(1, "parse")
 # Lists and objects in a body.
@@ -136,10 +143,11 @@ async def json_object(limit: int) -> JsonObject:
     """Return the body of the current request, which must be a JSON object.
 
     :param limit: bytes.
-    :raises ApiError: the body is too large (413), of another type (415), or not a JSON object (400).
+    :raises ApiError: the body is too large (413), of another type (415), or not a JSON object (400), or there
+        are too many (503).
     """
     check_json_type(request.mimetype)
-    return await parsed_object(b"".join([chunk async for chunk in chunks(limit)]))
+    return await read_object(chunks(limit))
 
 
 async def form_fields(limit: int) -> dict[str, str]:
@@ -239,14 +247,68 @@ def check_json_type(mimetype: str) -> None:
         raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
 
 
-async def parsed_object(raw: bytes) -> JsonObject:
-    """Return the JSON object in a body; a large one is parsed in a thread.
+class _Share:
+    """What one body takes of the memory for the bodies of all requests."""
 
-    :raises ApiError: there is none (400).
+    together = 0
+
+    def __init__(self) -> None:
+        self._counted = 0
+        self._large = False
+
+    async def grow(self, size: int) -> None:
+        """Let the body have this many bytes.
+
+        :raises ApiError: others have all the memory (503).
+        """
+        if self._large or size <= _TINY:
+            return
+        if size <= LARGE:
+            if _Share.together + size - self._counted > _TOGETHER:
+                raise _too_busy()
+            self._count(size)
+            return
+        try:
+            async with asyncio.timeout(_TURN):
+                await _LARGE_AT_ONCE.acquire()
+        except TimeoutError:
+            raise _too_busy() from None
+        self._large = True
+        self._count(0)
+
+    def _count(self, size: int) -> None:
+        _Share.together += size - self._counted
+        self._counted = size
+
+    def release(self) -> None:
+        """Give it back."""
+        self._count(0)
+        if self._large:
+            _LARGE_AT_ONCE.release()
+
+
+def _too_busy() -> ApiError:
+    message, later = "the bodies of other requests take all the memory for them", {"Retry-After": "5"}
+    return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_bodies", message, headers=later)
+
+
+async def read_object(body: AsyncIterator[bytes]) -> JsonObject:
+    """Read a body and return the JSON object in it; a large one is parsed in a thread.
+
+    :raises ApiError: there is none (400), or the bodies of other requests take all the memory (503).
     """
-    if len(raw) <= LARGE:
-        return parse_object(raw)
-    return await asyncio.get_running_loop().run_in_executor(_PARSER, parse_object, raw)
+    pieces, size, share = [], 0, _Share()
+    try:
+        async for piece in body:
+            size += len(piece)
+            await share.grow(size)
+            pieces.append(piece)
+        raw = b"".join(pieces)
+        if len(raw) <= LARGE:
+            return parse_object(raw)
+        return await asyncio.get_running_loop().run_in_executor(_PARSER, parse_object, raw)
+    finally:
+        share.release()
 
 
 def parse_object(raw: bytes) -> JsonObject:

@@ -1,4 +1,4 @@
-"""Access control: bearer tokens, the cookie of browsers, and the refusal of cross-site requests."""
+"""Access control: bearer tokens, logins of browsers, and the refusal of cross-site requests."""
 
 import hmac
 import ipaddress
@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -26,9 +26,12 @@ LOGIN_TIME = 24 * 3600
 Headers: TypeAlias = Callable[[str], str | None]
 """Returns the value of a request header, or None."""
 
+Use: TypeAlias = Literal["read", "change"]
+"""What a proof of a login is good for. Browsers send a cookie to every port of the host: it only reads."""
+
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="trafficlight"'}
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-# A cookie is valid for this process only.
+# A login is valid for this process only.
 _KEY = secrets.token_bytes(32)
 _SAME_SITE = frozenset({"same-origin", "none"})
 
@@ -42,12 +45,16 @@ async def require_people() -> None:
     """
     settings = current_lab().settings
     configured = settings.people_token is not None
-    expected = people_token() if configured or request.method not in _SAFE else None
-    if expected is not None and not is_cookie_of(request.cookies.get(cookie_name(), ""), expected):
+    reads = request.method in _SAFE
+    expected = people_token() if configured or not reads else None
+    if expected is not None and not (
+        (reads and is_login(request.cookies.get(cookie_name(), ""), expected, "read"))
+        or is_login(_bearer(request.headers.get), expected, "change")
+    ):
         local = current_app.config["LOCAL_TOKEN"]
         source = "that the coordinator has as PEOPLE_TOKEN" if configured else f"in {local.path}"
         _require(request.headers.get, expected, f"the token {source}")
-    if request.method not in _SAFE:
+    if not reads:
         refuse_cross_site(request.headers.get)
     trust(request.scope)
 
@@ -125,21 +132,21 @@ def cookie_name() -> str:
     return "trafficlight" + "".join(f"-{port}" for port in re.findall(r":(\d+)$", request.host))
 
 
-def cookie_of(token: str, expiry: float) -> str:
-    """Return the cookie's value: it proves knowledge of the token without revealing it, to this process.
+def login_of(token: str, expiry: float, use: Use) -> str:
+    """Return a proof of a login: it shows knowledge of the token to this process, and does not reveal it.
 
     :param expiry: the Unix time until which it is valid.
     """
     text = f"{expiry:.0f}"
-    return f"{text}.{hmac.new(_KEY, f'{text} {token}'.encode(), 'sha256').hexdigest()}"
+    return f"{text}.{hmac.new(_KEY, f'{use} {text} {token}'.encode(), 'sha256').hexdigest()}"
 
 
-def is_cookie_of(given: str, token: str) -> bool:
-    """Whether a cookie proves knowledge of a token, and has not expired."""
+def is_login(given: str, token: str, use: Use) -> bool:
+    """Whether a proof of a login is for this token and use, and has not expired."""
     text = given.partition(".")[0]
     if not (text.isascii() and text.isdigit() and len(text) <= 12):
         return False
-    return time.time() < int(text) and constant_time_equal(given, cookie_of(token, int(text)))
+    return time.time() < int(text) and constant_time_equal(given, login_of(token, int(text), use))
 
 
 def trust(scope: Any) -> None:
@@ -171,9 +178,13 @@ def warning_for(settings: Settings, address: str = "") -> str | None:
     )
 
 
-def _require(headers: Headers, expected: str, description: str) -> None:
+def _bearer(headers: Headers) -> str:
     scheme, _, given = (headers("Authorization") or "").partition(" ")
-    token = given.strip() if scheme.lower() == "bearer" else ""
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
+def _require(headers: Headers, expected: str, description: str) -> None:
+    token = _bearer(headers)
     if not token or not constant_time_equal(token, expected):
         what = "the bearer token is wrong" if token else "no bearer token was sent"
         message = f"{what}: send {description}"

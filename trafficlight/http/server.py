@@ -48,6 +48,8 @@ _RESUME = 0.9
 _RETRY = 0.5
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _READ = 64 << 10
+# The libraries whose errors are about what a peer sent.
+_PROTOCOLS = frozenset({"h11", "h2", "hpack", "hyperframe", "priority", "wsproto"})
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -202,8 +204,11 @@ class Server:
             await _Connection(self._app, loop, self._config, self._context, state, reader, writer)
         except OSError:
             connection.close()
-        except Exception:
-            logger.exception("a connection failed")
+        except Exception as error:
+            if _is_of_peer(error):
+                logger.debug("a peer broke off, or broke the protocol: %.200r", error)
+            else:
+                logger.exception("a connection failed")
 
 
 @dataclass(slots=True)
@@ -286,6 +291,13 @@ class _Connection(TCPServer):
                     await self.idle_task.restart(self._task_group, self._idle_timeout)
         await self.protocol.handle(Closed())
         await self.idle_task.stop()
+
+
+def _is_of_peer(error: BaseException) -> bool:
+    """Whether the peer closed the connection, or a library of a protocol refuses what it sent."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_of_peer, error.exceptions))
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _PROTOCOLS
 
 
 def _connection_limit() -> int:

@@ -22,6 +22,10 @@ from trafficlight.errors import LabError
 
 logger = logging.getLogger(__name__)
 
+PARTIAL = ".part"
+"""The end of the name of an upload that is not complete, after a dot and 16 hexadecimal digits."""
+UNCLAIMED = "adapters"
+"""The folder, beside those of sessions, of what adapters upload while they have no case."""
 CURRENT = "current"
 LATEST = "latest"
 
@@ -147,6 +151,12 @@ def _readable(text: str, *, digest_of: str | None = None) -> str:
 def mark(folder: Path) -> None:
     """Mark a folder as one that holds results: clients upload files there that must not run as tests."""
     (folder / RESULTS_MARKER).write_text("Results of trafficlight: not searched for tests.\n")
+
+
+def remove_partial_uploads(folder: Path) -> None:
+    """Remove what uploads left in a folder, or below it, that their coordinator's end interrupted."""
+    for path in folder.rglob(f".{'[0-9a-f]' * 16}{PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 class AttemptFolder:

@@ -103,11 +103,11 @@ def render_exchanges(rows: Iterable[Exchange]) -> list[str]:
             (
                 f"{row.offset:9.3f}",
                 row.role,
-                f"{row.method} {row.target}",
                 str(row.status or "-"),
                 f"{row.seconds:.3f} s",
                 size(row.received),
-                row.comment,
+                # Last, because it may be long.
+                " ".join(filter(None, (row.method, row.target, row.comment and f"({row.comment})"))),
             )
             for row in rows
         )

@@ -27,7 +27,7 @@ from trafficlight.results.events import (
     State,
     Upload,
 )
-from trafficlight.results.folder import AttemptFolder, ResultsFolder, write_atomically
+from trafficlight.results.folder import AttemptFolder, ResultsFolder, remove_partial_uploads, write_atomically
 from trafficlight.results.journal import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.record import ExitCode, SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
@@ -166,6 +166,8 @@ class ResultsWriter:
             self._note(_attempted(self._write_junit, "junit.xml"))
             self._note(write_reports(self._folder, self._record))
             if self._record_incomplete():
+                # A full disk has no place for two of them, and this one is green.
+                self._folder.junit.unlink(missing_ok=True)
                 _attempted(self._write_junit, "junit.xml")
                 _attempted(self._write_session, "session.json")
             for host in self._hosts:
@@ -354,6 +356,8 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     :param record: the session's record, replayed from its events.
     :raises OSError: ``junit.xml`` cannot be written.
     """
+    if record.ended is None and not is_written(folder.events):  # its coordinator was killed
+        remove_partial_uploads(folder.path)
     write_atomically(folder.junit, junit_bytes(record, JunitStyle.detect(folder.path)))
     write_reports(folder, record)
 

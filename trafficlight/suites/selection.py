@@ -177,6 +177,9 @@ class SessionRequest(Selection):
         default=None, ge=1, description="End at this many failures and errors together."
     )
     deflake: int = Field(default=0, ge=0, description="Retry a failed case up to this many times.")
+    retry_errors: int = Field(
+        default=0, ge=0, description="Retry a case up to this many times when it ends in error."
+    )
     strict: bool = Field(
         default=False,
         description="Whether unsupported cases, unexpected successes and warnings are errors; see `STRICT`.",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -15,11 +16,13 @@ import pytest
 from trafficlight.adapters.conformance import Reply, ScriptedAdapter, ScriptedCoordinator
 from trafficlight.adapters.host import DriverCommand, serve_driver
 from trafficlight.adapters.host import driver as driver_module
+from trafficlight.adapters.host import log as log_module
 from trafficlight.adapters.host.adapter import Drivers
 from trafficlight.adapters.host.driver import Driver, DriverError
+from trafficlight.adapters.host.log import DriverLog
 from trafficlight.adapters.sdk import Options
 from trafficlight.adapters.sdk.coordinator import Backoff
-from trafficlight.protocol import TOKEN_VARIABLES
+from trafficlight.protocol import TOKEN_VARIABLES, ActionMessage
 
 PROGRAM = Path(__file__).parent / "programs" / "driver.py"
 # Seconds; a busy machine starts a process slowly.
@@ -90,7 +93,7 @@ async def test_the_registration_is_what_the_driver_says() -> None:
     async with hosted() as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
         body = dict(adapter.body)
-        assert body.pop("instance")
+        assert body.pop("instance") != body.pop("instance_secret")
         assert body == {"type": "counter", "version": "1.0", "labels": ["quick"]}
 
 
@@ -107,10 +110,10 @@ async def test_a_host_has_the_same_name_after_a_restart() -> None:
         return Drivers(command(*arguments), ahead=False)
 
     async with hosts() as first, hosts() as second, hosts("other") as other:
-        names = [host.instance for host in (first, second, other)]
-        assert len(set(names)) == 3
+        names = [(host.instance, host.secret) for host in (first, second, other)]
+        assert len({*itertools.chain(*names)}) == 6
     async with hosts() as first, hosts() as second, hosts("other") as other:
-        assert [host.instance for host in (first, second, other)] == names
+        assert [(host.instance, host.secret) for host in (first, second, other)] == names
 
 
 async def test_where_nothing_can_be_written_a_host_has_any_name(
@@ -139,6 +142,8 @@ async def test_an_answer_reaches_the_coordinator() -> None:
         body = await do(adapter, "echo", **data)
         assert {key: body[key] for key in data} == data
         assert body["response"] == "echo"
+        reply = await ask(adapter, "echo", id="$event")
+        assert (reply.body["id"], reply.action) == ("$event", reply.id)
         assert (await do(adapter, "text"))["response"] == "done"
         assert (await do(adapter, "unknown"))["response"] == "unknown"
 
@@ -248,6 +253,20 @@ async def test_the_process_is_killed_restarted_and_suspended() -> None:
         await coordinator.registered(2, timeout=PATIENCE)
 
 
+async def test_the_process_is_killed_during_an_action() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await adapter.say(ActionMessage(action="hang", id="1"))
+        await coordinator.until(lambda: adapter.delivered, PATIENCE)
+        await adapter.say(ActionMessage(action="kill", id="2"))
+        await coordinator.until(lambda: len(adapter.replies) == 2, PATIENCE)
+        replies = {reply.id: reply.body for reply in adapter.replies}
+        assert replies["1"] == {"response": "error", "details": "the client was killed meanwhile", "id": "1"}
+        assert replies["2"] == {"response": "kill", "id": "2"}
+        await do(adapter, "restart")
+        assert (await do(adapter, "count"))["count"] == 1
+
+
 @pytest.mark.parametrize(("declared", "again"), [("declares", True), ("reloads", False), ("", False)])
 async def test_reload_restarts_a_driver_that_declares_others_only(declared: str, again: bool) -> None:
     async with hosted(*filter(None, [declared])) as coordinator:
@@ -345,26 +364,26 @@ async def test_a_file_that_cannot_be_uploaded_costs_no_other(monkeypatch: pytest
         assert b"Permission denied" in uploads(adapter)[notes[1]]
 
 
-@pytest.mark.parametrize("pause", [0.001, 600.0])
-async def test_of_a_long_log_the_beginning_and_the_end_are_kept(
-    monkeypatch: pytest.MonkeyPatch, pause: float
-) -> None:
-    """While the driver runs, and after it exited."""
-    monkeypatch.setattr(driver_module, "_LONGEST_LOG", 5000)
-    monkeypatch.setattr(driver_module, "_LOG_BEGINNING", 1000)
-    monkeypatch.setattr(driver_module, "_LOG_END", 500)
-    monkeypatch.setattr(driver_module, "_LOG_PAUSE", pause)
+async def test_of_a_long_log_the_beginning_and_the_end_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log was looked at four times a second: until then, a driver could fill the disk of all others."""
+    monkeypatch.setattr(log_module, "_LONGEST", 5000)
+    monkeypatch.setattr(log_module, "_BEGINNING", 1000)
+    monkeypatch.setattr(log_module, "_END", 500)
+    monkeypatch.setattr(driver_module, "_CHUNK", 100)
+    sizes, write = [], DriverLog.write
+
+    def watched(log: DriverLog, data: bytes) -> None:
+        write(log, data)
+        sizes.append(log.size())
+
+    monkeypatch.setattr(DriverLog, "write", watched)
     driver = Driver(command())
     await driver.start()
     await driver.ask("flood", {}, PATIENCE)
-    if pause < 1:
-        async with asyncio.timeout(PATIENCE):
-            while (await asyncio.to_thread(driver.log.stat)).st_size > 5000:
-                await asyncio.sleep(0)
     await driver.end()
-    log = driver.log.read_text()
+    log = driver.log.tail(10_000)
     await driver.remove()
-    assert len(log) <= 5000
+    assert max(sizes) <= 5000
     assert log.startswith("starting\nline 0\nline 1\n")
     assert "the log is too long: its middle is left out" in log
     assert log.endswith("line 1999\nthe input ended\n")
@@ -398,11 +417,33 @@ async def test_a_link_in_place_of_a_folder_costs_no_file(tmp_path: Path, folder:
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-async def test_what_cannot_be_written_to_the_log_ends_nothing() -> None:
+def test_what_a_full_disk_refuses_of_a_log_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = DriverLog(tmp_path / "driver.log")
+    log.write(b"before")
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(log, "_file", full)
+        log.write(b"lost")
+        monkeypatch.undo()
+    assert log.tail(100) == "before"
+    log.close()
+
+
+@pytest.mark.parametrize("kind", ["mkfifo", "mkdir", "symlink"])
+async def test_what_a_driver_puts_in_place_of_its_log_costs_nothing(tmp_path: Path, kind: str) -> None:
+    """A named pipe there made the host wait for ever, and no signal ended it."""
     async with hosted("reusable") as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
-        await do(adapter, "lose_log")
+        await do(adapter, "replace_log", kind=kind, target=str(tmp_path / "precious"))
         assert (await do(adapter, "chatter"))["heard"] is True
+        await do(adapter, "restart")
+        await adapter.exit()
+        await coordinator.registered(2, timeout=PATIENCE)
+        log = uploads(adapter)["driver.log"].decode(errors="replace")
+        assert log.count("starting\n") == 2
+        assert "npm notice: new version" in log
+    assert not (tmp_path / "precious").exists()
 
 
 async def test_a_storage_that_cannot_be_cleared_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -613,6 +654,51 @@ class Counter(Adapter):
 
 asyncio.run(drive(Counter))
 """
+
+
+FRAGILE = """
+import asyncio
+
+from trafficlight.adapters.sdk import Adapter, action, drive
+
+
+class Fragile(Adapter):
+    type = "fragile"
+
+    async def open(self):
+        self.shaken = asyncio.Event()
+
+    async def watch(self):
+        await self.shaken.wait()
+        raise RuntimeError("the browser crashed")
+
+    async def close(self):
+        print("closed")
+
+    @action()
+    async def shake(self):
+        self.shaken.set()
+
+
+asyncio.run(drive(Fragile))
+"""
+
+
+async def test_a_driver_whose_client_is_lost_between_actions_exits() -> None:
+    options = Options(backoff=Backoff(0.01, 0.05))
+    python = DriverCommand([sys.executable, "-c", FRAGILE])
+    async with ScriptedCoordinator() as coordinator:
+        hosting = asyncio.create_task(serve_driver(python, coordinator.url, options=options))
+        try:
+            adapter = await coordinator.registered(timeout=PATIENCE)
+            await do(adapter, "shake")
+            assert await coordinator.until(lambda: len(adapter.replies) > 1, PATIENCE)
+            details = adapter.replies[1].body["error"]["details"]
+            assert details.startswith("the driver exited (exit code 1):\n")
+            assert details.endswith("RuntimeError: the browser crashed")
+        finally:
+            hosting.cancel()
+            await asyncio.gather(hosting, return_exceptions=True)
 
 
 async def test_an_adapter_class_is_a_driver() -> None:

@@ -1,5 +1,6 @@
 """Sessions and adapters of a running coordinator, by command."""
 
+import signal
 from pathlib import Path
 
 import aiohttp
@@ -122,3 +123,25 @@ async def test_serve_prints_what_comes_and_leaves(run: Runner, tmp_path: Path) -
         await served.line("· ended · 1 error")
         await ScriptedAdapter(site, "next").register({**RACK, "instance": "shaky"})
         await served.line("the nio adapter next is quarantined")
+
+
+async def test_a_test_that_kills_its_coordinator_does_so_three_times(run: Runner, tmp_path: Path) -> None:
+    """By a signal, which no code of the coordinator outlives."""
+    (tmp_path / "kills_test.py").write_text(
+        "import os, psutil, signal\n"
+        "from trafficlight import Test\n"
+        "class Kills(Test):\n"
+        "    async def run(self):\n"
+        "        me = psutil.Process()\n"
+        "        lab = next(one for one in [me, *me.parents()] if 'serve' in one.cmdline())\n"
+        "        lab.kill()\n"
+        "class Lives(Test):\n"
+        "    async def run(self): pass\n"
+    )
+    serve = f"serve kills_test.py --exit-when-done --workers 1 -n 1 --port {free_port()}".split()
+    for _ in range(3):
+        assert await (await run(*serve)).ended() == -signal.SIGKILL
+    last = await run(*serve)
+    assert await last.ended() == 3
+    assert await last.line("interrupted: the coordinator exited while the case ran, 3 times in a row")
+    assert await last.line("1 success · 0 failure · 1 error")

@@ -33,7 +33,7 @@ from trafficlight.worker.execution import execute_in_process
 
 PRELUDE = """
 import asyncio, time, os, sys, ctypes, signal, logging
-from trafficlight import Test, parametrize
+from trafficlight import Test, matrix, parametrize
 from trafficlight.client_types import Nio, ElementWebStable, ElementAndroid
 from trafficlight.server_types import SynapseStable
 """

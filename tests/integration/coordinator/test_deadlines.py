@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.hand_clock import HandClock
+from tests.hand_clock import HandClock, settled
 from tests.integration.coordinator.conftest import open_bay
 from trafficlight.coordinator.session import SessionOptions
 from trafficlight.protocol import Registration
@@ -70,6 +70,53 @@ async def bay(tmp_path: Path, clock: HandClock) -> AsyncIterator["EngineHarness"
     options: dict[str, Any] = {"action": 60.0, "case": 300.0, "prepare": 120.0, "teardown": 30.0}
     async with open_bay(tmp_path, clock=clock, queue=300.0, **options) as opened:
         yield opened
+
+
+async def test_of_a_case_while_the_coordinator_stood_still(bay: "EngineHarness", clock: HandClock) -> None:
+    session = await bay.submit(WAITS)
+    await bay.until(Log, message="running")
+    clock.stopped = 25.0
+    await clock.turn(301)
+    (case,) = (await bay.ended(session)).values()
+    expected = "not done within 300 s, the case's deadline; the coordinator stood still for 25 s"
+    assert (case.state, case.message) == (State.ERROR, expected)
+
+
+async def test_quarantined_adapters_are_the_last_resort(bay: "EngineHarness", clock: HandClock) -> None:
+    """Three cases that crashed a client cost all later ones of its type their verdicts."""
+
+    async def plays(adapter: Any, answers: bool) -> None:
+        while (message := await adapter.channel.poll(0)).action != "exit":
+            if message.action != "idle":
+                if answers:
+                    adapter.channel.respond(message.id, {"response": message.action})
+                else:
+                    bay.engine.pool.lose(adapter, "crashed")
+            await settled()
+
+    nio = Registration(type="nio", instance="mine")
+    session = await bay.submit(
+        """
+        class Crashes(Test):
+            clients = {"alice": Nio}
+
+            @matrix(n=range(8))
+            async def run(self, alice, n):
+                await alice.perform("crash" if n < 5 else "dance")
+        """
+    )
+    for number in range(8):
+        adapter = bay.engine.pool.register(f"a{number}", nio)
+        assert adapter.quarantined is (3 <= number < 6), number
+        playing = asyncio.create_task(plays(adapter, answers=number >= 5))
+        await clock.turn(2)
+        if adapter.quarantined:
+            await clock.turn(7)
+            assert not playing.done()
+            await clock.turn(2)
+        await playing
+    cases = await bay.ended(session)
+    assert [case.state for case in cases.values()] == [State.ERROR] * 5 + [State.SUCCESS] * 3
 
 
 async def test_of_a_test_with_its_own(bay: "EngineHarness", clock: HandClock) -> None:

@@ -18,6 +18,7 @@ from trafficlight.errors import DeployError
 from trafficlight.protocol import Registration
 from trafficlight.results.case import Outcome
 from trafficlight.results.events import (
+    ActionSent,
     AdapterLeased,
     AdapterRegistered,
     CaseEnded,
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
     from tests.integration.coordinator.conftest import EngineHarness
 
 MakeBay = Callable[..., Any]
+
+DANCES = """
+class Dances(Test):
+    clients = {"alice": Nio}
+
+    async def run(self, alice):
+        await alice.perform("dance")
+"""
 
 BLOCKED = """
 class Blocked(Test):
@@ -170,6 +179,49 @@ class TestRetries:
         text = "class Skips(Test):\n    async def run(self):\n        self.skip('no')"
         case = (await bay.ended(await bay.submit(text, SessionOptions(deflake=3))))["Skips"]
         assert len(case.attempts) == 1
+
+    @pytest.mark.parametrize(("errors", "states"), [(1, "error error"), (2, "error error failure")])
+    async def test_errors_are_tried_again_and_failures_are_not(
+        self, bay: "EngineHarness", errors: int, states: str
+    ) -> None:
+        text = """
+        class Shaky(Test):
+            async def run(self):
+                assert self.case.attempt != 3
+                if self.case.attempt < 3:
+                    1 / 0
+        """
+        case = (await bay.ended(await bay.submit(text, SessionOptions(retry_errors=errors))))["Shaky"]
+        assert [attempt.state for attempt in case.attempts] == states.split()
+
+    async def test_a_case_that_its_adapter_never_began_goes_to_another(self, bay_with: MakeBay) -> None:
+        """A laptop fell asleep while it waited for its case."""
+        bay = await bay_with(action=0.1)
+        bay.engine.pool.register("asleep", Registration(type="nio"))
+        session = await bay.submit(DANCES)
+        await bay.until(ActionSent)
+        bay.player()
+        case = (await bay.ended(session))["Dances[alice=Nio]"]
+        assert [attempt.state for attempt in case.attempts] == [State.ERROR, State.SUCCESS]
+        assert (case.outcome, case.attempts[0].message) == (
+            Outcome.FLAKY,
+            "alice: did not fetch dance within 0.1 s",
+        )
+
+    @pytest.mark.parametrize("begins", [True, False])
+    async def test_but_only_once_and_only_if_it_did_not_begin_it(
+        self, bay_with: MakeBay, begins: bool
+    ) -> None:
+        bay = await bay_with(action=0.1)
+        for uuid in "abc":
+            bay.engine.pool.register(uuid, Registration(type="nio"))
+        session = await bay.submit(DANCES)
+        if begins:
+            await bay.until(ActionSent)
+            (one,) = (adapter for adapter in bay.engine.pool if adapter.cases)
+            await one.channel.poll(20)
+        (case,) = (await bay.ended(session)).values()
+        assert [attempt.state for attempt in case.attempts] == [State.ERROR] * (1 if begins else 2)
 
 
 async def test_two_failures_can_end_a_session(bay_with: MakeBay) -> None:

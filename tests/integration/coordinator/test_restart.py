@@ -229,6 +229,10 @@ async def test_files_that_were_added_since_are_not_run(opened: Opener, tmp_path:
     killed.restore()
     (tmp_path / "added_test.py").write_text(TEST)
     (tmp_path / "broken_test.py").write_text("1 / 0")
+    path = first.folder.path / "request.json"
+    written = json.loads(path.read_bytes())
+    del written["request"]["deflake"]  # an earlier version that had no such option wrote it
+    path.write_text(json.dumps(written))
 
     async with opened() as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
@@ -284,14 +288,22 @@ async def test_a_retry_that_had_not_begun_comes_after_the_restart(opened: Opener
 async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Path) -> None:
     async with opened() as lab:
         told = EventRecorder(lab.journal)
-        await lab.resume_or_start(SessionRequest(), command="first")
+        ((first,), _) = await lab.resume_or_start(SessionRequest(), command="first")
         await told.until(CaseEnded, case="Plain")
         lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
         await told.until(ActionSent)
         killed = Killed(tmp_path / "results")
     killed.restore()
+    uploads = [
+        folder / ".0123456789abcdef.part"
+        for folder in (first.folder.path, tmp_path / "results" / "adapters" / "a")
+    ]
+    for path in uploads:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     async with opened(rerun_interrupted=False) as lab:
         ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
+        assert not [path for path in uploads if path.exists()], "uploads ended with the coordinator"
         async with asyncio.timeout(60):
             await session.ended.wait()
         waits = next(case for id, case in session.record.cases.items() if "Waits" in id)
@@ -342,6 +354,21 @@ async def test_a_paused_program_stays_paused(opened: Opener, tmp_path: Path) -> 
     (tmp_path / "results" / "lab.paused").write_text("[1")
     async with opened() as lab:
         assert not lab.engine.pool.paused
+
+
+async def test_a_drained_lab_stays_drained(opened: Opener) -> None:
+    phone = Registration.model_validate({"type": "nio"})
+    for why in ("new cables", ""):
+        async with opened() as lab:
+            pool = lab.engine.pool
+            pool.pause(pool.register("one", phone, program="nio"), "new battery")
+            if why:
+                pool.drain(why)
+            else:
+                pool.undrain()
+            await lab.keep_paused()
+        async with opened() as lab:
+            assert (lab.engine.pool.drained, lab.engine.pool.paused) == (why, {"nio": "new battery"})
 
 
 async def test_a_session_that_was_cancelled_does_not_go_on(opened: Opener, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import h2.connection
 import psutil
 import pytest
 from quart import Quart
@@ -179,6 +180,28 @@ async def test_an_idle_connection_is_closed(site: HttpHarness, sent: bytes) -> N
         while await reader.read(1000):
             pass
     writer.close()
+
+
+async def test_streams_that_are_opened_and_reset_are_no_error_of_ours(
+    site: HttpHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stranger wrote a traceback of 30 lines into the log for each connection."""
+    address = urlsplit(site.url)
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    head = [(":method", "GET"), (":path", "/status"), (":scheme", "http"), (":authority", address.netloc)]
+    for stream in range(1, 2003, 2):
+        client.send_headers(stream, head, end_stream=True)
+        client.reset_stream(stream)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(client.data_to_send())
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(60):
+            while await reader.read(10_000):
+                pass
+    writer.close()
+    assert "a connection failed" not in caplog.text
+    assert (await site.get("/healthz")).status == 200
 
 
 async def test_a_websocket_is_refused(site: HttpHarness) -> None:

@@ -166,11 +166,35 @@ async def test_changes_need_the_local_token(guarded: HttpHarness, tmp_path: Path
     assert (await guarded.get("/status")).status == 200
 
 
+CHANGES = ["/api/sessions", "/api/sessions/latest/cancel", "/api/adapters/drain", "/api/adapters/a/pause"]
+
+
+@pytest.mark.parametrize("path", CHANGES)
+async def test_a_cookie_only_reads(opener: Opener, path: str) -> None:
+    """A browser sends it to every port of the host, where another user's program replayed it."""
+    site = await opener(people_token=PEOPLE)
+    await ScriptedAdapter(site, "a").register()
+    await site.start("await alice.perform('one')")
+    login = await site.post("/login", data={"token": PEOPLE}, headers={"Accept": "application/json"})
+    assert (login.status, login.json()["next"]) == (200, "/status")
+    site.client.cookie_jar.clear()
+    cookie = login.headers["Set-Cookie"].partition(";")[0]
+    value = cookie.partition("=")[2]
+    assert (await site.get("/status", headers={"Cookie": cookie})).status == 200
+    reason = {"reason": "x"}
+    for headers in ({"Cookie": cookie}, bearer(value), {"Cookie": cookie, **bearer(value)}):
+        assert (await site.post(path, json=reason, headers=headers)).status == 401, headers
+    allowed = await site.post(path, json=reason, headers=bearer(login.json()["token"]))
+    assert allowed.status != 401
+
+
 async def test_a_person_logs_in_with_the_local_token(guarded: HttpHarness) -> None:
-    assert (await guarded.post("/login", data={"token": "wrong"})).status == 401
-    answer = await guarded.post("/login", data={"token": PEOPLE})
-    cookie = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
-    assert (await guarded.post("/api/adapters/drain", json={"reason": "x"}, headers=cookie)).status == 200
+    script = {"Accept": "application/json"}
+    assert (await guarded.post("/login", data={"token": "wrong"}, headers=script)).status == 401
+    answer = await guarded.post("/login", data={"token": PEOPLE, "next": "//evil.example"}, headers=script)
+    assert answer.json()["next"] == "/status"
+    token = bearer(answer.json()["token"])
+    assert (await guarded.post("/api/adapters/drain", json={"reason": "x"}, headers=token)).status == 200
 
 
 async def test_run_takes_no_sessions(site: HttpHarness) -> None:

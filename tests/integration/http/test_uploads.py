@@ -266,6 +266,21 @@ async def test_one_adapter_cannot_reach_anothers_files(site: HttpHarness) -> Non
     assert {path.parent.parent for path in kept} == {root}
 
 
+async def test_uploads_of_all_adapters_without_a_case_have_one_limit(opener: Opener) -> None:
+    """Each new uuid had another 16 GiB."""
+    site = await opener(upload_case_limit=20_000)
+    statuses = []
+    for number in range(4):
+        adapter = ScriptedAdapter(site)
+        await adapter.register()
+        statuses.append((await adapter.upload(f"{number}.txt", b"x" * 8000)).status)
+    root = site.lab.settings.results_root / "adapters"
+    assert statuses == [200, 200, 413, 413]
+    assert len([*root.glob("*/*")]) == 2
+    shutil.rmtree(root)
+    assert (await adapter.upload("again.txt", b"x")).status == 200
+
+
 async def test_a_client_that_breaks_off_leaves_nothing(site: HttpHarness) -> None:
     case = await begin(site)
     stopped = asyncio.Event()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.config import Settings
 from trafficlight.http import server
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import AdapterRegistered, State
+from trafficlight.results.events import AdapterLost, AdapterRegistered, State
 from trafficlight.results.reports.timeline import steps
 
 ASKS = "await alice.perform('one')"
@@ -97,6 +98,17 @@ async def test_a_retried_answer_is_not_the_answer_to_the_next_action(
     assert second["action"] == "two"
     await adapter.respond({"id": first["id"], "answer": 1})
     await adapter.respond({"id": second["id"], "answer": 2})
+    case = only_case(await ended(session))
+    assert case.state is State.SUCCESS, case.message
+
+
+async def test_a_response_may_have_an_id_of_its_own(site: HttpHarness, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    session = await site.start('assert (await alice.perform("one"))["id"] == "$event"')
+    message = await adapter.action()
+    stale = await site.post(f"{adapter.path}/respond?action=x", json={"id": message["id"]})
+    assert stale.status == 409
+    await site.post(f"{adapter.path}/respond?action={message['id']}", json={"id": "$event"})
     case = only_case(await ended(session))
     assert case.state is State.SUCCESS, case.message
 
@@ -385,6 +397,40 @@ async def test_only_a_program_of_the_lab_registers_as_it(site: HttpHarness) -> N
     assert {pool.get("b").program, pool.get("c").program} == {"p1 at 127.0.0.1"}
     assert pool.program_name("farm", "192.0.2.1") == "farm"
     assert pool.program_name("farm", "192.0.2.2") == "farm at 192.0.2.2"
+    # Nor does a longer name help.
+    assert pool.program_name("farm at 192.0.2.2", "192.0.2.1") == "farm at 192.0.2.2 at 192.0.2.1"
+
+
+async def test_a_programs_secret_keeps_others_from_its_name(site: HttpHarness) -> None:
+    """Three errors under the name quarantined the healthy program; the name is in events and reports."""
+
+    async def register(uuid: str, **more: str) -> str:
+        body = {"type": "nio", "instance": "farm-0", **more}
+        answer = await site.post(f"/client/{uuid}/register", json=body)
+        return site.lab.engine.pool.get(uuid).program if answer.status == 200 else str(answer.status)
+
+    seen: list[AdapterRegistered] = []
+    site.lab.journal.subscribe(seen.append, (AdapterRegistered,))
+    assert await register("a", instance_secret="of the farm") == "farm-0"
+    assert await register("b") == "farm-0 at 127.0.0.1"
+    other = await register("c", instance_secret="guessed")
+    assert re.fullmatch(r"farm-0 \([0-9a-f]{8}\)", other)
+    assert await register("d", instance=other) == f"{other} at 127.0.0.1"
+    assert await register("e", instance_secret="of the farm") == "farm-0"
+    assert await register("a", instance_secret="guessed") == "409"
+    assert "of the farm" not in str(seen)
+    shown = await site.get("/api/adapters")
+    assert "of the farm" not in shown.text()
+
+
+async def test_a_program_may_be_called_like_one_without_a_name(site: HttpHarness) -> None:
+    await site.post("/client/a/register", json={"type": "nio"})
+    await site.post("/client/b/register", json={"type": "nio", "instance": "nio at 127.0.0.1"})
+    pool = site.lab.engine.pool
+    assert (pool.get("a").program, pool.get("b").program) == (
+        "nio at 127.0.0.1",
+        "nio at 127.0.0.1 at 127.0.0.1",
+    )
 
 
 async def test_a_large_answer_that_nothing_waits_for_is_not_read(site: HttpHarness) -> None:
@@ -409,3 +455,15 @@ async def test_a_large_registration_is_cut_in_events(site: HttpHarness) -> None:
     await ScriptedAdapter(site, "a").register({"type": "nio", "more": "x" * 50_000})
     assert len(str(seen[0].registration)) < 5000
     assert len(site.lab.engine.pool.get("a").fields["more"]) == 50_000
+
+
+async def test_a_large_error_outside_of_cases_is_cut(site: HttpHarness) -> None:
+    """Ten thousand adapters that have ended are remembered, each with its reason."""
+    seen: list[AdapterLost] = []
+    site.lab.journal.subscribe(seen.append, (AdapterLost,))
+    adapter = ScriptedAdapter(site, "a")
+    await adapter.register()
+    await adapter.error({"error": {"details": "x" * 900_000}})
+    ended = site.lab.engine.pool.get("a")
+    for text in (seen[0].reason, ended.reason, str(ended.channel.failure)):
+        assert 4000 <= len(text) < 5000

@@ -10,7 +10,7 @@ import trafficlight
 from tests.unit.clients.conftest import Operations
 from trafficlight import clients
 from trafficlight.clients.action import actions_of
-from trafficlight.errors import AdapterError
+from trafficlight.errors import ActionError, AdapterError
 from trafficlight.protocol import JsonObject
 
 _DOCS = Path(__file__).parents[3] / "docs"
@@ -54,6 +54,31 @@ async def test_the_manual_shows_how_to_write_one(example: dict[str, Any]) -> Non
     link.degrees = "warm"
     with pytest.raises(AdapterError, match="the response does not fit"):
         await kitchen.read()
+
+
+class Room(Operations):
+    """An open room, into which `ping` comes once more with each look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+
+    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+        self.looks += 1
+        shown = [{"user": "@a:b", "message": "ping", "event_id": f"${n}"} for n in range(self.looks)]
+        return {"response": action, "timeline": [*shown, {"user": "@a:b", "message": "pong"}]}
+
+
+async def test_how_often_a_message_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test could not tell a second `ping` from the first."""
+    monkeypatch.setattr("trafficlight.clients.matrix._BETWEEN_LOOKS", 0)
+    bob = clients.MatrixClient("bob", {"type": "nio"}, Room())
+    assert [entry["event_id"] for entry in await bob.find_messages("ping", 3)] == ["$0", "$1", "$2"]
+    with pytest.raises(ActionError, match="bob: get_timeline: the timeline shows 'ping' 4 times, not 0"):
+        await bob.find_messages("ping", 0, timeout=60)
+    with pytest.raises(ActionError, match="shows 'pong' 1 time, not 2"):
+        await bob.find_messages("pong", 2, timeout=0)
+    assert await bob.find_messages("pang", 0) == []
 
 
 def test_action_is_where_one_looks_for_it() -> None:

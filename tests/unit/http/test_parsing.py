@@ -1,11 +1,13 @@
 """What a body may hold, and that large ones are not walked through for nothing."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
 from trafficlight.http import requests
-from trafficlight.http.requests import parse_object, parsed_object
+from trafficlight.http.requests import parse_object, read_object
 from trafficlight.http.responses import ApiError
 
 
@@ -34,4 +36,63 @@ def test_nesting_is_limited(opening: str) -> None:
 async def test_a_large_body_is_parsed_without_a_look_at_each_item(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(requests, "_sanitized")
     body = {"numbers": list(range(100_000)), "text": "x" * 1_000_000}
-    assert await parsed_object(json.dumps(body).encode()) == body
+    assert await read_object(sent(json.dumps(body).encode())) == body
+
+
+async def sent(raw: bytes, last: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    """Send a body, but its last byte only when `last` is set."""
+    yield raw[:-1]
+    if last is not None:
+        await last.wait()
+    yield raw[-1:]
+
+
+def body_of(size: int) -> bytes:
+    return b'{"x":"%s"}' % (b"x" * size)
+
+
+async def turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_large_body_waits_for_its_turn_and_a_small_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hundred large ones that lacked a byte took gigabytes."""
+    monkeypatch.setattr(requests, "_LARGE_AT_ONCE", asyncio.Semaphore(1))
+    large, last = body_of(requests.LARGE), asyncio.Event()
+    first = asyncio.create_task(read_object(sent(large, last)))
+    await turns()
+    second = asyncio.create_task(read_object(sent(large)))
+    await turns()
+    assert not second.done()
+    assert len((await read_object(sent(body_of(100_000))))["x"]) == 100_000
+    last.set()
+    assert await first == await second
+    monkeypatch.setattr(requests, "_TURN", 0)
+    last.clear()
+    first = asyncio.create_task(read_object(sent(large, last)))
+    await turns()
+    with pytest.raises(ApiError) as refused:
+        await read_object(sent(large))
+    assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "5")
+    last.set()
+    await first
+    assert requests._Share.together == 0
+
+
+async def test_all_small_bodies_have_a_limit_together_but_tiny_ones_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(requests, "_TOGETHER", 200_000)
+    last = asyncio.Event()
+    first = asyncio.create_task(read_object(sent(body_of(150_000), last)))
+    await turns()
+    with pytest.raises(ApiError, match="take all the memory"):
+        await read_object(sent(body_of(60_000)))
+    assert await read_object(sent(body_of(1000)))
+    last.set()
+    await first
+    assert await read_object(sent(body_of(60_000)))
+    assert requests._Share.together == 0

@@ -1,4 +1,4 @@
-"""When to warn, and what a cookie tells."""
+"""When to warn, and what a login proves."""
 
 import time
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trafficlight.config import Settings
-from trafficlight.http.security import constant_time_equal, cookie_of, is_cookie_of, warning_for
+from trafficlight.http.security import constant_time_equal, is_login, login_of, warning_for
 
 BOTH = {"adapter_token": "a", "people_token": "b"}
 
@@ -34,22 +34,24 @@ def test_others_do_without_tokens(host: str, tokens: dict[str, Any], missing: li
     assert "\n" not in (warning or "")
 
 
-def test_the_cookie_does_not_tell_the_token() -> None:
-    assert "secret" not in cookie_of("secret", 1e9)
-    assert cookie_of("secret", 1e9) == cookie_of("secret", 1e9) != cookie_of("other", 1e9)
+def test_a_login_does_not_tell_the_token() -> None:
+    assert "secret" not in login_of("secret", 1e9, "read")
+    assert login_of("secret", 1e9, "read") == login_of("secret", 1e9, "read")
+    assert login_of("secret", 1e9, "read") != login_of("other", 1e9, "read")
 
 
-def test_a_cookie_expires_and_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_login_expires_and_is_of_one_process_and_for_one_use(monkeypatch: pytest.MonkeyPatch) -> None:
     later = time.time() + 60
-    cookie = cookie_of("secret", later)
-    assert is_cookie_of(cookie, "secret")
-    assert not is_cookie_of(cookie, "other")
-    assert not is_cookie_of(cookie_of("secret", time.time() - 1), "secret")
-    _, _, proof = cookie.partition(".")
+    login = login_of("secret", later, "read")
+    assert is_login(login, "secret", "read")
+    assert not is_login(login, "secret", "change")
+    assert not is_login(login, "other", "read")
+    assert not is_login(login_of("secret", time.time() - 1, "read"), "secret", "read")
+    _, _, proof = login.partition(".")
     for forged in (f"{later + 60:.0f}.{proof}", proof, "", "x.y", "9" * 5000 + f".{proof}"):
-        assert not is_cookie_of(forged, "secret")
+        assert not is_login(forged, "secret", "read")
     monkeypatch.setattr("trafficlight.http.security._KEY", b"of another process")
-    assert not is_cookie_of(cookie, "secret")
+    assert not is_login(login, "secret", "read")
 
 
 @pytest.mark.parametrize("given", ["", "x", "é", "\ud800", "secret "])

@@ -40,7 +40,10 @@ def test_every_file_is_rebuilt_as_it_was(finished: Path) -> None:
     before = {name: (finished / name).read_bytes() for name in names}
     for name in names:
         (finished / name).unlink()
+    late = finished / ".0123456789abcdef.part"
+    late.touch()
     assert "1 success · 1 failure" in _run(str(finished))
+    assert late.exists(), "it may be under way"
     assert {name: (finished / name).read_bytes() for name in names} == before
 
 
@@ -69,7 +72,7 @@ def test_requests_of_clients(finished: Path) -> None:
     options = ("--format", "requests", "--role", "alice")
     shown = _run(str(finished), *options, "--between", "1:3").splitlines()
     assert shown[0].endswith("[alice=B,server=SynapseStable], attempt 1")
-    assert shown[1].split() == ["2.000", "alice", "GET", "/sync", "200", "0.001", "s", "5", "bytes"]
+    assert shown[1].split() == ["2.000", "alice", "200", "0.001", "s", "5", "bytes", "GET", "/sync"]
     with pytest.raises(UsageError, match="there are no such requests"):
         CliRunner().invoke(command, [str(finished), *options, "--between", "3:"], catch_exceptions=False)
 
@@ -78,8 +81,12 @@ def test_a_killed_session_is_reported_as_far_as_it_got(finished: Path) -> None:
     events = finished / "events.jsonl"
     lines = events.read_bytes().splitlines(keepends=True)
     events.write_bytes(b"".join(lines[:-4]) + b'{"torn')
+    uploads = [finished / name for name in (".0123456789abcdef.part", ".mine.part")]
+    for path in uploads:
+        path.touch()
     assert "not run" in _run(str(finished)) or "running" in _run(str(finished))
     assert json.loads((finished / "report.json").read_text())["ended"] is None
+    assert [path.exists() for path in uploads] == [False, True], "an upload ended with its coordinator"
 
 
 def test_without_a_folder_the_latest_is_meant(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

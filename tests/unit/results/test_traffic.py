@@ -47,7 +47,7 @@ def test_requests_of_all_clients_are_in_order(attempt: Path) -> None:
         ("bob", 14.0, "/late", 404),
     ]
     assert render_exchanges(rows)[2].split() == [
-        *("12.200", "alice", "PUT", "/send/m/1", "-", "0.250", "s", "0", "bytes", "hold:", "dropped")
+        *("12.200", "alice", "-", "0.250", "s", "0", "bytes", "PUT", "/send/m/1", "(hold:", "dropped)")
     ]
 
 

@@ -44,17 +44,19 @@ class Reply:
     :param body: the JSON value, or None where it was none.
     :param at: monotonic seconds.
     :param status: how it was answered.
+    :param action: the id in the query, if the body has an `id` of its own.
     """
 
     kind: Literal["respond", "error"]
     body: Any
     at: float
     status: int
+    action: str | None = None
 
     @property
     def id(self) -> str | None:
         """The id of the action that it answers."""
-        return self.body.get("id") if isinstance(self.body, dict) else None
+        return self.action or (self.body.get("id") if isinstance(self.body, dict) else None)
 
     @property
     def failed(self) -> bool:
@@ -243,14 +245,16 @@ class ScriptedCoordinator:
         if adapter is None:
             return _refused(404, "unknown adapter")
         poll = Poll(time.monotonic(), request.query.get("wait"))
-        adapter.polls.append(poll)
+        busy = "busy" in request.query  # it performs an action, and asks for what ends that
+        if not busy:
+            adapter.polls.append(poll)
         await self.notify()
         hold = self.hold
         if poll.wait is not None:
             with suppress(ValueError):
                 hold = min(hold, float(poll.wait))
         before = adapter.message if adapter.delivered else None
-        if before is not None:
+        if before is not None and not busy:
             hold = min(hold, 1.0)  # a repeat: a program that does not know the action must not spin
         try:
             await self.until(lambda: adapter.message is not None and adapter.message is not before, hold)
@@ -259,6 +263,8 @@ class ScriptedCoordinator:
             raise
         finally:
             poll.ended = time.monotonic()
+        if busy and adapter.message in (None, before):
+            return web.json_response({"action": IDLE, "data": {"delay": self.delay}})
         poll.answer = adapter.message or ActionMessage(action=IDLE, data={"delay": self.delay})
         adapter.delivered = adapter.message is not None
         await self.notify()
@@ -276,7 +282,7 @@ class ScriptedCoordinator:
             return _refused(404, "unknown adapter")
         answer = self._refusal(kind) or web.json_response({})
         body = await _json(request)
-        reply = Reply(kind, body, time.monotonic(), answer.status)
+        reply = Reply(kind, body, time.monotonic(), answer.status, request.query.get("action"))
         outstanding = adapter.message if adapter.delivered else None
         if outstanding is not None and outstanding.action != EXIT and reply.id in (None, outstanding.id):
             adapter.message, adapter.delivered = None, False

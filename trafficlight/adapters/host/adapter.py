@@ -51,6 +51,7 @@ class DriverAdapter(Adapter):
     """
 
     type = "driver"
+    killable = True
 
     def __init__(self, drivers: "Drivers") -> None:
         self._drivers = drivers
@@ -84,7 +85,11 @@ class DriverAdapter(Adapter):
         """Return what the driver says it is, with the actions on its process."""
         hello = self._running.hello
         actions = None if hello.actions is None else list(dict.fromkeys([*hello.actions, *_ON_PROCESS]))
-        update: JsonObject = {"actions": actions, "instance": self._drivers.instance}
+        update: JsonObject = {
+            "actions": actions,
+            "instance": self._drivers.instance,
+            "instance_secret": self._drivers.secret,
+        }
         if self._drivers.labels:
             update["labels"] = [*hello.labels, *self._drivers.labels]
         return hello.model_copy(update=update)
@@ -122,7 +127,13 @@ class DriverAdapter(Adapter):
 
     async def _ask(self, driver: Driver, name: str, data: JsonObject) -> JsonObject:
         deadline = self.context.action_deadline
-        said = await driver.ask(name, data, _LONGEST_ACTION if deadline is None else _SHARE * deadline)
+        ran = driver.runs
+        try:
+            said = await driver.ask(name, data, _LONGEST_ACTION if deadline is None else _SHARE * deadline)
+        except DriverError:
+            if not (ran and driver.killed):
+                raise
+            return {"response": "error", "details": "the client was killed meanwhile"}
         if said.get("error") is not None:
             error = _reported(said["error"])
             if error.kind != "action":
@@ -159,9 +170,10 @@ class DriverAdapter(Adapter):
 
     async def _upload(self, driver: Driver) -> None:
         """Upload the log, and then all evidence, small files first; they are deleted."""
-        if await asyncio.to_thread(_size, driver.log):
-            await self._upload_file(driver.log, driver.log.name)
-            await asyncio.to_thread(os.truncate, driver.log, 0)
+        log = driver.log
+        if await asyncio.to_thread(log.size):
+            await self._upload_file(await asyncio.to_thread(log.path), log.name)
+            await asyncio.to_thread(log.clear)
         for path in await asyncio.to_thread(_files, driver.evidence):
             await self._upload_file(path, path.relative_to(driver.evidence).as_posix())
             await asyncio.to_thread(path.unlink, missing_ok=True)
@@ -192,12 +204,14 @@ class Drivers:
     :param labels: words to register with, besides the driver's own.
     :param ahead: whether to start any ahead.
     :ivar instance: names this host in registrations, also after a restart; once it is entered.
+    :ivar secret: proves that it is this host; None if there is none.
     """
 
     def __init__(self, command: DriverCommand, *, labels: Sequence[str] = (), ahead: bool = True) -> None:
         self._in_use = 0
         self.labels = labels
         self.instance = os.environ.get("TRAFFICLIGHT_INSTANCE", "")
+        self.secret = os.environ.get("TRAFFICLIGHT_INSTANCE_SECRET")
         self._lock: int | None = None
         self._command = command
         self._ahead = ahead
@@ -205,7 +219,9 @@ class Drivers:
 
     async def __aenter__(self) -> Self:
         if not self.instance:
-            self.instance, self._lock = await asyncio.to_thread(_own_name, self._command, self.labels)
+            self.instance, self.secret, self._lock = await asyncio.to_thread(
+                _own_name, self._command, self.labels
+            )
         return self
 
     async def __aexit__(
@@ -295,8 +311,10 @@ async def serve_driver(
         await serve(lambda: DriverAdapter(drivers), url, count=count, token=token, once=once, options=options)
 
 
-def _own_name(command: DriverCommand, labels: Sequence[str]) -> tuple[str, int | None]:
-    """Return the name of a host and the file that is locked while it has it; a restart finds the same.
+def _own_name(command: DriverCommand, labels: Sequence[str]) -> tuple[str, str, int | None]:
+    """Return the name of a host, its secret, and the file that is locked while it has them.
+
+    A restart finds the same.
 
     Each of several hosts with the same driver and labels has another name.
     """
@@ -308,13 +326,15 @@ def _own_name(command: DriverCommand, labels: Sequence[str]) -> tuple[str, int |
             path = folder / f"{hashlib.sha256(kind.encode()).hexdigest()[:16]}-{number}"
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if try_lock(lock):
-                if not (name := os.read(lock, 100).decode("ascii", "ignore")):
-                    os.write(lock, (name := secrets.token_hex(8)).encode())
-                return name, lock
+                name, _, secret = os.read(lock, 200).decode("ascii", "ignore").partition(" ")
+                if not secret:  # an older version has left none
+                    name, secret = name or secrets.token_hex(8), secrets.token_urlsafe(24)
+                    os.pwrite(lock, f"{name} {secret}".encode(), 0)
+                return name, secret, lock
             os.close(lock)
     except OSError as error:  # no folder that can be written
         logger.debug("this host has another name after a restart: %s", error)
-    return secrets.token_hex(8), None
+    return secrets.token_hex(8), secrets.token_urlsafe(24), None
 
 
 def _reported(error: Any) -> ReportedError:
@@ -335,10 +355,6 @@ def _files(folder: Path) -> list[Path]:
             if path.is_file() and not path.is_symlink():
                 found.append((path.stat().st_size, path))
     return [path for _, path in sorted(found)]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() and not path.is_symlink() else 0
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trafficlight.adapters.host.log import DriverLog
 from trafficlight.adapters.sdk.driver import empty_folder
 from trafficlight.errors import LabError
 from trafficlight.processes import (
@@ -24,7 +25,7 @@ from trafficlight.processes import (
     with_parent_death_signal,
 )
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject, Registration
-from trafficlight.text import first_problem, read_tail
+from trafficlight.text import first_problem
 
 # Bytes of a line; the coordinator accepts 16 MiB.
 _LONGEST_LINE = 32 << 20
@@ -32,10 +33,12 @@ _LONGEST_LINE = 32 << 20
 _NOTED, _SHOWN = 2000, 200
 # Seconds that a process has after the end of its input, and then after SIGTERM.
 _INPUT_GRACE, _TERM_GRACE = 2.0, 0.5
-# Seconds after a process exited until its output has been read, though a child of it may still hold the pipe.
+# Seconds without output after a process exited, until all of it is read; a child may still hold the pipes.
 _LAST_OUTPUT = 0.5
-# Bytes of a log, and those of its beginning and end that are kept of a longer one; seconds between two looks.
-_LONGEST_LOG, _LOG_BEGINNING, _LOG_END, _LOG_PAUSE = 64 << 20, 16 << 20, 1 << 20, 0.25
+# How many times as long it may take at most.
+_MOST_WAITS = 20
+# Bytes of the log that are read at once.
+_CHUNK = 256 << 10
 # Bytes that are free on a disk that is not full.
 _FREE = 1 << 20
 # Bytes and lines of the log that an error shows.
@@ -43,7 +46,9 @@ _TAIL, _TAIL_LINES = 2000, 10
 # Names a folder that no other driver has.
 _STORAGE = "TRAFFICLIGHT_STORAGE"
 # For the host only. Not TRAFFICLIGHT_INSTANCE, by which the lab finds what a killed host leaves.
-_NOT_INHERITED = frozenset({*TOKEN_VARIABLES, LAB_ONLY, "TRAFFICLIGHT_URL", "trafficlightURL"})
+_NOT_INHERITED = frozenset(
+    {*TOKEN_VARIABLES, LAB_ONLY, "TRAFFICLIGHT_INSTANCE_SECRET", "TRAFFICLIGHT_URL", "trafficlightURL"}
+)
 
 
 class DriverError(LabError):
@@ -101,9 +106,11 @@ class Driver:
         self._command = command
         self._start_limit = start_limit
         self._folder: Path | None = None
+        self._log: DriverLog | None = None
         self._process: _Process | None = None
         self._following: asyncio.Task[None] | None = None
         self._number = 0
+        self._heard = 0  # pieces of its output
         self._answer: asyncio.Future[JsonObject] | None = None
         self._greeting: asyncio.Future[Registration] | None = None
         self._suspended = False
@@ -117,9 +124,10 @@ class Driver:
         return self._folder
 
     @property
-    def log(self) -> Path:
-        """The file with its standard error, and what it printed besides messages."""
-        return self.folder / "driver.log"
+    def log(self) -> DriverLog:
+        """Its standard error, and what it printed besides messages."""
+        assert self._log is not None, "it was not started"
+        return self._log
 
     @property
     def evidence(self) -> Path:
@@ -137,22 +145,19 @@ class Driver:
         environment |= self._command.environment
         environment[_STORAGE] = str(self.folder / "storage")
         environment["TRAFFICLIGHT_EVIDENCE"] = str(self.evidence)
-        log = await asyncio.to_thread(self.log.open, "ab")
         try:
             _, process = await asyncio.get_running_loop().subprocess_exec(
                 _Process,
                 *with_parent_death_signal(self._command.arguments),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=log,
+                stderr=asyncio.subprocess.PIPE,
                 env=environment,
                 cwd=self._command.directory,
                 start_new_session=True,
             )
         except OSError as error:
             raise DriverError(f"cannot start {self._command.arguments[0]}: {error}") from None
-        finally:
-            log.close()  # nothing was written: it does not block
         # No await until here: a cancellation would lose the process.
         self._suspended = self._ending = False
         self._process = process
@@ -231,6 +236,11 @@ class Driver:
         """Whether its process runs: it was not killed, is not suspended and has not exited."""
         return self._process is not None and not self._suspended and not self.lost.done()
 
+    @property
+    def killed(self) -> bool:
+        """Whether its process was ended on request."""
+        return self._ending
+
     async def clear_storage(self) -> None:
         """Kill the process, delete its storage, and start it again.
 
@@ -271,6 +281,7 @@ class Driver:
         await self.kill()
         folder, self._folder = self._folder, None
         if folder is not None:
+            await asyncio.to_thread(self.log.close)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def _running(self) -> _Process:
@@ -282,23 +293,24 @@ class Driver:
 
     async def _follow(self, process: _Process) -> None:
         """Read what a process prints until it exits, and fail what waits for it."""
-        reading = asyncio.create_task(self._read(process))
-        limiting = asyncio.create_task(self._limit_log(process))
+        reading = [asyncio.create_task(self._read(process)), asyncio.create_task(self._read_log(process))]
         try:
             await process.exited.wait()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_OUTPUT):
-                    await asyncio.shield(reading)
+            await asyncio.wait(reading, timeout=_LAST_OUTPUT)
         finally:
             process.signal(signal.SIGKILL)  # its children
             await self._signal_started(signal.SIGKILL)
-            reading.cancel()
-            limiting.cancel()
-            await asyncio.gather(reading, limiting, return_exceptions=True)
+            for _ in range(_MOST_WAITS):
+                heard = self._heard
+                _, unread = await asyncio.wait(reading, timeout=_LAST_OUTPUT)
+                if not unread or heard == self._heard:
+                    break
+            for task in reading:
+                task.cancel()
+            await asyncio.gather(*reading, return_exceptions=True)
             process.transport.close()
         how = describe_exit(process.transport.get_returncode() or 0)
         error = DriverError(f"the driver exited ({how}){await self._tail()}")
-        await asyncio.to_thread(_shorten, self.log)  # afterwards, as it may be what fills the disk
         for waiting in (self._greeting, self._answer):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(error)
@@ -322,8 +334,15 @@ class Driver:
                 continue
             if not line:
                 return
+            self._heard += 1
             if not self._take(line):
                 await self._note(line)
+
+    async def _read_log(self, process: _Process) -> None:
+        assert process.stderr is not None
+        while chunk := await process.stderr.read(_CHUNK):
+            self._heard += 1
+            await asyncio.to_thread(self.log.write, chunk)
 
     def _take(self, line: bytes) -> bool:
         """Take a line; return whether it is a message that was waited for."""
@@ -350,55 +369,27 @@ class Driver:
         return False
 
     async def _make_folder(self) -> None:
-        self._folder = await asyncio.to_thread(_new_folder)
+        self._folder, self._log = await asyncio.to_thread(_new_folder)
 
     async def _note(self, line: bytes) -> None:
         """Append what it printed to its log."""
         more = b" ..." if len(line) > _NOTED else b""
-        with suppress(OSError):  # a full disk must not end the reading of answers
-            await asyncio.to_thread(_append, self.log, line[:_NOTED].rstrip(b"\n") + more + b"\n")
-
-    async def _limit_log(self, process: _Process) -> None:
-        """Keep the log short, so that it leaves room on the disk for what other drivers store."""
-        while True:
-            try:
-                async with asyncio.timeout(_LOG_PAUSE):
-                    await process.exited.wait()
-                    return
-            except TimeoutError:
-                await asyncio.to_thread(_shorten, self.log)
+        await asyncio.to_thread(self.log.write, line[:_NOTED].rstrip(b"\n") + more + b"\n")
 
     async def _tail(self) -> str:
         """Return the end of an error's message: whether the disk is full, and the last lines of its log."""
         is_full = await asyncio.to_thread(_is_full, self.folder)
         full = f"; no space is left in {self.folder.parent}" if is_full else ""
-        text = await asyncio.to_thread(read_tail, self.log, _TAIL)
+        text = await asyncio.to_thread(self.log.tail, _TAIL)
         lines = [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
         return full + (":\n" + "\n".join(lines) if lines else "")
 
 
-def _new_folder() -> Path:
+def _new_folder() -> tuple[Path, DriverLog]:
     folder = Path(mkdtemp(prefix="trafficlight-driver-")).resolve()
     for name in ("storage", "evidence"):
         (folder / name).mkdir()
-    return folder
-
-
-def _append(path: Path, line: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(line)
-
-
-def _shorten(log: Path) -> None:
-    """Leave out the middle of a log that is too long. The driver appends to it meanwhile."""
-    with suppress(OSError):
-        if log.is_symlink() or not log.is_file() or log.stat().st_size <= _LONGEST_LOG:
-            return
-        with log.open("rb+") as file:
-            file.seek(-_LOG_END, os.SEEK_END)
-            end = file.read(_LOG_END)
-            file.truncate(_LOG_BEGINNING)
-        _append(log, b"\n[... the log is too long: its middle is left out ...]\n" + end)
+    return folder, DriverLog(folder / "driver.log")
 
 
 def _is_full(folder: Path) -> bool:

@@ -201,6 +201,9 @@ class Adapter:
     reusable: ClassVar[bool] = False
     """Whether its action `reset` restores its initial state, so that it need not register again."""
 
+    killable: ClassVar[bool] = False
+    """Whether it performs `kill` also while it performs another action, which then ends."""
+
     actions: ClassVar[Mapping[str, Declared]] = {}
     """What it can perform, by name on the wire; filled from the declared methods."""
 
@@ -236,6 +239,7 @@ class Adapter:
             reusable=self.reusable or None,
             # The process's supervisor sets it, to know which adapters exit with the process.
             instance=os.environ.get("TRAFFICLIGHT_INSTANCE"),
+            instance_secret=os.environ.get("TRAFFICLIGHT_INSTANCE_SECRET"),
         )
 
     async def perform(self, name: str, data: JsonObject) -> JsonObject:

@@ -44,9 +44,10 @@ async def drive(factory: Callable[[], Adapter]) -> None:
     """Perform the actions that a host asks for, until standard input ends.
 
     What is printed goes to the log. The process can play one case after another, each with a fresh adapter.
-    :meth:`Adapter.watch` is not called: a driver whose client is lost exits, and the host reports that.
 
     :param factory: makes an adapter; usually the class itself.
+    :raises Exception: what :meth:`Adapter.watch` raised between two actions: the client is lost. The program
+        should end with it, which the host reports.
     """
     output = os.dup(1)
     os.dup2(2, 1)
@@ -55,31 +56,50 @@ async def drive(factory: Callable[[], Adapter]) -> None:
     def say(line: dict[str, Any]) -> None:
         os.write(output, json.dumps(line).encode() + b"\n")
 
-    async def opened() -> Adapter:
+    async def opened() -> tuple[Adapter, asyncio.Task[None]]:
         adapter = factory()
         adapter.context = host
         await adapter.open()
-        return adapter
+        return adapter, asyncio.create_task(adapter.watch(), name="watch over the client")
 
-    adapter = await opened()
+    adapter, watching = await opened()
     say({**adapter.registration().model_dump(exclude_none=True), "reusable": True})
     lines = asyncio.StreamReader(_LONGEST_LINE)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    async for line in lines:
+    while line := await _next_line(lines, watching):
         message = json.loads(line)
         answer: dict[str, Any] = {"id": message["id"]}
         host.action_deadline = message.get("deadline")
         try:
             if message["action"] == RESET:
-                await adapter.close()
+                await _close(adapter, watching)
                 await asyncio.to_thread(empty_folder, host.storage)
-                adapter = await opened()
+                adapter, watching = await opened()
                 answer["response"] = RESET
             else:
                 answer["response"] = await adapter.perform(message["action"], message["data"])
         except Exception as error:  # noqa: BLE001 - it is reported
             answer["error"] = body_of(error).model_dump()
         say(answer)
+    await _close(adapter, watching)
+    if watching.done() and not watching.cancelled() and (lost := watching.exception()) is not None:
+        raise lost
+
+
+async def _next_line(lines: asyncio.StreamReader, watching: "asyncio.Task[None]") -> bytes:
+    """Return the next line; nothing at the end, or once the client is lost."""
+    reading = asyncio.ensure_future(lines.readline())
+    if not watching.done():
+        await asyncio.wait([reading, watching], return_when=asyncio.FIRST_COMPLETED)
+    if watching.done() and watching.exception() is not None:
+        reading.cancel()
+        return b""
+    return await reading
+
+
+async def _close(adapter: Adapter, watching: "asyncio.Task[None]") -> None:
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
     await adapter.close()
 
 

@@ -9,7 +9,7 @@ export const app = {
     registration: { type: "element-call" },
     html:
         '<!doctype html><meta charset="utf-8"><title>Call</title><style>html, body { height: 100%; margin: 0 } ' +
-        "iframe { width: 100%; height: 100%; border: 0 }</style>" +
+        "iframe { display: block; width: 100%; height: 100%; border: 0 }</style>" +
         `<body data-livekit="${livekit}"><script type="module" src="page.js"></script>`,
     folders: ["build", "node_modules/@element-hq", "node_modules/@element-hq/element-call-embedded/dist"],
     ready: "body.ready",

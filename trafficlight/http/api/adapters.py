@@ -69,8 +69,12 @@ async def resume(adapter: str) -> Response:
     {200: ResponseSpec("Nothing starts.", AdapterList), **_AFTER_FORM}, (400, 401, 403, 413, 415), body=Reason
 )
 async def drain() -> Response:
-    """Give no adapter a new case, including those that register later; running cases continue."""
+    """Give no adapter a new case, including those that register later; running cases continue.
+
+    The lab stays drained after a restart of the coordinator.
+    """
     current_lab().engine.pool.drain(await _reason())
+    await current_lab().keep_paused()
     return _answer(None)
 
 
@@ -79,6 +83,7 @@ async def drain() -> Response:
 async def undrain() -> Response:
     """Let adapters have cases again; those that are paused themselves stay so."""
     current_lab().engine.pool.undrain()
+    await current_lab().keep_paused()
     return _answer(None)
 
 

@@ -125,3 +125,10 @@ class Reason(BaseModel):
     """The reason for a pause."""
 
     reason: str = Field(min_length=1, max_length=500, description="Shown to people.")
+
+
+class Login(BaseModel):
+    """A login of a page, valid for 24 hours and until the coordinator exits."""
+
+    token: str = Field(description="For changes, as bearer token.")
+    next: str = Field(description="The path of the page that required the login.")

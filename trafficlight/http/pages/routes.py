@@ -10,6 +10,7 @@ from urllib.parse import quote
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
+from trafficlight.http.api.bodies import Login
 from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files
 from trafficlight.http.pages.views import (
@@ -25,6 +26,7 @@ from trafficlight.http.requests import (
     asked_period,
     current_lab,
     form_fields,
+    json_response,
     open_session,
     running,
     session_folder,
@@ -35,7 +37,7 @@ from trafficlight.http.security import (
     LOGIN_TIME,
     constant_time_equal,
     cookie_name,
-    cookie_of,
+    login_of,
     people_token,
     require_people,
 )
@@ -308,7 +310,10 @@ _FORM_LIMIT = 16 << 10  # bytes of the form
 @entrance.post("/login")
 @OperationSpec(
     "Pages",
-    {303: ResponseSpec("The cookie is set; redirects to `next`.", media_type="text/html")},
+    {
+        200: ResponseSpec("The cookie is set; for a script that accepts JSON only.", Login),
+        303: ResponseSpec("The cookie is set; redirects to `next`.", media_type="text/html"),
+    },
     (400, 401, 413),
     form={
         "type": "object",
@@ -318,16 +323,23 @@ _FORM_LIMIT = 16 << 10  # bytes of the form
     form_type="application/x-www-form-urlencoded",
 )
 async def login() -> Response:
-    """Exchange the people's token for a cookie, and redirect to the page that required it."""
+    """Exchange the people's token for a cookie, which only reads, and a token for changes.
+
+    Redirects to the page that required it. Only a script of this origin gets the token for changes.
+    """
     form, expected = await form_fields(_FORM_LIMIT), people_token()
-    response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": _within(form.get("next", ""))})
+    target = _within(form.get("next", ""))
+    response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": target})
     if expected is None:
         return response
     if not constant_time_equal(form.get("token", ""), expected):
         raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is wrong")
+    expiry = time.time() + LOGIN_TIME
+    if request.accept_mimetypes.best == "application/json":
+        response = json_response(Login(token=login_of(expected, expiry, "change"), next=target))
     response.set_cookie(
         cookie_name(),
-        cookie_of(expected, time.time() + LOGIN_TIME),
+        login_of(expected, expiry, "read"),
         max_age=LOGIN_TIME,
         httponly=True,
         samesite="Lax",

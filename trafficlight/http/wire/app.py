@@ -31,7 +31,7 @@ from trafficlight.http.requests import (
     check_json_type,
     check_size,
     hold_time,
-    parsed_object,
+    read_object,
     validated,
 )
 from trafficlight.http.responses import ApiError, refusal_body
@@ -101,6 +101,11 @@ class WireRequest:
         value = self.headers.get(name.lower().encode())
         return value.decode("latin-1") if value is not None else None
 
+    def query(self, name: str) -> str | None:
+        """Return the first value of a query parameter, or None."""
+        query = parse_qs(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        return query[name][0] if name in query else None
+
     @property
     def address(self) -> str:
         """The address that it comes from."""
@@ -122,10 +127,11 @@ class WireRequest:
     async def json_object(self, limit: int) -> JsonObject:
         """Return the body, which must be a JSON object.
 
-        :raises ApiError: the body is too large (413), of another type (415), or not a JSON object (400).
+        :raises ApiError: the body is too large (413), of another type (415), or not a JSON object (400), or
+            there are too many (503).
         """
         check_json_type((self.header("Content-Type") or "").partition(";")[0].strip().lower())
-        return await parsed_object(b"".join([chunk async for chunk in self.chunks(limit)]))
+        return await read_object(self.chunks(limit))
 
     def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """Iterate over the body.
@@ -149,7 +155,7 @@ View: TypeAlias = Callable[[WireRequest], Awaitable[Mapping[str, Any]]]
 @OperationSpec(
     _GROUP,
     {200: ResponseSpec("It is registered.", Registered)},
-    (400, 401, 408, 409, 413, 415),
+    (400, 401, 408, 409, 413, 415, 503),
     body=Registration,
     guard="registration",
 )
@@ -177,10 +183,12 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
     if request.program and not registration.instance:
         registration = registration.model_copy(update={"instance": own or request.program})
     words = [registration.type, *registration.labels, "at", request.address]
-    named = request.program or registration.instance
-    program = own or (
-        pool.program_name(named, request.address) if named else single_line(" ".join(words), _PROGRAM)
-    )
+    if own is not None:
+        program = own
+    elif named := request.program or registration.instance:
+        program = pool.program_name(named, request.address, registration.instance_secret or "")
+    else:
+        program = pool.program_name(single_line(" ".join(words), _PROGRAM), f"{request.address}, unnamed")
     token = secrets.token_urlsafe(24) if lab.settings.adapter_token is not None else None
     adapter = pool.register(uuid, registration, token=token, program=program, address=request.address)
     answer = {
@@ -202,6 +210,11 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
             "Seconds that the poll may be held; at most, and by default, the coordinator's hold time.",
             {"type": "number", "minimum": 0},
         ),
+        Query(
+            "busy",
+            "`1` while the adapter performs an action: the answer is `kill`, `idle` or `exit`.",
+            {"type": "string", "enum": ["1"]},
+        ),
     ),
     guard="adapter",
 )
@@ -216,9 +229,9 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
         adapter = request.adapter()
     except UnknownAdapterError as unknown:
         return {"action": EXIT, "data": {"reason": str(unknown)}}
-    query = parse_qs(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    wait = hold_time(query.get("wait", [None])[0], request.lab.settings.poll_hold)
-    message = await adapter.channel.poll(wait, request.disconnected)
+    wait = hold_time(request.query("wait"), request.lab.settings.poll_hold)
+    busy = request.query("busy") == "1"
+    message = await adapter.channel.poll(wait, request.disconnected, busy=busy)
     request.lab.engine.pool.seen(adapter)
     body = {"action": message.action, "data": message.data}
     return body if message.id is None else {**body, "id": message.id}
@@ -227,7 +240,14 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
 @OperationSpec(
     _GROUP,
     {200: ResponseSpec("How it was received.", Responded)},
-    (400, 401, 404, 408, 409, 413, 415),
+    (400, 401, 404, 408, 409, 413, 415, 503),
+    query=(
+        Query(
+            "action",
+            "The action's `id`, instead of in the body; an `id` there is part of the response then.",
+            {"type": "string"},
+        ),
+    ),
     body=Respond,
     guard="adapter",
 )
@@ -247,12 +267,14 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
                 raise
             message = "no action is waiting for an answer: poll for what is"
             raise ApiError(HTTPStatus.CONFLICT, "stale_action", message) from None
-    answer = validated(Respond, body)
-    response = {key: value for key, value in body.items() if key != "id"}
-    receipt = adapter.channel.respond(answer.id, response)
+    action, response = request.query("action"), body
+    if action is None:
+        action = validated(Respond, body).id
+        response = {key: value for key, value in body.items() if key != "id"}
+    receipt = adapter.channel.respond(action, response)
     if receipt is Receipt.STALE:
         message = (
-            f"the action {single_line(answer.id or '', 100)} is not waiting for an answer: poll for what is"
+            f"the action {single_line(action or '', 100)} is not waiting for an answer: poll for what is"
         )
         raise ApiError(HTTPStatus.CONFLICT, "stale_action", message)
     if receipt is Receipt.UNSOLICITED:
@@ -267,7 +289,7 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
 @OperationSpec(
     _GROUP,
     {200: ResponseSpec("It is noted.", Empty)},
-    (400, 401, 404, 408, 413, 415),
+    (400, 401, 404, 408, 413, 415, 503),
     body=ErrorReport,
     guard="adapter",
 )
@@ -304,7 +326,7 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     lease, role, limits = adapter.lease, adapter.role, lab.settings
 
     def room() -> int:
-        taken = lease.uploaded_bytes if lease is not None else adapter.uploaded_bytes
+        taken = lease.uploaded_bytes if lease is not None else lab.engine.pool.unclaimed_bytes
         return max(0, limits.upload_case_limit - taken)
 
     least = max(1, limits.upload_case_limit // _FILES)
@@ -313,6 +335,10 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
         if lease is not None and role is not None:
             folder = await asyncio.to_thread(lease.folder.client, role)
         else:
+            lab.engine.pool.unclaimed_bytes = await asyncio.to_thread(lab.unclaimed_size, least)
+            if room() < least:
+                message = "there is no room for more uploads that belong to no case: delete results/adapters"
+                raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
             folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
         files = await receive_files(
             request.chunks, content_type, folder, file_limit=limits.upload_file_limit, room=room, least=least
@@ -326,7 +352,7 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
             lease.uploaded_bytes += size
             lease.uploaded(role, request.uuid, file, folder)
         else:
-            adapter.uploaded_bytes += size
+            lab.engine.pool.unclaimed_bytes += size
             _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
 

@@ -21,7 +21,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from trafficlight.errors import LabError
 from trafficlight.http.responses import ApiError
 from trafficlight.results.events import Upload
-from trafficlight.results.folder import file_name, reserve
+from trafficlight.results.folder import PARTIAL, file_name, reserve
 
 # Bytes of a form field that is not a file.
 _FIELD_LIMIT = 1 << 20
@@ -50,7 +50,7 @@ class _Part:
         self._limit = limit
         self._size = 0
         self._hash = hashlib.sha256()
-        self._temporary = folder / f".{secrets.token_hex(8)}.part"
+        self._temporary = folder / f".{secrets.token_hex(8)}{PARTIAL}"
         self._file: BinaryIO = self._temporary.open("xb")
 
     def write(self, data: bytes) -> None:

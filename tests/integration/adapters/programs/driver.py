@@ -79,9 +79,12 @@ def perform(id: int, action: str, data: dict[str, str]) -> object:
         place = {"EVIDENCE": EVIDENCE, "STORAGE": STORAGE}[data["folder"]]
         shutil.rmtree(place)
         place.symlink_to(data["target"])
-    if action == "lose_log":
-        (STORAGE.parent / "driver.log").unlink()
-        (STORAGE.parent / "driver.log").mkdir()
+    if action == "replace_log":
+        log = STORAGE.parent / "driver.log"
+        log.unlink()
+        {"mkfifo": os.mkfifo, "mkdir": os.mkdir, "symlink": lambda path: path.symlink_to(data["target"])}[
+            data["kind"]
+        ](log)
     if action == "hang":
         time.sleep(600)
     return None

@@ -1,0 +1,30 @@
+// Sends the forms that change something, with the token for changes that a login has brought. Browsers keep local
+// storage for one port; cookies they send to all ports of a host, so that those of the lab only read.
+"use strict";
+(() => {
+  const key = document.currentScript.src;
+
+  async function send(form) {
+    const token = localStorage.getItem(key);
+    const answer = await fetch(form.action, {
+      method: "POST",
+      headers: { Accept: "application/json", ...(token && { Authorization: `Bearer ${token}` }) },
+      body: new URLSearchParams(new FormData(form)),
+    });
+    if (!answer.ok) throw new Error(String(answer.status));
+    if (!form.elements.token) {
+      location.reload();
+      return;
+    }
+    const login = await answer.json();
+    localStorage.setItem(key, login.token);
+    location.assign(login.next);
+  }
+
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    event.preventDefault();
+    // The browser shows the page that says what is wrong, or asks for a login.
+    send(event.target).catch(() => event.target.submit());
+  });
+})();
