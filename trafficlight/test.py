@@ -238,23 +238,30 @@ class Test:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @overload
-    async def eventually(self, condition: Callable[[], Awaitable[T]], timeout: float = 10.0) -> T: ...
+    async def eventually(
+        self, condition: Callable[[], Awaitable[T]], timeout: float = 10.0, *, message: str = ""
+    ) -> T: ...
 
     @overload
-    async def eventually(self, condition: Callable[[], T], timeout: float = 10.0) -> T: ...
+    async def eventually(
+        self, condition: Callable[[], T], timeout: float = 10.0, *, message: str = ""
+    ) -> T: ...
 
-    async def eventually(self, condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    async def eventually(
+        self, condition: Callable[[], Any], timeout: float = 10.0, *, message: str = ""
+    ) -> Any:
         """Wait until a condition holds, and return what it returned.
 
         A condition that raises does not hold yet; only an error of the lab is raised at once.
 
         :param condition: a function, plain or async, whose result is true once it holds.
         :param timeout: seconds; at most until the case's deadline.
+        :param message: what the error says did not happen, such as `alice saw no reply`.
         :raises AssertionError: it did not hold in time; the message has its last result or error.
         :raises TypeError: the condition is no function, or returned one: a call is missing.
         """
         limit = timeout if self._run is None else min(timeout, self._run.deadline.remaining)
-        return await _eventually(condition, limit)
+        return await _eventually(condition, limit, message)
 
     def skip(self, reason: str) -> NoReturn:
         """End the test as skipped. `except Exception` does not catch it.
@@ -277,11 +284,12 @@ _FIRST_PAUSE = 0.01
 _LONGEST_PAUSE = 0.25
 
 
-async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
+async def _eventually(condition: Callable[[], Any], timeout: float, message: str) -> Any:
     """Wait until a condition holds, and return what it returned; it is tried at least once.
 
     :param condition: a function, plain or async, whose result is true once it holds.
     :param timeout: seconds.
+    :param message: what did not happen; by default, that the condition did not hold.
     :raises AssertionError: it did not hold in time; says what it returned or raised last.
     :raises LabError: the condition raised it; waiting longer would not help.
     :raises UnsupportedError: likewise.
@@ -315,4 +323,5 @@ async def _eventually(condition: Callable[[], Any], timeout: float) -> Any:
     except TimeoutError:
         if not scope.expired():
             raise
-        raise AssertionError(f"{shown} did not hold within {timeout:g} s; at the last try {last}") from raised
+        said = f"{message or f'{shown} did not hold'} within {timeout:g} s"
+        raise AssertionError(f"{said}; at the last try {last}") from raised

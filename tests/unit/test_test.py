@@ -1,5 +1,6 @@
 """What a test author writes with."""
 
+import ast
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import trafficlight.tests
 from trafficlight.client_types import Nio
 from trafficlight.errors import AdapterError, LabError, Skipped
 from trafficlight.server_types import Dendrite, SynapseStable
@@ -129,6 +131,23 @@ async def test_eventually_says_what_it_saw_last() -> None:
         AssertionError, match=r"timeline did not hold within 0\.05 s; at the last try it returned \[\]"
     ):
         await Test().eventually(timeline, 0.05)
+
+
+async def test_eventually_says_what_did_not_happen() -> None:
+    said = r"^the room key was not rotated within 0\.05 s; at the last try it returned None$"
+    with pytest.raises(AssertionError, match=said):
+        await Test().eventually(lambda: None, 0.05, message="the room key was not rotated")
+
+
+def test_every_wait_of_a_built_in_suite_says_what_did_not_happen() -> None:
+    waits = [
+        (f"{path.name}:{call.lineno}", [one.arg for one in call.keywords])
+        for path in Path(trafficlight.tests.__path__[0]).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "self.eventually"
+    ]
+    assert len(waits) > 20
+    assert not [place for place, arguments in waits if "message" not in arguments]
 
 
 async def test_eventually_says_what_was_raised_last() -> None:

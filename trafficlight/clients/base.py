@@ -94,7 +94,10 @@ class Client:
 
     @action()
     async def kill(self) -> None:
-        """Kill the client's process, with no chance to clean up. Returns only when it has exited."""
+        """Kill the client's process, with no chance to clean up. Returns only when it has exited.
+
+        Does not wait for the action before it, which fails.
+        """
 
     @action()
     async def restart(self) -> None:

@@ -1,4 +1,4 @@
-"""The mailbox of one adapter: at most one outstanding action, delivered until it is answered.
+"""The mailbox of one adapter: at most one outstanding action, delivered until it is answered, and `kill`.
 
 The lab calls :meth:`Channel.perform`; the adapter polls, responds and reports errors. Independent of HTTP.
 """
@@ -18,6 +18,8 @@ from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObje
 
 # What adapters of the original send as a path that they do not know.
 _NO_PATHS = frozenset({"unknown", "tbd"})
+# What need not wait for the action before it: that one ends by it.
+_URGENT = frozenset({"kill"})
 # Completed actions that messages quote.
 _REMEMBERED = 3
 # Ids of answered actions, to recognise repeated responses.
@@ -81,12 +83,14 @@ class Channel:
     on_delivered: Callable[[ActionMessage], None] | None = None
     on_rivals: Callable[[], None] | None = None
     _outstanding: Outstanding | None = None
+    _urgent: Outstanding | None = None
     _superseded: "deque[float]" = field(default_factory=lambda: deque(maxlen=_TWO_POLLERS))
     failure: AdapterFailure | None = field(default=None, init=False)
     exit_reason: str | None = field(default=None, init=False)
     _polls: int = 0
     _held: "asyncio.Future[None] | None" = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _urgent_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _answered: "deque[str]" = field(default_factory=lambda: deque(maxlen=_ANSWERED))
     _completed: "deque[str]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -101,7 +105,7 @@ class Channel:
         id: str | None = None,
         on_end: Callable[[ActionResult, float], None] = lambda outcome, seconds: None,
     ) -> JsonObject:
-        """Send an action and return its response, verbatim. Concurrent calls wait for their turn.
+        """Send an action and return its response, verbatim. Concurrent calls wait, except of `kill`.
 
         :param timeout: seconds from the call's turn to the response.
         :param id: the action's id; random by default.
@@ -112,7 +116,8 @@ class Channel:
         :raises AdapterError: the adapter failed, or has ended.
         :raises DeadlineError: no response in time; the message says what the adapter did last.
         """
-        async with self._turn:
+        urgent = action in _URGENT
+        async with self._urgent_turn if urgent else self._turn:
             message = ActionMessage(action=action, data=data, id=id or secrets.token_hex(8))
             answer: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
             outstanding = Outstanding(message, answer, self.clock.monotonic(), on_end)
@@ -122,7 +127,10 @@ class Channel:
                 self._settle(
                     outstanding, AdapterError(f"was asked to exit before ({self.exit_reason})", action=action)
                 )
-            self._outstanding = outstanding
+            if urgent:
+                self._urgent = outstanding
+            else:
+                self._outstanding = outstanding
             self._wake()
             # Not `asyncio.timeout`, which drops a response that comes in the same turn of the loop.
             outstanding.timer = self.clock.call_later(timeout, self._late, outstanding, timeout)
@@ -140,7 +148,10 @@ class Channel:
             finally:
                 if outstanding.timer is not None:
                     outstanding.timer.cancel()
-                self._outstanding = None
+                if urgent:
+                    self._urgent = None
+                else:
+                    self._outstanding = None
                 seconds = self.clock.monotonic() - outstanding.asked
                 self._completed.append(f"{action} ({ending} after {seconds:.1f} s)")
 
@@ -148,8 +159,8 @@ class Channel:
         """Answer every poll with `exit` from now on. Idempotent: the first reason is kept."""
         if self.exit_reason is None:
             self.exit_reason = reason
-        if self._outstanding is not None:
-            self._settle(self._outstanding, AdapterError(f"was asked to exit ({self.exit_reason})"))
+        for outstanding in self._all:
+            self._settle(outstanding, AdapterError(f"was asked to exit ({self.exit_reason})"))
         self._wake()
 
     def fail(self, error: AdapterFailure) -> bool:
@@ -159,12 +170,17 @@ class Channel:
         """
         if self.failure is None:
             self.failure = error
-        return self._outstanding is not None and self._settle(self._outstanding, error)
+        settled = [self._settle(outstanding, error) for outstanding in self._all]
+        return any(settled)
 
     # Called by the adapter
 
     async def poll(
-        self, wait: float, abandoned: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self,
+        wait: float,
+        abandoned: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        *,
+        busy: bool = False,
     ) -> ActionMessage:
         """Return the next thing to do: held until there is something, or for `wait` seconds.
 
@@ -172,6 +188,7 @@ class Channel:
 
         :param abandoned: called when the poll is held; its coroutine ends when the adapter has closed the
             connection. The poll returns `idle` then, and no action is lost.
+        :param busy: whether the adapter performs an action and asks for what ends it only.
         """
         deadline = self.clock.monotonic() + wait * (1 - random.random() * _JITTER)  # noqa: S311
         self._polls += 1
@@ -186,9 +203,12 @@ class Channel:
                 if self.exit_reason is not None:
                     return ActionMessage(action=EXIT, data={"reason": self.exit_reason})
                 if mine != self._polls:
-                    self._note_superseded()
+                    if not busy:
+                        self._note_superseded()
                     return _idle(_SUPERSEDED_DELAY)
-                outstanding, now = self._unanswered(), self.clock.monotonic()
+                outstanding, now = _open(self._urgent), self.clock.monotonic()
+                if outstanding is None and not busy:
+                    outstanding = self._unanswered()
                 if outstanding is None:
                     until, repeat_at = deadline, None
                 elif outstanding.delivered is None:
@@ -216,6 +236,9 @@ class Channel:
         if id is not None and id in self._answered:
             return Receipt.REPEATED
         outstanding = self._unanswered()
+        urgent = _open(self._urgent)
+        if urgent is not None and urgent.delivered is not None and id in (None, urgent.message.id):
+            outstanding = urgent
         if outstanding is None or (id is None and outstanding.delivered is None):
             return Receipt.UNSOLICITED if id is None else Receipt.STALE
         if id is not None and id != outstanding.message.id:
@@ -280,9 +303,12 @@ class Channel:
             parts.append("before that: " + ", ".join(self._completed))
         return "; ".join(parts) or "no action was sent to it"
 
+    @property
+    def _all(self) -> list[Outstanding]:
+        return [one for one in (self._urgent, self._outstanding) if one is not None]
+
     def _unanswered(self) -> Outstanding | None:
-        found = self._outstanding
-        return found if found is not None and not found.answer.done() else None
+        return _open(self._outstanding)
 
     def _deliver(self, outstanding: Outstanding) -> ActionMessage:
         first = outstanding.delivered is None
@@ -356,6 +382,10 @@ class Channel:
             what += f"; its answer was refused: {outstanding.refused}"
         before = ", ".join(self._completed)
         return f"{what} (before that: {before})" if before else what
+
+
+def _open(found: Outstanding | None) -> Outstanding | None:
+    return found if found is not None and not found.answer.done() else None
 
 
 def _idle(delay: int) -> ActionMessage:

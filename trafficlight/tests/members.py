@@ -16,4 +16,6 @@ class MembersTest(Test):
             members = (await client.get_room())["members"]
             return user_id in members and members[user_id]["membership"] == membership
 
-        await self.eventually(seen, timeout=20)
+        await self.eventually(
+            seen, timeout=20, message=f"{client.name} did not see the membership {membership} of {user_id}"
+        )

@@ -22,7 +22,7 @@ from trafficlight.adapters.host.driver import Driver, DriverError
 from trafficlight.adapters.host.log import DriverLog
 from trafficlight.adapters.sdk import Options
 from trafficlight.adapters.sdk.coordinator import Backoff
-from trafficlight.protocol import TOKEN_VARIABLES
+from trafficlight.protocol import TOKEN_VARIABLES, ActionMessage
 
 PROGRAM = Path(__file__).parent / "programs" / "driver.py"
 # Seconds; a busy machine starts a process slowly.
@@ -251,6 +251,20 @@ async def test_the_process_is_killed_restarted_and_suspended() -> None:
         assert (await do(adapter, "count"))["count"] == 1
         assert "killed" in (await do(adapter, "kill") and await error_of(adapter, "count"))["details"]
         await coordinator.registered(2, timeout=PATIENCE)
+
+
+async def test_the_process_is_killed_during_an_action() -> None:
+    async with hosted() as coordinator:
+        adapter = await coordinator.registered(timeout=PATIENCE)
+        await adapter.say(ActionMessage(action="hang", id="1"))
+        await coordinator.until(lambda: adapter.delivered, PATIENCE)
+        await adapter.say(ActionMessage(action="kill", id="2"))
+        await coordinator.until(lambda: len(adapter.replies) == 2, PATIENCE)
+        replies = {reply.id: reply.body for reply in adapter.replies}
+        assert replies["1"] == {"response": "error", "details": "the client was killed meanwhile", "id": "1"}
+        assert replies["2"] == {"response": "kill", "id": "2"}
+        await do(adapter, "restart")
+        assert (await do(adapter, "count"))["count"] == 1
 
 
 @pytest.mark.parametrize(("declared", "again"), [("declares", True), ("reloads", False), ("", False)])

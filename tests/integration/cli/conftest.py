@@ -82,7 +82,8 @@ async def run(tmp_path: Path) -> AsyncIterator[Runner]:
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[HttpHarness]:
-    async with open_site(tmp_path) as opened:
+    # Its adapters poll only when a test tells them to, and a command is slow on a busy machine.
+    async with open_site(tmp_path, alive_deadline=600.0) as opened:
         yield opened
 
 

@@ -456,3 +456,47 @@ class TestAnswersThatDoNotArrive:
     def test_a_path_that_is_none_is_left_out(self, side: Side, path: str) -> None:
         assert str(side.channel.report(ErrorBody(path=path, details="no tile"))) == "no tile"
         assert str(side.channel.report(ErrorBody(path="a.ts:3", details="no tile"))) == "no tile [a.ts:3]"
+
+
+class TestKill:
+    async def test_it_need_not_wait_for_the_action_before_it(self, side: Side) -> None:
+        first = asyncio.create_task(side.channel.poll(LONG))
+        login = await side.ask("login")
+        outstanding = await first
+        busy = asyncio.create_task(side.channel.poll(LONG, busy=True))
+        await asyncio.sleep(0)
+        kill = await side.ask("kill")
+        message = await busy
+        assert message.action == "kill"
+        assert side.channel.respond(message.id, {"response": "kill"}) is Receipt.ACCEPTED
+        assert await kill == {"response": "kill"}
+        assert not login.done()
+        assert side.channel.respond(outstanding.id, {"response": "error", "details": "killed"}) is (
+            Receipt.ACCEPTED
+        )
+        with pytest.raises(ActionError, match="killed"):
+            await login
+
+    @pytest.mark.parametrize("ids", [True, False])
+    async def test_an_adapter_that_does_not_ask_meanwhile_gets_it_next(self, side: Side, ids: bool) -> None:
+        login = await side.ask("login")
+        kill, later = await side.ask("kill"), await side.ask("send_message")
+        for action, task in (("kill", kill), ("login", login), ("send_message", later)):
+            message = await side.channel.poll(LONG)
+            assert message.action == action
+            side.channel.respond(message.id if ids else None, {"response": action})
+            assert await task == {"response": action}
+
+    async def test_a_busy_adapter_gets_no_other_action(self, side: Side) -> None:
+        await side.ask("login")
+        busy = asyncio.create_task(side.channel.poll(SHORT, busy=True))
+        await asyncio.sleep(0)
+        await side.clock.turn(LONG)
+        assert (await busy).action == "idle"
+
+    async def test_it_ends_with_the_adapter(self, side: Side) -> None:
+        login, kill = await side.ask("login"), await side.ask("kill")
+        side.channel.close("the case ended")
+        for task in (login, kill):
+            with pytest.raises(AdapterError, match="was asked to exit"):
+                await task

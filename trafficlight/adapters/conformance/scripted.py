@@ -245,14 +245,16 @@ class ScriptedCoordinator:
         if adapter is None:
             return _refused(404, "unknown adapter")
         poll = Poll(time.monotonic(), request.query.get("wait"))
-        adapter.polls.append(poll)
+        busy = "busy" in request.query  # it performs an action, and asks for what ends that
+        if not busy:
+            adapter.polls.append(poll)
         await self.notify()
         hold = self.hold
         if poll.wait is not None:
             with suppress(ValueError):
                 hold = min(hold, float(poll.wait))
         before = adapter.message if adapter.delivered else None
-        if before is not None:
+        if before is not None and not busy:
             hold = min(hold, 1.0)  # a repeat: a program that does not know the action must not spin
         try:
             await self.until(lambda: adapter.message is not None and adapter.message is not before, hold)
@@ -261,6 +263,8 @@ class ScriptedCoordinator:
             raise
         finally:
             poll.ended = time.monotonic()
+        if busy and adapter.message in (None, before):
+            return web.json_response({"action": IDLE, "data": {"delay": self.delay}})
         poll.answer = adapter.message or ActionMessage(action=IDLE, data={"delay": self.delay})
         adapter.delivered = adapter.message is not None
         await self.notify()

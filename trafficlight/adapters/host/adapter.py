@@ -51,6 +51,7 @@ class DriverAdapter(Adapter):
     """
 
     type = "driver"
+    killable = True
 
     def __init__(self, drivers: "Drivers") -> None:
         self._drivers = drivers
@@ -126,7 +127,13 @@ class DriverAdapter(Adapter):
 
     async def _ask(self, driver: Driver, name: str, data: JsonObject) -> JsonObject:
         deadline = self.context.action_deadline
-        said = await driver.ask(name, data, _LONGEST_ACTION if deadline is None else _SHARE * deadline)
+        ran = driver.runs
+        try:
+            said = await driver.ask(name, data, _LONGEST_ACTION if deadline is None else _SHARE * deadline)
+        except DriverError:
+            if not (ran and driver.killed):
+                raise
+            return {"response": "error", "details": "the client was killed meanwhile"}
         if said.get("error") is not None:
             error = _reported(said["error"])
             if error.kind != "action":

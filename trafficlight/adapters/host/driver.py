@@ -236,6 +236,11 @@ class Driver:
         """Whether its process runs: it was not killed, is not suspended and has not exited."""
         return self._process is not None and not self._suspended and not self.lost.done()
 
+    @property
+    def killed(self) -> bool:
+        """Whether its process was ended on request."""
+        return self._ending
+
     async def clear_storage(self) -> None:
         """Kill the process, delete its storage, and start it again.
 

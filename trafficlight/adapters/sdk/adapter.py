@@ -201,6 +201,9 @@ class Adapter:
     reusable: ClassVar[bool] = False
     """Whether its action `reset` restores its initial state, so that it need not register again."""
 
+    killable: ClassVar[bool] = False
+    """Whether it performs `kill` also while it performs another action, which then ends."""
+
     actions: ClassVar[Mapping[str, Declared]] = {}
     """What it can perform, by name on the wire; filled from the declared methods."""
 

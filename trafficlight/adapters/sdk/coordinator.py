@@ -142,16 +142,21 @@ class Coordinator:
         self._token = answered.token or self._token
         self._deadlines = answered.deadlines
 
-    async def poll(self) -> ActionMessage:
+    async def poll(self, *, busy: bool = False) -> ActionMessage:
         """Ask what to do, and return when there is something or the poll was held long enough.
 
+        :param busy: whether an action is performed, so that only what ends it is of interest.
         :raises RegistrationLostError: the coordinator does not know this uuid, or answers what is no action.
         """
-        query = "" if self._wait is None else f"?wait={self._wait:g}"
+        options = [] if self._wait is None else [f"wait={self._wait:g}"]
+        options += ["busy=1"] if busy else []
         # The margin is for a coordinator that holds longer than asked; without a wait, any usual hold fits.
         timeout = 90.0 if self._wait is None else self._wait + self._options.request_timeout
         answer = await self._request(
-            "GET", f"poll{query}", timeout=timeout, again=lambda status: status == 409
+            "GET",
+            "?".join(["poll", "&".join(options)]).rstrip("?"),
+            timeout=timeout,
+            again=lambda status: status == 409,
         )
         if answer.status != 200:
             raise RegistrationLostError(f"poll answered {answer.status} {answer.reason}")

@@ -30,6 +30,8 @@ _LONGEST_IDLE = 60.0
 _SHORTEST_ROUND = 1.0
 _LAST_WORDS = 2.0
 _LONGEST_CLOSE = 10.0
+# Seconds that an action takes before it is asked whether it is to be ended.
+_WHILE = 0.5
 
 
 class _Registration:
@@ -81,8 +83,35 @@ class _Registration:
                 # A coordinator that neither holds polls nor names a delay must not be flooded.
                 least = asked + _SHORTEST_ROUND - time.monotonic()
                 await asyncio.sleep(max(_idle_seconds(message), least))
-            elif not await self._perform(message):
+            elif not await self._perform_killable(message):
                 return
+
+    async def _perform_killable(self, message: ActionMessage) -> bool:
+        """Perform an action and, if it takes a while and the test kills the client meanwhile, that too."""
+        performing = asyncio.ensure_future(self._perform(message))
+        try:
+            if self._adapter.killable:
+                await asyncio.wait([performing], timeout=_WHILE)
+            while self._adapter.killable and not performing.done():
+                polling = asyncio.ensure_future(self._coordinator.poll(busy=True))
+                try:
+                    await asyncio.wait([performing, polling], return_when=asyncio.FIRST_COMPLETED)
+                    if not polling.done():
+                        break
+                    urgent = await polling
+                finally:
+                    polling.cancel()
+                    await asyncio.gather(polling, return_exceptions=True)
+                if urgent.action == EXIT or urgent.id == message.id:  # the same: an older coordinator
+                    break
+                if urgent.action == IDLE:
+                    await asyncio.wait([performing], timeout=max(_idle_seconds(urgent), _SHORTEST_ROUND))
+                else:
+                    await self._perform(urgent)
+            return await performing
+        finally:
+            performing.cancel()
+            await asyncio.gather(performing, return_exceptions=True)
 
     async def _perform(self, message: ActionMessage) -> bool:
         """Perform one action and respond; return whether the registration goes on."""

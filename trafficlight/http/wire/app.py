@@ -210,6 +210,11 @@ async def register(request: WireRequest) -> Mapping[str, Any]:
             "Seconds that the poll may be held; at most, and by default, the coordinator's hold time.",
             {"type": "number", "minimum": 0},
         ),
+        Query(
+            "busy",
+            "`1` while the adapter performs an action: the answer is `kill`, `idle` or `exit`.",
+            {"type": "string", "enum": ["1"]},
+        ),
     ),
     guard="adapter",
 )
@@ -225,7 +230,8 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
     except UnknownAdapterError as unknown:
         return {"action": EXIT, "data": {"reason": str(unknown)}}
     wait = hold_time(request.query("wait"), request.lab.settings.poll_hold)
-    message = await adapter.channel.poll(wait, request.disconnected)
+    busy = request.query("busy") == "1"
+    message = await adapter.channel.poll(wait, request.disconnected, busy=busy)
     request.lab.engine.pool.seen(adapter)
     body = {"action": message.action, "data": message.data}
     return body if message.id is None else {**body, "id": message.id}

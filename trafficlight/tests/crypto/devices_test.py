@@ -29,7 +29,7 @@ class OwnDeviceByEmoji(Test):
             devices = await alice.get_devices()
             return len(devices) == 2 and all(device.get("verified") for device in devices)
 
-        await self.eventually(verified)
+        await self.eventually(verified, message="alice's client did not show both of her devices as verified")
 
 
 class VerifiedUsers(TwoUsers):

@@ -101,7 +101,9 @@ class EncryptedRoom(MembersTest):
         async def out() -> bool:
             return self.room not in (await request(api, "GET", "/joined_rooms"))["joined_rooms"]
 
-        await self.eventually(out, timeout=FEDERATED)
+        await self.eventually(
+            out, timeout=FEDERATED, message=f"{client.name}'s homeserver did not see them leave"
+        )
         await self.enter(api)
         await client.open_room(ROOM)
 
@@ -138,7 +140,9 @@ class EncryptedRoom(MembersTest):
             await reader.load_earlier()
             return None
 
-        found: TimelineEvent | None = await self.eventually(shown, timeout=FEDERATED)
+        found: TimelineEvent | None = await self.eventually(
+            shown, timeout=FEDERATED, message=f"{reader.name} did not show {event_id}"
+        )
         assert found is not None
         return found
 
@@ -157,7 +161,9 @@ class EncryptedRoom(MembersTest):
             entry = await self.entry(reader, event_id)
             return event_id if entry["message"] == f"Message {self.said}" else None
 
-        event_id = await self.eventually(read, timeout=FEDERATED)
+        event_id = await self.eventually(
+            read, timeout=FEDERATED, message=f"{reader.name} could not read what {writer.name} sent"
+        )
         assert event_id is not None
         return event_id
 
@@ -168,7 +174,9 @@ class EncryptedRoom(MembersTest):
             event_id = await self.say(writer)
             return event_id if await self.key(event_id) != before else None
 
-        event_id = await self.eventually(rotated, timeout=FEDERATED)
+        event_id = await self.eventually(
+            rotated, timeout=FEDERATED, message=f"{writer.name} did not rotate the room key"
+        )
         assert event_id is not None
         return event_id
 
@@ -212,7 +220,9 @@ class EncryptedRoom(MembersTest):
             event_id = await self.say(writer)
             return event_id if await self.phone_reads(phone, event_id) else None
 
-        event_id = await self.eventually(read, timeout=FEDERATED)
+        event_id = await self.eventually(
+            read, timeout=FEDERATED, message=f"the new device could not read what {writer.name} sent"
+        )
         assert event_id is not None
         return event_id
 

@@ -29,7 +29,7 @@ class KeysOfBob(TwoUsers):
             claimed = await claim(carol, of_bob)
             return None if claimed is None or claimed[1].get("fallback") else claimed[0]
 
-        key = await self.eventually(uploaded, timeout=FEDERATED)
+        key = await self.eventually(uploaded, timeout=FEDERATED, message="bob uploaded no one-time keys")
         assert key is not None
         return key
 

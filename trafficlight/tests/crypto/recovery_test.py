@@ -73,4 +73,4 @@ class DehydratedDevice(TwoUsers):
         async def read() -> bool:
             return (await self.entry(alice, away))["message"] != ""
 
-        await self.eventually(read)
+        await self.eventually(read, message="alice could not read what was sent while she was away")

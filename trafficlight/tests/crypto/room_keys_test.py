@@ -84,7 +84,7 @@ class DisplayNameChanged(TwoUsers):
         async def renamed() -> bool:
             return (await alice.get_room())["members"][bob.user_id].get("display_name") == "Robert"
 
-        await self.eventually(renamed)
+        await self.eventually(renamed, message="alice did not see bob's new name")
         after = await self.say(alice, "Hello Robert", bob)
         assert await self.key(after) == await self.key(before), "the room key was rotated"
 

@@ -76,7 +76,7 @@ class RedactedMessage(TwoInARoom):
             async def redacted(client: MatrixClient = client) -> bool:
                 return (await self.shown(client, sent))["redacted"]
 
-            await self.eventually(redacted)
+            await self.eventually(redacted, message=f"{client.name} did not show the message as redacted")
             assert (await self.shown(client, sent))["message"] == ""
 
 
@@ -98,7 +98,7 @@ class Reactions(TwoInARoom):
                 found = (await self.shown(client, invitation))["reactions"]
                 return found == {"🥳": [bob.user_id], "🍝": [alice.user_id]}
 
-            await self.eventually(reactions)
+            await self.eventually(reactions, message=f"{client.name} did not show both reactions")
 
 
 class Reply(TwoInARoom):
@@ -142,7 +142,7 @@ class ReadReceipt(TwoInARoom):
         async def read() -> bool:
             return bob.user_id in (await self.shown(alice, message))["read_by"]
 
-        await self.eventually(read)
+        await self.eventually(read, message="alice did not see bob's read receipt")
 
 
 class Typing(TwoInARoom):
@@ -158,9 +158,9 @@ class Typing(TwoInARoom):
             return await alice.get_typing() == []
 
         await bob.set_typing(True)
-        assert await self.eventually(typing) == [bob.user_id]
+        assert await self.eventually(typing, message="alice did not see bob typing") == [bob.user_id]
         await bob.set_typing(False)
-        await self.eventually(stopped)
+        await self.eventually(stopped, message="alice did not see that bob stopped typing")
 
 
 class EncryptedFile(TwoInARoom):

@@ -57,7 +57,7 @@ class EmojiDoNotMatch(TwoInAChat):
         async def cancelled() -> bool:
             return (await bob.get_verification())["phase"] == "cancelled"
 
-        await self.eventually(cancelled)
+        await self.eventually(cancelled, message="bob's client did not cancel the verification")
         assert (await bob.get_verification()).get("cancel_code") == "m.mismatched_sas"
         assert await alice.get_trust(bob.user_id) == "unverified"
         assert await bob.get_trust(alice.user_id) == "unverified"
@@ -76,7 +76,7 @@ class CancelledVerification(TwoInAChat):
         async def cancelled() -> bool:
             return (await alice.get_verification())["phase"] == "cancelled"
 
-        await self.eventually(cancelled)
+        await self.eventually(cancelled, message="alice's client did not cancel the verification")
         assert await alice.get_trust(bob.user_id) == "unverified"
 
 
@@ -93,7 +93,7 @@ class VerifiedByQrCode(TwoInAChat):
         async def verified() -> bool:
             return await alice.get_trust(bob.user_id) == "verified"
 
-        await self.eventually(verified)
+        await self.eventually(verified, message="alice's client did not show bob as verified")
         assert await bob.get_trust(alice.user_id) == "verified"
 
 
@@ -132,4 +132,4 @@ class NewIdentity(TwoInAChat):
         async def changed() -> bool:
             return await alice.get_trust(bob.user_id) == "changed"
 
-        await self.eventually(changed)
+        await self.eventually(changed, message="alice's client did not show bob's identity as changed")

@@ -48,7 +48,7 @@ class TwoInACall(Test):
                 assert shown == pictures, f"{client.name} sees {shown}, not {pictures}"
                 return len(tiles) == len(pictures)
 
-            await self.eventually(seen, timeout=MEDIA)
+            await self.eventually(seen, timeout=MEDIA, message=f"{client.name} did not see the call as it is")
 
     async def tile(self, client: ElementCallClient, caption: str) -> VideoTile:
         """Return what a client shows of a participant."""
@@ -121,7 +121,7 @@ class Muted(TwoInACall):
         async def muted() -> bool | None:
             return (await self.tile(alice, "bob")).muted
 
-        await self.eventually(muted, timeout=MEDIA)
+        await self.eventually(muted, timeout=MEDIA, message="alice did not see that bob is muted")
         await self.see(alice, bob, alice=RED, bob=BLUE)
         shown = await bob.get_call_data()
         assert (shown.muted, shown.video_muted) == (True, False)
@@ -134,7 +134,7 @@ class Muted(TwoInACall):
             except AssertionError:  # an avatar
                 return True
 
-        await self.eventually(without_picture, timeout=MEDIA)
+        await self.eventually(without_picture, timeout=MEDIA, message="alice still saw bob's picture")
 
         await bob.set_mute(audio_mute=False, video_mute=False)
         await self.see(alice, bob, alice=RED, bob=BLUE)
@@ -152,7 +152,7 @@ class SharedScreen(TwoInACall):
             return [tile.video_image_colour() for tile in tiles if tile.screenshare]
 
         await bob.set_screenshare(True)
-        await self.eventually(screens, timeout=MEDIA)
+        await self.eventually(screens, timeout=MEDIA, message="alice did not see bob's screen")
         assert await screens() == [GREEN]
 
         await bob.set_screenshare(False)
@@ -160,7 +160,7 @@ class SharedScreen(TwoInACall):
         async def none() -> bool:
             return not await screens()
 
-        await self.eventually(none, timeout=MEDIA)
+        await self.eventually(none, timeout=MEDIA, message="alice still saw bob's screen")
         await self.see(alice, bob, alice=RED, bob=BLUE)
 
 
