@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 10_000
 # Bytes of registrations that are kept: of adapters that have ended, and of those that have not polled yet.
 _REMEMBERED_BYTES = 16 << 20
-# Characters of what an adapter sends outside of cases: every running session has it in its events.
+# Characters of what an adapter sends outside of cases: every running session has it in its events. And of the
+# reason why an adapter has ended.
 _OUTSIDE = 4000
 # Missing adapters that are remembered for messages.
 _MISSING = 20
@@ -411,7 +412,10 @@ class Pool:
     def report(self, adapter: Adapter, error: ErrorBody) -> None:
         """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
         self.seen(adapter)
-        outside, lost = adapter.held_by is None, adapter.channel.report(error)
+        if outside := adapter.held_by is None:
+            sent = error.model_fields_set & {"type", "path", "details"}
+            error = error.model_copy(update={name: truncate(getattr(error, name), _OUTSIDE) for name in sent})
+        lost = adapter.channel.report(error)
         if outside and adapter.state is not AdapterState.ENDED:
             self._failed_outside(adapter, str(lost))
         self._lost(adapter, lost)
@@ -480,8 +484,7 @@ class Pool:
         if adapter.state is AdapterState.ENDED:
             return
         raised_in_test = adapter.channel.fail(error)
-        reason = str(error) if adapter.held_by is not None else truncate(str(error), _OUTSIDE)
-        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=reason))
+        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=str(error)))
         if (lease := adapter.held_by) is not None and adapter.role is not None:
             lease.on_lost(adapter.role, error, raised_in_test)
         else:
@@ -516,6 +519,7 @@ class Pool:
                 del self._live[adapter.program]
                 self._exited[adapter.program] = self._clock.monotonic(), adapter.cases
             _prune(self._exited)
+        reason = truncate(reason, _OUTSIDE)
         adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)
