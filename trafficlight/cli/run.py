@@ -16,7 +16,7 @@ from trafficlight.cli.options import ending_options, lab_options, load_settings,
 from trafficlight.cli.progress import Progress, is_live, print_header, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, run_lab, stopping_on_signals
 from trafficlight.config import Settings
-from trafficlight.coordinator.supervisor import absence_of, programs_of, unsupported_of
+from trafficlight.coordinator.supervisor import absence_of, driver_types, programs_of, unsupported_of
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
@@ -100,7 +100,9 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
             lab.engine.unsupported_clients = await asyncio.to_thread(unsupported_of, programs)
             programs = [one for one in programs if one.name not in lab.engine.unsupported_clients]
             if "queue_deadline" not in settings.model_fields_set:
-                lab.engine.absence_of = functools.partial(absence_of, settings.adapters)
+                lab.engine.absence_of = functools.partial(
+                    absence_of, settings.adapters, functools.partial(driver_types, programs, lab.engine.pool)
+                )
         running = adapters_running(
             lab, url, programs, folder.path / "adapters", others=others, progress=print_line
         )

@@ -141,6 +141,7 @@ class Lab:
                 record=settings.record_traffic,
                 cluster=nodes,
             )
+            engine.pool.known_types.update(settings.adapters.keys())
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
                 engine.pool.drained = engine.pool.paused.pop(_ALL, "")

@@ -101,6 +101,8 @@ class Pool:
         self._on_change = on_change
         self._alive = alive
         self._adapters: dict[str, Adapter] = {}
+        #: The types of the adapters that are remembered, and those that the settings name.
+        self.known_types: Counter[str] = Counter()
         self._free: dict[str, Adapter] = {}
         self._ended = _Bounded()
         self._silent = _Bounded()  # registered, and not heard of since
@@ -227,6 +229,7 @@ class Pool:
             address=address,
         )
         self._adapters[uuid] = adapter
+        self.known_types[adapter.type] += 1
         self._live[adapter.program] += 1
         self._exited.pop(adapter.program, None)
         adapter.channel.on_rivals = partial(self._rivals, adapter)
@@ -526,7 +529,10 @@ class Pool:
         self._silent.discard(adapter.uuid)
         self._ended.add(adapter)
         for oldest in self._ended.surplus():
-            del self._adapters[oldest]
+            gone = self._adapters.pop(oldest).type
+            self.known_types[gone] -= 1
+            if not self.known_types[gone]:
+                del self.known_types[gone]
 
     def _note(self, message: str, adapter: Adapter | None = None) -> None:
         uuid = adapter.uuid if adapter is not None else None

@@ -1,6 +1,7 @@
 """Registration, leases, and lost adapters."""
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,6 +80,7 @@ class TestExit:
         assert yard.pool.since_exit("p") == yard.pool.since_exit("p", after_case=True) == 5
         three = yard.pool.register("c", Registration(type="nio", instance="p"))
         assert yard.pool.since_exit("p") is None, "it has registered again"
+        assert yard.pool.known_types == Counter(one.type for one in yard.pool), "also of those that ended"
         yard.pool.end(three, "told to")
         yard.pool.end(three, "told to")
         assert (yard.pool.since_exit("p"), yard.pool.since_exit("p", after_case=True)) == (0, None)
