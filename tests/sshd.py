@@ -43,6 +43,7 @@ class Sshd:
             "PermitRootLogin": "prohibit-password",
             "MaxStartups": 200,
             "PerSourceMaxStartups": "none",
+            "Subsystem": "sftp internal-sftp",
             # Otherwise bash reads the user's .bashrc for each command, which may take a second.
             "SetEnv": "SHLVL=2",
         }

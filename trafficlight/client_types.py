@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -301,11 +301,14 @@ def client_types_of(names: Iterable[str]) -> tuple[ClientType, ...]:
     return tuple(found.values())
 
 
-@cache
-def did_you_mean(name: str) -> str:
-    """Return ``, did you mean NAME?`` if a name is close to that of a known client or group, else nothing."""
-    known = (*(kind.type for kind in _NAMED.values()), *CLIENT_GROUPS)
-    close = nearest(name.casefold(), known) if name.casefold() not in known else ""
+@lru_cache
+def did_you_mean(name: str, others: tuple[str, ...] = ()) -> str:
+    """Return ``, did you mean NAME?`` if a name is close to that of a known client or group, else nothing.
+
+    :param others: further names that are known here.
+    """
+    known = (*others, *(kind.type for kind in _NAMED.values()), *CLIENT_GROUPS)
+    close = nearest(name.casefold(), known) if not {name, name.casefold()} & {*known} else ""
     return f", did you mean {close}?" if close else ""
 
 

@@ -66,7 +66,7 @@ def list_cases(
     for problem in found.problems:
         click.echo(f"error: {_shown(problem)}", err=True)
     if not found.cases:
-        click.echo("nothing to run", err=True)
+        click.echo(found.emptiness, err=True)
     return _NOTHING if not found.cases else _PROBLEMS if found.problems else 0
 
 

@@ -90,7 +90,7 @@ async def _cases(paths: Sequence[str], selection: Selection, settings: Settings)
     for problem in found.problems:
         click.echo(f"problem  {problem}", err=True)
     if not found.cases:
-        raise UsageError("there is nothing to run: no test was found, or the selection leaves none")
+        raise UsageError(found.emptiness)
     return [case for case in found.cases if case.skip is None]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import sys
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from trafficlight.cli.options import ending_options, lab_options, load_settings,
 from trafficlight.cli.progress import Progress, is_live, print_header, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, run_lab, stopping_on_signals
 from trafficlight.config import Settings
-from trafficlight.coordinator.supervisor import absence_of, programs_of, unsupported_of
+from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.supervisor import absence_of, driver_types, programs_of, unsupported_of
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
@@ -100,12 +102,17 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
             lab.engine.unsupported_clients = await asyncio.to_thread(unsupported_of, programs)
             programs = [one for one in programs if one.name not in lab.engine.unsupported_clients]
             if "queue_deadline" not in settings.model_fields_set:
-                lab.engine.absence_of = functools.partial(absence_of, settings.adapters)
+                lab.engine.absence_of = functools.partial(
+                    absence_of, settings.adapters, functools.partial(driver_types, programs, lab.engine.pool)
+                )
         running = adapters_running(
             lab, url, programs, folder.path / "adapters", others=others, progress=print_line
         )
         # First, so that a signal ends the wait for the last uploads too.
         stack.enter_context(stopping_on_signals(lab))
+        finished: list[Session] = []
+        # Before the lab is left: a signal meanwhile must not hide the results.
+        stack.callback(_print_summaries, finished, durations)
         await stack.enter_async_context(running)
         try:
             with working("preparing homeservers"):
@@ -118,6 +125,11 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
         stack.callback(lab.journal.subscribe(progress, shown, session=session.id))
         with progress.shown():
             await session.ended.wait()
-    for line in summary(session.record, folder.path, session.writer.incomplete, slowest=durations):
-        click.echo(line)
+        finished.append(session)
     return int(session.exit_code)
+
+
+def _print_summaries(sessions: Iterable[Session], slowest: int) -> None:
+    for session in sessions:
+        incomplete = session.writer.incomplete
+        click.echo("\n".join(summary(session.record, session.folder.path, incomplete, slowest=slowest)))

@@ -17,6 +17,7 @@ from trafficlight.cli.runtime import (
     stopping_on_signals,
 )
 from trafficlight.config import Settings
+from trafficlight.coordinator.adapter import Adapter
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.supervisor import Program, programs_of
@@ -24,6 +25,7 @@ from trafficlight.errors import ShuttingDownError
 from trafficlight.http.app import DEFAULT_PORT
 from trafficlight.results.events import AdapterRegistered, SessionEnded, SessionStarted
 from trafficlight.results.record import ExitCode
+from trafficlight.results.reports.presentation import status_counts
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import SessionRequest
 from trafficlight.text import count, escape_control, single_line
@@ -45,14 +47,14 @@ class Arrivals:
     def __init__(self, pool: Pool, print_line: Callable[[str], None]) -> None:
         self._pool = pool
         self._print = print_line
-        self._came: set[str] = set()
+        self._came: dict[str, str] = {}
         self._here: set[str] = set()
 
     def __call__(self, event: AdapterRegistered) -> None:
         """Note the program of an adapter that registered."""
         adapter = self._pool.known(event.adapter)
         if adapter is not None and adapter.program not in self._here:
-            self._came.add(adapter.program)
+            self._came[adapter.program] = _described(adapter)
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -63,14 +65,23 @@ class Arrivals:
     def look(self) -> None:
         """Print what has changed since the last look."""
         if self._came:
-            self._print(f"{count(len(self._came), 'adapter program')} came: {_list(sorted(self._came))}")
-        self._here |= self._came
+            self._print(
+                f"{count(len(self._came), 'adapter program')} came: {_list(sorted(self._came.values()))}"
+            )
+        self._here.update(self._came)
         self._came.clear()
         left = [one for one in sorted(self._here) if (self._pool.since_exit(one) or 0.0) >= _AWAY]
         if left:
             reasons = [f"{one} ({adapter.reason})" for one in left if (adapter := self._pool.named(one))]
             self._print(f"{count(len(left), 'adapter program')} left: {_list(reasons)}")
         self._here.difference_update(left)
+
+
+def _described(adapter: Adapter) -> str:
+    """Return a program's name, with what it is where the name does not say that."""
+    if adapter.type in adapter.program:
+        return adapter.program
+    return f"{adapter.type} {adapter.program} at {adapter.address}".removesuffix(" at ")
 
 
 def _list(texts: list[str]) -> str:
@@ -143,8 +154,12 @@ def _announced_sessions(lab: Lab) -> Iterator[set[str]]:
             click.echo(_header(lab, event.session, event.cases))
         elif event.session in open_sessions:
             open_sessions.remove(event.session)
-            counts = " · ".join(f"{number} {state}" for state, number in event.counts.items() if number)
-            click.echo(f"session {event.session} · ended · {counts}")
+            cases = lab.engine.sessions[event.session].record.cases.values()
+            counts = " · ".join(
+                f"{number} {what}" for what, number in status_counts(cases, over=True).items()
+            )
+            state = "interrupted" if event.interrupted else "ended"
+            click.echo(f"session {event.session} · {state} · {counts}")
 
     unsubscribe = lab.journal.subscribe(print_event, (SessionStarted, SessionEnded))
     try:

@@ -50,11 +50,11 @@ async def _list(limit: int, url: str, token: str | None) -> None:
         sessions, total = await coordinator.sessions(limit)
     rows = []
     for session in sessions:
-        counts = " · ".join(f"{number} {state}" for state, number in session.counts.items() if number)
+        numbers = session.outcomes or session.counts  # an earlier coordinator states no outcomes
+        counts = " · ".join(f"{number} {what}" for what, number in numbers.items() if number)
+        state = "interrupted" if session.interrupted else session.state
         notes = [session.stopped, *session.waiting]
-        rows.append(
-            (session.id, session.state, utc_time(session.started), counts, "; ".join(filter(None, notes)))
-        )
+        rows.append((session.id, state, utc_time(session.started), counts, "; ".join(filter(None, notes))))
     for line in columns(rows):
         click.echo(line)
     if total > len(sessions):

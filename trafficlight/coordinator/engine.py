@@ -7,6 +7,7 @@ import math
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 
 from trafficlight.client_types import ClientTypeSpec
 from trafficlight.clock import Clock
@@ -31,6 +32,8 @@ from trafficlight.worker.assignment import Verdict
 
 logger = logging.getLogger(__name__)
 
+# Known types that a name is compared with.
+_SUGGESTED = 100
 # What the keys of nodes begin with, where adapters have their UUIDs.
 _NODE = "node "
 # Seconds between two checks for silent adapters and expired deadlines.
@@ -274,10 +277,13 @@ class Engine:
         free += [AvailableAdapter(_NODE + one.name, {}, node=one) for one in self._cluster.free]
         busy += [AvailableAdapter(_NODE + one.name, {}, node=one) for one in self._cluster.busy]
         missing = [*self.pool.missing, *self._nodes_set_aside()]
-        decision = decide(waiting, now, free, busy, limits, usage, missing)
+        known = tuple(islice(self.pool.known_types, _SUGGESTED))
+        decision = decide(waiting, now, free, busy, limits, usage, missing, known)
         paused = self._paused_by_operator() if decision.unsatisfiable else []
         # Paused adapters can be resumed, so no deadline runs for cases that need them.
-        wider = decide(waiting, now, free, busy + paused, limits, usage, missing) if paused else decision
+        wider = decision
+        if paused:
+            wider = decide(waiting, now, free, busy + paused, limits, usage, missing, known)
         starts = decision.starts
         if not starts and (quarantined := self.pool.quarantined):
             # One bad case must not cost all later ones their verdicts.

@@ -141,6 +141,7 @@ class Lab:
                 record=settings.record_traffic,
                 cluster=nodes,
             )
+            engine.pool.known_types.update(settings.adapters.keys())
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
                 engine.pool.drained = engine.pool.paused.pop(_ALL, "")
@@ -216,9 +217,8 @@ class Lab:
         if not planned.cases and not planned.problems:
             if targets and all(Path(target).name == FAILED_CASES for target in targets):
                 raise NothingLeftError(f"nothing to run: {' and '.join(targets)} lists no failed case")
-            where = f" by {key_of('test_pattern')} {patterns[0]!r}" if self.settings.test_pattern else ""
-            why = f"no test was found{where}, or the selection leaves none"
-            raise UsageError(f"there is nothing to run: {why}")
+            where = f", by {key_of('test_pattern')} {patterns[0]!r}" if self.settings.test_pattern else ""
+            raise UsageError(f"{planned.emptiness}{where}")
         return planned
 
     async def _shut_down(self) -> NoReturn:

@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 10_000
 # Bytes of registrations that are kept: of adapters that have ended, and of those that have not polled yet.
 _REMEMBERED_BYTES = 16 << 20
-# Characters of what an adapter sends outside of cases: every running session has it in its events.
+# Characters of what an adapter sends outside of cases: every running session has it in its events. And of the
+# reason why an adapter has ended.
 _OUTSIDE = 4000
 # Missing adapters that are remembered for messages.
 _MISSING = 20
@@ -100,6 +101,8 @@ class Pool:
         self._on_change = on_change
         self._alive = alive
         self._adapters: dict[str, Adapter] = {}
+        #: The types of the adapters that are remembered, and those that the settings name.
+        self.known_types: Counter[str] = Counter()
         self._free: dict[str, Adapter] = {}
         self._ended = _Bounded()
         self._silent = _Bounded()  # registered, and not heard of since
@@ -226,6 +229,7 @@ class Pool:
             address=address,
         )
         self._adapters[uuid] = adapter
+        self.known_types[adapter.type] += 1
         self._live[adapter.program] += 1
         self._exited.pop(adapter.program, None)
         adapter.channel.on_rivals = partial(self._rivals, adapter)
@@ -411,7 +415,10 @@ class Pool:
     def report(self, adapter: Adapter, error: ErrorBody) -> None:
         """Take an adapter's report that it went wrong: it is out, and its case learns of it."""
         self.seen(adapter)
-        outside, lost = adapter.held_by is None, adapter.channel.report(error)
+        if outside := adapter.held_by is None:
+            sent = error.model_fields_set & {"type", "path", "details"}
+            error = error.model_copy(update={name: truncate(getattr(error, name), _OUTSIDE) for name in sent})
+        lost = adapter.channel.report(error)
         if outside and adapter.state is not AdapterState.ENDED:
             self._failed_outside(adapter, str(lost))
         self._lost(adapter, lost)
@@ -480,8 +487,7 @@ class Pool:
         if adapter.state is AdapterState.ENDED:
             return
         raised_in_test = adapter.channel.fail(error)
-        reason = str(error) if adapter.held_by is not None else truncate(str(error), _OUTSIDE)
-        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=reason))
+        self._emit(adapter, AdapterLost(adapter=adapter.uuid, reason=str(error)))
         if (lease := adapter.held_by) is not None and adapter.role is not None:
             lease.on_lost(adapter.role, error, raised_in_test)
         else:
@@ -516,13 +522,17 @@ class Pool:
                 del self._live[adapter.program]
                 self._exited[adapter.program] = self._clock.monotonic(), adapter.cases
             _prune(self._exited)
+        reason = truncate(reason, _OUTSIDE)
         adapter.state, adapter.reason = AdapterState.ENDED, reason
         adapter.channel.close(reason)
         self._free.pop(adapter.uuid, None)
         self._silent.discard(adapter.uuid)
         self._ended.add(adapter)
         for oldest in self._ended.surplus():
-            del self._adapters[oldest]
+            gone = self._adapters.pop(oldest).type
+            self.known_types[gone] -= 1
+            if not self.known_types[gone]:
+                del self.known_types[gone]
 
     def _note(self, message: str, adapter: Adapter | None = None) -> None:
         uuid = adapter.uuid if adapter is not None else None

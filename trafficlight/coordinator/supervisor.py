@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -108,18 +108,30 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
     return [program for program in found if program.command]
 
 
-def absence_of(adapters: Mapping[str, AdapterProgram], kind: ClientTypeSpec) -> str:
+def absence_of(
+    adapters: Mapping[str, AdapterProgram], drivers: Callable[[], Mapping[str, str]], kind: ClientTypeSpec
+) -> str:
     """Return why no adapter of the settings registers as a type; empty if one may.
 
-    What the commands and drivers of others register as is not known.
+    What commands register as is not known, and that of drivers is known once they have.
+
+    :param drivers: returns the types that drivers of the settings have registered as, by their entry.
     """
-    type = kind.type
-    if any(one.command or one.driver for one in adapters.values()):
+    type, types = kind.type, drivers()
+    unknown = any(one.command or (one.driver and name not in types) for name, one in adapters.items())
+    if unknown or type in types.values():
         return ""
-    if type in adapters:
+    if type in adapters and type not in types:
         return f"ADAPTERS has no {type} of yours, as {kind.type_name} is" if kind.channel else ""
-    there = ", ".join(adapters) or "none"
-    return f"ADAPTERS has no {type}{did_you_mean(type)}; it has {there}"
+    named = (f"{types.get(one, one)} ({one})" if types.get(one, one) != one else one for one in adapters)
+    hint = did_you_mean(type, (*adapters, *types.values())) if type not in types else ""
+    return f"ADAPTERS has no {type}{hint}; it has {', '.join(named) or 'none'}"
+
+
+def driver_types(programs: Iterable[Program], pool: Pool) -> dict[str, str]:
+    """Return what the drivers that are no recipes' have registered as, by the names of their programs."""
+    found = {one.name: pool.registration_of(one.instance) for one in programs if one.recipe is None}
+    return {name: str(registration["type"]) for name, registration in found.items() if registration}
 
 
 def _labels(version: str | None) -> list[str]:
@@ -315,7 +327,7 @@ class Supervisor:
         """Build a program's driver; return whether it can be started."""
         self.building += 1
         registration = {"type": recipe.name, "version": program.version or ""}
-        self._note_missing(program, "starts once its driver is built", registration)
+        self._note_missing(program, "starts once its driver is ready", registration)
         try:
             driver = await recipe.install(program.version)
         except (TrafficlightError, OSError) as error:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from secrets import token_hex
 from typing import Any, TypeAlias
 
 from trafficlight.errors import LabError
@@ -81,6 +82,7 @@ class Account:
         self.folder, self.ends = folder, True
         self._address, self._mark = address, mark
         self._connection: Connection = connect(address)
+        self._idle: list[Command] = []
         self._background: dict[str, _Background] = {}
         self._watching: set[asyncio.Task[None]] = set()
         self._on_end = on_end or (lambda _: None)
@@ -110,7 +112,7 @@ class Account:
         :param command: a list of words, which are quoted, or a script of the POSIX shell.
         :param timeout: seconds; then it is killed.
         :param check: whether an exit code other than 0 is an error.
-        :param input: its standard input.
+        :param input: its standard input; empty by default.
         :param env: variables to set.
         :param cwd: its working directory; by default the case's folder on the node.
         :param secrets: texts that no error shows.
@@ -118,24 +120,65 @@ class Account:
         :raises NodeError: the node does not answer.
         """
         shown = _masked(script_of(command), secrets)
-        raw = input.encode() if isinstance(input, str) else input
-        code, out, err = -1, bytearray(), bytearray()
-        async with self._opened(command, env, cwd) as process:
-            try:
-                async with asyncio.timeout(timeout):
-                    await asyncio.gather(
-                        _write(process, raw), _read(process.stdout, out), _read(process.stderr, err)
-                    )
-                    code = await process.wait()
-            except TimeoutError:
-                problem = f"did not end within {timeout:g} s"
-                raise self._failed(shown, problem, out, err, secrets, code) from None
-            except _TooMuchError:
-                problem = f"printed more than {_LIMIT >> 20} MiB; write it to a file, or read it with lines()"
-                raise self._failed(shown, problem, out[:_CHUNK], err[:_CHUNK], secrets, code) from None
+        script = self._with(script_of(command), env, cwd)
+        out, err, code = bytearray(), bytearray(), -1
+        try:
+            async with asyncio.timeout(timeout):
+                if input:
+                    raw = input.encode() if isinstance(input, str) else input
+                    code = await self._run_alone(script, raw, out, err)
+                else:
+                    code = await self._run_in_shell(script, out, err)
+        except TimeoutError:
+            problem = f"did not end within {timeout:g} s"
+            raise self._failed(shown, problem, out, err, secrets, code) from None
+        except _TooMuchError:
+            problem = f"printed more than {_LIMIT >> 20} MiB; write it to a file, or read it with lines()"
+            raise self._failed(shown, problem, out[:_CHUNK], err[:_CHUNK], secrets, code) from None
         if check and code != 0:
             raise self._failed(shown, describe_exit(code), out, err, secrets, code)
         return Completed(out.decode(errors="replace"), err.decode(errors="replace"), code)
+
+    async def _run_alone(self, script: str, content: bytes, out: bytearray, err: bytearray) -> int:
+        """Run a script in a channel of its own, with an input."""
+        async with self._opened(script) as process:
+            await asyncio.gather(
+                _write(process, content), _read(process.stdout, out), _read(process.stderr, err)
+            )
+            return await process.wait()
+
+    async def _run_in_shell(self, script: str, out: bytearray, err: bytearray) -> int:
+        """Run a script in a shell that is there already: a channel for each would take ten times as long."""
+        end = token_hex(16)
+        line = f"/bin/sh -c {script_of([script])} < /dev/null; "
+        line += f"printf '{end}%s\\n' $?; printf '{end}\\n' >&2\n"
+        shell = await self._shell(line.encode())
+        try:
+            code, seen = await asyncio.gather(
+                _read_until(end, shell.stdout, out), _read_until(end, shell.stderr, err)
+            )
+            if code is None or seen is None:
+                await shell.wait()
+                raise NodeError(f"node {self._address.name}: the connection was lost")
+        except BaseException:
+            await run_to_completion(shell.kill())
+            raise
+        self._idle.append(shell)
+        return int(code)
+
+    async def _shell(self, line: bytes) -> Command:
+        """Send a line to a shell that waits for one, or to a new one, and return it."""
+        while True:
+            waiting = self._idle.pop() if self._idle else None
+            shell = waiting or await self._connection.open(self._script("exec /bin/sh -s"))
+            try:
+                shell.stdin.write(line)
+            except OSError:
+                await run_to_completion(shell.kill())
+                if waiting is None:
+                    raise NodeError(f"node {self._address.name}: the connection was lost") from None
+            else:
+                return shell
 
     def _failed(
         self,
@@ -167,13 +210,19 @@ class Account:
             await process.kill()
 
     def _script(self, script: str, env: Mapping[str, str] | None = None, cwd: str = "") -> str:
-        if not self._mark:
-            return f"cd {script_of([self.folder])} 2>/dev/null || cd /\n{script}"
-        variables = {MARK: self._mark, **(env or {})}
-        exports = " ".join(f"{name}={script_of([str(value)])}" for name, value in variables.items())
         where = script_of([self.folder])
-        inside = f" && cd {script_of([cwd])}" if cwd else ""
-        return f"mkdir -p {where} && cd {where}{inside} && export {exports} || exit 126\n{script}"
+        if not self._mark:
+            return f"cd {where} 2>/dev/null || cd /\n{script}"
+        here = f"mkdir -p {where} && cd {where} && export {MARK}={script_of([self._mark])} || exit 126"
+        return f"{here}\n{self._with(script, env, cwd)}"
+
+    @staticmethod
+    def _with(script: str, env: Mapping[str, str] | None, cwd: str) -> str:
+        """Return a script with a working directory and variables of its own."""
+        exports = " ".join(f"{name}={script_of([str(value)])}" for name, value in (env or {}).items())
+        before = [f"cd {script_of([cwd])}"] if cwd else []
+        before += [f"export {exports}"] if exports else []
+        return f"{' && '.join(before)} || exit 126\n{script}" if before else script
 
     async def lines(
         self, command: str | Sequence[str], *, env: Mapping[str, str] | None = None
@@ -428,8 +477,8 @@ class Account:
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
-        for one in self._background.values():
-            await one.command.kill()
+        for command in [*self._idle, *(one.command for one in self._background.values())]:
+            await command.kill()
         await self._connection.close()
 
 
@@ -484,6 +533,21 @@ async def _read(stream: Any, into: bytearray) -> None:
         into += chunk
         if len(into) > _LIMIT:
             raise _TooMuchError
+
+
+async def _read_until(end: str, stream: Any, into: bytearray) -> str | None:
+    """Read up to a line that begins with `end`, and return its rest; None if the stream ends before it."""
+    wanted = end.encode()
+    while (at := into.find(wanted)) < 0 or not into.endswith(b"\n"):
+        chunk = await stream.read(_CHUNK)
+        if not chunk:
+            return None
+        into += chunk
+        if len(into) > _LIMIT:
+            raise _TooMuchError
+    rest = into[at + len(wanted) :].decode().strip()
+    del into[at:]
+    return rest
 
 
 async def _write(process: Command, content: bytes) -> None:

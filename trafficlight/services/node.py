@@ -91,7 +91,9 @@ async def collect(account: Account, entries: Sequence[LogEntry], target: Path, *
         return []
     script = "\n".join(_gathered(one, number) for number, one in enumerate(wanted))
     looked = await account.run(f"rm -rf .gathered; mkdir .gathered\n{script}", timeout=120)
-    await account.receive(f"tar -C .gathered -chf - . && {done}", target)
+    size = f"-size -{_LOG_LIMIT // 1024 + 1}k"
+    tar = f"(cd .gathered && find -L . -type f {size} -print0 | tar -chf - --null -T -)"
+    await account.receive(f"{tar} && {done}", target)
     notes = []
     for line in looked.stdout.splitlines():
         number, _, problem = line.partition(" ")
@@ -105,10 +107,9 @@ def _gathered(entry: LogEntry, number: int) -> str:
     parent = script_of([str(PurePosixPath(f".gathered/{entry.name}").parent)])
     return (
         f"p={path}; n={name}; mkdir -p {parent}\n"
-        'case "$p" in /*) ;; *) p="$PWD/$p";; esac; o=$PWD\n'
-        'if [ -d "$p" ]; then mkdir -p "$n";'
-        f' (cd "$p" && find . -type d -exec mkdir -p "$o/$n/{{}}" \\; ;'
-        f' find . -type f -size -{_LOG_LIMIT >> 10}k -exec ln -s "$p/{{}}" "$o/$n/{{}}" \\;)\n'
+        'case "$p" in /*) ;; *) p="$PWD/$p";; esac\n'
+        f'if [ -d "$p" ]; then ln -s "$p" "$n"; find -L "$p" -type f -size +{_LOG_LIMIT // 1024}k'
+        f' -exec echo "{number} lacks, because it is too large," {{}} \\;\n'
         f'elif [ -f "$p" ]; then s=$(wc -c < "$p"); if [ "$s" -gt {_LOG_LIMIT} ]; then'
         f' tail -c {_LOG_LIMIT} "$p" > "$n"; echo "{number} the last {_LOG_LIMIT >> 20} MiB of $s bytes";'
         ' else ln -s "$p" "$n"; fi\n'

@@ -11,6 +11,7 @@ from trafficlight.client_types import ClientTypeSpec
 from trafficlight.errors import TestFileError
 from trafficlight.parameters import NodeRequest
 from trafficlight.server_types import HomeServerSpec
+from trafficlight.text import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +136,10 @@ class Plan:
     def cases(self) -> tuple[Case, ...]:
         """The cases of all suites, in the order of discovery."""
         return tuple(case for suite in self.suites for case in suite.cases)
+
+    @property
+    def emptiness(self) -> str:
+        """Why it has no case."""
+        if out := self.deselected + sum(suite.deselected for suite in self.suites):
+            return f"nothing to run: the selection leaves none of {count(out, 'case')}"
+        return "nothing to run: no test was found"

@@ -1,10 +1,13 @@
 """The verdict that an exception of a test means."""
 
+import ast
 import asyncio
 import bdb
+import reprlib
 import sys
 import traceback as tracebacks
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trafficlight.errors import ActionError, LabError, Skipped, TestFileError, UnsupportedError
@@ -15,6 +18,10 @@ from trafficlight.worker.assignment import Verdict
 # What other test frameworks raise.
 _SKIPS = (("unittest", "SkipTest"), ("_pytest.outcomes", "Skipped"))
 _FAILS = (("_pytest.outcomes", "Failed"),)
+_READ = (ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Slice, ast.UnaryOp, ast.unaryop, ast.Load)
+_VALUES = reprlib.Repr()
+_VALUES.maxstring = _VALUES.maxother = 200
+_VALUES.maxlist = _VALUES.maxdict = _VALUES.maxtuple = 20
 _HERE = str(Path(__file__).parent)
 
 
@@ -100,7 +107,7 @@ def _message_of(error: BaseException) -> str:
     if isinstance(error, bdb.BdbQuit):
         return "the debugger was quit, or had no terminal: run the case with --workers 0, -s or --pdb"
     if isinstance(error, AssertionError):
-        return text or f"assertion failed: {_source_of(error)}"
+        return text or f"assertion failed: {_source_of(error)}{_values_of(error)}"
     if isinstance(error, ActionError | LabError | TestFileError | UnsupportedError) or _is(
         error, (*_SKIPS, *_FAILS)
     ):
@@ -113,6 +120,26 @@ def _message_of(error: BaseException) -> str:
 def _source_of(error: BaseException) -> str:
     frames = tracebacks.extract_tb(error.__traceback__)
     return (frames[-1].line or "").strip() if frames else ""
+
+
+def _values_of(error: BaseException) -> str:
+    """Return the values that an assertion of one line compared, where reading them calls no function."""
+    frame = [frame for frame, _ in tracebacks.walk_tb(error.__traceback__)][-1:]
+    try:
+        (statement,) = ast.parse(_source_of(error)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # it has several lines, or no source
+        return ""
+    if not frame or not isinstance(statement, ast.Assert) or not isinstance(statement.test, ast.Compare):
+        return ""
+    values = []
+    for side in (statement.test.left, *statement.test.comparators):
+        inner = list(ast.walk(side))
+        if any(isinstance(one, ast.Name) for one in inner) and all(isinstance(one, _READ) for one in inner):
+            code = compile(ast.Expression(side), "", "eval")
+            with suppress(Exception):  # a subscript of the test's own class
+                value = eval(code, frame[0].f_globals, frame[0].f_locals)  # noqa: S307 - the test's own code
+                values.append(f"{ast.unparse(side)} is {_VALUES.repr(value)}")
+    return f" ({', '.join(values)})" if values else ""
 
 
 def _traceback_of(error: BaseException) -> str:

@@ -111,7 +111,7 @@ def test_tutorial_adapters(program: str) -> None:
 
 @pytest.mark.parametrize("name", ["nio", "network-proxy"])
 async def test_shipped_adapter(name: str) -> None:
-    options = CheckOptions(hold=0.4, grace=10, idle_delay=0.1, away=0.2)
+    options = CheckOptions(hold=0.4, grace=60, idle_delay=0.1, away=0.2)
     results = await check(f"{sys.executable} -m trafficlight adapter {name} --url {{url}}", options)
     assert {finding.level for finding in results.findings} == {Level.OK}, render(results)
 

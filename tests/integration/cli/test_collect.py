@@ -121,7 +121,14 @@ def test_nothing_to_run(capsys: pytest.CaptureFixture[str], here: Path) -> None:
     (here / "empty").mkdir()
     code, out, err = collect(capsys, "empty")
     assert (code, out) == (2, "0 cases in 0 tests\nthere is no test in empty\n")
-    assert "nothing to run" in err
+    assert err == "nothing to run: no test was found\n"
+
+
+@pytest.mark.usefixtures("here")
+def test_a_selection_that_leaves_nothing_says_of_how_many(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = collect(capsys, ".", "-k", "no_such_word")
+    assert code == 2
+    assert err.endswith("nothing to run: the selection leaves none of 5 cases\n")
 
 
 @pytest.mark.usefixtures("here")

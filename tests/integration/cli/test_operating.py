@@ -1,13 +1,19 @@
 """Sessions and adapters of a running coordinator, by command."""
 
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.integration.cli.conftest import Runner, a_test_file, free_port, serving
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
+from trafficlight.cli.main import main
+from trafficlight.cli.runtime import lab_serving
+from trafficlight.coordinator.lab import Lab
 from trafficlight.results.events import State
 
 RACK = {"type": "nio", "version": "1.2", "labels": ["rack-7"]}
@@ -32,8 +38,10 @@ async def test_sessions_are_listed_and_cancelled(site: HttpHarness, run: Runner)
     assert (await ended(first)).record.counts[State.SKIPPED] == 1
     assert await said(run, site, "cancel", "latest") == [f"cancelled session {second.id}"]
     await ended(second)
+    # In the words of the summary: a case that was cancelled before it ran has no verdict.
     lines = await said(run, site, "sessions")
-    assert [line.split()[1] for line in lines] == ["ended", "ended"]
+    assert [line.split()[1] for line in lines] == ["interrupted", "ended"]
+    assert all("  1 not run" in line for line in lines)
     for arguments, words in (
         (("cancel", first.id), f"the session {first.id} has ended already"),
         (("cancel", "2020-01-01--001"), "there is no such session"),
@@ -76,6 +84,27 @@ async def test_all_adapters_are_drained(site: HttpHarness, run: Runner) -> None:
     assert lines[0] == "drained, no adapter gets a new case: cables"
     assert await said(run, site, "resume", "--all") == ["undrained"]
     assert not site.lab.engine.pool.drained
+
+
+def test_a_signal_while_the_lab_ends_does_not_hide_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no_roles_test.py").write_text(
+        "from trafficlight import Test\nclass Nothing(Test):\n    async def run(self): ...\n"
+    )
+
+    @asynccontextmanager
+    async def interrupted(*arguments: Any, **more: Any) -> AsyncIterator[tuple[Lab, str]]:
+        async with lab_serving(*arguments, **more) as serving:
+            yield serving
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trafficlight.cli.run.lab_serving", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "no_roles_test.py"])
+    assert caught.value.code == 130
+    assert "1 success · 0 failure · 0 error   results/" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -123,6 +152,10 @@ async def test_serve_prints_what_comes_and_leaves(run: Runner, tmp_path: Path) -
         await served.line("· ended · 1 error")
         await ScriptedAdapter(site, "next").register({**RACK, "instance": "shaky"})
         await served.line("the nio adapter next is quarantined")
+        await served.line("1 adapter program came: nio shaky at 127.0.0.1")
+        for arguments in (("pause", "--all"), ("submit", "talk_test.py"), ("cancel", "latest")):
+            assert await (await run(*arguments, "--url", url)).ended() == 0
+        await served.line("· interrupted · 1 not run")
 
 
 async def test_a_test_that_kills_its_coordinator_does_so_three_times(run: Runner, tmp_path: Path) -> None:

@@ -25,10 +25,12 @@ PEOPLE = "secret-of-people"
 async def test_a_session_is_asked_for_and_runs(site: HttpHarness, tmp_path: Path) -> None:
     body = await submitted(site, targets=[a_test_file(tmp_path)])
     assert (body["state"], body["cases"], body["exit_code"]) == ("running", 1, None)
+    assert body["outcomes"] == {"waiting": 1}
     await ScriptedAdapter(site).register()
     await over(site, body["id"])
     body = await stood(site, body["id"])
     assert (body["state"], body["exit_code"], body["counts"]["success"]) == ("ended", 0, 1)
+    assert body["outcomes"] == {"success": 1}
     assert body == (await site.get("/api/sessions/latest")).json()
     listed = (await site.get("/api/sessions")).json()
     assert (listed["total"], listed["sessions"]) == (1, [body])

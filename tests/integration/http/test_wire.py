@@ -15,7 +15,7 @@ from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.config import Settings
 from trafficlight.http import server
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import AdapterRegistered, State
+from trafficlight.results.events import AdapterLost, AdapterRegistered, State
 from trafficlight.results.reports.timeline import steps
 
 ASKS = "await alice.perform('one')"
@@ -455,3 +455,15 @@ async def test_a_large_registration_is_cut_in_events(site: HttpHarness) -> None:
     await ScriptedAdapter(site, "a").register({"type": "nio", "more": "x" * 50_000})
     assert len(str(seen[0].registration)) < 5000
     assert len(site.lab.engine.pool.get("a").fields["more"]) == 50_000
+
+
+async def test_a_large_error_outside_of_cases_is_cut(site: HttpHarness) -> None:
+    """Ten thousand adapters that have ended are remembered, each with its reason."""
+    seen: list[AdapterLost] = []
+    site.lab.journal.subscribe(seen.append, (AdapterLost,))
+    adapter = ScriptedAdapter(site, "a")
+    await adapter.register()
+    await adapter.error({"error": {"details": "x" * 900_000}})
+    ended = site.lab.engine.pool.get("a")
+    for text in (seen[0].reason, ended.reason, str(ended.channel.failure)):
+        assert 4000 <= len(text) < 5000

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
         ("pass", State.SUCCESS, ""),
         ("assert 1 == 2, 'one is not two'", State.FAILURE, "one is not two"),
         ("assert 1 == 2", State.FAILURE, "assertion failed: assert 1 == 2"),
+        (
+            "x = {'b': [1, 2]}; n = 3\n    assert x['b'] == [1, n]",
+            State.FAILURE,
+            "assertion failed: assert x['b'] == [1, n] (x['b'] is [1, 2])",
+        ),
+        (
+            "n = 3\n    assert len('ab') == n",
+            State.FAILURE,
+            "assertion failed: assert len('ab') == n (n is 3)",
+        ),
+        ("n = 3\n    assert (\n        n == 4\n    )", State.FAILURE, "assertion failed: n == 4"),
         ("1 / 0", State.ERROR, "ZeroDivisionError: division by zero"),
         ("self.skip('not today')", State.SKIPPED, "not today"),
         ("import unittest; raise unittest.SkipTest('later')", State.SKIPPED, "later"),

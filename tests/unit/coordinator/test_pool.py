@@ -1,6 +1,7 @@
 """Registration, leases, and lost adapters."""
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,6 +80,7 @@ class TestExit:
         assert yard.pool.since_exit("p") == yard.pool.since_exit("p", after_case=True) == 5
         three = yard.pool.register("c", Registration(type="nio", instance="p"))
         assert yard.pool.since_exit("p") is None, "it has registered again"
+        assert yard.pool.known_types == Counter(one.type for one in yard.pool), "also of those that ended"
         yard.pool.end(three, "told to")
         yard.pool.end(three, "told to")
         assert (yard.pool.since_exit("p"), yard.pool.since_exit("p", after_case=True)) == (0, None)
@@ -377,7 +379,7 @@ class TestArrivals:
             yard.adapter(f"u{number}", program=f"p{number}")
         arrivals.look()
         arrivals.look()
-        assert lines == ["7 adapter programs came: p0, p1, p2, p3, p4, and 2 more"]
+        assert lines == ["7 adapter programs came: nio p0, nio p1, nio p2, nio p3, nio p4, and 2 more"]
         # Most register again after each case.
         yard.pool.end(yard.pool.get("u0"), "the case ended")
         yard.clock.elapsed += 20
@@ -393,4 +395,4 @@ class TestArrivals:
         assert lines[1].startswith("1 adapter program left: p0 (gave no sign of life")
         yard.adapter("back", program="p0")
         arrivals.look()
-        assert lines[2] == "1 adapter program came: p0"
+        assert lines[2] == "1 adapter program came: nio p0"

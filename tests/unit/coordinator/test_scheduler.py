@@ -14,6 +14,7 @@ from trafficlight.client_types import (
     ElementWebStable,
     Nio,
     as_client_type,
+    client_types_of,
 )
 from trafficlight.coordinator.scheduling import scheduler
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, MissingAdapter
@@ -77,13 +78,14 @@ def decide(
     busy: Iterable[AvailableAdapter] = (),
     limits: Limits | None = None,
     usage: Usage | None = None,
+    known: tuple[str, ...] = (),
 ) -> Outcome:
     waiting = list(waiting)
     groups = grouped((one.session, one.case) for one in waiting)
     for group in groups:
         if lacking := max(one.lacking for one in waiting if one.case.case.id in group.cases):
             group.unsatisfiable_since = NOW - lacking
-    decision = scheduler.decide(groups, NOW, free, busy, limits, usage)
+    decision = scheduler.decide(groups, NOW, free, busy, limits, usage, known=known)
     started = {start.case for start in decision.starts}
     reasons = {
         key: reason for group, reason in decision.reasons.items() for key in group.cases if key not in started
@@ -428,3 +430,17 @@ def test_homeservers_of_a_type_are_limited_like_clients() -> None:
     decision = decide(waiting, [], limits=Limits(types={"Shared": 2}))
     assert len(decision.starts) == 2
     assert list(decision.reasons.values()) == ["waiting for Shared (2 of 2 in use)"]
+
+
+@pytest.mark.parametrize(
+    ("type", "known", "hint"),
+    [
+        ("mautrix-pyton", (), ", did you mean mautrix-go?"),
+        ("mautrix-python", ("mautrix-python",), ""),  # between two cases
+        ("mautrix-pyton", ("mautrix-python",), ", did you mean mautrix-python?"),
+    ],
+)
+def test_a_reason_suggests_the_types_that_are_known(type: str, known: tuple[str, ...], hint: str) -> None:
+    (kind,) = client_types_of([type])
+    decision = decide([case("a", kind)], [], known=known)
+    assert decision.reasons == {"a": f"needs 1 x {type} (0 free, 0 registered{hint})"}

@@ -13,7 +13,7 @@ import pytest
 from trafficlight.client_types import ClientTypeSpec, CustomMatch
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
-from trafficlight.coordinator.supervisor import Program, Supervisor, programs_of
+from trafficlight.coordinator.supervisor import Program, Supervisor, absence_of, programs_of
 from trafficlight.drivers.recipes import NioRecipe
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.processes import child_environment, start_process
@@ -184,7 +184,7 @@ async def test_a_driver_that_cannot_be_built_costs_no_other_program(tmp_path: Pa
 
     pool = await _run_until_exit([Program("mine", ["true"])], tmp_path, Program("nio", [], recipe=Failing))
     assert pool.missing == [
-        "the program nio starts once its driver is built",
+        "the program nio starts once its driver is ready",
         f"the program nio cannot be built: {error}",
     ]
 
@@ -221,3 +221,29 @@ async def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> Non
     pid = int((tmp_path / "mine-1.log").read_text().split()[0])
     with contextlib.suppress(psutil.NoSuchProcess):
         assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+PYTHON = ClientTypeSpec("mautrix-python", type="mautrix-python")
+
+
+@pytest.mark.parametrize(
+    ("asked", "registered", "why"),
+    [
+        ("mautrix-pyhton", {}, ""),  # what the driver registers as is not known yet
+        ("mautrix-python", {"mine": "mautrix-python"}, ""),
+        (
+            "mautrix-pyhton",
+            {"mine": "mautrix-python"},
+            "ADAPTERS has no mautrix-pyhton, did you mean mautrix-python?; it has nio, mautrix-python (mine)",
+        ),
+        ("mine", {"mine": "mautrix-python"}, "ADAPTERS has no mine; it has nio, mautrix-python (mine)"),
+        ("nio", {"mine": "mautrix-python"}, ""),
+    ],
+)
+def test_a_type_that_no_driver_registers_as_is_absent(
+    asked: str, registered: dict[str, str], why: str
+) -> None:
+    adapters = {"nio": AdapterProgram(), "mine": AdapterProgram(driver="python3 driver.py")}
+    assert absence_of(adapters, lambda: registered, replace(PYTHON, type=asked)) == why
+    commands = adapters | {"other": AdapterProgram(command="other {url}")}
+    assert absence_of(commands, lambda: registered, replace(PYTHON, type=asked)) == ""

@@ -1,3 +1,4 @@
+import asyncio.tasks
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,38 @@ def test_a_failure_shows_the_line_of_the_test_its_traceback_and_its_output(lab: 
     assert text.count("  line ") == 9
     assert "  line 29\n  WARNING test: now it comes\n" in text
     assert "adapter leased" not in text
+
+
+def test_an_adapters_traceback_without_a_frame_left_is_not_shown(lab: "Lab") -> None:
+    own = Path(summary.__code__.co_filename).parents[2] / "adapters/nio/device.py"
+    heading = "Traceback (most recent call last):\n"
+    trace = (
+        f'{TRACEBACK}\n{heading}  File "{own}", line 3, in until\n    raise ActionFailed("no room")\n'
+        f"trafficlight.adapters.sdk.adapter.ActionFailed: no room\n [{own}:3]\n"
+    )
+    lab.start()
+    lab.run(lab.plan({"alice": "Bad"}), "failure", "no room", traceback=trace)
+    text = "\n".join(summary(lab.record, lab.folder.path))
+    assert text.count(heading) == 1
+    assert "ActionFailed" not in text
+    # Of another's adapter it says where.
+    lab.run(
+        lab.plan({"alice": "Other"}), "failure", "no", traceback=trace.replace(str(own), "/home/kim/my.py")
+    )
+    text = "\n".join(summary(lab.record, lab.folder.path))
+    assert text.count(heading) == 3
+    assert "ActionFailed: no room" in text
+
+
+def test_where_a_test_waited_is_a_line_of_the_test(lab: "Lab") -> None:
+    trace = (
+        'Traceback (most recent call last):\n  File "/home/kim/my_test.py", line 4, in run\n'
+        f'    await asyncio.sleep(9)\n  File "{asyncio.tasks.__file__}", line 649, in sleep\n    await x\n'
+    )
+    lab.start()
+    lab.run(lab.plan({"alice": "Slow"}), "error", "not done within 2 s", traceback=trace)
+    text = "\n".join(summary(lab.record, lab.folder.path))
+    assert "at /home/kim/my_test.py:4\n" in text
 
 
 def test_what_is_shown_of_tracebacks_is_bounded(lab: "Lab") -> None:

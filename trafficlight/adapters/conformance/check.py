@@ -19,6 +19,7 @@ from trafficlight.text import first_problem, single_line
 
 T = TypeVar("T")
 
+_ON_A_HOMESERVER = 60.0  # seconds that an action has there, as adapters learn when they register again
 _SPIN = 3  # polls at the wrong time; more are a tight loop
 
 
@@ -34,6 +35,7 @@ async def check(command: str, options: CheckOptions | None = None) -> Results:
     coordinator = ScriptedCoordinator(
         hold=chosen.hold, delay=round(chosen.idle_delay * 1000), token=chosen.token
     )
+    coordinator.deadlines["action"] = chosen.grace
     folder = await asyncio.to_thread(TemporaryDirectory, prefix="trafficlight-check-")
     try:
         async with coordinator:
@@ -158,6 +160,7 @@ class _Examination:
             return None
         count = len(self.coordinator.adapters)
         await self.coordinator.stop()
+        self.coordinator.deadlines["action"] = _ON_A_HOMESERVER
         await self.coordinator.until(lambda: None, self.options.away)
         await self.coordinator.start()
         back = await self.until(lambda: self.newest(count) or self.program.ended, self.options.startup)

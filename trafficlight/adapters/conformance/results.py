@@ -29,7 +29,7 @@ class CheckOptions:
     :param examples: example data by action; actions without one are sent without data.
     :param hold: seconds that polls are held; coordinators hold up to 28.
     :param startup: seconds until a registration, for which an adapter may start a client.
-    :param grace: seconds for everything else, such as an answer.
+    :param grace: seconds for everything else, such as an action without a homeserver.
     :param idle_delay: seconds that an idle answer asks to wait for the next poll.
     :param away: seconds that the coordinator is away when it restarts.
     :param token: a shared registration token to require; it is handed over as ``TRAFFICLIGHT_ADAPTER_TOKEN``.

@@ -14,7 +14,7 @@ from trafficlight.adapters.conformance.scripted import ScriptedAdapter
 from trafficlight.adapters.nio.adapter import NioAdapter
 from trafficlight.adapters.sdk import ActionFailed, JsonObject
 
-# Seconds that an action on the homeserver has, as adapters learn from their registration.
+# Seconds that an action on the homeserver has.
 _PATIENCE = 60.0
 _NEVER_SENT = "this was never sent"
 

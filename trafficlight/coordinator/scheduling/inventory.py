@@ -140,6 +140,7 @@ class AdapterInventory:
 
     :param busy: the adapters that will be free later.
     :param missing: adapters that are not there, for messages.
+    :param known: types that adapters have registered as, or may, for messages.
     """
 
     def __init__(
@@ -148,7 +149,9 @@ class AdapterInventory:
         free: Iterable[AvailableAdapter],
         busy: Iterable[AvailableAdapter],
         missing: Iterable[MissingAdapter] = (),
+        known: tuple[str, ...] = (),
     ) -> None:
+        self._known = known
         self._missing = tuple(missing)
         ordered = sorted(set(kinds), key=lambda kind: (kind.type_name, repr(kind)))
         self._kinds = {1 << index: kind for index, kind in enumerate(ordered)}
@@ -244,7 +247,7 @@ class AdapterInventory:
             registered = _count(self._registered, bit)
             text += f", {registered} registered"
             if not registered and kind.custom is None:
-                text += did_you_mean(kind.type)
+                text += did_you_mean(kind.type, self._known)
             if bit in self._problems:
                 text += f"; {self._problems[bit]}"
             parts.append(text + ")")

@@ -102,6 +102,7 @@ def decide(
     limits: Limits | None = None,
     usage: Usage | None = None,
     missing: Iterable[MissingAdapter] = (),
+    known: tuple[str, ...] = (),
 ) -> Decision:
     """Decide what starts.
 
@@ -111,8 +112,9 @@ def decide(
 
     :param waiting: the groups of waiting cases of all sessions.
     :param missing: adapters that are not there, for the reasons.
+    :param known: types that adapters have registered as, or may, for the reasons.
     """
-    return _Table(waiting, now, free, busy, limits or Limits(), usage or Usage(), missing).decision()
+    return _Table(waiting, now, free, busy, limits or Limits(), usage or Usage(), missing, known).decision()
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +148,7 @@ class _Table:
         limits: Limits,
         usage: Usage,
         missing: Iterable[MissingAdapter],
+        known: tuple[str, ...],
     ) -> None:
         self._now = now
         self._limits = limits
@@ -159,7 +162,7 @@ class _Table:
         groups = [group for group in waiting if group.cases]
         firsts = [next(iter(group.cases.values())).case for group in groups]
         kinds = (kind for case in firsts for kind in needs_of(case, nodes=limits.nodes).values())
-        self._adapters = AdapterInventory(kinds, free, busy, missing)
+        self._adapters = AdapterInventory(kinds, free, busy, missing, known)
         # One more than can start, so that the group gets a reason.
         most = _MOST_STARTS if limits.cases is None else max(0, limits.cases - self._running.total()) + 1
         self._candidates = []

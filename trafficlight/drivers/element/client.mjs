@@ -38,6 +38,7 @@ export class Client extends ChatUser {
     async register({ username, password, homeserver_url }) {
         const page = this.page;
         await this.#start(homeserver_url, "register");
+        await this.#first("#mx_RegistrationForm_username", FAILED);
         await page.fill("#mx_RegistrationForm_username", username);
         await page.fill("#mx_RegistrationForm_password", password);
         await page.fill("#mx_RegistrationForm_passwordConfirm", password);
@@ -50,6 +51,7 @@ export class Client extends ChatUser {
     async login({ username, password, homeserver_url, key_backup_passphrase: passphrase }) {
         const page = this.page;
         await this.#start(homeserver_url, "login");
+        await this.#first("#mx_LoginForm_username", FAILED);
         await page.fill("#mx_LoginForm_username", username);
         await page.fill("#mx_LoginForm_password", password);
         await page.click(".mx_Login_submit");

@@ -30,6 +30,11 @@ class SessionBody(BaseModel):
     )
     cases: int = Field(description="The number of cases.")
     counts: dict[str, int] = Field(description="The number of cases per state.")
+    outcomes: dict[str, int] = Field(
+        default_factory=dict,
+        description="The number of cases per outcome, as in the summary, without zeros. Cases without a "
+        "verdict are `waiting` or `running`, and `not run` once it has ended.",
+    )
     started: datetime | None
     ended: datetime | None
     exit_code: int | None = Field(description="As of `trafficlight run`; null until it has ended.")

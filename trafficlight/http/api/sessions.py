@@ -47,6 +47,7 @@ from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.catalog import ProblemSummary, SessionSummary
 from trafficlight.results.events import State, line_head
 from trafficlight.results.journal import is_written
+from trafficlight.results.reports.presentation import outcome_counts
 from trafficlight.results.traffic import exchanges
 from trafficlight.suites.model import Plan
 from trafficlight.suites.selection import SessionRequest
@@ -467,6 +468,7 @@ def session_body(summary: SessionSummary, folder: Path, session: Session | None,
         state=state,
         cases=summary.cases,
         counts={state.value: number for state, number in summary.counts.items()},
+        outcomes=outcome_counts(summary.outcomes, over=summary.status != "running"),
         started=summary.started,
         ended=summary.ended,
         exit_code=summary.exit_code,

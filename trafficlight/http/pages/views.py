@@ -14,7 +14,7 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.adapters import adapter_body
 from trafficlight.http.api.bodies import AdapterBody
-from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
+from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
 from trafficlight.results.record import ExitCode
@@ -29,6 +29,7 @@ from trafficlight.results.reports.presentation import (
     display_status,
     file_kind,
     in_display_order,
+    outcome_counts,
     verdict,
     why,
 )
@@ -133,11 +134,7 @@ def _contains(words: list[str], case: CaseRecord) -> bool:
 
 def session_row(summary: SessionSummary) -> SessionRow:
     """Return a session's row."""
-    counts = Counter({outcome.value: number for outcome, number in summary.outcomes.items()})
-    if summary.status == "running":
-        counts["waiting"] = counts.pop(Outcome.NOT_RUN)
-    else:
-        counts[Outcome.NOT_RUN] += counts.pop(Outcome.RUNNING)
+    counts = outcome_counts(summary.outcomes, over=summary.status != "running")
     state = "interrupted" if summary.interrupted else summary.status
     return SessionRow(
         id=summary.id,
@@ -148,7 +145,7 @@ def session_row(summary: SessionSummary) -> SessionRow:
             len(summary.problems),
             reduced=summary.strict and summary.exit_code == ExitCode.LAB_ERROR,
         ),
-        counts=in_display_order(counts),
+        counts=counts,
         started=summary.started,
         seconds=summary.seconds if summary.ended is not None else None,
     )

@@ -70,6 +70,19 @@ def in_display_order(counts: Mapping[str, int]) -> dict[str, int]:
     return {status: counts[status] for status in MARKS if counts.get(status)}
 
 
+def outcome_counts(outcomes: Mapping[Outcome, int], *, over: bool) -> dict[str, int]:
+    """Return the number of cases per status, in display order, of a session without its cases.
+
+    :param over: whether the session no longer runs.
+    """
+    counts = Counter({outcome.value: number for outcome, number in outcomes.items()})
+    if over:
+        counts[Outcome.NOT_RUN] += counts.pop(Outcome.RUNNING)
+    else:
+        counts["waiting"] = counts.pop(Outcome.NOT_RUN)
+    return in_display_order(counts)
+
+
 def status_counts(cases: Iterable[CaseRecord], *, over: bool) -> dict[str, int]:
     """Return the number of cases per status, in display order.
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
@@ -18,6 +19,8 @@ _EXPLAINED = 10  # cases of one outcome whose traceback and output are shown
 _TRACE_LINES, _OUTPUT_LINES = 16, 10
 _OUTPUT_BYTES = 256 << 10  # of the log, searched for output
 _PACKAGE = Path(__file__).parents[2]
+_LIBRARY = Path(os.__file__).parent
+_HEADING = "Traceback (most recent call last):"
 _FRAME = re.compile(r'  File "(.+)", line (\d+)')
 _LOGGED = re.compile(r"\d{4}-\d\d-\d\d [\d:]+,\d+ (\w+) +([\w.]+): (.*)")
 
@@ -90,6 +93,8 @@ def _evidence(attempt: AttemptRecord, folder: Path) -> list[str]:
     """Return where a test failed, its traceback, and the last lines of its output."""
     trace = trimmed_traceback(attempt.traceback)
     places = [found for line in trace if (found := _FRAME.match(line))]
+    # A wait of the test ends in asyncio.
+    places = [place for place in places if not _is_library(Path(place[1]))] or places
     lines = [f"at {_short(Path(places[-1][1]))}:{places[-1][2]}"] if places else []
     if len(trace) > _TRACE_LINES:
         half = _TRACE_LINES // 2
@@ -105,6 +110,10 @@ def is_own(file: Path) -> bool:
     return file.is_relative_to(_PACKAGE) and not file.is_relative_to(_PACKAGE / "tests")
 
 
+def _is_library(file: Path) -> bool:
+    return file.is_relative_to(_LIBRARY) or "site-packages" in file.parts
+
+
 def trimmed_traceback(traceback: str) -> list[str]:
     """Return the lines of a traceback without the frames of this package, except those of its tests."""
     kept: list[str] = []
@@ -116,6 +125,22 @@ def trimmed_traceback(traceback: str) -> list[str]:
             own = False
         if not own:
             kept.append(line)
+    return _without_bare(kept)
+
+
+def _without_bare(trace: list[str]) -> list[str]:
+    """Leave out tracebacks in an error's text of which no frame is left: they only repeat the error."""
+    kept: list[str] = []
+    bare = False
+    for line, following in pairwise([*trace, ""]):
+        if line == _HEADING:
+            bare = bool(kept) and not _FRAME.match(following)
+        elif not line:
+            bare = False
+        if not bare:
+            kept.append(line)
+    while kept and not kept[-1]:
+        kept.pop()
     return kept
 
 
