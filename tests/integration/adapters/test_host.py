@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
+from trafficlight import processes as processes_module
 from trafficlight.adapters.conformance import Reply, ScriptedAdapter, ScriptedCoordinator
 from trafficlight.adapters.host import DriverCommand, serve_driver
 from trafficlight.adapters.host import driver as driver_module
-from trafficlight.adapters.host import log as log_module
 from trafficlight.adapters.host.adapter import Drivers
 from trafficlight.adapters.host.driver import Driver, DriverError
 from trafficlight.adapters.host.log import DriverLog
@@ -366,9 +366,9 @@ async def test_a_file_that_cannot_be_uploaded_costs_no_other(monkeypatch: pytest
 
 async def test_of_a_long_log_the_beginning_and_the_end_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log was looked at four times a second: until then, a driver could fill the disk of all others."""
-    monkeypatch.setattr(log_module, "_LONGEST", 5000)
-    monkeypatch.setattr(log_module, "_BEGINNING", 1000)
-    monkeypatch.setattr(log_module, "_END", 500)
+    monkeypatch.setattr(processes_module, "_LONGEST_LOG", 5000)
+    monkeypatch.setattr(processes_module, "_LOG_BEGINNING", 1000)
+    monkeypatch.setattr(processes_module, "_LOG_END", 500)
     monkeypatch.setattr(driver_module, "_CHUNK", 100)
     sizes, write = [], DriverLog.write
 

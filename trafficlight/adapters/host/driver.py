@@ -319,7 +319,7 @@ class Driver:
 
     async def _signal_started(self, number: signal.Signals) -> None:
         """Signal what the process has started, and its children, wherever they are."""
-        await asyncio.to_thread(signal_marked, _STORAGE, str(self.folder / "storage"), number)
+        await asyncio.to_thread(signal_marked, _STORAGE, [str(self.folder / "storage")], number)
 
     async def _read(self, process: _Process) -> None:
         assert process.stdout is not None
