@@ -42,6 +42,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _EARLY = 5.0
 # Exits in a row, without a case in between, after which a program is not waited for.
 _FAILED = 5
+# Programs that are started at once: each start blocks the event loop for some milliseconds.
+_STARTS = 4
 # Bytes of output that are searched for the line that says why a program exited.
 _TAIL = 8 << 10
 # A version that a client type must have.
@@ -230,6 +232,7 @@ class Supervisor:
         self._running: set[ChildProcess] = set()
         self._exited: set[str] = set()  # the instances of programs that may have left processes behind
         self._killing = asyncio.Lock()
+        self._starting = asyncio.Semaphore(_STARTS)
         self._ports = PortPicker()
 
     @property
@@ -305,12 +308,13 @@ class Supervisor:
             environment = {name: filled(value) for name, value in variables.items()}
             began, printed = loop.time(), await asyncio.to_thread(_size, log)
             try:
-                process = await start_process(
-                    command,
-                    environment={**self._environment, **environment, **own},
-                    directory=program.directory or self._directory,
-                    log=log,
-                )
+                async with self._starting:
+                    process = await start_process(
+                        command,
+                        environment={**self._environment, **environment, **own},
+                        directory=program.directory or self._directory,
+                        log=log,
+                    )
             except (DeployError, OSError) as error:  # no processes, memory or files are left
                 program.failures += 1
                 logger.warning("the adapter program %s cannot be started: %s", name, error)

@@ -126,6 +126,10 @@ async def test_defect_is_found(defect: str, name: str) -> None:
     results = await check(command(PLAIN, defect), QUICK)
     assert name in names(results, Level.WRONG), render(results)
     assert results.exit_code == 1
+    if defect == "never-answers":
+        assert "it goes silent (does a driver buffer its input or output? flush after each line)" in render(
+            results
+        )
 
 
 @pytest.mark.parametrize(("habit", "noted"), NOTED.items())

@@ -501,7 +501,7 @@ async def test_a_driver_that_cannot_be_reset_gets_no_other_case(
         ("exit", r"the driver exited \(exit code 1\):\nError: no browser here"),
         ("wrong", "its first message: type: must be text"),
         ("list", r"its first message must be an object, not \[1\]"),
-        ("silent", r'no line {"type": ...} on standard output within 0.5 s'),
+        ("silent", r'no line {"type": ...} on standard output within 0.5 s \(does a driver buffer'),
     ],
 )
 async def test_a_driver_that_does_not_say_what_it_is_ends_the_host(mode: str, why: str) -> None:
