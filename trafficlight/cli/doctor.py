@@ -178,9 +178,7 @@ def _client(subject: str, name: str, adapter: AdapterProgram, cache: CacheFolder
     if not issubclass(recipe := RECIPES[name], BuiltRecipe):
         return Finding(subject, True, "built in")
     built = ", ".join(recipe.built(cache))
-    return Finding(
-        subject, True, f"its driver is built: {built}" if built else "its driver is built on first use"
-    )
+    return Finding(subject, True, f"its driver is built{f': {built}' if built else ' on first use'}")
 
 
 def _nio(subject: str) -> Finding:

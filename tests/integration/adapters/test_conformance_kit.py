@@ -127,9 +127,7 @@ async def test_defect_is_found(defect: str, name: str) -> None:
     assert name in names(results, Level.WRONG), render(results)
     assert results.exit_code == 1
     if defect == "never-answers":
-        assert "it goes silent (does a driver buffer its input or output? flush after each line)" in render(
-            results
-        )
+        assert any("does a driver buffer its input" in finding.text for finding in results.findings)
 
 
 @pytest.mark.parametrize(("habit", "noted"), NOTED.items())

@@ -189,6 +189,17 @@ async def test_what_is_no_message_is_logged() -> None:
         assert "the input ended" in log
 
 
+async def test_what_is_printed_before_the_first_message_is_logged() -> None:
+    """A text was, and a number was refused, as the first message must be an object."""
+    driver = Driver(command("chatty"))
+    await driver.start()
+    await driver.end()
+    log = driver.log.tail(1000)
+    await driver.remove()
+    assert driver.hello.type == "counter"
+    assert 'hello\n5.5\n"text"\n' in log
+
+
 @pytest.mark.parametrize(
     ("line", "quoted"), [({}, '{"id": 1}'), ({"err": "boom"}, '"err": "boom"'), ({"error": None}, "null")]
 )

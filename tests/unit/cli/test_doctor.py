@@ -50,7 +50,7 @@ def test_a_driver_that_is_built_is_named_with_its_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It said that the driver is built on first use, also after that."""
-    monkeypatch.setattr(JsSdkRecipe, "unsupported", lambda: None)
+    monkeypatch.setattr(JsSdkRecipe, "unsupported", classmethod(lambda cls: None))
     settings = Settings(adapters={"js-sdk": AdapterProgram()}, cache_folder=tmp_path)
     (finding,) = _adapters(settings)
     assert finding.detail == "its driver is built on first use"
