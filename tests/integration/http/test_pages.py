@@ -55,12 +55,15 @@ async def test_requests_of_clients_are_asked_for_by_time(site: HttpHarness) -> N
     (case,) = session.record.cases.values()
 
     page = f"/status/{session.id}/case/{case_key(case.id)}"
-    assert "sync" not in (await site.get(page)).text()
+    plain = (await site.get(page)).text()
+    assert "sync" not in plain
+    assert plain.count('name="between"') == 1
     assert "GET /sync&lt;b&gt;" in (await site.get(f"{page}?role=alice&between=")).text()
-    assert "None of them was sent then" in (await site.get(f"{page}?between=500:")).text()
+    assert "No requests in this range." in (await site.get(f"{page}?between=500:")).text()
     assert (await site.get(f"{page}?between=soon")).status == 400
     where = f"/api/sessions/{session.id}/requests?case={quote(case.id)}"
     asked = (await site.get(f"{where}&between=0:500")).json()
+    assert asked["left_out"] == []
     assert (asked["attempt"], [one["target"] for one in asked["requests"]]) == (1, ["/sync<b>"])
     assert (await site.get(f"{where}&role=bob")).json()["requests"] == []
     assert (await site.get(f"{where}&attempt=2")).status == 404

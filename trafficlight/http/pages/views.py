@@ -182,7 +182,7 @@ def attempt_views(
         place = folder / attempt.folder
         view = attempt_view(attempt, _files(folder, attempt), _log(place / "log.info"))
         if period is not None:
-            view = replace(view, requests=exchanges(place, attempt.started, role=role, period=period))
+            view = replace(view, traffic=exchanges(place, attempt.started, role=role, period=period))
         views.append(view)
     return views
 
