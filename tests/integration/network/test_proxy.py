@@ -434,7 +434,7 @@ async def test_rules_for_the_same_requests_collide(setting: Setting) -> None:
         (("/x",), {"nth": 1.5}, "nth=1.5 matches nothing"),
         (("/x",), {"query": {"limit": 10}}, "parameters are texts"),
         ((re.compile("/X", re.IGNORECASE),), {}, "flags into it"),
-        (("/x",), {"body": {"a": b"b"}}, r"body={'a': b'b'} matches nothing: it is no JSON"),
+        (("/x",), {"body": {"a": b"b"}}, r"body={'a': b'b'} matches nothing: it is not JSON"),
         (("/x",), {"status": 99}, "block /x with 99: an answer has a status from 200 to 599"),
     ],
 )
