@@ -29,6 +29,7 @@ async def played(site: HttpHarness, body: str = "await alice.perform('one')", **
     await adapter.upload("shot.png", b"\x89PNG\r\n\x1a\n")
     await adapter.upload("page.html", b"<script>alert(1)</script>")
     await adapter.upload("film.mp4", bytes(range(256)) * 40)
+    await adapter.upload("cut.webm", b"")
     await adapter.respond({"id": message["id"], **answer})
     return await ended(session)
 
@@ -153,6 +154,8 @@ async def test_the_case_page_shows_what_happened(site: HttpHarness) -> None:
         assert shown in text, shown
     assert f'<img loading="lazy" src="{file_path(session, "shot.png")}"' in text
     assert f'<video controls preload="metadata" src="{file_path(session, "film.mp4")}"' in text
+    assert f'src="{file_path(session, "cut.webm")}"' not in text
+    assert re.search(r'cut\.webm">cut\.webm</a>.*empty</span>', text)
 
 
 async def test_text_is_never_markup(site: HttpHarness) -> None:

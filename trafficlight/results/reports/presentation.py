@@ -292,15 +292,24 @@ def recorded_files(attempt: AttemptRecord) -> list[FileView]:
         *(FileView(f"{attempt.folder}/{name}", name, None, "", "file") for name in logs),
         *(
             FileView(
-                f"{attempt.folder}/{file.path}", file.name, file.size, file.role or "", file_kind(file.path)
+                f"{attempt.folder}/{file.path}",
+                file.name,
+                file.size,
+                file.role or "",
+                file_kind(file.path, file.size),
             )
             for file in attempt.files
         ),
     ]
 
 
-def file_kind(name: str) -> str:
-    """Return how a browser shows a file: ``image``, ``video``, ``audio`` or ``file``."""
+def file_kind(name: str, size: int) -> str:
+    """Return how a browser shows a file: ``image``, ``video``, ``audio`` or ``file``, also if it is empty.
+
+    :param size: bytes.
+    """
+    if not size:
+        return "file"
     if name.lower().endswith(_PICTURES):
         return "image"
     family = (mimetypes.guess_type(name)[0] or "").partition("/")[0]
