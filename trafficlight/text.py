@@ -82,6 +82,14 @@ def single_line(text: str, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def brief(data: Mapping[str, Any], limit: int = 300) -> str:
+    """Return an object in one line: `room='!r', limit=5`, truncated at its end.
+
+    :param limit: characters.
+    """
+    return single_line(", ".join(f"{key}={value!r}" for key, value in data.items()), limit)
+
+
 def truncate(text: str, limit: int) -> str:
     """Return text that any encoding can write, with its middle left out if it is too long.
 

@@ -27,7 +27,7 @@ from trafficlight.worker.execution import OnFailure
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two registrations of one program; one that exits early is restarted after a pause.
+# Seconds that cases wait for adapters once all programs have registered and none is being started.
 _AWAY = 30.0
 _LOOK = 0.1  # seconds
 # Seconds between the two cancellations of the second signal.
@@ -112,19 +112,19 @@ async def adapters_running(
     """
     pool = lab.engine.pool
 
-    token, within = secret_of(lab.settings.adapter_token), lab.settings.exit_deadline
     supervisor = await asyncio.to_thread(
         Supervisor,
         programs,
         url,
         folder,
         pool,
-        token=token,
+        token=secret_of(lab.settings.adapter_token),
         cache=CacheFolder(lab.settings.cache_folder),
         progress=progress,
-        exit_deadline=within,
+        exit_deadline=lab.settings.exit_deadline,
     )
     lab.engine.programs_failed = supervisor.all_failed
+    lab.engine.starting = supervisor.starting
     pool.started_here = frozenset(program.instance for program in supervisor.programs)
     usual = lab.settings.queue_deadline
     short = not others and "queue_deadline" not in lab.settings.model_fields_set
@@ -132,8 +132,7 @@ async def adapters_running(
     def deadline() -> float:
         if supervisor.building:
             return math.inf
-        soon = short and supervisor.all_registered()
-        return min(usual, _AWAY + within * supervisor.exiting()) if soon else usual
+        return min(usual, _AWAY) if short and supervisor.all_registered() else usual
 
     lab.engine.adapters_deadline = deadline
     task = asyncio.create_task(supervisor.run(), name="adapters")

@@ -6,7 +6,8 @@ import logging
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from functools import partial
 from itertools import islice
 
 from trafficlight.client_types import ClientTypeSpec
@@ -38,8 +39,6 @@ _SUGGESTED = 100
 _NODE = "node "
 # Seconds between two checks for silent adapters and expired deadlines.
 _SWEEP_INTERVAL = 1.0
-# Seconds that adapters may be missing once the programs that would be one keep exiting.
-_AWAY = 5.0
 # Seconds after which a case that no other adapter can have gets quarantined ones: adapters that left after a
 # case come back within that time.
 _LAST_RESORT = 10.0
@@ -96,9 +95,11 @@ class Engine:
         self.stopping = ""
         self._interrupted = False
         self.stalled = StallDetector(clock)
-        #: Returns the seconds that cases wait for adapters that are missing: less once all have registered,
-        #: no limit while drivers are being built.
+        #: Returns the seconds that cases wait for adapters that are missing and not being started: less once
+        #: all have registered, no limit while drivers are being built.
         self.adapters_deadline: Callable[[], float] = lambda: queue_deadline
+        #: Returns the types of the adapters that the lab is starting, for the first time or again.
+        self.starting: Callable[[], Set[str]] = frozenset
         #: Whether no missing adapter will register, because the programs that would be one keep exiting.
         self.programs_failed: Callable[[], bool] = lambda: False
         #: Why no adapter of a type can register, by the type of the registration.
@@ -419,20 +420,17 @@ class Engine:
             self._check_progress()
             adapters_deadline = self.adapters_deadline()
             all_registered = adapters_deadline < self._queue_deadline
-            if adapters_deadline < self._adapters_deadline:  # it counts from now on
-                for session in self.sessions.values():
-                    for group in session.waiting.groups:
-                        group.restart_timer(self.clock.monotonic())
             self._adapters_deadline = adapters_deadline
-            if self.programs_failed():
-                adapters_deadline = min(adapters_deadline, _AWAY)
+            starting, programs_failed = self.starting(), self.programs_failed()
             for session in list(self.sessions.values()):
                 if await session.sweep(
                     self._queue_deadline,
                     adapters_deadline,
                     self._lacking_actions,
                     self._absent,
+                    partial(_needs_any, types=starting),
                     all_registered=all_registered,
+                    programs_failed=programs_failed,
                 ):
                     self.wake()
                 if (over := session.deadline_exceeded()) is not None:
@@ -466,6 +464,11 @@ class Engine:
             waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
             reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
         )
+
+
+def _needs_any(case: Case, types: Set[str]) -> bool:
+    """Return whether a case may need an adapter of one of these types."""
+    return any(types if kind.custom else kind.type in types for kind in case.clients.values())
 
 
 def _available(adapters: Iterable[Adapter]) -> list[AvailableAdapter]:

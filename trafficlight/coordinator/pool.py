@@ -444,8 +444,13 @@ class Pool:
 
     def has(self, program: str) -> bool:
         """Return whether a case has an adapter of a program, or can have one."""
+        return self.usable[program] > 0
+
+    @property
+    def usable(self) -> Counter[str]:
+        """How many adapters of each program cases have or can have."""
         there = (AdapterState.FREE, AdapterState.LEASED)
-        return any(one.program == program and one.state in there for one in self)
+        return Counter(one.program for one in self._adapters.values() if one.state in there)
 
     def lose(self, adapter: Adapter, why: str) -> None:
         """Drop an adapter that is known to have exited."""

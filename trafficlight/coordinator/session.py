@@ -42,6 +42,8 @@ from trafficlight.worker.assignment import Verdict
 
 logger = logging.getLogger(__name__)
 
+# Seconds that adapters may be missing once the programs that would be one keep exiting.
+_AWAY = 5.0
 # Seconds between two notes in the journal on why cases wait: at most, at least, and more for each case.
 _REASON_EVERY, _REASON_SOON, _REASON_EACH = 30.0, 2.0, 0.05
 # Cases that one such note is about, at most.
@@ -254,17 +256,22 @@ class Session:
         adapters_deadline: float,
         unsupported: Callable[[Case], str] = lambda _: "",
         absent: Callable[[Case], str] = lambda _: "",
+        starting: Callable[[Case], bool] = lambda _: False,
         *,
         all_registered: bool = False,
+        programs_failed: bool = False,
     ) -> bool:
         """Record why cases wait, and end those whose deadline has expired; return whether there were any.
 
         :param deadline: seconds that a case waits while adapters and providers together cannot satisfy it.
-        :param adapters_deadline: seconds that it waits while that is for lack of adapters.
+        :param adapters_deadline: seconds that it waits while that is for lack of adapters, unless the lab is
+            starting some that it needs.
         :param unsupported: which declared action the adapters for a case lack; empty if that is not why it
             waits.
         :param absent: why no adapter will register that a case lacks: it ends at once; empty if one may.
+        :param starting: whether the lab is starting adapters for a case.
         :param all_registered: whether no other adapters will register: unsupported cases end at once.
+        :param programs_failed: whether no adapter will register that is not being started.
         """
         now, expired = self._clock.monotonic(), False
         for group in self.waiting.groups:
@@ -273,10 +280,15 @@ class Session:
             expired = await self._check_prepared(group, now, absent) or expired
             if not group.cases:
                 continue
-            patience = adapters_deadline
-            if all_registered and group.no_adapter_since is not None:
-                first = next(iter(group.cases.values())).case
-                patience = 0.0 if unsupported(first) else adapters_deadline
+            first = next(iter(group.cases.values())).case
+            lacks = group.no_adapter_since is not None
+            starts = lacks and starting(first)
+            group.set_patience(max(deadline, adapters_deadline) if starts else adapters_deadline, now)
+            patience = group.patience
+            if lacks and all_registered and unsupported(first):
+                patience = 0.0
+            elif programs_failed and not starts:
+                patience = min(patience, _AWAY)
             if (seconds := group.expired_deadline(now, deadline, patience)) is not None:
                 async for case in cooperative(list(group.cases)):
                     # By now an adapter may have registered, or the session may have been stopped.

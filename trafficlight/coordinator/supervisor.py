@@ -59,6 +59,7 @@ class Program:
     :param environment: variables to set besides the inherited ones.
     :param recipe: builds the driver that the command hosts, which is appended to it.
     :param version: the version of the client of that driver; by default the recipe's.
+    :param count: how many adapters it registers.
     :ivar instance: names it, the same for all of its processes.
     :ivar secret: is in the URL of its processes: others cannot register as this program.
     :ivar running: whether it has a process now.
@@ -71,6 +72,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     recipe: type[DriverRecipe] | None = None
     version: str | None = None
+    count: int = 1
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
     failures: int = 0
@@ -96,15 +98,19 @@ def programs_of(adapters: Mapping[str, AdapterProgram], cases: Iterable[Case] | 
             continue
         if adapter.driver:
             driver = ["--driver", shlex.join(_split(adapter.driver, adapter, key))]
-            found.append(Program(name, _host(adapter.count, driver), adapter.cwd, adapter.env))
+            found.append(
+                Program(name, _host(adapter.count, driver), adapter.cwd, adapter.env, count=adapter.count)
+            )
             continue
         if name not in RECIPES:
             known = ", ".join(RECIPES)
             raise ConfigError(f"needs a command or a driver: only {known} come with trafficlight", key=key)
         version = adapter.version or None
         for wanted, roles in _roles(name, cases).items() if cases is not None else [(version, adapter.count)]:
-            needed = _host(min(roles, adapter.count), _labels(wanted) if cases is not None else ())
-            found.append(Program(name, needed, adapter.cwd, adapter.env, RECIPES[name], wanted or version))
+            count = min(roles, adapter.count)
+            needed = _host(count, _labels(wanted) if cases is not None else ())
+            recipe = RECIPES[name], wanted or version
+            found.append(Program(name, needed, adapter.cwd, adapter.env, *recipe, count))
     return [program for program in found if program.command]
 
 
@@ -262,10 +268,15 @@ class Supervisor:
         others = any(one.program not in ours and self._pool.has(one.program) for one in self._pool)
         return bool(missing) and not others and all(program.failures >= _FAILED for program in missing)
 
-    def exiting(self) -> bool:
-        """Whether a program has been sent `exit` and has not registered again."""
-        running = (program.instance for program in self.programs if program.running)
-        return any(self._pool.since_exit(instance) is not None for instance in running)
+    def starting(self) -> set[str]:
+        """Return the types of programs with fewer adapters than they register.
+
+        Not of those that keep exiting.
+        """
+        there = self._pool.usable
+        short = (one for one in self.programs if one.failures < _FAILED and there[one.instance] < one.count)
+        registrations = (self._pool.registration_of(one.instance) for one in short)
+        return {one["type"] for one in registrations if one is not None}
 
     async def _keep(self, program: Program, log: Path) -> None:
         if program.recipe is None:

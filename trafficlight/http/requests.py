@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -46,7 +47,7 @@ _TOGETHER = 128 << 20
 # Large bodies in memory, and the seconds for which the senders of others wait for one of these places.
 _LARGE_AT_ONCE = asyncio.Semaphore(12)
 _TURN = 15.0
-# Large bodies are parsed one at a time: one takes 20 times its size.
+# Large bodies and recordings are parsed one at a time: one takes 20 times its size.
 _PARSER = ThreadPoolExecutor(1, "parse")
 # Lists and objects in a body.
 _CONTAINERS = 1_000_000
@@ -168,6 +169,11 @@ async def form_fields(limit: int) -> dict[str, str]:
 def json_response(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
     """Return a response that holds a model."""
     return Response(body.model_dump_json(), status=status, content_type="application/json")
+
+
+async def one_at_a_time(function: Callable[[], T]) -> T:
+    """Call a function that parses much in a thread, after all other such calls."""
+    return await asyncio.get_running_loop().run_in_executor(_PARSER, copy_context().run, function)
 
 
 async def before_stall(coming: Awaitable[T], began: float, read: int) -> T:
@@ -306,7 +312,7 @@ async def read_object(body: AsyncIterator[bytes]) -> JsonObject:
         raw = b"".join(pieces)
         if len(raw) <= LARGE:
             return parse_object(raw)
-        return await asyncio.get_running_loop().run_in_executor(_PARSER, parse_object, raw)
+        return await one_at_a_time(lambda: parse_object(raw))
     finally:
         share.release()
 

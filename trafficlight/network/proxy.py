@@ -173,13 +173,7 @@ class _Case:
         # The adapters are released after the test's process has ended, and may still log out.
         await asyncio.sleep(linger)
         for line in self._lines.values():
-            for server in line.servers:
-                server.close()
-            tasks = [task for connection in line.connections if (task := connection.task) is not None]
-            line.cut()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if line.recording is not None:
-                self._disk.submit(line.recording.close)
+            await line.close()
         await asyncio.to_thread(self._disk.shutdown)
         self._writer.close()
 

@@ -546,6 +546,22 @@ async def test_a_failed_restart_leaves_no_process(tmp_path: Path) -> None:
     await driver.remove()
 
 
+@pytest.mark.parametrize("when", ["it ends", "it is created"])
+async def test_a_kill_during_a_restart_counts(when: str) -> None:
+    driver = Driver(command())
+    await driver.start()
+    restarting = asyncio.create_task(driver.restart())
+    async with asyncio.timeout(PATIENCE):
+        while not (driver.killed if when == "it ends" else driver._spawning.locked()):
+            await asyncio.sleep(0)
+    await driver.kill()
+    assert not processes()
+    with pytest.raises(DriverError, match=r"the driver was killed|signal 9"):
+        await restarting
+    assert not processes()
+    await driver.remove()
+
+
 async def test_no_such_program() -> None:
     driver = Driver(DriverCommand(["no-such-program"]))
     with pytest.raises(DriverError, match="cannot start no-such-program"):

@@ -271,6 +271,32 @@ async def test_of_waiting_where_nobody_else_is_expected(bay: "EngineHarness", cl
     assert case.message == "timed out after 30 s: needs 1 x Nio (0 free, 0 registered)"
 
 
+async def test_of_waiting_counts_once_adapters_are_started_again(
+    bay: "EngineHarness", clock: HandClock
+) -> None:
+    bay.engine.adapters_deadline = lambda: 30
+    bay.engine.starting = lambda: {"nio"}
+    bay.engine.programs_failed = lambda: True  # that of another type
+    session = await bay.submit(DANCES)
+    await clock.turn(200)
+    bay.engine.programs_failed = lambda: False
+    bay.engine.starting = lambda: {"element-web"}
+    await clock.turn(28)
+    assert not session.ended.is_set()
+    await clock.turn(4)
+    case = (await bay.ended(session))["Dances[alice=Nio]"]
+    assert case.message == "timed out after 30 s: needs 1 x Nio (0 free, 0 registered)"
+
+
+async def test_of_waiting_for_an_adapter_that_never_starts(bay: "EngineHarness", clock: HandClock) -> None:
+    bay.engine.adapters_deadline = lambda: 30
+    bay.engine.starting = lambda: {"nio"}
+    session = await bay.submit(DANCES)
+    await clock.turn(302)
+    case = (await bay.ended(session))["Dances[alice=Nio]"]
+    assert case.message == "timed out after 300 s: needs 1 x Nio (0 free, 0 registered)"
+
+
 async def test_of_waiting_does_not_count_while_drivers_are_built(
     bay: "EngineHarness", clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -93,8 +93,11 @@ def test_two_deadlines_for_two_things_that_are_missing() -> None:
     assert group.expired_deadline(399.0, 300.0, 15.0) is None
     assert group.expired_deadline(400.0, 300.0, 15.0) == 300.0
     group.note_waiting("nor is there an adapter", 400.0, unsatisfiable=True, no_adapter=True)
-    group.restart_timer(410.0)
+    group.set_patience(300.0, 400.0)
+    group.set_patience(15.0, 410.0)
     assert group.expired_deadline(424.0, 1000.0, 15.0) is None
     assert group.expired_deadline(425.0, 1000.0, 15.0) == 15.0
+    group.set_patience(300.0, 425.0)
+    assert group.no_adapter_since == 410.0, "a longer one counts from the same moment"
     group.note_waiting("an adapter registered", 426.0, unsatisfiable=False, no_adapter=False)
     assert group.expired_deadline(9999.0, 300.0, 15.0) is None

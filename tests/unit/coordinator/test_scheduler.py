@@ -274,6 +274,22 @@ class TestLimits:
         assert started(decision) == ["a"]
         assert decision.reasons == {"b": "waiting for other cases to end (3 of 3 are running)"}
 
+    @pytest.mark.parametrize("age", [0, 61])
+    def test_what_cannot_be_had_is_the_reason_while_a_limit_is_reached(self, age: float) -> None:
+        limits = Limits(cases=1, homeservers=1, unreachable=frozenset({"Docker"}))
+        waiting = [
+            case("a", NIO, NIO, age=age),
+            case("b", servers=1, server_types=["Docker"], order=1, age=age),
+            case("c", NIO, order=2, age=age),
+        ]
+        decision = decide(waiting, free("nio"), limits=limits, usage=Usage(cases={"x": 1}, homeservers=1))
+        assert decision.reasons == {
+            "a": "needs 2 x Nio (1 free, 1 registered)",
+            "b": "waiting for Docker (none is reachable)",
+            "c": "waiting for other cases to end (1 of 1 are running)",
+        }
+        assert decision.unsatisfiable == {"a", "b"}
+
     def test_homeservers(self) -> None:
         waiting = [case("a", servers=2), case("b", servers=2, order=1), case("c", order=2)]
         decision = decide(waiting, [], limits=Limits(homeservers=3))

@@ -5,7 +5,7 @@ import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -18,6 +18,9 @@ from trafficlight.drivers.recipes import NioRecipe
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.processes import child_environment, start_process
 from trafficlight.suites.model import Case
+
+if TYPE_CHECKING:
+    from tests.unit.coordinator.conftest import PoolHarness
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,7 @@ def test_an_entry_names_a_command_or_a_driver(tmp_path: Path) -> None:
         programs_of({"mine": AdapterProgram(command="true", cwd=tmp_path / "nowhere")})
     (program,) = programs_of({"mine": AdapterProgram(driver="sh -c 'echo  x'", count=2)})
     assert program.command[-5:] == ["run", "--driver", "sh -c 'echo  x'", "--count", "2"]
+    assert program.count == 2
     assert programs_of({"nio": AdapterProgram(count=0)}) == []
     assert len(programs_of({"mine": AdapterProgram(command="true", count=2)})) == 2
 
@@ -224,6 +228,25 @@ async def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> Non
 
 
 PYTHON = ClientTypeSpec("mautrix-python", type="mautrix-python")
+
+
+def test_a_program_without_all_its_adapters_is_starting(tmp_path: Path, yard: "PoolHarness") -> None:
+    program = Program("nio", ["true"], count=2)
+    supervised = Supervisor([program], "http://x", tmp_path, yard.pool)
+    alice, bob = (yard.adapter(uuid, program=program.instance, reusable=True) for uuid in "ab")
+    assert supervised.starting() == set()
+    yard.lease(role=bob)
+    yard.pool.lose(alice, "its driver exited")
+    assert supervised.starting() == {"nio"}
+    program.failures = 5
+    assert supervised.starting() == set(), "it keeps exiting"
+    program.failures = 4
+    yard.adapter("c", program=program.instance)
+    assert supervised.starting() == set()
+    yard.pool.on_reusable = lambda _: None
+    assert bob.lease is not None
+    yard.pool.release(bob.lease, "the case ended")
+    assert supervised.starting() == {"nio"}, "its reset may start it again"
 
 
 @pytest.mark.parametrize(

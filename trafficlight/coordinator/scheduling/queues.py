@@ -32,6 +32,7 @@ class WaitingGroup:
     :ivar cases: by id, in the order in which they were added.
     :ivar unsatisfiable_since: since when all that is there, free and busy, has not been enough, or None.
     :ivar no_adapter_since: the same for adapters only.
+    :ivar patience: seconds for which adapters may be missing.
     """
 
     session: str
@@ -40,6 +41,7 @@ class WaitingGroup:
     reason: str = ""
     unsatisfiable_since: float | None = None
     no_adapter_since: float | None = None
+    patience: float = 0.0
     _reported: str = ""
     _reported_at: float = float("-inf")
 
@@ -53,10 +55,11 @@ class WaitingGroup:
         self.unsatisfiable_since = _since(self.unsatisfiable_since, now, unsatisfiable)
         self.no_adapter_since = _since(self.no_adapter_since, now, no_adapter)
 
-    def restart_timer(self, now: float) -> None:
-        """Restart the time for which adapters have been missing."""
-        if self.no_adapter_since is not None:
+    def set_patience(self, seconds: float, now: float) -> None:
+        """Set for how long adapters may be missing; a shorter time counts from now."""
+        if seconds < self.patience and self.no_adapter_since is not None:
             self.no_adapter_since = self.unsatisfiable_since = now
+        self.patience = seconds
 
     def expired_deadline(self, now: float, deadline: float, adapters_deadline: float) -> float | None:
         """Return the deadline that the group has reached, in seconds; None if it may wait longer.

@@ -154,6 +154,7 @@ class _Table:
         self._limits = limits
         self._starts: list[Start] = []
         self._reasons: dict[WaitingGroup, str] = {}
+        self._no_adapter: set[WaitingGroup] = set()
         self._running = Counter(usage.cases)
         self._homeservers = usage.homeservers
         self._types = Counter(usage.types)
@@ -181,11 +182,11 @@ class _Table:
         queues: dict[str, list[_Place]] = defaultdict(list)
         heads: dict[str, tuple[_Candidates, WaitingCase]] = {}
         turns: list[tuple[int, float, str]] = []
-        no_adapter, unreachable = set(), set()
+        unreachable = set()
         for one in self._candidates:
             queues[one.group.session].append(self._place(one))
             if not self._adapters.satisfiable(one.bits):
-                no_adapter.add(one.group)
+                self._no_adapter.add(one.group)
             if not self._reachable(one):
                 unreachable.add(one.group)
         for session, queue in queues.items():
@@ -203,7 +204,10 @@ class _Table:
             if queue:
                 heapq.heappush(turns, (self._running[session], oldest, session))
         return Decision(
-            tuple(self._starts), self._reasons, frozenset(no_adapter | unreachable), frozenset(no_adapter)
+            tuple(self._starts),
+            self._reasons,
+            frozenset(self._no_adapter | unreachable),
+            frozenset(self._no_adapter),
         )
 
     def _place(self, one: _Candidates) -> _Place:
@@ -281,6 +285,12 @@ class _Table:
 
     def _over_limit(self, one: _Candidates) -> str | None:
         running, limits = self._running.total(), self._limits
+        # What it cannot have at all is why it waits, also while a limit is reached.
+        if one.group in self._no_adapter:
+            return None
+        if not self._reachable(one):
+            none = next(name for name in one.types if name in limits.unreachable)
+            return f"waiting for {none} (none is reachable)"
         if limits.cases is not None and running >= limits.cases:
             return f"waiting for other cases to end ({running} of {limits.cases} are running)"
         taken = self._homeservers + self._reserved_homeservers
@@ -290,8 +300,6 @@ class _Table:
             slots = "a homeserver slot" if one.servers == 1 else f"{one.servers} homeserver slots"
             return f"waiting for {slots} ({use})"
         for name, needed in one.types.items():
-            if name in limits.unreachable:
-                return f"waiting for {name} (none is reachable)"
             limit, taken = limits.types.get(name), self._types[name] + self._reserved_types[name]
             if limit is not None and taken + needed > max(limit, needed):
                 return f"waiting for {name} ({_in_use(self._types[name], limit, self._reserved_types[name])})"

@@ -56,6 +56,7 @@ from trafficlight.protocol import (
     Uploaded,
 )
 from trafficlight.results.events import Log
+from trafficlight.results.folder import UNCLAIMED
 from trafficlight.results.journal import excerpt
 from trafficlight.text import single_line
 from trafficlight.version import VERSION
@@ -337,7 +338,7 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
         else:
             lab.engine.pool.unclaimed_bytes = await asyncio.to_thread(lab.unclaimed_size, least)
             if room() < least:
-                message = "there is no room for more uploads that belong to no case: delete results/adapters"
+                message = f"no room for more uploads that belong to no case: delete results/{UNCLAIMED}"
                 raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
             folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
         files = await receive_files(
