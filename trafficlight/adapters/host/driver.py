@@ -27,6 +27,9 @@ from trafficlight.processes import (
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject, Registration
 from trafficlight.text import first_problem
 
+BUFFERED = "does a driver buffer its input or output? flush after each line"
+"""A hint for what is silent."""
+
 # Bytes of a line; the coordinator accepts 16 MiB.
 _LONGEST_LINE = 32 << 20
 # Bytes of a line that is no message, in the log and in an error.
@@ -182,7 +185,7 @@ class Driver:
                 raise
             within = f"within {self._start_limit:g} s"
             raise DriverError(
-                f'no line {{"type": ...}} on standard output {within}{await self._tail()}'
+                f'no line {{"type": ...}} on standard output {within} ({BUFFERED}){await self._tail()}'
             ) from None
 
     async def ask(self, action: str, data: JsonObject, limit: float) -> JsonObject:
@@ -336,7 +339,7 @@ class Driver:
 
     async def _signal_started(self, number: signal.Signals) -> None:
         """Signal what the process has started, and its children, wherever they are."""
-        await asyncio.to_thread(signal_marked, _STORAGE, str(self.folder / "storage"), number)
+        await asyncio.to_thread(signal_marked, _STORAGE, [str(self.folder / "storage")], number)
 
     async def _read(self, process: _Process) -> None:
         assert process.stdout is not None
@@ -369,7 +372,7 @@ class Driver:
             return False
         greeting = self._greeting if self._greeting is not None and not self._greeting.done() else None
         if not isinstance(said, dict):
-            if greeting is not None:
+            if greeting is not None and isinstance(said, list):
                 shown = line[:_SHOWN].decode(errors="replace").strip()
                 greeting.set_exception(DriverError(f"its first message must be an object, not {shown}"))
             return False
