@@ -67,7 +67,7 @@ _OTHER_TYPES = frozenset(
 def asked_period() -> tuple[float, float]:
     """Return the period that `between` in the query names.
 
-    :raises ApiError: it is no period (400).
+    :raises ApiError: it is not a time range (400).
     """
     try:
         return period_of(request.args.get("between", ""))

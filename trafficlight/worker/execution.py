@@ -407,7 +407,7 @@ class _Execution:
     async def _with_requests_past(
         self, verdict: Verdict, roles: Mapping[str, Client | HomeServer]
     ) -> Verdict:
-        """Warn of clients that asked their homeserver past the proxy; add that to a bad verdict."""
+        """Warn of clients that bypassed the network proxy; add that to a bad verdict."""
         clients = [one for one in roles.values() if isinstance(one, MatrixClient) and one.homeserver]
         proxied = {
             one.user_id: one.name
@@ -427,7 +427,7 @@ class _Execution:
             with contextlib.suppress(OSError):
                 for user, requests in (await asyncio.to_thread(requests_past, SOURCE, log, proxied)).items():
                     more = f" and {count(len(requests) - 1, 'other request')}" if requests[1:] else ""
-                    notes.append(f"{proxied[user]} sent {requests[0]}{more} past the network proxy")
+                    notes.append(f"{proxied[user]} bypassed the network proxy: {requests[0]}{more}")
         for note in notes:
             self._emit(Log(level="warning", logger="network", message=note))
         if not notes or verdict.state is State.SUCCESS:
