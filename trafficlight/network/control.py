@@ -207,7 +207,7 @@ class Rule:
 
 
 class Line:
-    """The line from whoever asks to one homeserver, or all of them, as a test sees and changes it.
+    """The line from a client or a homeserver to one homeserver, or all, as a test sees and changes it.
 
     Requests are named by their path, with the method before it where that matters: ``"/keys/query"``,
     ``"PUT", "/sendToDevice"``. A path matches where it is found, whole parts only; ``*`` stands for any

@@ -89,7 +89,7 @@ class ClientSide:
 
     :ivar ask: returns what the test decides about an exchange at a stage with a body.
     :ivar disk: where its recording is written.
-    :ivar sealed: whether its connections pass encrypted, as they are.
+    :ivar passthrough: whether TLS passes as it is.
     """
 
     ask: Callable[[ActiveRule, PassingExchange, str, bytes], Awaitable[Any]]
@@ -100,7 +100,7 @@ class ClientSide:
     servers: list[asyncio.Server] = field(default_factory=list)
     connections: set["Connection"] = field(default_factory=set)
     offline: int = 0
-    sealed: bool = False
+    passthrough: bool = False
 
     def cut(self) -> None:
         """Cut all connections."""

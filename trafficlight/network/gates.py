@@ -1,4 +1,4 @@
-"""The way from one homeserver to another: TLS passes as it is, unless a rule or a recording looks inside."""
+"""Connections between homeservers: TLS passthrough, or interception where a rule or a recording needs it."""
 
 import asyncio
 import re
@@ -25,12 +25,12 @@ def origin_of(request: Head) -> str:
 
 @dataclass(frozen=True)
 class Gate:
-    """The port at which the others find one homeserver.
+    """The port at which the others find a destination homeserver.
 
     :param target: its base URL.
-    :param lines: the lines to it, by the server name of who asks.
+    :param lines: the lines to it, by the server name of the source homeserver.
     :param unsigned: the line of requests that nobody has signed, if there are several others.
-    :param inward: presents its certificate to who asks.
+    :param inward: presents its certificate to the source.
     :param outward: checks its certificate.
     """
 
@@ -42,7 +42,7 @@ class Gate:
 
 
 def contexts(certificate: Path, private_key: Path, authority: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the TLS contexts for who asks, and for who is asked. Blocks."""
+    """Return the TLS contexts for the source and for the destination. Blocks."""
     inward = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     inward.load_cert_chain(certificate, private_key)
     return inward, ssl.create_default_context(cafile=str(authority))
@@ -64,8 +64,8 @@ class FederationConnection(Connection):
         self.task, first = asyncio.current_task(), self._line
         first.connections.add(self)
         try:
-            if first.sealed:
-                await self._pass_sealed(reader, writer)
+            if first.passthrough:
+                await self._pass_through(reader, writer)
                 return
             try:
                 if self._cut_off:
@@ -86,7 +86,7 @@ class FederationConnection(Connection):
             raise Dropped
         return await super()._exchange(request)
 
-    async def _pass_sealed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass a connection as it is, encrypted."""
         line, exchange, up = self._line, PassingExchange(_CONNECT), None
         try:
