@@ -397,6 +397,7 @@ class Settings(BaseModel):
         for program in shown["adapters"].values():
             program["command"], program["driver"] = _masked(program["command"]), _masked(program["driver"])
             program["env"] = dict.fromkeys(program["env"], "***")
+        shown["cluster_command"] = _masked(self.cluster_command)
         return {key_of(field): _without_credentials(value) for field, value in shown.items()}
 
 

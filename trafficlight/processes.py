@@ -3,13 +3,14 @@
 import asyncio
 import errno
 import fcntl
+import io
 import logging
 import os
 import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -31,6 +32,8 @@ _NO_NETWORK = re.compile(
     r"|[Cc]ould not resolve host|EAI_AGAIN|ENOTFOUND"
 )
 _CAUSE = 300  # characters
+# Bytes of a log, and those of its beginning and end that are kept of a longer one.
+_LONGEST_LOG, _LOG_BEGINNING, _LOG_END = 64 << 20, 16 << 20, 1 << 20
 # Seconds between two signs of life.
 _HEARTBEAT = 30.0
 # Searches for processes that were started while others were killed.
@@ -85,16 +88,17 @@ def with_parent_death_signal(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", str(_PDEATHSIG), str(os.getpid()), *command]
 
 
-def signal_marked(name: str, value: str, number: signal.Signals) -> None:
+def signal_marked(name: str, values: Iterable[str], number: signal.Signals) -> None:
     """Send a signal to all processes that have a variable in their environment. May block.
 
     Also to those that have left the process group of their parent, as browsers often do, or whose parent has
     exited. Does nothing without ``/proc``.
 
-    :param value: unique to the processes that are meant.
+    :param values: the variable's values, unique to the processes that are meant.
     """
+    entries = {f"{name}={value}".encode() for value in values}
     for _ in range(_SEARCHES):
-        found = list(_marked(f"{name}={value}".encode()))
+        found = list(_marked(entries))
         for pid in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
@@ -102,10 +106,10 @@ def signal_marked(name: str, value: str, number: signal.Signals) -> None:
             return
 
 
-def _marked(entry: bytes) -> Iterator[int]:
+def _marked(entries: Set[bytes]) -> Iterator[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has exited, or is another user's
-            if entry in (folder / "environ").read_bytes().split(b"\0"):
+            if not entries.isdisjoint((folder / "environ").read_bytes().split(b"\0")):
                 yield int(folder.name)
 
 
@@ -174,6 +178,21 @@ async def log_opened(path: Path) -> AsyncIterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def shorten_log(file: io.FileIO) -> None:
+    """Take the middle out of a log that has become too long. Blocks.
+
+    :param file: is read and written; opened for appending if a program writes to the log meanwhile.
+    """
+    size = file.seek(0, os.SEEK_END)
+    if size <= _LONGEST_LOG:
+        return
+    file.seek(size - _LOG_END)
+    end = file.read(_LOG_END)
+    file.truncate(_LOG_BEGINNING)
+    file.seek(0, os.SEEK_END)
+    file.write(b"\n[... the log is too long: its middle is left out ...]\n" + end)
 
 
 async def start_process(

@@ -19,6 +19,7 @@ TRACEBACK_LIMIT = 100_000
 EVENT_LIMIT = 100_000
 """Characters kept of a text in an event, and of all that an adapter or a test put into one of its objects."""
 
+_LONGEST_FILE = 64 << 20  # characters of a file that a user names
 # What XML 1.0 forbids, and the control characters that it discourages; tab and line feed are fine.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 # Readers of JUnit open the file that such a marker names: only this package may write one.
@@ -82,6 +83,14 @@ def single_line(text: str, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def brief(data: Mapping[str, Any], limit: int = 300) -> str:
+    """Return an object in one line: `room='!r', limit=5`, truncated at its end.
+
+    :param limit: characters.
+    """
+    return single_line(", ".join(f"{key}={value!r}" for key, value in data.items()), limit)
+
+
 def truncate(text: str, limit: int) -> str:
     """Return text that any encoding can write, with its middle left out if it is too long.
 
@@ -121,7 +130,7 @@ def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
             return ""
         with path.open("rb") as file:
             end = file.seek(0, 2)
-            file.seek(max(since, end - limit))
+            file.seek(max(since if since <= end else 0, end - limit))  # a log may have been shortened
             return file.read(limit).decode(errors="replace")
     except OSError:
         return ""
@@ -130,12 +139,16 @@ def read_tail(path: Path, limit: int, *, since: int = 0) -> str:
 def read_user_file(path: Path) -> str:
     """Return the text of a file that a user names, without the byte order mark of some editors.
 
-    :raises OSError: it cannot be read, or is a named pipe, on which this would wait for ever.
+    :raises OSError: it cannot be read, is too long, or is a named pipe, on which this would wait for ever.
     :raises ValueError: it is not UTF-8.
     """
     if path.is_fifo() and not path.absolute().is_relative_to("/dev"):  # where the pipes of a shell are
         raise OSError(errno.ESPIPE, "it is a named pipe")
-    return path.read_text(encoding="utf-8-sig")
+    with path.open(encoding="utf-8-sig") as file:
+        text = file.read(_LONGEST_FILE + 1)
+    if len(text) > _LONGEST_FILE:  # /dev/zero has no end
+        raise OSError(errno.EFBIG, f"it has more than {_LONGEST_FILE >> 20} Mi characters")
+    return text
 
 
 def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -169,7 +169,7 @@ async def test_a_client_that_asks_past_the_proxy_is_named(start: "Start", tmp_pa
     running = await start("run", tmp_path / "past_test.py")
 
     assert await running.ended(timeout=200) == 1, running.output + running.errors
-    sentence = "alice sent GET /_matrix/client/v3/account/whoami and 1 other request past the network proxy"
+    sentence = "alice bypassed the network proxy: GET /_matrix/client/v3/account/whoami and 1 other request"
     (result,) = next(case for case in running.cases().values() if "test_fails" in case.name).result
     assert result.message == f"no; {sentence}"
     logs = (running.session() / "cases").rglob("log.info")

@@ -132,6 +132,7 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
     kept = {path.parents[4].parent for path in _attempts(running).rglob("services/Daemon-1/*/kept")}
     assert len(kept) == 3, kept  # of the cases that failed after they had started it
     assert not list(_attempts(running).rglob("unwanted"))
+    assert not running.started()
     assert not any(os.listdir(folder) for folder in tmp_path.glob("node-*"))  # noqa: ASYNC240
 
 

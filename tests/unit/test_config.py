@@ -114,6 +114,11 @@ def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
         load(environment={}, directory=tmp_path, file=tmp_path / "pipe")
 
 
+def test_a_file_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: it has more than 64 Mi characters"):
+        load(environment={}, directory=tmp_path, file=Path("/dev/zero"))
+
+
 def test_the_pipe_of_a_shell_is_read(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.write(writer, b'{"PORT": 7}')

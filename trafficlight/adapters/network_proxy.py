@@ -73,7 +73,6 @@ class NetworkProxyAdapter(Adapter):
         self._line = ClientSide(self._decide, self._disk, offline=1)
         self._endpoints: dict[str, tuple[int, _Endpoint]] = {}
         self._target = ""
-        self._server: asyncio.Server | None = None
 
     def registration(self) -> Registration:
         """Return the registration, with the base URL for clients."""
@@ -86,29 +85,23 @@ class NetworkProxyAdapter(Adapter):
         await asyncio.to_thread((self.context.storage / _PORT).write_text, port)
         self._line.recording = await loop.run_in_executor(self._disk, Recording, self._recording)
         self._line.rules[0] = ActiveRule(0, "base URL", _DISCOVERY, request=False, response=True)
-        self._server = await loop.create_server(
-            lambda: Connection(self._line, self._target).protocol, sock=self._listener.dup()
+        self._line.servers.append(
+            await loop.create_server(
+                lambda: Connection(self._line, self._target).protocol, sock=self._listener.dup()
+            )
         )
 
     async def close(self) -> None:
         """Cut the clients' connections, and leave the recording of what they asked."""
-        if self._server is not None:
-            self._server.close()
-        await self._cut()
+        recorded = self._line.recording is not None
+        await self._line.close()
         await asyncio.to_thread(self._disk.shutdown)
-        if self._line.recording is not None:
-            await asyncio.to_thread(self._line.recording.close)
+        if recorded:
             await self.context.upload(self._recording)
 
     @property
     def _recording(self) -> Path:
         return self.context.storage / "network.har"
-
-    async def _cut(self) -> None:
-        tasks = [one.task for one in self._line.connections if one.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     @action("proxyTo")
     async def proxy_to(self, url: str) -> JsonObject:
@@ -118,7 +111,7 @@ class NetworkProxyAdapter(Adapter):
             raise ActionFailed(f"{url!r} is not the base URL of a homeserver: write http://host:port")
         self._target = url.rstrip("/")
         self._line.urls[self._target] = self._endpoint.rstrip("/")
-        await self._cut()
+        await self._line.disconnect()
         self._line.offline = 0
         return {"response": "proxyToSet"}
 
@@ -183,9 +176,12 @@ class NetworkProxyAdapter(Adapter):
         assert exchange.response is not None
         try:
             content = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return decision_of("passed")
-        for server in _homeservers(content):
+        servers = list(_homeservers(content))
+        if not servers:
+            return decision_of("passed")
+        for server in servers:
             server["base_url"] = self._endpoint
         # The body has no content encoding any more.
         headers = [one for one in exchange.response.headers if one[0].lower() != "content-encoding"]

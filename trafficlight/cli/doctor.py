@@ -166,17 +166,19 @@ def _adapters(settings: Settings) -> list[Finding]:
         except ConfigError as error:
             findings.append(Finding(subject, False, error.problem, f"correct {error.key}"))
         else:
-            findings.append(_client(subject, name, adapter))
+            findings.append(_client(subject, name, adapter, CacheFolder(settings.cache_folder)))
     return findings
 
 
-def _client(subject: str, name: str, adapter: AdapterProgram) -> Finding:
+def _client(subject: str, name: str, adapter: AdapterProgram, cache: CacheFolder) -> Finding:
     if own := adapter.command or adapter.driver:
         return Finding(subject, True, own)
     if (reason := RECIPES[name].unsupported()) is not None:
         return Finding(subject, False, *reason.rsplit(": ", 1))
-    built = issubclass(RECIPES[name], BuiltRecipe)
-    return Finding(subject, True, "its driver is built on first use" if built else "built in")
+    if not issubclass(recipe := RECIPES[name], BuiltRecipe):
+        return Finding(subject, True, "built in")
+    built = ", ".join(recipe.built(cache))
+    return Finding(subject, True, f"its driver is built{f': {built}' if built else ' on first use'}")
 
 
 def _nio(subject: str) -> Finding:

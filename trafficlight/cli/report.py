@@ -71,7 +71,9 @@ def _show_requests(
     shown = False
     for case in record.cases.values():
         for attempt in case.attempts if text in case.id else ():
-            rows = exchanges(folder / attempt.folder, attempt.started, role=role, period=period)
+            rows, left_out = exchanges(folder / attempt.folder, attempt.started, role=role, period=period)
+            for sentence in left_out:
+                click.echo(escape_control(sentence), err=True)
             if rows:
                 shown = True
                 click.echo(f"{escape_control(case.id)}, attempt {attempt.number}")

@@ -96,7 +96,7 @@ class Client:
     async def kill(self) -> None:
         """Kill the client's process, with no chance to clean up. Returns only when it has exited.
 
-        Does not wait for the action before it, which fails.
+        Does not wait for a running action; that action fails.
         """
 
     @action()

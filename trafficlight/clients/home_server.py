@@ -11,11 +11,14 @@ from trafficlight.clients.base import CaseBackend, ServerOperation
 from trafficlight.errors import LabError
 from trafficlight.network.connection import CaseNetwork
 from trafficlight.network.federation import FederationNetwork
+from trafficlight.version import VERSION
 
 if TYPE_CHECKING:
     import nio  # type: ignore[import-untyped,unused-ignore]
 
 
+# Not that of nio: an adapter for nio would seem to bypass the network proxy.
+_AGENT = f"trafficlight-test/{VERSION}"
 # Seconds for one response, in addition to the timeout of a sync.
 _REQUEST_TIMEOUT = 20
 # Retries of nio, a second apart, while there is no connection: enough for a restart of the homeserver.
@@ -219,6 +222,7 @@ async def _log_in(cs_api: str, user_id: str, password: str, store: Path | None) 
         max_timeouts=_TRIES,
         max_timeout_retry_wait_time=1,
         request_timeout=_REQUEST_TIMEOUT,
+        custom_headers={"User-Agent": _AGENT},
     )
     client = nio.AsyncClient(cs_api, user_id, store_path=str(store) if store else "", config=config)
     try:

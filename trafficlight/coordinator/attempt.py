@@ -207,9 +207,15 @@ class Attempt:
         """Lease the nodes; the stack cleans up on them and gives them back."""
         if (request := self.case.nodes) is None:
             return []
-        folder = self.folder.path / "services"
+        folder, seconds = self.folder.path / "services", self.resources.deadlines.prepare
         lease = self.resources.cluster.lease(request, self.nodes, mark, folder)
-        return await stack.enter_async_context(lease)
+        try:
+            async with self.resources.clock.timeout(seconds) as limit:
+                return await stack.enter_async_context(lease)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeployError(f"the nodes were not ready within {seconds:g} s") from None
 
     async def _deploy(self, stack: AsyncExitStack) -> dict[str, ServerInfo]:
         """Deploy the homeservers; the stack destroys them."""

@@ -15,11 +15,15 @@ from typing import Any, TypeAlias
 from trafficlight.clock import Clock, Timer, release
 from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError, UnsupportedError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
+from trafficlight.results.journal import excerpt
+from trafficlight.text import brief
 
 # What adapters of the original send as a path that they do not know.
 _NO_PATHS = frozenset({"unknown", "tbd"})
 # What need not wait for the action before it: that one ends by it.
 _URGENT = frozenset({"kill"})
+# Characters of an action's data that messages quote.
+_QUOTED = 100
 # Completed actions that messages quote.
 _REMEMBERED = 3
 # Ids of answered actions, to recognise repeated responses.
@@ -246,7 +250,10 @@ class Channel:
         assert outstanding.message.id is not None
         self._answered.append(outstanding.message.id)
         if response.get("response") == "error":
-            details = str(response.get("error") or response.get("details") or "the client answered: error")
+            details = str(response.get("error") or response.get("details") or "")
+            if not details:
+                asked = brief(excerpt(outstanding.message.data), _QUOTED)
+                details = "the client answered: error" + (f" ({asked})" if asked else "")
             path = _path(str(response.get("path") or ""))
             self._settle(outstanding, ActionError(details, action=outstanding.message.action, path=path))
         else:

@@ -387,9 +387,9 @@ class Engine:
 
     def _forget(self, task: "asyncio.Task[None]") -> None:
         attempt = self._running.pop(task)
+        self._cluster.give_back(attempt.nodes)
         if task.cancelled():  # before it began
             self.pool.release(attempt.lease, "the case was cancelled")
-            self._cluster.give_back(attempt.nodes)
             self._finish(attempt, self._cancelled(attempt))
         self.wake()
 

@@ -353,7 +353,7 @@ class Lab:
 
         :param least: what a file or a folder counts at least.
         """
-        folders = [*(self.root / "adapters").glob("*/")]
+        folders = [*(self.root / UNCLAIMED).glob("*/")]
         total = least * len(folders)
         for path in itertools.chain(*(folder.glob("*") for folder in folders)):
             with contextlib.suppress(FileNotFoundError):  # an upload was discarded

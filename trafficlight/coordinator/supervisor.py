@@ -25,7 +25,7 @@ from trafficlight.coordinator.pool import Pool
 from trafficlight.drivers.recipes import RECIPES, DriverRecipe
 from trafficlight.errors import ConfigError, DeployError, TrafficlightError
 from trafficlight.homeservers.local.ports import PortPicker
-from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, signal_marked, start_process
+from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, shorten_log, signal_marked, start_process
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
@@ -42,6 +42,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _EARLY = 5.0
 # Exits in a row, without a case in between, after which a program is not waited for.
 _FAILED = 5
+# Programs that are started at once: each start blocks the event loop for some milliseconds.
+_STARTS = 4
 # Bytes of output that are searched for the line that says why a program exited.
 _TAIL = 8 << 10
 # A version that a client type must have.
@@ -228,6 +230,9 @@ class Supervisor:
         pool.own_programs |= {program.secret: program.instance for program in self.programs}
         self._directory = Path.cwd()
         self._running: set[ChildProcess] = set()
+        self._exited: set[str] = set()  # the instances of programs that may have left processes behind
+        self._killing = asyncio.Lock()
+        self._starting = asyncio.Semaphore(_STARTS)
         self._ports = PortPicker()
 
     @property
@@ -245,13 +250,14 @@ class Supervisor:
         self._environment["TMPDIR"] = temporary.name
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep_logs_short())
                 for number, program in enumerate(self.programs, 1):
                     log = self._folder / f"{program.name}-{number}.log"
                     group.create_task(self._keep(program, log))
         finally:
             await _stop(list(self._running))
-            for program in self.programs:
-                await asyncio.to_thread(signal_marked, _INSTANCE, program.instance, signal.SIGKILL)
+            self._exited.update(program.instance for program in self.programs)
+            await self._kill_leftovers()
             await asyncio.to_thread(temporary.cleanup)
 
     def all_registered(self) -> bool:
@@ -302,12 +308,13 @@ class Supervisor:
             environment = {name: filled(value) for name, value in variables.items()}
             began, printed = loop.time(), await asyncio.to_thread(_size, log)
             try:
-                process = await start_process(
-                    command,
-                    environment={**self._environment, **environment, **own},
-                    directory=program.directory or self._directory,
-                    log=log,
-                )
+                async with self._starting:
+                    process = await start_process(
+                        command,
+                        environment={**self._environment, **environment, **own},
+                        directory=program.directory or self._directory,
+                        log=log,
+                    )
             except (DeployError, OSError) as error:  # no processes, memory or files are left
                 program.failures += 1
                 logger.warning("the adapter program %s cannot be started: %s", name, error)
@@ -320,7 +327,9 @@ class Supervisor:
             how = await self._exit_of(process, program)
             program.running = False
             self._running.discard(process)
-            await asyncio.to_thread(signal_marked, _INSTANCE, program.instance, signal.SIGKILL)
+            self._exited.add(program.instance)
+            async with self._killing:  # one search for all that exited during the one before
+                await self._kill_leftovers()
             cause = await asyncio.to_thread(_cause, log, printed)
             ending = f"{how}: {cause}" if cause else how
             used = self._pool.process_exited(program.instance, ending)
@@ -333,6 +342,17 @@ class Supervisor:
                 self._note_missing(program, f"exited {times} {ending}")
             pause = _FIRST_PAUSE if loop.time() - began > _EARLY else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _kill_leftovers(self) -> None:
+        """Kill what programs that have exited left running."""
+        exited, self._exited = self._exited, set()
+        if exited:
+            await asyncio.to_thread(signal_marked, _INSTANCE, exited, signal.SIGKILL)
+
+    async def _keep_logs_short(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            await asyncio.to_thread(_shorten_logs, self._folder)
 
     async def _build(self, program: Program, recipe: DriverRecipe) -> bool:
         """Build a program's driver; return whether it can be started."""
@@ -401,6 +421,17 @@ def _cause(log: Path, since: int) -> str:
     lines = [line for line in read_tail(log, _TAIL, since=since).splitlines() if line.strip()]
     errors = [line for line in lines if _CAUSE.match(line)]
     return single_line((errors or lines or [""])[-1])
+
+
+def _shorten_logs(folder: Path) -> None:
+    for log in folder.glob("*.log"):
+        # Removed meanwhile, or no regular file.
+        with contextlib.suppress(OSError), open(log, "rb+", buffering=0, opener=_appending) as file:
+            shorten_log(file)
+
+
+def _appending(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_APPEND | os.O_CLOEXEC)
 
 
 def _size(log: Path) -> int:

@@ -22,12 +22,19 @@ from trafficlight.cache import CacheFolder
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.probe import unless_exited
-from trafficlight.processes import ChildProcess, Progress, child_environment, run_tool, start_process
+from trafficlight.processes import (
+    ChildProcess,
+    Progress,
+    child_environment,
+    run_to_completion,
+    run_tool,
+    start_process,
+)
 
 logger = logging.getLogger(__name__)
 
 VERSION = "1.9.12"
-"""The newest version that a Go proxy has everything of."""
+"""The pinned version."""
 _PACKAGE = "github.com/livekit/livekit-server/cmd/server"
 # Seconds.
 _START_LIMIT, _PAUSE, _TOKEN_VALID = 30.0, 0.05, 3600
@@ -135,13 +142,19 @@ class _Service:
                 "enable_loopback_candidate": True,
             },
         }
-        self._process = await start_process(
+        process = await start_process(
             [str(self._program)],
             environment=child_environment({"LIVEKIT_CONFIG": json.dumps(configuration)}),
             directory=self._program.parent,
             log=self._log,
         )
-        await unless_exited(self._accepting(), self._process.wait())
+        try:
+            await unless_exited(self._accepting(), process.wait())
+        except BaseException:
+            process.signal(signal.SIGKILL)
+            await run_to_completion(process.wait())
+            raise
+        self._process = process
 
     async def _accepting(self) -> None:
         try:
@@ -178,7 +191,7 @@ async def _owner(token: str, server_name: str) -> str:
     """
     named = _SERVER_NAME.fullmatch(server_name)
     if named is None:
-        raise ValueError(f"{server_name!r} is no server name")
+        raise ValueError(f"{server_name!r} is not a server name")
     address = server_name if named[2] else f"{server_name}:{_FEDERATION_PORT}"
     url = f"https://{address}/_matrix/federation/v1/openid/userinfo"
     async with aiohttp.ClientSession(timeout=_ASK_LIMIT) as session:

@@ -177,6 +177,16 @@ class BuiltRecipe(DriverRecipe):
             folder = await self._cache.ensure(f"drivers/{self.name}-{version}-{digest}", build)
         return await asyncio.to_thread(self._command, folder)
 
+    @classmethod
+    def built(cls, cache: CacheFolder) -> list[str]:
+        """Return the versions of the client that this driver is built with. Reads the disk."""
+        before, after = f"drivers/{cls.name}-", f"-{_digest(_SOURCES / folder for folder in cls._folders)}"
+        return [
+            name.removeprefix(before).removesuffix(after)
+            for name in cache.names("drivers")
+            if name.startswith(before) and name.endswith(after)
+        ]
+
     async def _resolve(self, version: str) -> str:
         if version != _DEVELOP:
             return version

@@ -16,6 +16,7 @@ from trafficlight.http.api import adapters, openapi, operations, sessions
 from trafficlight.http.door import Door
 from trafficlight.http.local_token import LocalToken, create_token, remove_token
 from trafficlight.http.pages import routes
+from trafficlight.http.requests import Bodies
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
 from trafficlight.http.wire.app import WireApp
@@ -93,7 +94,8 @@ def _bare() -> Quart:
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
     app.url_map.strict_slashes = True
-    wire = WireApp(app.asgi_app, lambda: app.config["LAB"])
+    app.config["BODIES"] = Bodies()
+    wire = WireApp(app.asgi_app, lambda: app.config["LAB"], app.config["BODIES"])
     app.asgi_app = Door(wire, lambda: app.config["LAB"].settings)  # type: ignore[method-assign]
     responses.install(app)
     operations.install_log_context(app)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -44,9 +45,11 @@ _TINY = 16 << 10
 # Bytes in memory of all bodies between tiny and large.
 _TOGETHER = 128 << 20
 # Large bodies in memory, and the seconds for which the senders of others wait for one of these places.
-_LARGE_AT_ONCE = asyncio.Semaphore(12)
+_LARGE_AT_ONCE = 12
 _TURN = 15.0
-# Large bodies are parsed one at a time: one takes 20 times its size.
+# Seconds for which a large body may keep its place, and the bytes per second for which it has more.
+_LARGE_GRACE, _LARGE_RATE = 10.0, 256 << 10
+# Large bodies and recordings are parsed one at a time: one takes 20 times its size.
 _PARSER = ThreadPoolExecutor(1, "parse")
 # Lists and objects in a body.
 _CONTAINERS = 1_000_000
@@ -64,7 +67,7 @@ _OTHER_TYPES = frozenset(
 def asked_period() -> tuple[float, float]:
     """Return the period that `between` in the query names.
 
-    :raises ApiError: it is no period (400).
+    :raises ApiError: it is not a time range (400).
     """
     try:
         return period_of(request.args.get("between", ""))
@@ -147,7 +150,8 @@ async def json_object(limit: int) -> JsonObject:
         are too many (503).
     """
     check_json_type(request.mimetype)
-    return await read_object(chunks(limit))
+    bodies: Bodies = current_app.config["BODIES"]
+    return await bodies.read_object(chunks(limit))
 
 
 async def form_fields(limit: int) -> dict[str, str]:
@@ -170,6 +174,11 @@ def json_response(body: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Respon
     return Response(body.model_dump_json(), status=status, content_type="application/json")
 
 
+async def one_at_a_time(function: Callable[[], T]) -> T:
+    """Call a function that parses much in a thread, after all other such calls."""
+    return await asyncio.get_running_loop().run_in_executor(_PARSER, copy_context().run, function)
+
+
 async def before_stall(coming: Awaitable[T], began: float, read: int) -> T:
     """Return the next piece of a body.
 
@@ -184,8 +193,7 @@ async def before_stall(coming: Awaitable[T], began: float, read: int) -> T:
     except TimeoutError:
         slow = f"only {read} bytes of the body in {time.monotonic() - began:.0f} s"
         message = slow if left < _STALLED else f"no byte of the body for {_STALLED:g} s"
-        close = {"Connection": "close"}
-        raise ApiError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message, headers=close) from None
+        raise _too_slow(message) from None
 
 
 class DisconnectedError(Exception):
@@ -247,68 +255,86 @@ def check_json_type(mimetype: str) -> None:
         raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
 
 
+class Bodies:
+    """The memory that the bodies of an application's requests take together."""
+
+    def __init__(self) -> None:
+        self.together = 0
+        self.large = asyncio.Semaphore(_LARGE_AT_ONCE)
+
+    async def read_object(self, body: AsyncIterator[bytes]) -> JsonObject:
+        """Read a body and return the JSON object in it; a large one is parsed in a thread.
+
+        :raises ApiError: there is none (400), a large one is too slow (408), or there are too many (503).
+        """
+        pieces, size, share, began = [], 0, _Share(self), 0.0
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as limit:
+                async for piece in body:
+                    size += len(piece)
+                    await share.grow(size)
+                    pieces.append(piece)
+                    if share.large:
+                        began = began or loop.time()
+                        limit.reschedule(began + _LARGE_GRACE + (size - LARGE) / _LARGE_RATE)
+            raw = b"".join(pieces)
+            if len(raw) <= LARGE:
+                return parse_object(raw)
+            return await one_at_a_time(lambda: parse_object(raw))
+        except TimeoutError:
+            raise _too_slow(f"only {size} bytes of a large body in {loop.time() - began:.0f} s") from None
+        finally:
+            share.release()
+
+
 class _Share:
     """What one body takes of the memory for the bodies of all requests."""
 
-    together = 0
-
-    def __init__(self) -> None:
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
         self._counted = 0
-        self._large = False
+        self.large = False
 
     async def grow(self, size: int) -> None:
         """Let the body have this many bytes.
 
         :raises ApiError: others have all the memory (503).
         """
-        if self._large or size <= _TINY:
+        if self.large or size <= _TINY:
             return
         if size <= LARGE:
-            if _Share.together + size - self._counted > _TOGETHER:
-                raise _too_busy()
+            if self._bodies.together + size - self._counted > _TOGETHER:
+                raise _too_busy("too many request bodies; retry later")
             self._count(size)
             return
         try:
             async with asyncio.timeout(_TURN):
-                await _LARGE_AT_ONCE.acquire()
+                await self._bodies.large.acquire()
         except TimeoutError:
-            raise _too_busy() from None
-        self._large = True
+            raise _too_busy("too many large request bodies; retry later") from None
+        self.large = True
         self._count(0)
 
     def _count(self, size: int) -> None:
-        _Share.together += size - self._counted
+        self._bodies.together += size - self._counted
         self._counted = size
 
     def release(self) -> None:
         """Give it back."""
         self._count(0)
-        if self._large:
-            _LARGE_AT_ONCE.release()
+        if self.large:
+            self._bodies.large.release()
 
 
-def _too_busy() -> ApiError:
-    message, later = "the bodies of other requests take all the memory for them", {"Retry-After": "5"}
+def _too_busy(message: str) -> ApiError:
+    later = {"Retry-After": "5"}
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_bodies", message, headers=later)
 
 
-async def read_object(body: AsyncIterator[bytes]) -> JsonObject:
-    """Read a body and return the JSON object in it; a large one is parsed in a thread.
-
-    :raises ApiError: there is none (400), or the bodies of other requests take all the memory (503).
-    """
-    pieces, size, share = [], 0, _Share()
-    try:
-        async for piece in body:
-            size += len(piece)
-            await share.grow(size)
-            pieces.append(piece)
-        raw = b"".join(pieces)
-        if len(raw) <= LARGE:
-            return parse_object(raw)
-        return await asyncio.get_running_loop().run_in_executor(_PARSER, parse_object, raw)
-    finally:
-        share.release()
+def _too_slow(message: str) -> ApiError:
+    close = {"Connection": "close"}
+    return ApiError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", message, headers=close)
 
 
 def parse_object(raw: bytes) -> JsonObject:

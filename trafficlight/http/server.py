@@ -6,6 +6,7 @@ import gc
 import logging
 import resource
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -48,6 +49,7 @@ _RESUME = 0.9
 _RETRY = 0.5
 _NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _READ = 64 << 10
+_UNREACHABLE = frozenset({errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH})
 # The libraries whose errors are about what a peer sent.
 _PROTOCOLS = frozenset({"h11", "h2", "hpack", "hyperframe", "priority", "wsproto"})
 
@@ -197,18 +199,19 @@ class Server:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(_READ, loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        close = connection.close
         try:
             transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection)
+            close = transport.abort
             writer = asyncio.StreamWriter(transport, protocol, reader, loop)
             state = LifespanState(connection=trust)  # becomes part of the scope of its requests
             await _Connection(self._app, loop, self._config, self._context, state, reader, writer)
-        except OSError:
-            connection.close()
         except Exception as error:
             if _is_of_peer(error):
                 logger.debug("a peer broke off, or broke the protocol: %.200r", error)
             else:
                 logger.exception("a connection failed")
+            close()
 
 
 @dataclass(slots=True)
@@ -297,7 +300,11 @@ def _is_of_peer(error: BaseException) -> bool:
     """Whether the peer closed the connection, or a library of a protocol refuses what it sent."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_of_peer, error.exceptions))
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _PROTOCOLS
+    if isinstance(error, ConnectionError | TimeoutError | ssl.SSLError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _UNREACHABLE
+    return type(error).__module__.partition(".")[0] in _PROTOCOLS
 
 
 def _connection_limit() -> int:

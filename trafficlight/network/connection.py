@@ -104,7 +104,7 @@ class CaseNetwork:
                 if role != asked
             }
             files = {name: str(value) for name, value in asdict(port).items()}
-            await self.call("federate", asked, asking=asking, look_inside=self.record, **files)
+            await self.call("federate", asked, asking=asking, intercept=self.record, **files)
         self.homeservers = list(servers)
 
     async def _new_recording(self, role: str, *asked: str) -> str:

@@ -207,7 +207,7 @@ class Rule:
 
 
 class Line:
-    """The line from whoever asks to one homeserver, or all of them, as a test sees and changes it.
+    """The line from a client or a homeserver to one homeserver, or all, as a test sees and changes it.
 
     Requests are named by their path, with the method before it where that matters: ``"/keys/query"``,
     ``"PUT", "/sendToDevice"``. A path matches where it is found, whole parts only; ``*`` stands for any
@@ -322,8 +322,6 @@ class Line:
         if not 0 < seconds < math.inf:
             raise ValueError(f"seconds={seconds!r} is not a time to wait")
         rule = Rule(self._role, f"delay {_name(request)} by {seconds:g} s")
-        if not seconds > 0:
-            raise ValueError(f"{rule.name}: it delays nothing")
 
         async def decide(exchange: Exchange) -> None:
             held = Held(exchange)
@@ -524,7 +522,7 @@ def _matcher(request: tuple[str | re.Pattern[str], ...], options: Options) -> Ma
     try:
         encoder.dumps(options.get("body"))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"body={options['body']!r} matches nothing: it is no JSON ({error})") from None
+        raise ValueError(f"body={options['body']!r} matches nothing: it is not JSON ({error})") from None
     if isinstance(path, re.Pattern) and path.flags != re.UNICODE:
         raise ValueError(f"{path!r}: write a text, and flags into it, as in (?i)")
     return Matcher(

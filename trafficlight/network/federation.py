@@ -18,10 +18,9 @@ class _HomeServer(Protocol):
 class FederationNetwork:
     """The network between one homeserver and the others of its case, as a test sees and changes it.
 
-    The one before the dot asks, the one in the parentheses is asked: ``here.federation.block(there)`` is
-    about the requests that `here` sends to `there`, and not about those that `there` sends to `here`.
+    ``here.federation.block(there)`` blocks requests from `here` to `there`, not those from `there` to `here`.
 
-    :param role: the role of the homeserver that asks.
+    :param role: the role of the source homeserver.
     """
 
     def __init__(self, role: str, case: CaseNetwork | None) -> None:
@@ -58,7 +57,7 @@ class FederationNetwork:
     def block(self, other: _HomeServer) -> AbstractAsyncContextManager[None]:
         """Cut the line to another homeserver: open requests break, and new ones fail.
 
-        What that one asks of this one passes.
+        Requests from that homeserver to this one pass.
 
         :raises ValueError: there is no such line.
         :raises RuntimeError: as for :meth:`to`.

@@ -89,7 +89,7 @@ class ClientSide:
 
     :ivar ask: returns what the test decides about an exchange at a stage with a body.
     :ivar disk: where its recording is written.
-    :ivar sealed: whether its connections pass encrypted, as they are.
+    :ivar passthrough: whether TLS passes as it is.
     """
 
     ask: Callable[[ActiveRule, PassingExchange, str, bytes], Awaitable[Any]]
@@ -100,12 +100,28 @@ class ClientSide:
     servers: list[asyncio.Server] = field(default_factory=list)
     connections: set["Connection"] = field(default_factory=set)
     offline: int = 0
-    sealed: bool = False
+    passthrough: bool = False
 
     def cut(self) -> None:
         """Cut all connections."""
         for connection in list(self.connections):
             connection.cut()
+
+    async def disconnect(self) -> None:
+        """Cut all connections, and return when nothing of them is left."""
+        tasks = [one.task for one in self.connections if one.task is not None]
+        self.cut()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Accept no connection, cut those that there are, and let `disk` close the recording."""
+        self.offline += 1  # for those that were accepted, and have not begun
+        for server in self.servers:
+            server.close()
+        await self.disconnect()
+        recording, self.recording = self.recording, None
+        if recording is not None:
+            self.disk.submit(recording.close)
 
     def record(self, url: str, exchange: PassingExchange) -> None:
         """Write an exchange to the recording."""
@@ -202,19 +218,26 @@ class Connection:
             self._up[1].close()
             self._up = None
         if self._up is None:
-            loop, url = asyncio.get_running_loop(), urlsplit(self._target)
-            secure = url.scheme == "https"
-            async with asyncio.timeout(_CONNECT):
-                transport, protocol = await loop.create_connection(
-                    lambda: _Stream(None, self._homeserver_disconnected),
-                    url.hostname or "",
-                    url.port or (443 if secure else 80),
-                    ssl=(self._trust or ssl.create_default_context()) if secure else None,
-                    local_addr=(SOURCE, 0) if _OWN_SOURCE and url.hostname == "127.0.0.1" else None,
-                )
-            reader = protocol.reader
-            self._up = reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+            tls = None
+            if urlsplit(self._target).scheme == "https":
+                tls = self._trust or ssl.create_default_context()
+            self._up = await self._connected(tls)
         return self._up
+
+    async def _connected(
+        self, tls: ssl.SSLContext | None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the homeserver."""
+        loop, url = asyncio.get_running_loop(), urlsplit(self._target)
+        async with asyncio.timeout(_CONNECT):
+            transport, protocol = await loop.create_connection(
+                lambda: _Stream(None, self._homeserver_disconnected),
+                url.hostname or "",
+                url.port or (443 if tls is not None else 80),
+                ssl=tls,
+                local_addr=(SOURCE, 0) if _OWN_SOURCE and url.hostname == "127.0.0.1" else None,
+            )
+        return protocol.reader, asyncio.StreamWriter(transport, protocol, protocol.reader, loop)
 
     async def _exchange(self, request: Head) -> bool:
         """Pass one request on, and its answer back; return whether another request may follow."""

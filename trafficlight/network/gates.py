@@ -1,4 +1,4 @@
-"""The way from one homeserver to another: TLS passes as it is, unless a rule or a recording looks inside."""
+"""Connections between homeservers: TLS passthrough, or interception where a rule or a recording needs it."""
 
 import asyncio
 import re
@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from trafficlight.network.forwarding import ClientSide, Connection, Dropped, PassingExchange, joined
 from trafficlight.network.http1 import Head, parse_head
@@ -26,12 +25,12 @@ def origin_of(request: Head) -> str:
 
 @dataclass(frozen=True)
 class Gate:
-    """The port at which the others find one homeserver.
+    """The port at which the others find a destination homeserver.
 
     :param target: its base URL.
-    :param lines: the lines to it, by the server name of who asks.
+    :param lines: the lines to it, by the server name of the source homeserver.
     :param unsigned: the line of requests that nobody has signed, if there are several others.
-    :param inward: presents its certificate to who asks.
+    :param inward: presents its certificate to the source.
     :param outward: checks its certificate.
     """
 
@@ -43,7 +42,7 @@ class Gate:
 
 
 def contexts(certificate: Path, private_key: Path, authority: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the TLS contexts for who asks, and for who is asked. Blocks."""
+    """Return the TLS contexts for the source and for the destination. Blocks."""
     inward = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     inward.load_cert_chain(certificate, private_key)
     return inward, ssl.create_default_context(cafile=str(authority))
@@ -62,17 +61,22 @@ class FederationConnection(Connection):
         return bool(self._line.offline or all(line.offline for line in self._gate.lines.values()))
 
     async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._line.sealed:
-            await self._pass_sealed(reader, writer)
-            return
+        self.task, first = asyncio.current_task(), self._line
+        first.connections.add(self)
         try:
-            if self._cut_off:
-                raise ConnectionError
-            await writer.start_tls(self._gate.inward)
-        except (OSError, asyncio.CancelledError):
-            writer.transport.abort()
-            return
-        await super()._run(reader, writer)
+            if first.passthrough:
+                await self._pass_through(reader, writer)
+                return
+            try:
+                if self._cut_off:
+                    raise ConnectionError
+                await writer.start_tls(self._gate.inward)
+            except (OSError, asyncio.CancelledError):
+                writer.transport.abort()
+                return
+            await super()._run(reader, writer)
+        finally:
+            first.connections.discard(self)
 
     async def _exchange(self, request: Head) -> bool:
         self._line.connections.discard(self)
@@ -82,21 +86,17 @@ class FederationConnection(Connection):
             raise Dropped
         return await super()._exchange(request)
 
-    async def _pass_sealed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass a connection as it is, encrypted."""
         line, exchange, up = self._line, PassingExchange(_CONNECT), None
-        self.task = asyncio.current_task()
-        line.connections.add(self)
         try:
             if not self._cut_off:
-                url = urlsplit(self._target)
-                up = await asyncio.open_connection(url.hostname, url.port)
+                up = await self._connected(None)
                 exchange.response, exchange.answered = _CONNECTED, time.monotonic()
                 await joined((reader, up[1], exchange.sent), (up[0], writer, exchange.received))
         except (OSError, asyncio.CancelledError):
             pass  # what a homeserver sees of another one that is not there, or is cut off
         finally:
-            line.connections.discard(self)
             for one in (writer, up[1] if up is not None else None):
                 if one is not None:
                     one.close() if not self._cut_off else one.transport.abort()

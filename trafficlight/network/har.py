@@ -23,6 +23,11 @@ _MASK = "***"
 _TAIL = b"\n]}}\n"
 
 
+def masked(text: str) -> str:
+    """Return a text without the values of secret query parameters."""
+    return _SECRET_QUERY.sub(rf"\1{_MASK}", text)
+
+
 class Recording:
     """A file that is a complete archive after every entry. Its methods block."""
 
@@ -82,7 +87,7 @@ def entry(
     :param received: seconds from then to its end.
     :param comment: what a test did to it; empty if nothing.
     """
-    target = _SECRET_QUERY.sub(rf"\1{_MASK}", request.target)
+    target = masked(request.target)
     status, reason = (response.status, response.start[2]) if response is not None else (0, "")
     sent: dict[str, Any] = {
         "method": request.method,
@@ -114,7 +119,7 @@ def entry(
             "headers": _headers(response) if response is not None else [],
             "cookies": [],
             "content": content,
-            "redirectURL": _SECRET_QUERY.sub(rf"\1{_MASK}", (response and response.get("location")) or ""),
+            "redirectURL": masked((response and response.get("location")) or ""),
             "headersSize": len(response.raw) if response is not None else -1,
             "bodySize": response_body.size if response is not None else -1,
         },
@@ -128,7 +133,7 @@ def _headers(head: Head) -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "value": _MASK if name.lower() in _SECRET_HEADERS else _SECRET_QUERY.sub(rf"\1{_MASK}", value),
+            "value": _MASK if name.lower() in _SECRET_HEADERS else masked(value),
         }
         for name, value in head.headers
     ]
@@ -140,6 +145,6 @@ def _text(head: Head, body: Body) -> dict[str, str]:
         return {"text": "", "comment": "not a text"}
     content = decoded(bytes(body.kept), head.get("content-encoding") or "", BODY_LIMIT)
     text = content.decode(errors="replace")
-    masked = _SECRET_JSON.sub(rf'\1"{_MASK}"', _SECRET_QUERY.sub(rf"\1{_MASK}", text))
+    shown = _SECRET_JSON.sub(rf'\1"{_MASK}"', masked(text))
     cut = {"comment": f"the first {BODY_LIMIT:,} bytes"} if body.size > len(body.kept) else {}
-    return {"text": masked, **cut}
+    return {"text": shown, **cut}

@@ -67,8 +67,8 @@ class _Case:
         line = self._line(role)
         match do:
             case "rule":
-                if line.sealed:  # its open connections cannot be looked into
-                    line.sealed = False
+                if line.passthrough:  # its open connections cannot be intercepted any more
+                    line.passthrough = False
                     line.cut()
                 rule = ActiveRule(matcher=Matcher(**message.pop("matcher")), **message)
                 line.rules[rule.id] = rule
@@ -109,12 +109,12 @@ class _Case:
         private_key: str,
         authority: str,
         asking: dict[str, tuple[str, str]],
-        look_inside: bool,
+        intercept: bool,
     ) -> None:
         """Listen where others look for a homeserver.
 
         :param asking: the line and the recording of each of them, by its server name.
-        :param look_inside: whether its requests are recorded, and not only connections.
+        :param intercept: whether its requests are recorded, and not only connections.
         :raises OSError: the port is taken, or a file cannot be read or written.
         """
         loop, url = asyncio.get_running_loop(), f"https://127.0.0.1:{target}"
@@ -126,7 +126,7 @@ class _Case:
         for server_name, (name, recording) in asking.items():
             line = lines[server_name] = self._line(name)
             line.recording = await loop.run_in_executor(self._disk, Recording, Path(recording))
-            line.sealed = len(asking) == 1 and not look_inside
+            line.passthrough = len(asking) == 1 and not intercept
         for line in (unsigned, *lines.values()):
             line.urls[url] = f"https://localhost:{port}"
         gate = Gate(url, lines, unsigned, *tls)
@@ -173,13 +173,7 @@ class _Case:
         # The adapters are released after the test's process has ended, and may still log out.
         await asyncio.sleep(linger)
         for line in self._lines.values():
-            for server in line.servers:
-                server.close()
-            tasks = [task for connection in line.connections if (task := connection.task) is not None]
-            line.cut()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if line.recording is not None:
-                self._disk.submit(line.recording.close)
+            await line.close()
         await asyncio.to_thread(self._disk.shutdown)
         self._writer.close()
 

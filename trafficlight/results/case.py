@@ -78,7 +78,7 @@ class AttemptRecord:
 
     @property
     def files(self) -> list[Upload | Attachment]:
-        """Attachments and uploads: images first, the newest image at the top."""
+        """Attachments and uploads: images that are not empty first, the newest at the top."""
         every: list[Upload | Attachment] = [*self.attachments, *self.uploads]
         return [file for file in reversed(every) if file.is_image] + [
             file for file in every if not file.is_image

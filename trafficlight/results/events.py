@@ -443,8 +443,9 @@ class _File(Event):
     @property
     def is_image(self) -> bool:
         """Whether browsers show it inline."""
-        return self.media_type.startswith("image/") or self.path.lower().endswith(
-            (".png", ".jpg", ".jpeg", ".gif", ".webp")
+        return self.size > 0 and (
+            self.media_type.startswith("image/")
+            or self.path.lower().endswith((".png", ".jpg", ".jpeg", ".gif", ".webp"))
         )
 
 

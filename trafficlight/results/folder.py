@@ -30,6 +30,8 @@ CURRENT = "current"
 LATEST = "latest"
 
 RECORDING = "network.har"
+RECORDINGS = f"clients/*/{RECORDING}"
+"""The recordings of an attempt, as a pattern below its folder."""
 """The file of a client's traffic, in the folder of its uploads."""
 
 LONGEST = 140

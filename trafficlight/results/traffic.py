@@ -3,20 +3,27 @@
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
 
 from trafficlight.errors import UsageError
-from trafficlight.results.folder import RECORDING, folder_name
+from trafficlight.network.har import masked
+from trafficlight.results.folder import RECORDINGS, folder_name
 from trafficlight.text import columns, size
 
 logger = logging.getLogger(__name__)
 
 _ALWAYS = (0.0, math.inf)
+# Bytes of a recording, which is parsed as a whole, and requests of an attempt that are read.
+_LARGEST, _MOST = 64 << 20, 50_000
+# An upload may have any numbers; a page shows them as sizes and durations.
+_Size = Annotated[int, Field(ge=0, le=2**63)]
 
 
 class Exchange(BaseModel):
@@ -26,11 +33,22 @@ class Exchange(BaseModel):
     role: str
     method: str
     target: str = Field(description="The path with the query, without secrets.")
-    status: int = Field(description="0 if there was no response.")
-    seconds: float = Field(description="Until the end of the response.")
-    sent: int = Field(description="Bytes of the request's body.")
-    received: int = Field(description="Bytes of the response's body.")
+    status: int = Field(ge=0, le=999, description="0 if there was no response.")
+    seconds: float = Field(ge=0, le=1e9, description="Until the end of the response.")
+    sent: _Size = Field(description="Bytes of the request's body.")
+    received: _Size = Field(description="Bytes of the response's body.")
     comment: str = Field(description="What the test did to it; empty if nothing.")
+
+
+class Traffic(NamedTuple):
+    """The requests of an attempt's clients.
+
+    :ivar requests: in the order in which they were sent.
+    :ivar left_out: what is missing, and why; a sentence each.
+    """
+
+    requests: list[Exchange]
+    left_out: list[str]
 
 
 def period_of(text: str) -> tuple[float, float]:
@@ -46,54 +64,63 @@ def period_of(text: str) -> tuple[float, float]:
     if not text.strip():
         return _ALWAYS
     if not colon or not 0 <= begin <= end:
-        raise UsageError(f"{text!r} is no period: write seconds, such as 12.1:13.4, 12.1: or :13.4")
+        raise UsageError(f"invalid time range {text!r}: expected START:END in seconds, e.g. 12.1:13.4")
     return begin, end
 
 
 def exchanges(
     folder: Path, began: datetime | None, *, role: str = "", period: tuple[float, float] = _ALWAYS
-) -> list[Exchange]:
-    """Return the requests that clients sent in a period, in that order. Reads the disk.
+) -> Traffic:
+    """Return the requests that clients sent in a period. Reads the disk, and takes seconds for large files.
 
-    A recording that is damaged, as an upload may be, is left out.
+    A recording that is damaged or too large, as an upload may be, is left out.
 
     :param folder: the attempt's.
     :param began: the start of the attempt; None for that of each client's first request.
     :param role: the only role; empty for all.
     """
-    found: list[Exchange] = []
-    for path in folder.glob(f"clients/*/{RECORDING}"):
+    found, left_out = list[Exchange](), list[str]()
+    for path in sorted(folder.glob(RECORDINGS)):
         if role and path.parent.name != folder_name(role):
             continue
+        name = path.relative_to(folder)
         try:
-            found += _read(path, began)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            if (total := path.stat().st_size) > _LARGEST:
+                left_out.append(f"{name} is too large to show: {size(total)}")
+                continue
+            fitting = (one for one in _read(path, began) if period[0] <= one.offset <= period[1])
+            rows = list(islice(fitting, _MOST - len(found) + 1))
+        except (
+            *(OSError, ValueError, LookupError, TypeError, AttributeError),
+            *(ArithmeticError, RecursionError),
+        ) as error:
             logger.warning("%s cannot be read: %r", path, error)
-    fitting = (one for one in found if period[0] <= one.offset <= period[1])
-    return sorted(fitting, key=lambda one: one.offset)
+            left_out.append(f"{name} is damaged")
+            continue
+        found += rows
+        if len(found) > _MOST:
+            found.pop()
+            left_out.append(f"{name} has more requests: only {_MOST:,} are shown")
+    return Traffic(sorted(found, key=lambda one: one.offset), left_out)
 
 
-def _read(path: Path, began: datetime | None) -> list[Exchange]:
-    rows = []
+def _read(path: Path, began: datetime | None) -> Iterator[Exchange]:
     for entry in json.loads(path.read_bytes())["log"]["entries"]:
         sent = datetime.fromisoformat(entry["startedDateTime"])
         request, response = entry["request"], entry["response"]
         began = began or sent
         url = urlsplit(request["url"])
-        rows.append(
-            Exchange(
-                offset=round((sent - began).total_seconds(), 3),
-                role=path.parent.name,
-                method=request["method"],
-                target=url.path + (f"?{url.query}" if url.query else ""),
-                status=response["status"],
-                seconds=round(entry["time"] / 1000, 3),
-                sent=max(0, request["bodySize"]),
-                received=max(0, response["bodySize"]),
-                comment=entry.get("comment", ""),
-            )
+        yield Exchange(
+            offset=round((sent - began).total_seconds(), 3),
+            role=path.parent.name,
+            method=request["method"],
+            target=masked(url.path + (f"?{url.query}" if url.query else "")),
+            status=response["status"],
+            seconds=round(entry["time"] / 1000, 3),
+            sent=max(0, request["bodySize"]),
+            received=max(0, response["bodySize"]),
+            comment=entry.get("comment", ""),
         )
-    return rows
 
 
 def render_exchanges(rows: Iterable[Exchange]) -> list[str]:

@@ -95,6 +95,7 @@ class ResultsWriter:
         self._record_lock = threading.Lock()  # held for microseconds
         self._file_lock = threading.Lock()  # held while the file is written
         self._attempts: deque[AttemptRecord] = deque()  # ended, without their logs
+        self._seen: set[Path] = set()  # folders of the session, and logs of adapter programs
         self._dirty = False  # whether junit.xml and session.json are behind
         self._wake = threading.Event()
         self._closing = self._closed = False
@@ -161,7 +162,8 @@ class ResultsWriter:
         self._wake.set()
         try:
             self._thread.join()
-            self._note(self._log.misplaced() or _removed(self._folder.path, self._record))
+            removed = _removed(self._folder.path, self._record) or self._vanished()
+            self._note(self._log.misplaced() or removed)
             self._record_incomplete()
             self._note(_attempted(self._write_junit, "junit.xml"))
             self._note(write_reports(self._folder, self._record))
@@ -251,6 +253,7 @@ class ResultsWriter:
                 began = time.monotonic()
                 _attempted(self._write_junit, "junit.xml")
                 _attempted(self._write_session, "session.json")
+                self._seen |= _kept(self._folder.path)
                 due = time.monotonic() + min(_LONGEST_PAUSE, _THROTTLE * (time.monotonic() - began))
 
     def _write_session(self) -> None:
@@ -271,6 +274,11 @@ class ResultsWriter:
             if content != self._written:
                 write_atomically(self._folder.junit, content)
                 self._written = content
+
+    def _vanished(self) -> str:
+        """Return which folder, or log of an adapter program, is no longer there; empty if all are."""
+        gone = sorted(self._seen - _kept(self._folder.path))
+        return f"{gone[0]} was removed while the session ran" if gone else ""
 
     def _note(self, missing: str) -> None:
         self.incomplete = self.incomplete or missing
@@ -397,6 +405,13 @@ def _attempted(write: Callable[[], None], what: str) -> str:
         logger.exception("cannot write %s", what)
         return f"{what} cannot be written: {error}"
     return ""
+
+
+def _kept(root: Path) -> set[Path]:
+    """Return the folders of a session, and the logs of adapter programs: no writing brings them back."""
+    with contextlib.suppress(OSError):
+        return {*root.glob("*/"), *root.glob("adapters/*.log")}
+    return set()
 
 
 def _removed(root: Path, record: SessionRecord) -> str:

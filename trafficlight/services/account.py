@@ -13,7 +13,15 @@ from typing import Any, TypeAlias
 
 from trafficlight.errors import LabError
 from trafficlight.processes import describe_exit, run_to_completion
-from trafficlight.services.connections import Command, Connection, NodeAddress, NodeError, connect, script_of
+from trafficlight.services.connections import (
+    Command,
+    Connection,
+    NodeAddress,
+    NodeError,
+    connect,
+    pid_after,
+    script_of,
+)
 
 Raw: TypeAlias = bytes | bytearray
 
@@ -21,6 +29,8 @@ Raw: TypeAlias = bytes | bytearray
 _LIMIT, _CHUNK = 16 << 20, 64 << 10
 # Lines, and characters of each, that an error quotes of a stream or log.
 _LINES, _WIDTH = 10, 300
+# Unpacks without the owners of the node.
+_UNTAR = ("tar", "--no-same-owner", "--no-same-permissions", "-xf", "-", "-C")
 # Seconds that a process has after SIGTERM.
 _STOP = 10.0
 MARK = "TRAFFICLIGHT_NODE"
@@ -59,7 +69,6 @@ class _Background:
     """
 
     command: Command
-    shown: str
     log: str
     pid: int
     ended: "asyncio.Future[int]"
@@ -119,7 +128,8 @@ class Account:
         :raises CommandError: it failed, timed out, or printed more than 16 MiB.
         :raises NodeError: the node does not answer.
         """
-        shown = _masked(script_of(command), secrets)
+        words = command if isinstance(command, str) else [_masked(word, secrets) for word in command]
+        shown = _masked(script_of(words), secrets)
         script = self._with(script_of(command), env, cwd)
         out, err, code = bytearray(), bytearray(), -1
         try:
@@ -149,22 +159,23 @@ class Account:
 
     async def _run_in_shell(self, script: str, out: bytearray, err: bytearray) -> int:
         """Run a script in a shell that is there already: a channel for each would take ten times as long."""
-        end = token_hex(16)
-        line = f"/bin/sh -c {script_of([script])} < /dev/null; "
-        line += f"printf '{end}%s\\n' $?; printf '{end}\\n' >&2\n"
+        # What comes before the first mark is of a command before this one, or of the user's shell.
+        begin, end = token_hex(16), token_hex(16)
+        line = f"printf {begin}; printf {begin} >&2; /bin/sh -c {script_of([script])} < /dev/null; "
+        line += f"printf '{end}%s\\n' $?; printf '{end}0\\n' >&2\n"
         shell = await self._shell(line.encode())
         try:
-            code, seen = await asyncio.gather(
-                _read_until(end, shell.stdout, out), _read_until(end, shell.stderr, err)
+            ends = await asyncio.gather(
+                _read_between(begin, end, shell.stdout, out), _read_between(begin, end, shell.stderr, err)
             )
-            if code is None or seen is None:
+            if None in ends:
                 await shell.wait()
                 raise NodeError(f"node {self._address.name}: the connection was lost")
         except BaseException:
             await run_to_completion(shell.kill())
             raise
         self._idle.append(shell)
-        return int(code)
+        return int(ends[0] or 0)
 
     async def _shell(self, line: bytes) -> Command:
         """Send a line to a shell that waits for one, or to a new one, and return it."""
@@ -203,11 +214,8 @@ class Account:
         process = await self._connection.open(self._script(script_of(command), env, cwd))
         try:
             yield process
-        except BaseException:
+        finally:
             await run_to_completion(process.kill())
-            raise
-        else:
-            await process.kill()
 
     def _script(self, script: str, env: Mapping[str, str] | None = None, cwd: str = "") -> str:
         where = script_of([self.folder])
@@ -232,8 +240,8 @@ class Account:
         :raises CommandError: it failed.
         """
         async with self._opened(command, env) as process:
-            errors = bytearray()
-            reading = asyncio.ensure_future(_read(process.stderr, errors))
+            errors: deque[str] = deque(maxlen=_LINES)
+            reading = asyncio.ensure_future(_keep_last(process.stderr, errors))
             try:
                 process.stdin.write_eof()
                 async for line in _lines(process.stdout):
@@ -243,7 +251,8 @@ class Account:
             finally:
                 reading.cancel()
         if code != 0:
-            raise self._failed(script_of(command), describe_exit(code), b"", errors, (), code)
+            end = "\n".join(errors).encode()
+            raise self._failed(script_of(command), describe_exit(code), b"", end, (), code)
 
     # Background processes
 
@@ -267,20 +276,19 @@ class Account:
             problem = "runs already" if self.alive(name) else "may contain letters, digits and . _ - only"
             raise ValueError(f"node {self._address.name}: the process {name!r} {problem}")
         output = self.path(log or f"{name}.log")
-        pids = self.path(".pids")
+        token = token_hex(8)
         script = (
-            f"mkdir -p {script_of([pids, str(PurePosixPath(output).parent)])}\n"
-            f"echo $$ > {script_of([f'{pids}/{name}'])}; echo $$\n"
+            f"mkdir -p {script_of([str(PurePosixPath(output).parent)])}\necho {token} $$\n"
             f"exec /bin/sh -c {script_of([_run(command)])} >> {script_of([output])} 2>&1 < /dev/null"
         )
         process = await self._connection.open(self._script(script, env, cwd), lasting=True)
         try:
             process.stdin.write_eof()
-            pid = (await process.stdout.readline()).strip()
+            pid = await pid_after(token, process.stdout)
         except BaseException:
             await run_to_completion(process.kill())
             raise
-        if not pid.isdigit():
+        if pid is None:
             error = (await process.stderr.read(_CHUNK)).decode(errors="replace")
             await process.kill()
             raise NodeError(
@@ -288,8 +296,7 @@ class Account:
             )
         ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())
-        shown = script_of(command)
-        one = self._background[name] = _Background(process, shown, output, int(pid), ended)
+        one = self._background[name] = _Background(process, output, pid, ended)
         task = asyncio.create_task(self._watch(name, one), name=f"{self._address.name}: {name}")
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
@@ -306,15 +313,19 @@ class Account:
         if one.expected or (self.ends and code == 0):
             one.ended.set_result(code)
             return
-        with contextlib.suppress(NodeError, CommandError):
+        try:
             message = await self._end_of(name, one, code)
             if not one.expected:
                 self._on_end(message)
-        one.ended.set_result(code)
+        finally:
+            one.ended.set_result(code)
 
     async def _end_of(self, name: str, one: _Background, code: int) -> str:
-        tail = await self.run(["tail", "-n", str(_LINES), one.log], check=False)
-        end = _end(tail.stdout) or "(nothing)"
+        try:
+            tail = await self.run(["tail", "-n", str(_LINES), one.log], check=False)
+            end = _end(tail.stdout) or "(nothing)"
+        except (NodeError, CommandError) as error:
+            end = f"(it cannot be read: {_end(str(error))})"
         return f"node {self._address.name}: {name} ended ({describe_exit(code)}); the end of its log:\n{end}"
 
     def alive(self, name: str) -> bool:
@@ -347,10 +358,12 @@ class Account:
             async with asyncio.timeout(timeout):
                 code = await asyncio.shield(one.ended)
         except TimeoutError:
-            one.expected = before
             raise CommandError(
                 f"node {self._address.name}: {name} did not end within {timeout:g} s", -1
             ) from None
+        finally:
+            if not one.ended.done():
+                one.expected = before
         if code != 0:
             raise CommandError(await self._end_of(name, one, code), code)
 
@@ -376,13 +389,16 @@ class Account:
         done, _ = await asyncio.wait([one.ended], timeout=timeout)
         if not done:
             await self.signal(name, "KILL")
-            await asyncio.wait([one.ended], timeout=timeout)
+            done, _ = await asyncio.wait([one.ended], timeout=_STOP)
+            if not done:
+                raise CommandError(f"node {self._address.name}: {name} runs on after SIGKILL", -1)
 
     async def stop_all(self, timeout: float = _STOP) -> None:
         """End all background processes of this account."""
-        async with asyncio.TaskGroup() as group:
-            for name in self._background:
-                group.create_task(self.stop(name, timeout))
+        stopped = (self.stop(name, timeout) for name in self._background)
+        for error in await asyncio.gather(*stopped, return_exceptions=True):
+            if error is not None:
+                raise error
 
     # Files
 
@@ -390,7 +406,12 @@ class Account:
         """Write a file; its folder is made if need be."""
         where = script_of([path])
         parent = script_of([str(PurePosixPath(path).parent)])
-        await self.run(f"mkdir -p {parent} && cat > {where} && chmod {mode} {where}", input=content)
+        write = f"(umask 077; cat > {where}) && chmod {mode} {where}"
+        raw = content.encode() if isinstance(content, str) else content
+        if raw:
+            await self.run(f"mkdir -p {parent} && {write}", input=raw)
+        else:
+            await self.run(f"mkdir -p {parent} && : > {where} && chmod {mode} {where}")
 
     async def create_from_template(self, path: str, template: str, **values: Any) -> None:
         """Write a file from a Jinja template; a value that is missing is an error."""
@@ -433,14 +454,17 @@ class Account:
     async def copy_to(self, source: Path | str, target: str) -> None:
         """Copy a file or a folder of this machine to the node, as one stream.
 
-        :param target: what it is called there; its folder is made if need be.
+        :param target: what it is called there, which must not be a folder; the folder above it is made.
+        :raises CommandError: there is a folder of that name, or copying failed.
         """
         source = await asyncio.to_thread(Path(source).absolute)
-        tar = ["tar", "-C", str(source.parent), "-cf", "-", source.name]
+        tar = ["tar", "-C", str(source.parent), "-cf", "-", "--", source.name]
         parent, where = script_of([str(PurePosixPath(target).parent)]), script_of([target])
-        unpack = f"rm -rf .copying {where} && mkdir -p .copying {parent} && tar -xf - -C .copying"
-        move = f"mv .copying/{script_of([source.name])} {where}"
-        async with self._opened(f"{unpack} && {move}") as process:
+        part = f".copying-{token_hex(4)}"
+        check = f"[ ! -d {where} ] || {{ echo {script_of([f'{target} is a folder'])} >&2; exit 1; }}"
+        unpack = f"mkdir -p {part} {parent} && tar -xf - -C {part}"
+        move = f"mv {part}/{script_of([source.name])} {where} && rmdir {part}"
+        async with self._opened(f"{check}\n{unpack} && {move}") as process:
             await _piped(self._address.name, tar, None, process)
 
     async def copy_from(self, source: str, target: Path | str) -> None:
@@ -449,7 +473,7 @@ class Account:
         :param target: the folder for it, which is made if need be.
         """
         path = PurePosixPath(self.path(source))
-        tar = f"tar -C {script_of([str(path.parent)])} -cf - {script_of([path.name])}"
+        tar = f"tar -C {script_of([str(path.parent)])} -cf - -- {script_of([path.name])}"
         await self.receive(tar, Path(target))
 
     async def receive(self, script: str, target: Path) -> None:
@@ -457,7 +481,7 @@ class Account:
         await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
         async with self._opened(script) as process:
             process.stdin.write_eof()
-            await _piped(self._address.name, ["tar", "-xf", "-", "-C", str(target)], process.stdout, process)
+            await _piped(self._address.name, [*_UNTAR, str(target)], process.stdout, process)
 
     # Logs
 
@@ -535,19 +559,25 @@ async def _read(stream: Any, into: bytearray) -> None:
             raise _TooMuchError
 
 
-async def _read_until(end: str, stream: Any, into: bytearray) -> str | None:
-    """Read up to a line that begins with `end`, and return its rest; None if the stream ends before it."""
-    wanted = end.encode()
-    while (at := into.find(wanted)) < 0 or not into.endswith(b"\n"):
+async def _read_between(begin: str, end: str, stream: Any, into: bytearray) -> int | None:
+    """Read what is between two marks, and return the number after the second; None if the stream ends."""
+    first, second = begin.encode(), end.encode()
+    while not (found := re.search(second + rb"(\d+)\n", into)):
         chunk = await stream.read(_CHUNK)
         if not chunk:
             return None
         into += chunk
         if len(into) > _LIMIT:
             raise _TooMuchError
-    rest = into[at + len(wanted) :].decode().strip()
-    del into[at:]
-    return rest
+    code = int(found[1])
+    del into[found.start() :]
+    del into[: into.find(first) + len(first)]
+    return code
+
+
+async def _keep_last(stream: Any, lines: deque[str]) -> None:
+    async for line in _lines(stream):
+        lines.append(line)
 
 
 async def _write(process: Command, content: bytes) -> None:
@@ -589,10 +619,9 @@ async def _piped(node: str, tar: Sequence[str], source: Any, process: Command) -
         target: Any = process.stdin if source is None else local.stdin
         assert local.stderr is not None
         errors = [bytearray(), bytearray()]
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_pump(out, target))
-            group.create_task(_read(local.stderr, errors[0]))
-            group.create_task(_read(process.stderr, errors[1]))
+        await asyncio.gather(
+            _pump(out, target), _read(local.stderr, errors[0]), _read(process.stderr, errors[1])
+        )
         for code, error in ((await process.wait(), errors[1]), (await local.wait(), errors[0])):
             if code != 0:
                 text = _end(error.decode(errors="replace"))

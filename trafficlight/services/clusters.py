@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import re
 import shutil
 import socket
@@ -12,11 +11,13 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from trafficlight.config import UserPath
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.parameters import NodeRequest
 from trafficlight.processes import run_to_completion, run_tool
@@ -56,9 +57,9 @@ class ListedNode(BaseModel):
     address: str = ""
     port: int | None = Field(default=None, ge=1, le=65535)
     user: str | None = None
-    key: Path | None = None
+    key: UserPath | None = None
     password: str | None = None
-    known_hosts: Path | None = None
+    known_hosts: UserPath | None = None
     labels: frozenset[str] = frozenset()
     os: str = "linux"
     folder: str = "/tmp"  # noqa: S108 - each case makes a folder of its own in it
@@ -138,8 +139,10 @@ class Cluster:
         self._leased.update(names)
 
     def give_back(self, names: Iterable[str]) -> None:
-        """Give back nodes that no case has leased."""
-        self._leased.difference_update(names)
+        """Give back the nodes of a case, when it has ended."""
+        if names := set(names):
+            self._leased -= names
+            self._changed.set()
 
     def unsupported(self, request: NodeRequest) -> str | None:
         """Return why a request can never be met; None if it can."""
@@ -168,18 +171,21 @@ class Cluster:
                 assert self._make is not None
                 first, self._numbers = self._numbers + 1, self._numbers + request.num_nodes
                 made = [self._make(number) for number in range(first, first + request.num_nodes)]
-                nodes = await _enter_all(stack, made)
+                try:
+                    nodes = await _enter_all(stack, made)
+                except* DeployError as errors:
+                    raise errors.exceptions[0] from None
             try:
                 yield nodes
             finally:
                 await run_to_completion(self._take_back(nodes, mark, logs))
 
     async def _take_back(self, nodes: Sequence[NodeAddress], mark: str, logs: Path) -> None:
-        found = await asyncio.gather(*(clean(node, mark, logs) for node in nodes))
-        for node, notes in zip(nodes, found, strict=True):
+        found = await asyncio.gather(*(clean(node, mark, logs) for node in nodes), return_exceptions=True)
+        for node, result in zip(nodes, found, strict=True):
+            notes = [repr(result)] if isinstance(result, BaseException) else result
             for note in notes:
                 logger.warning("cleaning up on a node: %s", note)
-            self._leased.discard(node.name)
             if self._nodes is not None and notes:
                 self._dirty.setdefault(node.name, set()).add(mark)
                 self._healthy.discard(node.name)
@@ -193,9 +199,12 @@ class Cluster:
         while self._nodes is not None:
             self._changed.clear()
             waiting = [one for name, one in self._nodes.items() if name not in self._healthy | self._leased]
-            await asyncio.gather(*map(self._check, waiting))
-            if waiting:
+
+            async def check(node: NodeAddress) -> None:
+                await self._check(node)
                 on_change()
+
+            await asyncio.gather(*map(check, waiting))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), _AGAIN if self._set_aside else None)
 
@@ -209,8 +218,9 @@ class Cluster:
                 if notes := await clean(node, mark):
                     raise NodeError(notes[0])
                 self._dirty[node.name].discard(mark)
-        except (NodeError, CommandError) as error:
-            problem = " ".join(str(error).split("\n"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this node only
+            known = isinstance(error, NodeError | CommandError)
+            problem = " ".join(str(error).split("\n")) if known else f"node {node.name}: {error!r}"
             if self._set_aside.get(node.name) != problem:
                 logger.warning("%s; it is set aside, and tried again every %.0f s", problem, _AGAIN)
             self._set_aside[node.name] = problem
@@ -224,15 +234,16 @@ class Cluster:
 async def _enter_all(
     stack: AsyncExitStack, made: Sequence[contextlib.AbstractAsyncContextManager[NodeAddress]]
 ) -> list[NodeAddress]:
-    """Enter context managers at the same time; if one fails, the others are left by the stack."""
-    entered = await asyncio.gather(*(one.__aenter__() for one in made), return_exceptions=True)
-    for one, result in zip(made, entered, strict=True):
-        if not isinstance(result, BaseException):
-            stack.push_async_exit(one)
-    for result in entered:
-        if isinstance(result, BaseException):
-            raise result
-    return [one for one in entered if isinstance(one, NodeAddress)]
+    """Enter context managers at the same time; whatever happens, the stack leaves those that were entered."""
+
+    async def enter(one: contextlib.AbstractAsyncContextManager[NodeAddress]) -> NodeAddress:
+        node = await one.__aenter__()
+        stack.push_async_exit(one)
+        return node
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(enter(one)) for one in made]
+    return [task.result() for task in tasks]
 
 
 async def open_cluster(setting: str, command: str, engine: str | None) -> Cluster:
@@ -275,7 +286,8 @@ def _nodes(text: str, source: str, config: Path | None = None) -> list[NodeAddre
         where, problem = first_problem(error)
         raise ConfigError(f"{where and f'node {where}: '}{problem}", key="CLUSTER", source=source) from None
     except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
+        # Not the whole error: it quotes the line, which may have a password.
+        problem = f"line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else "no list"
         raise ConfigError(f"is neither JSON nor YAML: {problem}", key="CLUSTER", source=source) from None
     nodes = [one.node(config) for one in listed]
     names = [node.name for node in nodes]
@@ -338,7 +350,7 @@ class _LocalNodes:
 async def _container(number: int, image: str, engine: str | None) -> AsyncIterator[NodeAddress]:
     """Make a container that is a node."""
     docker = ["docker", *(["-H", engine] if engine else [])]
-    name = f"trafficlight-node-{os.getpid()}-{number}"
+    name = f"trafficlight-node-{token_hex(4)}-{number}"
     remove = [*docker, "rm", "-f", name]
     run = [*docker, "run", "-d", "--rm", "--init", "--name", name, "--cap-add", "NET_ADMIN"]
     try:
@@ -346,7 +358,10 @@ async def _container(number: int, image: str, engine: str | None) -> AsyncIterat
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
         lines = await run_tool(f"node {name}", [*docker, "inspect", "-f", form, name])
         prefix = (*docker, "exec", "-i", name)
-        yield NodeAddress(name=f"docker-{number}", host=lines[-1].split()[0], prefix=prefix)
+        address = next(iter(lines[-1].split()), "") if lines else ""
+        if not address:
+            raise DeployError(f"node {name}: the container has no address")
+        yield NodeAddress(name=f"docker-{number}", host=address, prefix=prefix)
     finally:
         with contextlib.suppress(DeployError):
             await run_to_completion(run_tool(f"remove {name}", remove))

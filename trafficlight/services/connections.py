@@ -5,6 +5,8 @@ import contextlib
 import functools
 import importlib
 import os
+import secrets
+import shlex
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -108,7 +110,7 @@ class Connection(Protocol):
     async def open(self, script: str, *, lasting: bool = False) -> Command:
         """Start a script of the POSIX shell.
 
-        :param lasting: whether it may run longer than this process, which it must not.
+        :param lasting: whether it would run on if this process is killed; on this machine it is killed, too.
         :raises NodeError: the node cannot be reached.
         """
         ...
@@ -124,15 +126,25 @@ def connect(address: NodeAddress) -> Connection:
 
 
 # A script that says where it is: not every server, and no container, kills for us what it runs.
-_WITH_PID = "echo $$ >&2\n"
+def _with_pid(script: str, token: str) -> str:
+    return f"echo {token} $$ >&2\n{script}"
 
 
-async def _pid_of(stderr: Any, name: str) -> int:
-    line = await stderr.readline()
-    if not line.strip().isdigit():
-        rest = " ".join((line + await stderr.read(1000)).decode(errors="replace").split())
-        raise NodeError(f"node {name}: {rest or 'the connection was lost'}")
-    return int(line)
+async def pid_after(token: str, stream: Any) -> int | None:
+    """Read up to a line with a token and a process id; None if the stream ends before it."""
+    while line := await stream.readline():
+        # The user's shell may print whatever it likes before.
+        before, _, pid = line.decode(errors="replace").rpartition(f"{token} ")
+        if pid.strip().isdigit() and (before or line.startswith(token.encode())):
+            return int(pid)
+    return None
+
+
+async def _pid_of(token: str, stderr: Any, name: str) -> int:
+    pid = await pid_after(token, stderr)
+    if pid is None:
+        raise NodeError(f"node {name}: the connection was lost")
+    return pid
 
 
 class _LocalCommand:
@@ -161,7 +173,8 @@ class _Local:
 
     async def open(self, script: str, *, lasting: bool = False) -> Command:
         prefix = self._address.prefix
-        command = [*prefix, "/bin/sh", "-c", _WITH_PID + script if prefix else script]
+        token = secrets.token_hex(8)
+        command = [*prefix, "/bin/sh", "-c", _with_pid(script, token) if prefix else script]
         if lasting:
             command = with_parent_death_signal(command)
         pipe = asyncio.subprocess.PIPE
@@ -179,7 +192,7 @@ class _Local:
             raise NodeError(f"node {self._address.name}: cannot start {command[0]}: {error}") from error
         if not prefix:
             return _LocalCommand(process, None)
-        pid = await _pid_of(process.stderr, self._address.name)
+        pid = await _pid_of(token, process.stderr, self._address.name)
         return _LocalCommand(process, lambda: _kill(self, pid))
 
     async def close(self) -> None:
@@ -195,19 +208,44 @@ class _Stream:
     """What a command prints; ends where the connection is lost, which :meth:`Command.wait` reports."""
 
     def __init__(self, reader: Any, errors: tuple[type[Exception], ...]) -> None:
-        self._reader, self._errors = reader, errors
+        self._reader, self.errors = reader, errors
 
     async def read(self, size: int) -> bytes:
         try:
             return bytes(await self._reader.read(size))
-        except self._errors:
+        except self.errors:
             return b""
 
     async def readline(self) -> bytes:
         try:
             return bytes(await self._reader.readline())
-        except self._errors:
+        except self.errors:
             return b""
+
+
+class _Sink:
+    """What a command reads; raises `BrokenPipeError` where the connection is lost."""
+
+    def __init__(self, writer: Any, errors: tuple[type[Exception], ...]) -> None:
+        self._writer, self._errors = writer, errors
+
+    def write(self, content: bytes) -> None:
+        try:
+            self._writer.write(content)
+        except self._errors as error:
+            raise BrokenPipeError from error
+
+    def write_eof(self) -> None:
+        try:
+            self._writer.write_eof()
+        except self._errors as error:
+            raise BrokenPipeError from error
+
+    async def drain(self) -> None:
+        try:
+            await self._writer.drain()
+        except self._errors as error:
+            raise BrokenPipeError from error
 
 
 class _RemoteCommand:
@@ -220,7 +258,7 @@ class _RemoteCommand:
         kill: Callable[[], Awaitable[None]],
     ) -> None:
         self._process, self._name, self._closed, self._kill = process, name, closed, kill
-        self.stdin, (self.stdout, self.stderr) = process.stdin, streams
+        self.stdin, (self.stdout, self.stderr) = _Sink(process.stdin, streams[0].errors), streams
 
     async def wait(self) -> int:
         await asyncio.shield(self._closed)
@@ -253,7 +291,8 @@ class _Remote:
         except ImportError:
             missing = "nodes over SSH need asyncssh: install matrix-trafficlight with the extra ssh"
             raise NodeError(missing) from None
-        name, shell = self._address.name, f"exec /bin/sh -c {_quoted(_WITH_PID + script)}"
+        name, token = self._address.name, secrets.token_hex(8)
+        shell = f"exec /bin/sh -c {shlex.quote(_with_pid(script, token))}"
         for _ in range(2):
             connection, channels = await self._free(asyncssh)
             place = object()
@@ -273,7 +312,7 @@ class _Remote:
             closed.add_done_callback(lambda _, channels=channels, place=place: channels.discard(place))
             errors = (asyncssh.Error, OSError)
             streams = _Stream(process.stdout, errors), _Stream(process.stderr, errors)
-            pid = await _pid_of(streams[1], name)
+            pid = await _pid_of(token, streams[1], name)
             return _RemoteCommand(process, streams, name, closed, functools.partial(_kill, self, pid))
         raise NodeError(f"node {name}: the connection was lost")
 
@@ -296,11 +335,11 @@ class _Remote:
         if login.user is not None:
             options["username"] = login.user
         if login.key is not None:
-            options.update(client_keys=[str(login.key.expanduser())], agent_path=None)
+            options.update(client_keys=[str(login.key)], agent_path=None)
         if login.password is not None:
             options["password"] = login.password
         if login.known_hosts is not None:
-            options["known_hosts"] = str(login.known_hosts.expanduser())
+            options["known_hosts"] = str(login.known_hosts)
         if login.config is not None:
             options["config"] = [str(login.config)]
         host = login.host or address.host
@@ -325,10 +364,6 @@ class _Remote:
             await connection.wait_closed()
 
 
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
-
-
 def _reason(error: BaseException) -> str:
     """Return what asyncssh or the system says, in one line."""
     text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
@@ -337,4 +372,4 @@ def _reason(error: BaseException) -> str:
 
 def script_of(command: str | Sequence[str]) -> str:
     """Return a command as a script: a text is one, the words of a list are quoted."""
-    return command if isinstance(command, str) else " ".join(map(_quoted, command))
+    return command if isinstance(command, str) else shlex.join(command)

@@ -1,6 +1,7 @@
 """A node as a test sees it, and what is left on it when a case has ended."""
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,8 @@ from pydantic import BaseModel
 
 from trafficlight.services.account import MARK, Account, CommandError
 from trafficlight.services.connections import NodeAddress, NodeError, script_of
+
+logger = logging.getLogger(__name__)
 
 # Bytes of a log that are collected: its end.
 _LOG_LIMIT = 100 << 20
@@ -73,7 +76,7 @@ def case_folder(address: NodeAddress, mark: str) -> str:
 
 async def note_logs(account: Account, service: str, entries: Iterable[LogEntry]) -> None:
     """Write down on the node which logs of a service to collect, in case this process is killed."""
-    content = json.dumps([one.model_dump() for one in entries])
+    content = json.dumps([one.model_dump() for one in entries]) + "\n"
     await account.create_file(f"{_LISTS}/{service}", content)
 
 
@@ -97,7 +100,8 @@ async def collect(account: Account, entries: Sequence[LogEntry], target: Path, *
     notes = []
     for line in looked.stdout.splitlines():
         number, _, problem = line.partition(" ")
-        notes.append(f"{wanted[int(number)].name}: {problem}")
+        if number.isdigit() and int(number) < len(wanted):  # a file's name may have several lines
+            notes.append(f"{wanted[int(number)].name}: {problem}")
     return notes
 
 
@@ -137,7 +141,7 @@ async def clean(address: NodeAddress, mark: str, target: Path | None = None) -> 
     try:
         if (await account.run(f"({kill}) || exit 1; [ ! -e {where} ] || echo folder")).stdout:
             if target is not None:
-                notes.extend(await _collect_left(account, address, target))
+                await _collect_left(account, address, target)
             await account.run(f"cd / && rm -rf {where}")
     except (CommandError, NodeError) as error:
         notes.append(str(error).splitlines()[0])
@@ -146,10 +150,19 @@ async def clean(address: NodeAddress, mark: str, target: Path | None = None) -> 
     return notes
 
 
-async def _collect_left(account: Account, address: NodeAddress, target: Path) -> list[str]:
+async def _collect_left(account: Account, address: NodeAddress, target: Path) -> None:
+    """Collect the logs of services whose test was killed; what goes wrong must not keep the node."""
+    try:
+        for note in await _collected(account, address, target):
+            logger.info("node %s: %s", address.name, note)
+    except Exception as error:  # noqa: BLE001 - the lists are written by a process that was killed
+        logger.warning("node %s: its logs cannot be collected: %s", address.name, error)
+
+
+async def _collected(account: Account, address: NodeAddress, target: Path) -> list[str]:
     listed = await account.run(f"[ ! -d {_LISTS} ] || cat {_LISTS}/*", check=False)
     notes = []
-    for content in listed.stdout.replace("][", "]\n[").splitlines():
+    for content in listed.stdout.splitlines():
         entries = [LogEntry.model_validate(one) for one in json.loads(content)]
         notes += await collect(account, entries, target / entries[0].service / address.name, failed=True)
     return notes

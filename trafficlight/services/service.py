@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from trafficlight.errors import LabError
+from trafficlight.processes import run_to_completion
 from trafficlight.services.account import Account
 from trafficlight.services.connections import NodeAddress
 from trafficlight.services.node import LogEntry, Node, case_folder, collect, note_logs
@@ -70,16 +72,17 @@ class Service:
     def __init__(
         self, test: Test, num_nodes: int = 1, labels: Collection[str] = (), **attributes: Any
     ) -> None:
-        for name, value in attributes.items():
-            if hasattr(type(self), name):
-                raise TypeError(f"{type(self).__name__}({name}=...) would replace its {name}")
-            setattr(self, name, value)
         self.test = test
         self.results: dict[Node, Any] = {}
         self.stats: dict[Node, Any] = {}
         self._collect = {name: log.collect for name, log in self.logs.items()}
         self._state = "new"
         self._services = services_of(test)
+        self.id = ""
+        for name, value in attributes.items():
+            if hasattr(self, name):
+                raise TypeError(f"{type(self).__name__}({name}=...) would replace its {name}")
+            setattr(self, name, value)
         self.id = self._services.add(self, num_nodes, frozenset(labels))
 
     def __repr__(self) -> str:
@@ -123,12 +126,15 @@ class Service:
         return type(self).wait_node is not Service.wait_node
 
     async def start(self) -> None:
-        """Start it on all its nodes; what has started on some is stopped if it fails on others."""
+        """Start it on all its nodes.
+
+        If it fails on one, it is stopped at the end of the case, or with :meth:`stop`.
+        """
         if self._state == "running":
             raise ServiceError(f"{self.id} runs already")
         await self._services.write_lists(self)
+        self._state = "running"  # from here on it has to be stopped, also if this fails or is cancelled
         await self._step("start", self.start_node)
-        self._state = "running"
 
     async def wait(self, timeout: float | None = None) -> None:
         """Wait until it has ended on all its nodes.
@@ -190,7 +196,7 @@ class Service:
             self._services.failed = True
         try:
             await self.free()
-        except LabError as problem:
+        except Exception as problem:
             if error is None:
                 raise
             error.add_note(f"then {problem}")
@@ -208,16 +214,18 @@ class Service:
         self, what: str, function: Callable[[Node], Awaitable[None]], *, parallel: bool | None = None
     ) -> None:
         """Do something on all nodes; an error on one does not keep it from being done on the others."""
+        if not self._services.has(self):
+            raise ServiceError(f"{self.id} is freed")
         self._services.changed(self, what, None)
         parallel = self.parallel if parallel is None else parallel
         tasks: list[asyncio.Task[None]] = []
-        errors: list[tuple[Node, BaseException]] = []
+        errors: list[tuple[Node, Exception]] = []
         try:
             for node in self.nodes:
                 tasks.append(asyncio.ensure_future(function(node)))
                 if not parallel:
                     await asyncio.wait(tasks)
-                    if what == "start" and tasks[-1].exception() is not None:
+                    if what == "start" and _error_of(tasks[-1]) is not None:
                         break
             if tasks:
                 await asyncio.wait(tasks)
@@ -227,18 +235,26 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
         for node, task in zip(self.nodes, tasks, strict=False):
-            if (error := task.exception()) is not None:
+            if (error := _error_of(task)) is not None:
                 errors.append((node, error))
         if errors:
             node, first = errors[0]
             others = "".join(f"\nalso on {one.name}: {_line(error)}" for one, error in errors[1:])
             self._services.changed(self, what, _line(first))
-            if what == "start":
-                self._state = "running"  # so that it is stopped
             if others:
                 first.add_note(others.strip())
             raise first
         self._services.changed(self, _DONE[what], None)
+
+
+def _error_of(task: "asyncio.Task[None]") -> Exception | None:
+    """Return what a task that is done raised; an exception that ends tests is an error of the service."""
+    if task.cancelled():
+        return ServiceError("it cancelled its own task")
+    error = task.exception()
+    if error is None or isinstance(error, Exception):
+        return error
+    return ServiceError(f"it raised {type(error).__name__}: {error}")
 
 
 def _line(error: BaseException) -> str:
@@ -267,7 +283,8 @@ class CaseServices:
         self.failed = False
         self._folder, self._on_change, self._on_failure = folder, on_change, on_failure
         self._nodes = [
-            Node(one, Account(one, case_folder(one, mark), mark, self._ended)) for one in addresses
+            Node(one, Account(one, case_folder(one, mark), mark, partial(self._ended, one.name)))
+            for one in addresses
         ]
         self._free = list(self._nodes)
         self._services: dict[Service, list[Node]] = {}
@@ -279,8 +296,7 @@ class CaseServices:
         """The names of the nodes that no service has used."""
         return [node.name for node in self._nodes if node.name not in self._used]
 
-    def _ended(self, message: str) -> None:
-        name = message.split(":")[0].removeprefix("node ")
+    def _ended(self, name: str, message: str) -> None:
         of = [one.id for one, nodes in self._services.items() if any(node.name == name for node in nodes)]
         self._on_failure(ServiceError(": ".join([*of, message])))
 
@@ -307,6 +323,10 @@ class CaseServices:
             node.account.ends = service.ends
         return f"{kind}-{number}"
 
+    def has(self, service: Service) -> bool:
+        """Return whether a service has not been freed."""
+        return service in self._services
+
     def nodes_of(self, service: Service) -> list[Node]:
         """Return the nodes of a service."""
         return self._services.get(service, [])
@@ -327,13 +347,15 @@ class CaseServices:
 
         :raises Exception: the first thing that went wrong.
         """
+        if not self.has(service):
+            return
         first: Exception | None = None
         for step in (service.stop, lambda: self._collect(service), service.clean):
             try:
                 await step()
             except Exception as error:  # noqa: BLE001 - code of a test file
-                first = first or error
-        self._free += self._services.pop(service, [])
+                first, self.failed = first or error, True
+        self._free += self._services.pop(service)
         if first is not None:
             raise first
 
@@ -346,20 +368,31 @@ class CaseServices:
 
         if entries:
             nodes = self.nodes_of(service)
-            for node, notes in zip(nodes, await asyncio.gather(*map(from_node, nodes)), strict=True):
-                for note in notes:
+            found = await asyncio.gather(*map(from_node, nodes), return_exceptions=True)
+            for node, notes in zip(nodes, found, strict=True):
+                for note in [_line(notes)] if isinstance(notes, BaseException) else notes:
                     self._on_change(service.id, "collect", [node.name], note)
+            for notes in found:
+                if isinstance(notes, BaseException):
+                    raise notes
 
     async def close(self) -> list[Exception]:
         """End all services, the last one first, and close the connections; return what went wrong."""
         errors: list[Exception] = []
-        for service in reversed(list(self._services)):
-            try:
-                await self.end(service)
-            except Exception as error:  # noqa: BLE001 - code of a test file
-                errors.append(error)
-        await asyncio.gather(*(node.account.close() for node in self._nodes), return_exceptions=True)
+        try:
+            for service in reversed(list(self._services)):
+                try:
+                    await self.end(service)
+                except Exception as error:  # noqa: BLE001 - code of a test file
+                    errors.append(error)
+        finally:
+            closing = asyncio.gather(*(node.account.close() for node in self._nodes), return_exceptions=True)
+            await run_to_completion(_wait(closing))
         return errors
+
+
+async def _wait(done: "asyncio.Future[Any]") -> None:
+    await done
 
 
 def services_of(test: Test) -> CaseServices:

@@ -44,7 +44,9 @@
   }
 
   function busy(part) {
-    // Selected text and a playing video must not vanish.
+    // Selected text, a field that is edited and a playing video must not vanish.
+    const edited = document.activeElement;
+    if (edited && edited.tagName === "INPUT" && part.contains(edited)) return true;
     const selection = getSelection();
     if (selection && !selection.isCollapsed && part.contains(selection.anchorNode)) return true;
     return [...part.querySelectorAll("video, audio")].some((film) => !film.paused);

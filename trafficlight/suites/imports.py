@@ -6,6 +6,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,8 @@ def load_module(path: Path) -> ModuleType:
         found = path.stat()
     except OSError:
         raise TestFileError(path, None, "the file does not exist") from None
+    if not stat.S_ISREG(found.st_mode):  # to read a pipe or a device might never end
+        raise TestFileError(path, None, "it is not a regular file")
     name, stamp = _module_name(path), (found.st_mtime_ns, found.st_size)
     if (loaded := sys.modules.get(name)) is not None:
         if getattr(loaded, _STAMP, stamp) == stamp:

@@ -274,13 +274,16 @@ class PlanBuilder:
         """
         found = self._found
         found.add_problems(problem for origin, problem in found.untested if origin not in found.bases)
+        there = ", ".join(sorted(found.parameters)) or "none"
         for target in self._targets:
             if target.symbol is not None and target.text not in found.met:
+                asked = {*self._selection.parameters, *target.symbol.parameters}
+                if unknown := ", ".join(sorted(asked - found.parameters)):
+                    raise UsageError(f"{target.text}: no test takes {unknown}; there are {there}")
                 raise UsageError(f"{target.text}: there is no such test or case in {target.path}")
         if not found.problems:
             found.types.check()
             if not found.suites and (given := ", ".join(self._selection.parameters)):
-                there = ", ".join(sorted(found.parameters)) or "none"
                 raise UsageError(f"--parameters: no test takes {given}; there are {there}")
         files = [encode_file(request.file.name) for request in self.files]
         return replace(_selected(found, self._selection, files), warnings=tuple(found.warnings))

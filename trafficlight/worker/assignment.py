@@ -55,6 +55,11 @@ class Assignment:
     nodes: tuple[NodeAddress, ...] = ()
     mark: str = ""
 
+    @property
+    def ending_deadline(self) -> float:
+        """Seconds for the tear-down, and as many again for services that the test has left."""
+        return self.teardown_deadline * (2 if self.nodes else 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

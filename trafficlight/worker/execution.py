@@ -262,10 +262,17 @@ class _Execution:
             verdict.state is State.SKIPPED and torn_down is not None and torn_down.state is not State.SKIPPED
         ):
             verdict = torn_down
-        self.services.failed |= verdict.state not in (State.SUCCESS, State.SKIPPED)
+        self.services.failed |= (
+            verdict.state not in (State.SUCCESS, State.SKIPPED) or self._broken is not None
+        )
         ended = await self._end_services()
-        if verdict.state is State.SUCCESS and (problem := self._broken or ended) is not None:
-            verdict = self._verdict_of(problem, "teardown")
+        if self._broken is not None and verdict.state is not State.ERROR:
+            # Whatever else the test found wrong, it did without its service.
+            lost = self._verdict_of(self._broken, verdict.phase)
+            note = f"; then {verdict.state}: {verdict.message}" if verdict.message else ""
+            verdict = replace(lost, message=truncate(lost.message + note, MESSAGE_LIMIT))
+        elif verdict.state is State.SUCCESS and ended is not None:
+            verdict = self._verdict_of(ended, "teardown")
         self._strays.find_coroutines()
         await self._strays.find_errors()
         return self._left(verdict)
@@ -279,7 +286,7 @@ class _Execution:
         except TimeoutError:
             return DeadlineError(f"the services were not stopped within {seconds:g} s")
         for error in errors:
-            self.logger.error("a service could not be stopped: %s", error)
+            self.logger.error("a service could not be stopped, collected or cleaned up: %s", error)
         if self.services.unused:
             self.logger.warning("no service used %s", ", ".join(self.services.unused))
         return errors[0] if errors else None
@@ -400,7 +407,7 @@ class _Execution:
     async def _with_requests_past(
         self, verdict: Verdict, roles: Mapping[str, Client | HomeServer]
     ) -> Verdict:
-        """Warn of clients that asked their homeserver past the proxy; add that to a bad verdict."""
+        """Warn of clients that bypassed the network proxy; add that to a bad verdict."""
         clients = [one for one in roles.values() if isinstance(one, MatrixClient) and one.homeserver]
         proxied = {
             one.user_id: one.name
@@ -420,7 +427,7 @@ class _Execution:
             with contextlib.suppress(OSError):
                 for user, requests in (await asyncio.to_thread(requests_past, SOURCE, log, proxied)).items():
                     more = f" and {count(len(requests) - 1, 'other request')}" if requests[1:] else ""
-                    notes.append(f"{proxied[user]} sent {requests[0]}{more} past the network proxy")
+                    notes.append(f"{proxied[user]} bypassed the network proxy: {requests[0]}{more}")
         for note in notes:
             self._emit(Log(level="warning", logger="network", message=note))
         if not notes or verdict.state is State.SUCCESS:

@@ -6,7 +6,7 @@ import bdb
 import reprlib
 import sys
 import traceback as tracebacks
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from trafficlight.worker.assignment import Verdict
 _SKIPS = (("unittest", "SkipTest"), ("_pytest.outcomes", "Skipped"))
 _FAILS = (("_pytest.outcomes", "Failed"),)
 _READ = (ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Slice, ast.UnaryOp, ast.unaryop, ast.Load)
+# Exactly these types: the length of others may be a function of the test.
+_SIZED = frozenset({list, tuple, dict, set, frozenset, str, bytes})
 _VALUES = reprlib.Repr()
 _VALUES.maxstring = _VALUES.maxother = 200
 _VALUES.maxlist = _VALUES.maxdict = _VALUES.maxtuple = 20
@@ -123,7 +125,7 @@ def _source_of(error: BaseException) -> str:
 
 
 def _values_of(error: BaseException) -> str:
-    """Return the values that an assertion of one line compared, where reading them calls no function."""
+    """Return the values that an assertion of one line compared, if reading them calls nothing but `len`."""
     frame = [frame for frame, _ in tracebacks.walk_tb(error.__traceback__)][-1:]
     try:
         (statement,) = ast.parse(_source_of(error)).body
@@ -131,15 +133,27 @@ def _values_of(error: BaseException) -> str:
         return ""
     if not frame or not isinstance(statement, ast.Assert) or not isinstance(statement.test, ast.Compare):
         return ""
+    names = {**frame[0].f_globals, **frame[0].f_locals}
+    functions = {} if "len" in names else {"len": _length}
     values = []
     for side in (statement.test.left, *statement.test.comparators):
         inner = list(ast.walk(side))
-        if any(isinstance(one, ast.Name) for one in inner) and all(isinstance(one, _READ) for one in inner):
+        if any(isinstance(one, ast.Name) and one.id not in functions for one in inner) and all(
+            isinstance(one, _READ)
+            or (isinstance(one, ast.Call) and isinstance(one.func, ast.Name) and one.func.id in functions)
+            for one in inner
+        ):
             code = compile(ast.Expression(side), "", "eval")
             with suppress(Exception):  # a subscript of the test's own class
-                value = eval(code, frame[0].f_globals, frame[0].f_locals)  # noqa: S307 - the test's own code
+                value = eval(code, names | functions)  # noqa: S307 - the test's own code
                 values.append(f"{ast.unparse(side)} is {_VALUES.repr(value)}")
     return f" ({', '.join(values)})" if values else ""
+
+
+def _length(value: Sized) -> int:
+    if type(value) not in _SIZED:
+        raise TypeError
+    return len(value)
 
 
 def _traceback_of(error: BaseException) -> str:

@@ -126,6 +126,8 @@ async def test_defect_is_found(defect: str, name: str) -> None:
     results = await check(command(PLAIN, defect), QUICK)
     assert name in names(results, Level.WRONG), render(results)
     assert results.exit_code == 1
+    if defect == "never-answers":
+        assert any("does a driver buffer its input" in finding.text for finding in results.findings)
 
 
 @pytest.mark.parametrize(("habit", "noted"), NOTED.items())

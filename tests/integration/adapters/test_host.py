@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
+from trafficlight import processes as processes_module
 from trafficlight.adapters.conformance import Reply, ScriptedAdapter, ScriptedCoordinator
 from trafficlight.adapters.host import DriverCommand, serve_driver
 from trafficlight.adapters.host import driver as driver_module
-from trafficlight.adapters.host import log as log_module
 from trafficlight.adapters.host.adapter import Drivers
 from trafficlight.adapters.host.driver import Driver, DriverError
 from trafficlight.adapters.host.log import DriverLog
@@ -187,6 +187,17 @@ async def test_what_is_no_message_is_logged() -> None:
             assert line in log
         assert len(log) < 10_000
         assert "the input ended" in log
+
+
+async def test_what_is_printed_before_the_first_message_is_logged() -> None:
+    """A text was, and a number was refused, as the first message must be an object."""
+    driver = Driver(command("chatty"))
+    await driver.start()
+    await driver.end()
+    log = driver.log.tail(1000)
+    await driver.remove()
+    assert driver.hello.type == "counter"
+    assert 'hello\n5.5\n"text"\n' in log
 
 
 @pytest.mark.parametrize(
@@ -366,9 +377,9 @@ async def test_a_file_that_cannot_be_uploaded_costs_no_other(monkeypatch: pytest
 
 async def test_of_a_long_log_the_beginning_and_the_end_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log was looked at four times a second: until then, a driver could fill the disk of all others."""
-    monkeypatch.setattr(log_module, "_LONGEST", 5000)
-    monkeypatch.setattr(log_module, "_BEGINNING", 1000)
-    monkeypatch.setattr(log_module, "_END", 500)
+    monkeypatch.setattr(processes_module, "_LONGEST_LOG", 5000)
+    monkeypatch.setattr(processes_module, "_LOG_BEGINNING", 1000)
+    monkeypatch.setattr(processes_module, "_LOG_END", 500)
     monkeypatch.setattr(driver_module, "_CHUNK", 100)
     sizes, write = [], DriverLog.write
 
@@ -501,7 +512,7 @@ async def test_a_driver_that_cannot_be_reset_gets_no_other_case(
         ("exit", r"the driver exited \(exit code 1\):\nError: no browser here"),
         ("wrong", "its first message: type: must be text"),
         ("list", r"its first message must be an object, not \[1\]"),
-        ("silent", r'no line {"type": ...} on standard output within 0.5 s'),
+        ("silent", r'no line {"type": ...} on standard output within 0.5 s \(does a driver buffer'),
     ],
 )
 async def test_a_driver_that_does_not_say_what_it_is_ends_the_host(mode: str, why: str) -> None:
@@ -542,6 +553,22 @@ async def test_a_failed_restart_leaves_no_process(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="only once"):
         await driver.restart()
     assert driver._process is None
+    assert not processes()
+    await driver.remove()
+
+
+@pytest.mark.parametrize("when", ["it ends", "it is created"])
+async def test_a_kill_during_a_restart_counts(when: str) -> None:
+    driver = Driver(command())
+    await driver.start()
+    restarting = asyncio.create_task(driver.restart())
+    async with asyncio.timeout(PATIENCE):
+        while not (driver.killed if when == "it ends" else driver._spawning.locked()):
+            await asyncio.sleep(0)
+    await driver.kill()
+    assert not processes()
+    with pytest.raises(DriverError, match=r"the driver was killed|signal 9"):
+        await restarting
     assert not processes()
     await driver.remove()
 

@@ -146,6 +146,13 @@ async def test_a_homeserver_that_names_itself_names_the_proxy(proxy: Proxy, path
     assert named["m.other"]["base_url"] == "x"
 
 
+async def test_an_answer_that_names_no_homeserver_is_not_changed(proxy: Proxy) -> None:
+    await proxy.ask("/config/client/server.json")
+    await proxy.end()
+    assert b"base URL: answer passed" in proxy.uploads[0]
+    await proxy.start()
+
+
 async def test_the_next_case_finds_nothing_of_the_last(proxy: Proxy, homeserver: Homeserver) -> None:
     await proxy.do("disableEndpoint", endpoint="/sync")
     await proxy.ask(SYNC)

@@ -137,6 +137,11 @@ def test_a_selection_that_leaves_nothing_says_of_how_many(capsys: pytest.Capture
     [
         (["nowhere"], "there is no nowhere"),
         (["chat/send_test.py::Nothing"], "there is no such test"),
+        (
+            ["chat/send_test.py::Count", "--parameters", '{"sise": 1}'],
+            "no test takes sise; there are odd, size",
+        ),
+        (['chat/send_test.py::Count.test_up@{"sise": 1}'], "no test takes sise; there are odd, size"),
         (["--client", "Dog", "."], "--client Dog: no test has such a client type"),
         (["-k", "and", "."], "write words with and, or, not"),
         (["--shard", "3/2", "."], "not of the form I/N"),

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import h2.connection
+import h2.exceptions
 import psutil
 import pytest
 from quart import Quart
@@ -262,3 +265,10 @@ async def test_a_refused_body_does_not_block_the_next_request(site: HttpHarness)
 
     # It raises TimeoutError if the connection is neither used nor closed.
     assert (await asyncio.to_thread(refused_then_another))[:12] in (b"HTTP/1.1 415", b"")
+
+
+def test_which_errors_of_a_connection_are_of_the_peer() -> None:
+    peer = [ConnectionResetError(), TimeoutError(), ssl.SSLError(), OSError(errno.EHOSTUNREACH, "")]
+    assert all(map(server._is_of_peer, [*peer, h2.exceptions.ProtocolError(), ExceptionGroup("", peer)]))
+    own = [OSError(errno.ENOSPC, "no space"), ValueError()]
+    assert not any(map(server._is_of_peer, [*own, ExceptionGroup("", [*peer, *own])]))

@@ -29,6 +29,7 @@ async def played(site: HttpHarness, body: str = "await alice.perform('one')", **
     await adapter.upload("shot.png", b"\x89PNG\r\n\x1a\n")
     await adapter.upload("page.html", b"<script>alert(1)</script>")
     await adapter.upload("film.mp4", bytes(range(256)) * 40)
+    await adapter.upload("cut.webm", b"")
     await adapter.respond({"id": message["id"], **answer})
     return await ended(session)
 
@@ -55,12 +56,15 @@ async def test_requests_of_clients_are_asked_for_by_time(site: HttpHarness) -> N
     (case,) = session.record.cases.values()
 
     page = f"/status/{session.id}/case/{case_key(case.id)}"
-    assert "sync" not in (await site.get(page)).text()
+    plain = (await site.get(page)).text()
+    assert "sync" not in plain
+    assert plain.count('name="between"') == 1
     assert "GET /sync&lt;b&gt;" in (await site.get(f"{page}?role=alice&between=")).text()
-    assert "None of them was sent then" in (await site.get(f"{page}?between=500:")).text()
+    assert "No requests in this range." in (await site.get(f"{page}?between=500:")).text()
     assert (await site.get(f"{page}?between=soon")).status == 400
     where = f"/api/sessions/{session.id}/requests?case={quote(case.id)}"
     asked = (await site.get(f"{where}&between=0:500")).json()
+    assert asked["left_out"] == []
     assert (asked["attempt"], [one["target"] for one in asked["requests"]]) == (1, ["/sync<b>"])
     assert (await site.get(f"{where}&role=bob")).json()["requests"] == []
     assert (await site.get(f"{where}&attempt=2")).status == 404
@@ -150,6 +154,8 @@ async def test_the_case_page_shows_what_happened(site: HttpHarness) -> None:
         assert shown in text, shown
     assert f'<img loading="lazy" src="{file_path(session, "shot.png")}"' in text
     assert f'<video controls preload="metadata" src="{file_path(session, "film.mp4")}"' in text
+    assert f'src="{file_path(session, "cut.webm")}"' not in text
+    assert re.search(r'cut\.webm">cut\.webm</a>.*empty</span>', text)
 
 
 async def test_text_is_never_markup(site: HttpHarness) -> None:

@@ -243,6 +243,16 @@ async def test_what_is_not_tls_is_cut_off(opened: Opened) -> None:
         assert await found.ask("here", "there") == "there"
 
 
+async def test_a_connection_whose_handshake_does_not_end_is_cut(opened: Opened) -> None:
+    async with opened("here", "there", record=True) as found:
+        reader, writer = await asyncio.open_connection("127.0.0.1", found.servers["there"].port.port)
+        assert await found.ask("here", "there") == "there", "the proxy has accepted both"
+        async with found.of("here").block(found.servers["there"]), asyncio.timeout(20):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
+
+
 async def test_a_port_that_is_taken_is_named(opened: Opened) -> None:
     async with opened("here", "there") as found:
         servers = {role: (one.server_name, one.port) for role, one in found.servers.items()}

@@ -434,7 +434,7 @@ async def test_rules_for_the_same_requests_collide(setting: Setting) -> None:
         (("/x",), {"nth": 1.5}, "nth=1.5 matches nothing"),
         (("/x",), {"query": {"limit": 10}}, "parameters are texts"),
         ((re.compile("/X", re.IGNORECASE),), {}, "flags into it"),
-        (("/x",), {"body": {"a": b"b"}}, r"body={'a': b'b'} matches nothing: it is no JSON"),
+        (("/x",), {"body": {"a": b"b"}}, r"body={'a': b'b'} matches nothing: it is not JSON"),
         (("/x",), {"status": 99}, "block /x with 99: an answer has a status from 200 to 599"),
     ],
 )
@@ -447,7 +447,7 @@ async def test_a_rule_that_matches_nothing_is_refused(
 
 
 async def test_a_rule_that_does_nothing_is_refused(setting: Setting) -> None:
-    with pytest.raises(ValueError, match="delay /x by 0 s: it delays nothing"):
+    with pytest.raises(ValueError, match="seconds=0 is not a time to wait"):
         async with setting.network.delay("/x", seconds=0):
             pass
     with pytest.raises(ValueError, match="intercept /x does nothing"):

@@ -65,6 +65,14 @@ class TestRun:
                 await account.run("echo opened > gate")
         assert seen == ["one", "opened", "two"]
 
+    async def test_what_a_command_left_behind_prints_is_of_no_later_one(self, account: Account) -> None:
+        await account.run("mkfifo gate gate2")
+        await account.run("(read _ < gate; echo late; echo late >&2; echo done > gate2) &")
+        await account.run("echo > gate; read _ < gate2")
+        for _ in range(3):
+            done = await account.run("echo next")
+            assert (done.stdout, done.stderr) == ("next\n", "")
+
     async def test_thirty_commands_at_once(self, account: Account) -> None:
         done = await asyncio.gather(*(account.run(["echo", str(number)]) for number in range(30)))
         assert [int(one.stdout) for one in done] == list(range(30))
@@ -76,6 +84,20 @@ class TestBackground:
         await account.wait("job", 20)
         assert await account.last_line("job.log") == "last"
         assert not account.alive("job")
+
+    async def test_a_wait_that_is_cancelled_expects_no_end(self, address: NodeAddress) -> None:
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        account = Account(address, case_folder(address, MARK), MARK, ended.set_result)
+        await account.run("mkfifo gate")
+        await account.start("read _ < gate; exit 2", name="job")
+        waiting = asyncio.ensure_future(account.wait("job"))
+        await account.run("true")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await account.run("echo > gate")
+        async with asyncio.timeout(20):
+            assert "exit code 2" in await ended
+        await account.close()
 
     async def test_a_bad_end_has_the_last_lines(self, account: Account) -> None:
         await account.start("echo why; exit 7", name="job")
@@ -138,6 +160,16 @@ class TestFiles:
             await account.copy_from("nothing", tmp_path)
         with pytest.raises(CommandError, match="copying failed"):
             await account.copy_to(tmp_path / "nothing", "there")
+
+    async def test_a_copy_replaces_files_but_no_folder(self, account: Account, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("new")
+        await account.create_file("target", "old")
+        await account.copy_to(tmp_path / "file", "target")
+        assert await account.read("target") == "new"
+        await account.create_file("folder/kept", "")
+        with pytest.raises(CommandError, match="folder is a folder"):
+            await account.copy_to(tmp_path / "file", "folder")
+        assert await account.exists("folder/kept")
 
     async def test_create_exists_remove(self, account: Account) -> None:
         await account.create_file("a/b", "content", mode="600")

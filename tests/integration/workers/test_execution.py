@@ -32,6 +32,26 @@ if TYPE_CHECKING:
             State.FAILURE,
             "assertion failed: assert len('ab') == n (n is 3)",
         ),
+        (
+            "x = {'b': [1, 2]}\n    assert len(x['b']) == 3",
+            State.FAILURE,
+            "assertion failed: assert len(x['b']) == 3 (len(x['b']) is 2)",
+        ),
+        (
+            "class Own(list): __len__ = lambda self: 7\n    x = Own(); n = 2\n    assert n == len(x)",
+            State.FAILURE,
+            "assertion failed: assert n == len(x) (n is 2)",
+        ),
+        (
+            "len = str; x = [1]\n    assert len(x) == 'one'",
+            State.FAILURE,
+            "assertion failed: assert len(x) == 'one'",
+        ),
+        (
+            "x = [1]; n = 2\n    assert sum(x) == n",
+            State.FAILURE,
+            "assertion failed: assert sum(x) == n (n is 2)",
+        ),
         ("n = 3\n    assert (\n        n == 4\n    )", State.FAILURE, "assertion failed: n == 4"),
         ("1 / 0", State.ERROR, "ZeroDivisionError: division by zero"),
         ("self.skip('not today')", State.SKIPPED, "not today"),

@@ -1,10 +1,12 @@
 """The nio adapter's verification by emoji: both sides show the same, and no lie is believed."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from trafficlight.adapters.nio.sas import Party, Sent, Verification
+from trafficlight.adapters.nio.verification import Verifications
 
 ALICE = Party("@alice:hs", "PHONE", {"ed25519:PHONE": "phone key", "ed25519:master A": "master A"})
 BOB = Party("@bob:hs", "LAPTOP", {"ed25519:LAPTOP": "laptop key", "ed25519:master B": "master B"})
@@ -129,3 +131,12 @@ def test_other_side_learns_that_it_was_cancelled() -> None:
     deliver(asking.cancel("m.mismatched_sas", "they differ"), accepting, asking)
     assert (accepting.phase, accepting.cancel_code) == ("cancelled", "m.mismatched_sas")
     assert accepting.cancel("m.user", "too late") == []
+
+
+async def test_an_event_that_cannot_be_taken_does_not_end_the_sync(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(*arguments: object) -> None:
+        raise RuntimeError("the homeserver is gone")
+
+    own: Any = SimpleNamespace(_take=fail)
+    await Verifications._take_event(own, {"type": "m.key.verification.start", "content": {}}, None)
+    assert "the homeserver is gone" in caplog.text

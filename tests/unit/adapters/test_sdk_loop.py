@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -19,11 +20,12 @@ from trafficlight.adapters.sdk import (
     Options,
     RegistrationRefusedError,
     action,
+    loop,
     run,
     serve,
 )
 from trafficlight.adapters.sdk.coordinator import Backoff
-from trafficlight.protocol import TOKEN_VARIABLES
+from trafficlight.protocol import TOKEN_VARIABLES, ActionMessage, ErrorBody
 
 FAST = Options(backoff=Backoff(0.01, 0.05))
 
@@ -339,6 +341,28 @@ async def test_stop_in_the_middle_of_an_action_is_said() -> None:
             assert await adapter.act("hang", timeout=0.2) is None
         assert "hang: the adapter was stopped during this action" in error_of(adapter.replies[0])["details"]
         assert made[0].closed == 1
+
+
+@pytest.mark.parametrize("urgent", ["exit", "crash"])
+async def test_an_exit_or_an_error_during_an_action_ends_the_registration(
+    monkeypatch: pytest.MonkeyPatch, urgent: str
+) -> None:
+    """The action would have been waited for until its deadline."""
+    monkeypatch.setattr(loop, "_WHILE", 0)
+    monkeypatch.setattr(Counter, "killable", True)
+    reports: list[str] = []
+
+    async def poll(busy: bool) -> ActionMessage:
+        return ActionMessage(action=urgent, id="2")
+
+    async def report(error: ErrorBody) -> None:
+        reports.append(error.details)
+
+    coordinator: Any = SimpleNamespace(uuid="1", poll=poll, report=report)
+    async with asyncio.timeout(60):
+        registration = loop._Registration(Counter(), coordinator)
+        assert not await registration._perform_killable(ActionMessage(action="hang", id="1"))
+    assert [one.partition(":")[0] for one in reports] == ([] if urgent == "exit" else ["crash"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

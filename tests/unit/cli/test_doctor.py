@@ -1,11 +1,14 @@
 """The diagnosis lists what is installed, what is missing, and advice."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from trafficlight.cache import CacheFolder
-from trafficlight.cli.doctor import Finding, _type, diagnose
+from trafficlight.cli.doctor import Finding, _adapters, _type, diagnose
+from trafficlight.config import AdapterProgram, Settings
+from trafficlight.drivers.recipes import JsSdkRecipe
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.recipes import default_recipes
 from trafficlight.homeservers.recipes.synapse import Environments
@@ -41,6 +44,25 @@ def test_a_folder_that_does_not_exist_yet_is_measured_where_it_will_be(tmp_path:
 
 def test_every_problem_has_advice(tmp_path: Path) -> None:
     assert all(finding.advice for finding in diagnose(tmp_path) if not finding.good)
+
+
+def test_a_driver_that_is_built_is_named_with_its_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that the driver is built on first use, also after that."""
+    monkeypatch.setattr(JsSdkRecipe, "unsupported", classmethod(lambda cls: None))
+    settings = Settings(adapters={"js-sdk": AdapterProgram()}, cache_folder=tmp_path)
+    (finding,) = _adapters(settings)
+    assert finding.detail == "its driver is built on first use"
+
+    class Quick(JsSdkRecipe):
+        async def _build(self, folder: Path, version: str, title: str) -> None: ...
+
+    for version in ("42.4.0", "43.0.0"):
+        asyncio.run(Quick(CacheFolder(tmp_path), print).install(version))
+    (tmp_path / "drivers" / "js-sdk-41.0.0-of-an-older-source").mkdir()
+    (finding,) = _adapters(settings)
+    assert finding.detail == "its driver is built: 42.4.0, 43.0.0"
 
 
 async def test_server_types_are_resolved(tmp_path: Path) -> None:

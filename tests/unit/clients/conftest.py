@@ -22,6 +22,7 @@ class Accounts:
     def __init__(self) -> None:
         self.passwords: dict[str, str] = {}
         self.devices: list[str] = []
+        self.agents: list[str] = []
 
     async def register(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -38,6 +39,7 @@ class Accounts:
         if self.passwords.get(localpart) != body["password"]:
             return web.json_response({"errcode": "M_FORBIDDEN", "error": "wrong password"}, status=403)
         self.devices.append(localpart)
+        self.agents.append(request.headers["User-Agent"])
         device = f"DEVICE{len(self.devices)}"
         return web.json_response({"user_id": user_id, "device_id": device, "access_token": device})
 

@@ -11,6 +11,7 @@ import pytest
 
 from trafficlight.clients import HomeServer, MatrixClient
 from trafficlight.errors import LabError, UnsupportedError
+from trafficlight.version import VERSION
 
 if TYPE_CHECKING:
     from tests.unit.clients.conftest import Accounts, Operations
@@ -72,6 +73,7 @@ async def test_a_user_that_was_registered_is_logged_in(server: HomeServer, accou
 
     assert client.logged_in
     assert accounts.passwords == {"alice": "secret"}
+    assert accounts.agents == [f"trafficlight-test/{VERSION}"], "not what an adapter for nio sends"
 
 
 async def test_an_account_from_elsewhere_needs_its_password(server: HomeServer, accounts: "Accounts") -> None:

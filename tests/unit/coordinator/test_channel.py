@@ -199,7 +199,7 @@ class TestResponses:
     @pytest.mark.parametrize(
         ("response", "message"),
         [
-            ({"response": "error"}, "alice could not"),
+            ({"response": "error"}, "the client answered: error"),
             ({"response": "error", "error": "no such room"}, "no such room"),
             ({"response": "error", "details": "timed out", "path": "driver.py:1"}, "timed out"),
         ],
@@ -211,9 +211,26 @@ class TestResponses:
         with pytest.raises(ActionError) as raised:
             await asked
         assert raised.value.action == "open_room"
-        expected = "the client answered: error" if message == "alice could not" else message
-        assert raised.value.message == expected
+        assert raised.value.message == message
         assert raised.value.path == response.get("path", "")
+
+    @pytest.mark.parametrize(
+        ("data", "shown"),
+        [
+            ({"endpoint": "/sync"}, "endpoint='/sync'"),
+            ({"user": {"name": "bob", "password": "hush"}}, "user={'name': 'bob', 'password': '***'}"),
+            ({"text": "x" * 300}, f"text='{'x' * 93}…"),
+        ],
+    )
+    async def test_the_bare_word_error_names_what_was_asked(
+        self, side: Side, data: JsonObject, shown: str
+    ) -> None:
+        asked = await side.ask("wait_for", **data)
+        await side.channel.poll(LONG)
+        side.channel.respond(None, {"response": "error"})
+        with pytest.raises(ActionError) as raised:
+            await asked
+        assert raised.value.message == f"the client answered: error ({shown})"
 
 
 class TestErrors:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from trafficlight import processes
 from trafficlight.client_types import ClientTypeSpec, CustomMatch
 from trafficlight.config import AdapterProgram
 from trafficlight.coordinator import supervisor
@@ -225,6 +227,74 @@ async def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> Non
     pid = int((tmp_path / "mine-1.log").read_text().split()[0])
     with contextlib.suppress(psutil.NoSuchProcess):
         assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_the_output_of_a_program_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that printed all the time filled the disk with the results."""
+    monkeypatch.setattr(processes, "_LONGEST_LOG", 5000)
+    monkeypatch.setattr(processes, "_LOG_BEGINNING", 100)
+    monkeypatch.setattr(processes, "_LOG_END", 50)
+    monkeypatch.setattr(supervisor, "_LOOK", 0.01)
+    log = tmp_path / "mine-1.log"
+    # It waits until its log is short again, and goes on behind that.
+    script = f"""
+import os
+print("first", *range(2000), flush=True)
+while os.path.getsize({str(log)!r}) > 5000:
+    pass
+print("last")
+"""
+    await _run_until_exit([Program("mine", [sys.executable, "-c", script])], tmp_path)
+    printed = log.read_text()
+    assert len(printed) <= 5000
+    assert printed.startswith("first 0 1 2")
+    assert "the log is too long: its middle is left out" in printed
+    assert "1999\n" in printed
+    assert "last\n" in printed
+
+
+async def test_programs_that_exit_together_are_searched_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of a thousand programs that exited searched all processes, and the lab had no thread left."""
+    searched: list[set[str]] = []
+    began, first = threading.Event(), threading.Event()
+
+    def search(name: str, values: set[str], number: int) -> None:
+        searched.append(set(values))
+        began.set()
+        first.wait()
+
+    monkeypatch.setattr(supervisor, "signal_marked", search)
+    programs = [Program("mine", ["true"]) for _ in range(20)]
+    supervised = Supervisor(programs, "http://x", tmp_path, FakePool())  # type: ignore[arg-type]
+    running = asyncio.create_task(supervised.run())
+    await asyncio.to_thread(began.wait)
+    while supervised.pids:
+        await asyncio.sleep(0)
+    first.set()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(searched) <= 3
+    assert set.union(*searched) == {program.instance for program in programs}
+
+
+async def test_few_programs_start_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds that were due together kept the event loop from anything else, such as ending on SIGTERM."""
+    starting = most = 0
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal starting, most
+        starting += 1
+        most = max(most, starting)
+        try:
+            return await start_process(*args, **options)
+        finally:
+            starting -= 1
+
+    monkeypatch.setattr(supervisor, "start_process", counted)
+    await _run_until_exit([Program("mine", ["true"]) for _ in range(20)], tmp_path)
+    assert most <= supervisor._STARTS
 
 
 PYTHON = ClientTypeSpec("mautrix-python", type="mautrix-python")

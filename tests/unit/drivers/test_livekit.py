@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -126,6 +127,22 @@ async def test_livekit_that_does_not_start_is_named(server_name: str, tmp_path: 
         status, answer = await ask(service, server_name)
     assert status == 500
     assert "exit code 7" in answer["error"]
+
+
+async def test_livekit_that_never_listens_is_not_taken_for_started(
+    server_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.drivers.livekit._START_LIMIT", 0.2)
+    program = tmp_path / "livekit"
+    program.write_text('#!/bin/sh\necho "process $$"\nexec sleep 600\n')
+    program.chmod(0o755)
+    async with livekit(program, tmp_path / "livekit.log") as service:
+        for _ in range(2):
+            status, answer = await ask(service, server_name)
+            assert (status, answer["error"]) == (500, "did not accept connections within 0.2 s")
+    for word in (tmp_path / "livekit.log").read_text().split("process ")[1:]:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(word), 0)
 
 
 async def test_what_a_page_asks_besides_is_refused_in_its_origin(service: str) -> None:

@@ -131,7 +131,7 @@ def test_bars_lie_within_the_attempt(lab: "Lab") -> None:
 
 
 def test_scripts_are_not_pictures() -> None:
-    kinds = {name: file_kind(name) for name in ("a.PNG", "a.svg", "a.html", "film.mp4", "say.ogg", "x")}
+    kinds = {name: file_kind(name, 1) for name in ("a.PNG", "a.svg", "a.html", "film.mp4", "say.ogg", "x")}
     assert kinds == {
         "a.PNG": "image",
         "a.svg": "file",
@@ -140,6 +140,10 @@ def test_scripts_are_not_pictures() -> None:
         "say.ogg": "audio",
         "x": "file",
     }
+
+
+def test_empty_files_are_not_played() -> None:
+    assert {file_kind(name, 0) for name in ("a.png", "film.webm", "say.ogg")} == {"file"}
 
 
 def test_the_report_lists_cases_as_the_pages_do(lab: "Lab") -> None:

@@ -32,6 +32,7 @@ def test_the_record_of_a_session(lab: "Lab") -> None:
     lab.act(case_id, "alice", "send_message", 0.25)
     lab.append(Upload(case=case_id, attempt=1, role="bob", name="a.txt", path="clients/bob/a.txt", size=3))
     lab.append(Attachment(case=case_id, attempt=1, name="x.png", path="attachments/x.png", size=9))
+    lab.append(Attachment(case=case_id, attempt=1, name="empty.png", path="attachments/empty.png"))
     lab.append(Measurement(case=case_id, attempt=1, name="delay", value=1.5, unit="ms"))
     lab.end_case(case_id, "success", seconds=1.65)
     lab.end(exit_code=0)
@@ -46,7 +47,7 @@ def test_the_record_of_a_session(lab: "Lab") -> None:
     assert attempt.adapter_ids["bob"] == "uuid-bob-1"
     assert attempt.servers["server"].version == "1.142.0"
     assert attempt.seconds == 1.65
-    assert [file.name for file in attempt.files] == ["x.png", "a.txt"]
+    assert [file.name for file in attempt.files] == ["x.png", "empty.png", "a.txt"]
     assert attempt.running_since is not None
     assert attempt.measurements[0].value == 1.5
     assert SessionRecord.replay(lab.events) == record

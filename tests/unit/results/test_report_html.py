@@ -55,6 +55,7 @@ def test_a_page_of_everything(lab: "Lab") -> None:
             media_type="image/png",
         )
     )
+    lab.append(Upload(case=bad, attempt=1, role="bob", name="cut.webm", path="clients/bob/cut.webm"))
     lab.append(Measurement(case=bad, attempt=1, name="delay", value=3.5, unit="ms"))
     lab.end_case(bad, "failure", "it is not there", traceback="Traceback: here")
     lab.append(CaseWaits(case=lab.plan({"alice": "ElementIos"}), reason="no element-ios"))
@@ -74,6 +75,9 @@ def test_a_page_of_everything(lab: "Lab") -> None:
         assert said in page.text
     assert any(link.endswith("clients/bob/my%20shot%20%231.png") for link in page.links)
     assert any(link.endswith("servers/server/homeserver.log") for link in page.links)
+    assert any(link.endswith("clients/bob/cut.webm") for link in page.links)
+    assert "empty" in page.text
+    assert "video" not in page.tags
 
 
 def test_the_page_needs_nothing_but_itself(lab: "Lab") -> None:

@@ -262,6 +262,25 @@ def test_files_of_cases_that_are_removed_are_incomplete(lab: "Lab", writer: Resu
     _says_incomplete(lab, f"{number} of cases removed while the session ran, such as {folder}")
 
 
+@pytest.mark.parametrize("name", ["adapters", "adapters/nio-1.log"])
+def test_a_folder_of_the_session_that_is_removed_is_incomplete(
+    lab: "Lab", writer: ResultsWriter, name: str
+) -> None:
+    log = lab.folder.path / "adapters" / "nio-1.log"
+    log.parent.mkdir()
+    log.touch()
+    lab.start()
+    lab.run(lab.plan())
+    _until(lambda: log in writer._seen)
+    if name == "adapters":
+        shutil.rmtree(log.parent)
+    else:
+        log.unlink()
+    lab.end()
+    writer.close()
+    _says_incomplete(lab, f"{lab.folder.path / name} was removed while the session ran")
+
+
 def _says_incomplete(lab: "Lab", why: str) -> None:
     """Every file says it: pages, CI and followers of the session read different ones."""
     session = json.loads((lab.folder.path / "session.json").read_bytes())

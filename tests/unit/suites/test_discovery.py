@@ -296,3 +296,12 @@ def test_a_file_or_class_that_is_not_there(write: Write, tmp_path: Path) -> None
         load_test_class(tmp_path / "a_test.py", "A")
     with pytest.raises(TestFileError, match="no test A in it"):
         load_test_class(write("b_test.py", ""), "A")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    """A named pipe occupied the planner until the deadline of the import."""
+    path = tmp_path / "a_test.py"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(TestFileError, match="it is not a regular file"):
+        load_module(path)

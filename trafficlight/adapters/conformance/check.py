@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from trafficlight.adapters.conformance.program import Program
 from trafficlight.adapters.conformance.results import CheckOptions, Level, Results
 from trafficlight.adapters.conformance.scripted import Reply, ScriptedAdapter, ScriptedCoordinator
+from trafficlight.adapters.host.driver import BUFFERED
 from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ErrorReport, JsonObject, Registration
 from trafficlight.text import first_problem, single_line
 
@@ -410,7 +411,7 @@ class _Examination:
     def silent(self, check: str, adapter: ScriptedAdapter, action: str, polls: int) -> None:
         """Report that an action was not answered."""
         repeats = len(adapter.polls) - polls - 1
-        how = f"it spins: {repeats} polls more" if repeats > _SPIN else "it goes silent"
+        how = f"it spins: {repeats} polls more" if repeats > _SPIN else f"it goes silent ({BUFFERED})"
         self.wrong(
             check, f"{action} was neither answered nor reported within {self.options.grace:g} s; {how}"
         )

@@ -27,6 +27,9 @@ from trafficlight.processes import (
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject, Registration
 from trafficlight.text import first_problem
 
+BUFFERED = "does a driver buffer its input or output? flush after each line"
+"""A hint for what is silent."""
+
 # Bytes of a line; the coordinator accepts 16 MiB.
 _LONGEST_LINE = 32 << 20
 # Bytes of a line that is no message, in the log and in an error.
@@ -115,6 +118,9 @@ class Driver:
         self._greeting: asyncio.Future[Registration] | None = None
         self._suspended = False
         self._ending = False
+        self._kills = 0
+        #: Held while a process is created or killed on request.
+        self._spawning = asyncio.Lock()
         self.lost: asyncio.Future[DriverError] = asyncio.get_running_loop().create_future()
 
     @property
@@ -139,40 +145,47 @@ class Driver:
 
         :raises DriverError: it exits, says something else, or says nothing for too long; it is killed.
         """
+        await self._start(self._kills)
+
+    async def _start(self, kills: int) -> None:
+        """Start the process, unless it was killed since there were this many kills."""
         if self._folder is None:
             await run_to_completion(self._make_folder())
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         environment |= self._command.environment
         environment[_STORAGE] = str(self.folder / "storage")
         environment["TRAFFICLIGHT_EVIDENCE"] = str(self.evidence)
-        try:
-            _, process = await asyncio.get_running_loop().subprocess_exec(
-                _Process,
-                *with_parent_death_signal(self._command.arguments),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment,
-                cwd=self._command.directory,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise DriverError(f"cannot start {self._command.arguments[0]}: {error}") from None
-        # No await until here: a cancellation would lose the process.
-        self._suspended = self._ending = False
-        self._process = process
-        self._greeting = asyncio.get_running_loop().create_future()
-        self._following = asyncio.create_task(self._follow(process), name="reader of a driver")
+        async with self._spawning:
+            if self._kills != kills:
+                raise DriverError("the driver was killed before it was started again")
+            try:
+                _, process = await asyncio.get_running_loop().subprocess_exec(
+                    _Process,
+                    *with_parent_death_signal(self._command.arguments),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=environment,
+                    cwd=self._command.directory,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise DriverError(f"cannot start {self._command.arguments[0]}: {error}") from None
+            # No await until here: a cancellation would lose the process.
+            self._suspended = self._ending = False
+            self._process = process
+            self._greeting = asyncio.get_running_loop().create_future()
+            self._following = asyncio.create_task(self._follow(process), name="reader of a driver")
         try:
             async with asyncio.timeout(self._start_limit):
                 self.hello = await self._greeting
         except BaseException as error:
-            await run_to_completion(self.kill())
+            await run_to_completion(self._stop())
             if not isinstance(error, TimeoutError):
                 raise
             within = f"within {self._start_limit:g} s"
             raise DriverError(
-                f'no line {{"type": ...}} on standard output {within}{await self._tail()}'
+                f'no line {{"type": ...}} on standard output {within} ({BUFFERED}){await self._tail()}'
             ) from None
 
     async def ask(self, action: str, data: JsonObject, limit: float) -> JsonObject:
@@ -199,7 +212,12 @@ class Driver:
             self._answer = None
 
     async def kill(self) -> None:
-        """Kill the process and its children. Idempotent."""
+        """Kill the process and its children, also one that another task starts. Idempotent."""
+        self._kills += 1
+        async with self._spawning:
+            await self._stop()
+
+    async def _stop(self) -> None:
         self._ending = True
         process, following = self._process, self._following
         if process is None or following is None:
@@ -221,15 +239,16 @@ class Driver:
                         break
                 if not process.exited.is_set():
                     process.transport.terminate()
-        await self.kill()
+        await self._stop()
 
     async def restart(self) -> None:
         """End the process, unless it was killed, and start it again with the same storage.
 
         :raises DriverError: see :meth:`start`.
         """
+        kills = self._kills
         await self.end()
-        await self.start()
+        await self._start(kills)
 
     @property
     def runs(self) -> bool:
@@ -246,12 +265,13 @@ class Driver:
 
         :raises DriverError: the storage cannot be deleted; or see :meth:`start`.
         """
-        await self.kill()
+        kills = self._kills
+        await self._stop()
         try:
             await asyncio.to_thread(empty_folder, self.folder / "storage")
         except OSError as error:
             raise DriverError(f"the driver's storage cannot be cleared: {error}") from None
-        await self.start()
+        await self._start(kills)
 
     async def suspend(self) -> None:
         """Stop the process, and all that it has started, with SIGSTOP.
@@ -319,7 +339,7 @@ class Driver:
 
     async def _signal_started(self, number: signal.Signals) -> None:
         """Signal what the process has started, and its children, wherever they are."""
-        await asyncio.to_thread(signal_marked, _STORAGE, str(self.folder / "storage"), number)
+        await asyncio.to_thread(signal_marked, _STORAGE, [str(self.folder / "storage")], number)
 
     async def _read(self, process: _Process) -> None:
         assert process.stdout is not None
@@ -352,7 +372,7 @@ class Driver:
             return False
         greeting = self._greeting if self._greeting is not None and not self._greeting.done() else None
         if not isinstance(said, dict):
-            if greeting is not None:
+            if greeting is not None and isinstance(said, list):
                 shown = line[:_SHOWN].decode(errors="replace").strip()
                 greeting.set_exception(DriverError(f"its first message must be an object, not {shown}"))
             return False

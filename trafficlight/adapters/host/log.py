@@ -5,9 +5,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-# Bytes of a log, and those of its beginning and end that are kept of a longer one.
-_LONGEST, _BEGINNING, _END = 64 << 20, 16 << 20, 1 << 20
-_LEFT_OUT = b"\n[... the log is too long: its middle is left out ...]\n"
+from trafficlight.processes import shorten_log
 
 
 class DriverLog:
@@ -38,11 +36,7 @@ class DriverLog:
         with self._lock, suppress(OSError):
             self._file.seek(0, os.SEEK_END)
             self._file.write(data)
-            if self._file.tell() > _LONGEST:
-                end = self._last(_END)
-                self._file.truncate(_BEGINNING)
-                self._file.seek(0, os.SEEK_END)
-                self._file.write(_LEFT_OUT + end)
+            shorten_log(self._file)
 
     def tail(self, length: int) -> str:
         """Return the end of the log as text.
@@ -50,7 +44,8 @@ class DriverLog:
         :param length: bytes.
         """
         with self._lock:
-            return self._last(length).decode(errors="replace")
+            self._file.seek(max(0, self.size() - length))
+            return self._file.read(length).decode(errors="replace")
 
     def clear(self) -> None:
         """Delete what was written."""
@@ -61,7 +56,3 @@ class DriverLog:
         """Close the file. Idempotent."""
         with self._lock:
             self._file.close()
-
-    def _last(self, length: int) -> bytes:
-        self._file.seek(max(0, self.size() - length))
-        return self._file.read(length)

@@ -128,7 +128,7 @@ class Verifications(Rooms):
             return
         try:
             await self._take(kind.removeprefix(_PREFIX), event, content, room_id)
-        except (ActionFailed, KeyError, TypeError):
+        except Exception:  # one event must not end the sync
             logger.exception("%s of %s", kind, event.get("sender"))
 
     async def _take(self, kind: str, event: JsonObject, content: JsonObject, room_id: str | None) -> None:

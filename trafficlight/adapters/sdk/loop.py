@@ -45,6 +45,7 @@ class _Registration:
         self._adapter = adapter
         self._coordinator = coordinator
         self._answered: tuple[str, JsonObject] | None = None
+        self._over = False  # the coordinator expects no report any more
         self.polled = False
 
     async def run(self) -> None:
@@ -74,9 +75,7 @@ class _Registration:
             finally:
                 polling.cancel()
             if message.action == EXIT:
-                logger.info(
-                    "%s: asked to exit: %s", coordinator.uuid, message.data.get("reason") or "no reason given"
-                )
+                _log_exit(coordinator.uuid, message)
                 return
             self.polled = True
             if message.action == IDLE:
@@ -102,12 +101,17 @@ class _Registration:
                 finally:
                     polling.cancel()
                     await asyncio.gather(polling, return_exceptions=True)
-                if urgent.action == EXIT or urgent.id == message.id:  # the same: an older coordinator
+                if urgent.action == EXIT:
+                    self._over = True
+                    _log_exit(self._coordinator.uuid, urgent)
+                    return False
+                if urgent.id == message.id:  # an older coordinator
                     break
                 if urgent.action == IDLE:
                     await asyncio.wait([performing], timeout=max(_idle_seconds(urgent), _SHORTEST_ROUND))
-                else:
-                    await self._perform(urgent)
+                elif not await self._perform(urgent):
+                    self._over = True
+                    return False
             return await performing
         finally:
             performing.cancel()
@@ -123,10 +127,11 @@ class _Registration:
         try:
             response = await self._adapter.perform(message.action, message.data)
         except asyncio.CancelledError:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_WORDS):
-                    stopped = "the adapter was stopped during this action"
-                    await self._report(ErrorBody(type="adapter", details=stopped), message)
+            if not self._over:
+                with suppress(TimeoutError, LabError, aiohttp.ClientError):
+                    async with asyncio.timeout(_LAST_WORDS):
+                        stopped = "the adapter was stopped during this action"
+                        await self._report(ErrorBody(type="adapter", details=stopped), message)
             raise
         except Exception as error:  # noqa: BLE001 - it is reported
             body = body_of(error)
@@ -161,6 +166,10 @@ def body_of(error: Exception) -> ErrorBody:
         path=f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "",
         details=f"{what}\n\n{''.join(traceback.format_exception(error))}",
     )
+
+
+def _log_exit(uuid: str, message: ActionMessage) -> None:
+    logger.info("%s: asked to exit: %s", uuid, message.data.get("reason") or "no reason given")
 
 
 def _idle_seconds(message: ActionMessage) -> float:

@@ -105,7 +105,7 @@ class WorkerPool:
             worker = await self.acquire(assignment.case)
         except WorkerDied as died:
             return Verdict(State.ERROR, str(died), phase="load")
-        limit = assignment.case_deadline + assignment.teardown_deadline + _MARGIN
+        limit = assignment.case_deadline + assignment.ending_deadline + _MARGIN
         try:
             began()
             # The worker makes the parameters itself, and they may be large.
@@ -115,7 +115,7 @@ class WorkerPool:
                 finished = await _serve_requests(worker, link)
             return finished.verdict or Verdict(State.ERROR, "the test was cancelled from within")
         except asyncio.CancelledError:
-            await self._cancel(worker, link, assignment.teardown_deadline)
+            await self._cancel(worker, link, assignment.ending_deadline)
             raise
         except TimeoutError:
             return await _hung_verdict(worker, limit)

@@ -293,16 +293,20 @@ func blockDevice(c *client, d data) (any, error) {
 	if err = machine.CryptoStore.PutDevice(c.ctx, full(d.UserID), device); err != nil {
 		return nil, err
 	}
-	// The next message has a key that the device does not get.
-	for roomID := range c.rooms {
-		err = errors.Join(err, machine.CryptoStore.RemoveOutboundGroupSession(c.ctx, roomID))
-	}
-	return nil, err
+	return nil, c.discardRoomKeys()
 }
 
 func excludeInsecure(c *client, _ data) (any, error) {
 	c.crypto.Machine().SendKeysMinTrust = id.TrustStateCrossSignedTOFU
-	return nil, nil
+	return nil, c.discardRoomKeys()
+}
+
+// discardRoomKeys makes the next message of every room have a new key, which excluded devices do not get.
+func (c *client) discardRoomKeys() (err error) {
+	for roomID := range c.rooms {
+		err = errors.Join(err, c.crypto.Machine().CryptoStore.RemoveOutboundGroupSession(c.ctx, roomID))
+	}
+	return err
 }
 
 // advanceClock makes the outbound sessions older, which is all that the clock decides.

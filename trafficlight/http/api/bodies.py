@@ -88,6 +88,7 @@ class ExchangeList(BaseModel):
 
     attempt: int
     requests: list[Exchange]
+    left_out: list[str] = Field(description="What is missing, and why; a sentence each.")
 
 
 class AdapterBody(BaseModel):

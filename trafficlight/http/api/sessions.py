@@ -34,6 +34,7 @@ from trafficlight.http.requests import (
     current_lab,
     json_object,
     json_response,
+    one_at_a_time,
     open_session,
     running,
     session_folder,
@@ -177,10 +178,10 @@ async def requests(session: str) -> Response:
         folder, (attempt,) = found.folder, attempts
 
     def content() -> bytes:
-        rows = exchanges(folder / attempt.folder, attempt.started, role=role, period=period)
-        return ExchangeList(attempt=attempt.number, requests=rows).model_dump_json().encode()
+        found = exchanges(folder / attempt.folder, attempt.started, role=role, period=period)
+        return ExchangeList(attempt=attempt.number, **found._asdict()).model_dump_json().encode()
 
-    return Response(await asyncio.to_thread(content), content_type="application/json")
+    return Response(await one_at_a_time(content), content_type="application/json")
 
 
 @blueprint.get("/<session>/events")

@@ -27,6 +27,7 @@ from trafficlight.http.requests import (
     current_lab,
     form_fields,
     json_response,
+    one_at_a_time,
     open_session,
     running,
     session_folder,
@@ -198,7 +199,7 @@ async def case(session: str, key: str) -> Response:
             url=lambda path: rooted(f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}"),
         )
 
-    return unless_known(await asyncio.to_thread(content))
+    return unless_known(await (asyncio.to_thread if period is None else one_at_a_time)(content))
 
 
 @blueprint.get("/status/<session>/files/<path:name>")

@@ -182,7 +182,7 @@ def attempt_views(
         place = folder / attempt.folder
         view = attempt_view(attempt, _files(folder, attempt), _log(place / "log.info"))
         if period is not None:
-            view = replace(view, requests=exchanges(place, attempt.started, role=role, period=period))
+            view = replace(view, traffic=exchanges(place, attempt.started, role=role, period=period))
         views.append(view)
     return views
 
@@ -206,14 +206,15 @@ def _files(folder: Path, attempt: AttemptRecord) -> list[FileView]:
                 continue
             known = recorded.get(below)
             parts = below.split("/")
+            size = path.lstat().st_size
             owner = parts[1] if len(parts) > 2 and parts[0] in ("clients", "servers") else ""
             found.append(
                 FileView(
                     f"{attempt.folder}/{below}",
                     known.name if known is not None else parts[-1] if owner else below,
-                    path.lstat().st_size,
+                    size,
                     known.role if known is not None and known.role else owner,
-                    file_kind(name),
+                    file_kind(name, size),
                 )
             )
     return found

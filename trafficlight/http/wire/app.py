@@ -26,12 +26,12 @@ from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
 from trafficlight.http.door import Application, Receive, Scope, Send, send_json
 from trafficlight.http.requests import (
     LARGE,
+    Bodies,
     Chunks,
     DisconnectedError,
     check_json_type,
     check_size,
     hold_time,
-    read_object,
     validated,
 )
 from trafficlight.http.responses import ApiError, refusal_body
@@ -56,6 +56,7 @@ from trafficlight.protocol import (
     Uploaded,
 )
 from trafficlight.results.events import Log
+from trafficlight.results.folder import UNCLAIMED
 from trafficlight.results.journal import excerpt
 from trafficlight.text import single_line
 from trafficlight.version import VERSION
@@ -85,11 +86,13 @@ _FILE_FORM = {
 class WireRequest:
     """A request of an adapter.
 
+    :param bodies: the memory for the bodies of requests.
     :param uuid: the adapter's id, as the path has it.
     :param program: the program that the lab started, from the URL that it gave it; empty for others.
     """
 
     lab: Lab
+    bodies: Bodies
     uuid: str
     program: str
     scope: Scope
@@ -131,7 +134,7 @@ class WireRequest:
             there are too many (503).
         """
         check_json_type((self.header("Content-Type") or "").partition(";")[0].strip().lower())
-        return await read_object(self.chunks(limit))
+        return await self.bodies.read_object(self.chunks(limit))
 
     def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """Iterate over the body.
@@ -337,7 +340,7 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
         else:
             lab.engine.pool.unclaimed_bytes = await asyncio.to_thread(lab.unclaimed_size, least)
             if room() < least:
-                message = "there is no room for more uploads that belong to no case: delete results/adapters"
+                message = f"no room for more uploads that belong to no case: delete results/{UNCLAIMED}"
                 raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
             folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
         files = await receive_files(
@@ -372,11 +375,13 @@ class WireApp:
 
     :param application: gets everything else.
     :param lab: returns the lab, once there is one.
+    :param bodies: the memory for the bodies of requests.
     """
 
-    def __init__(self, application: Application, lab: Callable[[], Lab]) -> None:
+    def __init__(self, application: Application, lab: Callable[[], Lab], bodies: Bodies) -> None:
         self._application = application
         self._lab = lab
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -400,7 +405,7 @@ class WireApp:
                 body = refusal_body("method_not_allowed", message)
             else:
                 request = WireRequest(
-                    self._lab(), path[2], path[1] or "", scope, receive, dict(scope["headers"])
+                    self._lab(), self._bodies, path[2], path[1] or "", scope, receive, dict(scope["headers"])
                 )
                 body = await _handled(request, view)
         except DisconnectedError:

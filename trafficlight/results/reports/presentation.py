@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from statistics import median
 from typing import Any
 from urllib.parse import quote
@@ -21,9 +21,9 @@ from markupsafe import Markup, escape
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import FINAL, Measurement
-from trafficlight.results.folder import RECORDING, folder_name
+from trafficlight.results.folder import RECORDINGS, folder_name
 from trafficlight.results.reports.timeline import Step, steps
-from trafficlight.results.traffic import Exchange
+from trafficlight.results.traffic import Traffic
 from trafficlight.text import count, duration, escape_control, single_line, size, truncate_middle, utc_time
 from trafficlight.version import VERSION
 
@@ -233,7 +233,7 @@ class AttemptView:
 
     :ivar left_out: the number of steps left out in the middle.
     :ivar log: the end of its log; may be empty.
-    :ivar requests: those of its clients that are asked for; None where none are.
+    :ivar traffic: the requests of its clients that are asked for; None where none are.
     """
 
     record: AttemptRecord
@@ -241,12 +241,12 @@ class AttemptView:
     left_out: int
     files: Sequence[FileView]
     log: str
-    requests: Sequence[Exchange] | None = None
+    traffic: Traffic | None = None
 
     @property
     def recorded(self) -> bool:
         """Whether there are recordings of its clients' requests."""
-        return any(file.path.endswith(f"/{RECORDING}") for file in self.files)
+        return any(PurePath(file.path).match(RECORDINGS) for file in self.files)
 
 
 def attempt_view(attempt: AttemptRecord, files: Sequence[FileView], log: str = "") -> AttemptView:
@@ -292,15 +292,24 @@ def recorded_files(attempt: AttemptRecord) -> list[FileView]:
         *(FileView(f"{attempt.folder}/{name}", name, None, "", "file") for name in logs),
         *(
             FileView(
-                f"{attempt.folder}/{file.path}", file.name, file.size, file.role or "", file_kind(file.path)
+                f"{attempt.folder}/{file.path}",
+                file.name,
+                file.size,
+                file.role or "",
+                file_kind(file.path, file.size),
             )
             for file in attempt.files
         ),
     ]
 
 
-def file_kind(name: str) -> str:
-    """Return how a browser shows a file: ``image``, ``video``, ``audio`` or ``file``."""
+def file_kind(name: str, size: int) -> str:
+    """Return how a browser shows a file: ``image``, ``video``, ``audio`` or ``file``, also if it is empty.
+
+    :param size: bytes.
+    """
+    if not size:
+        return "file"
     if name.lower().endswith(_PICTURES):
         return "image"
     family = (mimetypes.guess_type(name)[0] or "").partition("/")[0]

@@ -1,9 +1,7 @@
 """The timeline of an attempt: its actions with their durations, its adapters and homeservers, its log."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from trafficlight.results.case import AttemptRecord
 from trafficlight.results.events import (
@@ -21,7 +19,7 @@ from trafficlight.results.events import (
     ServerReady,
     ServiceChanged,
 )
-from trafficlight.text import count, single_line
+from trafficlight.text import brief, count
 
 
 @dataclass(slots=True)
@@ -101,7 +99,7 @@ def _step(event: Event, offset: float) -> Step:
     who = event.role or ""
     match event:
         case ActionSent():
-            return Step(offset, "action", who, event.action, _brief(event.data), "open")
+            return Step(offset, "action", who, event.action, brief(event.data), "open")
         case ServerReady():
             version = " ".join(part for part in (event.type, event.version) if part)
             detail = " · ".join(part for part in (version, event.server_name) if part)
@@ -137,7 +135,3 @@ def _answer(step: Step, event: ActionAnswered | ActionFailed) -> None:
         step.detail = f"{event.details or event.type}{where}"
     else:
         step.outcome = "ok"
-
-
-def _brief(data: Mapping[str, Any]) -> str:
-    return single_line(", ".join(f"{key}={value!r}" for key, value in data.items()))

@@ -105,6 +105,8 @@ if MODE == "spare" and (marker := Path(sys.argv[2])).exists():
     sys.exit("Error: only once")
 elif MODE == "spare":
     marker.touch()
+if MODE == "chatty":
+    print("hello", 5.5, '"text"', sep="\n", flush=True)
 print("starting", file=sys.stderr, flush=True)
 say(
     {
