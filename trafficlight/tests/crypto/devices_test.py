@@ -96,7 +96,6 @@ class UnsignedDeviceExcluded(TwoUsers):
         await self.until_phone_reads(alice, phone)
 
         await alice.exclude_insecure_devices()
-        await alice.change_room_history_visibility("joined")  # a new key
 
         after = await self.say(alice, "Not to the phone", bob)
         assert not await self.phone_reads(phone, after), "the unsigned device got the key"
