@@ -32,7 +32,9 @@ async def page() -> AsyncIterator[Page]:
         opened.on("console", lambda message: complaints.append(message.text))
         yield opened
         await browser.close()
-    assert [text for text in complaints if "the server responded with a status of 401" not in text] == []
+    # Of a wrong token, and of a field that a test has focused before the page could.
+    expected = ("the server responded with a status of 401", "Autofocus processing was blocked")
+    assert [text for text in complaints if not any(one in text for one in expected)] == []
 
 
 async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:
