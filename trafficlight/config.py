@@ -437,7 +437,7 @@ def load(
         for field, value in layer.items():
             values[field], sources[field] = value, source_of(field)
 
-    path = file or _find(directory or Path())
+    path = file or configuration_in(directory or Path())
     if path is not None:
         take(_from_file(path), lambda _: str(path))
     take(_from_environment(environment), _variable)
@@ -464,7 +464,8 @@ def _is_usable(value: Any) -> bool:
     return not isinstance(value, list | tuple) or all(map(_is_usable, value))
 
 
-def _find(directory: Path) -> Path | None:
+def configuration_in(directory: Path) -> Path | None:
+    """Return the configuration file that is read in a directory; None if there is none."""
     return next((directory / name for name in CONFIGURATION_FILES if (directory / name).is_file()), None)
 
 

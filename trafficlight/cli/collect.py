@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from trafficlight.cli.options import selection_options
+from trafficlight.cli.options import selection_options, warn_of_unread
 from trafficlight.config import Settings, load
 from trafficlight.coordinator.workers.planner import WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
@@ -47,6 +47,7 @@ def command(
 
     Exit code: 0, 2 if there is nothing to run, 3 if a test file has a problem.
     """
+    warn_of_unread(config, paths)
     return list_cases(paths, selection, load(file=config), as_json=as_json, quiet=quiet)
 
 

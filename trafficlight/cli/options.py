@@ -2,21 +2,23 @@
 
 import functools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from trafficlight.cli.types import JsonObjectType
-from trafficlight.config import Settings, load
+from trafficlight.config import Settings, configuration_in, load
 from trafficlight.errors import UsageError
 from trafficlight.logs import configure
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import rebuild
+from trafficlight.suites.discovery import root_of
 from trafficlight.suites.selection import Selection, read_failed
+from trafficlight.suites.targets import located
 from trafficlight.suites.yaml_files import FAILED_CASES, read_expected_failures
 from trafficlight.text import split_outside
 
@@ -238,11 +240,26 @@ lab_options = adding(
 """Adds the options of every command that runs a lab."""
 
 
-def load_settings(config: Path | None, **flags: Any) -> Settings:
+def load_settings(config: Path | None, targets: Iterable[str] = (), **flags: Any) -> Settings:
     """Read the settings, which options of the command line override, and configure logging.
+
+    :param targets: what is to run; a configuration file beside it that is not read gets a warning.
 
     :raises ConfigError: a setting is wrong.
     """
     settings = load(flags, file=config)
     configure(settings.log_level, settings.log_format)
+    warn_of_unread(config, targets)
     return settings
+
+
+def warn_of_unread(config: Path | None, targets: Iterable[str]) -> None:
+    """Warn of configuration files beside targets: without ``--config``, the current directory's is read."""
+    here, warned = Path.cwd(), set[Path]()
+    for target in targets if config is None else ():
+        place, _ = located(target, here)
+        root = root_of(place if place.is_dir() else place.parent) if place is not None else None
+        if root is None or root in (here, *warned) or (file := configuration_in(root)) is None:
+            continue
+        warned.add(root)
+        click.echo(f"warning: {file} is not read: run this in {root}, or name it by --config", err=True)

@@ -38,7 +38,7 @@ def command(paths: tuple[str, ...], selection: Selection, config: Path | None) -
 
     Exit code: 0, 2 if there is nothing to run, 3 if an installation failed.
     """
-    return asyncio.run(_prepare(paths, selection, load_settings(config)))
+    return asyncio.run(_prepare(paths, selection, load_settings(config, paths)))
 
 
 async def _prepare(paths: Sequence[str], selection: Selection, settings: Settings) -> int:

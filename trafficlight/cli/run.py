@@ -60,7 +60,7 @@ def command(
     Exit code: 0 all cases succeeded, 1 a failure, 2 nothing to run or a wrong setting, 3 no failure but an
     error of the lab, 130 interrupted.
     """
-    settings = load_settings(config, **flags)
+    settings = load_settings(config, targets, **flags)
     if collect_only:
         return list_cases(targets, selection, settings)
     if shown or post_mortem:

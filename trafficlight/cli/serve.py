@@ -108,7 +108,7 @@ def command(
     Starts a session of the PATHs, or of the setting TESTS, and keeps serving its results until SIGTERM or
     Ctrl-C. Listens on port 5000 by default.
     """
-    settings = load_settings(config, **flags)
+    settings = load_settings(config, targets, **flags)
     if settings.port == 0 and flags.get("port") is None and "port" not in settings.model_fields_set:
         settings = settings.model_copy(update={"port": DEFAULT_PORT})
     # Before anything starts, because an entry may be wrong.

@@ -84,7 +84,6 @@ class Lab:
     catalog: SessionCatalog
     recovered: RecoveredState
     resumable: bool
-    progress: Callable[[str], None]
 
     @classmethod
     @asynccontextmanager
@@ -174,7 +173,6 @@ class Lab:
                     catalog=catalog,
                     recovered=recovered,
                     resumable=resumable,
-                    progress=progress or logger.info,
                 )
             finally:
                 try:
@@ -336,7 +334,7 @@ class Lab:
     def _prepare(self, plan: Plan) -> Preparation:
         """Begin to install what the cases' homeservers share."""
         specs = [spec for case in plan.cases if case.skip is None for spec in _specs(case)]
-        return Preparation(specs, self._prepare_one, self.clock, self.progress)
+        return Preparation(specs, self._prepare_one, self.clock)
 
     async def _prepare_one(self, spec: HomeServerSpec) -> None:
         if await asyncio.to_thread(self.servers.unsupported, spec) is None:

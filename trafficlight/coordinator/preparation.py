@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from trafficlight.clock import Clock
 from trafficlight.errors import ConfigError, TrafficlightError
-from trafficlight.processes import Progress, showing_life
 from trafficlight.server_types import HomeServerSpec
 
 logger = logging.getLogger(__name__)
@@ -23,16 +22,12 @@ class Preparation:
     """Prepares the homeservers of a session, all types at the same time.
 
     :param specs: the homeservers.
-    :param progress: called with a line for what takes long.
     :ivar problems: why the homeservers of a type cannot be prepared, by the type's name.
     """
 
-    def __init__(
-        self, specs: Iterable[HomeServerSpec], prepare: Prepare, clock: Clock, progress: Progress
-    ) -> None:
+    def __init__(self, specs: Iterable[HomeServerSpec], prepare: Prepare, clock: Clock) -> None:
         self._prepare = prepare
         self._clock = clock
-        self._progress = progress
         self._errors: list[Exception] = []
         self.problems: dict[str, str] = {}
         #: Called when a type is ready, or cannot be.
@@ -74,9 +69,8 @@ class Preparation:
 
     async def _prepare_all(self, name: str, specs: Sequence[HomeServerSpec]) -> None:
         try:
-            async with showing_life(f"{name}: still being prepared", self._progress, self._clock):
-                for spec in specs:
-                    await self._prepare(spec)
+            for spec in specs:
+                await self._prepare(spec)
         except Exception as error:
             if not isinstance(error, TrafficlightError | OSError):
                 logger.exception("%s cannot be prepared", name)

@@ -212,6 +212,22 @@ def test_the_configured_pattern_counts(capsys: pytest.CaptureFixture[str], here:
     assert collect(capsys, ".")[0] == 2
 
 
+def test_a_configuration_file_elsewhere_is_not_read_with_a_warning(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    """Its settings were silently missing."""
+    other = here / "chat" / "trafficlight.json"
+    other.write_text("{}", encoding="utf-8")
+    code, _, err = collect(capsys, "chat", "chat/send_test.py::Count")
+    assert code == 0
+    assert err.count("warning") == 1
+    assert f"warning: {other} is not read: run this in {other.parent}, or name it by --config" in err
+    assert "warning" not in collect(capsys, "chat", "--config", str(other))[2]
+    (here / "trafficlight.json").write_text("{}", encoding="utf-8")
+    other.unlink()
+    assert "warning" not in collect(capsys, "chat")[2]
+
+
 def test_ten_thousand_cases_are_cheap(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = (
         "from trafficlight.parameters import matrix\nfrom trafficlight.test import Test\nclass Big(Test):\n"

@@ -202,7 +202,7 @@ class EngineHarness:
         preparation = None
         if prepare is not None:
             specs = [spec for case in planned.cases for slot in case.servers for spec in slot.homeservers]
-            preparation = Preparation(specs, prepare, clock, lambda _: None)
+            preparation = Preparation(specs, prepare, clock)
         return await self.engine.submit(
             results, planned, options or SessionOptions(), preparation=preparation
         )

@@ -116,7 +116,10 @@ export class Browser {
 
     /** Wait until the page shows a way to log in, or what is logged in. */
     async ready() {
-        await this.page.waitForSelector(this.#app.ready);
+        await this.page.waitForSelector(this.#app.ready).catch(async ({ message }) => {
+            const shown = await this.page.innerText("body", { timeout: 2000 }).catch(() => "nothing");
+            throw new Error(`${message}\nThe page shows: ${shown}`);
+        });
     }
 
     /** Leave a screenshot and a trace of all since the last one in a folder. */

@@ -198,6 +198,8 @@ globalThis.app = {
             .map(([tile, event]) => entry(tile, event)),
 };
 
+// That of a killed browser would last for 30 seconds; no other page shares this storage.
+localStorage.removeItem("react_sdk_session_lock_ping");
 const stored = localStorage.getItem("mx_hs_url");
 if (stored) await app.start(stored);
 else document.querySelector("main").innerHTML = '<p id="nobody">Nobody is logged in.';
