@@ -96,14 +96,17 @@ def signal_marked(name: str, values: Iterable[str], number: signal.Signals) -> N
 
     :param values: the variable's values, unique to the processes that are meant.
     """
-    entries = {f"{name}={value}".encode() for value in values}
-    for _ in range(_SEARCHES):
-        found = list(_marked(entries))
-        for pid in found:
+    entries, known = {f"{name}={value}".encode() for value in values}, set[int]()
+    for search in range(_SEARCHES):
+        found = set(_marked(entries))
+        meant = found if number == signal.SIGKILL else found - known
+        for pid in meant:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-        if not found or number != signal.SIGKILL:
+        # A process that is being started may have no environment for a moment.
+        if not meant and (search or number == signal.SIGKILL):
             return
+        known |= found
 
 
 def _marked(entries: Set[bytes]) -> Iterator[int]:
