@@ -61,7 +61,7 @@ def _expanded(path: Path) -> Path:
         raise PydanticCustomError("home", "must not begin with the home of an unknown user") from error
 
 
-# As in a shell: nobody wants a folder that is called `~`.
+# As in a shell: a folder that is called `~` is never meant.
 UserPath = Annotated[Path, AfterValidator(_expanded)]
 
 

@@ -65,7 +65,7 @@ class Registration(BaseModel):
         default=None,
         max_length=200,
         description="Known to the program only, the same each time: others that register under its `instance`"
-        " are other programs then. Shown to nobody.",
+        " are other programs then. Never shown.",
     )
     reusable: bool | None = Field(
         default=None, description="It can be used again after a `reset` action, without registering again."

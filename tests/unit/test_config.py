@@ -234,7 +234,7 @@ def test_an_empty_variable_means_null(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["STRICT", "HOST", "PORT", "ADAPTERS", "CASE_DEADLINE"])
 def test_an_empty_variable_of_a_setting_without_null_does_not_count(tmp_path: Path, key: str) -> None:
-    """It was an error about `None`, which nobody had given."""
+    """It was an error about `None`, which the user had not given."""
     assert _load(tmp_path, environment={f"TRAFFICLIGHT_{key}": ""}) == Settings()
 
 

@@ -29,7 +29,7 @@ class Gate:
 
     :param target: its base URL.
     :param lines: the lines to it, by the server name of the source homeserver.
-    :param unsigned: the line of requests that nobody has signed, if there are several others.
+    :param unsigned: the line of unsigned requests, if there are several others.
     :param inward: presents its certificate to the source.
     :param outward: checks its certificate.
     """

@@ -1,9 +1,10 @@
 """Services on the nodes of a cluster: what a test starts besides clients and homeservers."""
 
-from trafficlight.services.account import Account, CommandError, Completed, Monitor
+from trafficlight.services.account import Account, Completed
 from trafficlight.services.connections import NodeError
 from trafficlight.services.node import Node
 from trafficlight.services.service import Log, Service, ServiceError
+from trafficlight.services.streams import CommandError, Monitor
 
 __all__ = [
     "Account",

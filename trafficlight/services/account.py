@@ -1,7 +1,6 @@
 """The account of a test on a node: runs commands, copies files, follows logs."""
 
 import asyncio
-import contextlib
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any, TypeAlias
 
-from trafficlight.errors import LabError
 from trafficlight.processes import describe_exit, run_to_completion
 from trafficlight.services.connections import (
     Command,
@@ -22,30 +20,31 @@ from trafficlight.services.connections import (
     pid_after,
     script_of,
 )
+from trafficlight.services.streams import (
+    CHUNK,
+    LIMIT,
+    LINES,
+    CommandError,
+    Monitor,
+    TooMuchError,
+    cut,
+    keep_last,
+    last_lines,
+    lines_of,
+    piped,
+    read_all,
+    read_between,
+    write_all,
+)
 
 Raw: TypeAlias = bytes | bytearray
 
-# Bytes that `run()` and `read()` return at most, and that are read at once.
-_LIMIT, _CHUNK = 16 << 20, 64 << 10
-# Lines, and characters of each, that an error quotes of a stream or log.
-_LINES, _WIDTH = 10, 300
 # Unpacks without the owners of the node.
 _UNTAR = ("tar", "--no-same-owner", "--no-same-permissions", "-xf", "-", "-C")
 # Seconds that a process has after SIGTERM.
 _STOP = 10.0
 MARK = "TRAFFICLIGHT_NODE"
 """A variable of everything that a case starts on a node: by it, what is left is found."""
-
-
-class CommandError(LabError):
-    """A command on a node failed.
-
-    :ivar code: its exit code; negative for a signal.
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        self.code = code
-        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +141,9 @@ class Account:
         except TimeoutError:
             problem = f"did not end within {timeout:g} s"
             raise self._failed(shown, problem, out, err, secrets, code) from None
-        except _TooMuchError:
-            problem = f"printed more than {_LIMIT >> 20} MiB; write it to a file, or read it with lines()"
-            raise self._failed(shown, problem, out[:_CHUNK], err[:_CHUNK], secrets, code) from None
+        except TooMuchError:
+            problem = f"printed more than {LIMIT >> 20} MiB; write it to a file, or read it with lines()"
+            raise self._failed(shown, problem, out[:CHUNK], err[:CHUNK], secrets, code) from None
         if check and code != 0:
             raise self._failed(shown, describe_exit(code), out, err, secrets, code)
         return Completed(out.decode(errors="replace"), err.decode(errors="replace"), code)
@@ -153,7 +152,7 @@ class Account:
         """Run a script in a channel of its own, with an input."""
         async with self._opened(script) as process:
             await asyncio.gather(
-                _write(process, content), _read(process.stdout, out), _read(process.stderr, err)
+                write_all(process, content), read_all(process.stdout, out), read_all(process.stderr, err)
             )
             return await process.wait()
 
@@ -166,7 +165,7 @@ class Account:
         shell = await self._shell(line.encode())
         try:
             ends = await asyncio.gather(
-                _read_between(begin, end, shell.stdout, out), _read_between(begin, end, shell.stderr, err)
+                read_between(begin, end, shell.stdout, out), read_between(begin, end, shell.stderr, err)
             )
             if None in ends:
                 await shell.wait()
@@ -200,9 +199,9 @@ class Account:
         secrets: Sequence[str],
         code: int,
     ) -> CommandError:
-        message = f"node {self._address.name}: {_cut(shown)}: {problem}"
+        message = f"node {self._address.name}: {cut(shown)}: {problem}"
         for name, raw in (("stderr", err), ("stdout", out)):
-            if text := _end(_masked(raw.decode(errors="replace"), secrets)):
+            if text := last_lines(_masked(raw.decode(errors="replace"), secrets)):
                 message += f"\n{name}:\n{text}"
         return CommandError(message, code)
 
@@ -240,11 +239,11 @@ class Account:
         :raises CommandError: it failed.
         """
         async with self._opened(command, env) as process:
-            errors: deque[str] = deque(maxlen=_LINES)
-            reading = asyncio.ensure_future(_keep_last(process.stderr, errors))
+            errors: deque[str] = deque(maxlen=LINES)
+            reading = asyncio.ensure_future(keep_last(process.stderr, errors))
             try:
                 process.stdin.write_eof()
-                async for line in _lines(process.stdout):
+                async for line in lines_of(process.stdout):
                     yield line
                 code = await process.wait()
                 await reading
@@ -289,10 +288,10 @@ class Account:
             await run_to_completion(process.kill())
             raise
         if pid is None:
-            error = (await process.stderr.read(_CHUNK)).decode(errors="replace")
+            error = (await process.stderr.read(CHUNK)).decode(errors="replace")
             await process.kill()
             raise NodeError(
-                f"node {self._address.name}: {name} cannot be started: {_end(error) or 'no output'}"
+                f"node {self._address.name}: {name} cannot be started: {last_lines(error) or 'no output'}"
             )
         ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -322,10 +321,10 @@ class Account:
 
     async def _end_of(self, name: str, one: _Background, code: int) -> str:
         try:
-            tail = await self.run(["tail", "-n", str(_LINES), one.log], check=False)
-            end = _end(tail.stdout) or "(nothing)"
+            tail = await self.run(["tail", "-n", str(LINES), one.log], check=False)
+            end = last_lines(tail.stdout) or "(nothing)"
         except (NodeError, CommandError) as error:
-            end = f"(it cannot be read: {_end(str(error))})"
+            end = f"(it cannot be read: {last_lines(str(error))})"
         return f"node {self._address.name}: {name} ended ({describe_exit(code)}); the end of its log:\n{end}"
 
     def alive(self, name: str) -> bool:
@@ -465,7 +464,7 @@ class Account:
         unpack = f"mkdir -p {part} {parent} && tar -xf - -C {part}"
         move = f"mv {part}/{script_of([source.name])} {where} && rmdir {part}"
         async with self._opened(f"{check}\n{unpack} && {move}") as process:
-            await _piped(self._address.name, tar, None, process)
+            await piped(self._address.name, tar, None, process)
 
     async def copy_from(self, source: str, target: Path | str) -> None:
         """Copy a file or a folder of the node to this machine, as one stream.
@@ -481,7 +480,7 @@ class Account:
         await asyncio.to_thread(target.mkdir, parents=True, exist_ok=True)
         async with self._opened(script) as process:
             process.stdin.write_eof()
-            await _piped(self._address.name, [*_UNTAR, str(target)], process.stdout, process)
+            await piped(self._address.name, [*_UNTAR, str(target)], process.stdout, process)
 
     # Logs
 
@@ -506,140 +505,6 @@ class Account:
         await self._connection.close()
 
 
-class Monitor:
-    """The part of a log that is written while it is followed."""
-
-    def __init__(self, node: str, path: str, process: Command) -> None:
-        self._node, self._path, self._process = node, path, process
-        self._lines = _lines(process.stdout)
-        self._next: asyncio.Future[str] | None = None
-        self._last: deque[str] = deque(maxlen=_LINES)
-
-    async def until(self, pattern: str, timeout: float = 60.0) -> str:
-        """Wait for a line; the next call continues behind it.
-
-        :param pattern: a regular expression, which is searched in each line.
-        :param timeout: seconds.
-        :return: the line.
-        :raises CommandError: no line matched in time; carries the last ones.
-        """
-        wanted = re.compile(pattern)
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    line = await self._line()
-                    self._last.append(line)
-                    if wanted.search(line):
-                        return line
-        except TimeoutError:
-            seen = "\n".join(map(_cut, self._last)) or "(nothing)"
-            problem = f"no line matched {pattern!r} within {timeout:g} s"
-        except StopAsyncIteration:
-            seen = "\n".join(map(_cut, self._last)) or "(nothing)"
-            problem = f"tail has ended ({describe_exit(await self._process.wait())})"
-        raise CommandError(f"node {self._node}: {self._path}: {problem}; the last lines:\n{seen}", -1)
-
-    async def _line(self) -> str:
-        # A line that is being read when the time is up is not lost.
-        if self._next is None:
-            self._next = asyncio.ensure_future(anext(self._lines))
-        line = await asyncio.shield(self._next)
-        self._next = None
-        return line
-
-
-class _TooMuchError(Exception):
-    """A stream is longer than may be kept."""
-
-
-async def _read(stream: Any, into: bytearray) -> None:
-    while chunk := await stream.read(_CHUNK):
-        into += chunk
-        if len(into) > _LIMIT:
-            raise _TooMuchError
-
-
-async def _read_between(begin: str, end: str, stream: Any, into: bytearray) -> int | None:
-    """Read what is between two marks, and return the number after the second; None if the stream ends."""
-    first, second = begin.encode(), end.encode()
-    while not (found := re.search(second + rb"(\d+)\n", into)):
-        chunk = await stream.read(_CHUNK)
-        if not chunk:
-            return None
-        into += chunk
-        if len(into) > _LIMIT:
-            raise _TooMuchError
-    code = int(found[1])
-    del into[found.start() :]
-    del into[: into.find(first) + len(first)]
-    return code
-
-
-async def _keep_last(stream: Any, lines: deque[str]) -> None:
-    async for line in _lines(stream):
-        lines.append(line)
-
-
-async def _write(process: Command, content: bytes) -> None:
-    with contextlib.suppress(OSError):  # it does not read its input
-        if content:
-            process.stdin.write(content)
-            await process.stdin.drain()
-        process.stdin.write_eof()
-
-
-async def _lines(stream: Any) -> AsyncIterator[str]:
-    """Yield the lines of a stream; one that is longer than 1 MiB comes in pieces."""
-    rest = b""
-    while chunk := await stream.read(_CHUNK):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line.decode(errors="replace")
-        if len(rest) > 1 << 20:
-            yield rest.decode(errors="replace")
-            rest = b""
-    if rest:
-        yield rest.decode(errors="replace")
-
-
-async def _piped(node: str, tar: Sequence[str], source: Any, process: Command) -> None:
-    """Pipe between a tar of this machine and a command on a node, until both have ended.
-
-    :param source: what the local tar reads; None if it writes to the command.
-    """
-    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    local = await asyncio.create_subprocess_exec(
-        *tar,
-        stdin=nothing if source is None else pipe,
-        stdout=pipe if source is None else nothing,
-        stderr=pipe,
-    )
-    try:
-        out: Any = local.stdout if source is None else source
-        target: Any = process.stdin if source is None else local.stdin
-        assert local.stderr is not None
-        errors = [bytearray(), bytearray()]
-        await asyncio.gather(
-            _pump(out, target), _read(local.stderr, errors[0]), _read(process.stderr, errors[1])
-        )
-        for code, error in ((await process.wait(), errors[1]), (await local.wait(), errors[0])):
-            if code != 0:
-                text = _end(error.decode(errors="replace"))
-                raise CommandError(f"node {node}: copying failed ({describe_exit(code)}): {text}", code)
-    finally:
-        if local.returncode is None:
-            local.kill()
-            await run_to_completion(local.wait())
-
-
-async def _pump(source: Any, target: Any) -> None:
-    with contextlib.suppress(OSError):  # the other end has failed, and says why
-        while chunk := await source.read(_CHUNK):
-            target.write(chunk)
-            await target.drain()
-        target.write_eof()
-
-
 def _run(command: str | Sequence[str]) -> str:
     return command if isinstance(command, str) else f"exec {script_of(command)}"
 
@@ -648,11 +513,3 @@ def _masked(text: str, secrets: Sequence[str]) -> str:
     for secret in filter(None, secrets):
         text = text.replace(secret, "***")
     return text
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= _WIDTH else f"{line[:_WIDTH]}..."
-
-
-def _end(text: str) -> str:
-    return "\n".join(map(_cut, text.strip().splitlines()[-_LINES:]))

@@ -15,15 +15,15 @@ from secrets import token_hex
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from trafficlight.config import UserPath
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.parameters import NodeRequest
 from trafficlight.processes import run_to_completion, run_tool
-from trafficlight.services.account import Account, CommandError
+from trafficlight.services.account import Account
 from trafficlight.services.connections import Login, NodeAddress, NodeError, script_of
 from trafficlight.services.node import clean
+from trafficlight.services.streams import CommandError
 from trafficlight.text import first_problem, read_user_file
 
 logger = logging.getLogger(__name__)
@@ -34,32 +34,20 @@ _CHECK, _AGAIN = 20.0, 20.0
 _PORTS = 10
 
 
-class ListedNode(BaseModel):
+class ListedNode(Login):
     """A node in a list: a name of ``ssh_config``, or an object.
 
     :ivar name: unique in the list; by default the host.
     :ivar host: the host name or address to log in to.
     :ivar address: under which other nodes reach it; by default the host.
-    :ivar port: of its SSH server.
-    :ivar user: the user to log in as.
-    :ivar key: the file of a private key.
-    :ivar password: instead of a key.
-    :ivar known_hosts: the file of host keys; by default the user's.
     :ivar labels: what tests ask for with ``@cluster(labels=...)``.
     :ivar os: its operating system.
     :ivar folder: where the folders of cases are made.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     host: str = Field(min_length=1)
     name: str = ""
     address: str = ""
-    port: int | None = Field(default=None, ge=1, le=65535)
-    user: str | None = None
-    key: UserPath | None = None
-    password: str | None = None
-    known_hosts: UserPath | None = None
     labels: frozenset[str] = frozenset()
     os: str = "linux"
     folder: str = "/tmp"  # noqa: S108 - each case makes a folder of its own in it
@@ -69,13 +57,11 @@ class ListedNode(BaseModel):
 
         :param config: an ``ssh_config`` in place of the user's.
         """
-        login = {
-            name: getattr(self, name) for name in ("host", "port", "user", "key", "password", "known_hosts")
-        }
+        login = self.model_dump(include=set(Login.model_fields))
         return NodeAddress(
             name=self.name or self.host,
             host=self.address or self.host,
-            ssh=Login(**login, config=config),
+            ssh=Login(**{**login, "config": config or self.config}),
             labels=self.labels,
             os=self.os,
             folder=self.folder,

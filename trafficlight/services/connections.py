@@ -9,11 +9,11 @@ import secrets
 import shlex
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trafficlight.config import UserPath
 from trafficlight.errors import LabError
 from trafficlight.processes import child_environment, run_to_completion, with_parent_death_signal
 
@@ -58,7 +58,10 @@ class Login(BaseModel):
     """How to log in over SSH. What is not set comes from the user's ``ssh_config``.
 
     :ivar host: a host name, an address, or a name of ``ssh_config``; by default the node's `host`.
+    :ivar port: of its SSH server.
+    :ivar user: the user to log in as.
     :ivar key: the file of a private key.
+    :ivar password: instead of a key.
     :ivar known_hosts: the file of host keys; by default the user's.
     :ivar config: an ``ssh_config`` in place of the user's.
     """
@@ -68,10 +71,10 @@ class Login(BaseModel):
     host: str = ""
     port: int | None = Field(default=None, ge=1, le=65535)
     user: str | None = None
-    key: Path | None = None
+    key: UserPath | None = None
     password: str | None = Field(default=None, repr=False)
-    known_hosts: Path | None = None
-    config: Path | None = None
+    known_hosts: UserPath | None = None
+    config: UserPath | None = None
 
 
 class Command(Protocol):

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel
 
-from trafficlight.services.account import MARK, Account, CommandError
+from trafficlight.services.account import MARK, Account
 from trafficlight.services.connections import NodeAddress, NodeError, script_of
+from trafficlight.services.streams import CommandError
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def _gathered(entry: LogEntry, number: int) -> str:
         f'elif [ -f "$p" ]; then s=$(wc -c < "$p"); if [ "$s" -gt {_LOG_LIMIT} ]; then'
         f' tail -c {_LOG_LIMIT} "$p" > "$n"; echo "{number} the last {_LOG_LIMIT >> 20} MiB of $s bytes";'
         ' else ln -s "$p" "$n"; fi\n'
-        f'elif [ -e "$p" ]; then echo "{number} is no regular file";'
+        f'elif [ -e "$p" ]; then echo "{number} is not a regular file";'
         f' elif [ -L "$p" ]; then echo "{number} is a link to nothing";'
         f' else echo "{number} does not exist"; fi'
     )

@@ -386,13 +386,11 @@ class CaseServices:
                 except Exception as error:  # noqa: BLE001 - code of a test file
                     errors.append(error)
         finally:
-            closing = asyncio.gather(*(node.account.close() for node in self._nodes), return_exceptions=True)
-            await run_to_completion(_wait(closing))
+            await run_to_completion(self._close_accounts())
         return errors
 
-
-async def _wait(done: "asyncio.Future[Any]") -> None:
-    await done
+    async def _close_accounts(self) -> None:
+        await asyncio.gather(*(node.account.close() for node in self._nodes), return_exceptions=True)
 
 
 def services_of(test: Test) -> CaseServices:

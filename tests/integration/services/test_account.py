@@ -10,9 +10,10 @@ import pytest
 
 from tests.integration.services.conftest import MARK
 from tests.sshd import Sshd
-from trafficlight.services.account import Account, CommandError
+from trafficlight.services.account import Account
 from trafficlight.services.connections import NodeAddress, NodeError
 from trafficlight.services.node import LogEntry, case_folder, clean, collect, note_logs
+from trafficlight.services.streams import CommandError
 
 
 class TestRun:
@@ -223,7 +224,7 @@ class TestCollect:
         ]
         assert sorted(map(str, found)) == ["b", "tree/sub/a"]
         assert notes == [
-            "fifo: is no regular file",
+            "fifo: is not a regular file",
             "dangling: is a link to nothing",
             "gone: does not exist",
         ]
