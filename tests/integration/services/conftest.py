@@ -1,6 +1,7 @@
 """Nodes: folders of this machine, and accounts behind a real sshd on loopback."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from trafficlight.services.node import case_folder
 
 __all__ = ["start_sshd"]
 
-MARK = "0123456789abcdef"
+# Of this process: tests that run beside it end everything that has their own.
+MARK = f"{os.getpid():016x}"
 
 
 @pytest.fixture(params=["local", "ssh"])
