@@ -134,9 +134,15 @@ async def test_serve_prints_what_comes_and_leaves(run: Runner, tmp_path: Path) -
         await ScriptedAdapter(site).register(RACK)
         await served.line("1 adapter program came: nio rack-7 at 127.0.0.1")
         await served.line("1 success")
-        submitted = await run("submit", "talk_test.py", "--url", url)
-        assert await submitted.ended() == 0
-        (session,) = [word for word in submitted.said[0].split() if word.startswith("20")]
+
+        async def submit(name: str) -> str:
+            """Submit a test file, and return the id of its session."""
+            submitted = await run("submit", name, "--url", url)
+            assert await submitted.ended() == 0
+            (session,) = [word for word in submitted.said[0].split() if word.startswith("20")]
+            return session
+
+        session = await submit("talk_test.py")
         await served.line(f"session {session} · 1 case ·")
         await ScriptedAdapter(site).register(RACK)
         await served.line(f"session {session} · ended · 1 success")
@@ -144,12 +150,13 @@ async def test_serve_prints_what_comes_and_leaves(run: Runner, tmp_path: Path) -
         for number in range(3):
             name = f"n{number}_test.py"
             a_test_file(tmp_path, name=name)
-            assert await (await run("submit", name, "--url", url)).ended() == 0
+            session = await submit(name)
             adapter = ScriptedAdapter(site)
             await adapter.register({**RACK, "instance": "shaky"})
             await adapter.action()
             await adapter.error({"error": {"type": "adapter", "details": "broken"}})
-        await served.line("· ended · 1 error")
+            # Until it has ended, it is not counted.
+            await served.line(f"session {session} · ended · 1 error")
         await ScriptedAdapter(site, "next").register({**RACK, "instance": "shaky"})
         await served.line("the nio adapter next is quarantined")
         await served.line("1 adapter program came: nio shaky at 127.0.0.1")
