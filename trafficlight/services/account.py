@@ -17,7 +17,7 @@ from trafficlight.services.connections import (
     NodeAddress,
     NodeError,
     connect,
-    pid_after,
+    number_after,
     script_of,
 )
 from trafficlight.services.streams import (
@@ -280,10 +280,10 @@ class Account:
             f"mkdir -p {script_of([str(PurePosixPath(output).parent)])}\necho {token} $$\n"
             f"exec /bin/sh -c {script_of([_run(command)])} >> {script_of([output])} 2>&1 < /dev/null"
         )
-        process = await self._connection.open(self._script(script, env, cwd), lasting=True)
+        process = await self._connection.open(self._script(script, env, cwd))
         try:
             process.stdin.write_eof()
-            pid = await pid_after(token, process.stdout)
+            pid = await number_after(token, process.stdout)
         except BaseException:
             await run_to_completion(process.kill())
             raise
@@ -500,9 +500,9 @@ class Account:
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
-        for command in [*self._idle, *(one.command for one in self._background.values())]:
-            await command.kill()
+        await asyncio.gather(*(one.command.kill() for one in self._background.values()))
         await self._connection.close()
+        await asyncio.gather(*(shell.kill() for shell in self._idle))
 
 
 def _run(command: str | Sequence[str]) -> str:
