@@ -1,6 +1,7 @@
 """The account of a test on a node: runs commands, copies files, follows logs."""
 
 import asyncio
+import contextlib
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -41,8 +42,10 @@ Raw: TypeAlias = bytes | bytearray
 
 # Unpacks without the owners of the node.
 _UNTAR = ("tar", "--no-same-owner", "--no-same-permissions", "-xf", "-", "-C")
-# Seconds that a process has after SIGTERM.
+# Seconds that a process has after SIGTERM, and that closing may take.
 _STOP = 10.0
+# Bytes of an input that goes into the script: a channel for it would take longer.
+_SMALL = 16 << 10
 MARK = "TRAFFICLIGHT_NODE"
 """A variable of everything that a case starts on a node: by it, what is left is found."""
 
@@ -133,11 +136,11 @@ class Account:
         out, err, code = bytearray(), bytearray(), -1
         try:
             async with asyncio.timeout(timeout):
-                if input:
-                    raw = input.encode() if isinstance(input, str) else input
+                raw = input.encode() if isinstance(input, str) else input
+                if len(raw) > _SMALL or b"\0" in raw:
                     code = await self._run_alone(script, raw, out, err)
                 else:
-                    code = await self._run_in_shell(script, out, err)
+                    code = await self._run_in_shell(script, raw, out, err)
         except TimeoutError:
             problem = f"did not end within {timeout:g} s"
             raise self._failed(shown, problem, out, err, secrets, code) from None
@@ -156,13 +159,19 @@ class Account:
             )
             return await process.wait()
 
-    async def _run_in_shell(self, script: str, out: bytearray, err: bytearray) -> int:
+    async def _run_in_shell(self, script: str, content: bytes, out: bytearray, err: bytearray) -> int:
         """Run a script in a shell that is there already: a channel for each would take ten times as long."""
         # What comes before the first mark is of a command before this one, or of the user's shell.
         begin, end = token_hex(16), token_hex(16)
-        line = f"printf {begin}; printf {begin} >&2; /bin/sh -c {script_of([script])} < /dev/null; "
+        command = f"/bin/sh -c {script_of([script])}"
+        if content:
+            text = content.decode(errors="surrogateescape")
+            command = f"printf %s {script_of([text])} | {command}"
+        else:
+            command += " < /dev/null"
+        line = f"printf {begin}; printf {begin} >&2; {command}; "
         line += f"printf '{end}%s\\n' $?; printf '{end}0\\n' >&2\n"
-        shell = await self._shell(line.encode())
+        shell = await self._shell(line.encode(errors="surrogateescape"))
         try:
             ends = await asyncio.gather(
                 read_between(begin, end, shell.stdout, out), read_between(begin, end, shell.stderr, err)
@@ -220,8 +229,8 @@ class Account:
         where = script_of([self.folder])
         if not self._mark:
             return f"cd {where} 2>/dev/null || cd /\n{script}"
-        here = f"mkdir -p {where} && cd {where} && export {MARK}={script_of([self._mark])} || exit 126"
-        return f"{here}\n{self._with(script, env, cwd)}"
+        here = f"cd {where} 2>/dev/null || {{ mkdir -p {where} && cd {where}; }} || exit 126"
+        return f"{here}\nexport {MARK}={script_of([self._mark])}\n{self._with(script, env, cwd)}"
 
     @staticmethod
     def _with(script: str, env: Mapping[str, str] | None, cwd: str) -> str:
@@ -276,8 +285,10 @@ class Account:
             raise ValueError(f"node {self._address.name}: the process {name!r} {problem}")
         output = self.path(log or f"{name}.log")
         token = token_hex(8)
+        parent = PurePosixPath(output).parent
+        prepared = "" if str(parent) == self.folder else f"mkdir -p {script_of([str(parent)])}\n"
         script = (
-            f"mkdir -p {script_of([str(PurePosixPath(output).parent)])}\necho {token} $$\n"
+            f"{prepared}echo {token} $$\n"
             f"exec /bin/sh -c {script_of([_run(command)])} >> {script_of([output])} 2>&1 < /dev/null"
         )
         process = await self._connection.open(self._script(script, env, cwd))
@@ -383,8 +394,8 @@ class Account:
         one.expected = True
         if one.ended.done():
             return
-        await self.signal(name, "TERM")
-        await self.signal(name, "CONT")
+        # A paused one gets the first when it continues.
+        await self.run(f"kill -s TERM -- -{one.pid}; kill -s CONT -- -{one.pid}", check=False)
         done, _ = await asyncio.wait([one.ended], timeout=timeout)
         if not done:
             await self.signal(name, "KILL")
@@ -500,7 +511,9 @@ class Account:
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
-        await asyncio.gather(*(one.command.kill() for one in self._background.values()))
+        with contextlib.suppress(TimeoutError):  # what it does not reach, the node's guard ends
+            async with asyncio.timeout(_STOP):
+                await asyncio.gather(*(one.command.kill() for one in self._background.values()))
         await self._connection.close()
         await asyncio.gather(*(shell.kill() for shell in self._idle))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,8 @@ class TestLogin:
             ({"port": 1}, "(?i)refused|connect call failed"),
             ({"known_hosts": "/dev/null"}, "(?i)host key"),
             ({"user": "no-such-user"}, "(?i)permission denied"),
+            ({"key": None, "password": "wrong"}, "(?i)permission denied"),
+            ({"key": "/no/key"}, "(?i)no such file"),
             ({"host": "no-such-host.invalid"}, "(?i)name|address|temporary"),
         ],
     )
@@ -284,6 +287,34 @@ class TestLogin:
             await account.run("true")
         assert str(caught.value).startswith("node n1: cannot log in to ")
         assert "\n" not in str(caught.value)
+
+    async def test_a_key_that_the_server_does_not_know(
+        self, start_sshd: Callable[[], Sshd], tmp_path: Path
+    ) -> None:
+        other = start_sshd().node("other")
+        account = Account(start_sshd().node("n1", key=other.key).node(), str(tmp_path / "case"), MARK)
+        with pytest.raises(NodeError, match=r"^node n1: cannot log in to 127\.0\.0\.1: [Pp]ermission denied"):
+            await account.run("true")
+
+    async def test_a_node_that_is_cut_off_mid_command(
+        self, start_sshd: Callable[[], Sshd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("trafficlight.services.connections._KEEPALIVE", 0.3)
+        sshd = start_sshd()
+        account = Account(sshd.node("n1", str(tmp_path)).node(), str(tmp_path / "case"), MARK)
+        await account.start("sleep 1000", name="job")
+        running = asyncio.ensure_future(account.run("echo begun > begun; sleep 1000"))
+        await _content(account, "begun")
+        for pid in sshd.connections():
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(NodeError, match="node n1: the connection was lost"):
+            await running
+        with pytest.raises(NodeError, match="node n1: the connection was lost"):
+            await account.wait("job")
+        await account.close()
+        sshd.kill()
+        sshd.start()
+        assert await clean(sshd.node("n1", str(tmp_path)).node()) == ""
 
     async def test_a_server_that_is_killed_mid_command(
         self, start_sshd: Callable[[], Sshd], tmp_path: Path

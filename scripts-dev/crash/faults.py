@@ -170,7 +170,7 @@ class Faults:
                 state, message = event["data"]["state"], event["data"].get("message", "").split("\n")[0]
                 self.states[state] += 1
                 if state == "success":
-                    self.states[note] += bool(note)
+                    self.states["last"] += note == "last"
                     continue
                 self.messages[re.sub(r"\b(n|local-)\d+\b|\d\d+", "N", message)] += 1
                 if state != "error" or not _EXPLAINED.match(message):
