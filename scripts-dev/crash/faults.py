@@ -152,7 +152,7 @@ class Faults:
                 server.kill()
                 time.sleep(self._random.uniform(0, 2))
                 server.start()
-            case "lab":
+            case _:
                 lab.kill()
                 lab.wait()
         self.made[kind] += 1

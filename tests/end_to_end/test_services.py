@@ -206,7 +206,7 @@ def _folders(folder: Path) -> list[Path]:
 async def test_random_faults_leave_nothing(tmp_path: Path, start_sshd: object) -> None:
     script = Path(__file__).parents[2] / "scripts-dev" / "crash" / "faults.py"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(script), "--faults", "10", "--cases", "2", "--seed", "5"),
+        *(sys.executable, str(script), "--faults", "10", "--cases", "4", "--seed", "5"),
         stdout=asyncio.subprocess.PIPE,
         cwd=tmp_path,
     )

@@ -18,7 +18,6 @@ from trafficlight.services.connections import (
     NodeAddress,
     NodeError,
     connect,
-    number_after,
     script_of,
 )
 from trafficlight.services.streams import (
@@ -72,7 +71,6 @@ class _Background:
 
     command: Command
     log: str
-    pid: int
     ended: "asyncio.Future[int]"
     expected: bool = False
 
@@ -284,29 +282,16 @@ class Account:
             problem = "runs already" if self.alive(name) else "may contain letters, digits and . _ - only"
             raise ValueError(f"node {self._address.name}: the process {name!r} {problem}")
         output = self.path(log or f"{name}.log")
-        token = token_hex(8)
         parent = PurePosixPath(output).parent
         prepared = "" if str(parent) == self.folder else f"mkdir -p {script_of([str(parent)])}\n"
-        script = (
-            f"{prepared}echo {token} $$\n"
-            f"exec /bin/sh -c {script_of([_run(command)])} >> {script_of([output])} 2>&1 < /dev/null"
-        )
+        streams = f">> {script_of([output])} 2>&1 < /dev/null"
+        script = f"{prepared}exec /bin/sh -c {script_of([_run(command)])} {streams}"
         process = await self._connection.open(self._script(script, env, cwd))
-        try:
+        with contextlib.suppress(OSError):  # the connection was lost, which its end says
             process.stdin.write_eof()
-            pid = await number_after(token, process.stdout)
-        except BaseException:
-            await run_to_completion(process.kill())
-            raise
-        if pid is None:
-            error = (await process.stderr.read(CHUNK)).decode(errors="replace")
-            await process.kill()
-            raise NodeError(
-                f"node {self._address.name}: {name} cannot be started: {last_lines(error) or 'no output'}"
-            )
         ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())
-        one = self._background[name] = _Background(process, output, pid, ended)
+        one = self._background[name] = _Background(process, output, ended)
         task = asyncio.create_task(self._watch(name, one), name=f"{self._address.name}: {name}")
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
@@ -332,8 +317,10 @@ class Account:
 
     async def _end_of(self, name: str, one: _Background, code: int) -> str:
         try:
+            # Only what kept it from being started is not in its log.
+            error = (await one.command.stderr.read(CHUNK)).decode(errors="replace")
             tail = await self.run(["tail", "-n", str(LINES), one.log], check=False)
-            end = last_lines(tail.stdout) or "(nothing)"
+            end = last_lines(error) or last_lines(tail.stdout) or "(nothing)"
         except (NodeError, CommandError) as error:
             end = f"(it cannot be read: {last_lines(str(error))})"
         return f"node {self._address.name}: {name} ended ({describe_exit(code)}); the end of its log:\n{end}"
@@ -345,7 +332,7 @@ class Account:
 
     def pid(self, name: str) -> int:
         """Return the process id of a background process on the node."""
-        return self._known(name).pid
+        return self._known(name).command.pid
 
     def _known(self, name: str) -> _Background:
         if name not in self._background:
@@ -386,16 +373,16 @@ class Account:
         if number not in ("STOP", "CONT", "HUP", "USR1", "USR2"):
             one.expected = True
         if not one.ended.done():
-            await self.run(f"kill -s {number} -- -{one.pid}", check=False)
+            await self.run(f"kill -s {number} -- -{one.command.pid}", check=False)
 
     async def stop(self, name: str, timeout: float = _STOP) -> None:
         """End a background process: SIGTERM, and SIGKILL after `timeout` seconds. Idempotent."""
         one = self._known(name)
-        one.expected = True
+        pid, one.expected = one.command.pid, True
         if one.ended.done():
             return
         # A paused one gets the first when it continues.
-        await self.run(f"kill -s TERM -- -{one.pid}; kill -s CONT -- -{one.pid}", check=False)
+        await self.run(f"kill -s TERM -- -{pid}; kill -s CONT -- -{pid}", check=False)
         done, _ = await asyncio.wait([one.ended], timeout=timeout)
         if not done:
             await self.signal(name, "KILL")

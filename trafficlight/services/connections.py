@@ -78,7 +78,12 @@ class Login(BaseModel):
 
 
 class Command(Protocol):
-    """A command that runs on a node."""
+    """A command that runs on a node.
+
+    :ivar pid: its process id there; it leads a process group.
+    """
+
+    pid: int
 
     @property
     def stdin(self) -> Any:
@@ -151,9 +156,12 @@ async def _pid_of(token: str, stderr: Any, name: str) -> int:
 
 class _LocalCommand:
     def __init__(
-        self, process: asyncio.subprocess.Process, inside: Callable[[], Awaitable[None]] | None
+        self,
+        process: asyncio.subprocess.Process,
+        pid: int = 0,
+        inside: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._process, self._kill_inside = process, inside
+        self._process, self.pid, self._kill_inside = process, pid or process.pid, inside
         self.stdin, self.stdout, self.stderr = process.stdin, process.stdout, process.stderr
 
     async def wait(self) -> int:
@@ -191,13 +199,13 @@ class _Local:
         except OSError as error:
             raise NodeError(f"node {self._address.name}: cannot start {command[0]}: {error}") from error
         if not prefix:
-            return _LocalCommand(process, None)
+            return _LocalCommand(process)
         try:
             pid = await _pid_of(token, process.stderr, self._address.name)
         except BaseException:
-            await run_to_completion(_LocalCommand(process, None).kill())
+            await run_to_completion(_LocalCommand(process).kill())
             raise
-        return _LocalCommand(process, lambda: _kill(self, pid))
+        return _LocalCommand(process, pid, lambda: _kill(self, pid))
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -259,9 +267,10 @@ class _RemoteCommand:
         streams: tuple[_Stream, _Stream],
         name: str,
         closed: "asyncio.Future[None]",
+        pid: int,
         kill: Callable[[], Awaitable[None]],
     ) -> None:
-        self._process, self._name, self._closed, self._kill = process, name, closed, kill
+        self._process, self._name, self._closed, self.pid, self._kill = process, name, closed, pid, kill
         self.stdin, (self.stdout, self.stderr) = _Sink(process.stdin, streams[0].errors), streams
 
     async def wait(self) -> int:
@@ -321,7 +330,7 @@ class _Remote:
             except BaseException:
                 process.close()
                 raise
-            return _RemoteCommand(process, streams, name, closed, functools.partial(_kill, self, pid))
+            return _RemoteCommand(process, streams, name, closed, pid, functools.partial(_kill, self, pid))
         raise NodeError(f"node {name}: the connection was lost")
 
     async def _free(self, asyncssh: Any) -> tuple[Any, set[Any]]:
