@@ -178,6 +178,9 @@ class Account:
                 await shell.wait()
                 raise NodeError(f"node {self._address.name}: the connection was lost")
         except BaseException:
+            for stream in (out, err):
+                before, mark, _ = stream.partition(begin.encode())
+                del stream[: len(before) + len(mark) if mark else 0]
             await run_to_completion(shell.kill())
             raise
         self._idle.append(shell)
