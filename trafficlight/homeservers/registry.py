@@ -74,8 +74,8 @@ class ProviderRegistry:
             return f"{spec.type_name}: settings of a server type need the provider local, not {name}"
         if spec.behind_proxy and (name := self.provider_name(spec.type_name)) != "local":
             return (
-                f"{spec.type_name}: the network between homeservers needs the provider local, not {name}, where"
-                " the lab does not choose the port at which they find each other"
+                f"{spec.type_name}: the network between homeservers needs the provider local, not {name},"
+                " where the lab does not choose the port at which they find each other"
             )
         return self.provider(spec).unsupported(spec)
 
