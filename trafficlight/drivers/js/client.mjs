@@ -391,7 +391,7 @@ export class MatrixClient {
 
     async show_qr_code() {
         const code = await (await this.#accept()).generateQRCode();
-        if (!code) throw new Error("the other side scans no QR codes");
+        if (!code) throw new Unsupported("the other side scans no QR codes");
         return { qr_code: Buffer.from(code).toString("base64") };
     }
 
