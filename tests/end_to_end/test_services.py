@@ -151,7 +151,7 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
 
 @pytest.mark.parametrize(
     ("cluster", "signals", "code"),
-    [("local", 1, 130), ("ssh", 1, 130), ("ssh", 2, 130), ("local", 0, -9), ("ssh", 0, -9)],
+    [("local", 1, 130), ("ssh", 2, 130), ("ssh", 0, -9)],
     indirect=["cluster"],
 )
 async def test_nothing_is_left_on_nodes_by_a_lab_that_is_interrupted_or_killed(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,25 @@ from trafficlight.services.account import Account
 from trafficlight.services.connections import NodeAddress, NodeError
 from trafficlight.services.node import LogEntry, case_folder, collect, note_logs
 from trafficlight.services.streams import CommandError
+
+_LAB = """
+import asyncio, sys
+from trafficlight.services.account import Account
+from trafficlight.services.connections import NodeAddress, connect
+from trafficlight.services.node import Guard, case_folder
+
+async def main():
+    address, mark = NodeAddress.model_validate_json(sys.argv[1]), sys.argv[2]
+    guard = Guard(address, mark, connect(address))
+    await guard.start()
+    account = Account(address, case_folder(address, mark), mark)
+    await account.start("setsid sleep 1000 & echo $! > child; wait", name="job")
+    child = await account.run("until [ -s child ]; do sleep 0.1; done; cat child")
+    print(child.stdout, end="", flush=True)
+    await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
 
 
 class TestRun:
@@ -260,6 +280,22 @@ class TestClean:
         assert not _runs(child)
         assert os.listdir(address.folder) == []
         assert (tmp_path / "logs/S-1/n1/log").read_text() == "kept\n"
+
+    async def test_a_guard_does_its_work_when_the_lab_is_killed(self, address: NodeAddress) -> None:
+        lab = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _LAB, address.model_dump_json(), f"{MARK}-killed"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert lab.stdout is not None
+        try:
+            child = int(await lab.stdout.readline())
+            assert _runs(child)
+        finally:
+            lab.kill()
+            await lab.wait()
+        async with asyncio.timeout(100):
+            while _runs(child) or os.listdir(address.folder):
+                await asyncio.sleep(0.05)
 
     async def test_leaves_what_is_of_another_case(self, address: NodeAddress) -> None:
         account = Account(address, case_folder(address, "other"), "other")
