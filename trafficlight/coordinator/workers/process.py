@@ -105,8 +105,8 @@ class WorkerProcess:
             await worker.kill()
             raise
         await worker.kill()
-        output = await asyncio.to_thread(worker.last_output)
-        raise WorkerDied(f"a worker did not start ({problem})" + (output and f": {output}"))
+        said = await asyncio.to_thread(worker.last_output)
+        raise WorkerDied(f"a worker did not start ({problem})" + (said and f": {said}"))
 
     @property
     def pid(self) -> int:
