@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -71,8 +72,9 @@ class Node:
 
 
 def case_folder(address: NodeAddress, mark: str) -> str:
-    """Return the folder of a case on a node."""
-    return str(PurePosixPath(address.folder) / f"trafficlight-{mark}")
+    """Return the folder of a case on a node; several nodes may be accounts of one machine."""
+    name = re.sub(r"[^\w.-]", "_", address.name)
+    return str(PurePosixPath(address.folder) / f"trafficlight-{mark}-{name}")
 
 
 async def note_logs(account: Account, service: str, entries: Iterable[LogEntry]) -> None:
