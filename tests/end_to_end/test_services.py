@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,14 @@ import pytest
 import yaml
 
 from tests.sshd import Sshd, start_sshd
+from trafficlight.homeservers.recipes import postgres
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
 __all__ = ["start_sshd"]
 
-_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-service.md"
+_HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
 ENDINGS = """
 import asyncio, os
@@ -99,7 +101,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_the_manual(start: "Start", tmp_path: Path, cluster: str) -> None:
-    (code, *_) = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = _examples("write-a-service.md")
     (tmp_path / "under_load_test.py").write_text(code)
     running = await start(
         "run", tmp_path / "under_load_test.py", environment={"TRAFFICLIGHT_CLUSTER": cluster}
@@ -108,6 +110,31 @@ async def test_the_manual(start: "Start", tmp_path: Path, cluster: str) -> None:
     logs = list(_attempts(running).rglob("services/Sender-1/*/sender.log"))
     assert len(logs) == 3
     assert all("sending 4 to example.org" in log.read_text() for log in logs)
+
+
+async def test_the_manual_for_those_who_come_from_ducktape(start: "Start", tmp_path: Path) -> None:
+    (code,) = _examples("come-from-ducktape.md")
+    (tmp_path / "echo_test.py").write_text(code)
+    running = await start("run", tmp_path / "echo_test.py")
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert [_outcome(case) for case in running.cases().values()] == ["success", "success"]
+    assert len(list(_attempts(running).rglob("services/Echo-1/*/echo.log"))) == 4
+
+
+@pytest.mark.parametrize("name", ["Fetched", "CredentialsWork", "DatabaseRestarts"])
+async def test_the_manual_for_several_machines(start: "Start", tmp_path: Path, name: str) -> None:
+    missing = {
+        "CredentialsWork": None if shutil.which("turnserver") else "coturn",
+        "DatabaseRestarts": None if postgres.program("initdb") else "postgresql",
+    }
+    if package := missing.get(name):
+        pytest.skip(f"apt-get install {package}")
+    (code,) = (one for one in _examples("test-several-machines.md") if f"class {name}(" in one)
+    (tmp_path / "manual_test.py").write_text(code)
+    running = await start("run", tmp_path / "manual_test.py")
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert [_outcome(case) for case in running.cases().values()] == ["success"]
+    assert not running.started()
 
 
 async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path, cluster: str) -> None:
@@ -134,6 +161,11 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
     assert not list(_attempts(running).rglob("unwanted"))
     assert not running.started()
     assert not any(os.listdir(folder) for folder in tmp_path.glob("node-*"))  # noqa: ASYNC240
+
+
+def _examples(page: str) -> list[str]:
+    """Return the test files in a how-to."""
+    return re.findall(r"```python\n(.*?)```", (_HOW_TO / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def _outcome(case: junitparser.TestCase) -> str:
