@@ -35,8 +35,10 @@ def _session(day: int, failed: Iterable[int]) -> SessionRecord:
         state = State.FAILURE if number in bad else State.SUCCESS
         message = f"\0 {number} \ud800" if number in bad else ""
         planned: dict[str, Any] = {
+            "line": 1,
             "class_name": "Chat",
             "method": "run",
+            "skip": None,
             "clients": {},
             "servers": {},
             "parameters": {},
