@@ -309,6 +309,7 @@ class _Remote:
         except ImportError:
             missing = "nodes over SSH need asyncssh: install matrix-trafficlight with the extra ssh"
             raise NodeError(missing) from None
+        asyncssh.set_log_level("WARNING")  # each channel has lines of its own
         name, token = self._address.name, secrets.token_hex(8)
         shell = f"exec /bin/sh -c {shlex.quote(_with_pid(script, token))}"
         for _ in range(2):
