@@ -389,6 +389,8 @@ class _Remote:
 
 def _reason(error: BaseException) -> str:
     """Return what asyncssh or the system says, in one line."""
+    if isinstance(error, TimeoutError) and not error.errno:
+        return f"no answer within {_CONNECT:g} s"
     text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
     return " ".join(text.split()) or type(error).__name__
 
