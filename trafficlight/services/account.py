@@ -18,6 +18,7 @@ from trafficlight.services.connections import (
     NodeAddress,
     NodeError,
     connect,
+    number_after,
     script_of,
 )
 from trafficlight.services.streams import (
@@ -287,11 +288,18 @@ class Account:
         output = self.path(log or f"{name}.log")
         parent = PurePosixPath(output).parent
         prepared = "" if str(parent) == self.folder else f"mkdir -p {script_of([str(parent)])}\n"
-        streams = f">> {script_of([output])} 2>&1 < /dev/null"
-        script = f"{prepared}exec /bin/sh -c {script_of([_run(command)])} {streams}"
+        token, streams = token_hex(8), f">> {script_of([output])} 2>&1 < /dev/null"
+        script = f"{prepared}echo {token} 1\nexec /bin/sh -c {script_of([_run(command)])} {streams}"
         process = await self._connection.open(self._script(script, env, cwd))
-        with contextlib.suppress(OSError):  # the connection was lost, which its end says
+        try:
             process.stdin.write_eof()
+            if await number_after(token, process.stdout) is None:
+                error = (await process.stderr.read(CHUNK)).decode(errors="replace")
+                problem = f"{name} cannot be started: {last_lines(error) or 'no output'}"
+                raise NodeError(f"node {self._address.name}: {problem}")
+        except BaseException:
+            await run_to_completion(process.kill())
+            raise
         ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())
         one = self._background[name] = _Background(process, output, ended)
@@ -320,7 +328,7 @@ class Account:
 
     async def _end_of(self, name: str, one: _Background, code: int) -> str:
         try:
-            # Only what kept it from being started is not in its log.
+            # What keeps its log from being written, for instance.
             error = (await one.command.stderr.read(CHUNK)).decode(errors="replace")
             tail = await self.run(["tail", "-n", str(LINES), one.log], check=False)
             end = last_lines(error) or last_lines(tail.stdout) or "(nothing)"

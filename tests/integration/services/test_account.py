@@ -152,7 +152,7 @@ class TestBackground:
                 await asyncio.sleep(0.01)
 
     async def test_pause_and_resume(self, account: Account) -> None:
-        await account.start("sleep 1000", name="job")
+        await account.start(["sleep", "1000"], name="job")  # a shell that is starting it would wait in vfork
         await account.signal("job", "STOP")
         async with asyncio.timeout(20):
             while _state(account.pid("job")) != "T":
