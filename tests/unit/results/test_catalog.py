@@ -76,9 +76,15 @@ def without_stories(case: CaseRecord) -> CaseRecord:
             uploads=[],
             attachments=[],
             measurements=[],
-            adapters={},
+            adapters={
+                role: {key: fields.get(key, "") for key in ("type", "version", "instance")}
+                for role, fields in one.adapters.items()
+            },
             adapter_ids={},
-            servers={},
+            servers={
+                role: replace(server, server_name="", cs_api="", image="")
+                for role, server in one.servers.items()
+            },
         )
         for one in case.attempts
     ]

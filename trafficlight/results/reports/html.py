@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.presentation import (
     POSITION,
     AttemptView,
@@ -59,6 +60,7 @@ def report_html(record: SessionRecord, *, over: bool = True) -> bytes:
             reduced=record.strict and bool(record.reductions),
         ),
         counts=counts,
+        causes=causes(cases),
         matrices=matrices(cases, over=over),
         troubled=[rows[case.id] for case in ordered if rows[case.id].status in ("failure", "error")],
         suites=suites,

@@ -9,12 +9,14 @@ from pathlib import Path
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.presentation import status_counts
 from trafficlight.text import count, duration, escape_control, single_line
 
 _ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.ERROR)
 _LISTED = (Outcome.FAILURE, Outcome.ERROR, Outcome.UNEXPECTED_SUCCESS, Outcome.FLAKY)
 _MOST = 50  # lines for one outcome; a broken lab fails every case for the same reason
+_CAUSES = 10
 _EXPLAINED = 10  # cases of one outcome whose traceback and output are shown
 _TRACE_LINES, _OUTPUT_LINES = 16, 10
 _OUTPUT_BYTES = 256 << 10  # of the log, searched for output
@@ -43,6 +45,7 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     lines += [f"warning  {single_line(escape_control(warning))}" for warning in record.warnings]
     if record.strict and record.reductions:
         lines.append(f"error  {' and '.join(record.reductions)} in a strict session")
+    lines += _causes(record)
     for outcome in _LISTED:
         cases = [case for case in record.cases.values() if case.outcome is outcome]
         for number, case in enumerate(cases[:_MOST]):
@@ -67,6 +70,27 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
     interrupted = " · interrupted" if record.interrupted else ""
     return [*lines, f"{counts}{problems}{warnings}{interrupted}   {where}"]
+
+
+def _causes(record: SessionRecord) -> list[str]:
+    """Return what several failures share; those that stand alone are told below."""
+    shared = [
+        cause for cause in causes(record.cases.values()) if cause.status in _LISTED and len(cause.cases) > 1
+    ]
+    lines = []
+    for cause in shared[:_CAUSES]:
+        message = single_line(escape_control(cause.message))
+        lines.append(f"cause:{cause.key}  {len(cause.cases):,} x {message}")
+        if cause.factors:
+            factors = " and ".join(f"{name}={value}" for name, value in cause.factors.items())
+            total = count(cause.total, "such case")
+            lines.append(f"         {escape_control(factors)}: {cause.matching:,} of {total}")
+        if cause.expected:
+            known = f"{cause.expected:,} known: {single_line(escape_control(cause.reason))}"
+            lines.append(f"         {known}")
+    if len(shared) > _CAUSES:
+        lines.append(f"... and {count(len(shared) - _CAUSES, 'more cause')}")
+    return lines
 
 
 def _lines_of(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:
