@@ -35,7 +35,9 @@ def case(
     )
 
 
-def every(fails: Callable[..., str | None], servers: tuple[str, ...] = ("Synapse", "Dendrite")) -> list[CaseRecord]:
+def every(
+    fails: Callable[..., str | None], servers: tuple[str, ...] = ("Synapse", "Dendrite")
+) -> list[CaseRecord]:
     """Return a case of each pair of clients on each server; `fails` returns a message or nothing."""
     return [
         case(alice, bob, server, number=number, message=fails(alice, bob, server, number) or "")
@@ -94,7 +96,10 @@ def test_versions_and_hosts_are_factors() -> None:
 
 
 def test_expected_failures_are_known_and_come_last() -> None:
-    known: dict[str, Any] = {"state": State.FAILURE, "expected": Expected("Hydrogen cannot verify", outcome="failure")}
+    known: dict[str, Any] = {
+        "state": State.FAILURE,
+        "expected": Expected("Hydrogen cannot verify", outcome="failure"),
+    }
     cases = [case("Nio", "Hydrogen", number=n, message="cannot verify", **known) for n in range(5)]
     cases += [
         case("Nio", "Nio", message="lost", state=State.ERROR),

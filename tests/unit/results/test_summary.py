@@ -1,8 +1,10 @@
 import asyncio.tasks
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trafficlight.results.events import CaseWaits, Expected, Problem
+from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.presentation import status_counts
 from trafficlight.results.reports.summary import summary
 
@@ -45,6 +47,20 @@ def test_a_killed_session_counts_what_ran_as_its_page_does(lab: "Lab") -> None:
     assert lines[-1].startswith("1 success · 0 failure · 0 error · 2 not run · 1 warning ")
     assert "error  1 warning in a strict session" in lines
     assert status_counts(lab.record.cases.values(), over=True) == {"success": 1, "not run": 2}
+
+
+def test_what_several_failures_share_is_told_first(lab: "Lab") -> None:
+    lab.start()
+    for bob in ("Nio", "Hydrogen"):
+        for number in range(4):
+            case = lab.plan({"bob": bob}, parameters={"n": number})
+            lab.run(case, *(("failure", f"bob: {number} messages are lost") if bob == "Hydrogen" else ()))
+    lines = summary(lab.record, lab.folder.path)
+    assert re.fullmatch(r"cause:[0-9a-f]{8}  4 x bob: 0 messages are lost", lines[0])
+    assert lines[1] == "         bob=Hydrogen: 4 of 4 such cases"
+    assert "bob=Hydrogen: 4 of 4 such cases" in report_html(lab.record).decode().replace(
+        "<code>", ""
+    ).replace("</code>", "")
 
 
 def test_the_slowest_cases(lab: "Lab") -> None:
