@@ -62,8 +62,8 @@ _selection_options = adding(
         "keyword",
         metavar="QUERY",
         default="",
-        help="Only cases whose id contains these words, or this type in a role (bob:Hydrogen*); with and, or, "
-        "not and parentheses.",
+        help="Only cases whose id contains these words, or with this type in a role, bob:Hydrogen*; with "
+        "and, or, not, parentheses.",
     ),
     click.option(
         "--clients",
