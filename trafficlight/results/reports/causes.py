@@ -35,8 +35,8 @@ class Cause(BaseModel):
     cases: list[str] = Field(description="The ids of the cases, in the order of the plan.")
     expected: int = Field(description="How many of the cases are expected to fail.")
     reason: str = Field(description="Why one of them is expected to fail; empty if none is.")
-    factors: dict[str, str] = Field(
-        description="At most two factors that explain the failures best, by their names in queries."
+    factors: list[Factor] = Field(
+        description="Name, as in queries, and value of at most two factors that explain the failures best."
     )
     matching: int = Field(description="How many of the cases have these factors.")
     total: int = Field(description="How many cases that have these factors ran, and succeeded or failed.")
@@ -70,7 +70,7 @@ def causes(cases: Iterable[CaseRecord], since: Mapping[str, str] | None = None) 
                 cases=[case.id for case in troubled],
                 expected=len(known),
                 reason=known[0].reason if known and known[0] is not None else "",
-                factors=dict(factors),
+                factors=list(factors),
                 matching=matching,
                 total=total,
                 since=(since or {}).get(key, ""),

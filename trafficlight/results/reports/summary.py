@@ -69,7 +69,8 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     problems = f" · {count(len(record.problems), 'problem')}" if record.problems else ""
     warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
     interrupted = " · interrupted" if record.interrupted else ""
-    return [*lines, f"{counts}{problems}{warnings}{interrupted}   {where}"]
+    report = [f"report  {where}/report.html, after {duration(record.seconds)}"] if record.ended else []
+    return [*lines, *report, f"{counts}{problems}{warnings}{interrupted}   {where}"]
 
 
 def _causes(record: SessionRecord) -> list[str]:
@@ -82,7 +83,7 @@ def _causes(record: SessionRecord) -> list[str]:
         message = single_line(escape_control(cause.message))
         lines.append(f"cause:{cause.key}  {len(cause.cases):,} x {message}")
         if cause.factors:
-            factors = " and ".join(f"{name}={value}" for name, value in cause.factors.items())
+            factors = " and ".join(f"{name}={value}" for name, value in cause.factors)
             total = count(cause.total, "such case")
             lines.append(f"         {escape_control(factors)}: {cause.matching:,} of {total}")
         if cause.expected:
