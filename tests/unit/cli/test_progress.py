@@ -72,7 +72,7 @@ def test_a_failed_attempt_that_is_tried_again_says_so() -> None:
         ("a_test.py::Short", "a_test.py::Short"),
         (f"{'a' * 50}_test.py::Talks.test_one[alice=Nio]", "…Talks.test_one[alice=Nio]"),
         (f"a_test.py::{'A' * 50}.test_one[alice=Nio,bob=Nio]", "…test_one[alice=Nio,bob=Nio]"),
-        (f"a_test.py::A.test_{'a' * 30}[{'b' * 40}]", f"…test_{'a' * 20}…{'b' * 26}]"),
+        (f"a_test.py::A.test_{'a' * 30}[{'b' * 40}]", f"…test_{'a' * 21}…{'b' * 27}]"),
     ],
 )
 def test_a_long_id_loses_first_what_distinguishes_least(case: str, shown: str) -> None:

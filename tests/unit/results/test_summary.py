@@ -144,7 +144,7 @@ def test_what_is_shown_of_tracebacks_is_bounded(lab: "Lab") -> None:
         lab.run(lab.plan({"alice": f"T{number}"}), "error", "long", traceback=long)
     lines = summary(lab.record, lab.folder.path)
     assert len(lines) < 50 * 3 + 10 * 20
-    assert lines[3 + 8].strip() == "... 985 lines left out ..."
+    assert lines[4 + 8].strip() == "... 985 lines left out ..."
 
 
 def test_a_broken_lab_does_not_fill_the_screen(lab: "Lab") -> None:
