@@ -62,7 +62,9 @@ def command(
     record.id = record.id or folder.id
     if query:
         kind = kind or "text"  # the files in the folder are about all cases
-        meant = matching(list(record.cases.values()), query, over=not is_written(folder.events))
+        changes = read_changes(folder.path)
+        since = changes.since if changes else {}
+        meant = matching(list(record.cases.values()), query, since, over=not is_written(folder.events))
         record.cases = {case.id: case for case in meant}
     match kind:
         case "html":

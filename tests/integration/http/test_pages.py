@@ -214,7 +214,7 @@ async def test_an_unchanged_page_is_not_sent_again(site: HttpHarness) -> None:
         ("?state=failure&state=success", True),
         ("?q=TALK+alice", True),
         ("?q=nothing-like-it", False),
-        ("?q=alice:Nio+and+not+state:failure", True),
+        ("?q=alice:*+and+not+state:failure", True),
         ("?q=state:failure", False),
         ("?q=(alice", False),
         ("?page=999", True),
@@ -239,7 +239,7 @@ async def test_a_filter_that_means_nothing_says_so(site: HttpHarness) -> None:
         assert problem in html.unescape((await site.get(f"/status/{session.id}{query}")).text())
     answer = await site.get(f"/api/sessions/{session.id}/cases?q=(")
     assert (answer.status, answer.json()["error"]["code"]) == (400, "invalid_query")
-    answer = await site.get(f"/api/sessions/{session.id}/cases?q=alice:N*")
+    answer = await site.get(f"/api/sessions/{session.id}/cases?q=alice:*")
     assert answer.json()["total"] == 1
     assert (await site.get(f"/api/sessions/{session.id}/causes")).json() == {"causes": []}
 

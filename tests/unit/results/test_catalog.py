@@ -24,7 +24,7 @@ from trafficlight.results.catalog import (
     session_ids,
     session_sort_key,
 )
-from trafficlight.results.events import CaseWaits, Log, Problem, SessionEnded, State, Upload
+from trafficlight.results.events import CaseWaits, Log, Problem, ServerReady, SessionEnded, State, Upload
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import EventLog, is_written, read_events
 from trafficlight.results.record import SessionRecord
@@ -81,7 +81,10 @@ def without_stories(case: CaseRecord) -> CaseRecord:
                 for role, fields in one.adapters.items()
             },
             adapter_ids={},
-            servers={role: (server.type, server.version) for role, server in one.servers.items()},
+            servers={
+                role: ServerReady(server_name="", cs_api="", type=server.type, version=server.version)
+                for role, server in one.servers.items()
+            },
         )
         for one in case.attempts
     ]

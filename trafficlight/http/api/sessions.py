@@ -48,6 +48,7 @@ from trafficlight.http.security import require_people
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.catalog import ProblemSummary, SessionSummary
 from trafficlight.results.events import State, line_head
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.journal import is_written
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import matching
@@ -159,7 +160,7 @@ async def cases(session: str) -> Response:
 
         def content() -> bytes:
             try:
-                meant = matching(every, query, over=found.over)
+                meant = matching(every, query, _since(found.folder), over=found.over)
             except QueryError as error:
                 raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", str(error)) from None
             fitting = [case for case in meant if not states or case.state in states]
@@ -175,8 +176,9 @@ async def session_causes(session: str) -> Response:
     """List why cases of a session failed: failures with one signature, and what explains them best."""
     async with open_session(session) as found:
         every = list(found.record.cases.values())
-        listed = await asyncio.to_thread(lambda: CauseList(causes=causes(every)).model_dump_json())
-        return Response(listed, content_type="application/json")
+        folder = found.folder
+        listed = await asyncio.to_thread(lambda: CauseList(causes=causes(every, _since(folder))))
+        return json_response(listed)
 
 
 @blueprint.get("/<session>/requests")
@@ -523,6 +525,11 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
         servers=case.servers,
         url=rooted(case_path(session, case.id)),
     )
+
+
+def _since(folder: Path) -> dict[str, str]:
+    changes = read_changes(folder)
+    return changes.since if changes else {}
 
 
 def _problem(problem: ProblemSummary) -> str:

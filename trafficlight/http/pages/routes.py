@@ -43,6 +43,7 @@ from trafficlight.http.security import (
     require_people,
 )
 from trafficlight.results.catalog import SessionView
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import FIELDS
@@ -277,7 +278,9 @@ async def _status(id: str) -> Response:
         state = "interrupted" if record.interrupted else found.status
 
         def content() -> bytes:
-            shown = case_page(cases, now, over=over, states=states, text=text, page=number)
+            changes = read_changes(found.folder)
+            since = changes.since if changes else {}
+            shown = case_page(cases, now, over=over, since=since, states=states, text=text, page=number)
             return rendered(
                 "status.html",
                 **adapters,
@@ -295,7 +298,7 @@ async def _status(id: str) -> Response:
                     reduced=record.strict and bool(record.reductions),
                 ),
                 cases=shown,
-                causes=causes(cases),
+                causes=causes(cases, since),
                 fields=list(FIELDS),
                 matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
                 href=lambda case: rooted(case_path(found.id, case)),

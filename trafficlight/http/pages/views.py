@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -102,6 +102,7 @@ def case_page(
     now: datetime,
     *,
     over: bool,
+    since: Mapping[str, str],
     states: Iterable[str] = (),
     text: str = "",
     page: int = 1,
@@ -109,6 +110,7 @@ def case_page(
     """Return a page of the cases that match.
 
     :param over: whether their session no longer runs.
+    :param since: by case, the session since which it fails, or ``new``.
     :param states: the statuses to show; empty for all.
     :param text: a query.
     :param page: from 1; the last page if it is too high.
@@ -117,7 +119,7 @@ def case_page(
     if unknown := sorted(wanted.difference(MARKS)):
         problem = f"there is no state {unknown[0]!r}; there are {', '.join(MARKS)}"
     try:
-        meant = matching(cases, text, over=over)
+        meant = matching(cases, text, since, over=over)
     except QueryError as error:
         problem, meant = str(error), []
     found = [(POSITION[status], case) for case in meant if (status := display_status(case, over=over))]

@@ -40,13 +40,16 @@ class Cause(BaseModel):
     )
     matching: int = Field(description="How many of the cases have these factors.")
     total: int = Field(description="How many cases that have these factors ran, and succeeded or failed.")
-    since: str = Field(default="", description="The session since which it is there; empty if not known.")
+    since: str = Field(
+        default="",
+        description="The session since which one of the cases fails; `new` if none did before.",
+    )
 
 
 def causes(cases: Iterable[CaseRecord], since: Mapping[str, str] | None = None) -> list[Cause]:
     """Return the causes of the failures and errors of a session, the largest first, the expected ones last.
 
-    :param since: by key, the session since which there are failures with a signature.
+    :param since: by case, the session since which it fails, or ``new``.
     """
     ran = [case for case in cases if case.verdict in _RAN]
     groups: dict[str, list[int]] = {}
@@ -73,7 +76,7 @@ def causes(cases: Iterable[CaseRecord], since: Mapping[str, str] | None = None) 
                 factors=list(factors),
                 matching=matching,
                 total=total,
-                since=(since or {}).get(key, ""),
+                since=min((begun for case in troubled if (begun := (since or {}).get(case.id))), default=""),
             )
         )
     return sorted(found, key=lambda cause: (cause.expected - len(cause.cases), -len(cause.cases)))

@@ -14,23 +14,31 @@ FIELDS: Mapping[str, Field] = {
     "cause": Field("the key of a cause, as pages and `report.json` show it"),
     "version": Field("type and version of any client or homeserver of the last attempt"),
     "host": Field("the `instance` that an adapter of the last attempt registered with"),
+    "since": Field(
+        "the session since which the case fails, or `new`; known once its session has ended", "text"
+    ),
     "seconds": Field("the duration of all attempts together", "number"),
     "attempts": Field("the number of attempts", "number"),
 }
 """What is known of a case of a session, besides its roles and parameters."""
 
 
-def matching(cases: Sequence[CaseRecord], query: str, *, over: bool) -> list[CaseRecord]:
+def matching(
+    cases: Sequence[CaseRecord], query: str, since: Mapping[str, str], *, over: bool
+) -> list[CaseRecord]:
     """Return the cases that a query means.
 
     :param query: empty for all.
+    :param since: by case, the session since which it fails, or ``new``.
     :param over: whether their session no longer runs.
     :raises QueryError: it is malformed.
     """
-    return parse(query, FIELDS).select(cases, lambda case: _lookup(case, over=over)) if query else list(cases)
+    if not query:
+        return list(cases)
+    return parse(query, FIELDS).select(cases, lambda case: _lookup(case, since, over=over))
 
 
-def _lookup(case: CaseRecord, *, over: bool) -> Lookup:
+def _lookup(case: CaseRecord, since: Mapping[str, str], *, over: bool) -> Lookup:
     def values(name: str) -> Sequence[str | float] | None:
         match name:
             case "":
@@ -43,6 +51,8 @@ def _lookup(case: CaseRecord, *, over: bool) -> Lookup:
                 return why(case), case.message
             case "cause":
                 return (cause_of(case),)
+            case "since":
+                return (since.get(case.id, ""),)
             case "seconds":
                 return (case.seconds,)
             case "attempts":

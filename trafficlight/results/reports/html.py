@@ -63,7 +63,7 @@ def report_html(record: SessionRecord, changes: Changes | None = None, *, over: 
             reduced=record.strict and bool(record.reductions),
         ),
         counts=counts,
-        causes=causes(cases),
+        causes=causes(cases, changes.since if changes else None),
         matrices=matrices(cases, over=over),
         troubled=[rows[case.id] for case in ordered if rows[case.id].status in ("failure", "error")],
         suites=suites,

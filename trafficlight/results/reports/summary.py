@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     lines += [f"warning  {single_line(escape_control(warning))}" for warning in record.warnings]
     if record.strict and record.reductions:
         lines.append(f"error  {' and '.join(record.reductions)} in a strict session")
-    lines += _causes(record)
+    changes = read_changes(folder)
+    lines += _causes(record, changes.since if changes else {})
     for outcome in _LISTED:
         cases = [case for case in record.cases.values() if case.outcome is outcome]
         for number, case in enumerate(cases[:_MOST]):
@@ -68,7 +70,7 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
         for outcome in Outcome
         if outcome in numbers or outcome in _ALWAYS
     )
-    if (changes := read_changes(folder)) is not None:
+    if changes is not None:
         lines += change_lines(changes)
     problems = f" · {count(len(record.problems), 'problem')}" if record.problems else ""
     warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
@@ -77,11 +79,10 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     return [*lines, *report, f"{counts}{problems}{warnings}{interrupted}   {where}"]
 
 
-def _causes(record: SessionRecord) -> list[str]:
+def _causes(record: SessionRecord, since: Mapping[str, str]) -> list[str]:
     """Return what several failures share; those that stand alone are told below."""
-    shared = [
-        cause for cause in causes(record.cases.values()) if cause.status in _LISTED and len(cause.cases) > 1
-    ]
+    found = causes(record.cases.values(), since)
+    shared = [cause for cause in found if cause.status in _LISTED and len(cause.cases) > 1]
     lines = []
     for cause in shared[:_CAUSES]:
         message = single_line(escape_control(cause.message))
@@ -90,6 +91,8 @@ def _causes(record: SessionRecord) -> list[str]:
             factors = " and ".join(f"{name}={value}" for name, value in cause.factors)
             total = count(cause.total, "such case")
             lines.append(f"         {escape_control(factors)}: {cause.matching:,} of {total}")
+        if cause.since:
+            lines.append(f"         {cause.since if cause.since == 'new' else f'since {cause.since}'}")
         if cause.expected:
             known = f"{cause.expected:,} known: {single_line(escape_control(cause.reason))}"
             lines.append(f"         {known}")
