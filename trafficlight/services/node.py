@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -12,12 +13,17 @@ from trafficlight.services.account import MARK, Account
 from trafficlight.services.connections import NodeAddress, NodeError, script_of
 from trafficlight.services.streams import CommandError
 
+if TYPE_CHECKING:
+    from trafficlight.services.faults import Faults
+
 logger = logging.getLogger(__name__)
 
 # Bytes of a log that are collected: its end.
 _LOG_LIMIT = 100 << 20
 # The folder with a list of logs to collect for each service, in the case's folder on the node.
 _LISTS = ".collect"
+HEALING = ".heal"
+"""The folder with a script for each fault that may have to be healed, in the case's folder on the node."""
 
 
 class LogEntry(BaseModel):
@@ -42,12 +48,14 @@ class Node:
     :ivar name: unique in the cluster.
     :ivar host: the address under which other nodes, clients and homeservers reach it.
     :ivar account: runs commands there.
+    :ivar faults: those of the case.
     :ivar labels: what the cluster says about it.
     :ivar ports: free ports, if it shares its address with other nodes.
     """
 
     address: NodeAddress
     account: Account = field(repr=False)
+    faults: "Faults" = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -125,7 +133,7 @@ def _gathered(entry: LogEntry, number: int) -> str:
 
 
 async def clean(address: NodeAddress, mark: str, target: Path | None = None) -> list[str]:
-    """Remove what a case has left on a node: processes, also those that left their group, and its folder.
+    """Remove what a case has left on a node: processes, also those that left their group, faults, its folder.
 
     :param mark: unique to the case.
     :param target: the folder for logs that were not collected; None for none.
@@ -139,8 +147,9 @@ async def clean(address: NodeAddress, mark: str, target: Path | None = None) -> 
         f" found=$(grep -lsxzF {text} /proc/[0-9]*/environ | cut -d/ -f3)\n"
         ' [ -z "$found" ] && exit 0\n kill -KILL $found 2>/dev/null; sleep 0.05\ndone\nexit 1'
     )
+    heal = f'for one in {where}/{HEALING}/*; do [ ! -e "$one" ] || sh "$one" || exit 1; done'
     try:
-        if (await account.run(f"({kill}) || exit 1; [ ! -e {where} ] || echo folder")).stdout:
+        if (await account.run(f"({kill}) || exit 1; {heal}; [ ! -e {where} ] || echo folder")).stdout:
             if target is not None:
                 await _collect_left(account, address, target)
             await account.run(f"cd / && rm -rf {where}")
