@@ -48,7 +48,6 @@ class Node:
     :ivar name: unique in the cluster.
     :ivar host: the address under which other nodes, clients and homeservers reach it.
     :ivar account: runs commands there.
-    :ivar faults: those of the case.
     :ivar labels: what the cluster says about it.
     :ivar ports: free ports, if it shares its address with other nodes.
     """
