@@ -1,7 +1,7 @@
 """Faults on nodes: each is in effect inside its block, and healed at its end and again when the case ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_hex
@@ -161,6 +161,9 @@ def clock_offset(target: Target, seconds: float) -> Fault:
     :raises UnsupportedError: a node lacks ``faketime``.
     """
     name, nodes = _named(target)
+    what = f"clock of {name} {abs(seconds):g} s {'behind' if seconds < 0 else 'ahead'}"
+    before: dict[Node, Mapping[str, str]] = {}
+    # Removes the shared memory of killed processes.
     heal = (
         "for one in /dev/shm/faketime_shm_*; do\n"
         ' pid=${one##*_}\n [ -e "$one" ] && [ ! -e "/proc/$pid" ] || continue\n'
@@ -171,8 +174,10 @@ def clock_offset(target: Target, seconds: float) -> Fault:
     async def begin(node: Node) -> None:
         script = "command -v faketime > /dev/null || unsupported 'has no faketime: apt install faketime'\n"
         script += f"{_note('clock', heal)} && {_set_offset(seconds)} && faketime -m -f +0 printenv LD_PRELOAD"
-        library = (await _run(node, f"clock of {name}", script)).strip()
+        library = (await _run(node, what, script)).strip()
+        before[node] = node.account.env
         node.account.env = {
+            **before[node],
             "LD_PRELOAD": library,
             "FAKETIME_TIMESTAMP_FILE": node.account.path(_OFFSET),
             "FAKETIME_NO_CACHE": "1",
@@ -181,11 +186,10 @@ def clock_offset(target: Target, seconds: float) -> Fault:
         }
 
     async def end(node: Node) -> None:
-        node.account.env = {}
+        node.account.env = before.pop(node, node.account.env)
         await node.account.run(_set_offset(0), timeout=_SECONDS)
 
-    way = f"{abs(seconds):g} s {'behind' if seconds < 0 else 'ahead'}"
-    return nodes[0].faults.cause(f"clock of {name} {way}", "clock", nodes, begin, end)
+    return nodes[0].faults.cause(what, "clock", nodes, begin, end)
 
 
 def _set_offset(seconds: float) -> str:
