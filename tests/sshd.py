@@ -7,8 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -20,9 +21,16 @@ class Sshd:
 
     :param address: where it listens.
     :param namespace: the network namespace that it runs in; empty for this one.
+    :param environment: variables of all commands that it runs.
     """
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1", namespace: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        address: str = "127.0.0.1",
+        namespace: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._folder, self._address = folder, address
         self._inside = ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
         with socket.socket() as free:
@@ -47,7 +55,7 @@ class Sshd:
             "PerSourceMaxStartups": "none",
             "Subsystem": "sftp internal-sftp",
             # Otherwise bash reads the user's .bashrc for each command, which may take a second.
-            "SetEnv": "SHLVL=2",
+            "SetEnv": " ".join(f"{name}={value}" for name, value in {"SHLVL": "2", **environment}.items()),
         }
         lines = (f"{name} {value}\n" for name, value in settings.items())
         (folder / "config").write_text("".join(lines))
@@ -69,12 +77,16 @@ class Sshd:
     def kill(self) -> None:
         """Kill it, with the processes of its connections. Idempotent."""
         # It waits for its children: none must be left to this process.
-        while self._process.poll() is None and (children := self._children(self._process.pid)):
+        while self._process.poll() is None and (children := self.connections()):
             for pid in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
+
+    def connections(self) -> list[int]:
+        """Return the processes of its connections, innermost first."""
+        return self._children(self._process.pid)
 
     def _children(self, pid: int) -> list[int]:
         try:
