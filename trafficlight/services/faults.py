@@ -166,7 +166,7 @@ def clock_offset(target: Target, seconds: float) -> Fault:
     # Removes the shared memory of killed processes.
     heal = (
         "for one in /dev/shm/faketime_shm_*; do\n"
-        ' pid=${one##*_}\n [ -e "$one" ] && [ ! -e "/proc/$pid" ] || continue\n'
+        ' pid=${one##*_}\n [ -e "$one" ] || continue\n'
         ' grep -qs "faketime_shm_$pid" /proc/[0-9]*/maps ||'
         ' rm -f "$one" "/dev/shm/sem.faketime_sem_$pid"\ndone 2>/dev/null; true'
     )
