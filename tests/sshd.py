@@ -19,17 +19,18 @@ from trafficlight.services.clusters import ListedNode
 class Sshd:
     """An SSH server of the test's own.
 
+    :param environment: variables of all commands that it runs.
     :param address: where it listens.
     :param namespace: the network namespace that it runs in; empty for this one.
-    :param environment: variables of all commands that it runs.
     """
 
     def __init__(
         self,
         folder: Path,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        *,
         address: str = "127.0.0.1",
         namespace: str = "",
-        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._folder, self._address = folder, address
         self._inside = ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
@@ -125,7 +126,7 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
     started: list[Sshd] = []
 
     def start(address: str = "127.0.0.1", namespace: str = "") -> Sshd:
-        started.append(Sshd(tmp_path_factory.mktemp("sshd"), address, namespace))
+        started.append(Sshd(tmp_path_factory.mktemp("sshd"), address=address, namespace=namespace))
         return started[-1]
 
     yield start

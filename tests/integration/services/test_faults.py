@@ -16,9 +16,9 @@ from tests.machines import Machine, machines
 from trafficlight.errors import LabError, UnsupportedError
 from trafficlight.services import clock_offset, degrade, kill, partition, pause
 from trafficlight.services.account import Account
-from trafficlight.services.connections import NodeAddress
+from trafficlight.services.connections import NodeAddress, connect
 from trafficlight.services.faults import Faults
-from trafficlight.services.node import Node, case_folder
+from trafficlight.services.node import Guard, Node, case_folder
 
 __all__ = ["machines"]
 
@@ -157,6 +157,19 @@ class TestPartition:
         other = Node(node.address.model_copy(update={"name": "n2"}), node.account, node.faults)
         with pytest.raises(UnsupportedError, match=r"n1, n2 share the address 127\.0\.0\.1: nodes with"):
             partition(node, other)
+
+
+class TestEndOfTheCase:
+    async def test_what_cannot_be_healed_is_tried_again(
+        self, account: Account, address: NodeAddress, tmp_path: Path
+    ) -> None:
+        await account.run(f"mkdir .heal && echo 'test -e {tmp_path}/mended' > .heal/fault")
+        connection = connect(address)
+        assert await Guard(address, MARK, connection).end() == "node n1: cleaning up failed: exit code 1"
+        await asyncio.to_thread((tmp_path / "mended").touch)
+        assert await Guard(address, MARK, connection).end() == ""
+        await connection.close()
+        assert not os.listdir(address.folder)
 
 
 class TestDegrade:
