@@ -39,7 +39,7 @@ def machines(start_sshd: Callable[..., Sshd]) -> Iterator[list[Machine]]:
         pytest.skip("only root can make network namespaces")
     path = os.environ["PATH"] + ":/usr/sbin"
     if missing := [package for name, package in _PROGRAMS.items() if shutil.which(name, path=path) is None]:
-        pytest.skip(f"programs are missing: apt install {' '.join(missing)}")
+        pytest.skip(f"programs are missing: apt-get install {' '.join(missing)}")
     number = os.getpid() % 8192
     network = ipaddress.ip_network(f"10.214.{number // 32}.{number % 32 * 8}/29")
     lab, *addresses = map(str, network.hosts())

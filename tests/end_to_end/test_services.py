@@ -17,14 +17,14 @@ import yaml
 
 from tests.machines import Machine, machines
 from tests.sshd import Sshd, start_sshd
+from trafficlight.homeservers.recipes import postgres
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
 __all__ = ["machines", "start_sshd"]
 
-_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-service.md"
-_FAULTS = _PAGE.with_name("break-a-service.md")
+_HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
 ENDINGS = """
 import asyncio, os
@@ -116,7 +116,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_the_manual(start: "Start", tmp_path: Path, cluster: str) -> None:
-    (code, *_) = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = _examples("write-a-service.md")
     (tmp_path / "under_load_test.py").write_text(code)
     running = await start(
         "run", tmp_path / "under_load_test.py", environment={"TRAFFICLIGHT_CLUSTER": cluster}
@@ -125,6 +125,31 @@ async def test_the_manual(start: "Start", tmp_path: Path, cluster: str) -> None:
     logs = list(_attempts(running).rglob("services/Sender-1/*/sender.log"))
     assert len(logs) == 3
     assert all("sending 4 to example.org" in log.read_text() for log in logs)
+
+
+async def test_the_manual_for_those_who_come_from_ducktape(start: "Start", tmp_path: Path) -> None:
+    (code,) = _examples("come-from-ducktape.md")
+    (tmp_path / "echo_test.py").write_text(code)
+    running = await start("run", tmp_path / "echo_test.py")
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert [_outcome(case) for case in running.cases().values()] == ["success", "success"]
+    assert len(list(_attempts(running).rglob("services/Echo-1/*/echo.log"))) == 4
+
+
+@pytest.mark.parametrize("name", ["Fetched", "CredentialsWork", "DatabaseRestarts"])
+async def test_the_manual_for_several_machines(start: "Start", tmp_path: Path, name: str) -> None:
+    missing = {
+        "CredentialsWork": None if shutil.which("turnserver") else "coturn",
+        "DatabaseRestarts": None if postgres.program("initdb") else "postgresql",
+    }
+    if package := missing.get(name):
+        pytest.skip(f"apt-get install {package}")
+    (code,) = (one for one in _examples("test-several-machines.md") if f"class {name}(" in one)
+    (tmp_path / "manual_test.py").write_text(code)
+    running = await start("run", tmp_path / "manual_test.py")
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert [_outcome(case) for case in running.cases().values()] == ["success"]
+    assert not running.started()
 
 
 async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path, cluster: str) -> None:
@@ -218,6 +243,11 @@ async def test_random_faults_leave_nothing(tmp_path: Path, start_sshd: object) -
     assert process.returncode == 0, output.decode()
 
 
+def _examples(page: str) -> list[str]:
+    """Return the test files in a how-to."""
+    return re.findall(r"```python\n(.*?)```", (_HOW_TO / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def _outcome(case: junitparser.TestCase) -> str:
     return case.result[0].__class__.__name__.lower() if case.result else "success"
 
@@ -252,7 +282,9 @@ class Broken(Test):
 
 
 async def test_the_manual_on_faults(start: "Start", tmp_path: Path, machines: list[Machine]) -> None:
-    (code, *_) = re.findall(r"```python\n(.*?)```", _FAULTS.read_text(encoding="utf-8"), re.DOTALL)
+    (code, *_) = re.findall(
+        r"```python\n(.*?)```", (_HOW_TO / "break-a-service.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     (tmp_path / "faults_test.py").write_text(code)
     environment = {"TRAFFICLIGHT_CLUSTER": _listed(machines, tmp_path)}
     running = await start("run", tmp_path / "faults_test.py", environment=environment)
@@ -267,7 +299,7 @@ async def test_faults_are_healed_in_every_ending(
     start: "Start", tmp_path: Path, machines: list[Machine]
 ) -> None:
     if shutil.which("faketime") is None:
-        pytest.skip("there is no faketime: apt install faketime")
+        pytest.skip("there is no faketime: apt-get install faketime")
     (tmp_path / "broken_test.py").write_text(BROKEN)
     shared = set(Path("/dev/shm").glob("*faketime*"))  # noqa: ASYNC240 - in memory
     environment = {"TRAFFICLIGHT_CLUSTER": _listed(machines, tmp_path)}

@@ -172,7 +172,9 @@ def clock_offset(target: Target, seconds: float) -> Fault:
     )
 
     async def begin(node: Node) -> None:
-        script = "command -v faketime > /dev/null || unsupported 'has no faketime: apt install faketime'\n"
+        script = (
+            "command -v faketime > /dev/null || unsupported 'has no faketime: apt-get install faketime'\n"
+        )
         script += f"{_note('clock', heal)} && {_set_offset(seconds)} && faketime -m -f +0 printenv LD_PRELOAD"
         library = (await _run(node, what, script)).strip()
         before[node] = node.account.env
@@ -295,7 +297,7 @@ def _as_root(script: str) -> str:
 
 _OWN_ADDRESS = "nodes with addresses of their own are needed, over SSH or in containers"
 _PARTITION = """
-command -v iptables > /dev/null || unsupported 'has no iptables: apt install iptables'
+command -v iptables > /dev/null || unsupported 'has no iptables: apt-get install iptables'
 error=$(iptables -w 10 -S 2>&1 > /dev/null) || unsupported "may not use iptables: $error"
 for host in {hosts}; do
   found=$(getent ahosts "$host" | cut -d ' ' -f 1 | sort -u)
@@ -333,7 +335,7 @@ done
 """
 # All but the lab's own connection, and who has which address, goes through netem.
 _DEGRADE = """
-command -v tc > /dev/null || unsupported 'has no tc: apt install iproute2'
+command -v tc > /dev/null || unsupported 'has no tc: apt-get install iproute2'
 address=$(getent ahosts {host} | head -n 1 | cut -d ' ' -f 1)
 device=$(ip -o address show to "$address" 2> /dev/null | head -n 1 | cut -d ' ' -f 2)
 [ -n "$device" ] || device=$(ip -o route show default | sed -n '1s/.* dev \\([^ ]*\\).*/\\1/p')

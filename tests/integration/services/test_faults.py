@@ -110,7 +110,9 @@ class TestClock:
         address = NodeAddress(name="n1", folder=str(tmp_path), prefix=("/usr/bin/env", f"PATH={tmp_path}"))
         account = Account(address, case_folder(address, MARK), MARK)
         node = Node(address, account, Faults(lambda *_: pytest.fail("there is no fault")))
-        with pytest.raises(UnsupportedError, match=r"clock of n1 .*: node n1 has no faketime: apt install"):
+        with pytest.raises(
+            UnsupportedError, match=r"clock of n1 .*: node n1 has no faketime: apt-get install"
+        ):
             async with clock_offset(node, 60):
                 pytest.fail("it has none")
         await account.close()
@@ -221,7 +223,7 @@ _NO_RULES = "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n"
 def _need(program: str) -> None:
     if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin") is None:
         package = {"tc": "iproute2"}.get(program, program)
-        pytest.skip(f"there is no {program}: apt install {package}")
+        pytest.skip(f"there is no {program}: apt-get install {package}")
 
 
 async def _states(node: Node) -> set[str]:
