@@ -282,9 +282,7 @@ class Broken(Test):
 
 
 async def test_the_manual_on_faults(start: "Start", tmp_path: Path, machines: list[Machine]) -> None:
-    (code, *_) = re.findall(
-        r"```python\n(.*?)```", (_HOW_TO / "break-a-service.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+    (code,) = _examples("break-a-service.md")
     (tmp_path / "faults_test.py").write_text(code)
     environment = {"TRAFFICLIGHT_CLUSTER": _listed(machines, tmp_path)}
     running = await start("run", tmp_path / "faults_test.py", environment=environment)
