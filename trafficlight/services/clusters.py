@@ -5,13 +5,11 @@ import contextlib
 import json
 import logging
 import re
-import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from secrets import token_hex
 from typing import Annotated, Any
 
 import yaml
@@ -20,16 +18,23 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.parameters import NodeRequest
 from trafficlight.processes import run_to_completion, run_tool
-from trafficlight.services.account import Account
-from trafficlight.services.connections import Login, NodeAddress, NodeError, script_of
-from trafficlight.services.node import clean
-from trafficlight.services.streams import CommandError
+from trafficlight.services.connections import (
+    Connection,
+    Login,
+    NodeAddress,
+    NodeError,
+    connect,
+    script_of,
+)
+from trafficlight.services.node import Guard
 from trafficlight.text import first_problem, read_user_file
 
 logger = logging.getLogger(__name__)
 
-# Seconds for a health check, and between two of a node that failed its last one.
-_CHECK, _AGAIN = 20.0, 20.0
+# Seconds for a health check, and between two of a node that failed its last one: at first, and at most.
+_CHECK, _SOON, _AGAIN = 20.0, 1.0, 20.0
+# Seconds for a command that prints a list.
+_COMMAND = 60.0
 # Ports that each node of this machine has.
 _PORTS = 10
 
@@ -89,6 +94,8 @@ class Cluster:
     ) -> None:
         self._nodes = None if nodes is None else {node.name: node for node in nodes}
         self._make = make
+        # Those to certain nodes, for health checks and guards; each is opened by its first use.
+        self._connections = {node.name: connect(node) for node in self._nodes.values()} if self._nodes else {}
         self._leased: set[str] = set()
         self._healthy: set[str] = set()
         self._dirty: dict[str, set[str]] = {}
@@ -161,27 +168,39 @@ class Cluster:
                     nodes = await _enter_all(stack, made)
                 except* DeployError as errors:
                     raise errors.exceptions[0] from None
+            guards = [Guard(node, mark, self._connection(node)) for node in nodes]
             try:
+                started = await asyncio.gather(*(one.start() for one in guards), return_exceptions=True)
+                if (problem := next(filter(None, started), None)) is not None:
+                    raise problem
                 yield nodes
             finally:
-                await run_to_completion(self._take_back(nodes, mark, logs))
+                await run_to_completion(self._take_back(guards, logs))
 
-    async def _take_back(self, nodes: Sequence[NodeAddress], mark: str, logs: Path) -> None:
-        found = await asyncio.gather(*(clean(node, mark, logs) for node in nodes), return_exceptions=True)
-        for node, result in zip(nodes, found, strict=True):
-            notes = [repr(result)] if isinstance(result, BaseException) else result
-            for note in notes:
-                logger.warning("cleaning up on a node: %s", note)
-            if self._nodes is not None and notes:
-                self._dirty.setdefault(node.name, set()).add(mark)
-                self._healthy.discard(node.name)
+    def _connection(self, node: NodeAddress) -> Connection:
+        return self._connections.get(node.name) or connect(node)
+
+    async def _take_back(self, guards: Sequence[Guard], logs: Path) -> None:
+        found = await asyncio.gather(*(one.end(logs) for one in guards), return_exceptions=True)
+        for guard, result in zip(guards, found, strict=True):
+            if not result:
+                continue
+            logger.warning("%s", repr(result) if isinstance(result, BaseException) else result)
+            if (name := guard.address.name) in self._connections:
+                self._dirty.setdefault(name, set()).add(guard.mark)
+                self._healthy.discard(name)
                 self._changed.set()
+
+    async def close(self) -> None:
+        """Close the connections to its nodes, when all cases have ended."""
+        await asyncio.gather(*(one.close() for one in self._connections.values()))
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Check the nodes until cancelled: at first all of them, then those that failed.
 
         :param on_change: called when a node can be used from now on, or no longer.
         """
+        pause = _SOON
         while self._nodes is not None:
             self._changed.clear()
             waiting = [one for name, one in self._nodes.items() if name not in self._healthy | self._leased]
@@ -192,29 +211,32 @@ class Cluster:
 
             await asyncio.gather(*map(check, waiting))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _AGAIN if self._set_aside else None)
+                await asyncio.wait_for(self._changed.wait(), pause if self._set_aside else None)
+            pause = min(2 * pause, _AGAIN) if self._set_aside else _SOON
 
     async def _check(self, node: NodeAddress) -> None:
-        account = Account(node, node.folder, "")
+        connection, folder = self._connection(node), script_of([node.folder])
         try:
-            problem = f"cannot write to {node.folder}"
-            script = f"[ -w {script_of([node.folder])} ] || {{ echo {script_of([problem])} >&2; exit 1; }}"
-            await account.run(script, timeout=_CHECK)
+            async with asyncio.timeout(_CHECK):
+                command = await connection.open(f"[ -w {folder} ]")
+                if await command.wait() != 0:
+                    raise NodeError(f"node {node.name}: cannot write to {node.folder}")
             for mark in list(self._dirty.get(node.name, ())):
-                if notes := await clean(node, mark):
-                    raise NodeError(notes[0])
+                if problem := await Guard(node, mark, connection).end():
+                    raise NodeError(problem)
                 self._dirty[node.name].discard(mark)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this node only
-            known = isinstance(error, NodeError | CommandError)
-            problem = " ".join(str(error).split("\n")) if known else f"node {node.name}: {error!r}"
+            if isinstance(error, TimeoutError):
+                problem = f"node {node.name}: no answer within {_CHECK:g} s"
+            else:
+                known = isinstance(error, NodeError)
+                problem = " ".join(str(error).split("\n")) if known else f"node {node.name}: {error!r}"
             if self._set_aside.get(node.name) != problem:
-                logger.warning("%s; it is set aside, and tried again every %.0f s", problem, _AGAIN)
+                logger.warning("%s; it is set aside, and tried again at most %.0f s later", problem, _AGAIN)
             self._set_aside[node.name] = problem
         else:
             self._set_aside.pop(node.name, None)
             self._healthy.add(node.name)
-        finally:
-            await account.close()
 
 
 async def _enter_all(
@@ -232,74 +254,118 @@ async def _enter_all(
     return [task.result() for task in tasks]
 
 
-async def open_cluster(setting: str, command: str, engine: str | None) -> Cluster:
-    """Return the cluster that the settings name.
+@asynccontextmanager
+async def open_cluster(
+    setting: str, command: str, containers: Callable[[str], contextlib.AbstractAsyncContextManager[Cluster]]
+) -> AsyncIterator[Cluster]:
+    """Give the cluster that the settings name.
 
     :param setting: the setting ``CLUSTER``.
-    :param command: a command that prints such a list; goes before `setting`.
-    :param engine: the URL of the Docker engine; None for Docker's own default.
+    :param command: a command that prints a list of nodes; goes before `setting`.
+    :param containers: makes a cluster of containers of an image.
     :raises ConfigError: it names nothing usable.
     """
-    if command:
-        try:
-            lines = await run_tool("CLUSTER_COMMAND", ["/bin/sh", "-c", command])
-        except DeployError as error:
-            raise ConfigError(str(error), key="CLUSTER_COMMAND") from None
-        return Cluster(_nodes("\n".join(lines), "CLUSTER_COMMAND"))
     kind, _, rest = setting.partition(":")
-    if setting == "local":
-        return Cluster(make=_LocalNodes().node)
-    if kind == "docker" and rest:
-        return Cluster(make=lambda number: _container(number, rest, engine))
-    if kind == "ssh" and rest:
-        return Cluster(_nodes(json.dumps(rest.split(",")), "CLUSTER"))
-    if kind == "vagrant":
-        return await _vagrant(Path(rest or "."))
+    async with AsyncExitStack() as stack:
+        if command:
+            printed = await _printed(["/bin/sh", "-c", command], "CLUSTER_COMMAND")
+            cluster = Cluster(_nodes(printed, "the output of CLUSTER_COMMAND", None))
+        elif setting == "local":
+            cluster = Cluster(make=_LocalNodes().node)
+        elif kind == "docker" and rest:
+            cluster = await stack.enter_async_context(containers(rest))
+        elif kind == "ssh" and rest:
+            cluster = Cluster(_nodes(json.dumps(rest.split(",")), "CLUSTER"))
+        elif kind == "vagrant":
+            text = await _printed(["vagrant", "ssh-config"], "CLUSTER", Path(rest or "."))
+            config = await stack.enter_async_context(_file(_without_host_keys(text)))
+            cluster = Cluster(_nodes(json.dumps(_hosts(text)), "vagrant ssh-config", config=config))
+        else:
+            cluster = Cluster(_nodes(await _read(setting), setting))
+        stack.push_async_callback(cluster.close)
+        yield cluster
+
+
+async def _read(setting: str) -> str:
     try:
-        text = await asyncio.to_thread(read_user_file, Path(setting))
+        return await asyncio.to_thread(read_user_file, Path(setting))
     except OSError as error:
         problem = (
             f"{setting!r} is neither local, docker:IMAGE, ssh:NAMES, vagrant, nor a file that can be read"
         )
         raise ConfigError(f"{problem}: {error.strerror or error}", key="CLUSTER") from None
-    return Cluster(_nodes(text, setting))
 
 
-def _nodes(text: str, source: str, config: Path | None = None) -> list[NodeAddress]:
+async def _printed(command: Sequence[str], key: str, directory: Path | None = None) -> str:
+    """Return what a command prints to stdout."""
+    try:
+        async with asyncio.timeout(_COMMAND):
+            lines = await run_tool(key, command, directory=directory, errors_apart=True)
+    except TimeoutError:
+        raise ConfigError(f"{command[-1]!r} did not end within {_COMMAND:g} s", key=key) from None
+    except DeployError as error:
+        last = " ".join(error.log.split("\n")[-3:]).strip()
+        problem = error.message.removeprefix(f"{key}: ")
+        raise ConfigError(
+            f"{problem}: {last}" if last and last not in problem else problem, key=key
+        ) from None
+    if not "".join(lines).strip():
+        raise ConfigError(f"{command[-1]!r} printed nothing", key=key)
+    return "\n".join(lines)
+
+
+def _nodes(
+    text: str, source: str, key: str | None = "CLUSTER", config: Path | None = None
+) -> list[NodeAddress]:
     try:
         listed = _LIST.validate_python(yaml.safe_load(text))  # JSON is YAML
     except ValidationError as error:
         where, problem = first_problem(error)
-        raise ConfigError(f"{where and f'node {where}: '}{problem}", key="CLUSTER", source=source) from None
+        raise ConfigError(f"{where and f'node {where}: '}{problem}", key=key, source=source) from None
     except yaml.YAMLError as error:
         # Not the whole error: it quotes the line, which may have a password.
         problem = f"line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else "no list"
-        raise ConfigError(f"is neither JSON nor YAML: {problem}", key="CLUSTER", source=source) from None
+        raise ConfigError(f"is neither JSON nor YAML: {problem}", key=key, source=source) from None
     nodes = [one.node(config) for one in listed]
     names = [node.name for node in nodes]
     if double := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"names the node {double} twice", key="CLUSTER", source=source)
+        raise ConfigError(f"names the node {double} twice", key=key, source=source)
     if not nodes:
-        raise ConfigError("names no node", key="CLUSTER", source=source)
+        raise ConfigError("names no node", key=key, source=source)
     return nodes
 
 
-async def _vagrant(folder: Path) -> Cluster:
-    """Return the running machines of a Vagrantfile."""
-    try:
-        lines = await run_tool("vagrant ssh-config", ["vagrant", "ssh-config"], directory=folder)
-    except DeployError as error:
-        raise ConfigError(str(error), key="CLUSTER", source="vagrant") from None
+def _hosts(text: str) -> list[dict[str, str]]:
+    """Return the machines in what ``vagrant ssh-config`` prints, with the addresses that they have."""
+    blocks = re.split(r"^(?=Host )", text, flags=re.MULTILINE)
+    pairs = [
+        (re.match(r"Host (\S+)", one), re.search(r"^\s+HostName (\S+)", one, re.MULTILINE)) for one in blocks
+    ]
+    return [{"host": host[1], "address": name[1] if name else ""} for host, name in pairs if host]
+
+
+def _without_host_keys(text: str) -> str:
+    """Return an ``ssh_config`` in which asyncssh, too, finds that host keys are not checked."""
+    if "StrictHostKeyChecking no" not in text:
+        return text
+    return re.sub(r"^(\s+UserKnownHostsFile) .*", r"\1 none", text, flags=re.MULTILINE)
+
+
+@asynccontextmanager
+async def _file(content: str) -> AsyncIterator[Path]:
+    """Give a file that only this user can read."""
 
     def write() -> Path:
         descriptor, path = tempfile.mkstemp(prefix="trafficlight-ssh-")
         with open(descriptor, "w") as file:
-            file.write("\n".join(lines) + "\n")
+            file.write(content + "\n")
         return Path(path)
 
-    names = re.findall(r"^Host (\S+)$", "\n".join(lines), re.MULTILINE)
-    config = await asyncio.to_thread(write)
-    return Cluster(_nodes(json.dumps(names), "vagrant ssh-config", config))
+    path = await asyncio.to_thread(write)
+    try:
+        yield path
+    finally:
+        await run_to_completion(asyncio.to_thread(path.unlink, missing_ok=True))
 
 
 class _LocalNodes:
@@ -311,13 +377,11 @@ class _LocalNodes:
     @asynccontextmanager
     async def node(self, number: int) -> AsyncIterator[NodeAddress]:
         """Make a node."""
-        folder = await asyncio.to_thread(tempfile.mkdtemp, prefix=f"trafficlight-node-{number}-")
         ports = self._free_ports()
         try:
-            yield NodeAddress(name=f"local-{number}", folder=folder, ports=ports)
+            yield NodeAddress(name=f"local-{number}", folder=tempfile.gettempdir(), ports=ports)
         finally:
             self._ports.difference_update(ports)
-            await run_to_completion(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
     def _free_ports(self) -> tuple[int, ...]:
         """Return ports that nothing listens on, and that no other node has."""
@@ -330,24 +394,3 @@ class _LocalNodes:
                     found.append(port)
         self._ports.update(found)
         return tuple(found)
-
-
-@asynccontextmanager
-async def _container(number: int, image: str, engine: str | None) -> AsyncIterator[NodeAddress]:
-    """Make a container that is a node."""
-    docker = ["docker", *(["-H", engine] if engine else [])]
-    name = f"trafficlight-node-{token_hex(4)}-{number}"
-    remove = [*docker, "rm", "-f", name]
-    run = [*docker, "run", "-d", "--rm", "--init", "--name", name, "--cap-add", "NET_ADMIN"]
-    try:
-        await run_tool(f"node {name}", [*run, "--entrypoint", "sleep", image, "infinity"])
-        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
-        lines = await run_tool(f"node {name}", [*docker, "inspect", "-f", form, name])
-        prefix = (*docker, "exec", "-i", name)
-        address = next(iter(lines[-1].split()), "") if lines else ""
-        if not address:
-            raise DeployError(f"node {name}: the container has no address")
-        yield NodeAddress(name=f"docker-{number}", host=address, prefix=prefix)
-    finally:
-        with contextlib.suppress(DeployError):
-            await run_to_completion(run_tool(f"remove {name}", remove))
