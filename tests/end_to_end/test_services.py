@@ -1,5 +1,6 @@
 """Services on nodes: folders of this machine, and accounts behind three SSH servers."""
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["start_sshd"]
 
-_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-service.md"
+_PAGES = Path(__file__).parents[2] / "docs" / "how-to"
+_PAGE = _PAGES / "write-a-service.md"
 
 ENDINGS = """
 import asyncio, os
@@ -134,6 +136,41 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
     assert not list(_attempts(running).rglob("unwanted"))
     assert not running.started()
     assert not any(os.listdir(folder) for folder in tmp_path.glob("node-*"))  # noqa: ASYNC240
+
+
+async def test_the_load_test_and_what_is_shown_of_it(start: "Start", tmp_path: Path) -> None:
+    text = (_PAGES / "measure.md").read_text(encoding="utf-8")
+    latency, heavy = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "latency_test.py").write_text(latency)
+    (tmp_path / "heavy_test.py").write_text(heavy.replace('10, labels="load"', "1").replace("[10]", "[1]"))
+    assert "$ trafficlight run load\n" in text
+    parameters = json.dumps({"rate": 5, "seconds": 1})
+    files = (tmp_path / "latency_test.py", tmp_path / "heavy_test.py")
+    running = await start("run", *files, "load", "--parameters", parameters)
+    assert await running.ended(timeout=280) == 0, running.output + running.errors
+    report = json.loads((running.session() / "report.json").read_text())
+    found = {case["class"]: case["attempts"][0] for case in report["cases"]}
+    assert set(found) == {"Latency", "HeavyLoad", "ChatUnderLoad"}
+    assert found["Latency"]["returned"] == {"result": {"value": {"messages": 3}}, "problem": ""}
+    asked = {
+        name: one["returned"]["result"]["value"]["asked for"]
+        for name, one in found.items()
+        if name != "Latency"
+    }
+    assert asked == {"HeavyLoad": 5, "ChatUnderLoad": 15}
+    load = found["ChatUnderLoad"]
+    names = {item["name"] for item in load["measurements"]}
+    assert names == {"until seen", "request"}
+    logs = list((running.session() / load["folder"]).glob("services/Sender-1/*/sender.log"))
+    assert len(logs) == 3
+    sent = sum(item["name"] == "request" for item in load["measurements"])
+    assert sum(len(log.read_text().splitlines()) for log in logs) == sent
+    steps = [(step["what"], step["outcome"]) for step in load["timeline"] if step["kind"] == "service"]
+    assert steps == [("start", "ok"), ("wait", "ok"), ("stop", "ok"), ("clean", "ok")]
+    shown = (running.session() / "report.html").read_text()
+    assert 'aria-label="latency over time"' in shown
+    assert "bob: delay /sync by 0.2 s, " in shown
+    assert "services/" in shown
 
 
 def _outcome(case: junitparser.TestCase) -> str:

@@ -51,7 +51,7 @@ def command(results_folder: Path | None, kind: str | None, text: str, role: str,
     record.id = record.id or folder.id
     match kind:
         case "html":
-            click.echo(report_html(record, over=not is_written(folder.events)), nl=False)
+            click.echo(report_html(record, folder.path, over=not is_written(folder.events)), nl=False)
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":

@@ -28,6 +28,7 @@ from trafficlight.results.events import (
     CaseState,
     CaseWaits,
     Problem,
+    Returned,
     SessionEnded,
     SessionStarted,
     SessionStopped,
@@ -59,6 +60,7 @@ _OUTLINE = frozenset(
         CaseWaits,
         CaseState,
         CaseEnded,
+        Returned,
     )
 )
 _INSIDE_ATTEMPT = re.compile(LINE_BEGINNING + rb'(?!(?:%s)")' % "|".join(_OUTLINE).encode())
