@@ -142,22 +142,18 @@ async def test_the_load_test_and_what_is_shown_of_it(start: "Start", tmp_path: P
     text = (_PAGES / "measure.md").read_text(encoding="utf-8")
     latency, heavy = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "latency_test.py").write_text(latency)
-    (tmp_path / "heavy_test.py").write_text(heavy.replace('10, labels="load"', "1").replace("[10]", "[1]"))
+    heavy = re.sub(r"=10, labels=.*?\)", "=1)", heavy)
+    heavy = heavy.replace("[10], rate=[100], seconds=[60]", "[1], rate=[5], seconds=[1]")
+    (tmp_path / "heavy_test.py").write_text(heavy)
     assert "$ trafficlight run load\n" in text
-    parameters = json.dumps({"rate": 5, "seconds": 1})
-    files = (tmp_path / "latency_test.py", tmp_path / "heavy_test.py")
-    running = await start("run", *files, "load", "--parameters", parameters)
+    running = await start("run", tmp_path / "latency_test.py", tmp_path / "heavy_test.py", "load")
     assert await running.ended(timeout=280) == 0, running.output + running.errors
     report = json.loads((running.session() / "report.json").read_text())
     found = {case["class"]: case["attempts"][0] for case in report["cases"]}
     assert set(found) == {"Latency", "HeavyLoad", "ChatUnderLoad"}
     assert found["Latency"]["returned"] == {"result": {"value": {"messages": 3}}, "problem": ""}
-    asked = {
-        name: one["returned"]["result"]["value"]["asked for"]
-        for name, one in found.items()
-        if name != "Latency"
-    }
-    assert asked == {"HeavyLoad": 5, "ChatUnderLoad": 15}
+    for name, messages in (("HeavyLoad", 5), ("ChatUnderLoad", 90)):
+        assert found[name]["returned"]["result"]["value"]["asked for"] == messages
     load = found["ChatUnderLoad"]
     names = {item["name"] for item in load["measurements"]}
     assert names == {"until seen", "request"}
