@@ -1,13 +1,15 @@
 """Services on nodes: folders of this machine, and accounts behind three SSH servers."""
 
-import json
+import asyncio
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import junitparser
+import psutil
 import pytest
 import yaml
 
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["start_sshd"]
 
-_PAGES = Path(__file__).parents[2] / "docs" / "how-to"
-_PAGE = _PAGES / "write-a-service.md"
+_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-service.md"
 
 ENDINGS = """
 import asyncio, os
@@ -83,6 +84,16 @@ class Endings(Test):
             await daemon.bounce()
 """
 
+RUNNING = f"""{ENDINGS}
+class Running(Test):
+    @cluster(num_nodes=2)
+    async def run(self):
+        async with Daemon(self, num_nodes=2) as daemon:
+            await daemon.get_node(1).account.run("setsid sleep 1000 > /dev/null 2>&1 &")
+            open("runs", "w").close()
+            await asyncio.sleep(1000)
+"""
+
 
 @pytest.fixture(params=["local", "ssh"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -138,35 +149,69 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
     assert not any(os.listdir(folder) for folder in tmp_path.glob("node-*"))  # noqa: ASYNC240
 
 
-async def test_the_load_test_and_what_is_shown_of_it(start: "Start", tmp_path: Path) -> None:
-    text = (_PAGES / "measure.md").read_text(encoding="utf-8")
-    latency, heavy = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (tmp_path / "latency_test.py").write_text(latency)
-    heavy = re.sub(r"=10, labels=.*?\)", "=1)", heavy)
-    heavy = heavy.replace("[10], rate=[100], seconds=[60]", "[1], rate=[5], seconds=[1]")
-    (tmp_path / "heavy_test.py").write_text(heavy)
-    assert "$ trafficlight run load\n" in text
-    running = await start("run", tmp_path / "latency_test.py", tmp_path / "heavy_test.py", "load")
-    assert await running.ended(timeout=280) == 0, running.output + running.errors
-    report = json.loads((running.session() / "report.json").read_text())
-    found = {case["class"]: case["attempts"][0] for case in report["cases"]}
-    assert set(found) == {"Latency", "HeavyLoad", "ChatUnderLoad"}
-    assert found["Latency"]["returned"] == {"result": {"value": {"messages": 3}}, "problem": ""}
-    for name, messages in (("HeavyLoad", 5), ("ChatUnderLoad", 90)):
-        assert found[name]["returned"]["result"]["value"]["asked for"] == messages
-    load = found["ChatUnderLoad"]
-    names = {item["name"] for item in load["measurements"]}
-    assert names == {"until seen", "request"}
-    logs = list((running.session() / load["folder"]).glob("services/Sender-1/*/sender.log"))
-    assert len(logs) == 3
-    sent = sum(item["name"] == "request" for item in load["measurements"])
-    assert sum(len(log.read_text().splitlines()) for log in logs) == sent
-    steps = [(step["what"], step["outcome"]) for step in load["timeline"] if step["kind"] == "service"]
-    assert steps == [("start", "ok"), ("wait", "ok"), ("stop", "ok"), ("clean", "ok")]
-    shown = (running.session() / "report.html").read_text()
-    assert 'aria-label="latency over time"' in shown
-    assert "bob: delay /sync by 0.2 s, " in shown
-    assert "services/" in shown
+@pytest.mark.parametrize(
+    ("cluster", "signals", "code"),
+    [("local", 1, 130), ("ssh", 2, 130), ("ssh", 0, -9)],
+    indirect=["cluster"],
+)
+async def test_nothing_is_left_on_nodes_by_a_lab_that_is_interrupted_or_killed(
+    start: "Start", tmp_path: Path, cluster: str, signals: int, code: int
+) -> None:
+    (tmp_path / "running_test.py").write_text(RUNNING)
+    (tmp_path / "tmp").mkdir()
+    environment = {
+        "TRAFFICLIGHT_CLUSTER": cluster,
+        "TRAFFICLIGHT_GRACE": "0.5" if signals == 1 else "200",
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
+    running = await start("run", "running_test.py::Running", environment=environment)
+    async with asyncio.timeout(100):
+        while not (tmp_path / "runs").exists():
+            await asyncio.sleep(0.05)
+    assert len(_of_services(tmp_path)) >= 5
+    for number in range(signals):
+        running.interrupt()
+        if number + 1 < signals:
+            await running.line("a second signal")
+    if not signals:
+        running.kill()
+    assert await running.ended(timeout=100) == code, running.output + running.errors
+    async with asyncio.timeout(100):
+        while not signals and (_of_services(tmp_path) or _folders(tmp_path)):
+            await asyncio.sleep(0.05)
+    assert not _of_services(tmp_path)
+    assert not _folders(tmp_path)
+    if signals:
+        assert len(list(_attempts(running).rglob("services/Daemon-1/*/kept"))) == 2
+        assert _outcome(running.cases()["running_test.py::Running"]) == "error"
+
+
+def _of_services(folder: Path) -> list[psutil.Process]:
+    """Return the processes of services whose nodes have their folders below one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "TRAFFICLIGHT_NODE" in process.environ() and process.cwd().startswith(f"{folder}/"):
+                found.append(process)
+        except psutil.Error:  # it has just exited
+            continue
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders of cases on nodes."""
+    return [*folder.glob("tmp/trafficlight-*-local-*"), *folder.glob("node-*/*")]
+
+
+async def test_random_faults_leave_nothing(tmp_path: Path, start_sshd: object) -> None:
+    script = Path(__file__).parents[2] / "scripts-dev" / "crash" / "faults.py"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), "--faults", "10", "--cases", "4", "--seed", "5"),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
 
 
 def _outcome(case: junitparser.TestCase) -> str:
