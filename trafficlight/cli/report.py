@@ -7,6 +7,7 @@ import click
 from trafficlight.config import load
 from trafficlight.errors import UsageError
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.html import report_html
@@ -51,7 +52,8 @@ def command(results_folder: Path | None, kind: str | None, text: str, role: str,
     record.id = record.id or folder.id
     match kind:
         case "html":
-            click.echo(report_html(record, folder.path, over=not is_written(folder.events)), nl=False)
+            changes, over = read_changes(folder.path), not is_written(folder.events)
+            click.echo(report_html(record, changes, folder.path, over=over), nl=False)
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":

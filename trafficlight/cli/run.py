@@ -1,7 +1,9 @@
 """`trafficlight run`: the whole lab in one command."""
 
 import asyncio
+import contextlib
 import functools
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -20,6 +22,8 @@ from trafficlight.config import Settings
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.supervisor import absence_of, driver_types, programs_of, unsupported_of
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
+from trafficlight.results.history.changes import read_changes
+from trafficlight.results.reports.changes import step_summary
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
@@ -133,3 +137,7 @@ def _print_summaries(sessions: Iterable[Session], slowest: int) -> None:
     for session in sessions:
         incomplete = session.writer.incomplete
         click.echo("\n".join(summary(session.record, session.folder.path, incomplete, slowest=slowest)))
+        if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+            text = step_summary(session.record, read_changes(session.folder.path), session.folder.path)
+            with contextlib.suppress(OSError), open(path, "a", encoding="utf-8", errors="replace") as file:
+                file.write(text)

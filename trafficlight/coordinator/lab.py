@@ -40,11 +40,13 @@ from trafficlight.errors import (
     TrafficlightError,
     UsageError,
 )
+from trafficlight.homeservers.docker.nodes import container_nodes
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.events import Expected
 from trafficlight.results.folder import UNCLAIMED, ResultsFolder, folder_name, mark
+from trafficlight.results.history.index import History
 from trafficlight.results.journal import Journal, read_events
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
@@ -82,6 +84,7 @@ class Lab:
     planner: Planner
     metrics: Metrics
     catalog: SessionCatalog
+    history: History
     recovered: RecoveredState
     resumable: bool
 
@@ -109,9 +112,9 @@ class Lab:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
-            engine_url = settings.docker_engine.url if settings.docker_engine is not None else None
-            nodes = await open_cluster(settings.cluster, settings.cluster_command, engine_url)
-            stack.push_async_callback(nodes.close)
+            containers = functools.partial(container_nodes, settings.docker_engine)
+            cluster = open_cluster(settings.cluster, settings.cluster_command, containers)
+            nodes = await stack.enter_async_context(cluster)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
             if settings.record_traffic != "never":
@@ -150,6 +153,7 @@ class Lab:
             )
             journal.subscribe(late, LATE)
             stack.push_async_callback(asyncio.to_thread, late.close)
+            history = History(root, settings.history)
             catalog = SessionCatalog(
                 root,
                 lambda: {id: session.record for id, session in engine.sessions.items()},
@@ -172,6 +176,7 @@ class Lab:
                     planner=planner,
                     metrics=metrics,
                     catalog=catalog,
+                    history=history,
                     recovered=recovered,
                     resumable=resumable,
                 )
@@ -330,6 +335,7 @@ class Lab:
             deadline=self.settings.session_deadline,
             interruptions=self.settings.interruption_limit if self.settings.rerun_interrupted else 1,
             reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
+            history=self.history,
         )
 
     def _prepare(self, plan: Plan) -> Preparation:

@@ -208,7 +208,7 @@ def test_a_report_says_what_the_last_session_of_the_case_measured(
     _measure(own, case, 0.041)
     own.end_case(case, "success", seconds=2.4)
     own.end()
-    assert f"0.041 s, was 0.038 s in {folder.id}" in report_html(own.record, later[2].path).decode()
+    assert f"0.041 s, was 0.038 s in {folder.id}" in report_html(own.record, folder=later[2].path).decode()
     assert "was" not in [one.was for one in measured(_attempt(own, case), Earlier(None).last(case))]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from trafficlight.results.case import CaseRecord
+from trafficlight.results.history.changes import Changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
@@ -33,10 +34,13 @@ class _Item:
     attempts: list[AttemptView]
 
 
-def report_html(record: SessionRecord, folder: Path | None = None, *, over: bool = True) -> bytes:
+def report_html(
+    record: SessionRecord, changes: Changes | None = None, folder: Path | None = None, *, over: bool = True
+) -> bytes:
     """Return the page. It links to the files in the session's folder.
 
-    :param folder: the session's folder, beside those of earlier sessions; None compares with none.
+    :param changes: since earlier sessions, if that is known.
+    :param folder: the session's folder, beside those of earlier sessions; None looks for none of them.
     :param over: whether the session no longer runs.
     """
     now = record.ended or record.last_time or datetime.now(UTC)
@@ -60,6 +64,7 @@ def report_html(record: SessionRecord, folder: Path | None = None, *, over: bool
     return render(
         "report.html",
         record=record,
+        changes=changes,
         result=verdict(
             counts,
             _state(record, over=over),

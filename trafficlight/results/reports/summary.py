@@ -8,7 +8,9 @@ from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.folder import AttemptFolder
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.changes import change_lines
 from trafficlight.results.reports.presentation import status_counts
 from trafficlight.text import count, duration, escape_control, single_line
 
@@ -63,6 +65,8 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
         for outcome in Outcome
         if outcome in numbers or outcome in _ALWAYS
     )
+    if (changes := read_changes(folder)) is not None:
+        lines += change_lines(changes)
     problems = f" · {count(len(record.problems), 'problem')}" if record.problems else ""
     warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
     interrupted = " · interrupted" if record.interrupted else ""
