@@ -68,8 +68,8 @@ def command(
         record.cases = {case.id: case for case in meant}
     match kind:
         case "html":
-            content = report_html(record, read_changes(folder.path), over=not is_written(folder.events))
-            click.echo(content, nl=False)
+            changes, over = read_changes(folder.path), not is_written(folder.events)
+            click.echo(report_html(record, changes, folder.path, over=over), nl=False)
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":

@@ -30,6 +30,7 @@ from trafficlight.results.events import (
     CaseWaits,
     Event,
     Problem,
+    Returned,
     ServerReady,
     SessionEnded,
     SessionStarted,
@@ -61,6 +62,7 @@ OUTLINE: tuple[type[Event], ...] = (
     CaseEnded,
     AdapterLeased,
     ServerReady,
+    Returned,
 )
 """The events that a record without the inside of attempts is made of, but for what they ran with."""
 
