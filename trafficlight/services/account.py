@@ -18,7 +18,6 @@ from trafficlight.services.connections import (
     NodeAddress,
     NodeError,
     connect,
-    number_after,
     script_of,
 )
 from trafficlight.services.streams import (
@@ -81,6 +80,7 @@ class Account:
 
     :ivar ends: whether background processes may end by themselves with exit code 0. Any other end that the
         test neither caused nor waits for makes the case an error at once.
+    :ivar env: variables of what it runs and starts from now on.
     :param folder: that folder; relative paths are below it. It is made by the first command.
     :param mark: unique to the case; empty for an account that only looks at what is there.
     :param on_end: called with a sentence when a background process ends that nothing waits for.
@@ -90,6 +90,7 @@ class Account:
         self, address: NodeAddress, folder: str, mark: str, on_end: Callable[[str], None] | None = None
     ) -> None:
         self.folder, self.ends = folder, True
+        self.env: Mapping[str, str] = {}
         self._address, self._mark = address, mark
         self._connection: Connection = connect(address)
         self._idle: list[Command] = []
@@ -131,7 +132,7 @@ class Account:
         """
         words = command if isinstance(command, str) else [_masked(word, secrets) for word in command]
         shown = _masked(script_of(words), secrets)
-        script = self._with(script_of(command), env, cwd)
+        script = self._with(script_of(command), {**self.env, **(env or {})}, cwd)
         out, err, code = bytearray(), bytearray(), -1
         try:
             async with asyncio.timeout(timeout):
@@ -249,7 +250,7 @@ class Account:
 
         :raises CommandError: it failed.
         """
-        async with self._opened(command, env) as process:
+        async with self._opened(command, {**self.env, **(env or {})}) as process:
             errors: deque[str] = deque(maxlen=LINES)
             reading = asyncio.ensure_future(keep_last(process.stderr, errors))
             try:
@@ -288,18 +289,11 @@ class Account:
         output = self.path(log or f"{name}.log")
         parent = PurePosixPath(output).parent
         prepared = "" if str(parent) == self.folder else f"mkdir -p {script_of([str(parent)])}\n"
-        token, streams = token_hex(8), f">> {script_of([output])} 2>&1 < /dev/null"
-        script = f"{prepared}echo {token} 1\nexec /bin/sh -c {script_of([_run(command)])} {streams}"
-        process = await self._connection.open(self._script(script, env, cwd))
-        try:
+        streams = f">> {script_of([output])} 2>&1 < /dev/null"
+        script = f"{prepared}exec /bin/sh -c {script_of([_run(command)])} {streams}"
+        process = await self._connection.open(self._script(script, {**self.env, **(env or {})}, cwd))
+        with contextlib.suppress(OSError):  # the connection was lost, which its end says
             process.stdin.write_eof()
-            if await number_after(token, process.stdout) is None:
-                error = (await process.stderr.read(CHUNK)).decode(errors="replace")
-                problem = f"{name} cannot be started: {last_lines(error) or 'no output'}"
-                raise NodeError(f"node {self._address.name}: {problem}")
-        except BaseException:
-            await run_to_completion(process.kill())
-            raise
         ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())
         one = self._background[name] = _Background(process, output, ended)
@@ -328,7 +322,7 @@ class Account:
 
     async def _end_of(self, name: str, one: _Background, code: int) -> str:
         try:
-            # What keeps its log from being written, for instance.
+            # Only what kept it from being started is not in its log.
             error = (await one.command.stderr.read(CHUNK)).decode(errors="replace")
             tail = await self.run(["tail", "-n", str(LINES), one.log], check=False)
             end = last_lines(error) or last_lines(tail.stdout) or "(nothing)"
@@ -340,6 +334,11 @@ class Account:
         """Return whether a background process runs."""
         one = self._background.get(name)
         return one is not None and not one.ended.done()
+
+    @property
+    def running(self) -> list[str]:
+        """The names of the background processes that run."""
+        return [name for name in self._background if self.alive(name)]
 
     def pid(self, name: str) -> int:
         """Return the process id of a background process on the node."""
@@ -396,10 +395,17 @@ class Account:
         await self.run(f"kill -s TERM -- -{pid}; kill -s CONT -- -{pid}", check=False)
         done, _ = await asyncio.wait([one.ended], timeout=timeout)
         if not done:
-            await self.signal(name, "KILL")
-            done, _ = await asyncio.wait([one.ended], timeout=_STOP)
-            if not done:
-                raise CommandError(f"node {self._address.name}: {name} runs on after SIGKILL", -1)
+            await self.kill(name)
+
+    async def kill(self, name: str) -> None:
+        """Kill (SIGKILL) a background process, and wait until it has ended.
+
+        :raises CommandError: it runs on.
+        """
+        await self.signal(name, "KILL")
+        done, _ = await asyncio.wait([self._known(name).ended], timeout=_STOP)
+        if not done:
+            raise CommandError(f"node {self._address.name}: {name} runs on after SIGKILL", -1)
 
     async def stop_all(self, timeout: float = _STOP) -> None:
         """End all background processes of this account."""
