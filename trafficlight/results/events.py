@@ -518,9 +518,9 @@ class Log(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkChanged(Event):
-    """A test changed the network of the client or the homeserver in a role.
+    """A test changed the network of the client or the homeserver in a role, or broke nodes of the cluster.
 
-    :param rule: what it does to which requests, or ``offline``.
+    :param rule: what it does to which requests, or ``offline``; what a fault does to which services or nodes.
     :param active: whether it is in effect from now on.
     """
 

@@ -163,6 +163,7 @@ class _Execution:
                 ServiceChanged(service=id, what=what, nodes=tuple(nodes), problem=problem)
             ),
             on_failure=self._service_failed,
+            on_fault=lambda rule, active: emit(NetworkChanged(rule=rule, active=active)),
         )
         # What made the case an error while its test ran, and the task of the test.
         self._broken: LabError | None = None
