@@ -1,6 +1,7 @@
-"""Services on nodes: folders of this machine, and accounts behind three SSH servers."""
+"""Services on nodes: folders of this machine, accounts behind three SSH servers, and containers."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -14,13 +15,16 @@ import psutil
 import pytest
 import yaml
 
+from tests.integration.homeservers.engine import engine_url
+from tests.machines import Machine, machines
 from tests.sshd import Sshd, start_sshd
 from trafficlight.homeservers.recipes import postgres
+from trafficlight.server_types import SynapseStable
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
-__all__ = ["start_sshd"]
+__all__ = ["machines", "start_sshd"]
 
 _HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
@@ -97,11 +101,14 @@ class Running(Test):
 """
 
 
-@pytest.fixture(params=["local", "ssh"])
-def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["local", "ssh", pytest.param("docker", marks=pytest.mark.docker)])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A value of the setting CLUSTER."""
     if request.param == "local":
         return "local"
+    if request.param == "docker":
+        monkeypatch.setenv("DOCKER_HOST", engine_url())
+        return f"docker:{SynapseStable.image}"
     start: Callable[[], Sshd] = request.getfixturevalue("start_sshd")
     nodes = []
     for number in (1, 2, 3):
@@ -161,7 +168,7 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
         "test_killed": "error",
         "test_fails": "failure",
         "test_needs_more": "error",
-        "test_label": "skipped" if cluster == "local" else "success",
+        "test_label": "success" if cluster.endswith("nodes.yml") else "skipped",
         "test_asked_for": "success",
     }
     output = "\n".join(running.output)
@@ -252,3 +259,76 @@ def _outcome(case: junitparser.TestCase) -> str:
 
 def _attempts(running: "Running") -> Path:
     return running.directory / "results" / "latest" / "cases"
+
+
+BROKEN = """
+import os
+from trafficlight import Service, Test, cluster
+from trafficlight.services import clock_offset, partition
+
+class Sleeper(Service):
+    async def start_node(self, node):
+        await node.account.start("sleep 1000; true", name="sleeper")
+
+@cluster(num_nodes=2)
+class Broken(Test):
+    async def setup(self):
+        self.a, self.b = Sleeper(self), Sleeper(self)
+
+    async def test_killed(self):
+        async with partition(self.a, self.b), clock_offset(self.a, 3600):
+            await self.a.start()
+            os.kill(os.getpid(), 9)
+
+    async def test_left(self):
+        await partition(self.b, self.a).__aenter__()
+        raise AssertionError("wrong")
+"""
+
+
+async def test_the_manual_on_faults(start: "Start", tmp_path: Path, machines: list[Machine]) -> None:
+    (code,) = _examples("break-a-service.md")
+    (tmp_path / "faults_test.py").write_text(code)
+    environment = {"TRAFFICLIGHT_CLUSTER": _listed(machines, tmp_path)}
+    running = await start("run", tmp_path / "faults_test.py", environment=environment)
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    lacking = set() if shutil.which("faketime") else {"test_clock"}
+    outcomes = {id.rpartition(".")[2]: _outcome(case) for id, case in running.cases().items()}
+    assert {name for name, outcome in outcomes.items() if outcome != "success"} == lacking
+    assert len(outcomes) == 4
+
+
+async def test_faults_are_healed_in_every_ending(
+    start: "Start", tmp_path: Path, machines: list[Machine]
+) -> None:
+    if shutil.which("faketime") is None:
+        pytest.skip("there is no faketime: apt-get install faketime")
+    (tmp_path / "broken_test.py").write_text(BROKEN)
+    shared = set(Path("/dev/shm").glob("*faketime*"))  # noqa: ASYNC240 - in memory
+    environment = {"TRAFFICLIGHT_CLUSTER": _listed(machines, tmp_path)}
+    running = await start("run", tmp_path / "broken_test.py", environment=environment)
+    assert await running.ended(timeout=200) == 1, running.output + running.errors
+    assert {id.rpartition(".")[2]: _outcome(case) for id, case in running.cases().items()} == {
+        "test_killed": "error",
+        "test_left": "failure",
+    }
+    for machine in machines:
+        assert "TRAFFICLIGHT" not in machine.run("iptables", "-S") + machine.run("ip6tables", "-S")
+    assert set(Path("/dev/shm").glob("*faketime*")) <= shared  # noqa: ASYNC240 - in memory
+    assert not any(os.listdir(folder) for folder in tmp_path.glob("node-*"))  # noqa: ASYNC240
+    lines = (running.session() / "events.jsonl").read_text().splitlines()
+    faults = [event for event in map(json.loads, lines) if event["kind"] == "network_changed"]
+    assert [event["data"] for event in faults if event["case"].endswith("test_left")] == [
+        {"rule": "partition Sleeper-2 from Sleeper-1", "active": active} for active in (True, False)
+    ]
+
+
+def _listed(machines: list[Machine], folder: Path) -> str:
+    """Write a list of nodes; return its path."""
+    nodes = []
+    for number, machine in enumerate(machines, 1):
+        (scratch := folder / f"node-{number}").mkdir()
+        node = machine.sshd.node(f"n{number}", str(scratch))
+        nodes.append(node.model_dump(mode="json", exclude_unset=True))
+    (folder / "nodes.yml").write_text(yaml.safe_dump(nodes))
+    return str(folder / "nodes.yml")

@@ -1,12 +1,13 @@
 """The JSON bodies of sessions, cases and adapters, for the API and its clients."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.results.events import State
+from trafficlight.results.reports.causes import Cause
 from trafficlight.results.traffic import Exchange
 
 
@@ -74,6 +75,9 @@ class CaseBody(BaseModel):
     clients: dict[str, str]
     servers: dict[str, str]
     url: str = Field(description="Its page.")
+    returned: Any = Field(
+        default=None, description="What its test returned in the last attempt, if that is JSON; else null."
+    )
 
 
 class CaseList(BaseModel):
@@ -81,6 +85,12 @@ class CaseList(BaseModel):
 
     cases: list[CaseBody]
     total: int = Field(description="How many fit what was asked for.")
+
+
+class CauseList(BaseModel):
+    """Why cases of a session failed: the largest cause first, expected failures last."""
+
+    causes: list[Cause]
 
 
 class ExchangeList(BaseModel):

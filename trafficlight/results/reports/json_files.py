@@ -11,6 +11,7 @@ from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import Attachment, Upload, jsonable
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.timeline import steps
 
 
@@ -21,9 +22,10 @@ def dump(content: Any) -> bytes:
 
 
 def report_json(record: SessionRecord) -> dict[str, Any]:
-    """Return the complete session: `session.json` and every case."""
+    """Return the complete session: `session.json`, the causes of failures, and every case."""
     return SessionSummary.of(record).as_json() | {
-        "cases": [case_json(case) for case in record.cases.values()]
+        "causes": [cause.model_dump() for cause in causes(record.cases.values())],
+        "cases": [case_json(case) for case in record.cases.values()],
     }
 
 
@@ -52,8 +54,11 @@ def case_json(case: CaseRecord) -> dict[str, Any]:
 
 
 def measurements_json(attempt: AttemptRecord) -> list[dict[str, Any]]:
-    """Return the measurements of an attempt, in order."""
-    return [item.content() for item in attempt.measurements]
+    """Return the measurements of an attempt, in order, each with its time in seconds since 1970."""
+    return [
+        item.content() | {"at": item.at if item.at is not None else item.time.timestamp()}
+        for item in attempt.measurements
+    ]
 
 
 def rerun_failed(record: SessionRecord) -> bytes:
@@ -85,6 +90,7 @@ def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
         "uploads": [_file_json(file) for file in attempt.uploads],
         "attachments": [_file_json(file) for file in attempt.attachments],
         "measurements": measurements_json(attempt),
+        "returned": attempt.returned.content() if attempt.returned is not None else None,
         "timeline": [asdict(step) for step in steps(attempt) if step.kind != "log"],
         "timeline_left_out": attempt.dropped,
     }
