@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +44,13 @@ from trafficlight.errors import (
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
-from trafficlight.results.events import Expected
+from trafficlight.results.events import Expected, SessionEnded
 from trafficlight.results.folder import UNCLAIMED, ResultsFolder, folder_name, mark
 from trafficlight.results.history.index import History
 from trafficlight.results.journal import Journal, read_events
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
+from trafficlight.results.retention import enforce
 from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.services.clusters import Cluster, open_cluster
@@ -152,6 +154,12 @@ class Lab:
             journal.subscribe(late, LATE)
             stack.push_async_callback(asyncio.to_thread, late.close)
             history = History(root, settings.history)
+            if settings.keep_results is not None:
+                # One thread, as one removes at a time; a session that ends does not wait for it.
+                remover = ThreadPoolExecutor(1, "retention")
+                stack.push_async_callback(asyncio.to_thread, remover.shutdown)
+                removing = functools.partial(remover.submit, enforce, root, settings.keep_results)
+                journal.subscribe(lambda _: removing() and None, (SessionEnded,))
             catalog = SessionCatalog(
                 root,
                 lambda: {id: session.record for id, session in engine.sessions.items()},
