@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,15 @@ def _session(day: int, failed: Iterable[int]) -> SessionRecord:
     for number, case in enumerate(_CASES):
         state = State.FAILURE if number in bad else State.SUCCESS
         message = f"\0 {number} \ud800" if number in bad else ""
-        planned = {"class_name": "Chat", "method": "run", "clients": {}, "servers": {}, "parameters": {}}
+        planned: dict[str, Any] = {
+            "class_name": "Chat",
+            "method": "run",
+            "clients": {},
+            "servers": {},
+            "parameters": {},
+        }
         events += [
-            CasePlanned(
-                case=case, suite="chat_test.py::Chat", file="chat_test.py", line=1, skip=None, **planned
-            ),
+            CasePlanned(case=case, suite="chat_test.py::Chat", file="chat_test.py", **planned),
             CaseState(case=case, attempt=1, state=State.RUNNING),
             Measurement(case=case, attempt=1, name="sync", value=1.0, unit="s"),
             CaseEnded(case=case, attempt=1, state=state, message=message, seconds=1.5),
