@@ -21,8 +21,8 @@ from trafficlight.results.reports.changes import change_lines
 def command(before: str, after: str, results: Path | None, kind: str) -> int:
     """Compare two sessions: new, known, fixed and slower cases, measurements, versions.
 
-    BEFORE and AFTER are ids of sessions, or folders: of a session, or a results folder for its latest session.
-    Default for AFTER: the latest session.
+    BEFORE and AFTER are ids of sessions, or folders: of a session, or a results folder for its latest
+    session. Default for AFTER: the latest session.
 
     Exit code: 1 if there are new failures, else 0; 2 if there is no such session.
     """

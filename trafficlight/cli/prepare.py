@@ -104,7 +104,10 @@ def _specs(cases: Iterable[Case]) -> list[HomeServerSpec]:
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 @click.option(
-    "--results", "of_results", is_flag=True, help="Remove the sessions that KEEP_RESULTS does not keep instead."
+    "--results",
+    "of_results",
+    is_flag=True,
+    help="Remove the sessions that KEEP_RESULTS does not keep instead.",
 )
 @_config_option
 def clean(paths: tuple[str, ...], dry_run: bool, of_results: bool, config: Path | None) -> None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from trafficlight import client_types, server_types
 from trafficlight.clock import Clock, LoopClock, race
-from trafficlight.config import Settings, key_of
+from trafficlight.config import KeepResults, Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
@@ -155,11 +155,7 @@ class Lab:
             stack.push_async_callback(asyncio.to_thread, late.close)
             history = History(root, settings.history)
             if settings.keep_results is not None:
-                # One thread, as one removes at a time; a session that ends does not wait for it.
-                remover = ThreadPoolExecutor(1, "retention")
-                stack.push_async_callback(asyncio.to_thread, remover.shutdown)
-                removing = functools.partial(remover.submit, enforce, root, settings.keep_results)
-                journal.subscribe(lambda _: removing() and None, (SessionEnded,))
+                _remove_results(settings.keep_results, root, journal, stack)
             catalog = SessionCatalog(
                 root,
                 lambda: {id: session.record for id, session in engine.sessions.items()},
@@ -377,6 +373,18 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         mark(folder.parent)
         return folder
+
+
+def _remove_results(keep: KeepResults, root: Path, journal: Journal, stack: AsyncExitStack) -> None:
+    """Whenever a session ends, remove those that are not to be kept."""
+    # One at a time; a session that ends does not wait for it.
+    remover = ThreadPoolExecutor(1, "retention")
+    stack.push_async_callback(asyncio.to_thread, remover.shutdown)
+
+    def begin(_: SessionEnded) -> None:
+        remover.submit(enforce, root, keep)
+
+    journal.subscribe(begin, (SessionEnded,))
 
 
 def _say_if_it_died(engine: "asyncio.Task[None]") -> None:

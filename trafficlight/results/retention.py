@@ -39,8 +39,8 @@ class Excess:
 def excess(root: Path, keep: KeepResults) -> Iterator[Excess]:
     """Yield the sessions that are not to be kept, newest first. Reads the disk.
 
-    Pinned sessions are kept and do not count. Kept are also the latest one, those that run or would be resumed, and
-    folders that hold no events.
+    Pinned sessions are kept and do not count. Kept are also the latest one, those that run or would be
+    resumed, and folders that hold no events.
 
     :param root: the folder of all sessions' results.
     """
@@ -80,14 +80,14 @@ def remove(folder: Path) -> None:
 
 
 def enforce(root: Path, keep: KeepResults) -> None:
-    """Remove the sessions that are not to be kept; a problem is logged. Blocks."""
+    """Remove the sessions that are not to be kept; a problem is logged, for the next time. Blocks."""
     for left in root.glob(f"{_REMOVING}*"):  # an earlier process was killed meanwhile
         shutil.rmtree(left, ignore_errors=True)
-    for one in excess(root, keep):
-        try:
+    try:
+        for one in excess(root, keep):
             remove(one.folder)
-        except OSError as error:
-            logger.warning("%s is not removed: %s", one.folder, error.strerror or error)
+    except Exception:
+        logger.exception("results that are not kept are not removed")
 
 
 def _is_unfinished(folder: Path) -> bool:

@@ -109,7 +109,9 @@ class PastBody(BaseModel):
     @classmethod
     def of(cls, past: Past) -> "PastBody":
         """Return the body of a verdict."""
-        facts = {name: getattr(past.verdict, name) for name in cls.model_fields if hasattr(past.verdict, name)}
+        facts = {
+            name: getattr(past.verdict, name) for name in cls.model_fields if hasattr(past.verdict, name)
+        }
         return cls(lab=past.lab, session=past.session, started=past.started, host=past.host, **facts)
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
+from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import Login
 from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files
@@ -43,7 +44,6 @@ from trafficlight.http.security import (
     people_token,
     require_people,
 )
-from trafficlight.errors import UsageError
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord

@@ -218,7 +218,11 @@ def history_view(history: History, folder: Path, case: str, until: datetime | No
         if found.failing and (good := found.last_good) is not None:
             then = good.verdict.versions
             view.versions.update(
-                {role: (then[role], text) for role, text in now.versions.items() if then.get(role, text) != text}
+                {
+                    role: (then[role], text)
+                    for role, text in now.versions.items()
+                    if then.get(role, text) != text
+                }
             )
     return view
 
