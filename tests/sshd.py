@@ -106,19 +106,28 @@ class Sshd:
         return ListedNode.model_validate(content)
 
 
-@pytest.fixture
-def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Sshd]]:
-    """Start SSH servers; they end with the test."""
+@contextlib.contextmanager
+def running_sshd(folders: pytest.TempPathFactory) -> Iterator[Callable[[], Sshd]]:
+    """Start SSH servers, which end with the block; skip where there is no sshd."""
     if shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin") is None:
-        pytest.skip("there is no sshd: apt install openssh-server")
+        pytest.skip("there is no sshd: apt-get install openssh-server")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     started: list[Sshd] = []
 
     def start() -> Sshd:
-        started.append(Sshd(tmp_path_factory.mktemp("sshd")))
+        started.append(Sshd(folders.mktemp("sshd")))
         return started[-1]
 
-    yield start
-    for one in started:
-        one.kill()
+    try:
+        yield start
+    finally:
+        for one in started:
+            one.kill()
+
+
+@pytest.fixture
+def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Sshd]]:
+    """Start SSH servers; they end with the test."""
+    with running_sshd(tmp_path_factory) as start:
+        yield start

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ import pytest
 import yaml
 
 from tests.sshd import Sshd, start_sshd
+from trafficlight.homeservers.recipes import postgres
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
 __all__ = ["start_sshd"]
 
-_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-service.md"
+_HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
 ENDINGS = """
 import asyncio, os
@@ -112,7 +114,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_the_manual(start: "Start", tmp_path: Path, cluster: str) -> None:
-    (code, *_) = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = _examples("write-a-service.md")
     (tmp_path / "under_load_test.py").write_text(code)
     running = await start(
         "run", tmp_path / "under_load_test.py", environment={"TRAFFICLIGHT_CLUSTER": cluster}
@@ -121,6 +123,31 @@ async def test_the_manual(start: "Start", tmp_path: Path, cluster: str) -> None:
     logs = list(_attempts(running).rglob("services/Sender-1/*/sender.log"))
     assert len(logs) == 3
     assert all("sending 4 to example.org" in log.read_text() for log in logs)
+
+
+async def test_the_manual_for_those_who_come_from_ducktape(start: "Start", tmp_path: Path) -> None:
+    (code,) = _examples("come-from-ducktape.md")
+    (tmp_path / "echo_test.py").write_text(code)
+    running = await start("run", tmp_path / "echo_test.py")
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert [_outcome(case) for case in running.cases().values()] == ["success", "success"]
+    assert len(list(_attempts(running).rglob("services/Echo-1/*/echo.log"))) == 4
+
+
+@pytest.mark.parametrize("name", ["Fetched", "CredentialsWork", "DatabaseRestarts"])
+async def test_the_manual_for_several_machines(start: "Start", tmp_path: Path, name: str) -> None:
+    missing = {
+        "CredentialsWork": None if shutil.which("turnserver") else "coturn",
+        "DatabaseRestarts": None if postgres.program("initdb") else "postgresql",
+    }
+    if package := missing.get(name):
+        pytest.skip(f"apt-get install {package}")
+    (code,) = (one for one in _examples("test-several-machines.md") if f"class {name}(" in one)
+    (tmp_path / "manual_test.py").write_text(code)
+    running = await start("run", tmp_path / "manual_test.py")
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert [_outcome(case) for case in running.cases().values()] == ["success"]
+    assert not running.started()
 
 
 async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path, cluster: str) -> None:
@@ -212,6 +239,11 @@ async def test_random_faults_leave_nothing(tmp_path: Path, start_sshd: object) -
     )
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
+
+
+def _examples(page: str) -> list[str]:
+    """Return the test files in a how-to."""
+    return re.findall(r"```python\n(.*?)```", (_HOW_TO / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def _outcome(case: junitparser.TestCase) -> str:
