@@ -29,6 +29,7 @@ from trafficlight.results.events import (
     CaseWaits,
     Event,
     Problem,
+    Returned,
     SessionEnded,
     SessionStarted,
     SessionStopped,
@@ -57,6 +58,7 @@ OUTLINE: tuple[type[Event], ...] = (
     CaseWaits,
     CaseState,
     CaseEnded,
+    Returned,
 )
 """The events that a record without the inside of attempts is made of."""
 

@@ -200,6 +200,7 @@ async def case(session: str, key: str) -> Response:
             history=history_view(lab.history, folder, whole.id, started),
             between=between,
             role=role,
+            page=lambda session: rooted(case_path(session, whole.id)),
             url=lambda path: rooted(f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}"),
         )
 
