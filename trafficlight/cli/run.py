@@ -16,7 +16,7 @@ from rich.console import Console
 from trafficlight.cli.collect import list_cases
 from trafficlight.cli.debugging import debug
 from trafficlight.cli.options import ending_options, lab_options, load_settings, selection_options
-from trafficlight.cli.progress import Progress, is_live, print_header, show_work
+from trafficlight.cli.progress import Progress, is_live, print_header, print_summary, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, run_lab, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.session import Session
@@ -116,7 +116,7 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
         stack.enter_context(stopping_on_signals(lab))
         finished: list[Session] = []
         # Before the lab is left: a signal meanwhile must not hide the results.
-        stack.callback(_print_summaries, finished, durations)
+        stack.callback(_print_summaries, console, finished, durations)
         await stack.enter_async_context(running)
         try:
             with working("preparing homeservers"):
@@ -133,10 +133,11 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
     return int(session.exit_code)
 
 
-def _print_summaries(sessions: Iterable[Session], slowest: int) -> None:
+def _print_summaries(console: Console, sessions: Iterable[Session], slowest: int) -> None:
     for session in sessions:
-        incomplete = session.writer.incomplete
-        click.echo("\n".join(summary(session.record, session.folder.path, incomplete, slowest=slowest)))
+        folder = session.folder.path
+        lines = summary(session.record, folder, session.writer.incomplete, slowest=slowest)
+        print_summary(console, lines, folder)
         if path := os.environ.get("GITHUB_STEP_SUMMARY"):
             text = step_summary(session.record, read_changes(session.folder.path), session.folder.path)
             with contextlib.suppress(OSError), open(path, "a", encoding="utf-8", errors="replace") as file:

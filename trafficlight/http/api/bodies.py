@@ -9,6 +9,7 @@ from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.results.case import Outcome
 from trafficlight.results.events import State
 from trafficlight.results.history.statistics import Past
+from trafficlight.results.reports.causes import Cause
 from trafficlight.results.traffic import Exchange
 
 
@@ -86,6 +87,12 @@ class CaseList(BaseModel):
 
     cases: list[CaseBody]
     total: int = Field(description="How many fit what was asked for.")
+
+
+class CauseList(BaseModel):
+    """Why cases of a session failed: the largest cause first, expected failures last."""
+
+    causes: list[Cause]
 
 
 class ExchangeList(BaseModel):
