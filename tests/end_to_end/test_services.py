@@ -237,6 +237,7 @@ def _folders(folder: Path) -> list[Path]:
     return [*folder.glob("tmp/trafficlight-*-local-*"), *folder.glob("node-*/*")]
 
 
+@pytest.mark.slow
 async def test_random_faults_leave_nothing(tmp_path: Path, start_sshd: object) -> None:
     script = Path(__file__).parents[2] / "scripts-dev" / "crash" / "faults.py"
     process = await asyncio.create_subprocess_exec(

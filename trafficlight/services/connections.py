@@ -19,8 +19,6 @@ from trafficlight.processes import child_environment, run_to_completion
 
 # Seconds for connecting, and between two signs of life of an idle connection; three may be missing.
 _CONNECT, _KEEPALIVE = 15.0, 5.0
-# Seconds for a server to end a command: some ignore signals, and need a second command for that.
-_SIGNAL = 1.0
 # Channels of one connection: OpenSSH's MaxSessions is 10.
 _CHANNELS = 8
 # Bytes of a stream that are kept until someone reads them.
@@ -288,10 +286,7 @@ class _RemoteCommand:
 
     async def kill(self) -> None:
         if not self._closed.done():
-            with contextlib.suppress(OSError):
-                self._process.kill()
-            if not (await asyncio.wait([self._closed], timeout=_SIGNAL))[0]:
-                await self._kill()
+            await self._kill()  # OpenSSH ignores signals to commands of root
         self._process.close()
         await asyncio.wait([self._closed])
 
