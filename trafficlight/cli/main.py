@@ -31,6 +31,7 @@ _COMMANDS = {
     "adapter": "Run a built-in adapter, or check your own.",
     "actions": "List the actions of adapters.",
     "report": "Rebuild the reports of a session.",
+    "merge": "Make one session of the shards that several jobs ran.",
     "homeserver": "Start temporary homeservers.",
     "prepare": "Install the homeservers of tests ahead, for labs without a network.",
     "clean": "Remove installed homeservers that nothing uses.",

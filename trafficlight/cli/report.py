@@ -12,7 +12,7 @@ from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.json_files import dump, report_json
 from trafficlight.results.reports.junit import JunitStyle, junit_bytes
-from trafficlight.results.reports.summary import summary
+from trafficlight.results.reports.summary import markdown, summary
 from trafficlight.results.traffic import exchanges, period_of, render_exchanges
 from trafficlight.results.writer import rebuild
 from trafficlight.text import escape_control
@@ -25,10 +25,10 @@ from trafficlight.text import escape_control
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["html", "json", "junit", "text", "requests"]),
+    type=click.Choice(["html", "json", "junit", "text", "markdown", "requests"]),
     default=None,
-    help="Print one report to standard output; requests are those of recorded clients. Default: rewrite all "
-    "files in the folder.",
+    help="Print one report to standard output; markdown is for the page of a CI job, requests are those of "
+    "recorded clients. Default: rewrite all files in the folder.",
 )
 @click.option("--case", "text", default="", help="Of requests: only cases whose id contains this text.")
 @click.option("--role", default="", help="Of requests: only those of this client.")
@@ -60,6 +60,8 @@ def command(results_folder: Path | None, kind: str | None, text: str, role: str,
             _show_requests(record, folder.path, text, role, period_of(between))
         case "text":
             click.echo("\n".join(summary(record, folder.path)))
+        case "markdown":
+            click.echo("\n".join(markdown(record, folder.path)))
         case _:
             rebuild(folder, record)
             click.echo("\n".join(summary(record, folder.path)))

@@ -28,11 +28,8 @@ from trafficlight.version import VERSION
 
 @click.command("run")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
-@selection_options
+@functools.partial(selection_options, lists_slowest=True)
 @ending_options
-@click.option(
-    "--durations", type=click.IntRange(min=1), metavar="N", help="List the N slowest cases at the end."
-)
 @click.option("--collect-only", "--co", is_flag=True, help="List the cases, as trafficlight collect does.")
 @click.option(
     "-s", "shown", is_flag=True, help="Show what tests print, one case at a time, for breakpoint()."
@@ -46,7 +43,7 @@ def command(
     max_failures: int | None,
     deflake: int,
     retry_errors: int,
-    durations: int | None,
+    slowest: int,
     collect_only: bool,
     shown: bool,
     post_mortem: bool,
@@ -74,10 +71,10 @@ def command(
         deflake=deflake,
         retry_errors=retry_errors,
     )
-    return run_lab(_run(settings, request, post_mortem, durations or 0))
+    return run_lab(_run(settings, request, post_mortem, slowest))
 
 
-async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, durations: int) -> int:
+async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, slowest: int) -> int:
     # The file is fixed: without workers, what a test prints replaces the standard output.
     console = Console(file=sys.stdout, highlight=False)
 
@@ -112,7 +109,7 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
         stack.enter_context(stopping_on_signals(lab))
         finished: list[Session] = []
         # Before the lab is left: a signal meanwhile must not hide the results.
-        stack.callback(_print_summaries, finished, durations)
+        stack.callback(_print_summaries, finished, slowest)
         await stack.enter_async_context(running)
         try:
             with working("preparing homeservers"):

@@ -69,6 +69,23 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     return [*lines, f"{counts}{problems}{warnings}{interrupted}   {where}"]
 
 
+def markdown(record: SessionRecord, folder: Path) -> list[str]:
+    """Return the summary in Markdown, below a table with a row for each test: for the page of a CI job.
+
+    :param folder: the session's folder.
+    """
+    rows: dict[str, Counter[Outcome]] = {}
+    for case in record.cases.values():
+        rows.setdefault(case.suite, Counter())[case.outcome] += 1
+    shown = [one for one in Outcome if one in _ALWAYS or any(row[one] for row in rows.values())]
+    lines = [f"| test | {' | '.join(shown)} |", f"| --- |{' ---: |' * len(shown)}"]
+    for suite, row in rows.items():
+        name = escape_control(suite).replace("`", "'").replace("|", "\\|")
+        lines.append(f"| `{name}` | {' | '.join(str(row[one] or '') for one in shown)} |")
+    fence = "`" * 8  # more than a message has
+    return [*lines, "", fence, *summary(record, folder), fence]
+
+
 def _lines_of(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:
     last = case.ended[-1] if case.ended else None
     match outcome:
