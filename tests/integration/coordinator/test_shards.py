@@ -30,12 +30,12 @@ from trafficlight.server_types import SynapseStable
 class Shows(Test):
     clients = {"alice": [Nio]}
 
-    @matrix(size=[1, 2, 3, 4, 5])
+    @matrix(size=[1, 2, 3])
     async def test_shows(self, alice, size):
         await alice.perform("show", size=size)
         self.attach("size.txt", b"%d" % size)
         self.record("size", size, "pixels")
-        assert size != 4, f"{size} is too large"
+        assert size != 3, f"{size} is too large"
 
 class Flaky(Test):
     async def run(self):
@@ -189,5 +189,3 @@ async def test_four_shards_merged_are_one_session(tmp_path: Path) -> None:
         assert (case.outcome, len(case.attempts)) == ("flaky", 2)
     finally:
         catalog.close()
-    again = await ran(tmp_path / "again", request_of(tests, only=["shown_test.py::Breaks"]))
-    assert list(again.record.cases) == ["shown_test.py::Breaks"]
