@@ -7,8 +7,9 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -18,10 +19,10 @@ from trafficlight.services.clusters import ListedNode
 class Sshd:
     """An SSH server of the test's own.
 
-    :ivar node: an entry for it in a list of nodes.
+    :param environment: variables of all commands that it runs.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         self._folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -45,7 +46,7 @@ class Sshd:
             "PerSourceMaxStartups": "none",
             "Subsystem": "sftp internal-sftp",
             # Otherwise bash reads the user's .bashrc for each command, which may take a second.
-            "SetEnv": "SHLVL=2",
+            "SetEnv": " ".join(f"{name}={value}" for name, value in {"SHLVL": "2", **environment}.items()),
         }
         lines = (f"{name} {value}\n" for name, value in settings.items())
         (folder / "config").write_text("".join(lines))
@@ -67,12 +68,16 @@ class Sshd:
     def kill(self) -> None:
         """Kill it, with the processes of its connections. Idempotent."""
         # It waits for its children: none must be left to this process.
-        while self._process.poll() is None and (children := self._children(self._process.pid)):
+        while self._process.poll() is None and (children := self.connections()):
             for pid in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
+
+    def connections(self) -> list[int]:
+        """Return the processes of its connections, innermost first."""
+        return self._children(self._process.pid)
 
     def _children(self, pid: int) -> list[int]:
         try:

@@ -5,7 +5,9 @@ mitmproxy is installed in an environment of its own, below the user's cache.
 
 import argparse
 import asyncio
+import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -270,33 +272,70 @@ async def burden(polls: int) -> None:
     print(f"\n  the download: {_BIG / 2**20 / seconds:,.0f} MiB/s")
 
 
-def recording(turns: int) -> None:
-    """Run the chat suite with recordings and without, in turns."""
-    seconds: dict[str, dict[str, list[float]]] = {"never": {}, "failures": {}}
-    cpu: dict[str, list[float]] = {"never": [], "failures": []}
-    for turn in range(turns):
-        for kept in sorted(seconds, reverse=bool(turn % 2)):
-            with tempfile.TemporaryDirectory() as folder:
-                before = sum(os.times()[2:4])
-                subprocess.run(
-                    [sys.executable, "-m", "trafficlight", "run", str(_CHAT), "--results", folder],
-                    env={**os.environ, "TRAFFICLIGHT_RECORD_TRAFFIC": kept},
-                    stdout=subprocess.DEVNULL,
-                    check=True,
-                )
-                cpu[kept].append(sum(os.times()[2:4]) - before)
-                for case in ElementTree.parse(Path(folder, "latest", "junit.xml")).iter("testcase"):
-                    if case.find("skipped") is None:
-                        seconds[kept].setdefault(case.attrib["name"], []).append(float(case.attrib["time"]))
-    rows = []
-    for name, without in seconds["never"].items():
-        plain, recorded = median(without), median(seconds["failures"][name])
-        rows.append((name.partition("[")[0], plain, recorded, f"{100 * (recorded / plain - 1):+.1f} %"))
-    plain, recorded = median(cpu["never"]), median(cpu["failures"])
-    rows.append(("CPU of the session", plain, recorded, f"{100 * (recorded / plain - 1):+.1f} %"))
-    shares = sorted(one / other - 1 for one, other in zip(cpu["failures"], cpu["never"], strict=True))
-    show(f"The chat suite, {turns} times each, seconds", ("case", "without", "recorded", "more"), rows)
-    print(f"\n  CPU of pairs: {', '.join(f'{100 * share:+.1f} %' for share in shares)}")
+def recording(turns: int, repeat: int) -> None:
+    """Run each case of the chat suite with recordings and without, in turns."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "trafficlight", "collect", _CHAT, "--json"], stdout=subprocess.PIPE, check=True
+    )
+    names = [case["id"].partition("[")[0] for case in json.loads(listed.stdout)["cases"]]
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    rows: list[tuple[object, ...]] = []
+    for name in names:
+        ran: dict[str, list[tuple[float, float]]] = {"never": [], "failures": []}
+        for turn in range(turns):
+            for kept in sorted(ran, reverse=bool(turn % 2)):
+                ran[kept].append(_ran(_CHAT.parent / name, repeat, kept))
+        for (plain, used), (recorded, more) in zip(ran["never"], ran["failures"], strict=True):
+            wall[name].append(recorded / plain - 1)
+            cpu[name].append(more / used - 1)
+        columns = [median(column) for one in ran.values() for column in zip(*one, strict=True)]
+        rows.append(
+            (
+                name,
+                columns[1],
+                columns[3],
+                _between([cpu[name]]),
+                columns[0],
+                columns[2],
+                _between([wall[name]]),
+            )
+        )
+    rows.append(("the median case", "", "", _between([*cpu.values()]), "", "", _between([*wall.values()])))
+    head = ("case", "CPU s", "recorded", "more", "wall s", "recorded", "more")
+    show(
+        f"The chat suite, one case at a time, {turns} pairs of sessions with {repeat} of each case",
+        head,
+        rows,
+    )
+    print("\n  more: the median of the pairs, and the interval in which it lies with 95 %")
+
+
+def _ran(case: Path, repeat: int, kept: str) -> tuple[float, float]:
+    """Run a case in a session; return the seconds that it took, and those of CPU of all processes."""
+    before = sum(os.times()[2:4])
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["-n", "1", "--repeat", str(repeat), "--results", folder]
+        subprocess.run(
+            [sys.executable, "-m", "trafficlight", "run", case, *options],
+            env={**os.environ, "TRAFFICLIGHT_RECORD_TRAFFIC": kept},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        cases = [*ElementTree.parse(Path(folder, "latest", "junit.xml")).iter("testcase")]
+    return median(float(case.attrib["time"]) for case in cases), (sum(os.times()[2:4]) - before) / repeat
+
+
+def _between(groups: Sequence[Sequence[float]]) -> str:
+    """Return the median of the groups' medians, and its interval by bootstrap."""
+    chance = random.Random(1)
+
+    def resampled() -> float:
+        return median(median(chance.choices(group, k=len(group))) for group in groups)
+
+    found = [resampled() for _ in range(1000)]
+    low, high = percentile(found, 0.025), percentile(found, 0.975)
+    return f"{median(map(median, groups)):+.1%} ({low:+.1%} to {high:+.1%})"
 
 
 def main() -> None:
@@ -304,16 +343,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=5000, help="on one connection (default 5,000)")
     parser.add_argument("--polls", type=int, default=1000, help="that are held at once (default 1,000)")
-    parser.add_argument(
-        "--suite", type=int, help="only: run the chat suite this often, with recordings and without"
-    )
+    parser.add_argument("--suite", type=int, help="only: this many pairs of sessions of each chat case")
+    parser.add_argument("--repeat", type=int, default=5, help="how often a session runs it (default 5)")
     parser.add_argument("--backend", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.backend:
         asyncio.run(Backend.serve())
         return
     if options.suite:
-        recording(options.suite)
+        recording(options.suite, options.repeat)
         return
     asyncio.run(burden(options.polls))
     asyncio.run(compare(options.requests))

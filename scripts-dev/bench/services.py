@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.sshd import Sshd
 from trafficlight.services.account import Account
-from trafficlight.services.connections import NodeAddress
-from trafficlight.services.node import LogEntry, clean, collect
+from trafficlight.services.connections import NodeAddress, connect
+from trafficlight.services.node import Guard, LogEntry, collect
 
 _OTHER = "0.17.0"
 _FILES = 500
@@ -144,7 +144,9 @@ async def main(calls: int) -> None:
             one, ten = await _start_and_stop(nodes[:1]), await _start_and_stop(nodes)
             together = await _cases(folder, 64)
             for node in nodes:
-                await clean(node, "bench")
+                connection = connect(node)
+                assert await Guard(node, "bench", connection).end() == ""
+                await connection.close()
         finally:
             sshd.kill()
     rows = [

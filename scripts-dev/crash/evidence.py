@@ -10,12 +10,10 @@ from typing import Any
 
 import psutil
 
-__all__ = ["MARK", "events_of", "free_port", "still_running", "verdicts"]
+__all__ = ["MARK", "events_of", "free_port", "marked", "still_running", "verdicts"]
 
 # Environment that marks every process of such a test.
 MARK = "CRASH_TEST_RUN"
-# Seconds that processes have to end by themselves.
-_GRACE = 5.0
 
 
 def free_port() -> int:
@@ -44,7 +42,7 @@ def verdicts(events: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
             yield event["case"], event["data"]["state"]
 
 
-def _marked(mark: str) -> list[psutil.Process]:
+def marked(mark: str) -> list[psutil.Process]:
     """Return the processes of this test that run."""
     found = []
     for process in psutil.process_iter():
@@ -56,9 +54,9 @@ def _marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def still_running(mark: str) -> list[list[str]]:
-    """Return the command lines of the processes of this test that do not end."""
-    deadline = time.monotonic() + _GRACE
-    while (left := _marked(mark)) and time.monotonic() < deadline:
+def still_running(mark: str, grace: float = 5.0) -> list[list[str]]:
+    """Return the command lines of the processes of this test that do not end within `grace` seconds."""
+    deadline = time.monotonic() + grace
+    while (left := marked(mark)) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.2)
     return [process.cmdline() for process in left]

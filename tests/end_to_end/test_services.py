@@ -1,12 +1,15 @@
 """Services on nodes: folders of this machine, and accounts behind three SSH servers."""
 
+import asyncio
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import junitparser
+import psutil
 import pytest
 import yaml
 
@@ -81,6 +84,16 @@ class Endings(Test):
             await daemon.bounce()
 """
 
+RUNNING = f"""{ENDINGS}
+class Running(Test):
+    @cluster(num_nodes=2)
+    async def run(self):
+        async with Daemon(self, num_nodes=2) as daemon:
+            await daemon.get_node(1).account.run("setsid sleep 1000 > /dev/null 2>&1 &")
+            open("runs", "w").close()
+            await asyncio.sleep(1000)
+"""
+
 
 @pytest.fixture(params=["local", "ssh"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -134,6 +147,71 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
     assert not list(_attempts(running).rglob("unwanted"))
     assert not running.started()
     assert not any(os.listdir(folder) for folder in tmp_path.glob("node-*"))  # noqa: ASYNC240
+
+
+@pytest.mark.parametrize(
+    ("cluster", "signals", "code"),
+    [("local", 1, 130), ("ssh", 2, 130), ("ssh", 0, -9)],
+    indirect=["cluster"],
+)
+async def test_nothing_is_left_on_nodes_by_a_lab_that_is_interrupted_or_killed(
+    start: "Start", tmp_path: Path, cluster: str, signals: int, code: int
+) -> None:
+    (tmp_path / "running_test.py").write_text(RUNNING)
+    (tmp_path / "tmp").mkdir()
+    environment = {
+        "TRAFFICLIGHT_CLUSTER": cluster,
+        "TRAFFICLIGHT_GRACE": "0.5" if signals == 1 else "200",
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
+    running = await start("run", "running_test.py::Running", environment=environment)
+    async with asyncio.timeout(100):
+        while not (tmp_path / "runs").exists():
+            await asyncio.sleep(0.05)
+    assert len(_of_services(tmp_path)) >= 5
+    for number in range(signals):
+        running.interrupt()
+        if number + 1 < signals:
+            await running.line("a second signal")
+    if not signals:
+        running.kill()
+    assert await running.ended(timeout=100) == code, running.output + running.errors
+    async with asyncio.timeout(100):
+        while not signals and (_of_services(tmp_path) or _folders(tmp_path)):
+            await asyncio.sleep(0.05)
+    assert not _of_services(tmp_path)
+    assert not _folders(tmp_path)
+    if signals:
+        assert len(list(_attempts(running).rglob("services/Daemon-1/*/kept"))) == 2
+        assert _outcome(running.cases()["running_test.py::Running"]) == "error"
+
+
+def _of_services(folder: Path) -> list[psutil.Process]:
+    """Return the processes of services whose nodes have their folders below one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "TRAFFICLIGHT_NODE" in process.environ() and process.cwd().startswith(f"{folder}/"):
+                found.append(process)
+        except psutil.Error:  # it has just exited
+            continue
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders of cases on nodes."""
+    return [*folder.glob("tmp/trafficlight-*-local-*"), *folder.glob("node-*/*")]
+
+
+async def test_random_faults_leave_nothing(tmp_path: Path, start_sshd: object) -> None:
+    script = Path(__file__).parents[2] / "scripts-dev" / "crash" / "faults.py"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), "--faults", "10", "--cases", "4", "--seed", "5"),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
 
 
 def _outcome(case: junitparser.TestCase) -> str:

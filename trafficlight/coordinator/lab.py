@@ -111,6 +111,7 @@ class Lab:
             stack.push_async_callback(servers.close)
             engine_url = settings.docker_engine.url if settings.docker_engine is not None else None
             nodes = await open_cluster(settings.cluster, settings.cluster_command, engine_url)
+            stack.push_async_callback(nodes.close)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
             if settings.record_traffic != "never":

@@ -73,7 +73,10 @@ class ProviderRegistry:
         if spec.config and (name := self.provider_name(spec.type_name)) != "local":
             return f"{spec.type_name}: settings of a server type need the provider local, not {name}"
         if spec.behind_proxy and (name := self.provider_name(spec.type_name)) != "local":
-            return f"{spec.type_name}: the network between homeservers needs the provider local, not {name}"
+            return (
+                f"{spec.type_name}: the network between homeservers needs the provider local, not {name},"
+                " where the lab does not choose the port at which they find each other"
+            )
         return self.provider(spec).unsupported(spec)
 
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:

@@ -1,6 +1,7 @@
 """The account of a test on a node: runs commands, copies files, follows logs."""
 
 import asyncio
+import contextlib
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ from trafficlight.services.connections import (
     NodeAddress,
     NodeError,
     connect,
-    pid_after,
     script_of,
 )
 from trafficlight.services.streams import (
@@ -41,8 +41,10 @@ Raw: TypeAlias = bytes | bytearray
 
 # Unpacks without the owners of the node.
 _UNTAR = ("tar", "--no-same-owner", "--no-same-permissions", "-xf", "-", "-C")
-# Seconds that a process has after SIGTERM.
+# Seconds that a process has after SIGTERM, and that closing may take.
 _STOP = 10.0
+# Bytes of an input that goes into the script: a channel for it would take longer.
+_SMALL = 16 << 10
 MARK = "TRAFFICLIGHT_NODE"
 """A variable of everything that a case starts on a node: by it, what is left is found."""
 
@@ -69,7 +71,6 @@ class _Background:
 
     command: Command
     log: str
-    pid: int
     ended: "asyncio.Future[int]"
     expected: bool = False
 
@@ -133,11 +134,11 @@ class Account:
         out, err, code = bytearray(), bytearray(), -1
         try:
             async with asyncio.timeout(timeout):
-                if input:
-                    raw = input.encode() if isinstance(input, str) else input
+                raw = input.encode() if isinstance(input, str) else input
+                if len(raw) > _SMALL or b"\0" in raw:
                     code = await self._run_alone(script, raw, out, err)
                 else:
-                    code = await self._run_in_shell(script, out, err)
+                    code = await self._run_in_shell(script, raw, out, err)
         except TimeoutError:
             problem = f"did not end within {timeout:g} s"
             raise self._failed(shown, problem, out, err, secrets, code) from None
@@ -156,13 +157,19 @@ class Account:
             )
             return await process.wait()
 
-    async def _run_in_shell(self, script: str, out: bytearray, err: bytearray) -> int:
+    async def _run_in_shell(self, script: str, content: bytes, out: bytearray, err: bytearray) -> int:
         """Run a script in a shell that is there already: a channel for each would take ten times as long."""
         # What comes before the first mark is of a command before this one, or of the user's shell.
         begin, end = token_hex(16), token_hex(16)
-        line = f"printf {begin}; printf {begin} >&2; /bin/sh -c {script_of([script])} < /dev/null; "
+        command = f"/bin/sh -c {script_of([script])}"
+        if content:
+            text = content.decode(errors="surrogateescape")
+            command = f"printf %s {script_of([text])} | {command}"
+        else:
+            command += " < /dev/null"
+        line = f"printf {begin}; printf {begin} >&2; {command}; "
         line += f"printf '{end}%s\\n' $?; printf '{end}0\\n' >&2\n"
-        shell = await self._shell(line.encode())
+        shell = await self._shell(line.encode(errors="surrogateescape"))
         try:
             ends = await asyncio.gather(
                 read_between(begin, end, shell.stdout, out), read_between(begin, end, shell.stderr, err)
@@ -171,6 +178,9 @@ class Account:
                 await shell.wait()
                 raise NodeError(f"node {self._address.name}: the connection was lost")
         except BaseException:
+            for stream in (out, err):
+                before, mark, _ = stream.partition(begin.encode())
+                del stream[: len(before) + len(mark) if mark else 0]
             await run_to_completion(shell.kill())
             raise
         self._idle.append(shell)
@@ -220,8 +230,8 @@ class Account:
         where = script_of([self.folder])
         if not self._mark:
             return f"cd {where} 2>/dev/null || cd /\n{script}"
-        here = f"mkdir -p {where} && cd {where} && export {MARK}={script_of([self._mark])} || exit 126"
-        return f"{here}\n{self._with(script, env, cwd)}"
+        here = f"cd {where} 2>/dev/null || {{ mkdir -p {where} && cd {where}; }} || exit 126"
+        return f"{here}\nexport {MARK}={script_of([self._mark])}\n{self._with(script, env, cwd)}"
 
     @staticmethod
     def _with(script: str, env: Mapping[str, str] | None, cwd: str) -> str:
@@ -275,27 +285,16 @@ class Account:
             problem = "runs already" if self.alive(name) else "may contain letters, digits and . _ - only"
             raise ValueError(f"node {self._address.name}: the process {name!r} {problem}")
         output = self.path(log or f"{name}.log")
-        token = token_hex(8)
-        script = (
-            f"mkdir -p {script_of([str(PurePosixPath(output).parent)])}\necho {token} $$\n"
-            f"exec /bin/sh -c {script_of([_run(command)])} >> {script_of([output])} 2>&1 < /dev/null"
-        )
-        process = await self._connection.open(self._script(script, env, cwd), lasting=True)
-        try:
+        parent = PurePosixPath(output).parent
+        prepared = "" if str(parent) == self.folder else f"mkdir -p {script_of([str(parent)])}\n"
+        streams = f">> {script_of([output])} 2>&1 < /dev/null"
+        script = f"{prepared}exec /bin/sh -c {script_of([_run(command)])} {streams}"
+        process = await self._connection.open(self._script(script, env, cwd))
+        with contextlib.suppress(OSError):  # the connection was lost, which its end says
             process.stdin.write_eof()
-            pid = await pid_after(token, process.stdout)
-        except BaseException:
-            await run_to_completion(process.kill())
-            raise
-        if pid is None:
-            error = (await process.stderr.read(CHUNK)).decode(errors="replace")
-            await process.kill()
-            raise NodeError(
-                f"node {self._address.name}: {name} cannot be started: {last_lines(error) or 'no output'}"
-            )
         ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda future: future.cancelled() or future.exception())
-        one = self._background[name] = _Background(process, output, pid, ended)
+        one = self._background[name] = _Background(process, output, ended)
         task = asyncio.create_task(self._watch(name, one), name=f"{self._address.name}: {name}")
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
@@ -321,8 +320,10 @@ class Account:
 
     async def _end_of(self, name: str, one: _Background, code: int) -> str:
         try:
+            # Only what kept it from being started is not in its log.
+            error = (await one.command.stderr.read(CHUNK)).decode(errors="replace")
             tail = await self.run(["tail", "-n", str(LINES), one.log], check=False)
-            end = last_lines(tail.stdout) or "(nothing)"
+            end = last_lines(error) or last_lines(tail.stdout) or "(nothing)"
         except (NodeError, CommandError) as error:
             end = f"(it cannot be read: {last_lines(str(error))})"
         return f"node {self._address.name}: {name} ended ({describe_exit(code)}); the end of its log:\n{end}"
@@ -334,7 +335,7 @@ class Account:
 
     def pid(self, name: str) -> int:
         """Return the process id of a background process on the node."""
-        return self._known(name).pid
+        return self._known(name).command.pid
 
     def _known(self, name: str) -> _Background:
         if name not in self._background:
@@ -375,16 +376,16 @@ class Account:
         if number not in ("STOP", "CONT", "HUP", "USR1", "USR2"):
             one.expected = True
         if not one.ended.done():
-            await self.run(f"kill -s {number} -- -{one.pid}", check=False)
+            await self.run(f"kill -s {number} -- -{one.command.pid}", check=False)
 
     async def stop(self, name: str, timeout: float = _STOP) -> None:
         """End a background process: SIGTERM, and SIGKILL after `timeout` seconds. Idempotent."""
         one = self._known(name)
-        one.expected = True
+        pid, one.expected = one.command.pid, True
         if one.ended.done():
             return
-        await self.signal(name, "TERM")
-        await self.signal(name, "CONT")
+        # A paused one gets the first when it continues.
+        await self.run(f"kill -s TERM -- -{pid}; kill -s CONT -- -{pid}", check=False)
         done, _ = await asyncio.wait([one.ended], timeout=timeout)
         if not done:
             await self.signal(name, "KILL")
@@ -500,9 +501,11 @@ class Account:
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
-        for command in [*self._idle, *(one.command for one in self._background.values())]:
-            await command.kill()
+        with contextlib.suppress(TimeoutError):  # what it does not reach, the node's guard ends
+            async with asyncio.timeout(_STOP):
+                await asyncio.gather(*(one.command.kill() for one in self._background.values()))
         await self._connection.close()
+        await asyncio.gather(*(shell.kill() for shell in self._idle))
 
 
 def _run(command: str | Sequence[str]) -> str:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import re
-import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -20,16 +19,21 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from trafficlight.errors import ConfigError, DeployError
 from trafficlight.parameters import NodeRequest
 from trafficlight.processes import run_to_completion, run_tool
-from trafficlight.services.account import Account
-from trafficlight.services.connections import Login, NodeAddress, NodeError, script_of
-from trafficlight.services.node import clean
-from trafficlight.services.streams import CommandError
+from trafficlight.services.connections import (
+    Connection,
+    Login,
+    NodeAddress,
+    NodeError,
+    connect,
+    script_of,
+)
+from trafficlight.services.node import Guard
 from trafficlight.text import first_problem, read_user_file
 
 logger = logging.getLogger(__name__)
 
-# Seconds for a health check, and between two of a node that failed its last one.
-_CHECK, _AGAIN = 20.0, 20.0
+# Seconds for a health check, and between two of a node that failed its last one: at first, and at most.
+_CHECK, _SOON, _AGAIN = 20.0, 1.0, 20.0
 # Ports that each node of this machine has.
 _PORTS = 10
 
@@ -89,6 +93,8 @@ class Cluster:
     ) -> None:
         self._nodes = None if nodes is None else {node.name: node for node in nodes}
         self._make = make
+        # Those to certain nodes, for health checks and guards; each is opened by its first use.
+        self._connections = {node.name: connect(node) for node in self._nodes.values()} if self._nodes else {}
         self._leased: set[str] = set()
         self._healthy: set[str] = set()
         self._dirty: dict[str, set[str]] = {}
@@ -161,27 +167,39 @@ class Cluster:
                     nodes = await _enter_all(stack, made)
                 except* DeployError as errors:
                     raise errors.exceptions[0] from None
+            guards = [Guard(node, mark, self._connection(node)) for node in nodes]
             try:
+                started = await asyncio.gather(*(one.start() for one in guards), return_exceptions=True)
+                if (problem := next(filter(None, started), None)) is not None:
+                    raise problem
                 yield nodes
             finally:
-                await run_to_completion(self._take_back(nodes, mark, logs))
+                await run_to_completion(self._take_back(guards, logs))
 
-    async def _take_back(self, nodes: Sequence[NodeAddress], mark: str, logs: Path) -> None:
-        found = await asyncio.gather(*(clean(node, mark, logs) for node in nodes), return_exceptions=True)
-        for node, result in zip(nodes, found, strict=True):
-            notes = [repr(result)] if isinstance(result, BaseException) else result
-            for note in notes:
-                logger.warning("cleaning up on a node: %s", note)
-            if self._nodes is not None and notes:
-                self._dirty.setdefault(node.name, set()).add(mark)
-                self._healthy.discard(node.name)
+    def _connection(self, node: NodeAddress) -> Connection:
+        return self._connections.get(node.name) or connect(node)
+
+    async def _take_back(self, guards: Sequence[Guard], logs: Path) -> None:
+        found = await asyncio.gather(*(one.end(logs) for one in guards), return_exceptions=True)
+        for guard, result in zip(guards, found, strict=True):
+            if not result:
+                continue
+            logger.warning("%s", repr(result) if isinstance(result, BaseException) else result)
+            if (name := guard.address.name) in self._connections:
+                self._dirty.setdefault(name, set()).add(guard.mark)
+                self._healthy.discard(name)
                 self._changed.set()
+
+    async def close(self) -> None:
+        """Close the connections to its nodes, when all cases have ended."""
+        await asyncio.gather(*(one.close() for one in self._connections.values()))
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Check the nodes until cancelled: at first all of them, then those that failed.
 
         :param on_change: called when a node can be used from now on, or no longer.
         """
+        pause = _SOON
         while self._nodes is not None:
             self._changed.clear()
             waiting = [one for name, one in self._nodes.items() if name not in self._healthy | self._leased]
@@ -192,29 +210,32 @@ class Cluster:
 
             await asyncio.gather(*map(check, waiting))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _AGAIN if self._set_aside else None)
+                await asyncio.wait_for(self._changed.wait(), pause if self._set_aside else None)
+            pause = min(2 * pause, _AGAIN) if self._set_aside else _SOON
 
     async def _check(self, node: NodeAddress) -> None:
-        account = Account(node, node.folder, "")
+        connection, folder = self._connection(node), script_of([node.folder])
         try:
-            problem = f"cannot write to {node.folder}"
-            script = f"[ -w {script_of([node.folder])} ] || {{ echo {script_of([problem])} >&2; exit 1; }}"
-            await account.run(script, timeout=_CHECK)
+            async with asyncio.timeout(_CHECK):
+                command = await connection.open(f"[ -w {folder} ]")
+                if await command.wait() != 0:
+                    raise NodeError(f"node {node.name}: cannot write to {node.folder}")
             for mark in list(self._dirty.get(node.name, ())):
-                if notes := await clean(node, mark):
-                    raise NodeError(notes[0])
+                if problem := await Guard(node, mark, connection).end():
+                    raise NodeError(problem)
                 self._dirty[node.name].discard(mark)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this node only
-            known = isinstance(error, NodeError | CommandError)
-            problem = " ".join(str(error).split("\n")) if known else f"node {node.name}: {error!r}"
+            if isinstance(error, TimeoutError):
+                problem = f"node {node.name}: no answer within {_CHECK:g} s"
+            else:
+                known = isinstance(error, NodeError)
+                problem = " ".join(str(error).split("\n")) if known else f"node {node.name}: {error!r}"
             if self._set_aside.get(node.name) != problem:
-                logger.warning("%s; it is set aside, and tried again every %.0f s", problem, _AGAIN)
+                logger.warning("%s; it is set aside, and tried again at most %.0f s later", problem, _AGAIN)
             self._set_aside[node.name] = problem
         else:
             self._set_aside.pop(node.name, None)
             self._healthy.add(node.name)
-        finally:
-            await account.close()
 
 
 async def _enter_all(
@@ -311,13 +332,11 @@ class _LocalNodes:
     @asynccontextmanager
     async def node(self, number: int) -> AsyncIterator[NodeAddress]:
         """Make a node."""
-        folder = await asyncio.to_thread(tempfile.mkdtemp, prefix=f"trafficlight-node-{number}-")
         ports = self._free_ports()
         try:
-            yield NodeAddress(name=f"local-{number}", folder=folder, ports=ports)
+            yield NodeAddress(name=f"local-{number}", folder=tempfile.gettempdir(), ports=ports)
         finally:
             self._ports.difference_update(ports)
-            await run_to_completion(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
 
     def _free_ports(self) -> tuple[int, ...]:
         """Return ports that nothing listens on, and that no other node has."""

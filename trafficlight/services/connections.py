@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trafficlight.config import UserPath
 from trafficlight.errors import LabError
-from trafficlight.processes import child_environment, run_to_completion, with_parent_death_signal
+from trafficlight.processes import child_environment, run_to_completion
 
 # Seconds for connecting, and between two signs of life of an idle connection; three may be missing.
 _CONNECT, _KEEPALIVE = 15.0, 5.0
@@ -78,7 +78,12 @@ class Login(BaseModel):
 
 
 class Command(Protocol):
-    """A command that runs on a node."""
+    """A command that runs on a node.
+
+    :ivar pid: its process id there; it leads a process group.
+    """
+
+    pid: int
 
     @property
     def stdin(self) -> Any:
@@ -110,10 +115,9 @@ class Command(Protocol):
 class Connection(Protocol):
     """Runs commands on a node."""
 
-    async def open(self, script: str, *, lasting: bool = False) -> Command:
+    async def open(self, script: str) -> Command:
         """Start a script of the POSIX shell.
 
-        :param lasting: whether it would run on if this process is killed; on this machine it is killed, too.
         :raises NodeError: the node cannot be reached.
         """
         ...
@@ -133,18 +137,18 @@ def _with_pid(script: str, token: str) -> str:
     return f"echo {token} $$ >&2\n{script}"
 
 
-async def pid_after(token: str, stream: Any) -> int | None:
-    """Read up to a line with a token and a process id; None if the stream ends before it."""
+async def number_after(token: str, stream: Any) -> int | None:
+    """Read up to a line with a token and a number; None if the stream ends before it."""
     while line := await stream.readline():
         # The user's shell may print whatever it likes before.
-        before, _, pid = line.decode(errors="replace").rpartition(f"{token} ")
-        if pid.strip().isdigit() and (before or line.startswith(token.encode())):
-            return int(pid)
+        before, _, number = line.decode(errors="replace").rpartition(f"{token} ")
+        if number.strip().isdigit() and (before or line.startswith(token.encode())):
+            return int(number)
     return None
 
 
 async def _pid_of(token: str, stderr: Any, name: str) -> int:
-    pid = await pid_after(token, stderr)
+    pid = await number_after(token, stderr)
     if pid is None:
         raise NodeError(f"node {name}: the connection was lost")
     return pid
@@ -152,9 +156,12 @@ async def _pid_of(token: str, stderr: Any, name: str) -> int:
 
 class _LocalCommand:
     def __init__(
-        self, process: asyncio.subprocess.Process, inside: Callable[[], Awaitable[None]] | None
+        self,
+        process: asyncio.subprocess.Process,
+        pid: int = 0,
+        inside: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._process, self._kill_inside = process, inside
+        self._process, self.pid, self._kill_inside = process, pid or process.pid, inside
         self.stdin, self.stdout, self.stderr = process.stdin, process.stdout, process.stderr
 
     async def wait(self) -> int:
@@ -174,12 +181,10 @@ class _Local:
     def __init__(self, address: NodeAddress) -> None:
         self._address = address
 
-    async def open(self, script: str, *, lasting: bool = False) -> Command:
+    async def open(self, script: str) -> Command:
         prefix = self._address.prefix
         token = secrets.token_hex(8)
         command = [*prefix, "/bin/sh", "-c", _with_pid(script, token) if prefix else script]
-        if lasting:
-            command = with_parent_death_signal(command)
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
@@ -194,9 +199,13 @@ class _Local:
         except OSError as error:
             raise NodeError(f"node {self._address.name}: cannot start {command[0]}: {error}") from error
         if not prefix:
-            return _LocalCommand(process, None)
-        pid = await _pid_of(token, process.stderr, self._address.name)
-        return _LocalCommand(process, lambda: _kill(self, pid))
+            return _LocalCommand(process)
+        try:
+            pid = await _pid_of(token, process.stderr, self._address.name)
+        except BaseException:
+            await run_to_completion(_LocalCommand(process).kill())
+            raise
+        return _LocalCommand(process, pid, lambda: _kill(self, pid))
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -258,9 +267,10 @@ class _RemoteCommand:
         streams: tuple[_Stream, _Stream],
         name: str,
         closed: "asyncio.Future[None]",
+        pid: int,
         kill: Callable[[], Awaitable[None]],
     ) -> None:
-        self._process, self._name, self._closed, self._kill = process, name, closed, kill
+        self._process, self._name, self._closed, self.pid, self._kill = process, name, closed, pid, kill
         self.stdin, (self.stdout, self.stderr) = _Sink(process.stdin, streams[0].errors), streams
 
     async def wait(self) -> int:
@@ -287,7 +297,7 @@ class _Remote:
         self._connections: list[tuple[Any, set[Any]]] = []
         self._connecting = asyncio.Lock()
 
-    async def open(self, script: str, *, lasting: bool = False) -> Command:
+    async def open(self, script: str) -> Command:
         # In a thread: it reads files, and runs a program to find out where it is.
         try:
             asyncssh: Any = await asyncio.to_thread(importlib.import_module, "asyncssh")
@@ -315,8 +325,12 @@ class _Remote:
             closed.add_done_callback(lambda _, channels=channels, place=place: channels.discard(place))
             errors = (asyncssh.Error, OSError)
             streams = _Stream(process.stdout, errors), _Stream(process.stderr, errors)
-            pid = await _pid_of(token, streams[1], name)
-            return _RemoteCommand(process, streams, name, closed, functools.partial(_kill, self, pid))
+            try:
+                pid = await _pid_of(token, streams[1], name)
+            except BaseException:
+                process.close()
+                raise
+            return _RemoteCommand(process, streams, name, closed, pid, functools.partial(_kill, self, pid))
         raise NodeError(f"node {name}: the connection was lost")
 
     async def _free(self, asyncssh: Any) -> tuple[Any, set[Any]]:

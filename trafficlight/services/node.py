@@ -1,16 +1,27 @@
 """A node as a test sees it, and what is left on it when a case has ended."""
 
+import asyncio
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from secrets import token_hex
 
 from pydantic import BaseModel
 
+from trafficlight.processes import describe_exit, run_to_completion
 from trafficlight.services.account import MARK, Account
-from trafficlight.services.connections import NodeAddress, NodeError, script_of
-from trafficlight.services.streams import CommandError
+from trafficlight.services.connections import (
+    Command,
+    Connection,
+    NodeAddress,
+    NodeError,
+    number_after,
+    script_of,
+)
+from trafficlight.services.streams import CHUNK, last_lines
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +29,26 @@ logger = logging.getLogger(__name__)
 _LOG_LIMIT = 100 << 20
 # The folder with a list of logs to collect for each service, in the case's folder on the node.
 _LISTS = ".collect"
+# Seconds for ending, collecting and removing what a case has left on a node.
+_CLEAN = 120.0
+# Ends all processes with a mark and removes a folder, as soon as it reads a line or its input ends: with the
+# case, with the lab, or with the connection. Between the two a line says whether the folder is there.
+_GUARD = """trap '' HUP INT TERM PIPE
+end_all() {{
+ for i in 1 2 3 4 5 6 7 8 9 10; do
+  found=$(grep -lsxzF {mark} /proc/[0-9]*/environ | cut -d/ -f3)
+  [ -z "$found" ] && return
+  kill -KILL $found 2>/dev/null; sleep 0.05
+ done
+ echo processes run on after SIGKILL: $found >&2; return 1
+}}
+# If the lab was killed, what it had been starting ends before that.
+read -r _ || sleep 2
+end_all; code=$?
+if [ -e {folder} ]; then echo {token} 1; else echo {token} 0; fi
+while read -r _; do :; done
+rm -rf {folder} || code=1
+exit $code"""
 
 
 class LogEntry(BaseModel):
@@ -72,7 +103,8 @@ class Node:
 
 def case_folder(address: NodeAddress, mark: str) -> str:
     """Return the folder of a case on a node."""
-    return str(PurePosixPath(address.folder) / f"trafficlight-{mark}")
+    name = re.sub(r"[^\w.-]", "_", address.name)  # nodes may share a machine
+    return str(PurePosixPath(address.folder) / f"trafficlight-{mark}-{name}")
 
 
 async def note_logs(account: Account, service: str, entries: Iterable[LogEntry]) -> None:
@@ -95,8 +127,9 @@ async def collect(account: Account, entries: Sequence[LogEntry], target: Path, *
         return []
     script = "\n".join(_gathered(one, number) for number, one in enumerate(wanted))
     looked = await account.run(f"rm -rf .gathered; mkdir .gathered\n{script}", timeout=120)
+    # A code of 1 is a file that something still writes to.
     size = f"-size -{_LOG_LIMIT // 1024 + 1}k"
-    tar = f"(cd .gathered && find -L . -type f {size} -print0 | tar -chf - --null -T -)"
+    tar = f"(cd .gathered && find -L . -type f {size} -print0 | tar -chf - --null -T - || [ $? = 1 ])"
     await account.receive(f"{tar} && {done}", target)
     notes = []
     for line in looked.stdout.splitlines():
@@ -124,40 +157,79 @@ def _gathered(entry: LogEntry, number: int) -> str:
     )
 
 
-async def clean(address: NodeAddress, mark: str, target: Path | None = None) -> list[str]:
-    """Remove what a case has left on a node: processes, also those that left their group, and its folder.
+class Guard:
+    """Removes what a case leaves on a node: processes, also those that left their group, and its folder.
+
+    It is a shell on the node that waits for the end of its input. So it also does its work when this process
+    has been killed, or the connection was lost.
 
     :param mark: unique to the case.
-    :param target: the folder for logs that were not collected; None for none.
-    :return: what went wrong, one line each.
     """
-    folder, notes = case_folder(address, mark), []
-    account = Account(address, folder, "")
-    where, text = script_of([folder]), script_of([f"{MARK}={mark}"])
-    kill = (
-        "for i in 1 2 3 4 5 6 7 8 9 10; do\n"
-        f" found=$(grep -lsxzF {text} /proc/[0-9]*/environ | cut -d/ -f3)\n"
-        ' [ -z "$found" ] && exit 0\n kill -KILL $found 2>/dev/null; sleep 0.05\ndone\nexit 1'
-    )
-    try:
-        if (await account.run(f"({kill}) || exit 1; [ ! -e {where} ] || echo folder")).stdout:
-            if target is not None:
-                await _collect_left(account, address, target)
-            await account.run(f"cd / && rm -rf {where}")
-    except (CommandError, NodeError) as error:
-        notes.append(str(error).splitlines()[0])
-    finally:
-        await account.close()
-    return notes
 
+    def __init__(self, address: NodeAddress, mark: str, connection: Connection) -> None:
+        self.address, self.mark = address, mark
+        self._connection, self._token = connection, token_hex(8)
+        self._shell: Command | None = None
 
-async def _collect_left(account: Account, address: NodeAddress, target: Path) -> None:
-    """Collect the logs of services whose test was killed; what goes wrong must not keep the node."""
-    try:
-        for note in await _collected(account, address, target):
-            logger.info("node %s: %s", address.name, note)
-    except Exception as error:  # noqa: BLE001 - the lists are written by a process that was killed
-        logger.warning("node %s: its logs cannot be collected: %s", address.name, error)
+    async def start(self) -> None:
+        """Start it, before anything else of the case is started there.
+
+        :raises NodeError: the node does not answer.
+        """
+        folder, mark = script_of([case_folder(self.address, self.mark)]), script_of([f"{MARK}={self.mark}"])
+        script = _GUARD.format(folder=folder, mark=mark, token=self._token)
+        self._shell = await self._connection.open(script)
+
+    async def end(self, target: Path | None = None) -> str:
+        """Let it do its work now, or another one if it has been lost. Idempotent.
+
+        :param target: the folder for logs that were not collected; None for none.
+        :return: what went wrong, in one line; empty if nothing did.
+        """
+        try:
+            async with asyncio.timeout(_CLEAN):
+                if self._shell is not None:
+                    try:
+                        return await self._end(self._shell, target)
+                    except NodeError as lost:
+                        logger.warning("%s; what ran there has been ended", lost)
+                await self.start()
+                assert self._shell is not None
+                return await self._end(self._shell, target)
+        except NodeError as error:
+            return str(error)
+        except TimeoutError:
+            return f"node {self.address.name}: cleaning up was not done within {_CLEAN:g} s"
+
+    async def _end(self, shell: Command, target: Path | None) -> str:
+        self._shell = None
+        try:
+            shell.stdin.write(b"\n")
+            left = await number_after(self._token, shell.stdout)
+            if left and target is not None:
+                await self._collect_left(target)
+            shell.stdin.write_eof()
+            code = await shell.wait()
+            error = (await shell.stderr.read(CHUNK)).decode(errors="replace")
+        except OSError:
+            left = None
+        finally:
+            await run_to_completion(shell.kill())
+        if left is None:
+            raise NodeError(f"node {self.address.name}: the connection was lost")
+        problem = " ".join(last_lines(error).split("\n")) or describe_exit(code)
+        return f"node {self.address.name}: cleaning up failed: {problem}" if code else ""
+
+    async def _collect_left(self, target: Path) -> None:
+        """Collect the logs of services whose test was killed; what goes wrong must not keep the node."""
+        account = Account(self.address, case_folder(self.address, self.mark), "")
+        try:
+            for note in await _collected(account, self.address, target):
+                logger.info("node %s: %s", self.address.name, note)
+        except Exception as error:  # noqa: BLE001 - the lists are written by a process that was killed
+            logger.warning("node %s: its logs cannot be collected: %s", self.address.name, error)
+        finally:
+            await account.close()
 
 
 async def _collected(account: Account, address: NodeAddress, target: Path) -> list[str]:

@@ -88,8 +88,10 @@ async def read_all(stream: Any, into: bytearray) -> None:
 
 async def read_between(begin: str, end: str, stream: Any, into: bytearray) -> int | None:
     """Read what is between two marks, and return the number after the second; None if the stream ends."""
-    first, second = begin.encode(), end.encode()
-    while not (found := re.search(second + rb"(\d+)\n", into)):
+    first, second = begin.encode(), re.compile(end.encode() + rb"(\d+)\n")
+    seen = 0
+    while not (found := second.search(into, seen)):
+        seen = max(0, len(into) - len(end) - 5)  # the mark may come in pieces, with a code of up to 3 digits
         chunk = await stream.read(CHUNK)
         if not chunk:
             return None
@@ -171,7 +173,8 @@ async def _pump(source: Any, target: Any) -> None:
 
 def cut(line: str) -> str:
     """Return a line as an error quotes it."""
-    return line if len(line) <= _WIDTH else f"{line[:_WIDTH]}..."
+    shown = "".join(one if one.isprintable() or one == "\t" else "\ufffd" for one in line[:_WIDTH])
+    return shown if len(line) <= _WIDTH else f"{shown}..."
 
 
 def last_lines(text: str) -> str:

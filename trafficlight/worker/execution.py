@@ -17,8 +17,8 @@ from trafficlight.client_types import ClientType, client_class
 from trafficlight.clients import Client, HomeServer, MatrixClient, NetworkProxyClient
 from trafficlight.clock import Clock, Deadline, SystemClock
 from trafficlight.errors import DeadlineError, LabError
+from trafficlight.network.bypass import requests_past
 from trafficlight.network.connection import CaseNetwork
-from trafficlight.network.rules import SOURCE
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import (
     Attachment,
@@ -420,12 +420,10 @@ class _Execution:
         logs = [one.log for one in roles.values() if isinstance(one, HomeServer) and one.log]
         if not proxied or not logs:
             return verdict
-        from trafficlight.homeservers.recipes.synapse import requests_past  # only where it is needed
-
         notes = []
         for log in logs:
             with contextlib.suppress(OSError):
-                for user, requests in (await asyncio.to_thread(requests_past, SOURCE, log, proxied)).items():
+                for user, requests in (await asyncio.to_thread(requests_past, log, proxied)).items():
                     more = f" and {count(len(requests) - 1, 'other request')}" if requests[1:] else ""
                     notes.append(f"{proxied[user]} bypassed the network proxy: {requests[0]}{more}")
         for note in notes:

@@ -9,8 +9,8 @@ import pytest
 
 from tests.sshd import Sshd, start_sshd
 from trafficlight.services.account import Account
-from trafficlight.services.connections import NodeAddress
-from trafficlight.services.node import case_folder
+from trafficlight.services.connections import NodeAddress, connect
+from trafficlight.services.node import Guard, case_folder
 
 __all__ = ["start_sshd"]
 
@@ -36,3 +36,12 @@ async def account(address: NodeAddress) -> AsyncIterator[Account]:
     yield opened
     async with asyncio.timeout(30):
         await opened.close()
+
+
+async def clean(address: NodeAddress, mark: str = MARK, logs: Path | None = None) -> str:
+    """Do what is done at the end of a case."""
+    connection = connect(address)
+    try:
+        return await Guard(address, mark, connection).end(logs)
+    finally:
+        await connection.close()

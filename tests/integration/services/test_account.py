@@ -2,18 +2,39 @@
 
 import asyncio
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.services.conftest import MARK
+from tests.integration.services.conftest import MARK, clean
 from tests.sshd import Sshd
 from trafficlight.services.account import Account
 from trafficlight.services.connections import NodeAddress, NodeError
-from trafficlight.services.node import LogEntry, case_folder, clean, collect, note_logs
+from trafficlight.services.node import LogEntry, case_folder, collect, note_logs
 from trafficlight.services.streams import CommandError
+
+_LAB = """
+import asyncio, sys
+from trafficlight.services.account import Account
+from trafficlight.services.connections import NodeAddress, connect
+from trafficlight.services.node import Guard, case_folder
+
+async def main():
+    address, mark = NodeAddress.model_validate_json(sys.argv[1]), sys.argv[2]
+    guard = Guard(address, mark, connect(address))
+    await guard.start()
+    account = Account(address, case_folder(address, mark), mark)
+    await account.start("setsid sleep 1000 & echo $! > child; wait", name="job")
+    child = await account.run("until [ -s child ]; do sleep 0.1; done; cat child")
+    print(child.stdout, end="", flush=True)
+    await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
 
 
 class TestRun:
@@ -40,8 +61,12 @@ class TestRun:
         assert caught.value.code == 4
 
     async def test_a_command_is_killed_when_its_time_is_up(self, account: Account, tmp_path: Path) -> None:
-        with pytest.raises(CommandError, match=r"did not end within 0\.5 s"):
-            await account.run(f"echo $$ > {tmp_path}/pid; trap '' TERM; sleep 1000 & sleep 1000", timeout=0.5)
+        await account.run("true")  # logging in takes a moment
+        with pytest.raises(CommandError, match=r"did not end within 1 s\nstdout:\nbegun\ufffd$"):
+            await account.run(
+                f"printf 'begun\\0'; echo $$ > {tmp_path}/pid; trap '' TERM; sleep 1000 & sleep 1000",
+                timeout=1,
+            )
         pid = int((tmp_path / "pid").read_text())
         async with asyncio.timeout(20):
             while _runs(pid):
@@ -251,15 +276,31 @@ class TestClean:
         await note_logs(account, "S-1", [entry])
         child = int(await _content(account, "child"))
         await account.close()
-        assert await clean(address, MARK, tmp_path / "logs") == []
+        assert await clean(address, MARK, tmp_path / "logs") == ""
         assert not _runs(child)
         assert os.listdir(address.folder) == []
         assert (tmp_path / "logs/S-1/n1/log").read_text() == "kept\n"
 
+    async def test_a_guard_does_its_work_when_the_lab_is_killed(self, address: NodeAddress) -> None:
+        lab = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _LAB, address.model_dump_json(), f"{MARK}-killed"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert lab.stdout is not None
+        try:
+            child = int(await lab.stdout.readline())
+            assert _runs(child)
+        finally:
+            lab.kill()
+            await lab.wait()
+        async with asyncio.timeout(100):
+            while _runs(child) or os.listdir(address.folder):
+                await asyncio.sleep(0.05)
+
     async def test_leaves_what_is_of_another_case(self, address: NodeAddress) -> None:
         account = Account(address, case_folder(address, "other"), "other")
         await account.start("sleep 1000", name="job")
-        assert await clean(address, MARK) == []
+        assert await clean(address, MARK) == ""
         assert account.alive("job")
         await account.stop("job")
         await account.close()
@@ -272,6 +313,8 @@ class TestLogin:
             ({"port": 1}, "(?i)refused|connect call failed"),
             ({"known_hosts": "/dev/null"}, "(?i)host key"),
             ({"user": "no-such-user"}, "(?i)permission denied"),
+            ({"key": None, "password": "wrong"}, "(?i)permission denied"),
+            ({"key": "/no/key"}, "(?i)no such file"),
             ({"host": "no-such-host.invalid"}, "(?i)name|address|temporary"),
         ],
     )
@@ -283,6 +326,34 @@ class TestLogin:
             await account.run("true")
         assert str(caught.value).startswith("node n1: cannot log in to ")
         assert "\n" not in str(caught.value)
+
+    async def test_a_key_that_the_server_does_not_know(
+        self, start_sshd: Callable[[], Sshd], tmp_path: Path
+    ) -> None:
+        other = start_sshd().node("other")
+        account = Account(start_sshd().node("n1", key=other.key).node(), str(tmp_path / "case"), MARK)
+        with pytest.raises(NodeError, match=r"^node n1: cannot log in to 127\.0\.0\.1: [Pp]ermission denied"):
+            await account.run("true")
+
+    async def test_a_node_that_is_cut_off_mid_command(
+        self, start_sshd: Callable[[], Sshd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("trafficlight.services.connections._KEEPALIVE", 0.3)
+        sshd = start_sshd()
+        account = Account(sshd.node("n1", str(tmp_path)).node(), str(tmp_path / "case"), MARK)
+        await account.start("sleep 1000", name="job")
+        running = asyncio.ensure_future(account.run("echo begun > begun; sleep 1000"))
+        await _content(account, "begun")
+        for pid in sshd.connections():
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(NodeError, match="node n1: the connection was lost"):
+            await running
+        with pytest.raises(NodeError, match="node n1: the connection was lost"):
+            await account.wait("job")
+        await account.close()
+        sshd.kill()
+        sshd.start()
+        assert await clean(sshd.node("n1", str(tmp_path)).node()) == ""
 
     async def test_a_server_that_is_killed_mid_command(
         self, start_sshd: Callable[[], Sshd], tmp_path: Path
@@ -301,7 +372,7 @@ class TestLogin:
         sshd.start()
         assert (await account.run("echo back")).stdout == "back\n"
         await account.close()
-        assert await clean(sshd.node("n1", str(tmp_path)).node(), MARK) == []
+        assert await clean(sshd.node("n1", str(tmp_path)).node(), MARK) == ""
         assert not _runs(pid)
 
 

@@ -28,6 +28,7 @@ async def watched(cluster: Cluster) -> AsyncIterator[asyncio.Event]:
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+        await cluster.close()
 
 
 async def _until(condition: Callable[[], object], changed: asyncio.Event) -> None:
@@ -40,7 +41,8 @@ async def _until(condition: Callable[[], object], changed: asyncio.Event) -> Non
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon."""
-    monkeypatch.setattr("trafficlight.services.clusters._AGAIN", 0.05)
+    for name in ("_SOON", "_AGAIN"):
+        monkeypatch.setattr(f"trafficlight.services.clusters.{name}", 0.05)
 
 
 async def test_a_node_that_does_not_answer_is_set_aside_and_tried_again(

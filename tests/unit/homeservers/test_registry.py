@@ -143,5 +143,8 @@ def test_only_local_homeservers_are_behind_the_proxy() -> None:
     every = {"local": FakeProvider("local"), "docker": FakeProvider("docker")}
     providers = ProviderRegistry(every, {"Odd": "docker"})
     assert providers.unsupported(replace(LOCAL, behind_proxy=True)) is None
-    reason = "Odd: the network between homeservers needs the provider local, not docker"
+    reason = (
+        "Odd: the network between homeservers needs the provider local, not docker, where the lab does not"
+        " choose the port at which they find each other"
+    )
     assert providers.unsupported(replace(DOCKER, behind_proxy=True)) == reason

@@ -16,6 +16,8 @@ from typing import Self
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
 from trafficlight.errors import LabError
+from trafficlight.homeservers.local.run_folder import RunFolder
+from trafficlight.processes import run_to_completion
 from trafficlight.results.events import State, event_from_test
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.suites.model import Case
@@ -71,10 +73,11 @@ class WorkerPool:
         self._all: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._numbers = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="trafficlight-workers-")
+        self._folder = RunFolder(Path(tempfile.gettempdir()), "trafficlight-lab-")
         self._closed = False
 
     async def __aenter__(self) -> Self:
+        await run_to_completion(asyncio.to_thread(self._folder.open))
         self._start_as_needed()
         return self
 
@@ -87,7 +90,7 @@ class WorkerPool:
         await asyncio.gather(*self._starting, return_exceptions=True)
         for worker in tuple(self._all):
             await self._end(worker)
-        self._folder.cleanup()
+        await run_to_completion(asyncio.to_thread(self._folder.close))
 
     @property
     def pids(self) -> list[int]:
@@ -231,7 +234,7 @@ class WorkerPool:
 
     async def _new(self) -> WorkerProcess:
         self._numbers += 1
-        output = Path(self._folder.name) / f"worker-{self._numbers}.log"
+        output = self._folder.path / f"worker-{self._numbers}.log"
         return await WorkerProcess.start(output, self._memory)
 
     def _started(self, task: "asyncio.Task[None]") -> None:

@@ -51,6 +51,9 @@ type client struct {
 	cancel  context.CancelFunc
 	ctx     context.Context
 
+	// Held while a response is taken.
+	syncing sync.Mutex
+
 	// What the sync has brought; guarded by the mutex.
 	sync.Mutex
 	synced  bool
@@ -207,13 +210,15 @@ func (c *client) start() error {
 		return err
 	}
 	c.matrix.Crypto = c.crypto
-	c.matrix.Store = &syncStore{c.store, c}
+	c.matrix.Store = c.store
 	c.crypto.DecryptErrorCallback = c.notDecrypted
 	c.verify = verificationhelper.NewVerificationHelper(c.matrix, c.crypto.Machine(), nil, callbacks{c}, true, true, true)
 	if err = c.verify.Init(c.ctx); err != nil {
 		return err
 	}
-	c.follow(c.matrix.Syncer.(*mautrix.DefaultSyncer))
+	events := c.matrix.Syncer.(*mautrix.DefaultSyncer)
+	c.follow(events)
+	c.matrix.Syncer = &syncer{events, c}
 	ctx, cancel := context.WithCancel(c.ctx)
 	c.cancel = cancel
 	go func() {
@@ -224,17 +229,20 @@ func (c *client) start() error {
 	return c.until("the first sync", func() bool { return c.synced }, nil)
 }
 
-// syncStore notices when all of a sync's response has been taken.
-type syncStore struct {
-	*mautrix.MemorySyncStore
+// syncer takes the response of a sync as a whole: an action that follows one that saw a part of it waits for the rest.
+type syncer struct {
+	*mautrix.DefaultSyncer
 	client *client
 }
 
-func (s *syncStore) SaveNextBatch(ctx context.Context, user id.UserID, token string) error {
+func (s *syncer) ProcessResponse(ctx context.Context, response *mautrix.RespSync, since string) error {
+	s.client.syncing.Lock()
+	defer s.client.syncing.Unlock()
+	err := s.DefaultSyncer.ProcessResponse(ctx, response, since)
 	s.client.Lock()
 	s.client.synced = true
 	s.client.Unlock()
-	return s.MemorySyncStore.SaveNextBatch(ctx, user, token)
+	return err
 }
 
 // stop ends syncing and closes the store.

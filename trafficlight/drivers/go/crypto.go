@@ -157,7 +157,7 @@ func showQRCode(c *client, _ data) (any, error) {
 		return nil, err
 	}
 	if c.verification.qr == nil {
-		return nil, errors.New("the other side scans no QR codes")
+		return nil, unsupported("the other side scans no QR codes")
 	}
 	return object{"qr_code": c.verification.qr}, nil
 }

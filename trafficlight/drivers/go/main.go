@@ -94,6 +94,8 @@ func answer(c *client, asked request) object {
 	case c.matrix == nil && asked.Action != "register" && asked.Action != "login":
 		err = errors.New("not logged in")
 	default:
+		c.syncing.Lock()
+		c.syncing.Unlock() // It only waits.
 		response, err = perform(c, asked.Data)
 	}
 	var reason unsupported

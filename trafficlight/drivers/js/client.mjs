@@ -391,7 +391,7 @@ export class MatrixClient {
 
     async show_qr_code() {
         const code = await (await this.#accept()).generateQRCode();
-        if (!code) throw new Error("the other side scans no QR codes");
+        if (!code) throw new Unsupported("the other side scans no QR codes");
         return { qr_code: Buffer.from(code).toString("base64") };
     }
 
@@ -560,7 +560,7 @@ export class MatrixClient {
             deviceId: device_id,
             verificationMethods: ["m.sas.v1", "m.qr_code.show.v1", "m.qr_code.scan.v1", "m.reciprocate.v1"],
             cryptoCallbacks: {
-                getSecretStorageKey: async ({ keys }) => this.#secret && [Object.keys(keys)[0], this.#secret],
+                getSecretStorageKey: ({ keys }) => this.#keyOf(keys),
                 cacheSecretStorageKey: (_id, _info, key) => (this.#secret = key),
             },
         });
@@ -568,6 +568,14 @@ export class MatrixClient {
         this.#client.on("crypto.verificationRequestReceived", (request) => this.#follow(request));
         await this.#client.startClient({ initialSyncLimit: 50 });
         await until(() => this.#client.isInitialSyncComplete(), "the first sync");
+    }
+
+    /** Our key of secret storage with its id: after a reset, a secret may be encrypted with the key before, too. */
+    async #keyOf(keys) {
+        for (const [id, info] of Object.entries(this.#secret ? keys : {})) {
+            if (await this.#client.secretStorage.checkKey(this.#secret, info)) return [id, this.#secret];
+        }
+        return null;
     }
 
     async #open(id) {
@@ -713,14 +721,22 @@ export class MatrixClient {
     }
 
     async #restore(key) {
-        const [, info] = (await this.#client.secretStorage.getKey()) ?? [];
+        const [id, info] = (await this.#client.secretStorage.getKey()) ?? [];
         if (!info) throw new Error("the account has no secret storage");
         if (!(await this.#client.secretStorage.checkKey(key, info))) throw new Error("the recovery key is not the right one");
         this.#secret = key;
+        // After a reset, the key and each secret that it opens come one by one.
+        const openable = async () => {
+            const keys = await this.#client.secretStorage.isStored("m.cross_signing.master");
+            return keys === null || id in keys;
+        };
+        await until(openable, "the secrets to be encrypted with the key");
         // The private keys are compared with the public ones, which a new device may not have yet.
         await this.#crypto.userHasCrossSigningKeys(this.#client.getUserId(), true);
         // Fetches the identity from secret storage and signs this device with it.
         await this.#crypto.bootstrapCrossSigning({});
+        // The SDK may still know the backup before.
+        await this.#crypto.checkKeyBackupAndEnable();
         await this.#crypto.loadSessionBackupPrivateKeyFromSecretStorage();
         await this.#crypto.checkKeyBackupAndEnable();
         await this.#crypto.restoreKeyBackup();

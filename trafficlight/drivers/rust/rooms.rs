@@ -195,7 +195,11 @@ impl Device {
     async fn invited(&self, data: &Data) -> Result<Room> {
         let client = self.client()?;
         let wanted = |room: &Room| data.room_id.as_deref().is_none_or(|id| room.room_id() == id);
-        let waiting = async || Ok(client.invited_rooms().into_iter().rfind(wanted));
+        // A room is listed before its events are stored, and without the inviter a join takes no keys of the history.
+        let waiting = async || {
+            let Some(room) = client.invited_rooms().into_iter().rfind(wanted) else { return Ok(None) };
+            Ok(room.invite_details().await.is_ok().then_some(room))
+        };
         until(format!("an invite {}", data.room_id.as_deref().unwrap_or_default()), waiting, nothing).await
     }
 

@@ -1,4 +1,4 @@
-"""The folder with the data of one provider's homeservers, removed by the next lab if its owner died."""
+"""A folder of a lab, for its homeservers or its workers, removed by the next lab if its owner died."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,6 @@ from trafficlight.processes import try_lock
 
 logger = logging.getLogger(__name__)
 
-_PREFIX = "trafficlight-servers-"
 _STAGING = ".trafficlight-staging-"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - everything below it is made with mode 0700 under a fresh name
 _ENOUGH_BYTES = 512 * 2**20
@@ -29,16 +28,18 @@ def default_base() -> Path:
 
 
 class RunFolder:
-    """A provider's folder, named after its owner's pid and locked while the owner lives.
+    """A folder that is named after its owner's pid and locked while the owner lives.
 
     The lock, not the pid, shows whether the owner lives: pids are reused, and differ between containers.
+
+    :param prefix: what the names of all folders of this kind begin with.
     """
 
-    def __init__(self, base: Path | None = None) -> None:
-        self._base = base or default_base()
+    def __init__(self, base: Path | None = None, prefix: str = "trafficlight-servers-") -> None:
+        self._base, self._prefix = base or default_base(), prefix
         self._lock: int | None = None
         self._servers = 0
-        self.path = self._base / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
+        self.path = self._base / f"{prefix}{os.getpid()}-{secrets.token_hex(3)}"
 
     def open(self) -> None:
         """Remove the folders of dead owners and create this one. Blocks."""
@@ -68,7 +69,7 @@ class RunFolder:
     def reclaim(self) -> list[Path]:
         """Remove the folders of dead owners and return them. Blocks."""
         removed = []
-        for folder in sorted(self._base.glob(f"{_PREFIX}*")):
+        for folder in sorted(self._base.glob(f"{self._prefix}*")):
             with contextlib.suppress(OSError):  # it is another user's, or was just removed by another lab
                 lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:

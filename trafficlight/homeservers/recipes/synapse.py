@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import venv
 from asyncio import to_thread
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -260,37 +260,6 @@ def log_config(place: Place, name: str = "") -> dict[str, Any]:
         },
         "root": {"level": "INFO", "handlers": ["file"]},
     }
-
-
-_ACCESS = re.compile(
-    r" - (?P<source>\S+) - \d+ - \{(?P<user>@[^}|]+)[^}]*\} Processed request: "
-    r'.*? "(?P<request>[A-Z]+ \S+) HTTP/1\.\d" "(?P<agent>.*)" \['
-)
-
-
-def requests_past(source: str, log: Path, users: Container[str]) -> dict[str, list[str]]:
-    """Return what users asked from elsewhere than an address, with a client that is known there. Blocks.
-
-    :param log: the homeserver's log; one that is not of Synapse has nothing.
-    :return: methods and paths, by user.
-    :raises OSError: it cannot be read.
-    """
-    through: set[tuple[str, str]] = set()
-    past: list[tuple[str, str, str]] = []
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if " Processed request: " not in line or (found := _ACCESS.search(line)) is None:
-                continue
-            user, agent = found["user"], found["agent"]
-            if found["source"] == source:
-                through.add((user, agent))
-            elif user in users:
-                past.append((user, agent, found["request"].partition("?")[0]))
-    requests: dict[str, list[str]] = {}
-    for user, agent, request in past:
-        if (user, agent) in through:
-            requests.setdefault(user, []).append(request)
-    return requests
 
 
 def _listener(port: int, resource: str, *, tls: bool) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from trafficlight.homeservers.recipes.synapse import requests_past
+from trafficlight.network.bypass import requests_past
+from trafficlight.network.rules import SOURCE
 
 _LINE = (
     "2026-11-29 19:10:54,011 INFO synapse.access.http.18209 - POST-2 - {source} - 18209 - {{{user}}}"
@@ -13,7 +14,7 @@ _LINE = (
 
 def test_only_the_users_own_client_counts(tmp_path: Path) -> None:
     log = tmp_path / "homeserver.log"
-    through, past = "127.0.0.2", "127.0.0.1"
+    through, past = SOURCE, "127.0.0.1"
     alice, bob = "@alice:localhost:1", "@bob:localhost:1"
     rows = [
         (past, "None", "POST /register", "aiohttp"),
@@ -29,5 +30,5 @@ def test_only_the_users_own_client_counts(tmp_path: Path) -> None:
     ]
     log.write_text("".join(["2026-11-29 INFO - main - None - Processed request: nothing\n", *lines]))
 
-    assert requests_past(through, log, {alice}) == {alice: ["GET /sync", "POST /keys/upload"]}
-    assert requests_past(through, log, {bob}) == {}, "nothing of bob came through the proxy"
+    assert requests_past(log, {alice}) == {alice: ["GET /sync", "POST /keys/upload"]}
+    assert requests_past(log, {bob}) == {}, "nothing of bob came through the proxy"
