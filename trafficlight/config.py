@@ -355,6 +355,13 @@ class Settings(BaseModel):
         "ends as an error: it may be what kills it.",
     )
 
+    history: str = Field(
+        default="",
+        pattern=r"^(postgres(ql)?://.*)?$",
+        description="The URL of a PostgreSQL database for the history of cases, if several labs share one"
+        " (`postgresql://user@host/database`; the password in `PGPASSWORD` or `~/.pgpass`); empty: a file in"
+        " the results folder.",
+    )
     upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
     upload_case_limit: int = Field(
         default=16 << 30,

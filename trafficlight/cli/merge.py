@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from trafficlight.cli.options import load_settings
+from trafficlight.cli.progress import print_summary
 from trafficlight.cli.runtime import command_line
 from trafficlight.clock import SystemClock
 from trafficlight.errors import UsageError
 from trafficlight.results.catalog import session_in
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.history.index import History
 from trafficlight.results.merge import Shard, check_shards, merge
-from trafficlight.results.reports.summary import summary
 
 
 @click.command("merge")
@@ -44,6 +45,7 @@ def command(folders: tuple[Path, ...], config: Path | None, results_folder: Path
     shards.sort(key=lambda shard: shard.number)
     check_shards(shards)
     folder = ResultsFolder.create(settings.results_root, SystemClock().now().date())
-    record = merge(shards, folder, command_line())
-    click.echo("\n".join(summary(record, folder.path)))
+    history = History(settings.results_root, settings.history)
+    record = merge(shards, folder, history, command_line())
+    print_summary(record, folder.path)
     return record.exit_code or 0

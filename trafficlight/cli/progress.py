@@ -6,8 +6,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,7 +18,10 @@ from rich.text import Text
 
 from trafficlight.results.case import INTERRUPTED, CaseRecord
 from trafficlight.results.events import FINAL, CaseEnded, CaseState, CaseWaits, State
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.changes import step_summary
+from trafficlight.results.reports.summary import summary
 from trafficlight.text import count, duration, escape_control, single_line
 
 _STYLES = {
@@ -45,6 +50,15 @@ def print_header(console: Console, text: str, url: str) -> None:
     """Print the first line of a session; on a terminal, a URL that does not fit gets its own line."""
     between = "\n" if console.file.isatty() and cell_len(f"{text} · {url}") > console.width else " · "
     console.print(f"{text}{between}{url}", soft_wrap=True, markup=False)
+
+
+def print_summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowest: int = 0) -> None:
+    """Print the summary of a session, and append one to that of a step of GitHub Actions."""
+    click.echo("\n".join(summary(record, folder, incomplete, slowest=slowest)))
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        text = step_summary(record, read_changes(folder), folder)
+        with suppress(OSError), open(path, "a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import click
 from trafficlight.config import load
 from trafficlight.errors import UsageError
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.json_files import dump, report_json
 from trafficlight.results.reports.junit import JunitStyle, junit_bytes
-from trafficlight.results.reports.summary import markdown, summary
+from trafficlight.results.reports.summary import summary
 from trafficlight.results.traffic import exchanges, period_of, render_exchanges
 from trafficlight.results.writer import rebuild
 from trafficlight.text import escape_control
@@ -25,10 +26,10 @@ from trafficlight.text import escape_control
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["html", "json", "junit", "text", "markdown", "requests"]),
+    type=click.Choice(["html", "json", "junit", "text", "requests"]),
     default=None,
-    help="Print one report to standard output; markdown is for the page of a CI job, requests are those of "
-    "recorded clients. Default: rewrite all files in the folder.",
+    help="Print one report to standard output; requests are those of recorded clients. Default: rewrite all "
+    "files in the folder.",
 )
 @click.option("--case", "text", default="", help="Of requests: only cases whose id contains this text.")
 @click.option("--role", default="", help="Of requests: only those of this client.")
@@ -51,7 +52,8 @@ def command(results_folder: Path | None, kind: str | None, text: str, role: str,
     record.id = record.id or folder.id
     match kind:
         case "html":
-            click.echo(report_html(record, over=not is_written(folder.events)), nl=False)
+            content = report_html(record, read_changes(folder.path), over=not is_written(folder.events))
+            click.echo(content, nl=False)
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":
@@ -60,8 +62,6 @@ def command(results_folder: Path | None, kind: str | None, text: str, role: str,
             _show_requests(record, folder.path, text, role, period_of(between))
         case "text":
             click.echo("\n".join(summary(record, folder.path)))
-        case "markdown":
-            click.echo("\n".join(markdown(record, folder.path)))
         case _:
             rebuild(folder, record)
             click.echo("\n".join(summary(record, folder.path)))

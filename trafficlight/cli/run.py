@@ -14,13 +14,12 @@ from rich.console import Console
 from trafficlight.cli.collect import list_cases
 from trafficlight.cli.debugging import debug
 from trafficlight.cli.options import ending_options, lab_options, load_settings, selection_options
-from trafficlight.cli.progress import Progress, is_live, print_header, show_work
+from trafficlight.cli.progress import Progress, is_live, print_header, print_summary, show_work
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, run_lab, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.supervisor import absence_of, driver_types, programs_of, unsupported_of
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
-from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
@@ -128,5 +127,4 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, s
 
 def _print_summaries(sessions: Iterable[Session], slowest: int) -> None:
     for session in sessions:
-        incomplete = session.writer.incomplete
-        click.echo("\n".join(summary(session.record, session.folder.path, incomplete, slowest=slowest)))
+        print_summary(session.record, session.folder.path, session.writer.incomplete, slowest=slowest)

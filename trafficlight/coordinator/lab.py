@@ -45,6 +45,7 @@ from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.events import Expected
 from trafficlight.results.folder import UNCLAIMED, ResultsFolder, folder_name, mark
+from trafficlight.results.history.index import History
 from trafficlight.results.journal import Journal, read_events
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
@@ -82,6 +83,7 @@ class Lab:
     planner: Planner
     metrics: Metrics
     catalog: SessionCatalog
+    history: History
     recovered: RecoveredState
     resumable: bool
 
@@ -150,6 +152,7 @@ class Lab:
             )
             journal.subscribe(late, LATE)
             stack.push_async_callback(asyncio.to_thread, late.close)
+            history = History(root, settings.history)
             catalog = SessionCatalog(
                 root,
                 lambda: {id: session.record for id, session in engine.sessions.items()},
@@ -172,6 +175,7 @@ class Lab:
                     planner=planner,
                     metrics=metrics,
                     catalog=catalog,
+                    history=history,
                     recovered=recovered,
                     resumable=resumable,
                 )
@@ -330,6 +334,7 @@ class Lab:
             deadline=self.settings.session_deadline,
             interruptions=self.settings.interruption_limit if self.settings.rerun_interrupted else 1,
             reporters=await asyncio.to_thread(load_reporters, self.settings.reporters),
+            history=self.history,
         )
 
     def _prepare(self, plan: Plan) -> Preparation:

@@ -31,6 +31,7 @@ from trafficlight.results.events import (
     State,
 )
 from trafficlight.results.folder import ResultsFolder, remove_partial_uploads
+from trafficlight.results.history.index import History
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
 from trafficlight.results.reporters.host import Reporter
@@ -67,6 +68,7 @@ class SessionOptions:
     :param deadline: seconds that the session may take; None for no limit.
     :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
         limit.
+    :param history: which the session is added to at its end; None for none.
     """
 
     max_failures: int | None = None
@@ -81,6 +83,7 @@ class SessionOptions:
     deadline: float | None = None
     interruptions: int | None = None
     reporters: Sequence[Reporter] = ()
+    history: History | None = None
 
 
 class Session:
@@ -97,7 +100,7 @@ class Session:
         self.plan = plan
         self.options = options
         self.record = SessionRecord()
-        self.writer = ResultsWriter(folder, self.record, options.reporters)
+        self.writer = ResultsWriter(folder, self.record, options.reporters, history=options.history)
         self.ended = asyncio.Event()
         #: The cases that wait, by what they need.
         self.waiting = WaitingCases(self.id)

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from trafficlight.results.events import (
     CasePlanned,
     CaseState,
     CaseWaits,
+    Event,
     Problem,
     SessionEnded,
     SessionStarted,
@@ -48,21 +49,25 @@ _Stamp: TypeAlias = tuple[int, int, int]
 _ID = re.compile(r"(\d{4}-\d\d-\d\d)--(\d{3,9})")
 # Bytes of logs whose records are cached; a record takes a few times as much memory.
 _CACHE_BYTES = 16 << 20
-# The events that a record without the inside of attempts is made of.
-_OUTLINE = frozenset(
-    event.kind
-    for event in (
-        SessionStarted,
-        SessionStopped,
-        SessionEnded,
-        Problem,
-        CasePlanned,
-        CaseWaits,
-        CaseState,
-        CaseEnded,
-    )
+OUTLINE: tuple[type[Event], ...] = (
+    SessionStarted,
+    SessionStopped,
+    SessionEnded,
+    Problem,
+    CasePlanned,
+    CaseWaits,
+    CaseState,
+    CaseEnded,
 )
-_INSIDE_ATTEMPT = re.compile(LINE_BEGINNING + rb'(?!(?:%s)")' % "|".join(_OUTLINE).encode())
+"""The events that a record without the inside of attempts is made of."""
+
+
+def line_of_other(kinds: Iterable[type[Event]]) -> re.Pattern[bytes]:
+    """Return a pattern for the beginning of lines that hold events of other kinds."""
+    return re.compile(LINE_BEGINNING + rb'(?!(?:%s)")' % "|".join(event.kind for event in kinds).encode())
+
+
+_INSIDE_ATTEMPT = line_of_other(OUTLINE)
 
 
 class ProblemSummary(BaseModel):
@@ -234,7 +239,7 @@ def read_record(log: Path) -> tuple[SessionRecord, int]:
         for line in lines:
             if _INSIDE_ATTEMPT.match(line):  # most lines: do not parse them
                 skipped = line
-            elif (event := parse_event(line)) is not None and event.kind in _OUTLINE:
+            elif (event := parse_event(line)) is not None and isinstance(event, OUTLINE):
                 skipped = b""
                 record.apply(event)
                 weight += len(line)

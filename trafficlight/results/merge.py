@@ -10,6 +10,7 @@ from typing import Any
 
 from trafficlight.errors import UsageError
 from trafficlight.results.case import INTERRUPTED
+from trafficlight.results.catalog import line_of_other
 from trafficlight.results.events import (
     FINAL,
     CaseElsewhere,
@@ -21,18 +22,18 @@ from trafficlight.results.events import (
     SessionEnded,
     SessionStarted,
     State,
-    line_head,
     parse_event,
 )
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.history.index import History
 from trafficlight.results.journal import EventLog, is_written, read_events, session_end
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
-from trafficlight.results.writer import rebuild
+from trafficlight.results.writer import keep_history, rebuild
 from trafficlight.text import single_line
 
 # The events that are those of the whole session, not of one shard.
 _OUTLINE = (SessionStarted, SessionEnded, Problem, CasePlanned, CaseElsewhere)
-_KINDS = frozenset(event.kind for event in _OUTLINE)
+_OTHER = line_of_other(_OUTLINE)
 # What differs between the requests of shards, or is in the event that starts their sessions.
 _OWN = ("shard", "durations", "seed", "strict")
 
@@ -71,8 +72,7 @@ class Shard:
         problems = []
         with folder.events.open("rb") as lines:
             for line in lines:
-                head = line_head(line)
-                match parse_event(line) if head is not None and head.kind in _KINDS else None:
+                match None if _OTHER.match(line) else parse_event(line):
                     case SessionStarted() as event:
                         started = event
                     case CasePlanned() | CaseElsewhere() as event:
@@ -137,13 +137,14 @@ def _asked(shard: Shard) -> dict[str, Any]:
     return same | {"seed": started.seed, "strict": started.strict} | asked
 
 
-def merge(shards: Sequence[Shard], folder: ResultsFolder, command: str) -> SessionRecord:
+def merge(shards: Sequence[Shard], folder: ResultsFolder, history: History, command: str) -> SessionRecord:
     """Write the folder of the session that shards make. Blocks.
 
     Cases of a shard that is missing, or did not end, have no verdict.
 
     :param shards: at least one; :func:`check_shards` has checked them.
     :param folder: a new folder.
+    :param history: of its results folder.
     :param command: the command line, for the record.
     :raises OSError: something cannot be read or written.
     """
@@ -159,6 +160,7 @@ def merge(shards: Sequence[Shard], folder: ResultsFolder, command: str) -> Sessi
             numbered = replace(event, session=folder.id, sequence=record.last_sequence + 1)
             record.apply(numbered)
             log.append(numbered)
+    keep_history(history, folder.path, record)
     rebuild(folder, record)
     folder.finish()
     return record

@@ -28,6 +28,9 @@ from trafficlight.results.events import (
     Upload,
 )
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, remove_partial_uploads, write_atomically
+from trafficlight.results.history.changes import read_changes, write_changes
+from trafficlight.results.history.database import HistoryError
+from trafficlight.results.history.index import History
 from trafficlight.results.journal import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.record import ExitCode, SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
@@ -48,6 +51,8 @@ logger = logging.getLogger(__name__)
 # How many times as long as writing took the thread pauses after it: writing takes 5 % of the time at most.
 _THROTTLE = 20
 _LONGEST_PAUSE = 5.0  # seconds
+# Seconds that reading earlier sessions into the history may take at the end of one.
+_CATCHING_UP = 2.0
 # Seconds in which late events of a session share a rebuild of its reports.
 _GATHER = 0.2
 # Seconds before the last event of a killed coordinator in which an attempt may have ended without its logs.
@@ -69,6 +74,7 @@ class ResultsWriter:
     :param folder: where to; its log is opened, so that other processes see that the session runs.
     :param record: the session's record; events are applied to it here, and once only.
     :param deadline: seconds that reporters may take after the end.
+    :param history: of the results folder; None keeps none.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class ResultsWriter:
         reporters: Sequence[Reporter] = (),
         *,
         deadline: float = 30.0,
+        history: History | None = None,
     ) -> None:
         self._folder = folder
         self._record = record
@@ -90,6 +97,7 @@ class ResultsWriter:
         self._document = JunitDocument(record, JunitStyle.detect(folder.path))
         self._written = b""
         self._deadline = deadline
+        self._history = history
         self._hosts = [ReporterHost(reporter, deadline=deadline) for reporter in reporters]
         self._changed: dict[str, None] = {}  # the ids of cases to serialise again, in order
         self._record_lock = threading.Lock()  # held for microseconds
@@ -166,6 +174,8 @@ class ResultsWriter:
             self._note(self._log.misplaced() or removed)
             self._record_incomplete()
             self._note(_attempted(self._write_junit, "junit.xml"))
+            if self._history is not None and self._record.ended is not None:
+                keep_history(self._history, self._folder.path, self._record)
             self._note(write_reports(self._folder, self._record))
             if self._record_incomplete():
                 # A full disk has no place for two of them, and this one is green.
@@ -358,6 +368,18 @@ class LateEventRecorder:
         rebuild(folder, SessionRecord.replay(read_events(folder.events)))
 
 
+def keep_history(history: History, folder: Path, record: SessionRecord) -> None:
+    """Add a session that has ended to the history and write what changed; a problem costs nothing else."""
+    try:
+        history.update(_CATCHING_UP)
+        if (changes := history.take_in(record)) is not None:
+            write_changes(folder, changes)
+    except (HistoryError, OSError) as error:
+        logger.warning("new failures are not told from known ones: %s", error)
+    except Exception:
+        logger.exception("new failures are not told from known ones")
+
+
 def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     """Rebuild ``junit.xml`` and all reports of a session.
 
@@ -382,7 +404,7 @@ def write_reports(folder: ResultsFolder, record: SessionRecord) -> str:
         "session.json": lambda: dump(SessionSummary.of(record).as_json()),
         "report.json": lambda: dump(report_json(record)),
         "rerun-failed.yml": lambda: rerun_failed(record),
-        "report.html": lambda: report_html(record),
+        "report.html": lambda: report_html(record, read_changes(folder.path)),
     }
     for name, content in files.items():
         failure = _attempted(partial(_write_report, folder.path / name, content), name)

@@ -16,6 +16,7 @@ from trafficlight.coordinator.session import Session
 from trafficlight.results.catalog import SessionCatalog, read_summary
 from trafficlight.results.events import Upload
 from trafficlight.results.folder import AttemptFolder, ResultsFolder
+from trafficlight.results.history.index import History
 from trafficlight.results.journal import read_events
 from trafficlight.results.merge import Shard, check_shards, merge
 from trafficlight.results.record import ExitCode, SessionRecord
@@ -160,7 +161,7 @@ async def test_four_shards_merged_are_one_session(tmp_path: Path) -> None:
         shards = [Shard.read(session.folder.path) for session in sessions]
         check_shards(shards)
         folder = ResultsFolder.create(tmp_path / "merged", date(2026, 11, 21))
-        return merge(shards, folder, ""), folder
+        return merge(shards, folder, History(tmp_path / "merged"), ""), folder
 
     record, folder = await asyncio.to_thread(merged)
 

@@ -84,10 +84,11 @@ async def create(template: Path, fill: Callable[[Path], Awaitable[object]]) -> N
     work = await asyncio.to_thread(_new_folder)
     cluster = work / "cluster"
     try:
-        initdb = [program("initdb") or "initdb", "-D", str(cluster), "-U", "synapse", "--auth=trust"]
+        executable = await asyncio.to_thread(program, "initdb")
+        initdb = [executable or "initdb", "-D", str(cluster), "-U", "synapse", "--auth=trust"]
         options = ["--encoding=UTF8", "--locale=C", "--no-sync", "--wal-segsize=1"]
         await run_tool("initdb", [*_unprivileged(), *initdb, *options], directory=cluster)
-        command = service(cluster)
+        command = await asyncio.to_thread(service, cluster)
         process = await start_process(
             command.argv, environment=child_environment(), directory=cluster, log=work / "log"
         )

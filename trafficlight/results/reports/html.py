@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from trafficlight.results.case import CaseRecord
+from trafficlight.results.history.changes import Changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.presentation import (
     POSITION,
@@ -31,9 +32,10 @@ class _Item:
     attempts: list[AttemptView]
 
 
-def report_html(record: SessionRecord, *, over: bool = True) -> bytes:
+def report_html(record: SessionRecord, changes: Changes | None = None, *, over: bool = True) -> bytes:
     """Return the page. It links to the files in the session's folder.
 
+    :param changes: since earlier sessions, if that is known.
     :param over: whether the session no longer runs.
     """
     now = record.ended or record.last_time or datetime.now(UTC)
@@ -52,6 +54,7 @@ def report_html(record: SessionRecord, *, over: bool = True) -> bytes:
     return render(
         "report.html",
         record=record,
+        changes=changes,
         result=verdict(
             counts,
             _state(record, over=over),

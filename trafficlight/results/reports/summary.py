@@ -8,7 +8,9 @@ from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.folder import AttemptFolder
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.changes import change_lines
 from trafficlight.results.reports.presentation import status_counts
 from trafficlight.text import count, duration, escape_control, single_line
 
@@ -63,27 +65,12 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
         for outcome in Outcome
         if outcome in numbers or outcome in _ALWAYS
     )
+    if (changes := read_changes(folder)) is not None:
+        lines += change_lines(changes)
     problems = f" · {count(len(record.problems), 'problem')}" if record.problems else ""
     warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
     interrupted = " · interrupted" if record.interrupted else ""
     return [*lines, f"{counts}{problems}{warnings}{interrupted}   {where}"]
-
-
-def markdown(record: SessionRecord, folder: Path) -> list[str]:
-    """Return the summary in Markdown, below a table with a row for each test: for the page of a CI job.
-
-    :param folder: the session's folder.
-    """
-    rows: dict[str, Counter[Outcome]] = {}
-    for case in record.cases.values():
-        rows.setdefault(case.suite, Counter())[case.outcome] += 1
-    shown = [one for one in Outcome if one in _ALWAYS or any(row[one] for row in rows.values())]
-    lines = [f"| test | {' | '.join(shown)} |", f"| --- |{' ---: |' * len(shown)}"]
-    for suite, row in rows.items():
-        name = escape_control(suite).replace("`", "'").replace("|", "\\|")
-        lines.append(f"| `{name}` | {' | '.join(str(row[one] or '') for one in shown)} |")
-    fence = "`" * 8  # more than a message has
-    return [*lines, "", fence, *summary(record, folder), fence]
 
 
 def _lines_of(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:

@@ -1,0 +1,214 @@
+"""The index of verdicts over all sessions of a results folder.
+
+It is derived: what is in it can be read again from the sessions' folders, and is, when it is missing.
+Verdicts of sessions whose folders were removed stay until then.
+"""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trafficlight.results.case import Outcome
+from trafficlight.results.catalog import read_summary, session_ids
+from trafficlight.results.history.changes import Changes, compare
+from trafficlight.results.history.database import Database, Row, key_of, opened, storable
+from trafficlight.results.history.statistics import CaseHistory, Past
+from trafficlight.results.history.verdicts import CaseVerdict, Series, read_verdicts, verdicts_of
+from trafficlight.results.record import SessionRecord
+from trafficlight.text import count
+
+FILE = "history.sqlite"
+"""The index, in a results folder."""
+
+_DEPTH = 10
+"""Sessions that a case is compared with: the latest in which it has a verdict..."""
+_SESSIONS = 50
+"""... among so many, so that a long history does not make the end of a session slow."""
+
+_ENDED = -1  # in place of the size of a log that still may grow
+_COLUMNS = (
+    "c.text, v.lab, v.id, v.started, v.host, v.outcome, v.attempt, g.text, v.seconds, n.text,"
+    " v.of_case, v.session"
+)
+_TEXTS = (
+    "JOIN history_texts c ON c.key = v.of_case JOIN history_texts g ON g.key = v.signature"
+    " JOIN history_texts n ON n.key = v.versions"
+)
+_VERDICTS = "history_verdicts v JOIN history_sessions s ON s.key = v.session"
+_OF_CASE = (
+    f"WITH v AS (SELECT v.*, s.lab, s.id, s.started, s.host FROM {_VERDICTS} WHERE v.of_case = ?"
+    f" ORDER BY s.started DESC, s.id DESC LIMIT ?) SELECT {_COLUMNS} FROM v {_TEXTS}"
+    " ORDER BY v.started DESC, v.id DESC"
+)
+_EARLIER = (
+    f"WITH v AS (SELECT v.*, s.lab, s.id, s.started, s.host, ROW_NUMBER() OVER"
+    f" (PARTITION BY v.of_case ORDER BY s.started DESC, s.id DESC) AS place FROM {_VERDICTS}"
+    " WHERE v.of_case IN (SELECT of_case FROM history_verdicts WHERE session = ?) AND v.session IN"
+    " (SELECT key FROM history_sessions WHERE key <> ? AND started <= ? ORDER BY started DESC LIMIT ?))"
+    f" SELECT {_COLUMNS} FROM v {_TEXTS} WHERE v.place <= ? ORDER BY v.place"
+)
+_MEASURED = (
+    "SELECT m.of_case, m.session, t.text, m.unit, m.number, m.p50, m.p95 FROM history_measurements m"
+    " JOIN history_texts t ON t.key = m.name"
+)
+
+
+class History:
+    """The verdicts of earlier sessions. Its methods block.
+
+    :param root: the folder of all sessions' results.
+    :param url: of a PostgreSQL database that several labs share; empty for SQLite in the results folder.
+    """
+
+    def __init__(self, root: Path, url: str = "") -> None:
+        self._root = root.absolute()
+        self._url = url
+        #: Names the results folder among those of all labs that share the index.
+        self.lab = f"{socket.gethostname()}:{self._root}" if url else ""
+
+    def take_in(self, record: SessionRecord) -> Changes | None:
+        """Add a session that has ended, and compare it with earlier ones.
+
+        :return: what changed; None if none of its cases ran before.
+        :raises HistoryError: the index cannot be used.
+        """
+        verdicts = verdicts_of(record)
+        with self._opened() as database:
+            self._add(database, record, verdicts, _ENDED)
+            before = self._earlier(database, record)
+        if not before:
+            return None
+        sessions = {(past.lab, past.session) for history in before.values() for past in history.past}
+        return compare(before, verdicts, count(len(sessions), "earlier session"))
+
+    def update(self, seconds: float = float("inf")) -> None:
+        """Add the sessions of the results folder that are not in the index yet, newest first.
+
+        :param seconds: after which no more are read.
+        :raises HistoryError: the index cannot be used.
+        """
+        until = time.monotonic() + seconds
+        if not (ids := session_ids(self._root)):
+            return
+        with self._opened() as database:
+            sizes = "SELECT id, size FROM history_sessions WHERE lab = ?"
+            known: dict[str, int] = dict(database.rows(sizes, storable(self.lab)))
+        for folder in (self._root / id for id in ids):
+            if time.monotonic() > until:
+                return
+            size = known.get(folder.name)
+            with contextlib.suppress(OSError):  # removed meanwhile, or half of it is missing
+                if size == _ENDED or size == (now := (folder / "events.jsonl").stat().st_size):
+                    continue
+                summary = read_summary(folder)
+                if summary is None or summary.status == "running":
+                    continue
+                record, verdicts = read_verdicts(folder)
+                with self._opened() as database:
+                    self._add(database, record, verdicts, now if record.ended is None else _ENDED)
+
+    def of_case(self, case: str, limit: int = 20) -> CaseHistory:
+        """Return the latest verdicts of a case, of all labs.
+
+        :raises HistoryError: the index cannot be used.
+        """
+        with self._opened() as database:
+            rows = database.rows(_OF_CASE, key_of(case), limit)
+            measured = database.rows(f"{_MEASURED} WHERE m.of_case = ?", key_of(case)) if rows else []
+        return _histories(rows, measured).get(case, CaseHistory(()))
+
+    def _opened(self) -> AbstractContextManager[Database]:
+        return opened(self._root / FILE, self._url)
+
+    def _add(
+        self, database: Database, record: SessionRecord, verdicts: Sequence[CaseVerdict], size: int
+    ) -> None:
+        key = self._key(record)
+        for table, column in (("measurements", "session"), ("verdicts", "session"), ("sessions", "key")):
+            database.rows(f"DELETE FROM history_{table} WHERE {column} = ?", key)
+        host = storable(record.host)
+        database.insert("sessions", [(key, storable(self.lab), record.id, _started(record), host, size)])
+        versions = {verdict.case: json.dumps(verdict.versions) for verdict in verdicts}
+        texts = {text for verdict in verdicts for text in (verdict.case, verdict.signature)}
+        texts |= {series.name for verdict in verdicts for series in verdict.measurements}
+        texts |= set(versions.values())
+        # In one order, so that two labs do not wait for each other.
+        database.insert("texts", sorted((key_of(text), storable(text)) for text in texts))
+        database.insert(
+            "verdicts",
+            [
+                (
+                    key_of(one.case),
+                    key,
+                    one.attempt,
+                    one.outcome.value,
+                    key_of(one.signature),
+                    one.seconds,
+                    key_of(versions[one.case]),
+                )
+                for one in verdicts
+            ],
+        )
+        database.insert(
+            "measurements",
+            [
+                (key_of(one.case), key, key_of(it.name), storable(it.unit), it.number, it.p50, it.p95)
+                for one in verdicts
+                for it in one.measurements
+            ],
+        )
+
+    def _earlier(self, database: Database, record: SessionRecord) -> dict[str, CaseHistory]:
+        key = self._key(record)
+        rows = database.rows(_EARLIER, key, key, _started(record), _SESSIONS, _DEPTH)
+        cases = "m.of_case IN (SELECT of_case FROM history_measurements WHERE session = ?)"
+        sessions = (
+            "m.session IN (SELECT key FROM history_sessions WHERE key <> ? AND started <= ?"
+            " ORDER BY started DESC LIMIT ?)"
+        )
+        measured = database.rows(
+            f"{_MEASURED} WHERE {cases} AND {sessions}", key, key, _started(record), _SESSIONS
+        )
+        return _histories(rows, measured)
+
+    def _key(self, record: SessionRecord) -> int:
+        return key_of(f"{self.lab}\n{record.id}")
+
+
+def _started(record: SessionRecord) -> str:
+    """Return a text that sorts by time."""
+    when = record.started or record.last_time or datetime.now(UTC)
+    return when.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _histories(rows: Iterable[Row], measured: Iterable[Row]) -> dict[str, CaseHistory]:
+    """Return the histories of cases.
+
+    :param rows: of the verdicts, the newest first.
+    """
+    series: dict[tuple[int, int], list[Series]] = {}
+    for of_case, in_session, *values in measured:
+        series.setdefault((of_case, in_session), []).append(Series(*values))
+    versions: dict[str, dict[str, str]] = {}
+    found: dict[str, list[Past]] = {}
+    for row in rows:
+        case, lab, session, started, host, outcome, attempt, sign, seconds, text, of_case, in_session = row
+        if text not in versions:
+            versions[text] = json.loads(text)
+        verdict = CaseVerdict(
+            case,
+            Outcome(outcome),
+            attempt=attempt,
+            signature=sign,
+            seconds=seconds,
+            versions=versions[text],
+            measurements=tuple(series.get((of_case, in_session), ())),
+        )
+        past = Past(lab, session, datetime.fromisoformat(started), host, verdict)
+        found.setdefault(case, []).append(past)
+    return {case: CaseHistory(past) for case, past in found.items()}
