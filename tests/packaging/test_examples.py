@@ -162,7 +162,7 @@ def test_the_github_workflow_with_shards(project: Path) -> None:
         *(f"shard-{n}" for n in matrix),
         "trafficlight",
     ]
-    assert "| `answers_test.py::Counts.test_counts` | 5 |" in summary.read_text()
+    assert "answers_test.py::Counts.test_counts` | 5 |" in summary.read_text()
     uses = {step["uses"].partition("@")[0]: step for step in jobs["merge"]["steps"] if "uses" in step}
     assert (merged / uses["mikepenz/action-junit-report"]["with"]["report_paths"]).is_file()
     assert (artifacts / "trafficlight" / "report.html").is_file()
