@@ -42,6 +42,7 @@ SECTIONS: list[tuple[str, ModuleType, list[str]]] = [
     ("The network of a client", control, ["ClientNetwork", "Line", "Options", "Rule", "Held", "Exchange"]),
     ("The network between homeservers", federation, ["FederationNetwork"]),
     ("Services", services, ["Service", "Log", "Node", "Account", "Completed", "Monitor"]),
+    ("Faults of services", services, ["pause", "kill", "partition", "degrade", "clock_offset"]),
     ("Client classes of your own", clients, ["action", "Wire"]),
     ("Client types", client_types, [*_kinds(client_types, client_types.ClientType), "Candidate"]),
     ("Server types", server_types, [*_kinds(server_types, server_types.ServerType), "HomeServerSpec"]),
@@ -63,7 +64,7 @@ SECTIONS: list[tuple[str, ModuleType, list[str]]] = [
 _LISTED = [getattr(module, name) for _, module, names in SECTIONS for name in names]
 # What is public for other parts of the lab only.
 _INTERNAL = {"Test.bind", "Test.declarations", "HomeServer.close", "RemoteError.formatted_message"}
-_INTERNAL_FIELDS = {"link"}
+_INTERNAL_FIELDS = {"link", "faults"}
 
 
 def python_api() -> str:
@@ -224,7 +225,7 @@ def _described(docstring: str, cls: type | None = None) -> Iterator[str]:
         listed.append(name)
         yield f"- {lead}: {_text(' '.join(description.split()))}"
     if cls is not None and (is_dataclass(cls) or issubclass(cls, BaseModel | dict)):
-        rest = [name for name in attributes if name not in listed]
+        rest = [name for name in attributes if name not in (*listed, *_INTERNAL_FIELDS)]
         yield from (f"- `{name}` (`{attributes[name]}`)" for name in rest)
         listed += rest
     if listed:

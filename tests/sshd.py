@@ -20,10 +20,20 @@ class Sshd:
     """An SSH server of the test's own.
 
     :param environment: variables of all commands that it runs.
+    :param address: where it listens.
+    :param namespace: the network namespace that it runs in; empty for this one.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        *,
+        address: str = "127.0.0.1",
+        namespace: str = "",
+    ) -> None:
+        self._folder, self._address = folder, address
+        self._inside = ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -32,10 +42,10 @@ class Sshd:
             subprocess.run(command, check=True)
         shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
         host_key = (folder / "host_key.pub").read_text()
-        (folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host_key}")
+        (folder / "known_hosts").write_text(f"[{address}]:{self.port} {host_key}")
         settings = {
             "Port": self.port,
-            "ListenAddress": "127.0.0.1",
+            "ListenAddress": address,
             "HostKey": folder / "host_key",
             "AuthorizedKeysFile": folder / "authorized_keys",
             "PidFile": "none",
@@ -57,11 +67,11 @@ class Sshd:
         sshd = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin")
         assert sshd is not None
         with (self._folder / "log").open("ab") as log:
-            command = [sshd, "-D", "-e", "-f", str(self._folder / "config")]
+            command = [*self._inside, sshd, "-D", "-e", "-f", str(self._folder / "config")]
             self._process = subprocess.Popen(command, stderr=log, start_new_session=True)
         while self._process.poll() is None:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                if probe.connect_ex((self._address, self.port)) == 0:
                     return
         raise RuntimeError((self._folder / "log").read_text())
 
@@ -94,7 +104,7 @@ class Sshd:
     def node(self, name: str = "", folder: str = "/tmp", **changes: object) -> ListedNode:
         """Return it as an entry of a list of nodes."""
         content = {
-            "host": "127.0.0.1",
+            "host": self._address,
             "name": name or f"ssh-{self.port}",
             "port": self.port,
             "user": getpass.getuser(),
@@ -106,19 +116,28 @@ class Sshd:
         return ListedNode.model_validate(content)
 
 
-@pytest.fixture
-def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Sshd]]:
-    """Start SSH servers; they end with the test."""
+@contextlib.contextmanager
+def running_sshd(folders: pytest.TempPathFactory) -> Iterator[Callable[..., Sshd]]:
+    """Start SSH servers, which end with the block; skip where there is no sshd."""
     if shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin") is None:
-        pytest.skip("there is no sshd: apt install openssh-server")
+        pytest.skip("there is no sshd: apt-get install openssh-server")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     started: list[Sshd] = []
 
-    def start() -> Sshd:
-        started.append(Sshd(tmp_path_factory.mktemp("sshd")))
+    def start(address: str = "127.0.0.1", namespace: str = "") -> Sshd:
+        started.append(Sshd(folders.mktemp("sshd"), address=address, namespace=namespace))
         return started[-1]
 
-    yield start
-    for one in started:
-        one.kill()
+    try:
+        yield start
+    finally:
+        for one in started:
+            one.kill()
+
+
+@pytest.fixture
+def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sshd]]:
+    """Start SSH servers; they end with the test."""
+    with running_sshd(tmp_path_factory) as start:
+        yield start

@@ -228,13 +228,15 @@ async def run_tool(
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
     on_line: Progress | None = None,
+    errors_apart: bool = False,
 ) -> list[str]:
-    """Run a program until it exits and return the lines of its output. Cancellation kills it.
+    """Run a program until it exits and return its last 10,000 lines. Cancellation kills it.
 
     :param what: names the work in errors.
     :param environment: its environment; by default this process's, with its proxy settings.
     :param directory: its working directory.
     :param on_line: called with every line as it is written.
+    :param errors_apart: whether what it writes to stderr is logged, and not returned.
     :raises DeployError: the program cannot be started or fails; carries its last lines.
     """
     try:
@@ -242,7 +244,7 @@ async def run_tool(
             *with_parent_death_signal(command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stderr=asyncio.subprocess.PIPE if errors_apart else asyncio.subprocess.STDOUT,
             env=child_environment(proxies=True) if environment is None else environment,
             cwd=directory,
             start_new_session=True,
@@ -251,22 +253,35 @@ async def run_tool(
     except OSError as error:
         raise DeployError(f"{what}: {error}") from error
     lines: deque[str] = deque(maxlen=10_000)
-    try:
-        assert process.stdout is not None
-        async for raw in process.stdout:
+    everything: deque[str] = deque(maxlen=10_000)
+
+    async def read(stream: asyncio.StreamReader, log: Callable[..., None], kept: deque[str] | None) -> None:
+        async for raw in stream:
             line = raw.decode(errors="replace").rstrip()
-            lines.append(line)
-            logger.debug("%s: %s", what, line)
+            everything.append(line)
+            log("%s: %s", what, line)
+            if kept is not None:
+                kept.append(line)
             if on_line is not None:
                 on_line(line)
+
+    try:
+        assert process.stdout is not None
+        reading = [read(process.stdout, logger.debug, lines)]
+        if process.stderr is not None:
+            reading.append(read(process.stderr, logger.info, None))
+        await asyncio.gather(*reading)
         code = await process.wait()
+    except ValueError:
+        raise DeployError(f"{what}: a line of its output is longer than 1 MiB") from None
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)  # its children too
             await run_to_completion(process.wait())
     if code != 0:
         raise DeployError(
-            f"{what}: {describe_exit(code)}{_cause(lines)}", log="\n".join(list(lines)[-_TAIL_LINES:])
+            f"{what}: {describe_exit(code)}{_cause(everything)}",
+            log="\n".join(list(everything)[-_TAIL_LINES:]),
         )
     return list(lines)
 

@@ -86,7 +86,7 @@ class TestRun(Protocol):
         """The nodes of the case, and its services: a `CaseServices`."""
         ...
 
-    def record(self, name: str, value: float, unit: str) -> None:
+    def record(self, name: str, value: float, unit: str, at: float | None) -> None:
         """Record a measurement."""
         ...
 
@@ -212,9 +212,12 @@ class Test:
         """The deadline of the case: `.remaining` seconds, `.expired`."""
         return self._bound.deadline
 
-    def record(self, name: str, value: float, unit: str = "") -> None:
-        """Record a measurement in the results of the case."""
-        self._bound.record(name, value, unit)
+    def record(self, name: str, value: float, unit: str = "", *, at: float | None = None) -> None:
+        """Record a measurement in the results of the case. Several of one name are a series.
+
+        :param at: when it was measured, in seconds since 1970 (`time.time()`); by default, now.
+        """
+        self._bound.record(name, value, unit, at)
 
     def attach(self, name: str, content: Path | str | bytes) -> None:
         """Attach a file to the results of the case.

@@ -1,8 +1,10 @@
 """Services on nodes: folders of this machine, and accounts behind three SSH servers."""
 
 import asyncio
+import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +15,16 @@ import psutil
 import pytest
 import yaml
 
+from tests.machines import Machine, machines
 from tests.sshd import Sshd, start_sshd
+from trafficlight.homeservers.recipes import postgres
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
 
-__all__ = ["start_sshd"]
+__all__ = ["machines", "start_sshd"]
 
-_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-service.md"
+_HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
 ENDINGS = """
 import asyncio, os
@@ -112,7 +116,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_the_manual(start: "Start", tmp_path: Path, cluster: str) -> None:
-    (code, *_) = re.findall(r"```python\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = _examples("write-a-service.md")
     (tmp_path / "under_load_test.py").write_text(code)
     running = await start(
         "run", tmp_path / "under_load_test.py", environment={"TRAFFICLIGHT_CLUSTER": cluster}
@@ -121,6 +125,31 @@ async def test_the_manual(start: "Start", tmp_path: Path, cluster: str) -> None:
     logs = list(_attempts(running).rglob("services/Sender-1/*/sender.log"))
     assert len(logs) == 3
     assert all("sending 4 to example.org" in log.read_text() for log in logs)
+
+
+async def test_the_manual_for_those_who_come_from_ducktape(start: "Start", tmp_path: Path) -> None:
+    (code,) = _examples("come-from-ducktape.md")
+    (tmp_path / "echo_test.py").write_text(code)
+    running = await start("run", tmp_path / "echo_test.py")
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert [_outcome(case) for case in running.cases().values()] == ["success", "success"]
+    assert len(list(_attempts(running).rglob("services/Echo-1/*/echo.log"))) == 4
+
+
+@pytest.mark.parametrize("name", ["Fetched", "CredentialsWork", "DatabaseRestarts"])
+async def test_the_manual_for_several_machines(start: "Start", tmp_path: Path, name: str) -> None:
+    missing = {
+        "CredentialsWork": None if shutil.which("turnserver") else "coturn",
+        "DatabaseRestarts": None if postgres.program("initdb") else "postgresql",
+    }
+    if package := missing.get(name):
+        pytest.skip(f"apt-get install {package}")
+    (code,) = (one for one in _examples("test-several-machines.md") if f"class {name}(" in one)
+    (tmp_path / "manual_test.py").write_text(code)
+    running = await start("run", tmp_path / "manual_test.py")
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    assert [_outcome(case) for case in running.cases().values()] == ["success"]
+    assert not running.started()
 
 
 async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path, cluster: str) -> None:
@@ -214,9 +243,87 @@ async def test_random_faults_leave_nothing(tmp_path: Path, start_sshd: object) -
     assert process.returncode == 0, output.decode()
 
 
+def _examples(page: str) -> list[str]:
+    """Return the test files in a how-to."""
+    return re.findall(r"```python\n(.*?)```", (_HOW_TO / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
 def _outcome(case: junitparser.TestCase) -> str:
     return case.result[0].__class__.__name__.lower() if case.result else "success"
 
 
 def _attempts(running: "Running") -> Path:
     return running.directory / "results" / "latest" / "cases"
+
+
+BROKEN = """
+import os
+from trafficlight import Service, Test, cluster
+from trafficlight.services import clock_offset, partition
+
+class Sleeper(Service):
+    async def start_node(self, node):
+        await node.account.start("sleep 1000; true", name="sleeper")
+
+@cluster(num_nodes=2)
+class Broken(Test):
+    async def setup(self):
+        self.a, self.b = Sleeper(self), Sleeper(self)
+
+    async def test_killed(self):
+        async with partition(self.a, self.b), clock_offset(self.a, 3600):
+            await self.a.start()
+            os.kill(os.getpid(), 9)
+
+    async def test_left(self):
+        await partition(self.b, self.a).__aenter__()
+        raise AssertionError("wrong")
+"""
+
+
+async def test_the_manual_on_faults(start: "Start", tmp_path: Path, machines: list[Machine]) -> None:
+    (code,) = _examples("break-a-service.md")
+    (tmp_path / "faults_test.py").write_text(code)
+    environment = {"TRAFFICLIGHT_CLUSTER": _listed(machines, tmp_path)}
+    running = await start("run", tmp_path / "faults_test.py", environment=environment)
+    assert await running.ended(timeout=200) == 0, running.output + running.errors
+    lacking = set() if shutil.which("faketime") else {"test_clock"}
+    outcomes = {id.rpartition(".")[2]: _outcome(case) for id, case in running.cases().items()}
+    assert {name for name, outcome in outcomes.items() if outcome != "success"} == lacking
+    assert len(outcomes) == 4
+
+
+async def test_faults_are_healed_in_every_ending(
+    start: "Start", tmp_path: Path, machines: list[Machine]
+) -> None:
+    if shutil.which("faketime") is None:
+        pytest.skip("there is no faketime: apt-get install faketime")
+    (tmp_path / "broken_test.py").write_text(BROKEN)
+    shared = set(Path("/dev/shm").glob("*faketime*"))  # noqa: ASYNC240 - in memory
+    environment = {"TRAFFICLIGHT_CLUSTER": _listed(machines, tmp_path)}
+    running = await start("run", tmp_path / "broken_test.py", environment=environment)
+    assert await running.ended(timeout=200) == 1, running.output + running.errors
+    assert {id.rpartition(".")[2]: _outcome(case) for id, case in running.cases().items()} == {
+        "test_killed": "error",
+        "test_left": "failure",
+    }
+    for machine in machines:
+        assert "TRAFFICLIGHT" not in machine.run("iptables", "-S") + machine.run("ip6tables", "-S")
+    assert set(Path("/dev/shm").glob("*faketime*")) <= shared  # noqa: ASYNC240 - in memory
+    assert not any(os.listdir(folder) for folder in tmp_path.glob("node-*"))  # noqa: ASYNC240
+    lines = (running.session() / "events.jsonl").read_text().splitlines()
+    faults = [event for event in map(json.loads, lines) if event["kind"] == "network_changed"]
+    assert [event["data"] for event in faults if event["case"].endswith("test_left")] == [
+        {"rule": "partition Sleeper-2 from Sleeper-1", "active": active} for active in (True, False)
+    ]
+
+
+def _listed(machines: list[Machine], folder: Path) -> str:
+    """Write a list of nodes; return its path."""
+    nodes = []
+    for number, machine in enumerate(machines, 1):
+        (scratch := folder / f"node-{number}").mkdir()
+        node = machine.sshd.node(f"n{number}", str(scratch))
+        nodes.append(node.model_dump(mode="json", exclude_unset=True))
+    (folder / "nodes.yml").write_text(yaml.safe_dump(nodes))
+    return str(folder / "nodes.yml")

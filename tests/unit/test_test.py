@@ -33,8 +33,8 @@ class Run:
     services: object = None
     kept: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def record(self, name: str, value: float, unit: str) -> None:
-        self.kept.append((name, value, unit))
+    def record(self, name: str, value: float, unit: str, at: float | None) -> None:
+        self.kept.append((name, value, unit, at))
 
     def attach(self, name: str, content: Path | bytes) -> None:
         self.kept.append((name, content))
@@ -76,10 +76,15 @@ def test_a_running_test_reaches_its_run(tmp_path: Path) -> None:
     test.bind(run)
     assert (test.case, test.logger, test.deadline) == (bound.case, bound.logger, bound.deadline)
     test.record("latency", 0.5, "s")
-    test.record("messages", 3)
+    test.record("messages", 3, at=1.5)
     test.attach("a.txt", b"x")
     test.attach("b.txt", str(tmp_path))
-    assert bound.kept == [("latency", 0.5, "s"), ("messages", 3, ""), ("a.txt", b"x"), ("b.txt", tmp_path)]
+    assert bound.kept == [
+        ("latency", 0.5, "s", None),
+        ("messages", 3, "", 1.5),
+        ("a.txt", b"x"),
+        ("b.txt", tmp_path),
+    ]
 
 
 @pytest.mark.parametrize("name", ["case", "logger", "deadline"])

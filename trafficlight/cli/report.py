@@ -52,8 +52,8 @@ def command(results_folder: Path | None, kind: str | None, text: str, role: str,
     record.id = record.id or folder.id
     match kind:
         case "html":
-            content = report_html(record, read_changes(folder.path), over=not is_written(folder.events))
-            click.echo(content, nl=False)
+            changes, over = read_changes(folder.path), not is_written(folder.events)
+            click.echo(report_html(record, changes, folder.path, over=over), nl=False)
         case "json":
             click.echo(dump(report_json(record)), nl=False)
         case "junit":

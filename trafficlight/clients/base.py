@@ -31,9 +31,10 @@ class CaseBackend(Protocol):
         """
         ...
 
-    async def operate(self, role: str, operation: ServerOperation) -> None:
+    async def operate(self, role: str, operation: ServerOperation, config: JsonObject) -> None:
         """Start, stop, restart, kill, pause or unpause the homeserver in a role.
 
+        :param config: settings to change before the restart; empty for none.
         :raises UnsupportedError: its provider cannot.
         """
         ...

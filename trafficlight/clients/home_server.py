@@ -2,9 +2,10 @@
 
 import asyncio
 import secrets
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trafficlight.clients.admin import HomeServerAdmin
 from trafficlight.clients.base import CaseBackend, ServerOperation
@@ -146,9 +147,14 @@ class HomeServer:
         """Stop it with SIGTERM and return when it has exited. Its data is kept."""
         await self._operate("stop")
 
-    async def restart(self) -> None:
-        """Stop and start it, with its data; return when it answers."""
-        await self._operate("restart")
+    async def restart(self, *, config: Mapping[str, Any] | None = None) -> None:
+        """Stop and start it, with its data; return when it answers.
+
+        :param config: settings to change first, merged as those of a server type are; for instance the
+            address of a service that the test has started.
+        :raises UnsupportedError: its provider cannot.
+        """
+        await self._operate("restart", config)
 
     async def kill(self) -> None:
         """Kill it with SIGKILL. Its data is kept as it is on the disk."""
@@ -172,10 +178,10 @@ class HomeServer:
             raise LabError(f"{self.name}: {user} is not a user of {self.server_name}")
         return localpart
 
-    async def _operate(self, operation: ServerOperation) -> None:
+    async def _operate(self, operation: ServerOperation, config: Mapping[str, Any] | None = None) -> None:
         if self._link is None:
             raise LabError(f"{self.name}: not part of a running case, cannot {operation}")
-        await self._link.operate(self.name, operation)
+        await self._link.operate(self.name, operation, dict(config or {}))
 
 
 async def register_account(cs_api: str, localpart: str, password: str) -> str:

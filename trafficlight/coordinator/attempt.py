@@ -447,10 +447,11 @@ class Attempt:
             message = f"uploaded no file {name!r}; it uploaded {', '.join(sent) or 'nothing'}"
             raise AdapterError(message, role=role) from None
 
-    async def operate(self, role: str, operation: ServerOperation) -> None:
+    async def operate(self, role: str, operation: ServerOperation, config: JsonObject) -> None:
         """Start, stop, restart, kill, pause or unpause the homeserver in a role."""
-        self.emit(Log(role=role, logger="homeserver", message=f"{operation} {role}"))
-        await self.servers[role].operate(operation)
+        changed = f" with other settings: {', '.join(config)}" if config else ""
+        self.emit(Log(role=role, logger="homeserver", message=f"{operation} {role}{changed}"))
+        await self.servers[role].operate(operation, config)
 
     # Events
 

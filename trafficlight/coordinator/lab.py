@@ -40,6 +40,7 @@ from trafficlight.errors import (
     TrafficlightError,
     UsageError,
 )
+from trafficlight.homeservers.docker.nodes import container_nodes
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
@@ -111,9 +112,9 @@ class Lab:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
-            engine_url = settings.docker_engine.url if settings.docker_engine is not None else None
-            nodes = await open_cluster(settings.cluster, settings.cluster_command, engine_url)
-            stack.push_async_callback(nodes.close)
+            containers = functools.partial(container_nodes, settings.docker_engine)
+            cluster = open_cluster(settings.cluster, settings.cluster_command, containers)
+            nodes = await stack.enter_async_context(cluster)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
             if settings.record_traffic != "never":

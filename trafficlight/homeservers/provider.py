@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from trafficlight.network.connection import FederationPort
 from trafficlight.server_types import HomeServerSpec
@@ -101,9 +102,10 @@ class RunningServer(Protocol):
         """How the network proxy gets before it; None unless its request wants that."""
         ...
 
-    async def operate(self, operation: str) -> None:
+    async def operate(self, operation: str, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Start, stop, restart, kill, pause or unpause it; ``start`` and ``restart`` return when it is ready.
 
+        :param config: settings to change before a restart.
         :raises UnsupportedError: this provider cannot.
         :raises DeployError: it did not become ready again; carries the end of its log.
         """

@@ -146,7 +146,8 @@ def build_providers(settings: Settings, progress: Progress | None = None) -> Pro
     default = by_type.pop(_EVERY_OTHER_TYPE, "local")
     used = {default, *by_type.values()}
     for field, users in _USERS.items():
-        if getattr(settings, field) and users.isdisjoint(used):
+        by_nodes = field == "docker_engine" and settings.cluster.startswith("docker:")
+        if getattr(settings, field) and users.isdisjoint(used) and not by_nodes:
             logger.warning(
                 "%s is set, but no server type comes from %s: set SERVER_PROVIDERS, for example to %s",
                 key_of(field),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -34,7 +35,7 @@ class LeasedServer:
     image: str = ""
     federation: None = None
 
-    async def operate(self, operation: str) -> None:
+    async def operate(self, operation: str, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Refuse.
 
         :raises UnsupportedError: always.

@@ -17,6 +17,8 @@ from trafficlight.results.events import (
     Event,
     Expected,
     Measurement,
+    NetworkChanged,
+    Returned,
     ServerReady,
     State,
     Upload,
@@ -27,6 +29,9 @@ INTERRUPTED = "interrupted"
 """The phase of an attempt that ended because its coordinator exited."""
 
 _LONGEST_TIMELINE = 2_000  # events of one attempt: the first and the last half; events.jsonl has all
+_FAULTS = 200  # those about faults that are kept in between
+FAULTS = (NetworkChanged,)
+"""The events with which a fault begins and ends."""
 
 
 class Outcome(StrEnum):
@@ -55,6 +60,7 @@ class AttemptRecord:
     :param dropped: the number of events left out in the middle of a very long timeline.
     :param adapters: the registration of the adapter in each client role.
     :param adapter_ids: the UUID of that adapter.
+    :param returned: what its test returned; None if that was nothing.
     """
 
     number: int
@@ -75,6 +81,7 @@ class AttemptRecord:
     adapters: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     adapter_ids: dict[str, str] = field(default_factory=dict)
     servers: dict[str, ServerReady] = field(default_factory=dict)
+    returned: Returned | None = None
 
     @property
     def files(self) -> list[Upload | Attachment]:
@@ -101,6 +108,8 @@ class AttemptRecord:
                 self.attachments.append(event)
             case Measurement():
                 self.measurements.append(event)
+            case Returned():
+                self.returned = event
             case _:
                 self._add_to_timeline(event)
 
@@ -111,7 +120,10 @@ class AttemptRecord:
             self.servers[event.role] = event
         self.timeline.append(event)
         if len(self.timeline) > _LONGEST_TIMELINE:
-            del self.timeline[_LONGEST_TIMELINE // 2]
+            middle = _LONGEST_TIMELINE // 2
+            # Faults stay: plots show when each began and ended.
+            kept = (at for at in range(middle, middle + _FAULTS) if not isinstance(self.timeline[at], FAULTS))
+            del self.timeline[next(kept, middle)]
             self.dropped += 1
 
 

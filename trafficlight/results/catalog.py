@@ -30,6 +30,7 @@ from trafficlight.results.events import (
     CaseWaits,
     Event,
     Problem,
+    Returned,
     SessionEnded,
     SessionStarted,
     SessionStopped,
@@ -58,6 +59,7 @@ OUTLINE: tuple[type[Event], ...] = (
     CaseWaits,
     CaseState,
     CaseEnded,
+    Returned,
 )
 """The events that a record without the inside of attempts is made of."""
 

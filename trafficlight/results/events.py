@@ -507,11 +507,25 @@ class Measurement(Event):
     :param name: the name that the test gave.
     :param value: the number; infinities are the texts ``inf`` and ``-inf``, and no number is ``nan``.
     :param unit: the unit that the test gave; may be empty.
+    :param at: when it was measured, in seconds since 1970, if the test said so; else it is the event's time.
     """
 
     name: str
     value: float
     unit: str = ""
+    at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned(Event):
+    """A test returned something.
+
+    :param result: the returned value, as ``value``; empty if it is lost.
+    :param problem: why it is lost; empty if it is kept.
+    """
+
+    result: Mapping[str, Any]
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -530,9 +544,9 @@ class Log(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkChanged(Event):
-    """A test changed the network of the client or the homeserver in a role.
+    """A test changed the network of the client or the homeserver in a role, or broke nodes of the cluster.
 
-    :param rule: what it does to which requests, or ``offline``.
+    :param rule: what it does to which requests, or ``offline``; what a fault does to which services or nodes.
     :param active: whether it is in effect from now on.
     """
 
@@ -557,7 +571,7 @@ class ServiceChanged(Event):
     problem: str = ""
 
 
-TestEvent: TypeAlias = Measurement | Attachment | Log | NetworkChanged | ServiceChanged
+TestEvent: TypeAlias = Measurement | Returned | Attachment | Log | NetworkChanged | ServiceChanged
 """What a running test can emit; the coordinator accepts nothing else from a worker."""
 
 

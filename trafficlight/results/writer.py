@@ -404,7 +404,7 @@ def write_reports(folder: ResultsFolder, record: SessionRecord) -> str:
         "session.json": lambda: dump(SessionSummary.of(record).as_json()),
         "report.json": lambda: dump(report_json(record)),
         "rerun-failed.yml": lambda: rerun_failed(record),
-        "report.html": lambda: report_html(record, read_changes(folder.path)),
+        "report.html": lambda: report_html(record, read_changes(folder.path), folder.path),
     }
     for name, content in files.items():
         failure = _attempted(partial(_write_report, folder.path / name, content), name)

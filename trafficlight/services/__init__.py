@@ -2,6 +2,7 @@
 
 from trafficlight.services.account import Account, Completed
 from trafficlight.services.connections import NodeError
+from trafficlight.services.faults import clock_offset, degrade, kill, partition, pause
 from trafficlight.services.node import Node
 from trafficlight.services.service import Log, Service, ServiceError
 from trafficlight.services.streams import CommandError, Monitor
@@ -16,4 +17,9 @@ __all__ = [
     "NodeError",
     "Service",
     "ServiceError",
+    "clock_offset",
+    "degrade",
+    "kill",
+    "partition",
+    "pause",
 ]

@@ -80,6 +80,7 @@ class Account:
 
     :ivar ends: whether background processes may end by themselves with exit code 0. Any other end that the
         test neither caused nor waits for makes the case an error at once.
+    :ivar env: variables of what it runs and starts from now on.
     :param folder: that folder; relative paths are below it. It is made by the first command.
     :param mark: unique to the case; empty for an account that only looks at what is there.
     :param on_end: called with a sentence when a background process ends that nothing waits for.
@@ -89,6 +90,7 @@ class Account:
         self, address: NodeAddress, folder: str, mark: str, on_end: Callable[[str], None] | None = None
     ) -> None:
         self.folder, self.ends = folder, True
+        self.env: Mapping[str, str] = {}
         self._address, self._mark = address, mark
         self._connection: Connection = connect(address)
         self._idle: list[Command] = []
@@ -130,7 +132,7 @@ class Account:
         """
         words = command if isinstance(command, str) else [_masked(word, secrets) for word in command]
         shown = _masked(script_of(words), secrets)
-        script = self._with(script_of(command), env, cwd)
+        script = self._with(script_of(command), {**self.env, **(env or {})}, cwd)
         out, err, code = bytearray(), bytearray(), -1
         try:
             async with asyncio.timeout(timeout):
@@ -248,7 +250,7 @@ class Account:
 
         :raises CommandError: it failed.
         """
-        async with self._opened(command, env) as process:
+        async with self._opened(command, {**self.env, **(env or {})}) as process:
             errors: deque[str] = deque(maxlen=LINES)
             reading = asyncio.ensure_future(keep_last(process.stderr, errors))
             try:
@@ -289,7 +291,7 @@ class Account:
         prepared = "" if str(parent) == self.folder else f"mkdir -p {script_of([str(parent)])}\n"
         streams = f">> {script_of([output])} 2>&1 < /dev/null"
         script = f"{prepared}exec /bin/sh -c {script_of([_run(command)])} {streams}"
-        process = await self._connection.open(self._script(script, env, cwd))
+        process = await self._connection.open(self._script(script, {**self.env, **(env or {})}, cwd))
         with contextlib.suppress(OSError):  # the connection was lost, which its end says
             process.stdin.write_eof()
         ended = asyncio.get_running_loop().create_future()
@@ -332,6 +334,11 @@ class Account:
         """Return whether a background process runs."""
         one = self._background.get(name)
         return one is not None and not one.ended.done()
+
+    @property
+    def running(self) -> list[str]:
+        """The names of the background processes that run."""
+        return [name for name in self._background if self.alive(name)]
 
     def pid(self, name: str) -> int:
         """Return the process id of a background process on the node."""
@@ -388,10 +395,17 @@ class Account:
         await self.run(f"kill -s TERM -- -{pid}; kill -s CONT -- -{pid}", check=False)
         done, _ = await asyncio.wait([one.ended], timeout=timeout)
         if not done:
-            await self.signal(name, "KILL")
-            done, _ = await asyncio.wait([one.ended], timeout=_STOP)
-            if not done:
-                raise CommandError(f"node {self._address.name}: {name} runs on after SIGKILL", -1)
+            await self.kill(name)
+
+    async def kill(self, name: str) -> None:
+        """Kill (SIGKILL) a background process, and wait until it has ended.
+
+        :raises CommandError: it runs on.
+        """
+        await self.signal(name, "KILL")
+        done, _ = await asyncio.wait([self._known(name).ended], timeout=_STOP)
+        if not done:
+            raise CommandError(f"node {self._address.name}: {name} runs on after SIGKILL", -1)
 
     async def stop_all(self, timeout: float = _STOP) -> None:
         """End all background processes of this account."""

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from secrets import token_hex
 from typing import Annotated, Any
 
 import yaml
@@ -34,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds for a health check, and between two of a node that failed its last one: at first, and at most.
 _CHECK, _SOON, _AGAIN = 20.0, 1.0, 20.0
+# Seconds for a command that prints a list.
+_COMMAND = 60.0
 # Ports that each node of this machine has.
 _PORTS = 10
 
@@ -253,74 +254,118 @@ async def _enter_all(
     return [task.result() for task in tasks]
 
 
-async def open_cluster(setting: str, command: str, engine: str | None) -> Cluster:
-    """Return the cluster that the settings name.
+@asynccontextmanager
+async def open_cluster(
+    setting: str, command: str, containers: Callable[[str], contextlib.AbstractAsyncContextManager[Cluster]]
+) -> AsyncIterator[Cluster]:
+    """Give the cluster that the settings name.
 
     :param setting: the setting ``CLUSTER``.
-    :param command: a command that prints such a list; goes before `setting`.
-    :param engine: the URL of the Docker engine; None for Docker's own default.
+    :param command: a command that prints a list of nodes; goes before `setting`.
+    :param containers: makes a cluster of containers of an image.
     :raises ConfigError: it names nothing usable.
     """
-    if command:
-        try:
-            lines = await run_tool("CLUSTER_COMMAND", ["/bin/sh", "-c", command])
-        except DeployError as error:
-            raise ConfigError(str(error), key="CLUSTER_COMMAND") from None
-        return Cluster(_nodes("\n".join(lines), "CLUSTER_COMMAND"))
     kind, _, rest = setting.partition(":")
-    if setting == "local":
-        return Cluster(make=_LocalNodes().node)
-    if kind == "docker" and rest:
-        return Cluster(make=lambda number: _container(number, rest, engine))
-    if kind == "ssh" and rest:
-        return Cluster(_nodes(json.dumps(rest.split(",")), "CLUSTER"))
-    if kind == "vagrant":
-        return await _vagrant(Path(rest or "."))
+    async with AsyncExitStack() as stack:
+        if command:
+            printed = await _printed(["/bin/sh", "-c", command], "CLUSTER_COMMAND")
+            cluster = Cluster(_nodes(printed, "the output of CLUSTER_COMMAND", None))
+        elif setting == "local":
+            cluster = Cluster(make=_LocalNodes().node)
+        elif kind == "docker" and rest:
+            cluster = await stack.enter_async_context(containers(rest))
+        elif kind == "ssh" and rest:
+            cluster = Cluster(_nodes(json.dumps(rest.split(",")), "CLUSTER"))
+        elif kind == "vagrant":
+            text = await _printed(["vagrant", "ssh-config"], "CLUSTER", Path(rest or "."))
+            config = await stack.enter_async_context(_file(_without_host_keys(text)))
+            cluster = Cluster(_nodes(json.dumps(_hosts(text)), "vagrant ssh-config", config=config))
+        else:
+            cluster = Cluster(_nodes(await _read(setting), setting))
+        stack.push_async_callback(cluster.close)
+        yield cluster
+
+
+async def _read(setting: str) -> str:
     try:
-        text = await asyncio.to_thread(read_user_file, Path(setting))
+        return await asyncio.to_thread(read_user_file, Path(setting))
     except OSError as error:
         problem = (
             f"{setting!r} is neither local, docker:IMAGE, ssh:NAMES, vagrant, nor a file that can be read"
         )
         raise ConfigError(f"{problem}: {error.strerror or error}", key="CLUSTER") from None
-    return Cluster(_nodes(text, setting))
 
 
-def _nodes(text: str, source: str, config: Path | None = None) -> list[NodeAddress]:
+async def _printed(command: Sequence[str], key: str, directory: Path | None = None) -> str:
+    """Return what a command prints to stdout."""
+    try:
+        async with asyncio.timeout(_COMMAND):
+            lines = await run_tool(key, command, directory=directory, errors_apart=True)
+    except TimeoutError:
+        raise ConfigError(f"{command[-1]!r} did not end within {_COMMAND:g} s", key=key) from None
+    except DeployError as error:
+        last = " ".join(error.log.split("\n")[-3:]).strip()
+        problem = error.message.removeprefix(f"{key}: ")
+        raise ConfigError(
+            f"{problem}: {last}" if last and last not in problem else problem, key=key
+        ) from None
+    if not "".join(lines).strip():
+        raise ConfigError(f"{command[-1]!r} printed nothing", key=key)
+    return "\n".join(lines)
+
+
+def _nodes(
+    text: str, source: str, key: str | None = "CLUSTER", config: Path | None = None
+) -> list[NodeAddress]:
     try:
         listed = _LIST.validate_python(yaml.safe_load(text))  # JSON is YAML
     except ValidationError as error:
         where, problem = first_problem(error)
-        raise ConfigError(f"{where and f'node {where}: '}{problem}", key="CLUSTER", source=source) from None
+        raise ConfigError(f"{where and f'node {where}: '}{problem}", key=key, source=source) from None
     except yaml.YAMLError as error:
         # Not the whole error: it quotes the line, which may have a password.
         problem = f"line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else "no list"
-        raise ConfigError(f"is neither JSON nor YAML: {problem}", key="CLUSTER", source=source) from None
+        raise ConfigError(f"is neither JSON nor YAML: {problem}", key=key, source=source) from None
     nodes = [one.node(config) for one in listed]
     names = [node.name for node in nodes]
     if double := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"names the node {double} twice", key="CLUSTER", source=source)
+        raise ConfigError(f"names the node {double} twice", key=key, source=source)
     if not nodes:
-        raise ConfigError("names no node", key="CLUSTER", source=source)
+        raise ConfigError("names no node", key=key, source=source)
     return nodes
 
 
-async def _vagrant(folder: Path) -> Cluster:
-    """Return the running machines of a Vagrantfile."""
-    try:
-        lines = await run_tool("vagrant ssh-config", ["vagrant", "ssh-config"], directory=folder)
-    except DeployError as error:
-        raise ConfigError(str(error), key="CLUSTER", source="vagrant") from None
+def _hosts(text: str) -> list[dict[str, str]]:
+    """Return the machines in what ``vagrant ssh-config`` prints, with the addresses that they have."""
+    blocks = re.split(r"^(?=Host )", text, flags=re.MULTILINE)
+    pairs = [
+        (re.match(r"Host (\S+)", one), re.search(r"^\s+HostName (\S+)", one, re.MULTILINE)) for one in blocks
+    ]
+    return [{"host": host[1], "address": name[1] if name else ""} for host, name in pairs if host]
+
+
+def _without_host_keys(text: str) -> str:
+    """Return an ``ssh_config`` in which asyncssh, too, finds that host keys are not checked."""
+    if "StrictHostKeyChecking no" not in text:
+        return text
+    return re.sub(r"^(\s+UserKnownHostsFile) .*", r"\1 none", text, flags=re.MULTILINE)
+
+
+@asynccontextmanager
+async def _file(content: str) -> AsyncIterator[Path]:
+    """Give a file that only this user can read."""
 
     def write() -> Path:
         descriptor, path = tempfile.mkstemp(prefix="trafficlight-ssh-")
         with open(descriptor, "w") as file:
-            file.write("\n".join(lines) + "\n")
+            file.write(content + "\n")
         return Path(path)
 
-    names = re.findall(r"^Host (\S+)$", "\n".join(lines), re.MULTILINE)
-    config = await asyncio.to_thread(write)
-    return Cluster(_nodes(json.dumps(names), "vagrant ssh-config", config))
+    path = await asyncio.to_thread(write)
+    try:
+        yield path
+    finally:
+        await run_to_completion(asyncio.to_thread(path.unlink, missing_ok=True))
 
 
 class _LocalNodes:
@@ -349,24 +394,3 @@ class _LocalNodes:
                     found.append(port)
         self._ports.update(found)
         return tuple(found)
-
-
-@asynccontextmanager
-async def _container(number: int, image: str, engine: str | None) -> AsyncIterator[NodeAddress]:
-    """Make a container that is a node."""
-    docker = ["docker", *(["-H", engine] if engine else [])]
-    name = f"trafficlight-node-{token_hex(4)}-{number}"
-    remove = [*docker, "rm", "-f", name]
-    run = [*docker, "run", "-d", "--rm", "--init", "--name", name, "--cap-add", "NET_ADMIN"]
-    try:
-        await run_tool(f"node {name}", [*run, "--entrypoint", "sleep", image, "infinity"])
-        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
-        lines = await run_tool(f"node {name}", [*docker, "inspect", "-f", form, name])
-        prefix = (*docker, "exec", "-i", name)
-        address = next(iter(lines[-1].split()), "") if lines else ""
-        if not address:
-            raise DeployError(f"node {name}: the container has no address")
-        yield NodeAddress(name=f"docker-{number}", host=address, prefix=prefix)
-    finally:
-        with contextlib.suppress(DeployError):
-            await run_to_completion(run_tool(f"remove {name}", remove))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -23,12 +24,17 @@ from trafficlight.services.connections import (
 )
 from trafficlight.services.streams import CHUNK, last_lines
 
+if TYPE_CHECKING:
+    from trafficlight.services.faults import Faults
+
 logger = logging.getLogger(__name__)
 
 # Bytes of a log that are collected: its end.
 _LOG_LIMIT = 100 << 20
 # The folder with a list of logs to collect for each service, in the case's folder on the node.
 _LISTS = ".collect"
+HEALING = ".heal"
+"""The folder with a script for each fault that may have to be healed, in the case's folder on the node."""
 # Seconds for ending, collecting and removing what a case has left on a node.
 _CLEAN = 120.0
 # Ends all processes with a mark and removes a folder, as soon as it reads a line or its input ends: with the
@@ -45,9 +51,12 @@ end_all() {{
 # If the lab was killed, what it had been starting ends before that.
 read -r _ || sleep 2
 end_all; code=$?
+healed=0
+for one in {folder}/{healing}/*; do [ ! -e "$one" ] || sh "$one" < /dev/null > /dev/null || healed=1; done
 if [ -e {folder} ]; then echo {token} 1; else echo {token} 0; fi
 while read -r _; do :; done
-rm -rf {folder} || code=1
+# What could not be healed is tried again.
+[ $healed = 0 ] && rm -rf {folder} || code=1
 exit $code"""
 
 
@@ -79,6 +88,7 @@ class Node:
 
     address: NodeAddress
     account: Account = field(repr=False)
+    faults: "Faults" = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -177,7 +187,7 @@ class Guard:
         :raises NodeError: the node does not answer.
         """
         folder, mark = script_of([case_folder(self.address, self.mark)]), script_of([f"{MARK}={self.mark}"])
-        script = _GUARD.format(folder=folder, mark=mark, token=self._token)
+        script = _GUARD.format(folder=folder, healing=HEALING, mark=mark, token=self._token)
         self._shell = await self._connection.open(script)
 
     async def end(self, target: Path | None = None) -> str:

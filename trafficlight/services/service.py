@@ -12,6 +12,7 @@ from trafficlight.errors import LabError
 from trafficlight.processes import run_to_completion
 from trafficlight.services.account import Account
 from trafficlight.services.connections import NodeAddress
+from trafficlight.services.faults import Faults
 from trafficlight.services.node import LogEntry, Node, case_folder, collect, note_logs
 from trafficlight.test import Test
 
@@ -270,6 +271,7 @@ class CaseServices:
     :param folder: the attempt's folder, for logs.
     :param on_change: called with a service's id, what it does, its nodes, and what went wrong.
     :param on_failure: called with what makes the case an error at once.
+    :param on_fault: called with what a fault on nodes is, and whether it is in effect from now on.
     """
 
     def __init__(
@@ -279,11 +281,15 @@ class CaseServices:
         folder: Path,
         on_change: Callable[[str, str, list[str], str], None],
         on_failure: Callable[[LabError], None],
+        on_fault: Callable[[str, bool], None],
     ) -> None:
         self.failed = False
         self._folder, self._on_change, self._on_failure = folder, on_change, on_failure
+        self._faults = Faults(on_fault)
         self._nodes = [
-            Node(one, Account(one, case_folder(one, mark), mark, partial(self._ended, one.name)))
+            Node(
+                one, Account(one, case_folder(one, mark), mark, partial(self._ended, one.name)), self._faults
+            )
             for one in addresses
         ]
         self._free = list(self._nodes)
@@ -377,9 +383,13 @@ class CaseServices:
                     raise notes
 
     async def close(self) -> list[Exception]:
-        """End all services, the last one first, and close the connections; return what went wrong."""
+        """Heal the nodes, end all services, the last one first, and close the connections.
+
+        :return: what went wrong.
+        """
         errors: list[Exception] = []
         try:
+            errors += await self._faults.close()
             for service in reversed(list(self._services)):
                 try:
                     await self.end(service)

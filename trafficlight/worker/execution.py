@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+import math
 import mimetypes
 import shutil
 import sys
@@ -25,6 +26,7 @@ from trafficlight.results.events import (
     Log,
     Measurement,
     NetworkChanged,
+    Returned,
     ServiceChanged,
     State,
     TestEvent,
@@ -36,7 +38,7 @@ from trafficlight.test import CaseInfo, Test, accepted
 from trafficlight.text import MESSAGE_LIMIT, count, truncate
 from trafficlight.worker.assignment import Assignment, CaseLink, Verdict
 from trafficlight.worker.calls import Calls
-from trafficlight.worker.messages import ensure_json
+from trafficlight.worker.messages import as_json, ensure_json
 from trafficlight.worker.output import CaseLog
 from trafficlight.worker.strays import Strays
 from trafficlight.worker.verdicts import verdict_of
@@ -161,6 +163,7 @@ class _Execution:
                 ServiceChanged(service=id, what=what, nodes=tuple(nodes), problem=problem)
             ),
             on_failure=self._service_failed,
+            on_fault=lambda rule, active: emit(NetworkChanged(rule=rule, active=active)),
         )
         # What made the case an error while its test ran, and the task of the test.
         self._broken: LabError | None = None
@@ -174,9 +177,21 @@ class _Execution:
             roles=assignment.case.roles,
         )
 
-    def record(self, name: str, value: float, unit: str) -> None:
+    def record(self, name: str, value: float, unit: str, at: float | None) -> None:
         """Record a measurement."""
-        self._emit(Measurement(name=str(name), value=float(value), unit=str(unit)))
+        when = None if at is None else float(at)
+        if when is not None and not math.isfinite(when):
+            raise ValueError(f"record({name!r}, at={at}): not a time in seconds since 1970")
+        self._emit(Measurement(name=str(name), value=float(value), unit=str(unit), at=when))
+
+    def _returned(self, value: object, method: str) -> None:
+        """Keep what a test returned, or say that it is lost."""
+        if value is None:
+            return
+        kept, problem = as_json(value)
+        if problem:
+            self.logger.warning("what %s() returned is lost: %s", method, problem)
+        self._emit(Returned(result={} if problem else {"value": kept}, problem=problem))
 
     def attach(self, name: str, content: Path | bytes) -> None:
         """Attach a file, or bytes as a file, to the case."""
@@ -350,7 +365,7 @@ class _Execution:
                     await test.setup(**accepted(test.setup, arguments))
                     phase = "run"
                     method = getattr(test, self._assignment.case.method)
-                    await method(**accepted(method, arguments))
+                    returned = await method(**accepted(method, arguments))
                 except asyncio.CancelledError as error:
                     if self._broken is not None and self._uncancelled():
                         return self._verdict_of(_at_the_test(self._broken, error), phase)
@@ -370,6 +385,7 @@ class _Execution:
         if limit.expired() or self._clock.monotonic() - began >= seconds:
             # The test caught the cancellation, or blocked its process.
             return self._verdict_of(self._late(seconds), phase)
+        self._returned(returned, self._assignment.case.method)
         return Verdict(State.SUCCESS)
 
     @staticmethod

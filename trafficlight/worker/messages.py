@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from trafficlight import errors
 from trafficlight.protocol import JsonObject
 from trafficlight.suites.planning import FileRequest, FileResult
-from trafficlight.text import first_problem
+from trafficlight.text import EVENT_LIMIT, first_problem, truncate
 from trafficlight.worker.assignment import Assignment, Verdict
 
 MAX_FRAME = 64 << 20
@@ -314,6 +314,33 @@ def ensure_json(action: str, data: Mapping[str, Any]) -> JsonObject:
     except (TypeError, ValueError, RecursionError) as error:
         raise not_json(action, data, error) from None
     return found
+
+
+def as_json(value: object, limit: int = EVENT_LIMIT - 100, depth: int = 50) -> tuple[Any, str]:
+    """Return a value as JSON holds it, and why it cannot be kept; empty if it can.
+
+    :param limit: characters of JSON.
+    :param depth: levels of lists and objects; more of them exceed the recursion limit of later readers.
+    """
+    parts, size = [], 0
+    try:
+        # In pieces, so that a huge value costs no more than the limit.
+        for part in json.JSONEncoder(allow_nan=False).iterencode(value):
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                return None, f"it has more than {limit:,} characters of JSON; self.attach() keeps any file"
+        kept = json.loads("".join(parts))
+        if _depth(kept) > depth:
+            return None, f"it is nested more than {depth} levels deep"
+    except Exception as error:  # noqa: BLE001 - code of a test file
+        return None, f"it is not JSON: {truncate(str(error), 300) or type(error).__name__}"
+    return kept, ""
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def not_json(action: str, data: Mapping[str, Any], error: Exception) -> TypeError:

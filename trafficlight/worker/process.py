@@ -73,9 +73,9 @@ class _SocketLink(CaseLink):
         """Return the file that the client in a role uploaded under a name."""
         return Path(await self._request("upload", role, name))
 
-    async def operate(self, role: str, operation: ServerOperation) -> None:
+    async def operate(self, role: str, operation: ServerOperation, config: JsonObject) -> None:
         """Control the homeserver in a role."""
-        await self._request("operate", role, operation)
+        await self._request("operate", role, operation, config)
 
     async def network(self) -> Path:
         """Return the control socket of the network proxy."""

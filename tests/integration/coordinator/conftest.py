@@ -3,10 +3,11 @@
 import asyncio
 import functools
 import textwrap
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -52,7 +53,7 @@ class FakeServer:
     exited: str | None = None
     operations: list[str] = field(default_factory=list)
 
-    async def operate(self, operation: str) -> None:
+    async def operate(self, operation: str, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.operations.append(operation)
 
 

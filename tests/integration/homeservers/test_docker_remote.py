@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from trafficlight.clients.home_server import register_account
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.docker.api import LABEL, Owner
+from trafficlight.homeservers.docker.nodes import container_nodes
 from trafficlight.homeservers.docker.provider import DockerProvider
 from trafficlight.homeservers.provider import ServerRequest
+from trafficlight.parameters import NodeRequest
 from trafficlight.server_types import SynapseStable
+from trafficlight.services.account import Account
 
 pytestmark = [pytest.mark.docker, pytest.mark.asyncio(loop_scope="session")]
 
@@ -72,6 +76,18 @@ class TestTls:
             assert provider.engine.up
         finally:
             await provider.close()
+
+    async def test_nodes_are_reached_with_the_same_certificates(
+        self, far: FarEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))  # meant for another engine
+        async with (
+            container_nodes(far.host(), SynapseStable.image) as cluster,
+            cluster.lease(NodeRequest(1), [], "a mark", tmp_path) as [node],
+        ):
+            account = Account(node, "/tmp/case", "a mark")
+            assert (await account.run("echo reached")).stdout == "reached\n"
+            await account.close()
 
 
 async def test_homeservers_are_published_at_its_address(far: FarEngine, ask: Ask) -> None:

@@ -52,6 +52,25 @@ async def test_a_test_limits_the_rate_and_puts_presence_on(local: LocalProvider,
     assert codes[-1] == 429
 
 
+@pytest.mark.parametrize("kind", [SynapseStable, pytest.param(Dendrite, marks=pytest.mark.network)])
+async def test_settings_change_with_a_restart(local: LocalProvider, ask: Ask, kind: type[ServerType]) -> None:
+    turn = {"turn_uris": ["turn:later.example"], "turn_shared_secret": "shared", "turn_user_lifetime": "1h"}
+    config = {"client_api": {"turn": turn}} if kind is Dendrite else turn
+    async with local.deploy("later", [ask("server", _needed(local, kind()))]) as [found]:
+        server = HomeServer(found.server_name, found.cs_api, version=found.version)
+        user = await server.nio_client("carol")
+        assert "uris" not in await _get(server, "voip/turnServer", user.access_token)
+        await found.operate("restart", config)
+        assert (await _get(server, "voip/turnServer", user.access_token))["uris"] == ["turn:later.example"]
+        with pytest.raises(
+            DeployError, match=r"^server: \w+ .* has no setting turn_uri; did you mean turn_uris\?$"
+        ):
+            await found.operate("restart", {"turn_uri": []})
+        await found.operate("start")
+        assert (await _get(server, "voip/turnServer", user.access_token))["uris"] == ["turn:later.example"]
+        await server.close()
+
+
 async def test_a_second_initial_sync_has_what_happened_since_the_first(
     local: LocalProvider, ask: Ask
 ) -> None:

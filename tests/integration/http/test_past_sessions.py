@@ -88,6 +88,24 @@ async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
         yield site, body["id"]
 
 
+async def test_measurements_are_compared_with_the_last_session_of_the_case(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        first = await played(site, f"{ASKS}\nself.record('latency', 0.038, 's')")
+        await played(site, ASKS)  # that measures nothing
+        body = f"{ASKS}\nfor n in range(2000): self.record('latency', n / 1000, 's')\nreturn {{'sent': 2000}}"
+        last = await played(site, body)
+    async with open_site(tmp_path) as site:
+        (case,) = last.record.cases
+        text = (await site.get(f"/status/{last.id}/case/{case_key(case)}")).text()
+        link = f'<a href="/status/{first.id}/case/{case_key(case)}">{first.id}</a>'
+        assert f"p50 1 s, was 0.038 s in {link}" in text
+        assert '<path class="band"' in text
+        assert len(text) < 40_000
+        (body_of_case,) = (await site.get(f"/api/sessions/{last.id}/cases")).json()["cases"]
+        assert body_of_case["returned"] == {"sent": 2000}
+        assert "was 0.038 s" in (await site.get(f"/status/{last.id}/files/report.html")).text()
+
+
 async def test_all_that_can_be_seen_is_the_same_after_a_restart(tmp_path: Path) -> None:
     async with open_site(tmp_path) as site:
         session = await played(site, f"{ASKS}\nassert 1 == 2, 'sums are off'")

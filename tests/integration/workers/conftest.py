@@ -50,7 +50,7 @@ class FakeLink:
     async def upload(self, role: str, name: str) -> Path:
         return Path(role) / name
 
-    async def operate(self, role: str, operation: ServerOperation) -> None:
+    async def operate(self, role: str, operation: ServerOperation, config: JsonObject) -> None:
         self.operated.append((role, operation))
 
     async def network(self) -> Path:

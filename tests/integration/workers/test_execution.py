@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trafficlight.results.events import Attachment, Log, Measurement, State
+from trafficlight.results.events import Attachment, Log, Measurement, Returned, State
 from trafficlight.worker.execution import execute
 from trafficlight.worker.output import capturing
 
@@ -388,6 +388,50 @@ class TestDeadline:
         await execute(bench.assignment(body, case=20), link)
         (remaining,) = link.values
         assert 0 < remaining <= 20
+
+
+@pytest.mark.parametrize(
+    ("value", "kept", "problem"),
+    [
+        ("None", [], ""),
+        ("{'sent': 3, 'seconds': [0.5, None]}", [{"value": {"sent": 3, "seconds": [0.5, None]}}], ""),
+        ("(0, '\\ud800')", [{"value": [0, "\ud800"]}], ""),
+        ("{1, 2}", [{}], "it is not JSON: Object of type set is not JSON serializable"),
+        ("float('nan')", [{}], "it is not JSON: Out of range float values are not JSON compliant"),
+        ("'x' * 100_000", [{}], "it has more than 99,900 characters of JSON"),
+        ("[[]] * 10_000_000", [{}], "it has more than 99,900 characters of JSON"),
+        ("x", [{}], "it is not JSON: Circular reference detected"),
+        ("deep(60)", [{}], "it is nested more than 50 levels deep"),
+        ("deep(5000)", [{}], "it is not JSON: maximum recursion depth exceeded"),
+        ("Evil(a=1)", [{}], "it is not JSON: RuntimeError"),
+        ("asyncio.Lock()", [{}], "it is not JSON: Object of type Lock is not JSON serializable"),
+    ],
+)
+async def test_what_a_test_returns_is_kept_or_said_to_be_lost(
+    bench: "WorkerHarness", link: "FakeLink", value: str, kept: list[object], problem: str
+) -> None:
+    body = f"""
+    async def run(self):
+        class Evil(dict):
+            def items(self): raise RuntimeError
+        def deep(levels):
+            found = []
+            for _ in range(levels):
+                found = [found]
+            return found
+        x = []
+        x.append(x)
+        return {value}
+    """
+    verdict = await execute(bench.assignment(body), link)
+    assert (verdict.state, verdict.message) == (State.SUCCESS, "")
+    returned = [event for event in link.emitted if isinstance(event, Returned)]
+    assert [event.result for event in returned] == kept
+    assert [event.problem.startswith(problem) for event in returned] == [True] * len(kept)
+    warned = [event.message for event in link.emitted if isinstance(event, Log)]
+    assert [text.startswith(f"what run() returned is lost: {problem}") for text in warned] == [True] * bool(
+        problem
+    )
 
 
 TEARDOWN = """

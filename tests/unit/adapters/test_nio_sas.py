@@ -53,6 +53,18 @@ def test_both_show_the_same_emoji_and_confirm_each_others_keys(room: str | None)
 
 
 @ROOMS
+def test_start_may_overtake_ready(room: str | None) -> None:
+    asking, accepting = two(room)
+    ready = accepting.accept()
+
+    deliver(accepting.start(), asking, accepting)
+    deliver(ready, asking, accepting)
+
+    assert asking.emoji is not None
+    assert asking.emoji == accepting.emoji
+
+
+@ROOMS
 def test_messages_name_the_verification(room: str | None) -> None:
     _, accepting = two(room)
     ((kind, content),) = accepting.accept()

@@ -56,7 +56,7 @@ class Operations(CaseLink):
     async def upload(self, role: str, name: str) -> Path:
         raise NotImplementedError
 
-    async def operate(self, role: str, operation: ServerOperation) -> None:
+    async def operate(self, role: str, operation: ServerOperation, config: JsonObject) -> None:
         if operation == "pause":
             raise UnsupportedError("a homeserver from elsewhere cannot be paused")
         self.done.append((role, operation))

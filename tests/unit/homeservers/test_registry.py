@@ -1,9 +1,11 @@
 """Every server type reaches its provider, and all know what carries how many."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -29,7 +31,7 @@ class FakeServer:
         self.role = role
         self.server_name = f"{role}.{provider}"
 
-    async def operate(self, operation: str) -> None:
+    async def operate(self, operation: str, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         raise UnsupportedError(operation)
 
 

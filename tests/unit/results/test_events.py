@@ -47,6 +47,8 @@ def test_an_old_log_gives_the_same_report(log: Path) -> None:
                 assert len(upload.pop("sha256")) == 64
             for server in attempt["servers"].values():
                 assert server.pop("image") == ""
+            assert attempt.pop("returned") is None
+            assert all(isinstance(item.pop("at"), float) for item in attempt["measurements"])
     assert report == json.loads(log.with_suffix(".report.json").read_bytes())
 
 
@@ -56,7 +58,7 @@ def _without_later_keys(expected: dict[str, object] | None) -> None:
 
 
 # Kinds that are newer than the old logs.
-_LATER = {"network_changed", "service_changed", "case_elsewhere"}
+_LATER = {"case_elsewhere", "network_changed", "returned", "service_changed"}
 
 
 def test_the_old_logs_hold_every_kind() -> None:
@@ -73,6 +75,8 @@ def test_lines_keep_the_keys_of_old_logs(log: Path) -> None:
         assert new.pop("schema") == 1
         if event.kind == "server_ready":
             assert new["data"].pop("image") == ""
+        if event.kind == "measurement":
+            assert new["data"].pop("at") is None
         if event.kind == "session_ended":
             assert new["data"].pop("incomplete") == ""
         if event.kind == "session_started":

@@ -124,7 +124,12 @@ def test_all_files_are_there_at_the_end(lab: "Lab", writer: ResultsWriter) -> No
     assert "1 of 2 cases failed" in (path / "report.html").read_text()
     attempt = path / report["cases"][1]["attempts"][0]["folder"]
     assert json.loads((attempt / "measurements.json").read_text()) == [
-        {"name": "delay", "value": 2, "unit": "ms"}
+        {
+            "name": "delay",
+            "value": 2,
+            "unit": "ms",
+            "at": lab.record.cases[bad].attempts[0].measurements[0].time.timestamp(),
+        }
     ]
     assert "adapter leased" in (attempt / "log.info").read_text()
     assert list(read_events(lab.folder.events)) == lab.events
@@ -193,7 +198,7 @@ def test_other_sessions_are_left_alone(lab: "Lab", writer: ResultsWriter) -> Non
 def test_a_report_that_cannot_be_written_costs_no_other(
     lab: "Lab", writer: ResultsWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(record: SessionRecord, changes: object) -> bytes:
+    def broken(record: SessionRecord, changes: object, folder: Path) -> bytes:
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(writer_module, "report_html", broken)

@@ -147,6 +147,8 @@ class Verification:
         match kind:
             case "ready" if self.asked and self.phase == "requested":
                 self.phase = "ready"
+            case "ready" if self.asked and self.phase == "started" and not self._started_here:
+                pass  # overtaken by the start, which says as much
             case "start" if self._start is None or (self._started_here and self._loses_to(content)):
                 return self._take_start(content)
             case "start":

@@ -147,7 +147,7 @@ class Verifications(Rooms):
         if room_id is not None and sender == own:
             verification.is_ready |= kind == "ready"
         elif sender == verification.user_id:
-            if kind == "ready" and verification.other is None:
+            if kind in ("ready", "start") and verification.other is None:
                 verification.other = await self._party(sender, content["from_device"])
                 await self._call_off(verification)
             await self._send(verification, verification.receive(kind, content))

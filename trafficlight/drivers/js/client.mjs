@@ -366,6 +366,8 @@ export class MatrixClient {
 
     async start_crosssign({ userId }) {
         if (userId === undefined) {
+            // A device that has just logged in may not have queried its own user's keys yet.
+            await this.#crypto.userHasCrossSigningKeys();
             this.#follow(await this.#crypto.requestOwnUserVerification());
         } else {
             this.#follow(await this.#crypto.requestVerificationDM(full(userId), this.#opened.roomId));

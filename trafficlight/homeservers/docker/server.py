@@ -6,8 +6,9 @@ import io
 import logging
 import tarfile
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -106,12 +107,14 @@ class DockerServer:
                 await self._finish_log()
             raise DeployError(f"{self.role}: {error.message}", log=self._log_end()) from error
 
-    async def operate(self, operation: str) -> None:
+    async def operate(self, operation: str, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Start, stop, restart, kill, pause or unpause it. Its data and ports are kept.
 
-        :raises UnsupportedError: there is no such operation.
+        :raises UnsupportedError: there is no such operation, or settings are given.
         :raises DeployError: it did not become ready again; carries the end of its log.
         """
+        if config:
+            raise UnsupportedError("a homeserver in Docker has the settings of its image")
         async with self._operating:
             try:
                 match operation:

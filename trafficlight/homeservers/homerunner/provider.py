@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -53,7 +54,7 @@ class HomerunnerServer:
             return None
         return "homerunner's lifetime for it is over, raise HOMERUNNER_LIFETIME_MINS"
 
-    async def operate(self, operation: str) -> None:
+    async def operate(self, operation: str, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Refuse: homerunner can only create and destroy.
 
         :raises UnsupportedError: always.

@@ -5,7 +5,10 @@ import json
 import logging
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import aiohttp
 
@@ -17,6 +20,7 @@ from trafficlight.homeservers.provider import BY_THE_TEST
 from trafficlight.homeservers.recipes.recipe import Command, Place
 from trafficlight.network.connection import FederationPort
 from trafficlight.processes import run_to_completion
+from trafficlight.server_types import merged
 from trafficlight.text import read_tail
 
 logger = logging.getLogger(__name__)
@@ -141,9 +145,10 @@ class LocalServer:
                 federation_port=self.place.federation_port,
             )
 
-    async def operate(self, operation: str) -> None:
+    async def operate(self, operation: str, config: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Start, stop, restart, kill, pause or unpause it. Its data are kept.
 
+        :param config: settings to change before a restart.
         :raises UnsupportedError: there is no such operation.
         :raises DeployError: it did not become ready again; carries the end of its log.
         """
@@ -156,6 +161,8 @@ class LocalServer:
                     await self._stop()
                 case "restart":
                     await self._stop()
+                    if config:
+                        await asyncio.to_thread(self._configure, config)
                     await self.start()
                 case "kill":
                     await self._end(signal.SIGKILL)
@@ -165,6 +172,18 @@ class LocalServer:
                     self._signal(signal.SIGCONT)
                 case _:
                     raise UnsupportedError(f"a local homeserver cannot {operation}")
+
+    def _configure(self, config: Mapping[str, Any]) -> None:
+        """Change its settings. Blocks."""
+        if (file := self._command.config) is None:
+            raise UnsupportedError(f"{self.role}: the settings of {self.version} cannot be changed")
+        place = replace(self.place, config=merged(self.place.config, config))
+        try:
+            changed = place.configured(json.loads(file.read_text()), self._command.settings())
+        except DeployError as error:
+            raise DeployError(f"{self.role}: {self.version} {error.message}") from None
+        file.write_text(json.dumps(changed))
+        self.place = place
 
     async def destroy(self) -> None:
         """Kill it and remove its data, even when cancelled. Idempotent."""

@@ -116,7 +116,9 @@ class DendriteRecipe:
             f"-tls-key={place.private_key}",
             "-really-enable-open-registration",
         )
-        return Command(argv, environment={"SSL_CERT_FILE": str(place.authority)})
+        environment = {"SSL_CERT_FILE": str(place.authority)}
+        settings = functools.partial(settings_of, installation.folder / "dendrite")
+        return Command(argv, environment=environment, config=folder / "dendrite.yaml", settings=settings)
 
     def _build_name(self, version: str) -> str:
         """Return the name of a build in the cache; builds of another module have names of their own."""

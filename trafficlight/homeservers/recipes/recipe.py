@@ -2,7 +2,7 @@
 
 import difflib
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,6 +105,8 @@ class Command:
     :param end: the signal that ends it when it is destroyed.
     :param services: what it needs from its first start until it is destroyed, such as a database.
     :param workers: its other processes, which start and stop with it.
+    :param config: the file with its settings, JSON; None if they cannot be changed after its start.
+    :param settings: returns the names of all settings. May block.
     """
 
     argv: tuple[str, ...]
@@ -115,6 +117,8 @@ class Command:
     end: signal.Signals = signal.SIGKILL
     services: tuple["Command", ...] = ()
     workers: tuple["Command", ...] = ()
+    config: Path | None = None
+    settings: Callable[[], frozenset[str]] = frozenset
 
 
 class Recipe(Protocol):

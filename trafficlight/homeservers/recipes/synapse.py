@@ -89,7 +89,9 @@ class SynapseRecipe:
         files = (place.directory / "homeserver.yaml", *more)
         args = [word for file in files for word in ("-c", str(file))]
         python = str(interpreter(installation.folder))
-        return Command((python, "-I", "-m", module, *args), (module, *args))
+        argv = (python, "-I", "-m", module, *args)
+        settings = functools.partial(self.settings_of, installation.version)
+        return Command(argv, argv[3:], config=files[0], settings=settings)
 
     def settings_of(self, version: str) -> frozenset[str]:
         """Return what may be the name of a setting. Blocks."""

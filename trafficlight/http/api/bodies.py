@@ -1,7 +1,7 @@
 """The JSON bodies of sessions, cases and adapters, for the API and its clients."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -74,6 +74,9 @@ class CaseBody(BaseModel):
     clients: dict[str, str]
     servers: dict[str, str]
     url: str = Field(description="Its page.")
+    returned: Any = Field(
+        default=None, description="What its test returned in the last attempt, if that is JSON; else null."
+    )
 
 
 class CaseList(BaseModel):

@@ -486,6 +486,7 @@ def session_body(summary: SessionSummary, folder: Path, session: Session | None,
 
 def case_body(session: str, case: CaseRecord) -> CaseBody:
     """Return what is known of a case."""
+    returned = case.attempt.returned if case.attempt is not None else None
     return CaseBody(
         id=case.id,
         suite=case.suite,
@@ -498,6 +499,7 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
         clients=case.clients,
         servers=case.servers,
         url=rooted(case_path(session, case.id)),
+        returned=returned.result.get("value") if returned is not None else None,
     )
 
 

@@ -196,6 +196,7 @@ async def case(session: str, key: str) -> Response:
             attempts=attempt_views(folder, whole, role, period),
             between=between,
             role=role,
+            page=lambda session: rooted(case_path(session, whole.id)),
             url=lambda path: rooted(f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}"),
         )
 

@@ -18,6 +18,7 @@ from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
 from trafficlight.results.record import ExitCode
+from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
     POSITION,
     AttemptView,
@@ -178,9 +179,11 @@ def attempt_views(
     :param period: when they were sent, in seconds; None shows none.
     """
     views = []
+    some = any(attempt.measurements for attempt in case.attempts)
+    last = Earlier(folder).last(case.id) if some else ("", {})
     for attempt in reversed(case.attempts):
         place = folder / attempt.folder
-        view = attempt_view(attempt, _files(folder, attempt), _log(place / "log.info"))
+        view = attempt_view(attempt, _files(folder, attempt), _log(place / "log.info"), last)
         if period is not None:
             view = replace(view, traffic=exchanges(place, attempt.started, role=role, period=period))
         views.append(view)

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import quote
 
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.history.changes import Changes
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
     POSITION,
     AttemptView,
@@ -32,10 +34,13 @@ class _Item:
     attempts: list[AttemptView]
 
 
-def report_html(record: SessionRecord, changes: Changes | None = None, *, over: bool = True) -> bytes:
+def report_html(
+    record: SessionRecord, changes: Changes | None = None, folder: Path | None = None, *, over: bool = True
+) -> bytes:
     """Return the page. It links to the files in the session's folder.
 
     :param changes: since earlier sessions, if that is known.
+    :param folder: the session's folder, beside those of earlier sessions; None looks for none of them.
     :param over: whether the session no longer runs.
     """
     now = record.ended or record.last_time or datetime.now(UTC)
@@ -45,11 +50,16 @@ def report_html(record: SessionRecord, changes: Changes | None = None, *, over: 
     counts = status_counts(cases, over=over)
     ordered = sorted(cases, key=lambda case: POSITION[rows[case.id].status])
     suites: dict[str, list[_Item]] = {}
+    earlier = Earlier(folder)
     for case in ordered:
         row = rows[case.id]
         detailed = len(cases) <= _DETAILED_CASES or row.status not in _CALM
-        attempts = reversed(case.attempts) if detailed else ()
-        views = [attempt_view(attempt, recorded_files(attempt)) for attempt in attempts]
+        attempts = case.attempts if detailed else []
+        last = earlier.last(case.id) if any(attempt.measurements for attempt in attempts) else ("", {})
+        views = [
+            attempt_view(attempt, recorded_files(attempt, folder), last=last)
+            for attempt in reversed(attempts)
+        ]
         suites.setdefault(case.suite, []).append(_Item(case, row, anchors[case.id], views))
     return render(
         "report.html",

@@ -52,8 +52,11 @@ def case_json(case: CaseRecord) -> dict[str, Any]:
 
 
 def measurements_json(attempt: AttemptRecord) -> list[dict[str, Any]]:
-    """Return the measurements of an attempt, in order."""
-    return [item.content() for item in attempt.measurements]
+    """Return the measurements of an attempt, in order, each with its time in seconds since 1970."""
+    return [
+        item.content() | {"at": item.at if item.at is not None else item.time.timestamp()}
+        for item in attempt.measurements
+    ]
 
 
 def rerun_failed(record: SessionRecord) -> bytes:
@@ -85,6 +88,7 @@ def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
         "uploads": [_file_json(file) for file in attempt.uploads],
         "attachments": [_file_json(file) for file in attempt.attachments],
         "measurements": measurements_json(attempt),
+        "returned": attempt.returned.content() if attempt.returned is not None else None,
         "timeline": [asdict(step) for step in steps(attempt) if step.kind != "log"],
         "timeline_left_out": attempt.dropped,
     }

@@ -18,7 +18,7 @@ import junit_xml
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import Attachment, Problem, State, Upload
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.presentation import summarized
+from trafficlight.results.reports.measurements import summarized
 from trafficlight.results.reports.timeline import render_timeline
 from trafficlight.text import count, escape_control, single_line, truncate_middle
 

@@ -3,6 +3,7 @@
 Both render the same records with the same functions, so their numbers, marks and order agree.
 """
 
+import json
 import mimetypes
 import re
 from collections import Counter
@@ -12,7 +13,6 @@ from datetime import datetime
 from functools import cache
 from itertools import groupby
 from pathlib import Path, PurePath
-from statistics import median
 from typing import Any
 from urllib.parse import quote
 
@@ -20,8 +20,9 @@ import jinja2
 from markupsafe import Markup, escape
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
-from trafficlight.results.events import FINAL, Measurement
+from trafficlight.results.events import FINAL, ServiceChanged
 from trafficlight.results.folder import RECORDINGS, folder_name
+from trafficlight.results.reports.measurements import Measured, Values, measured
 from trafficlight.results.reports.timeline import Step, steps
 from trafficlight.results.traffic import Traffic
 from trafficlight.text import count, duration, escape_control, single_line, size, truncate_middle, utc_time
@@ -30,7 +31,6 @@ from trafficlight.version import VERSION
 _PACKAGE = Path(__file__).parents[2]
 _TEXT_LIMIT = 64 << 10  # bytes of one text
 _VALUE_LIMIT = 1 << 10  # bytes of one parameter
-_SINGLE_VALUES = 10  # measurements of one name; more are summed up
 _STEP_LIMIT = 400  # steps shown per attempt
 # Raster formats only: SVG may contain scripts.
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif")
@@ -241,6 +241,7 @@ class AttemptView:
     left_out: int
     files: Sequence[FileView]
     log: str
+    measured: Sequence[Measured] = ()
     traffic: Traffic | None = None
 
     @property
@@ -249,14 +250,20 @@ class AttemptView:
         return any(PurePath(file.path).match(RECORDINGS) for file in self.files)
 
 
-def attempt_view(attempt: AttemptRecord, files: Sequence[FileView], log: str = "") -> AttemptView:
-    """Return an attempt as it is shown."""
+def attempt_view(
+    attempt: AttemptRecord, files: Sequence[FileView], log: str = "", last: tuple[str, Values] = ("", {})
+) -> AttemptView:
+    """Return an attempt as it is shown.
+
+    :param last: the last session that measured something in the case, and what.
+    """
     every, left_out = steps(attempt), attempt.dropped
     if len(every) > _STEP_LIMIT:
         left_out += len(every) - _STEP_LIMIT
         every = every[: _STEP_LIMIT // 2] + every[-_STEP_LIMIT // 2 :]
     whole = max([attempt.seconds, 0.001, *(step.offset + (step.seconds or 0.0) for step in every)])
-    return AttemptView(attempt, [_placed(step, whole) for step in every], left_out, files, log)
+    placed = [_placed(step, whole) for step in every]
+    return AttemptView(attempt, placed, left_out, files, log, measured(attempt, last))
 
 
 def _placed(step: Step, whole: float) -> StepView:
@@ -267,26 +274,16 @@ def _placed(step: Step, whole: float) -> StepView:
     return StepView(step, round(left, 2), round(max(0.6, min(100.0 - left, 100 * took / whole)), 2))
 
 
-def summarized(measurements: Iterable[Measurement]) -> list[tuple[str, str]]:
-    """Return name and text of each measurement, or of all of one name together if they are many."""
-    by_name: dict[str, list[Measurement]] = {}
-    for item in measurements:
-        by_name.setdefault(item.name, []).append(item)
-    found: list[tuple[str, str]] = []
-    for name, items in by_name.items():
-        if len(items) <= _SINGLE_VALUES:
-            found += [(name, f"{item.value} {item.unit}".strip()) for item in items]
-            continue
-        values = [float(item.value) for item in items]
-        numbers = (f"{what} {do(values):g}" for what, do in (("min", min), ("median", median), ("max", max)))
-        found.append((name, f"{', '.join(numbers)} {items[0].unit}".strip() + f" ({len(items):,} values)"))
-    return found
+def recorded_files(attempt: AttemptRecord, folder: Path | None = None) -> list[FileView]:
+    """Return the files of an attempt according to its record.
 
-
-def recorded_files(attempt: AttemptRecord) -> list[FileView]:
-    """Return the files of an attempt according to its record, without a look at the disk."""
+    :param folder: of the session; None does not look for what services left on their nodes.
+    """
     logs = ["log.info", "log.debug"] if attempt.timeline else []
     logs += [f"servers/{folder_name(role)}/homeserver.log" for role in attempt.servers]
+    served = any(isinstance(event, ServiceChanged) for event in attempt.timeline)
+    if served and folder is not None and (folder / attempt.folder / "services").is_dir():
+        logs.append("services/")
     return [
         FileView(f"{attempt.folder}/", "folder", None, "", "file"),
         *(FileView(f"{attempt.folder}/{name}", name, None, "", "file") for name in logs),
@@ -333,13 +330,13 @@ def _environment() -> jinja2.Environment:
         finalize=_printable,
     )
     environment.filters |= {
+        "as_json": lambda value: json.dumps(value, ensure_ascii=False),
         "breakable": _breakable,
         "code": _code,
         "duration": duration,
         "one_line": single_line,
         "size": size,
         "slug": lambda status: str(status).replace(" ", "-"),
-        "summarized": summarized,
         "value": lambda value: truncate_middle(escape_control(str(value)), _VALUE_LIMIT),
         "text": lambda text: truncate_middle(escape_control(text), _TEXT_LIMIT),
         "time": utc_time,

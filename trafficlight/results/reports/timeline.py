@@ -21,6 +21,8 @@ from trafficlight.results.events import (
 )
 from trafficlight.text import brief, count
 
+_BEGAN = {"started": "start", "waited": "wait", "stopped": "stop", "cleaned": "clean"}
+
 
 @dataclass(slots=True)
 class Step:
@@ -45,7 +47,7 @@ class Step:
 
 
 def steps(attempt: AttemptRecord) -> list[Step]:
-    """Return the steps of an attempt: an action and its response are one step."""
+    """Return the steps of an attempt. An action is one step with its response, as is what a service does."""
     found: list[Step] = []
     sent: dict[tuple[str | None, str], Step] = {}
     begin = _begin(attempt)
@@ -59,6 +61,8 @@ def steps(attempt: AttemptRecord) -> list[Step]:
                 if step is None:
                     found.append(step := Step(offset, "action", event.role or "", event.action))
                 _answer(step, event)
+            case ServiceChanged():
+                _serve(event, offset, found, sent)
             case _:
                 found.append(step := _step(event, offset))
                 if isinstance(event, ActionSent):
@@ -117,14 +121,29 @@ def _step(event: Event, offset: float) -> Step:
             return Step(offset, "adapter", who, "adapter lost", event.reason, "failed")
         case NetworkChanged():
             return Step(offset, "network", who, event.rule, "begins" if event.active else "ends")
-        case ServiceChanged():
-            outcome = "failed" if event.problem else ""
-            detail = event.problem or ", ".join(event.nodes)
-            return Step(offset, "service", event.service, event.what, detail, outcome)
         case Log():
             return Step(offset, "log", who, event.message, "", event.level.lower())
         case _:
             return Step(offset, "log", who, event.kind)
+
+
+def _serve(
+    event: ServiceChanged, offset: float, found: list[Step], sent: dict[tuple[str | None, str], Step]
+) -> None:
+    """Add a step of a service, or complete the one that began."""
+    # A log that is not collected ends no step.
+    began = _BEGAN.get(event.what, event.what if event.problem and event.what != "collect" else "")
+    if (step := sent.pop((event.service, began), None)) is not None:
+        step.seconds = offset - step.offset
+    else:
+        outcome = "open" if event.what in _BEGAN.values() else "ok"
+        nodes = ", ".join(event.nodes)
+        found.append(step := Step(offset, "service", event.service, event.what, nodes, outcome))
+        sent[event.service, event.what] = step
+    if event.problem:
+        step.outcome, step.detail = "failed", event.problem
+    elif event.what in _BEGAN:
+        step.outcome = "ok"
 
 
 def _answer(step: Step, event: ActionAnswered | ActionFailed) -> None:

@@ -1,20 +1,23 @@
 import asyncio
+from typing import Any
 
 from trafficlight import HomeServer, MatrixClient, Test
 from trafficlight.adapters.nio.identity import Identity
 from trafficlight.client_types import AnyMatrixClient
 from trafficlight.errors import ActionError
+from trafficlight.network.control import Exchange
 from trafficlight.server_types import AnyHomeServer
 from trafficlight.tests.crypto.meeting import TwoUsers, request
 
 
-class OwnDeviceByEmoji(Test):
-    """Two devices of one user compare emoji; the older one shows the newer one as verified afterwards."""
+class OwnDevices(Test):
+    """What the tests of a user with two devices start from."""
 
     clients = {"alice": AnyMatrixClient, "later": AnyMatrixClient}
     servers = {"server": AnyHomeServer}
 
-    async def run(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
+    async def verify(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
+        """Log in on a second device, and verify it by emoji, which the first one shows afterwards."""
         await alice.register(server)
         later.localpart, later.password = alice.localpart, alice.password
         await later.login(server)
@@ -30,6 +33,37 @@ class OwnDeviceByEmoji(Test):
             return len(devices) == 2 and all(device.get("verified") for device in devices)
 
         await self.eventually(verified, message="alice's client did not show both of her devices as verified")
+
+
+class OwnDeviceByEmoji(OwnDevices):
+    """Two devices of one user compare emoji; the older one shows the newer one as verified afterwards."""
+
+    async def run(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
+        await self.verify(alice, later, server)
+
+
+class StartBeforeReady(OwnDevices):
+    """A verification ends well although its start arrives before what the same device sent first."""
+
+    async def run(self, alice: MatrixClient, later: MatrixClient, server: HomeServer) -> None:
+        later.network.use()
+        late: list[Any] = []
+        overtaken: list[Any] = []
+
+        def swap(exchange: Exchange) -> None:
+            events = (sync := exchange.json).get("to_device", {}).get("events", [])
+            late.extend(one for one in events if one["type"] == "m.key.verification.ready")
+            if late:
+                events[:] = [one for one in events if one["type"] != "m.key.verification.ready"]
+                if any(one["type"] == "m.key.verification.start" for one in events):
+                    events += late
+                    overtaken.extend(late)
+                    late.clear()
+                exchange.json = sync
+
+        async with later.network.intercept("GET", "/sync", on_response=swap):
+            await self.verify(alice, later, server)
+        assert overtaken, "alice's device did not send that it is ready"
 
 
 class VerifiedUsers(TwoUsers):

@@ -23,6 +23,20 @@ class OtherServerAway(_TwoHomeservers):
         await alice.verify_message_in_timeline("Is anyone there?")
 
 
+class OwnServerAway(_TwoHomeservers):
+    """What is written while the reader's own homeserver is away is read once it is back."""
+
+    async def run(self, alice: MatrixClient, bob: MatrixClient, here: HomeServer, there: HomeServer) -> None:
+        await self.meet(alice, bob, here, there)
+        await self.say(alice, "Only here", bob)
+        await there.stop()
+        await alice.send_message("Are you there?")
+        await there.start()
+        # Synapse sends what is left once it hears of the other homeserver.
+        await self.say(bob, "I am back", alice)
+        await bob.verify_message_in_timeline("Are you there?")
+
+
 class NewUserOfServerAway(_TwoHomeservers):
     """A user whose keys could not be had reads what is written once they can be."""
 

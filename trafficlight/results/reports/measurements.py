@@ -1,0 +1,270 @@
+"""Measurements of an attempt: summaries, plots, and what the last session measured in the same case."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+
+from trafficlight.results.case import AttemptRecord
+from trafficlight.results.catalog import session_ids, session_sort_key
+from trafficlight.results.events import Measurement, NetworkChanged
+from trafficlight.results.folder import case_path
+from trafficlight.text import count
+
+_SINGLE_VALUES = 10  # measurements of one name that are listed; more are summed up
+_NAMES = 50  # shown for an attempt
+_PLOTS = 12  # drawn for an attempt
+_FEWEST = 3  # values of a plot
+_COLUMNS = 200  # of a plot: what falls into one is drawn as its minimum, median and maximum
+_DOTS = 60  # values that are drawn as dots, too
+_SIZE = 1000  # the width and the height of a plot, in its own units
+_FAULTS = 50  # shaded in a plot
+_SESSIONS = 100  # earlier sessions that are looked at
+
+Values = Mapping[tuple[str, str], Sequence[float]]
+"""The measurements of an attempt, by name and unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a test broke for a while.
+
+    :ivar begin: seconds from the start of the attempt.
+    :ivar end: likewise.
+    """
+
+    name: str
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Values over time, as paths in a square of :data:`_SIZE` units, which the page stretches.
+
+    :ivar line: through the values, or through the median of each column.
+    :ivar dots: the values; empty if they are many.
+    :ivar band: from the minimum to the maximum of each column; empty if each has one value.
+    :ivar shades: each fault with its left edge and its width.
+    :ivar low: the value at the lower edge.
+    :ivar high: the value at the upper edge.
+    :ivar begin: seconds from the start of the attempt, at the left edge.
+    :ivar end: likewise, at the right edge.
+    """
+
+    line: str
+    dots: str
+    band: str
+    shades: list[tuple[Fault, int, int]]
+    low: str
+    high: str
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The measurements of one name.
+
+    :ivar now: the value, or the median of several.
+    :ivar was: that of the last session; empty if there is none.
+    :ivar session: the id of that session.
+    :ivar more: the other numbers.
+    :ivar plot: None where there is nothing to draw.
+    """
+
+    name: str
+    now: str
+    was: str = ""
+    session: str = ""
+    more: str = ""
+    plot: Plot | None = None
+
+
+class Earlier:
+    """The sessions of a results folder before one of them.
+
+    :param folder: of that session; None if it has none.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._sessions: list[Path] = []
+        if folder is not None:
+            own, root = session_sort_key(folder.name), folder.parent
+            before = (root / id for id in session_ids(root) if session_sort_key(id) < own)
+            self._sessions = [path for path, _ in zip(before, range(_SESSIONS), strict=False)]
+
+    def last(self, case_id: str) -> tuple[str, Values]:
+        """Return the last session that measured something in a case, and what; empty if there is none.
+
+        Reads the disk.
+        """
+        for session in self._sessions:
+            # The names of attempts sort by their length first: attempt-9, attempt-10.
+            files = sorted(
+                (session / case_path(case_id)).glob("attempt-*/measurements.json"),
+                key=lambda path: (len(path.parent.name), path),
+            )
+            for path in reversed(files):
+                if values := _read(path):
+                    return session.name, values
+        return "", {}
+
+
+def _read(path: Path) -> Values:
+    found: dict[tuple[str, str], list[float]] = {}
+    try:
+        for item in json.loads(path.read_bytes()):
+            found.setdefault((item["name"], item["unit"]), []).append(float(item["value"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found
+
+
+def measured(attempt: AttemptRecord, last: tuple[str, Values] = ("", {})) -> list[Measured]:
+    """Return the measurements of an attempt by their names, with those of the case's last session."""
+    (session, before), found = last, list[Measured]()
+    series = _series(attempt)
+    faults = _faults(attempt) if series else []
+    for one in list(series.values())[:_NAMES]:
+        values, was = one.values, before.get((one.name, one.unit), ())
+        told = _told(values, was, one.unit)
+        wanted = len(values) >= _FEWEST and sum(item.plot is not None for item in found) < _PLOTS
+        plot = _plot(one.points, faults, attempt) if wanted else None
+        found.append(Measured(one.name, told[0], told[1], session if told[1] else "", told[2], plot))
+    if len(series) > _NAMES:
+        found.append(Measured(f"{len(series) - _NAMES:,} more", "in measurements.json"))
+    return found
+
+
+def summarized(measurements: Iterable[Measurement]) -> list[tuple[str, str]]:
+    """Return name and text of each measurement, or of all of one name together if they are many."""
+    by_name: dict[str, list[Measurement]] = {}
+    for item in measurements:
+        by_name.setdefault(item.name, []).append(item)
+    found: list[tuple[str, str]] = []
+    for name, items in by_name.items():
+        if len(items) <= _SINGLE_VALUES:
+            found += [(name, f"{item.value} {item.unit}".strip()) for item in items]
+            continue
+        values = [float(item.value) for item in items]
+        numbers = (f"{what} {do(values):g}" for what, do in (("min", min), ("median", median), ("max", max)))
+        found.append((name, f"{', '.join(numbers)} {items[0].unit}".strip() + f" ({len(items):,} values)"))
+    return found
+
+
+@dataclass(slots=True)
+class _Series:
+    name: str
+    unit: str
+    points: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def values(self) -> list[float]:
+        return [value for _, value in self.points]
+
+
+def _series(attempt: AttemptRecord) -> dict[tuple[str, str], _Series]:
+    """Return the measurements by name and unit, each at its seconds from the start of the attempt."""
+    found: dict[tuple[str, str], _Series] = {}
+    begin = attempt.started.timestamp() if attempt.started is not None else 0.0
+    for item in attempt.measurements:
+        one = found.setdefault((item.name, item.unit), _Series(item.name, item.unit))
+        when = item.time.timestamp() if item.at is None else item.at
+        one.points.append((when - begin, float(item.value)))
+    return found
+
+
+def _told(values: Sequence[float], was: Sequence[float], unit: str) -> tuple[str, str, str]:
+    """Return what is said of values: the middle one, that of earlier values, and the other numbers."""
+
+    def text(value: float) -> str:
+        return f"{_number(value)} {unit}".strip()
+
+    if len(values) == 1:
+        return text(values[0]), (("p50 " if len(was) > 1 else "") + text(_rank(was, 0.5)) if was else ""), ""
+    more = f"p95 {text(_rank(values, 0.95))}" + (f", was {text(_rank(was, 0.95))}" if was else "")
+    if len(values) <= _SINGLE_VALUES:
+        more += f"; {', '.join(map(_number, values))}"
+    else:
+        more += f"; {text(min(values))} to {text(max(values))}, {count(len(values), 'value')}"
+    return f"p50 {text(_rank(values, 0.5))}", text(_rank(was, 0.5)) if was else "", more
+
+
+def _rank(values: Sequence[float], part: float) -> float:
+    """Return the value below which a part of the values are; of no number if one of them is none."""
+    if any(map(math.isnan, values)):
+        return math.nan
+    return median(values) if part == 0.5 else sorted(values)[math.ceil(part * len(values)) - 1]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
+
+
+def _faults(attempt: AttemptRecord) -> list[Fault]:
+    """Return what the test broke, in the order in which that ended."""
+    begin = attempt.started
+    if begin is None:
+        return []
+
+    def offset(time: datetime) -> float:
+        return (time - begin).total_seconds()
+
+    found: list[Fault] = []
+    active: dict[str, list[float]] = {}
+    for event in attempt.timeline:
+        # What only watches requests breaks nothing.
+        if isinstance(event, NetworkChanged) and not event.rule.startswith("intercept "):
+            name = f"{event.role}: {event.rule}"
+            if event.active:
+                active.setdefault(name, []).append(offset(event.time))
+            elif since := active.get(name):
+                found.append(Fault(name, since.pop(), offset(event.time)))
+    end = offset(attempt.ended) if attempt.ended is not None else math.inf
+    return found + [Fault(name, since, end) for name, open in active.items() for since in open]
+
+
+def _plot(
+    points: Sequence[tuple[float, float]], faults: Sequence[Fault], attempt: AttemptRecord
+) -> Plot | None:
+    """Draw values over the time in which the test ran."""
+    drawn = sorted(point for point in points if all(map(math.isfinite, point)))
+    if len(drawn) < _FEWEST or attempt.started is None:
+        return None
+    running = attempt.running_since or attempt.started
+    begin = min(drawn[0][0], (running - attempt.started).total_seconds())
+    end = max(drawn[-1][0], attempt.seconds, begin + 0.001)
+    low, high = min(value for _, value in drawn), max(value for _, value in drawn)
+    if 0 <= low <= high / 2:
+        low = 0.0
+    if low == high:
+        low, high = low - 1, high + 1
+    if not math.isfinite(high - low):
+        return None
+
+    def x(seconds: float) -> int:
+        return round(_SIZE * min(1.0, max(0.0, (seconds - begin) / (end - begin))))
+
+    def y(value: float) -> int:
+        return round(_SIZE * (high - value) / (high - low))
+
+    def path(places: Iterable[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{x(seconds)} {y(value)}" for seconds, value in places)
+
+    shades = [(one, x(one.begin), max(2, x(one.end) - x(one.begin))) for one in faults[:_FAULTS]]
+    labels = (_number(low), _number(high), begin, end)
+    if len(drawn) <= _COLUMNS:
+        dots = "".join(f"M{x(seconds)} {y(value)}h0" for seconds, value in drawn)
+        return Plot(path(drawn), dots if len(drawn) <= _DOTS else "", "", shades, *labels)
+    columns: dict[int, list[float]] = {}
+    for seconds, value in drawn:
+        columns.setdefault(x(seconds) * _COLUMNS // (_SIZE + 1), []).append(value)
+    width = (end - begin) / _COLUMNS
+    middles = {begin + (column + 0.5) * width: values for column, values in columns.items()}
+    edge = [(seconds, max(values)) for seconds, values in middles.items()]
+    edge += [(seconds, min(values)) for seconds, values in reversed(middles.items())]
+    return Plot(path((at, median(values)) for at, values in middles.items()), "", path(edge), shades, *labels)

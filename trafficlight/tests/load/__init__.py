@@ -1,0 +1,1 @@
+"""What clients notice while a homeserver is under load."""
