@@ -1,5 +1,5 @@
-"""Write what is generated from the code: reference pages of settings, commands, events
-and the Python API, the actions that the suites need, and the sample.
+"""Write what is generated from the code: reference pages of settings, commands, events,
+queries and the Python API, the actions that the suites need, and the sample.
 
 ``reference.py`` writes them; ``reference.py --check`` only says whether they are as they should be. A page
 keeps what is written around its generated part.
@@ -24,6 +24,8 @@ from trafficlight.cli.main import cli
 from trafficlight.cli.run import command as run_command
 from trafficlight.config import ENVIRONMENT_PREFIX, Settings, key_of
 from trafficlight.results.events import Event, kinds
+from trafficlight.results.reports.filter import FIELDS
+from trafficlight.suites.query import PLANNED
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BEGIN, _END = "<!-- generated: scripts-dev/reference.py -->\n", "<!-- end of the generated part -->\n"
@@ -41,6 +43,7 @@ def main(arguments: list[str]) -> int:
         reference / "configuration.md": _around(reference / "configuration.md", settings()),
         reference / "cli.md": _around(reference / "cli.md", commands()),
         reference / "events.md": _around(reference / "events.md", events()),
+        reference / "queries.md": _around(reference / "queries.md", queries()),
         reference / "python.md": _around(reference / "python.md", python_api()),
         _ROOT / "trafficlight-sample.json": sample(),
     }
@@ -114,6 +117,18 @@ def _words(annotation: Any) -> str:
         hints = get_type_hints(annotation)
         return "an object of " + ", ".join(f"`{name}` ({_words(hint)})" for name, hint in hints.items())
     return _WORDS.get(annotation, "text")
+
+
+def queries() -> str:
+    """Return a table of the names that queries know."""
+    how = {"text": "contains the value", "name": "is the value", "number": "compares: `>5`, `<=2.5`, `7`"}
+    rows = [
+        f"| `{name}` | {field.help} | {how[field.kind]} | {'yes' if name in PLANNED else 'no'} |"
+        for name, field in FIELDS.items()
+    ]
+    states = ", ".join(f"`{state.replace(' ', '-')}`" for state in FIELDS["state"].choices)
+    head = "| name | what | match | before a run (`-k`) |\n| --- | --- | --- | --- |"
+    return "\n".join([head, *rows, "", f"States: {states}."])
 
 
 def events() -> str:

@@ -28,4 +28,5 @@ else
     say "left out: the tests with a real homerunner; those with its double run"
 fi
 cd "$root"
-.venv/bin/python -m pytest tests/integration/homeservers tests/integration/services -m "$marks" "$@"
+.venv/bin/python -m pytest tests/integration/homeservers tests/integration/services tests/end_to_end/test_services.py \
+    -m "$marks" "$@"

@@ -1,4 +1,4 @@
-"""Services on nodes: folders of this machine, and accounts behind three SSH servers."""
+"""Services on nodes: folders of this machine, accounts behind three SSH servers, and containers."""
 
 import asyncio
 import json
@@ -15,9 +15,11 @@ import psutil
 import pytest
 import yaml
 
+from tests.integration.homeservers.engine import engine_url
 from tests.machines import Machine, machines
 from tests.sshd import Sshd, start_sshd
 from trafficlight.homeservers.recipes import postgres
+from trafficlight.server_types import SynapseStable
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
@@ -99,11 +101,14 @@ class Running(Test):
 """
 
 
-@pytest.fixture(params=["local", "ssh"])
-def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["local", "ssh", pytest.param("docker", marks=pytest.mark.docker)])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A value of the setting CLUSTER."""
     if request.param == "local":
         return "local"
+    if request.param == "docker":
+        monkeypatch.setenv("DOCKER_HOST", engine_url())
+        return f"docker:{SynapseStable.image}"
     start: Callable[[], Sshd] = request.getfixturevalue("start_sshd")
     nodes = []
     for number in (1, 2, 3):
@@ -163,7 +168,7 @@ async def test_every_ending_is_clean_and_says_why(start: "Start", tmp_path: Path
         "test_killed": "error",
         "test_fails": "failure",
         "test_needs_more": "error",
-        "test_label": "skipped" if cluster == "local" else "success",
+        "test_label": "success" if cluster.endswith("nodes.yml") else "skipped",
         "test_asked_for": "success",
     }
     output = "\n".join(running.output)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from trafficlight.cli.options import load_settings
-from trafficlight.cli.progress import print_summary
+from trafficlight.cli.progress import append_step_summary, print_summary
 from trafficlight.cli.runtime import command_line
 from trafficlight.clock import SystemClock
 from trafficlight.errors import UsageError
@@ -13,6 +14,7 @@ from trafficlight.results.catalog import session_in
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.history.index import History
 from trafficlight.results.merge import Shard, check_shards, merge
+from trafficlight.results.reports.summary import summary
 
 
 @click.command("merge")
@@ -47,5 +49,6 @@ def command(folders: tuple[Path, ...], config: Path | None, results_folder: Path
     folder = ResultsFolder.create(settings.results_root, SystemClock().now().date())
     history = History(settings.results_root, settings.history)
     record = merge(shards, folder, history, command_line())
-    print_summary(record, folder.path)
+    print_summary(Console(highlight=False), summary(record, folder.path), folder.path)
+    append_step_summary(record, folder.path)
     return record.exit_code or 0

@@ -71,9 +71,10 @@ _selection_options = adding(
     click.option(
         "-k",
         "keyword",
-        metavar="EXPR",
+        metavar="QUERY",
         default="",
-        help="Only cases whose id contains these words; with and, or, not and parentheses.",
+        help="Only cases whose id contains these words, or with this type in a role, bob:Hydrogen*; with "
+        "and, or, not, parentheses.",
     ),
     click.option(
         "--clients",

@@ -4,16 +4,16 @@ import asyncio
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import click
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.style import Style
 from rich.text import Text
 
 from trafficlight.results.case import INTERRUPTED, CaseRecord
@@ -21,7 +21,6 @@ from trafficlight.results.events import FINAL, CaseEnded, CaseState, CaseWaits, 
 from trafficlight.results.history.changes import read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.changes import step_summary
-from trafficlight.results.reports.summary import summary
 from trafficlight.text import count, duration, escape_control, single_line
 
 _STYLES = {
@@ -37,8 +36,11 @@ _STYLES = {
 _SHOWN, _REASONS = 12, 3
 # Seconds after which a log says again why cases wait.
 _AGAIN = 60.0
-# Columns that ids are padded to, where they are not cut, and columns of a line besides the id.
-_WIDEST, _BESIDES = 100, 26
+# Columns of the state and the time in front of an id, and the least that is shown of one.
+_BESIDES, _NARROWEST = 24, 26
+_MINUTE = 60.0
+# Cases that must have ended before a rate says something.
+_FEW = 5
 
 
 def is_live(console: Console) -> bool:
@@ -52,9 +54,18 @@ def print_header(console: Console, text: str, url: str) -> None:
     console.print(f"{text}{between}{url}", soft_wrap=True, markup=False)
 
 
-def print_summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowest: int = 0) -> None:
-    """Print the summary of a session, and append one to that of a step of GitHub Actions."""
-    click.echo("\n".join(summary(record, folder, incomplete, slowest=slowest)))
+def print_summary(console: Console, lines: Iterable[str], folder: Path) -> None:
+    """Print the summary of a session; a terminal that can opens the report on a click.
+
+    :param folder: the session's folder.
+    """
+    for line in lines:
+        link = (folder.absolute() / "report.html").as_uri() if line.startswith("report  ") else None
+        console.print(Text(line, Style(link=link)), soft_wrap=True)
+
+
+def append_step_summary(record: SessionRecord, folder: Path) -> None:
+    """Append the summary of a session to that of a step of GitHub Actions, if this runs in one."""
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         text = step_summary(record, read_changes(folder), folder)
         with suppress(OSError), open(path, "a", encoding="utf-8", errors="replace") as file:
@@ -99,9 +110,8 @@ class Progress:
         self._printed: frozenset[str] = frozenset()
         self._printed_at = self._began
         self._timer: asyncio.TimerHandle | None = None
-        self._width = min(_WIDEST, max((len(case) for case in record.cases), default=0))
-        if console.file.isatty():
-            self._width = min(self._width, max(_BESIDES, console.width - _BESIDES))
+        self._width = max(_NARROWEST, console.width - _BESIDES)
+        self._ends: deque[float] = deque()  # of the last minute
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -130,11 +140,12 @@ class Progress:
                 self._line(case, case.state, "")
         else:
             self._since.pop(case.id, None)
+            self._ends.append(time.monotonic())
             if event.phase == INTERRUPTED and event.will_retry:
                 why = "interrupted: the coordinator exited; the case runs again"
                 self._print(Text(f"  {self._name(case.id)}   {why}", style="dim"))
             else:
-                self._line(case, event.state, duration(event.seconds))
+                self._line(case, event.state, duration(event.seconds), again=event.will_retry)
 
     def _print_reasons_in(self, seconds: float) -> None:
         if self._timer is not None:
@@ -153,10 +164,15 @@ class Progress:
         for reason, number in reasons.items():
             self._print(Text(f"  {count(number, 'case')} waiting: {reason}", "dim"))
 
-    def _line(self, case: CaseRecord, state: State, took: str) -> None:
-        self._print(Text.assemble(f"  {self._name(case.id)}   ", (f"{state:<9}", _STYLES[state]), took))
-        if state in (State.FAILURE, State.ERROR) and case.message:
-            self._print(Text(f"      {escape_control(case.message.splitlines()[0])}", style="dim"))
+    def _line(self, case: CaseRecord, state: State, took: str, *, again: bool = False) -> None:
+        self._print(self._row(case.id, state, took))
+        if state in (State.FAILURE, State.ERROR) and (case.message or again):
+            retried = "tried again: " if again else ""
+            self._print(Text(f"      {retried}{single_line(escape_control(case.message))}", style="dim"))
+
+    def _row(self, case_id: str, state: State, took: str) -> Text:
+        """Return a case in one line, state and time first."""
+        return Text.assemble("  ", (f"{state:<9}", _STYLES[state]), f" {took:>10}  {self._name(case_id)}")
 
     def _print(self, line: Text) -> None:
         """Print one line; a terminal shows what fits, the summary has the rest."""
@@ -165,7 +181,7 @@ class Progress:
         self._console.print(line, soft_wrap=True)
 
     def _name(self, case_id: str) -> str:
-        """Return an id in the width of the column.
+        """Return an id as it is shown.
 
         On a terminal, a longer one loses its path, then its class, and is then cut in its middle.
         """
@@ -178,18 +194,16 @@ class Progress:
             if cell_len(name) > width:
                 end = width // 2
                 name = set_cell_size(name, width - end - 1) + "…" + name[-end:]
-        return name + " " * max(0, width - cell_len(name))
+        return name
 
     def _now(self) -> Group:
         """Return the running cases, the counts, and why cases wait."""
         now = time.monotonic()
         lines = []
+        # What has run longest is in front: they are in the order in which they started.
         for case_id, since in list(self._since.items())[:_SHOWN]:
             state = self._record.cases[case_id].state
-            name = self._name(case_id)
-            lines.append(
-                Text.assemble(f"  {name}   ", (f"{state:<10}", _STYLES[state]), duration(now - since))
-            )
+            lines.append(self._row(case_id, state, duration(now - since)))
         counts = self._record.counts
         ended = sum(counts[state] for state in FINAL)
         parts = [f"{ended} of {len(self._record.cases)} ended"]
@@ -198,11 +212,22 @@ class Progress:
             for state in (State.PREPARING, State.RUNNING, State.WAITING)
             if counts[state]
         ]
-        lines.append(Text(f"  {' · '.join(parts)} · {duration(now - self._began)}", "dim"))
+        parts += [duration(now - self._began), *self._rate(now, len(self._record.cases) - ended)]
+        lines.append(Text(f"  {' · '.join(parts)}", "dim"))
         lines += [Text(f"  {number} waiting: {reason}", "dim") for reason, number in self._reasons()]
         for line in lines:
             line.truncate(self._console.width, overflow="ellipsis")
         return Group(*lines)
+
+    def _rate(self, now: float, left: int) -> list[str]:
+        """Return how many cases end in a minute, and how long the others take at that rate."""
+        while self._ends and self._ends[0] < now - _MINUTE:
+            self._ends.popleft()
+        if len(self._ends) < _FEW:
+            return []
+        seconds = max(1.0, min(_MINUTE, now - self._began))
+        rate = len(self._ends) / seconds
+        return [f"{rate * 60:.0f}/min", *([f"{duration(left / rate)} left"] if left else [])]
 
     def _reasons(self) -> list[tuple[str, int]]:
         waiting = (case for case in self._record.cases.values() if case.state is State.WAITING)

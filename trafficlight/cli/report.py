@@ -10,6 +10,7 @@ from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.history.changes import read_changes
 from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.filter import matching
 from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.json_files import dump, report_json
 from trafficlight.results.reports.junit import JunitStyle, junit_bytes
@@ -31,12 +32,21 @@ from trafficlight.text import escape_control
     help="Print one report to standard output; requests are those of recorded clients. Default: rewrite all "
     "files in the folder.",
 )
+@click.option(
+    "--filter",
+    "query",
+    default="",
+    metavar="QUERY",
+    help="Only the cases that a query means, such as 'state:failure bob:Hydrogen*'; prints text by default.",
+)
 @click.option("--case", "text", default="", help="Of requests: only cases whose id contains this text.")
 @click.option("--role", default="", help="Of requests: only those of this client.")
 @click.option(
     "--between", default="", help="Of requests: only those sent in these seconds of the timeline: 12.1:13.4."
 )
-def command(results_folder: Path | None, kind: str | None, text: str, role: str, between: str) -> None:
+def command(
+    results_folder: Path | None, kind: str | None, query: str, text: str, role: str, between: str
+) -> None:
     """Rebuild the reports of a session from its events, also after a crash.
 
     RESULTS_FOLDER is the folder of a session, or a results folder for its latest session. Default: the
@@ -50,6 +60,12 @@ def command(results_folder: Path | None, kind: str | None, text: str, role: str,
     if not record.last_sequence:
         raise click.ClickException(f"{folder.events} has no events")
     record.id = record.id or folder.id
+    if query:
+        kind = kind or "text"  # the files in the folder are about all cases
+        changes = read_changes(folder.path)
+        since = changes.since if changes else {}
+        meant = matching(list(record.cases.values()), query, since, over=not is_written(folder.events))
+        record.cases = {case.id: case for case in meant}
     match kind:
         case "html":
             changes, over = read_changes(folder.path), not is_written(folder.events)

@@ -14,12 +14,20 @@ from rich.console import Console
 from trafficlight.cli.collect import list_cases
 from trafficlight.cli.debugging import debug
 from trafficlight.cli.options import ending_options, lab_options, load_settings, selection_options
-from trafficlight.cli.progress import Progress, is_live, print_header, print_summary, show_work
+from trafficlight.cli.progress import (
+    Progress,
+    append_step_summary,
+    is_live,
+    print_header,
+    print_summary,
+    show_work,
+)
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, run_lab, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.supervisor import absence_of, driver_types, programs_of, unsupported_of
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
+from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
@@ -108,7 +116,7 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, s
         stack.enter_context(stopping_on_signals(lab))
         finished: list[Session] = []
         # Before the lab is left: a signal meanwhile must not hide the results.
-        stack.callback(_print_summaries, finished, slowest)
+        stack.callback(_print_summaries, console, finished, slowest)
         await stack.enter_async_context(running)
         try:
             with working("preparing homeservers"):
@@ -125,6 +133,9 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, s
     return int(session.exit_code)
 
 
-def _print_summaries(sessions: Iterable[Session], slowest: int) -> None:
+def _print_summaries(console: Console, sessions: Iterable[Session], slowest: int) -> None:
     for session in sessions:
-        print_summary(session.record, session.folder.path, session.writer.incomplete, slowest=slowest)
+        folder = session.folder.path
+        lines = summary(session.record, folder, session.writer.incomplete, slowest=slowest)
+        print_summary(console, lines, folder)
+        append_step_summary(session.record, folder)

@@ -18,7 +18,7 @@ from trafficlight.cli.client import (
     coordinator_options,
 )
 from trafficlight.cli.options import ending_options, selection_options
-from trafficlight.cli.progress import Progress, is_live, print_header
+from trafficlight.cli.progress import Progress, is_live, print_header, print_summary
 from trafficlight.errors import TrafficlightError
 from trafficlight.http.api.bodies import SessionBody
 from trafficlight.results.events import (
@@ -179,8 +179,7 @@ async def follow(coordinator: Coordinator, session: SessionBody) -> int:
             f"session {session.id} continues; to follow it again: trafficlight watch {session.id}", err=True
         )
         raise
-    for line in summary(record, Path(session.folder)):
-        click.echo(line)
+    print_summary(console, summary(record, Path(session.folder)), Path(session.folder))
     if record.ended is None:
         click.echo(f"session {session.id} was abandoned: its coordinator exited before the session ended")
     return int(ExitCode.LAB_ERROR if record.exit_code is None else record.exit_code)

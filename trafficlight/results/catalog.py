@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -21,9 +21,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trafficlight.errors import UsageError
-from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import (
     LINE_BEGINNING,
+    AdapterLeased,
     CaseEnded,
     CasePlanned,
     CaseState,
@@ -31,6 +32,7 @@ from trafficlight.results.events import (
     Event,
     Problem,
     Returned,
+    ServerReady,
     SessionEnded,
     SessionStarted,
     SessionStopped,
@@ -59,9 +61,11 @@ OUTLINE: tuple[type[Event], ...] = (
     CaseWaits,
     CaseState,
     CaseEnded,
+    AdapterLeased,
+    ServerReady,
     Returned,
 )
-"""The events that a record without the inside of attempts is made of."""
+"""The events that a record without the inside of attempts is made of, but for what they ran with."""
 
 
 def line_of_other(kinds: Iterable[type[Event]]) -> re.Pattern[bytes]:
@@ -236,6 +240,7 @@ def read_record(log: Path) -> tuple[SessionRecord, int]:
     """
     record, weight = SessionRecord(), 0
     nothing: list[Any] = []
+    shared: dict[tuple[str, ...], Any] = {}  # few adapters and homeservers differ in what is kept of them
     skipped = b""
     with log.open("rb") as lines:
         for line in lines:
@@ -250,10 +255,27 @@ def read_record(log: Path) -> tuple[SessionRecord, int]:
                     attempt.traceback = ""
                     # One shared list: the garbage collector visits every list while everything else waits.
                     attempt.timeline = attempt.uploads = attempt.attachments = attempt.measurements = nothing
+                    nothing.clear()
+                    if isinstance(event, AdapterLeased | ServerReady):
+                        _share(attempt, event, shared)
     # An abandoned session was last alive at its very last event.
     if (last := parse_event(skipped)) is not None:
         record.last_time = last.time
     return record, weight
+
+
+def _share(
+    attempt: AttemptRecord, event: AdapterLeased | ServerReady, shared: dict[tuple[str, ...], Any]
+) -> None:
+    """Keep only what tells versions and hosts of adapters and homeservers, once for all attempts."""
+    role = event.role or ""
+    if isinstance(event, ServerReady):
+        kept = ("server", event.type, event.version)
+        attempt.servers[role] = shared.setdefault(kept, replace(event, server_name="", cs_api="", image=""))
+    else:
+        fields = {key: str(event.registration.get(key) or "") for key in ("type", "version", "instance")}
+        attempt.adapters[role] = shared.setdefault(("adapter", *fields.values()), fields)
+        attempt.adapter_ids.clear()
 
 
 def read_case(log: Path, case: str) -> CaseRecord | None:

@@ -165,7 +165,9 @@ class _LocalCommand:
         self.stdin, self.stdout, self.stderr = process.stdin, process.stdout, process.stderr
 
     async def wait(self) -> int:
-        return await self._process.wait()
+        code = await self._process.wait()
+        # `docker exec` reports a signal as a shell does.
+        return 128 - code if self._kill_inside is not None and 128 < code <= 128 + signal.SIGRTMAX else code
 
     async def kill(self) -> None:
         if self._process.returncode is None and self._kill_inside is not None:

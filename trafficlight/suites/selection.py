@@ -1,13 +1,11 @@
 """What a session runs: the request as JSON, and the selection of cases in it."""
 
-import ast
 import fnmatch
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -16,18 +14,15 @@ from trafficlight.errors import NothingLeftError, UsageError
 from trafficlight.server_types import ServerType, server_types_of
 from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
+from trafficlight.suites.query import WORDS, Lookup, parse, planned_values
 from trafficlight.suites.sharding import assign_shards, digest
 from trafficlight.suites.yaml_files import BUILT_IN_FAILURES, FAILED_CASES, ExpectedFailure, read_yaml, texts
 from trafficlight.text import count, first_problem
 
-Predicate: TypeAlias = Callable[[str], bool]
-
 MOST_CASES = 250_000
 """The cases that a session can have, repetitions included."""
 
-_TOKEN = re.compile(r"""\s*(?:(?P<sign>[()])|"(?P<quoted>[^"]*)"|(?P<word>[^\s()"]+))""")
 _OF_ONE_FILE = ("client_types", "server_types", "clients", "servers", "parameters", "pairwise")
-_OPERATORS = frozenset({"and", "or", "not"})
 
 
 class Selection(BaseModel):
@@ -55,7 +50,9 @@ class Selection(BaseModel):
         default=None, description="The ids of the only cases; a file stands for all of its cases."
     )
     keyword: str = Field(
-        default="", max_length=10_000, description="An expression over case ids, with and, or, not."
+        default="",
+        max_length=10_000,
+        description="A query over what is known before a run: words of ids, roles, parameters.",
     )
     sample: int | None = Field(default=None, ge=1, description="Only this many cases, chosen by `seed`.")
     seed: int = Field(default=0, description="Chooses the sample.")
@@ -76,7 +73,7 @@ class Selection(BaseModel):
     @classmethod
     def _is_expression(cls, keyword: str) -> str:
         if keyword:
-            read_expression(keyword)
+            parse(keyword)
         return keyword
 
     @field_validator("client_types")
@@ -125,8 +122,7 @@ class Selection(BaseModel):
             narrowed = self.clients or self.servers or self.parameters or self.pairwise
             cases = _by_id(cases, self.only, files, all_exist=not narrowed)
         if self.keyword:
-            means = read_expression(self.keyword)
-            cases = [case for case in cases if means(case.id)]
+            cases = parse(self.keyword).select(cases, _lookup)
         if self.sample is not None:
             cases = _sample(cases, self.sample, self.seed)
         if len(cases) * self.repeat > MOST_CASES:
@@ -201,53 +197,16 @@ class SessionRequest(Selection):
             raise UsageError(f"{where or 'the request'}: {problem}") from None
 
 
-def read_expression(text: str) -> Predicate:
-    """Return the predicate of an expression such as ``alice=Nio and not (Dendrite or federation)``.
+def _lookup(case: Case) -> Lookup:
+    def values(name: str) -> Sequence[str] | None:
+        if name in (WORDS, "id"):
+            return (case.id,)
+        clients = {role: kind.type_name for role, kind in case.clients.items()}
+        servers = {role: slot.type_name for slot in case.servers for role in slot.roles}
+        every = planned_values(case.suite, case.file, clients, servers, case.parameters)
+        return [value for key, value in every if key == name] or None
 
-    A word matches ids that contain it, ignoring case.
-
-    :raises UsageError: the expression is malformed.
-    """
-    words: list[str] = []
-    parts: list[str] = []
-    place = 0
-    stripped = text.rstrip()
-    while place < len(stripped):
-        token = _TOKEN.match(stripped, place)
-        if token is None:
-            raise UsageError(f"-k {text!r}: a quotation mark is not closed")
-        place = token.end()
-        if token["sign"] or token["word"] in _OPERATORS:
-            parts.append(token["sign"] or token["word"])
-        else:
-            # Words become names, so that Python's grammar can parse the expression.
-            parts.append(f"w{len(words)}")
-            words.append((token["quoted"] if token["quoted"] is not None else token["word"]).casefold())
-    try:
-        tree = ast.parse(" ".join(parts), mode="eval").body
-        return _compiled(tree, words)
-    except (SyntaxError, _NotAnExpressionError, RecursionError, MemoryError):
-        raise UsageError(f"-k {text!r}: write words with and, or, not and parentheses") from None
-
-
-class _NotAnExpressionError(Exception):
-    pass
-
-
-def _compiled(node: ast.expr, words: list[str]) -> Predicate:
-    match node:
-        case ast.Name(id=name):
-            word = words[int(name[1:])]
-            return lambda text: word in text.casefold()
-        case ast.UnaryOp(op=ast.Not(), operand=operand):
-            negated = _compiled(operand, words)
-            return lambda text: not negated(text)
-        case ast.BoolOp(op=operator, values=values):
-            parts = [_compiled(value, words) for value in values]
-            decide = all if isinstance(operator, ast.And) else any
-            return lambda text: decide(part(text) for part in parts)
-        case _:
-            raise _NotAnExpressionError
+    return values
 
 
 @dataclass(slots=True)

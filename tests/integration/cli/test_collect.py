@@ -143,7 +143,7 @@ def test_a_selection_that_leaves_nothing_says_of_how_many(capsys: pytest.Capture
         ),
         (['chat/send_test.py::Count.test_up@{"sise": 1}'], "no test takes sise; there are odd, size"),
         (["--client", "Dog", "."], "--client Dog: no test has such a client type"),
-        (["-k", "and", "."], "write words with and, or, not"),
+        (["-k", "and", "."], "column 1: expected a word"),
         (["--shard", "3/2", "."], "not of the form I/N"),
         (["--shard", "x", "."], "not of the form I/N"),
         (["--shard", "1/2", "--sample", "3", "."], "--sample with --shard needs --seed"),

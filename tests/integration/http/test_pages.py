@@ -1,6 +1,7 @@
 """The pages, their files, and what their browsers must not do."""
 
 import asyncio
+import html
 import json
 import re
 from datetime import UTC, datetime
@@ -213,6 +214,9 @@ async def test_an_unchanged_page_is_not_sent_again(site: HttpHarness) -> None:
         ("?state=failure&state=success", True),
         ("?q=TALK+alice", True),
         ("?q=nothing-like-it", False),
+        ("?q=alice:*+and+not+state:failure", True),
+        ("?q=state:failure", False),
+        ("?q=(alice", False),
         ("?page=999", True),
         ("?page=-1&state=%00&q=%ff", False),
         ("?page=x", True),
@@ -223,6 +227,21 @@ async def test_cases_are_found_by_state_and_words(site: HttpHarness, query: str,
     answer = await site.get(f"/status/{session.id}{query}")
     assert answer.status == 200
     assert ('class="line"' in answer.text()) is found
+
+
+async def test_a_filter_that_means_nothing_says_so(site: HttpHarness) -> None:
+    session = await played(site)
+    for query, problem in (
+        ("?q=seconds:>x", "column 10: expected a number"),
+        ("?state=bogus", "there is no state"),
+        ("?q=carol:Nio", "carol is no role or parameter of these cases"),
+    ):
+        assert problem in html.unescape((await site.get(f"/status/{session.id}{query}")).text())
+    answer = await site.get(f"/api/sessions/{session.id}/cases?q=(")
+    assert (answer.status, answer.json()["error"]["code"]) == (400, "invalid_query")
+    answer = await site.get(f"/api/sessions/{session.id}/cases?q=alice:*")
+    assert answer.json()["total"] == 1
+    assert (await site.get(f"/api/sessions/{session.id}/causes")).json() == {"causes": []}
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import asyncio
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from trafficlight.cli.progress import Progress, is_live, print_header
+from trafficlight.cli.progress import Progress, is_live, print_header, print_summary
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import CaseEnded, CasePlanned, CaseState, CaseWaits, Event, State
 from trafficlight.results.record import SessionRecord
@@ -52,9 +53,17 @@ def test_a_case_is_one_line_of_a_terminal() -> None:
     lines = visible(file.getvalue())
     assert len(lines) == 3
     assert max(map(len, lines)) <= 80
-    assert re.fullmatch(
-        r"  …Conversation\[alice=Nio,bob=Nio,server=Dendrite\] +failure  1 min 15 s", lines[1]
+    assert lines[1] == "  failure   1 min 15 s  …Conversation[alice=Nio,bob=Nio,server=Dendrite]"
+
+
+def test_a_failed_attempt_that_is_tried_again_says_so() -> None:
+    file = io.StringIO()
+    session = Session(Console(file=file, width=80))
+    message = "no room\nat all"
+    session(
+        CaseEnded(case=SHORT, attempt=1, state=State.FAILURE, message=message, seconds=1.0, will_retry=True)
     )
+    assert visible(file.getvalue()) == [f"  failure        1.0 s  {SHORT}", "      tried again: no room"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,7 @@ def test_a_case_is_one_line_of_a_terminal() -> None:
         ("a_test.py::Short", "a_test.py::Short"),
         (f"{'a' * 50}_test.py::Talks.test_one[alice=Nio]", "…Talks.test_one[alice=Nio]"),
         (f"a_test.py::{'A' * 50}.test_one[alice=Nio,bob=Nio]", "…test_one[alice=Nio,bob=Nio]"),
-        (f"a_test.py::A.test_{'a' * 30}[{'b' * 40}]", f"…test_{'a' * 20}…{'b' * 26}]"),
+        (f"a_test.py::A.test_{'a' * 30}[{'b' * 40}]", f"…test_{'a' * 21}…{'b' * 27}]"),
     ],
 )
 def test_a_long_id_loses_first_what_distinguishes_least(case: str, shown: str) -> None:
@@ -112,7 +121,7 @@ async def test_a_log_says_once_why_cases_wait() -> None:
         session(CaseState(case=SHORT, attempt=1, state=State.RUNNING))
         session(CaseWaits(cases=(LONG,), reason="waiting for other cases to end"))
         await asyncio.sleep(0.001)
-    assert [line.split()[0] for line in visible(file.getvalue())] == ["2", SHORT]
+    assert [line.split()[0] for line in visible(file.getvalue())] == ["2", "running"]
 
 
 async def test_a_log_says_again_why_cases_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +134,29 @@ async def test_a_log_says_again_why_cases_wait(monkeypatch: pytest.MonkeyPatch) 
             while len(visible(file.getvalue())) < 3:
                 await asyncio.sleep(0.001)
     assert set(visible(file.getvalue())) == {"  2 cases waiting: needs 2 x Nio"}
+
+
+def test_a_live_display_says_the_rate_and_what_runs_longest_first() -> None:
+    file = Terminal()
+    session = Session(Console(file=file, width=100, force_terminal=True), live=True)
+    for case in (LONG, SHORT):
+        session(CaseState(case=case, attempt=1, state=State.RUNNING))
+    for _ in range(5):
+        session(CaseEnded(case=LONG, attempt=1, state=State.SUCCESS, seconds=1.0, will_retry=True))
+        session(CaseState(case=LONG, attempt=1, state=State.RUNNING))
+    text = [str(line) for line in session.progress._now().renderables]
+    assert [line.split()[0] for line in text[:2]] == ["running", "running"]
+    assert (SHORT in text[0], SHORT in text[1]) == (True, False)
+    assert re.search(r" · \d+/min · .* left$", text[2])
+
+
+@pytest.mark.parametrize(("terminal", "linked"), [(True, True), (False, False)])
+def test_the_path_of_the_report_is_a_link_on_a_terminal(*, terminal: bool, linked: bool) -> None:
+    file = Terminal() if terminal else io.StringIO()
+    console = Console(file=file, width=80, color_system="standard" if terminal else None)
+    print_summary(console, ["report  r/report.html, after 3 s", "1 success   r"], Path("/tmp/r"))
+    assert ("]8;" in file.getvalue() and "file:///tmp/r/report.html" in file.getvalue()) is linked
+    assert file.getvalue().endswith("1 success   r\n")
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 2), (120, 1)])

@@ -40,6 +40,8 @@ def test_an_old_log_gives_the_same_report(log: Path) -> None:
     report = json.loads(dump(report_json(record)))
     assert (report.pop("stopped"), report.pop("incomplete")) == (record.stopped, "")
     assert (report.pop("warnings"), report.pop("strict")) == ([], False)
+    failed = [case["id"] for case in report["cases"] if case["state"] in ("failure", "error")]
+    assert sorted(case for cause in report.pop("causes") for case in cause["cases"]) == sorted(failed)
     for case in report["cases"]:
         _without_later_keys(case["expected"])
         for attempt in case["attempts"]:

@@ -55,6 +55,17 @@ def test_formats_go_to_standard_output(finished: Path) -> None:
     assert "failure  chat/" in _run(latest, "--format", "text")
 
 
+def test_a_filter_selects_cases_and_leaves_the_files(finished: Path) -> None:
+    before = (finished / "report.json").read_bytes()
+    only = _run(str(finished), "--filter", "state:failure alice:B")
+    assert "0 success · 1 failure" in only
+    report = json.loads(_run(str(finished), "--filter", "alice:A", "--format", "json"))
+    assert [case["clients"] for case in report["cases"]] == [{"alice": "A"}]
+    assert (finished / "report.json").read_bytes() == before
+    with pytest.raises(UsageError, match="column 7: expected one of running"):
+        CliRunner().invoke(command, [str(finished), "--filter", "state:failed"], catch_exceptions=False)
+
+
 def test_requests_of_clients(finished: Path) -> None:
     cases = (SessionRecord.replay(read_events(finished / "events.jsonl"))).cases.values()
     (attempt,) = next(case for case in cases if case.message == "no").attempts

@@ -1,8 +1,10 @@
 import asyncio.tasks
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trafficlight.results.events import CaseWaits, Expected, Problem
+from trafficlight.results.reports.html import report_html
 from trafficlight.results.reports.presentation import status_counts
 from trafficlight.results.reports.summary import summary
 
@@ -45,6 +47,20 @@ def test_a_killed_session_counts_what_ran_as_its_page_does(lab: "Lab") -> None:
     assert lines[-1].startswith("1 success · 0 failure · 0 error · 2 not run · 1 warning ")
     assert "error  1 warning in a strict session" in lines
     assert status_counts(lab.record.cases.values(), over=True) == {"success": 1, "not run": 2}
+
+
+def test_what_several_failures_share_is_told_first(lab: "Lab") -> None:
+    lab.start()
+    for bob in ("Nio", "Hydrogen"):
+        for number in range(4):
+            case = lab.plan({"bob": bob}, parameters={"n": number})
+            lab.run(case, *(("failure", f"bob: {number} messages are lost") if bob == "Hydrogen" else ()))
+    lines = summary(lab.record, lab.folder.path)
+    assert re.fullmatch(r"cause:[0-9a-f]{8}  4 x bob: 0 messages are lost", lines[0])
+    assert lines[1] == "         bob=Hydrogen: 4 of 4 such cases"
+    assert "bob=Hydrogen: 4 of 4 such cases" in report_html(lab.record).decode().replace(
+        "<code>", ""
+    ).replace("</code>", "")
 
 
 def test_the_slowest_cases(lab: "Lab") -> None:
@@ -128,7 +144,7 @@ def test_what_is_shown_of_tracebacks_is_bounded(lab: "Lab") -> None:
         lab.run(lab.plan({"alice": f"T{number}"}), "error", "long", traceback=long)
     lines = summary(lab.record, lab.folder.path)
     assert len(lines) < 50 * 3 + 10 * 20
-    assert lines[3 + 8].strip() == "... 985 lines left out ..."
+    assert lines[4 + 8].strip() == "... 985 lines left out ..."
 
 
 def test_a_broken_lab_does_not_fill_the_screen(lab: "Lab") -> None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.adapter import AdapterState
 from trafficlight.results.events import State
+from trafficlight.results.reports.causes import Cause
 from trafficlight.results.traffic import Exchange
 
 
@@ -84,6 +85,12 @@ class CaseList(BaseModel):
 
     cases: list[CaseBody]
     total: int = Field(description="How many fit what was asked for.")
+
+
+class CauseList(BaseModel):
+    """Why cases of a session failed: the largest cause first, expected failures last."""
+
+    causes: list[Cause]
 
 
 class ExchangeList(BaseModel):

@@ -22,6 +22,7 @@ from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, 
 from trafficlight.http.api.bodies import (
     CaseBody,
     CaseList,
+    CauseList,
     ExchangeList,
     SessionBody,
     SessionList,
@@ -47,10 +48,14 @@ from trafficlight.http.security import require_people
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.catalog import ProblemSummary, SessionSummary
 from trafficlight.results.events import State, line_head
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.journal import is_written
+from trafficlight.results.reports.causes import causes
+from trafficlight.results.reports.filter import matching
 from trafficlight.results.reports.presentation import outcome_counts
 from trafficlight.results.traffic import exchanges
 from trafficlight.suites.model import Plan
+from trafficlight.suites.query import QueryError
 from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
@@ -137,6 +142,11 @@ async def session(session: str) -> Response:
             "Only cases in this state; may be repeated.",
             {"type": "string", "enum": [state.value for state in State]},
         ),
+        Query(
+            "q",
+            "Only the cases that a query means, for example `bob:Hydrogen* undecryptable`.",
+            {"type": "string"},
+        ),
         *_paging(_PAGE, _LONGEST_PAGE),
     ),
 )
@@ -144,15 +154,31 @@ async def cases(session: str) -> Response:
     """List the cases of a session, in the order of its plan."""
     states = {_state(text) for text in request.args.getlist("state")}
     first, behind = _page_bounds(_PAGE, _LONGEST_PAGE)
+    query = request.args.get("q", "").strip()
     async with open_session(session) as found:
         every = list(found.record.cases.values())
 
         def content() -> bytes:
-            fitting = [case for case in every if not states or case.state in states]
+            try:
+                meant = matching(every, query, _since(found.folder), over=found.over)
+            except QueryError as error:
+                raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", str(error)) from None
+            fitting = [case for case in meant if not states or case.state in states]
             shown = [case_body(found.id, case) for case in fitting[first:behind]]
             return CaseList(cases=shown, total=len(fitting)).model_dump_json().encode()
 
         return Response(await asyncio.to_thread(content), content_type="application/json")
+
+
+@blueprint.get("/<session>/causes")
+@_operation({200: ResponseSpec("The causes.", CauseList)}, (401, 404))
+async def session_causes(session: str) -> Response:
+    """List why cases of a session failed: failures with one signature, and what explains them best."""
+    async with open_session(session) as found:
+        every = list(found.record.cases.values())
+        folder = found.folder
+        listed = await asyncio.to_thread(lambda: CauseList(causes=causes(every, _since(folder))))
+        return json_response(listed)
 
 
 @blueprint.get("/<session>/requests")
@@ -501,6 +527,11 @@ def case_body(session: str, case: CaseRecord) -> CaseBody:
         url=rooted(case_path(session, case.id)),
         returned=returned.result.get("value") if returned is not None else None,
     )
+
+
+def _since(folder: Path) -> dict[str, str]:
+    changes = read_changes(folder)
+    return changes.since if changes else {}
 
 
 def _problem(problem: ProblemSummary) -> str:

@@ -43,7 +43,10 @@ from trafficlight.http.security import (
     require_people,
 )
 from trafficlight.results.catalog import SessionView
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.causes import causes
+from trafficlight.results.reports.filter import FIELDS
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
 from trafficlight.results.reports.presentation import case_row, matrices, verdict
 
@@ -63,7 +66,11 @@ _LIST = (
     Query(
         "state", "Show only cases with this status, for example `failure`; repeatable.", {"type": "string"}
     ),
-    Query("q", "Show only cases whose id, message or reason contains these words.", {"type": "string"}),
+    Query(
+        "q",
+        "Show only the cases that a query means, for example `bob:Hydrogen* undecryptable`.",
+        {"type": "string"},
+    ),
     Query("page", "The page of the list, from 1.", {"type": "string"}),
 )
 _PAGE = ResponseSpec("The page.", media_type="text/html")
@@ -262,7 +269,7 @@ def _number(name: str) -> int:
 
 async def _status(id: str) -> Response:
     lab = current_lab()
-    states, text = request.args.getlist("state"), request.args.get("q", "")[:200]
+    states, text = request.args.getlist("state"), request.args.get("q", "")[:1000].strip()
     number, adapters = _number("page"), _adapters()
     latest = await lab.catalog.summaries((await lab.catalog.ids())[:_SESSIONS])
     rows = [session_row(summary) for summary in latest]
@@ -272,7 +279,9 @@ async def _status(id: str) -> Response:
         state = "interrupted" if record.interrupted else found.status
 
         def content() -> bytes:
-            shown = case_page(cases, now, over=over, states=states, text=text, page=number)
+            changes = read_changes(found.folder)
+            since = changes.since if changes else {}
+            shown = case_page(cases, now, over=over, since=since, states=states, text=text, page=number)
             return rendered(
                 "status.html",
                 **adapters,
@@ -290,6 +299,8 @@ async def _status(id: str) -> Response:
                     reduced=record.strict and bool(record.reductions),
                 ),
                 cases=shown,
+                causes=causes(cases, since),
+                fields=list(FIELDS),
                 matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
                 href=lambda case: rooted(case_path(found.id, case)),
             )

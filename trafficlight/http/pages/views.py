@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +18,10 @@ from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.journal import redacted
 from trafficlight.results.record import ExitCode
+from trafficlight.results.reports.filter import matching
 from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
+    MARKS,
     POSITION,
     AttemptView,
     CaseRow,
@@ -29,12 +31,12 @@ from trafficlight.results.reports.presentation import (
     case_row,
     display_status,
     file_kind,
-    in_display_order,
     outcome_counts,
+    status_counts,
     verdict,
-    why,
 )
 from trafficlight.results.traffic import exchanges
+from trafficlight.suites.query import QueryError
 from trafficlight.text import read_tail
 
 AdapterRow: TypeAlias = tuple[AdapterBody, dict[str, Any]]
@@ -69,6 +71,7 @@ class CasePage:
 
     :ivar counts: the number of cases per status, regardless of the filter.
     :ivar found: the number of cases that match.
+    :ivar problem: what is wrong with the filter; empty if nothing is.
     """
 
     rows: list[CaseRow]
@@ -77,6 +80,7 @@ class CasePage:
     found: int
     page: int
     pages: int
+    problem: str
 
 
 def case_key(case_id: str) -> str:
@@ -99,6 +103,7 @@ def case_page(
     now: datetime,
     *,
     over: bool,
+    since: Mapping[str, str],
     states: Iterable[str] = (),
     text: str = "",
     page: int = 1,
@@ -106,31 +111,28 @@ def case_page(
     """Return a page of the cases that match.
 
     :param over: whether their session no longer runs.
+    :param since: by case, the session since which it fails, or ``new``.
     :param states: the statuses to show; empty for all.
-    :param text: words that the id, the message or the reason must contain.
+    :param text: a query.
     :param page: from 1; the last page if it is too high.
     """
-    wanted, words = frozenset(states), text.casefold().split()
-    counts: Counter[str] = Counter()
-    found: list[tuple[int, CaseRecord]] = []
-    for case in cases:
-        status = display_status(case, over=over)
-        counts[status] += 1
-        if (not wanted or status in wanted) and _contains(words, case):
-            found.append((POSITION[status], case))
+    problem, wanted = "", frozenset(states)
+    if unknown := sorted(wanted.difference(MARKS)):
+        problem = f"there is no state {unknown[0]!r}; there are {', '.join(MARKS)}"
+    try:
+        meant = matching(cases, text, since, over=over)
+    except QueryError as error:
+        problem, meant = str(error), []
+    found = [(POSITION[status], case) for case in meant if (status := display_status(case, over=over))]
+    if wanted:
+        numbers = {POSITION[status] for status in wanted.intersection(MARKS)}
+        found = [one for one in found if one[0] in numbers]
     pages = max(1, -(-len(found) // _ROWS))
     page = min(max(1, page), pages)
     found.sort(key=lambda one: one[0])
     shown = found[(page - 1) * _ROWS : page * _ROWS]
     rows = [case_row(case, now, over=over) for _, case in shown]
-    return CasePage(rows, in_display_order(counts), len(cases), len(found), page, pages)
-
-
-def _contains(words: list[str], case: CaseRecord) -> bool:
-    if not words:
-        return True
-    text = f"{case.id} {why(case)}".casefold()
-    return all(word in text for word in words)
+    return CasePage(rows, status_counts(cases, over=over), len(cases), len(found), page, pages, problem)
 
 
 def session_row(summary: SessionSummary) -> SessionRow:

@@ -126,6 +126,11 @@ class Changes(BaseModel):
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
 
+    @property
+    def since(self) -> dict[str, str]:
+        """Since which session the cases that fail do so; ``new`` for those that did not before."""
+        return {one.case: one.since or "new" for one in self.cases if one.kind in ("new", "known")}
+
     def of(self, kind: Kind) -> list[Change]:
         """Return the cases of one kind."""
         return [change for change in self.cases if change.kind == kind]

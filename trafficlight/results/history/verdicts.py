@@ -7,14 +7,14 @@ from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import OUTLINE, line_of_other
-from trafficlight.results.events import AdapterLeased, Measurement, ServerReady, parse_event
+from trafficlight.results.events import Measurement, parse_event
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.signature import signature
 
 GOOD = frozenset({Outcome.SUCCESS, Outcome.FLAKY, Outcome.UNEXPECTED_SUCCESS})
 BAD = frozenset({Outcome.FAILURE, Outcome.ERROR})
 
-_OTHER = line_of_other((*OUTLINE, AdapterLeased, ServerReady, Measurement))
+_OTHER = line_of_other((*OUTLINE, Measurement))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.history.changes import Changes
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
     POSITION,
@@ -72,6 +73,7 @@ def report_html(
             reduced=record.strict and bool(record.reductions),
         ),
         counts=counts,
+        causes=causes(cases, changes.since if changes else None),
         matrices=matrices(cases, over=over),
         troubled=[rows[case.id] for case in ordered if rows[case.id].status in ("failure", "error")],
         suites=suites,

@@ -11,6 +11,7 @@ from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import Attachment, Upload, jsonable
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.timeline import steps
 
 
@@ -21,9 +22,10 @@ def dump(content: Any) -> bytes:
 
 
 def report_json(record: SessionRecord) -> dict[str, Any]:
-    """Return the complete session: `session.json` and every case."""
+    """Return the complete session: `session.json`, the causes of failures, and every case."""
     return SessionSummary.of(record).as_json() | {
-        "cases": [case_json(case) for case in record.cases.values()]
+        "causes": [cause.model_dump() for cause in causes(record.cases.values())],
+        "cases": [case_json(case) for case in record.cases.values()],
     }
 
 

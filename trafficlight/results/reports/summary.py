@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.history.changes import read_changes
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.changes import change_lines
 from trafficlight.results.reports.presentation import status_counts
 from trafficlight.text import count, duration, escape_control, single_line
@@ -17,6 +19,7 @@ from trafficlight.text import count, duration, escape_control, single_line
 _ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.ERROR)
 _LISTED = (Outcome.FAILURE, Outcome.ERROR, Outcome.UNEXPECTED_SUCCESS, Outcome.FLAKY)
 _MOST = 50  # lines for one outcome; a broken lab fails every case for the same reason
+_CAUSES = 10
 _EXPLAINED = 10  # cases of one outcome whose traceback and output are shown
 _TRACE_LINES, _OUTPUT_LINES = 16, 10
 _OUTPUT_BYTES = 256 << 10  # of the log, searched for output
@@ -45,6 +48,8 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     lines += [f"warning  {single_line(escape_control(warning))}" for warning in record.warnings]
     if record.strict and record.reductions:
         lines.append(f"error  {' and '.join(record.reductions)} in a strict session")
+    changes = read_changes(folder)
+    lines += _causes(record, changes.since if changes else {})
     for outcome in _LISTED:
         cases = [case for case in record.cases.values() if case.outcome is outcome]
         for number, case in enumerate(cases[:_MOST]):
@@ -65,12 +70,35 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
         for outcome in Outcome
         if outcome in numbers or outcome in _ALWAYS
     )
-    if (changes := read_changes(folder)) is not None:
+    if changes is not None:
         lines += change_lines(changes)
     problems = f" · {count(len(record.problems), 'problem')}" if record.problems else ""
     warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
     interrupted = " · interrupted" if record.interrupted else ""
-    return [*lines, f"{counts}{problems}{warnings}{interrupted}   {where}"]
+    report = [f"report  {where}/report.html, after {duration(record.seconds)}"] if record.ended else []
+    return [*lines, *report, f"{counts}{problems}{warnings}{interrupted}   {where}"]
+
+
+def _causes(record: SessionRecord, since: Mapping[str, str]) -> list[str]:
+    """Return what several failures share; those that stand alone are told below."""
+    found = causes(record.cases.values(), since)
+    shared = [cause for cause in found if cause.status in _LISTED and len(cause.cases) > 1]
+    lines = []
+    for cause in shared[:_CAUSES]:
+        message = single_line(escape_control(cause.message))
+        lines.append(f"cause:{cause.key}  {len(cause.cases):,} x {message}")
+        if cause.factors:
+            factors = " and ".join(f"{name}={value}" for name, value in cause.factors)
+            total = count(cause.total, "such case")
+            lines.append(f"         {escape_control(factors)}: {cause.matching:,} of {total}")
+        if cause.since:
+            lines.append(f"         {cause.since if cause.since == 'new' else f'since {cause.since}'}")
+        if cause.expected:
+            known = f"{cause.expected:,} known: {single_line(escape_control(cause.reason))}"
+            lines.append(f"         {known}")
+    if len(shared) > _CAUSES:
+        lines.append(f"... and {count(len(shared) - _CAUSES, 'more cause')}")
+    return lines
 
 
 def _lines_of(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:
