@@ -16,6 +16,8 @@ BODY_LIMIT = 32 << 10
 
 _TEXT = re.compile(r"json|text|xml|javascript|urlencoded")
 _NAMES = r"access_token|refresh_token|login_token|loginToken|token|password|new_password|client_secret"
+# Every name has one of these; most texts have none, and to find that out takes no expression.
+_HINTS = ("oken", "password", "secret")
 _SECRET_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\\?$)')
 _SECRET_QUERY = re.compile(rf"((?:^|[?&])(?:{_NAMES})=)[^&#\s]*")
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
@@ -25,7 +27,11 @@ _TAIL = b"\n]}}\n"
 
 def masked(text: str) -> str:
     """Return a text without the values of secret query parameters."""
-    return _SECRET_QUERY.sub(rf"\1{_MASK}", text)
+    return _SECRET_QUERY.sub(rf"\1{_MASK}", text) if _may_have_secrets(text) else text
+
+
+def _may_have_secrets(text: str) -> bool:
+    return any(hint in text for hint in _HINTS)
 
 
 class Recording:
@@ -145,6 +151,6 @@ def _text(head: Head, body: Body) -> dict[str, str]:
         return {"text": "", "comment": "not a text"}
     content = decoded(bytes(body.kept), head.get("content-encoding") or "", BODY_LIMIT)
     text = content.decode(errors="replace")
-    shown = _SECRET_JSON.sub(rf'\1"{_MASK}"', masked(text))
+    shown = _SECRET_JSON.sub(rf'\1"{_MASK}"', masked(text)) if _may_have_secrets(text) else text
     cut = {"comment": f"the first {BODY_LIMIT:,} bytes"} if body.size > len(body.kept) else {}
     return {"text": shown, **cut}

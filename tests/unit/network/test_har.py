@@ -37,7 +37,10 @@ def _entry(
     )
 
 
-@pytest.mark.parametrize("name", ["access_token", "password", "refresh_token", "new_password", "token"])
+@pytest.mark.parametrize(
+    "name",
+    ["access_token", "client_secret", "loginToken", "new_password", "password", "refresh_token", "token"],
+)
 @given(before=st.text(max_size=30), cut=st.integers(0, 120), space=st.sampled_from(["", " ", "\n"]))
 def test_secrets_are_masked_wherever_a_body_is_cut(name: str, before: str, cut: int, space: str) -> None:
     content = (

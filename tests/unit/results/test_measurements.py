@@ -150,7 +150,7 @@ def test_a_constant_is_a_line_in_the_middle(lab: "Lab") -> None:
 def test_faults_are_shaded(lab: "Lab") -> None:
     case = _case(lab)
 
-    def change(rule: str, *, active: bool, role: str = "alice") -> None:
+    def change(rule: str, *, active: bool, role: str | None = "alice") -> None:
         lab.append(NetworkChanged(case=case, attempt=1, role=role, rule=rule, active=active))
 
     change("intercept /sync", active=True)  # that watches, and breaks nothing
@@ -159,7 +159,9 @@ def test_faults_are_shaded(lab: "Lab") -> None:
     change("block /sync with 503", active=True, role="bob")
     _measure(lab, case, 3, 4)
     change("offline", active=False)
+    change("pause Sender-1 on a", active=True, role=None)
     _measure(lab, case, 1)
+    change("pause Sender-1 on a", active=False, role=None)
     lab.clock.elapsed += 5
     lab.end_case(case, "failure", seconds=11.4)
     lab.end()
@@ -167,6 +169,7 @@ def test_faults_are_shaded(lab: "Lab") -> None:
     plot = _plot(found)
     assert [(one.name, left, left + width) for one, left, width in plot.shades] == [
         ("alice: offline", 200, 400),
+        ("pause Sender-1 on a", 400, 500),
         ("bob: block /sync with 503", 200, 1000),
     ]
     report = report_html(lab.record).decode()

@@ -219,7 +219,7 @@ def _faults(attempt: AttemptRecord) -> list[Fault]:
     for event in attempt.timeline:
         # What only watches requests breaks nothing.
         if isinstance(event, NetworkChanged) and not event.rule.startswith("intercept "):
-            name = f"{event.role}: {event.rule}"
+            name = f"{event.role}: {event.rule}" if event.role else event.rule
             if event.active:
                 active.setdefault(name, []).append(offset(event.time))
             elif since := active.get(name):
