@@ -222,8 +222,11 @@ def _faults(attempt: AttemptRecord) -> list[Fault]:
             name = f"{event.role}: {event.rule}" if event.role else event.rule
             if event.active:
                 active.setdefault(name, []).append(offset(event.time))
-            elif since := active.get(name):
-                found.append(Fault(name, since.pop(), offset(event.time)))
+            # At the end of a rule it also says how many requests matched.
+            elif began := next((one for one in active if f"{name}: ".startswith(f"{one}: ")), ""):
+                found.append(Fault(began, active[began].pop(), offset(event.time)))
+                if not active[began]:
+                    del active[began]
     end = offset(attempt.ended) if attempt.ended is not None else math.inf
     return found + [Fault(name, since, end) for name, open in active.items() for since in open]
 
