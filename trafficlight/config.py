@@ -100,6 +100,21 @@ def _variable_name(name: str) -> str:
     return name
 
 
+class KeepResults(BaseModel):
+    """Which sessions' results are kept; what exceeds any of the limits is removed.
+
+    :ivar days: since the last event of a session.
+    :ivar sessions: the latest ones.
+    :ivar bytes: of the latest sessions together.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    sessions: int | None = Field(default=None, ge=1)
+    bytes: int | None = Field(default=None, ge=1)
+
+
 class AdapterProgram(BaseModel):
     """Adapters that the lab starts itself.
 
@@ -355,6 +370,12 @@ class Settings(BaseModel):
         "ends as an error: it may be what kills it.",
     )
 
+    keep_results: KeepResults | None = Field(
+        default=None,
+        description="Which sessions' folders are kept: an object with `days`, `sessions` (a number) and"
+        " `bytes`, each of them optional. Others are removed when a session ends, but for pinned ones. null:"
+        " nothing is removed.",
+    )
     history: str = Field(
         default="",
         pattern=r"^(postgres(ql)?://.*)?$",

@@ -30,10 +30,11 @@ _COMMANDS = {
     "collect": "List the cases that would run.",
     "adapter": "Run a built-in adapter, or check your own.",
     "actions": "List the actions of adapters.",
+    "diff": "Compare two sessions: new, known and fixed failures.",
     "report": "Rebuild the reports of a session.",
     "homeserver": "Start temporary homeservers.",
     "prepare": "Install the homeservers of tests ahead, for labs without a network.",
-    "clean": "Remove installed homeservers that nothing uses.",
+    "clean": "Remove installed homeservers that nothing uses, or results that are not kept.",
     "doctor": "Check this machine and the settings, and suggest fixes.",
 }
 # The modules of subcommands that share one.

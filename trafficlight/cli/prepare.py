@@ -16,6 +16,7 @@ from trafficlight.errors import DeployError, UsageError
 from trafficlight.homeservers.registry import build_providers, configured_recipes
 from trafficlight.processes import showing_life
 from trafficlight.results.record import ExitCode
+from trafficlight.results.retention import excess, remove
 from trafficlight.server_types import Dendrite, HomeServerSpec, SynapsePostgres, SynapseStable
 from trafficlight.suites.model import Case
 from trafficlight.suites.selection import Selection
@@ -102,14 +103,40 @@ def _specs(cases: Iterable[Case]) -> list[HomeServerSpec]:
 @click.command("clean")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
+@click.option(
+    "--results",
+    "of_results",
+    is_flag=True,
+    help="Remove the sessions that KEEP_RESULTS does not keep instead.",
+)
 @_config_option
-def clean(paths: tuple[str, ...], dry_run: bool, config: Path | None) -> None:
+def clean(paths: tuple[str, ...], dry_run: bool, of_results: bool, config: Path | None) -> None:
     """Remove installed homeservers and built drivers that neither the settings nor tests use.
 
     PATH is where tests are. Default: the setting TESTS, else the built-in suites. The versions of the
     settings are kept, and those that a running lab uses.
     """
-    asyncio.run(_clean(paths, dry_run, load_settings(config)))
+    settings = load_settings(config)
+    if of_results:
+        _clean_results(settings, dry_run)
+    else:
+        asyncio.run(_clean(paths, dry_run, settings))
+
+
+def _clean_results(settings: Settings, dry_run: bool) -> None:
+    root = settings.results_root
+    if settings.keep_results is None:
+        raise UsageError("KEEP_RESULTS is not set: every session is kept")
+    if not root.is_dir():
+        raise UsageError(f"there is no results folder {root}")
+    freed = 0
+    for one in list(excess(root, settings.keep_results)):
+        if not dry_run:
+            remove(one.folder)
+        freed += one.bytes
+        what = "would remove" if dry_run else "removed"
+        click.echo(f"{what:<12}  {one.folder.name}  {size(one.bytes)}  {one.reason}")
+    click.echo(f"{size(freed)} {'would be ' if dry_run else ''}freed in {root}")
 
 
 async def _clean(paths: Sequence[str], dry_run: bool, settings: Settings) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 from trafficlight import client_types, server_types
 from trafficlight.clock import Clock, LoopClock, race
-from trafficlight.config import Settings, key_of
+from trafficlight.config import KeepResults, Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
@@ -44,12 +45,13 @@ from trafficlight.homeservers.docker.nodes import container_nodes
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
-from trafficlight.results.events import Expected
+from trafficlight.results.events import Expected, SessionEnded
 from trafficlight.results.folder import UNCLAIMED, ResultsFolder, folder_name, mark
 from trafficlight.results.history.index import History
 from trafficlight.results.journal import Journal, read_events
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
+from trafficlight.results.retention import enforce
 from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.services.clusters import Cluster, open_cluster
@@ -154,6 +156,8 @@ class Lab:
             journal.subscribe(late, LATE)
             stack.push_async_callback(asyncio.to_thread, late.close)
             history = History(root, settings.history)
+            if settings.keep_results is not None:
+                _remove_results(settings.keep_results, root, journal, stack)
             catalog = SessionCatalog(
                 root,
                 lambda: {id: session.record for id, session in engine.sessions.items()},
@@ -371,6 +375,18 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         mark(folder.parent)
         return folder
+
+
+def _remove_results(keep: KeepResults, root: Path, journal: Journal, stack: AsyncExitStack) -> None:
+    """Whenever a session ends, remove those that are not to be kept."""
+    # One at a time; a session that ends does not wait for it.
+    remover = ThreadPoolExecutor(1, "retention")
+    stack.push_async_callback(asyncio.to_thread, remover.shutdown)
+
+    def begin(_: SessionEnded) -> None:
+        remover.submit(enforce, root, keep)
+
+    journal.subscribe(begin, (SessionEnded,))
 
 
 def _say_if_it_died(engine: "asyncio.Task[None]") -> None:

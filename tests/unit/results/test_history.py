@@ -1,5 +1,6 @@
 """The history: an index that is derived from the folders of sessions, in SQLite."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -8,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.results.conftest import SUITE, Lab
+from trafficlight.cli.diff import command as diff
+from trafficlight.errors import UsageError
 from trafficlight.results.case import Outcome
 from trafficlight.results.events import Measurement
 from trafficlight.results.folder import ResultsFolder
@@ -257,3 +261,40 @@ def test_the_interval_is_wilsons() -> None:
     low, high = wilson(1, 10)
 
     assert (round(low, 4), round(high, 4)) == (0.0179, 0.4042)
+
+
+def test_diff_compares_sessions_by_id_or_folder(days: Days) -> None:
+    before = days.run("success", "failure", seconds=1.0)
+    after = days.run("failure", "success", "success", seconds=4.0)
+    (days.root / "latest").unlink()
+    (days.root / "latest").symlink_to(after.name)
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(diff, arguments, standalone_mode=False)
+
+    text = run(before.name, "--results", str(days.root))
+    found = run(str(before), str(after), "--format", "json")
+
+    assert text.return_value == found.return_value == 1
+    lines = text.stdout.splitlines()
+    assert lines[0] == f"new      {CASE}"
+    assert lines[1] == "         bob: no message within <n> s, success before"
+    assert lines[-1] == "against 2026-11-01--001: 1 new failure · 1 fixed · 1 case added"
+    changes = json.loads(found.stdout)
+    assert changes["added"] == [f"{SUITE}[alice=Element]"]
+    assert [one["kind"] for one in changes["cases"]] == ["new", "fixed"]
+    back = run(str(after), str(after))
+    assert (back.return_value, back.stdout.splitlines()[0]) == (0, f"known    {CASE}")
+
+
+def test_diff_names_what_is_no_session(days: Days, tmp_path: Path) -> None:
+    good = days.run("success")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "events.jsonl").touch()
+    for arguments, problem in (
+        (["2026-01-01--001", str(good), "--results", str(days.root)], "results has no such session"),
+        ([str(tmp_path), str(good), "--results", str(tmp_path / "no")], "there is no results folder"),
+        ([str(tmp_path / "empty"), str(good)], "its events.jsonl has no events"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            CliRunner().invoke(diff, arguments, catch_exceptions=False)

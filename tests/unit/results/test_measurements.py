@@ -157,8 +157,10 @@ def test_faults_are_shaded(lab: "Lab") -> None:
     _measure(lab, case, 1, 2)
     change("offline", active=True)
     change("block /sync with 503", active=True, role="bob")
+    change("delay /sync by 1 s", active=True)
     _measure(lab, case, 3, 4)
-    change("offline: 3 matched", active=False)
+    change("offline", active=False)
+    change("delay /sync by 1 s: 2 matched", active=False)
     change("pause Sender-1 on a", active=True, role=None)
     _measure(lab, case, 1)
     change("pause Sender-1 on a", active=False, role=None)
@@ -169,6 +171,7 @@ def test_faults_are_shaded(lab: "Lab") -> None:
     plot = _plot(found)
     assert [(one.name, left, left + width) for one, left, width in plot.shades] == [
         ("alice: offline", 111, 333),
+        ("alice: delay /sync by 1 s", 111, 333),
         ("pause Sender-1 on a", 333, 444),
         ("bob: block /sync with 503", 111, 1000),
     ]

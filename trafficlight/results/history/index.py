@@ -42,7 +42,7 @@ _TEXTS = (
 _VERDICTS = "history_verdicts v JOIN history_sessions s ON s.key = v.session"
 _OF_CASE = (
     f"WITH v AS (SELECT v.*, s.lab, s.id, s.started, s.host FROM {_VERDICTS} WHERE v.of_case = ?"
-    f" ORDER BY s.started DESC, s.id DESC LIMIT ?) SELECT {_COLUMNS} FROM v {_TEXTS}"
+    f" AND s.started <= ? ORDER BY s.started DESC, s.id DESC LIMIT ?) SELECT {_COLUMNS} FROM v {_TEXTS}"
     " ORDER BY v.started DESC, v.id DESC"
 )
 _EARLIER = (
@@ -112,13 +112,14 @@ class History:
                 with self._opened() as database:
                     self._add(database, record, verdicts, now if record.ended is None else _ENDED)
 
-    def of_case(self, case: str, limit: int = 20) -> CaseHistory:
+    def of_case(self, case: str, limit: int = 20, *, until: datetime | None = None) -> CaseHistory:
         """Return the latest verdicts of a case, of all labs.
 
+        :param until: only those of sessions that had started then.
         :raises HistoryError: the index cannot be used.
         """
         with self._opened() as database:
-            rows = database.rows(_OF_CASE, key_of(case), limit)
+            rows = database.rows(_OF_CASE, key_of(case), _text_of(until) if until is not None else "9", limit)
             measured = database.rows(f"{_MEASURED} WHERE m.of_case = ?", key_of(case)) if rows else []
         return _histories(rows, measured).get(case, CaseHistory(()))
 
@@ -181,8 +182,11 @@ class History:
 
 
 def _started(record: SessionRecord) -> str:
+    return _text_of(record.started or record.last_time or datetime.now(UTC))
+
+
+def _text_of(when: datetime) -> str:
     """Return a text that sorts by time."""
-    when = record.started or record.last_time or datetime.now(UTC)
     return when.astimezone(UTC).isoformat(timespec="microseconds")
 
 

@@ -222,13 +222,11 @@ def _faults(attempt: AttemptRecord) -> list[Fault]:
             name = f"{event.role}: {event.rule}" if event.role else event.rule
             if event.active:
                 active.setdefault(name, []).append(offset(event.time))
-            else:
-                # The end of a rule also says how often it matched.
-                began = next(
-                    (one for one in active if active[one] and f"{name}: ".startswith(f"{one}: ")), ""
-                )
-                if began:
-                    found.append(Fault(began, active[began].pop(), offset(event.time)))
+            # At the end of a rule it also says how many requests matched.
+            elif began := next((one for one in active if f"{name}: ".startswith(f"{one}: ")), ""):
+                found.append(Fault(began, active[began].pop(), offset(event.time)))
+                if not active[began]:
+                    del active[began]
     end = offset(attempt.ended) if attempt.ended is not None else math.inf
     return found + [Fault(name, since, end) for name, open in active.items() for since in open]
 
