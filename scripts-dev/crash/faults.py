@@ -33,7 +33,7 @@ _LOCAL, _SSH = "local", "ssh"
 _FAULTS = {_LOCAL: ("worker", "process", "lab"), _SSH: ("worker", "process", "lab", "connection", "sshd")}
 # How every error has to begin: what has ended, or which node does not answer.
 _EXPLAINED = re.compile(
-    r"node \S+: |Loop-1: node \S+: |the test process ended|the test ended its process|interrupted"
+    r"(Loop-1: )?node \S+: |the test (process ended|ended its process)|a worker did not start \(|interrupted"
 )
 
 
@@ -187,7 +187,7 @@ class Faults:
 
 def _of_a_service(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error, OSError):
-        return "TRAFFICLIGHT_NODE" in process.environ() and "sleep" in " ".join(process.cmdline())
+        return "TRAFFICLIGHT_NODE" in process.environ() and "while :" in " ".join(process.cmdline())
     return False
 
 

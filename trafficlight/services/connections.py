@@ -19,6 +19,8 @@ from trafficlight.processes import child_environment, run_to_completion
 
 # Seconds for connecting, and between two signs of life of an idle connection; three may be missing.
 _CONNECT, _KEEPALIVE = 15.0, 5.0
+# Seconds for a server to end a command: some ignore signals, and need a second command for that.
+_SIGNAL = 1.0
 # Channels of one connection: OpenSSH's MaxSessions is 10.
 _CHANNELS = 8
 # Bytes of a stream that are kept until someone reads them.
@@ -286,7 +288,10 @@ class _RemoteCommand:
 
     async def kill(self) -> None:
         if not self._closed.done():
-            await self._kill()
+            with contextlib.suppress(OSError):
+                self._process.kill()
+            if not (await asyncio.wait([self._closed], timeout=_SIGNAL))[0]:
+                await self._kill()
         self._process.close()
         await asyncio.wait([self._closed])
 
@@ -306,6 +311,7 @@ class _Remote:
         except ImportError:
             missing = "nodes over SSH need asyncssh: install matrix-trafficlight with the extra ssh"
             raise NodeError(missing) from None
+        asyncssh.set_log_level("WARNING")  # each channel has lines of its own
         name, token = self._address.name, secrets.token_hex(8)
         shell = f"exec /bin/sh -c {shlex.quote(_with_pid(script, token))}"
         for _ in range(2):
@@ -385,6 +391,8 @@ class _Remote:
 
 def _reason(error: BaseException) -> str:
     """Return what asyncssh or the system says, in one line."""
+    if isinstance(error, TimeoutError) and not error.errno:
+        return f"no answer within {_CONNECT:g} s"
     text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
     return " ".join(text.split()) or type(error).__name__
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tests.integration.services.conftest import MARK, clean
 from tests.sshd import Sshd
 from trafficlight.services.account import Account
-from trafficlight.services.connections import NodeAddress, NodeError
+from trafficlight.services.connections import Login, NodeAddress, NodeError
 from trafficlight.services.node import LogEntry, case_folder, collect, note_logs
 from trafficlight.services.streams import CommandError
 
@@ -151,7 +152,7 @@ class TestBackground:
                 await asyncio.sleep(0.01)
 
     async def test_pause_and_resume(self, account: Account) -> None:
-        await account.start("sleep 1000", name="job")
+        await account.start(["sleep", "1000"], name="job")  # a shell that is starting it would wait in vfork
         await account.signal("job", "STOP")
         async with asyncio.timeout(20):
             while _state(account.pid("job")) != "T":
@@ -326,6 +327,15 @@ class TestLogin:
             await account.run("true")
         assert str(caught.value).startswith("node n1: cannot log in to ")
         assert "\n" not in str(caught.value)
+
+    async def test_a_server_that_accepts_and_says_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trafficlight.services.connections._CONNECT", 0.2)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            login = Login(port=silent.getsockname()[1], user="any", known_hosts=Path("/dev/null"))
+            account = Account(NodeAddress(name="n1", ssh=login), "/tmp/unused", MARK)
+            with pytest.raises(NodeError) as caught:
+                await account.run("true")
+        assert str(caught.value) == "node n1: cannot log in to 127.0.0.1: no answer within 0.2 s"
 
     async def test_a_key_that_the_server_does_not_know(
         self, start_sshd: Callable[[], Sshd], tmp_path: Path

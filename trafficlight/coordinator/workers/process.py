@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from trafficlight.processes import log_opened, with_parent_death_signal
+from trafficlight.processes import describe_exit, log_opened, with_parent_death_signal
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
 from trafficlight.worker.forks import EXIT_CODE, request_process
@@ -96,16 +96,17 @@ class WorkerProcess:
         worker = cls(process, ours, output)
         try:
             async with asyncio.timeout(_START):
-                started = await worker._exit_code_of_next() is not None
+                if await worker._exit_code_of_next() is not None:
+                    return worker
+                problem = describe_exit(await process.wait())
         except TimeoutError:
-            started = False
+            problem = f"not ready within {_START:g} s"
         except BaseException:
             await worker.kill()
             raise
-        if not started:
-            await worker.kill()
-            raise WorkerDied(f"a worker did not start: {await asyncio.to_thread(worker.last_output)}")
-        return worker
+        await worker.kill()
+        said = await asyncio.to_thread(worker.last_output)
+        raise WorkerDied(f"a worker did not start ({problem})" + (said and f": {said}"))
 
     @property
     def pid(self) -> int:
