@@ -45,6 +45,8 @@ def test_an_old_log_gives_the_same_report(log: Path) -> None:
     for case in report["cases"]:
         _without_later_keys(case["expected"])
         for attempt in case["attempts"]:
+            for step in attempt["timeline"]:
+                del step["asked"], step["answer"]
             for upload in attempt["uploads"]:
                 assert len(upload.pop("sha256")) == 64
             for server in attempt["servers"].values():
