@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from trafficlight.results.catalog import read_durations
+
 _ROOT = Path(__file__).parents[2]
 _EXAMPLES = _ROOT / "docs" / "how-to" / "examples"
 _TEST = """
@@ -102,11 +104,122 @@ def test_the_gitlab_file(project: Path) -> None:
     assert job["artifacts"]["paths"] == ["results/"]
 
 
-@pytest.mark.parametrize("name", ["github-actions.yml", "gitlab-ci.yml"])
-def test_the_distribution_is_installed_by_its_own_name(name: str) -> None:
-    assert re.findall(r'pip install "([\w-]+)\[(\w+)\] @ ', (_EXAMPLES / name).read_text()) == [
-        ("matrix-trafficlight", "lab")
+_SHARDED = """
+from trafficlight import Test, matrix
+
+
+class Counts(Test):
+    @matrix(number=[1, 2, 3, 4, 5])
+    async def test_counts(self, number):
+        assert number
+"""
+
+
+def _job(project: Path, name: str) -> Path:
+    """Return the folder of a job: a checkout of its own."""
+    shutil.copytree(project / "tests", project / name / "tests")
+    shutil.copytree(project / "bin", project / name / "bin")
+    return project / name
+
+
+def test_the_github_workflow_with_shards(project: Path) -> None:
+    """Artifacts and caches are folders here; everything else is what the file says."""
+    (project / "tests" / "answers_test.py").write_text(_SHARDED)
+    workflow = _yaml("github-actions-shards.yml")
+    jobs, artifacts = workflow["jobs"], project / "artifacts"
+    summary = project / "summary.md"
+    matrix = jobs["shard"]["strategy"]["matrix"]["shard"]
+
+    def run(name: str, shard: int | None = None) -> Path:
+        job, folder = jobs[name], _job(project, f"{name}-{shard}")
+        values = {"matrix.shard": shard, "strategy.job-total": len(matrix)}
+
+        def filled(text: str) -> str:
+            return re.sub(r"\$\{\{ ([\w.-]+) \}\}", lambda found: str(values.get(found[1], "")), text)
+
+        environment = {**workflow["env"], **job.get("env", {}), "GITHUB_STEP_SUMMARY": str(summary)}
+        for step in job["steps"]:
+            match step.get("uses", "").partition("@")[0]:
+                case "":
+                    _shell(step["run"], folder, **{key: filled(text) for key, text in environment.items()})
+                case "actions/upload-artifact" if (source := folder / step["with"]["path"]).exists():
+                    shutil.copytree(source, artifacts / filled(step["with"]["name"]))
+                case "actions/download-artifact":
+                    for found in artifacts.glob(step["with"]["pattern"]):
+                        merged = step["with"].get("merge-multiple")
+                        into = folder / step["with"]["path"] / ("" if merged else found.name)
+                        shutil.copytree(found, into, dirs_exist_ok=True)
+                case _:
+                    pass
+        return folder
+
+    run("prepare")
+    for shard in matrix:
+        run("shard", shard)
+    merged = run("merge")
+
+    assert [path.name for path in sorted(artifacts.iterdir())] == [
+        *(f"shard-{n}" for n in matrix),
+        "trafficlight",
     ]
+    assert "answers_test.py::Counts.test_counts` | 5 |" in summary.read_text()
+    uses = {step["uses"].partition("@")[0]: step for step in jobs["merge"]["steps"] if "uses" in step}
+    assert (merged / uses["mikepenz/action-junit-report"]["with"]["report_paths"]).is_file()
+    assert (artifacts / "trafficlight" / "report.html").is_file()
+    kept = uses["actions/cache/save"]["with"]
+    assert len(read_durations(merged / kept["path"] / "events.jsonl")) == 5
+    restored = next(
+        one for one in jobs["prepare"]["steps"] if one.get("uses", "").startswith("actions/cache/restore")
+    )
+    assert restored["with"]["path"] == kept["path"]
+    assert kept["key"].startswith(restored["with"]["restore-keys"])
+    assert (jobs["shard"]["needs"], jobs["merge"]["needs"], jobs["merge"]["if"]) == (
+        "prepare",
+        "shard",
+        "always()",
+    )
+    assert jobs["shard"]["strategy"]["fail-fast"] is False
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_the_gitlab_file_with_shards(project: Path) -> None:
+    (project / "tests" / "answers_test.py").write_text(_SHARDED)
+    pipeline = _yaml("gitlab-ci-shards.yml")
+    assert pipeline["shard"]["parallel"] > 1
+    # Two do here. They write into one folder, as the artifacts of all jobs do in that of the last one.
+    for name, number in (("prepare", 1), ("shard", 1), ("shard", 2), ("merge", 1)):
+        job = pipeline[name]
+        script = [*pipeline["default"]["before_script"], *job["script"], *job.get("after_script", ())]
+        _shell("\n".join(script), project, CI_NODE_INDEX=str(number), CI_NODE_TOTAL="2")
+        assert all((project / path).exists() for path in job["artifacts"]["paths"])
+    assert [pipeline["stages"].index(pipeline[name]["stage"]) for name in ("prepare", "shard", "merge")] == [
+        0,
+        1,
+        2,
+    ]
+    junit = (project / pipeline["merge"]["artifacts"]["reports"]["junit"]).read_text()
+    assert junit.count("<testcase ") == 5
+    (restored,) = (one for one in pipeline["prepare"]["cache"] if one.get("policy") == "pull")
+    assert pipeline["merge"]["cache"]["key"] == restored["key"]
+    assert len(read_durations(project / restored["paths"][0] / "events.jsonl")) == 5
+    assert all(pipeline[name]["artifacts"].get("when") == "always" for name in ("shard", "merge"))
+
+
+def test_the_page_on_splitting_a_run(project: Path) -> None:
+    (project / "tests" / "answers_test.py").write_text(_SHARDED)
+    page = (_EXAMPLES.parent / "split-a-run.md").read_text()
+    first, second = re.findall(r"^```\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+
+    assert _shell(first, project).splitlines()[-1].startswith("5 success · 0 failure · 0 error")
+    assert " success · 0 failure" in _shell(second, project)
+    listed = next(line for line in re.findall(r"`(trafficlight collect .*?)`", page))
+    assert "not selected" in _shell(listed, project)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in _EXAMPLES.glob("git*.yml")))
+def test_the_distribution_is_installed_by_its_own_name(name: str) -> None:
+    installed = re.findall(r'pip install "([\w-]+)\[(\w+)\] @ ', (_EXAMPLES / name).read_text())
+    assert set(installed) == {("matrix-trafficlight", "lab")}
 
 
 def _unit() -> configparser.ConfigParser:

@@ -110,7 +110,7 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
         parts.append(f"--seed {selection.seed}")
     yield " · ".join(parts)
     yield from found.warnings
-    yield from selection.unused(case.id for case in cases)
+    yield from selection.unused(case.id for case in found.whole)
 
 
 def _counts(suite: Suite) -> Iterator[str]:
@@ -165,7 +165,7 @@ def _as_json(found: Plan, selection: Selection) -> str:
     ]
     seed = selection.seed if selection.sample is not None else None
     cases = [read(case) for case in found.cases]
-    warnings = [*found.warnings, *selection.unused(case.id for case in found.cases)]
+    warnings = [*found.warnings, *selection.unused(case.id for case in found.whole)]
     whole = {"cases": cases, "suites": suites, "problems": problems, "warnings": warnings, "seed": seed}
     return json.dumps(whole | {"deselected": found.deselected}, indent=2, allow_nan=False)
 

@@ -32,6 +32,7 @@ _COMMANDS = {
     "actions": "List the actions of adapters.",
     "diff": "Compare two sessions: new, known and fixed failures.",
     "report": "Rebuild the reports of a session.",
+    "merge": "Make one session of the shards that several jobs ran.",
     "homeserver": "Start temporary homeservers.",
     "prepare": "Install the homeservers of tests ahead, for labs without a network.",
     "clean": "Remove installed homeservers that nothing uses, or results that are not kept.",

@@ -12,6 +12,7 @@ from trafficlight.cli.types import JsonObjectType
 from trafficlight.config import Settings, configuration_in, load
 from trafficlight.errors import UsageError
 from trafficlight.logs import configure
+from trafficlight.results.catalog import read_durations, session_in
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
@@ -44,6 +45,16 @@ class _Shard(click.ParamType[Any]):
         if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
             self.fail(f"{value!r} is not of the form I/N, with I from 1 to N", param, ctx)
         return int(part), int(parts)
+
+
+class _Durations(click.ParamType[Any]):
+    name = "SESSION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        number = str(value)
+        if number.isdecimal() and int(number) < 1:
+            self.fail(f"{number} is not a number of cases", param, ctx)
+        return int(number) if number.isdecimal() else number
 
 
 class _Names(click.ParamType[Any]):
@@ -107,6 +118,13 @@ _selection_options = adding(
     click.option("--seed", type=int, help="The seed of --sample, to choose the same cases again."),
     click.option("--shard", type=_Shard(), help="Only part I of N parts of equal size."),
     click.option(
+        "--durations",
+        type=_Durations(),
+        multiple=True,
+        help="With --shard: parts that take equally long, by the durations of cases in SESSION, a name or a "
+        "folder. Of run, a number: list so many of the slowest cases at the end.",
+    ),
+    click.option(
         "--repeat", type=click.IntRange(min=1), default=1, metavar="N", help="Run each case N times."
     ),
     click.option(
@@ -136,8 +154,11 @@ _PLAIN = (
 )
 
 
-def selection_options(command: F) -> F:
-    """Add the options that choose cases; the command receives them as one `selection`."""
+def selection_options(command: F, *, lists_slowest: bool = False) -> F:
+    """Add the options that choose cases; the command receives them as one `selection`.
+
+    :param lists_slowest: whether it lists the slowest cases: it receives their number as `slowest`.
+    """
 
     @functools.wraps(command)
     def with_selection(
@@ -146,14 +167,26 @@ def selection_options(command: F) -> F:
         parameters: dict[str, Any] | None,
         rerun_failed: str | None,
         expected_failures: Path | None,
+        durations: tuple[int | str, ...],
         **options: Any,
     ) -> Any:
         chosen = {name: options.pop(name) for name in _PLAIN}
+        sessions = [one for one in durations if isinstance(one, str)]
+        numbers = [one for one in durations if isinstance(one, int)]
+        if lists_slowest:
+            options["slowest"] = max(numbers, default=0)
+        elif numbers:
+            raise UsageError(f"--durations {numbers[0]}: only trafficlight run lists the slowest cases")
+        if sessions and chosen["shard"] is None:
+            raise UsageError(f"--durations {sessions[-1]} balances shards: add --shard I/N")
+        if chosen["shard"] is not None and chosen["sample"] is not None and seed is None:
+            raise UsageError("--sample with --shard needs --seed: all shards are of one sample")
         selection = Selection(
             **chosen,
             # Always known afterwards, so that the sample can be drawn again.
             seed=secrets.randbelow(1_000_000) if seed is None else seed,
             parameters=parameters or {},
+            durations=_durations(sessions[-1], options) if sessions else {},
             only=None if rerun_failed is None else read_failed(_session(rerun_failed, options)),
             expected_failures=read_expected_failures(expected_failures) if expected_failures else [],
         )
@@ -162,12 +195,26 @@ def selection_options(command: F) -> F:
     return _selection_options(with_selection)  # type: ignore[return-value]
 
 
+def _durations(given: str, options: dict[str, Any]) -> dict[str, float]:
+    """Return how long cases took in a session, given by name or path; none if the folder holds no session."""
+    session = session_in(_path(given, options))
+    if session is None:
+        click.echo(f"there is no session in {given}: the shards are of equal size", err=True)
+        return {}
+    return read_durations(session / "events.jsonl")
+
+
+def _path(given: str, options: dict[str, Any]) -> Path:
+    path = Path(given)
+    if path.exists():
+        return path
+    settings = load({"results_folder": options.get("results_folder")}, file=options.get("config"))
+    return settings.results_root / given
+
+
 def _session(given: str, options: dict[str, Any]) -> Path:
     """Return the folder of a session, given by name or path; write the reports that a killed one lacks."""
-    path = Path(given)
-    if not path.exists():
-        settings = load({"results_folder": options.get("results_folder")}, file=options.get("config"))
-        path = settings.results_root / given
+    path = _path(given, options)
     events = path / "events.jsonl"
     if events.is_file() and not (path / FAILED_CASES).exists():
         if is_written(events):

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
@@ -18,7 +18,9 @@ from rich.text import Text
 
 from trafficlight.results.case import INTERRUPTED, CaseRecord
 from trafficlight.results.events import FINAL, CaseEnded, CaseState, CaseWaits, State
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.changes import step_summary
 from trafficlight.text import count, duration, escape_control, single_line
 
 _STYLES = {
@@ -60,6 +62,14 @@ def print_summary(console: Console, lines: Iterable[str], folder: Path) -> None:
     for line in lines:
         link = (folder.absolute() / "report.html").as_uri() if line.startswith("report  ") else None
         console.print(Text(line, Style(link=link)), soft_wrap=True)
+
+
+def append_step_summary(record: SessionRecord, folder: Path) -> None:
+    """Append the summary of a session to that of a step of GitHub Actions, if this runs in one."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        text = step_summary(record, read_changes(folder), folder)
+        with suppress(OSError), open(path, "a", encoding="utf-8", errors="replace") as file:
+            file.write(text)
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 """`trafficlight run`: the whole lab in one command."""
 
 import asyncio
-import contextlib
 import functools
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -16,14 +14,19 @@ from rich.console import Console
 from trafficlight.cli.collect import list_cases
 from trafficlight.cli.debugging import debug
 from trafficlight.cli.options import ending_options, lab_options, load_settings, selection_options
-from trafficlight.cli.progress import Progress, is_live, print_header, print_summary, show_work
+from trafficlight.cli.progress import (
+    Progress,
+    append_step_summary,
+    is_live,
+    print_header,
+    print_summary,
+    show_work,
+)
 from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, run_lab, stopping_on_signals
 from trafficlight.config import Settings
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.supervisor import absence_of, driver_types, programs_of, unsupported_of
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
-from trafficlight.results.history.changes import read_changes
-from trafficlight.results.reports.changes import step_summary
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
 from trafficlight.text import count
@@ -32,11 +35,8 @@ from trafficlight.version import VERSION
 
 @click.command("run")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
-@selection_options
+@functools.partial(selection_options, lists_slowest=True)
 @ending_options
-@click.option(
-    "--durations", type=click.IntRange(min=1), metavar="N", help="List the N slowest cases at the end."
-)
 @click.option("--collect-only", "--co", is_flag=True, help="List the cases, as trafficlight collect does.")
 @click.option(
     "-s", "shown", is_flag=True, help="Show what tests print, one case at a time, for breakpoint()."
@@ -50,7 +50,7 @@ def command(
     max_failures: int | None,
     deflake: int,
     retry_errors: int,
-    durations: int | None,
+    slowest: int,
     collect_only: bool,
     shown: bool,
     post_mortem: bool,
@@ -78,10 +78,10 @@ def command(
         deflake=deflake,
         retry_errors=retry_errors,
     )
-    return run_lab(_run(settings, request, post_mortem, durations or 0))
+    return run_lab(_run(settings, request, post_mortem, slowest))
 
 
-async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, durations: int) -> int:
+async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, slowest: int) -> int:
     # The file is fixed: without workers, what a test prints replaces the standard output.
     console = Console(file=sys.stdout, highlight=False)
 
@@ -116,7 +116,7 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, d
         stack.enter_context(stopping_on_signals(lab))
         finished: list[Session] = []
         # Before the lab is left: a signal meanwhile must not hide the results.
-        stack.callback(_print_summaries, console, finished, durations)
+        stack.callback(_print_summaries, console, finished, slowest)
         await stack.enter_async_context(running)
         try:
             with working("preparing homeservers"):
@@ -138,7 +138,4 @@ def _print_summaries(console: Console, sessions: Iterable[Session], slowest: int
         folder = session.folder.path
         lines = summary(session.record, folder, session.writer.incomplete, slowest=slowest)
         print_summary(console, lines, folder)
-        if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-            text = step_summary(session.record, read_changes(session.folder.path), session.folder.path)
-            with contextlib.suppress(OSError), open(path, "a", encoding="utf-8", errors="replace") as file:
-                file.write(text)
+        append_step_summary(session.record, folder)

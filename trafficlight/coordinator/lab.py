@@ -402,10 +402,10 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
     """Yield what of the request or the settings has no effect."""
     yield from plan.warnings
     if not request.narrows:
-        yield from request.unused(case.id for case in plan.cases)
+        yield from request.unused(case.id for case in plan.whole)
     types = {*vars(client_types), *vars(server_types)}
-    types |= {kind.type_name for case in plan.cases for kind in case.clients.values()}
-    types |= {spec.type_name for case in plan.cases for spec in _specs(case)}
+    types |= {kind.type_name for case in plan.whole for kind in case.clients.values()}
+    types |= {spec.type_name for case in plan.whole for spec in _specs(case)}
     for key in ("server_providers", "server_overrides", "images", "client_limits"):
         for name in getattr(settings, key):
             # A name that is not close to any other may be a type of another session's tests.

@@ -18,6 +18,7 @@ from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
+    CaseElsewhere,
     CaseEnded,
     CasePlanned,
     CaseWaits,
@@ -183,14 +184,12 @@ class Session:
             if problem.content() not in recorded and (file in files or not complete):
                 self._journal.append(problem)
         now = self._clock.monotonic()
-        async for order, case in cooperative(enumerate(self.plan.cases)):
-            if case.id not in self.record.cases:
-                if complete:
-                    continue
-                self._plan(case, unsupported(case))
-            if (waiting := self._unfinished(case, order, now)) is not None:
+        async for order, case in cooperative(enumerate(self.plan.whole)):
+            if case.id not in self.record.cases and not complete:
+                self._plan(case, unsupported)
+            if case.id in self.record.cases and (waiting := self._unfinished(case, order, now)) is not None:
                 self.waiting.add(waiting)
-        planned = {case.id for case in self.plan.cases}
+        planned = {case.id for case in self.plan.whole}
         async for case_id, known in cooperative(list(self.record.cases.items())):
             if case_id not in planned and known.state not in FINAL:
                 message = "the test no longer exists after the restart of the coordinator"
@@ -210,27 +209,30 @@ class Session:
                 cases=len(self.plan.cases),
                 warnings=self.options.warnings,
                 strict=self.options.strict,
+                shard=self.plan.shard,
             )
         )
 
-    def _plan(self, case: Case, unsupported: str | None) -> None:
-        slots = {role: slot.type_name for slot in case.servers for role in slot.roles}
+    def _plan(self, case: Case, unsupported: Callable[[Case], str | None]) -> None:
+        shard = self.plan.elsewhere.get(case.id)
+        lacks = unsupported(case) if shard is None else None
+        planned: dict[str, Any] = {
+            "session": self.id,
+            "case": case.id,
+            "suite": case.suite,
+            "file": case.file,
+            "line": case.line,
+            "class_name": case.class_name,
+            "method": case.method,
+            "clients": {role: kind.type_name for role, kind in case.clients.items()},
+            "servers": {role: slot.type_name for slot in case.servers for role in slot.roles},
+            "parameters": dict(case.parameters),
+            "skip": case.skip or lacks,
+            "skip_type": "ignored" if case.skip else "unsupported" if lacks else None,
+            "expected": self.options.expected(case.id),
+        }
         self._journal.append(
-            CasePlanned(
-                session=self.id,
-                case=case.id,
-                suite=case.suite,
-                file=case.file,
-                line=case.line,
-                class_name=case.class_name,
-                method=case.method,
-                clients={role: kind.type_name for role, kind in case.clients.items()},
-                servers=slots,
-                parameters=dict(case.parameters),
-                skip=case.skip or unsupported,
-                skip_type="ignored" if case.skip else "unsupported" if unsupported else None,
-                expected=self.options.expected(case.id),
-            )
+            CasePlanned(**planned) if shard is None else CaseElsewhere(**planned, shard=shard)
         )
 
     @property

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from trafficlight.errors import UsageError
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import (
     LINE_BEGINNING,
@@ -194,6 +195,28 @@ def session_ids(root: Path) -> list[str]:
     except OSError:
         return []
     return sorted(found, key=session_sort_key, reverse=True)
+
+
+def session_in(folder: Path) -> Path | None:
+    """Return a folder that is that of a session, or else its newest session; None if it has none.
+
+    :raises UsageError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}: name the folder of a session's results")
+    if (folder / "events.jsonl").is_file():
+        return folder
+    found = (folder / id for id in session_ids(folder))
+    return next((one for one in found if (one / "events.jsonl").is_file()), None)
+
+
+def read_durations(log: Path) -> dict[str, float]:
+    """Return the seconds that each case of a session took, all attempts together.
+
+    :raises OSError: the log cannot be read.
+    """
+    record, _ = read_record(log)
+    return {case.id: round(case.seconds, 3) for case in record.cases.values() if case.ended}
 
 
 def read_summary(folder: Path) -> SessionSummary | None:

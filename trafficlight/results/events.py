@@ -141,6 +141,7 @@ class SessionStarted(Event):
     :param cases: the number of planned cases.
     :param warnings: what of the request or the settings has no effect.
     :param strict: whether unsupported cases and warnings make the exit code 3.
+    :param shard: which part of the planned cases it runs, from 1, and of how many; null if all.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -152,6 +153,7 @@ class SessionStarted(Event):
     cases: int = 0
     warnings: tuple[str, ...] = ()
     strict: bool = False
+    shard: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,23 @@ class Problem(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CasePlanned(Event):
+class _PlannedCase(Event):
+    case: str
+    suite: str = ""
+    file: str = ""
+    line: int | None = None
+    class_name: str = ""
+    method: str = ""
+    clients: Mapping[str, str] = field(default_factory=dict)
+    servers: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    skip: str | None = None
+    skip_type: str | None = None
+    expected: Expected | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CasePlanned(_PlannedCase):
     """A case was planned: it waits, or is skipped from the start.
 
     :param suite: the id of its test.
@@ -219,18 +237,26 @@ class CasePlanned(Event):
     :param expected: set if the case is expected to fail: ``reason`` and ``link``.
     """
 
-    case: str
-    suite: str = ""
-    file: str = ""
-    line: int | None = None
-    class_name: str = ""
-    method: str = ""
-    clients: Mapping[str, str] = field(default_factory=dict)
-    servers: Mapping[str, str] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    skip: str | None = None
-    skip_type: str | None = None
-    expected: Expected | None = None
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseElsewhere(_PlannedCase):
+    """A case of the plan is in another shard: another session runs it.
+
+    :param suite: the id of its test.
+    :param file: the test file.
+    :param line: the line of the test class.
+    :param class_name: the test class.
+    :param method: the test method.
+    :param clients: the name of the client type in each client role.
+    :param servers: the name of the server type in each server role.
+    :param parameters: as in ``case_planned``.
+    :param skip: why the selection ignores it; null if it does not.
+    :param skip_type: ``ignored``; null if it runs.
+    :param expected: set if the case is expected to fail: ``reason`` and ``link``.
+    :param shard: the shard that it is in, from 1.
+    """
+
+    shard: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

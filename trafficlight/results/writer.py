@@ -174,7 +174,8 @@ class ResultsWriter:
             self._note(self._log.misplaced() or removed)
             self._record_incomplete()
             self._note(_attempted(self._write_junit, "junit.xml"))
-            self._keep_history()
+            if self._history is not None and self._record.ended is not None:
+                keep_history(self._history, self._folder.path, self._record)
             self._note(write_reports(self._folder, self._record))
             if self._record_incomplete():
                 # A full disk has no place for two of them, and this one is green.
@@ -188,19 +189,6 @@ class ResultsWriter:
                 host.join(until)
         finally:
             self._log.close()  # last: other processes take the session for complete then
-
-    def _keep_history(self) -> None:
-        """Add the session to the history and write what changed; a problem costs nothing else."""
-        if self._history is None or self._record.ended is None:
-            return
-        try:
-            self._history.update(_CATCHING_UP)
-            if (changes := self._history.take_in(self._record)) is not None:
-                write_changes(self._folder.path, changes)
-        except (HistoryError, OSError) as error:
-            logger.warning("new failures are not told from known ones: %s", error)
-        except Exception:
-            logger.exception("new failures are not told from known ones")
 
     def _record_incomplete(self) -> bool:
         """Record that the results of an ended session are incomplete; return whether that is news."""
@@ -378,6 +366,18 @@ class LateEventRecorder:
         while is_written(folder.events):  # the session writes its own reports first
             time.sleep(_GATHER)
         rebuild(folder, SessionRecord.replay(read_events(folder.events)))
+
+
+def keep_history(history: History, folder: Path, record: SessionRecord) -> None:
+    """Add a session that has ended to the history and write what changed; a problem costs nothing else."""
+    try:
+        history.update(_CATCHING_UP)
+        if (changes := history.take_in(record)) is not None:
+            write_changes(folder, changes)
+    except (HistoryError, OSError) as error:
+        logger.warning("new failures are not told from known ones: %s", error)
+    except Exception:
+        logger.exception("new failures are not told from known ones")
 
 
 def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:

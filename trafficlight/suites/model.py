@@ -125,12 +125,18 @@ class Plan:
     :param problems: test files or classes that cannot run; they make the session end in error.
     :param deselected: cells that were not selected, of suites that are not listed.
     :param warnings: what is probably not meant so, one line each.
+    :param whole: the cases of all shards, in the order of discovery.
+    :param shard: which of the shards it is, from 1, and how many there are; None if it has all cases.
+    :param elsewhere: the shard of every case that is in another one, by its id.
     """
 
     suites: tuple[Suite, ...]
     problems: tuple[Problem, ...] = ()
     deselected: int = 0
     warnings: tuple[str, ...] = ()
+    whole: tuple[Case, ...] = ()
+    shard: tuple[int, int] | None = None
+    elsewhere: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def cases(self) -> tuple[Case, ...]:

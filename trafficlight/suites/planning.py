@@ -306,14 +306,15 @@ def _selected(found: FileResult, selection: Selection, files: Iterable[str]) -> 
     chosen: dict[str, list[Case]] = {}
     for case in selection.among(everything, files):
         chosen.setdefault(case.suite, []).append(case)
-    if selection.shard and not chosen and not found.problems:
-        whole = len(selection.model_copy(update={"shard": None}).among(everything, files))
-        if whole:
-            part, parts = selection.shard
-            raise NothingLeftError(f"nothing to run: shard {part}/{parts} of {count(whole, 'case')} is empty")
+    whole = tuple(case for suite in found.suites for case in chosen.get(suite, ()))
+    elsewhere = selection.elsewhere(whole)
+    if selection.shard and whole and len(elsewhere) == len(whole) and not found.problems:
+        part, parts = selection.shard
+        empty = f"shard {part}/{parts} of {count(len(whole), 'case')} is empty"
+        raise NothingLeftError(f"nothing to run: {empty}")
     suites = []
     for suite in found.suites.values():
-        cases = chosen.get(suite.id, [])
+        cases = [case for case in chosen.get(suite.id, ()) if case.id not in elsewhere]
         once = len(cases) if selection.repeat == 1 else len({base_id(case.id) for case in cases})
         out = suite.deselected + len(suite.cases) - once
         suites.append(replace(suite, cases=tuple(cases), deselected=out))
@@ -321,4 +322,7 @@ def _selected(found: FileResult, selection: Selection, files: Iterable[str]) -> 
         tuple(suite for suite in suites if suite.cases),
         tuple(found.problems),
         sum(suite.deselected for suite in suites if not suite.cases),
+        whole=whole,
+        shard=selection.shard,
+        elsewhere=elsewhere,
     )

@@ -1,12 +1,11 @@
 """What a session runs: the request as JSON, and the selection of cases in it."""
 
 import fnmatch
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -16,6 +15,7 @@ from trafficlight.server_types import ServerType, server_types_of
 from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
 from trafficlight.suites.query import WORDS, Lookup, parse, planned_values
+from trafficlight.suites.sharding import assign_shards, digest
 from trafficlight.suites.yaml_files import BUILT_IN_FAILURES, FAILED_CASES, ExpectedFailure, read_yaml, texts
 from trafficlight.text import count, first_problem
 
@@ -61,6 +61,9 @@ class Selection(BaseModel):
     )
     shard: tuple[int, int] | None = Field(
         default=None, description="The part, from 1, and the number of parts."
+    )
+    durations: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="Seconds that cases took, by id: `shard` balances them."
     )
     expected_failures: list[ExpectedFailure] = Field(
         default_factory=list, max_length=5_000, description="What is known to fail."
@@ -109,7 +112,7 @@ class Selection(BaseModel):
         return Selection(**chosen)
 
     def among(self, cases: Sequence[Case], files: Iterable[str] = ()) -> list[Case]:
-        """Return the selected cases, in their order; repetitions follow one another.
+        """Return the selected cases of all shards, in their order; repetitions follow one another.
 
         :param files: the test files that were collected, as in case ids; some may have no cases.
         :raises UsageError: a case in `only` does not exist, or they are too many.
@@ -132,7 +135,15 @@ class Selection(BaseModel):
                 for case in cases
                 for number in range(1, self.repeat + 1)
             ]
-        return list(cases) if self.shard is None else _shard(cases, *self.shard)
+        return list(cases)
+
+    def elsewhere(self, cases: Sequence[Case]) -> dict[str, int]:
+        """Return the shard of each of the selected cases that is in another one, by its id."""
+        if self.shard is None:
+            return {}
+        part, parts = self.shard
+        shards = assign_shards(cases, parts, self.durations)
+        return {case: shard for case, shard in shards.items() if shard != part}
 
     def expected(self, case_id: str) -> ExpectedFailure | None:
         """Return the first expected failure that matches a case; those of the built-in suites come last."""
@@ -141,16 +152,8 @@ class Selection(BaseModel):
 
     @property
     def narrows(self) -> bool:
-        """Whether it leaves out cases of the targets."""
-        given = (
-            self.keyword,
-            self.clients,
-            self.servers,
-            self.parameters,
-            self.pairwise,
-            self.sample,
-            self.shard,
-        )
+        """Whether it leaves out cases of the targets, in all shards together."""
+        given = (self.keyword, self.clients, self.servers, self.parameters, self.pairwise, self.sample)
         return any(given) or self.only is not None
 
     def unused(self, case_ids: Iterable[str]) -> Iterator[str]:
@@ -299,22 +302,8 @@ def _by_id(
     return found
 
 
-def _digest(*parts: object) -> bytes:
-    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).digest()
-
-
 def _sample(cases: Sequence[Case], size: int, seed: int) -> list[Case]:
     """Choose by the digest of seed and id: independent of the order of the cases."""
     runnable = [case for case in cases if case.skip is None]
-    chosen = {case.id for case in sorted(runnable, key=lambda case: _digest(seed, case.id))[:size]}
+    chosen = {case.id for case in sorted(runnable, key=lambda case: digest(seed, case.id))[:size]}
     return [case for case in runnable if case.id in chosen]
-
-
-def _shard(cases: Sequence[Case], part: int, parts: int) -> list[Case]:
-    """Distribute the cases suite by suite, each shuffled by the digests of its ids; skipped ones come last.
-
-    So all parts are of equal size, also within a suite, and no part always gets the same type of a role.
-    """
-    dealt = sorted(cases, key=lambda case: (case.skip is not None, case.suite, _digest(case.id)))
-    mine = {case.id for case in dealt[part - 1 :: parts]}
-    return [case for case in cases if case.id in mine]

@@ -159,6 +159,16 @@ async def test_the_case_page_shows_what_happened(site: HttpHarness) -> None:
     assert re.search(r'cut\.webm">cut\.webm</a>.*empty</span>', text)
 
 
+async def test_files_that_are_not_listed_are_counted(
+    site: HttpHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.http.pages.views._FILES", 3)
+    session = await played(site)
+    (case,) = session.record.cases.values()
+    page = (await site.get(f"/status/{session.id}/case/{case_key(case.id)}")).text()
+    assert re.search(r"and \d more files in the folder of the attempt", page)
+
+
 async def test_text_is_never_markup(site: HttpHarness) -> None:
     """A lone surrogate in an error message led to a 500."""
     session = await played(site, f"await alice.perform('one')\nraise AssertionError({NASTY!r})")

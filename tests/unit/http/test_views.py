@@ -1,11 +1,12 @@
 """What the pages take from records."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trafficlight.http.pages.views import case_key, case_of, session_row, snapshot
+from trafficlight.http.pages.views import attempt_views, case_key, case_of, session_row, snapshot
 from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import State
@@ -45,3 +46,18 @@ def test_a_list_of_sessions_has_the_verdict_of_their_pages() -> None:
     row = session_row(SessionSummary.of(record, "abandoned"))
     assert (row.state, row.verdict.text) == ("abandoned", "1 of 3 cases have no verdict")
     assert row.counts == status_counts(record.cases.values(), over=True)
+
+
+def test_many_uploads_do_not_hide_the_logs_of_homeservers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.http.pages.views._FILES", 5)
+    attempt = AttemptRecord(1, "cases/a")
+    names = ["log.info", "servers/server/homeserver.log", *(f"clients/alice/{n}.png" for n in range(10))]
+    for name in names:
+        path = tmp_path / "cases/a" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (view,) = attempt_views(tmp_path, case(attempts=[attempt]))
+    assert [file.path.removeprefix("cases/a/") for file in view.files[:2]] == names[:2]
+    assert (len(view.files), view.more_files) == (5, 7)

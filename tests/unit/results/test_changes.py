@@ -78,6 +78,7 @@ def test_a_step_of_github_shows_verdict_changes_and_failures(lab: Lab) -> None:
 
     assert text.startswith("### ✗ 1 of 3 cases failed, 1 ended in error\n")
     assert "**against 3 earlier sessions: 1 new failure" in text
+    assert "| `chat/send_messages_test.py::SendMessages` | 1 | 1 | 1 |" in text
     # Cells that no message can leave.
     assert r"[alice=Nio]` | `expected 'a\|b' <script>, not there before` |" in text
     without = step_summary(lab.record, None, Path("results/x"))

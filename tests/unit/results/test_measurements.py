@@ -76,16 +76,16 @@ def test_another_unit_is_another_measurement(lab: "Lab") -> None:
     assert (found.was, found.session) == ("", "")
 
 
-def test_a_plot_is_over_the_time_in_which_the_test_ran(lab: "Lab") -> None:
-    case = _case(lab)  # it begins to run at 1.4 s
+def test_a_plot_is_over_the_time_of_its_values(lab: "Lab") -> None:
+    case = _case(lab)
     _measure(lab, case, 2.0, 4.0, 3.0)
     lab.clock.elapsed += 1
     lab.end_case(case, "success", seconds=5.4)
     (found,) = measured(_attempt(lab, case))
     plot = _plot(found)
-    assert (plot.begin, plot.end) == pytest.approx((1.4, 5.4))
+    assert (plot.begin, plot.end) == pytest.approx((2.4, 4.4))
     assert (plot.low, plot.high) == ("0", "4")
-    assert _numbers(plot.line) == [(250, 500), (500, 0), (750, 250)]
+    assert _numbers(plot.line) == [(0, 500), (500, 0), (1000, 250)]
     assert plot.dots
     assert not plot.band
 
@@ -99,7 +99,7 @@ def test_a_value_is_drawn_when_it_was_measured(lab: "Lab") -> None:
         lab.append(event)
     lab.end_case(case, "success", seconds=11.4)
     (found,) = measured(_attempt(lab, case))
-    assert [x for x, _ in _numbers(_plot(found).line)] == [200, 400, 600]
+    assert [x for x, _ in _numbers(_plot(found).line)] == [0, 500, 1000]
 
 
 def test_thousands_of_values_are_drawn_in_bounded_space_with_their_extremes(lab: "Lab") -> None:
@@ -157,8 +157,10 @@ def test_faults_are_shaded(lab: "Lab") -> None:
     _measure(lab, case, 1, 2)
     change("offline", active=True)
     change("block /sync with 503", active=True, role="bob")
+    change("delay /sync by 1 s", active=True)
     _measure(lab, case, 3, 4)
     change("offline", active=False)
+    change("delay /sync by 1 s: 2 matched", active=False)
     change("pause Sender-1 on a", active=True, role=None)
     _measure(lab, case, 1)
     change("pause Sender-1 on a", active=False, role=None)
@@ -168,12 +170,13 @@ def test_faults_are_shaded(lab: "Lab") -> None:
     (found,) = measured(_attempt(lab, case))
     plot = _plot(found)
     assert [(one.name, left, left + width) for one, left, width in plot.shades] == [
-        ("alice: offline", 200, 400),
-        ("pause Sender-1 on a", 400, 500),
-        ("bob: block /sync with 503", 200, 1000),
+        ("alice: offline", 111, 333),
+        ("alice: delay /sync by 1 s", 111, 333),
+        ("pause Sender-1 on a", 333, 444),
+        ("bob: block /sync with 503", 111, 1000),
     ]
     report = report_html(lab.record).decode()
-    assert '<rect class="fault" x="200" width="200"' in report
+    assert '<rect class="fault" x="111" width="222"' in report
     assert "alice: offline, 3.4 s to 5.4 s" in report
 
 

@@ -1,7 +1,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from trafficlight.results.events import ActionSent, AdapterLost, Log, ServerFailed
+from trafficlight.results.events import ActionAnswered, ActionSent, AdapterLost, Log, ServerFailed
 from trafficlight.results.reports.timeline import render_timeline, steps
 
 if TYPE_CHECKING:
@@ -13,19 +13,40 @@ def test_an_action_and_its_answer_are_one_step(lab: "Lab") -> None:
     case_id = lab.plan()
     lab.prepare(case_id)
     lab.act(case_id, "alice", "send_message", 0.25, data={"message": "hi"})
-    lab.act(case_id, "bob", "reload", 2, fails={"type": "action", "path": "page.ts:3", "details": "gone"})
+    lab.act(
+        case_id,
+        "bob",
+        "reload",
+        2,
+        data={"hard": True},
+        fails={"type": "action", "path": "page.ts:3", "details": "gone"},
+    )
+    lab.append(
+        ActionAnswered(
+            case=case_id,
+            attempt=1,
+            role="bob",
+            id="y",
+            action="get",
+            response={"event_id": "$1"},
+            seconds=1,
+        )
+    )
     lab.append(ActionSent(case=case_id, attempt=1, role="bob", id="z", action="logout", data={}))
     (attempt,) = lab.record.cases[case_id].attempts
     actions = [step for step in steps(attempt) if step.kind == "action"]
     assert [(step.who, step.what, step.outcome) for step in actions] == [
         ("alice", "send_message", "ok"),
         ("bob", "reload", "failed"),
+        ("bob", "get", "ok"),
         ("bob", "logout", "open"),
     ]
     assert actions[0].seconds == 0.25
     assert actions[0].offset == 1.4
-    assert actions[1].detail == "gone [page.ts:3]"
-    assert actions[2].seconds is None
+    assert (actions[0].detail, actions[0].answer) == ("message='hi'", "")
+    assert actions[2].answer == "event_id='$1'"
+    assert (actions[1].asked, actions[1].detail) == ("hard=True", "gone [page.ts:3]")
+    assert actions[3].seconds is None
 
 
 def test_the_narrative_says_it_in_lines(lab: "Lab") -> None:

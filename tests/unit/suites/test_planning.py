@@ -1,17 +1,13 @@
 """From what stands on the command line to a plan."""
 
-import collections
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trafficlight.errors import ConfigError, NothingLeftError, UsageError
 from trafficlight.suites.imports import load_test_class
-from trafficlight.suites.model import Case
 from trafficlight.suites.planning import plan
 from trafficlight.suites.selection import Selection, SessionRequest, read_failed
 
@@ -452,41 +448,16 @@ def test_a_target_without_tests(tree: Path, tmp_path: Path) -> None:
     assert planned.warnings == (f"there is no test in {tmp_path / 'empty'}",)
 
 
-@given(st.integers(1, 60), st.integers(1, 9), st.randoms(use_true_random=False))
-def test_shards_share_all_cases_evenly_in_any_order(count: int, parts: int, chance: object) -> None:
-    here = Path(__file__)
-    cases = [
-        Case(
-            f"{n % 3}::A[n={n}]",
-            f"{n % 3}::A",
-            here,
-            str(n % 3),
-            "A",
-            "run",
-            1,
-            skip="no" if n % 7 == 0 else None,
-        )
-        for n in range(count)
-    ]
-    shards = [Selection(shard=(part, parts)).among(cases) for part in range(1, parts + 1)]
-    assert collections.Counter(case.id for shard in shards for case in shard) == {
-        case.id: 1 for case in cases
-    }
-    for some in (
-        lambda case: True,
-        lambda case: case.skip is None,
-        lambda case: case.file == "1" and not case.skip,
-    ):
-        sizes = [sum(map(some, shard)) for shard in shards]
-        assert max(sizes) - min(sizes) <= 1
-    shuffled = list(cases)
-    chance.shuffle(shuffled)  # type: ignore[attr-defined]
-    again = Selection(shard=(1, parts)).among(shuffled)
-    assert {case.id for case in again} == {case.id for case in shards[0]}
-
-
 @pytest.mark.parametrize(
-    "wrong", [{"sample": 0}, {"repeat": 0}, {"shard": (0, 2)}, {"shard": (3, 2)}, {"keyword": "and"}]
+    "wrong",
+    [
+        {"sample": 0},
+        {"repeat": 0},
+        {"shard": (0, 2)},
+        {"shard": (3, 2)},
+        {"keyword": "and"},
+        {"durations": {"a": -1}},
+    ],
 )
 def test_a_selection_that_makes_no_sense(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):

@@ -243,7 +243,8 @@ def attempt_views(
     last = Earlier(folder).last(case.id) if some else ("", {})
     for attempt in reversed(case.attempts):
         place = folder / attempt.folder
-        view = attempt_view(attempt, _files(folder, attempt), _log(place / "log.info"), last)
+        files, more = _files(folder, attempt)
+        view = replace(attempt_view(attempt, files, _log(place / "log.info"), last), more_files=more)
         if period is not None:
             view = replace(view, traffic=exchanges(place, attempt.started, role=role, period=period))
         views.append(view)
@@ -255,17 +256,24 @@ def _log(path: Path) -> str:
     return text if len(text.encode()) <= _LOG_TAIL else "[…]\n" + text.partition("\n")[2]
 
 
-def _files(folder: Path, attempt: AttemptRecord) -> list[FileView]:
-    """List the attempt's folder, which may contain more files than the record."""
+def _files(folder: Path, attempt: AttemptRecord) -> tuple[list[FileView], int]:
+    """List the attempt's folder, which may contain more files than the record.
+
+    :return: the files, logs of the lab and of homeservers first, and how many more there are.
+    """
     recorded = {file.path: file for file in attempt.files}
     base = folder / attempt.folder
     found: list[FileView] = []
+    more = 0
     for where, folders, names in os.walk(base):
-        folders.sort()
+        folders.sort(key=lambda name: (name == "clients", name))  # a client may upload thousands
         for name in sorted(names):
             path = Path(where, name)
             below = path.relative_to(base).as_posix()
-            if name.startswith(".") or len(found) >= _FILES:
+            if name.startswith("."):
+                continue
+            if len(found) >= _FILES:
+                more += 1
                 continue
             known = recorded.get(below)
             parts = below.split("/")
@@ -280,7 +288,7 @@ def _files(folder: Path, attempt: AttemptRecord) -> list[FileView]:
                     file_kind(name, size),
                 )
             )
-    return found
+    return found, more
 
 
 def adapter_rows(

@@ -1,8 +1,10 @@
 """What changed in a session, for terminals and as the summary of a step of GitHub Actions."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from trafficlight.results.case import Outcome
 from trafficlight.results.history.changes import KINDS, Changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.presentation import MARKS, display_status, status_counts, verdict
@@ -45,7 +47,7 @@ def _more(number: int, what: str) -> list[str]:
 
 
 def step_summary(record: SessionRecord, changes: Changes | None, folder: Path) -> str:
-    """Return a session in Markdown: the verdict, what changed, and the failures.
+    """Return a session in Markdown: the verdict, what changed, the failures, and a table of all tests.
 
     :param folder: the session's folder, as the reader knows it.
     """
@@ -64,7 +66,20 @@ def step_summary(record: SessionRecord, changes: Changes | None, folder: Path) -
     rows = list(_rows(record, changes))
     if rows:
         lines += ["", "| | case | |", "| --- | --- | --- |", *rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_tests(record)]) + "\n"
+
+
+def _tests(record: SessionRecord) -> Iterator[str]:
+    """Yield a table with a row for each test and a column for each outcome that there is."""
+    outcomes: dict[str, Counter[Outcome]] = {}
+    for case in record.cases.values():
+        outcomes.setdefault(case.suite, Counter())[case.outcome] += 1
+    shown = [one for one in Outcome if any(row[one] for row in outcomes.values())]
+    if shown:
+        yield f"| test | {' | '.join(shown)} |"
+        yield f"| --- |{' ---: |' * len(shown)}"
+    for test, row in outcomes.items():
+        yield f"| {_code(test)} | {' | '.join(str(row[one] or '') for one in shown)} |"
 
 
 def _rows(record: SessionRecord, changes: Changes | None) -> Iterator[str]:

@@ -133,7 +133,7 @@ def measured(attempt: AttemptRecord, last: tuple[str, Values] = ("", {})) -> lis
         values, was = one.values, before.get((one.name, one.unit), ())
         told = _told(values, was, one.unit)
         wanted = len(values) >= _FEWEST and sum(item.plot is not None for item in found) < _PLOTS
-        plot = _plot(one.points, faults, attempt) if wanted else None
+        plot = _plot(one.points, faults) if wanted else None
         found.append(Measured(one.name, told[0], told[1], session if told[1] else "", told[2], plot))
     if len(series) > _NAMES:
         found.append(Measured(f"{len(series) - _NAMES:,} more", "in measurements.json"))
@@ -222,22 +222,23 @@ def _faults(attempt: AttemptRecord) -> list[Fault]:
             name = f"{event.role}: {event.rule}" if event.role else event.rule
             if event.active:
                 active.setdefault(name, []).append(offset(event.time))
-            elif since := active.get(name):
-                found.append(Fault(name, since.pop(), offset(event.time)))
+            # At the end of a rule it also says how many requests matched.
+            elif began := next((one for one in active if f"{name}: ".startswith(f"{one}: ")), ""):
+                found.append(Fault(began, active[began].pop(), offset(event.time)))
+                if not active[began]:
+                    del active[began]
     end = offset(attempt.ended) if attempt.ended is not None else math.inf
     return found + [Fault(name, since, end) for name, open in active.items() for since in open]
 
 
-def _plot(
-    points: Sequence[tuple[float, float]], faults: Sequence[Fault], attempt: AttemptRecord
-) -> Plot | None:
-    """Draw values over the time in which the test ran."""
+def _plot(points: Sequence[tuple[float, float]], faults: Sequence[Fault]) -> Plot | None:
+    """Draw values over the time in which there are values or faults."""
     drawn = sorted(point for point in points if all(map(math.isfinite, point)))
-    if len(drawn) < _FEWEST or attempt.started is None:
+    if len(drawn) < _FEWEST:
         return None
-    running = attempt.running_since or attempt.started
-    begin = min(drawn[0][0], (running - attempt.started).total_seconds())
-    end = max(drawn[-1][0], attempt.seconds, begin + 0.001)
+    begin = min([drawn[0][0], *(one.begin for one in faults)])
+    ends = (one.end for one in faults if one.end < math.inf)
+    end = max([drawn[-1][0], begin + 0.001, *ends])
     low, high = min(value for _, value in drawn), max(value for _, value in drawn)
     if 0 <= low <= high / 2:
         low = 0.0

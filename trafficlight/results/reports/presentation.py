@@ -232,6 +232,7 @@ class AttemptView:
     """An attempt as it is shown.
 
     :ivar left_out: the number of steps left out in the middle.
+    :ivar more_files: the number of files that are not listed.
     :ivar log: the end of its log; may be empty.
     :ivar traffic: the requests of its clients that are asked for; None where none are.
     """
@@ -243,6 +244,7 @@ class AttemptView:
     log: str
     measured: Sequence[Measured] = ()
     traffic: Traffic | None = None
+    more_files: int = 0
 
     @property
     def recorded(self) -> bool:

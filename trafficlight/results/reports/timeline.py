@@ -35,6 +35,8 @@ class Step:
     :param detail: parameters, a response, a reason.
     :param outcome: ``ok``, ``failed``, ``open`` (no response), or a log's level.
     :param seconds: duration; None for what has none.
+    :param asked: the parameters of an action that failed, whose `detail` is the reason.
+    :param answer: what the client answered; cut.
     """
 
     offset: float
@@ -44,6 +46,8 @@ class Step:
     detail: str = ""
     outcome: str = "ok"
     seconds: float | None = None
+    asked: str = ""
+    answer: str = ""
 
 
 def steps(attempt: AttemptRecord) -> list[Step]:
@@ -149,8 +153,9 @@ def _serve(
 def _answer(step: Step, event: ActionAnswered | ActionFailed) -> None:
     step.seconds = event.seconds
     if isinstance(event, ActionFailed):
-        step.outcome = "failed"
+        step.outcome, step.asked = "failed", step.detail
         where = f" [{event.path}]" if event.path else ""
         step.detail = f"{event.details or event.type}{where}"
     else:
         step.outcome = "ok"
+        step.answer = brief(event.response) if event.response else ""
