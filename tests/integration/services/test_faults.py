@@ -57,7 +57,10 @@ async def nodes(
 
 class TestProcesses:
     async def test_pause(self, node: Node, events: list[tuple[str, bool]]) -> None:
-        await node.account.start("sleep 1000 & sleep 1000; true", name="sleeper")
+        async with node.account.monitor_log("sleeper.log") as log:
+            # With exec: a shell whose child is stopped before it is started shows D, not T.
+            await node.account.start("sleep 1000 & echo ready; exec sleep 1000", name="sleeper")
+            await log.until("ready")
         async with pause(node):
             async with asyncio.timeout(30):
                 while await _states(node) != {"T"}:  # one that waits for the disk stops after that
