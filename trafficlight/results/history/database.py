@@ -35,7 +35,10 @@ CREATE TABLE history_measurements (
 CREATE INDEX history_measurements_of_session ON history_measurements (session)
 """
 _IN_SQLITE = "SELECT count(*) FROM sqlite_master WHERE name = 'history_version'"
-_IN_POSTGRESQL = "SELECT to_regclass('history_version') IS NOT NULL"
+# A lookup by to_regclass would remember, after the lock, that there were none before it.
+_IN_POSTGRESQL = (
+    "SELECT count(*) FROM pg_class WHERE relname = 'history_version' AND pg_table_is_visible(oid)"
+)
 _NAMES = ("measurements", "verdicts", "texts", "sessions", "version")
 
 
