@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.integration.http.conftest import TEST_FILE, HttpHarness
+from tests.integration.http.conftest import TEST_FILE, HttpHarness, ScriptedAdapter, ended
+from trafficlight.coordinator.session import Session
 
+ASKS = "await alice.perform('one')"
 TWO = """
 
 class Fails(Test):
@@ -37,3 +39,14 @@ async def stood(site: HttpHarness, session: str) -> dict[str, Any]:
 
 def lines(body: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in body.splitlines() if line]
+
+
+async def played(site: HttpHarness, body: str = ASKS) -> Session:
+    """Run one case, whose client uploads a file, to its end."""
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    session = await site.start(body)
+    message = await adapter.action()
+    await adapter.upload("shot.png", b"\x89PNG\r\n\x1a\n")
+    await adapter.respond({"id": message["id"]})
+    return await ended(session)

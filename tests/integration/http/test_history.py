@@ -8,8 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended, open_site
-from tests.integration.http.sessions import a_test_file, submitted
-from tests.integration.http.test_past_sessions import ASKS, played
+from tests.integration.http.sessions import ASKS, a_test_file, played, submitted
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.history.index import FILE
 

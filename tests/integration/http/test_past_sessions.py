@@ -12,24 +12,11 @@ import pytest
 import yarl
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended, open_site, over
-from tests.integration.http.sessions import TWO, a_test_file, lines, stood, submitted
+from tests.integration.http.sessions import ASKS, TWO, a_test_file, lines, played, stood, submitted
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.events import CaseEnded, Log, SessionEnded
 from trafficlight.results.journal import EventLog, read_events
-
-ASKS = "await alice.perform('one')"
-
-
-async def played(site: HttpHarness, body: str = ASKS) -> Session:
-    """Run one case, whose client uploads a file, to its end."""
-    adapter = ScriptedAdapter(site)
-    await adapter.register()
-    session = await site.start(body)
-    message = await adapter.action()
-    await adapter.upload("shot.png", b"\x89PNG\r\n\x1a\n")
-    await adapter.respond({"id": message["id"]})
-    return await ended(session)
 
 
 async def page_of(site: HttpHarness, path: str) -> str:
