@@ -204,7 +204,7 @@ def _kill(chooser: random.Random, processes: list[psutil.Process]) -> None:
 
 
 def main() -> None:
-    """Run sessions under fire; exit code 1 when something was left, or lost, or badly explained."""
+    """Run the sessions; exit code 1 when something was left, or lost, or badly explained."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=200, help="how many (default 200)")
     parser.add_argument("--cases", type=int, default=8, help="a third of the cases of a session (default 8)")

@@ -226,6 +226,7 @@ class Cluster:
                     raise NodeError(problem)
                 self._dirty[node.name].discard(mark)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this node only
+            await connection.close()  # what did not end would take its channels
             if isinstance(error, TimeoutError):
                 problem = f"node {node.name}: no answer within {_CHECK:g} s"
             else:
@@ -298,11 +299,12 @@ async def _read(setting: str) -> str:
 
 async def _printed(command: Sequence[str], key: str, directory: Path | None = None) -> str:
     """Return what a command prints to stdout."""
+    shown = repr(" ".join(command).removeprefix("/bin/sh -c "))
     try:
         async with asyncio.timeout(_COMMAND):
             lines = await run_tool(key, command, directory=directory, errors_apart=True)
     except TimeoutError:
-        raise ConfigError(f"{command[-1]!r} did not end within {_COMMAND:g} s", key=key) from None
+        raise ConfigError(f"{shown} did not end within {_COMMAND:g} s", key=key) from None
     except DeployError as error:
         last = " ".join(error.log.split("\n")[-3:]).strip()
         problem = error.message.removeprefix(f"{key}: ")
@@ -310,7 +312,7 @@ async def _printed(command: Sequence[str], key: str, directory: Path | None = No
             f"{problem}: {last}" if last and last not in problem else problem, key=key
         ) from None
     if not "".join(lines).strip():
-        raise ConfigError(f"{command[-1]!r} printed nothing", key=key)
+        raise ConfigError(f"{shown} printed nothing", key=key)
     return "\n".join(lines)
 
 

@@ -19,6 +19,8 @@ from trafficlight.processes import child_environment, run_to_completion
 
 # Seconds for connecting, and between two signs of life of an idle connection; three may be missing.
 _CONNECT, _KEEPALIVE = 15.0, 5.0
+# Seconds for the command that kills another one.
+_KILL = 10.0
 # Channels of one connection: OpenSSH's MaxSessions is 10.
 _CHANNELS = 8
 # Bytes of a stream that are kept until someone reads them.
@@ -214,8 +216,9 @@ class _Local:
 
 
 async def _kill(connection: Connection, pid: int) -> None:
-    with contextlib.suppress(NodeError):
-        await (await connection.open(f"kill -s KILL -- -{pid}")).wait()
+    with contextlib.suppress(NodeError, TimeoutError):
+        async with asyncio.timeout(_KILL):
+            await (await connection.open(f"kill -s KILL -- -{pid}")).wait()
 
 
 class _Stream:

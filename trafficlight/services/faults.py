@@ -265,9 +265,9 @@ def _rules(
 
 def _note(name: str, heal: str) -> str:
     """Return a script that writes down how to heal, for the end of the case."""
-    file = f"{HEALING}/{name}"
+    file, part = f"{HEALING}/{name}", f"{HEALING}.{name}"  # several faults may begin at the same time
     # Moved, as half of it would be no script.
-    return f"mkdir -p {HEALING} && printf %s {script_of([heal])} > {HEALING}.new && mv {HEALING}.new {file}"
+    return f"mkdir -p {HEALING} && printf %s {script_of([heal])} > {part} && mv {part} {file}"
 
 
 async def _run(node: Node, what: str, script: str) -> str:

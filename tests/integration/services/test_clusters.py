@@ -84,13 +84,13 @@ async def test_a_node_is_leased_cleaned_and_given_back(
 async def test_a_node_that_vanishes_during_a_case_is_cleaned_when_it_is_back(
     start_sshd: Callable[[], Sshd], tmp_path: Path
 ) -> None:
-    sshd = start_sshd()
+    sshd, mark = start_sshd(), f"{MARK}-vanished"  # its guard ends the case a moment later
     cluster = Cluster([sshd.node("n1", str(tmp_path)).node()])
     async with watched(cluster) as changed:
         await _until(lambda: cluster.free, changed)
         cluster.take(["n1"])
-        async with cluster.lease(NodeRequest(1), ["n1"], MARK, tmp_path / "logs") as (leased,):
-            account = Account(leased, case_folder(leased, MARK), MARK)
+        async with cluster.lease(NodeRequest(1), ["n1"], mark, tmp_path / "logs") as (leased,):
+            account = Account(leased, case_folder(leased, mark), mark)
             await account.create_file("left", "content")
             await account.close()
             sshd.kill()

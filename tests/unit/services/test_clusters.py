@@ -115,6 +115,14 @@ class TestSetting:
             assert stat.S_IMODE(config.stat().st_mode) == 0o600
         assert not config.exists()
 
+    async def test_no_machine_of_vagrant(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "vagrant").write_text("#!/bin/sh\n")
+        (tmp_path / "vagrant").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        with pytest.raises(ConfigError, match=r"^CLUSTER: 'vagrant ssh-config' printed nothing$"):
+            async with _open(f"vagrant:{tmp_path}"):
+                pytest.fail("it was opened")
+
     async def test_containers_are_reached_as_homeservers_are(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:

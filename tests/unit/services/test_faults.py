@@ -1,11 +1,14 @@
 """When faults begin, are healed, and are said to."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from trafficlight.errors import LabError, UnsupportedError
 from trafficlight.services.account import Account
 from trafficlight.services.connections import NodeAddress
-from trafficlight.services.faults import Faults, degrade
+from trafficlight.services.faults import Faults, _note, degrade
 from trafficlight.services.node import Node
 
 
@@ -93,3 +96,13 @@ def test_what_degrades_nothing_or_cannot_be_is_an_error(wrong: dict[str, float])
 def test_a_fault_needs_a_node() -> None:
     with pytest.raises(LabError, match="a fault needs a node: an empty list has none"):
         degrade([], delay=1)
+
+
+def test_faults_that_begin_at_the_same_time_keep_their_own_healing(tmp_path: Path) -> None:
+    written, moved = _note("one", "echo 1").rsplit(" && ", 1)
+    for script in (written, _note("two", "echo 2"), moved):
+        subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, check=True)
+    assert {one.name: one.read_text() for one in (tmp_path / ".heal").iterdir()} == {
+        "one": "echo 1",
+        "two": "echo 2",
+    }
