@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.unit.results.conftest import Lab
 from trafficlight.results.case import Outcome
 from trafficlight.results.history.changes import FILE, Change, Changes, Shift, VersionChange, write_changes
@@ -95,6 +97,17 @@ def test_a_step_of_github_shows_verdict_changes_and_failures(lab: Lab) -> None:
         r"| failure | `chat/send_messages_test.py::SendMessages[alice=Nio]` | `expected 'a\|b' <script>` |"
         in without
     )
+
+
+def test_a_step_of_github_shows_some_of_many_tests(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trafficlight.results.reports.changes._MOST_TESTS", 2)
+    lab.start()
+    for number in range(5):
+        lab.plan({}, {}, suite=f"a_test.py::Test{number}")
+
+    lines = step_summary(lab.record, None, Path("results/x")).splitlines()
+
+    assert lines[-3:] == ["| `a_test.py::Test0` | 1 |", "| `a_test.py::Test1` | 1 |", "| 3 more |"]
 
 
 def test_changes_of_another_version_are_ignored(lab: Lab) -> None:

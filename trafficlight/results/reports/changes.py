@@ -11,6 +11,7 @@ from trafficlight.results.reports.presentation import MARKS, display_status, sta
 from trafficlight.text import count, duration, escape_control, single_line
 
 _MOST = 20  # lines of one kind
+_MOST_TESTS = 1000  # rows: GitHub shows no summary of more than 1 MiB
 _CHARACTERS = 300  # of a cell
 
 
@@ -78,8 +79,10 @@ def _tests(record: SessionRecord) -> Iterator[str]:
     if shown:
         yield f"| test | {' | '.join(shown)} |"
         yield f"| --- |{' ---: |' * len(shown)}"
-    for test, row in outcomes.items():
+    for test, row in list(outcomes.items())[:_MOST_TESTS]:
         yield f"| {_code(test)} | {' | '.join(str(row[one] or '') for one in shown)} |"
+    if len(outcomes) > _MOST_TESTS:
+        yield f"| {len(outcomes) - _MOST_TESTS:,} more |"
 
 
 def _rows(record: SessionRecord, changes: Changes | None) -> Iterator[str]:
