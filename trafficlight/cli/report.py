@@ -71,7 +71,7 @@ def command(
             changes, over = read_changes(folder.path), not is_written(folder.events)
             click.echo(report_html(record, changes, folder.path, over=over), nl=False)
         case "json":
-            click.echo(dump(report_json(record)), nl=False)
+            click.echo(dump(report_json(record, read_changes(folder.path))), nl=False)
         case "junit":
             click.echo(junit_bytes(record, JunitStyle.detect(folder.path)), nl=False)
         case "requests":

@@ -402,7 +402,7 @@ def write_reports(folder: ResultsFolder, record: SessionRecord) -> str:
     missing = ""
     files: dict[str, Callable[[], bytes]] = {
         "session.json": lambda: dump(SessionSummary.of(record).as_json()),
-        "report.json": lambda: dump(report_json(record)),
+        "report.json": lambda: dump(report_json(record, read_changes(folder.path))),
         "rerun-failed.yml": lambda: rerun_failed(record),
         "report.html": lambda: report_html(record, read_changes(folder.path), folder.path),
     }

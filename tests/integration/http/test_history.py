@@ -48,8 +48,9 @@ async def test_changes_and_history_of_a_case(lab: HttpHarness) -> None:
     history = (await lab.get(f"/api/history?case={quote(case)}")).json()
     assert [one["outcome"] for one in history["verdicts"]] == ["failure", "success"]
     assert (history["failing_since"], history["last_good"]) == (second, first)
-    refused = await lab.get("/api/history?limit=many")
-    assert (refused.status, refused.json()["error"]["code"]) == (400, "invalid_query")
+    for limit in ("many", "0", "1001", "0000000011", "9" * 5000):
+        refused = await lab.get(f"/api/history?limit={limit}")
+        assert (refused.status, refused.json()["error"]["code"]) == (400, "invalid_query")
 
     page = (await lab.get(f"/status/{second}/case/{case_key(case)}")).text()
     assert f"Fails since <b>{second}</b>" in page

@@ -95,6 +95,18 @@ def test_versions_and_hosts_are_factors() -> None:
     assert causes(cases)[0].factors == [("host", "lab-7")]
 
 
+def test_an_adapter_that_is_leased_meanwhile_disturbs_no_factors() -> None:
+    one = case("Nio", "Nio")
+    one.attempts = [AttemptRecord(1, "", state=State.RUNNING)]
+    one.attempts[0].adapters["alice"] = {"type": "nio", "version": "0.26"}
+    found = factors_of(one)
+    assert ("version", "nio 0.26") in found  # stops there
+
+    one.attempts[0].adapters["bob"] = {"type": "nio", "version": "0.27"}
+
+    assert list(found) == []
+
+
 def test_expected_failures_are_known_and_come_last() -> None:
     known: dict[str, Any] = {
         "state": State.FAILURE,

@@ -7,6 +7,7 @@ from trafficlight.results.case import Outcome
 from trafficlight.results.history.changes import FILE, Change, Changes, Shift, VersionChange, write_changes
 from trafficlight.results.reports.changes import step_summary
 from trafficlight.results.reports.html import report_html
+from trafficlight.results.reports.json_files import report_json
 from trafficlight.results.reports.summary import summary
 
 
@@ -69,6 +70,14 @@ def test_the_report_says_what_changed(lab: Lab) -> None:
     assert "&lt;script&gt;, not there before" in page
     assert "<script>" not in page
     assert "What changed" not in report_html(lab.record).decode()
+
+
+def test_causes_in_report_json_say_since_when(lab: Lab) -> None:
+    changes = _lab_with_changes(lab)
+
+    found = {cause["message"]: cause["since"] for cause in report_json(lab.record, changes)["causes"]}
+
+    assert found == {"expected `a|b` <script>": "new", "exited": "2026-11-01--001"}
 
 
 def test_a_step_of_github_shows_verdict_changes_and_failures(lab: Lab) -> None:

@@ -20,7 +20,7 @@ from trafficlight.results.case import Outcome
 from trafficlight.results.events import Measurement
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.history.changes import read_changes
-from trafficlight.results.history.database import HistoryError
+from trafficlight.results.history.database import HistoryError, opened
 from trafficlight.results.history.index import FILE, History
 from trafficlight.results.history.statistics import CaseHistory, Past, wilson
 from trafficlight.results.history.verdicts import CaseVerdict
@@ -169,6 +169,16 @@ def test_a_damaged_index_is_replaced(days: Days) -> None:
     (days.root / FILE).write_bytes(b"no database" * 1000)
 
     days.history.update()
+
+    assert _outcomes(days.history) == ["success"]
+
+
+def test_an_index_that_refuses_a_row_is_left(days: Days) -> None:
+    days.run("success")
+    session = "INSERT INTO history_sessions (key) VALUES (1)"
+    with pytest.raises(HistoryError, match="UNIQUE constraint"), opened(days.root / FILE) as database:
+        database.rows(session)
+        database.rows(session)
 
     assert _outcomes(days.history) == ["success"]
 

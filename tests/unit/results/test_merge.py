@@ -14,6 +14,7 @@ from trafficlight.errors import UsageError
 from trafficlight.results.catalog import read_durations, session_in
 from trafficlight.results.events import CaseElsewhere, CaseWaits, Problem, SessionStarted
 from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.history.changes import read_changes
 from trafficlight.results.journal import read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
@@ -116,6 +117,17 @@ def test_the_merged_session_says_where_its_shards_ran(shards: Shards) -> None:
 
 def _log(shards: Shards) -> Path:
     return shards.root / "merged" / "latest" / "events.jsonl"
+
+
+def test_a_merged_session_is_not_compared_with_its_shards(shards: Shards) -> None:
+    folders = [shards.write(number, "failure", folder="merged") for number in (1, 2, 3)]
+    sessions = sorted(folders[0].glob("2026-11-21--*"))
+
+    shards.merge(*sessions)
+
+    assert len(sessions) == 3
+    assert outcomes(shards.merged()) == ["failure"] * 4
+    assert read_changes(shards.root / "merged" / "latest") is None, "nothing ran before"
 
 
 def test_a_missing_shard(shards: Shards) -> None:

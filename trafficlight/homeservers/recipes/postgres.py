@@ -95,6 +95,7 @@ async def create(template: Path, fill: Callable[[Path], Awaitable[object]]) -> N
         try:
             assert command.ready is not None
             await wait_for_socket(command.ready, _READY_SECONDS)
+            await _wait_until_ready(cluster / "postmaster.pid")
             await fill(cluster)
         except DeployError as error:
             error.log = error.log or await asyncio.to_thread((work / "log").read_text, errors="replace")
@@ -105,6 +106,16 @@ async def create(template: Path, fill: Callable[[Path], Awaitable[object]]) -> N
         await asyncio.to_thread(_copy, cluster, template)
     finally:
         await run_to_completion(asyncio.to_thread(shutil.rmtree, work, ignore_errors=True))
+
+
+async def _wait_until_ready(status: Path) -> None:
+    """Wait until PostgreSQL refuses no connections any more: it accepts them, to do so, from its start."""
+    try:
+        async with asyncio.timeout(_READY_SECONDS):
+            while not (await asyncio.to_thread(status.read_text)).rstrip().endswith("ready"):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise DeployError(f"PostgreSQL was not ready within {_READY_SECONDS:g} s") from None
 
 
 def _new_folder() -> Path:

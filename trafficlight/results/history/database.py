@@ -35,7 +35,10 @@ CREATE TABLE history_measurements (
 CREATE INDEX history_measurements_of_session ON history_measurements (session)
 """
 _IN_SQLITE = "SELECT count(*) FROM sqlite_master WHERE name = 'history_version'"
-_IN_POSTGRESQL = "SELECT to_regclass('history_version') IS NOT NULL"
+# A lookup by to_regclass would remember, after the lock, that there were none before it.
+_IN_POSTGRESQL = (
+    "SELECT count(*) FROM pg_class WHERE relname = 'history_version' AND pg_table_is_visible(oid)"
+)
 _NAMES = ("measurements", "verdicts", "texts", "sessions", "version")
 
 
@@ -107,7 +110,7 @@ def _sqlite(file: Path) -> Iterator[Database]:
         try:
             connection = _connect(file)
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, or not writable
+            if not _is_damage(error):
                 raise
             file.unlink()  # it is derived: what it held is in the folders
             connection = _connect(file)
@@ -117,11 +120,16 @@ def _sqlite(file: Path) -> Iterator[Database]:
         with connection:
             yield Database(connection, "?")
     except sqlite3.Error as error:
-        if not isinstance(error, sqlite3.OperationalError):
+        if _is_damage(error):
             file.unlink(missing_ok=True)  # for the next time
         raise _problem(str(file), error) from error
     finally:
         connection.close()
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Return whether a file is no database: errors of other causes have classes of their own."""
+    return type(error) is sqlite3.DatabaseError
 
 
 def _connect(file: Path) -> sqlite3.Connection:
@@ -149,9 +157,10 @@ def _postgresql(url: str) -> Iterator[Database]:
     try:
         with psycopg.connect(url, connect_timeout=_PATIENCE, options=options) as connection:
             database = Database(connection, "%s")
-            # One coordinator at a time creates the tables; the lock ends with the transaction.
-            database.rows("SELECT pg_advisory_xact_lock(?)", key_of("trafficlight history"))
-            _prepare(database, where, _IN_POSTGRESQL)
+            if _version(database, _IN_POSTGRESQL) != VERSION:
+                # One coordinator at a time creates the tables; the lock ends with the transaction.
+                database.rows("SELECT pg_advisory_xact_lock(?)", key_of("trafficlight history"))
+                _prepare(database, where, _IN_POSTGRESQL)
             yield database
     except psycopg.Error as error:
         raise _problem(where, error) from error

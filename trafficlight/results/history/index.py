@@ -45,11 +45,12 @@ _OF_CASE = (
     f" AND s.started <= ? ORDER BY s.started DESC, s.id DESC LIMIT ?) SELECT {_COLUMNS} FROM v {_TEXTS}"
     " ORDER BY v.started DESC, v.id DESC"
 )
+# Not those that started with it: a merged session starts with its first shard.
 _EARLIER = (
     f"WITH v AS (SELECT v.*, s.lab, s.id, s.started, s.host, ROW_NUMBER() OVER"
     f" (PARTITION BY v.of_case ORDER BY s.started DESC, s.id DESC) AS place FROM {_VERDICTS}"
     " WHERE v.of_case IN (SELECT of_case FROM history_verdicts WHERE session = ?) AND v.session IN"
-    " (SELECT key FROM history_sessions WHERE key <> ? AND started <= ? ORDER BY started DESC LIMIT ?))"
+    " (SELECT key FROM history_sessions WHERE key <> ? AND started < ? ORDER BY started DESC LIMIT ?))"
     f" SELECT {_COLUMNS} FROM v {_TEXTS} WHERE v.place <= ? ORDER BY v.place"
 )
 _MEASURED = (
@@ -169,7 +170,7 @@ class History:
         rows = database.rows(_EARLIER, key, key, _started(record), _SESSIONS, _DEPTH)
         cases = "m.of_case IN (SELECT of_case FROM history_measurements WHERE session = ?)"
         sessions = (
-            "m.session IN (SELECT key FROM history_sessions WHERE key <> ? AND started <= ?"
+            "m.session IN (SELECT key FROM history_sessions WHERE key <> ? AND started < ?"
             " ORDER BY started DESC LIMIT ?)"
         )
         measured = database.rows(

@@ -99,12 +99,13 @@ def factors_of(case: CaseRecord) -> Iterator[Factor]:
     yield from planned_values(case.suite, case.file, case.clients, case.servers, case.parameters)
     if (attempt := case.attempt) is None:
         return
-    for registration in attempt.adapters.values():
+    # Copied: an attempt that runs gets more of them meanwhile.
+    for registration in list(attempt.adapters.values()):
         if version := registration.get("version"):
             yield "version", f"{registration.get('type')} {version}"
         if instance := registration.get("instance"):
             yield "host", str(instance)
-    for server in attempt.servers.values():
+    for server in list(attempt.servers.values()):
         if server.version:
             yield "version", f"{server.type} {server.version}"
 

@@ -10,6 +10,7 @@ import yaml
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import Attachment, Upload, jsonable
+from trafficlight.results.history.changes import Changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.timeline import steps
@@ -21,10 +22,14 @@ def dump(content: Any) -> bytes:
     return (text + "\n").encode("ascii")
 
 
-def report_json(record: SessionRecord) -> dict[str, Any]:
-    """Return the complete session: `session.json`, the causes of failures, and every case."""
+def report_json(record: SessionRecord, changes: Changes | None = None) -> dict[str, Any]:
+    """Return the complete session: `session.json`, the causes of failures, and every case.
+
+    :param changes: since earlier sessions, if that is known.
+    """
+    since = changes.since if changes else {}
     return SessionSummary.of(record).as_json() | {
-        "causes": [cause.model_dump() for cause in causes(record.cases.values())],
+        "causes": [cause.model_dump() for cause in causes(record.cases.values(), since)],
         "cases": [case_json(case) for case in record.cases.values()],
     }
 
