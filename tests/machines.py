@@ -64,7 +64,7 @@ def machines(start_sshd: Callable[..., Sshd]) -> Iterator[list[Machine]]:
 
 
 def _plug(ip: list[str], device: str, address: str, switch: str) -> None:
-    """Lay a cable from a machine to the switch."""
+    """Connect a machine to the switch."""
     port = f"port{address.rpartition('.')[2]}"
     _run(*ip, "link", "add", device, "type", "veth", "peer", "name", port, "netns", switch)
     _run("ip", "-netns", switch, "link", "set", port, "master", "bridge", "up")

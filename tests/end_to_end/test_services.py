@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -245,7 +246,12 @@ async def test_random_faults_leave_nothing(tmp_path: Path, start_sshd: object) -
         stdout=asyncio.subprocess.PIPE,
         cwd=tmp_path,
     )
-    output, _ = await process.communicate()
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)  # it ends what it has started
+            await process.wait()
     assert process.returncode == 0, output.decode()
 
 

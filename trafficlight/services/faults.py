@@ -333,7 +333,7 @@ for table in iptables ip6tables; do
   $table -w 10 -F {chain} && $table -w 10 -X {chain} || exit 1
 done
 """
-# All but the lab's own connection, and who has which address, goes through netem.
+# Everything except the lab's own connection and ARP goes through netem.
 _DEGRADE = """
 command -v tc > /dev/null || unsupported 'has no tc: apt-get install iproute2'
 address=$(getent ahosts {host} | head -n 1 | cut -d ' ' -f 1)
