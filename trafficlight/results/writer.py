@@ -375,9 +375,9 @@ def keep_history(history: History, folder: Path, record: SessionRecord) -> None:
         if (changes := history.take_in(record)) is not None:
             write_changes(folder, changes)
     except (HistoryError, OSError) as error:
-        logger.warning("new failures are not told from known ones: %s", error)
+        logger.warning("the session is not compared with earlier ones: %s", error)
     except Exception:
-        logger.exception("new failures are not told from known ones")
+        logger.exception("the session is not compared with earlier ones")
 
 
 def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:

@@ -80,7 +80,7 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
 
 
 def _causes(record: SessionRecord, since: Mapping[str, str]) -> list[str]:
-    """Return what several failures share; those that stand alone are told below."""
+    """Return what several failures share; single failures are listed after them."""
     found = causes(record.cases.values(), since)
     shared = [cause for cause in found if cause.status in _LISTED and len(cause.cases) > 1]
     lines = []
