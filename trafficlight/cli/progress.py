@@ -142,8 +142,8 @@ class Progress:
             self._since.pop(case.id, None)
             self._ends.append(time.monotonic())
             if event.phase == INTERRUPTED and event.will_retry:
-                why = "interrupted: the coordinator exited; the case runs again"
-                self._print(Text(f"  {self._name(case.id)}   {why}", style="dim"))
+                self._print(Text(f"  {'interrupted':<20}  {self._name(case.id)}", style="dim"))
+                self._print(Text("      the coordinator exited; the case runs again", style="dim"))
             else:
                 self._line(case, event.state, duration(event.seconds), again=event.will_retry)
 

@@ -25,9 +25,10 @@ async def test_a_session_is_submitted_and_watched(site: HttpHarness, run: Runner
     await command.line("session", "1 case ·", f"{site.url}/status/")
     await play(site)
     assert await command.ended() == 0
-    text = "\n".join(command.said)
-    assert "talk_test.py::Talk[alice=Type]   running" in text
-    assert "talk_test.py::Talk[alice=Type]   success" in text
+    assert [line.split()[0] for line in command.said if "talk_test.py::Talk[alice=Type]" in line] == [
+        "running",
+        "success",
+    ]
     assert command.said[-1].startswith("1 success · 0 failure · 0 error")
     (folder,) = [path for path in (tmp_path / "results").iterdir() if path.name.startswith("20")]
     assert command.said[-1].endswith(f"results/{folder.name}")
@@ -119,8 +120,8 @@ async def test_watching_goes_on_when_the_coordinator_is_restarted(run: Runner, t
         async with serving(run, port):
             await play(site)
             assert await watching.ended() == 0
-    states = [line.split()[1] for line in watching.said if line.startswith("  talk_test.py")]
-    assert states == ["running", "interrupted:", "running", "success"]
+    states = [line.split()[0] for line in watching.said if "talk_test.py::Talk" in line]
+    assert states == ["running", "interrupted", "running", "success"]
     assert watching.said[-1].startswith("1 success")
 
 

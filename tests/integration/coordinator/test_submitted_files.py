@@ -114,7 +114,7 @@ async def test_types_that_match_by_themselves(tmp_path: Path) -> None:
     async with open_site(tmp_path, 2, import_deadline=3) as site:
         body = await submitted(site, written(site, "own", OWN))
         session = site.lab.engine.sessions[body["id"]]
-        assert not [name for name in sys.modules if name.endswith("own_test")]
+        assert not [name for name in sys.modules if name.endswith(".own_test")]
         site.start_adapter()
         await until_waiting_for(
             session,
