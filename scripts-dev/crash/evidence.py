@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def events_of(results: Path) -> list[dict[str, Any]]:
-    """Return the events of the one session; a torn last line does not count."""
+    """Return the events of all sessions; a torn last line does not count."""
     found = []
     for log in results.glob("2*/events.jsonl"):
         for line in log.read_bytes().splitlines():

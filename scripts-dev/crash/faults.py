@@ -159,12 +159,16 @@ class Faults:
         return kind
 
     def _look(self, results: Path, note: str) -> None:
-        """Look at the verdicts of a session."""
+        """Look at the verdicts of a lab's sessions."""
         events = events_of(results)
-        planned = {event["case"] for event in events if event["kind"] == "case_planned"}
-        ended = Counter(case for case, _ in verdicts(events))
-        if len(planned) != 3 * self.cases or planned != set(ended) or set(ended.values()) - {1}:
-            self.problems.append(f"{len(planned)} cases planned, {len(ended)} ended, {ended.total()} times")
+        # A lab that was killed when its session had ended begins another one.
+        for session in {event["session"] for event in events}:
+            own = [event for event in events if event["session"] == session]
+            planned = {event["case"] for event in own if event["kind"] == "case_planned"}
+            ended = Counter(case for case, _ in verdicts(own))
+            if len(planned) != 3 * self.cases or planned != set(ended) or set(ended.values()) - {1}:
+                counts = f"{len(planned)} cases planned, {len(ended)} ended, {ended.total()} times"
+                self.problems.append(f"{session}: {counts}")
         for event in events:
             if event["kind"] == "case_ended" and not event["data"].get("will_retry"):
                 state, message = event["data"]["state"], event["data"].get("message", "").split("\n")[0]
