@@ -44,6 +44,8 @@ class NewUserOfServerAway(_TwoHomeservers):
         async with here.federation.to(there).block("/user/*"):
             await self.meet(alice, bob, here, there)
             await self.say(alice)
+        # Synapse asks and sends nothing more until it hears of the other homeserver.
+        await bob.send_message("Here I am")
         await self.until_read(alice, bob)
 
 
@@ -54,6 +56,8 @@ class WrittenWithoutKeys(_TwoHomeservers):
         async with here.federation.to(there).block("/user/*"):
             await self.meet(alice, bob, here, there)
             written = await self.say(alice)
+        # Synapse asks and sends nothing more until it hears of the other homeserver.
+        await bob.send_message("Here I am")
         await self.until_read(alice, bob)
         assert (await self.entry(bob, written))["message"] == "Message 1"
 
