@@ -131,10 +131,10 @@ def measured(attempt: AttemptRecord, last: tuple[str, Values] = ("", {})) -> lis
     faults = _faults(attempt) if series else []
     for one in list(series.values())[:_NAMES]:
         values, was = one.values, before.get((one.name, one.unit), ())
-        told = _told(values, was, one.unit)
+        now, earlier, more = _summarise(values, was, one.unit)
         wanted = len(values) >= _FEWEST and sum(item.plot is not None for item in found) < _PLOTS
         plot = _plot(one.points, faults) if wanted else None
-        found.append(Measured(one.name, told[0], told[1], session if told[1] else "", told[2], plot))
+        found.append(Measured(one.name, now, earlier, session if earlier else "", more, plot))
     if len(series) > _NAMES:
         found.append(Measured(f"{len(series) - _NAMES:,} more", "in measurements.json"))
     return found
@@ -178,7 +178,7 @@ def _series(attempt: AttemptRecord) -> dict[tuple[str, str], _Series]:
     return found
 
 
-def _told(values: Sequence[float], was: Sequence[float], unit: str) -> tuple[str, str, str]:
+def _summarise(values: Sequence[float], was: Sequence[float], unit: str) -> tuple[str, str, str]:
     """Return what is said of values: the middle one, that of earlier values, and the other numbers."""
 
     def text(value: float) -> str:
