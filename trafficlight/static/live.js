@@ -52,6 +52,16 @@
     return [...part.querySelectorAll("video, audio")].some((film) => !film.paused);
   }
 
+  // Show a part that the page did not have before, where it has it now. Return false if there is no such place.
+  function insert(fresh) {
+    const before = fresh.previousElementSibling;
+    const place = before && document.getElementById(before.id);
+    if (!place) return false;
+    note(fresh);
+    place.after(document.importNode(fresh, true));
+    return true;
+  }
+
   // Show the current page. Return whether all of it could be shown.
   async function refresh() {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
@@ -59,30 +69,33 @@
     const text = await answer.text();
     if (text === last) return true;
     const page = new DOMParser().parseFromString(text, "text/html");
-    const here = [...document.querySelectorAll("[data-live]")];
     const there = [...page.querySelectorAll("[data-live]")];
-    if (here.map((part) => part.id).join() !== there.map((part) => part.id).join()) {
-      // A part appeared or vanished: a reload loses nothing but text in the search field.
-      if (document.activeElement && document.activeElement.tagName === "INPUT") return false;
-      location.reload();
-      return true;
-    }
     document.title = page.title;
     for (const name of ["refresh", "events"]) {
       if (page.body.dataset[name] === undefined) delete body.dataset[name];
       else body.dataset[name] = page.body.dataset[name];
     }
     let all = true;
-    here.forEach((part, index) => {
-      const fresh = there[index];
-      if (fresh.outerHTML === rendered.get(part.id).content) return;
-      if (busy(part)) {
+    for (const fresh of there) {
+      const old = document.getElementById(fresh.id);
+      if (!old) {
+        if (insert(fresh)) continue;
+        location.reload(); // it is another page now: a session has started
+        return true;
+      }
+      if (fresh.outerHTML === rendered.get(fresh.id).content) continue;
+      if (busy(old)) {
         all = false;
-        return;
+        continue;
       }
       note(fresh);
-      adopt(document.importNode(fresh, true), part);
-    });
+      adopt(document.importNode(fresh, true), old);
+    }
+    for (const old of document.querySelectorAll("[data-live]")) {
+      if (page.getElementById(old.id)) continue;
+      if (busy(old)) all = false;
+      else old.remove();
+    }
     last = all ? text : null;
     return all;
   }

@@ -110,6 +110,32 @@ async def test_what_is_typed_into_the_filter_of_requests_stays(site: HttpHarness
     assert await field.input_value() == "1:"
 
 
+async def test_parts_come_and_go_while_a_field_is_edited(site: HttpHarness, page: Page) -> None:
+    """Nothing was shown any more until the field was left: at the end of a case, its history comes."""
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    session = await site.start(TWO)
+    message = await adapter.action()
+    await adapter.upload("network.har", b'{"log": {"entries": []}}')
+    (case,) = session.record.cases
+    await page.goto(site.url + case_path(session.id, case))
+    field = page.locator("input[name=between]")
+    await field.fill("1:")
+    await page.evaluate(
+        """() => {
+            const part = document.createElement("section");
+            Object.assign(part, { id: "gone" }).dataset.live = "";
+            document.querySelector("main").append(part);
+            document.getElementById("attempt-1").remove();
+        }"""
+    )
+    await adapter.respond({"id": message["id"]})
+    await adapter.action()
+    await expect(page.locator("#requests + #attempt-1")).to_contain_text("two", timeout=15_000)
+    await expect(page.locator("#gone")).to_have_count(0)
+    assert await field.input_value() == "1:"
+
+
 async def test_all_sessions_are_a_click_away(site: HttpHarness, page: Page) -> None:
     for _ in range(2):
         session = await site.start(TWO)
