@@ -14,6 +14,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -92,6 +93,10 @@ class TestRun(Protocol):
 
     def attach(self, name: str, content: Path | bytes) -> None:
         """Attach a file, or bytes, to the results of the case."""
+        ...
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Record a step: when it begins, when it ends, and the line of the test."""
         ...
 
 
@@ -227,6 +232,10 @@ class Test:
         """
         self._bound.attach(name, Path(content) if isinstance(content, str) else content)
 
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Name what the test does in a `with` block: the timeline shows when, how long, and in which line."""
+        return self._bound.step(name)
+
     async def run_parallel(self, *services: "Runnable") -> None:
         """Run services at the same time: start each, wait until it has ended, stop it.
 
@@ -263,8 +272,10 @@ class Test:
         :raises AssertionError: it did not hold in time; the message has its last result or error.
         :raises TypeError: the condition is no function, or returned one: a call is missing.
         """
-        limit = timeout if self._run is None else min(timeout, self._run.deadline.remaining)
-        return await _eventually(condition, limit, message)
+        if self._run is None:
+            return await _eventually(condition, timeout, message)
+        with self._run.step("eventually"):
+            return await _eventually(condition, min(timeout, self._run.deadline.remaining), message)
 
     def skip(self, reason: str) -> NoReturn:
         """End the test as skipped. `except Exception` does not catch it.

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ class Run:
 
     def attach(self, name: str, content: Path | bytes) -> None:
         self.kept.append((name, content))
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.kept.append(("begins", name))
+        yield
+        self.kept.append(("ends", name))
 
 
 class Both(Test):

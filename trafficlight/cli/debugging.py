@@ -14,7 +14,7 @@ import click
 
 from trafficlight.logs import LogContext
 from trafficlight.results.events import State
-from trafficlight.results.reports.summary import is_own, trimmed_traceback
+from trafficlight.results.reports.tracebacks import is_own, trimmed_traceback
 from trafficlight.worker.assignment import Verdict
 from trafficlight.worker.verdicts import decisive
 

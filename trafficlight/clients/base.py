@@ -14,9 +14,10 @@ ServerOperation: TypeAlias = Literal["start", "stop", "restart", "kill", "pause"
 class CaseBackend(Protocol):
     """How clients and homeservers reach the coordinator: over a socket in a worker, or directly."""
 
-    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+    async def perform(self, role: str, action: str, data: JsonObject, where: str = "") -> JsonObject:
         """Send an action to the client in a role and return its response, verbatim.
 
+        :param where: file and line of the test that asks.
         :raises ActionError: the client failed.
         :raises UnsupportedError: its adapter does not support the action.
         :raises AdapterError: the adapter exited, timed out or broke the protocol.

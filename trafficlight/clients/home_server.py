@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,6 +55,7 @@ class HomeServer:
     :param version: implementation and version, e.g. ``Synapse 1.163.2``; empty if unknown.
     :param log: its log file; None if its provider has none.
     :param link: its connection to the coordinator.
+    :param step: shows what is done in it as a step of the test, in this role.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class HomeServer:
         version: str = "",
         log: Path | None = None,
         link: CaseBackend | None = None,
+        step: Callable[[str, str], AbstractContextManager[None]] = lambda name, role: nullcontext(),
     ) -> None:
         self.name = name
         self.server_name = server_name
@@ -73,6 +75,7 @@ class HomeServer:
         self.version = version
         self.log = log
         self._link = link
+        self._step = step
         self._passwords: dict[str, str] = {}
         self._opened = AsyncExitStack()
         self._federation = FederationNetwork(name, None)
@@ -96,7 +99,8 @@ class HomeServer:
 
         :raises LabError: the homeserver refuses.
         """
-        user_id = await register_account(self.cs_api, localpart, password)
+        with self._step(f"register {localpart}", self.name):
+            user_id = await register_account(self.cs_api, localpart, password)
         self._passwords[localpart] = password
         return user_id
 
@@ -123,7 +127,9 @@ class HomeServer:
         if password is None:
             password = secrets.token_urlsafe(16)
             await self.register(localpart, password)
-        client = await _log_in(self.cs_api, f"@{localpart.lower()}:{self.server_name}", password, store)
+        user_id = f"@{localpart.lower()}:{self.server_name}"
+        with self._step(f"log {user_id} in", self.name):
+            client = await _log_in(self.cs_api, user_id, password, store)
         self._opened.push_async_callback(_close_nio_client, client)
         return client
 
@@ -181,7 +187,9 @@ class HomeServer:
     async def _operate(self, operation: ServerOperation, config: Mapping[str, Any] | None = None) -> None:
         if self._link is None:
             raise LabError(f"{self.name}: not part of a running case, cannot {operation}")
-        await self._link.operate(self.name, operation, dict(config or {}))
+        changed = f" with other settings: {', '.join(config)}" if config else ""
+        with self._step(f"{operation}{changed}", self.name):
+            await self._link.operate(self.name, operation, dict(config or {}))
 
 
 async def register_account(cs_api: str, localpart: str, password: str) -> str:

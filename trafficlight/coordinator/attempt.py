@@ -35,7 +35,7 @@ from trafficlight.results.events import (
     Attachment,
     CaseState,
     Event,
-    Log,
+    ServerExited,
     ServerFailed,
     ServerReady,
     State,
@@ -112,6 +112,7 @@ class Attempt:
     :ivar fetched: the roles whose adapters have fetched an action.
     :ivar absent: the roles whose adapters failed without having fetched one.
     :ivar abandoned: descriptions of the actions that the test no longer waited for.
+    :ivar exited: the roles whose homeservers exited unexpectedly.
     """
 
     resources: Resources
@@ -128,6 +129,7 @@ class Attempt:
     fetched: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     abandoned: list[str] = field(default_factory=list)
+    exited: set[str] = field(default_factory=set)
     proxy: "asyncio.Future[RunningProxy]" = field(init=False)
     waited: float = 0.0
     began: bool = False
@@ -299,7 +301,7 @@ class Attempt:
     async def _homeserver_lost(self) -> Verdict:
         """Return when a homeserver has exited unexpectedly and the test had time to fail by itself."""
         clock = self.resources.clock
-        while not any(_exited_unexpectedly(server) for server in self.servers.values()):
+        while not self._exits():
             await clock.sleep(_SERVER_CHECK_INTERVAL)
         await clock.sleep(_TIME_TO_NOTICE)
         return verdict_of(LabError("cancelled, because the case lost its homeserver"), "run")
@@ -310,7 +312,7 @@ class Attempt:
             verdict = verdict_of(self.decisive, "run")
         if verdict.state is State.SUCCESS:
             return verdict
-        if verdict.state is State.FAILURE and any(map(_exited_unexpectedly, self.servers.values())):
+        if self._exits() and verdict.state is State.FAILURE:
             # Whatever a client did wrong, it did so without its homeserver.
             verdict = replace(verdict, state=State.ERROR)
         exited = {role: server.exited for role, server in self.servers.items() if server.exited is not None}
@@ -328,7 +330,15 @@ class Attempt:
             f"\nThe end of the log of {role}:\n{await asyncio.to_thread(self._log_end, role)}\n"
             for role in exited
         ]
-        return Verdict(verdict.state, message, verdict.traceback + "".join(logs), verdict.phase)
+        return replace(verdict, message=message, traceback=verdict.traceback + "".join(logs))
+
+    def _exits(self) -> bool:
+        """Record the homeservers that exited unexpectedly; return whether there are any."""
+        found = {role: server for role, server in self.servers.items() if _exited_unexpectedly(server)}
+        for role in found.keys() - self.exited:
+            self.exited.add(role)
+            self.emit(ServerExited(role=role, how=found[role].exited or ""))
+        return bool(found)
 
     def _log_end(self, role: str) -> str:
         lines = read_tail(self.folder.server_log(role), _LOG_BYTES).splitlines()
@@ -336,11 +346,12 @@ class Attempt:
 
     # The test's link to the lab
 
-    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+    async def perform(self, role: str, action: str, data: JsonObject, where: str = "") -> JsonObject:
         """Send an action to the client in a role and return its response, verbatim."""
         adapter, clock = self.adapters[role], self.resources.clock
         id = secrets.token_hex(8)
-        self.emit(ActionSent(role=role, adapter=adapter.uuid, id=id, action=action, data=data))
+        about: dict[str, Any] = {"role": role, "adapter": adapter.uuid, "id": id, "action": action}
+        self.emit(ActionSent(**about, data=data, where=where))
         declared = adapter.registration.actions
         if declared is not None and action not in declared:
             error = UnsupportedError(
@@ -449,8 +460,6 @@ class Attempt:
 
     async def operate(self, role: str, operation: ServerOperation, config: JsonObject) -> None:
         """Start, stop, restart, kill, pause or unpause the homeserver in a role."""
-        changed = f" with other settings: {', '.join(config)}" if config else ""
-        self.emit(Log(role=role, logger="homeserver", message=f"{operation} {role}{changed}"))
         await self.servers[role].operate(operation, config)
 
     # Events

@@ -97,6 +97,7 @@ class Channel:
     _urgent_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _answered: "deque[str]" = field(default_factory=lambda: deque(maxlen=_ANSWERED))
     _completed: "deque[str]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    _unmet: "deque[Outstanding]" = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     # Called by the lab
 
@@ -156,6 +157,8 @@ class Channel:
                     self._urgent = None
                 else:
                     self._outstanding = None
+                if outstanding.message.id not in self._answered:
+                    self._unmet.append(outstanding)
                 seconds = self.clock.monotonic() - outstanding.asked
                 self._completed.append(f"{action} ({ending} after {seconds:.1f} s)")
 
@@ -259,6 +262,17 @@ class Channel:
         else:
             self._settle(outstanding, response)
         return Receipt.ACCEPTED
+
+    def too_late(self, id: str | None) -> tuple[str, float] | None:
+        """Return an action that ended without a response, and the seconds since it was asked for.
+
+        Once for each action.
+        """
+        for outstanding in self._unmet:
+            if outstanding.message.id == id:
+                self._unmet.remove(outstanding)
+                return outstanding.message.action, self.clock.monotonic() - outstanding.asked
+        return None
 
     def refuse(self, why: str, *, final: bool = False) -> None:
         """Note that an answer to the outstanding action was refused.

@@ -475,6 +475,7 @@ class Session:
                 seconds=seconds,
                 will_retry=will_retry,
                 expected=self.options.expected(case),
+                source=truncate(verdict.source, MESSAGE_LIMIT),
             )
         )
 

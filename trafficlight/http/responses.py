@@ -27,6 +27,12 @@ FILE_POLICY = (
 )
 """For uploaded files: they are shown, and cannot run scripts."""
 
+REPORT_POLICY = (
+    "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+)
+"""For ``report.html``, which the lab wrote: it has no scripts, and shows pictures of its session."""
+
 # Unless a view has set them.
 _HEADERS = {
     "Content-Security-Policy": PAGE_POLICY,

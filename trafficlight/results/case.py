@@ -72,6 +72,7 @@ class AttemptRecord:
     phase: str = ""
     message: str = ""
     traceback: str = ""
+    source: str = ""
     seconds: float = 0.0
     timeline: list[Event] = field(default_factory=list)
     dropped: int = 0
@@ -102,6 +103,7 @@ class AttemptRecord:
             case CaseEnded():
                 self.state, self.ended, self.phase = event.state, event.time, event.phase
                 self.message, self.traceback, self.seconds = event.message, event.traceback, event.seconds
+                self.source = event.source
             case Upload():
                 self.uploads.append(event)
             case Attachment():

@@ -298,6 +298,7 @@ class CaseEnded(Event):
     :param seconds: duration of the attempt.
     :param will_retry: whether another attempt follows.
     :param expected: set if the case is expected to fail: ``reason`` and ``link``.
+    :param source: the test's source around the line that failed, numbered; may be empty.
     """
 
     case: str
@@ -308,6 +309,7 @@ class CaseEnded(Event):
     seconds: float = 0.0
     will_retry: bool = False
     expected: Expected | None = None
+    source: str = ""
 
 
 # Adapters
@@ -367,11 +369,13 @@ class ActionSent(Event):
     :param id: the action's id, on the wire and in the other events of this action.
     :param action: the action's name.
     :param data: its parameters; secrets are replaced by ``***``.
+    :param where: file and line of the test that asked; empty if unknown.
     """
 
     id: str
     action: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,6 +427,22 @@ class ActionFailed(Event):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionLate(Event):
+    """An adapter responded to an action that had ended, for instance at its deadline. It has no effect.
+
+    :param id: the action's id.
+    :param action: the action's name.
+    :param response: the response; secrets are replaced by ``***``.
+    :param seconds: time from the request to the response.
+    """
+
+    id: str
+    action: str
+    response: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float
+
+
 # Homeservers
 
 
@@ -454,6 +474,16 @@ class ServerFailed(Event):
     """
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerExited(Event):
+    """The homeserver in a role exited, and the test had not requested that. Noticed within a second.
+
+    :param how: its exit code or signal.
+    """
+
+    how: str
 
 
 # What tests and adapters leave
@@ -571,7 +601,39 @@ class ServiceChanged(Event):
     problem: str = ""
 
 
-TestEvent: TypeAlias = Measurement | Returned | Attachment | Log | NetworkChanged | ServiceChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBegan(Event):
+    """A test began something other than an action: a step of its own, a wait, an operation on a homeserver.
+
+    :param id: the step's id, unique in the attempt.
+    :param name: what it does.
+    :param where: file and line of the test; empty if unknown.
+    """
+
+    id: str
+    name: str
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEnded(Event):
+    """What a ``step_began`` stands for has ended.
+
+    :param id: the step's id.
+    :param name: what it did.
+    :param seconds: its duration.
+    :param problem: the exception that ended it; empty if none did.
+    """
+
+    id: str
+    name: str
+    seconds: float
+    problem: str = ""
+
+
+TestEvent: TypeAlias = (
+    Measurement | Returned | Attachment | Log | NetworkChanged | ServiceChanged | StepBegan | StepEnded
+)
 """What a running test can emit; the coordinator accepts nothing else from a worker."""
 
 

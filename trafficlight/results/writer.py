@@ -42,8 +42,8 @@ from trafficlight.results.reports.json_files import (
     rerun_failed,
 )
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle, junit_bytes
-from trafficlight.results.reports.summary import trimmed_traceback
 from trafficlight.results.reports.timeline import render_timeline
+from trafficlight.results.reports.tracebacks import trimmed_traceback
 from trafficlight.text import count, escape_control
 
 logger = logging.getLogger(__name__)

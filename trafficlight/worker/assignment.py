@@ -69,12 +69,14 @@ class Verdict:
     :param message: what happened; the first line is a summary.
     :param traceback: the traceback in the test; may be empty.
     :param phase: ``prepare``, ``load``, ``setup``, ``run`` or ``teardown``.
+    :param source: the test's source around the line that failed; may be empty.
     """
 
     state: State
     message: str = ""
     traceback: str = ""
     phase: str = "run"
+    source: str = ""
 
 
 class CaseLink(CaseBackend, Protocol):

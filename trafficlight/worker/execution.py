@@ -117,8 +117,8 @@ class _JsonLink:
     def __init__(self, link: CaseLink) -> None:
         self._link = link
 
-    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
-        return await self._link.perform(role, action, ensure_json(action, data))
+    async def perform(self, role: str, action: str, data: JsonObject, where: str = "") -> JsonObject:
+        return await self._link.perform(role, action, ensure_json(action, data), where)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._link, name)
@@ -144,7 +144,8 @@ class _Execution:
         self._clock = clock
         self.logger = log.logger
         self.deadline = Deadline(clock, assignment.case_deadline)
-        self._calls = Calls(link, self.deadline)
+        self._calls = Calls(link, self.deadline, clock, emit, assignment.case)
+        self.step = self._calls.step
         self._strays = Strays(assignment.case)
         self._link = cast("CaseLink", self._calls)
         self._emit = emit
@@ -319,7 +320,7 @@ class _Execution:
         message = "; ".join(self._strays.forgotten)
         if verdict.state is not State.SUCCESS:
             message += f"; then {verdict.state}: {verdict.message}"
-        return Verdict(State.ERROR, truncate(message, MESSAGE_LIMIT), verdict.traceback, verdict.phase)
+        return replace(verdict, state=State.ERROR, message=truncate(message, MESSAGE_LIMIT))
 
     def _create_folder(self) -> None:
         try:
@@ -351,6 +352,7 @@ class _Execution:
                 version=facts.version,
                 log=facts.log,
                 link=self._link,
+                step=self.step,
             )
             given[role].join(self._network)
         return given
@@ -362,7 +364,9 @@ class _Execution:
             async with self._clock.timeout(seconds) as limit:
                 self._running = asyncio.current_task()
                 try:
-                    await test.setup(**accepted(test.setup, arguments))
+                    if type(test).setup is not Test.setup:
+                        with self.step("set-up"):
+                            await test.setup(**accepted(test.setup, arguments))
                     phase = "run"
                     method = getattr(test, self._assignment.case.method)
                     returned = await method(**accepted(method, arguments))
@@ -409,7 +413,9 @@ class _Execution:
         seconds = self._assignment.teardown_deadline
         try:
             async with self._clock.timeout(seconds) as limit:
-                await test.teardown(**accepted(test.teardown, arguments))
+                if type(test).teardown is not Test.teardown:
+                    with self.step("tear-down"):
+                        await test.teardown(**accepted(test.teardown, arguments))
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
                 raise

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +13,13 @@ from typing import TextIO
 _LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 # Characters that UTF-8 cannot encode are escaped.
 _ERRORS = "backslashreplace"
+
+
+class _UtcFormatter(logging.Formatter):
+    """The times of a case's log are those of its page and of its homeservers."""
+
+    converter = staticmethod(time.gmtime)
+    default_msec_format = "%s,%03dZ"
 
 
 class CaseLog:
@@ -30,7 +38,7 @@ class CaseLog:
                 folder / name, encoding="utf-8", errors="backslashreplace", delay=True
             )
             handler.setLevel(level)
-            handler.setFormatter(logging.Formatter(_LINE))
+            handler.setFormatter(_UtcFormatter(_LINE))
             self._handlers.append(handler)
             self.logger.addHandler(handler)
         self._on_record = on_record

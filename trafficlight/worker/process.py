@@ -61,10 +61,10 @@ class _SocketLink(CaseLink):
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
 
-    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+    async def perform(self, role: str, action: str, data: JsonObject, where: str = "") -> JsonObject:
         """Ask the client in a role for one action and return its response, verbatim."""
         try:
-            response: JsonObject = await self._request("perform", role, action, data)
+            response: JsonObject = await self._request("perform", role, action, data, where)
         except (TypeError, ValueError, RecursionError) as error:
             raise not_json(action, data, error) from None
         return response

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import bdb
+import linecache
 import reprlib
 import sys
 import traceback as tracebacks
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from trafficlight.errors import ActionError, LabError, Skipped, TestFileError, UnsupportedError
 from trafficlight.results.events import State
+from trafficlight.results.reports.tracebacks import is_library, is_own
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
 from trafficlight.worker.assignment import Verdict
 
@@ -25,6 +27,8 @@ _VALUES = reprlib.Repr()
 _VALUES.maxstring = _VALUES.maxother = 200
 _VALUES.maxlist = _VALUES.maxdict = _VALUES.maxtuple = 20
 _HERE = str(Path(__file__).parent)
+# Lines of source that are kept on either side of the one that failed.
+_AROUND = 4
 
 
 def verdict_of(error: BaseException, phase: str) -> Verdict:
@@ -47,6 +51,7 @@ def verdict_of(error: BaseException, phase: str) -> Verdict:
         truncate(message, MESSAGE_LIMIT),
         truncate(_traceback_of(error), TRACEBACK_LIMIT),
         phase,
+        _excerpt_of(leaf),
     )
 
 
@@ -122,6 +127,22 @@ def _message_of(error: BaseException) -> str:
 def _source_of(error: BaseException) -> str:
     frames = tracebacks.extract_tb(error.__traceback__)
     return (frames[-1].line or "").strip() if frames else ""
+
+
+def _excerpt_of(error: BaseException) -> str:
+    """Return the source around the innermost line outside of this package, numbered; it is marked."""
+    frames = [one for one in tracebacks.extract_tb(error.__traceback__) if not is_own(Path(one.filename))]
+    # Of libraries that a test calls, its own line is meant.
+    own = [one for one in frames if not is_library(Path(one.filename))]
+    if isinstance(error, Skipped) or not own or own[-1].lineno is None:
+        return ""
+    at = own[-1].lineno
+    numbered = [
+        f"{'>' if number == at else ' '} {number:>5}  {line.rstrip()}"
+        for number in range(max(1, at - _AROUND), at + _AROUND + 1)
+        if (line := linecache.getline(own[-1].filename, number))
+    ]
+    return "\n".join([Path(own[-1].filename).name, *numbered]) if numbered else ""
 
 
 def _values_of(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from trafficlight.coordinator.workers import pool as workers_module
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import LabError
 from trafficlight.protocol import JsonObject
-from trafficlight.results.events import Log, Measurement, State, TestEvent
+from trafficlight.results.events import Log, Measurement, State, StepBegan, StepEnded, TestEvent
 from trafficlight.suites.model import Case
 from trafficlight.suites.planning import plan
 from trafficlight.worker.assignment import Assignment, Verdict
@@ -33,14 +33,17 @@ class FakeLink:
     """The coordinator's end of a test's link."""
 
     performed: list[tuple[str, str, JsonObject]] = field(default_factory=list)
+    asked_at: dict[str, str] = field(default_factory=dict)
     operated: list[tuple[str, ServerOperation]] = field(default_factory=list)
     emitted: list[TestEvent] = field(default_factory=list)
+    steps: list[StepBegan | StepEnded] = field(default_factory=list)
     withdrawn: list[str] = field(default_factory=list)
     answer: Callable[[str, str, JsonObject], Awaitable[JsonObject]] | None = None
     logged_event: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+    async def perform(self, role: str, action: str, data: JsonObject, where: str = "") -> JsonObject:
         self.performed.append((role, action, data))
+        self.asked_at[action] = where
         try:
             return await self.answer(role, action, data) if self.answer else {"response": action}
         except asyncio.CancelledError:
@@ -57,7 +60,10 @@ class FakeLink:
         raise LabError("there is no network proxy")
 
     def emit(self, event: TestEvent) -> None:
-        self.emitted.append(event)
+        if isinstance(event, StepBegan | StepEnded):
+            self.steps.append(event)
+        else:
+            self.emitted.append(event)
         if isinstance(event, Log):
             self.logged_event.set()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trafficlight.results.events import Attachment, Log, Measurement, Returned, State
+from trafficlight.results.events import Attachment, Log, Measurement, Returned, State, StepBegan, StepEnded
 from trafficlight.worker.execution import execute
 from trafficlight.worker.output import capturing
 
@@ -560,3 +560,31 @@ class TestWhatItLeaves:
             Attachment(name="shot.png", path="attachments/shot-2.png", size=3, media_type="image/png"),
         ]
         assert (assignment.folder / "attachments" / "shot-2.png").read_bytes() == b"abc"
+
+
+async def test_every_step_says_which_line_of_the_test_asked(bench: "WorkerHarness", link: "FakeLink") -> None:
+    """Of a task, too, which the test awaits: it is on no stack of the test."""
+    body = """
+    async def run(self, alice):
+        with self.step("all of it"):
+            await alice.perform("one")
+            await asyncio.gather(alice.perform("two"))
+        async def never(): return False
+        await self.eventually(never, 0.01)
+    """
+    verdict = await execute(bench.assignment(body, clients=("alice",)), link)
+    (failed,) = (line for line in verdict.source.splitlines() if line.startswith(">"))
+    assert "await self.eventually(never, 0.01)" in failed
+    lines = {name: int(where.rpartition(":")[2]) for name, where in link.asked_at.items()}
+    assert lines["two"] == lines["one"] + 1 == int(failed.split()[1]) - 2
+    assert [(event.kind, event.name) for event in link.steps] == [
+        ("step_began", "all of it"),
+        ("step_ended", "all of it"),
+        ("step_began", "eventually"),
+        ("step_ended", "eventually"),
+    ]
+    began, ended = link.steps[2:]
+    assert isinstance(began, StepBegan)
+    assert began.where == f"bench1_test.py:{failed.split()[1]}"
+    assert isinstance(ended, StepEnded)
+    assert "did not hold within 0.01 s" in ended.problem

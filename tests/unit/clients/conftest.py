@@ -50,7 +50,7 @@ class Operations(CaseLink):
     def __init__(self) -> None:
         self.done: list[tuple[str, str]] = []
 
-    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+    async def perform(self, role: str, action: str, data: JsonObject, where: str = "") -> JsonObject:
         raise NotImplementedError
 
     async def upload(self, role: str, name: str) -> Path:

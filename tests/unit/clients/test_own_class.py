@@ -26,7 +26,7 @@ class Display(Operations):
         self.asked: list[tuple[str, str, JsonObject]] = []
         self.degrees: object = 20.0
 
-    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+    async def perform(self, role: str, action: str, data: JsonObject, where: str = "") -> JsonObject:
         self.asked.append((role, action, data))
         if action == "heat":
             self.degrees = 22.0
@@ -63,7 +63,7 @@ class Room(Operations):
         super().__init__()
         self.looks = 0
 
-    async def perform(self, role: str, action: str, data: JsonObject) -> JsonObject:
+    async def perform(self, role: str, action: str, data: JsonObject, where: str = "") -> JsonObject:
         self.looks += 1
         shown = [{"user": "@a:b", "message": "ping", "event_id": f"${n}"} for n in range(self.looks)]
         return {"response": action, "timeline": [*shown, {"user": "@a:b", "message": "pong"}]}

@@ -179,7 +179,11 @@ class TestResponses:
         await side.clock.turn(SHORT)
         with pytest.raises(DeadlineError):
             await asked
+        await side.clock.turn(SHORT)
         assert side.channel.respond(id, {}) is Receipt.STALE
+        assert side.channel.too_late("unknown") is None
+        assert side.channel.too_late(id) == ("login", 2 * SHORT)
+        assert side.channel.too_late(id) is None, "it is said once"
 
     async def test_nothing_is_outstanding(self, side: Side) -> None:
         assert side.channel.respond(None, {"response": "late"}) is Receipt.UNSOLICITED

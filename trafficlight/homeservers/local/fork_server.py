@@ -22,6 +22,8 @@ from trafficlight.processes import (
 
 logger = logging.getLogger(__name__)
 
+# The times in logs of homeservers are those of the pages.
+_UTC = {"TZ": "UTC"}
 _BOOT_SECONDS = 60
 _ANSWER_SECONDS = 10
 _CLOSE_SECONDS = 2
@@ -92,7 +94,7 @@ class ForkServer:
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=errors,
-                    env=child_environment(),
+                    env=child_environment(_UTC),
                     start_new_session=True,
                 )
             except OSError as error:
@@ -240,7 +242,7 @@ class Launcher:
                 return await fork_server.start(command.fork_args, place.directory, place.log)
             except DeployError as error:
                 logger.warning("%s: %s", self.installation.title, error)
-        environment = child_environment(command.environment)
+        environment = child_environment({**_UTC, **command.environment})
         return await start_process(
             command.argv, environment=environment, directory=place.directory, log=place.log
         )

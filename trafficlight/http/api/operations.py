@@ -64,7 +64,7 @@ async def healthz() -> Response:
 )
 async def readyz() -> Response:
     """Readiness: whether cases can run, that is engine, workers and journal work. Needs no token."""
-    reasons = _unready(current_lab())
+    reasons = unready(current_lab())
     answer = jsonify(Readiness(ready=not reasons, reasons=reasons).model_dump())
     answer.status_code = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
     return answer
@@ -82,7 +82,8 @@ async def metrics() -> Response:
     return Response(text, content_type=CONTENT_TYPE_LATEST)
 
 
-def _unready(lab: Lab) -> list[str]:
+def unready(lab: Lab) -> list[str]:
+    """Return why a lab cannot work; empty if it can."""
     reasons = []
     if lab.engine.stopping:
         reasons.append(f"the coordinator is shutting down: {lab.engine.stopping}")

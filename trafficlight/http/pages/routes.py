@@ -1,6 +1,7 @@
 """The pages: sessions, their cases, and the files in their folders."""
 
 import asyncio
+import math
 import time
 from http import HTTPStatus
 from pathlib import Path
@@ -12,6 +13,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import Login
+from trafficlight.http.api.operations import unready
 from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files
 from trafficlight.http.pages.views import (
@@ -21,6 +23,7 @@ from trafficlight.http.pages.views import (
     case_page,
     case_path,
     history_view,
+    neighbours,
     session_row,
     snapshot,
 )
@@ -35,7 +38,7 @@ from trafficlight.http.requests import (
     session_folder,
     session_id,
 )
-from trafficlight.http.responses import ApiError, rendered, rooted, unless_known
+from trafficlight.http.responses import REPORT_POLICY, ApiError, rendered, rooted, unless_known
 from trafficlight.http.security import (
     LOGIN_TIME,
     constant_time_equal,
@@ -49,6 +52,7 @@ from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import FIELDS
+from trafficlight.results.reports.issue import command_of, issue_of
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
 from trafficlight.results.reports.presentation import case_row, matrices, verdict
 
@@ -74,6 +78,10 @@ _LIST = (
         {"type": "string"},
     ),
     Query("page", "The page of the list, from 1.", {"type": "string"}),
+)
+_CURSOR = (
+    Query("at", "Show what was said within a second of this moment, in seconds.", {"type": "number"}),
+    Query("attempt", "The number of the attempt that `at` means; the latest by default.", {"type": "string"}),
 )
 _PAGE = ResponseSpec("The page.", media_type="text/html")
 _JUNIT = {
@@ -101,7 +109,7 @@ async def status() -> Response:
     """Show the latest session."""
     if (latest := await current_lab().catalog.latest()) is not None:
         return await _status(latest)
-    return unless_known(await asyncio.to_thread(rendered, "no_session.html", **_adapters()))
+    return unless_known(await asyncio.to_thread(_rendered, "no_session.html", **_adapters()))
 
 
 @blueprint.get("/status/")
@@ -137,7 +145,7 @@ async def sessions() -> Response:
     shown = await catalog.summaries(ids[(number - 1) * _SESSIONS_PAGE : number * _SESSIONS_PAGE])
     rows = [session_row(summary) for summary in shown]
     content = await asyncio.to_thread(
-        rendered, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
+        _rendered, "sessions.html", rows=rows, total=len(ids), page=number, pages=pages
     )
     return unless_known(content)
 
@@ -176,7 +184,9 @@ async def case_by_id(session: str) -> Redirect:
 
 
 @blueprint.get("/status/<session>/case/<key>")
-@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (400, 401, 404), query=REQUESTS, guard="people")
+@OperationSpec(
+    "Pages", {200: _PAGE, 304: _SAME}, (400, 401, 404), query=(*REQUESTS, *_CURSOR), guard="people"
+)
 async def case(session: str, key: str) -> Response:
     """Show a case: its attempts with timeline, log, traceback and files, and the requests of its clients.
 
@@ -186,23 +196,33 @@ async def case(session: str, key: str) -> Response:
     period = asked_period() if between is not None else None
     lab = current_lab()
     async with open_session(session) as found:
-        record = await asyncio.to_thread(case_of, list(found.record.cases.values()), key)
+        cases, over, session_record = list(found.record.cases.values()), found.over, found.record
+        record = await asyncio.to_thread(case_of, cases, key)
         if record is None:
             raise _unknown_case(found)
         whole = snapshot(await lab.catalog.case(found.id, record.id) or record)
         row = case_row(whole, found.until or lab.clock.now(), over=found.over)
         events, started = _events(found), found.record.started
     folder = found.folder
+    latest = whole.attempts[-1].number if whole.attempts else 0
+    number = _number("attempt") if "attempt" in request.args else latest
+    at = request.args.get("at", type=float)
+    cursor = (number, at) if at is not None and math.isfinite(at) else None
 
     def content() -> bytes:
-        return rendered(
+        last = whole.ended[-1] if whole.ended else None
+        return _rendered(
             "case.html",
+            neighbours=neighbours(cases, whole.id, over=over),
+            near=lambda case: rooted(case_path(found.id, case)),
+            command=command_of(session_record, whole),
+            issue=issue_of(session_record, whole, last) if last is not None else "",
             session=found.id,
             state=found.status,
             events=events,
             case=whole,
             row=row,
-            attempts=attempt_views(folder, whole, role, period),
+            attempts=attempt_views(folder, whole, role, period, cursor),
             history=history_view(lab.history, folder, whole.id, started),
             between=between,
             role=role,
@@ -224,7 +244,7 @@ async def changes(before: str, after: str) -> Response:
             found = compare_folders(old, new)
         except UsageError as error:
             raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
-        return rendered(
+        return _rendered(
             "changes.html",
             before=old.name,
             after=new.name,
@@ -249,7 +269,12 @@ async def changes(before: str, after: str) -> Response:
 async def file(session: str, name: str) -> Response:
     """Return a file of a session's folder, or the requested range of it."""
     folder = await session_folder(session)
-    return await files.serve(await asyncio.to_thread(files.find, folder, name))
+    path = await asyncio.to_thread(files.find, folder, name)
+    if name != "report.html":
+        return await files.serve(path)
+    response = await files.serve(path, media_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = REPORT_POLICY
+    return response
 
 
 @assets.get("/static/<path:name>")
@@ -257,6 +282,11 @@ async def asset(name: str) -> Response:
     """Return a static file of the pages."""
     path = await asyncio.to_thread(files.find, _ASSETS, name)
     return await files.serve(path, media_type=files.media_type_of(name))
+
+
+def _rendered(template: str, **values: Any) -> bytes:
+    """Return a page that says what keeps the lab from working. Any thread may call it."""
+    return rendered(template, alarms=unready(current_lab()), **values)
 
 
 def _unknown_case(session: SessionView) -> ApiError:
@@ -308,7 +338,7 @@ async def _status(id: str) -> Response:
             changes = read_changes(found.folder)
             since = changes.since if changes else {}
             shown = case_page(cases, now, over=over, since=since, states=states, text=text, page=number)
-            return rendered(
+            return _rendered(
                 "status.html",
                 **adapters,
                 rows=rows,

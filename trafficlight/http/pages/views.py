@@ -22,6 +22,7 @@ from trafficlight.results.history.index import History
 from trafficlight.results.history.statistics import CaseHistory
 from trafficlight.results.journal import redacted
 from trafficlight.results.record import ExitCode
+from trafficlight.results.reports.evidence import evidence, warnings
 from trafficlight.results.reports.filter import matching
 from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
@@ -39,6 +40,7 @@ from trafficlight.results.reports.presentation import (
     status_counts,
     verdict,
 )
+from trafficlight.results.reports.timeline import Step
 from trafficlight.results.traffic import exchanges
 from trafficlight.suites.query import QueryError
 from trafficlight.text import read_tail
@@ -231,12 +233,17 @@ def history_view(history: History, folder: Path, case: str, until: datetime | No
 
 
 def attempt_views(
-    folder: Path, case: CaseRecord, role: str = "", period: tuple[float, float] | None = None
+    folder: Path,
+    case: CaseRecord,
+    role: str = "",
+    period: tuple[float, float] | None = None,
+    cursor: tuple[int, float] | None = None,
 ) -> list[AttemptView]:
     """Return the attempts of a case, the latest first. Reads the disk.
 
     :param role: the client whose requests are shown; empty for all.
     :param period: when they were sent, in seconds; None shows none.
+    :param cursor: the number of an attempt, and a moment of it in seconds; by default when each failed.
     """
     views = []
     some = any(attempt.measurements for attempt in case.attempts)
@@ -244,11 +251,53 @@ def attempt_views(
     for attempt in reversed(case.attempts):
         place = folder / attempt.folder
         files, more = _files(folder, attempt)
-        view = replace(attempt_view(attempt, files, _log(place / "log.info"), last), more_files=more)
+        log, warned = _log(place / "log.info"), warnings(folder, attempt)
+        view = attempt_view(attempt, files, log, last, case=case, warned=warned)
+        view = replace(view, more_files=more)
+        if view.lanes is not None and attempt.ended is not None:
+            shown = [one.step for one in view.steps]
+            asked = cursor is not None and cursor[0] == attempt.number
+            at = cursor[1] if cursor is not None and asked else _decisive_moment(attempt, shown)
+            at = min(max(0.0, at), view.lanes.whole)
+            view = replace(view, at=round(at, 2), evidence=evidence(folder, attempt, shown, at))
         if period is not None:
             view = replace(view, traffic=exchanges(place, attempt.started, role=role, period=period))
         views.append(view)
     return views
+
+
+def _decisive_moment(attempt: AttemptRecord, shown: Iterable[Step]) -> float:
+    """Return when the last step failed; if none did, when the attempt ended."""
+    failed = (one for one in shown if one.outcome == "failed" and one.offset <= attempt.seconds)
+    return max((one.offset + (one.seconds or 0.0) for one in failed), default=attempt.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Where a failed case is among the failures of its session.
+
+    :ivar position: from 1.
+    :ivar before: the id of the one before; empty if it is the first.
+    :ivar after: likewise.
+    """
+
+    position: int
+    total: int
+    before: str
+    after: str
+
+
+def neighbours(cases: Iterable[CaseRecord], case: str, *, over: bool) -> Neighbours | None:
+    """Return the failures around one, in the order of the list; None if it is none.
+
+    :param over: whether their session no longer runs.
+    """
+    statuses = [(display_status(one, over=over), one.id) for one in cases]
+    bad = [id for wanted in ("failure", "error") for status, id in statuses if status == wanted]
+    if case not in bad:
+        return None
+    at = bad.index(case)
+    return Neighbours(at + 1, len(bad), bad[at - 1] if at else "", bad[at + 1] if bad[at + 1 :] else "")
 
 
 def _log(path: Path) -> str:

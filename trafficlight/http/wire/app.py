@@ -55,7 +55,7 @@ from trafficlight.protocol import (
     Responded,
     Uploaded,
 )
-from trafficlight.results.events import Log
+from trafficlight.results.events import ActionLate, Log
 from trafficlight.results.folder import UNCLAIMED
 from trafficlight.results.journal import excerpt
 from trafficlight.text import single_line
@@ -276,6 +276,10 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
         response = {key: value for key, value in body.items() if key != "id"}
     receipt = adapter.channel.respond(action, response)
     if receipt is Receipt.STALE:
+        if (late := adapter.channel.too_late(action)) is not None and adapter.lease is not None:
+            name, seconds = late
+            event = ActionLate(id=action or "", action=name, response=response, seconds=seconds)
+            adapter.lease.emit(event, role=adapter.role, adapter=adapter.uuid)
         message = (
             f"the action {single_line(action or '', 100)} is not waiting for an answer: poll for what is"
         )

@@ -24,6 +24,7 @@ from trafficlight.results.reports.presentation import (
 )
 
 _DETAILED_CASES = 500  # with more cases, those that need no attention are one line
+_PICTURES = 100  # cases with a picture of who did what when
 _CALM = frozenset({"success", "flaky", "expected failure", "skipped"})
 
 
@@ -51,14 +52,16 @@ def report_html(
     counts = status_counts(cases, over=over)
     ordered = sorted(cases, key=lambda case: POSITION[rows[case.id].status])
     suites: dict[str, list[_Item]] = {}
-    earlier = Earlier(folder)
+    earlier, pictured = Earlier(folder), 0
     for case in ordered:
         row = rows[case.id]
         detailed = len(cases) <= _DETAILED_CASES or row.status not in _CALM
         attempts = case.attempts if detailed else []
         last = earlier.last(case.id) if any(attempt.measurements for attempt in attempts) else ("", {})
+        drawn = row.status not in _CALM and pictured < _PICTURES
+        pictured += drawn
         views = [
-            attempt_view(attempt, recorded_files(attempt, folder), last=last)
+            attempt_view(attempt, recorded_files(attempt, folder), last=last, case=case if drawn else None)
             for attempt in reversed(attempts)
         ]
         suites.setdefault(case.suite, []).append(_Item(case, row, anchors[case.id], views))

@@ -13,7 +13,7 @@ from trafficlight.results.events import Attachment, Upload, jsonable
 from trafficlight.results.history.changes import Changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
-from trafficlight.results.reports.timeline import steps
+from trafficlight.results.reports.timeline import Step, steps
 
 
 def dump(content: Any) -> bytes:
@@ -96,7 +96,7 @@ def _attempt_json(attempt: AttemptRecord) -> dict[str, Any]:
         "attachments": [_file_json(file) for file in attempt.attachments],
         "measurements": measurements_json(attempt),
         "returned": attempt.returned.content() if attempt.returned is not None else None,
-        "timeline": [asdict(step) for step in steps(attempt) if step.kind != "log"],
+        "timeline": [_step(step) for step in steps(attempt) if step.kind != "log"],
         "timeline_left_out": attempt.dropped,
     }
 
@@ -107,3 +107,8 @@ def _file_json(file: Upload | Attachment) -> dict[str, Any]:
 
 def _time(when: datetime | None) -> str | None:
     return when.isoformat() if when else None
+
+
+def _step(step: Step) -> dict[str, Any]:
+    # What connects steps is in their parameters and answers already.
+    return {name: value for name, value in asdict(step).items() if name not in ("took", "gave")}

@@ -34,11 +34,13 @@ class Fault:
 
     :ivar begin: seconds from the start of the attempt.
     :ivar end: likewise.
+    :ivar role: whose network it was; empty for that of all.
     """
 
     name: str
     begin: float
     end: float
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def measured(attempt: AttemptRecord, last: tuple[str, Values] = ("", {})) -> lis
     """Return the measurements of an attempt by their names, with those of the case's last session."""
     (session, before), found = last, list[Measured]()
     series = _series(attempt)
-    faults = _faults(attempt) if series else []
+    faults = faults_of(attempt) if series else []
     for one in list(series.values())[:_NAMES]:
         values, was = one.values, before.get((one.name, one.unit), ())
         now, earlier, more = _summarise(values, was, one.unit)
@@ -205,7 +207,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
 
 
-def _faults(attempt: AttemptRecord) -> list[Fault]:
+def faults_of(attempt: AttemptRecord) -> list[Fault]:
     """Return what the test broke, in the order in which that ended."""
     begin = attempt.started
     if begin is None:
@@ -216,19 +218,21 @@ def _faults(attempt: AttemptRecord) -> list[Fault]:
 
     found: list[Fault] = []
     active: dict[str, list[float]] = {}
+    roles: dict[str, str] = {}
     for event in attempt.timeline:
         # What only watches requests breaks nothing.
         if isinstance(event, NetworkChanged) and not event.rule.startswith("intercept "):
             name = f"{event.role}: {event.rule}" if event.role else event.rule
             if event.active:
+                roles[name] = event.role or ""
                 active.setdefault(name, []).append(offset(event.time))
             # At the end of a rule it also says how many requests matched.
             elif began := next((one for one in active if f"{name}: ".startswith(f"{one}: ")), ""):
-                found.append(Fault(began, active[began].pop(), offset(event.time)))
+                found.append(Fault(began, active[began].pop(), offset(event.time), roles[began]))
                 if not active[began]:
                     del active[began]
     end = offset(attempt.ended) if attempt.ended is not None else math.inf
-    return found + [Fault(name, since, end) for name, open in active.items() for since in open]
+    return found + [Fault(name, since, end, roles[name]) for name, open in active.items() for since in open]
 
 
 def _plot(points: Sequence[tuple[float, float]], faults: Sequence[Fault]) -> Plot | None:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from itertools import groupby
 from pathlib import Path, PurePath
@@ -22,8 +22,11 @@ from markupsafe import Markup, escape
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import FINAL, ServiceChanged
 from trafficlight.results.folder import RECORDINGS, folder_name
+from trafficlight.results.reports.evidence import Evidence
+from trafficlight.results.reports.lanes import Lanes, lanes_of
 from trafficlight.results.reports.measurements import Measured, Values, measured
 from trafficlight.results.reports.timeline import Step, steps
+from trafficlight.results.reports.tracebacks import compared, trimmed_traceback, without_message
 from trafficlight.results.traffic import Traffic
 from trafficlight.text import count, duration, escape_control, single_line, size, truncate_middle, utc_time
 from trafficlight.version import VERSION
@@ -235,6 +238,9 @@ class AttemptView:
     :ivar more_files: the number of files that are not listed.
     :ivar log: the end of its log; may be empty.
     :ivar traffic: the requests of its clients that are asked for; None where none are.
+    :ivar lanes: its picture; None where there is none.
+    :ivar at: the seconds of the cursor in it; None where there is none.
+    :ivar evidence: what was said around that moment.
     """
 
     record: AttemptRecord
@@ -245,6 +251,26 @@ class AttemptView:
     measured: Sequence[Measured] = ()
     traffic: Traffic | None = None
     more_files: int = 0
+    lanes: Lanes | None = None
+    at: float | None = None
+    evidence: Sequence[Evidence] = ()
+
+    @property
+    def compared(self) -> tuple[str, str] | None:
+        """What its message says was expected, and what was received."""
+        return compared(self.record.message)
+
+    @property
+    def trace(self) -> str:
+        """Its traceback, without what is shown already or is of this package."""
+        lines = trimmed_traceback(self.record.traceback)
+        return "\n".join(without_message(lines, escape_control(self.record.message)))
+
+    @property
+    def moment(self) -> datetime | None:
+        """The time at the cursor."""
+        began = self.record.started
+        return began + timedelta(seconds=self.at) if began is not None and self.at is not None else None
 
     @property
     def recorded(self) -> bool:
@@ -253,11 +279,19 @@ class AttemptView:
 
 
 def attempt_view(
-    attempt: AttemptRecord, files: Sequence[FileView], log: str = "", last: tuple[str, Values] = ("", {})
+    attempt: AttemptRecord,
+    files: Sequence[FileView],
+    log: str = "",
+    last: tuple[str, Values] = ("", {}),
+    *,
+    case: CaseRecord | None = None,
+    warned: Sequence[tuple[str, float, str, str]] = (),
 ) -> AttemptView:
     """Return an attempt as it is shown.
 
     :param last: the last session that measured something in the case, and what.
+    :param case: its case, for the picture; None draws none.
+    :param warned: what homeservers warned of, for the picture.
     """
     every, left_out = steps(attempt), attempt.dropped
     if len(every) > _STEP_LIMIT:
@@ -265,7 +299,8 @@ def attempt_view(
         every = every[: _STEP_LIMIT // 2] + every[-_STEP_LIMIT // 2 :]
     whole = max([attempt.seconds, 0.001, *(step.offset + (step.seconds or 0.0) for step in every)])
     placed = [_placed(step, whole) for step in every]
-    return AttemptView(attempt, placed, left_out, files, log, measured(attempt, last))
+    lanes = lanes_of(attempt, every, case.clients, case.servers, warned) if case is not None else None
+    return AttemptView(attempt, placed, left_out, files, log, measured(attempt, last), lanes=lanes)
 
 
 def _placed(step: Step, whole: float) -> StepView:

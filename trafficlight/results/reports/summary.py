@@ -4,7 +4,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
@@ -14,6 +13,7 @@ from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.changes import change_lines
 from trafficlight.results.reports.presentation import status_counts
+from trafficlight.results.reports.tracebacks import FRAME, is_library, trimmed_traceback
 from trafficlight.text import count, duration, escape_control, single_line
 
 _ALWAYS = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.ERROR)
@@ -23,11 +23,7 @@ _CAUSES = 10
 _EXPLAINED = 10  # cases of one outcome whose traceback and output are shown
 _TRACE_LINES, _OUTPUT_LINES = 16, 10
 _OUTPUT_BYTES = 256 << 10  # of the log, searched for output
-_PACKAGE = Path(__file__).parents[2]
-_LIBRARY = Path(os.__file__).parent
-_HEADING = "Traceback (most recent call last):"
-_FRAME = re.compile(r'  File "(.+)", line (\d+)')
-_LOGGED = re.compile(r"\d{4}-\d\d-\d\d [\d:]+,\d+ (\w+) +([\w.]+): (.*)")
+_LOGGED = re.compile(r"\d{4}-\d\d-\d\d [\d:]+,\d+Z? (\w+) +([\w.]+): (.*)")
 
 
 def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowest: int = 0) -> list[str]:
@@ -124,9 +120,9 @@ def _lines_of(case: CaseRecord, outcome: Outcome, where: str) -> list[str]:
 def _evidence(attempt: AttemptRecord, folder: Path) -> list[str]:
     """Return where a test failed, its traceback, and the last lines of its output."""
     trace = trimmed_traceback(attempt.traceback)
-    places = [found for line in trace if (found := _FRAME.match(line))]
+    places = [found for line in trace if (found := FRAME.match(line))]
     # A wait of the test ends in asyncio.
-    places = [place for place in places if not _is_library(Path(place[1]))] or places
+    places = [place for place in places if not is_library(Path(place[1]))] or places
     lines = [f"at {_short(Path(places[-1][1]))}:{places[-1][2]}"] if places else []
     if len(trace) > _TRACE_LINES:
         half = _TRACE_LINES // 2
@@ -135,45 +131,6 @@ def _evidence(attempt: AttemptRecord, folder: Path) -> list[str]:
     if output := _output(AttemptFolder(folder / attempt.folder)):
         lines += ["output:", *(f"  {escape_control(line)}" for line in output)]
     return [f"         {line}" for line in lines]
-
-
-def is_own(file: Path) -> bool:
-    """Return whether a source file is of this package, and not of its tests."""
-    return file.is_relative_to(_PACKAGE) and not file.is_relative_to(_PACKAGE / "tests")
-
-
-def _is_library(file: Path) -> bool:
-    return file.is_relative_to(_LIBRARY) or "site-packages" in file.parts
-
-
-def trimmed_traceback(traceback: str) -> list[str]:
-    """Return the lines of a traceback without the frames of this package, except those of its tests."""
-    kept: list[str] = []
-    own = False
-    for line in escape_control(traceback).rstrip().splitlines():
-        if frame := _FRAME.match(line):
-            own = is_own(Path(frame[1]))
-        elif not line.startswith("    "):
-            own = False
-        if not own:
-            kept.append(line)
-    return _without_bare(kept)
-
-
-def _without_bare(trace: list[str]) -> list[str]:
-    """Leave out tracebacks in an error's text of which no frame is left: they only repeat the error."""
-    kept: list[str] = []
-    bare = False
-    for line, following in pairwise([*trace, ""]):
-        if line == _HEADING:
-            bare = bool(kept) and not _FRAME.match(following)
-        elif not line:
-            bare = False
-        if not bare:
-            kept.append(line)
-    while kept and not kept[-1]:
-        kept.pop()
-    return kept
 
 
 def _output(folder: AttemptFolder) -> list[str]:

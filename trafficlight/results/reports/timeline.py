@@ -1,13 +1,15 @@
 """The timeline of an attempt: its actions with their durations, its adapters and homeservers, its log."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from trafficlight.results.case import AttemptRecord
 from trafficlight.results.events import (
     ActionAnswered,
     ActionDelivered,
     ActionFailed,
+    ActionLate,
     ActionSent,
     AdapterLeased,
     AdapterLost,
@@ -15,9 +17,12 @@ from trafficlight.results.events import (
     Event,
     Log,
     NetworkChanged,
+    ServerExited,
     ServerFailed,
     ServerReady,
     ServiceChanged,
+    StepBegan,
+    StepEnded,
 )
 from trafficlight.text import brief, count
 
@@ -29,14 +34,19 @@ class Step:
     """One entry of the timeline.
 
     :param offset: seconds from the start of the attempt.
-    :param kind: ``action``, ``server``, ``adapter``, ``network``, ``service`` or ``log``.
+    :param kind: ``action``, ``step``, ``server``, ``adapter``, ``network``, ``service`` or ``log``.
     :param who: the role; empty if it concerns the whole case.
     :param what: an action's name, a log's message, ...
     :param detail: parameters, a response, a reason.
-    :param outcome: ``ok``, ``failed``, ``open`` (no response), or a log's level.
+    :param outcome: ``ok``, ``failed``, ``open`` (no response), ``late`` (a response that had no effect), or a
+        log's level.
     :param seconds: duration; None for what has none.
     :param asked: the parameters of an action that failed, whose `detail` is the reason.
     :param answer: what the client answered; cut.
+    :param where: file and line of the test.
+    :param fetched: whether the adapter received the action.
+    :param took: its parameters that are texts.
+    :param gave: the texts in the answer.
     """
 
     offset: float
@@ -48,6 +58,10 @@ class Step:
     seconds: float | None = None
     asked: str = ""
     answer: str = ""
+    where: str = ""
+    fetched: bool = False
+    took: Mapping[str, str] = field(default_factory=dict)
+    gave: Sequence[str] = ()
 
 
 def steps(attempt: AttemptRecord) -> list[Step]:
@@ -59,18 +73,27 @@ def steps(attempt: AttemptRecord) -> list[Step]:
         offset = max(0.0, (event.time - begin).total_seconds()) if begin is not None else 0.0
         match event:
             case ActionDelivered():
-                pass
+                if (step := sent.get((event.role, event.id))) is not None:
+                    step.fetched = True
             case ActionAnswered() | ActionFailed():
                 step = sent.pop((event.role, event.id), None)
                 if step is None:
                     found.append(step := Step(offset, "action", event.role or "", event.action))
                 _answer(step, event)
+            case StepEnded():
+                step = sent.pop((None, f"step {event.id}"), None)
+                if step is None:
+                    found.append(step := Step(offset, "step", event.role or "", event.name))
+                step.seconds = event.seconds
+                step.outcome, step.detail = ("failed", event.problem) if event.problem else ("ok", "")
             case ServiceChanged():
                 _serve(event, offset, found, sent)
             case _:
                 found.append(step := _step(event, offset))
                 if isinstance(event, ActionSent):
                     sent[event.role, event.id] = step
+                elif isinstance(event, StepBegan):
+                    sent[None, f"step {event.id}"] = step
     return found
 
 
@@ -82,7 +105,7 @@ def render_timeline(attempt: AttemptRecord, *, debug: bool = False, times: bool 
     """Return the timeline as text, one line a step.
 
     :param debug: whether it includes DEBUG lines of the log.
-    :param times: whether lines begin with the local time, as those of a test's log, or with their offset.
+    :param times: whether lines begin with the time (UTC), as those of a test's log, or with their offset.
     """
     lines: list[str] = []
     begin = _begin(attempt)
@@ -95,8 +118,8 @@ def render_timeline(attempt: AttemptRecord, *, debug: bool = False, times: bool 
         detail = f"  {step.detail}" if step.detail else ""
         when = f"{step.offset:9.3f}"
         if times and begin is not None:
-            local = (begin + timedelta(seconds=step.offset)).astimezone()
-            when = f"{local:%Y-%m-%d %H:%M:%S},{local.microsecond // 1000:03}"
+            at = (begin + timedelta(seconds=step.offset)).astimezone(UTC)
+            when = f"{at:%Y-%m-%d %H:%M:%S},{at.microsecond // 1000:03}Z"
         lines.append(f"{when}  {who}{step.what}{outcome}{took}{detail}")
     if attempt.dropped:
         lines.append(f"{count(attempt.dropped, 'event')} left out in the middle; events.jsonl is complete")
@@ -107,7 +130,16 @@ def _step(event: Event, offset: float) -> Step:
     who = event.role or ""
     match event:
         case ActionSent():
-            return Step(offset, "action", who, event.action, brief(event.data), "open")
+            took = {name: value for name, value in event.data.items() if isinstance(value, str)}
+            asked = brief(event.data)
+            return Step(offset, "action", who, event.action, asked, "open", where=event.where, took=took)
+        case ActionLate():
+            answered = f"answered {event.seconds:.1f} s after it was asked, too late"
+            return Step(offset, "action", who, event.action, answered, "late", answer=brief(event.response))
+        case StepBegan():
+            return Step(offset, "step", who, event.name, "", "open", where=event.where)
+        case ServerExited():
+            return Step(offset, "server", who, "server exited", event.how, "failed")
         case ServerReady():
             version = " ".join(part for part in (event.type, event.version) if part)
             detail = " · ".join(part for part in (version, event.server_name) if part)
@@ -159,3 +191,4 @@ def _answer(step: Step, event: ActionAnswered | ActionFailed) -> None:
     else:
         step.outcome = "ok"
         step.answer = brief(event.response) if event.response else ""
+        step.gave = [value for value in event.response.values() if isinstance(value, str)]
