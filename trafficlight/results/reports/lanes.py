@@ -148,13 +148,7 @@ class _Drawing:
             round(self._whole, 3),
             _TOP + len(kinds) * _HEIGHT + 4,
             self._at(attempt.seconds) if attempt.ended is not None else None,
-            [
-                (self._at(seconds), f"{seconds:.3g} s")
-                for seconds in ticks
-                # The verdict has its name there.
-                if attempt.ended is None
-                or not _VERDICT_ROOM > self._at(attempt.seconds) - self._at(seconds) > -1
-            ],
+            [(self._at(seconds), f"{seconds:.3g} s") for seconds in ticks if not self._near_verdict(seconds)],
             [Lane(name, kind, self._top[name]) for name, kind in kinds.items()],
         )
 
@@ -180,6 +174,11 @@ class _Drawing:
 
     def _at(self, seconds: float) -> float:
         return round(0.4 + 99.2 * min(1.0, max(0.0, seconds / self._whole)), 2)
+
+    def _near_verdict(self, seconds: float) -> bool:
+        """Return whether the name of the verdict is where the text of a tick would be."""
+        between = self._at(self._attempt.seconds) - self._at(seconds)
+        return self._attempt.ended is not None and -2 < between < _VERDICT_ROOM
 
     def _mark(
         self, lane: str, seconds: float, sign: str, tip: str, kind: str, *, path: str = "", number: int = 0
@@ -234,7 +233,8 @@ class _Drawing:
             return
         free = (attempt.running_since - attempt.started).total_seconds()
         end = attempt.seconds if attempt.ended is not None else self._whole
-        working = (step for step in self._steps if step.kind in ("action", "step", "service"))
+        kinds = ("action", "step", "service")
+        working = (one for one in self._steps if one.kind in kinds and one.outcome != "late")
         busy = sorted(map(self._period, working))
         for begins, ends in [*busy, (end, end)]:
             if begins - free > least:
