@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.http.pages import routes
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.events import CaseWaits
 from trafficlight.suites.planning import plan
@@ -61,6 +62,7 @@ async def test_requests_of_clients_are_asked_for_by_time(site: HttpHarness) -> N
     assert "sync" not in plain
     assert plain.count('name="between"') == 1
     assert "GET /sync&lt;b&gt;" in (await site.get(f"{page}?role=alice&between=")).text()
+    assert "GET /sync&lt;b&gt; 200" in (await site.get(f"{page}?at=0")).text(), "what the cursor shows"
     assert "No requests in this range." in (await site.get(f"{page}?between=500:")).text()
     assert (await site.get(f"{page}?between=soon")).status == 400
     where = f"/api/sessions/{session.id}/requests?case={quote(case.id)}"
@@ -167,6 +169,24 @@ async def test_files_that_are_not_listed_are_counted(
     (case,) = session.record.cases.values()
     page = (await site.get(f"/status/{session.id}/case/{case_key(case.id)}")).text()
     assert re.search(r"and \d more files in the folder of the attempt", page)
+
+
+async def test_pages_say_what_keeps_the_lab_from_working(
+    site: HttpHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "unready", lambda lab: ["the disk is <full>"])
+    for path in ("/status", "/sessions"):
+        assert "The lab cannot work: the disk is &lt;full&gt;" in (await site.get(path)).text()
+
+
+async def test_the_report_is_shown_in_place(site: HttpHarness) -> None:
+    session = await played(site)
+    report = await site.get(f"/status/{session.id}/files/report.html")
+    assert report.content_type == "text/html"
+    assert "Content-Disposition" not in report.headers
+    policy = report.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
 
 
 async def test_text_is_never_markup(site: HttpHarness) -> None:

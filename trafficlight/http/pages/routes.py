@@ -237,7 +237,9 @@ async def case(session: str, key: str) -> Response:
             url=lambda path: rooted(f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}"),
         )
 
-    return unless_known(await (asyncio.to_thread if period is None else one_at_a_time)(content))
+    return unless_known(
+        await (asyncio.to_thread if period is None and cursor is None else one_at_a_time)(content)
+    )
 
 
 @blueprint.get("/s/<before>...<after>")

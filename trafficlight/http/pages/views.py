@@ -310,7 +310,9 @@ def attempt_views(
             asked = cursor is not None and cursor[0] == attempt.number
             at = cursor[1] if cursor is not None and asked else _decisive_moment(attempt, shown)
             at = min(max(0.0, at), view.lanes.whole)
-            view = replace(view, at=round(at, 2), evidence=evidence(folder, attempt, shown, at))
+            view = replace(
+                view, at=round(at, 2), evidence=evidence(folder, attempt, shown, at, requests=asked)
+            )
         if period is not None:
             view = replace(view, traffic=exchanges(place, attempt.started, role=role, period=period))
         views.append(view)

@@ -65,13 +65,20 @@ def time_of(line: str) -> datetime | None:
 
 
 def evidence(
-    folder: Path, attempt: AttemptRecord, steps: Sequence[Step], at: float, within: float = WITHIN
+    folder: Path,
+    attempt: AttemptRecord,
+    steps: Sequence[Step],
+    at: float,
+    within: float = WITHIN,
+    *,
+    requests: bool = True,
 ) -> list[Evidence]:
     """Return what was said around a moment, in its order. Reads the disk.
 
     :param folder: of the session.
     :param steps: those that are shown, in their order.
     :param at: seconds from the start of the attempt.
+    :param requests: whether recordings of requests are read, which takes seconds for large ones.
     """
     began = attempt.started
     if began is None:
@@ -91,7 +98,7 @@ def evidence(
             offset = (when - began).total_seconds()
             found.append(Evidence(offset, "log", source, single_line(line, 500), below, level))
     period = (max(0.0, first), max(0.0, last))
-    for one in exchanges(place, began, period=period).requests[:_REQUESTS]:
+    for one in exchanges(place, began, period=period).requests[:_REQUESTS] if requests else ():
         bad = "bad" if one.status >= 400 or not one.status else ""
         text = f"{one.method} {one.target} {one.status or 'no response'} {one.comment}"
         found.append(Evidence(one.offset, "http", one.role, single_line(text), level=bad))
