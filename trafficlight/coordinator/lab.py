@@ -42,7 +42,7 @@ from trafficlight.errors import (
     UsageError,
 )
 from trafficlight.homeservers.docker.nodes import container_nodes
-from trafficlight.homeservers.provider import capacity_of_this_machine
+from trafficlight.homeservers.provider import all_of
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
 from trafficlight.homeservers.shared import SharedServers
 from trafficlight.processes import run_to_completion
@@ -422,7 +422,7 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
 def _shared_servers(settings: Settings, servers: ProviderRegistry) -> SharedServers | None:
     if not settings.share_servers:
         return None
-    capacity = settings.homeserver_limit or capacity_of_this_machine()
+    capacity = settings.homeserver_limit or servers.capacities[all_of("local")]
     return SharedServers(servers, servers.can_share, capacity=capacity)
 
 

@@ -93,8 +93,10 @@ def test_a_test_can_ask_for_homeservers_of_its_own(tmp_path: Path) -> None:
         "class A(Test):\n"
         "    servers = {'server': SynapseStable}\n"
         "    async def run(self, server): ...\n"
-        "class B(A):\n"
+        "class B(Test):\n"
         "    isolated = True\n"
+        "    servers = A.servers\n"
+        "    async def run(self, server): ...\n"
     )
 
     planned = plan([path], directory=tmp_path)
