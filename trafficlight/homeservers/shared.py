@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import logging
+import shutil
 import tempfile
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -91,8 +92,8 @@ class SharedServers:
         self._ending: set[asyncio.Task[None]] = set()
         self._alone = 0
         self._folder = RunFolder(Path(tempfile.gettempdir()))
-        self._opening = asyncio.Lock()
         self._opened = False
+        self._choosing = asyncio.Lock()
 
     def shares(self, case: Case) -> bool:
         """Return whether a case shares its homeservers."""
@@ -125,12 +126,11 @@ class SharedServers:
 
         :raises DeployError: one does not become ready.
         """
-        await self._open()
-        deployment = self._chosen([request.spec for request in requests])
-        if deployment is None:
-            deployment = await self._start(requests)
-        deployment.cases += 1
-        deployment.users += 1
+        async with self._choosing:
+            chosen = self._chosen([request.spec for request in requests])
+            deployment = chosen or await self._start(requests)
+            deployment.cases += 1
+            deployment.users += 1
         lease = None
         try:
             servers = await asyncio.shield(deployment.ready)
@@ -158,8 +158,7 @@ class SharedServers:
     async def close(self) -> None:
         """Destroy all homeservers. Idempotent."""
         await self._end_all(self._deployments)
-        async with self._opening:
-            await to_thread(self._folder.close)
+        await to_thread(self._folder.close)
 
     def _chosen(self, specs: Sequence[HomeServerSpec]) -> _Deployment | None:
         """Return what a case gets: the busiest with room, else something new, else the least busy."""
@@ -181,11 +180,11 @@ class SharedServers:
 
     async def _start(self, requests: Sequence[ServerRequest]) -> _Deployment:
         loop = asyncio.get_running_loop()
+        if not self._opened:
+            await run_to_completion(to_thread(self._folder.open))
+            self._opened = True
         folder = await to_thread(self._folder.new, "logs")
         mine = tuple(replace(request, log=folder / f"{place}.log") for place, request in enumerate(requests))
-        # While its folder was made, another case may have started the same.
-        if (chosen := self._chosen([request.spec for request in requests])) is not None:
-            return chosen
         deployment = _Deployment(mine, loop.create_future())
         self._deployments.append(deployment)
         # Not in the context of the first case, in whose name it would log.
@@ -201,8 +200,6 @@ class SharedServers:
             async with self._provider.deploy("shared", deployment.requests) as servers:
                 deployment.ready.set_result(servers)
                 await deployment.left.wait()
-        except asyncio.CancelledError:
-            deployment.ready.cancel()
         except Exception as error:
             if deployment.ready.done():
                 logger.exception("shared homeservers could not be destroyed")
@@ -210,8 +207,8 @@ class SharedServers:
                 deployment.ready.set_exception(error)
                 deployment.ready.exception()  # retrieved, also where no case waits for it any more
         finally:
-            for request in deployment.requests:
-                await run_to_completion(to_thread(request.log.unlink, missing_ok=True))
+            folder = deployment.requests[0].log.parent
+            await run_to_completion(to_thread(shutil.rmtree, folder, ignore_errors=True))
 
     def _end(self, deployment: _Deployment) -> None:
         if deployment not in self._deployments:
@@ -221,6 +218,7 @@ class SharedServers:
         if deployment.ready.done():
             deployment.left.set()
         else:
+            deployment.ready.cancel()
             deployment.task.cancel()
         self._ending.add(deployment.task)
         deployment.task.add_done_callback(self._ending.discard)
@@ -238,12 +236,6 @@ class SharedServers:
             if unused is None:
                 return
             await self._end_all([unused])
-
-    async def _open(self) -> None:
-        async with self._opening:
-            if not self._opened:
-                await run_to_completion(to_thread(self._folder.open))
-                self._opened = True
 
 
 def _size(log: Path) -> int:
