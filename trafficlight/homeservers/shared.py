@@ -89,7 +89,7 @@ class SharedServers:
         self._provider, self._can_share = provider, can_share
         self._capacity, self._most_cases = capacity, most_cases
         self._deployments: list[_Deployment] = []
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[_Deployment] = set()
         self._alone = 0
         self._folder = RunFolder(Path(tempfile.gettempdir()))
         self._opened = False
@@ -176,7 +176,7 @@ class SharedServers:
 
     @property
     def _running(self) -> int:
-        return self._alone + sum(len(one.requests) for one in self._deployments)
+        return self._alone + sum(len(one.requests) for one in (*self._deployments, *self._ending))
 
     async def _start(self, requests: Sequence[ServerRequest]) -> _Deployment:
         loop = asyncio.get_running_loop()
@@ -220,22 +220,22 @@ class SharedServers:
         else:
             deployment.ready.cancel()
             deployment.task.cancel()
-        self._ending.add(deployment.task)
-        deployment.task.add_done_callback(self._ending.discard)
+        self._ending.add(deployment)
+        deployment.task.add_done_callback(lambda _: self._ending.discard(deployment))
 
     async def _end_all(self, deployments: Iterable[_Deployment]) -> None:
         for one in list(deployments):
             self._end(one)
         while self._ending:
-            await asyncio.wait(self._ending)
+            await asyncio.wait([one.task for one in self._ending if one.task is not None])
 
     async def _make_room(self, count: int) -> None:
         """Destroy unused homeservers, the oldest first, until there is room for others."""
         while self._running + count > self._capacity:
-            unused = next((one for one in self._deployments if not one.users), None)
-            if unused is None:
+            unused = [one for one in self._deployments if not one.users][:1]
+            if not unused and not self._ending:
                 return
-            await self._end_all([unused])
+            await self._end_all(unused)
 
 
 def _size(log: Path) -> int:
