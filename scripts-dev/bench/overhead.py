@@ -43,8 +43,8 @@ _KINDS = (
     ("trafficlight.network", "proxy", "proxy"),
     ("adapter run", "hosts", "hosts"),
 )
-_ROWS = ("homeservers", "clients", "fork parents", "hosts", "coordinator", "workers", "processes of cases")
-_ROWS += ("proxy", "others")
+_ROWS = ["homeservers", "clients", "fork parents", "hosts", "coordinator", "workers", "processes of cases"]
+_ROWS += ["proxy", "others"]
 
 
 @dataclass
