@@ -14,6 +14,9 @@ from trafficlight.version import VERSION
 BODY_LIMIT = 32 << 10
 """Bytes of a body that a recording keeps."""
 
+RECORDING_LIMIT = 64 << 20
+"""Bytes after which a recording takes no more: a client may repeat a request as fast as it can."""
+
 _TEXT = re.compile(r"json|text|xml|javascript|urlencoded")
 _NAMES = r"access_token|refresh_token|login_token|loginToken|token|password|new_password|client_secret"
 # Every name has one of these; most texts have none, and to find that out takes no expression.
@@ -22,7 +25,7 @@ _SECRET_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\\?$)')
 _SECRET_QUERY = re.compile(rf"((?:^|[?&])(?:{_NAMES})=)[^&#\s]*")
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
 _MASK = "***"
-_TAIL = b"\n]}}\n"
+_TAIL, _CUT = b"\n]}}\n", b'\n],"comment":"what follows was too much to keep"}}\n'
 
 
 def masked(text: str) -> str:
@@ -45,14 +48,17 @@ class Recording:
         self._write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Append an entry."""
+        """Append an entry, if there is room."""
+        if self._end >= RECORDING_LIMIT:
+            return
         separator, self._separator = self._separator, b",\n"
         self._write(separator + json.dumps(entry, ensure_ascii=False).encode())
 
     def _write(self, content: bytes) -> None:
         """Append with the end in one write, so that a process that is killed leaves a complete file."""
-        os.pwrite(self._file, content + _TAIL, self._end)
-        self._end += len(content)
+        end = self._end + len(content)
+        os.pwrite(self._file, content + (_TAIL if end < RECORDING_LIMIT else _CUT), self._end)
+        self._end = end
 
     def close(self) -> None:
         """Close the file."""

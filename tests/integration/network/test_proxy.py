@@ -609,8 +609,9 @@ async def test_a_client_that_was_not_given_the_proxy(homeserver: str, tmp_path: 
 
 
 async def test_only_homeservers_on_this_machine_are_recorded(proxy: RunningProxy, tmp_path: Path) -> None:
-    async with case(proxy, "http://192.0.2.1:8008", tmp_path) as found:
-        assert found.url == "http://192.0.2.1:8008"
+    for url in ("http://192.0.2.1:8008", "https://127.0.0.1:8448"):
+        async with case(proxy, url, tmp_path) as found:
+            assert found.url == url
     network = CaseNetwork(
         _socket_of(proxy),
         record=False,
