@@ -15,7 +15,7 @@ BODY_LIMIT = 32 << 10
 """Bytes of a body that a recording keeps."""
 
 RECORDING_LIMIT = 64 << 20
-"""Bytes after which a recording takes no more: a client may repeat a request as fast as it can."""
+"""Bytes of a recording, which is read as a whole: a client may repeat a request without end."""
 
 _TEXT = re.compile(r"json|text|xml|javascript|urlencoded")
 _NAMES = r"access_token|refresh_token|login_token|loginToken|token|password|new_password|client_secret"
@@ -44,21 +44,23 @@ class Recording:
         creator = {"name": "trafficlight", "version": VERSION}
         head = {"version": "1.2", "creator": creator, "pages": []}
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        self._end, self._separator = 0, b"\n"
+        self._end, self._separator, self._tail = 0, b"\n", _TAIL
         self._write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Append an entry, if there is room."""
-        if self._end >= RECORDING_LIMIT:
+        """Append an entry, until there is no room for one."""
+        if self._tail is _CUT:
             return
-        separator, self._separator = self._separator, b",\n"
-        self._write(separator + json.dumps(entry, ensure_ascii=False).encode())
+        content = self._separator + json.dumps(entry, ensure_ascii=False).encode()
+        if self._end + len(content) + len(_CUT) > RECORDING_LIMIT:
+            content, self._tail = b"", _CUT
+        self._separator = b",\n"
+        self._write(content)
 
     def _write(self, content: bytes) -> None:
         """Append with the end in one write, so that a process that is killed leaves a complete file."""
-        end = self._end + len(content)
-        os.pwrite(self._file, content + (_TAIL if end < RECORDING_LIMIT else _CUT), self._end)
-        self._end = end
+        os.pwrite(self._file, content + self._tail, self._end)
+        self._end += len(content)
 
     def close(self) -> None:
         """Close the file."""
