@@ -201,7 +201,8 @@ class Rule:
             async with asyncio.timeout(seconds), self._arrived:
                 await self._arrived.wait_for(condition)
         except TimeoutError:
-            message = f"only {count(len(self.exchanges), 'request')} matched within {seconds:g} s"
+            found = f"only {count(len(self.exchanges), 'request')}" if self.exchanges else "no request"
+            message = f"{found} matched within {seconds:g} s"
             raise ActionError(message, role=self.role, action=self.name) from None
 
     def _release(self) -> None:

@@ -388,9 +388,7 @@ async def test_wait_for_a_request(setting: Setting, client: aiohttp.ClientSessio
     (await client.post(f"{setting.url}/keys/claim", data="x")).release()
     seen = await waiting
     assert (seen.method, seen.status, seen.json["body"]) == ("POST", 200, "x")
-    with pytest.raises(
-        ActionError, match=r"^alice: intercept /keys/claim: only 0 requests matched within 0.01 s"
-    ):
+    with pytest.raises(ActionError, match=r"^alice: intercept /keys/claim: no request matched within 0.01 s"):
         await setting.network.wait_for("/keys/claim", timeout=0.01)
 
 
@@ -659,8 +657,12 @@ async def test_a_proxy_that_is_killed(homeserver: str, tmp_path: Path, client: a
 
 
 async def test_a_recording_that_cannot_be_written(
-    proxy: RunningProxy, homeserver: str, tmp_path: Path
+    proxy: RunningProxy, homeserver: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(LabError, match=r"the network proxy cannot serve alice: .*No such file"):
-        async with case(proxy, homeserver, tmp_path / "none"):
-            pass
+    async with case(proxy, homeserver, tmp_path / "none") as found:
+        assert found.url == homeserver, "the test does not need the proxy"
+        sentence = "the network proxy cannot serve alice: .*No such file"
+        assert re.search(f"the requests of alice are not recorded: {sentence}", caplog.text)
+        found.network.use()
+        with pytest.raises(LabError, match=sentence):
+            await found.network.url_for(homeserver)
