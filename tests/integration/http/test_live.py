@@ -1,40 +1,16 @@
 """The pages in a real browser: they follow events, keep what the reader opened, and violate no policy."""
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-import pytest
-from playwright.async_api import Page, Route, async_playwright, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_path
 from trafficlight.results.events import Log
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
-
 TWO = "await alice.perform('one')\nawait alice.perform('two')"
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    """A page as wide as a phone, whose console must stay empty."""
-    complaints: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        opened = await browser.new_page(viewport={"width": 400, "height": 900})
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("console", lambda message: complaints.append(message.text))
-        yield opened
-        await browser.close()
-    # Of a wrong token, and of a field that a test has focused before the page could.
-    expected = ("the server responded with a status of 401", "Autofocus processing was blocked")
-    assert [text for text in complaints if not any(one in text for one in expected)] == []
 
 
 async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
@@ -99,6 +99,17 @@ def case_key(case_id: str) -> str:
 def case_path(session: str, case_id: str) -> str:
     """Return the path of a case's page."""
     return f"/status/{quote(session)}/case/{case_key(case_id)}"
+
+
+def files_path(session: str, name: str) -> str:
+    """Return the path of a file of a session's folder."""
+    return f"/status/{quote(session)}/files/{quote(name, errors='replace')}"
+
+
+def log_path(session: str, names: Iterable[str]) -> str:
+    """Return the path of the page that shows the lines of files."""
+    query = urlencode([("file", name) for name in names], errors="replace")
+    return f"/status/{quote(session)}/log?{query}"
 
 
 def case_of(cases: Iterable[CaseRecord], key: str) -> CaseRecord | None:
