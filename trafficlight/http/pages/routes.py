@@ -21,6 +21,7 @@ from trafficlight.http.pages.views import (
     case_of,
     case_page,
     case_path,
+    causes_of,
     files_path,
     history_view,
     log_path,
@@ -50,7 +51,6 @@ from trafficlight.http.security import (
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import FIELDS
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
 from trafficlight.results.reports.presentation import case_row, matrices, verdict
@@ -395,7 +395,7 @@ async def _status(id: str) -> Response:
                     reduced=record.strict and bool(record.reductions),
                 ),
                 cases=shown,
-                causes=causes(cases, since),
+                causes=causes_of(found.id, cases, since),
                 fields=list(FIELDS),
                 matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
                 href=lambda case: rooted(case_path(found.id, case)),
