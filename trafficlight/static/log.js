@@ -12,7 +12,6 @@
   const number = (row) => Number(row.id.slice(1));
   const first = () => number(box.firstElementChild);
   const last = () => number(box.lastElementChild);
-  const atEnd = () => box.scrollHeight - box.scrollTop - box.clientHeight < 40;
   let busy = false;
   if (!box.querySelector("[id]")) return;
 
@@ -116,16 +115,22 @@
 
   if (follow) {
     follow.parentElement.hidden = false;
-    follow.addEventListener("change", () => { if (follow.checked) box.scrollTop = box.scrollHeight; });
-    setInterval(() => {
+    const stop = () => { follow.checked = false; };
+    box.addEventListener("wheel", (event) => { if (event.deltaY < 0) stop(); }, { passive: true });
+    box.addEventListener("touchmove", stop, { passive: true });
+    box.addEventListener("keydown", (event) => { if (["ArrowUp", "PageUp", "Home"].includes(event.key)) stop(); });
+    const tail = async () => {
       if (!follow.checked || document.hidden) return;
-      alone(async () => {
-        const stay = !atEnd();
-        if (!stay && last() < Number(box.dataset.total) - PAGE) box.replaceChildren(...await load(Number(box.dataset.total) - PAGE + 1));
-        append(await load(last()));
-        if (!stay) box.scrollTop = box.scrollHeight;
+      await alone(async () => {
+        const rows = await load(last());
+        const end = Number(box.dataset.total) - PAGE + 1;
+        if (end > last()) box.replaceChildren(...await load(end));
+        else append(rows);
+        box.scrollTop = box.scrollHeight;
       });
-    }, FOLLOW);
+    };
+    follow.addEventListener("change", tail);
+    setInterval(tail, FOLLOW);
   }
   if (wanted()) show();
   else if ("end" in box.dataset) box.scrollTop = box.scrollHeight;

@@ -36,6 +36,28 @@ async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
+async def test_a_page_stays_with_its_session_and_what_the_reader_did_stays(
+    site: HttpHarness, page: Page
+) -> None:
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    session = await site.start(TWO)
+    message = await adapter.action()
+    await page.goto(f"{site.url}/status?q=alice:*")
+    await expect(page).to_have_url(f"{site.url}/status/{session.id}?q=alice:*")
+    button = page.get_by_role("button", name="Pause")
+    await button.focus()
+    await adapter.respond({"id": message["id"]})
+    message = await adapter.action()
+    await expect(page.locator("#adapters")).to_contain_text("two is outstanding", timeout=15_000)
+    await expect(button).to_be_focused()
+    newer = await site.start(TWO)
+    await adapter.respond({"id": message["id"]})
+    await ended(session)
+    await expect(page.locator("#sessions")).to_contain_text(newer.id, timeout=15_000)
+    await expect(page.locator("#head .over")).to_contain_text(session.id)
+
+
 async def test_long_words_do_not_push_a_page_sideways(site: HttpHarness, page: Page) -> None:
     """A label of 3,000 letters did, and the name of a measurement."""
     word = "W" * 3000
