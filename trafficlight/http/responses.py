@@ -109,7 +109,7 @@ def install(app: Quart) -> None:
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         # Pages only: files have ranges, and a stream is not complete.
-        if response.headers.get("Vary") == _VARY and "gzip" in request.accept_encodings:
+        if response.headers.get("Vary") == _VARY and request.accept_encodings.quality("gzip"):
             content = await response.get_data(as_text=False)
             if len(content) > _SMALL:
                 response.set_data(await asyncio.to_thread(gzip.compress, content, 3))
