@@ -19,6 +19,8 @@ class ServerInfo:
 
     :param log: its log file; None if there is none.
     :param federation: how the network proxy gets before it; None if the test does not break its federation.
+    :param shared: whether other cases have it, too.
+    :param log_start: the byte of its log at which the case began.
     """
 
     server_name: str
@@ -26,6 +28,8 @@ class ServerInfo:
     version: str = ""
     log: Path | None = None
     federation: FederationPort | None = None
+    shared: bool = False
+    log_start: int = 0
 
 
 @dataclass(frozen=True, slots=True)

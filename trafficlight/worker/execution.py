@@ -351,6 +351,8 @@ class _Execution:
                 name=role,
                 version=facts.version,
                 log=facts.log,
+                log_start=facts.log_start,
+                shared=facts.shared,
                 link=self._link,
             )
             given[role].join(self._network)
@@ -435,13 +437,14 @@ class _Execution:
         for one in clients:
             if one.name not in proxied.values():
                 proxied.pop(one.user_id, None)  # another device of the user, whose requests look the same
-        logs = [one.log for one in roles.values() if isinstance(one, HomeServer) and one.log]
+        servers = [one for one in roles.values() if isinstance(one, HomeServer)]
+        logs = [(one.log, one.log_start) for one in servers if one.log]
         if not proxied or not logs:
             return verdict
         notes = []
-        for log in logs:
+        for log, start in logs:
             with contextlib.suppress(OSError):
-                for user, requests in (await asyncio.to_thread(requests_past, log, proxied)).items():
+                for user, requests in (await asyncio.to_thread(requests_past, log, proxied, start)).items():
                     more = f" and {count(len(requests) - 1, 'other request')}" if requests[1:] else ""
                     notes.append(f"{proxied[user]} bypassed the network proxy: {requests[0]}{more}")
         for note in notes:
