@@ -45,6 +45,12 @@ REQUESTS = (
 )
 """Which recorded requests of clients are asked for."""
 
+MOMENT = (
+    Query("at", "Show what was said within a second of this moment, in seconds.", {"type": "number"}),
+    Query("attempt", "The number of the attempt that `at` means; the latest by default.", {"type": "string"}),
+)
+"""Of which moment of an attempt is asked what was said."""
+
 
 @dataclass(frozen=True, slots=True)
 class ResponseSpec:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from quart import Response, request
 
-from trafficlight.http.responses import FILE_POLICY, ApiError
+from trafficlight.http.responses import FILE_POLICY, REPORT_POLICY, ApiError
 from trafficlight.results.reports.presentation import TEXT_SUFFIXES
 
 _CHUNK = 256 << 10  # bytes per read
@@ -64,6 +64,13 @@ async def serve(path: Path, *, media_type: str | None = None) -> Response:
     except BaseException:
         file.close()
         raise
+
+
+async def serve_report(path: Path) -> Response:
+    """Return the response for ``report.html``, which the lab itself wrote: browsers show it."""
+    response = await serve(path, media_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = REPORT_POLICY
+    return response
 
 
 def _response(file: BinaryIO, headers: dict[str, str]) -> Response:

@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as Redirect
 from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import Login
 from trafficlight.http.api.operations import unready
-from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
+from trafficlight.http.api.specs import MOMENT, REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files, logs
 from trafficlight.http.pages.views import (
     Address,
@@ -43,7 +43,7 @@ from trafficlight.http.requests import (
     session_folder,
     session_id,
 )
-from trafficlight.http.responses import REPORT_POLICY, ApiError, rendered, rooted, unless_known
+from trafficlight.http.responses import ApiError, rendered, rooted, unless_known
 from trafficlight.http.security import (
     LOGIN_TIME,
     constant_time_equal,
@@ -88,10 +88,6 @@ _LIST = (
         {"type": "string"},
     ),
     Query("page", "The page of the list, from 1.", {"type": "string"}),
-)
-_CURSOR = (
-    Query("at", "Show what was said within a second of this moment, in seconds.", {"type": "number"}),
-    Query("attempt", "The number of the attempt that `at` means; the latest by default.", {"type": "string"}),
 )
 _TEXT = {"type": "string"}
 _PAGE = ResponseSpec("The page.", media_type="text/html")
@@ -195,9 +191,7 @@ async def case_by_id(session: str) -> Redirect:
 
 
 @blueprint.get("/status/<session>/case/<key>")
-@OperationSpec(
-    "Pages", {200: _PAGE, 304: _SAME}, (400, 401, 404), query=(*REQUESTS, *_CURSOR), guard="people"
-)
+@OperationSpec("Pages", {200: _PAGE, 304: _SAME}, (400, 401, 404), query=(*REQUESTS, *MOMENT), guard="people")
 async def case(session: str, key: str) -> Response:
     """Show a case: its attempts with timeline, log, traceback and files, and the requests of its clients.
 
@@ -284,11 +278,7 @@ async def file(session: str, name: str) -> Response:
     """Return a file of a session's folder, or the requested range of it."""
     folder = await session_folder(session)
     path = await asyncio.to_thread(files.find, folder, name)
-    if name != "report.html":
-        return await files.serve(path)
-    response = await files.serve(path, media_type="text/html; charset=utf-8")
-    response.headers["Content-Security-Policy"] = REPORT_POLICY
-    return response
+    return await (files.serve_report(path) if name == "report.html" else files.serve(path))
 
 
 @blueprint.get("/status/<session>/log")
