@@ -21,7 +21,7 @@ DOUBLES = (
 
 @pytest.fixture
 async def still(page: Page) -> Page:
-    """A page that does not follow what happens: it would reload itself while the test goes to the next one."""
+    """A page that does not follow what happens: it would reload itself while the test goes on."""
     await page.route(
         "**/static/live.js", lambda route: route.fulfill(body="", content_type="text/javascript")
     )
@@ -67,9 +67,7 @@ async def faults(page: Page, urls: list[str]) -> list[str]:
             for width in (1440, 400):
                 await page.set_viewport_size({"width": width, "height": 900})
                 await page.goto(url)
-                await page.evaluate(
-                    "document.querySelectorAll('details').forEach(one => { one.open = true; })"
-                )
+                await page.evaluate(OPENED)
                 results = await Axe().run(page)
                 found += [
                     f"{url} {scheme} {width}: {one['id']} {node['html'][:200]} {node['failureSummary']}"
