@@ -360,10 +360,11 @@ class Settings(BaseModel):
         description="Whether unsupported cases, warnings and unexpected successes make the exit code 3.",
     )
     record_traffic: Literal["always", "failures", "never"] = Field(
-        default="never",
-        description="Whether the requests of clients go through a proxy that records them: `always`,"
-        " `failures` (the recordings of cases that succeed are removed) or `never`, but for tests that use"
-        " the network of a client. Only for homeservers on this machine.",
+        default="failures",
+        description="Whether the requests of clients go through a proxy that records them: `failures` (the"
+        " recordings of cases that succeed are removed), `always`, or `never`, except for tests that use the"
+        " network of a client. Only for clients and homeservers on this machine, and for those of"
+        " `SERVER_OVERRIDES` only with `always`.",
     )
     rerun_interrupted: bool = Field(
         default=True,

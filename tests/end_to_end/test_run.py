@@ -72,6 +72,16 @@ def test_what_a_client_cannot_do_is_a_failure_that_names_the_action(demonstratio
     assert "M_FORBIDDEN" in message
 
 
+def test_only_cases_that_did_not_succeed_have_their_traffic(demonstration: "Running") -> None:
+    recordings = [str(path) for path in demonstration.session().glob("cases/**/network.har")]
+
+    assert len([path for path in recordings if "WrongExpectation" in path]) == 2
+    (refused,) = (path for path in recordings if "ClientActionFails" in path)
+    entries = json.loads(Path(refused).read_bytes())["log"]["entries"]
+    assert 403 in [one["response"]["status"] for one in entries]
+    assert not [path for path in recordings if "SendMessages" in path or "ManyMessages" in path]
+
+
 def test_an_adapter_that_is_killed_is_an_error_that_names_it(demonstration: "Running") -> None:
     case = _case(demonstration, "DyingAdapter")
     message, _ = _result(case, junitparser.Error)

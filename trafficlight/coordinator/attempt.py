@@ -14,7 +14,7 @@ from trafficlight.clients.base import ServerOperation
 from trafficlight.clock import Clock, race
 from trafficlight.coordinator.adapter import Adapter, Lease
 from trafficlight.coordinator.channel import ActionResult, AdapterFailure
-from trafficlight.coordinator.network import NetworkProxy, RunningProxy
+from trafficlight.coordinator.network import NetworkProxy, RunningProxy, unrecorded
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.errors import (
@@ -191,7 +191,8 @@ class Attempt:
             servers = await self._deploy(stack)
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
-        deadlines = self.resources.deadlines
+        deadlines, network = self.resources.deadlines, self.resources.network
+        record = "never" if network is None or network.failed else self.resources.record
         assignment = Assignment(
             case=self.case,
             attempt=self.waiting.attempt,
@@ -200,7 +201,8 @@ class Attempt:
             servers=servers,
             case_deadline=self.case.timeout or deadlines.case,
             teardown_deadline=deadlines.teardown,
-            record=self.resources.record,
+            record=record,
+            unrecorded=unrecorded(record, self.adapters, self.servers.values()),
             nodes=tuple(nodes),
             mark=mark,
         )
@@ -232,6 +234,8 @@ class Attempt:
         }
         if not specs:
             return {}
+        if self.resources.network is not None and self.resources.record != "never":
+            self.resources.network.start_ahead()
         try:
             await asyncio.to_thread(self.folder.create, specs)
         except OSError as error:

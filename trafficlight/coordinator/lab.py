@@ -124,8 +124,6 @@ class Lab:
             nodes = await stack.enter_async_context(cluster)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
-            if settings.record_traffic != "never":
-                network.start_ahead()
             recovered = RecoveredState()
             if resumable:
                 directory = open_state_directory(root)

@@ -44,6 +44,8 @@ class Assignment:
     :param case_deadline: seconds for set-up and test together.
     :param teardown_deadline: seconds for the tear-down after that.
     :param record: of which attempts the clients' traffic is recorded: ``always``, ``failures`` or ``never``.
+    :param unrecorded: roles of clients and base URLs of homeservers of which it is not, unless the test uses
+        the network of the client.
     :param nodes: the nodes of a cluster that its services may use.
     :param mark: unique to the attempt; marks what it starts on nodes.
     """
@@ -56,6 +58,7 @@ class Assignment:
     case_deadline: float = 300.0
     teardown_deadline: float = 30.0
     record: str = "never"
+    unrecorded: tuple[str, ...] = ()
     nodes: tuple[NodeAddress, ...] = ()
     mark: str = ""
 

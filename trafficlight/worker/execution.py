@@ -152,6 +152,7 @@ class _Execution:
         self._network = CaseNetwork(
             link.network,
             record=assignment.record != "never",
+            unrecorded=assignment.unrecorded,
             recording=self._recording,
             on_change=lambda role, rule, active: emit(NetworkChanged(role=role, rule=rule, active=active)),
         )
@@ -430,7 +431,8 @@ class _Execution:
         proxied = {
             one.user_id: one.name
             for one in clients
-            if one.network.exclusive or isinstance(one.homeserver, NetworkProxyClient)
+            if isinstance(one.homeserver, NetworkProxyClient)
+            or (one.network.exclusive and (one.network.used or self._assignment.record == "always"))
         }
         for one in clients:
             if one.name not in proxied.values():
@@ -454,7 +456,7 @@ class _Execution:
 
     async def _keep_recordings(self, state: State) -> None:
         """Attach the recordings of the clients' traffic, or remove them where no one needs them."""
-        keep = self._assignment.record == "always" or state is not State.SUCCESS
+        keep = self._assignment.record == "always" or state not in (State.SUCCESS, State.SKIPPED)
         for path, role in self._network.recordings.items():
             try:
                 if not keep:
