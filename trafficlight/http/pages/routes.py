@@ -22,6 +22,7 @@ from trafficlight.http.pages.views import (
     case_page,
     case_path,
     history_view,
+    progress_of,
     session_row,
     snapshot,
 )
@@ -330,6 +331,9 @@ async def _status(id: str) -> Response:
                 state=state,
                 events=events,
                 record=record,
+                progress=""
+                if over or record.started is None
+                else progress_of(shown, (now - record.started).total_seconds()),
                 changes=changes,
                 before=next(iter(ids[ids.index(found.id) + 1 :]), "") if found.id in ids else "",
                 result=verdict(
