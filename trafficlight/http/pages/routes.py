@@ -29,6 +29,7 @@ from trafficlight.http.pages.views import (
     history_view,
     log_path,
     neighbours,
+    progress_of,
     session_row,
     snapshot,
 )
@@ -420,6 +421,9 @@ async def _status(id: str) -> Response:
                 state=state,
                 events=events,
                 record=record,
+                progress=""
+                if over or record.started is None
+                else progress_of(shown, (now - record.started).total_seconds()),
                 changes=changes,
                 before=next(iter(ids[ids.index(found.id) + 1 :]), "") if found.id in ids else "",
                 result=verdict(
