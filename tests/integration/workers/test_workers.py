@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,21 @@ async def test_one_that_dies_while_it_is_idle(
     assert verdict.state is State.SUCCESS or "signal 9" in verdict.message
     await fine(pool)
     assert process.pid not in pool.pids
+
+
+async def test_workers_are_forked_by_one_process_which_is_replaced_when_it_has_died(
+    bench: "WorkerHarness", link: "FakeLink", fine: "Fine", open_pool: "OpenPool"
+) -> None:
+    async with open_pool(ready=2) as pool:
+        first, second = await pool.acquire(None), await pool.acquire(None)
+        (forker,) = {psutil.Process(one.pid).ppid() for one in (first, second)}
+        assert forker != os.getpid()
+        os.kill(forker, signal.SIGKILL)
+        for worker in (first, second):
+            assert await worker.exit_code() == -signal.SIGKILL, "the kernel ends them with it"
+            await pool.release(worker)
+        await fine(pool)
+        assert psutil.Process(pool.pids[0]).ppid() != forker
 
 
 async def test_the_death_of_an_idle_child_is_not_the_exit_of_the_next_process(
