@@ -10,7 +10,6 @@ worker exits when the coordinator closes its socket.
 import faulthandler
 import gc
 import importlib
-import json
 import logging
 import mmap
 import os
@@ -31,7 +30,7 @@ from trafficlight import forking
 from trafficlight.pdeathsig import die_with, prctl
 from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.model import Case
-from trafficlight.worker.messages import prepare
+from trafficlight.worker.messages import case_from_json, case_to_json, prepare
 from trafficlight.worker.process import IMPORTED_NIO, dump_stacks, exit_now, serve
 
 EXIT_CODE = struct.Struct("i")
@@ -50,10 +49,7 @@ def request_process(control: socket.socket, fd: int, case: Case | None) -> None:
     :param fd: the socket for the process.
     :param case: what the process will run, so that its file is imported ahead; None for other work.
     """
-    request = _ANY
-    if case is not None:
-        names = ("id", "suite", "path", "file", "class_name", "method", "line", "overrides")
-        request = json.dumps({name: getattr(case, name) for name in names}, default=str).encode()
+    request = _ANY if case is None else case_to_json(case)
     socket.send_fds(control, [request if len(request) <= _REQUEST else _ANY], [fd])
 
 
@@ -63,8 +59,7 @@ def _file_of(request: bytes) -> Path | None:
 
 
 def _case_of(request: bytes) -> Case | None:
-    content = json.loads(request)
-    return Case(**{**content, "path": Path(content["path"])}) if content else None
+    return case_from_json(request) if request != _ANY else None
 
 
 class _Worker:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from trafficlight import errors
 from trafficlight.protocol import JsonObject
+from trafficlight.suites.model import Case
 from trafficlight.suites.planning import FileRequest, FileResult
 from trafficlight.text import EVENT_LIMIT, first_problem, truncate
 from trafficlight.worker.assignment import Assignment, Verdict
@@ -233,9 +234,20 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
+def case_to_json(case: Case) -> bytes:
+    """Return a case as JSON, from which :func:`case_from_json` makes it again."""
+    return json.dumps(case, default=_encoded).encode()
+
+
+def case_from_json(raw: bytes) -> Case:
+    """Return the case that :func:`case_to_json` was given."""
+    case: Case = _adapter(Case).validate_python(json.loads(raw))
+    return case
+
+
 def prepare() -> None:
     """Do ahead what the first message of each kind would have to wait for."""
-    for kind in _TO_WORKER.values():
+    for kind in (*_TO_WORKER.values(), Case):
         _adapter(kind)
 
 

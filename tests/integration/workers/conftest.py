@@ -19,6 +19,7 @@ from trafficlight.protocol import JsonObject
 from trafficlight.results.events import Log, Measurement, State, TestEvent
 from trafficlight.suites.model import Case
 from trafficlight.suites.planning import plan
+from trafficlight.suites.selection import Selection
 from trafficlight.worker.assignment import Assignment, Verdict
 
 PRELUDE = (
@@ -88,12 +89,15 @@ class WorkerHarness:
         )
         return self.attempt(found, clients=clients, case=case, teardown=teardown)
 
-    def cases(self, text: str) -> tuple[Case, ...]:
-        """Return the cases of a test file with this text, after the imports."""
+    def cases(self, text: str, client_names: tuple[str, ...] = ()) -> tuple[Case, ...]:
+        """Return the cases of a test file with this text, after the imports.
+
+        :param client_names: what fills roles for any Matrix client.
+        """
         self.attempts += 1
         path = self.folder / f"bench{self.attempts}_test.py"
         path.write_text(PRELUDE + textwrap.dedent(text))
-        planned = plan([path], directory=self.folder)
+        planned = plan([path], Selection(client_types=list(client_names)), directory=self.folder)
         assert not planned.problems, planned.problems
         return planned.cases
 

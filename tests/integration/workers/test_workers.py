@@ -98,6 +98,33 @@ async def test_a_worker_forks_a_process_for_each_attempt(
     assert len(pool.pids) == 1
 
 
+async def test_a_file_is_imported_once_for_cases_of_chosen_clients(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+) -> None:
+    """Without what chose them, their ids are not found again, and each process imported the file itself."""
+    (case,) = bench.cases(
+        """
+        from trafficlight.client_types import AnyMatrixClient
+
+        IMPORTED_BY = os.getpid()
+
+        class T(Test):
+            clients = {"alice": AnyMatrixClient}
+
+            async def run(self, alice):
+                self.record("importer", IMPORTED_BY)
+                self.record("own", os.getpid())
+        """,
+        ("js-sdk",),
+    )
+    for _ in range(2):
+        verdict = await pool.execute(bench.attempt(case, clients=("alice",)), link)
+        assert verdict.state is State.SUCCESS, verdict
+    importer, first, importer_of_second, second = link.values
+    assert importer == importer_of_second
+    assert len({importer, first, second}) == 3
+
+
 async def test_one_that_dies_while_it_is_idle(
     pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", fine: "Fine"
 ) -> None:

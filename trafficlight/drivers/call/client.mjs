@@ -136,7 +136,9 @@ export class Client extends User {
     }
 
     async #lobby() {
-        await this.#until((join) => app.shows(join), JOIN, "the lobby");
+        // Who joins before the devices are known joins without them.
+        const ready = (join) => app.shows(join) && app.on("mute") && app.on("videomute");
+        await this.#until(ready, JOIN, "the lobby with microphone and camera");
     }
 
     #click(control) {
