@@ -40,9 +40,10 @@ def serve(run: Callable[[list[str], list[int]], object], die_with: Callable[[int
     signal.signal(signal.SIGCHLD, lambda *_: None)
     requests = socket.socket(fileno=os.dup(0))
     received, files = b"", list[int]()
+    sources: list[socket.socket | int] = [requests, woken]
     _send({"ready": True})
     while True:
-        readable, _, _ = select.select([requests, woken], [], [])
+        readable, _, _ = select.select(sources, [], [])
         if woken in readable:
             os.read(woken, 4096)
             _reap(children)

@@ -69,7 +69,7 @@ class WorkerProcess:
         with theirs:
             ours.setblocking(False)
             try:
-                process = await forker.start([str(memory)], Path.cwd(), output, [theirs.fileno()])
+                process = await forker.start([str(memory)], Path(), output, [theirs.fileno()])
             except DeployError as error:
                 ours.close()
                 raise WorkerDied(f"a worker did not start: {error}") from error
@@ -228,7 +228,8 @@ async def boot(log: Path) -> ForkServer:
     command = [sys.executable, "-P", "-m", "trafficlight.worker"]
     environment = {name: value for name, value in os.environ.items() if name != _NO_ASSERTIONS}
     try:
-        return await ForkServer.boot(command, log, environment)
+        # A test may keep the machine busy, and all cases would end with it.
+        return await ForkServer.boot(command, log, environment, patience=_START)
     except DeployError as error:
         raise WorkerDied(f"a worker did not start: {error}") from error
 

@@ -64,11 +64,15 @@ class ForkServer:
     """One fork server, started by :meth:`boot`. It is killed if it leaves a request unanswered.
 
     :param requests: our end of its standard input; not blocking.
+    :param patience: seconds for an answer; None for those that are usual.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, requests: socket.socket) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, requests: socket.socket, patience: float | None = None
+    ) -> None:
         self._process = process
         self._requests = requests
+        self._patience = _ANSWER_SECONDS if patience is None else patience
         self._killed = False
         self._ids = itertools.count(1)
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
@@ -84,13 +88,18 @@ class ForkServer:
 
     @classmethod
     async def boot(
-        cls, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+        cls,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        patience: float | None = None,
     ) -> "ForkServer":
         """Start a fork server and return when it has imported everything.
 
         :param command: the command line; this process's id is appended.
         :param log: the file for its own output.
         :param environment: its environment; by default that of other child processes.
+        :param patience: seconds for an answer; None for those that are usual.
         :raises DeployError: it did not become ready; carries its output.
         """
         try:
@@ -116,7 +125,7 @@ class ForkServer:
         except BaseException:
             ours.close()
             raise
-        server = cls(process, ours)
+        server = cls(process, ours, patience)
         waiting = asyncio.create_task(server._ready.wait())
         try:
             await asyncio.wait(
@@ -164,13 +173,15 @@ class ForkServer:
         if sent < len(line):
             self._kill()
             return None
-        self._deadlines[number] = asyncio.get_running_loop().call_later(_ANSWER_SECONDS, self._expire)
+        self._deadlines[number] = asyncio.get_running_loop().call_later(self._patience, self._expire)
         return number
 
     async def close(self) -> None:
         """Stop it and all of its children. Idempotent."""
         if self._process.returncode is None:
             self._requests.close()  # it kills its children and exits
+            if not self._ready.is_set():
+                self._kill()
             try:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._process.wait()
@@ -183,7 +194,7 @@ class ForkServer:
     def _expire(self) -> None:
         logger.warning(
             "the fork server did not answer within %g s and is killed, with its %d children",
-            _ANSWER_SECONDS,
+            self._patience,
             len(self._children),
         )
         self._kill()
