@@ -289,10 +289,11 @@ async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
 
 
 async def test_one_that_came_for_a_case_that_was_called_off_serves_the_next(
-    open_pool: "OpenPool", fine: "Fine"
+    monkeypatch: pytest.MonkeyPatch, open_pool: "OpenPool", fine: "Fine"
 ) -> None:
     async with open_pool(ready=0) as pool:
         worker = await pool.acquire(None)
+        monkeypatch.setattr(pool, "_start_as_needed", lambda: None)  # no other worker comes first
         first, second = (asyncio.create_task(pool.acquire(None)) for _ in range(2))
         await asyncio.sleep(0)
         await pool.release(worker)
