@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from trafficlight.config import load
-from trafficlight.errors import UsageError
+from trafficlight.results.catalog import named_session
 from trafficlight.results.history.changes import compare_folders
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.changes import change_lines
@@ -27,19 +27,9 @@ def command(before: str, after: str, results: Path | None, kind: str) -> int:
     Exit code: 1 if there are new failures, else 0; 2 if there is no such session.
     """
     root = load({"results_folder": results}).results_root
-    changes = compare_folders(_folder(before, root), _folder(after, root))
+    changes = compare_folders(named_session(before, root), named_session(after, root))
     if kind == "json":
         click.echo(changes.model_dump_json(indent=2))
     else:
         click.echo("\n".join(change_lines(changes, known=True)))
     return int(ExitCode.FAILURE if changes.of("new") else ExitCode.SUCCESS)
-
-
-def _folder(name: str, root: Path) -> Path:
-    """Return the folder of a session that an argument names."""
-    for path in (Path(name), root / name):
-        for folder in (path, path / "latest"):
-            if (folder / "events.jsonl").exists():
-                return folder.resolve()
-    where = f"{root} has no such session" if root.is_dir() else f"there is no results folder {root}"
-    raise UsageError(f"{name} is not the folder of a session, and {where}")

@@ -6,6 +6,7 @@ import click
 
 from trafficlight.config import load
 from trafficlight.errors import UsageError
+from trafficlight.results.catalog import named_session
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.history.changes import read_changes
 from trafficlight.results.journal import is_written, read_events
@@ -21,9 +22,8 @@ from trafficlight.text import escape_control
 
 
 @click.command("report")
-@click.argument(
-    "results_folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
-)
+@click.argument("session", default="")
+@click.option("--results", type=click.Path(path_type=Path), help="The folder of all sessions' results.")
 @click.option(
     "--format",
     "kind",
@@ -45,14 +45,21 @@ from trafficlight.text import escape_control
     "--between", default="", help="Of requests: only those sent in these seconds of the timeline: 12.1:13.4."
 )
 def command(
-    results_folder: Path | None, kind: str | None, query: str, text: str, role: str, between: str
+    session: str,
+    results: Path | None,
+    kind: str | None,
+    query: str,
+    text: str,
+    role: str,
+    between: str,
 ) -> None:
     """Rebuild the reports of a session from its events, also after a crash.
 
-    RESULTS_FOLDER is the folder of a session, or a results folder for its latest session. Default: the
-    setting RESULTS_FOLDER.
+    SESSION is the id of a session, or a folder: of a session, or a results folder for its latest session.
+    Default: the latest session.
     """
-    folder = ResultsFolder.open(_session(results_folder))
+    root = load({"results_folder": results}).results_root
+    folder = ResultsFolder.open(named_session(session or str(root), root))
     try:
         record = SessionRecord.replay(read_events(folder.events))
     except OSError as error:
@@ -98,13 +105,3 @@ def _show_requests(
                 click.echo(escape_control("\n".join(render_exchanges(rows))))
     if not shown:
         raise UsageError("there are no such requests: RECORD_TRAFFIC says of which cases they are recorded")
-
-
-def _session(given: Path | None) -> Path:
-    root = given if given is not None else load().results_root
-    if (root / "events.jsonl").exists():
-        return root
-    for link in ("latest", "current"):
-        if (root / link / "events.jsonl").exists():
-            return root / link
-    raise click.UsageError(f"{root} is not the folder of a session: it has no events.jsonl and no latest")

@@ -210,6 +210,21 @@ def session_in(folder: Path) -> Path | None:
     return next((one for one in found if (one / "events.jsonl").is_file()), None)
 
 
+def named_session(name: str, root: Path) -> Path:
+    """Return the folder of a session that a command line names.
+
+    :param name: the id of a session, ``latest``, or a folder: of a session, or of results, for its latest.
+    :param root: the results folder of sessions that are named by their ids.
+    :raises UsageError: there is no such session.
+    """
+    for path in (Path(name), root / name):
+        for folder in (path, path / "latest", path / "current"):
+            if (folder / "events.jsonl").exists():
+                return folder.resolve()
+    where = f"{root} has no such session" if root.is_dir() else f"there is no results folder {root}"
+    raise UsageError(f"{name} is not the folder of a session, and {where}")
+
+
 def read_durations(log: Path) -> dict[str, float]:
     """Return the seconds that each case of a session took, all attempts together.
 

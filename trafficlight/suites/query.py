@@ -59,6 +59,8 @@ PLANNED: Mapping[str, Field] = {
     "test": Field("the class, or class and method, as in ids"),
     "client": Field("the client type in any role"),
     "server": Field("the server type in any role"),
+    "clients": Field("the client types of all roles in their order, as in `Nio+HydrogenWeb`"),
+    "servers": Field("the server types of all roles in their order"),
 }
 """What is known of a case before it runs, besides its roles and parameters."""
 
@@ -131,6 +133,12 @@ def planned_values(
     yield "test", suite.rpartition("::")[2]
     for name, value in parameters.items():
         yield name, value if isinstance(value, str) else json.dumps(value)
+
+
+def joined(types: Iterable[str]) -> Sequence[str]:
+    """Return the value of `clients` or `servers`: the types of all roles; none without a role."""
+    text = "+".join(types)
+    return (text,) if text else ()
 
 
 def quoted(name: str, value: str) -> str:

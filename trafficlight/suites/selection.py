@@ -14,7 +14,7 @@ from trafficlight.errors import NothingLeftError, UsageError
 from trafficlight.server_types import ServerType, server_types_of
 from trafficlight.suites.case_ids import base_id, moved_to
 from trafficlight.suites.model import Case
-from trafficlight.suites.query import WORDS, Lookup, parse, planned_values
+from trafficlight.suites.query import WORDS, Lookup, joined, parse, planned_values
 from trafficlight.suites.sharding import assign_shards, digest
 from trafficlight.suites.yaml_files import BUILT_IN_FAILURES, FAILED_CASES, ExpectedFailure, read_yaml, texts
 from trafficlight.text import count, first_problem
@@ -203,6 +203,8 @@ def _lookup(case: Case) -> Lookup:
             return (case.id,)
         clients = {role: kind.type_name for role, kind in case.clients.items()}
         servers = {role: slot.type_name for slot in case.servers for role in slot.roles}
+        if name in ("clients", "servers"):
+            return joined((clients if name == "clients" else servers).values())
         every = planned_values(case.suite, case.file, clients, servers, case.parameters)
         return [value for key, value in every if key == name] or None
 

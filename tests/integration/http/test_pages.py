@@ -200,7 +200,7 @@ async def test_pages_hold_no_inline_script_or_style(site: HttpHarness) -> None:
         assert answer.headers["X-Frame-Options"] == "DENY"
 
 
-@pytest.mark.parametrize("asset", ["pages.css", "live.js", "forms.js", "icon.svg"])
+@pytest.mark.parametrize("asset", ["pages.css", "live.js", "forms.js", "grid.js", "icon.svg"])
 async def test_assets_come_from_here(site: HttpHarness, asset: str) -> None:
     answer = await site.get(f"/static/{asset}")
     assert answer.status == 200

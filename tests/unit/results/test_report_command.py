@@ -105,10 +105,20 @@ def test_without_a_folder_the_latest_is_meant(finished: Path, monkeypatch: pytes
     assert "2026-11-21--001" in _run("--format", "text")
 
 
+def test_a_session_is_named_as_for_diff(finished: Path) -> None:
+    """`report latest` said that the directory 'latest' does not exist."""
+    results = ("--results", str(finished.parent))
+    for name in ("latest", finished.name, str(finished), str(finished.parent)):
+        shown = _run(name, *results, "--filter", "state:failure")
+        assert "0 success · 1 failure" in shown, name
+        assert shown.rstrip().endswith("2026-11-21--001"), name
+
+
 def test_what_is_not_a_session(tmp_path: Path) -> None:
-    result = CliRunner().invoke(command, [str(tmp_path)])
-    assert result.exit_code == 2
-    assert "has no events.jsonl" in result.output
+    with pytest.raises(UsageError, match="is not the folder of a session, and there is no results folder"):
+        CliRunner().invoke(
+            command, [str(tmp_path), "--results", str(tmp_path / "none")], catch_exceptions=False
+        )
     (tmp_path / "events.jsonl").touch()
     result = CliRunner().invoke(command, [str(tmp_path)])
     assert result.exit_code == 1

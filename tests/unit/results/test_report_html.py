@@ -6,7 +6,6 @@ import pytest
 
 from trafficlight.results.events import CaseWaits, Expected, Log, Measurement, Problem, Upload
 from trafficlight.results.reports.html import report_html
-from trafficlight.results.reports.presentation import matrices
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
@@ -150,24 +149,12 @@ def test_thousands_of_successes_stay_readable(lab: "Lab") -> None:
     assert len(_page(lab).ids) == len(set(_page(lab).ids))
 
 
-def test_the_matrix_has_a_table_for_every_set_of_roles(lab: "Lab") -> None:
+def test_the_heat_map_links_to_cases_without_a_script(lab: "Lab") -> None:
     lab.start()
-    for alice in ("Nio", "Web"):
-        for server in ("Synapse", "Dendrite"):
-            for size in (1, 2):
-                case_id = lab.plan({"alice": alice}, {"server": server}, parameters={"size": size})
-                lab.run(case_id, "failure" if (alice, server, size) == ("Web", "Synapse", 2) else "success")
-    lab.run(lab.plan({"alice": "Nio"}, {"server": "Dendrite"}, suite="b_test.py::B"))
-    lab.plan({}, {}, suite="c_test.py::C")
-    first, second = matrices(lab.record.cases.values(), over=True)
-    assert first.roles == ("alice", "server")
-    assert first.columns == [("Nio", "Synapse"), ("Nio", "Dendrite"), ("Web", "Synapse"), ("Web", "Dendrite")]
-    assert [(heading.name, heading.span) for heading in first.headings[0]] == [("Nio", 2), ("Web", 2)]
-    assert [heading.name for heading in first.headings[1]] == ["Synapse", "Dendrite"] * 2
-    cells = first.rows[0].cells
-    assert [cell.status if cell else None for cell in cells] == ["success", "success", "failure", "success"]
-    assert cells[2] is not None
-    assert cells[2].case.parameters == {"size": 2}
-    assert [cell is not None for cell in first.rows[1].cells] == [False, True, False, False]
-    assert first.edges == {0, 2}
-    assert (second.roles, second.columns, second.headings) == ((), [()], [])
+    for bob in ("Nio", "Web"):
+        lab.run(lab.plan({"alice": "Nio", "bob": bob}), "failure" if bob == "Web" else "success", "no")
+    page = _page(lab)
+    assert "Who talks to whom" in page.text
+    assert "Tests and clients" in page.text
+    assert page.text.index("Causes") < page.text.index("Who talks to whom") < page.text.index("Cases")
+    assert page.links.count("#case-2") > page.links.count("#case-1") > 1

@@ -15,6 +15,7 @@ from trafficlight.http.api.bodies import Login
 from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files
 from trafficlight.http.pages.views import (
+    Address,
     adapter_rows,
     attempt_views,
     case_of,
@@ -49,8 +50,9 @@ from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import FIELDS
+from trafficlight.results.reports.heatmap import View, heat_map
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
-from trafficlight.results.reports.presentation import case_row, matrices, verdict
+from trafficlight.results.reports.presentation import case_row, verdict
 
 blueprint = Blueprint("pages", __name__)
 #: The style sheet and the script. They require no token, because the login page needs them.
@@ -62,7 +64,6 @@ _SESSIONS = 20  # listed on the status page
 _SESSIONS_PAGE = 50  # sessions per page of the list
 # What /status/junit.xml is before the first session.
 _EMPTY_JUNIT = JunitDocument(SessionRecord(), JunitStyle(Path())).to_bytes(running=True)
-_CELLS = 5_000  # with more cases a matrix is not readable
 
 _LIST = (
     Query(
@@ -71,6 +72,12 @@ _LIST = (
     Query(
         "q",
         "Show only the cases that a query means, for example `bob:Hydrogen* undecryptable`.",
+        {"type": "string"},
+    ),
+    Query(
+        "map",
+        "How the heat map is arranged: `clients` or `tests`; `succeeds`, `p50`, `p95`, `flaky` or `changed`; "
+        "`families`, `folders`, `transposed`, `failed`; repeatable.",
         {"type": "string"},
     ),
     Query("page", "The page of the list, from 1.", {"type": "string"}),
@@ -294,8 +301,8 @@ def _number(name: str) -> int:
 
 async def _status(id: str) -> Response:
     lab = current_lab()
-    states, text = request.args.getlist("state"), request.args.get("q", "")[:1000].strip()
-    number, adapters = _number("page"), _adapters()
+    states, text = request.args.getlist("state"), request.args.get("q", "")[:4000].strip()
+    number, adapters, view = _number("page"), _adapters(), View.of(request.args.getlist("map"))
     ids = await lab.catalog.ids()
     latest = await lab.catalog.summaries(ids[:_SESSIONS])
     rows = [session_row(summary) for summary in latest]
@@ -308,10 +315,15 @@ async def _status(id: str) -> Response:
             changes = read_changes(found.folder)
             since = changes.since if changes else {}
             shown = case_page(cases, now, over=over, since=since, states=states, text=text, page=number)
+            kinds = {change.case: change.kind for change in changes.cases} if changes else None
+            matching = {case.id for case in shown.matching}
             return rendered(
                 "status.html",
                 **adapters,
                 rows=rows,
+                address=Address(
+                    rooted(f"/status/{quote(found.id)}"), states, "" if shown.problem else text, view.words
+                ),
                 states=states,
                 text=text,
                 session=found.id,
@@ -327,9 +339,13 @@ async def _status(id: str) -> Response:
                     reduced=record.strict and bool(record.reductions),
                 ),
                 cases=shown,
-                causes=causes(cases, since),
+                causes=[
+                    (cause, shared)
+                    for cause in causes(cases, since)
+                    if (shared := sum(case in matching for case in cause.cases))
+                ],
                 fields=list(FIELDS),
-                matrices=matrices(cases, over=over) if len(cases) <= _CELLS else None,
+                map=heat_map(shown.matching, view, over=over, changes=kinds),
                 href=lambda case: rooted(case_path(found.id, case)),
             )
 

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
@@ -78,14 +79,14 @@ class CasePage:
     """One page of the cases that match a filter.
 
     :ivar counts: the number of cases per status, regardless of the filter.
-    :ivar found: the number of cases that match.
+    :ivar matching: the cases that match, on all pages, in the order of the plan.
     :ivar problem: what is wrong with the filter; empty if nothing is.
     """
 
     rows: list[CaseRow]
     counts: dict[str, int]
     total: int
-    found: int
+    matching: list[CaseRecord]
     page: int
     pages: int
     problem: str
@@ -135,12 +136,62 @@ def case_page(
     if wanted:
         numbers = {POSITION[status] for status in wanted.intersection(MARKS)}
         found = [one for one in found if one[0] in numbers]
+    matches = [case for _, case in found]
     pages = max(1, -(-len(found) // _ROWS))
     page = min(max(1, page), pages)
     found.sort(key=lambda one: one[0])
     shown = found[(page - 1) * _ROWS : page * _ROWS]
     rows = [case_row(case, now, over=over) for _, case in shown]
-    return CasePage(rows, status_counts(cases, over=over), len(cases), len(found), page, pages, problem)
+    counts = status_counts(cases, over=over)
+    return CasePage(rows, counts, len(cases), matches, page, pages, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The address of a session's page: the filter of all its parts, and how its heat map is arranged.
+
+    :ivar path: with the path that the lab is below.
+    :ivar states: the statuses that are shown; empty for all.
+    :ivar text: a query.
+    :ivar view: of the heat map, as words.
+    """
+
+    path: str
+    states: Sequence[str] = ()
+    text: str = ""
+    view: Sequence[str] = ()
+
+    def page(self, number: int = 1) -> str:
+        """Return the URL of a page of the list."""
+        pairs = [("state", state) for state in self.states] + [("q", self.text)] * bool(self.text)
+        pairs += [("map", word) for word in self.view]
+        pairs += [("page", str(number))] if number > 1 else []
+        query = urlencode(pairs, safe=":*", errors="replace")
+        return f"{self.path}?{query}#cases" if query else f"{self.path}#cases"
+
+    def of_state(self, *states: str) -> str:
+        """Return the URL for other statuses."""
+        return replace(self, states=states).page()
+
+    def narrowed(self, query: str) -> str:
+        """Return the URL for those of the cases that a query means as well."""
+        if query in self.text or not query:
+            return self.page()
+        before = f"({self.text})" if re.search(r"\bor\b", self.text) else self.text
+        return replace(self, text=f"{before} {query}".strip()).page()
+
+    def arranged(self, view: Sequence[str]) -> str:
+        """Return the URL for another arrangement of the heat map."""
+        return replace(self, view=view).page().removesuffix("cases") + "map"
+
+    @property
+    def query(self) -> str:
+        """The whole filter as one query, for the command line."""
+        states = " or ".join(f"state:{state.replace(' ', '-')}" for state in self.states)
+        both = bool(states and self.text)
+        states = f"({states})" if both and len(self.states) > 1 else states
+        text = f"({self.text})" if both and re.search(r"\bor\b", self.text) else self.text
+        return f"{states} {text}".strip()
 
 
 def session_row(summary: SessionSummary) -> SessionRow:

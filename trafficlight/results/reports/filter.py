@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.reports.causes import cause_of, factors_of
 from trafficlight.results.reports.presentation import MARKS, display_status, why
-from trafficlight.suites.query import PLANNED, Field, Lookup, parse
+from trafficlight.suites.query import PLANNED, Field, Lookup, joined, parse
 
 FIELDS: Mapping[str, Field] = {
     **PLANNED,
@@ -53,6 +53,10 @@ def _lookup(case: CaseRecord, since: Mapping[str, str], *, over: bool) -> Lookup
                 return (cause_of(case),)
             case "since":
                 return (since.get(case.id, ""),)
+            case "clients":
+                return joined(case.clients.values())
+            case "servers":
+                return joined(case.servers.values())
             case "seconds":
                 return (case.seconds,)
             case "attempts":

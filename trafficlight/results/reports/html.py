@@ -9,6 +9,7 @@ from trafficlight.results.case import CaseRecord
 from trafficlight.results.history.changes import Changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
+from trafficlight.results.reports.heatmap import MEASURES, HeatMap, View, heat_map
 from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
     POSITION,
@@ -16,7 +17,6 @@ from trafficlight.results.reports.presentation import (
     CaseRow,
     attempt_view,
     case_row,
-    matrices,
     recorded_files,
     render,
     status_counts,
@@ -73,13 +73,30 @@ def report_html(
             reduced=record.strict and bool(record.reductions),
         ),
         counts=counts,
-        causes=causes(cases, changes.since if changes else None),
-        matrices=matrices(cases, over=over),
+        causes=[(cause, len(cause.cases)) for cause in causes(cases, changes.since if changes else None)],
+        maps=_maps(cases, changes, over=over),
+        measures=MEASURES,
         troubled=[rows[case.id] for case in ordered if rows[case.id].status in ("failure", "error")],
         suites=suites,
         href=lambda case: f"#{anchors[case]}",
         url=_url,
     )
+
+
+def _maps(cases: list[CaseRecord], changes: Changes | None, *, over: bool) -> list[HeatMap]:
+    """Return the heat maps: by clients, with each measure that says something, and by tests."""
+    kinds = {change.case: change.kind for change in changes.cases} if changes else None
+    maps = [
+        heat_map(cases, View("clients", measure), over=over, changes=kinds)
+        for measure in MEASURES
+        if len({kind for case in cases for kind in case.clients.values()}) > 1
+        and (measure != "changed" or kinds)
+        and (measure != "flaky" or any(case.flaky for case in cases))
+    ]
+    by_test = heat_map(cases, View("tests"), over=over)
+    if len(cases) > _DETAILED_CASES:
+        by_test = heat_map(cases, View("tests", options=frozenset({"failed"})), over=over)
+    return [*maps, by_test]
 
 
 def _state(record: SessionRecord, *, over: bool) -> str:
