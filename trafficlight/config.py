@@ -298,6 +298,12 @@ class Settings(BaseModel):
         ge=1,
         description="Homeservers at once, over all providers; null: what each of them can carry.",
     )
+    share_servers: bool = Field(
+        default=False,
+        description="Whether cases share homeservers, in which each has its own users and rooms. A test that"
+        " operates or administrates them, disturbs the network, or has `isolated = True`, has its own, as"
+        " has a server type with settings. Only for the providers `local` and `docker`.",
+    )
     client_limits: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="Clients of a type at once, at least 1, by client type."
     )
@@ -354,10 +360,11 @@ class Settings(BaseModel):
         description="Whether unsupported cases, warnings and unexpected successes make the exit code 3.",
     )
     record_traffic: Literal["always", "failures", "never"] = Field(
-        default="never",
-        description="Whether the requests of clients go through a proxy that records them: `always`,"
-        " `failures` (the recordings of cases that succeed are removed) or `never`, but for tests that use"
-        " the network of a client. Only for homeservers on this machine.",
+        default="failures",
+        description="Whether the requests of clients go through a proxy that records them: `failures` (the"
+        " recordings of cases that succeed are removed), `always`, or `never`, except for tests that use the"
+        " network of a client. Only for clients and homeservers on this machine, and for those of"
+        " `SERVER_OVERRIDES` only with `always`.",
     )
     rerun_interrupted: bool = Field(
         default=True,

@@ -138,6 +138,8 @@ class Test:
         `@time_limit` sets it for one test.
     :cvar breaks_federation: whether the test uses ``server.federation``: its homeservers then ask each other
         through the network proxy.
+    :cvar isolated: whether each case has homeservers of its own, also with `--share-servers`. A test whose
+        code operates them, administrates them or disturbs the network has them anyway.
     """
 
     # pytest must not collect it, even if its name begins with Test.
@@ -149,6 +151,7 @@ class Test:
 
     timeout: ClassVar[float | None] = None
     breaks_federation: ClassVar[bool] = False
+    isolated: ClassVar[bool] = False
 
     _run: TestRun | None = None
 

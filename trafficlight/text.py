@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -188,6 +189,16 @@ def size(number: int) -> str:
 def utc_time(when: datetime | None) -> str:
     """Return a time to the second, in UTC; empty for None."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host as it is written is this machine, and no other machine reaches it there."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name may mean any address; an empty host means all of them
+        return False
 
 
 def split_outside(text: str) -> Iterator[str]:

@@ -72,6 +72,16 @@ def test_what_a_client_cannot_do_is_a_failure_that_names_the_action(demonstratio
     assert "M_FORBIDDEN" in message
 
 
+def test_only_cases_that_did_not_succeed_have_their_traffic(demonstration: "Running") -> None:
+    recordings = [str(path) for path in demonstration.session().glob("cases/**/network.har")]
+
+    assert len([path for path in recordings if "WrongExpectation" in path]) == 2
+    (refused,) = (path for path in recordings if "ClientActionFails" in path)
+    entries = json.loads(Path(refused).read_bytes())["log"]["entries"]
+    assert 403 in [one["response"]["status"] for one in entries]
+    assert not [path for path in recordings if "SendMessages" in path or "ManyMessages" in path]
+
+
 def test_an_adapter_that_is_killed_is_an_error_that_names_it(demonstration: "Running") -> None:
     case = _case(demonstration, "DyingAdapter")
     message, _ = _result(case, junitparser.Error)
@@ -167,3 +177,38 @@ async def test_what_failed_is_run_again_by_the_name_of_its_session(
     assert await again.ended() == 1, again.errors
     failed = {case_id for case_id, case in demonstration.cases().items() if case.result}
     assert set(again.cases()) == failed
+
+
+async def test_cases_that_share_a_homeserver_end_as_on_their_own(start: "Start", tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+
+    running = await start(
+        *(
+            "run",
+            "chat",
+            "-k",
+            "SendMessages or InvitedBeforeMessage",
+            "--repeat",
+            "2",
+            "--share-servers",
+            "-n",
+            "1",
+        ),
+        environment={"TMPDIR": str(temporary)},
+    )
+
+    assert await running.ended(timeout=280) == 0, running.output + running.errors
+    session = running.session()
+    events = [json.loads(line) for line in (session / "events.jsonl").read_text().splitlines()]
+    ready = [event["data"] for event in events if event["kind"] == "server_ready"]
+    assert [one["shared"] for one in ready] == [True] * 4
+    assert len({one["server_name"] for one in ready}) == 1
+    logs = [log.read_text() for log in session.glob("cases/**/homeserver.log")]
+    assert len(logs) == 4
+    # One after the other, each case registers as many users, and no log has those of another case.
+    registered = {log.count("/_matrix/client/v3/register HTTP") for log in logs}
+    assert len(registered) == 1
+    assert 0 not in registered
+    assert running.started() == []
+    assert list(temporary.iterdir()) == []

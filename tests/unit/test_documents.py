@@ -1,5 +1,6 @@
 """The documents say what the code says: settings, commands, dependencies, and links that lead somewhere."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -59,6 +60,13 @@ def test_every_dependency_has_a_line_that_says_why() -> None:
 def _links(page: Path) -> list[str]:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     return re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+def test_copies_in_the_package_are_those_that_the_document_names() -> None:
+    text = (_ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r"\| `([\w.-]+\.js)` \| `(\w{64})` \|", text))
+    vendor = _ROOT / "trafficlight" / "static" / "vendor"
+    assert named == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in vendor.iterdir()}
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=_NAMES)

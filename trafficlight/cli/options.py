@@ -265,6 +265,12 @@ lab_options = adding(
         "-n", "case_limit", type=click.IntRange(min=1), metavar="N", help="Run at most N cases at once."
     ),
     click.option(
+        "--share-servers",
+        is_flag=True,
+        default=None,
+        help="Let cases share homeservers, but those whose tests operate them or have isolated = True.",
+    ),
+    click.option(
         "--timeout",
         "case_deadline",
         type=click.FloatRange(min=0, min_open=True),

@@ -28,6 +28,7 @@ _TRIES = 30
 _LOGIN_TIMEOUT = 40
 # Seconds for creating an account.
 _ACCOUNT_TIMEOUT = 30
+_SHARED = "other cases use this homeserver, too: the class of the test needs isolated = True"
 
 
 class Account(Protocol):
@@ -45,15 +46,18 @@ class Account(Protocol):
 
 
 class HomeServer:
-    """A homeserver that was started for this case.
+    """A homeserver that was started for this case, or is shared with others.
 
-    An operation such as :meth:`start` that its provider does not support ends the case as skipped.
+    An operation such as :meth:`start` that its provider does not support ends the case as skipped. Of a
+    shared one, operations and :attr:`admin` raise :exc:`LabError`: the test needs ``isolated = True``.
 
     :param server_name: its name, as in user ids.
     :param cs_api: the base URL of its client-server API; a trailing slash is removed.
     :param name: its role.
     :param version: implementation and version, e.g. ``Synapse 1.163.2``; empty if unknown.
     :param log: its log file; None if its provider has none.
+    :param log_start: the byte of its log at which the case began.
+    :param shared: whether other cases have it, too.
     :param link: its connection to the coordinator.
     """
 
@@ -65,22 +69,33 @@ class HomeServer:
         name: str = "server",
         version: str = "",
         log: Path | None = None,
+        log_start: int = 0,
+        shared: bool = False,
         link: CaseBackend | None = None,
     ) -> None:
         self.name = name
         self.server_name = server_name
         self.cs_api = cs_api.rstrip("/")
         self.version = version
-        self.log = log
+        self.log, self.log_start = log, log_start
+        self.shared = shared
         self._link = link
         self._passwords: dict[str, str] = {}
         self._opened = AsyncExitStack()
         self._federation = FederationNetwork(name, None)
-        #: Its administrator's API.
-        self.admin = HomeServerAdmin(self.server_name, self.cs_api, self.version)
+        self._admin = HomeServerAdmin(self.server_name, self.cs_api, self.version)
 
     def __repr__(self) -> str:
         return f"<HomeServer {self.name} {self.server_name} at {self.cs_api}>"
+
+    @property
+    def admin(self) -> HomeServerAdmin:
+        """Its administrator's API.
+
+        :raises LabError: it is shared with other cases.
+        """
+        self._must_be_own("admin")
+        return self._admin
 
     @property
     def federation(self) -> FederationNetwork:
@@ -96,7 +111,12 @@ class HomeServer:
 
         :raises LabError: the homeserver refuses.
         """
-        user_id = await register_account(self.cs_api, localpart, password)
+        try:
+            user_id = await register_account(self.cs_api, localpart, password)
+        except LabError as error:
+            if not self.shared or "M_USER_IN_USE" not in str(error):
+                raise
+            raise LabError(f"{error}; {_SHARED}, or other names in each case") from None
         self._passwords[localpart] = password
         return user_id
 
@@ -132,7 +152,7 @@ class HomeServer:
         if self.log is None:
             return ""
         try:
-            return await asyncio.to_thread(self.log.read_text, encoding="utf-8", errors="replace")
+            return await asyncio.to_thread(_read_from, self.log, self.log_start)
         except FileNotFoundError:
             return ""
 
@@ -178,10 +198,21 @@ class HomeServer:
             raise LabError(f"{self.name}: {user} is not a user of {self.server_name}")
         return localpart
 
+    def _must_be_own(self, use: str) -> None:
+        if self.shared:
+            raise LabError(f"{self.name}.{use}: {_SHARED}")
+
     async def _operate(self, operation: ServerOperation, config: Mapping[str, Any] | None = None) -> None:
+        self._must_be_own(f"{operation}()")
         if self._link is None:
             raise LabError(f"{self.name}: not part of a running case, cannot {operation}")
         await self._link.operate(self.name, operation, dict(config or {}))
+
+
+def _read_from(log: Path, start: int) -> str:
+    with log.open("rb") as file:
+        file.seek(start)
+        return file.read().decode("utf-8", errors="replace")
 
 
 async def register_account(cs_api: str, localpart: str, password: str) -> str:

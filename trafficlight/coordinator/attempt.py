@@ -14,7 +14,7 @@ from trafficlight.clients.base import ServerOperation
 from trafficlight.clock import Clock, race
 from trafficlight.coordinator.adapter import Adapter, Lease
 from trafficlight.coordinator.channel import ActionResult, AdapterFailure
-from trafficlight.coordinator.network import NetworkProxy, RunningProxy
+from trafficlight.coordinator.network import NetworkProxy, RunningProxy, unrecorded
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.errors import (
@@ -26,6 +26,7 @@ from trafficlight.errors import (
     UnsupportedError,
 )
 from trafficlight.homeservers.provider import BY_THE_TEST, Provider, RunningServer, ServerRequest
+from trafficlight.homeservers.shared import SharedLease, SharedServers
 from trafficlight.protocol import ActionMessage, JsonObject
 from trafficlight.results.events import (
     ActionAnswered,
@@ -92,6 +93,7 @@ class Resources:
     cluster: Cluster
     network: NetworkProxy | None = None
     record: str = "never"
+    shared: SharedServers | None = None
 
 
 @dataclass(eq=False)
@@ -134,6 +136,8 @@ class Attempt:
     started: float = field(init=False)
     _stopped: float = field(init=False)
     lease: Lease = field(init=False)
+    _shared: SharedLease | None = None
+    _logs: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.started, self._stopped = self.resources.clock.monotonic(), self.resources.clock.stopped
@@ -165,6 +169,8 @@ class Attempt:
             async with AsyncExitStack() as stack:
                 stack.callback(pool.release, self.lease, "the case was cancelled")
                 verdict = await self._run(stack)
+                if self._shared is not None:
+                    self._shared.failed = verdict.state not in (State.SUCCESS, State.SKIPPED)
                 # Before the homeservers are destroyed, which takes a while.
                 pool.release(self.lease, f"the case ended: {verdict.state}")
         except Exception as error:
@@ -185,7 +191,8 @@ class Attempt:
             servers = await self._deploy(stack)
         except TrafficlightError as error:
             return verdict_of(error, "prepare")
-        deadlines = self.resources.deadlines
+        deadlines, network = self.resources.deadlines, self.resources.network
+        record = "never" if network is None or network.failed else self.resources.record
         assignment = Assignment(
             case=self.case,
             attempt=self.waiting.attempt,
@@ -194,7 +201,8 @@ class Attempt:
             servers=servers,
             case_deadline=self.case.timeout or deadlines.case,
             teardown_deadline=deadlines.teardown,
-            record=self.resources.record,
+            record=record,
+            unrecorded=unrecorded(record, self.adapters, self.servers.values()),
             nodes=tuple(nodes),
             mark=mark,
         )
@@ -226,6 +234,8 @@ class Attempt:
         }
         if not specs:
             return {}
+        if self.resources.network is not None and self.resources.record != "never":
+            self.resources.network.start_ahead()
         try:
             await asyncio.to_thread(self.folder.create, specs)
         except OSError as error:
@@ -235,8 +245,7 @@ class Attempt:
         began = clock.monotonic()
         try:
             async with clock.timeout(seconds) as limit:
-                deployment = self.resources.servers.deploy(self.case.id, requests)
-                servers = await stack.enter_async_context(deployment)
+                servers = await self._servers(stack, requests)
         except TimeoutError as error:
             if not limit.expired():
                 raise DeployError(f"the provider timed out: {error}") from error
@@ -246,7 +255,10 @@ class Attempt:
             self.emit(ServerFailed(reason=str(error).splitlines()[0]))
             raise
         ready = {}
-        for request, server in zip(requests, servers, strict=True):
+        shared = self._shared is not None
+        logs = self._shared.logs if self._shared is not None else [(one.log, 0) for one in requests]
+        for request, server, (log, start) in zip(requests, servers, logs, strict=True):
+            self._logs[request.role] = log
             self.servers[request.role] = server
             self.emit(
                 ServerReady(
@@ -257,12 +269,23 @@ class Attempt:
                     type=request.spec.type_name,
                     image=server.image,
                     seconds=clock.monotonic() - began,
+                    shared=shared,
                 )
             )
             ready[request.role] = ServerInfo(
-                server.server_name, server.cs_api, server.version, request.log, server.federation
+                server.server_name, server.cs_api, server.version, log, server.federation, shared, start
             )
         return ready
+
+    async def _servers(
+        self, stack: AsyncExitStack, requests: Sequence[ServerRequest]
+    ) -> Sequence[RunningServer]:
+        shared = self.resources.shared
+        if shared is None or not shared.shares(self.case):
+            deploy = (shared or self.resources.servers).deploy
+            return await stack.enter_async_context(deploy(self.case.id, requests))
+        self._shared = await stack.enter_async_context(shared.lease(requests))
+        return self._shared.servers
 
     async def _run_until_aborted(self, assignment: Assignment) -> Verdict:
         """Run the test; cancel it when it loses an adapter, a homeserver or the network proxy."""
@@ -331,7 +354,7 @@ class Attempt:
         return Verdict(verdict.state, message, verdict.traceback + "".join(logs), verdict.phase)
 
     def _log_end(self, role: str) -> str:
-        lines = read_tail(self.folder.server_log(role), _LOG_BYTES).splitlines()
+        lines = read_tail(self._logs[role], _LOG_BYTES).splitlines()
         return "\n".join(lines[-_LOG_LINES:]) or "(nothing)"
 
     # The test's link to the lab

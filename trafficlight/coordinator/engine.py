@@ -22,6 +22,7 @@ from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_type
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.homeservers.provider import Provider
+from trafficlight.homeservers.shared import SharedServers
 from trafficlight.logs import LogContext
 from trafficlight.results.events import Event, State
 from trafficlight.results.folder import ResultsFolder
@@ -56,6 +57,7 @@ class Engine:
     :param network: the proxy between clients and homeservers; None for none.
     :param record: of which attempts it keeps the recordings: ``always``, ``failures`` or ``never``.
     :param cluster: the nodes for services; None for none.
+    :param shared: the homeservers that cases share; None if they share none.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         network: NetworkProxy | None = None,
         record: str = "never",
         cluster: Cluster | None = None,
+        shared: SharedServers | None = None,
     ) -> None:
         self.clock = clock
         self.journal = journal
@@ -80,7 +83,7 @@ class Engine:
         self.sessions: dict[str, Session] = {}
         self._cluster = cluster or Cluster([])
         self._resources = Resources(
-            self.pool, journal, clock, servers, execute, deadlines, self._cluster, network, record
+            self.pool, journal, clock, servers, execute, deadlines, self._cluster, network, record, shared
         )
         self._ask_limits = limits
         self._limits = limits()
@@ -171,6 +174,8 @@ class Engine:
         """End a session; from then on it is read from its folder."""
         await session.close(interrupted=interrupted or self._interrupted or session.cancelled)
         self.sessions.pop(session.id, None)
+        if not self.sessions and self._resources.shared is not None:
+            await self._resources.shared.end_unused()
 
     async def run(self) -> None:
         """Run sessions until :meth:`stop`. Leaves no attempt running, also if it is cancelled or fails."""
@@ -333,14 +338,16 @@ class Engine:
             yield MissingAdapter(None, why, node=node)
 
     def _usage(self) -> Usage:
-        attempts, types = self._running.values(), Counter[str]()
-        for attempt in attempts:
-            types += self._limits.needs(attempt.case)
-        return Usage(
-            cases=Counter(attempt.session for attempt in attempts),
-            homeservers=sum(len(server_types(attempt.case)) for attempt in attempts),
-            types=types,
-        )
+        homeservers, types, shared = 0, Counter[str](), set[tuple[str, ...]]()
+        for attempt in self._running.values():
+            servers = server_types(attempt.case)
+            if self._limits.shares(attempt.case):
+                servers, added = () if servers in shared else servers, servers
+                shared.add(added)
+            homeservers += len(servers)
+            types += self._limits.needs(attempt.case, servers)
+        cases = Counter(attempt.session for attempt in self._running.values())
+        return Usage(cases=cases, homeservers=homeservers, types=types, shared=shared)
 
     async def _run(self, attempt: Attempt) -> None:
         # Every record that this task and its children log carries them.

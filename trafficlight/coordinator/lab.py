@@ -42,7 +42,9 @@ from trafficlight.errors import (
     UsageError,
 )
 from trafficlight.homeservers.docker.nodes import container_nodes
+from trafficlight.homeservers.provider import all_of
 from trafficlight.homeservers.registry import ProviderRegistry, build_providers
+from trafficlight.homeservers.shared import SharedServers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.events import Expected, SessionEnded
@@ -114,13 +116,14 @@ class Lab:
             workers, run_test, planner, matches = await _executor(settings, clock, stack, on_failure)
             servers = build_providers(settings, progress)
             stack.push_async_callback(servers.close)
+            shared = _shared_servers(settings, servers)
+            if shared is not None:
+                stack.push_async_callback(shared.close)
             containers = functools.partial(container_nodes, settings.docker_engine)
             cluster = open_cluster(settings.cluster, settings.cluster_command, containers)
             nodes = await stack.enter_async_context(cluster)
             network = NetworkProxy()
             stack.push_async_callback(network.close)
-            if settings.record_traffic != "never":
-                network.start_ahead()
             recovered = RecoveredState()
             if resumable:
                 directory = open_state_directory(root)
@@ -132,6 +135,7 @@ class Lab:
                 clock=clock,
                 journal=journal,
                 servers=servers,
+                shared=shared,
                 execute=run_test,
                 deadlines=Deadlines(
                     action=settings.action_deadline,
@@ -139,7 +143,7 @@ class Lab:
                     prepare=settings.prepare_deadline,
                     teardown=settings.teardown_deadline,
                 ),
-                limits=lambda: _limits(settings, servers, nodes),
+                limits=lambda: _limits(settings, servers, nodes, shared),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
                 network=network,
@@ -413,7 +417,16 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
                 yield f"{key_of(key)}.{name}: no test has such a type; did you mean {close[0]}?"
 
 
-def _limits(settings: Settings, servers: ProviderRegistry, nodes: Cluster) -> Limits:
+def _shared_servers(settings: Settings, servers: ProviderRegistry) -> SharedServers | None:
+    if not settings.share_servers:
+        return None
+    capacity = settings.homeserver_limit or servers.capacities[all_of("local")]
+    return SharedServers(servers, servers.can_share, capacity=capacity)
+
+
+def _limits(
+    settings: Settings, servers: ProviderRegistry, nodes: Cluster, shared: SharedServers | None
+) -> Limits:
     cores = os.cpu_count() or 1
     capacities = servers.capacities
     return Limits(
@@ -424,6 +437,7 @@ def _limits(settings: Settings, servers: ProviderRegistry, nodes: Cluster) -> Li
         unreachable=frozenset(name for name, most in capacities.items() if not most),
         provider_of=servers.provider_name,
         nodes=nodes.limited,
+        shares=shared.shares if shared is not None else lambda _: False,
     )
 
 

@@ -6,11 +6,17 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
+from trafficlight.coordinator.adapter import Adapter
 from trafficlight.errors import DeployError, LabError
+from trafficlight.homeservers.provider import RunningServer
+from trafficlight.homeservers.static import LeasedServer
 from trafficlight.network.connection import PROXY_ENDED
 from trafficlight.processes import ChildProcess, run_to_completion, start_process
 from trafficlight.text import read_tail
@@ -91,6 +97,36 @@ class RunningProxy:
             await self._process.wait()
 
 
+def unrecorded(
+    record: str, adapters: Mapping[str, Adapter], servers: Iterable[RunningServer]
+) -> tuple[str, ...]:
+    """Return the roles of clients and the base URLs that no proxy comes between, unless a test uses it.
+
+    A client on another machine does not reach the proxy. Nor does one that reaches an address which people
+    chose through a tunnel, from a phone for instance, so those are recorded only where that is asked for.
+
+    :param record: of which cases the traffic is recorded.
+    :param adapters: the adapter of every role.
+    """
+    far = [role for role, adapter in adapters.items() if not _is_own(adapter.address)]
+    if record == "always":
+        return tuple(far)
+    chosen = [server.cs_api for server in servers if isinstance(server, LeasedServer)]
+    endpoints = [adapter.registration.endpoint for adapter in adapters.values()]
+    return (*far, *chosen, *(url.rstrip("/") for url in endpoints if url))
+
+
+def _is_own(address: str) -> bool:
+    """Return whether an IP address is one of this machine's: no socket listens on another's."""
+    try:
+        family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 class NetworkProxy:
     """The network proxy of a lab, whichever process it is at the time."""
 
@@ -100,14 +136,21 @@ class NetworkProxy:
         self._folder: Path | None = None
         self._number = 0
         self._ahead: asyncio.Task[None] | None = None
+        #: Whether it could not be started ahead.
+        self.failed = False
 
     def start_ahead(self) -> None:
-        """Start the process in the background, before the first case needs it."""
+        """Start the process in the background, before the first case needs it. Idempotent."""
+        if self._ahead is not None:
+            return
         self._ahead = asyncio.create_task(self._start_ahead(), name="start of the network proxy")
 
     async def _start_ahead(self) -> None:
-        with contextlib.suppress(LabError):  # the case that needs it says why
+        try:
             await self.running()
+        except LabError as error:
+            self.failed = True
+            logger.warning("requests of clients are not recorded: %s", error)
 
     async def running(self) -> RunningProxy:
         """Return the process; start one if there is none, or it has ended.

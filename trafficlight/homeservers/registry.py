@@ -79,6 +79,10 @@ class ProviderRegistry:
             )
         return self.provider(spec).unsupported(spec)
 
+    def can_share(self, spec: HomeServerSpec) -> bool:
+        """Return whether cases can share a homeserver: only if its log is complete while it runs."""
+        return self.provider_name(spec.type_name) in ("local", "docker")
+
     async def prepare(self, specs: Sequence[HomeServerSpec]) -> None:
         """Let the providers do their slow work, one after the other to keep their progress readable.
 

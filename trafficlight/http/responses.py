@@ -3,6 +3,8 @@
 All refusals have one shape, ``{"error": {"code": ..., "message": ...}}``; a browser gets a page instead.
 """
 
+import asyncio
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping
@@ -39,6 +41,10 @@ _HEADERS = {
 }
 
 
+_VARY = "Accept, Accept-Encoding, Authorization, Cookie"  # of pages
+_SMALL = 1_400  # bytes that are one packet anyway
+
+
 def rooted(path: str) -> str:
     """Return where browsers find a path of the coordinator: below the prefix that a proxy removed."""
     return request.root_path + path
@@ -52,7 +58,7 @@ def rendered(template: str, **values: Any) -> bytes:
 def page(content: bytes, status: int = 200) -> Response:
     """Return the response for a page."""
     response = Response(content, status=status, content_type="text/html; charset=utf-8")
-    response.headers["Vary"] = "Accept, Authorization, Cookie"
+    response.headers["Vary"] = _VARY
     return response
 
 
@@ -102,6 +108,12 @@ def install(app: Quart) -> None:
     async def guard(response: Response) -> Response:
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
+        # Pages only: files have ranges, and a stream is not complete.
+        if response.headers.get("Vary") == _VARY and request.accept_encodings.quality("gzip"):
+            content = await response.get_data(as_text=False)
+            if len(content) > _SMALL:
+                response.set_data(await asyncio.to_thread(gzip.compress, content, 3))
+                response.headers["Content-Encoding"] = "gzip"
         return response
 
     @app.errorhandler(ApiError)

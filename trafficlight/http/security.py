@@ -19,6 +19,7 @@ from trafficlight.coordinator.adapter import Adapter
 from trafficlight.http.local_token import LocalToken
 from trafficlight.http.requests import current_lab
 from trafficlight.http.responses import ApiError
+from trafficlight.text import is_loopback
 
 LOGIN_TIME = 24 * 3600
 """Seconds that a login is valid."""
@@ -161,7 +162,7 @@ def warning_for(settings: Settings, address: str = "") -> str | None:
     :param address: what the server listens on, if it is not the host of the settings.
     """
     address = address or settings.host
-    if _is_loopback(address):
+    if is_loopback(address):
         return None
     pairs = (("ADAPTER_TOKEN", settings.adapter_token), ("PEOPLE_TOKEN", settings.people_token))
     missing = [key for key, token in pairs if token is None]
@@ -195,13 +196,4 @@ def _matches(origin: str, host: str) -> bool:
     try:
         return urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
-        return False
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:  # a name may mean any address; an empty host means all of them
         return False

@@ -15,16 +15,18 @@ _ACCESS = re.compile(
 )
 
 
-def requests_past(log: Path, users: Container[str]) -> dict[str, list[str]]:
+def requests_past(log: Path, users: Container[str], start: int = 0) -> dict[str, list[str]]:
     """Return what users asked past the proxy, with a client that the homeserver knows through it. Blocks.
 
     :param log: the homeserver's log; one that is not of Synapse has nothing.
+    :param start: the byte at which the search begins.
     :return: methods and paths, by user.
     :raises OSError: it cannot be read.
     """
     through: set[tuple[str, str]] = set()
     past: list[tuple[str, str, str]] = []
     with log.open(encoding="utf-8", errors="replace") as lines:
+        lines.seek(start)
         for line in lines:
             if " Processed request: " not in line or (found := _ACCESS.search(line)) is None:
                 continue

@@ -5,13 +5,15 @@ import base64
 import contextlib
 import itertools
 import json as encoder
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trafficlight.errors import LabError
 from trafficlight.network.rules import MESSAGE_LIMIT
+from trafficlight.text import is_loopback
 
 PROXY_ENDED = "the lab's network proxy ended"
 """The verdict of the cases that used a proxy process which died."""
@@ -55,6 +57,7 @@ class CaseNetwork:
 
     :param socket: returns the proxy's control socket; starts the proxy if need be.
     :param record: whether clients are recorded also where the test does not use their network.
+    :param unrecorded: roles of clients and base URLs of homeservers of which that is not true.
     :param recording: returns the file for the recording of what a role's client asks, or what a role's
         homeserver asks of that of another role.
     :param on_change: called with a role, the name of a rule, and whether it is in effect now.
@@ -67,10 +70,11 @@ class CaseNetwork:
         socket: Callable[[], Awaitable[Path]],
         *,
         record: bool,
+        unrecorded: Iterable[str] = (),
         recording: Callable[..., Path],
         on_change: Callable[[str, str, bool], None],
     ) -> None:
-        self.record = record
+        self.record, self._unrecorded = record, frozenset(unrecorded)
         self.recordings: dict[Path, str] = {}
         self.homeservers: list[str] = []
         self._socket, self._recording, self.on_change = socket, recording, on_change
@@ -85,6 +89,16 @@ class CaseNetwork:
     def next_number(self) -> int:
         """Return a number for a rule."""
         return next(self._numbers)
+
+    def records(self, role: str, target: str) -> bool:
+        """Return whether what a client asks a homeserver is recorded also if the test does not need it.
+
+        Of homeservers on this machine only, and without TLS, for whose certificates the client may have a
+        trust of its own.
+        """
+        url = urlsplit(target)
+        local = url.scheme == "http" and is_loopback(url.hostname or "")
+        return self.record and local and self._unrecorded.isdisjoint((role, target))
 
     async def open(self, role: str, target: str) -> str:
         """Return the base URL under which a client reaches a homeserver through the proxy."""

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import inspect
 import json as encoder
+import logging
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -13,10 +14,12 @@ from dataclasses import asdict
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from trafficlight.errors import ActionError
+from trafficlight.errors import ActionError, LabError
 from trafficlight.network.connection import CaseNetwork, decision_of
 from trafficlight.network.rules import Matcher
 from trafficlight.text import count
+
+logger = logging.getLogger(__name__)
 
 _STATUSES, _NO_STATUS = range(200, 600), "an answer has a status from 200 to 599"
 
@@ -198,7 +201,8 @@ class Rule:
             async with asyncio.timeout(seconds), self._arrived:
                 await self._arrived.wait_for(condition)
         except TimeoutError:
-            message = f"only {count(len(self.exchanges), 'request')} matched within {seconds:g} s"
+            found = f"only {count(len(self.exchanges), 'request')}" if self.exchanges else "no request"
+            message = f"{found} matched within {seconds:g} s"
             raise ActionError(message, role=self.role, action=self.name) from None
 
     def _release(self) -> None:
@@ -469,10 +473,21 @@ class ClientNetwork(Line):
 
     async def url_for(self, cs_api: str) -> str:
         """Return the base URL that the client is given for a homeserver: of the proxy, if it is used."""
-        case = self._in_case
-        proxied = case is not None and (self._used or (case.record and _is_loopback(cs_api)))
-        self._given.append(proxied)
-        return await case.open(self._role, cs_api) if case is not None and proxied else cs_api
+        case, url = self._in_case, cs_api
+        if case is not None and self._used:
+            url = await case.open(self._role, cs_api)
+        elif case is not None and case.records(self._role, cs_api):
+            try:
+                url = await case.open(self._role, cs_api)
+            except LabError as error:  # nothing that the test needs
+                logger.warning("the requests of %s are not recorded: %s", self._role, error)
+        self._given.append(url != cs_api)
+        return url
+
+    @property
+    def used(self) -> bool:
+        """Whether the test uses it."""
+        return self._used
 
     @property
     def exclusive(self) -> bool:
@@ -492,13 +507,9 @@ class ClientNetwork(Line):
         if self._given[-1:] == [False]:
             raise RuntimeError(
                 f"{self._role} was given the homeserver's own address: call {self._role}.network.use() before"
-                " it registers or logs in, or set RECORD_TRAFFIC"
+                " it registers or logs in"
             )
         self._used = True
-
-
-def _is_loopback(url: str) -> bool:
-    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _name(request: tuple[str | re.Pattern[str], ...]) -> str:

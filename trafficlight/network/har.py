@@ -14,6 +14,9 @@ from trafficlight.version import VERSION
 BODY_LIMIT = 32 << 10
 """Bytes of a body that a recording keeps."""
 
+RECORDING_LIMIT = 64 << 20
+"""Bytes of a recording, which is read as a whole: a client may repeat a request without end."""
+
 _TEXT = re.compile(r"json|text|xml|javascript|urlencoded")
 _NAMES = r"access_token|refresh_token|login_token|loginToken|token|password|new_password|client_secret"
 # Every name has one of these; most texts have none, and to find that out takes no expression.
@@ -22,7 +25,7 @@ _SECRET_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\\?$)')
 _SECRET_QUERY = re.compile(rf"((?:^|[?&])(?:{_NAMES})=)[^&#\s]*")
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
 _MASK = "***"
-_TAIL = b"\n]}}\n"
+_TAIL, _CUT = b"\n]}}\n", b'\n],"comment":"what follows was too much to keep"}}\n'
 
 
 def masked(text: str) -> str:
@@ -41,17 +44,22 @@ class Recording:
         creator = {"name": "trafficlight", "version": VERSION}
         head = {"version": "1.2", "creator": creator, "pages": []}
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        self._end, self._separator = 0, b"\n"
+        self._end, self._separator, self._tail = 0, b"\n", _TAIL
         self._write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Append an entry."""
-        separator, self._separator = self._separator, b",\n"
-        self._write(separator + json.dumps(entry, ensure_ascii=False).encode())
+        """Append an entry, until there is no room for one."""
+        if self._tail is _CUT:
+            return
+        content = self._separator + json.dumps(entry, ensure_ascii=False).encode()
+        if self._end + len(content) + len(_CUT) > RECORDING_LIMIT:
+            content, self._tail = b"", _CUT
+        self._separator = b",\n"
+        self._write(content)
 
     def _write(self, content: bytes) -> None:
         """Append with the end in one write, so that a process that is killed leaves a complete file."""
-        os.pwrite(self._file, content + _TAIL, self._end)
+        os.pwrite(self._file, content + self._tail, self._end)
         self._end += len(content)
 
     def close(self) -> None:

@@ -286,7 +286,9 @@ def _share(
     role = event.role or ""
     if isinstance(event, ServerReady):
         kept = ("server", event.type, event.version)
-        attempt.servers[role] = shared.setdefault(kept, replace(event, server_name="", cs_api="", image=""))
+        attempt.servers[role] = shared.setdefault(
+            kept, replace(event, server_name="", cs_api="", image="", shared=False)
+        )
     else:
         fields = {key: str(event.registration.get(key) or "") for key in ("type", "version", "instance")}
         attempt.adapters[role] = shared.setdefault(("adapter", *fields.values()), fields)

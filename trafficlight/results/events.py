@@ -436,6 +436,7 @@ class ServerReady(Event):
     :param type: the name of its server type.
     :param image: the container image that it runs from; empty where it runs from none.
     :param seconds: time that the homeservers of the case took to start.
+    :param shared: whether other cases had it, too.
     """
 
     server_name: str
@@ -444,6 +445,7 @@ class ServerReady(Event):
     type: str = ""
     image: str = ""
     seconds: float = 0.0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field
 
 from trafficlight.errors import UsageError
-from trafficlight.network.har import masked
+from trafficlight.network.har import RECORDING_LIMIT, masked
 from trafficlight.results.folder import RECORDINGS, folder_name
 from trafficlight.text import columns, size
 
 logger = logging.getLogger(__name__)
 
 _ALWAYS = (0.0, math.inf)
-# Bytes of a recording, which is parsed as a whole, and requests of an attempt that are read.
-_LARGEST, _MOST = 64 << 20, 50_000
+# Requests of an attempt that are read.
+_MOST = 50_000
 # An upload may have any numbers; a page shows them as sizes and durations.
 _Size = Annotated[int, Field(ge=0, le=2**63)]
 
@@ -85,7 +85,7 @@ def exchanges(
             continue
         name = path.relative_to(folder)
         try:
-            if (total := path.stat().st_size) > _LARGEST:
+            if (total := path.stat().st_size) > RECORDING_LIMIT:
                 left_out.append(f"{name} is too large to show: {size(total)}")
                 continue
             fitting = (one for one in _read(path, began) if period[0] <= one.offset <= period[1])

@@ -2,6 +2,7 @@
 //
 // While the session runs, the page waits on its event stream (`data-events`) and fetches itself only after an
 // event. Otherwise, and while the stream fails, it polls every `data-refresh` seconds.
+/* global Idiomorph */
 "use strict";
 (() => {
   const THROTTLE = 2_000; // ms between two fetches of the page
@@ -9,6 +10,8 @@
   const SILENCE = 45_000; // ms without even an empty line, of which there is one every 15 s: the stream is dead
   const body = document.body;
   const news = document.getElementById("news");
+  // The page stays with its session, also if it was opened as the latest one's and another one starts.
+  if (body.dataset.page) history.replaceState(history.state, "", body.dataset.page + location.search + location.hash);
   // What each part was when it was rendered, without what the reader did to it, and when that was.
   const rendered = new Map();
   for (const part of document.querySelectorAll("[data-live]")) note(part);
@@ -22,25 +25,12 @@
     rendered.set(part.id, { content: part.outerHTML, at: performance.now() });
   }
 
+  // Change a part into what it is now. Focus, scrolled boxes and unchanged text stay, and so does what the reader opened.
   function adopt(fresh, old) {
-    const open = new Map();
-    for (const detail of old.querySelectorAll("details[id]")) open.set(detail.id, detail.open);
-    for (const detail of fresh.querySelectorAll("details[id]")) {
-      if (open.has(detail.id)) detail.open = open.get(detail.id);
-    }
-    const places = new Map();
-    for (const box of old.querySelectorAll("[id].scroll")) places.set(box.id, [box.scrollLeft, box.scrollTop]);
-    const focused = old.contains(document.activeElement) && document.activeElement.getAttribute("href");
-    old.replaceWith(fresh);
-    for (const [id, [left, top]] of places) {
-      const box = document.getElementById(id);
-      if (box) box.scrollTo(left, top);
-    }
-    if (focused) {
-      for (const link of fresh.querySelectorAll("a[href]")) {
-        if (link.getAttribute("href") === focused) { link.focus({ preventScroll: true }); break; }
-      }
-    }
+    Idiomorph.morph(old, fresh, {
+      ignoreActiveValue: true,
+      callbacks: { beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS") },
+    });
   }
 
   function busy(part) {

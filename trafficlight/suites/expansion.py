@@ -17,6 +17,7 @@ from trafficlight.server_types import HomeServerSpec, NamedServer, ServerType, S
 from trafficlight.suites.case_ids import base_id, case_id, suite_id
 from trafficlight.suites.discovery import FileFound, methods_of
 from trafficlight.suites.imports import load_test_class
+from trafficlight.suites.isolation import changes_servers
 from trafficlight.suites.model import Case, ServerSlot, Suite
 from trafficlight.suites.pairwise import pairwise
 from trafficlight.suites.rendering import as_json, render_name, render_value
@@ -80,6 +81,7 @@ def expand(
         # In that form a test is its run(), and all other methods are helpers.
         methods = ["run"]
     suites = []
+    isolated = bool(cls.isolated or cls.breaks_federation) or changes_servers(cls)
     for method in methods if not problems else ():
         if not wanted.methods(method):
             continue
@@ -111,7 +113,15 @@ def expand(
             taken,
             sets,
             _Test(
-                file, class_name, method, line, wanted.parameters, limit, nodes, bool(cls.breaks_federation)
+                file,
+                class_name,
+                method,
+                line,
+                wanted.parameters,
+                limit,
+                nodes,
+                bool(cls.breaks_federation),
+                isolated,
             ),
             ignores,
         )
@@ -208,6 +218,7 @@ class _Test:
     timeout: float | None = None
     nodes: Sequence[NodeRequest | None] = ()
     breaks_federation: bool = False
+    isolated: bool = False
 
     @property
     def id(self) -> str:
@@ -424,6 +435,7 @@ class _Matrix:
                 self._sets[place].ignored or self._ignored(row, place),
                 test.timeout,
                 test.nodes[place],
+                test.isolated,
             )
         return tuple(cases.values()), problems
 

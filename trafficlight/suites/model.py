@@ -56,6 +56,7 @@ class Case:
     :param skip: the reason not to run it; None if it runs.
     :param timeout: seconds for set-up and test together; None for the lab's setting.
     :param nodes: the nodes of a cluster that it needs; None for none.
+    :param isolated: whether no other case may have its homeservers.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Case:
     skip: str | None = None
     timeout: float | None = None
     nodes: NodeRequest | None = None
+    isolated: bool = False
 
     @property
     def roles(self) -> dict[str, str]:

@@ -14,8 +14,8 @@ from trafficlight.suites.source import SourceLines
 from trafficlight.test import Test
 
 # What a test may replace; the other members of Test are final.
-_OPEN = {"clients", "servers", "interchangeable", "timeout", "breaks_federation", "setup", "teardown"}
-_OPEN |= {"_client_under_test", "_server_under_test", "_network_proxy"}
+_OPEN = {"clients", "servers", "interchangeable", "timeout", "setup", "teardown"}
+_OPEN |= {"breaks_federation", "isolated", "_client_under_test", "_server_under_test", "_network_proxy"}
 _FINAL = {name for name in vars(Test) if not name.startswith("__")} - _OPEN
 
 

@@ -19,6 +19,8 @@ class ServerInfo:
 
     :param log: its log file; None if there is none.
     :param federation: how the network proxy gets before it; None if the test does not break its federation.
+    :param shared: whether other cases have it, too.
+    :param log_start: the byte of its log at which the case began.
     """
 
     server_name: str
@@ -26,6 +28,8 @@ class ServerInfo:
     version: str = ""
     log: Path | None = None
     federation: FederationPort | None = None
+    shared: bool = False
+    log_start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Assignment:
     :param case_deadline: seconds for set-up and test together.
     :param teardown_deadline: seconds for the tear-down after that.
     :param record: of which attempts the clients' traffic is recorded: ``always``, ``failures`` or ``never``.
+    :param unrecorded: roles of clients and base URLs of homeservers of which it is not, unless the test uses
+        the network of the client.
     :param nodes: the nodes of a cluster that its services may use.
     :param mark: unique to the attempt; marks what it starts on nodes.
     """
@@ -52,6 +58,7 @@ class Assignment:
     case_deadline: float = 300.0
     teardown_deadline: float = 30.0
     record: str = "never"
+    unrecorded: tuple[str, ...] = ()
     nodes: tuple[NodeAddress, ...] = ()
     mark: str = ""
 

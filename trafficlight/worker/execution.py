@@ -152,6 +152,7 @@ class _Execution:
         self._network = CaseNetwork(
             link.network,
             record=assignment.record != "never",
+            unrecorded=assignment.unrecorded,
             recording=self._recording,
             on_change=lambda role, rule, active: emit(NetworkChanged(role=role, rule=rule, active=active)),
         )
@@ -350,6 +351,8 @@ class _Execution:
                 name=role,
                 version=facts.version,
                 log=facts.log,
+                log_start=facts.log_start,
+                shared=facts.shared,
                 link=self._link,
             )
             given[role].join(self._network)
@@ -428,18 +431,20 @@ class _Execution:
         proxied = {
             one.user_id: one.name
             for one in clients
-            if one.network.exclusive or isinstance(one.homeserver, NetworkProxyClient)
+            if isinstance(one.homeserver, NetworkProxyClient)
+            or (one.network.exclusive and (one.network.used or self._assignment.record == "always"))
         }
         for one in clients:
             if one.name not in proxied.values():
                 proxied.pop(one.user_id, None)  # another device of the user, whose requests look the same
-        logs = [one.log for one in roles.values() if isinstance(one, HomeServer) and one.log]
+        servers = [one for one in roles.values() if isinstance(one, HomeServer)]
+        logs = [(one.log, one.log_start) for one in servers if one.log]
         if not proxied or not logs:
             return verdict
         notes = []
-        for log in logs:
+        for log, start in logs:
             with contextlib.suppress(OSError):
-                for user, requests in (await asyncio.to_thread(requests_past, log, proxied)).items():
+                for user, requests in (await asyncio.to_thread(requests_past, log, proxied, start)).items():
                     more = f" and {count(len(requests) - 1, 'other request')}" if requests[1:] else ""
                     notes.append(f"{proxied[user]} bypassed the network proxy: {requests[0]}{more}")
         for note in notes:
@@ -451,7 +456,7 @@ class _Execution:
 
     async def _keep_recordings(self, state: State) -> None:
         """Attach the recordings of the clients' traffic, or remove them where no one needs them."""
-        keep = self._assignment.record == "always" or state is not State.SUCCESS
+        keep = self._assignment.record == "always" or state not in (State.SUCCESS, State.SKIPPED)
         for path, role in self._network.recordings.items():
             try:
                 if not keep:

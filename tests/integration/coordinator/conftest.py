@@ -18,6 +18,7 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
+from trafficlight.coordinator.network import NetworkProxy
 from trafficlight.coordinator.preparation import Preparation, Prepare
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.session import Session, SessionOptions
@@ -265,6 +266,8 @@ async def open_bay(
     limits: Limits | None = None,
     queue: float = 300.0,
     clock: Clock | None = None,
+    network: NetworkProxy | None = None,
+    record: str = "never",
     **deadlines: Any,
 ) -> AsyncIterator[EngineHarness]:
     """Run an engine over the real parts, without HTTP."""
@@ -278,6 +281,8 @@ async def open_bay(
         deadlines=Deadlines(**{"action": 10.0, "case": 20.0, "prepare": 5.0, "teardown": 5.0, **deadlines}),
         limits=lambda: limits or Limits(),
         queue_deadline=queue,
+        network=network,
+        record=record,
     )
     running = asyncio.create_task(engine.run(), name="engine")
     bay = EngineHarness(engine, provider, folder)

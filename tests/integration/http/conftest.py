@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import textwrap
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 import yarl
+from playwright.async_api import Page, async_playwright
 from quart import Quart
 
 from trafficlight.config import Settings
@@ -201,3 +203,23 @@ async def over(site: HttpHarness, id: str) -> None:
     """Wait until a session is over, which may be so already."""
     if (session := site.lab.engine.sessions.get(id)) is not None:
         await ended(session)
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """A page as wide as a phone, whose console must stay empty."""
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("there is no chromium here")
+    complaints: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        opened = await browser.new_page(viewport={"width": 400, "height": 900})
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on("console", lambda message: complaints.append(message.text))
+        yield opened
+        await browser.close()
+    # Of a wrong token, and of a field that a test has focused before the page could.
+    expected = ("the server responded with a status of 401", "Autofocus processing was blocked")
+    assert [text for text in complaints if not any(one in text for one in expected)] == []

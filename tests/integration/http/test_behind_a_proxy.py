@@ -209,7 +209,7 @@ async def test_a_browser_behind_the_nginx_of_the_documentation(opener: Opener, t
             await page.get_by_role("button", name="Drain all adapters").click()
             await page.get_by_role("button", name="Undrain").click()
             await expect(page.get_by_role("button", name="Drain all adapters")).to_be_visible()
-            assert page.url == f"{url}/status"
+            assert page.url == f"{url}/status/{session.id}"
             await adapter.upload("notes.txt", b"read me")
             await adapter.respond({"id": message["id"]})
         await ended(session)
@@ -218,7 +218,7 @@ async def test_a_browser_behind_the_nginx_of_the_documentation(opener: Opener, t
         await page.locator(".line").click()
         await expect(page.locator("h1")).to_contain_text("alice=Type")
         await page.get_by_role("link", name="notes.txt").click()
-        await expect(page.locator("body")).to_have_text("read me")
+        await expect(page.locator("#L1 span")).to_have_text("read me")
         await page.goto(f"{url}/status")
         await page.get_by_role("link", name="all sessions").first.click()
         await expect(page.locator("h1")).to_have_text("1 session")

@@ -1,40 +1,16 @@
 """The pages in a real browser: they follow events, keep what the reader opened, and violate no policy."""
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-import pytest
-from playwright.async_api import Page, Route, async_playwright, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_path
 from trafficlight.results.events import Log
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
-
 TWO = "await alice.perform('one')\nawait alice.perform('two')"
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    """A page as wide as a phone, whose console must stay empty."""
-    complaints: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        opened = await browser.new_page(viewport={"width": 400, "height": 900})
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("console", lambda message: complaints.append(message.text))
-        yield opened
-        await browser.close()
-    # Of a wrong token, and of a field that a test has focused before the page could.
-    expected = ("the server responded with a status of 401", "Autofocus processing was blocked")
-    assert [text for text in complaints if not any(one in text for one in expected)] == []
 
 
 async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:
@@ -58,6 +34,28 @@ async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:
     await page.locator(".line").click()
     await expect(page.locator("h1")).to_contain_text("alice=Type")
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+async def test_a_page_stays_with_its_session_and_what_the_reader_did_stays(
+    site: HttpHarness, page: Page
+) -> None:
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    session = await site.start(TWO)
+    message = await adapter.action()
+    await page.goto(f"{site.url}/status?q=alice:*")
+    await expect(page).to_have_url(f"{site.url}/status/{session.id}?q=alice:*")
+    button = page.get_by_role("button", name="Pause")
+    await button.focus()
+    await adapter.respond({"id": message["id"]})
+    message = await adapter.action()
+    await expect(page.locator("#adapters")).to_contain_text("two is outstanding", timeout=15_000)
+    await expect(button).to_be_focused()
+    newer = await site.start(TWO)
+    await adapter.respond({"id": message["id"]})
+    await ended(session)
+    await expect(page.locator("#sessions")).to_contain_text(newer.id, timeout=15_000)
+    await expect(page.locator("#head .over")).to_contain_text(session.id)
 
 
 async def test_long_words_do_not_push_a_page_sideways(site: HttpHarness, page: Page) -> None:

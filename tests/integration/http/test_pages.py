@@ -15,6 +15,7 @@ from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.events import CaseWaits
+from trafficlight.results.reports.causes import causes
 from trafficlight.suites.planning import plan
 
 NASTY = "<script>alert(1)</script> \" onload='x' {{ 7*7 }} \ud800 \x07 \x00"
@@ -200,7 +201,7 @@ async def test_pages_hold_no_inline_script_or_style(site: HttpHarness) -> None:
         assert answer.headers["X-Frame-Options"] == "DENY"
 
 
-@pytest.mark.parametrize("asset", ["pages.css", "live.js", "forms.js", "grid.js", "icon.svg"])
+@pytest.mark.parametrize("asset", ["pages.css", "live.js", "log.js", "forms.js", "grid.js", "icon.svg"])
 async def test_assets_come_from_here(site: HttpHarness, asset: str) -> None:
     answer = await site.get(f"/static/{asset}")
     assert answer.status == 200
@@ -213,6 +214,45 @@ async def test_an_unchanged_page_is_not_sent_again(site: HttpHarness) -> None:
     tag = (await site.get(path)).headers["ETag"]
     answer = await site.get(path, headers={"If-None-Match": tag})
     assert (answer.status, answer.body) == (304, b"")
+
+
+async def test_pages_are_compressed_and_files_are_not(site: HttpHarness) -> None:
+    session = await played(site)
+    accepting = {"Accept-Encoding": "gzip"}
+    for path in (f"/status/{session.id}", "/openapi"):
+        answer = await site.get(path, headers=accepting)
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert int(answer.headers["Content-Length"]) < len(answer.body) / 2
+        assert "Accept-Encoding" in answer.headers["Vary"]
+        known = {**accepting, "If-None-Match": answer.headers.get("ETag", "")}
+        assert (await site.get(path, headers=known)).status == (304 if "ETag" in answer.headers else 200)
+        assert "Content-Encoding" not in (await site.get(path, headers={"Accept-Encoding": "br"})).headers
+    for path in (file_path(session, "page.html"), f"/api/sessions/{session.id}/events", "/static/pages.css"):
+        assert "Content-Encoding" not in (await site.get(path, headers=accepting)).headers
+
+
+async def test_causes_are_found_again_when_a_case_has_ended(
+    site: HttpHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def counted(cases: Any, since: Any) -> Any:
+        found.append(len(cases))
+        return causes(cases, since)
+
+    monkeypatch.setattr("trafficlight.http.pages.views.causes", counted)
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    session = await site.start("await alice.perform('one')\nassert False, 'sums are off'")
+    message = await adapter.action()
+    for _ in range(2):
+        assert "Causes" not in (await site.get(f"/status/{session.id}")).text()
+    assert len(found) == 1
+    await adapter.respond({"id": message["id"]})
+    await ended(session)
+    for _ in range(2):
+        assert "<h2>Causes</h2>" in (await site.get(f"/status/{session.id}")).text()
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(

@@ -388,9 +388,7 @@ async def test_wait_for_a_request(setting: Setting, client: aiohttp.ClientSessio
     (await client.post(f"{setting.url}/keys/claim", data="x")).release()
     seen = await waiting
     assert (seen.method, seen.status, seen.json["body"]) == ("POST", 200, "x")
-    with pytest.raises(
-        ActionError, match=r"^alice: intercept /keys/claim: only 0 requests matched within 0.01 s"
-    ):
+    with pytest.raises(ActionError, match=r"^alice: intercept /keys/claim: no request matched within 0.01 s"):
         await setting.network.wait_for("/keys/claim", timeout=0.01)
 
 
@@ -609,8 +607,9 @@ async def test_a_client_that_was_not_given_the_proxy(homeserver: str, tmp_path: 
 
 
 async def test_only_homeservers_on_this_machine_are_recorded(proxy: RunningProxy, tmp_path: Path) -> None:
-    async with case(proxy, "http://192.0.2.1:8008", tmp_path) as found:
-        assert found.url == "http://192.0.2.1:8008"
+    for url in ("http://192.0.2.1:8008", "https://127.0.0.1:8448"):
+        async with case(proxy, url, tmp_path) as found:
+            assert found.url == url
     network = CaseNetwork(
         _socket_of(proxy),
         record=False,
@@ -658,8 +657,12 @@ async def test_a_proxy_that_is_killed(homeserver: str, tmp_path: Path, client: a
 
 
 async def test_a_recording_that_cannot_be_written(
-    proxy: RunningProxy, homeserver: str, tmp_path: Path
+    proxy: RunningProxy, homeserver: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(LabError, match=r"the network proxy cannot serve alice: .*No such file"):
-        async with case(proxy, homeserver, tmp_path / "none"):
-            pass
+    async with case(proxy, homeserver, tmp_path / "none") as found:
+        assert found.url == homeserver, "the test does not need the proxy"
+        sentence = "the network proxy cannot serve alice: .*No such file"
+        assert re.search(f"the requests of alice are not recorded: {sentence}", caplog.text)
+        found.network.use()
+        with pytest.raises(LabError, match=sentence):
+            await found.network.url_for(homeserver)

@@ -181,3 +181,23 @@ async def test_its_log_is_read_as_far_as_there_is_one(tmp_path: Path) -> None:
     assert await server.read_log() == ""
     await asyncio.to_thread(log.write_bytes, b"it has started\n\xff")
     assert await server.read_log() == "it has started\n\ufffd"
+
+
+async def test_a_shared_one_is_neither_operated_nor_administrated(tmp_path: Path) -> None:
+    log = tmp_path / "homeserver.log"
+    log.write_text("before\nof the case\n")
+    server = HomeServer("example.org", "http://127.0.0.1:1", log=log, log_start=7, shared=True)
+
+    with pytest.raises(LabError, match=r"^server.kill\(\): .* needs isolated = True$"):
+        await server.kill()
+    with pytest.raises(LabError, match=r"^server.admin: .* needs isolated = True$"):
+        await server.admin.rooms()
+    assert await server.read_log() == "of the case\n"
+
+
+async def test_a_name_that_another_case_has_taken_is_explained(server: HomeServer) -> None:
+    other = HomeServer(server.server_name, server.cs_api, shared=True)
+    await server.register("alice", "secret")
+
+    with pytest.raises(LabError, match=r"M_USER_IN_USE.* needs isolated = True, or other names"):
+        await other.register("alice", "secret")

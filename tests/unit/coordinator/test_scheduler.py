@@ -296,6 +296,23 @@ class TestLimits:
         assert started(decision) == ["a", "c"]
         assert decision.reasons == {"b": "waiting for 2 homeserver slots (2 of 3 in use)"}
 
+    def test_homeservers_that_cases_share_count_once(self) -> None:
+        waiting = [case(key, server_types=["Synapse"], order=order) for order, key in enumerate("abc")]
+        waiting += [case("other", server_types=["Dendrite"], order=3)]
+        limits = Limits(homeservers=1, types={"Synapse": 1}, shares=lambda _: True)
+        decision = decide(waiting, [], limits=limits)
+        assert started(decision) == ["a", "b", "c"]
+        assert decision.reasons == {"other": "waiting for a homeserver slot (1 of 1 in use)"}
+
+    def test_homeservers_that_running_cases_share_need_no_other(self) -> None:
+        alone = case("alone", server_types=["Synapse"])
+        alone = alone._replace(case=replace(alone.case, case=replace(alone.case.case, isolated=True)))
+        limits = Limits(homeservers=1, shares=lambda one: not one.isolated)
+        usage = Usage(homeservers=1, shared={("Synapse",)})
+        decision = decide([alone, case("b", server_types=["Synapse"])], [], limits=limits, usage=usage)
+        assert started(decision) == ["b"]
+        assert decision.reasons == {"alone": "waiting for a homeserver slot (1 of 1 in use)"}
+
     def test_a_case_that_needs_more_than_there_may_be_runs_alone(self) -> None:
         limits = Limits(homeservers=2)
         assert started(decide([case("a", servers=5)], [], limits=limits)) == ["a"]

@@ -136,7 +136,7 @@ USAGE = st.builds(
 
 def needs(case: Waiting, limits: Limits) -> Counter[str]:
     """How many of everything that may be limited a case needs."""
-    return limits.needs(case_of(case.key, case.clients, case.server_types))
+    return limits.needs(case_of(case.key, case.clients, case.server_types), case.server_types)
 
 
 def taken_by(decision: Decided, waiting: list[Waiting], limits: Limits) -> Counter[str]:

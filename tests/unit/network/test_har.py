@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trafficlight.network import har
 from trafficlight.network.har import BODY_LIMIT, Body, Recording, entry
 from trafficlight.network.http1 import parse_head
 
@@ -101,3 +102,18 @@ def test_a_recording_is_complete_after_every_entry(tmp_path: Path) -> None:
         assert [one["number"] for one in found["entries"]] == list(range(number))
         recording.add({"number": number})
     recording.close()
+
+
+def test_a_recording_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(har, "RECORDING_LIMIT", 400)
+    recording = Recording(tmp_path / "long.har")
+    for number in range(100):
+        recording.add({"number": number})
+    recording.close()
+
+    content = (tmp_path / "long.har").read_bytes()
+    assert len(content) <= 400
+    log = json.loads(content)["log"]
+    assert log["comment"] == "what follows was too much to keep"
+    assert [one["number"] for one in log["entries"]] == list(range(len(log["entries"])))
+    assert 0 < len(log["entries"]) < 100

@@ -164,6 +164,36 @@ def test_the_index_is_rebuilt_from_the_folders(days: Days) -> None:
     assert days.history.of_case(CASE) == known
 
 
+def test_a_database_that_cannot_be_reached_is_not_asked_at_each_refresh(
+    days: Days, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case's page waited 3 s for it each time."""
+    asked: list[str] = []
+
+    def refuse(file: Path, url: str) -> None:
+        asked.append(url)
+        raise HistoryError(url, "cannot be used: no route")
+
+    monkeypatch.setattr("trafficlight.results.history.index.opened", refuse)
+    history = History(days.root, "postgresql://away/history")
+    for _ in range(3):
+        with pytest.raises(HistoryError, match="no route"):
+            history.of_case(CASE)
+    assert len(asked) == 1
+
+    record = SessionRecord()
+    with pytest.raises(HistoryError):  # the end of a session asks always
+        history.take_in(record)
+    assert len(asked) == 2
+
+    monkeypatch.setattr("trafficlight.results.history.index._REMEMBERED", 0.0)
+    with pytest.raises(HistoryError):
+        history.take_in(record)
+    with pytest.raises(HistoryError):
+        history.of_case(CASE)
+    assert len(asked) == 4
+
+
 def test_a_damaged_index_is_replaced(days: Days) -> None:
     days.run("success")
     (days.root / FILE).write_bytes(b"no database" * 1000)

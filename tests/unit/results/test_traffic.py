@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from trafficlight.errors import UsageError
+from trafficlight.network import har
 from trafficlight.results import traffic
 from trafficlight.results.traffic import exchanges, period_of, render_exchanges
 
@@ -88,7 +89,7 @@ def test_of_large_recordings_a_part_is_shown(attempt: Path, monkeypatch: pytest.
     assert [row.offset for row in rows] == [12.0, 12.1, 12.2]
     assert left_out == ["clients/bob/network.har has more requests: only 3 are shown"]
     with (attempt / "clients" / "alice" / "network.har").open("ab") as file:
-        file.truncate(traffic._LARGEST + 1)
+        file.truncate(har.RECORDING_LIMIT + 1)
     rows, left_out = exchanges(attempt, BEGAN)
     assert {row.role for row in rows} == {"bob"}
     assert left_out == ["clients/alice/network.har is too large to show: 67.1 MB"]

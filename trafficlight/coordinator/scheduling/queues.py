@@ -105,7 +105,7 @@ class WaitingCases:
         """Add a case to the group with its needs and return the group."""
         case = waiting.case
         servers = server_types(case)
-        needs = frozenset(Counter(case.clients.values()).items()), servers, case.nodes
+        needs = frozenset(Counter(case.clients.values()).items()), servers, case.nodes, case.isolated
         if (group := self._groups.get(needs)) is None:
             group = self._groups[needs] = WaitingGroup(self._session, servers)
         group.cases[case.id] = waiting

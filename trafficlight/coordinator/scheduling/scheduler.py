@@ -5,7 +5,7 @@ No clock, no I/O, and no dependence on the order in which groups and adapters ar
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
@@ -17,7 +17,7 @@ from trafficlight.coordinator.scheduling.inventory import (
     TypeMask,
     needs_of,
 )
-from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingGroup, server_types
+from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingGroup
 from trafficlight.homeservers.provider import all_of
 from trafficlight.suites.model import Case
 
@@ -38,6 +38,7 @@ class Limits:
     :param aging: seconds after which the oldest case of a session goes first and gets what it needs reserved,
         so that smaller cases cannot starve it.
     :param nodes: whether the cluster has certain nodes, which are among the adapters.
+    :param shares: returns whether a case shares its homeservers with others.
     """
 
     cases: int | None = None
@@ -47,10 +48,14 @@ class Limits:
     provider_of: Callable[[str], str] = str
     aging: float = 60.0
     nodes: bool = False
+    shares: Callable[[Case], bool] = lambda _: False
 
-    def needs(self, case: Case) -> Counter[str]:
-        """Return how many of everything that may be limited a case needs."""
-        clients, servers = case.clients.values(), server_types(case)
+    def needs(self, case: Case, servers: Sequence[str]) -> Counter[str]:
+        """Return how many of everything that may be limited a case needs.
+
+        :param servers: the types of the homeservers that it needs; none if it shares those of another case.
+        """
+        clients = case.clients.values()
         carried = (all_of(self.provider_of(name)) for name in servers)
         return Counter([*(kind.type_name for kind in clients), *servers, *carried])
 
@@ -60,11 +65,14 @@ class Usage:
     """What is in use.
 
     :param types: what they need, see :meth:`Limits.needs`.
+    :param shared: the server types of each set of homeservers that cases share: another case with these types
+        needs no other homeservers.
     """
 
     cases: Mapping[str, int] = field(default_factory=dict)
     homeservers: int = 0
     types: Mapping[str, int] = field(default_factory=dict)
+    shared: Set[tuple[str, ...]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +127,19 @@ def decide(
 
 @dataclass(slots=True, eq=False)
 class _Candidates:
-    """The cases of a group that are not decided yet, the next one last."""
+    """The cases of a group that are not decided yet, the next one last.
+
+    :param types: what each needs, see :meth:`Limits.needs`.
+    :param others: what it needs besides homeservers.
+    :param shares: whether it shares its homeservers.
+    """
 
     group: WaitingGroup
     bits: tuple[TypeMask, ...]
     types: Mapping[str, int]
+    others: Mapping[str, int]
+    shares: bool
     cases: list[WaitingCase]
-
-    @property
-    def servers(self) -> int:
-        """How many homeservers each case needs."""
-        return len(self.group.server_types)
 
 
 # What orders the groups of a session (scarcity, size, order in the plan, id), and the group.
@@ -158,6 +168,7 @@ class _Table:
         self._running = Counter(usage.cases)
         self._homeservers = usage.homeservers
         self._types = Counter(usage.types)
+        self._shared = set(usage.shared)
         self._reserved_homeservers = 0
         self._reserved_types: Counter[str] = Counter()
         groups = [group for group in waiting if group.cases]
@@ -172,7 +183,9 @@ class _Table:
                 _Candidates(
                     group,
                     bits=tuple(sorted(map(self._adapters.bit, needs_of(case, nodes=limits.nodes).values()))),
-                    types=limits.needs(case),
+                    types=limits.needs(case, group.server_types),
+                    others=limits.needs(case, ()),
+                    shares=limits.shares(case),
                     cases=list(islice(group.cases.values(), most))[::-1],
                 )
             )
@@ -246,9 +259,16 @@ class _Table:
             reason = self._adapters.shortage(one.bits)
         self._wait(one, reason)
         self._adapters.reserve(one.bits)
-        self._reserved_homeservers += one.servers
-        self._reserved_types.update(one.types)
+        servers, types = self._needs(one)
+        self._reserved_homeservers += servers
+        self._reserved_types.update(types)
         return False
+
+    def _needs(self, one: _Candidates) -> tuple[int, Mapping[str, int]]:
+        """Return how many homeservers the next case of a group needs, and how many of everything."""
+        if one.shares and one.group.server_types in self._shared:
+            return 0, one.others
+        return len(one.group.server_types), one.types
 
     def _start_next(self, queue: list[_Place]) -> None:
         """Start the next case of a session that can start, and note why those before it wait."""
@@ -279,8 +299,11 @@ class _Table:
         del one.cases[-1 if case is one.cases[-1] else one.cases.index(case)]
         self._starts.append(Start(one.group, case.case.id, adapters))
         self._running[one.group.session] += 1
-        self._homeservers += one.servers
-        self._types.update(one.types)
+        servers, types = self._needs(one)
+        self._homeservers += servers
+        self._types.update(types)
+        if one.shares:
+            self._shared.add(one.group.server_types)
         return True
 
     def _over_limit(self, one: _Candidates) -> str | None:
@@ -293,13 +316,14 @@ class _Table:
             return f"waiting for {none} (none is reachable)"
         if limits.cases is not None and running >= limits.cases:
             return f"waiting for other cases to end ({running} of {limits.cases} are running)"
+        servers, types = self._needs(one)
         taken = self._homeservers + self._reserved_homeservers
-        most = max(limits.homeservers or 0, one.servers)  # a case that needs more than the limit runs alone
-        if limits.homeservers is not None and one.servers and taken + one.servers > most:
+        most = max(limits.homeservers or 0, servers)  # a case that needs more than the limit runs alone
+        if limits.homeservers is not None and servers and taken + servers > most:
             use = _in_use(self._homeservers, limits.homeservers, self._reserved_homeservers)
-            slots = "a homeserver slot" if one.servers == 1 else f"{one.servers} homeserver slots"
+            slots = "a homeserver slot" if servers == 1 else f"{servers} homeserver slots"
             return f"waiting for {slots} ({use})"
-        for name, needed in one.types.items():
+        for name, needed in types.items():
             limit, taken = limits.types.get(name), self._types[name] + self._reserved_types[name]
             if limit is not None and taken + needed > max(limit, needed):
                 return f"waiting for {name} ({_in_use(self._types[name], limit, self._reserved_types[name])})"

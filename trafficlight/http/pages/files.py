@@ -12,9 +12,9 @@ from urllib.parse import quote
 from quart import Response, request
 
 from trafficlight.http.responses import FILE_POLICY, ApiError
+from trafficlight.results.reports.presentation import TEXT_SUFFIXES
 
 _CHUNK = 256 << 10  # bytes per read
-_TEXT = frozenset({".log", ".info", ".debug", ".txt", ".jsonl", ".yml", ".yaml", ".md", ".diff"})
 # Raster formats only: SVG may contain scripts.
 _SHOWN = frozenset(
     {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/avif", "image/apng"}
@@ -43,7 +43,7 @@ def find(folder: Path, name: str) -> Path:
 
 def media_type_of(name: str) -> str:
     """Return the media type that the name of a file indicates."""
-    if Path(name).suffix.lower() in _TEXT:
+    if Path(name).suffix.lower() in TEXT_SUFFIXES:
         return "text/plain"
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 

@@ -1,11 +1,12 @@
 """The pages: sessions, their cases, and the files in their folders."""
 
 import asyncio
+import os
 import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from quart import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
@@ -13,7 +14,7 @@ from werkzeug.wrappers import Response as Redirect
 from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import Login
 from trafficlight.http.api.specs import REQUESTS, OperationSpec, Query, ResponseSpec
-from trafficlight.http.pages import files
+from trafficlight.http.pages import files, logs
 from trafficlight.http.pages.views import (
     Address,
     adapter_rows,
@@ -21,7 +22,10 @@ from trafficlight.http.pages.views import (
     case_of,
     case_page,
     case_path,
+    causes_of,
+    files_path,
     history_view,
+    log_path,
     session_row,
     snapshot,
 )
@@ -48,7 +52,6 @@ from trafficlight.http.security import (
 from trafficlight.results.catalog import SessionView
 from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import FIELDS
 from trafficlight.results.reports.heatmap import View, heat_map
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
@@ -82,6 +85,7 @@ _LIST = (
     ),
     Query("page", "The page of the list, from 1.", {"type": "string"}),
 )
+_TEXT = {"type": "string"}
 _PAGE = ResponseSpec("The page.", media_type="text/html")
 _JUNIT = {
     200: ResponseSpec("The document.", media_type="application/xml"),
@@ -214,7 +218,8 @@ async def case(session: str, key: str) -> Response:
             between=between,
             role=role,
             page=lambda session: rooted(case_path(session, whole.id)),
-            url=lambda path: rooted(f"/status/{quote(found.id)}/files/{quote(path, errors='replace')}"),
+            url=lambda path: rooted(files_path(found.id, path)),
+            log=lambda *paths: rooted(log_path(found.id, paths)),
         )
 
     return unless_known(await (asyncio.to_thread if period is None else one_at_a_time)(content))
@@ -259,6 +264,69 @@ async def file(session: str, name: str) -> Response:
     return await files.serve(await asyncio.to_thread(files.find, folder, name))
 
 
+@blueprint.get("/status/<session>/log")
+@OperationSpec(
+    "Pages",
+    {200: _PAGE, 302: ResponseSpec("To the line that was found.", media_type="text/html"), 304: _SAME},
+    (400, 401, 404),
+    query=(
+        Query("file", "A file of the session's folder; several are shown in the order of time.", _TEXT),
+        Query("from", "The number of the first line; by default the end is shown.", _TEXT),
+        Query("find", "A text that is marked.", _TEXT),
+        Query("after", "Go to the next line with the text, after this one.", _TEXT),
+        Query("before", "Go to the last line with the text before this one.", _TEXT),
+        Query("hit", "The line that was found.", _TEXT),
+    ),
+    guard="people",
+)
+async def log(session: str) -> Response | Redirect:
+    """Show 1,000 lines of text files, with the colours of their levels and escape sequences."""
+    asked = request.args.getlist("file")
+    if not 1 <= len(asked) <= logs.FILES:
+        message = f"name the files with file=, at most {logs.FILES}"
+        raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message)
+    folder, text = await session_folder(session), request.args.get("find", "")[:200]
+    here = rooted(log_path(folder.name, asked))
+    known = running(folder.name)
+
+    def content() -> bytes | str:
+        paths = [files.find(folder, name) for name in asked]
+        above = os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(above).as_posix() for path in paths]
+        missed = False
+        try:
+            for way in ("after", "before"):
+                if text and way in request.args:
+                    start = _number(way, least=0)
+                    if (hit := logs.find(paths, text, start, backwards=way == "before")) is not None:
+                        query = urlencode({"find": text, "from": max(1, hit - 20), "hit": hit})
+                        return f"{here}&{query}#L{hit}"
+                    missed = True
+            first = _number("from") if "from" in request.args else None
+            page = logs.page_of(paths, first, text)
+        except OSError:
+            raise ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "there is no such file") from None
+        return rendered(
+            "log.html",
+            session=folder.name,
+            asked=asked,
+            names=names,
+            raw=[
+                (name, rooted(files_path(folder.name, path))) for name, path in zip(names, asked, strict=True)
+            ],
+            here=here,
+            page=page,
+            text=text,
+            hit=_number("hit") if text and "hit" in request.args else 0,
+            missed=missed,
+            at_end=first is None,
+            running=known is not None and known.record.ended is None,
+        )
+
+    found = await asyncio.to_thread(content)
+    return redirect(found) if isinstance(found, str) else unless_known(found)
+
+
 @assets.get("/static/<path:name>")
 async def asset(name: str) -> Response:
     """Return a static file of the pages."""
@@ -293,10 +361,10 @@ def _adapters() -> dict[str, Any]:
     }
 
 
-def _number(name: str) -> int:
-    """Return a positive number of the query; 1 by default."""
-    text = request.args.get(name, "1")
-    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else 1
+def _number(name: str, *, least: int = 1) -> int:
+    """Return a number of the query; the least by default."""
+    text = request.args.get(name, "")
+    return max(least, int(text)) if text.isascii() and text.isdigit() and len(text) < 10 else least
 
 
 async def _status(id: str) -> Response:
@@ -341,7 +409,7 @@ async def _status(id: str) -> Response:
                 cases=shown,
                 causes=[
                     (cause, shared)
-                    for cause in causes(cases, since)
+                    for cause in causes_of(found.id, cases, since)
                     if (shared := sum(case in matching for case in cause.cases))
                 ],
                 fields=list(FIELDS),

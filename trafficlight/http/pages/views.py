@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
 
@@ -23,6 +24,7 @@ from trafficlight.results.history.index import History
 from trafficlight.results.history.statistics import CaseHistory
 from trafficlight.results.journal import redacted
 from trafficlight.results.record import ExitCode
+from trafficlight.results.reports.causes import Cause, causes
 from trafficlight.results.reports.filter import matching
 from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
@@ -56,6 +58,9 @@ _ADAPTERS = 100  # live adapters listed
 _GONE = 10  # ended adapters listed, the latest first
 _FILES = 500  # files listed per attempt
 _LOG_TAIL = 64 << 10  # bytes shown of a log
+_CACHED = 8  # sessions whose causes are kept
+_CAUSES: dict[str, tuple[int, list[Cause]]] = {}
+_LOCK = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,17 @@ def case_key(case_id: str) -> str:
 def case_path(session: str, case_id: str) -> str:
     """Return the path of a case's page."""
     return f"/status/{quote(session)}/case/{case_key(case_id)}"
+
+
+def files_path(session: str, name: str) -> str:
+    """Return the path of a file of a session's folder."""
+    return f"/status/{quote(session)}/files/{quote(name, errors='replace')}"
+
+
+def log_path(session: str, names: Iterable[str]) -> str:
+    """Return the path of the page that shows the lines of files."""
+    query = urlencode([("file", name) for name in names], errors="replace")
+    return f"/status/{quote(session)}/log?{query}"
 
 
 def case_of(cases: Iterable[CaseRecord], key: str) -> CaseRecord | None:
@@ -192,6 +208,23 @@ class Address:
         states = f"({states})" if both and len(self.states) > 1 else states
         text = f"({self.text})" if both and re.search(r"\bor\b", self.text) else self.text
         return f"{states} {text}".strip()
+
+
+def causes_of(session: str, cases: Sequence[CaseRecord], since: Mapping[str, str]) -> list[Cause]:
+    """Return the causes of a session's failures, which are found again only when a case has ended or begun.
+
+    :param since: by case, the session since which it fails, or ``new``.
+    """
+    version = hash((len(since), *((case.outcome, len(case.attempts)) for case in cases)))
+    if (known := _CAUSES.get(session)) is not None and known[0] == version:
+        return known[1]
+    found = causes(cases, since)
+    with _LOCK:
+        _CAUSES.pop(session, None)
+        _CAUSES[session] = version, found
+        while len(_CAUSES) > _CACHED:
+            del _CAUSES[next(iter(_CAUSES))]
+    return found
 
 
 def session_row(summary: SessionSummary) -> SessionRow:

@@ -8,15 +8,14 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from trafficlight.results.case import Outcome
 from trafficlight.results.catalog import read_summary, session_ids
 from trafficlight.results.history.changes import Changes, compare
-from trafficlight.results.history.database import Database, Row, key_of, opened, storable
+from trafficlight.results.history.database import Database, HistoryError, Row, key_of, opened, storable
 from trafficlight.results.history.statistics import CaseHistory, Past
 from trafficlight.results.history.verdicts import CaseVerdict, Series, read_verdicts, verdicts_of
 from trafficlight.results.record import SessionRecord
@@ -30,6 +29,7 @@ _DEPTH = 10
 _SESSIONS = 50
 """... among so many, so that a long history does not make the end of a session slow."""
 
+_REMEMBERED = 60.0  # seconds for which a database that cannot be reached is not tried again
 _ENDED = -1  # in place of the size of a log that still may grow
 _COLUMNS = (
     "c.text, v.lab, v.id, v.started, v.host, v.outcome, v.attempt, g.text, v.seconds, n.text,"
@@ -71,6 +71,7 @@ class History:
         self._url = url
         #: Names the results folder among those of all labs that share the index.
         self.lab = f"{socket.gethostname()}:{self._root}" if url else ""
+        self._failure: tuple[float, HistoryError] | None = None  # until when it counts
 
     def take_in(self, record: SessionRecord) -> Changes | None:
         """Add a session that has ended, and compare it with earlier ones.
@@ -79,6 +80,7 @@ class History:
         :raises HistoryError: the index cannot be used.
         """
         verdicts = verdicts_of(record)
+        self._failure = None  # this is worth waiting for
         with self._opened() as database:
             self._add(database, record, verdicts, _ENDED)
             before = self._earlier(database, record)
@@ -124,8 +126,17 @@ class History:
             measured = database.rows(f"{_MEASURED} WHERE m.of_case = ?", key_of(case)) if rows else []
         return _histories(rows, measured).get(case, CaseHistory(()))
 
-    def _opened(self) -> AbstractContextManager[Database]:
-        return opened(self._root / FILE, self._url)
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Database]:
+        if self._failure is not None and time.monotonic() < self._failure[0]:
+            raise self._failure[1].with_traceback(None)
+        try:
+            with opened(self._root / FILE, self._url) as database:
+                yield database
+        except HistoryError as error:
+            if self._url:  # each attempt takes seconds, and pages ask again and again
+                self._failure = time.monotonic() + _REMEMBERED, error
+            raise
 
     def _add(
         self, database: Database, record: SessionRecord, verdicts: Sequence[CaseVerdict], size: int

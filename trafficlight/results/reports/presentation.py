@@ -32,6 +32,9 @@ _PACKAGE = Path(__file__).parents[2]
 _TEXT_LIMIT = 64 << 10  # bytes of one text
 _VALUE_LIMIT = 1 << 10  # bytes of one parameter
 _STEP_LIMIT = 400  # steps shown per attempt
+TEXT_SUFFIXES = frozenset({".log", ".info", ".debug", ".txt", ".jsonl", ".yml", ".yaml", ".md", ".diff"})
+"""Of files that are shown as text."""
+
 # Raster formats only: SVG may contain scripts.
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".avif")
 
@@ -217,7 +220,7 @@ class FileView:
     :ivar path: below the session's folder.
     :ivar name: as the client or the test named it.
     :ivar size: bytes; None if unknown.
-    :ivar kind: ``image``, ``video``, ``audio`` or ``file``.
+    :ivar kind: ``image``, ``video``, ``audio``, ``text`` or ``file``.
     """
 
     path: str
@@ -225,6 +228,11 @@ class FileView:
     size: int | None
     role: str
     kind: str
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is worth reading together with others, in the order of time."""
+        return self.kind == "text" and self.path.endswith((".log", "/log.debug"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +311,7 @@ def recorded_files(attempt: AttemptRecord, folder: Path | None = None) -> list[F
 
 
 def file_kind(name: str, size: int) -> str:
-    """Return how a browser shows a file: ``image``, ``video``, ``audio`` or ``file``, also if it is empty.
+    """Return how a browser shows a file: `FileView.kind`; ``file`` if it is empty.
 
     :param size: bytes.
     """
@@ -311,6 +319,8 @@ def file_kind(name: str, size: int) -> str:
         return "file"
     if name.lower().endswith(_PICTURES):
         return "image"
+    if Path(name).suffix.lower() in TEXT_SUFFIXES:
+        return "text"
     family = (mimetypes.guess_type(name)[0] or "").partition("/")[0]
     return family if family in ("video", "audio") else "file"
 

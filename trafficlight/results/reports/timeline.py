@@ -110,7 +110,8 @@ def _step(event: Event, offset: float) -> Step:
             return Step(offset, "action", who, event.action, brief(event.data), "open")
         case ServerReady():
             version = " ".join(part for part in (event.type, event.version) if part)
-            detail = " · ".join(part for part in (version, event.server_name) if part)
+            shared = "shared" if event.shared else ""
+            detail = " · ".join(part for part in (version, event.server_name, shared) if part)
             return Step(offset, "server", who, "server ready", detail, "ok", event.seconds)
         case ServerFailed():
             return Step(offset, "server", who, "server failed", event.reason, "failed")

@@ -1,0 +1,320 @@
+"""The lines of text files, some at a time: numbered, coloured, searched, of several files by time.
+
+What is in a file, its sender decides: every text is escaped, and every line and page is bounded.
+"""
+
+import heapq
+import os
+import re
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from markupsafe import Markup, escape
+
+from trafficlight.text import escape_control
+
+LINES = 1_000
+"""Lines of a page."""
+FILES = 8
+"""Files that are shown together."""
+
+_BLOCK = 256 << 10  # bytes
+_SHOWN = 4_000  # bytes of a line
+_READ = 16 << 20  # bytes read for a page, after which it has fewer lines
+_MERGED = 16  # blocks at the end of each file that are shown in the order of time
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,6})\d*)?\s?(Z|[+-]\d\d:?\d\d)?")
+_LEVEL = re.compile(
+    r"\b(DEBUG|TRACE|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL|PANIC)\b|level\"?[=:] ?\"?([a-z]+)"
+)
+_LEVELS = {"d": "debug", "t": "debug", "i": "info", "w": "warning"}
+_CONTINUED = (" ", "\t", "Traceback")
+# Colours and the like; all other sequences for terminals are left out.
+_ANSI = re.compile("\x1b\\[([0-9;]*)m|\x1b\\[[0-?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)")
+_STYLES = {1: "bold", 2: "faint", 3: "italic", 4: "underline"}
+_COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
+
+_Line: TypeAlias = tuple[
+    int, int, bytes, int
+]  # position of the file, number, what is shown, bytes that are not
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line as it is shown.
+
+    :ivar number: from 1, among all that are shown together.
+    :ivar file: the position of its file.
+    :ivar line: its number in its file.
+    :ivar level: ``debug``, ``info``, ``warning`` or ``error``; empty if it names none.
+    :ivar cut: bytes of it that are not shown.
+    """
+
+    number: int
+    file: int
+    line: int
+    level: str
+    text: Markup
+    cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Some lines of one file, or of several in the order of time.
+
+    :ivar first: the number of its first line.
+    :ivar total: the number of lines.
+    :ivar size: bytes of the files.
+    :ivar cut: whether only the ends of the files are in it.
+    """
+
+    rows: list[Row]
+    first: int
+    total: int
+    size: int
+    cut: bool
+
+
+class _Index:
+    """Where the lines of a growing file begin: how many line feeds there are before each block."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._file = (0, 0)
+        self.before = [0]
+        self.size = self.lines = 0
+
+    def update(self, file: BinaryIO) -> None:
+        """Read what was appended."""
+        with self._lock:
+            status = os.fstat(file.fileno())
+            if (status.st_dev, status.st_ino) != self._file or status.st_size < self.size:
+                self._file, self.before = (status.st_dev, status.st_ino), [0]
+                self.size = self.lines = 0
+            if status.st_size == self.size:
+                return
+            file.seek((len(self.before) - 1) * _BLOCK)
+            # Not what is appended meanwhile: lines and size belong together.
+            while (left := status.st_size - file.tell()) > 0 and (block := file.read(min(left, _BLOCK))):
+                feeds = self.before[-1] + block.count(b"\n")
+                if len(block) == _BLOCK:
+                    self.before.append(feeds)
+                self.lines = feeds + (not block.endswith(b"\n"))
+            self.size = status.st_size
+
+    def seek(self, file: BinaryIO, line: int) -> None:
+        """Go to the beginning of a line, which is counted from 0."""
+        block = max(0, bisect_left(self.before, line) - 1)
+        file.seek(block * _BLOCK)
+        for _ in range(line - self.before[block]):
+            _whole_line(file)
+
+
+@lru_cache(64)
+def _index_of(path: Path) -> _Index:
+    return _Index()
+
+
+def page_of(paths: Sequence[Path], first: int | None, text: str = "") -> LogPage:
+    """Return some lines. Reads the disk.
+
+    :param first: the number of the first one; None for the end.
+    :param text: what is marked in them.
+    :raises OSError: a file cannot be read.
+    """
+    if len(paths) == 1:
+        with paths[0].open("rb") as file:
+            index = _index_of(paths[0])
+            index.update(file)
+            total, size, cut = index.lines, index.size, False
+            begin = _begin(first, total)
+            index.seek(file, begin - 1)
+            lines = list(_bounded((0, begin + n, *line) for n, line in enumerate(_lines(file, LINES))))
+    else:
+        merged, cut = _merged(tuple(paths), tuple(map(_stamp, paths)))
+        total, size = len(merged), sum(path.stat().st_size for path in paths)
+        begin = _begin(first, total)
+        lines = merged[begin - 1 : begin - 1 + LINES]
+    return LogPage(list(_rows(lines, begin, text)), begin, total, size, cut)
+
+
+def find(paths: Sequence[Path], text: str, line: int, *, backwards: bool = False) -> int | None:
+    """Return the number of the next line that contains a text; after the last one, the first one follows.
+
+    Letters of ASCII are compared without case. Reads the disk.
+
+    :param line: where the search starts; it is the last that is looked at.
+    :raises OSError: a file cannot be read.
+    """
+    wanted = text.encode("utf-8", "replace").lower()
+    first = last = before = after = None
+    for number, content in _searched(paths):
+        if wanted not in content.lower():
+            continue
+        first, last = first or number, number
+        if number < line:
+            before = number
+        elif number > line and after is None:
+            after = number
+            if not backwards:
+                break
+    return (before or last) if backwards else (after or first)
+
+
+def _searched(paths: Sequence[Path]) -> Iterator[tuple[int, bytes]]:
+    if len(paths) > 1:
+        merged, _ = _merged(tuple(paths), tuple(map(_stamp, paths)))
+        for number, one in enumerate(merged, 1):
+            yield number, one[2]
+        return
+    with paths[0].open("rb") as file:
+        number = 1
+        while content := file.readline(_BLOCK):
+            yield number, content
+            number += content.endswith(b"\n")
+
+
+def _begin(first: int | None, total: int) -> int:
+    return max(1, total - LINES + 1 if first is None else min(first, total))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(2)
+def _merged(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> tuple[list[_Line], bool]:
+    """Return the lines of several files in the order of time, and whether something is missing.
+
+    A line without a time stays behind the one before it.
+    """
+    each, cut = [], False
+    for position, path in enumerate(paths):
+        with path.open("rb") as file:
+            index = _index_of(path)
+            index.update(file)
+            block = max(0, len(index.before) - 1 - _MERGED)
+            line = index.before[block] + bool(block)  # the first that begins there
+            cut |= block > 0
+            index.seek(file, line)
+            each.append(list(_dated(position, line + 1, _lines(file, index.lines - line))))
+    return [line for _, line in heapq.merge(*each, key=lambda one: one[0])], cut
+
+
+def _dated(
+    position: int, number: int, lines: Iterable[tuple[bytes, int]]
+) -> Iterator[tuple[datetime, _Line]]:
+    last = datetime.min.replace(tzinfo=UTC)
+    for line, (content, cut) in enumerate(lines, number):
+        if (when := _time_of(content[:80].decode(errors="replace"))) is not None:
+            last = max(last, when)
+        yield last, (position, line, content, cut)
+
+
+def _time_of(line: str) -> datetime | None:
+    if (found := _TIME.search(line)) is None:
+        return None
+    day, clock, fraction, zone = found.groups()
+    try:
+        when = datetime.fromisoformat(f"{day}T{clock}.{fraction or 0:0<6}{zone or '+00:00'}")
+        return when.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _whole_line(file: BinaryIO) -> tuple[bytes, int]:
+    """Read a line; return its beginning, and how many bytes more it has."""
+    line = piece = file.readline(_SHOWN)
+    cut = 0
+    while piece and not piece.endswith(b"\n"):
+        piece = file.readline(_BLOCK)
+        cut += len(piece.rstrip(b"\r\n"))
+    return line, cut
+
+
+def _lines(file: BinaryIO, number: int) -> Iterator[tuple[bytes, int]]:
+    for _ in range(number):
+        line, cut = _whole_line(file)
+        if not line:
+            return
+        yield line, cut
+
+
+def _bounded(lines: Iterable[_Line]) -> Iterator[_Line]:
+    left = _READ
+    for line in lines:
+        yield line
+        left -= len(line[2]) + line[3]
+        if left < 0:
+            return
+
+
+def _rows(lines: Iterable[_Line], first: int, text: str) -> Iterator[Row]:
+    level = ""
+    for number, (file, line, content, cut) in enumerate(lines, first):
+        plain = content.decode(errors="replace").rstrip("\r\n")
+        own = _level_of(plain)
+        level = own or (level if plain.startswith(_CONTINUED) else "")
+        yield Row(number, file, line, level, styled(plain, text), cut)
+
+
+def _level_of(line: str) -> str:
+    found = _LEVEL.search(line, 0, 300)
+    if found is None:
+        return ""
+    name = (found[1] or found[2]).lower()
+    return _LEVELS.get(name[0], "error" if name[0] in "ecfp" else "")
+
+
+def styled(line: str, text: str = "") -> Markup:
+    """Return a line as HTML: escaped, with the colours that its escape sequences ask for.
+
+    :param text: what is marked in it.
+    """
+    pieces, classes, at = [], [""], 0
+    for sequence in _ANSI.finditer(line):
+        pieces.append(_piece(line[at : sequence.start()], classes, text))
+        if sequence[1] is not None:
+            classes = _classes_after(classes, sequence[1])
+        at = sequence.end()
+    pieces.append(_piece(line[at:], classes, text))
+    return Markup("").join(pieces)
+
+
+def _piece(text: str, classes: Sequence[str], wanted: str) -> Markup:
+    shown = escape(escape_control(text))
+    if wanted:
+        parts = re.split(f"({re.escape(wanted)})", text, flags=re.IGNORECASE)
+        shown = Markup("").join(
+            Markup("<mark>{}</mark>").format(escape_control(part)) if n % 2 else escape(escape_control(part))
+            for n, part in enumerate(parts)
+        )
+    names = " ".join(f"a-{name}" for name in classes if name)
+    return Markup('<span class="{}">{}</span>').format(names, shown) if names and text else shown
+
+
+def _classes_after(classes: Sequence[str], codes: str) -> list[str]:
+    """Return the classes after a sequence such as ``1;31``; the first one is the colour's."""
+    found = list(classes)
+    numbers = iter([int(code) if code else 0 for code in codes[:40].split(";")])
+    for code in numbers:
+        if code == 0:
+            found = [""]
+        elif code in _STYLES:
+            found.append(_STYLES[code])
+        elif 30 <= code <= 37 or 90 <= code <= 97:
+            found[0] = _COLOURS[code % 10]
+        elif code == 39:
+            found[0] = ""
+        elif code == 22:
+            found = [name for name in found if name not in ("bold", "faint")]
+        elif code in (38, 48):  # a colour of many, which is not among those of the pages
+            for _ in range({5: 1, 2: 3}.get(next(numbers, 0), 0)):
+                next(numbers, 0)
+    return found
