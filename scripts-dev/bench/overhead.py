@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,15 +34,16 @@ from trafficlight.server_types import SynapseStable
 
 _CASE = Path(trafficlight.__file__).parent / "tests" / "chat" / "send_messages_test.py::SendMessages"
 _DRIVER = [sys.executable, "-P", "-m", "trafficlight.adapters.nio.adapter"]
+_FEW = 8  # cases after which all clients have started
 _SAMPLE = 0.05  # seconds between two looks at the processes
 # A part of the command line, the kind of a process, and that of its children with the same command line.
 _KINDS = (
     ("synapse_fork_server.py", "fork parents", "homeservers"),
     ("synapse.app.homeserver", "homeservers", "homeservers"),
     ("trafficlight.worker", "workers", "processes of cases"),
+    ("adapter run", "hosts", "hosts"),
     ("trafficlight.adapters.nio.adapter", "clients", "clients"),
     ("trafficlight.network", "proxy", "proxy"),
-    ("adapter run", "hosts", "hosts"),
 )
 _ROWS = ["homeservers", "clients", "fork parents", "hosts", "coordinator", "workers", "processes of cases"]
 _ROWS += ["proxy", "others"]
@@ -240,7 +242,7 @@ def _used(process: psutil.Process) -> float:
     return float(sum(process.cpu_times()[:2]))
 
 
-async def measure(cases: int, rounds: int, cores: int) -> None:
+async def measure(cases: int, rounds: int, numbers: Sequence[int]) -> None:
     """Run all ways in turns, and print a table for each number of cases at once."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -251,11 +253,11 @@ async def measure(cases: int, rounds: int, cores: int) -> None:
         await stack.enter_async_context(provider.deploy("bare", [request]))
         (server,) = provider.servers
         bare = Bare(server)
-        await bare.start(stack, cores)
-        for at_once in sorted({1, cores}):
+        await bare.start(stack, max(numbers))
+        for at_once in numbers:
             found: dict[str, list[Cost]] = defaultdict(list)
             for _ in range(rounds):
-                few, many = at_once, at_once + cases
+                few, many = _FEW, _FEW + cases
                 found["bare"].append(
                     (await bare.run(many, at_once)).less(await bare.run(few, at_once), cases)
                 )
@@ -283,8 +285,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=20, help="cases that are compared (default 20)")
     parser.add_argument("--rounds", type=int, default=3, help="of all ways (default 3)")
-    cores = os.cpu_count() or 1
-    parser.add_argument("--at-once", type=int, default=cores, help=f"cases at once (default {cores})")
+    numbers = sorted({1, os.cpu_count() or 1})
+    parser.add_argument(
+        "--at-once", type=int, nargs="+", default=numbers, help=f"cases at once (default {numbers})"
+    )
     options = parser.parse_args()
     asyncio.run(measure(options.cases, options.rounds, options.at_once))
 

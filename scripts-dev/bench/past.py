@@ -75,14 +75,16 @@ def played(root: Path, cases: int, actions: int) -> tuple[ResultsFolder, Session
             )
         )
     for number, id in enumerate(ids):
-        _play(journal, folder.id, id, number, actions)
+        play(journal, folder.id, id, number, actions)
     journal.append(SessionEnded(session=folder.id, exit_code=1, interrupted=False))
     writer.close()
     folder.finish()
     return folder, record, writer
 
 
-def _play(journal: Journal, session: str, case: str, number: int, actions: int) -> None:
+def play(journal: Journal, session: str, case: str, number: int, actions: int) -> None:
+    """Append the events of a case of two clients; every tenth one fails."""
+
     def emit(event: Event) -> None:
         journal.append(replace(event, session=session, case=case, attempt=1))
 

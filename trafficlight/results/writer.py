@@ -42,6 +42,7 @@ from trafficlight.results.reports.json_files import (
     rerun_failed,
 )
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle, junit_bytes
+from trafficlight.results.reports.presentation import render
 from trafficlight.results.reports.summary import trimmed_traceback
 from trafficlight.results.reports.timeline import render_timeline
 from trafficlight.text import count, escape_control
@@ -404,6 +405,8 @@ def write_reports(folder: ResultsFolder, record: SessionRecord) -> str:
         "session.json": lambda: dump(SessionSummary.of(record).as_json()),
         "report.json": lambda: dump(report_json(record, read_changes(folder.path))),
         "rerun-failed.yml": lambda: rerun_failed(record),
+        # The same style sheet as inside of the report, for sites that allow none there, such as Jenkins.
+        "report.css": lambda: render("report.css"),
         "report.html": lambda: report_html(record, read_changes(folder.path), folder.path),
     }
     for name, content in files.items():

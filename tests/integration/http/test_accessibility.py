@@ -19,6 +19,15 @@ DOUBLES = (
 )
 
 
+@pytest.fixture
+async def still(page: Page) -> Page:
+    """A page that does not follow what happens: it would reload itself while the test goes on."""
+    await page.route(
+        "**/static/live.js", lambda route: route.fulfill(body="", content_type="text/javascript")
+    )
+    return page
+
+
 async def played(site: HttpHarness) -> Session:
     """Run one case, which fails and leaves files."""
     adapter = ScriptedAdapter(site)
@@ -58,9 +67,7 @@ async def faults(page: Page, urls: list[str]) -> list[str]:
             for width in (1440, 400):
                 await page.set_viewport_size({"width": width, "height": 900})
                 await page.goto(url)
-                await page.evaluate(
-                    "document.querySelectorAll('details').forEach(one => { one.open = true; })"
-                )
+                await page.evaluate(OPENED)
                 results = await Axe().run(page)
                 found += [
                     f"{url} {scheme} {width}: {one['id']} {node['html'][:200]} {node['failureSummary']}"
@@ -70,40 +77,40 @@ async def faults(page: Page, urls: list[str]) -> list[str]:
     return found
 
 
-async def test_axe_finds_nothing(site: HttpHarness, page: Page) -> None:
-    found = await faults(page, [f"{site.url}/status"])
+async def test_axe_finds_nothing(site: HttpHarness, still: Page) -> None:
+    found = await faults(still, [f"{site.url}/status"])
     before, session = await played(site), await played(site)
     await ScriptedAdapter(site).register()
-    found += await faults(page, pages_of(site, session, before))
+    found += await faults(still, pages_of(site, session, before))
     assert not found, "\n".join(found)
 
 
-async def test_pages_are_valid_and_fit(site: HttpHarness, page: Page) -> None:
+async def test_pages_are_valid_and_fit(site: HttpHarness, still: Page) -> None:
     strict = html5lib.HTMLParser(strict=True)
     strict.parse((await site.get("/status")).text())
     before, session = await played(site), await played(site)
     for url in pages_of(site, session, before):
-        await page.goto(url)
+        await still.goto(url)
         plain = url.removeprefix(site.url)
         report = session.folder.path / "report.html"
         text = report.read_text() if url.startswith("file:") else await page_text(site, plain)
         strict.parse(text)
-        assert await page.evaluate(DOUBLES) == [], url
+        assert await still.evaluate(DOUBLES) == [], url
         for width in (320, 720, 2560):
-            await page.set_viewport_size({"width": width, "height": 900})
-            assert await page.evaluate("document.documentElement.scrollWidth") <= width, (url, width)
+            await still.set_viewport_size({"width": width, "height": 900})
+            assert await still.evaluate("document.documentElement.scrollWidth") <= width, (url, width)
 
 
 async def page_text(site: HttpHarness, path: str) -> str:
     return (await site.get(path.partition("#")[0], headers={"Accept": "text/html"})).text()
 
 
-async def test_paper_forced_colours_and_reduced_motion(site: HttpHarness, page: Page) -> None:
+async def test_paper_forced_colours_and_reduced_motion(site: HttpHarness, still: Page) -> None:
     session = await played(site)
-    await page.goto(f"{site.url}/status/{session.id}")
-    await page.emulate_media(media="print")
-    assert await page.locator("button:visible, form:visible, header:visible").count() == 0
-    await page.emulate_media(media="screen", forced_colors="active", reduced_motion="reduce")
+    await still.goto(f"{site.url}/status/{session.id}")
+    await still.emulate_media(media="print")
+    assert await still.locator("button:visible, form:visible, header:visible").count() == 0
+    await still.emulate_media(media="screen", forced_colors="active", reduced_motion="reduce")
     lamp = "getComputedStyle(document.querySelector('.lamp')).backgroundColor"
-    assert await page.evaluate(lamp) not in ("rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
-    assert await page.evaluate("document.getAnimations().length") == 0
+    assert await still.evaluate(lamp) not in ("rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
+    assert await still.evaluate("document.getAnimations().length") == 0

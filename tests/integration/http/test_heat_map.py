@@ -1,10 +1,11 @@
 """The heat map of a session's page in a real browser: the keyboard, and one filter for all parts."""
 
 import shutil
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import Route, async_playwright, expect
 
 from tests.integration.http.conftest import HttpHarness, ended
 from trafficlight.coordinator.session import SessionOptions
@@ -31,6 +32,12 @@ class Talk(Test):
 
     async def run(self, alice, bob) -> None: ...
 """
+
+
+async def _as_jenkins(route: Route, folder: Path) -> None:
+    policy = "sandbox; default-src 'none'; img-src 'self'; style-src 'self';"
+    name = urlsplit(route.request.url).path.removeprefix("/")
+    await route.fulfill(path=folder / name, headers={"Content-Security-Policy": policy})
 
 
 async def test_arrow_keys_move_and_enter_filters_everything(site: HttpHarness) -> None:
@@ -70,5 +77,11 @@ async def test_arrow_keys_move_and_enter_filters_everything(site: HttpHarness) -
             await page.goto(f"{site.url}/status/{session.id}?map=tests")
             await expect(page.locator("#map th").last).to_contain_text("Talk", timeout=15_000)
             assert await page.evaluate("document.documentElement.scrollWidth") <= 400
+
+            await page.route("http://jenkins/**", lambda route: _as_jenkins(route, session.folder.path))
+            await page.goto("http://jenkins/report.html")
+            lamp = page.locator(".lamp").first
+            await expect(lamp).to_have_css("border-top-left-radius", "50%", timeout=15_000)
+            await expect(page.locator("#map table").first).to_contain_text("not run", timeout=15_000)
         finally:
             await browser.close()

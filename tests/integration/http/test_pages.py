@@ -160,6 +160,21 @@ async def test_the_case_page_shows_what_happened(site: HttpHarness) -> None:
     assert re.search(r'cut\.webm">cut\.webm</a>.*empty</span>', text)
 
 
+async def test_adapters_that_are_not_listed_are_counted(
+    site: HttpHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 of 504 were shown, without a word about the others."""
+    monkeypatch.setattr("trafficlight.http.pages.views._ADAPTERS", 2)
+    for kind in ("web", "nio", "ios"):
+        await ScriptedAdapter(site).register({"type": kind})
+    await site.start("await alice.perform('one')", client_type="other")
+    text = (await site.get("/status")).text()
+    assert "and 1 more adapter;" in text
+    assert text.index("<b>ios</b>") < text.index("<b>nio</b>")
+    assert "0 of 1 ended" in text
+    assert "<dt>python</dt>" in text, "what the session ran with"
+
+
 async def test_files_that_are_not_listed_are_counted(
     site: HttpHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from trafficlight.http.pages.views import attempt_views, case_key, case_of, session_row, snapshot
+from trafficlight.http.pages.views import (
+    CasePage,
+    attempt_views,
+    case_key,
+    case_of,
+    progress_of,
+    session_row,
+    snapshot,
+)
 from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import State
@@ -46,6 +54,13 @@ def test_a_list_of_sessions_has_the_verdict_of_their_pages() -> None:
     row = session_row(SessionSummary.of(record, "abandoned"))
     assert (row.state, row.verdict.text) == ("abandoned", "1 of 3 cases have no verdict")
     assert row.counts == status_counts(record.cases.values(), over=True)
+
+
+def test_progress_says_how_fast_and_how_long() -> None:
+    page = CasePage([], {"success": 30, "waiting": 60, "running": 10}, 100, [], 1, 1, "")
+    assert progress_of(page, 60) == "30 of 100 ended · 30 a minute · about 2 min 20 s left"
+    page = CasePage([], {"success": 1, "waiting": 1}, 2, [], 1, 1, "")
+    assert progress_of(page, 60) == "1 of 2 ended"
 
 
 def test_many_uploads_do_not_hide_the_logs_of_homeservers(

@@ -151,7 +151,7 @@ def test_the_report_lists_cases_as_the_pages_do(lab: "Lab") -> None:
     lab.run(lab.plan({"alice": "Good"}))
     lab.plan({"alice": "Waits"})
     flaky = lab.plan({"alice": "Flaky"}, suite="b_test.py::B")
-    lab.run(flaky, "failure", will_retry=True)
+    lab.run(flaky, "failure", "odd", will_retry=True)
     lab.run(flaky, attempt=2)
     lab.run(lab.plan({"alice": "Bad"}), "failure", "no")
     lab.end()
@@ -159,5 +159,6 @@ def test_the_report_lists_cases_as_the_pages_do(lab: "Lab") -> None:
     badges = re.findall(r'<span class="badge">([\w ]+)', text)
     counts = status_counts(lab.record.cases.values(), over=True)
     assert badges == ["failure", "success", "not run", "flaky "]
+    assert "before: odd" in text
     assert list(counts) == ["failure", "flaky", "success", "not run"]
     assert re.findall(r'id="f-([\w-]+)"', text) == ["all", *(status.replace(" ", "-") for status in counts)]

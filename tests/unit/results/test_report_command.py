@@ -36,7 +36,7 @@ def _run(*arguments: str) -> str:
 
 
 def test_every_file_is_rebuilt_as_it_was(finished: Path) -> None:
-    names = ("session.json", "report.json", "report.html", "junit.xml", "rerun-failed.yml")
+    names = ("session.json", "report.json", "report.html", "report.css", "junit.xml", "rerun-failed.yml")
     before = {name: (finished / name).read_bytes() for name in names}
     for name in names:
         (finished / name).unlink()

@@ -26,6 +26,7 @@ from trafficlight.http.pages.views import (
     files_path,
     history_view,
     log_path,
+    progress_of,
     session_row,
     snapshot,
 )
@@ -398,6 +399,9 @@ async def _status(id: str) -> Response:
                 state=state,
                 events=events,
                 record=record,
+                progress=""
+                if over or record.started is None
+                else progress_of(shown, (now - record.started).total_seconds()),
                 changes=changes,
                 before=next(iter(ids[ids.index(found.id) + 1 :]), "") if found.id in ids else "",
                 result=verdict(

@@ -44,7 +44,7 @@ from trafficlight.results.reports.presentation import (
 )
 from trafficlight.results.traffic import exchanges
 from trafficlight.suites.query import QueryError
-from trafficlight.text import read_tail
+from trafficlight.text import duration, read_tail
 
 AdapterRow: TypeAlias = tuple[AdapterBody, dict[str, Any]]
 """An adapter, and the fields of its registration that are not shown otherwise."""
@@ -54,6 +54,7 @@ CATCHING_UP = 1.0
 
 _ROWS = 200  # cases per page
 _VERDICTS = 20  # of a case's history
+_FEW = 5  # ended cases that say how fast a session is
 _ADAPTERS = 100  # live adapters listed
 _GONE = 10  # ended adapters listed, the latest first
 _FILES = 500  # files listed per attempt
@@ -208,6 +209,19 @@ class Address:
         states = f"({states})" if both and len(self.states) > 1 else states
         text = f"({self.text})" if both and re.search(r"\bor\b", self.text) else self.text
         return f"{states} {text}".strip()
+
+
+def progress_of(page: CasePage, seconds: float) -> str:
+    """Return how many cases of a running session have ended, how fast, and how long the others take then.
+
+    :param seconds: since its start.
+    """
+    left = sum(page.counts.get(status, 0) for status in ("running", "preparing", "waiting"))
+    ended = page.total - left
+    text = f"{ended:,} of {page.total:,} ended"
+    if ended < _FEW or not left or seconds <= 0:
+        return text
+    return f"{text} · {60 * ended / seconds:.0f} a minute · about {duration(left * seconds / ended)} left"
 
 
 def causes_of(session: str, cases: Sequence[CaseRecord], since: Mapping[str, str]) -> list[Cause]:
@@ -391,7 +405,7 @@ def adapter_rows(
         else:
             types.setdefault(adapter.type, Counter())[adapter.state.value] += 1
             live.append(adapter)
-    live.sort(key=lambda adapter: adapter.state is not AdapterState.LEASED)
+    live.sort(key=lambda adapter: (adapter.state is not AdapterState.LEASED, adapter.type))
     latest = gone[: -_GONE - 1 : -1]
     return (
         types,

@@ -48,6 +48,7 @@ _SEVERITY = (
     "success",
     "skipped",
 )
+_ALONE = "one client"  # the name of the table of tests without pairs, which comes last
 _CELLS = 2_500  # with more of them, what can be folded is
 _ROWS, _COLUMNS, _TABLES = 100, 40, 24  # of a page at most, those with failures first
 _DEEPEST = 10  # levels of the colour scale above 0
@@ -217,7 +218,7 @@ def heat_map(
     order = {head: number for number, head in enumerate(dict.fromkeys(one for key in members for one in key))}
     for table in found.values():
         _arrange(table, view, order)
-    tables = [table for table in found.values() if table.rows]
+    tables = sorted((table for table in found.values() if table.rows), key=lambda one: one.name == _ALONE)
     _scale([cell for table in tables for cell in table.cells.values()], view.measure)
     if found and not tables:
         notes.append("No row has a failure.")
@@ -258,7 +259,7 @@ class _Names:
             for row in rows:
                 yield there, row, mine, _query(row.query, mine.query)
         elif len(clients) < 2:
-            alone = self._once("alone", lambda: Head("one client", "not clients:*+*"))
+            alone = self._once("alone", lambda: Head(_ALONE, "not clients:*+*"))
             yield alone, mine, there, _query(mine.query, there.query)
         else:
             first, others = clients[0], clients[1:]

@@ -201,6 +201,8 @@ def why(case: CaseRecord) -> str:
         return case.expected.reason
     if case.expected is not None and case.outcome is Outcome.UNEXPECTED_SUCCESS:
         return f"expected to fail: {case.expected.reason}"
+    if case.outcome is Outcome.FLAKY:
+        return next((f"before: {one.message}" for one in reversed(case.ended[:-1]) if one.message), "")
     return case.message or case.reason if case.verdict is not None else case.reason or case.message
 
 
