@@ -4,10 +4,12 @@ They stack as in ducktape: each `@parametrize` adds one set of values, each `@ma
 `@defaults` fills missing values, and `@ignore` skips sets, with a reason.
 """
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 __all__ = [
@@ -82,6 +84,13 @@ class NodeRequest:
         system = "" if self.os == "linux" else f"{self.os} "
         labels = f" with label {' and '.join(self.labels)}" if self.labels else ""
         return f"{system}{'node' if self.num_nodes == 1 else 'nodes'}{labels}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    num_nodes: int | Callable[..., int]
+    labels: tuple[str, ...]
+    os: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,28 +175,57 @@ def is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def cluster(num_nodes: int, *, labels: str | Iterable[str] = (), os: str = "linux") -> Callable[[C], C]:
+def cluster(
+    num_nodes: int | Callable[..., int], *, labels: str | Iterable[str] = (), os: str = "linux"
+) -> Callable[[C], C]:
     """Ask for nodes of the cluster, for the services of a test, or of all tests of a class.
 
-    :param num_nodes: how many; 0 takes back what stands above the class.
+    :param num_nodes: how many; 0 takes back what stands above the class. Or a function that returns that, and
+        takes parameters of the test by their names: ``num_nodes=lambda brokers: brokers + 1``.
     :param labels: labels that each of them must have.
     :param os: their operating system.
     """
     wanted = (labels,) if isinstance(labels, str) else tuple(sorted(labels))
-    if type(num_nodes) is not int or num_nodes < 0:
+    if not callable(num_nodes) and not _is_number_of_nodes(num_nodes):
         raise TypeError(f"@cluster takes a number of nodes, not {num_nodes!r}: @cluster(num_nodes=3)")
 
     def mark(target: C) -> C:
-        setattr(target, _CLUSTER, NodeRequest(num_nodes, wanted, os))
+        setattr(target, _CLUSTER, _Cluster(num_nodes, wanted, os))
         return target
 
     return mark
 
 
-def nodes_of(function: Callable[..., Any], owner: type) -> NodeRequest | None:
-    """Return the nodes that a test method asks for, or else its class; None for none."""
-    request: NodeRequest | None = getattr(function, _CLUSTER, getattr(owner, _CLUSTER, None))
-    return request if request is not None and request.num_nodes else None
+def nodes_of(
+    function: Callable[..., Any], owner: type, values: Mapping[str, Any] = MappingProxyType({})
+) -> NodeRequest | None:
+    """Return the nodes that a test method asks for, or else its class; None for none.
+
+    :param values: the parameters of the case.
+    :raises ValueError: their number cannot be computed from these.
+    """
+    stated: _Cluster | None = getattr(function, _CLUSTER, getattr(owner, _CLUSTER, None))
+    if stated is None:
+        return None
+    number = stated.num_nodes
+    if callable(number):
+        try:
+            names = list(inspect.signature(number).parameters)
+            missing = [name for name in names if name not in values]
+            if missing:
+                known = ", ".join(values) or "none"
+                raise ValueError(f"there is no parameter {missing[0]!r} (parameters: {known})")
+            number = number(**{name: values[name] for name in names})
+        except Exception as error:  # code of a test file
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"num_nodes of @cluster: {kind}{error}") from error
+        if not _is_number_of_nodes(number):
+            raise ValueError(f"num_nodes of @cluster returned {number!r}, which is no number of nodes")
+    return NodeRequest(number, stated.labels, stated.os) if number else None
+
+
+def _is_number_of_nodes(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def time_limit_of(function: Callable[..., Any]) -> float | None:

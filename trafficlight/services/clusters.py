@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import tempfile
+import textwrap
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -299,7 +300,7 @@ async def _read(setting: str) -> str:
 
 async def _printed(command: Sequence[str], key: str, directory: Path | None = None) -> str:
     """Return what a command prints to stdout."""
-    shown = repr(" ".join(command).removeprefix("/bin/sh -c "))
+    shown = repr(textwrap.shorten(" ".join(command).removeprefix("/bin/sh -c "), 80, placeholder=" ..."))
     try:
         async with asyncio.timeout(_COMMAND):
             lines = await run_tool(key, command, directory=directory, errors_apart=True)

@@ -98,7 +98,12 @@ def expand(
             if check_method(cls, method, roles, sets, source, line):
                 continue
         limit = time_limit_of(getattr(cls, method)) or cls.timeout
-        nodes = nodes_of(getattr(cls, method), cls)
+        try:
+            nodes = [nodes_of(getattr(cls, method), cls, one.values) for one in sets]
+        except ValueError as error:
+            hint = "a number, or a function of the test's parameters"
+            problems.append(TestFileError(source.path, line, str(error), hint))
+            continue
         ignores = list(ignored_types(getattr(cls, method), cls, roles.names))
         wrong = check_ignores(ignores, roles, source, line)
         problems.extend(wrong)
@@ -200,7 +205,10 @@ def _copied(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """The test method that a matrix belongs to."""
+    """The test method that a matrix belongs to.
+
+    :ivar nodes: those that the cases of each parameter set need.
+    """
 
     file: FileFound
     class_name: str
@@ -208,7 +216,7 @@ class _Test:
     line: int
     overrides: Mapping[str, Any]
     timeout: float | None = None
-    nodes: NodeRequest | None = None
+    nodes: Sequence[NodeRequest | None] = ()
     breaks_federation: bool = False
     isolated: bool = False
 
@@ -426,7 +434,7 @@ class _Matrix:
                 test.overrides,
                 self._sets[place].ignored or self._ignored(row, place),
                 test.timeout,
-                test.nodes,
+                test.nodes[place],
                 test.isolated,
             )
         return tuple(cases.values()), problems

@@ -1,4 +1,4 @@
-"""`python -m trafficlight.worker FD MEMORY`: started by the coordinator only."""
+"""`python -m trafficlight.worker PARENT_PID`: started by the coordinator only."""
 
 import os
 import sys
@@ -7,4 +7,4 @@ from trafficlight.worker.forks import main
 
 if __name__ == "__main__":
     sys.path.append(os.getcwd())  # last: its packages must not shadow installed ones
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]))

@@ -3,7 +3,8 @@
 The worker itself runs no code of tests. Its child imports one test file, and that child's children run one
 case each. When a process has exited, whatever it started is killed, and the coordinator gets its exit code.
 
-Started as ``python -m trafficlight.worker FD MEMORY``; exits when the coordinator closes the socket.
+Workers are forked too, by ``python -m trafficlight.worker PARENT_PID``, which has imported this package. A
+worker exits when the coordinator closes its socket.
 """
 
 import faulthandler
@@ -25,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from trafficlight import forking
 from trafficlight.pdeathsig import die_with, prctl
 from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.model import Case
@@ -225,27 +227,36 @@ def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
-def main(fd: int, memory: int) -> None:
-    """Serve the coordinator on an inherited socket.
+def _work(arguments: list[str], files: list[int]) -> None:
+    """Serve the coordinator on a socket, in the process that becomes a worker.
 
-    :param fd: its file descriptor.
-    :param memory: bytes of data that each process may use; 0 for no limit.
+    :param arguments: the bytes of data that each process may use; 0 for no limit.
+    :param files: the socket.
     """
-    worker = _Worker(socket.socket(fileno=fd))
-    # The coordinator handles an operator's Ctrl-C: it cancels the attempts.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker = _Worker(socket.socket(fileno=files[0]))
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGUSR1, worker.on_stacks_wanted)
     faulthandler.enable(2)
-    if memory:
+    if memory := int(arguments[0]):
         resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     # Everything goes to the log of its case; warnings also to the output of the process.
     logging.basicConfig(level=logging.DEBUG, stream=sys.__stderr__)
     logging.getLogger().handlers[0].setLevel(logging.WARNING)
     _become_subreaper()
-    prepare()
-    gc.freeze()
     try:
         worker.run()
     finally:
         _end_children()
+
+
+def main(parent: int) -> None:
+    """Fork workers for the coordinator until it closes the standard input.
+
+    :param parent: its process id.
+    """
+    die_with(parent)
+    # The coordinator handles an operator's Ctrl-C: it cancels the attempts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prepare()
+    gc.freeze()
+    forking.serve(_work, die_with)

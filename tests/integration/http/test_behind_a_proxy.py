@@ -217,7 +217,7 @@ async def test_a_browser_behind_the_nginx_of_the_documentation(opener: Opener, t
         await expect(page.locator("#list .badge")).to_have_text("success", timeout=10_000)
         await page.locator(".line").click()
         await expect(page.locator("h1")).to_contain_text("alice=Type")
-        await page.get_by_role("link", name="notes.txt").click()
+        await page.locator(".files").get_by_role("link", name="notes.txt").click()
         await expect(page.locator("#L1 span")).to_have_text("read me")
         await page.goto(f"{url}/status")
         await page.get_by_role("link", name="all sessions").first.click()

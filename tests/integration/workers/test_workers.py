@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,21 @@ async def test_one_that_dies_while_it_is_idle(
     assert verdict.state is State.SUCCESS or "signal 9" in verdict.message
     await fine(pool)
     assert process.pid not in pool.pids
+
+
+async def test_workers_are_forked_by_one_process_which_is_replaced_when_it_has_died(
+    bench: "WorkerHarness", link: "FakeLink", fine: "Fine", open_pool: "OpenPool"
+) -> None:
+    async with open_pool(ready=2) as pool:
+        first, second = await pool.acquire(None), await pool.acquire(None)
+        (forker,) = {psutil.Process(one.pid).ppid() for one in (first, second)}
+        assert forker != os.getpid()
+        os.kill(forker, signal.SIGKILL)
+        for worker in (first, second):
+            assert await worker.exit_code() == -signal.SIGKILL, "the kernel ends them with it"
+            await pool.release(worker)
+        await fine(pool)
+        assert psutil.Process(pool.pids[0]).ppid() != forker
 
 
 async def test_the_death_of_an_idle_child_is_not_the_exit_of_the_next_process(
@@ -273,10 +289,11 @@ async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
 
 
 async def test_one_that_came_for_a_case_that_was_called_off_serves_the_next(
-    open_pool: "OpenPool", fine: "Fine"
+    monkeypatch: pytest.MonkeyPatch, open_pool: "OpenPool", fine: "Fine"
 ) -> None:
     async with open_pool(ready=0) as pool:
         worker = await pool.acquire(None)
+        monkeypatch.setattr(pool, "_start_as_needed", lambda: None)  # no other worker comes first
         first, second = (asyncio.create_task(pool.acquire(None)) for _ in range(2))
         await asyncio.sleep(0)
         await pool.release(worker)

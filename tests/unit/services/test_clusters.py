@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import stat
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from trafficlight.config import DockerHost
 from trafficlight.errors import ConfigError
 from trafficlight.homeservers.docker import nodes as docker
-from trafficlight.parameters import NodeRequest, cluster, nodes_of
+from trafficlight.parameters import NodeRequest, cluster, matrix, nodes_of
 from trafficlight.services import clusters
 from trafficlight.services.clusters import Cluster
 from trafficlight.test import Test
@@ -81,6 +83,7 @@ class TestSetting:
                 "CLUSTER_COMMAND: 'sleep 1000 & sleep 1000' did not end within 0.5 s",
             ),
             ("true", "CLUSTER_COMMAND: 'true' printed nothing"),
+            (f"true\n{'x ' * 100}|| true", f"CLUSTER_COMMAND: 'true {'x ' * 36}...' printed nothing"),
             ("head -c 2000000 /dev/zero", "CLUSTER_COMMAND: a line of its output is longer than 1 MiB"),
             ("echo '{', 1", "the output of CLUSTER_COMMAND: is neither JSON nor YAML: line 1"),
             ("echo '{\"nodes\": []}'", "the output of CLUSTER_COMMAND: must be a list"),
@@ -196,6 +199,31 @@ class TestDecorator:
         assert nodes_of(Three.test_three, Three) == NodeRequest(3, ("ssd",))
         assert nodes_of(Three.test_one, Three) == NodeRequest(1)
         assert nodes_of(Three.test_none, Three) is None
+
+    def test_a_number_that_depends_on_parameters(self) -> None:
+        class Growing(Test):
+            @matrix(brokers=[0, 1, 3])
+            @cluster(num_nodes=lambda brokers: brokers and brokers + 1, labels="ssd")
+            async def run(self, brokers: int) -> None: ...
+
+        requests = [nodes_of(Growing.run, Growing, {"brokers": number}) for number in (0, 1, 3)]
+        assert requests == [None, NodeRequest(2, ("ssd",)), NodeRequest(4, ("ssd",))]
+
+    @pytest.mark.parametrize(
+        ("function", "problem"),
+        [
+            (lambda borkers: borkers, "there is no parameter 'borkers' (parameters: brokers)"),
+            (lambda brokers: brokers / 0, "ZeroDivisionError: division by zero"),
+            (lambda brokers: -brokers, "returned -1, which is no number of nodes"),
+        ],
+    )
+    def test_a_number_that_cannot_be_computed(self, function: Callable[..., int], problem: str) -> None:
+        class Growing(Test):
+            @cluster(num_nodes=function)
+            async def run(self, brokers: int) -> None: ...
+
+        with pytest.raises(ValueError, match=f"^num_nodes of @cluster:? {re.escape(problem)}$"):
+            nodes_of(Growing.run, Growing, {"brokers": 1})
 
     @pytest.mark.parametrize("number", [-1, 1.5, True, "3"])
     def test_a_number_that_is_none(self, number: object) -> None:

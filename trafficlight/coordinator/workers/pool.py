@@ -1,4 +1,4 @@
-"""Workers: started ahead; each forks a process for every attempt, and is replaced when that does not exit."""
+"""Workers: forked ahead; each forks a process for every attempt, and is replaced when that does not exit."""
 
 import asyncio
 import contextlib
@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from trafficlight.clock import Clock, SystemClock
-from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
+from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess, boot
 from trafficlight.errors import LabError
+from trafficlight.homeservers.local.fork_server import ForkServer
 from trafficlight.homeservers.local.run_folder import RunFolder
 from trafficlight.processes import run_to_completion
 from trafficlight.results.events import State, event_from_test
@@ -72,6 +73,9 @@ class WorkerPool:
         self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
         self._all: set[WorkerProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
+        # Forks them: it has imported what they need.
+        self._forker: ForkServer | None = None
+        self._booting = asyncio.Lock()
         self._numbers = 0
         self._folder = RunFolder(Path(tempfile.gettempdir()), "trafficlight-lab-")
         self._closed = False
@@ -90,6 +94,8 @@ class WorkerPool:
         await asyncio.gather(*self._starting, return_exceptions=True)
         for worker in tuple(self._all):
             await self._end(worker)
+        if self._forker is not None:
+            await self._forker.close()
         await run_to_completion(asyncio.to_thread(self._folder.close))
 
     @property
@@ -235,7 +241,23 @@ class WorkerPool:
     async def _new(self) -> WorkerProcess:
         self._numbers += 1
         output = self._folder.path / f"worker-{self._numbers}.log"
-        return await WorkerProcess.start(output, self._memory)
+        forker = await self._running_forker()
+        try:
+            return await WorkerProcess.start(forker, output, self._memory)
+        except WorkerDied:
+            if forker.alive:
+                raise
+            # A test may have killed it.
+            return await WorkerProcess.start(await self._running_forker(), output, self._memory)
+
+    async def _running_forker(self) -> ForkServer:
+        """Return what forks workers, started again if it has exited."""
+        async with self._booting:
+            if self._forker is None or not self._forker.alive:
+                if self._forker is not None:
+                    await self._forker.close()
+                self._forker = await boot(self._folder.path / "workers.log")
+            return self._forker
 
     def _started(self, task: "asyncio.Task[None]") -> None:
         self._starting.discard(task)

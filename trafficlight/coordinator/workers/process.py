@@ -9,7 +9,8 @@ import socket
 import sys
 from pathlib import Path
 
-from trafficlight.processes import describe_exit, log_opened, with_parent_death_signal
+from trafficlight.errors import DeployError
+from trafficlight.homeservers.local.fork_server import ForkedProcess, ForkServer
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
 from trafficlight.worker.forks import EXIT_CODE, request_process
@@ -39,7 +40,7 @@ class WorkerProcess:
     :ivar path: the test file that the last process had imported.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket, output: Path) -> None:
+    def __init__(self, process: ForkedProcess, control: socket.socket, output: Path) -> None:
         self.path: Path | None = None
         #: Why a message of the process was not accepted; empty if all were.
         self.rejected = ""
@@ -53,9 +54,10 @@ class WorkerProcess:
         self._exit: asyncio.Task[int] | None = None
 
     @classmethod
-    async def start(cls, output: Path, memory: int) -> "WorkerProcess":
+    async def start(cls, forker: ForkServer, output: Path, memory: int) -> "WorkerProcess":
         """Start a worker and wait until it is ready; on cancellation, nothing is left.
 
+        :param forker: forks it; see :func:`boot`.
         :param output: the file for the standard output and error of all its processes.
         :param memory: bytes of data that each of its processes may use; 0 for no limit.
         :raises WorkerDied: it did not start; the message says why.
@@ -67,29 +69,10 @@ class WorkerProcess:
         with theirs:
             ours.setblocking(False)
             try:
-                # -P: a folder trafficlight in the current directory is not this package.
-                command = [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "trafficlight.worker",
-                    str(theirs.fileno()),
-                    str(memory),
-                ]
-                environment = {name: value for name, value in os.environ.items() if name != _NO_ASSERTIONS}
-                async with log_opened(output) as file:  # appending: `open` truncates it
-                    process = await asyncio.create_subprocess_exec(
-                        *with_parent_death_signal(command),
-                        stdin=asyncio.subprocess.DEVNULL,
-                        stdout=file,
-                        stderr=file,
-                        env=environment,
-                        pass_fds=(theirs.fileno(),),
-                        start_new_session=True,
-                    )
-            except OSError as error:  # no more processes, no space
+                process = await forker.start([str(memory)], Path(), output, [theirs.fileno()])
+            except DeployError as error:
                 ours.close()
-                raise WorkerDied(f"a worker cannot be started: {error}") from error
+                raise WorkerDied(f"a worker did not start: {error}") from error
             except BaseException:
                 ours.close()
                 raise
@@ -98,7 +81,7 @@ class WorkerProcess:
             async with asyncio.timeout(_START):
                 if await worker._exit_code_of_next() is not None:
                     return worker
-                problem = describe_exit(await process.wait())
+                problem = await process.wait()
         except TimeoutError:
             problem = f"not ready within {_START:g} s"
         except BaseException:
@@ -106,7 +89,7 @@ class WorkerProcess:
             raise
         await worker.kill()
         said = await asyncio.to_thread(worker.last_output)
-        raise WorkerDied(f"a worker did not start ({problem})" + (said and f": {said}"))
+        raise WorkerDied(f"a worker did not start: {problem}" + (said and f": {said}"))
 
     @property
     def pid(self) -> int:
@@ -116,7 +99,7 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """Whether it runs, as far as is known."""
-        return self._process.returncode is None
+        return self._process.code is None
 
     async def open(self, case: Case | None) -> None:
         """Let it fork a process, to which messages go until :meth:`close`.
@@ -176,17 +159,15 @@ class WorkerProcess:
 
     def dump_stacks(self) -> None:
         """Let the process write its stacks to its output; does nothing if the worker has exited."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGUSR1)
+        self._process.signal(signal.SIGUSR1)
 
     async def kill(self) -> None:
         """Kill it, with all processes below it."""
         self._disconnect()
-        if self._process.returncode is None:
+        if self.alive:
             # It kills those that have left its process group. A test may have stopped it.
             for number in (signal.SIGCONT, signal.SIGTERM):
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.send_signal(number)
+                self._process.signal(number)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EXIT):
                     await self._process.wait()
@@ -221,7 +202,8 @@ class WorkerProcess:
     async def _wait_for_exit(self) -> int:
         code = await self._exit_code_of_next()
         if code is None:  # the worker itself has exited
-            code = await self._process.wait()
+            await self._process.wait()
+            code = self._process.code or 0
         if self._pump is not None and not self._pump.done():
             await asyncio.wait([self._pump], timeout=_EXIT)
             self._reader.feed_eof()  # something that has escaped still holds the socket
@@ -234,6 +216,22 @@ class WorkerProcess:
             if packed := await loop.sock_recv(self._control, EXIT_CODE.size):
                 return int(EXIT_CODE.unpack(packed)[0])
         return None
+
+
+async def boot(log: Path) -> ForkServer:
+    """Start the process that forks workers.
+
+    :param log: the file for its own output.
+    :raises WorkerDied: it did not start; the message says why.
+    """
+    # -P: a folder trafficlight in the current directory is not this package.
+    command = [sys.executable, "-P", "-m", "trafficlight.worker"]
+    environment = {name: value for name, value in os.environ.items() if name != _NO_ASSERTIONS}
+    try:
+        # A test may keep the machine busy, and all cases would end with it.
+        return await ForkServer.boot(command, log, environment, patience=_START)
+    except DeployError as error:
+        raise WorkerDied(f"a worker did not start: {error}") from error
 
 
 async def _connected(ours: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

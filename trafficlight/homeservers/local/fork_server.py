@@ -1,4 +1,4 @@
-"""Client of a fork server: a process of one homeserver version that starts homeservers by forking itself."""
+"""Client of a fork server: a process that starts others, such as homeservers, by forking itself."""
 
 import asyncio
 import itertools
@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from trafficlight.processes import (
     ChildProcess,
     child_environment,
     describe_exit,
+    log_opened,
     run_to_completion,
     start_process,
 )
@@ -27,7 +29,6 @@ _UTC = {"TZ": "UTC"}
 _BOOT_SECONDS = 60
 _ANSWER_SECONDS = 10
 _CLOSE_SECONDS = 2
-_KILLED = describe_exit(-signal.SIGKILL)
 
 
 class ForkedProcess:
@@ -37,34 +38,44 @@ class ForkedProcess:
         self.pid = pid
         self._owner = owner
         self._ended = asyncio.Event()
-        self._reason = _KILLED
+        #: Its exit code, or the negative number of a signal; None while it runs.
+        self.code: int | None = None
 
     @property
     def exited(self) -> str | None:
         """How it exited; None while it runs."""
-        return self._reason if self._ended.is_set() else None
+        return None if self.code is None else describe_exit(self.code)
 
     async def wait(self) -> str:
         """Wait for the exit and return its description."""
         await self._ended.wait()
-        return self._reason
+        return self.exited or ""
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal. Does nothing after the exit."""
-        if not self._ended.is_set():
+        if self.code is None:
             self._owner.send({"do": "signal", "pid": self.pid, "number": int(number)})
 
-    def end(self, reason: str) -> None:
+    def end(self, code: int) -> None:
         """Record the exit; called by its fork server."""
-        self._reason = reason
+        self.code = code
         self._ended.set()
 
 
 class ForkServer:
-    """One fork server, started by :meth:`boot`. It is killed if it leaves a request unanswered."""
+    """One fork server, started by :meth:`boot`. It is killed if it leaves a request unanswered.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    :param requests: our end of its standard input; not blocking.
+    :param patience: seconds for an answer; None for those that are usual.
+    """
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, requests: socket.socket, patience: float | None = None
+    ) -> None:
         self._process = process
+        self._requests = requests
+        self._patience = _ANSWER_SECONDS if patience is None else patience
+        self._killed = False
         self._ids = itertools.count(1)
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._starting: dict[int, asyncio.Future[ForkedProcess]] = {}
@@ -74,32 +85,49 @@ class ForkServer:
 
     @property
     def alive(self) -> bool:
-        """Whether it can start homeservers."""
-        return not self._reader.done()
+        """Whether it can start processes."""
+        return not (self._killed or self._reader.done())
 
     @classmethod
-    async def boot(cls, command: Sequence[str], log: Path) -> "ForkServer":
+    async def boot(
+        cls,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        patience: float | None = None,
+    ) -> "ForkServer":
         """Start a fork server and return when it has imported everything.
 
         :param command: the command line; this process's id is appended.
         :param log: the file for its own output.
+        :param environment: its environment; by default that of homeservers.
+        :param patience: seconds for an answer; None for those that are usual.
         :raises DeployError: it did not become ready; carries its output.
         """
-        errors = await asyncio.to_thread(log.open, "ab")
-        with errors:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    str(os.getpid()),
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=errors,
-                    env=child_environment(_UTC),
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise DeployError(f"the fork server cannot be started: {error}") from error
-        server = cls(process)
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise DeployError(f"the fork server cannot be started: {error}") from error
+        ours.setblocking(False)
+        try:
+            with theirs:
+                async with log_opened(log) as errors:
+                    process = await asyncio.create_subprocess_exec(
+                        *command,
+                        str(os.getpid()),
+                        stdin=theirs.fileno(),
+                        stdout=asyncio.subprocess.PIPE,
+                        stderr=errors,
+                        env=child_environment(_UTC) if environment is None else environment,
+                        start_new_session=True,
+                    )
+        except OSError as error:
+            ours.close()
+            raise DeployError(f"the fork server cannot be started: {error}") from error
+        except BaseException:
+            ours.close()
+            raise
+        server = cls(process, ours, patience)
         waiting = asyncio.create_task(server._ready.wait())
         try:
             await asyncio.wait(
@@ -112,37 +140,50 @@ class ForkServer:
             raise
         finally:
             waiting.cancel()
+        late = server.alive
         await server.close()
+        how = f"not ready within {_BOOT_SECONDS} s" if late else describe_exit(await process.wait())
         output = await asyncio.to_thread(log.read_text, errors="replace")
-        raise DeployError("the fork server did not become ready", log=output[-3000:])
+        raise DeployError(f"the fork server did not start: {how}", log=output[-3000:].strip())
 
-    async def start(self, args: Sequence[str], directory: Path, log: Path) -> ForkedProcess:
-        """Fork one homeserver.
+    async def start(
+        self, args: Sequence[str], directory: Path, log: Path, files: Sequence[int] = ()
+    ) -> ForkedProcess:
+        """Fork one process.
 
+        :param files: open files that it gets; they may be closed when this has returned.
         :raises DeployError: the fork server has exited, or was killed because it did not answer.
         """
         started: asyncio.Future[ForkedProcess] = asyncio.get_running_loop().create_future()
-        number = self.send({"do": "start", "args": list(args), "directory": str(directory), "log": str(log)})
+        request = {"do": "start", "args": list(args), "directory": str(directory), "log": str(log)}
+        number = self.send({**request, "files": len(files)}, files)
         if number is None:
             raise DeployError("the fork server has exited")
         self._starting[number] = started
         return await started
 
-    def send(self, request: dict[str, Any]) -> int | None:
+    def send(self, request: dict[str, Any], files: Sequence[int] = ()) -> int | None:
         """Send a request with a deadline for its answer, and return its id; None after the exit."""
-        if not self.alive or self._process.stdin is None:
+        if not self.alive:
             return None
         number = next(self._ids)
-        loop = asyncio.get_running_loop()
-        self._deadlines[number] = loop.call_later(_ANSWER_SECONDS, self._expire)
-        self._process.stdin.write(json.dumps({**request, "id": number}).encode() + b"\n")
+        line = json.dumps({**request, "id": number}).encode() + b"\n"
+        try:
+            sent = socket.send_fds(self._requests, [line], files)
+        except OSError:  # it has exited, or has stopped reading
+            sent = 0
+        if sent < len(line):
+            self._kill()
+            return None
+        self._deadlines[number] = asyncio.get_running_loop().call_later(self._patience, self._expire)
         return number
 
     async def close(self) -> None:
         """Stop it and all of its children. Idempotent."""
         if self._process.returncode is None:
-            if self._process.stdin is not None:
-                self._process.stdin.close()  # it kills its children and exits
+            self._requests.close()  # it kills its children and exits
+            if not self._ready.is_set():
+                self._kill()
             try:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._process.wait()
@@ -150,16 +191,18 @@ class ForkServer:
                 self._kill()
         await self._process.wait()
         await self._reader
+        self._requests.close()
 
     def _expire(self) -> None:
         logger.warning(
-            "the fork server did not answer within %g s and is killed, with its %d homeservers",
-            _ANSWER_SECONDS,
+            "the fork server did not answer within %g s and is killed, with its %d children",
+            self._patience,
             len(self._children),
         )
         self._kill()
 
     def _kill(self) -> None:
+        self._killed = True
         if self._process.returncode is None:
             self._process.kill()
 
@@ -175,7 +218,7 @@ class ForkServer:
             for deadline in self._deadlines.values():
                 deadline.cancel()
             for child in self._children.values():
-                child.end(_KILLED)  # the kernel kills them with their parent
+                child.end(-signal.SIGKILL)  # the kernel kills them with their parent
             for started in self._starting.values():
                 if not started.done():
                     started.set_exception(DeployError("the fork server has exited"))
@@ -200,7 +243,7 @@ class ForkServer:
                 pass
             case {"exited": int(pid), "code": int(code)}:
                 if (ended := self._children.pop(pid, None)) is not None:
-                    ended.end(describe_exit(code))
+                    ended.end(code)
             case _:
                 logger.warning("the fork server sent an unknown message: %s", message)
 

@@ -160,9 +160,13 @@ class LocalServer:
                 case "stop":
                     await self._stop()
                 case "restart":
+                    # Before it stops: it goes on if the settings are wrong.
+                    changed = await asyncio.to_thread(self._changed, config) if config else None
                     await self._stop()
-                    if config:
-                        await asyncio.to_thread(self._configure, config)
+                    if changed is not None:
+                        self.place, text = changed
+                        assert self._command.config is not None
+                        await asyncio.to_thread(self._command.config.write_text, text)
                     await self.start()
                 case "kill":
                     await self._end(signal.SIGKILL)
@@ -173,8 +177,8 @@ class LocalServer:
                 case _:
                     raise UnsupportedError(f"a local homeserver cannot {operation}")
 
-    def _configure(self, config: Mapping[str, Any]) -> None:
-        """Change its settings. Blocks."""
+    def _changed(self, config: Mapping[str, Any]) -> tuple[Place, str]:
+        """Return its place with other settings, and the content of the file for them. Blocks."""
         if (file := self._command.config) is None:
             raise UnsupportedError(f"{self.role}: the settings of {self.version} cannot be changed")
         place = replace(self.place, config=merged(self.place.config, config))
@@ -182,8 +186,7 @@ class LocalServer:
             changed = place.configured(json.loads(file.read_text()), self._command.settings())
         except DeployError as error:
             raise DeployError(f"{self.role}: {self.version} {error.message}") from None
-        file.write_text(json.dumps(changed))
-        self.place = place
+        return place, json.dumps(changed)
 
     async def destroy(self) -> None:
         """Kill it and remove its data, even when cancelled. Idempotent."""
