@@ -143,7 +143,8 @@ async def test_a_proxy_that_is_killed_ends_its_case_only(
     start: "Start", tmp_path: Path, workers: str
 ) -> None:
     (tmp_path / "waits_test.py").write_text(WAITS)
-    running = await start("run", tmp_path / "waits_test.py", "--workers", workers)
+    # One at a time: all cases are recorded.
+    running = await start("run", tmp_path / "waits_test.py", "-n", "1", "--workers", workers)
     await running.line("Waits", "running")
     while not any(
         entry["response"]["status"] for entries in _recorded(running).values() for entry in entries

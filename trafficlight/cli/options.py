@@ -268,7 +268,7 @@ lab_options = adding(
         "--share-servers",
         is_flag=True,
         default=None,
-        help="Let cases share homeservers, but those whose tests operate them or have isolated = True.",
+        help="Let cases share homeservers, except those whose tests operate them or have isolated = True.",
     ),
     click.option(
         "--timeout",

@@ -49,7 +49,7 @@ class HomeServer:
     """A homeserver that was started for this case, or is shared with others.
 
     An operation such as :meth:`start` that its provider does not support ends the case as skipped. Of a
-    shared one, operations and :attr:`admin` raise :exc:`LabError`: the test needs ``isolated = True``.
+    shared one, operations and ``admin`` raise ``LabError``: the test needs ``isolated = True``.
 
     :param server_name: its name, as in user ids.
     :param cs_api: the base URL of its client-server API; a trailing slash is removed.
@@ -148,7 +148,7 @@ class HomeServer:
             password = secrets.token_urlsafe(16)
             await self.register(localpart, password)
         user_id = f"@{localpart.lower()}:{self.server_name}"
-        with self._step(f"log {user_id} in", self.name):
+        with self._step(f"log in as {user_id}", self.name):
             client = await _log_in(self.cs_api, user_id, password, store)
         self._opened.push_async_callback(_close_nio_client, client)
         return client

@@ -346,6 +346,8 @@ class Engine:
                 shared.add(added)
             homeservers += len(servers)
             types += self._limits.needs(attempt.case, servers)
+        if self._resources.shared is not None:
+            homeservers = max(homeservers, self._resources.shared.in_use)
         cases = Counter(attempt.session for attempt in self._running.values())
         return Usage(cases=cases, homeservers=homeservers, types=types, shared=shared)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import shutil
@@ -143,7 +144,9 @@ class NetworkProxy:
         """Start the process in the background, before the first case needs it. Idempotent."""
         if self._ahead is not None:
             return
-        self._ahead = asyncio.create_task(self._start_ahead(), name="start of the network proxy")
+        self._ahead = asyncio.get_running_loop().create_task(
+            self._start_ahead(), name="start of the network proxy", context=contextvars.Context()
+        )
 
     async def _start_ahead(self) -> None:
         try:
@@ -165,6 +168,7 @@ class NetworkProxy:
                 folder = self._folder / str(self._number)
                 await asyncio.to_thread(folder.mkdir)
                 self._current = await RunningProxy.start(folder)
+                self.failed = False
             return self._current
 
     async def close(self) -> None:

@@ -131,11 +131,11 @@ class SharedServers:
             deployment = chosen or await self._start(requests)
             deployment.cases += 1
             deployment.users += 1
-        lease = None
+        logs = [(request.log, 0) for request in deployment.requests]
         try:
             servers = await asyncio.shield(deployment.ready)
-            logs = [request.log for request in deployment.requests]
-            lease = SharedLease(servers, [(log, await to_thread(_size, log)) for log in logs])
+            logs = [(log, await to_thread(_size, log)) for log, _ in logs]
+            lease = SharedLease(servers, logs)
             yield lease
             deployment.spoiled |= lease.failed
         except BaseException:
@@ -143,9 +143,8 @@ class SharedServers:
             raise
         finally:
             try:
-                if lease is not None:
-                    copies = [one.log for one in requests]
-                    await run_to_completion(to_thread(_copy_ends, lease.logs, copies))
+                copies = [one.log for one in requests]
+                await run_to_completion(to_thread(_copy_ends, logs, copies))
             finally:
                 deployment.users -= 1
                 if not deployment.users and (not deployment.usable or deployment.cases >= self._most_cases):
@@ -173,6 +172,11 @@ class SharedServers:
         if not usable or self._running + len(specs) <= self._capacity:
             return None
         return min(usable, key=lambda one: one.users)
+
+    @property
+    def in_use(self) -> int:
+        """How many homeservers cases have now."""
+        return self._alone + sum(len(one.requests) for one in self._deployments if one.users)
 
     @property
     def _running(self) -> int:
@@ -206,6 +210,7 @@ class SharedServers:
             else:
                 deployment.ready.set_exception(error)
                 deployment.ready.exception()  # retrieved, also where no case waits for it any more
+                await deployment.left.wait()  # cases copy its log
         finally:
             folder = deployment.requests[0].log.parent
             await run_to_completion(to_thread(shutil.rmtree, folder, ignore_errors=True))
@@ -250,5 +255,7 @@ def _copy_ends(logs: Iterable[tuple[Path, int]], targets: Iterable[Path]) -> Non
                 source.seek(start)
                 while piece := source.read(_PIECE):
                     copy.write(piece)
+        except FileNotFoundError:  # it did not start
+            continue
         except OSError as error:
             logger.warning("the log of a shared homeserver cannot be copied to %s: %s", target, error)

@@ -23,17 +23,14 @@ PAGE_POLICY = (
 )
 """For pages: nothing inline, nothing from other origins."""
 
-FILE_POLICY = (
-    "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'; sandbox"
-)
-"""For uploaded files: they are shown, and cannot run scripts."""
-
 REPORT_POLICY = (
     "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'self' 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 """For ``report.html``, which the lab wrote: it has no scripts, and shows pictures of its session."""
+
+FILE_POLICY = f"{REPORT_POLICY}; sandbox"
+"""For uploaded files: they are shown, and cannot run scripts."""
 
 # Unless a view has set them.
 _HEADERS = {

@@ -20,7 +20,7 @@
   async function ask(form) {
     const mine = ++asked;
     const url = new URL(location.href);
-    url.search = new URLSearchParams(new FormData(form));
+    for (const [name, value] of new FormData(form)) url.searchParams.set(name, value);
     const answer = await fetch(url, { headers: { Accept: "text/html" } });
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById(form.dataset.shows);

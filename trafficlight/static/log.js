@@ -91,6 +91,7 @@
     const range = wanted();
     if (!range) return;
     if (!document.getElementById(`L${range[0]}`)) {
+      while (busy) await new Promise((done) => setTimeout(done, 50));
       await alone(async () => box.replaceChildren(...await load(Math.max(1, range[0] - 20))));
     }
     mark();

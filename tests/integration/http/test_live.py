@@ -43,7 +43,7 @@ async def test_a_page_stays_with_its_session_and_what_the_reader_did_stays(
     await adapter.register()
     session = await site.start(TWO)
     message = await adapter.action()
-    await page.goto(f"{site.url}/status?q=alice:*")
+    await page.goto(f"{site.url}/status?q=alice:*", timeout=15_000)
     await expect(page).to_have_url(f"{site.url}/status/{session.id}?q=alice:*")
     button = page.get_by_role("button", name="Pause")
     await button.focus()
@@ -55,7 +55,7 @@ async def test_a_page_stays_with_its_session_and_what_the_reader_did_stays(
     await adapter.respond({"id": message["id"]})
     await ended(session)
     await expect(page.locator("#sessions")).to_contain_text(newer.id, timeout=15_000)
-    await expect(page.locator("#head .over")).to_contain_text(session.id)
+    await expect(page.locator("#head .over")).to_contain_text(session.id, timeout=15_000)
 
 
 async def test_long_words_do_not_push_a_page_sideways(site: HttpHarness, page: Page) -> None:
@@ -130,7 +130,7 @@ async def test_parts_come_and_go_while_a_field_is_edited(site: HttpHarness, page
     await adapter.respond({"id": message["id"]})
     await adapter.action()
     await expect(page.locator("#requests + #attempt-1")).to_contain_text("two", timeout=15_000)
-    await expect(page.locator("#gone")).to_have_count(0)
+    await expect(page.locator("#gone")).to_have_count(0, timeout=15_000)
     assert await field.input_value() == "1:"
 
 

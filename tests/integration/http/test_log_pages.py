@@ -1,5 +1,6 @@
 """The viewer of text files: over HTTP, and in a real browser."""
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -94,7 +95,7 @@ async def test_a_log_of_50_megabytes(site: HttpHarness, page: Page) -> None:
     await page.locator("#L125 a").click()
     await page.locator("#L127 a").click(modifiers=["Shift"])
     await expect(page.locator(".on")).to_have_count(3)
-    assert page.url.endswith("&from=105#L125-L127")
+    await expect(page).to_have_url(re.compile("&from=105#L125-L127$"), timeout=15_000)
 
 
 async def test_a_log_is_followed_while_its_session_runs(site: HttpHarness, page: Page) -> None:

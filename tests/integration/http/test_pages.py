@@ -287,7 +287,7 @@ async def test_causes_are_found_again_when_a_case_has_ended(
     await ended(session)
     for _ in range(2):
         assert "<h2>Causes</h2>" in (await site.get(f"/status/{session.id}")).text()
-    assert len(found) == 2
+    assert len(found) in (2, 3), "what changed since earlier sessions may be known between the two"
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,15 @@ class Machine:
         self.fails: DeployError | None = None
         self.may_start = asyncio.Event()
         self.may_start.set()
+        self.asked = asyncio.Event()
 
     @asynccontextmanager
     async def deploy(self, _: str, requests: Sequence[ServerRequest]) -> AsyncIterator[list[Server]]:
+        self.asked.set()
         await self.may_start.wait()
         if self.fails is not None:
+            for request in requests:
+                await asyncio.to_thread(request.log.write_text, "cannot start\n")
             raise self.fails
         servers = [Server(request) for request in requests]
         for server in servers:
@@ -151,8 +155,10 @@ async def test_a_start_that_fails_is_the_error_of_all_that_wait_and_of_no_other(
     machine = Machine()
     machine.fails = DeployError("no disk")
     async with sharing(machine) as shared, AsyncExitStack() as stack:
-        failed = [_entered(stack, shared, ask(name)) for name in "ab"]
+        asked = [ask(name) for name in "ab"]
+        failed = [_entered(stack, shared, requests) for requests in asked]
         assert await asyncio.gather(*failed, return_exceptions=True) == [machine.fails] * 2
+        assert [one.log.read_text() for (one,) in asked] == ["cannot start\n"] * 2
         machine.fails = None
         assert _of(await _entered(stack, shared, ask("c"))) == machine.running
 
@@ -164,7 +170,7 @@ async def test_a_case_that_is_cancelled_during_the_start_leaves_nothing(
     machine.may_start.clear()
     async with sharing(machine) as shared, AsyncExitStack() as stack:
         lease = asyncio.create_task(_entered(stack, shared, ask("a")))
-        await asyncio.sleep(0)
+        await machine.asked.wait()
         lease.cancel()
         await asyncio.wait([lease])
     assert machine.started == 0

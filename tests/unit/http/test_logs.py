@@ -45,6 +45,7 @@ def test_a_line_and_a_page_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(b"x" * 1_000_000 + b"\nend\n")
     first, second = page_of([path], None).rows
     assert (len(first.text), first.cut, str(second.text)) == (4_000, 996_000, "end")
+    assert len(styled("\x1b[1mx" * 800)) < 40_000
     monkeypatch.setattr(logs, "_READ", 10_000)
     assert len(page_of([path], 1).rows) == 1
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from trafficlight.http.pages.views import (
+    Address,
     CasePage,
     attempt_views,
     case_key,
@@ -76,3 +77,17 @@ def test_many_uploads_do_not_hide_the_logs_of_homeservers(
     (view,) = attempt_views(tmp_path, case(attempts=[attempt]))
     assert [file.path.removeprefix("cases/a/") for file in view.files[:2]] == names[:2]
     assert (len(view.files), view.more_files) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "both"),
+    [
+        ("", "clients:Web", "clients:Web"),
+        ("bob:Nio", "clients:Web", "bob:Nio clients:Web"),
+        ("bob:Nio clients:Web", "clients:Web", "bob:Nio clients:Web"),
+        ("clients:Web*", "clients:Web", "clients:Web* clients:Web"),
+        ("clients:A or clients:B", "clients:B", "(clients:A or clients:B) clients:B"),
+    ],
+)
+def test_a_click_narrows_the_filter(text: str, query: str, both: str) -> None:
+    assert Address("/status/1", text=text).narrowed(query) == Address("/status/1", text=both).page()

@@ -40,7 +40,8 @@ def played(lab: "Lab") -> tuple[str, AttemptRecord]:
 def test_lanes_show_who_did_what_and_what_was_broken(lab: "Lab") -> None:
     case, attempt = played(lab)
     record, shown = lab.record.cases[case], steps(attempt)
-    picture = lanes_of(attempt, shown, record.clients, record.servers, [("server", 3.0, "WARNING no", "log")])
+    warned = [("server", 3.0, "WARNING no", "log"), ("s_rver~834990dc297e", 3.0, "WARNING gone", "other")]
+    picture = lanes_of(attempt, shown, record.clients, record.servers, warned)
     assert picture is not None
     assert [lane.name for lane in picture.lanes] == ["test", "alice", "bob", "server"]
     tops = {lane.name: lane.top for lane in picture.lanes}

@@ -17,6 +17,7 @@ from typing import BinaryIO, TypeAlias
 
 from markupsafe import Markup, escape
 
+from trafficlight.results.reports.evidence import time_of
 from trafficlight.text import escape_control
 
 LINES = 1_000
@@ -28,7 +29,6 @@ _BLOCK = 256 << 10  # bytes
 _SHOWN = 4_000  # bytes of a line
 _READ = 16 << 20  # bytes read for a page, after which it has fewer lines
 _MERGED = 16  # blocks at the end of each file that are shown in the order of time
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,6})\d*)?\s?(Z|[+-]\d\d:?\d\d)?")
 _LEVEL = re.compile(
     r"\b(DEBUG|TRACE|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL|PANIC)\b|level\"?[=:] ?\"?([a-z]+)"
 )
@@ -212,20 +212,9 @@ def _dated(
 ) -> Iterator[tuple[datetime, _Line]]:
     last = datetime.min.replace(tzinfo=UTC)
     for line, (content, cut) in enumerate(lines, number):
-        if (when := _time_of(content[:80].decode(errors="replace"))) is not None:
+        if (when := time_of(content[:400].decode(errors="replace"))) is not None:
             last = max(last, when)
         yield last, (position, line, content, cut)
-
-
-def _time_of(line: str) -> datetime | None:
-    if (found := _TIME.search(line)) is None:
-        return None
-    day, clock, fraction, zone = found.groups()
-    try:
-        when = datetime.fromisoformat(f"{day}T{clock}.{fraction or 0:0<6}{zone or '+00:00'}")
-        return when.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def _whole_line(file: BinaryIO) -> tuple[bytes, int]:
@@ -307,7 +296,8 @@ def _classes_after(classes: Sequence[str], codes: str) -> list[str]:
         if code == 0:
             found = [""]
         elif code in _STYLES:
-            found.append(_STYLES[code])
+            if _STYLES[code] not in found:
+                found.append(_STYLES[code])
         elif 30 <= code <= 37 or 90 <= code <= 97:
             found[0] = _COLOURS[code % 10]
         elif code == 39:

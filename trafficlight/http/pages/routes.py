@@ -324,7 +324,7 @@ async def log(session: str) -> Response | Redirect:
             page = logs.page_of(paths, first, text)
         except OSError:
             raise ApiError(HTTPStatus.NOT_FOUND, "unknown_file", "there is no such file") from None
-        return rendered(
+        return _rendered(
             "log.html",
             session=folder.name,
             asked=asked,
@@ -435,7 +435,7 @@ async def _status(id: str) -> Response:
                 cases=shown,
                 causes=[
                     (cause, shared)
-                    for cause in causes_of(found.id, cases, since)
+                    for cause in causes_of(found.folder, cases, since)
                     if (shared := sum(case in matching for case in cause.cases))
                 ],
                 fields=list(FIELDS),

@@ -62,7 +62,7 @@ _GONE = 10  # ended adapters listed, the latest first
 _FILES = 500  # files listed per attempt
 _LOG_TAIL = 64 << 10  # bytes shown of a log
 _CACHED = 8  # sessions whose causes are kept
-_CAUSES: dict[str, tuple[int, list[Cause]]] = {}
+_CAUSES: dict[Path, tuple[int, list[Cause]]] = {}
 _LOCK = Lock()
 
 
@@ -194,9 +194,10 @@ class Address:
 
     def narrowed(self, query: str) -> str:
         """Return the URL for those of the cases that a query means as well."""
-        if query in self.text or not query:
+        alone = not re.search(r"\bor\b", self.text)
+        if not query or (alone and f" {query} " in f" {self.text} "):
             return self.page()
-        before = f"({self.text})" if re.search(r"\bor\b", self.text) else self.text
+        before = self.text if alone else f"({self.text})"
         return replace(self, text=f"{before} {query}".strip()).page()
 
     def arranged(self, view: Sequence[str]) -> str:
@@ -226,18 +227,19 @@ def progress_of(page: CasePage, seconds: float) -> str:
     return f"{text} · {60 * ended / seconds:.0f} a minute · about {duration(left * seconds / ended)} left"
 
 
-def causes_of(session: str, cases: Sequence[CaseRecord], since: Mapping[str, str]) -> list[Cause]:
+def causes_of(folder: Path, cases: Sequence[CaseRecord], since: Mapping[str, str]) -> list[Cause]:
     """Return the causes of a session's failures, which are found again only when a case has ended or begun.
 
+    :param folder: of the session.
     :param since: by case, the session since which it fails, or ``new``.
     """
     version = hash((len(since), *((case.outcome, len(case.attempts)) for case in cases)))
-    if (known := _CAUSES.get(session)) is not None and known[0] == version:
+    if (known := _CAUSES.get(folder)) is not None and known[0] == version:
         return known[1]
     found = causes(cases, since)
     with _LOCK:
-        _CAUSES.pop(session, None)
-        _CAUSES[session] = version, found
+        _CAUSES.pop(folder, None)
+        _CAUSES[folder] = version, found
         while len(_CAUSES) > _CACHED:
             del _CAUSES[next(iter(_CAUSES))]
     return found

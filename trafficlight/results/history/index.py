@@ -128,8 +128,9 @@ class History:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Database]:
-        if self._failure is not None and time.monotonic() < self._failure[0]:
-            raise self._failure[1].with_traceback(None)
+        failure = self._failure  # another thread may forget it
+        if failure is not None and time.monotonic() < failure[0]:
+            raise failure[1].with_traceback(None)
         try:
             with opened(self._root / FILE, self._url) as database:
                 yield database

@@ -44,11 +44,11 @@ def issue_of(record: SessionRecord, case: CaseRecord, attempt: AttemptRecord) ->
         lines.append(f"- {role}: {name} {server.version if server else ''}".rstrip())
     if (sides := compared(attempt.message)) is not None:
         lines += ["", f"Expected: `{single_line(sides[0])}`", f"Received: `{single_line(sides[1])}`"]
-    lines += ["", "```", f"$ {command_of(record, case)}"]
+    lines += ["", "````", f"$ {command_of(record, case)}"]
     for step in [one for one in steps(attempt) if one.kind != "log"][-_STEPS:]:
         said = " ".join(part for part in (step.asked, step.detail) if part)
         answer = f" → {step.answer}" if step.answer else ""
         outcome = "" if step.outcome == "ok" else f" {step.outcome.upper()}"
         lines.append(f"{step.offset:8.2f} s  {step.who}: {step.what}{outcome} {single_line(said + answer)}")
-    lines += [*trimmed_traceback(attempt.traceback)[-30:], "```"]
-    return escape_control("\n".join(lines)).replace("\n```\n```", "\n```")
+    lines += [*trimmed_traceback(attempt.traceback)[-30:], "````"]
+    return escape_control("\n".join(lines))

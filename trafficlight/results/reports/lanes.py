@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from trafficlight.results.case import AttemptRecord
+from trafficlight.results.folder import folder_name
 from trafficlight.results.reports.measurements import faults_of
 from trafficlight.results.reports.timeline import Step
 from trafficlight.text import single_line
@@ -122,7 +123,7 @@ def lanes_of(
     :param steps: those that are shown, in their order.
     :param clients: the roles of clients.
     :param servers: the roles of homeservers.
-    :param warnings: of homeservers: the role, the seconds, the line, and the log that it is in.
+    :param warnings: of homeservers: the name of the role's folder, seconds, the line, and its log.
     """
     if attempt.started is None or not steps:
         return None
@@ -168,8 +169,10 @@ class _Drawing:
             if role in self._top:
                 path = f"{self._attempt.folder}/{file.path}"
                 self._mark(role, seconds, "▣" if file.is_image else "▤", file.name, "file", path=path)
-        for role, seconds, line, path in warnings[:_MARKS]:
-            self._mark(role, seconds, "▲", line, "warning", path=path)
+        roles = {folder_name(name): name for name in self._top}
+        for folder, seconds, line, path in warnings[:_MARKS]:
+            if (lane := roles.get(folder)) is not None:
+                self._mark(lane, seconds, "▲", line, "warning", path=path)
         return picture
 
     def _at(self, seconds: float) -> float:

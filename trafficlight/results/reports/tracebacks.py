@@ -26,7 +26,7 @@ def is_own(file: Path) -> bool:
 
 def is_library(file: Path) -> bool:
     """Return whether a source file is of Python or of an installed package."""
-    return file.is_relative_to(_LIBRARY) or "site-packages" in file.parts
+    return file.is_relative_to(_LIBRARY) or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
 def trimmed_traceback(traceback: str) -> list[str]:
