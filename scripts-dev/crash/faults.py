@@ -33,7 +33,7 @@ _LOCAL, _SSH = "local", "ssh"
 _FAULTS = {_LOCAL: ("worker", "process", "lab"), _SSH: ("worker", "process", "lab", "connection", "sshd")}
 # How every error has to begin: what has ended, or which node does not answer.
 _EXPLAINED = re.compile(
-    r"(Loop-1: )?node \S+: |the test (process ended|ended its process)|a worker did not start \(|interrupted"
+    r"(Loop-1: )?node \S+: |the test (process ended|ended its process)|a worker did not start\b|interrupted"
 )
 
 

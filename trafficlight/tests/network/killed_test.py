@@ -25,7 +25,16 @@ class _Killed(EncryptedRoom):
         :param doing: what asks for that, and is cut short.
         """
         actions = [asyncio.ensure_future(one) for one in doing]
-        held = await rule.next()
+        asked = asyncio.ensure_future(rule.next())
+        try:
+            while not asked.done():
+                left = {one for one in actions if not one.done()}
+                done, _ = await asyncio.wait({asked, *left}, return_when=asyncio.FIRST_COMPLETED)
+                for one in done - {asked}:
+                    await one  # otherwise a client that cannot do it waits for a request that never comes
+        finally:
+            asked.cancel()
+        held = asked.result()
         await client.kill()
         held.drop()
         for action in actions:
