@@ -3,7 +3,7 @@
 import asyncio
 from urllib.parse import urlsplit
 
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
 from trafficlight.coordinator.session import Session
@@ -88,7 +88,8 @@ async def test_long_words_do_not_push_a_page_sideways(site: HttpHarness, page: P
             assert await page.evaluate("document.documentElement.scrollWidth") <= width, (url, width)
 
 
-async def test_what_is_typed_into_the_filter_of_requests_stays(site: HttpHarness, page: Page) -> None:
+async def editing(site: HttpHarness, page: Page) -> tuple[ScriptedAdapter, Session, str, Locator]:
+    """Show a running case and type into a field. The third value is the id of the outstanding action."""
     adapter = ScriptedAdapter(site)
     await adapter.register()
     session = await site.start(TWO)
@@ -98,7 +99,12 @@ async def test_what_is_typed_into_the_filter_of_requests_stays(site: HttpHarness
     await page.goto(site.url + case_path(session.id, case))
     field = page.locator("input[name=between]")
     await field.fill("1:")
-    await adapter.respond({"id": message["id"]})
+    return adapter, session, message["id"], field
+
+
+async def test_what_is_typed_into_the_filter_of_requests_stays(site: HttpHarness, page: Page) -> None:
+    adapter, session, id, field = await editing(site, page)
+    await adapter.respond({"id": id})
     message = await adapter.action()
     await expect(page.locator("#attempt-1")).to_contain_text("two", timeout=15_000)
     assert await field.input_value() == "1:"
@@ -110,15 +116,7 @@ async def test_what_is_typed_into_the_filter_of_requests_stays(site: HttpHarness
 
 async def test_parts_come_and_go_while_a_field_is_edited(site: HttpHarness, page: Page) -> None:
     """Nothing was shown any more until the field was left: at the end of a case, its history comes."""
-    adapter = ScriptedAdapter(site)
-    await adapter.register()
-    session = await site.start(TWO)
-    message = await adapter.action()
-    await adapter.upload("network.har", b'{"log": {"entries": []}}')
-    (case,) = session.record.cases
-    await page.goto(site.url + case_path(session.id, case))
-    field = page.locator("input[name=between]")
-    await field.fill("1:")
+    adapter, _, id, field = await editing(site, page)
     await page.evaluate(
         """() => {
             const part = document.createElement("section");
@@ -127,7 +125,7 @@ async def test_parts_come_and_go_while_a_field_is_edited(site: HttpHarness, page
             document.getElementById("attempt-1").remove();
         }"""
     )
-    await adapter.respond({"id": message["id"]})
+    await adapter.respond({"id": id})
     await adapter.action()
     await expect(page.locator("#requests + #attempt-1")).to_contain_text("two", timeout=15_000)
     await expect(page.locator("#gone")).to_have_count(0, timeout=15_000)

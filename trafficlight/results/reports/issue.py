@@ -1,4 +1,4 @@
-"""A failure as it is told elsewhere: the command that repeats it, and the text of an issue."""
+"""A failure for use elsewhere: the command that repeats it, and the text of an issue."""
 
 import shlex
 
