@@ -85,6 +85,20 @@ def processes() -> list[psutil.Process]:
     return found
 
 
+async def becomes(pid: int, *states: str) -> None:
+    """Wait until a process has one of these states, a letter or "gone"."""
+
+    def state() -> str:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+        except OSError:
+            return "gone"
+
+    async with asyncio.timeout(PATIENCE):
+        while await asyncio.to_thread(state) not in states:
+            await asyncio.sleep(0.01)
+
+
 def uploads(adapter: ScriptedAdapter) -> dict[str | None, bytes]:
     return {one.name: one.content for one in adapter.uploads}
 
@@ -255,8 +269,7 @@ async def test_the_process_is_killed_restarted_and_suspended() -> None:
         third = await do(adapter, "count")
         assert third["count"] == 3
         await do(adapter, "suspend")
-        state = await asyncio.to_thread(Path(f"/proc/{third['pid']}/stat").read_text)
-        assert state.rpartition(")")[2].split()[0] == "T"
+        await becomes(third["pid"], "T")
         await do(adapter, "resume")
         assert (await do(adapter, "count"))["count"] == 4
         await do(adapter, "clear_storage")
@@ -290,17 +303,6 @@ async def test_reload_restarts_a_driver_that_declares_others_only(declared: str,
 
 
 async def test_what_a_driver_starts_in_a_session_of_its_own_shares_its_fate() -> None:
-    def state(pid: int) -> str:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
-        except OSError:
-            return "gone"
-
-    async def becomes(pid: int, *states: str) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while await asyncio.to_thread(state, pid) not in states:
-                await asyncio.sleep(0.01)
-
     async with hosted("reusable") as coordinator:
         adapter = await coordinator.registered(timeout=PATIENCE)
         browser = (await do(adapter, "browse"))["browser"]

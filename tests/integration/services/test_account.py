@@ -152,7 +152,9 @@ class TestBackground:
                 await asyncio.sleep(0.01)
 
     async def test_pause_and_resume(self, account: Account) -> None:
-        await account.start(["sleep", "1000"], name="job")  # a shell that is starting it would wait in vfork
+        async with account.monitor_log("job.log") as log:
+            await account.start("echo ready; exec sleep 1000", name="job")
+            await log.until("ready")  # a process whose child is stopped before it is executed shows D
         await account.signal("job", "STOP")
         async with asyncio.timeout(20):
             while _state(account.pid("job")) != "T":
