@@ -24,12 +24,13 @@ from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.homeservers.provider import Provider
 from trafficlight.homeservers.shared import SharedServers
 from trafficlight.logs import LogContext
-from trafficlight.results.events import Event, State
+from trafficlight.results.events import Event, Log, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.services.clusters import Cluster
 from trafficlight.suites.model import Case, Plan
+from trafficlight.text import count
 from trafficlight.worker.assignment import Verdict
 
 logger = logging.getLogger(__name__)
@@ -468,11 +469,15 @@ class Engine:
         # A driver that is being built prints where it is.
         building = self._adapters_deadline == math.inf
         open_ones = [one for one in self.sessions.values() if not one.stopped and not building]
-        self.stalled.observe(
+        alarmed = self.stalled.observe(
             running=len(self._running),
             waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
             reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
         )
+        for session in open_ones if alarmed else []:
+            # Pages wait for events, of which there are none otherwise.
+            message = self.stalled.alarm
+            self.journal.append(Log(session=session.id, level="error", logger="engine", message=message))
 
 
 def _needs_any(case: Case, types: Set[str]) -> bool:
@@ -494,28 +499,35 @@ class StallDetector:
         self._clock = clock
         self._since: float | None = None
         self._next_alarm = _STALL_ALARM
+        self._waiting = ""
+
+    @property
+    def alarm(self) -> str:
+        """What was logged, with the time until now; empty if that is over."""
+        return f"no case has run for {self.seconds:.0f} s while {self._waiting}" if self._waiting else ""
 
     @property
     def seconds(self) -> float:
         """For how long cases have been waiting while none ran."""
         return self._clock.monotonic() - self._since if self._since is not None else 0.0
 
-    def observe(self, *, running: int, waiting: int, reasons: Callable[[], Iterable[str]]) -> None:
+    def observe(self, *, running: int, waiting: int, reasons: Callable[[], Iterable[str]]) -> bool:
         """Take a sample; to be called every second or so.
 
         :param waiting: how many cases wait that may start.
         :param reasons: returns why they wait; called only if an error is logged.
+        :return: whether one is.
         """
         if running or not waiting:
-            self._since, self._next_alarm = None, _STALL_ALARM
-            return
+            self._since, self._next_alarm, self._waiting = None, _STALL_ALARM, ""
+            return False
         if self._since is None:
             self._since = self._clock.monotonic()
-        if self.seconds >= self._next_alarm:
-            self._next_alarm = self.seconds * 2
-            logger.error(
-                "no case has run for %.0f s while %d cases wait: %s",
-                self.seconds,
-                waiting,
-                "; ".join(sorted(set(reasons()))),
-            )
+        if self.seconds < self._next_alarm:
+            return False
+        self._next_alarm = self.seconds * 2
+        self._waiting = (
+            f"{count(waiting, 'case')} wait{'s' * (waiting == 1)}: {'; '.join(sorted(set(reasons())))}"
+        )
+        logger.error("%s", self.alarm)
+        return True
