@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from trafficlight.processes import Progress
 from trafficlight.results.events import Event, State, Upload, event_line
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.suites.model import Case, Plan
+from trafficlight.text import read_tail
 from trafficlight.worker.assignment import Verdict
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ _GATHER = 0.05
 _LOOK = 0.5
 # Seconds without a case after which the lab ends: its coordinator may have been killed.
 _IDLE = 120.0
+# Bytes of the end of an adapter program's log that are sent.
+_LOG = 1 << 20
 # Bytes of a file that is sent after its attempt has ended.
 _LATE_FILE = 64 << 20
 
@@ -117,14 +121,14 @@ class Host:
         self._thread = threading.Thread(target=self._serve, name="trafficlight", daemon=True)
         self._thread.start()
 
-    def take(self) -> bool:
+    def announce(self) -> bool:
         """Announce a case, so that the lab stays; return whether it takes one."""
         with self._lock:
             self._running += not self.closed
             return not self.closed
 
     def run(self, case: Case, attempt: int, cancelled: Callable[[], bool]) -> Ended:
-        """Run an attempt of a case that :meth:`take` announced. Blocks.
+        """Run an attempt of a case that :meth:`announce` announced. Blocks.
 
         :param cancelled: returns whether nobody waits for it any more.
         """
@@ -169,6 +173,15 @@ class Host:
                 self._guests.set_exception(error)
         finally:
             self.closed = True
+            if not self._at_once:
+                self._send_logs()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _send_logs(self) -> None:
+        """Send the output of the adapter programs."""
+        for path in sorted((self._folder / "adapters").glob("*.log")):
+            with contextlib.suppress(OSError):
+                self._send({"log": path.name, "content": read_tail(path, _LOG).encode()})
 
     async def _main(self) -> None:
         setup = self._setup

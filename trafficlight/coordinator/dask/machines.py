@@ -6,10 +6,10 @@ import importlib
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,8 @@ class Machines:
         self._machines: dict[str, _Machine] = {}
         self._attempts: dict[tuple[str, int], RemoteAttempt] = {}
         self._ran: dict[tuple[str, int], str] = {}
+        #: How many workers there were when they were asked for their versions.
+        self.workers = 0
         self._writing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._heard: asyncio.Future[None] | None = None
@@ -150,7 +152,8 @@ class Machines:
                         await self._changed.wait()
             except Exception as error:  # noqa: BLE001 - the scheduler may be gone
                 logger.warning("the labs of the Dask workers may end later: %r", error)
-            await asyncio.gather(*self._writing)
+            if self._writing:
+                await asyncio.wait(self._writing)
 
     def attempt(self, *arguments: Any) -> RemoteAttempt:
         """Return a new attempt, which takes the arguments of :class:`Attempt`."""
@@ -188,9 +191,14 @@ class Machines:
         self._client = client
 
     async def _check_versions(self) -> None:
+        """Compare the versions of all workers with those of this machine.
+
+        :raises ConfigError: they differ.
+        """
         plugin = await asyncio.to_thread(importlib.import_module, "trafficlight.coordinator.dask.plugin")
         versions = plugin.versions_here()
         mine, theirs = await asyncio.to_thread(versions), await self._client.run(versions)
+        self.workers = len(theirs)
         different = [
             f"the Dask worker {address} has {name} {found.get(name)}, this machine has {version}"
             for address, found in theirs.items()
@@ -278,6 +286,9 @@ class Machines:
             self._changed.set()
         if "say" in message:
             self._progress(f"{message['machine']}: {message['say']}")
+        if "log" in message:
+            machine = f"{message['machine']}-{address.rpartition(':')[2]}"
+            self._keep(self._folder.path / "adapters" / machine / message["log"], message["content"])
         for line in message.get("lines", ()):
             if (happened := parse_event(line)) is not None:
                 self._record(happened, address, message.get("content"), message.get("file", ""))
@@ -302,21 +313,29 @@ class Machines:
             if attempt is not None and isinstance(event, CaseState) and event.state is State.RUNNING:
                 attempt.began = True
             if content is not None:
-                keeping = self._keep(event, time, self._folder.attempt(*key).path / name, content)
-                task = asyncio.create_task(keeping, name=f"keep {name}")
-                self._writing.add(task)
-                task.add_done_callback(self._writing.discard)
+                path = self._folder.attempt(*key).path / name
+                self._keep(path, content, lambda: journal.append(event, time=time))
                 return
         journal.append(event, time=time)
 
-    async def _keep(self, event: Event, time: datetime, path: Path, content: bytes) -> None:
-        """Keep a file that came after its attempt had ended."""
-        try:
-            await asyncio.to_thread(_write, path, content)
-        except OSError as error:
-            logger.warning("%s cannot be kept: %s", path, error)
-        else:
-            self._engine.journal.append(event, time=time)
+    def _keep(self, path: Path, content: bytes, kept: Callable[[], object] = lambda: None) -> None:
+        """Keep a file that came by itself."""
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+        async def keep() -> None:
+            try:
+                await asyncio.to_thread(write)
+            except OSError as error:
+                logger.warning("%s cannot be kept: %s", path, error)
+            else:
+                kept()
+
+        task = asyncio.create_task(keep(), name=f"keep {path.name}")
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
 
     # Cases
 
@@ -398,11 +417,6 @@ async def _outcome(future: Any) -> Ended | str:
         message = f"the Dask worker could not run it: {type(error).__name__}: {error}"
         return Ended(Verdict(State.ERROR, message, phase="prepare"), 0.0)
     return ended
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
 
 
 def setup_of(settings: Settings, session: str, cases: Iterable[Case], open_lab: OpenLab) -> Setup:

@@ -47,13 +47,13 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
             self._send({"closed": True})
 
     def host(self) -> Host:
-        """Return the host, which :meth:`Host.take` has announced a case to. Blocks."""
+        """Return the host, to which a case is announced then."""
         with self._lock:
-            if self._host is None or not self._host.take():
+            if self._host is None or not self._host.announce():
                 self._hosts += 1
                 folder = Path(self._worker.local_directory, self.name, str(self._hosts))
                 self._host = Host(self._setup, folder, self._send)
-                self._host.take()
+                self._host.announce()
             return self._host
 
     def cancel(self, case: str, reason: str) -> None:
