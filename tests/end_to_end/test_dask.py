@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import junitparser
 import pytest_asyncio
 
 if TYPE_CHECKING:
@@ -109,28 +110,40 @@ def _events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+# What differs between two attempts of a case, in reports.
+_MADE_UP = {
+    *("seconds", "offset", "started", "ended", "running_since", "uuid", "instance", "cs_api", "server_name"),
+    *("detail", "answer"),
+}
+
+
+def _lasting(value: Any) -> Any:
+    """Return a part of a report without what is made up; what happened at the same time in no order."""
+    if isinstance(value, dict):
+        return {key: _lasting(item) for key, item in value.items() if key not in _MADE_UP}
+    if isinstance(value, list):
+        return sorted((_lasting(item) for item in value), key=str)
+    return value
+
+
 def _content(folder: Path) -> dict[str, Any]:
     """Return what a session left, without times and what is made up."""
-    folder, events = folder.resolve(), _events(folder)
+    events = _events(folder)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    junit = (folder / "junit.xml").read_text().replace(f"{folder.parent.name}/{folder.name}", "")
-    junit = junit.replace(str(folder.parent), "")
-    for made_up in (r'(time|timestamp|hostname)="[^"]*"', r"localhost:\d+", re.escape(folder.name)):
-        junit = re.sub(made_up, "", junit)
-    verdicts = {
-        (one["case"], one["attempt"]): (
-            one["data"]["state"],
-            one["data"]["message"],
-            one["data"]["traceback"],
-        )
-        for one in events
-        if one["kind"] == "case_ended"
-    }
+    ends = [one for one in events if one["kind"] == "case_ended"]
+    junit = [case for suite in junitparser.JUnitXml.fromfile(str(folder / "junit.xml")) for case in suite]
     return {
         "files": {file for file in files if not file.startswith("adapters/")},
-        "verdicts": verdicts,
+        "ends": {one["case"]: (one["attempt"], _lasting(one["data"])) for one in ends},
         "kinds": Counter((one["case"], one["kind"]) for one in events if "case" in one),
-        "junit": junit,
+        "junit": {
+            (suite.name, case.name, case.classname): [
+                (type(one), one.type, one.message) for one in case.result
+            ]
+            for suite in junit
+            for case in suite
+        },
+        "report": _lasting(json.loads((folder / "report.json").read_text())["cases"]),
     }
 
 
