@@ -12,7 +12,7 @@ from trafficlight.errors import UsageError
 from trafficlight.results.case import Outcome
 from trafficlight.results.folder import write_atomically
 from trafficlight.results.history.statistics import CaseHistory, Past
-from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, Series, read_verdicts
+from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, Series, read_verdicts, verdicts_of
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import count, duration
 
@@ -189,6 +189,17 @@ def compare(
         versions=tuple(_version_changes(pairs, new, revision)),
         shifts=tuple(shift for history, verdict in pairs for shift in _shifts(history, verdict)),
     )
+
+
+def changes_in(record: SessionRecord, before: Mapping[str, CaseHistory]) -> Changes | None:
+    """Return what changed in a session since earlier ones; None if none of its cases ran before.
+
+    :param before: by case, without this session.
+    """
+    if not before:
+        return None
+    sessions = {(past.lab, past.session) for history in before.values() for past in history.past}
+    return compare(before, verdicts_of(record), count(len(sessions), "earlier session"), record.revision)
 
 
 def compare_sessions(
