@@ -65,18 +65,27 @@ class Change(BaseModel):
     @property
     def text(self) -> str:
         """What of it changed, in one line."""
+        match self.kind:
+            case "new" | "known":
+                return f"{self.signature or 'no message'}, {self.past}"
+            case "fixed":
+                return f"failed {self.past}: {self.signature or 'no message'}"
+            case "slower":
+                return f"{duration(self.seconds)}, {self.past}"
+
+    @property
+    def past(self) -> str:
+        """What it was before."""
         since = f"since {at(self.since, self.revision)} ({count(self.sessions, 'session')})"
         match self.kind:
             case "new":
-                before = f"{self.before} before" if self.before is not None else "not there before"
-                return f"{self.signature or 'no message'}, {before}"
+                return f"{self.before} before" if self.before is not None else "not there before"
             case "known":
-                other = ", before with another message" if self.other_failure else ""
-                return f"{self.signature or 'no message'}, {since}{other}"
+                return since + (", before with another message" if self.other_failure else "")
             case "fixed":
-                return f"failed {since}: {self.signature or 'no message'}"
+                return since
             case "slower":
-                return f"{duration(self.seconds)}, {duration(self.before_seconds)} before"
+                return f"{duration(self.before_seconds)} before"
 
 
 class VersionChange(BaseModel):
@@ -91,6 +100,13 @@ class VersionChange(BaseModel):
     before: tuple[str, ...]
     after: tuple[str, ...]
     new_failures: int = 0
+
+    @property
+    def text(self) -> str:
+        """How it changed, in one line."""
+        texts = (", ".join(filter(None, side)) or "no version" for side in (self.before, self.after))
+        failures = f"   in {count(self.new_failures, 'new failure')}" if self.new_failures else ""
+        return f"{' → '.join(texts)}{failures}"
 
 
 class Shift(BaseModel):
