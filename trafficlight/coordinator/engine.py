@@ -27,7 +27,7 @@ from trafficlight.homeservers.provider import Provider
 from trafficlight.homeservers.shared import SharedServers
 from trafficlight.logs import LogContext
 from trafficlight.results.case import INTERRUPTED
-from trafficlight.results.events import Event, State
+from trafficlight.results.events import Event, Log, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
@@ -495,11 +495,15 @@ class Engine:
         # A driver that is being built prints where it is.
         building = self._adapters_deadline == math.inf
         open_ones = [one for one in self.sessions.values() if not one.stopped and not building]
-        self.stalled.observe(
+        alarmed = self.stalled.observe(
             running=len(self._running),
             waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
             reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
         )
+        for session in open_ones if alarmed else []:
+            # Pages wait for events, of which there are none otherwise.
+            message = self.stalled.alarm
+            self.journal.append(Log(session=session.id, level="error", logger="engine", message=message))
 
 
 def _needs_any(case: Case, types: Set[str]) -> bool:

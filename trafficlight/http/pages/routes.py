@@ -54,7 +54,7 @@ from trafficlight.http.security import (
     people_token,
     require_people,
 )
-from trafficlight.results.catalog import SessionView
+from trafficlight.results.catalog import SessionView, session_sort_key
 from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.filter import FIELDS
@@ -357,7 +357,9 @@ async def asset(name: str) -> Response:
 
 def _rendered(template: str, **values: Any) -> bytes:
     """Return a page that says what keeps the lab from working. Any thread may call it."""
-    return rendered(template, alarms=unready(current_lab()), **values)
+    lab = current_lab()
+    alarms = [*unready(lab), *filter(None, [lab.engine.stalled.alarm])]
+    return rendered(template, alarms=alarms, **values)
 
 
 def _unknown_case(session: SessionView) -> ApiError:
@@ -428,6 +430,9 @@ async def _status(id: str) -> Response:
                 if over or record.started is None
                 else progress_of(shown, (now - record.started).total_seconds()),
                 changes=changes,
+                newer=latest[0].id
+                if latest and session_sort_key(latest[0].id) > session_sort_key(found.id)
+                else "",
                 before=next(iter(ids[ids.index(found.id) + 1 :]), "") if found.id in ids else "",
                 result=verdict(
                     shown.counts,
