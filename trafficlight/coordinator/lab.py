@@ -22,6 +22,7 @@ from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
 from trafficlight.coordinator.preparation import Preparation
+from trafficlight.coordinator.provenance import provenance_of
 from trafficlight.coordinator.recovery import (
     RecoveredSession,
     RecoveredState,
@@ -336,6 +337,7 @@ class Lab:
             retry_errors=request.retry_errors,
             expected=expected,
             command=command,
+            provenance=await provenance_of([case.path for case in plan.whole], self.settings.job_url),
             configuration=self.settings.public(),
             warnings=tuple(_warnings(self.settings, request, plan)),
             strict=request.strict or self.settings.strict,

@@ -13,6 +13,7 @@ from typing import Any
 
 from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.preparation import Preparation
+from trafficlight.coordinator.provenance import Provenance, source_paths
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED, Outcome
@@ -63,6 +64,7 @@ class SessionOptions:
     :param retry_errors: how often one that ended in error is.
     :param expected: why a case is expected to fail, by its id; None for those that are not.
     :param command: how it was started, for the record.
+    :param provenance: where it comes from, for the record.
     :param configuration: the settings in force, without secrets.
     :param warnings: what of the request or the settings has no effect.
     :param strict: whether unsupported cases and warnings are errors.
@@ -78,6 +80,7 @@ class SessionOptions:
     retry_errors: int = 0
     expected: Callable[[str], Expected | None] = lambda _: None
     command: str = ""
+    provenance: Provenance = field(default_factory=Provenance)
     configuration: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     strict: bool = False
@@ -179,20 +182,22 @@ class Session:
         complete = 0 < self.record.planned <= len(self.record.cases)
         files = {known.file for known in self.record.cases.values()}
         recorded = [one.content() for one in self.record.problems]
-        for found, file in await asyncio.to_thread(_named, self.plan.problems):
+        for found, file, path in await asyncio.to_thread(_named, self.plan.problems):
             problem = Problem(
                 session=self.id,
                 file=file,
                 line=found.line,
                 problem=found.problem,
                 hint=found.hint,
+                path=path,
             )
             if problem.content() not in recorded and (file in files or not complete):
                 self._journal.append(problem)
+        paths = await asyncio.to_thread(source_paths, {case.file: case.path for case in self.plan.whole})
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.whole)):
             if case.id not in self.record.cases and not complete:
-                self._plan(case, unsupported)
+                self._plan(case, unsupported, paths.get(case.file, ""))
             if case.id in self.record.cases and (waiting := self._unfinished(case, order, now)) is not None:
                 self.waiting.add(waiting)
         planned = {case.id for case in self.plan.whole}
@@ -216,10 +221,13 @@ class Session:
                 warnings=self.options.warnings,
                 strict=self.options.strict,
                 shard=self.plan.shard,
+                commit=self.options.provenance.commit,
+                dirty=self.options.provenance.dirty,
+                job=self.options.provenance.job,
             )
         )
 
-    def _plan(self, case: Case, unsupported: Callable[[Case], str | None]) -> None:
+    def _plan(self, case: Case, unsupported: Callable[[Case], str | None], path: str) -> None:
         shard = self.plan.elsewhere.get(case.id)
         lacks = unsupported(case) if shard is None else None
         planned: dict[str, Any] = {
@@ -227,6 +235,7 @@ class Session:
             "case": case.id,
             "suite": case.suite,
             "file": case.file,
+            "path": path,
             "line": case.line,
             "class_name": case.class_name,
             "method": case.method,
@@ -518,9 +527,11 @@ def _pause(cases: int) -> float:
     return min(_REASON_EVERY, _REASON_SOON + _REASON_EACH * cases)
 
 
-def _named(problems: Iterable[TestFileError]) -> list[tuple[TestFileError, str]]:
-    """Return problems with the names of their files in case ids. Blocks."""
-    return [(one, file_found(one.path, Path.cwd()).name) for one in problems]
+def _named(problems: Iterable[TestFileError]) -> list[tuple[TestFileError, str, str]]:
+    """Return problems with the names of their files in case ids, and their paths. Blocks."""
+    named = [(one, file_found(one.path, Path.cwd()).name) for one in problems]
+    paths = source_paths({name: one.path for one, name in named})
+    return [(one, name, paths.get(name, "")) for one, name in named]
 
 
 def _user() -> str:

@@ -137,6 +137,7 @@ class AttemptRecord:
 class CaseRecord:
     """One case with its attempts.
 
+    :param path: the test file from the root of its repository; empty if that is `file`.
     :param clients: the name of the client type in each client role.
     :param servers: the name of the server type in each server role.
     :param reason: why it waits, or why it did not run.
@@ -151,6 +152,7 @@ class CaseRecord:
     id: str
     suite: str
     file: str = ""
+    path: str = ""
     line: int | None = None
     class_name: str = ""
     method: str = ""
@@ -222,6 +224,7 @@ class CaseRecord:
             id=event.case,
             suite=event.suite,
             file=event.file,
+            path=event.path,
             line=event.line,
             class_name=event.class_name,
             method=event.method,

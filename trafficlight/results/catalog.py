@@ -117,6 +117,9 @@ class SessionSummary(BaseModel):
     seed: int | None = None
     warnings: tuple[str, ...] = ()
     strict: bool = False
+    commit: str = ""
+    dirty: bool = False
+    job: str = ""
     versions: dict[str, Any] = {}
     configuration: dict[str, Any] = {}
     exit_code: int | None

@@ -390,7 +390,7 @@ def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
     """
     if record.ended is None and not is_written(folder.events):  # its coordinator was killed
         remove_partial_uploads(folder.path)
-    write_atomically(folder.junit, junit_bytes(record, JunitStyle.detect(folder.path)))
+    write_atomically(folder.junit, junit_bytes(record, JunitStyle.detect(folder.place)))
     write_reports(folder, record)
 
 

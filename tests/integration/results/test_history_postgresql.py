@@ -95,6 +95,25 @@ async def test_two_labs_share_a_history(tmp_path: Path) -> None:
     await postgres.create(tmp_path / "template", use)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://kim:sec%72et@[::1/history",  # no bracket: psycopg quotes the URL
+        "postgresql://kim:sec%72et@host/history?application_name=%zz",
+        "postgresql://kim@host/history?password=secret&port=secret",
+    ],
+)
+def test_errors_do_not_quote_the_password(tmp_path: Path, url: str) -> None:
+    pytest.importorskip("psycopg", reason="psycopg is not installed: scripts-dev/setup.sh dev")
+
+    with pytest.raises(HistoryError, match="cannot be used") as caught:
+        History(tmp_path, url).of_case("x")
+
+    assert caught.value.__cause__ is None
+    assert "secret" not in str(caught.value)
+    assert "sec%72et" not in str(caught.value)
+
+
 def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
     pytest.importorskip("psycopg", reason="psycopg is not installed: scripts-dev/setup.sh dev")
     url = f"postgresql://kim:secret@/history?host={tmp_path}"

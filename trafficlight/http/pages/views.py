@@ -321,13 +321,11 @@ def history_view(history: History, folder: Path, case: str, until: datetime | No
         now, before = past[0].verdict, CaseHistory(past[1:])
         view.shifts.extend(shift.text for shift in compare({case: before}, [now], "").shifts)
         if found.failing and (good := found.last_good) is not None:
-            then = good.verdict.versions
+            then, now_there = good.verdict.versions, now.versions
+            if good.revision and past[0].revision:
+                then, now_there = {**then, "tests": good.revision}, {**now_there, "tests": past[0].revision}
             view.versions.update(
-                {
-                    role: (then[role], text)
-                    for role, text in now.versions.items()
-                    if then.get(role, text) != text
-                }
+                {role: (then[role], text) for role, text in now_there.items() if then.get(role, text) != text}
             )
     return view
 

@@ -32,7 +32,7 @@ _SESSIONS = 50
 _REMEMBERED = 60.0  # seconds for which a database that cannot be reached is not tried again
 _ENDED = -1  # in place of the size of a log that still may grow
 _COLUMNS = (
-    "c.text, v.lab, v.id, v.started, v.host, v.outcome, v.attempt, g.text, v.seconds, n.text,"
+    "c.text, v.lab, v.id, v.started, v.host, v.revision, v.outcome, v.attempt, g.text, v.seconds, n.text,"
     " v.of_case, v.session"
 )
 _TEXTS = (
@@ -41,17 +41,22 @@ _TEXTS = (
 )
 _VERDICTS = "history_verdicts v JOIN history_sessions s ON s.key = v.session"
 _OF_CASE = (
-    f"WITH v AS (SELECT v.*, s.lab, s.id, s.started, s.host FROM {_VERDICTS} WHERE v.of_case = ?"
+    f"WITH v AS (SELECT v.*, s.lab, s.id, s.started, s.host, s.revision FROM {_VERDICTS} WHERE v.of_case = ?"
     f" AND s.started <= ? ORDER BY s.started DESC, s.id DESC LIMIT ?) SELECT {_COLUMNS} FROM v {_TEXTS}"
     " ORDER BY v.started DESC, v.id DESC"
 )
 # Not those that started with it: a merged session starts with its first shard.
 _EARLIER = (
-    f"WITH v AS (SELECT v.*, s.lab, s.id, s.started, s.host, ROW_NUMBER() OVER"
+    f"WITH v AS (SELECT v.*, s.lab, s.id, s.started, s.host, s.revision, ROW_NUMBER() OVER"
     f" (PARTITION BY v.of_case ORDER BY s.started DESC, s.id DESC) AS place FROM {_VERDICTS}"
     " WHERE v.of_case IN (SELECT of_case FROM history_verdicts WHERE session = ?) AND v.session IN"
     " (SELECT key FROM history_sessions WHERE key <> ? AND started < ? ORDER BY started DESC LIMIT ?))"
     f" SELECT {_COLUMNS} FROM v {_TEXTS} WHERE v.place <= ? ORDER BY v.place"
+)
+# The session of a shard, and what it was merged into before.
+_SHARD = (
+    "SELECT key FROM history_sessions WHERE id = ? AND started = ?"
+    " UNION SELECT whole FROM history_merged WHERE id = ? AND started = ?"
 )
 _MEASURED = (
     "SELECT m.of_case, m.session, t.text, m.unit, m.number, m.p50, m.p95 FROM history_measurements m"
@@ -87,7 +92,7 @@ class History:
         if not before:
             return None
         sessions = {(past.lab, past.session) for history in before.values() for past in history.past}
-        return compare(before, verdicts, count(len(sessions), "earlier session"))
+        return compare(before, verdicts, count(len(sessions), "earlier session"), record.revision)
 
     def update(self, seconds: float = float("inf")) -> None:
         """Add the sessions of the results folder that are not in the index yet, newest first.
@@ -145,8 +150,17 @@ class History:
         key = self._key(record)
         for table, column in (("measurements", "session"), ("verdicts", "session"), ("sessions", "key")):
             database.rows(f"DELETE FROM history_{table} WHERE {column} = ?", key)
-        host = storable(record.host)
-        database.insert("sessions", [(key, storable(self.lab), record.id, _started(record), host, size)])
+        lab, host, revision = map(storable, (self.lab, record.host, record.revision))
+        database.insert("sessions", [(key, lab, record.id, _started(record), host, size, revision)])
+        for id, when in record.merged:
+            shard = id, _text_of(when)
+            for table in ("measurements", "verdicts"):
+                database.rows(f"DELETE FROM history_{table} WHERE session IN ({_SHARD})", *shard, *shard)
+            database.rows("DELETE FROM history_merged WHERE id = ? AND started = ?", *shard)
+            database.insert("merged", [(*shard, key)])
+        whole = "SELECT whole FROM history_merged WHERE id = ? AND started = ?"
+        if database.rows(whole, record.id, _started(record)):
+            verdicts = ()  # the merged session has them
         versions = {verdict.case: json.dumps(verdict.versions) for verdict in verdicts}
         texts = {text for verdict in verdicts for text in (verdict.case, verdict.signature)}
         texts |= {series.name for verdict in verdicts for series in verdict.measurements}
@@ -212,9 +226,10 @@ def _histories(rows: Iterable[Row], measured: Iterable[Row]) -> dict[str, CaseHi
     for of_case, in_session, *values in measured:
         series.setdefault((of_case, in_session), []).append(Series(*values))
     versions: dict[str, dict[str, str]] = {}
+    sessions: dict[int, tuple[str, str, datetime, str, str]] = {}  # shared: there are few
     found: dict[str, list[Past]] = {}
     for row in rows:
-        case, lab, session, started, host, outcome, attempt, sign, seconds, text, of_case, in_session = row
+        case, *there, outcome, attempt, sign, seconds, text, of_case, in_session = row
         if text not in versions:
             versions[text] = json.loads(text)
         verdict = CaseVerdict(
@@ -226,6 +241,9 @@ def _histories(rows: Iterable[Row], measured: Iterable[Row]) -> dict[str, CaseHi
             versions=versions[text],
             measurements=tuple(series.get((of_case, in_session), ())),
         )
-        past = Past(lab, session, datetime.fromisoformat(started), host, verdict)
-        found.setdefault(case, []).append(past)
+        if in_session not in sessions:
+            lab, session, started, host, revision = there
+            sessions[in_session] = lab, session, datetime.fromisoformat(started), host, revision
+        lab, session, when, host, revision = sessions[in_session]
+        found.setdefault(case, []).append(Past(lab, session, when, host, verdict, revision))
     return {case: CaseHistory(past) for case, past in found.items()}

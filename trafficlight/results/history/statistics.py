@@ -40,6 +40,7 @@ class Past:
     """The verdict of a case in one session.
 
     :ivar lab: where the session's folder is.
+    :ivar revision: the commit of its tests, see :attr:`SessionRecord.revision`.
     """
 
     lab: str
@@ -47,6 +48,7 @@ class Past:
     started: datetime | None
     host: str
     verdict: CaseVerdict
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

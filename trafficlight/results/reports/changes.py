@@ -60,6 +60,8 @@ def step_summary(record: SessionRecord, changes: Changes | None, folder: Path) -
     numbers = " · ".join(f"{number} {status}" for status, number in counts.items())
     lines.append(f"trafficlight session {record.id}, {duration(record.seconds)}: {numbers or 'no cases'}")
     lines.append(f"Results: {_code(str(folder))}")
+    if record.revision:
+        lines.append(f"Tests: {_code(record.revision)}")
     problems = record.problems[:_MOST]
     lines += [f"- cannot run: {_code(problem.file)}: {_code(problem.problem)}" for problem in problems]
     if changes is not None:

@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import FINAL, ServiceChanged
 from trafficlight.results.folder import RECORDINGS, folder_name
+from trafficlight.results.history.changes import at
 from trafficlight.results.reports.evidence import Evidence
 from trafficlight.results.reports.lanes import Lanes, lanes_of
 from trafficlight.results.reports.measurements import Measured, Values, measured
@@ -392,7 +393,7 @@ def _environment() -> jinja2.Environment:
         "time": utc_time,
         "url": lambda part: quote(str(part), safe="/", errors="replace"),
     }
-    environment.globals |= {"count": count, "marks": MARKS, "version": VERSION}
+    environment.globals |= {"at": at, "count": count, "marks": MARKS, "version": VERSION}
     return environment
 
 
