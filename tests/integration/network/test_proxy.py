@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -567,7 +568,7 @@ async def test_a_start_that_fails_is_tried_again_but_not_for_every_case(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab = NetworkProxy()
-    monkeypatch.setattr(network_module.sys, "executable", "/no/python")
+    monkeypatch.setattr(sys, "executable", "/no/python")
     for _ in range(5):
         lab.start_ahead()
         while lab._ahead is not None and not lab._ahead.done():
