@@ -19,9 +19,11 @@ from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
+    CaseCancelled,
     CaseElsewhere,
     CaseEnded,
     CasePlanned,
+    CaseRerun,
     CaseWaits,
     Event,
     Expected,
@@ -146,6 +148,10 @@ class Session:
         )
         last = known.attempt
         if last is not None and last.ended is None:
+            if known.cancelled:
+                message = f"cancelled while running: {known.cancelled}"
+                self._end(case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0)
+                return None
             before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
             times = 1 + len(list(before))
             message = "interrupted: the coordinator exited while the case ran"
@@ -250,6 +256,11 @@ class Session:
         return not self.running and (bool(self.stopped) or not self.waiting)
 
     @property
+    def reruns(self) -> bool:
+        """Whether its cases can get further attempts."""
+        return not (self.stopped or self.done or self.closing)
+
+    @property
     def startable(self) -> list[WaitingGroup]:
         """The groups of cases that may start; empty once the session is stopped."""
         if self.stopped:
@@ -351,6 +362,28 @@ class Session:
         """
         self.waiting.remove(case)
         self._end(case, None, Verdict(state, message, phase=phase), 0.0)
+
+    def cancel_case(self, case: str, attempt: int | None, reason: str) -> None:
+        """Record that a user cancels a case; one that waits ends, and keeps the verdict that it has.
+
+        :param attempt: the one that runs; None if the case waits.
+        """
+        self._journal.append(CaseCancelled(session=self.id, case=case, attempt=attempt, reason=reason))
+        if attempt is None:
+            state, message = State.SKIPPED, reason
+            for one in self.record.cases[case].ended:
+                if one.phase != INTERRUPTED:
+                    state, message = one.state, one.message
+            self.end_waiting(case, state, message)
+
+    def rerun(self, case: Case, order: int, reason: str) -> None:
+        """Let a case that has ended wait for a further attempt.
+
+        :param order: its position in the plan.
+        """
+        self._journal.append(CaseRerun(session=self.id, case=case.id, reason=reason))
+        if (waiting := self._unfinished(case, order, self._clock.monotonic())) is not None:
+            self.waiting.add(waiting)
 
     def reasons(self) -> list[str]:
         """Return the distinct reasons why its cases wait."""

@@ -17,6 +17,7 @@ from trafficlight.results.events import (
     Attachment,
     CaseEnded,
     CasePlanned,
+    CaseRerun,
     CaseState,
     CaseWaits,
     Event,
@@ -60,7 +61,7 @@ _GATHER = 0.2
 # Seconds before the last event of a killed coordinator in which an attempt may have ended without its logs.
 _RECENT = 60.0
 
-_CHANGES_JUNIT = CasePlanned | CaseWaits | CaseState | CaseEnded | Upload | Attachment
+_CHANGES_JUNIT = CasePlanned | CaseWaits | CaseState | CaseEnded | CaseRerun | Upload | Attachment
 LATE = (Upload, Log)
 """What can arrive for a session that has ended."""
 

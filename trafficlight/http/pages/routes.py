@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import Login
+from trafficlight.http.api.cases import offered
 from trafficlight.http.api.operations import unready
 from trafficlight.http.api.specs import MOMENT, REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files, logs
@@ -208,7 +209,7 @@ async def case(session: str, key: str) -> Response:
             raise _unknown_case(found)
         whole = snapshot(await lab.catalog.case(found.id, record.id) or record)
         row = case_row(whole, found.until or lab.clock.now(), over=found.over)
-        events, started = _events(found), found.record.started
+        events, started, offer = _events(found), found.record.started, offered(found, whole)
     folder = found.folder
     latest = whole.attempts[-1].number if whole.attempts else 0
     number = _number("attempt") if "attempt" in request.args else latest
@@ -218,8 +219,10 @@ async def case(session: str, key: str) -> Response:
     def content() -> bytes:
         last = whole.ended[-1] if whole.ended else None
         history = history_view(lab.history, folder, whole.id, started)
+        again = offer != "new" or (folder / "request.json").is_file()
         return _rendered(
             "case.html",
+            offer=offer if again else "",
             neighbours=neighbours(cases, whole.id, over=over),
             near=lambda case: rooted(case_path(found.id, case)),
             command=command_of(session_record, whole),

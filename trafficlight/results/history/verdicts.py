@@ -74,7 +74,7 @@ def verdicts_of(record: SessionRecord) -> list[CaseVerdict]:
         _verdict(case)
         for case in list(record.cases.values())
         if case.outcome in GOOD | BAD | {Outcome.EXPECTED_FAILURE}
-        and not (record.interrupted and case.outcome is Outcome.ERROR)
+        and not (case.outcome is Outcome.ERROR and (record.interrupted or case.cancelled))
     ]
 
 
