@@ -397,6 +397,12 @@ class Settings(BaseModel):
         " (`postgresql://user@host/database`; the password in `PGPASSWORD` or `~/.pgpass`); empty: a file in"
         " the results folder.",
     )
+    job_url: str = Field(
+        default="",
+        pattern=r"^(https?://.*)?$",
+        description="The link of the CI job that runs the lab, which reports show; default: that of GitHub"
+        " Actions, GitLab or Jenkins, by the variables that they set.",
+    )
     upload_file_limit: int = Field(default=4 << 30, ge=1, description="Bytes of one uploaded file at most.")
     upload_case_limit: int = Field(
         default=16 << 30,

@@ -1,15 +1,21 @@
-"""What the page of a running session costs, when opened and for each update: bytes, CPU, the longest task.
+"""What a session's page costs, when opened and for each update: bytes, CPU, the browser's longest task.
 
-Compare two versions in one run of each, one after the other; wall times are those of the machine.
+Compare two versions in one run of each, one after the other. The browser's times are CPU times of its main
+thread, so that other work on the machine changes them little; the last is the wall time of the longest task.
 """
 
 import argparse
 import asyncio
+import json
+import math
+import os
 import shutil
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from past import play
 from playwright.async_api import Response, async_playwright
@@ -22,36 +28,49 @@ from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.suites.planning import plan
 
+# With few types a cell of the heat map has many cases; with many, each case has its own.
 TEST = """
 from trafficlight import Test, matrix
-from trafficlight.client_types import Nio, HydrogenWeb
+from trafficlight.client_types import ClientType
+from trafficlight.server_types import Dendrite, SynapseDevelop, SynapseStable
+
+TYPES = [type(f"Client{{n}}", (ClientType,), {{"type": f"client-{{n}}"}}) for n in range({types})]
 
 
 class Many(Test):
-    clients = {{"alice": [Nio, HydrogenWeb], "bob": [Nio, HydrogenWeb]}}
+    clients = {{"alice": TYPES, "bob": TYPES}}
+    servers = {{"server": [SynapseStable, SynapseDevelop, Dendrite]}}
 
-    @matrix(n=range({count}))
-    async def run(self, n, alice, bob) -> None:
+    @matrix(n=range({repeated}))
+    async def run(self, n, alice, bob, server) -> None:
         pass
 """
-LONGEST = """
-window.longest = 0;
-new PerformanceObserver((list) => {
-    for (const one of list.getEntries()) window.longest = Math.max(window.longest, one.duration);
-}).observe({ type: "longtask", buffered: true });
-"""
+SERVERS = 3
 AT_ONCE = 20  # cases that end before each update
+HEAD = [
+    "",
+    "bytes",
+    "sent",
+    "server CPU (ms)",
+    "browser CPU (ms)",
+    "longest task, CPU (ms)",
+    "wall (ms)",
+]
 
 
-async def measured(cases: int, updates: int) -> list[list[object]]:
-    """Return what opening a page with so many cases costs, and the median of its updates."""
+async def measured(cases: int, types: int, updates: int) -> list[list[object]]:
+    """Return what opening a page with so many cases costs, the median of its updates, and the ended session.
+
+    :param types: of clients.
+    """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         file = folder / "many_test.py"
-        file.write_text(TEST.format(count=cases // 4))
+        file.write_text(TEST.format(types=types, repeated=round(cases / (SERVERS * types**2)) or 1))
         settings = Settings(results_folder=folder / "results", workers=0, adapters={}, queue_deadline=3600)
         lab = await stack.enter_async_context(Lab.open(settings))
         planned = plan([file], directory=folder)
+        assert not planned.problems, planned.problems
         session = await lab.engine.submit(await lab.new_folder(), planned, SessionOptions())
         url = await stack.enter_async_context(serving(app_of(lab), bind("127.0.0.1", 0)))
         ids = list(session.record.cases)
@@ -61,33 +80,48 @@ async def measured(cases: int, updates: int) -> list[list[object]]:
         )
         stack.push_async_callback(browser.close)
         page = await browser.new_page()
-        await page.add_init_script(LONGEST)
         path = f"/status/{session.id}"
 
         def is_page(response: Response) -> bool:
             return response.url == url + path
 
-        for number, case in enumerate(ids[: cases // 2]):
-            play(lab.journal, session.id, case, number, 2)
-        cpu = time.process_time()
-        async with page.expect_response(is_page) as opening:
+        async def cost(begin: Callable[[], Awaitable[float]], shown: float) -> list[float]:
+            """Return what one request of the page costs.
+
+            :param begin: makes the page request itself, and returns the CPU time before.
+            :param shown: milliseconds that the page has to show it.
+            """
+            await browser.start_tracing(page=page, categories=["toplevel", "devtools.timeline"])
+            async with page.expect_response(is_page, timeout=120_000) as asking:
+                cpu = await begin()
+            size = await sizes(await asking.value)
+            spent = 1000 * (time.process_time() - cpu)
+            await page.wait_for_timeout(shown)  # the page shows it meanwhile
+            return [*size, spent, *tasks(json.loads(await browser.stop_tracing()))]
+
+        async def open_it() -> float:
+            cpu = time.process_time()
             await page.goto(url + path)
-        size = await sizes(await opening.value)
-        opened = [*size, 1000 * (time.process_time() - cpu), await page.evaluate("window.longest")]
-        costs: list[list[float]] = []
-        for number in range(updates):
-            await page.evaluate("window.longest = 0")
-            first = cases // 2 + number * AT_ONCE
-            async with page.expect_response(is_page, timeout=120_000) as updating:
-                for case in ids[first : first + AT_ONCE]:
-                    play(lab.journal, session.id, case, first, 2)
-                cpu = time.process_time()
-            size = await sizes(await updating.value)
-            spent = time.process_time() - cpu
-            await page.wait_for_timeout(2_500)  # the page shows it meanwhile
-            costs.append([*size, 1000 * spent, await page.evaluate("window.longest")])
+            return cpu
+
+        async def end_some() -> float:
+            for case in [next(left) for _ in range(AT_ONCE)]:
+                play(lab.journal, session.id, case, len(ids), 2)
+            return time.process_time()
+
+        left = iter(ids)
+        for number in range(len(ids) // 2):
+            play(lab.journal, session.id, next(left), number, 2)
+        opened = await cost(open_it, 2_000)
+        costs = [await cost(end_some, 2_500) for _ in range(min(updates, len(ids) // 2 // AT_ONCE))]
+        await page.close()
+        lab.engine.cancel(session, "enough")
+        await session.ended.wait()
+        page = await browser.new_page()
+        past = await cost(open_it, 2_000)
     middle = [percentile(column, 0.5) for column in zip(*costs, strict=True)]
-    return [[f"{cases:,} cases, opened", *opened], [f"{cases:,} cases, update (median)", *middle]]
+    what = f"{len(ids):,} cases, {types} types"
+    return [[f"{what}, opened", *opened], [f"{what}, update", *middle], [f"{what}, past", *past]]
 
 
 async def sizes(response: Response) -> tuple[int, int]:
@@ -96,17 +130,34 @@ async def sizes(response: Response) -> tuple[int, int]:
     return len(await response.body()), int(headers.get("content-length", 0))
 
 
+def tasks(trace: dict[str, Any]) -> tuple[float, float, float]:
+    """Return the milliseconds of the main thread: all CPU, that of the longest task, its wall time."""
+    named = [one for one in trace["traceEvents"] if one["name"] == "thread_name"]
+    mains = {(one["pid"], one["tid"]) for one in named if one["args"]["name"] == "CrRendererMain"}
+    found = [
+        one
+        for one in trace["traceEvents"]
+        if one["name"] in ("RunTask", "ThreadControllerImpl::RunTask")
+        and one["ph"] == "X"
+        and (one["pid"], one["tid"]) in mains
+    ]
+    cpu = [one.get("tdur", 0) / 1000 for one in found] or [0.0]
+    return sum(cpu), max(cpu), max((one["dur"] / 1000 for one in found), default=0.0)
+
+
 async def main(cases: list[int], updates: int) -> None:
     """Print a table."""
     rows: list[list[object]] = []
     for number in cases:
-        rows += await measured(number, updates)
-    show("the page of a running session", ["", "bytes", "sent", "server CPU (ms)", "longest task (ms)"], rows)
+        for types in (2, min(40, math.ceil(math.sqrt(number / SERVERS)))):
+            rows += await measured(number, types, updates)
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    show(f"the page of a session, on {os.cpu_count()} cores with a load of {load}", HEAD, rows)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, nargs="+", default=[100, 5_000])
+    parser.add_argument("--cases", type=int, nargs="+", default=[100, 5_000, 10_000])
     parser.add_argument("--updates", type=int, default=5)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.cases, arguments.updates))

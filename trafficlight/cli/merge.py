@@ -1,5 +1,6 @@
 """`trafficlight merge`: one session out of its shards."""
 
+import os
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from trafficlight.cli.options import load_settings
 from trafficlight.cli.progress import append_step_summary, print_summary
 from trafficlight.cli.runtime import command_line
 from trafficlight.clock import SystemClock
+from trafficlight.coordinator.provenance import job_in
 from trafficlight.errors import UsageError
 from trafficlight.results.catalog import session_in
 from trafficlight.results.folder import ResultsFolder
@@ -46,9 +48,10 @@ def command(folders: tuple[Path, ...], config: Path | None, results_folder: Path
         raise UsageError("there is nothing to merge: no folder has a session")
     shards.sort(key=lambda shard: shard.number)
     check_shards(shards)
-    folder = ResultsFolder.create(settings.results_root, SystemClock().now().date())
     history = History(settings.results_root, settings.history)
-    record = merge(shards, folder, history, command_line())
+    job = settings.job_url or job_in(os.environ)
+    with ResultsFolder.assembled(settings.results_root, SystemClock().now().date()) as folder:
+        record = merge(shards, folder, history, command_line(), job)
     print_summary(Console(highlight=False), summary(record, folder.path), folder.path)
     append_step_summary(record, folder.path)
     return record.exit_code or 0

@@ -6,7 +6,7 @@ import logging
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from functools import partial
 from itertools import islice
 
@@ -21,10 +21,13 @@ from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, Miss
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
 from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.stalls import StallDetector
+from trafficlight.errors import UsageError
 from trafficlight.homeservers.provider import Provider
 from trafficlight.homeservers.shared import SharedServers
 from trafficlight.logs import LogContext
-from trafficlight.results.events import Event, State
+from trafficlight.results.case import INTERRUPTED
+from trafficlight.results.events import Event, Log, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
@@ -43,8 +46,6 @@ _SWEEP_INTERVAL = 1.0
 # Seconds after which a case that no other adapter can have gets quarantined ones: adapters that left after a
 # case come back within that time.
 _LAST_RESORT = 10.0
-# Seconds without progress before an error is logged; doubled each time.
-_STALL_ALARM = 60.0
 
 
 class Engine:
@@ -231,19 +232,44 @@ class Engine:
         self.wake()
 
     def cancel_case(self, session: Session, case: str, reason: str) -> bool:
-        """Cancel a case: it ends as skipped if it waits, as an error if it runs.
+        """Cancel a case, once: it ends as skipped if it waits, as an error if it runs. It is not tried again.
+
+        One that waits for a further attempt keeps the verdict that it has.
 
         :return: whether the case was waiting or running.
         """
         if case in session.waiting:
-            session.end_waiting(case, State.SKIPPED, reason)
+            session.cancel_case(case, None, reason)
             self.wake()
             return True
         for task, attempt in self._running.items():
             if attempt.session == session.id and attempt.case.id == case:
-                attempt.cancel_reason = reason
-                task.cancel()
+                if not attempt.cancel_reason:  # a second cancellation would end its tear-down
+                    session.cancel_case(case, attempt.waiting.attempt, reason)
+                    attempt.cancel_reason = reason
+                    task.cancel()
                 return True
+        return False
+
+    async def rerun_case(self, session: Session, case: str, reason: str) -> bool:
+        """Give a case that has ended a further attempt in its session; one that waits or runs has it already.
+
+        :return: whether it has one; False if the session starts no more cases.
+        :raises UsageError: the case cannot run here.
+        """
+        found = next((one for one in enumerate(session.plan.whole) if one[1].id == case), None)
+        if found is None:
+            raise UsageError(f"{case}: the test no longer exists")
+        order, planned = found
+        unsupported = await asyncio.to_thread(self.unsupported, [planned])
+        if lacks := planned.skip or unsupported(planned):
+            raise UsageError(f"{case} cannot run here: {lacks}")
+        if case in session.waiting or case in session.running:
+            return True
+        if session.reruns:
+            session.rerun(planned, order, reason)
+            self.wake()
+            return True
         return False
 
     def cancel_running(self, session: Session | None = None) -> None:
@@ -252,7 +278,7 @@ class Engine:
             if session is None or attempt.session == session.id:
                 task.cancel()
 
-    def unsupported(self, cases: Iterable[Case]) -> Callable[[Case], str | None]:
+    def unsupported(self, cases: Collection[Case]) -> Callable[[Case], str | None]:
         """Return what returns why a case cannot run on this machine; None if it can. Blocks."""
         if self._elsewhere is not None:
             return lambda _: None  # the machine that it comes to says so
@@ -383,7 +409,8 @@ class Engine:
             return Verdict(State.SKIPPED, session.stopped, phase="waiting")
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
-        return Verdict(State.ERROR, f"cancelled while running: {why}", phase="run")
+        phase = INTERRUPTED if attempt.cancel_reason else "run"
+        return Verdict(State.ERROR, f"cancelled while running: {why}", phase=phase)
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
         seconds = self.clock.monotonic() - attempt.started - attempt.waited
@@ -481,11 +508,15 @@ class Engine:
         # A driver that is being built prints where it is.
         building = self._adapters_deadline == math.inf
         open_ones = [one for one in self.sessions.values() if not one.stopped and not building]
-        self.stalled.observe(
+        alarmed = self.stalled.observe(
             running=len(self._running),
             waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
             reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
         )
+        for session in open_ones if alarmed else []:
+            # Pages wait for events, of which there are none otherwise.
+            message = self.stalled.alarm
+            self.journal.append(Log(session=session.id, level="error", logger="engine", message=message))
 
 
 def _needs_any(case: Case, types: Set[str]) -> bool:
@@ -498,37 +529,3 @@ def _available(adapters: Iterable[Adapter]) -> list[AvailableAdapter]:
     return [
         AvailableAdapter(one.uuid, one.fields, 0 if one.channel.polling else 1, one.alike) for one in adapters
     ]
-
-
-class StallDetector:
-    """Logs an error when cases wait, none runs, and nothing has changed for long."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._since: float | None = None
-        self._next_alarm = _STALL_ALARM
-
-    @property
-    def seconds(self) -> float:
-        """For how long cases have been waiting while none ran."""
-        return self._clock.monotonic() - self._since if self._since is not None else 0.0
-
-    def observe(self, *, running: int, waiting: int, reasons: Callable[[], Iterable[str]]) -> None:
-        """Take a sample; to be called every second or so.
-
-        :param waiting: how many cases wait that may start.
-        :param reasons: returns why they wait; called only if an error is logged.
-        """
-        if running or not waiting:
-            self._since, self._next_alarm = None, _STALL_ALARM
-            return
-        if self._since is None:
-            self._since = self._clock.monotonic()
-        if self.seconds >= self._next_alarm:
-            self._next_alarm = self.seconds * 2
-            logger.error(
-                "no case has run for %.0f s while %d cases wait: %s",
-                self.seconds,
-                waiting,
-                "; ".join(sorted(set(reasons()))),
-            )

@@ -23,6 +23,7 @@ from trafficlight.coordinator.dask.machines import Machines
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
 from trafficlight.coordinator.preparation import Preparation
+from trafficlight.coordinator.provenance import provenance_of
 from trafficlight.coordinator.recovery import (
     RecoveredSession,
     RecoveredState,
@@ -165,12 +166,12 @@ class Lab:
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
                 engine.pool.drained = engine.pool.paused.pop(_ALL, "")
+            history = History(root, settings.history)
             late = LateEventRecorder(
-                root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
+                root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing, history
             )
             journal.subscribe(late, LATE)
             stack.push_async_callback(asyncio.to_thread, late.close)
-            history = History(root, settings.history)
             if settings.keep_results is not None:
                 _remove_results(settings.keep_results, root, journal, stack)
             catalog = SessionCatalog(
@@ -349,6 +350,7 @@ class Lab:
             retry_errors=request.retry_errors,
             expected=expected,
             command=command,
+            provenance=await provenance_of([case.path for case in plan.whole], self.settings.job_url),
             configuration=self.settings.public(),
             warnings=tuple(_warnings(self.settings, request, plan)),
             strict=request.strict or self.settings.strict,

@@ -13,14 +13,17 @@ from typing import Any
 
 from trafficlight.clock import Clock, cooperative
 from trafficlight.coordinator.preparation import Preparation
+from trafficlight.coordinator.provenance import Provenance, source_paths
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
+    CaseCancelled,
     CaseElsewhere,
     CaseEnded,
     CasePlanned,
+    CaseRerun,
     CaseWaits,
     Event,
     Expected,
@@ -61,6 +64,7 @@ class SessionOptions:
     :param retry_errors: how often one that ended in error is.
     :param expected: why a case is expected to fail, by its id; None for those that are not.
     :param command: how it was started, for the record.
+    :param provenance: where it comes from, for the record.
     :param configuration: the settings in force, without secrets.
     :param warnings: what of the request or the settings has no effect.
     :param strict: whether unsupported cases and warnings are errors.
@@ -76,6 +80,7 @@ class SessionOptions:
     retry_errors: int = 0
     expected: Callable[[str], Expected | None] = lambda _: None
     command: str = ""
+    provenance: Provenance = field(default_factory=Provenance)
     configuration: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     strict: bool = False
@@ -143,6 +148,10 @@ class Session:
         )
         last = known.attempt
         if last is not None and last.ended is None:
+            if known.cancelled:
+                message = f"cancelled while running: {known.cancelled}"
+                self._end(case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0)
+                return None
             message = "interrupted: the coordinator exited while the case ran"
             if not self._interrupted(case.id, message, 0.0):
                 return None
@@ -155,9 +164,7 @@ class Session:
         known = self.record.cases[case]
         before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
         times = 1 + len(list(before))
-        again = not self.stopped and (
-            self.options.interruptions is None or times < self.options.interruptions
-        )
+        again = self.options.interruptions is None or times < self.options.interruptions
         if not again and times > 1:
             message += f", {times} times in a row: the case may be what kills it"
         verdict = Verdict(State.ERROR, message, phase=INTERRUPTED)
@@ -179,20 +186,22 @@ class Session:
         complete = 0 < self.record.planned <= len(self.record.cases)
         files = {known.file for known in self.record.cases.values()}
         recorded = [one.content() for one in self.record.problems]
-        for found, file in await asyncio.to_thread(_named, self.plan.problems):
+        for found, file, path in await asyncio.to_thread(_named, self.plan.problems):
             problem = Problem(
                 session=self.id,
                 file=file,
                 line=found.line,
                 problem=found.problem,
                 hint=found.hint,
+                path=path,
             )
             if problem.content() not in recorded and (file in files or not complete):
                 self._journal.append(problem)
+        paths = await asyncio.to_thread(source_paths, {case.file: case.path for case in self.plan.whole})
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.whole)):
             if case.id not in self.record.cases and not complete:
-                self._plan(case, unsupported)
+                self._plan(case, unsupported, paths.get(case.file, ""))
             if case.id in self.record.cases and (waiting := self._unfinished(case, order, now)) is not None:
                 self.waiting.add(waiting)
         planned = {case.id for case in self.plan.whole}
@@ -216,10 +225,13 @@ class Session:
                 warnings=self.options.warnings,
                 strict=self.options.strict,
                 shard=self.plan.shard,
+                commit=self.options.provenance.commit,
+                dirty=self.options.provenance.dirty,
+                job=self.options.provenance.job,
             )
         )
 
-    def _plan(self, case: Case, unsupported: Callable[[Case], str | None]) -> None:
+    def _plan(self, case: Case, unsupported: Callable[[Case], str | None], path: str) -> None:
         shard = self.plan.elsewhere.get(case.id)
         lacks = unsupported(case) if shard is None else None
         planned: dict[str, Any] = {
@@ -227,6 +239,7 @@ class Session:
             "case": case.id,
             "suite": case.suite,
             "file": case.file,
+            "path": path,
             "line": case.line,
             "class_name": case.class_name,
             "method": case.method,
@@ -245,6 +258,11 @@ class Session:
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return not self.running and (bool(self.stopped) or not self.waiting)
+
+    @property
+    def reruns(self) -> bool:
+        """Whether its cases can get further attempts."""
+        return not (self.stopped or self.done or self.closing)
 
     @property
     def startable(self) -> list[WaitingGroup]:
@@ -353,6 +371,28 @@ class Session:
         """
         self.waiting.remove(case)
         self._end(case, None, Verdict(state, message, phase=phase), 0.0)
+
+    def cancel_case(self, case: str, attempt: int | None, reason: str) -> None:
+        """Record that a user cancels a case; one that waits ends, and keeps the verdict that it has.
+
+        :param attempt: the one that runs; None if the case waits.
+        """
+        self._journal.append(CaseCancelled(session=self.id, case=case, attempt=attempt, reason=reason))
+        if attempt is None:
+            state, message = State.SKIPPED, reason
+            for one in self.record.cases[case].ended:
+                if one.phase != INTERRUPTED:
+                    state, message = one.state, one.message
+            self.end_waiting(case, state, message)
+
+    def rerun(self, case: Case, order: int, reason: str) -> None:
+        """Let a case that has ended wait for a further attempt.
+
+        :param order: its position in the plan.
+        """
+        self._journal.append(CaseRerun(session=self.id, case=case.id, reason=reason))
+        if (waiting := self._unfinished(case, order, self._clock.monotonic())) is not None:
+            self.waiting.add(waiting)
 
     def reasons(self) -> list[str]:
         """Return the distinct reasons why its cases wait."""
@@ -503,9 +543,11 @@ def _pause(cases: int) -> float:
     return min(_REASON_EVERY, _REASON_SOON + _REASON_EACH * cases)
 
 
-def _named(problems: Iterable[TestFileError]) -> list[tuple[TestFileError, str]]:
-    """Return problems with the names of their files in case ids. Blocks."""
-    return [(one, file_found(one.path, Path.cwd()).name) for one in problems]
+def _named(problems: Iterable[TestFileError]) -> list[tuple[TestFileError, str, str]]:
+    """Return problems with the names of their files in case ids, and their paths. Blocks."""
+    named = [(one, file_found(one.path, Path.cwd()).name) for one in problems]
+    paths = source_paths({name: one.path for one, name in named})
+    return [(one, name, paths.get(name, "")) for one, name in named]
 
 
 def _user() -> str:

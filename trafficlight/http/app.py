@@ -12,7 +12,7 @@ from quart import Quart
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http import responses
-from trafficlight.http.api import adapters, history, openapi, operations, sessions
+from trafficlight.http.api import adapters, cases, history, openapi, operations, sessions
 from trafficlight.http.door import Door
 from trafficlight.http.local_token import LocalToken, create_token, remove_token
 from trafficlight.http.pages import routes
@@ -99,7 +99,7 @@ def _bare() -> Quart:
     app.asgi_app = Door(wire, lambda: app.config["LAB"].settings)  # type: ignore[method-assign]
     responses.install(app)
     operations.install_log_context(app)
-    for room in (routes, sessions, history, adapters, operations, openapi):
+    for room in (routes, sessions, cases, history, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)
     app.register_blueprint(routes.assets)
     app.register_blueprint(routes.entrance)

@@ -10,8 +10,10 @@ from trafficlight.results.events import (
     FINAL,
     AdapterLeased,
     Attachment,
+    CaseCancelled,
     CaseEnded,
     CasePlanned,
+    CaseRerun,
     CaseState,
     CaseWaits,
     Event,
@@ -26,7 +28,7 @@ from trafficlight.results.events import (
 from trafficlight.results.folder import attempt_path
 
 INTERRUPTED = "interrupted"
-"""The phase of an attempt that ended because its coordinator exited."""
+"""The phase of an attempt that ended because its coordinator exited, or a user cancelled it."""
 
 _LONGEST_TIMELINE = 2_000  # events of one attempt: the first and the last half; events.jsonl has all
 _FAULTS = 200  # those about faults that are kept in between
@@ -112,6 +114,8 @@ class AttemptRecord:
                 self.measurements.append(event)
             case Returned():
                 self.returned = event
+            case CaseCancelled():
+                pass  # its end says so
             case _:
                 self._add_to_timeline(event)
 
@@ -133,6 +137,7 @@ class AttemptRecord:
 class CaseRecord:
     """One case with its attempts.
 
+    :param path: the test file from the root of its repository; empty if that is `file`.
     :param clients: the name of the client type in each client role.
     :param servers: the name of the server type in each server role.
     :param reason: why it waits, or why it did not run.
@@ -141,11 +146,13 @@ class CaseRecord:
     :param expected: set if it is expected to fail.
     :param skip_type: ``ignored``, ``unsupported`` or ``not-run``; empty if it is not skipped.
     :param retrying: whether another attempt follows the latest verdict.
+    :param cancelled: why a user cancelled the latest attempt; empty if no one did.
     """
 
     id: str
     suite: str
     file: str = ""
+    path: str = ""
     line: int | None = None
     class_name: str = ""
     method: str = ""
@@ -159,6 +166,7 @@ class CaseRecord:
     expected: Expected | None = None
     skip_type: str = ""
     retrying: bool = False
+    cancelled: str = ""
     attempts: list[AttemptRecord] = field(default_factory=list)
 
     @property
@@ -216,6 +224,7 @@ class CaseRecord:
             id=event.case,
             suite=event.suite,
             file=event.file,
+            path=event.path,
             line=event.line,
             class_name=event.class_name,
             method=event.method,
@@ -238,6 +247,10 @@ class CaseRecord:
                 self.state, self.reason = State.WAITING, event.reason
             case CaseState():
                 self.state, self.retrying, self.reason = event.state, False, ""
+            case CaseCancelled() if event.attempt is not None:
+                self.cancelled = event.reason
+            case CaseRerun():
+                self.state, self.reason, self.skip_type, self.cancelled = State.WAITING, event.reason, "", ""
             case CaseEnded():
                 self._end(event)
             case _:
@@ -254,7 +267,7 @@ class CaseRecord:
     def _end(self, event: CaseEnded) -> None:
         self.state, self.retrying, self.message = event.state, event.will_retry, event.message
         earlier = [attempt for attempt in self.ended if attempt.number != event.attempt]
-        # An attempt that ended with its coordinator says nothing about the test.
+        # An attempt that was interrupted says nothing about the test.
         tried = [attempt for attempt in earlier if attempt.phase != INTERRUPTED]
         failed = any(attempt.state in (State.FAILURE, State.ERROR) for attempt in tried)
         self.flaky = self.state is State.SUCCESS and failed

@@ -25,8 +25,10 @@ from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import (
     LINE_BEGINNING,
     AdapterLeased,
+    CaseCancelled,
     CaseEnded,
     CasePlanned,
+    CaseRerun,
     CaseState,
     CaseWaits,
     Event,
@@ -61,6 +63,8 @@ OUTLINE: tuple[type[Event], ...] = (
     CaseWaits,
     CaseState,
     CaseEnded,
+    CaseCancelled,
+    CaseRerun,
     AdapterLeased,
     ServerReady,
     Returned,
@@ -113,6 +117,9 @@ class SessionSummary(BaseModel):
     seed: int | None = None
     warnings: tuple[str, ...] = ()
     strict: bool = False
+    commit: str = ""
+    dirty: bool = False
+    job: str = ""
     versions: dict[str, Any] = {}
     configuration: dict[str, Any] = {}
     exit_code: int | None

@@ -142,6 +142,11 @@ class SessionStarted(Event):
     :param warnings: what of the request or the settings has no effect.
     :param strict: whether unsupported cases and warnings make the exit code 3.
     :param shard: which part of the planned cases it runs, from 1, and of how many; null if all.
+    :param commit: that of the repository of the tests, or of the working directory if all of them are built
+        in; empty if unknown.
+    :param dirty: whether files of that repository had changes that were not committed.
+    :param job: the link of the CI job; empty outside of one.
+    :param merged: the sessions of the shards that it was merged from, each with the time of its start.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -154,6 +159,10 @@ class SessionStarted(Event):
     warnings: tuple[str, ...] = ()
     strict: bool = False
     shard: tuple[int, int] | None = None
+    commit: str = ""
+    dirty: bool = False
+    job: str = ""
+    merged: tuple[tuple[str, datetime], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,12 +202,14 @@ class Problem(Event):
     :param line: the line in it; null where the problem concerns the whole file.
     :param problem: what is wrong.
     :param hint: how to fix it; may be empty.
+    :param path: as in ``case_planned``.
     """
 
     file: str
     line: int | None = None
     problem: str
     hint: str = ""
+    path: str = ""
 
 
 # Cases
@@ -218,6 +229,7 @@ class _PlannedCase(Event):
     skip: str | None = None
     skip_type: str | None = None
     expected: Expected | None = None
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +247,8 @@ class CasePlanned(_PlannedCase):
     :param skip: why the case does not run; null if it does.
     :param skip_type: ``ignored`` (the selection ignores it) or ``unsupported``; null if it runs.
     :param expected: set if the case is expected to fail: ``reason`` and ``link``.
+    :param path: the test file from the root of its repository, else from the working directory; empty if that
+        is ``file``, or it is in neither.
     """
 
 
@@ -253,6 +267,7 @@ class CaseElsewhere(_PlannedCase):
     :param skip: why the selection ignores it; null if it does not.
     :param skip_type: ``ignored``; null if it runs.
     :param expected: set if the case is expected to fail: ``reason`` and ``link``.
+    :param path: as in ``case_planned``.
     :param shard: the shard that it is in, from 1.
     """
 
@@ -310,6 +325,28 @@ class CaseEnded(Event):
     will_retry: bool = False
     expected: Expected | None = None
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseCancelled(Event):
+    """A user cancelled a case: it ends next, and is not tried again. ``attempt`` is the running one, if any.
+
+    :param reason: how, and why if that was said.
+    """
+
+    case: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRerun(Event):
+    """A user wants a further attempt of a case that has ended: it waits again.
+
+    :param reason: how, and why if that was said.
+    """
+
+    case: str
+    reason: str
 
 
 # Adapters
@@ -729,6 +766,8 @@ def jsonable(value: Any) -> Any:
 
 
 def _plain(value: object) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 

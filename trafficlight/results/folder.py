@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -221,10 +222,11 @@ class ResultsFolder:
     """The folder of one session: ``<root>/<date>--<number>``.
 
     :param path: the folder; it exists.
+    :ivar place: where it is once it is complete; only of one that is assembled another path.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = self.place = path
         self.id = path.name
 
     @classmethod
@@ -235,24 +237,34 @@ class ResultsFolder:
 
         No two callers get the same one, in any number of processes.
         """
-        root.mkdir(parents=True, exist_ok=True)
-        numbered = re.compile(rf"{today.isoformat()}--(\d+)")
-        taken = (numbered.fullmatch(name) for name in os.listdir(root))
-        number = max((int(match[1]) for match in taken if match), default=0) + 1
-        while True:
-            path = root / f"{today.isoformat()}--{number:03d}"
-            try:
-                path.mkdir()  # creating it is the lock
-            except FileExistsError:
-                number += 1
-            else:
-                break
+        path = _reserved(root, today)
         mark(path)
         folder = cls(path)
         with _locked(root):
             folder._link(CURRENT)
             folder._link(LATEST)
         return folder
+
+    @classmethod
+    @contextlib.contextmanager
+    def assembled(cls, root: Path, today: date) -> Iterator["ResultsFolder"]:
+        """Create the folder of a session that has ended before; it is in its place once this is left.
+
+        Leaving it with an error removes what was written.
+        """
+        folder = cls(_reserved(root, today))
+        folder.path = root / f".{folder.id}.{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            folder.path.mkdir()
+            mark(folder.path)
+            yield folder
+            folder.path.rename(folder.place)  # which is empty
+        except BaseException:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            folder.place.rmdir()
+            raise
+        folder.path = folder.place
+        folder.finish()
 
     @classmethod
     def open(cls, path: Path) -> "ResultsFolder":
@@ -331,6 +343,22 @@ class ResultsFolder:
             temporary.unlink(missing_ok=True)
             why = "it is no link, and still shows what it did" if link.exists() else error
             logger.warning("cannot link %s to %s: %s", link, self.id, why)
+
+
+def _reserved(root: Path, today: date) -> Path:
+    """Create and return the folder for the next session."""
+    root.mkdir(parents=True, exist_ok=True)
+    numbered = re.compile(rf"{today.isoformat()}--(\d+)")
+    taken = (numbered.fullmatch(name) for name in os.listdir(root))
+    number = max((int(match[1]) for match in taken if match), default=0) + 1
+    while True:
+        path = root / f"{today.isoformat()}--{number:03d}"
+        try:
+            path.mkdir()  # creating it is the lock
+        except FileExistsError:
+            number += 1
+        else:
+            return path
 
 
 @contextlib.contextmanager

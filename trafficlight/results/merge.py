@@ -137,15 +137,18 @@ def _asked(shard: Shard) -> dict[str, Any]:
     return same | {"seed": started.seed, "strict": started.strict} | asked
 
 
-def merge(shards: Sequence[Shard], folder: ResultsFolder, history: History, command: str) -> SessionRecord:
+def merge(
+    shards: Sequence[Shard], folder: ResultsFolder, history: History, command: str, job: str = ""
+) -> SessionRecord:
     """Write the folder of the session that shards make. Blocks.
 
     Cases of a shard that is missing, or did not end, have no verdict.
 
     :param shards: at least one; :func:`check_shards` has checked them.
-    :param folder: a new folder.
+    :param folder: a new folder, see :meth:`ResultsFolder.assembled`.
     :param history: of its results folder.
     :param command: the command line, for the record.
+    :param job: the link of the CI job that merges; empty for that of the first shard.
     :raises OSError: something cannot be read or written.
     """
     for shard in shards:
@@ -156,17 +159,16 @@ def merge(shards: Sequence[Shard], folder: ResultsFolder, history: History, comm
         folder.write_request({**request, "shard": None, "durations": {}}, resumable=False)
     record = SessionRecord()
     with contextlib.closing(EventLog(folder.events)) as log:
-        for event in _events(shards, record, command):
+        for event in _events(shards, record, command, job):
             numbered = replace(event, session=folder.id, sequence=record.last_sequence + 1)
             record.apply(numbered)
             log.append(numbered)
     keep_history(history, folder.path, record)
-    rebuild(folder, record)
-    folder.finish()
+    rebuild(folder, record, history)
     return record
 
 
-def _events(shards: Sequence[Shard], record: SessionRecord, command: str) -> Iterator[Event]:
+def _events(shards: Sequence[Shard], record: SessionRecord, command: str, job: str) -> Iterator[Event]:
     """Yield the events of the merged session; each is in the record before the next one is asked for."""
     first, present = shards[0], {shard.number: shard for shard in shards}
     started = [shard.started for shard in shards]
@@ -181,6 +183,10 @@ def _events(shards: Sequence[Shard], record: SessionRecord, command: str) -> Ite
         cases=len(first.cases),
         warnings=tuple(dict.fromkeys(warning for one in started for warning in one.warnings)),
         shard=None,
+        commit=_joined(one.commit for one in started),
+        dirty=any(one.dirty for one in started),
+        job=job or first.started.job,
+        merged=tuple((shard.folder.id, shard.started.time) for shard in shards),
     )
     problems = [problem for shard in shards for problem in shard.problems]
     yield from {str(problem.content()): problem for problem in reversed(problems)}.values()

@@ -38,6 +38,10 @@ class SessionRecord:
     :param cancelled: whether a user stopped it.
     :param warnings: what of the request or the settings has no effect.
     :param strict: whether unsupported cases and warnings make the exit code 3.
+    :param commit: that of the repository of the tests; empty if unknown.
+    :param dirty: whether files of that repository had changes that were not committed.
+    :param job: the link of the CI job; empty outside of one.
+    :param merged: the sessions of the shards that it was merged from, each with the time of its start.
     :param adapter_types: how many adapters registered, by type and version.
     """
 
@@ -53,6 +57,10 @@ class SessionRecord:
     planned: int = 0
     warnings: tuple[str, ...] = ()
     strict: bool = False
+    commit: str = ""
+    dirty: bool = False
+    job: str = ""
+    merged: tuple[tuple[str, datetime], ...] = ()
     problems: list[Problem] = field(default_factory=list)
     cases: dict[str, CaseRecord] = field(default_factory=dict)
     adapter_types: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -72,6 +80,12 @@ class SessionRecord:
         for event in events:
             record.apply(event)
         return record
+
+    @property
+    def revision(self) -> str:
+        """The commit of the tests as `git describe` abbreviates it, with ``-dirty``; empty if unknown."""
+        short = ", ".join(one[:12] for one in self.commit.split(", "))
+        return f"{short}-dirty" if self.dirty else short
 
     @property
     def counts(self) -> dict[State, int]:
@@ -164,6 +178,7 @@ class SessionRecord:
         self.command, self.host, self.user, self.seed = event.command, event.host, event.user, event.seed
         self.warnings, self.strict = event.warnings, event.strict
         self.planned = event.cases
+        self.commit, self.dirty, self.job, self.merged = event.commit, event.dirty, event.job, event.merged
 
     def _count_adapter(self, adapter: str, registration: Mapping[str, Any]) -> None:
         if adapter in self._adapters:

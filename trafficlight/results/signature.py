@@ -41,6 +41,10 @@ _VARIABLE = re.compile(
 )
 
 
+# Of the machine, not of the cause.
+_NOTE = re.compile(r"; the coordinator stood still for \S+ s(?=;|$)")
+
+
 def signature(message: str) -> str:
     """Return what the first line of a verdict's message says, with placeholders for what varies.
 
@@ -51,5 +55,5 @@ def signature(message: str) -> str:
     :return: one line without digits, at most 200 characters; empty if the message is. The signature of a
         signature is itself.
     """
-    line = " ".join(single_line(message, _READ).split())
+    line = _NOTE.sub("", " ".join(single_line(message, _READ).split()))
     return _VARIABLE.sub(lambda found: f"<{found.lastgroup}>", line)[:_LONGEST].rstrip()

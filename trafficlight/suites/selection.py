@@ -63,7 +63,9 @@ class Selection(BaseModel):
         default=None, description="The part, from 1, and the number of parts."
     )
     durations: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
-        default_factory=dict, description="Seconds that cases took, by id: `shard` balances them."
+        default_factory=dict,
+        max_length=MOST_CASES,
+        description="Seconds that cases took, by id: `shard` balances them.",
     )
     expected_failures: list[ExpectedFailure] = Field(
         default_factory=list, max_length=5_000, description="What is known to fail."

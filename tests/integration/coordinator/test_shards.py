@@ -160,8 +160,8 @@ async def test_four_shards_merged_are_one_session(tmp_path: Path) -> None:
     def merged() -> tuple[SessionRecord, ResultsFolder]:
         shards = [Shard.read(session.folder.path) for session in sessions]
         check_shards(shards)
-        folder = ResultsFolder.create(tmp_path / "merged", date(2026, 11, 21))
-        return merge(shards, folder, History(tmp_path / "merged"), ""), folder
+        with ResultsFolder.assembled(tmp_path / "merged", date(2026, 11, 21)) as folder:
+            return merge(shards, folder, History(tmp_path / "merged"), ""), folder
 
     record, folder = await asyncio.to_thread(merged)
 

@@ -1,18 +1,19 @@
 """Every page, for everybody: axe finds nothing, the HTML is valid, no width breaks it."""
 
+from pathlib import Path
+
 import html5lib
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
 
-from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
+from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended, open_site
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_path
 
 pytestmark = pytest.mark.timeout(600)  # axe needs a minute, and more on a busy machine
 
 LOG = "INFO begin\nWARN careful\nERROR it\n\x1b[31mred \x1b[33myellow \x1b[36mcyan\x1b[0m\nDEBUG it\n"
-FAILS = "await alice.perform('one')\nself.measure('sync', 1)\nassert 1 == 2, 'sums are off'"
 OPENED = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
 DOUBLES = (
     "[...document.querySelectorAll('[id]')].map(one => one.id).filter((id, n, all) => all.indexOf(id) < n)"
@@ -78,11 +79,14 @@ async def faults(page: Page, urls: list[str]) -> list[str]:
     return found
 
 
-async def test_axe_finds_nothing(site: HttpHarness, still: Page) -> None:
+async def test_axe_finds_nothing(site: HttpHarness, still: Page, tmp_path: Path) -> None:
     found = await faults(still, [f"{site.url}/status"])
     before, session = await played(site), await played(site)
     await ScriptedAdapter(site).register()
     found += await faults(still, pages_of(site, session, before))
+    async with open_site(tmp_path / "locked", people_token="secret-of-people") as locked:
+        found += await faults(still, [f"{locked.url}/status"])
+        await expect(still.get_by_role("button", name="Log in")).to_be_visible(timeout=15_000)
     assert not found, "\n".join(found)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.async_api import Locator, Page, Route, expect
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
@@ -54,7 +55,9 @@ async def test_a_page_stays_with_its_session_and_what_the_reader_did_stays(
     newer = await site.start(TWO)
     await adapter.respond({"id": message["id"]})
     await ended(session)
-    await expect(page.locator("#sessions")).to_contain_text(newer.id, timeout=15_000)
+    await expect(page.locator("#newer")).to_have_text(
+        f"A newer session has begun: {newer.id}", timeout=15_000
+    )
     await expect(page.locator("#head .over")).to_contain_text(session.id, timeout=15_000)
 
 
@@ -127,7 +130,7 @@ async def test_parts_come_and_go_while_a_field_is_edited(site: HttpHarness, page
     )
     await adapter.respond({"id": id})
     await adapter.action()
-    await expect(page.locator("#requests + #attempt-1")).to_contain_text("two", timeout=15_000)
+    await expect(page.locator("#copies + #attempt-1")).to_contain_text("two", timeout=15_000)
     await expect(page.locator("#gone")).to_have_count(0, timeout=15_000)
     assert await field.input_value() == "1:"
 
@@ -290,6 +293,19 @@ async def test_another_port_gets_no_login_that_changes_anything(opener: Opener, 
     assert (await site.get("/status", headers=replayed)).status == 200
     assert (await site.post("/api/adapters/undrain", headers=replayed)).status == 401
     assert site.lab.engine.pool.drained
+
+
+async def test_a_page_that_waits_says_that_nothing_runs(
+    monkeypatch: pytest.MonkeyPatch, opener: Opener, page: Page
+) -> None:
+    monkeypatch.setattr("trafficlight.coordinator.engine._STALL_ALARM", 3.0)
+    site = await opener()
+    session = await waiting(site)
+    await page.goto(f"{site.url}/status/{session.id}")
+    await expect(page.locator("#alarms")).to_contain_text(
+        "The lab cannot work: no case has run for", timeout=15_000
+    )
+    await expect(page.locator("#alarms")).to_contain_text("while 1 case waits: needs 1", timeout=15_000)
 
 
 async def test_a_hidden_page_holds_no_connection(site: HttpHarness, page: Page) -> None:

@@ -2,25 +2,19 @@
 
 import asyncio
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
 from tests.integration.coordinator.conftest import FakeProvider
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, open_site
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.results.events import NetworkChanged, State
 from trafficlight.suites.planning import plan
-
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no chromium here: apt-get install chromium"
-)
 
 STACK = "TypeError: Cannot read properties of undefined\n" + "    at Room.send (room.js:7)\n" * 30
 UNREADABLE = (
@@ -199,40 +193,35 @@ async def clicks_to_the_cause(page: Page, overview: str, test: str) -> int:
     return clicks
 
 
-async def test_every_cause_is_at_most_three_clicks_away(lab: tuple[HttpHarness, Session]) -> None:
+async def test_every_cause_is_at_most_three_clicks_away(lab: tuple[HttpHarness, Session], page: Page) -> None:
     site, session = lab
     states = {case.class_name: case.state for case in session.record.cases.values()}
     assert states.pop("NoAdapter") is State.WAITING
     assert set(states.values()) == {State.FAILURE, State.ERROR}
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = await browser.new_page(viewport={"width": 1440, "height": 900})
-        overview = f"{site.url}/status/{session.id}"
-        clicks = {test: await clicks_to_the_cause(page, overview, test) for test in CAUSES}
-        assert max(clicks.values()) <= 3, clicks
+    await page.set_viewport_size({"width": 1440, "height": 900})
+    overview = f"{site.url}/status/{session.id}"
+    clicks = {test: await clicks_to_the_cause(page, overview, test) for test in CAUSES}
+    assert max(clicks.values()) <= 3, clicks
 
-        # What the how-to says of the first of them.
-        await page.goto(overview)
-        await page.locator("#cases a", has_text="WrongText").first.click()
-        await page.locator("#copies summary").click()
-        await expect(page.locator("#copy-command")).to_be_visible(timeout=15_000)
-        seen = await page.locator("main").inner_text()
-        _, code, _, verdict, *_ = HOW_TO.read_text().split("```")
-        assert all(line.strip() in TESTS for line in code.splitlines()[2:])
-        assert verdict.strip() in seen
-        assert "trafficlight run 'faults_test.py::WrongText[alice=answers]'" in seen
-        for name in ("Copy the id, the command, an issue", "expected", "received", "next failure"):
-            assert name in seen, name
+    # What the how-to says of the first of them.
+    await page.goto(overview)
+    await page.locator("#cases a", has_text="WrongText").first.click()
+    await page.locator("#copies summary").click()
+    await expect(page.locator("#copy-command")).to_be_visible(timeout=15_000)
+    seen = await page.locator("main").inner_text()
+    _, code, _, verdict, *_ = HOW_TO.read_text().split("```")
+    assert all(line.strip() in TESTS for line in code.splitlines()[2:])
+    assert verdict.strip() in seen
+    assert "trafficlight run 'faults_test.py::WrongText[alice=answers]'" in seen
+    for name in ("Copy the id, the command, an issue", "expected", "received", "next failure"):
+        assert name in seen, name
 
-        # The cursor: what was said then, without a reload.
-        await page.goto(overview)
-        await page.locator("#cases a", has_text="Blocked").first.click()
-        slider = page.get_by_role("slider", name="Moment")
-        await slider.focus()
-        await slider.press("Home")
-        await expect(page.locator("#attempt-1-evidence h3")).to_contain_text("of 0.00 s", timeout=15_000)
-        await expect(page.locator("#attempt-1-evidence")).to_contain_text("adapter leased", timeout=15_000)
-        await expect(page).to_have_url(re.compile("at=0"), timeout=15_000)
-        await browser.close()
+    # The cursor: what was said then, without a reload.
+    await page.goto(overview)
+    await page.locator("#cases a", has_text="Blocked").first.click()
+    slider = page.get_by_role("slider", name="Moment")
+    await slider.focus()
+    await slider.press("Home")
+    await expect(page.locator("#attempt-1-evidence h3")).to_contain_text("of 0.00 s", timeout=15_000)
+    await expect(page.locator("#attempt-1-evidence")).to_contain_text("adapter leased", timeout=15_000)
+    await expect(page).to_have_url(re.compile("at=0"), timeout=15_000)

@@ -20,6 +20,7 @@ from trafficlight.results.events import (
     SessionStarted,
     State,
 )
+from trafficlight.results.history.changes import changes_in
 from trafficlight.results.history.database import HistoryError, opened
 from trafficlight.results.history.index import History
 from trafficlight.results.record import SessionRecord
@@ -72,7 +73,8 @@ async def test_two_labs_share_a_history(tmp_path: Path) -> None:
             asyncio.to_thread(there.take_in, _session(2, [3])),
         )
 
-        changes = await asyncio.to_thread(here.take_in, _session(3, [3, 4]))
+        third = _session(3, [3, 4])
+        changes = changes_in(third, await asyncio.to_thread(here.take_in, third))
 
         assert changes is not None
         assert changes.sentence == "against 2 earlier sessions: 1 new failure · 1 known · 0 fixed"
@@ -93,6 +95,25 @@ async def test_two_labs_share_a_history(tmp_path: Path) -> None:
         assert (await asyncio.to_thread(here.of_case, _CASES[4])).first_bad is None
 
     await postgres.create(tmp_path / "template", use)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://kim:sec%72et@[::1/history",  # no bracket: psycopg quotes the URL
+        "postgresql://kim:sec%72et@host/history?application_name=%zz",
+        "postgresql://kim@host/history?password=secret&port=secret",
+    ],
+)
+def test_errors_do_not_quote_the_password(tmp_path: Path, url: str) -> None:
+    pytest.importorskip("psycopg", reason="psycopg is not installed: scripts-dev/setup.sh dev")
+
+    with pytest.raises(HistoryError, match="cannot be used") as caught:
+        History(tmp_path, url).of_case("x")
+
+    assert caught.value.__cause__ is None
+    assert "secret" not in str(caught.value)
+    assert "sec%72et" not in str(caught.value)
 
 
 def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tests.hand_clock import HandClock
-from trafficlight.coordinator.engine import StallDetector
+from trafficlight.coordinator.stalls import StallDetector
 
 
 @pytest.fixture
@@ -13,8 +13,10 @@ def detector(clock: HandClock) -> StallDetector:
     return StallDetector(clock)
 
 
-def observe(detector: StallDetector, *, running: int = 0, waiting: int = 2) -> None:
-    detector.observe(running=running, waiting=waiting, reasons=lambda: ["needs 1 x B", "needs 1 x A"] * 2)
+def observe(detector: StallDetector, *, running: int = 0, waiting: int = 2) -> bool:
+    return detector.observe(
+        running=running, waiting=waiting, reasons=lambda: ["needs 1 x B", "needs 1 x A"] * 2
+    )
 
 
 def test_it_is_logged_with_the_reasons(
@@ -29,6 +31,9 @@ def test_it_is_logged_with_the_reasons(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.getMessage() == "no case has run for 60 s while 2 cases wait: needs 1 x A; needs 1 x B"
+    clock.elapsed += 5
+    assert not observe(detector)
+    assert detector.alarm == "no case has run for 65 s while 2 cases wait: needs 1 x A; needs 1 x B"
 
 
 def test_it_is_logged_again_when_it_has_lasted_twice_as_long(
@@ -52,6 +57,7 @@ def test_it_ends_when_something_runs_or_nothing_waits(
     assert detector.seconds == 50
     observe(detector, **news)
     assert detector.seconds == 0
+    assert not detector.alarm
     clock.elapsed += 50
     observe(detector)
     assert not caplog.records

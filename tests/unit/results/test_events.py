@@ -40,6 +40,7 @@ def test_an_old_log_gives_the_same_report(log: Path) -> None:
     report = json.loads(dump(report_json(record)))
     assert (report.pop("stopped"), report.pop("incomplete")) == (record.stopped, "")
     assert (report.pop("warnings"), report.pop("strict")) == ([], False)
+    assert [report.pop(name) for name in ("commit", "dirty", "job")] == ["", False, ""]
     failed = [case["id"] for case in report["cases"] if case["state"] in ("failure", "error")]
     assert sorted(case for cause in report.pop("causes") for case in cause["cases"]) == sorted(failed)
     for case in report["cases"]:
@@ -64,7 +65,9 @@ def _without_later_keys(expected: dict[str, object] | None) -> None:
 # Kinds that are newer than the old logs.
 _LATER = {
     "action_late",
+    "case_cancelled",
     "case_elsewhere",
+    "case_rerun",
     "network_changed",
     "returned",
     "server_exited",
@@ -99,6 +102,10 @@ def test_lines_keep_the_keys_of_old_logs(log: Path) -> None:
         if event.kind == "session_started":
             later = [new["data"].pop(name) for name in ("warnings", "strict", "shard")]
             assert later == [[], False, None]
+            later = [new["data"].pop(name) for name in ("commit", "dirty", "job", "merged")]
+            assert later == ["", False, "", []]
+        if event.kind in ("case_planned", "problem"):
+            assert new["data"].pop("path") == ""
         _without_later_keys(new["data"].get("expected"))
         assert new == json.loads(old)
         assert line_head(old) == line_head(event_line(event)) == (event.sequence, event.kind)

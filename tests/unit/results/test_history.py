@@ -19,7 +19,7 @@ from trafficlight.errors import UsageError
 from trafficlight.results.case import Outcome
 from trafficlight.results.events import Measurement
 from trafficlight.results.folder import ResultsFolder
-from trafficlight.results.history.changes import read_changes
+from trafficlight.results.history.changes import changes_in, compare_folders, read_changes
 from trafficlight.results.history.database import HistoryError, opened
 from trafficlight.results.history.index import FILE, History
 from trafficlight.results.history.statistics import CaseHistory, Past, wilson
@@ -37,7 +37,7 @@ class Days:
         self.root, self._lab_of, self.history = root, lab_of, history
         self.day = date(2026, 11, 1)
 
-    def run(self, *states: str, values: list[float] | None = None, **verdict: Any) -> Path:
+    def run(self, *states: str, values: list[float] | None = None, commit: str = "", **verdict: Any) -> Path:
         """Run a session with a case for each state; return its folder."""
         folder = ResultsFolder.create(self.root, self.day)
         lab = self._lab_of(folder)
@@ -45,7 +45,7 @@ class Days:
         self.day += timedelta(days=1)
         writer = ResultsWriter(folder, SessionRecord(), history=self.history)
         lab.read_along(writer)
-        lab.start(cases=len(states))
+        lab.start(cases=len(states), commit=commit)
         cases = [lab.plan({"alice": name}, {}) for name in ("Nio", "Hydrogen", "Element")[: len(states)]]
         for case, state in zip(cases, states, strict=True):
             lab.prepare(case)
@@ -137,6 +137,49 @@ def test_other_versions_are_named_with_the_new_failures_that_have_them(
         0,
     )
     assert (second.type, second.new_failures) == ("nio", 1)
+
+
+def test_a_session_that_runs_is_compared_with_earlier_ones(
+    days: Days, lab_of: Callable[[ResultsFolder], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.results.history.index._AT_ONCE", 2)
+    for _ in range(12):
+        days.run("failure", "success", "success")
+    lab = lab_of(ResultsFolder.create(days.root, days.day))
+    lab.clock.elapsed = 86_400.0 * days.day.toordinal()
+    lab.start()
+    cases = [lab.plan({"alice": name}, {}) for name in ("Nio", "Hydrogen", "Element", "New")]
+    lab.run(cases[0])
+
+    before = days.history.before(lab.record)
+
+    assert sorted(before) == sorted(cases[:3])
+    assert [len(one.past) for one in before.values()] == [10] * 3
+    assert {one.session for one in before[cases[0]].past} < {one.name for one in days.root.iterdir()}
+    changes = changes_in(lab.record, before)
+    assert changes is not None
+    assert [(one.kind, one.case) for one in changes.cases] == [("fixed", cases[0])]
+    (days.root / FILE).unlink()
+    assert days.history.before(lab.record) == {}
+    assert not (days.root / FILE).exists(), "it only reads"
+
+
+def test_the_commit_of_the_tests_stands_beside_the_sessions(days: Days) -> None:
+    good = days.run("success", "success", commit="a" * 40)
+    days.run("failure", "success", commit="b" * 40)
+    bad = days.run("failure", "failure", commit="c" * 40)
+
+    changes = read_changes(bad)
+    assert changes is not None
+    (known,) = changes.of("known")
+    assert known.text.endswith("since 2026-11-02--001 at bbbbbbbbbbbb (1 session)")
+    assert changes.revisions == {"2026-11-02--001": "b" * 12}
+    (tests,) = (one for one in changes.versions if one.type == "tests")
+    assert (tests.before, tests.after, tests.new_failures) == (("b" * 12,), ("c" * 12,), 1)
+    assert days.history.of_case(CASE).past[-1].revision == "a" * 12
+    found = compare_folders(good, bad)
+    assert found.sentence.startswith("against 2026-11-01--001 at aaaaaaaaaaaa: 2 new failures")
+    assert ("tests", ("a" * 12,)) in [(one.type, one.before) for one in found.versions]
 
 
 def test_a_measurement_that_is_off_all_earlier_ones_moved(days: Days) -> None:

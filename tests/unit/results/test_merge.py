@@ -1,6 +1,7 @@
 """Shards that make no whole session: missing, killed, interrupted, of different plans."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -15,6 +16,7 @@ from trafficlight.results.catalog import read_durations, session_in
 from trafficlight.results.events import CaseElsewhere, CaseWaits, Problem, SessionStarted
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.history.changes import read_changes
+from trafficlight.results.history.index import History
 from trafficlight.results.journal import read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import ResultsWriter
@@ -128,6 +130,47 @@ def test_a_merged_session_is_not_compared_with_its_shards(shards: Shards) -> Non
     assert len(sessions) == 3
     assert outcomes(shards.merged()) == ["failure"] * 4
     assert read_changes(shards.root / "merged" / "latest") is None, "nothing ran before"
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_case_counts_once_in_the_history(shards: Shards, rebuilt: bool) -> None:
+    for number in (1, 2, 3):
+        shards.write(number, "failure", folder="merged", commit="a" * 40, job="https://ci.example/7")
+    sessions = sorted((shards.root / "merged").glob("2026-11-21--*"))
+    history = History(shards.root / "merged")
+    history.update()
+    assert [one.session for one in history.of_case("t_test.py::T[alice=A]").past] == [sessions[0].name]
+
+    shards.merge(*sessions)
+    shards.merge(*sessions)  # the job was run again
+    if rebuilt:
+        (shards.root / "merged" / "history.sqlite").unlink()
+        history.update()
+
+    (past,) = history.of_case("t_test.py::T[alice=A]").past
+    assert past.session not in [one.name for one in sessions]
+    assert past.revision == "a" * 12
+    assert len(history.of_case("t_test.py::T[alice=D]").past) == 1
+    record = shards.merged()
+    assert (record.commit, record.dirty, record.job) == ("a" * 40, False, "https://ci.example/7")
+
+
+def test_a_merge_that_fails_leaves_nothing(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [shards.write(number) for number in (1, 2, 3)]
+    shards.merge(*folders)
+    before = sorted(os.listdir(shards.root / "merged"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trafficlight.results.writer.junit_bytes", lambda *_: 1 / 0)
+        assert isinstance(shards.merge(*folders).exception, ZeroDivisionError)
+    assert sorted(os.listdir(shards.root / "merged")) == before
+
+    shards.merge(*folders)
+    merged = (shards.root / "merged" / "latest").resolve()
+    assert merged.name.endswith("--002")
+    junit = (merged / "junit.xml").read_text()
+    assert f"/{merged.name}/cases/" in junit
+    assert f"/.{merged.name}" not in junit
 
 
 def test_a_missing_shard(shards: Shards) -> None:

@@ -56,6 +56,7 @@ def test_it_is_one_short_line_without_digits_and_its_own_signature(message: str)
     ("message", "expected"),
     [
         ("", ""),
+        ("lost; the coordinator stood still for 3 s; here exited", "lost; here exited"),
         ("\n\n  bob:  no\tmessage \nTraceback", "bob: no message"),
         (
             "called off, because the case lost its homeserver; here had ended (signal 9)",

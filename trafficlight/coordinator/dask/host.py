@@ -150,7 +150,7 @@ class Host:
         if self._guests.done() and self._guests.exception() is None:
             loop, guests = self._guests.result()
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(guests.cancel_case, case, reason)
+                loop.call_soon_threadsafe(guests.abort, case, reason)
 
     def close(self, *, at_once: bool) -> None:
         """End the lab. Blocks.
@@ -260,9 +260,14 @@ class Guests(Session):
         files = await asyncio.to_thread(take, self.folder.attempt(case.id, attempt).path)
         return replace(ended, files=files)
 
-    def cancel_case(self, case: str, reason: str) -> None:
+    def abort(self, case: str, reason: str) -> None:
         """Cancel a case, if it runs or waits."""
         self._lab.engine.cancel_case(self, case, reason)
+
+    def cancel_case(self, case: str, attempt: int | None, reason: str) -> None:
+        """End a case that waits; its coordinator has recorded that it is cancelled."""
+        if attempt is None:
+            self.end_waiting(case, State.SKIPPED, reason)
 
     def finish(
         self,

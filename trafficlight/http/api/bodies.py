@@ -52,6 +52,9 @@ class SessionBody(BaseModel):
         default_factory=list, description="What of the request or the settings has no effect."
     )
     command: str = Field(description="How it was started.")
+    commit: str = Field(default="", description="That of the repository of its tests; empty if unknown.")
+    dirty: bool = Field(default=False, description="Whether that had changes that were not committed.")
+    job: str = Field(default="", description="The link of the CI job that ran it; empty if there was none.")
     folder: str = Field(description="Its results folder on the coordinator's machine.")
     urls: Urls
 
@@ -115,6 +118,7 @@ class PastBody(BaseModel):
     signature: str = Field(description="Of its failure, without what differs from run to run.")
     seconds: float
     versions: dict[str, str] = Field(description="Type and version in each role.")
+    revision: str = Field(description="The commit of the tests, short; empty if unknown.")
 
     @classmethod
     def of(cls, past: Past) -> "PastBody":
@@ -122,7 +126,8 @@ class PastBody(BaseModel):
         facts = {
             name: getattr(past.verdict, name) for name in cls.model_fields if hasattr(past.verdict, name)
         }
-        return cls(lab=past.lab, session=past.session, started=past.started, host=past.host, **facts)
+        facts |= {name: getattr(past, name) for name in ("lab", "session", "started", "host", "revision")}
+        return cls(**facts)
 
 
 class HistoryBody(BaseModel):

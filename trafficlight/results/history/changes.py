@@ -12,7 +12,7 @@ from trafficlight.errors import UsageError
 from trafficlight.results.case import Outcome
 from trafficlight.results.folder import write_atomically
 from trafficlight.results.history.statistics import CaseHistory, Past
-from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, Series, read_verdicts
+from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, Series, read_verdicts, verdicts_of
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import count, duration
 
@@ -29,6 +29,9 @@ _SLOWER, _SECONDS = 2.0, 1.0
 _ENOUGH, _OFF, _FAR_OFF = 5, 0.2, 0.5
 
 
+_TESTS = "tests"  # in place of a type, for their commit
+
+
 class Change(BaseModel):
     """A case that ended otherwise than before, or that still fails.
 
@@ -41,6 +44,7 @@ class Change(BaseModel):
     :ivar before_seconds: how long it typically took before, if it succeeded.
     :ivar since: the session since which it fails, or failed if it is fixed; empty if that is unknown.
     :ivar sessions: for how many sessions in a row, without this one.
+    :ivar revision: the commit of the tests in the session `since`; empty if unknown.
     :ivar other_failure: whether it failed before with another signature.
     """
 
@@ -55,27 +59,37 @@ class Change(BaseModel):
     before_seconds: float | None = None
     since: str = ""
     sessions: int = 0
+    revision: str = ""
     other_failure: bool = False
 
     @property
     def text(self) -> str:
         """What of it changed, in one line."""
-        since = f"since {self.since} ({count(self.sessions, 'session')})"
+        match self.kind:
+            case "new" | "known":
+                return f"{self.signature or 'no message'}, {self.past}"
+            case "fixed":
+                return f"failed {self.past}: {self.signature or 'no message'}"
+            case "slower":
+                return f"{duration(self.seconds)}, {self.past}"
+
+    @property
+    def past(self) -> str:
+        """What it was before."""
+        since = f"since {at(self.since, self.revision)} ({count(self.sessions, 'session')})"
         match self.kind:
             case "new":
-                before = f"{self.before} before" if self.before is not None else "not there before"
-                return f"{self.signature or 'no message'}, {before}"
+                return f"{self.before} before" if self.before is not None else "not there before"
             case "known":
-                other = ", before with another message" if self.other_failure else ""
-                return f"{self.signature or 'no message'}, {since}{other}"
+                return since + (", before with another message" if self.other_failure else "")
             case "fixed":
-                return f"failed {since}: {self.signature or 'no message'}"
+                return since
             case "slower":
-                return f"{duration(self.seconds)}, {duration(self.before_seconds)} before"
+                return f"{duration(self.before_seconds)} before"
 
 
 class VersionChange(BaseModel):
-    """A client or homeserver that had other versions before.
+    """A client or homeserver that had other versions before, or ``tests``, with their commits.
 
     :ivar new_failures: how many of the new failures have it in a role.
     """
@@ -86,6 +100,13 @@ class VersionChange(BaseModel):
     before: tuple[str, ...]
     after: tuple[str, ...]
     new_failures: int = 0
+
+    @property
+    def text(self) -> str:
+        """How it changed, in one line."""
+        texts = (", ".join(filter(None, side)) or "no version" for side in (self.before, self.after))
+        failures = f"   in {count(self.new_failures, 'new failure')}" if self.new_failures else ""
+        return f"{' → '.join(texts)}{failures}"
 
 
 class Shift(BaseModel):
@@ -115,12 +136,14 @@ class Changes(BaseModel):
     """What changed in a session.
 
     :ivar against: what it is compared with: the id of a session, or the number of earlier sessions.
+    :ivar revision: the commit of the tests in that session; empty if unknown, or of several sessions.
     :ivar added: cases that were not there before; of two sessions only, as are those that are gone.
     """
 
     model_config = ConfigDict(frozen=True)
 
     against: str
+    revision: str = ""
     cases: tuple[Change, ...] = ()
     versions: tuple[VersionChange, ...] = ()
     shifts: tuple[Shift, ...] = ()
@@ -131,6 +154,11 @@ class Changes(BaseModel):
     def since(self) -> dict[str, str]:
         """Since which session the cases that fail do so; ``new`` for those that did not before."""
         return {one.case: one.since or "new" for one in self.cases if one.kind in ("new", "known")}
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The commits of the tests, as far as known, in the sessions since which cases fail."""
+        return {one.since: one.revision for one in self.cases if one.revision}
 
     def of(self, kind: Kind) -> list[Change]:
         """Return the cases of one kind."""
@@ -151,13 +179,21 @@ class Changes(BaseModel):
         }
         numbers |= Counter(moved=len(self.shifts), added=len(self.added), removed=len(self.removed))
         shown = [text for what, text in texts.items() if numbers[what] or what in ("new", "fixed")]
-        return f"against {self.against}: {' · '.join(shown)}"
+        return f"against {at(self.against, self.revision)}: {' · '.join(shown)}"
 
 
-def compare(before: Mapping[str, CaseHistory], after: Sequence[CaseVerdict], against: str) -> Changes:
+def at(session: str, revision: str) -> str:
+    """Return the name of a session with the commit of its tests, if that is known."""
+    return f"{session} at {revision}" if revision else session
+
+
+def compare(
+    before: Mapping[str, CaseHistory], after: Sequence[CaseVerdict], against: str, revision: str = ""
+) -> Changes:
     """Compare the verdicts of a session with the history of its cases.
 
     :param before: by case, without this session; an entry may be missing.
+    :param revision: the commit of the tests in this session; empty if unknown.
     """
     none = CaseHistory(())
     pairs = [(before.get(verdict.case, none), verdict) for verdict in after]
@@ -166,9 +202,20 @@ def compare(before: Mapping[str, CaseHistory], after: Sequence[CaseVerdict], aga
     return Changes(
         against=against,
         cases=tuple(sorted(changes, key=lambda change: KINDS.index(change.kind))),
-        versions=tuple(_version_changes(pairs, new)),
+        versions=tuple(_version_changes(pairs, new, revision)),
         shifts=tuple(shift for history, verdict in pairs for shift in _shifts(history, verdict)),
     )
+
+
+def changes_in(record: SessionRecord, before: Mapping[str, CaseHistory]) -> Changes | None:
+    """Return what changed in a session since earlier ones; None if none of its cases ran before.
+
+    :param before: by case, without this session.
+    """
+    if not before:
+        return None
+    sessions = {(past.lab, past.session) for history in before.values() for past in history.past}
+    return compare(before, verdicts_of(record), count(len(sessions), "earlier session"), record.revision)
 
 
 def compare_sessions(
@@ -177,11 +224,13 @@ def compare_sessions(
     """Compare two sessions, see :func:`read_verdicts`."""
     (old, earlier), (new, verdicts) = before, after
     histories = {
-        verdict.case: CaseHistory([Past("", old.id, old.started, old.host, verdict)]) for verdict in earlier
+        verdict.case: CaseHistory([Past("", old.id, old.started, old.host, verdict, old.revision)])
+        for verdict in earlier
     }
-    changes = compare(histories, verdicts, old.id)
+    changes = compare(histories, verdicts, old.id, new.revision)
     return changes.model_copy(
         update={
+            "revision": old.revision,
             "added": tuple(case for case in new.cases if case not in old.cases),
             "removed": tuple(case for case in old.cases if case not in new.cases),
         }
@@ -245,6 +294,7 @@ def _change(history: CaseHistory, now: CaseVerdict) -> Change | None:
         before_seconds=typical,
         since=failing[-1].session if failing else "",
         sessions=len(failing),
+        revision=failing[-1].revision if failing else "",
         other_failure=kind == "known" and now.signature not in {one.verdict.signature for one in failing},
     )
 
@@ -254,7 +304,7 @@ def _is_slower(before: float, now: float) -> bool:
 
 
 def _version_changes(
-    pairs: Iterable[tuple[CaseHistory, CaseVerdict]], new: set[str]
+    pairs: Iterable[tuple[CaseHistory, CaseVerdict]], new: set[str], revision: str
 ) -> Iterable[VersionChange]:
     before: dict[str, set[str]] = {}
     after: dict[str, set[str]] = {}
@@ -266,8 +316,11 @@ def _version_changes(
             for text in versions.values():
                 kind, _, version = text.partition(" ")
                 found.setdefault(kind, set()).add(version)
+        if revision and (was := history.past[0].revision):
+            before.setdefault(_TESTS, set()).add(was)
+            after[_TESTS] = {revision}
         if verdict.case in new:
-            failures.update({text.partition(" ")[0] for text in verdict.versions.values()})
+            failures.update({_TESTS, *(text.partition(" ")[0] for text in verdict.versions.values())})
     for kind in sorted(before.keys() & after.keys()):
         if before[kind] != after[kind]:
             yield VersionChange(

@@ -1,17 +1,19 @@
 """The tables of the history, in SQLite or PostgreSQL: the same SQL for both."""
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from trafficlight.errors import TrafficlightError
 from trafficlight.text import without_credentials
 from trafficlight.version import install_command
 
-VERSION = 1
+VERSION = 2
 """Of the tables: grows with every change to them."""
 
 Row: TypeAlias = tuple[Any, ...]
@@ -20,8 +22,9 @@ _PATIENCE = 3  # seconds that a lock or a connection may take
 _TABLES = """
 CREATE TABLE history_version (version INTEGER);
 CREATE TABLE history_sessions (
-    key BIGINT PRIMARY KEY, lab TEXT, id TEXT, started TEXT, host TEXT, size BIGINT
+    key BIGINT PRIMARY KEY, lab TEXT, id TEXT, started TEXT, host TEXT, size BIGINT, revision TEXT
 );
+CREATE TABLE history_merged (id TEXT, started TEXT, whole BIGINT, PRIMARY KEY (id, started));
 CREATE TABLE history_texts (key BIGINT PRIMARY KEY, text TEXT);
 CREATE TABLE history_verdicts (
     of_case BIGINT, session BIGINT, attempt INTEGER, outcome TEXT, signature BIGINT,
@@ -39,7 +42,8 @@ _IN_SQLITE = "SELECT count(*) FROM sqlite_master WHERE name = 'history_version'"
 _IN_POSTGRESQL = (
     "SELECT count(*) FROM pg_class WHERE relname = 'history_version' AND pg_table_is_visible(oid)"
 )
-_NAMES = ("measurements", "verdicts", "texts", "sessions", "version")
+_NAMES = ("measurements", "verdicts", "texts", "merged", "sessions", "version")
+_PASSWORDS = re.compile(r"//[^:@/?#\s]*:([^@/?#\s]*)@|[?&](?:ssl)?password=([^&#\s]*)")
 
 
 class HistoryError(TrafficlightError):
@@ -163,7 +167,7 @@ def _postgresql(url: str) -> Iterator[Database]:
                 _prepare(database, where, _IN_POSTGRESQL)
             yield database
     except psycopg.Error as error:
-        raise _problem(where, error) from error
+        raise _problem(where, error, secrets=_passwords(url)) from None  # it may quote the URL
 
 
 def _version(database: Database, exists: str) -> int | None:
@@ -191,6 +195,14 @@ def _prepare(database: Database, where: str, exists: str) -> None:
     database.insert("version", [(VERSION,)])
 
 
-def _problem(where: str, error: Exception) -> HistoryError:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _passwords(url: str) -> list[str]:
+    """Return the passwords in a URL as they are there, and decoded; the longest first."""
+    found = {text for groups in _PASSWORDS.findall(url) for text in groups if text}
+    return sorted(found | {unquote(text) for text in found}, key=len, reverse=True)
+
+
+def _problem(where: str, error: Exception, secrets: Iterable[str] = ()) -> HistoryError:
+    text = without_credentials(" ".join(str(error).split())) or type(error).__name__
+    for secret in secrets:
+        text = text.replace(secret, "***")
     return HistoryError(where, f"cannot be used: {text}")

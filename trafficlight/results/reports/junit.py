@@ -55,9 +55,17 @@ class JunitStyle:
         path = self.folder.absolute() / relative
         return path.as_posix() if self.project is None else _below(path, self.project)
 
-    def source(self, file: str) -> str:
-        """Return the path of a test file, relative to the project if it is inside."""
-        return file if self.project is None or not file.startswith("/") else _below(Path(file), self.project)
+    def source(self, file: str, path: str = "") -> str:
+        """Return the path of a test file: that in its repository, or relative to the project if it is inside.
+
+        :param file: its name in case ids.
+        :param path: as in ``case_planned``.
+        """
+        return (
+            path or file
+            if self.project is None or not file.startswith("/")
+            else _below(Path(file), self.project)
+        )
 
 
 @dataclass(slots=True)
@@ -92,7 +100,9 @@ class JunitDocument:
         style = self._style
         if share < style.limit:
             style = replace(style, limit=share)
-        suite = self._suites.setdefault(case.suite or case.file or "trafficlight", _Suite(case.file))
+        suite = self._suites.setdefault(
+            case.suite or case.file or "trafficlight", _Suite(self._style.source(case.file, case.path))
+        )
         suite.pieces[case.id] = _piece(case_element(case, style))
         self.ran = self.ran or (case.verdict is not None and case.state != "skipped")
 
@@ -151,7 +161,7 @@ def case_element(case: CaseRecord, style: JunitStyle) -> Element:
     entry = junit_xml.TestCase(
         escape_control(case.id.rpartition("::")[2] or "case"),
         classname=escape_control(_class_name(case)),
-        file=escape_control(case.file) or None,
+        file=escape_control(style.source(case.file, case.path)) or None,
         line=case.line,
         timestamp=_timestamp(last.started) if last else None,
         stdout=_output(case, last, style) if last else None,
@@ -188,11 +198,11 @@ def case_element(case: CaseRecord, style: JunitStyle) -> Element:
 
 def problem_element(problem: Problem, style: JunitStyle) -> Element:
     """Return the element of a test file that cannot run, as an error so that CI fails."""
-    source = style.source(problem.file)
+    source = style.source(problem.file, problem.path)
     where = f"{source}:{problem.line}" if problem.line is not None else source
     entry = junit_xml.TestCase(
         escape_control(f"{source}: {single_line(problem.problem, 200)}"),
-        classname=escape_control(_dotted(source) or "trafficlight.session"),
+        classname=escape_control(_dotted(style.source(problem.file)) or "trafficlight.session"),
         file=escape_control(source) or None,
         line=problem.line,
     )
@@ -242,8 +252,9 @@ def suite_shell(name: str, record: SessionRecord, file: str = "") -> Element:
     properties.update((f"version.{key}", str(value)) for key, value in record.versions.items())
     if record.seed is not None:
         properties["seed"] = str(record.seed)
-    if record.command:
-        properties["command"] = record.command
+    # Each is left out if it is not known.
+    properties |= {"command": record.command, "commit": record.commit, "job": record.job}
+    properties["dirty"] = "true" if record.dirty else ""
     for number, warning in enumerate(record.warnings[:_MOST_WARNINGS], 1):
         properties[f"warning.{number}"] = warning
     suite = junit_xml.TestSuite(

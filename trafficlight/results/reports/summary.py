@@ -3,12 +3,11 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.folder import AttemptFolder
-from trafficlight.results.history.changes import read_changes
+from trafficlight.results.history.changes import Changes, at, read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.changes import change_lines
@@ -45,11 +44,14 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     if record.strict and record.reductions:
         lines.append(f"error  {' and '.join(record.reductions)} in a strict session")
     changes = read_changes(folder)
-    lines += _causes(record, changes.since if changes else {})
+    lines += _causes(record, changes)
+    known = {change.case: change for change in (changes.of("known") if changes else ())}
     for outcome in _LISTED:
         cases = [case for case in record.cases.values() if case.outcome is outcome]
         for number, case in enumerate(cases[:_MOST]):
             lines += _lines_of(case, outcome, where)
+            if case.id in known:
+                lines.append(f"         known, {known[case.id].past}")
             if number < _EXPLAINED and outcome in (Outcome.FAILURE, Outcome.ERROR) and case.ended:
                 lines += _evidence(case.ended[-1], folder)
         if len(cases) > _MOST:
@@ -71,13 +73,16 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
     problems = f" · {count(len(record.problems), 'problem')}" if record.problems else ""
     warnings = f" · {count(len(record.warnings), 'warning')}" if record.warnings else ""
     interrupted = " · interrupted" if record.interrupted else ""
+    lines += [f"tests  {escape_control(record.revision)}"] if record.revision else []
+    lines += [f"job    {single_line(escape_control(record.job))}"] if record.job else []
     report = [f"report  {where}/report.html, after {duration(record.seconds)}"] if record.ended else []
     return [*lines, *report, f"{counts}{problems}{warnings}{interrupted}   {where}"]
 
 
-def _causes(record: SessionRecord, since: Mapping[str, str]) -> list[str]:
+def _causes(record: SessionRecord, changes: Changes | None) -> list[str]:
     """Return what several failures share; single failures are listed after them."""
-    found = causes(record.cases.values(), since)
+    found = causes(record.cases.values(), changes.since if changes else None)
+    revisions = changes.revisions if changes else {}
     shared = [cause for cause in found if cause.status in _LISTED and len(cause.cases) > 1]
     lines = []
     for cause in shared[:_CAUSES]:
@@ -88,7 +93,8 @@ def _causes(record: SessionRecord, since: Mapping[str, str]) -> list[str]:
             total = count(cause.total, "such case")
             lines.append(f"         {escape_control(factors)}: {cause.matching:,} of {total}")
         if cause.since:
-            lines.append(f"         {cause.since if cause.since == 'new' else f'since {cause.since}'}")
+            since = f"since {at(cause.since, revisions.get(cause.since, ''))}"
+            lines.append(f"         {'new' if cause.since == 'new' else since}")
         if cause.expected:
             known = f"{cause.expected:,} known: {single_line(escape_control(cause.reason))}"
             lines.append(f"         {known}")
