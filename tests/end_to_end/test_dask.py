@@ -65,6 +65,15 @@ class Cluster:
         self.scheduler: Running | None = None
         self._start, self._folder = start, folder
 
+    def how_to(self) -> list[list[str]]:
+        """Return the arguments of the commands of the how-to, for this address."""
+        page = (Path(__file__).parents[2] / "docs/how-to/run-on-a-cluster.md").read_text()
+        port = self.address.rpartition(":")[2]
+        return [
+            [port if part == "8786" else part.replace(":8786", f":{port}") for part in command.split()]
+            for command in re.findall(r"^\$ (?:dask|trafficlight) (.*)$", page, re.MULTILINE)
+        ]
+
     async def open(self) -> "Running":
         port = self.address.rpartition(":")[2]
         arguments = ("--host", "127.0.0.1", "--port", port, "--no-dashboard")
@@ -137,11 +146,8 @@ def _content(folder: Path) -> dict[str, Any]:
         "ends": {one["case"]: (one["attempt"], _lasting(one["data"])) for one in ends},
         "kinds": Counter((one["case"], one["kind"]) for one in events if "case" in one),
         "junit": {
-            (suite.name, case.name, case.classname): [
-                (type(one), one.type, one.message) for one in case.result
-            ]
-            for suite in junit
-            for case in suite
+            (case.classname, case.name): [(type(one), one.type, one.message) for one in case.result]
+            for case in junit
         },
         "report": _lasting(json.loads((folder / "report.json").read_text())["cases"]),
     }
@@ -172,18 +178,20 @@ async def test_a_session_leaves_what_it_leaves_on_one_machine(
     assert running.started() == []
 
 
-async def test_outcomes_and_files_come_back(start: "Start", cluster: Cluster, tmp_path: Path) -> None:
+async def test_the_commands_of_the_how_to(start: "Start", cluster: Cluster, tmp_path: Path) -> None:
     tests = tmp_path / "tests"
     tests.mkdir()
     (tests / "helper.py").write_text('ANSWER = b"yes"\n')
     (tests / "outcomes_test.py").write_text(_OUTCOMES)
-    local = await start("run", "--results", "local", tests)
+    local = await start("run", "--results", "local", "tests")
     assert await local.ended() == 1
     expected = _content(tmp_path / "local" / "latest")
-    await cluster.open()
-    await cluster.grow()
+    scheduler, worker, session = cluster.how_to()
+    await (await start(*scheduler, module="dask")).line("Scheduler at:")
+    environment = {"DASK_TEMPORARY_DIRECTORY": str(tmp_path / "dask")}
+    await (await start(*worker, module="dask", environment=environment)).line("Registered to:")
 
-    running = await start("run", "--dask", cluster.address, tests)
+    running = await start(*session)
 
     assert await running.ended() == 1, running.output + running.errors
     assert _content(running.session()) == expected
