@@ -161,7 +161,7 @@ async def _only(worker: "Running") -> None:
 async def test_a_session_leaves_what_it_leaves_on_one_machine(
     start: "Start", cluster: Cluster, chat: Path, tmp_path: Path
 ) -> None:
-    targets = (chat / "send_messages_test.py", chat / "federated_messages_test.py::FederatedMessages")
+    targets = [chat / "send_messages_test.py"]
     local = await start("run", "--results", "local", *targets)
     assert await local.ended(timeout=280) == 0, local.output + local.errors
     expected = _content(tmp_path / "local" / "latest")
@@ -247,6 +247,22 @@ async def test_the_scheduler_is_killed_and_started_again(
     assert outcomes == {"success": 4, "error": 1}
 
 
+async def test_a_session_that_is_killed_leaves_no_case_running(
+    start: "Start", cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "waits_test.py").write_text(_WAITS.format(folder=str(tmp_path)))
+    await cluster.open()
+    await cluster.grow()
+    running = await start("run", "--dask", cluster.address, "waits_test.py::Waits")
+    worker = await cluster.worker_of(tmp_path / "began")
+    pid = int((tmp_path / "began").read_text())
+    (case,) = (process for process in worker.started() if process.pid == pid)
+
+    running.kill()
+
+    await worker.gone([case], timeout=60)
+
+
 async def test_what_cannot_work_is_refused_with_the_reason(
     start: "Start", cluster: Cluster, chat: Path, tmp_path: Path
 ) -> None:
@@ -262,5 +278,12 @@ async def test_what_cannot_work_is_refused_with_the_reason(
     running = await start("run", "--dask", cluster.address, chat)
 
     assert await running.ended() == 2
-    pattern = r".*the Dask worker tcp://\S+ has matrix-trafficlight 99\.0, this machine has \S+: install .*"
+    pattern = (
+        r".*the Dask worker tcp://\S+ has matrix-trafficlight 99\.0, the coordinator has \S+: install .*"
+    )
     assert re.fullmatch(pattern, running.errors[-1])
+    settings = {"TRAFFICLIGHT_DASK": cluster.address, "TRAFFICLIGHT_SERVER_PROVIDERS": '{"*": "static"}'}
+    doctor = await start("doctor", "--json", environment=settings)
+    assert await doctor.ended() == 1
+    (row,) = (one for one in json.loads("".join(doctor.output)) if one["subject"] == "Dask")
+    assert (row["state"], row["detail"]) == ("problem", running.errors[-1].removeprefix("trafficlight: "))

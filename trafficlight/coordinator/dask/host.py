@@ -22,6 +22,7 @@ from trafficlight.coordinator.dask.files import place, relocated, take
 from trafficlight.coordinator.scheduling.queues import WaitingCase
 from trafficlight.coordinator.session import Session, SessionOptions
 from trafficlight.processes import Progress
+from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import Event, State, Upload, event_line
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.suites.model import Case, Plan
@@ -140,7 +141,11 @@ class Host:
                     future.exception(_LOOK)
                 if not future.done() and cancelled():
                     self.cancel(case.id, "its coordinator has ended, or the machine was taken for lost")
-            return future.result()
+            ended = future.result()
+            if self._at_once:
+                verdict = Verdict(State.ERROR, "interrupted: its Dask worker was stopped", phase=INTERRUPTED)
+                ended = replace(ended, verdict=verdict)
+            return ended
         finally:
             with self._lock:
                 self._running -= 1
@@ -294,7 +299,7 @@ class Guests(Session):
         for case in list(self.waiting):
             self.end_waiting(case, State.ERROR, "the lab of the Dask worker has ended")
         self._flush()
-        await asyncio.gather(*self._sending)
+        await asyncio.gather(*self._sending, return_exceptions=True)
         await self._stop_preparation()
         await asyncio.to_thread(self.writer.close)
         self.ended.set()

@@ -63,12 +63,14 @@ class RemoteAttempt(Attempt):
     """An attempt that runs on another machine, with adapters and homeservers of that machine.
 
     :ivar key: of its Dask task.
-    :ivar machine: the address of the Dask worker that has begun it; empty before that.
+    :ivar place: the address of the Dask worker that its task has come to.
+    :ivar machine: the same, once something has happened there; empty before that.
     :ivar lost: why nothing more will come of it.
     """
 
     machines: "Machines" = field(kw_only=True)
     key: str = ""
+    place: str = ""
     machine: str = ""
     lost: "asyncio.Future[str]" = field(init=False)
 
@@ -146,6 +148,8 @@ class Machines:
             await asyncio.gather(watching, return_exceptions=True)
             try:
                 async with asyncio.timeout(setup.settings.exit_deadline + _MARGIN):
+                    if engine.stopping:
+                        await self._client.run(plugin.end_at_once, self._name)
                     await self._client.unregister_worker_plugin(self._name)
                     while self._machines:  # their last events
                         self._changed.clear()
@@ -199,18 +203,24 @@ class Machines:
         versions = plugin.versions_here()
         mine, theirs = await asyncio.to_thread(versions), await self._client.run(versions)
         self.workers = len(theirs)
-        different = [
-            f"the Dask worker {address} has {name} {found.get(name)}, this machine has {version}"
-            for address, found in theirs.items()
-            for name, version in mine.items()
-            if found.get(name) != version
-        ]
-        if different:
-            more = f" (and {len(different) - 1} more differences)" if len(different) > 1 else ""
-            raise ConfigError(f"{different[0]}{more}: install the same versions everywhere", key="DASK")
+        for address, found in theirs.items():
+            if why := plugin.difference(address, found, mine):
+                raise ConfigError(why, key="DASK")
 
     async def _enlist(self) -> None:
-        """Make every worker say that it takes cases, now or when it comes."""
+        """Make every worker say that it takes cases, now or when it comes.
+
+        :raises ConfigError: the scheduler does not answer, or a worker cannot take any.
+        """
+        try:
+            await self._register()
+        except Exception as error:
+            message = (
+                f"the Dask workers at {self._address} cannot take cases: {str(error) or type(error).__name__}"
+            )
+            raise ConfigError(message, key="DASK") from error
+
+    async def _register(self) -> None:
         self._heard = asyncio.get_running_loop().create_future()
         self._client.subscribe_topic(self._name, self._receive)
         self._client.subscribe_topic(_ALL, self._note)
@@ -237,17 +247,16 @@ class Machines:
             for attempt in list(self._attempts.values()):
                 attempt.lose("the Dask scheduler was lost")
             self._engine.wake()
-            await client.close(timeout=_ANSWER)
-            while self._client is client:
+            back = False
+            while not back:
+                with contextlib.suppress(Exception):  # closed already, or not answering
+                    await self._client.close(timeout=_ANSWER)
                 await asyncio.sleep(_RETRY)
-                with contextlib.suppress(ConfigError, OSError, TimeoutError):
+                with contextlib.suppress(ConfigError):
                     await self._connect()
-            try:
-                await self._enlist()
-            except Exception as error:  # noqa: BLE001 - it is gone again
-                logger.warning("the Dask scheduler does not answer: %s", error)
-            else:
-                self._progress(f"the Dask scheduler at {self._address} is back")
+                    await self._enlist()
+                    back = True
+            self._progress(f"the Dask scheduler at {self._address} is back")
 
     def _note(self, event: tuple[float, Message]) -> None:
         """Note that a worker is gone: what it has begun is interrupted."""
@@ -275,23 +284,33 @@ class Machines:
                 self._heard.set_result(None)
             return
         address = message["from"]
-        if "slots" in message:
-            now = self._engine.clock.now()
-            behind = timedelta(seconds=now.timestamp() - message["time"])
-            self._machines[address] = _Machine(message["machine"], message["slots"], behind)
-            self._changed.set()
-            self._engine.wake()
-        if "closed" in message:
-            self._machines.pop(address, None)
-            self._changed.set()
-        if "say" in message:
+        if "runs" in message:
+            for attempt in self._attempts.values():
+                if attempt.key == message["runs"]:
+                    attempt.place = attempt.place or address
+        elif "lines" in message:
+            for line in message["lines"]:
+                if (happened := parse_event(line)) is not None:
+                    self._record(happened, address, message.get("content"), message.get("file", ""))
+        elif "say" in message:
             self._progress(f"{message['machine']}: {message['say']}")
-        if "log" in message:
+        elif "refused" in message:
+            self._progress(f"{message['machine']} gets no cases: {message['refused']}")
+        elif "log" in message:
             machine = f"{message['machine']}-{address.rpartition(':')[2]}"
             self._keep(self._folder.path / "adapters" / machine / message["log"], message["content"])
-        for line in message.get("lines", ()):
-            if (happened := parse_event(line)) is not None:
-                self._record(happened, address, message.get("content"), message.get("file", ""))
+        else:
+            self._enter(address, message)
+
+    def _enter(self, address: str, message: Message) -> None:
+        """Note that a worker takes cases, or no more."""
+        if "slots" in message:
+            behind = timedelta(seconds=self._engine.clock.now().timestamp() - message["time"])
+            self._machines[address] = _Machine(message["machine"], message["slots"], behind)
+            self._engine.wake()
+        else:
+            self._machines.pop(address, None)
+        self._changed.set()
 
     def _record(self, event: Event, address: str, content: bytes | None, name: str) -> None:
         """Record what happened on a machine as if it had happened here."""
@@ -306,8 +325,8 @@ class Machines:
         if event.case is not None and event.attempt is not None:
             key = event.case, event.attempt
             attempt = self._attempts.get(key)
-            if attempt is not None and not attempt.lost.done():
-                attempt.machine = self._ran.setdefault(key, address)
+            if attempt is not None and not attempt.lost.done() and attempt.place == address:
+                attempt.machine = self._ran[key] = address
             if self._ran.get(key) != address:
                 return  # Dask has started it again after its machine was lost
             if attempt is not None and isinstance(event, CaseState) and event.state is State.RUNNING:
@@ -356,6 +375,7 @@ class Machines:
             )
         except Exception as error:  # noqa: BLE001 - the connection may be lost at any time
             logger.info("no case can be sent to a Dask worker: %s", error)
+            await asyncio.sleep(_LOOK)  # by then, it is known that there are none
             return Verdict(State.WAITING)
         attempt.key = future.key
         self._attempts[key] = attempt
@@ -372,7 +392,8 @@ class Machines:
             await asyncio.gather(waiting, return_exceptions=True)
             with contextlib.suppress(Exception):
                 if not future.done():
-                    await future.cancel()
+                    async with asyncio.timeout(_ANSWER):
+                        await future.cancel()
                 future.release()
 
     async def _verdict(self, attempt: RemoteAttempt, waiting: "asyncio.Task[Ended | str]") -> Verdict:
@@ -389,6 +410,8 @@ class Machines:
         attempt.unclaimed = ended.unclaimed
         if ended.files:
             await asyncio.to_thread(unpack, ended.files, attempt.folder.path)
+        if ended.verdict.phase == INTERRUPTED and not attempt.machine:
+            return Verdict(State.WAITING)
         return ended.verdict
 
     async def _cancel(self, attempt: RemoteAttempt, waiting: "asyncio.Task[Ended | str]") -> None:

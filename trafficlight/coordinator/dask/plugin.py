@@ -4,7 +4,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,32 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
     """
 
     def __init__(self, name: str, setup: Setup) -> None:
-        self.name, self._setup = name, setup
+        self.name, self._setup, self._versions = name, setup, versions_here()()
         self._host: Host | None = None
+        #: Whether the host ends without waiting for the last uploads of its adapters.
+        self.at_once = False
         self._hosts = 0
         self._lock: Any = None
 
     async def setup(self, worker: Worker) -> None:
         """Say that the worker takes cases, and how many at once."""
         self._worker, self._lock = worker, threading.Lock()
+        if why := difference(worker.address, versions_here()(), self._versions):
+            await worker.set_resources(**{RESOURCE: 0})
+            self.send({"refused": why})
+            return
         resources = worker.state.total_resources
         if RESOURCE not in resources:
             await worker.set_resources(**{RESOURCE: worker.state.nthreads})
-        self._send({"slots": int(min(resources[RESOURCE], worker.state.nthreads)), "time": time.time()})
+        self.send({"slots": int(min(resources[RESOURCE], worker.state.nthreads)), "time": time.time()})
 
     async def teardown(self, worker: Worker) -> None:
         """End the host; at once if the worker ends."""
-        at_once = worker.status.name != "running"
+        ends = worker.status.name != "running"
         if self._host is not None:
-            await asyncio.to_thread(self._host.close, at_once=at_once)
-        if not at_once:
-            self._send({"closed": True})
+            await asyncio.to_thread(self._host.close, at_once=self.at_once or ends)
+        if not ends:
+            self.send({"closed": True})
 
     def host(self) -> Host:
         """Return the host, to which a case is announced then."""
@@ -52,7 +58,7 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
             if self._host is None or not self._host.announce():
                 self._hosts += 1
                 folder = Path(self._worker.local_directory, self.name, str(self._hosts))
-                self._host = Host(self._setup, folder, self._send)
+                self._host = Host(self._setup, folder, self.send)
                 self._host.announce()
             return self._host
 
@@ -61,7 +67,8 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
         if self._host is not None:
             self._host.cancel(case, reason)
 
-    def _send(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
+        """Send a message to the coordinator. In any thread."""
         origin = {"from": self._worker.address, "machine": socket.gethostname()}
         self._worker.log_event(self.name, origin | message)
 
@@ -78,14 +85,32 @@ def run_case(plugin: str, case: Case, attempt: int) -> Ended:
         task = worker.state.tasks.get(key)
         return task is None or task.state == "cancelled"
 
-    ended: Ended = worker.plugins[plugin].host().run(case, attempt, cancelled)
-    return ended
+    found: HostPlugin = worker.plugins[plugin]
+    found.send({"runs": key})
+    return found.host().run(case, attempt, cancelled)
+
+
+def end_at_once(plugin: str, dask_worker: Worker) -> None:
+    """Let the host of a Dask worker not wait for the last uploads when it ends."""
+    if (found := dask_worker.plugins.get(plugin)) is not None:
+        found.at_once = True
 
 
 def cancel_case(plugin: str, case: str, reason: str, dask_worker: Worker) -> None:
     """Cancel a case on a Dask worker."""
     if (found := dask_worker.plugins.get(plugin)) is not None:
         found.cancel(case, reason)
+
+
+def difference(worker: str, versions: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """Return which version of a worker is another one than at the coordinator; empty if none is."""
+    for name, version in wanted.items():
+        if (found := versions.get(name)) != version:
+            return (
+                f"the Dask worker {worker} has {name} {found}, the coordinator has {version}:"
+                " install the same versions everywhere"
+            )
+    return ""
 
 
 def versions_here() -> Callable[[], dict[str, str]]:
