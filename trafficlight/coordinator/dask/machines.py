@@ -154,6 +154,8 @@ class Machines:
                     while self._machines:  # their last events
                         self._changed.clear()
                         await self._changed.wait()
+                    for topic in (self._name, _ALL):
+                        self._client.unsubscribe_topic(topic)
             except Exception as error:  # noqa: BLE001 - the scheduler may be gone
                 logger.warning("the labs of the Dask workers may end later: %r", error)
             if self._writing:
