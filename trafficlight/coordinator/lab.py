@@ -155,12 +155,12 @@ class Lab:
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
                 engine.pool.drained = engine.pool.paused.pop(_ALL, "")
+            history = History(root, settings.history)
             late = LateEventRecorder(
-                root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
+                root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing, history
             )
             journal.subscribe(late, LATE)
             stack.push_async_callback(asyncio.to_thread, late.close)
-            history = History(root, settings.history)
             if settings.keep_results is not None:
                 _remove_results(settings.keep_results, root, journal, stack)
             catalog = SessionCatalog(

@@ -164,7 +164,7 @@ def merge(
             record.apply(numbered)
             log.append(numbered)
     keep_history(history, folder.path, record)
-    rebuild(folder, record)
+    rebuild(folder, record, history)
     return record
 
 

@@ -20,6 +20,7 @@ from trafficlight.results.events import (
     SessionStarted,
     State,
 )
+from trafficlight.results.history.changes import changes_in
 from trafficlight.results.history.database import HistoryError, opened
 from trafficlight.results.history.index import History
 from trafficlight.results.record import SessionRecord
@@ -72,7 +73,8 @@ async def test_two_labs_share_a_history(tmp_path: Path) -> None:
             asyncio.to_thread(there.take_in, _session(2, [3])),
         )
 
-        changes = await asyncio.to_thread(here.take_in, _session(3, [3, 4]))
+        third = _session(3, [3, 4])
+        changes = changes_in(third, await asyncio.to_thread(here.take_in, third))
 
         assert changes is not None
         assert changes.sentence == "against 2 earlier sessions: 1 new failure · 1 known · 0 fixed"

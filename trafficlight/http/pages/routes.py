@@ -18,6 +18,7 @@ from trafficlight.http.api.cases import offered
 from trafficlight.http.api.operations import unready
 from trafficlight.http.api.specs import MOMENT, REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files, logs
+from trafficlight.http.pages.past import history_view, map_of
 from trafficlight.http.pages.views import (
     Address,
     adapter_rows,
@@ -27,7 +28,6 @@ from trafficlight.http.pages.views import (
     case_path,
     causes_of,
     files_path,
-    history_view,
     log_path,
     neighbours,
     progress_of,
@@ -58,7 +58,7 @@ from trafficlight.results.catalog import SessionView, session_sort_key
 from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.filter import FIELDS
-from trafficlight.results.reports.heatmap import View, heat_map
+from trafficlight.results.reports.heatmap import View
 from trafficlight.results.reports.issue import command_of, issue_of
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
 from trafficlight.results.reports.presentation import case_row, verdict
@@ -218,6 +218,7 @@ async def case(session: str, key: str) -> Response:
 
     def content() -> bytes:
         last = whole.ended[-1] if whole.ended else None
+        history = history_view(lab.history, folder, whole.id, started)
         again = offer != "new" or (folder / "request.json").is_file()
         return _rendered(
             "case.html",
@@ -231,8 +232,8 @@ async def case(session: str, key: str) -> Response:
             events=events,
             case=whole,
             row=row,
-            attempts=attempt_views(folder, whole, role, period, cursor),
-            history=history_view(lab.history, folder, whole.id, started),
+            attempts=attempt_views(folder, whole, role, period, cursor, history.before),
+            history=history,
             between=between,
             role=role,
             page=lambda session: rooted(case_path(session, whole.id)),
@@ -411,7 +412,6 @@ async def _status(id: str) -> Response:
             changes = read_changes(found.folder)
             since = changes.since if changes else {}
             shown = case_page(cases, now, over=over, since=since, states=states, text=text, page=number)
-            kinds = {change.case: change.kind for change in changes.cases} if changes else None
             matching = {case.id for case in shown.matching}
             return _rendered(
                 "status.html",
@@ -447,7 +447,7 @@ async def _status(id: str) -> Response:
                     if (shared := sum(case in matching for case in cause.cases))
                 ],
                 fields=list(FIELDS),
-                map=heat_map(shown.matching, view, over=over, changes=kinds),
+                map=map_of(lab.history, found.folder, record, shown.matching, view, changes, over=over),
                 href=lambda case: rooted(case_path(found.id, case)),
             )
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import OUTLINE, line_of_other
@@ -22,6 +23,8 @@ class Series:
     """The measurements of one name in one case.
 
     :ivar number: how many there are.
+    :ivar p50: their median.
+    :ivar p95: their 95th percentile.
     """
 
     name: str
@@ -107,7 +110,7 @@ def _series(measurements: Sequence[Measurement]) -> Iterator[Series]:
             values.setdefault((item.name, item.unit), []).append(value)
     for (name, unit), found in values.items():
         found.sort()
-        yield Series(name, unit, len(found), percentile(found, 0.5), percentile(found, 0.95))
+        yield Series(name, unit, len(found), median(found), percentile(found, 0.95))
 
 
 def percentile(values: Sequence[float], part: float) -> float:
