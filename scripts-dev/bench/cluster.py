@@ -1,8 +1,8 @@
 """A session on many Dask workers: how busy they are kept, and what a case costs the coordinator.
 
 ``cluster.py --cases 10000 --workers 100`` runs cases of one second, of which the workers only say that they
-run. The scheduler and all workers are threads of one other process. Before that, cases of no length, for the CPU
-time of the coordinator: on this machine, and on the workers.
+run. The scheduler and all workers are threads of one other process. Before that, cases of no length, for the
+CPU time of the coordinator: on this machine, and on the workers.
 """
 
 import argparse
