@@ -18,6 +18,7 @@ from typing import Any
 
 from tables import show
 
+from trafficlight.cli.runtime import lab_for_others
 from trafficlight.config import Settings
 from trafficlight.coordinator.dask import plugin
 from trafficlight.coordinator.dask.host import Ended
@@ -90,7 +91,7 @@ async def _run(count: int, seconds: float, address: str | None) -> tuple[float, 
             planned, place = await lab.plan(request), await lab.new_folder()
             if machines is not None:
                 Quick.seconds, Quick.session = seconds, place.id
-                setup = setup_of(settings, place.id, planned.cases, Lab.open)
+                setup = setup_of(settings, place.id, planned.cases, lab_for_others)
                 await stack.enter_async_context(machines.hosting(setup, lab.engine, place))
             began, cpu = time.monotonic(), time.process_time()
             session = await lab.start(request, plan=planned, folder=place)

@@ -1,7 +1,7 @@
 """Kill the workers of a Dask cluster at random, and its scheduler once, while a session runs on it.
 
-``cluster.py --cases 500 --kills 50 --seed 1`` checks that every case succeeds in the end, and that no process
-is left of what the killed workers had started.
+``machines.py --cases 500 --kills 50 --seed 1`` checks that every case succeeds in the end, and that no
+process is left of what the killed workers had started.
 """
 
 import argparse
