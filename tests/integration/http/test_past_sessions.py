@@ -83,6 +83,7 @@ async def test_measurements_are_compared_with_the_last_session_of_the_case(tmp_p
         body = f"{ASKS}\nfor n in range(2000): self.record('latency', n / 1000, 's')\nreturn {{'sent': 2000}}"
         last = await played(site, body)
     async with open_site(tmp_path) as site:
+        await asyncio.to_thread(site.lab.history.update)  # a page would wait for a second only
         (case,) = last.record.cases
         text = (await site.get(f"/status/{last.id}/case/{case_key(case)}")).text()
         link = f'<a href="/status/{first.id}/case/{case_key(case)}">{first.id}</a>'
