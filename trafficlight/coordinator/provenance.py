@@ -63,8 +63,10 @@ def job_in(environment: Mapping[str, str]) -> str:
         environment.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")
     )
     if server and repository and run:
-        return f"{server}/{repository}/actions/runs/{run}"
-    return environment.get("CI_JOB_URL") or environment.get("BUILD_URL") or ""
+        link = f"{server}/{repository}/actions/runs/{run}"
+    else:
+        link = environment.get("CI_JOB_URL") or environment.get("BUILD_URL") or ""
+    return link if link.startswith(("https://", "http://")) else ""
 
 
 def source_paths(files: Mapping[str, Path]) -> dict[str, str]:

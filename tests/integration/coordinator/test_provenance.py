@@ -114,6 +114,7 @@ async def test_built_in_suites_have_the_commit_of_the_working_directory(
             "https://gh/kim/chat/actions/runs/7",
         ),
         ({"GITHUB_SERVER_URL": "https://gh"}, ""),
+        ({"BUILD_URL": "ftp://jenkins"}, ""),
         ({"CI_JOB_URL": "https://gl/-/jobs/7"}, "https://gl/-/jobs/7"),
         ({"BUILD_URL": "https://jenkins/job/chat/7/"}, "https://jenkins/job/chat/7/"),
     ],
