@@ -43,6 +43,8 @@ async def provenance_of(files: Iterable[Path], job: str = "") -> Provenance:
 
 
 async def _commit_in(directory: Path) -> tuple[str, bool]:
+    if await asyncio.to_thread(_repository_of, directory) is None:
+        return "", False
     command = ["git", "-C", str(directory), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     environment = child_environment({"GIT_OPTIONAL_LOCKS": "0"})
     for name in _ELSEWHERE:
@@ -55,6 +57,11 @@ async def _commit_in(directory: Path) -> tuple[str, bool]:
     if commit == "(initial)":
         return "", False
     return commit, any(not line.startswith("#") for line in lines)
+
+
+def _repository_of(directory: Path) -> Path | None:
+    real = directory.resolve()
+    return next((one for one in (real, *real.parents) if (one / ".git").exists()), None)
 
 
 def job_in(environment: Mapping[str, str]) -> str:
@@ -82,8 +89,7 @@ def _source_path(path: Path) -> str:
     real = path.resolve()
     if real.is_relative_to(SHIPPED):
         return ""
-    repository = next((folder for folder in real.parents if (folder / ".git").exists()), None)
-    bases = (repository, Path.cwd().resolve())
+    bases = (_repository_of(real.parent), Path.cwd().resolve())
     return next(
         (real.relative_to(one).as_posix() for one in bases if one is not None and real.is_relative_to(one)),
         "",

@@ -32,8 +32,9 @@ def _git(repository: Path, *arguments: str) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository whose tests are below the folder of a configuration file."""
+    monkeypatch.setattr("trafficlight.coordinator.provenance._PATIENCE", 300.0)  # on a busy machine
     if shutil.which("git") is None:
         pytest.skip("git is missing: apt install git")
     root = tmp_path / "repository"
