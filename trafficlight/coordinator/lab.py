@@ -338,7 +338,9 @@ class Lab:
             retry_errors=request.retry_errors,
             expected=expected,
             command=command,
-            provenance=await provenance_of([case.path for case in plan.whole], self.settings.job_url),
+            provenance=await provenance_of(
+                [case.path for case in plan.whole], request.job or self.settings.job_url
+            ),
             configuration=self.settings.public(),
             warnings=tuple(_warnings(self.settings, request, plan)),
             strict=request.strict or self.settings.strict,

@@ -277,7 +277,7 @@ async def start_again(id: str, only: list[str], command: str) -> Session:
     if known is None:
         message = f"the session {id} has no request.json: what it was asked to run is not known"
         raise ApiError(HTTPStatus.CONFLICT, "unknown_request", message)
-    narrowed = {"only": only, "sample": None, "shard": None, "repeat": 1}
+    narrowed = {"only": only, "sample": None, "shard": None, "repeat": 1, "job": ""}
     return await _start(known.model_copy(update=narrowed), command)
 
 
