@@ -122,7 +122,7 @@ def _events(folder: Path) -> list[dict[str, Any]]:
 # What differs between two attempts of a case, in reports.
 _MADE_UP = {
     *("seconds", "offset", "started", "ended", "running_since", "uuid", "instance", "cs_api", "server_name"),
-    *("detail", "answer"),
+    *("detail", "answer", "at"),
 }
 
 

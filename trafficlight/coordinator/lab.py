@@ -22,6 +22,7 @@ from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.dask.machines import Machines
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.provenance import provenance_of
 from trafficlight.coordinator.recovery import (
@@ -32,7 +33,7 @@ from trafficlight.coordinator.recovery import (
     write_paused,
 )
 from trafficlight.coordinator.scheduling.scheduler import Limits
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import Planner, WorkerPlanner, plan_in_process
 from trafficlight.coordinator.workers.pool import WorkerPool
@@ -350,7 +351,9 @@ class Lab:
             retry_errors=request.retry_errors,
             expected=expected,
             command=command,
-            provenance=await provenance_of([case.path for case in plan.whole], self.settings.job_url),
+            provenance=await provenance_of(
+                [case.path for case in plan.whole], request.job or self.settings.job_url
+            ),
             configuration=self.settings.public(),
             warnings=tuple(_warnings(self.settings, request, plan)),
             strict=request.strict or self.settings.strict,

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended, open_site
-from tests.integration.http.sessions import ASKS, a_test_file, played, submitted
+from tests.integration.http.conftest import HttpHarness, open_site
+from tests.integration.http.sessions import ASKS, played, submitted_and_played
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.history.index import FILE
 
@@ -22,13 +22,8 @@ async def lab(tmp_path: Path) -> AsyncIterator[HttpHarness]:
 
 async def _run(site: HttpHarness, body: str = ASKS) -> tuple[str, str]:
     """Run a session of one case; return its id and that of the case."""
-    started = await submitted(site, targets=[await asyncio.to_thread(a_test_file, site.folder, body)])
-    session = site.lab.engine.sessions[started["id"]]
-    adapter = ScriptedAdapter(site)
-    await adapter.register()
-    message = await adapter.action()
-    await adapter.respond({"id": message["id"]})
-    (case,) = (await ended(session)).record.cases
+    session = await submitted_and_played(site, body)
+    (case,) = session.record.cases
     return session.id, case
 
 

@@ -298,7 +298,7 @@ async def test_another_port_gets_no_login_that_changes_anything(opener: Opener, 
 async def test_a_page_that_waits_says_that_nothing_runs(
     monkeypatch: pytest.MonkeyPatch, opener: Opener, page: Page
 ) -> None:
-    monkeypatch.setattr("trafficlight.coordinator.engine._STALL_ALARM", 3.0)
+    monkeypatch.setattr("trafficlight.coordinator.stalls._STALL_ALARM", 3.0)
     site = await opener()
     session = await waiting(site)
     await page.goto(f"{site.url}/status/{session.id}")

@@ -19,8 +19,9 @@ from pydantic import SecretStr
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.dask.files import place, relocated, take
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.scheduling.queues import WaitingCase
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.processes import Progress
 from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import Event, State, Upload, event_line

@@ -160,7 +160,7 @@ class History:
         lab, host, revision = map(storable, (self.lab, record.host, record.revision))
         database.insert("sessions", [(key, lab, record.id, _started(record), host, size, revision)])
         for id, when in record.merged:
-            shard = id, _text_of(when)
+            shard = storable(id), _text_of(when)
             for table in ("measurements", "verdicts"):
                 database.rows(f"DELETE FROM history_{table} WHERE session IN ({_SHARD})", *shard, *shard)
             database.rows("DELETE FROM history_merged WHERE id = ? AND started = ?", *shard)

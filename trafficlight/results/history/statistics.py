@@ -8,7 +8,7 @@ from statistics import median
 from typing import NamedTuple
 
 from trafficlight.results.case import CaseRecord, Outcome
-from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict
+from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, counts
 
 _Z = 1.96  # of the normal distribution, for a confidence of 95 %
 
@@ -53,7 +53,7 @@ class Past:
 
 def with_now(case: CaseRecord, past: Sequence[Past]) -> Sequence[Past]:
     """Return the verdicts of a case, newest first, beginning with that of its own session if it has one."""
-    if case.outcome not in GOOD | BAD | {Outcome.EXPECTED_FAILURE}:
+    if not counts(case):
         return past
     now = CaseVerdict(case.id, case.outcome, seconds=case.seconds)
     return [Past("", "this session", None, "", now), *past]

@@ -73,9 +73,14 @@ def verdicts_of(record: SessionRecord) -> list[CaseVerdict]:
     return [
         _verdict(case)
         for case in list(record.cases.values())
-        if case.outcome in GOOD | BAD | {Outcome.EXPECTED_FAILURE}
-        and not (case.outcome is Outcome.ERROR and (record.interrupted or case.cancelled))
+        if counts(case) and not (case.outcome is Outcome.ERROR and record.interrupted)
     ]
+
+
+def counts(case: CaseRecord) -> bool:
+    """Return whether a case has a verdict that its history keeps."""
+    known = case.outcome in GOOD | BAD | {Outcome.EXPECTED_FAILURE}
+    return known and not (case.outcome is Outcome.ERROR and case.cancelled)
 
 
 def _verdict(case: CaseRecord) -> CaseVerdict:
