@@ -127,7 +127,8 @@ class Machines:
             await machines._check_versions()
             yield machines
         finally:
-            await machines._client.close(timeout=_ANSWER)
+            with contextlib.suppress(Exception):  # the scheduler may be gone
+                await machines._client.close(timeout=_ANSWER)
 
     @asynccontextmanager
     async def hosting(self, setup: Setup, engine: "Engine", folder: ResultsFolder) -> AsyncIterator[None]:
@@ -138,7 +139,7 @@ class Machines:
         """
         self._engine, self._folder = engine, folder
         plugin = await asyncio.to_thread(importlib.import_module, "trafficlight.coordinator.dask.plugin")
-        self._plugin = plugin, plugin.HostPlugin(self._name, setup)
+        self._plugin = plugin, await asyncio.to_thread(plugin.HostPlugin, self._name, setup)
         await self._enlist()
         watching = asyncio.create_task(self._watch(), name="dask")
         try:
@@ -190,7 +191,8 @@ class Machines:
             await client
         except (OSError, ValueError) as error:
             if client is not None:
-                await client.close(timeout=_ANSWER)
+                with contextlib.suppress(Exception):
+                    await client.close(timeout=_ANSWER)
             cause = str(error).splitlines()[0] if str(error) else "no answer in time"
             message = f"no Dask scheduler at {self._address}: {cause}"
             raise ConfigError(message, key="DASK") from error
