@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 from playwright.async_api import Locator, Page, Route, expect
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.opening import SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_path
 from trafficlight.results.events import CaseEnded, Log, State
 from trafficlight.suites.planning import plan

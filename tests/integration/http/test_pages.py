@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.opening import SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.http.pages import routes
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.events import CaseWaits, Event, Log
