@@ -144,7 +144,7 @@ def _content(folder: Path) -> dict[str, Any]:
     return {
         "files": {file for file in files if not file.startswith("adapters/")},
         "ends": {one["case"]: (one["attempt"], _lasting(one["data"])) for one in ends},
-        "kinds": Counter((one["case"], one["kind"]) for one in events if "case" in one),
+        "kinds": {(one["case"], one["kind"]) for one in events if "case" in one},
         "junit": {
             (case.classname, case.name): [(type(one), one.type, one.message) for one in case.result]
             for case in junit

@@ -57,7 +57,7 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
         with self._lock:
             if self._host is None or not self._host.announce():
                 self._hosts += 1
-                folder = Path(self._worker.local_directory, self.name, str(self._hosts))
+                folder = Path(self._worker.local_directory, f"{self.name}-{self._hosts}")
                 self._host = Host(self._setup, folder, self.send)
                 self._host.announce()
             return self._host
