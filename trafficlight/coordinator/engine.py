@@ -15,12 +15,13 @@ from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
 from trafficlight.coordinator.network import NetworkProxy
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, MissingAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.stalls import StallDetector
 from trafficlight.errors import UsageError
 from trafficlight.homeservers.provider import Provider

@@ -21,6 +21,7 @@ from trafficlight.config import KeepResults, Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.provenance import provenance_of
 from trafficlight.coordinator.recovery import (
@@ -31,7 +32,7 @@ from trafficlight.coordinator.recovery import (
     write_paused,
 )
 from trafficlight.coordinator.scheduling.scheduler import Limits
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import Planner, WorkerPlanner, plan_in_process
 from trafficlight.coordinator.workers.pool import WorkerPool

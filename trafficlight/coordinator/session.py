@@ -1,48 +1,37 @@
 """A session: one execution of the cases of a plan."""
 
 import asyncio
-import getpass
 import logging
-import platform
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from trafficlight.clock import Clock, cooperative
+from trafficlight.coordinator.opening import SessionOptions, case_planned, session_started
 from trafficlight.coordinator.preparation import Preparation
-from trafficlight.coordinator.provenance import Provenance, source_paths
+from trafficlight.coordinator.provenance import source_paths
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
     CaseCancelled,
-    CaseElsewhere,
     CaseEnded,
-    CasePlanned,
     CaseRerun,
     CaseWaits,
     Event,
-    Expected,
     Problem,
     SessionEnded,
-    SessionStarted,
     SessionStopped,
     State,
 )
 from trafficlight.results.folder import ResultsFolder, remove_partial_uploads
-from trafficlight.results.history.index import History
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
-from trafficlight.results.reporters.host import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.discovery import file_found
 from trafficlight.suites.model import Case, Plan
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
-from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 
 logger = logging.getLogger(__name__)
@@ -53,42 +42,6 @@ _AWAY = 5.0
 _REASON_EVERY, _REASON_SOON, _REASON_EACH = 30.0, 2.0, 0.05
 # Cases that one such note is about, at most.
 _IN_ONE_EVENT = 200
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """How a session is to be run.
-
-    :param max_failures: how many failures and errors end it; None for no limit.
-    :param deflake: how often a case that failed unexpectedly is tried again.
-    :param retry_errors: how often one that ended in error is.
-    :param expected: why a case is expected to fail, by its id; None for those that are not.
-    :param command: how it was started, for the record.
-    :param provenance: where it comes from, for the record.
-    :param configuration: the settings in force, without secrets.
-    :param warnings: what of the request or the settings has no effect.
-    :param strict: whether unsupported cases and warnings are errors.
-    :param seed: of the sample, if one was drawn.
-    :param deadline: seconds that the session may take; None for no limit.
-    :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
-        limit.
-    :param history: which the session is added to at its end; None for none.
-    """
-
-    max_failures: int | None = None
-    deflake: int = 0
-    retry_errors: int = 0
-    expected: Callable[[str], Expected | None] = lambda _: None
-    command: str = ""
-    provenance: Provenance = field(default_factory=Provenance)
-    configuration: Mapping[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    strict: bool = False
-    seed: int | None = None
-    deadline: float | None = None
-    interruptions: int | None = None
-    reporters: Sequence[Reporter] = ()
-    history: History | None = None
 
 
 class Session:
@@ -177,7 +130,7 @@ class Session:
         """
         self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
         if self.record.started is None:
-            self._emit_started()
+            self._journal.append(session_started(self.id, self.plan, self.options))
         # Test files that were added since are not part of it. Not so if the plan was not written completely.
         complete = 0 < self.record.planned <= len(self.record.cases)
         files = {known.file for known in self.record.cases.values()}
@@ -197,7 +150,10 @@ class Session:
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.whole)):
             if case.id not in self.record.cases and not complete:
-                self._plan(case, unsupported, paths.get(case.file, ""))
+                shard, path = self.plan.elsewhere.get(case.id), paths.get(case.file, "")
+                lacks = unsupported(case) if shard is None else None
+                expected = self.options.expected(case.id)
+                self._journal.append(case_planned(self.id, case, shard, lacks, expected, path))
             if case.id in self.record.cases and (waiting := self._unfinished(case, order, now)) is not None:
                 self.waiting.add(waiting)
         planned = {case.id for case in self.plan.whole}
@@ -205,50 +161,6 @@ class Session:
             if case_id not in planned and known.state not in FINAL:
                 message = "the test no longer exists after the restart of the coordinator"
                 self._end(case_id, None, Verdict(State.ERROR, message, phase="load"), 0.0)
-
-    def _emit_started(self) -> None:
-        versions = {"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform}
-        self._journal.append(
-            SessionStarted(
-                session=self.id,
-                versions=versions,
-                configuration=self.options.configuration,
-                command=self.options.command,
-                host=platform.node(),
-                user=_user(),
-                seed=self.options.seed,
-                cases=len(self.plan.cases),
-                warnings=self.options.warnings,
-                strict=self.options.strict,
-                shard=self.plan.shard,
-                commit=self.options.provenance.commit,
-                dirty=self.options.provenance.dirty,
-                job=self.options.provenance.job,
-            )
-        )
-
-    def _plan(self, case: Case, unsupported: Callable[[Case], str | None], path: str) -> None:
-        shard = self.plan.elsewhere.get(case.id)
-        lacks = unsupported(case) if shard is None else None
-        planned: dict[str, Any] = {
-            "session": self.id,
-            "case": case.id,
-            "suite": case.suite,
-            "file": case.file,
-            "path": path,
-            "line": case.line,
-            "class_name": case.class_name,
-            "method": case.method,
-            "clients": {role: kind.type_name for role, kind in case.clients.items()},
-            "servers": {role: slot.type_name for slot in case.servers for role in slot.roles},
-            "parameters": dict(case.parameters),
-            "skip": case.skip or lacks,
-            "skip_type": "ignored" if case.skip else "unsupported" if lacks else None,
-            "expected": self.options.expected(case.id),
-        }
-        self._journal.append(
-            CasePlanned(**planned) if shard is None else CaseElsewhere(**planned, shard=shard)
-        )
 
     @property
     def done(self) -> bool:
@@ -532,10 +444,3 @@ def _named(problems: Iterable[TestFileError]) -> list[tuple[TestFileError, str, 
     named = [(one, file_found(one.path, Path.cwd()).name) for one in problems]
     paths = source_paths({name: one.path for one, name in named})
     return [(one, name, paths.get(name, "")) for one, name in named]
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        return ""

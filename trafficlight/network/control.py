@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from trafficlight.errors import ActionError, LabError
+from trafficlight.errors import ActionError, LabError, Skipped
 from trafficlight.network.connection import CaseNetwork, decision_of
 from trafficlight.network.rules import Matcher
 from trafficlight.text import count
@@ -417,7 +417,7 @@ class Line:
             if other == matcher and begin <= (last or begin) and first <= (end or first):
                 both = f"{self._where}{rule.name} collides with {name}"
                 raise RuntimeError(f"{self._role}: {both}: both are for {matcher}")
-        id, failure, blocks = self._case.next_number(), list[Exception](), list[asyncio.Timeout]()
+        id, failure, blocks = self._case.next_number(), list[BaseException](), list[asyncio.Timeout]()
 
         async def decided(message: dict[str, Any]) -> dict[str, Any]:
             exchange = Exchange(message)
@@ -425,7 +425,7 @@ class Line:
                 await decide(exchange)
                 decision = exchange.decision()
                 encoder.dumps(decision)
-            except Exception as error:  # noqa: BLE001 - a callback of a test
+            except (Exception, Skipped) as error:  # noqa: BLE001 - a callback of a test
                 failure.append(error)
                 if len(failure) == 1:  # what the test waits for may not come, or a minute later
                     for block in blocks:

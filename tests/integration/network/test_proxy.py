@@ -18,7 +18,7 @@ from aiohttp import web
 
 from trafficlight.coordinator import network as network_module
 from trafficlight.coordinator.network import NetworkProxy, RunningProxy
-from trafficlight.errors import ActionError, LabError
+from trafficlight.errors import ActionError, LabError, Skipped
 from trafficlight.network.connection import CaseNetwork
 from trafficlight.network.control import ClientNetwork, Exchange
 
@@ -474,6 +474,15 @@ async def test_a_callback_that_raises_ends_what_the_test_waits_for(
     assert raised.value.__cause__ is None
     failed = await asyncio.gather(*asking, return_exceptions=True)
     assert all(isinstance(one, aiohttp.ClientConnectionError) for one in failed)
+
+
+async def test_a_callback_skips_the_test(setting: Setting, client: aiohttp.ClientSession) -> None:
+    def skip(exchange: Exchange) -> None:
+        raise Skipped("an old client")
+
+    with pytest.raises(Skipped, match="an old client"):
+        async with setting.network.intercept("/x", on_request=skip):
+            await client.get(f"{setting.url}/x")
 
 
 async def test_what_a_callback_raised_counts_and_not_what_came_of_it(

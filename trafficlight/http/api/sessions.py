@@ -1,23 +1,19 @@
 """Sessions over HTTP: start, list, follow and cancel them, and rerun failed cases."""
 
 import asyncio
-import contextlib
 import errno
 import logging
-from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import quote
 
 from quart import Blueprint, Response, current_app, request
 
-from trafficlight.clock import race
-from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.session import Session
 from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
+from trafficlight.http.api import streams
 from trafficlight.http.api.bodies import (
     CaseBody,
     CaseList,
@@ -46,9 +42,8 @@ from trafficlight.http.responses import ApiError, rooted
 from trafficlight.http.security import require_people
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.catalog import ProblemSummary, SessionSummary
-from trafficlight.results.events import State, line_head
+from trafficlight.results.events import State
 from trafficlight.results.history.changes import read_changes
-from trafficlight.results.journal import is_written
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import matching
 from trafficlight.results.reports.presentation import outcome_counts
@@ -222,10 +217,10 @@ async def events(session: str) -> Response:
     if follow not in ("0", "1"):
         raise _invalid_query("follow", "0 or 1", follow)
     folder = await session_folder(session)
-    if len(_STREAMS) >= _MOST_STREAMS:
-        message, later = f"{_MOST_STREAMS} streams are open already", {"Retry-After": "5"}
+    if streams.full():
+        message, later = f"{streams.MOST} streams are open already", {"Retry-After": "5"}
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_streams", message, headers=later)
-    lines = event_lines(folder, after, current_lab(), follow=follow == "1")
+    lines = streams.event_lines(folder, after, current_lab(), follow=follow == "1")
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
     answer.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold events back
     answer.timeout = None
@@ -383,94 +378,6 @@ def _page_bounds(default: int, most: int) -> tuple[int, int]:
 def _invalid_query(name: str, wanted: str, given: str) -> ApiError:
     message = f"{name} must be {wanted}, not {given[:40]!r}"
     return ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", message)
-
-
-# Bytes read at once; the last line may go beyond.
-_CHUNK = 64 << 10
-# Seconds without events after which an empty line keeps the stream alive.
-_BEAT = 15.0
-# Seconds between two polls of the log of a session that another process runs.
-_LOOK = 0.5
-# Seconds for which events are collected, so that all streams get them with one read.
-_TICK = 0.1
-_MOST_STREAMS = 100
-_STREAMS: set[object] = set()
-_READERS = ThreadPoolExecutor(2, "events")
-_READING: dict[tuple[Path, int], "asyncio.Future[_Lines]"] = {}
-
-
-class _Lines(NamedTuple):
-    """Events' lines, their sequence numbers, and the offset behind them; `dry` if there was nothing."""
-
-    lines: list[tuple[int, bytes]]
-    offset: int
-    dry: bool
-
-
-def _lines_at(path: Path, offset: int) -> _Lines:
-    with path.open("rb") as file:
-        file.seek(offset)
-        lines = file.readlines(_CHUNK)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()  # its rest is still to come
-    # Others, such as a killed writer's last one, are left out.
-    whole = (line for line in lines if line.endswith(b"}\n"))
-    known = [(head.sequence, line) for line in whole if (head := line_head(line)) is not None]
-    return _Lines(known, offset + sum(map(len, lines)), not lines)
-
-
-async def _read(path: Path, offset: int) -> _Lines:
-    """Read a log from an offset on, once for all streams that are there."""
-    key = (path, offset)
-    if (reading := _READING.get(key)) is None:
-        reading = asyncio.get_running_loop().run_in_executor(_READERS, _lines_at, path, offset)
-        _READING[key] = reading
-        reading.add_done_callback(lambda _: _READING.pop(key, None))
-    return await asyncio.shield(reading)
-
-
-async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> AsyncGenerator[bytes, None]:
-    """Yield a session's events, one JSON object a line, until it has ended and its results are complete.
-
-    :param after: the sequence number of the last event that is known already; 0 for all.
-    :param follow: whether to wait for more; otherwise it ends with the last event that there is now.
-    """
-    path, session, clock = folder / "events.jsonl", lab.engine.sessions.get(folder.name), lab.clock
-    news, heard, offset, stream = asyncio.Event(), clock.monotonic(), 0, object()
-    unsubscribe = lab.journal.subscribe(lambda _: news.set(), session=folder.name)
-    _STREAMS.add(stream)
-    try:
-        while True:
-            news.clear()
-            # Before reading: what is written until the session ends is read in any case.
-            if session is not None:
-                goes_on = not session.ended.is_set()
-            else:
-                goes_on = await asyncio.to_thread(is_written, path) and not lab.engine.pool.closed
-            try:
-                found, offset, dry = await _read(path, offset)
-            except FileNotFoundError:  # it was deleted
-                break
-            if lines := b"".join(line for sequence, line in found if sequence > after):
-                yield lines
-                heard = clock.monotonic()
-            elif clock.monotonic() - heard >= _BEAT:
-                yield b"\n"
-                heard = clock.monotonic()
-            if not dry:
-                continue
-            if not (follow and goes_on):
-                break
-            with contextlib.suppress(TimeoutError):
-                async with clock.timeout(_LOOK if session is None else _BEAT):
-                    await (news.wait() if session is None else race(news.wait(), session.ended.wait()))
-            if session is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_TICK):
-                        await session.ended.wait()
-    finally:
-        unsubscribe()
-        _STREAMS.discard(stream)
 
 
 def session_body(summary: SessionSummary, folder: Path, session: Session | None, drained: str) -> SessionBody:
