@@ -20,6 +20,7 @@ from trafficlight.http.requests import Bodies
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
 from trafficlight.http.wire.app import WireApp
+from trafficlight.results.reports.parts import Versions
 from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def _bare() -> Quart:
     app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
     app.url_map.strict_slashes = True
     app.config["BODIES"] = Bodies()
+    app.config["VERSIONS"] = Versions()
     wire = WireApp(app.asgi_app, lambda: app.config["LAB"], app.config["BODIES"])
     app.asgi_app = Door(wire, lambda: app.config["LAB"].settings)  # type: ignore[method-assign]
     responses.install(app)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from quart import Blueprint, Response, redirect, request, url_for
+from quart import Blueprint, Response, current_app, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.errors import UsageError
@@ -45,7 +45,7 @@ from trafficlight.http.requests import (
     session_folder,
     session_id,
 )
-from trafficlight.http.responses import ApiError, rendered, rooted, unless_known
+from trafficlight.http.responses import PARTS_HEADER, ApiError, rendered, rooted, unless_known
 from trafficlight.http.security import (
     LOGIN_TIME,
     constant_time_equal,
@@ -61,6 +61,7 @@ from trafficlight.results.reports.filter import FIELDS
 from trafficlight.results.reports.heatmap import View
 from trafficlight.results.reports.issue import command_of, issue_of
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
+from trafficlight.results.reports.parts import Parts, known_versions
 from trafficlight.results.reports.presentation import case_row, verdict
 
 blueprint = Blueprint("pages", __name__)
@@ -360,7 +361,9 @@ def _rendered(template: str, **values: Any) -> bytes:
     """Return a page that says what keeps the lab from working. Any thread may call it."""
     lab = current_lab()
     alarms = [*unready(lab), *filter(None, [lab.engine.stalled.alarm])]
-    return rendered(template, alarms=alarms, **values)
+    known = known_versions(request.headers.get(PARTS_HEADER, ""))
+    live = Parts(current_app.config["VERSIONS"], known, lab.clock.now().timestamp())
+    return rendered(template, live=live, alarms=alarms, **values)
 
 
 def _unknown_case(session: SessionView) -> ApiError:

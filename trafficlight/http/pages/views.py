@@ -35,8 +35,8 @@ from trafficlight.results.reports.presentation import (
     case_row,
     display_status,
     file_kind,
+    in_display_order,
     outcome_counts,
-    status_counts,
     verdict,
 )
 from trafficlight.results.reports.timeline import Step
@@ -143,17 +143,15 @@ def case_page(
         meant = matching(cases, text, since, over=over)
     except QueryError as error:
         problem, meant = str(error), []
-    found = [(POSITION[status], case) for case in meant if (status := display_status(case, over=over))]
-    if wanted:
-        numbers = {POSITION[status] for status in wanted.intersection(MARKS)}
-        found = [one for one in found if one[0] in numbers]
-    matches = [case for _, case in found]
-    pages = max(1, -(-len(found) // _ROWS))
+    # Of one instant, while cases go on: a second look could find another status.
+    statuses = {case.id: display_status(case, over=over) for case in cases}
+    matches = [case for case in meant if not wanted or statuses[case.id] in wanted]
+    pages = max(1, -(-len(matches) // _ROWS))
     page = min(max(1, page), pages)
-    found.sort(key=lambda one: one[0])
+    found = sorted(matches, key=lambda case: POSITION[statuses[case.id]])
     shown = found[(page - 1) * _ROWS : page * _ROWS]
-    rows = [case_row(case, now, over=over) for _, case in shown]
-    counts = status_counts(cases, over=over)
+    rows = [replace(case_row(case, now, over=over), status=statuses[case.id]) for case in shown]
+    counts = in_display_order(Counter(statuses.values()))
     return CasePage(rows, counts, len(cases), matches, page, pages, problem)
 
 

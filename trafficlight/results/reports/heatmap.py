@@ -92,7 +92,7 @@ class View:
         return [*filter(None, [self.by]), *measure, *sorted(self.options)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """The head of a table, a row or a column.
 
@@ -109,7 +109,7 @@ class Head:
     total: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Cell:
     """The cases of a row in a column.
 
@@ -121,7 +121,7 @@ class Cell:
 
     query: str
     number: int
-    case: CaseRecord
+    case: CaseRecord = field(compare=False)
     status: str
     mark: str = ""
     text: str = ""

@@ -12,6 +12,7 @@ from trafficlight.results.history.statistics import CaseHistory, with_now
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.heatmap import MEASURES, HeatMap, View, heat_map
+from trafficlight.results.reports.parts import Parts
 from trafficlight.results.reports.presentation import (
     POSITION,
     AttemptView,
@@ -78,6 +79,7 @@ def report_html(
         suites.setdefault(case.suite, []).append(_Item(case, row, anchors[case.id], views, verdicts))
     return render(
         "report.html",
+        live=Parts(),
         record=record,
         changes=changes,
         result=verdict(
