@@ -71,10 +71,10 @@ async def main(root: Path, folder: Path) -> None:
         browser = await playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        settings = Settings(results_folder=root, workers=0, adapters={})
-        async with lab_serving(settings) as (_, url):
+        settings = {"results_folder": root, "workers": 0, "adapters": {}}
+        async with lab_serving(Settings.model_validate(settings)) as (_, url):
             await take(browser, url, await asyncio.to_thread(pages_of, root), folder)
-        locked = settings.model_copy(update={"people_token": "secret"})
+        locked = Settings.model_validate({**settings, "people_token": "secret"})
         async with lab_serving(locked) as (_, url):
             await take(browser, url, {"login": "/status"}, folder)
         await browser.close()

@@ -72,6 +72,8 @@ def test_the_report_says_what_changed(lab: Lab) -> None:
     page = report_html(lab.record, changes).decode()
 
     assert "<h2>What changed</h2>" in page
+    assert "failure · new</p>" in page
+    assert "error · since 2026-11-01--001</p>" in page
     assert "exited, since 2026-11-01--001 (3 sessions), before with another message" in page
     assert "&lt;script&gt;, not there before" in page
     assert "<script>" not in page
