@@ -60,6 +60,7 @@ class Engine:
     :param record: of which attempts it keeps the recordings: ``always``, ``failures`` or ``never``.
     :param cluster: the nodes for services; None for none.
     :param shared: the homeservers that cases share; None if they share none.
+    :param elsewhere: makes the attempts of cases that run on other machines; None if they run here.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Engine:
         record: str = "never",
         cluster: Cluster | None = None,
         shared: SharedServers | None = None,
+        elsewhere: Callable[..., Attempt] | None = None,
     ) -> None:
         self.clock = clock
         self.journal = journal
@@ -87,6 +89,7 @@ class Engine:
         self._resources = Resources(
             self.pool, journal, clock, servers, execute, deadlines, self._cluster, network, record, shared
         )
+        self._elsewhere = elsewhere
         self._ask_limits = limits
         self._limits = limits()
         self._queue_deadline = self._adapters_deadline = queue_deadline
@@ -137,7 +140,7 @@ class Engine:
             if earlier is not None:
                 await session.restore(earlier)
             # In a thread, because it searches the PATH; and once for each homeserver.
-            await session.begin(await asyncio.to_thread(self._unsupported, plan.cases))
+            await session.begin(await asyncio.to_thread(self.unsupported, plan.cases))
         except BaseException:
             if earlier is None:
                 session.cancel("cancelled before it started")
@@ -147,8 +150,7 @@ class Engine:
             raise
         if preparation is not None:
             session.preparation, preparation.on_change = preparation, self.wake
-        self.sessions[session.id] = session
-        self._admit(session)
+        self.admit(session)
         return session
 
     async def _open(self, folder: ResultsFolder, plan: Plan, options: SessionOptions) -> Session:
@@ -161,8 +163,9 @@ class Engine:
             await (await opened).release()
             raise
 
-    def _admit(self, session: Session) -> None:
+    def admit(self, session: Session) -> None:
         """Let the cases of a session start; close it at once if the engine is stopping."""
+        self.sessions[session.id] = session
         if self.stopping:
             session.stop(self.stopping)
             if not self.alive:  # no loop runs that would close it
@@ -259,7 +262,7 @@ class Engine:
         if found is None:
             raise UsageError(f"{case}: the test no longer exists")
         order, planned = found
-        unsupported = await asyncio.to_thread(self._unsupported, [planned])
+        unsupported = await asyncio.to_thread(self.unsupported, [planned])
         if lacks := planned.skip or unsupported(planned):
             raise UsageError(f"{case} cannot run here: {lacks}")
         if case in session.waiting or case in session.running:
@@ -276,7 +279,11 @@ class Engine:
             if session is None or attempt.session == session.id:
                 task.cancel()
 
-    def _unsupported(self, cases: Collection[Case]) -> Callable[[Case], str | None]:
+    def unsupported(self, cases: Collection[Case]) -> Callable[[Case], str | None]:
+        """Return what returns why a case cannot run on this machine; None if it can. Blocks."""
+        if self._elsewhere is not None:
+            return lambda _: None  # the machine that it comes to says so
+
         def specs(case: Case) -> Iterator[HomeServerSpec]:
             return (spec for slot in case.servers for spec in slot.homeservers)
 
@@ -349,7 +356,8 @@ class Engine:
         }
         waiting = session.start(start.case)
         folder = session.folder.attempt(start.case, waiting.attempt)
-        attempt = Attempt(self._resources, session.id, waiting, folder, adapters, nodes)
+        make = self._elsewhere or Attempt
+        attempt = make(self._resources, session.id, waiting, folder, adapters, nodes)
         self.pool.acquire(attempt.lease)  # before the next decision
         self._cluster.take(nodes)
         task = tasks.create_task(self._run(attempt), name=f"attempt of {start.case}")
@@ -408,6 +416,9 @@ class Engine:
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
         seconds = self.clock.monotonic() - attempt.started - attempt.waited
         session = self.sessions[attempt.session]
+        if verdict.state is State.WAITING:
+            session.put_back(attempt.waiting)
+            return
         stopped_before = session.stopped
         absent = {attempt.adapters[role].type for role in attempt.absent}
         session.finish(
@@ -415,7 +426,9 @@ class Engine:
             verdict,
             seconds,
             by_hand=bool(attempt.cancel_reason),
-            unclaimed=verdict.state is State.ERROR and any(one.type in absent for one in self.pool.free),
+            unclaimed=attempt.unclaimed
+            or (verdict.state is State.ERROR and any(one.type in absent for one in self.pool.free)),
+            number=attempt.number,
         )
         if session.stopped and not stopped_before:  # at its first failure
             for task, other in self._running.items():

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -105,20 +106,24 @@ class Session:
                 message = f"cancelled while running: {known.cancelled}"
                 self._end(case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0)
                 return None
-            before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
-            times = 1 + len(list(before))
             message = "interrupted: the coordinator exited while the case ran"
-            again = self.options.interruptions is None or times < self.options.interruptions
-            if not again and times > 1:
-                message += f", {times} times in a row: the case may be what kills it"
-            self._end(
-                case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0, will_retry=again
-            )
-            if not again:
+            if not self._interrupted(case.id, message, 0.0):
                 return None
         elif known.state in FINAL and not known.retrying:
             return None
         return WaitingCase(case, order, now, last.number + 1 if last is not None else 1, failures)
+
+    def _interrupted(self, case: str, message: str, seconds: float) -> bool:
+        """End the last attempt of a case, which its machine did not survive; return whether it runs again."""
+        known = self.record.cases[case]
+        before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
+        times = 1 + len(list(before))
+        again = self.options.interruptions is None or times < self.options.interruptions
+        if not again and times > 1:
+            message += f", {times} times in a row: the case may be what kills it"
+        verdict = Verdict(State.ERROR, message, phase=INTERRUPTED)
+        self._end(case, known.attempts[-1].number, verdict, seconds, will_retry=again)
+        return again
 
     async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
         """Record what is planned; when it returns, its cases may start.
@@ -186,6 +191,11 @@ class Session:
         """Move a case from waiting to running."""
         self.running.add(case)
         return self.waiting.remove(case, starts=True)
+
+    def put_back(self, case: WaitingCase) -> None:
+        """Let a case wait again of which nothing has happened yet."""
+        self.running.remove(case.case.id)
+        self.waiting.add(case)
 
     async def sweep(
         self,
@@ -309,14 +319,21 @@ class Session:
         *,
         by_hand: bool = False,
         unclaimed: bool = False,
+        number: int | None = None,
     ) -> None:
         """Record the verdict of an attempt; the case ends, or waits for its next attempt.
 
         :param by_hand: whether an operator cancelled the case; it has no consequences for the session then.
         :param unclaimed: whether an adapter never began the case, and another one could: it runs again, once.
+        :param number: the attempt's number; None if it ends without one.
         """
         id = case.case.id
         self.running.remove(id)
+        if verdict.phase == INTERRUPTED:
+            if self._interrupted(id, verdict.message, seconds):
+                now = self._clock.monotonic()
+                self.waiting.add(replace(case, since=now, attempt=case.attempt + 1))
+            return
         failed = verdict.state in (State.FAILURE, State.ERROR)
         failures = case.failures + failed
         expected = self.options.expected(id)
@@ -329,7 +346,7 @@ class Session:
             verdict.state is State.ERROR and before < self.options.retry_errors
         )
         again = counts and (tried or requeued) and not self.stopped and not by_hand
-        self._end(id, case.attempt, verdict, seconds, will_retry=again)
+        self._end(id, number, verdict, seconds, will_retry=again)
         if again:
             now, failures = self._clock.monotonic(), failures - requeued
             self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))

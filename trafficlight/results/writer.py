@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from trafficlight.results.case import AttemptRecord, CaseRecord
+from trafficlight.results.case import INTERRUPTED, AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import (
     FINAL,
@@ -463,7 +463,8 @@ def _kept(root: Path) -> set[Path]:
 
 def _removed(root: Path, record: SessionRecord) -> str:
     """Return which files of a session's cases are no longer there; empty if all are."""
-    ended = [attempt for case in record.cases.values() for attempt in case.ended]
+    # The files of an attempt may have been lost with its machine.
+    ended = [one for case in record.cases.values() for one in case.ended if one.phase != INTERRUPTED]
     files = [
         root / attempt.folder / name
         for attempt in ended
