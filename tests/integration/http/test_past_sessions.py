@@ -26,7 +26,6 @@ from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.events import CaseEnded, Log, SessionEnded
 from trafficlight.results.journal import EventLog, read_events
-from trafficlight.results.writer import rebuild
 
 
 async def page_of(site: HttpHarness, path: str) -> str:
@@ -92,7 +91,6 @@ async def test_measurements_are_compared_with_the_last_session_of_the_case(tmp_p
         body = f"{ASKS}\nfor n in range(2000): self.record('latency', n / 1000, 's')\nreturn {{'sent': 2000}}"
         last = await submitted_and_played(site, body)
     async with open_site(tmp_path) as site:
-        await asyncio.to_thread(site.lab.history.update)  # a page would wait for a second only
         (case,) = last.record.cases
         text = (await site.get(f"/status/{last.id}/case/{case_key(case)}")).text()
         link = f'<a href="/status/{first.id}/case/{case_key(case)}">{first.id}</a>'
@@ -101,7 +99,6 @@ async def test_measurements_are_compared_with_the_last_session_of_the_case(tmp_p
         assert len(text) < 40_000
         (body_of_case,) = (await site.get(f"/api/sessions/{last.id}/cases")).json()["cases"]
         assert body_of_case["returned"] == {"sent": 2000}
-        await asyncio.to_thread(rebuild, last.folder, last.record)  # these sessions keep no history
         assert "was 0.038 s" in (await site.get(f"/status/{last.id}/files/report.html")).text()
 
 
