@@ -355,6 +355,13 @@ class Settings(BaseModel):
         default="", description="A command that prints such a list; it goes before `CLUSTER`."
     )
 
+    dask: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The address of a Dask scheduler, such as `tcp://host:8786`, on whose workers `run` has"
+        " the cases run; null: on this machine.",
+    )
+
     strict: bool = Field(
         default=False,
         description="Whether unsupported cases, warnings and unexpected successes make the exit code 3.",

@@ -14,7 +14,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -98,6 +98,25 @@ class TestRun(Protocol):
     def step(self, name: str) -> AbstractContextManager[None]:
         """Record a step: when it begins, when it ends, and the line of the test."""
         ...
+
+
+class Step(AbstractContextManager[None], AbstractAsyncContextManager[None]):
+    """A step of a test, for `with` and `async with`."""
+
+    def __init__(self, recorded: AbstractContextManager[None]) -> None:
+        self._recorded = recorded
+
+    def __enter__(self) -> None:
+        self._recorded.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._recorded.__exit__(*error)
+
+    async def __aenter__(self) -> None:
+        self._recorded.__enter__()
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return self._recorded.__exit__(*error)
 
 
 class Runnable(Protocol):
@@ -235,9 +254,12 @@ class Test:
         """
         self._bound.attach(name, Path(content) if isinstance(content, str) else content)
 
-    def step(self, name: str) -> AbstractContextManager[None]:
-        """Name what the test does in a `with` block: the timeline shows when, how long, and in which line."""
-        return self._bound.step(name)
+    def step(self, name: str) -> "Step":
+        """Name what the test does in a `with` block: the timeline shows when, how long, and in which line.
+
+        `async with` does the same.
+        """
+        return Step(self._bound.step(name))
 
     async def run_parallel(self, *services: "Runnable") -> None:
         """Run services at the same time: start each, wait until it has ended, stop it.

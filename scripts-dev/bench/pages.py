@@ -23,7 +23,7 @@ from tables import percentile, show
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.session import SessionOptions
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.suites.planning import plan

@@ -120,13 +120,16 @@ Start: TypeAlias = Callable[..., Coroutine[Any, Any, Running]]
 
 
 async def _start(
-    directory: Path, *arguments: str | Path, environment: Mapping[str, str] | None = None
+    directory: Path,
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    module: str = "trafficlight",
 ) -> Running:
     mark = secrets.token_hex(8)
     inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "trafficlight", *map(str, arguments)),
+        *("-m", module, *map(str, arguments)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -142,8 +145,10 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start `trafficlight` with arguments in an empty directory; nothing of it outlives the test."""
     running: list[Running] = []
 
-    async def start(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> Running:
-        running.append(await _start(tmp_path, *arguments, environment=environment))
+    async def start(
+        *arguments: str | Path, environment: Mapping[str, str] | None = None, module: str = "trafficlight"
+    ) -> Running:
+        running.append(await _start(tmp_path, *arguments, environment=environment, module=module))
         return running[-1]
 
     yield start

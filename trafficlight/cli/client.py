@@ -132,7 +132,8 @@ class Coordinator:
         """
         if case is None:
             return await self._ask(SessionBody, "POST", f"{_session(name)}/cancel")
-        return await self._ask(SessionBody, "POST", f"{_session(name)}/cases/cancel", json={"case": case})
+        named = {"case": case, "reason": "trafficlight cancel"}
+        return await self._ask(SessionBody, "POST", f"{_session(name)}/cases/cancel", json=named)
 
     async def adapters(self) -> AdapterList:
         """Return the adapters that are there.

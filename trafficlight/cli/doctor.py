@@ -20,6 +20,7 @@ from rich.text import Text
 from trafficlight.cache import CacheFolder
 from trafficlight.cli.options import load_settings
 from trafficlight.config import AdapterProgram, Settings
+from trafficlight.coordinator.dask.machines import Machines
 from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.drivers.recipes import RECIPES, BuiltRecipe, chromium
 from trafficlight.errors import ConfigError, DeployError
@@ -39,6 +40,7 @@ from trafficlight.server_types import (
     SynapseWorkers,
     TwoSynapseFederation,
 )
+from trafficlight.text import count
 from trafficlight.version import install_command
 from trafficlight.worker.execution import NO_ASSERTIONS
 
@@ -125,6 +127,8 @@ async def _examine(settings: Settings) -> list[Row]:
         for finding in await asyncio.to_thread(diagnose, settings.cache_folder)
     ]
     rows += [Row(_chromium(), False), Row(_port(settings), True)]
+    if settings.dask is not None:
+        rows.append(Row(await _dask(settings.dask), True))
     try:
         providers = build_providers(settings, lambda _: None)
     except ConfigError as error:
@@ -270,6 +274,14 @@ async def _type(providers: ProviderRegistry, spec: HomeServerSpec) -> Finding:
             return Finding(spec.type_name, False, error.message, "start it, or correct SERVER_OVERRIDES")
         return Finding(spec.type_name, True, "answers, static")
     return Finding(spec.type_name, True, f"image {spec.image or 'of IMAGES'}, {provider.name}")
+
+
+async def _dask(address: str) -> Finding:
+    try:
+        async with Machines.connected(address, lambda _: None) as machines:
+            return Finding("Dask", True, f"{address}, {count(machines.workers, 'worker')}")
+    except ConfigError as error:
+        return Finding("Dask", False, str(error), "start a scheduler and workers, or leave out DASK")
 
 
 def diagnose(cache_folder: Path | None = None) -> list[Finding]:

@@ -143,7 +143,8 @@ class Progress:
             self._ends.append(time.monotonic())
             if event.phase == INTERRUPTED and event.will_retry:
                 self._print(Text(f"  {'interrupted':<20}  {self._name(case.id)}", style="dim"))
-                self._print(Text("      the coordinator exited; the case runs again", style="dim"))
+                why = single_line(event.message.removeprefix("interrupted: "))
+                self._print(Text(f"      {why}; the case runs again", style="dim"))
             else:
                 self._line(case, event.state, duration(event.seconds), again=event.will_retry)
 

@@ -9,6 +9,7 @@ from trafficlight.errors import UsageError
 from trafficlight.results.catalog import named_session
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.history.changes import read_changes
+from trafficlight.results.history.index import History
 from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.filter import matching
@@ -17,7 +18,7 @@ from trafficlight.results.reports.json_files import dump, report_json
 from trafficlight.results.reports.junit import JunitStyle, junit_bytes
 from trafficlight.results.reports.summary import summary
 from trafficlight.results.traffic import exchanges, period_of, render_exchanges
-from trafficlight.results.writer import rebuild
+from trafficlight.results.writer import rebuild, verdicts_before
 from trafficlight.text import escape_control
 
 
@@ -58,7 +59,8 @@ def command(
     SESSION is the id of a session, or a folder: of a session, or a results folder for its latest session.
     Default: the latest session.
     """
-    root = load({"results_folder": results}).results_root
+    settings = load({"results_folder": results})
+    root = settings.results_root
     folder = ResultsFolder.open(named_session(session or str(root), root))
     try:
         record = SessionRecord.replay(read_events(folder.events))
@@ -67,6 +69,7 @@ def command(
     if not record.last_sequence:
         raise click.ClickException(f"{folder.events} has no events")
     record.id = record.id or folder.id
+    history = History(folder.path.parent, settings.history)
     if query:
         kind = kind or "text"  # the files in the folder are about all cases
         changes = read_changes(folder.path)
@@ -76,7 +79,8 @@ def command(
     match kind:
         case "html":
             changes, over = read_changes(folder.path), not is_written(folder.events)
-            click.echo(report_html(record, changes, folder.path, over=over), nl=False)
+            before = verdicts_before(history, record)
+            click.echo(report_html(record, changes, folder.path, before, over=over), nl=False)
         case "json":
             click.echo(dump(report_json(record, read_changes(folder.path))), nl=False)
         case "junit":
@@ -86,7 +90,7 @@ def command(
         case "text":
             click.echo("\n".join(summary(record, folder.path)))
         case _:
-            rebuild(folder, record)
+            rebuild(folder, record, history)
             click.echo("\n".join(summary(record, folder.path)))
 
 

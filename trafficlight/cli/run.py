@@ -22,10 +22,19 @@ from trafficlight.cli.progress import (
     print_summary,
     show_work,
 )
-from trafficlight.cli.runtime import adapters_running, command_line, lab_serving, run_lab, stopping_on_signals
+from trafficlight.cli.runtime import (
+    command_line,
+    lab_for_others,
+    lab_serving,
+    own_adapters_running,
+    run_lab,
+    stopping_on_signals,
+)
 from trafficlight.config import Settings
+from trafficlight.coordinator.dask.machines import Machines, setup_of
 from trafficlight.coordinator.session import Session
-from trafficlight.coordinator.supervisor import absence_of, driver_types, programs_of, unsupported_of
+from trafficlight.coordinator.supervisor import programs_of
+from trafficlight.errors import UsageError
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
 from trafficlight.results.reports.summary import summary
 from trafficlight.suites.selection import Selection, SessionRequest
@@ -43,6 +52,11 @@ from trafficlight.version import VERSION
 )
 @click.option("--pdb", "post_mortem", is_flag=True, help="Open the debugger where a test fails; implies -s.")
 @lab_options
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Run the cases on the workers of the Dask scheduler at this address, such as tcp://host:8786.",
+)
 def command(
     targets: tuple[str, ...],
     selection: Selection,
@@ -67,6 +81,8 @@ def command(
     settings = load_settings(config, targets, **flags)
     if collect_only:
         return list_cases(targets, selection, settings)
+    if settings.dask is not None and (shown or post_mortem or settings.workers == 0):
+        raise UsageError("--dask: no debugger reaches other machines; leave out -s, --pdb and --workers 0")
     if shown or post_mortem:
         settings = settings.model_copy(update={"workers": 0})
     programs_of(settings.adapters)  # reports a wrong entry before anything starts
@@ -93,25 +109,23 @@ async def _run(settings: Settings, request: SessionRequest, post_mortem: bool, s
     live = is_live(console) and settings.workers != 0
     working = functools.partial(show_work, console, live=live)
     async with AsyncExitStack() as stack:
-        lab, url = await stack.enter_async_context(lab_serving(settings, print_line, on_failure=on_failure))
+        machines = None
+        if settings.dask is not None:
+            machines = await stack.enter_async_context(Machines.connected(settings.dask, print_line))
+        opened = lab_serving(settings, print_line, on_failure=on_failure, elsewhere=machines)
+        lab, url = await stack.enter_async_context(opened)
         with working("collecting tests"):
             planned = await lab.plan(request)
         folder = await lab.new_folder()
         cases = count(len(planned.cases), "case")
         header = f"trafficlight {VERSION} · session {folder.id} · {cases}"
         print_header(console, header, f"{url}/status")
-        programs = programs_of(settings.adapters, planned.cases)
-        others = settings.port != 0  # no other adapter knows the port otherwise
-        if not others:
-            lab.engine.unsupported_clients = await asyncio.to_thread(unsupported_of, programs)
-            programs = [one for one in programs if one.name not in lab.engine.unsupported_clients]
-            if "queue_deadline" not in settings.model_fields_set:
-                lab.engine.absence_of = functools.partial(
-                    absence_of, settings.adapters, functools.partial(driver_types, programs, lab.engine.pool)
-                )
-        running = adapters_running(
-            lab, url, programs, folder.path / "adapters", others=others, progress=print_line
-        )
+        if machines is None:
+            adapters = folder.path / "adapters"
+            running = own_adapters_running(lab, url, planned.cases, adapters, print_line)
+        else:
+            setup = await asyncio.to_thread(setup_of, settings, folder.id, planned.cases, lab_for_others)
+            running = machines.hosting(setup, lab.engine, folder)
         # First, so that a signal ends the wait for the last uploads too.
         stack.enter_context(stopping_on_signals(lab))
         finished: list[Session] = []

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,21 @@ import click
 
 from trafficlight.cache import CacheFolder
 from trafficlight.config import Settings
+from trafficlight.coordinator.dask.machines import Machines
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.supervisor import Program, Supervisor
+from trafficlight.coordinator.supervisor import (
+    Program,
+    Supervisor,
+    absence_of,
+    driver_types,
+    programs_of,
+    unsupported_of,
+)
 from trafficlight.http.app import app_of
 from trafficlight.http.local_token import create_token, remove_token
 from trafficlight.http.security import secret_of, warning_for
 from trafficlight.http.server import bind, process_tuned, serving
+from trafficlight.suites.model import Case
 from trafficlight.text import without_credentials
 from trafficlight.worker.execution import OnFailure
 
@@ -67,17 +77,21 @@ async def lab_serving(
     *,
     resumable: bool = False,
     on_failure: OnFailure | None = None,
+    elsewhere: Machines | None = None,
 ) -> AsyncIterator[tuple[Lab, str]]:
     """Run a lab and serve it over HTTP; yield the lab and its base URL.
 
     :param progress: receives a line for each slow step.
     :param resumable: see :meth:`Lab.open`. If false, no sessions can be started over HTTP.
     :param on_failure: see :meth:`Lab.open`.
+    :param elsewhere: the machines that cases run on; None if they run here.
     """
     if (warning := warning_for(settings)) is not None:
         click.echo(f"warning: {warning}", err=True)
     async with AsyncExitStack() as stack:
-        opened = Lab.open(settings, progress=progress, resumable=resumable, on_failure=on_failure)
+        opened = Lab.open(
+            settings, progress=progress, resumable=resumable, on_failure=on_failure, elsewhere=elsewhere
+        )
         lab = await stack.enter_async_context(opened)
         listening = bind(settings.host, settings.port)
         stack.callback(listening.close)
@@ -93,6 +107,36 @@ async def lab_serving(
         stack.callback(lab.engine.pool.close, "the coordinator is shutting down")
         stack.enter_context(process_tuned())
         yield lab, url
+
+
+@asynccontextmanager
+async def own_adapters_running(
+    lab: Lab, url: str, cases: Sequence[Case], folder: Path, progress: Callable[[str], None]
+) -> AsyncIterator[None]:
+    """Keep the adapter programs running that cases need."""
+    settings, engine = lab.settings, lab.engine
+    programs = programs_of(settings.adapters, cases)
+    others = settings.port != 0  # no other adapter knows the port otherwise
+    if not others:
+        engine.unsupported_clients = await asyncio.to_thread(unsupported_of, programs)
+        programs = [one for one in programs if one.name not in engine.unsupported_clients]
+        if "queue_deadline" not in settings.model_fields_set:
+            types = partial(driver_types, programs, engine.pool)
+            engine.absence_of = partial(absence_of, settings.adapters, types)
+    async with adapters_running(lab, url, programs, folder, others=others, progress=progress):
+        yield
+
+
+@asynccontextmanager
+async def lab_for_others(
+    settings: Settings, cases: Sequence[Case], folder: Path, progress: Callable[[str], None]
+) -> AsyncIterator[Lab]:
+    """Run a lab for cases of another coordinator's session, with the adapters that they need."""
+    async with (
+        lab_serving(settings, progress) as (lab, url),
+        own_adapters_running(lab, url, cases, folder, progress),
+    ):
+        yield lab
 
 
 @asynccontextmanager

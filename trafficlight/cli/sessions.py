@@ -1,6 +1,7 @@
 """`trafficlight submit`, `watch`, `sessions` and `cancel`: the sessions of a running coordinator."""
 
 import asyncio
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from trafficlight.cli.client import (
 )
 from trafficlight.cli.options import ending_options, selection_options
 from trafficlight.cli.progress import Progress, is_live, print_header, print_summary
+from trafficlight.coordinator.provenance import job_in
 from trafficlight.errors import TrafficlightError
 from trafficlight.http.api.bodies import SessionBody
 from trafficlight.results.events import (
@@ -119,6 +121,7 @@ def submit(
         deflake=deflake,
         retry_errors=retry_errors,
         strict=strict,
+        job=job_in(os.environ),
     )
     return asyncio.run(_submit(request, url, token, watch))
 

@@ -115,6 +115,7 @@ class Attempt:
     :ivar absent: the roles whose adapters failed without having fetched one.
     :ivar abandoned: descriptions of the actions that the test no longer waited for.
     :ivar exited: the roles whose homeservers exited unexpectedly.
+    :ivar unclaimed: whether it ran on another machine, where an adapter never began it.
     """
 
     resources: Resources
@@ -135,6 +136,7 @@ class Attempt:
     proxy: "asyncio.Future[RunningProxy]" = field(init=False)
     waited: float = 0.0
     began: bool = False
+    unclaimed: bool = False
     started: float = field(init=False)
     _stopped: float = field(init=False)
     lease: Lease = field(init=False)
@@ -158,6 +160,11 @@ class Attempt:
     def case(self) -> Case:
         """The case."""
         return self.waiting.case
+
+    @property
+    def number(self) -> int | None:
+        """Its number; None if nothing is recorded of it: the case ends without an attempt."""
+        return self.waiting.attempt
 
     # Running
 

@@ -6,7 +6,7 @@ import logging
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from functools import partial
 from itertools import islice
 
@@ -15,22 +15,25 @@ from trafficlight.clock import Clock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute, Resources
 from trafficlight.coordinator.network import NetworkProxy
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, MissingAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
 from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.stalls import StallDetector
+from trafficlight.errors import UsageError
 from trafficlight.homeservers.provider import Provider
 from trafficlight.homeservers.shared import SharedServers
 from trafficlight.logs import LogContext
+from trafficlight.results.case import INTERRUPTED
 from trafficlight.results.events import Event, Log, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.journal import Journal
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.services.clusters import Cluster
 from trafficlight.suites.model import Case, Plan
-from trafficlight.text import count
 from trafficlight.worker.assignment import Verdict
 
 logger = logging.getLogger(__name__)
@@ -44,8 +47,6 @@ _SWEEP_INTERVAL = 1.0
 # Seconds after which a case that no other adapter can have gets quarantined ones: adapters that left after a
 # case come back within that time.
 _LAST_RESORT = 10.0
-# Seconds without progress before an error is logged; doubled each time.
-_STALL_ALARM = 60.0
 
 
 class Engine:
@@ -59,6 +60,7 @@ class Engine:
     :param record: of which attempts it keeps the recordings: ``always``, ``failures`` or ``never``.
     :param cluster: the nodes for services; None for none.
     :param shared: the homeservers that cases share; None if they share none.
+    :param elsewhere: makes the attempts of cases that run on other machines; None if they run here.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Engine:
         record: str = "never",
         cluster: Cluster | None = None,
         shared: SharedServers | None = None,
+        elsewhere: Callable[..., Attempt] | None = None,
     ) -> None:
         self.clock = clock
         self.journal = journal
@@ -86,6 +89,7 @@ class Engine:
         self._resources = Resources(
             self.pool, journal, clock, servers, execute, deadlines, self._cluster, network, record, shared
         )
+        self._elsewhere = elsewhere
         self._ask_limits = limits
         self._limits = limits()
         self._queue_deadline = self._adapters_deadline = queue_deadline
@@ -136,7 +140,7 @@ class Engine:
             if earlier is not None:
                 await session.restore(earlier)
             # In a thread, because it searches the PATH; and once for each homeserver.
-            await session.begin(await asyncio.to_thread(self._unsupported, plan))
+            await session.begin(await asyncio.to_thread(self.unsupported, plan.cases))
         except BaseException:
             if earlier is None:
                 session.cancel("cancelled before it started")
@@ -146,8 +150,7 @@ class Engine:
             raise
         if preparation is not None:
             session.preparation, preparation.on_change = preparation, self.wake
-        self.sessions[session.id] = session
-        self._admit(session)
+        self.admit(session)
         return session
 
     async def _open(self, folder: ResultsFolder, plan: Plan, options: SessionOptions) -> Session:
@@ -160,8 +163,9 @@ class Engine:
             await (await opened).release()
             raise
 
-    def _admit(self, session: Session) -> None:
+    def admit(self, session: Session) -> None:
         """Let the cases of a session start; close it at once if the engine is stopping."""
+        self.sessions[session.id] = session
         if self.stopping:
             session.stop(self.stopping)
             if not self.alive:  # no loop runs that would close it
@@ -229,19 +233,44 @@ class Engine:
         self.wake()
 
     def cancel_case(self, session: Session, case: str, reason: str) -> bool:
-        """Cancel a case: it ends as skipped if it waits, as an error if it runs.
+        """Cancel a case, once: it ends as skipped if it waits, as an error if it runs. It is not tried again.
+
+        One that waits for a further attempt keeps the verdict that it has.
 
         :return: whether the case was waiting or running.
         """
         if case in session.waiting:
-            session.end_waiting(case, State.SKIPPED, reason)
+            session.cancel_case(case, None, reason)
             self.wake()
             return True
         for task, attempt in self._running.items():
             if attempt.session == session.id and attempt.case.id == case:
-                attempt.cancel_reason = reason
-                task.cancel()
+                if not attempt.cancel_reason:  # a second cancellation would end its tear-down
+                    session.cancel_case(case, attempt.waiting.attempt, reason)
+                    attempt.cancel_reason = reason
+                    task.cancel()
                 return True
+        return False
+
+    async def rerun_case(self, session: Session, case: str, reason: str) -> bool:
+        """Give a case that has ended a further attempt in its session; one that waits or runs has it already.
+
+        :return: whether it has one; False if the session starts no more cases.
+        :raises UsageError: the case cannot run here.
+        """
+        found = next((one for one in enumerate(session.plan.whole) if one[1].id == case), None)
+        if found is None:
+            raise UsageError(f"{case}: the test no longer exists")
+        order, planned = found
+        unsupported = await asyncio.to_thread(self.unsupported, [planned])
+        if lacks := planned.skip or unsupported(planned):
+            raise UsageError(f"{case} cannot run here: {lacks}")
+        if case in session.waiting or case in session.running:
+            return True
+        if session.reruns:
+            session.rerun(planned, order, reason)
+            self.wake()
+            return True
         return False
 
     def cancel_running(self, session: Session | None = None) -> None:
@@ -250,11 +279,15 @@ class Engine:
             if session is None or attempt.session == session.id:
                 task.cancel()
 
-    def _unsupported(self, plan: Plan) -> Callable[[Case], str | None]:
+    def unsupported(self, cases: Collection[Case]) -> Callable[[Case], str | None]:
+        """Return what returns why a case cannot run on this machine; None if it can. Blocks."""
+        if self._elsewhere is not None:
+            return lambda _: None  # the machine that it comes to says so
+
         def specs(case: Case) -> Iterator[HomeServerSpec]:
             return (spec for slot in case.servers for spec in slot.homeservers)
 
-        found = {spec: None for case in plan.cases for spec in specs(case)}
+        found = {spec: None for case in cases for spec in specs(case)}
         reasons = {spec: self._resources.servers.unsupported(spec) for spec in found}
         clients = self.unsupported_clients
 
@@ -323,7 +356,8 @@ class Engine:
         }
         waiting = session.start(start.case)
         folder = session.folder.attempt(start.case, waiting.attempt)
-        attempt = Attempt(self._resources, session.id, waiting, folder, adapters, nodes)
+        make = self._elsewhere or Attempt
+        attempt = make(self._resources, session.id, waiting, folder, adapters, nodes)
         self.pool.acquire(attempt.lease)  # before the next decision
         self._cluster.take(nodes)
         task = tasks.create_task(self._run(attempt), name=f"attempt of {start.case}")
@@ -376,11 +410,15 @@ class Engine:
             return Verdict(State.SKIPPED, session.stopped, phase="waiting")
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
-        return Verdict(State.ERROR, f"cancelled while running: {why}", phase="run")
+        phase = INTERRUPTED if attempt.cancel_reason else "run"
+        return Verdict(State.ERROR, f"cancelled while running: {why}", phase=phase)
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
         seconds = self.clock.monotonic() - attempt.started - attempt.waited
         session = self.sessions[attempt.session]
+        if verdict.state is State.WAITING:
+            session.put_back(attempt.waiting)
+            return
         stopped_before = session.stopped
         absent = {attempt.adapters[role].type for role in attempt.absent}
         session.finish(
@@ -388,7 +426,9 @@ class Engine:
             verdict,
             seconds,
             by_hand=bool(attempt.cancel_reason),
-            unclaimed=verdict.state is State.ERROR and any(one.type in absent for one in self.pool.free),
+            unclaimed=attempt.unclaimed
+            or (verdict.state is State.ERROR and any(one.type in absent for one in self.pool.free)),
+            number=attempt.number,
         )
         if session.stopped and not stopped_before:  # at its first failure
             for task, other in self._running.items():
@@ -490,44 +530,3 @@ def _available(adapters: Iterable[Adapter]) -> list[AvailableAdapter]:
     return [
         AvailableAdapter(one.uuid, one.fields, 0 if one.channel.polling else 1, one.alike) for one in adapters
     ]
-
-
-class StallDetector:
-    """Logs an error when cases wait, none runs, and nothing has changed for long."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._since: float | None = None
-        self._next_alarm = _STALL_ALARM
-        self._waiting = ""
-
-    @property
-    def alarm(self) -> str:
-        """What was logged, with the time until now; empty if that is over."""
-        return f"no case has run for {self.seconds:.0f} s while {self._waiting}" if self._waiting else ""
-
-    @property
-    def seconds(self) -> float:
-        """For how long cases have been waiting while none ran."""
-        return self._clock.monotonic() - self._since if self._since is not None else 0.0
-
-    def observe(self, *, running: int, waiting: int, reasons: Callable[[], Iterable[str]]) -> bool:
-        """Take a sample; to be called every second or so.
-
-        :param waiting: how many cases wait that may start.
-        :param reasons: returns why they wait; called only if an error is logged.
-        :return: whether one is.
-        """
-        if running or not waiting:
-            self._since, self._next_alarm, self._waiting = None, _STALL_ALARM, ""
-            return False
-        if self._since is None:
-            self._since = self._clock.monotonic()
-        if self.seconds < self._next_alarm:
-            return False
-        self._next_alarm = self.seconds * 2
-        self._waiting = (
-            f"{count(waiting, 'case')} wait{'s' * (waiting == 1)}: {'; '.join(sorted(set(reasons())))}"
-        )
-        logger.error("%s", self.alarm)
-        return True

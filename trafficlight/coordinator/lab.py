@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ from trafficlight import client_types, server_types
 from trafficlight.clock import Clock, LoopClock, race
 from trafficlight.config import KeepResults, Settings, key_of
 from trafficlight.coordinator.attempt import Deadlines, Execute
+from trafficlight.coordinator.dask.machines import Machines
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.provenance import provenance_of
 from trafficlight.coordinator.recovery import (
@@ -31,7 +33,7 @@ from trafficlight.coordinator.recovery import (
     write_paused,
 )
 from trafficlight.coordinator.scheduling.scheduler import Limits
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.workers.match_cache import RemoteMatchCache
 from trafficlight.coordinator.workers.planner import Planner, WorkerPlanner, plan_in_process
 from trafficlight.coordinator.workers.pool import WorkerPool
@@ -86,12 +88,15 @@ class Lab:
     servers: ProviderRegistry
     engine: Engine
     workers: WorkerPool | None
+    matches: RemoteMatchCache | None
     planner: Planner
     metrics: Metrics
     catalog: SessionCatalog
     history: History
     recovered: RecoveredState
     resumable: bool
+    #: The machines that cases run on; None if they run here.
+    elsewhere: Machines | None
 
     @classmethod
     @asynccontextmanager
@@ -102,6 +107,7 @@ class Lab:
         progress: Callable[[str], None] | None = None,
         resumable: bool = False,
         on_failure: OnFailure | None = None,
+        elsewhere: Machines | None = None,
     ) -> AsyncIterator["Lab"]:
         """Run a lab until it is left: running cases get the grace period then, and nothing remains.
 
@@ -109,6 +115,7 @@ class Lab:
         :param resumable: lock the results folder, so that the next lab can :meth:`resume` the sessions of
             this one if it is killed.
         :param on_failure: called with every exception of a test, if there are no workers.
+        :param elsewhere: the machines that cases run on; None if they run here.
         :raises ConfigError: another resumable lab runs in the same results folder.
         """
         clock = LoopClock()
@@ -144,23 +151,28 @@ class Lab:
                     prepare=settings.prepare_deadline,
                     teardown=settings.teardown_deadline,
                 ),
-                limits=lambda: _limits(settings, servers, nodes, shared),
+                limits=lambda: (
+                    elsewhere.limits(settings)
+                    if elsewhere is not None
+                    else _limits(settings, servers, nodes, shared)
+                ),
                 queue_deadline=settings.queue_deadline,
                 alive_deadline=settings.alive_deadline,
                 network=network,
                 record=settings.record_traffic,
                 cluster=nodes,
+                elsewhere=elsewhere.attempt if elsewhere is not None else None,
             )
             engine.pool.known_types.update(settings.adapters.keys())
             if resumable:
                 engine.pool.paused.update(await asyncio.to_thread(read_paused, root))
                 engine.pool.drained = engine.pool.paused.pop(_ALL, "")
+            history = History(root, settings.history)
             late = LateEventRecorder(
-                root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing
+                root, lambda id: (known := engine.sessions.get(id)) is not None and not known.closing, history
             )
             journal.subscribe(late, LATE)
             stack.push_async_callback(asyncio.to_thread, late.close)
-            history = History(root, settings.history)
             if settings.keep_results is not None:
                 _remove_results(settings.keep_results, root, journal, stack)
             catalog = SessionCatalog(
@@ -182,12 +194,14 @@ class Lab:
                     servers=servers,
                     engine=engine,
                     workers=workers,
+                    matches=matches,
                     planner=planner,
                     metrics=metrics,
                     catalog=catalog,
                     history=history,
                     recovered=recovered,
                     resumable=resumable,
+                    elsewhere=elsewhere,
                 )
             finally:
                 try:
@@ -259,7 +273,7 @@ class Lab:
         """
         plan = plan if plan is not None else await self.plan(request)
         options = await self._options(request, command, plan)
-        preparation = self._prepare(plan)
+        preparation = self.prepare(plan.cases)
         try:
             # First, because it is slow: a request that is cancelled during it leaves no session.
             if all(case.servers for case in plan.cases if case.skip is None):
@@ -317,7 +331,7 @@ class Lab:
         request = SessionRequest.read(session.request)
         plan = await self.plan(request)
         options = await self._options(request, "resumed", plan)
-        preparation, earlier = self._prepare(plan), read_events(session.folder.events)
+        preparation, earlier = self.prepare(plan.cases), read_events(session.folder.events)
         try:
             return await self.engine.submit(
                 session.folder, plan, options, preparation=preparation, earlier=earlier
@@ -337,7 +351,9 @@ class Lab:
             retry_errors=request.retry_errors,
             expected=expected,
             command=command,
-            provenance=await provenance_of([case.path for case in plan.whole], self.settings.job_url),
+            provenance=await provenance_of(
+                [case.path for case in plan.whole], request.job or self.settings.job_url
+            ),
             configuration=self.settings.public(),
             warnings=tuple(_warnings(self.settings, request, plan)),
             strict=request.strict or self.settings.strict,
@@ -348,9 +364,10 @@ class Lab:
             history=self.history,
         )
 
-    def _prepare(self, plan: Plan) -> Preparation:
-        """Begin to install what the cases' homeservers share."""
-        specs = [spec for case in plan.cases if case.skip is None for spec in _specs(case)]
+    def prepare(self, cases: Iterable[Case]) -> Preparation:
+        """Begin to install what the cases' homeservers share; not for cases that run on other machines."""
+        here = () if self.elsewhere is not None else cases
+        specs = [spec for case in here if case.skip is None for spec in _specs(case)]
         return Preparation(specs, self._prepare_one, self.clock)
 
     async def _prepare_one(self, spec: HomeServerSpec) -> None:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds until it listens, and until it ends by itself.
 _START, _END = 30.0, 2.0
+# Starts that may fail in a row, each after up to _START; then, seconds until the next one.
+_TRIES, _PAUSE = 3, 300.0
 # Bytes of its output that a verdict quotes.
 _TAIL = 2000
 
@@ -137,12 +139,23 @@ class NetworkProxy:
         self._folder: Path | None = None
         self._number = 0
         self._ahead: asyncio.Task[None] | None = None
-        #: Whether it could not be started ahead.
-        self.failed = False
+        self._failures, self._problem, self._again = 0, "", 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last start failed: cases that do not need it do without."""
+        return self._failures > 0
+
+    @property
+    def _paused(self) -> float:
+        """Seconds for which it is not started again; 0 if it may be."""
+        if self._failures < _TRIES:
+            return 0.0
+        return max(0.0, self._again - asyncio.get_running_loop().time())
 
     def start_ahead(self) -> None:
-        """Start the process in the background, before the first case needs it. Idempotent."""
-        if self._ahead is not None:
+        """Start the process in the background, before a case needs it, if it has not been started."""
+        if self._ahead is not None and not (self.failed and self._ahead.done() and not self._paused):
             return
         self._ahead = asyncio.get_running_loop().create_task(
             self._start_ahead(), name="start of the network proxy", context=contextvars.Context()
@@ -152,24 +165,38 @@ class NetworkProxy:
         try:
             await self.running()
         except LabError as error:
-            self.failed = True
             logger.warning("requests of clients are not recorded: %s", error)
 
     async def running(self) -> RunningProxy:
         """Return the process; start one if there is none, or it has ended.
 
-        :raises LabError: it cannot be started.
+        :raises LabError: it cannot be started, or could not be several times a short time ago.
         """
         async with self._starting:
-            if self._current is None or self._current.ended:
-                if self._folder is None:
-                    self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="trafficlight-"))
-                self._number += 1
-                folder = self._folder / str(self._number)
-                await asyncio.to_thread(folder.mkdir)
-                self._current = await RunningProxy.start(folder)
-                self.failed = False
+            if self._current is not None and not self._current.ended:
+                return self._current
+            if seconds := self._paused:
+                again = f"{self._failures} times in a row; the next try is in {seconds:.0f} s"
+                raise LabError(f"{self._problem} ({again})")
+            try:
+                self._current = await self._start()
+            except LabError as error:
+                self._failures, self._problem = self._failures + 1, str(error)
+                self._again = asyncio.get_running_loop().time() + _PAUSE
+                raise
+            self._failures = 0
             return self._current
+
+    async def _start(self) -> RunningProxy:
+        try:
+            if self._folder is None:
+                self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="trafficlight-"))
+            self._number += 1
+            folder = self._folder / str(self._number)
+            await asyncio.to_thread(folder.mkdir)
+        except OSError as error:
+            raise LabError(f"the network proxy cannot be started: {error}") from error
+        return await RunningProxy.start(folder)
 
     async def close(self) -> None:
         """End the process. Idempotent."""

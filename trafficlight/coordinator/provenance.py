@@ -43,6 +43,8 @@ async def provenance_of(files: Iterable[Path], job: str = "") -> Provenance:
 
 
 async def _commit_in(directory: Path) -> tuple[str, bool]:
+    if await asyncio.to_thread(_repository_of, directory) is None:
+        return "", False
     command = ["git", "-C", str(directory), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     environment = child_environment({"GIT_OPTIONAL_LOCKS": "0"})
     for name in _ELSEWHERE:
@@ -57,14 +59,21 @@ async def _commit_in(directory: Path) -> tuple[str, bool]:
     return commit, any(not line.startswith("#") for line in lines)
 
 
+def _repository_of(directory: Path) -> Path | None:
+    real = directory.resolve()
+    return next((one for one in (real, *real.parents) if (one / ".git").exists()), None)
+
+
 def job_in(environment: Mapping[str, str]) -> str:
     """Return the link of the job of GitHub Actions, GitLab or Jenkins with this environment; else empty."""
     server, repository, run = (
         environment.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")
     )
     if server and repository and run:
-        return f"{server}/{repository}/actions/runs/{run}"
-    return environment.get("CI_JOB_URL") or environment.get("BUILD_URL") or ""
+        link = f"{server}/{repository}/actions/runs/{run}"
+    else:
+        link = environment.get("CI_JOB_URL") or environment.get("BUILD_URL") or ""
+    return link if link.startswith(("https://", "http://")) else ""
 
 
 def source_paths(files: Mapping[str, Path]) -> dict[str, str]:
@@ -80,8 +89,7 @@ def _source_path(path: Path) -> str:
     real = path.resolve()
     if real.is_relative_to(SHIPPED):
         return ""
-    repository = next((folder for folder in real.parents if (folder / ".git").exists()), None)
-    bases = (repository, Path.cwd().resolve())
+    bases = (_repository_of(real.parent), Path.cwd().resolve())
     return next(
         (real.relative_to(one).as_posix() for one in bases if one is not None and real.is_relative_to(one)),
         "",

@@ -1,46 +1,38 @@
 """A session: one execution of the cases of a plan."""
 
 import asyncio
-import getpass
 import logging
-import platform
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from trafficlight.clock import Clock, cooperative
+from trafficlight.coordinator.opening import SessionOptions, case_planned, session_started
 from trafficlight.coordinator.preparation import Preparation
-from trafficlight.coordinator.provenance import Provenance, source_paths
+from trafficlight.coordinator.provenance import source_paths
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
 from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
     FINAL,
-    CaseElsewhere,
+    CaseCancelled,
     CaseEnded,
-    CasePlanned,
+    CaseRerun,
     CaseWaits,
     Event,
-    Expected,
     Problem,
     SessionEnded,
-    SessionStarted,
     SessionStopped,
     State,
 )
 from trafficlight.results.folder import ResultsFolder, remove_partial_uploads
-from trafficlight.results.history.index import History
 from trafficlight.results.journal import Journal
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
-from trafficlight.results.reporters.host import Reporter
 from trafficlight.results.writer import ResultsWriter
 from trafficlight.suites.discovery import file_found
 from trafficlight.suites.model import Case, Plan
 from trafficlight.text import MESSAGE_LIMIT, TRACEBACK_LIMIT, truncate
-from trafficlight.version import VERSION
 from trafficlight.worker.assignment import Verdict
 
 logger = logging.getLogger(__name__)
@@ -51,42 +43,6 @@ _AWAY = 5.0
 _REASON_EVERY, _REASON_SOON, _REASON_EACH = 30.0, 2.0, 0.05
 # Cases that one such note is about, at most.
 _IN_ONE_EVENT = 200
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """How a session is to be run.
-
-    :param max_failures: how many failures and errors end it; None for no limit.
-    :param deflake: how often a case that failed unexpectedly is tried again.
-    :param retry_errors: how often one that ended in error is.
-    :param expected: why a case is expected to fail, by its id; None for those that are not.
-    :param command: how it was started, for the record.
-    :param provenance: where it comes from, for the record.
-    :param configuration: the settings in force, without secrets.
-    :param warnings: what of the request or the settings has no effect.
-    :param strict: whether unsupported cases and warnings are errors.
-    :param seed: of the sample, if one was drawn.
-    :param deadline: seconds that the session may take; None for no limit.
-    :param interruptions: how often in a row a case may be interrupted by a killed coordinator; None for no
-        limit.
-    :param history: which the session is added to at its end; None for none.
-    """
-
-    max_failures: int | None = None
-    deflake: int = 0
-    retry_errors: int = 0
-    expected: Callable[[str], Expected | None] = lambda _: None
-    command: str = ""
-    provenance: Provenance = field(default_factory=Provenance)
-    configuration: Mapping[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    strict: bool = False
-    seed: int | None = None
-    deadline: float | None = None
-    interruptions: int | None = None
-    reporters: Sequence[Reporter] = ()
-    history: History | None = None
 
 
 class Session:
@@ -146,20 +102,28 @@ class Session:
         )
         last = known.attempt
         if last is not None and last.ended is None:
-            before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
-            times = 1 + len(list(before))
+            if known.cancelled:
+                message = f"cancelled while running: {known.cancelled}"
+                self._end(case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0)
+                return None
             message = "interrupted: the coordinator exited while the case ran"
-            again = self.options.interruptions is None or times < self.options.interruptions
-            if not again and times > 1:
-                message += f", {times} times in a row: the case may be what kills it"
-            self._end(
-                case.id, last.number, Verdict(State.ERROR, message, phase=INTERRUPTED), 0.0, will_retry=again
-            )
-            if not again:
+            if not self._interrupted(case.id, message, 0.0):
                 return None
         elif known.state in FINAL and not known.retrying:
             return None
         return WaitingCase(case, order, now, last.number + 1 if last is not None else 1, failures)
+
+    def _interrupted(self, case: str, message: str, seconds: float) -> bool:
+        """End the last attempt of a case, which its machine did not survive; return whether it runs again."""
+        known = self.record.cases[case]
+        before = takewhile(lambda attempt: attempt.phase == INTERRUPTED, reversed(known.attempts[:-1]))
+        times = 1 + len(list(before))
+        again = self.options.interruptions is None or times < self.options.interruptions
+        if not again and times > 1:
+            message += f", {times} times in a row: the case may be what kills it"
+        verdict = Verdict(State.ERROR, message, phase=INTERRUPTED)
+        self._end(case, known.attempts[-1].number, verdict, seconds, will_retry=again)
+        return again
 
     async def begin(self, unsupported: Callable[[Case], str | None]) -> None:
         """Record what is planned; when it returns, its cases may start.
@@ -171,7 +135,7 @@ class Session:
         """
         self._unsubscribe = self._journal.subscribe(self.writer, session=self.id)
         if self.record.started is None:
-            self._emit_started()
+            self._journal.append(session_started(self.id, self.plan, self.options))
         # Test files that were added since are not part of it. Not so if the plan was not written completely.
         complete = 0 < self.record.planned <= len(self.record.cases)
         files = {known.file for known in self.record.cases.values()}
@@ -191,7 +155,10 @@ class Session:
         now = self._clock.monotonic()
         async for order, case in cooperative(enumerate(self.plan.whole)):
             if case.id not in self.record.cases and not complete:
-                self._plan(case, unsupported, paths.get(case.file, ""))
+                shard, path = self.plan.elsewhere.get(case.id), paths.get(case.file, "")
+                lacks = unsupported(case) if shard is None else None
+                expected = self.options.expected(case.id)
+                self._journal.append(case_planned(self.id, case, shard, lacks, expected, path))
             if case.id in self.record.cases and (waiting := self._unfinished(case, order, now)) is not None:
                 self.waiting.add(waiting)
         planned = {case.id for case in self.plan.whole}
@@ -200,54 +167,15 @@ class Session:
                 message = "the test no longer exists after the restart of the coordinator"
                 self._end(case_id, None, Verdict(State.ERROR, message, phase="load"), 0.0)
 
-    def _emit_started(self) -> None:
-        versions = {"trafficlight": VERSION, "python": platform.python_version(), "platform": sys.platform}
-        self._journal.append(
-            SessionStarted(
-                session=self.id,
-                versions=versions,
-                configuration=self.options.configuration,
-                command=self.options.command,
-                host=platform.node(),
-                user=_user(),
-                seed=self.options.seed,
-                cases=len(self.plan.cases),
-                warnings=self.options.warnings,
-                strict=self.options.strict,
-                shard=self.plan.shard,
-                commit=self.options.provenance.commit,
-                dirty=self.options.provenance.dirty,
-                job=self.options.provenance.job,
-            )
-        )
-
-    def _plan(self, case: Case, unsupported: Callable[[Case], str | None], path: str) -> None:
-        shard = self.plan.elsewhere.get(case.id)
-        lacks = unsupported(case) if shard is None else None
-        planned: dict[str, Any] = {
-            "session": self.id,
-            "case": case.id,
-            "suite": case.suite,
-            "file": case.file,
-            "path": path,
-            "line": case.line,
-            "class_name": case.class_name,
-            "method": case.method,
-            "clients": {role: kind.type_name for role, kind in case.clients.items()},
-            "servers": {role: slot.type_name for slot in case.servers for role in slot.roles},
-            "parameters": dict(case.parameters),
-            "skip": case.skip or lacks,
-            "skip_type": "ignored" if case.skip else "unsupported" if lacks else None,
-            "expected": self.options.expected(case.id),
-        }
-        self._journal.append(
-            CasePlanned(**planned) if shard is None else CaseElsewhere(**planned, shard=shard)
-        )
-
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return not self.running and (bool(self.stopped) or not self.waiting)
+
+    @property
+    def reruns(self) -> bool:
+        """Whether its cases can get further attempts."""
+        return not (self.stopped or self.done or self.closing)
 
     @property
     def startable(self) -> list[WaitingGroup]:
@@ -263,6 +191,11 @@ class Session:
         """Move a case from waiting to running."""
         self.running.add(case)
         return self.waiting.remove(case, starts=True)
+
+    def put_back(self, case: WaitingCase) -> None:
+        """Let a case wait again of which nothing has happened yet."""
+        self.running.remove(case.case.id)
+        self.waiting.add(case)
 
     async def sweep(
         self,
@@ -352,6 +285,28 @@ class Session:
         self.waiting.remove(case)
         self._end(case, None, Verdict(state, message, phase=phase), 0.0)
 
+    def cancel_case(self, case: str, attempt: int | None, reason: str) -> None:
+        """Record that a user cancels a case; one that waits ends, and keeps the verdict that it has.
+
+        :param attempt: the one that runs; None if the case waits.
+        """
+        self._journal.append(CaseCancelled(session=self.id, case=case, attempt=attempt, reason=reason))
+        if attempt is None:
+            state, message = State.SKIPPED, reason
+            for one in self.record.cases[case].ended:
+                if one.phase != INTERRUPTED:
+                    state, message = one.state, one.message
+            self.end_waiting(case, state, message)
+
+    def rerun(self, case: Case, order: int, reason: str) -> None:
+        """Let a case that has ended wait for a further attempt.
+
+        :param order: its position in the plan.
+        """
+        self._journal.append(CaseRerun(session=self.id, case=case.id, reason=reason))
+        if (waiting := self._unfinished(case, order, self._clock.monotonic())) is not None:
+            self.waiting.add(waiting)
+
     def reasons(self) -> list[str]:
         """Return the distinct reasons why its cases wait."""
         return list(dict.fromkeys(group.reason for group in self.waiting.groups if group.reason))
@@ -364,14 +319,21 @@ class Session:
         *,
         by_hand: bool = False,
         unclaimed: bool = False,
+        number: int | None = None,
     ) -> None:
         """Record the verdict of an attempt; the case ends, or waits for its next attempt.
 
         :param by_hand: whether an operator cancelled the case; it has no consequences for the session then.
         :param unclaimed: whether an adapter never began the case, and another one could: it runs again, once.
+        :param number: the attempt's number; None if it ends without one.
         """
         id = case.case.id
         self.running.remove(id)
+        if verdict.phase == INTERRUPTED:
+            if self._interrupted(id, verdict.message, seconds):
+                now = self._clock.monotonic()
+                self.waiting.add(replace(case, since=now, attempt=case.attempt + 1))
+            return
         failed = verdict.state in (State.FAILURE, State.ERROR)
         failures = case.failures + failed
         expected = self.options.expected(id)
@@ -384,7 +346,7 @@ class Session:
             verdict.state is State.ERROR and before < self.options.retry_errors
         )
         again = counts and (tried or requeued) and not self.stopped and not by_hand
-        self._end(id, case.attempt, verdict, seconds, will_retry=again)
+        self._end(id, number, verdict, seconds, will_retry=again)
         if again:
             now, failures = self._clock.monotonic(), failures - requeued
             self.waiting.add(WaitingCase(case.case, case.order, now, case.attempt + 1, failures))
@@ -499,10 +461,3 @@ def _named(problems: Iterable[TestFileError]) -> list[tuple[TestFileError, str, 
     named = [(one, file_found(one.path, Path.cwd()).name) for one in problems]
     paths = source_paths({name: one.path for one, name in named})
     return [(one, name, paths.get(name, "")) for one, name in named]
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container's user may have no name
-        return ""

@@ -12,7 +12,7 @@ from quart import Quart
 from trafficlight import config
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http import responses
-from trafficlight.http.api import adapters, history, openapi, operations, sessions
+from trafficlight.http.api import adapters, cases, history, openapi, operations, sessions
 from trafficlight.http.door import Door
 from trafficlight.http.local_token import LocalToken, create_token, remove_token
 from trafficlight.http.pages import routes
@@ -20,6 +20,7 @@ from trafficlight.http.requests import Bodies
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
 from trafficlight.http.wire.app import WireApp
+from trafficlight.results.reports.parts import Versions
 from trafficlight.suites.selection import SessionRequest
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,12 @@ def _bare() -> Quart:
     app.url_map.merge_slashes = False  # a redirect would make an answer of a request that is wrong
     app.url_map.strict_slashes = True
     app.config["BODIES"] = Bodies()
+    app.config["VERSIONS"] = Versions()
     wire = WireApp(app.asgi_app, lambda: app.config["LAB"], app.config["BODIES"])
     app.asgi_app = Door(wire, lambda: app.config["LAB"].settings)  # type: ignore[method-assign]
     responses.install(app)
     operations.install_log_context(app)
-    for room in (routes, sessions, history, adapters, operations, openapi):
+    for room in (routes, sessions, cases, history, adapters, operations, openapi):
         app.register_blueprint(room.blueprint)
     app.register_blueprint(routes.assets)
     app.register_blueprint(routes.entrance)

@@ -29,6 +29,8 @@ from trafficlight.text import first_problem
 
 LATEST = "latest"
 """Names the session that started last."""
+FORM = "application/x-www-form-urlencoded"
+"""The type of the bodies that forms of pages send."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

@@ -15,6 +15,7 @@ from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from trafficlight.coordinator.adapter import UnknownAdapterError
+from trafficlight.results.reports.parts import Parts
 from trafficlight.results.reports.presentation import render
 
 PAGE_POLICY = (
@@ -44,6 +45,9 @@ _HEADERS = {
 }
 
 
+PARTS_HEADER = "Live-Parts"
+"""The versions of a page's parts that its script has, see :func:`known_versions`."""
+
 _VARY = "Accept, Accept-Encoding, Authorization, Cookie"  # of pages
 _SMALL = 1_400  # bytes that are one packet anyway
 
@@ -55,7 +59,7 @@ def rooted(path: str) -> str:
 
 def rendered(template: str, **values: Any) -> bytes:
     """Return a rendered page, whose links have the prefix that a proxy removed. Any thread may call it."""
-    return render(template, root=request.root_path, **values)
+    return render(template, root=request.root_path, **{"live": Parts(), **values})
 
 
 def page(content: bytes, status: int = 200) -> Response:
@@ -67,6 +71,10 @@ def page(content: bytes, status: int = 200) -> Response:
 
 def unless_known(content: bytes) -> Response:
     """Return the response for a page, or 304 if the browser has it already."""
+    if PARTS_HEADER in request.headers:  # the page is for this request only
+        response = page(content)
+        response.headers["Cache-Control"] = "no-store"
+        return response
     tag = hashlib.sha256(content).hexdigest()[:32]
     known = request.if_none_match.contains_weak(tag)
     response = page(b"" if known else content, HTTPStatus.NOT_MODIFIED if known else HTTPStatus.OK)

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-from trafficlight.errors import ActionError, LabError
+from trafficlight.errors import ActionError, LabError, Skipped
 from trafficlight.network.connection import CaseNetwork, decision_of
 from trafficlight.network.rules import Matcher
 from trafficlight.text import count
@@ -252,6 +252,8 @@ class Line:
     ) -> AsyncIterator[Rule]:
         """Call a function with every request that matches, or with its answer.
 
+        What a function raises ends the block at once; the request was dropped.
+
         :param on_request: gets it before the homeserver does.
         :param on_response: gets it before the client does.
         :param timeout: seconds that a call may take; None for no limit.
@@ -415,7 +417,7 @@ class Line:
             if other == matcher and begin <= (last or begin) and first <= (end or first):
                 both = f"{self._where}{rule.name} collides with {name}"
                 raise RuntimeError(f"{self._role}: {both}: both are for {matcher}")
-        id, failure = self._case.next_number(), list[Exception]()
+        id, failure, blocks = self._case.next_number(), list[BaseException](), list[asyncio.Timeout]()
 
         async def decided(message: dict[str, Any]) -> dict[str, Any]:
             exchange = Exchange(message)
@@ -423,8 +425,11 @@ class Line:
                 await decide(exchange)
                 decision = exchange.decision()
                 encoder.dumps(decision)
-            except Exception as error:  # noqa: BLE001 - a callback of a test
+            except (Exception, Skipped) as error:  # noqa: BLE001 - a callback of a test
                 failure.append(error)
+                if len(failure) == 1:  # what the test waits for may not come, or a minute later
+                    for block in blocks:
+                        block.reschedule(asyncio.get_running_loop().time())
                 return decision_of("dropped")
             return decision
 
@@ -443,13 +448,16 @@ class Line:
         self._active.append(active := (matcher, rule.name, first, last))
         self._changed(rule.name, True)
         try:
-            yield
+            async with asyncio.timeout(0 if failure else None) as ends:
+                blocks.append(ends)
+                yield
         except Exception as error:
             # What a function of the test raised is why the client has failed.
             if failure:
-                raise failure[0] from error
+                raise failure[0] from (None if isinstance(error, TimeoutError) else error)
             raise
         finally:
+            blocks.clear()
             self._active.remove(active)
             rule._release()
             self._changed(f"{rule.name}: {len(rule.exchanges)} matched", False)

@@ -10,8 +10,10 @@ from trafficlight.results.events import (
     FINAL,
     AdapterLeased,
     Attachment,
+    CaseCancelled,
     CaseEnded,
     CasePlanned,
+    CaseRerun,
     CaseState,
     CaseWaits,
     Event,
@@ -26,7 +28,7 @@ from trafficlight.results.events import (
 from trafficlight.results.folder import attempt_path
 
 INTERRUPTED = "interrupted"
-"""The phase of an attempt that ended because its coordinator exited."""
+"""The phase of an attempt that ended because its coordinator exited, or a user cancelled it."""
 
 _LONGEST_TIMELINE = 2_000  # events of one attempt: the first and the last half; events.jsonl has all
 _FAULTS = 200  # those about faults that are kept in between
@@ -112,6 +114,8 @@ class AttemptRecord:
                 self.measurements.append(event)
             case Returned():
                 self.returned = event
+            case CaseCancelled():
+                pass  # its end says so
             case _:
                 self._add_to_timeline(event)
 
@@ -142,6 +146,7 @@ class CaseRecord:
     :param expected: set if it is expected to fail.
     :param skip_type: ``ignored``, ``unsupported`` or ``not-run``; empty if it is not skipped.
     :param retrying: whether another attempt follows the latest verdict.
+    :param cancelled: why a user cancelled the latest attempt; empty if no one did.
     """
 
     id: str
@@ -161,6 +166,7 @@ class CaseRecord:
     expected: Expected | None = None
     skip_type: str = ""
     retrying: bool = False
+    cancelled: str = ""
     attempts: list[AttemptRecord] = field(default_factory=list)
 
     @property
@@ -241,6 +247,10 @@ class CaseRecord:
                 self.state, self.reason = State.WAITING, event.reason
             case CaseState():
                 self.state, self.retrying, self.reason = event.state, False, ""
+            case CaseCancelled() if event.attempt is not None:
+                self.cancelled = event.reason
+            case CaseRerun():
+                self.state, self.reason, self.skip_type, self.cancelled = State.WAITING, event.reason, "", ""
             case CaseEnded():
                 self._end(event)
             case _:
@@ -257,7 +267,7 @@ class CaseRecord:
     def _end(self, event: CaseEnded) -> None:
         self.state, self.retrying, self.message = event.state, event.will_retry, event.message
         earlier = [attempt for attempt in self.ended if attempt.number != event.attempt]
-        # An attempt that ended with its coordinator says nothing about the test.
+        # An attempt that was interrupted says nothing about the test.
         tried = [attempt for attempt in earlier if attempt.phase != INTERRUPTED]
         failed = any(attempt.state in (State.FAILURE, State.ERROR) for attempt in tried)
         self.flaky = self.state is State.SUCCESS and failed

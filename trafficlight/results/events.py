@@ -327,6 +327,28 @@ class CaseEnded(Event):
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseCancelled(Event):
+    """A user cancelled a case: it ends next, and is not tried again. ``attempt`` is the running one, if any.
+
+    :param reason: how, and why if that was said.
+    """
+
+    case: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRerun(Event):
+    """A user wants a further attempt of a case that has ended: it waits again.
+
+    :param reason: how, and why if that was said.
+    """
+
+    case: str
+    reason: str
+
+
 # Adapters
 
 

@@ -35,7 +35,7 @@ from trafficlight.text import single_line
 _OUTLINE = (SessionStarted, SessionEnded, Problem, CasePlanned, CaseElsewhere)
 _OTHER = line_of_other(_OUTLINE)
 # What differs between the requests of shards, or is in the event that starts their sessions.
-_OWN = ("shard", "durations", "seed", "strict")
+_OWN = ("shard", "durations", "seed", "strict", "job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def merge(
             record.apply(numbered)
             log.append(numbered)
     keep_history(history, folder.path, record)
-    rebuild(folder, record)
+    rebuild(folder, record, history)
     return record
 
 

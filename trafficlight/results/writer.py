@@ -6,17 +6,18 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from trafficlight.results.case import AttemptRecord, CaseRecord
+from trafficlight.results.case import INTERRUPTED, AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
 from trafficlight.results.events import (
     FINAL,
     Attachment,
     CaseEnded,
     CasePlanned,
+    CaseRerun,
     CaseState,
     CaseWaits,
     Event,
@@ -28,9 +29,10 @@ from trafficlight.results.events import (
     Upload,
 )
 from trafficlight.results.folder import AttemptFolder, ResultsFolder, remove_partial_uploads, write_atomically
-from trafficlight.results.history.changes import read_changes, write_changes
+from trafficlight.results.history.changes import changes_in, read_changes, write_changes
 from trafficlight.results.history.database import HistoryError
 from trafficlight.results.history.index import History
+from trafficlight.results.history.statistics import CaseHistory
 from trafficlight.results.journal import EventLog, is_written, last_sequence, read_events
 from trafficlight.results.record import ExitCode, SessionRecord
 from trafficlight.results.reporters.host import Reporter, ReporterHost
@@ -59,7 +61,7 @@ _GATHER = 0.2
 # Seconds before the last event of a killed coordinator in which an attempt may have ended without its logs.
 _RECENT = 60.0
 
-_CHANGES_JUNIT = CasePlanned | CaseWaits | CaseState | CaseEnded | Upload | Attachment
+_CHANGES_JUNIT = CasePlanned | CaseWaits | CaseState | CaseEnded | CaseRerun | Upload | Attachment
 LATE = (Upload, Log)
 """What can arrive for a session that has ended."""
 
@@ -175,9 +177,10 @@ class ResultsWriter:
             self._note(self._log.misplaced() or removed)
             self._record_incomplete()
             self._note(_attempted(self._write_junit, "junit.xml"))
+            before: Mapping[str, CaseHistory] = {}
             if self._history is not None and self._record.ended is not None:
-                keep_history(self._history, self._folder.path, self._record)
-            self._note(write_reports(self._folder, self._record))
+                before = keep_history(self._history, self._folder.path, self._record)
+            self._note(write_reports(self._folder, self._record, before))
             if self._record_incomplete():
                 # A full disk has no place for two of them, and this one is green.
                 self._folder.junit.unlink(missing_ok=True)
@@ -303,10 +306,12 @@ class LateEventRecorder:
 
     :param root: the folder of all sessions' results.
     :param recorded: whether a session, by its id, still records its events itself.
+    :param history: of that folder.
     """
 
-    def __init__(self, root: Path, recorded: Callable[[str], bool]) -> None:
+    def __init__(self, root: Path, recorded: Callable[[str], bool], history: History | None = None) -> None:
         self._root = root
+        self._history = history
         self._recorded = recorded
         self._lock = threading.Lock()  # held for microseconds
         self._events: list[Upload | Log] = []
@@ -366,38 +371,55 @@ class LateEventRecorder:
     def _rebuild(self, folder: ResultsFolder) -> None:
         while is_written(folder.events):  # the session writes its own reports first
             time.sleep(_GATHER)
-        rebuild(folder, SessionRecord.replay(read_events(folder.events)))
+        rebuild(folder, SessionRecord.replay(read_events(folder.events)), self._history)
 
 
-def keep_history(history: History, folder: Path, record: SessionRecord) -> None:
-    """Add a session that has ended to the history and write what changed; a problem costs nothing else."""
+def keep_history(history: History, folder: Path, record: SessionRecord) -> Mapping[str, CaseHistory]:
+    """Add a session that has ended to the history and write what changed; a problem costs nothing else.
+
+    :return: the verdicts of its cases before it.
+    """
+    before: Mapping[str, CaseHistory] = {}
     try:
         history.update(_CATCHING_UP)
-        if (changes := history.take_in(record)) is not None:
+        before = history.take_in(record)
+        if (changes := changes_in(record, before)) is not None:
             write_changes(folder, changes)
     except (HistoryError, OSError) as error:
         logger.warning("the session is not compared with earlier ones: %s", error)
     except Exception:
         logger.exception("the session is not compared with earlier ones")
+    return before
 
 
-def rebuild(folder: ResultsFolder, record: SessionRecord) -> None:
+def verdicts_before(history: History, record: SessionRecord) -> Mapping[str, CaseHistory]:
+    """Return the verdicts of a session's cases before it; a problem is logged, and there are none."""
+    try:
+        return history.before(record)
+    except HistoryError as error:
+        logger.warning("the report shows no earlier sessions: %s", error)
+        return {}
+
+
+def rebuild(folder: ResultsFolder, record: SessionRecord, history: History | None = None) -> None:
     """Rebuild ``junit.xml`` and all reports of a session.
 
     :param record: the session's record, replayed from its events.
+    :param history: of its results folder; None for that in the folder.
     :raises OSError: ``junit.xml`` cannot be written.
     """
     if record.ended is None and not is_written(folder.events):  # its coordinator was killed
         remove_partial_uploads(folder.path)
     write_atomically(folder.junit, junit_bytes(record, JunitStyle.detect(folder.place)))
-    write_reports(folder, record)
+    write_reports(folder, record, verdicts_before(history or History(folder.place.parent), record))
 
 
-def write_reports(folder: ResultsFolder, record: SessionRecord) -> str:
+def write_reports(folder: ResultsFolder, record: SessionRecord, before: Mapping[str, CaseHistory]) -> str:
     """Write the files for the end of a session: the report for people, and those for programs.
 
     One that cannot be written is logged and costs none of the others.
 
+    :param before: the verdicts of its cases before it.
     :return: why one could not be written; empty if all were.
     """
     missing = ""
@@ -407,7 +429,7 @@ def write_reports(folder: ResultsFolder, record: SessionRecord) -> str:
         "rerun-failed.yml": lambda: rerun_failed(record),
         # The same style sheet as inside of the report, for sites that allow none there, such as Jenkins.
         "report.css": lambda: render("report.css"),
-        "report.html": lambda: report_html(record, read_changes(folder.path), folder.path),
+        "report.html": lambda: report_html(record, read_changes(folder.path), folder.path, before),
     }
     for name, content in files.items():
         failure = _attempted(partial(_write_report, folder.path / name, content), name)
@@ -441,7 +463,8 @@ def _kept(root: Path) -> set[Path]:
 
 def _removed(root: Path, record: SessionRecord) -> str:
     """Return which files of a session's cases are no longer there; empty if all are."""
-    ended = [attempt for case in record.cases.values() for attempt in case.ended]
+    # The files of an attempt may have been lost with its machine.
+    ended = [one for case in record.cases.values() for one in case.ended if one.phase != INTERRUPTED]
     files = [
         root / attempt.folder / name
         for attempt in ended

@@ -3,6 +3,7 @@
 "use strict";
 (() => {
   const key = document.currentScript.src;
+  const sent = new WeakSet();
 
   async function send(form) {
     const token = localStorage.getItem(key);
@@ -11,9 +12,15 @@
       headers: { Accept: "application/json", ...(token && { Authorization: `Bearer ${token}` }) },
       body: new URLSearchParams(new FormData(form)),
     });
-    if (!answer.ok) throw new Error(String(answer.status));
+    if (answer.status === 401) throw new Error("a login is needed");
+    if (!answer.ok) {
+      document.getElementById("news").textContent = (await answer.json()).error.message;
+      sent.delete(form);
+      return;
+    }
     if (!form.elements.token) {
-      location.reload();
+      if ("follow" in form.dataset) location.assign(answer.url);
+      else location.reload();
       return;
     }
     const login = await answer.json();
@@ -24,6 +31,8 @@
   document.addEventListener("submit", (event) => {
     if (event.target.method !== "post") return;
     event.preventDefault();
+    if (sent.has(event.target)) return; // a second click
+    sent.add(event.target);
     // The browser shows the page that says what is wrong, or asks for a login.
     send(event.target).catch(() => event.target.submit());
   });

@@ -7,30 +7,53 @@
 (() => {
   const THROTTLE = 2_000; // ms between two fetches of the page
   const LONGEST_BACKOFF = 30_000; // ms
+  const SLICE = 100; // pieces of a part that a task changes
   const SILENCE = 45_000; // ms without even an empty line, of which there is one every 15 s: the stream is dead
   const body = document.body;
   const news = document.getElementById("news");
   // The page stays with its session, also if it was opened as the latest one's and another one starts.
   if (body.dataset.page) history.replaceState(history.state, "", body.dataset.page + location.search + location.hash);
-  // What each part was when it was rendered, without what the reader did to it, and when that was.
-  const rendered = new Map();
-  for (const part of document.querySelectorAll("[data-live]")) note(part);
-  let last = null;
   let fetched = -THROTTLE;
   let scheduled = false;
   let after = null; // the last event seen
   let stream = null;
 
-  function note(part) {
-    rendered.set(part.id, { content: part.outerHTML, at: performance.now() });
+  // Change an element into what it is now. Focus, scrolled boxes and unchanged text stay, and so do what the reader
+  // opened, the tab stop of a heat map, and pieces that the answer leaves out because they are the same.
+  function morph(fresh, old) {
+    Idiomorph.morph(old, document.importNode(fresh, true), {
+      callbacks: {
+        beforeNodeMorphed: (_, node) => node.dataset?.same === undefined,
+        beforeAttributeUpdated: (name, node) =>
+          !(name === "open" && node.tagName === "DETAILS") && !(name === "tabindex" && node.closest("[data-grid]")),
+      },
+    });
   }
 
-  // Change a part into what it is now. Focus, scrolled boxes and unchanged text stay, and so does what the reader opened.
-  function adopt(fresh, old) {
-    Idiomorph.morph(old, fresh, {
-      ignoreActiveValue: true,
-      callbacks: { beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS") },
-    });
+  // Show a part. Return whether all of it could be shown, which takes several tasks if it is much.
+  async function adopt(fresh, old) {
+    if (fresh.dataset.pieces === undefined) {
+      morph(fresh, old);
+      return true;
+    }
+    old.dataset.live = ""; // in between it has no version: all of it is sent again if this ends early
+    for (const [number, { content }] of [...fresh.children].entries()) {
+      if (number && number % SLICE === 0) {
+        await pause();
+        if (busy(old)) return false;
+      }
+      const piece = content.firstElementChild;
+      const place = document.getElementById(piece.id);
+      if (!place) return false;
+      if (place.contains(document.activeElement) || place.querySelector('details, [tabindex="0"]')) morph(piece, place);
+      else place.replaceWith(document.importNode(piece, true));
+    }
+    old.dataset.live = fresh.dataset.live;
+    return true;
+  }
+
+  function pause() {
+    return new Promise((done) => setTimeout(done));
   }
 
   function busy(part) {
@@ -47,50 +70,52 @@
     const before = fresh.previousElementSibling;
     const place = before && document.getElementById(before.id);
     if (!place) return false;
-    note(fresh);
     place.after(document.importNode(fresh, true));
     return true;
   }
 
-  // Show the current page. Return whether all of it could be shown.
+  // Show the current page, of which the coordinator sends what has changed. Return whether all of it could be shown.
   async function refresh() {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    const versions = [...document.querySelectorAll("[data-live]")].map((part) => `${part.id}=${part.dataset.live}`);
+    const headers = { Accept: "text/html", "Live-Parts": versions.join(" ") };
+    const answer = await fetch(location.href, { headers, cache: "no-store" });
     if (answer.status >= 400) throw new Error(String(answer.status));
-    const text = await answer.text();
-    if (text === last) return true;
-    const page = new DOMParser().parseFromString(text, "text/html");
-    const there = [...page.querySelectorAll("[data-live]")];
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     document.title = page.title;
     for (const name of ["refresh", "events"]) {
       if (page.body.dataset[name] === undefined) delete body.dataset[name];
       else body.dataset[name] = page.body.dataset[name];
     }
     let all = true;
-    for (const fresh of there) {
+    for (const fresh of page.querySelectorAll("[data-live]")) {
       const old = document.getElementById(fresh.id);
       if (!old) {
         if (insert(fresh)) continue;
         location.reload(); // it is another page now: a session has started
         return true;
       }
-      if (fresh.outerHTML === rendered.get(fresh.id).content) continue;
-      if (busy(old)) {
-        all = false;
-        continue;
-      }
-      note(fresh);
-      adopt(document.importNode(fresh, true), old);
+      if (fresh.dataset.live === old.dataset.live) continue;
+      await pause();
+      if (busy(old) || !await adopt(fresh, old)) all = false;
     }
     for (const old of document.querySelectorAll("[data-live]")) {
       if (page.getElementById(old.id)) continue;
       if (busy(old)) all = false;
       else old.remove();
     }
-    last = all ? text : null;
+    count();
     return all;
   }
 
-  async function update() {
+  let updated = Promise.resolve();
+
+  // One after the other: an answer holds what has changed since its request.
+  function update() {
+    updated = updated.then(updateNow);
+    return updated;
+  }
+
+  async function updateNow() {
     fetched = performance.now();
     try {
       const all = await refresh();
@@ -186,17 +211,22 @@
       : `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
   }
 
-  // Durations that increase go on between two fetches.
-  setInterval(() => {
-    if (document.hidden) return;
+  // Durations that increase go on between two fetches, from what they were when they came.
+  const came = new WeakMap();
+
+  function count() {
+    const now = Date.now(); // which goes on while the machine sleeps
     for (const part of document.querySelectorAll("[data-live]")) {
-      if (busy(part)) continue;
-      const at = (rendered.get(part.id) || {}).at;
+      const still = document.hidden || busy(part);
       for (const element of part.querySelectorAll("[data-seconds]")) {
-        element.textContent = duration(Number(element.dataset.seconds) + (performance.now() - at) / 1000);
+        const { seconds } = element.dataset;
+        if (came.get(element)?.seconds !== seconds) came.set(element, { seconds, at: now });
+        if (!still) element.textContent = duration(Number(seconds) + (now - came.get(element).at) / 1000);
       }
     }
-  }, 1_000);
+  }
 
+  count();
+  setInterval(count, 1_000);
   loop();
 })();

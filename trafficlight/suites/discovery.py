@@ -72,8 +72,16 @@ def files_below(directory: Path, patterns: Sequence[str] = DEFAULT_PATTERNS) -> 
     :param patterns: globs; each counts at any depth, with or without a leading ``**/``.
     """
     globs = [pattern.lstrip("/").removeprefix("**/") for pattern in patterns]
-    seen: set[str] = set()
     found: list[Path] = []
+    for folder, names in walk(directory):
+        here = PurePath(os.path.relpath(folder, directory))
+        found.extend(Path(folder, name) for name in names if any((here / name).match(glob) for glob in globs))
+    yield from sorted(found, key=lambda path: path.relative_to(directory).parts)
+
+
+def walk(directory: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder that may hold tests, from a directory downwards, with the names of its files."""
+    seen: set[str] = set()
     for folder, subfolders, names in os.walk(directory, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
             subfolders.clear()
@@ -83,9 +91,7 @@ def files_below(directory: Path, patterns: Sequence[str] = DEFAULT_PATTERNS) -> 
             subfolders.clear()
             continue
         subfolders[:] = [name for name in subfolders if name not in _NEVER and not name.startswith(".")]
-        here = PurePath(os.path.relpath(folder, directory))
-        found.extend(Path(folder, name) for name in names if any((here / name).match(glob) for glob in globs))
-    yield from sorted(found, key=lambda path: path.relative_to(directory).parts)
+        yield folder, names
 
 
 def _holds_no_tests(names: Sequence[str]) -> bool:

@@ -80,7 +80,7 @@ def _module_name(path: Path) -> str:
     """Return the module name of a file: unique, and the same in every process."""
     if (shipped := _in_shipped(path)) is not None:
         return ".".join((_SHIPPED_PACKAGE, *_parts(shipped)))
-    top = _top(path)
+    top = top_of(path)
     # A dot in a file name does not separate modules.
     parts = (part.replace("%", "%25").replace(".", "%2E") for part in _parts(path.relative_to(top)))
     return ".".join((_package_of(top), *parts))
@@ -94,7 +94,7 @@ def _in_shipped(path: Path) -> Path | None:
     return None
 
 
-def _top(path: Path) -> Path:
+def top_of(path: Path) -> Path:
     """Return the directory of the synthetic package: the file's own, or that of its topmost package."""
     top = path.parent
     while _is_package(top) and _is_package(top.parent):
@@ -114,7 +114,7 @@ def _import(path: Path) -> ModuleType:
     name = _module_name(path)
     if _in_shipped(path) is not None:
         return importlib.import_module(name)
-    top = _top(path)
+    top = top_of(path)
     package = _package_of(top)
     if package not in sys.modules:
         _execute(package, top / "__init__.py" if _is_package(top) else None, search=top)

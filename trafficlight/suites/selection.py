@@ -185,6 +185,12 @@ class SessionRequest(Selection):
         default=False,
         description="Whether unsupported cases, unexpected successes and warnings are errors; see `STRICT`.",
     )
+    job: str = Field(
+        default="",
+        max_length=2_000,
+        pattern=r"^(https?://.*)?$",
+        description="The link of the CI job that asks for it; default: `JOB_URL`.",
+    )
 
     @classmethod
     def read(cls, body: dict[str, Any]) -> Self:

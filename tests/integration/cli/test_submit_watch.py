@@ -37,9 +37,12 @@ async def test_a_session_is_submitted_and_watched(site: HttpHarness, run: Runner
 
 async def test_a_failure_is_told_and_is_the_exit_code(site: HttpHarness, run: Runner, tmp_path: Path) -> None:
     a_test_file(tmp_path)
-    submitted = await run("submit", "talk_test.py", "--url", site.url)
+    job = {"SERVER_URL": "https://github.com", "REPOSITORY": "kim/chat", "RUN_ID": "7"}
+    in_ci = {f"GITHUB_{name}": value for name, value in job.items()}
+    submitted = await run("submit", "talk_test.py", "--url", site.url, **in_ci)
     assert await submitted.ended() == 0
     (session,) = site.lab.engine.sessions.values()
+    assert session.record.job == "https://github.com/kim/chat/actions/runs/7"
     assert session.id in submitted.said[0]
     watching = await run("watch", TRAFFICLIGHT_URL=site.url)
     await watching.line("session", session.id)

@@ -19,9 +19,10 @@ from trafficlight.coordinator.attempt import Deadlines, Execute
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.preparation import Preparation, Prepare
 from trafficlight.coordinator.scheduling.scheduler import Limits
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.provider import RunningServer, ServerRequest
 from trafficlight.protocol import JsonObject, Registration

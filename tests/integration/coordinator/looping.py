@@ -12,7 +12,8 @@ import aiohttp
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.opening import SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.results.events import State

@@ -10,7 +10,7 @@ import pytest
 
 from tests.hand_clock import HandClock, settled
 from tests.integration.coordinator.conftest import open_bay
-from trafficlight.coordinator.session import SessionOptions
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.protocol import Registration
 from trafficlight.results.events import (
     ActionDelivered,

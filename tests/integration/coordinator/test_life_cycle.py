@@ -11,8 +11,8 @@ import pytest
 
 from tests.hand_clock import NOON, HandClock
 from tests.integration.coordinator.conftest import open_bay
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.scheduling.scheduler import Limits
-from trafficlight.coordinator.session import SessionOptions
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import DeployError
 from trafficlight.protocol import Registration

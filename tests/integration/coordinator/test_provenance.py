@@ -32,8 +32,9 @@ def _git(repository: Path, *arguments: str) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository whose tests are below the folder of a configuration file."""
+    monkeypatch.setattr("trafficlight.coordinator.provenance._PATIENCE", 300.0)  # on a busy machine
     if shutil.which("git") is None:
         pytest.skip("git is missing: apt install git")
     root = tmp_path / "repository"
@@ -114,6 +115,7 @@ async def test_built_in_suites_have_the_commit_of_the_working_directory(
             "https://gh/kim/chat/actions/runs/7",
         ),
         ({"GITHUB_SERVER_URL": "https://gh"}, ""),
+        ({"BUILD_URL": "ftp://jenkins"}, ""),
         ({"CI_JOB_URL": "https://gl/-/jobs/7"}, "https://gl/-/jobs/7"),
         ({"BUILD_URL": "https://jenkins/job/chat/7/"}, "https://jenkins/job/chat/7/"),
     ],

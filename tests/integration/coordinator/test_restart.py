@@ -26,6 +26,7 @@ from trafficlight.results.events import (
     ActionSent,
     CaseEnded,
     CasePlanned,
+    CaseRerun,
     CaseState,
     Event,
     SessionStarted,
@@ -311,6 +312,35 @@ async def test_what_was_cut_off_can_be_left_at_that(opened: Opener, tmp_path: Pa
         assert waits.message == "interrupted: the coordinator exited while the case ran"
         assert waits.outcome is Outcome.ERROR
         assert session.exit_code == ExitCode.LAB_ERROR
+
+
+async def test_what_a_user_asked_for_comes_after_the_restart(opened: Opener, tmp_path: Path) -> None:
+    (tmp_path / "some_test.py").write_text(FLAKY)
+    kills: list[Killed] = []
+    async with opened() as lab:
+        told = EventRecorder(lab.journal)
+        ((first,), _) = await lab.resume_or_start(SessionRequest(), command="first")
+        lab.engine.pool.register("alice", Registration.model_validate({"type": "nio"}))
+        await told.until(ActionSent)
+        await told.until(CaseEnded, case="Flaky", state="failure")
+        (waits,) = first.running
+
+        def kill(_: Event) -> None:  # after the log
+            assert lab.engine.cancel_case(first, waits, "enough")
+            kills.append(Killed(tmp_path / "results"))
+
+        lab.journal.subscribe(kill, (CaseRerun,))
+        assert await lab.engine.rerun_case(first, "some_test.py::Flaky", "again")
+        await told.until(CaseEnded, case="Flaky", state="success")
+    kills[0].restore()
+    async with opened() as lab:
+        ((session,), _) = await lab.resume_or_start(SessionRequest(), command="second")
+        async with asyncio.timeout(60):
+            await session.ended.wait()
+        flaky, cancelled = session.record.cases["some_test.py::Flaky"], session.record.cases[waits]
+        assert [one.state for one in flaky.attempts] == [State.FAILURE, State.SUCCESS]
+        assert (flaky.outcome, len(cancelled.attempts)) == (Outcome.FLAKY, 1)
+        assert cancelled.message.startswith("cancelled while running: enough")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -19,7 +19,8 @@ from quart import Quart
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.opening import SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.suites.planning import plan

@@ -1,6 +1,8 @@
 """Sessions that tests of the API ask for."""
 
+import asyncio
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ class Fails(Test):
 
 def a_test_file(folder: Path, body: str = "pass", *, more: str = "", name: str = "talk_test.py") -> str:
     path = folder / name
-    path.write_text(TEST_FILE.format(body=f"        {body}", client_type="nio") + more)
+    path.write_text(TEST_FILE.format(body=textwrap.indent(body, " " * 8), client_type="nio") + more)
     return str(path)
 
 
@@ -39,6 +41,17 @@ async def stood(site: HttpHarness, session: str) -> dict[str, Any]:
 
 def lines(body: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in body.splitlines() if line]
+
+
+async def submitted_and_played(site: HttpHarness, body: str = ASKS) -> Session:
+    """Run one case over the API to its end, so that it is in the history."""
+    started = await submitted(site, targets=[await asyncio.to_thread(a_test_file, site.folder, body)])
+    session = site.lab.engine.sessions[started["id"]]
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    message = await adapter.action()
+    await adapter.respond({"id": message["id"]})
+    return await ended(session)
 
 
 async def played(site: HttpHarness, body: str = ASKS) -> Session:

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 from playwright.async_api import Page, Route, expect
 
 from tests.integration.http.conftest import HttpHarness, ended
-from trafficlight.coordinator.session import SessionOptions
+from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.suites.planning import plan
 
 PAIRS = """

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended, open_site
-from tests.integration.http.sessions import ASKS, a_test_file, played, submitted
+from tests.integration.http.conftest import HttpHarness, open_site
+from tests.integration.http.sessions import ASKS, played, submitted_and_played
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.history.index import FILE
 
@@ -22,13 +22,8 @@ async def lab(tmp_path: Path) -> AsyncIterator[HttpHarness]:
 
 async def _run(site: HttpHarness, body: str = ASKS) -> tuple[str, str]:
     """Run a session of one case; return its id and that of the case."""
-    started = await submitted(site, targets=[await asyncio.to_thread(a_test_file, site.folder, body)])
-    session = site.lab.engine.sessions[started["id"]]
-    adapter = ScriptedAdapter(site)
-    await adapter.register()
-    message = await adapter.action()
-    await adapter.respond({"id": message["id"]})
-    (case,) = (await ended(session)).record.cases
+    session = await submitted_and_played(site, body)
+    (case,) = session.record.cases
     return session.id, case
 
 
@@ -55,6 +50,17 @@ async def test_changes_and_history_of_a_case(lab: HttpHarness) -> None:
     page = (await lab.get(f"/status/{second}/case/{case_key(case)}")).text()
     assert f"Fails since <b>{second}</b>" in page
     assert f'href="/s/{first}...{second}">compare</a>' in page
+    assert 'aria-label="2 sessions, oldest first: 1 success, 1 failure"' in page
+    # Heat maps count earlier sessions, and say so if there are none.
+    alone = "This session only: its cases have no earlier verdicts."
+    for measure, said in (
+        ("flaky", "0 flakes in 2 verdicts: with a confidence of 95 %, 0 to 66 %"),
+        ("p95", "with earlier sessions median"),
+        ("changed", "1 new"),
+    ):
+        maps = [(await lab.get(f"/status/{one}?map={measure}")).text() for one in (first, second)]
+        assert [alone in text for text in maps] == [True, False]
+        assert [said in text for text in maps] == [False, True]
     # The page of an earlier session does not change with later ones.
     assert second not in (await lab.get(f"/status/{first}/case/{case_key(case)}")).text()
     assert "1 new failure" in (await lab.get(f"/status/{second}")).text()
@@ -72,6 +78,8 @@ async def test_a_history_that_cannot_be_used_is_said(lab: HttpHarness) -> None:
 
     assert page.status == 200
     assert "history.sqlite cannot be used: unable to open database file" in page.text()
+    heat_map = (await lab.get(f"/status/{session}?map=flaky")).text()
+    assert "This session only: the history in" in heat_map
     refused = await lab.get(f"/api/history?case={quote(case)}")
     assert (refused.status, refused.json()["error"]["code"]) == (503, "no_history")
 

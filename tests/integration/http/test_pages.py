@@ -11,11 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
-from trafficlight.coordinator.session import Session, SessionOptions
+from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended
+from trafficlight.coordinator.opening import SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.http.pages import routes
 from trafficlight.http.pages.views import case_key
-from trafficlight.results.events import CaseWaits
+from trafficlight.results.events import CaseWaits, Event, Log
 from trafficlight.results.reports.causes import causes
 from trafficlight.suites.planning import plan
 
@@ -193,6 +194,22 @@ async def test_pages_say_what_keeps_the_lab_from_working(
     monkeypatch.setattr(routes, "unready", lambda lab: ["the disk is <full>"])
     for path in ("/status", "/sessions"):
         assert "The lab cannot work: the disk is &lt;full&gt;" in (await site.get(path)).text()
+
+
+async def test_pages_say_that_nothing_runs(monkeypatch: pytest.MonkeyPatch, opener: Opener) -> None:
+    monkeypatch.setattr("trafficlight.coordinator.stalls._STALL_ALARM", 0.1)
+    site = await opener()
+    events: list[Event] = []
+    site.lab.journal.subscribe(events.append)
+    session = await site.start("pass")
+    stalled = site.lab.engine.stalled
+    async with asyncio.timeout(60):
+        while not stalled.alarm:
+            await asyncio.sleep(0.05)
+    text = (await site.get(f"/status/{session.id}")).text()
+    assert re.search(r"The lab cannot work: no case has run for \d+ s while 1 case waits: needs 1", text)
+    (first, *_) = [event.message for event in events if isinstance(event, Log)]
+    assert first.startswith("no case has run for"), "which pages wait for"
 
 
 async def test_the_report_is_shown_in_place(site: HttpHarness) -> None:

@@ -12,7 +12,16 @@ import pytest
 import yarl
 
 from tests.integration.http.conftest import HttpHarness, Opener, ScriptedAdapter, ended, open_site, over
-from tests.integration.http.sessions import ASKS, TWO, a_test_file, lines, played, stood, submitted
+from tests.integration.http.sessions import (
+    ASKS,
+    TWO,
+    a_test_file,
+    lines,
+    played,
+    stood,
+    submitted,
+    submitted_and_played,
+)
 from trafficlight.coordinator.session import Session
 from trafficlight.http.pages.views import case_key
 from trafficlight.results.events import CaseEnded, Log, SessionEnded
@@ -77,10 +86,10 @@ async def abandoned(folder: Path) -> AsyncIterator[tuple[HttpHarness, str]]:
 
 async def test_measurements_are_compared_with_the_last_session_of_the_case(tmp_path: Path) -> None:
     async with open_site(tmp_path) as site:
-        first = await played(site, f"{ASKS}\nself.record('latency', 0.038, 's')")
-        await played(site, ASKS)  # that measures nothing
+        first = await submitted_and_played(site, f"{ASKS}\nself.record('latency', 0.038, 's')")
+        await submitted_and_played(site, ASKS)  # that measures nothing
         body = f"{ASKS}\nfor n in range(2000): self.record('latency', n / 1000, 's')\nreturn {{'sent': 2000}}"
-        last = await played(site, body)
+        last = await submitted_and_played(site, body)
     async with open_site(tmp_path) as site:
         (case,) = last.record.cases
         text = (await site.get(f"/status/{last.id}/case/{case_key(case)}")).text()

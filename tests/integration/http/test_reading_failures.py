@@ -12,7 +12,8 @@ from playwright.async_api import Page, expect
 
 from tests.integration.coordinator.conftest import FakeProvider
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, open_site
-from trafficlight.coordinator.session import Session, SessionOptions
+from trafficlight.coordinator.opening import SessionOptions
+from trafficlight.coordinator.session import Session
 from trafficlight.results.events import NetworkChanged, State
 from trafficlight.suites.planning import plan
 

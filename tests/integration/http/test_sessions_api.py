@@ -16,7 +16,7 @@ from tests.integration.http.conftest import (
     over,
 )
 from tests.integration.http.sessions import TWO, a_test_file, lines, stood, submitted
-from trafficlight.http.api import sessions
+from trafficlight.http.api import streams
 from trafficlight.results.events import Log
 
 PEOPLE = "secret-of-people"
@@ -197,13 +197,13 @@ async def test_streams_share_their_reads_and_have_a_limit(
         reads += 1
         return lines_at(path, offset)
 
-    lines_at = sessions._lines_at
-    monkeypatch.setattr(sessions, "_lines_at", counted)
+    lines_at = streams._lines_at
+    monkeypatch.setattr(streams, "_lines_at", counted)
     folder = tmp_path / "results" / body["id"]
-    followers = [sessions.event_lines(folder, 0, site.lab, follow=True) for _ in range(20)]
+    followers = [streams.event_lines(folder, 0, site.lab, follow=True) for _ in range(20)]
     first = await asyncio.gather(*(anext(follower) for follower in followers))
     assert (len(set(first)), reads) == (1, 1)
-    monkeypatch.setattr(sessions, "_MOST_STREAMS", 20)
+    monkeypatch.setattr(streams, "MOST", 20)
     refused = await site.get(path)
     assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
     await asyncio.gather(*(follower.aclose() for follower in followers))

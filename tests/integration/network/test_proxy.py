@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from aiohttp import web
 
 from trafficlight.coordinator import network as network_module
 from trafficlight.coordinator.network import NetworkProxy, RunningProxy
-from trafficlight.errors import ActionError, LabError
+from trafficlight.errors import ActionError, LabError, Skipped
 from trafficlight.network.connection import CaseNetwork
 from trafficlight.network.control import ClientNetwork, Exchange
 
@@ -460,13 +461,40 @@ async def test_a_callback_that_raises_fails_the_test(setting: Setting, client: a
                 await client.get(f"{setting.url}/x")
 
 
+async def test_a_callback_that_raises_ends_what_the_test_waits_for(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    """It was said only when the client noticed, which took a client that tries again 44 s."""
+    rule = setting.network.intercept("/x", on_request=lambda exchange: os.environ["NOWHERE"])
+    with pytest.raises(KeyError, match="NOWHERE") as raised:
+        async with rule:
+            asking = [asyncio.create_task(client.post(f"{setting.url}/x")) for _ in range(2)]
+            await asyncio.Event().wait()
+    assert "<lambda>" in [entry.name for entry in raised.traceback]
+    assert raised.value.__cause__ is None
+    failed = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(one, aiohttp.ClientConnectionError) for one in failed)
+
+
+async def test_a_callback_skips_the_test(setting: Setting, client: aiohttp.ClientSession) -> None:
+    def skip(exchange: Exchange) -> None:
+        raise Skipped("an old client")
+
+    with pytest.raises(Skipped, match="an old client"):
+        async with setting.network.intercept("/x", on_request=skip):
+            await client.get(f"{setting.url}/x")
+
+
 async def test_what_a_callback_raised_counts_and_not_what_came_of_it(
     setting: Setting, client: aiohttp.ClientSession
 ) -> None:
     with pytest.raises(KeyError, match="NOWHERE") as raised:
         async with setting.network.intercept("/x", on_request=lambda exchange: os.environ["NOWHERE"]):
-            await client.post(f"{setting.url}/x")
-    assert isinstance(raised.value.__cause__, aiohttp.ClientConnectionError)
+            try:
+                await client.post(f"{setting.url}/x")
+            except BaseException as error:
+                raise RuntimeError("the client has failed") from error
+    assert isinstance(raised.value.__cause__, RuntimeError)
 
 
 async def test_a_decision_that_is_no_json_fails_the_test(
@@ -543,6 +571,26 @@ async def test_a_proxy_that_was_started_ahead_is_the_one_of_the_first_case() -> 
     assert first is second
     await lab.close()
     assert first.ended
+
+
+async def test_a_start_that_fails_is_tried_again_but_not_for_every_case(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab = NetworkProxy()
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    for _ in range(5):
+        lab.start_ahead()
+        while lab._ahead is not None and not lab._ahead.done():
+            await asyncio.wait([lab._ahead])
+    assert (lab.failed, len(caplog.records)) == (True, 3)
+    with pytest.raises(LabError, match=r"/no/python.*\(3 times in a row; the next try is in \d+ s\)"):
+        await lab.running()
+    monkeypatch.undo()
+    monkeypatch.setattr(network_module, "_TRIES", 4)  # as if the pause were over
+    lab.start_ahead()
+    await lab.running()
+    assert not lab.failed
+    await lab.close()
 
 
 async def test_a_start_ahead_ends_with_the_lab() -> None:

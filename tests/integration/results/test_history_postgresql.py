@@ -20,6 +20,7 @@ from trafficlight.results.events import (
     SessionStarted,
     State,
 )
+from trafficlight.results.history.changes import changes_in
 from trafficlight.results.history.database import HistoryError, opened
 from trafficlight.results.history.index import History
 from trafficlight.results.record import SessionRecord
@@ -72,7 +73,8 @@ async def test_two_labs_share_a_history(tmp_path: Path) -> None:
             asyncio.to_thread(there.take_in, _session(2, [3])),
         )
 
-        changes = await asyncio.to_thread(here.take_in, _session(3, [3, 4]))
+        third = _session(3, [3, 4])
+        changes = changes_in(third, await asyncio.to_thread(here.take_in, third))
 
         assert changes is not None
         assert changes.sentence == "against 2 earlier sessions: 1 new failure · 1 known · 0 fixed"
@@ -91,6 +93,13 @@ async def test_two_labs_share_a_history(tmp_path: Path) -> None:
         with opened(tmp_path, url):
             await asyncio.to_thread(here.take_in, _session(3, []))
         assert (await asyncio.to_thread(here.of_case, _CASES[4])).first_bad is None
+        # A merged session counts in place of its shards, wherever these ran.
+        whole = _session(4, [3])
+        shards = _session(1, []), _session(2, [3])
+        whole.merged = tuple((one.id, one.started) for one in shards if one.started)
+        await asyncio.to_thread(there.take_in, whole)
+        merged = await asyncio.to_thread(here.of_case, _CASES[3])
+        assert [one.session for one in merged.past] == ["2026-11-04--001", "2026-11-03--001"]
 
     await postgres.create(tmp_path / "template", use)
 

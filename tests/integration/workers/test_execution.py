@@ -569,6 +569,7 @@ async def test_every_step_says_which_line_of_the_test_asked(bench: "WorkerHarnes
         with self.step("all of it"):
             await alice.perform("one")
             await asyncio.gather(alice.perform("two"))
+        async with self.step("nothing"): pass
         async def never(): return False
         await self.eventually(never, 0.01)
     """
@@ -576,15 +577,19 @@ async def test_every_step_says_which_line_of_the_test_asked(bench: "WorkerHarnes
     (failed,) = (line for line in verdict.source.splitlines() if line.startswith(">"))
     assert "await self.eventually(never, 0.01)" in failed
     lines = {name: int(where.rpartition(":")[2]) for name, where in link.asked_at.items()}
-    assert lines["two"] == lines["one"] + 1 == int(failed.split()[1]) - 2
+    assert lines["two"] == lines["one"] + 1 == int(failed.split()[1]) - 3
     assert [(event.kind, event.name) for event in link.steps] == [
         ("step_began", "all of it"),
         ("step_ended", "all of it"),
+        ("step_began", "nothing"),
+        ("step_ended", "nothing"),
         ("step_began", "eventually"),
         ("step_ended", "eventually"),
     ]
-    began, ended = link.steps[2:]
+    asynchronous, _, began, ended = link.steps[2:]
     assert isinstance(began, StepBegan)
+    assert isinstance(asynchronous, StepBegan)
+    assert asynchronous.where == f"bench1_test.py:{lines['two'] + 1}"
     assert began.where == f"bench1_test.py:{failed.split()[1]}"
     assert isinstance(ended, StepEnded)
     assert "did not hold within 0.01 s" in ended.problem

@@ -477,3 +477,17 @@ def test_a_reason_suggests_the_types_that_are_known(type: str, known: tuple[str,
     (kind,) = client_types_of([type])
     decision = decide([case("a", kind)], [], known=known)
     assert decision.reasons == {"a": f"needs 1 x {type} (0 free, 0 registered{hint})"}
+
+
+def test_a_case_that_runs_elsewhere_needs_nothing_here() -> None:
+    waiting = [case("a", NIO, servers=2), case("b", NIO, ANDROID)]
+    there = decide(waiting, [], limits=Limits(cases=1, homeservers=1, elsewhere=True))
+    assert started(there) == ["a"]
+    assert there.starts[0].adapters == {}
+    assert there.unsatisfiable == set()
+
+    nowhere = Limits(unreachable=frozenset([scheduler.MACHINE]), elsewhere=True)
+    waits = decide(waiting, [], limits=nowhere)
+    assert waits.starts == ()
+    assert waits.unsatisfiable == {"a", "b"}
+    assert set(waits.reasons.values()) == {"waiting for a Dask worker (none is reachable)"}

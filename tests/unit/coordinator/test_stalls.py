@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tests.hand_clock import HandClock
-from trafficlight.coordinator.engine import StallDetector
+from trafficlight.coordinator.stalls import StallDetector
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The lines of text files: where they are, how they look, what is found in them."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from trafficlight.http.pages import logs
 from trafficlight.http.pages.logs import find, page_of, styled
+from trafficlight.results.reports.evidence import time_of
 
 
 @pytest.fixture
@@ -70,6 +72,33 @@ def test_of_merged_files_the_ends_are_shown(
     page = page_of(paths, 1)
     assert page.cut
     assert [(row.line, str(row.text)) for row in page_of(paths, None).rows] == [(7, "7"), (8, "8"), (9, "9")]
+
+
+@pytest.mark.parametrize("blocks", [1, 100])
+def test_of_merged_files_only_what_was_appended_is_read_again(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    monkeypatch.setattr(logs, "LINES", 100)
+    monkeypatch.setattr(logs, "_MERGED", blocks)
+    dated = Mock(side_effect=time_of)
+    monkeypatch.setattr(logs, "time_of", dated)
+    paths, copies = ([tmp_path / f"{name}{n}.log" for n in "12"] for name in ("here", "there"))
+
+    def merged(files: list[Path]) -> list[tuple[int, int, str]]:
+        return [(row.file, row.line, str(row.text)) for row in page_of(files, None).rows]
+
+    for path in paths:
+        path.touch()
+    for second, end in enumerate(("\n", "", " and more\n", "\n", "\n", "", "\n", "another file\n")):
+        with paths[second % 2].open("w" if "file" in end else "a") as file:
+            file.write(f"2026-01-01 10:00:{second:02} it{end}")
+        for copy, path in zip(copies, paths, strict=True):
+            copy.unlink(missing_ok=True)
+            copy.write_bytes(path.read_bytes())
+        dated.reset_mock()
+        found = merged(paths)
+        assert dated.call_count <= 3
+        assert found == merged(copies)
 
 
 def test_levels_are_those_of_the_usual_formats(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ def test_the_summary_says_what_changed(lab: Lab) -> None:
     assert lines[fixed + 1] == "         failed since 2026-11-02--001 (1 session): no message"
     assert "         sync p95 2.5 s, 1 s before" in lines
     assert not [line for line in lines if line.startswith("known")]  # it is among the failures already
+    known = lines.index("         exited")
+    assert (
+        lines[known + 2] == "         known, since 2026-11-01--001 (3 sessions), before with another message"
+    )
 
 
 def test_the_report_says_what_changed(lab: Lab) -> None:
@@ -68,6 +72,8 @@ def test_the_report_says_what_changed(lab: Lab) -> None:
     page = report_html(lab.record, changes).decode()
 
     assert "<h2>What changed</h2>" in page
+    assert "failure · new</p>" in page
+    assert "error · since 2026-11-01--001</p>" in page
     assert "exited, since 2026-11-01--001 (3 sessions), before with another message" in page
     assert "&lt;script&gt;, not there before" in page
     assert "<script>" not in page
@@ -90,6 +96,7 @@ def test_a_step_of_github_shows_verdict_changes_and_failures(lab: Lab) -> None:
     assert text.startswith("### ✗ 1 of 3 cases failed, 1 ended in error\n")
     assert "**against 3 earlier sessions: 1 new failure" in text
     assert "| `chat/send_messages_test.py::SendMessages` | 1 | 1 | 1 |" in text
+    assert "| version | `nio` | `0.25 → 0.26, 0.27   in 1 new failure` |" in text
     # Cells that no message can leave.
     assert r"[alice=Nio]` | `expected 'a\|b' <script>, not there before` |" in text
     without = step_summary(lab.record, None, Path("results/x"))

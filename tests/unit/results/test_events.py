@@ -65,7 +65,9 @@ def _without_later_keys(expected: dict[str, object] | None) -> None:
 # Kinds that are newer than the old logs.
 _LATER = {
     "action_late",
+    "case_cancelled",
     "case_elsewhere",
+    "case_rerun",
     "network_changed",
     "returned",
     "server_exited",

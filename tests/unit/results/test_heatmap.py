@@ -1,13 +1,17 @@
 """The heat map: what it counts, what its cells mean as queries, and what it folds."""
 
+from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
 
-from trafficlight.results.case import CaseRecord
+from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.history.statistics import CaseHistory, Past
+from trafficlight.results.history.verdicts import CaseVerdict
 from trafficlight.results.reports.filter import matching
 from trafficlight.results.reports.heatmap import OPTIONS, HeatMap, View, heat_map
+from trafficlight.results.reports.presentation import MARKS
 
 if TYPE_CHECKING:
     from tests.unit.results.conftest import Lab
@@ -76,6 +80,31 @@ def test_shares_marks_and_the_scale(lab: "Lab") -> None:
     (table,) = _map(lab, "changed", changes={web.case.id: "new", nio.case.id: "fixed"}).tables
     assert [cell.text for cell in table.cells.values()] == ["1 new", "1 fixed", "="]
     assert [row.name for row in _map(lab, "failed").tables[0].rows] == ["Nio"]
+
+
+def test_measures_count_earlier_sessions(lab: "Lab") -> None:
+    lab.start()
+    case, new = (lab.plan({"alice": "Nio", "bob": bob}) for bob in ("Web", "Nio"))
+    lab.run(case, seconds=9.0)
+    lab.run(new, seconds=1.0)
+    outcomes = [Outcome.FAILURE, Outcome.SUCCESS, Outcome.SUCCESS]  # newest first: it failed once
+    past = [Past("", "", None, "", CaseVerdict(case, outcome, seconds=2.0)) for outcome in outcomes]
+    before = {case: CaseHistory(past)}
+
+    def shown(measure: str, before: Mapping[str, CaseHistory] = before, problem: str = "") -> HeatMap:
+        cases = list(lab.record.cases.values())
+        return heat_map(cases, View.of(["clients", measure]), over=True, before=before, problem=problem)
+
+    (flaky, never) = shown("flaky").tables[0].cells.values()
+    assert (flaky.text, flaky.mark, never.text, never.mark) == ("25 %", MARKS["flaky"], "0 %", "")
+    assert "1 flake in 4 verdicts: with a confidence of 95 %, 5 to 70 %" in flaky.tip
+    assert [cell.text for cell in shown("p50").tables[0].cells.values()] == ["2.0 s", "1.0 s"]
+    assert [cell.text for cell in shown("p95").tables[0].cells.values()] == ["9.0 s", "1.0 s"]
+    tip = next(iter(shown("p95").tables[0].cells.values())).tip
+    assert "median 9.0 s · with earlier sessions median 2.0 s, 95th percentile 9.0 s, of 3" in tip
+    assert shown("p50").notes == shown("succeeds", {}).notes == []
+    assert shown("p50", {}).notes == ["This session only: its cases have no earlier verdicts."]
+    assert shown("changed", {}, "it is locked").notes == ["This session only: it is locked."]
 
 
 def test_what_is_too_much_is_folded_and_what_is_left_out_is_counted(

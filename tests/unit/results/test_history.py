@@ -19,7 +19,7 @@ from trafficlight.errors import UsageError
 from trafficlight.results.case import Outcome
 from trafficlight.results.events import Measurement
 from trafficlight.results.folder import ResultsFolder
-from trafficlight.results.history.changes import compare_folders, read_changes
+from trafficlight.results.history.changes import changes_in, compare_folders, read_changes
 from trafficlight.results.history.database import HistoryError, opened
 from trafficlight.results.history.index import FILE, History
 from trafficlight.results.history.statistics import CaseHistory, Past, wilson
@@ -137,6 +137,31 @@ def test_other_versions_are_named_with_the_new_failures_that_have_them(
         0,
     )
     assert (second.type, second.new_failures) == ("nio", 1)
+
+
+def test_a_session_that_runs_is_compared_with_earlier_ones(
+    days: Days, lab_of: Callable[[ResultsFolder], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trafficlight.results.history.index._AT_ONCE", 2)
+    for _ in range(12):
+        days.run("failure", "success", "success")
+    lab = lab_of(ResultsFolder.create(days.root, days.day))
+    lab.clock.elapsed = 86_400.0 * days.day.toordinal()
+    lab.start()
+    cases = [lab.plan({"alice": name}, {}) for name in ("Nio", "Hydrogen", "Element", "New")]
+    lab.run(cases[0])
+
+    before = days.history.before(lab.record)
+
+    assert sorted(before) == sorted(cases[:3])
+    assert [len(one.past) for one in before.values()] == [10] * 3
+    assert {one.session for one in before[cases[0]].past} < {one.name for one in days.root.iterdir()}
+    changes = changes_in(lab.record, before)
+    assert changes is not None
+    assert [(one.kind, one.case) for one in changes.cases] == [("fixed", cases[0])]
+    (days.root / FILE).unlink()
+    assert days.history.before(lab.record) == {}
+    assert not (days.root / FILE).exists(), "it only reads"
 
 
 def test_the_commit_of_the_tests_stands_beside_the_sessions(days: Days) -> None:

@@ -135,4 +135,7 @@ def test_an_issue_has_what_somebody_else_needs(lab: "Lab") -> None:
     assert f"$ {command_of(lab.record, record)}" in text
     assert "Expected: `the message 'Hello'`\nReceived: `nothing came`" in text
     assert "- bob: Nio nio 0.26.0" in text
+    lab.record.commit, lab.record.job = "c" * 40, "https://ci.example/7"
+    text = issue_of(lab.record, record, attempt)
+    assert "- tests at cccccccccccc\n- https://ci.example/7\n- alice:" in text
     assert "bob: verify_message FAILED message='Hello'" in text

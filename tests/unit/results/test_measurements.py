@@ -1,20 +1,18 @@
-"""Measurements: what is said of them, how they are drawn, and what the last session measured."""
+"""Measurements: what is said of them, how they are drawn, and what earlier sessions measured."""
 
-import json
 import math
 import re
-from collections.abc import Callable
-from datetime import date, timedelta
-from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
 
-from trafficlight.results.case import AttemptRecord
+from trafficlight.results.case import AttemptRecord, Outcome
 from trafficlight.results.events import Log, Measurement, NetworkChanged, Returned, ServiceChanged
-from trafficlight.results.folder import ResultsFolder, attempt_path
+from trafficlight.results.history.statistics import CaseHistory, Past
+from trafficlight.results.history.verdicts import CaseVerdict, Series
 from trafficlight.results.reports.html import report_html
-from trafficlight.results.reports.measurements import Earlier, Measured, Plot, measured
+from trafficlight.results.reports.measurements import Measured, Plot, measured
 from trafficlight.results.reports.timeline import render_timeline, steps
 
 if TYPE_CHECKING:
@@ -48,6 +46,14 @@ def _numbers(path: str) -> list[tuple[int, int]]:
     return [(int(x), int(y)) for x, y in re.findall(r"(\d+) (\d+)", path)]
 
 
+def _past(*values: float, unit: str = "s") -> list[Past]:
+    """An earlier session, in which these values were measured, if there are any."""
+    number, p50 = len(values), median(values) if values else 0.0
+    series = [Series("latency", unit, number, p50, max(values))] if values else []
+    verdict = CaseVerdict("c", Outcome.SUCCESS, measurements=tuple(series))
+    return [Past("", "2026-11-20--001", None, "", verdict)]
+
+
 @pytest.mark.parametrize(
     ("values", "was", "said"),
     [
@@ -64,7 +70,7 @@ def test_what_is_said_of_values(
 ) -> None:
     case = _case(lab)
     _measure(lab, case, *values)
-    (found,) = measured(_attempt(lab, case), ("2026-11-20--001", {("latency", "s"): was} if was else {}))
+    (found,) = measured(_attempt(lab, case), _past(*was))
     assert (found.now, found.was, found.more) == said
     assert found.session == ("2026-11-20--001" if was else "")
 
@@ -72,7 +78,7 @@ def test_what_is_said_of_values(
 def test_another_unit_is_another_measurement(lab: "Lab") -> None:
     case = _case(lab)
     _measure(lab, case, 1.0)
-    (found,) = measured(_attempt(lab, case), ("2026-11-20--001", {("latency", "ms"): [40.0]}))
+    (found,) = measured(_attempt(lab, case), _past(40.0, unit="ms"))
     assert (found.was, found.session) == ("", "")
 
 
@@ -192,35 +198,20 @@ def test_faults_stay_in_a_long_timeline(lab: "Lab") -> None:
     assert sum(isinstance(event, NetworkChanged) for event in attempt.timeline) == 2
 
 
-def test_a_report_says_what_the_last_session_of_the_case_measured(
-    lab: "Lab", lab_of: "Callable[[ResultsFolder], Lab]", folder: ResultsFolder
-) -> None:
+def test_a_report_says_what_earlier_sessions_measured(lab: "Lab") -> None:
     case = _case(lab)
-    root = folder.path.parent
+    _measure(lab, case, 0.041, 0.052)
+    lab.end_case(case, "failure", seconds=2.4)
+    lab.end()
+    before = {case: CaseHistory([*_past(0.038, 0.05), *_past(), *_past(0.03, 0.04)])}
 
-    def keep(session: ResultsFolder, attempt: int, content: str) -> None:
-        place = session.path / attempt_path(case, attempt)
-        place.mkdir(parents=True)
-        (place / "measurements.json").write_text(content)
+    report = report_html(lab.record, before=before).decode()
 
-    values = [{"name": "latency", "value": 0.038, "unit": "s"}]
-    keep(folder, 9, json.dumps([{"name": "latency", "value": 0.5, "unit": "s"}]))
-    keep(folder, 10, json.dumps(values))
-    later = [ResultsFolder.create(root, date(2026, 11, 21) + timedelta(days=day)) for day in range(4)]
-    keep(later[1], 1, "no JSON")
-    keep(later[3], 1, json.dumps([{"name": "latency", "value": 7, "unit": "s"}]))  # newer than the session
-    own = lab_of(later[2])
-    _case(own)
-    _measure(own, case, 0.041)
-    own.end_case(case, "success", seconds=2.4)
-    own.end()
-    assert f"0.041 s, was 0.038 s in {folder.id}" in report_html(own.record, folder=later[2].path).decode()
-    assert "was" not in [one.was for one in measured(_attempt(own, case), Earlier(None).last(case))]
-
-
-def test_a_folder_that_is_no_session_has_no_earlier_one(tmp_path: Path) -> None:
-    (tmp_path / "merged").mkdir()
-    assert Earlier(tmp_path / "merged").last("a_test.py::A") == ("", {})
+    assert "p50 0.0465 s, was 0.044 s in 2026-11-20--001" in report
+    assert "p95 0.052 s, was 0.05 s" in report
+    assert "p50 0.0465 against 0.0395, p95 0.052 against 0.045 s in 2 earlier sessions" in report
+    assert 'aria-label="p50 in 3 sessions, oldest first: 0.035, 0.044, 0.0465 s"' in report
+    assert "against" not in report_html(lab.record).decode()
 
 
 @pytest.mark.parametrize(

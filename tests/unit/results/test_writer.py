@@ -198,7 +198,7 @@ def test_other_sessions_are_left_alone(lab: "Lab", writer: ResultsWriter) -> Non
 def test_a_report_that_cannot_be_written_costs_no_other(
     lab: "Lab", writer: ResultsWriter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(record: SessionRecord, changes: object, folder: Path) -> bytes:
+    def broken(*_: object) -> bytes:
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(writer_module, "report_html", broken)

@@ -14,6 +14,7 @@ from trafficlight.coordinator.scheduling.inventory import (
     AdapterInventory,
     AvailableAdapter,
     MissingAdapter,
+    Needed,
     TypeMask,
     needs_of,
 )
@@ -27,6 +28,9 @@ _RETURN = 30.0
 # Cases of a group that can start in one decision, if the number of cases is not limited.
 _MOST_STARTS = 1000
 
+MACHINE = "a Dask worker"
+"""What a case needs, and nothing else, if it runs on another machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -39,6 +43,7 @@ class Limits:
         so that smaller cases cannot starve it.
     :param nodes: whether the cluster has certain nodes, which are among the adapters.
     :param shares: returns whether a case shares its homeservers with others.
+    :param elsewhere: whether cases run on other machines, which have what they need.
     """
 
     cases: int | None = None
@@ -49,12 +54,19 @@ class Limits:
     aging: float = 60.0
     nodes: bool = False
     shares: Callable[[Case], bool] = lambda _: False
+    elsewhere: bool = False
+
+    def roles(self, case: Case) -> dict[str, Needed]:
+        """Return what a case leases."""
+        return {} if self.elsewhere else needs_of(case, nodes=self.nodes)
 
     def needs(self, case: Case, servers: Sequence[str]) -> Counter[str]:
         """Return how many of everything that may be limited a case needs.
 
         :param servers: the types of the homeservers that it needs; none if it shares those of another case.
         """
+        if self.elsewhere:
+            return Counter([MACHINE])
         clients = case.clients.values()
         carried = (all_of(self.provider_of(name)) for name in servers)
         return Counter([*(kind.type_name for kind in clients), *servers, *carried])
@@ -173,7 +185,7 @@ class _Table:
         self._reserved_types: Counter[str] = Counter()
         groups = [group for group in waiting if group.cases]
         firsts = [next(iter(group.cases.values())).case for group in groups]
-        kinds = (kind for case in firsts for kind in needs_of(case, nodes=limits.nodes).values())
+        kinds = (kind for case in firsts for kind in limits.roles(case).values())
         self._adapters = AdapterInventory(kinds, free, busy, missing, known)
         # One more than can start, so that the group gets a reason.
         most = _MOST_STARTS if limits.cases is None else max(0, limits.cases - self._running.total()) + 1
@@ -182,7 +194,7 @@ class _Table:
             self._candidates.append(
                 _Candidates(
                     group,
-                    bits=tuple(sorted(map(self._adapters.bit, needs_of(case, nodes=limits.nodes).values()))),
+                    bits=tuple(sorted(map(self._adapters.bit, limits.roles(case).values()))),
                     types=limits.needs(case, group.server_types),
                     others=limits.needs(case, ()),
                     shares=limits.shares(case),
@@ -291,7 +303,7 @@ class _Table:
         one.cases.clear()
 
     def _start(self, one: _Candidates, case: WaitingCase) -> bool:
-        needs = needs_of(case.case, nodes=self._limits.nodes)
+        needs = self._limits.roles(case.case)
         bits = {role: self._adapters.bit(kind) for role, kind in needs.items()}
         adapters = self._adapters.take(bits)
         if adapters is None:

@@ -11,7 +11,14 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.bodies import AdapterBody, AdapterList, Reason
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
-from trafficlight.http.requests import current_lab, form_fields, json_object, json_response, validated
+from trafficlight.http.requests import (
+    FORM,
+    current_lab,
+    form_fields,
+    json_object,
+    json_response,
+    validated,
+)
 from trafficlight.http.responses import ApiError, rooted
 from trafficlight.http.security import require_people
 
@@ -21,7 +28,6 @@ _operation = partial(OperationSpec, "Adapter operations", guard="people")
 _LIMIT = 16 << 10  # bytes of a reason
 _MOST = 10_000  # adapters listed one by one
 _AFTER_FORM = {303: ResponseSpec("For a form: to the status page.", media_type=None)}
-_FORM = "application/x-www-form-urlencoded"
 
 
 blueprint.before_request(require_people)
@@ -89,7 +95,7 @@ async def undrain() -> Response:
 
 async def _reason() -> str:
     """Return the reason in the body, which a program sends as JSON and a page as a form."""
-    if request.mimetype != _FORM:
+    if request.mimetype != FORM:
         return validated(Reason, await json_object(_LIMIT)).reason
     form = await form_fields(_LIMIT)
     if not request.content_length:
@@ -106,7 +112,7 @@ def _named(pool: Pool, name: str) -> Adapter:
 
 def _answer(body: BaseModel | None) -> Response:
     """Answer a program with what it asked for, and lead a page back to where it was."""
-    if request.mimetype == _FORM:
+    if request.mimetype == FORM:
         return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": rooted("/status#adapters")})
     return json_response(body) if body is not None else _listed()
 

@@ -8,7 +8,7 @@ from quart import Blueprint, Response, request
 from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import HistoryBody, PastBody
 from trafficlight.http.api.specs import OperationSpec, Query, ResponseSpec
-from trafficlight.http.pages.views import CATCHING_UP
+from trafficlight.http.pages.past import CATCHING_UP
 from trafficlight.http.requests import current_lab, json_response, one_at_a_time, session_folder
 from trafficlight.http.responses import ApiError
 from trafficlight.http.security import require_people

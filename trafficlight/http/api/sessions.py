@@ -1,24 +1,19 @@
 """Sessions over HTTP: start, list, follow and cancel them, and rerun failed cases."""
 
 import asyncio
-import contextlib
 import errno
 import logging
-from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
 from quart import Blueprint, Response, current_app, request
 
-from trafficlight.clock import race
-from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.session import Session
 from trafficlight.errors import LabError, ShuttingDownError, TrafficlightError, UsageError
+from trafficlight.http.api import streams
 from trafficlight.http.api.bodies import (
     CaseBody,
     CaseList,
@@ -47,9 +42,8 @@ from trafficlight.http.responses import ApiError, rooted
 from trafficlight.http.security import require_people
 from trafficlight.results.case import CaseRecord, Outcome
 from trafficlight.results.catalog import ProblemSummary, SessionSummary
-from trafficlight.results.events import State, line_head
+from trafficlight.results.events import State
 from trafficlight.results.history.changes import read_changes
-from trafficlight.results.journal import is_written
 from trafficlight.results.reports.causes import causes
 from trafficlight.results.reports.filter import matching
 from trafficlight.results.reports.presentation import outcome_counts
@@ -64,15 +58,14 @@ blueprint = Blueprint("sessions_api", __name__, url_prefix="/api/sessions")
 
 _operation = partial(OperationSpec, "Sessions", guard="people")
 _REQUEST_LIMIT = 16 << 20  # bytes: a list of ids may be long
-_CASE_LIMIT = 64 << 10  # bytes
 _MOST_REPEATS = 1000  # more would be planned before the request could be cancelled
 _PAGE, _LONGEST_PAGE = 1000, 10_000  # of cases
 _SESSIONS, _MOST_SESSIONS = 100, 1000  # per page
 _FAILED = frozenset({Outcome.FAILURE, Outcome.ERROR})
 _UNDECIDED = frozenset({Outcome.NOT_RUN, Outcome.RUNNING})
 
-_SESSION = ResponseSpec("The session in its current state.", SessionBody)
-_STARTED = {201: ResponseSpec("The session has started; `Location` names it.", SessionBody)}
+SESSION = ResponseSpec("The session in its current state.", SessionBody)
+STARTED = {201: ResponseSpec("The session has started; `Location` names it.", SessionBody)}
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 
 
@@ -83,30 +76,24 @@ def _paging(default: int, most: int) -> tuple[Query, ...]:
     )
 
 
-class CaseName(BaseModel):
-    """Names one case of the session."""
-
-    case: str = Field(min_length=1, description="The case's id.")
-
-
 blueprint.before_request(require_people)
 
 
 @blueprint.post("")
-@_operation(_STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest)
+@_operation(STARTED, (400, 401, 403, 413, 415, 503, 507), body=SessionRequest)
 async def submit() -> Response:
     """Start a session: its cases run as soon as adapters, homeservers and limits allow.
 
     Targets are paths that the coordinator can read. Responds when the homeservers of its cases are installed,
     which can take minutes the first time.
     """
-    _check_open()
+    check_open()
     body = await json_object(_REQUEST_LIMIT)
     try:
         request = await asyncio.to_thread(validated, SessionRequest, body)
     except UsageError as error:
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", str(error)) from None
-    return await _start(request, "POST /api/sessions")
+    return await started_response(await _start(request, "POST /api/sessions"))
 
 
 @blueprint.get("")
@@ -126,10 +113,10 @@ async def sessions() -> Response:
 
 
 @blueprint.get("/<session>")
-@_operation({200: _SESSION}, (401, 404))
+@_operation({200: SESSION}, (401, 404))
 async def session(session: str) -> Response:
     """Return a session in its current state; `latest` names the latest."""
-    return json_response(await _body(await session_id(session)))
+    return json_response(await current_body(await session_id(session)))
 
 
 @blueprint.get("/<session>/cases")
@@ -230,10 +217,10 @@ async def events(session: str) -> Response:
     if follow not in ("0", "1"):
         raise _invalid_query("follow", "0 or 1", follow)
     folder = await session_folder(session)
-    if len(_STREAMS) >= _MOST_STREAMS:
-        message, later = f"{_MOST_STREAMS} streams are open already", {"Retry-After": "5"}
+    if streams.full():
+        message, later = f"{streams.MOST} streams are open already", {"Retry-After": "5"}
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_streams", message, headers=later)
-    lines = event_lines(folder, after, current_lab(), follow=follow == "1")
+    lines = streams.event_lines(folder, after, current_lab(), follow=follow == "1")
     answer = Response(b"" if request.method == "HEAD" else lines, content_type="application/x-ndjson")
     answer.headers["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold events back
     answer.timeout = None
@@ -241,7 +228,7 @@ async def events(session: str) -> Response:
 
 
 @blueprint.post("/<session>/cancel")
-@_operation({200: _SESSION}, (401, 403, 404, 409))
+@_operation({200: SESSION}, (401, 403, 404, 409))
 async def cancel(session: str) -> Response:
     """Cancel a session: no more of its cases start, and running ones are cancelled.
 
@@ -250,35 +237,18 @@ async def cancel(session: str) -> Response:
     id, lab = await session_id(session), current_lab()
     found = running(id)
     if found is None:
-        body = await _body(id)
+        body = await current_body(id)
         if not body.interrupted:
-            raise _over(id)
+            raise ended_already(id)
         return json_response(body)
     if found.closing and not found.cancelled:
-        raise _over(id)
+        raise ended_already(id)
     lab.engine.cancel(found, "the session was cancelled over the API")
-    return json_response(await _body(id))
-
-
-@blueprint.post("/<session>/cases/cancel")
-@_operation({200: _SESSION}, (400, 401, 403, 404, 409, 413, 415), body=CaseName)
-async def cancel_case(session: str) -> Response:
-    """Cancel a case: it ends as skipped if it waits, and as an error if it runs."""
-    id, lab = await session_id(session), current_lab()
-    named = validated(CaseName, await json_object(_CASE_LIMIT))
-    found = running(id)
-    if found is None:
-        raise _over(id)
-    if named.case not in found.record.cases:
-        message = f"the session {found.id} has no such case"
-        raise ApiError(HTTPStatus.NOT_FOUND, "unknown_case", message)
-    if not lab.engine.cancel_case(found, named.case, "the case was cancelled over the API"):
-        raise ApiError(HTTPStatus.CONFLICT, "case_ended", "the case has ended already")
-    return json_response(await _body(id))
+    return json_response(await current_body(id))
 
 
 @blueprint.post("/<session>/rerun-failed")
-@_operation(_STARTED, (400, 401, 403, 404, 409, 503, 507))
+@_operation(STARTED, (400, 401, 403, 404, 409, 503, 507))
 async def rerun_failed(session: str) -> Response:
     """Start a session with only the cases of this one that failed or ended in error.
 
@@ -286,37 +256,49 @@ async def rerun_failed(session: str) -> Response:
 
     Once a session has ended, the cases of it that never ran count as well.
     """
-    _check_open()
-    lab = current_lab()
+    check_open()
     async with open_session(session) as found:
         again = _FAILED | _UNDECIDED if found.over else _FAILED
         failed = sorted(case.id for case in found.record.cases.values() if case.outcome in again)
         failed += found.record.problem_files
     if not failed:
         raise ApiError(HTTPStatus.CONFLICT, "nothing_failed", f"nothing of the session {found.id} has failed")
-    known = await lab.request_of(found.id)
+    started = await start_again(found.id, failed, f"POST /api/sessions/{found.id}/rerun-failed")
+    return await started_response(started)
+
+
+async def start_again(id: str, only: list[str], command: str) -> Session:
+    """Start a session of the same request as an earlier one, with some of its cases or files only.
+
+    :param id: of the earlier one.
+    :raises ApiError: what it was asked to run is not known, or cannot start.
+    """
+    known = await current_lab().request_of(id)
     if known is None:
-        message = f"the session {found.id} has no request.json: what it was asked to run is not known"
+        message = f"the session {id} has no request.json: what it was asked to run is not known"
         raise ApiError(HTTPStatus.CONFLICT, "unknown_request", message)
-    narrowed = {"only": failed, "sample": None, "shard": None, "repeat": 1}
-    asked = known.model_copy(update=narrowed)
-    return await _start(asked, f"POST /api/sessions/{found.id}/rerun-failed")
+    narrowed = {"only": only, "sample": None, "shard": None, "repeat": 1, "job": ""}
+    return await _start(known.model_copy(update=narrowed), command)
 
 
-async def _start(asked: SessionRequest, command: str) -> Response:
+async def _start(asked: SessionRequest, command: str) -> Session:
     lab = current_lab()
     if asked.repeat > _MOST_REPEATS:
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", f"repeat: at most {_MOST_REPEATS}")
     plan = await _plan(asked)
     try:
-        started = await lab.start(asked, command=command, plan=plan)
+        return await lab.start(asked, command=command, plan=plan)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = "the disk of the coordinator is full"
             raise ApiError(HTTPStatus.INSUFFICIENT_STORAGE, "disk_full", message) from None
         message = f"the results cannot be written: {error}"
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "results_unwritable", message) from error
-    answer = json_response(await _body(started.id), HTTPStatus.CREATED)
+
+
+async def started_response(started: Session) -> Response:
+    """Return the response for a session that was started."""
+    answer = json_response(await current_body(started.id), HTTPStatus.CREATED)
     answer.headers["Location"] = rooted(f"/api/sessions/{started.id}")
     return answer
 
@@ -336,7 +318,11 @@ async def _plan(asked: SessionRequest) -> Plan:
     raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_request", message)
 
 
-def _check_open() -> None:
+def check_open() -> None:
+    """Check that sessions can be started.
+
+    :raises ApiError: they cannot.
+    """
     if not current_app.config["SESSIONS"]:
         message = "`trafficlight run` takes no sessions over HTTP: start the coordinator with `serve`"
         raise ApiError(HTTPStatus.FORBIDDEN, "no_sessions", message)
@@ -345,7 +331,11 @@ def _check_open() -> None:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, "stopping", message)
 
 
-async def _body(id: str) -> SessionBody:
+async def current_body(id: str) -> SessionBody:
+    """Return what the API says of a session.
+
+    :raises ApiError: there is no such session.
+    """
     if (summary := await current_lab().catalog.summary(id)) is None:
         raise unknown_session()
     return _body_of(summary)
@@ -357,7 +347,8 @@ def _body_of(summary: SessionSummary) -> SessionBody:
     return session_body(summary, folder, running(summary.id), lab.engine.pool.drained)
 
 
-def _over(session: str) -> ApiError:
+def ended_already(session: str) -> ApiError:
+    """Return the error for a session that cannot be changed any more."""
     return ApiError(HTTPStatus.CONFLICT, "session_ended", f"the session {session} has ended already")
 
 
@@ -387,94 +378,6 @@ def _page_bounds(default: int, most: int) -> tuple[int, int]:
 def _invalid_query(name: str, wanted: str, given: str) -> ApiError:
     message = f"{name} must be {wanted}, not {given[:40]!r}"
     return ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", message)
-
-
-# Bytes read at once; the last line may go beyond.
-_CHUNK = 64 << 10
-# Seconds without events after which an empty line keeps the stream alive.
-_BEAT = 15.0
-# Seconds between two polls of the log of a session that another process runs.
-_LOOK = 0.5
-# Seconds for which events are collected, so that all streams get them with one read.
-_TICK = 0.1
-_MOST_STREAMS = 100
-_STREAMS: set[object] = set()
-_READERS = ThreadPoolExecutor(2, "events")
-_READING: dict[tuple[Path, int], "asyncio.Future[_Lines]"] = {}
-
-
-class _Lines(NamedTuple):
-    """Events' lines, their sequence numbers, and the offset behind them; `dry` if there was nothing."""
-
-    lines: list[tuple[int, bytes]]
-    offset: int
-    dry: bool
-
-
-def _lines_at(path: Path, offset: int) -> _Lines:
-    with path.open("rb") as file:
-        file.seek(offset)
-        lines = file.readlines(_CHUNK)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()  # its rest is still to come
-    # Others, such as a killed writer's last one, are left out.
-    whole = (line for line in lines if line.endswith(b"}\n"))
-    known = [(head.sequence, line) for line in whole if (head := line_head(line)) is not None]
-    return _Lines(known, offset + sum(map(len, lines)), not lines)
-
-
-async def _read(path: Path, offset: int) -> _Lines:
-    """Read a log from an offset on, once for all streams that are there."""
-    key = (path, offset)
-    if (reading := _READING.get(key)) is None:
-        reading = asyncio.get_running_loop().run_in_executor(_READERS, _lines_at, path, offset)
-        _READING[key] = reading
-        reading.add_done_callback(lambda _: _READING.pop(key, None))
-    return await asyncio.shield(reading)
-
-
-async def event_lines(folder: Path, after: int, lab: Lab, *, follow: bool) -> AsyncGenerator[bytes, None]:
-    """Yield a session's events, one JSON object a line, until it has ended and its results are complete.
-
-    :param after: the sequence number of the last event that is known already; 0 for all.
-    :param follow: whether to wait for more; otherwise it ends with the last event that there is now.
-    """
-    path, session, clock = folder / "events.jsonl", lab.engine.sessions.get(folder.name), lab.clock
-    news, heard, offset, stream = asyncio.Event(), clock.monotonic(), 0, object()
-    unsubscribe = lab.journal.subscribe(lambda _: news.set(), session=folder.name)
-    _STREAMS.add(stream)
-    try:
-        while True:
-            news.clear()
-            # Before reading: what is written until the session ends is read in any case.
-            if session is not None:
-                goes_on = not session.ended.is_set()
-            else:
-                goes_on = await asyncio.to_thread(is_written, path) and not lab.engine.pool.closed
-            try:
-                found, offset, dry = await _read(path, offset)
-            except FileNotFoundError:  # it was deleted
-                break
-            if lines := b"".join(line for sequence, line in found if sequence > after):
-                yield lines
-                heard = clock.monotonic()
-            elif clock.monotonic() - heard >= _BEAT:
-                yield b"\n"
-                heard = clock.monotonic()
-            if not dry:
-                continue
-            if not (follow and goes_on):
-                break
-            with contextlib.suppress(TimeoutError):
-                async with clock.timeout(_LOOK if session is None else _BEAT):
-                    await (news.wait() if session is None else race(news.wait(), session.ended.wait()))
-            if session is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_TICK):
-                        await session.ended.wait()
-    finally:
-        unsubscribe()
-        _STREAMS.discard(stream)
 
 
 def session_body(summary: SessionSummary, folder: Path, session: Session | None, drained: str) -> SessionBody:

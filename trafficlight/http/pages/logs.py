@@ -3,7 +3,7 @@
 What is in a file, its sender decides: every text is escaped, and every line and page is bounded.
 """
 
-import heapq
+import itertools
 import os
 import re
 import threading
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -88,6 +89,12 @@ class _Index:
         self._file = (0, 0)
         self.before = [0]
         self.size = self.lines = 0
+        self._resets = 0
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Another one once another file is in its place, or it was cut."""
+        return self._resets, *self._file
 
     def update(self, file: BinaryIO) -> None:
         """Read what was appended."""
@@ -96,6 +103,7 @@ class _Index:
             if (status.st_dev, status.st_ino) != self._file or status.st_size < self.size:
                 self._file, self.before = (status.st_dev, status.st_ino), [0]
                 self.size = self.lines = 0
+                self._resets += 1
             if status.st_size == self.size:
                 return
             file.seek((len(self.before) - 1) * _BLOCK)
@@ -194,23 +202,53 @@ def _merged(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> tup
 
     A line without a time stays behind the one before it.
     """
-    each, cut = [], False
-    for position, path in enumerate(paths):
-        with path.open("rb") as file:
-            index = _index_of(path)
+    each = [_end_of(position, path).update() for position, path in enumerate(paths)]
+    # Each is in order, of which this makes use.
+    merged = sorted(itertools.chain.from_iterable(dated for dated, _ in each), key=itemgetter(0))
+    return [line for _, line in merged], any(cut for _, cut in each)
+
+
+class _End:
+    """The end of a growing file, each line with its time.
+
+    :param position: of the file among those that are shown.
+    """
+
+    def __init__(self, position: int, path: Path) -> None:
+        self._position, self._path = position, path
+        self._lock = threading.Lock()
+        self._first = 0
+        self._version: tuple[int, ...] = ()
+        self._dated: list[tuple[datetime, _Line]] = []
+
+    def update(self) -> tuple[list[tuple[datetime, _Line]], bool]:
+        """Read what was appended; return the lines, and whether the file has more in front of them."""
+        with self._lock, self._path.open("rb") as file:
+            index = _index_of(self._path)
             index.update(file)
             block = max(0, len(index.before) - 1 - _MERGED)
-            line = index.before[block] + bool(block)  # the first that begins there
-            cut |= block > 0
+            first = index.before[block] + bool(block)  # the first that begins there
+            if index.version != self._version or not self._first <= first <= self._first + len(self._dated):
+                self._dated, self._first = [], first
+            # The last line may have grown.
+            self._dated = self._dated[first - self._first : -1]
+            self._first, self._version = first, index.version
+            last = self._dated[-1][0] if self._dated else datetime.min.replace(tzinfo=UTC)
+            line = first + len(self._dated)
             index.seek(file, line)
-            each.append(list(_dated(position, line + 1, _lines(file, index.lines - line))))
-    return [line for _, line in heapq.merge(*each, key=lambda one: one[0])], cut
+            added = _lines(file, index.lines - line)
+            self._dated += _dated(last, self._position, line + 1, added)
+            return self._dated, block > 0
+
+
+@lru_cache(2 * FILES)
+def _end_of(position: int, path: Path) -> _End:
+    return _End(position, path)
 
 
 def _dated(
-    position: int, number: int, lines: Iterable[tuple[bytes, int]]
+    last: datetime, position: int, number: int, lines: Iterable[tuple[bytes, int]]
 ) -> Iterator[tuple[datetime, _Line]]:
-    last = datetime.min.replace(tzinfo=UTC)
     for line, (content, cut) in enumerate(lines, number):
         if (when := time_of(content[:400].decode(errors="replace"))) is not None:
             last = max(last, when)

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from quart import Blueprint, Response, redirect, request, url_for
+from quart import Blueprint, Response, current_app, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import Login
+from trafficlight.http.api.cases import offered
 from trafficlight.http.api.operations import unready
 from trafficlight.http.api.specs import MOMENT, REQUESTS, OperationSpec, Query, ResponseSpec
 from trafficlight.http.pages import files, logs
+from trafficlight.http.pages.past import history_view, map_of
 from trafficlight.http.pages.views import (
     Address,
     adapter_rows,
@@ -26,7 +28,6 @@ from trafficlight.http.pages.views import (
     case_path,
     causes_of,
     files_path,
-    history_view,
     log_path,
     neighbours,
     progress_of,
@@ -44,7 +45,7 @@ from trafficlight.http.requests import (
     session_folder,
     session_id,
 )
-from trafficlight.http.responses import ApiError, rendered, rooted, unless_known
+from trafficlight.http.responses import PARTS_HEADER, ApiError, rendered, rooted, unless_known
 from trafficlight.http.security import (
     LOGIN_TIME,
     constant_time_equal,
@@ -57,9 +58,10 @@ from trafficlight.results.catalog import SessionView, session_sort_key
 from trafficlight.results.history.changes import compare_folders, read_changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.filter import FIELDS
-from trafficlight.results.reports.heatmap import View, heat_map
+from trafficlight.results.reports.heatmap import View
 from trafficlight.results.reports.issue import command_of, issue_of
 from trafficlight.results.reports.junit import JunitDocument, JunitStyle
+from trafficlight.results.reports.parts import Parts, known_versions
 from trafficlight.results.reports.presentation import case_row, verdict
 
 blueprint = Blueprint("pages", __name__)
@@ -208,7 +210,7 @@ async def case(session: str, key: str) -> Response:
             raise _unknown_case(found)
         whole = snapshot(await lab.catalog.case(found.id, record.id) or record)
         row = case_row(whole, found.until or lab.clock.now(), over=found.over)
-        events, started = _events(found), found.record.started
+        events, started, offer = _events(found), found.record.started, offered(found, whole)
     folder = found.folder
     latest = whole.attempts[-1].number if whole.attempts else 0
     number = _number("attempt") if "attempt" in request.args else latest
@@ -217,8 +219,11 @@ async def case(session: str, key: str) -> Response:
 
     def content() -> bytes:
         last = whole.ended[-1] if whole.ended else None
+        history = history_view(lab.history, folder, whole.id, started)
+        again = offer != "new" or (folder / "request.json").is_file()
         return _rendered(
             "case.html",
+            offer=offer if again else "",
             neighbours=neighbours(cases, whole.id, over=over),
             near=lambda case: rooted(case_path(found.id, case)),
             command=command_of(session_record, whole),
@@ -228,8 +233,8 @@ async def case(session: str, key: str) -> Response:
             events=events,
             case=whole,
             row=row,
-            attempts=attempt_views(folder, whole, role, period, cursor),
-            history=history_view(lab.history, folder, whole.id, started),
+            attempts=attempt_views(folder, whole, role, period, cursor, history.before),
+            history=history,
             between=between,
             role=role,
             page=lambda session: rooted(case_path(session, whole.id)),
@@ -356,7 +361,9 @@ def _rendered(template: str, **values: Any) -> bytes:
     """Return a page that says what keeps the lab from working. Any thread may call it."""
     lab = current_lab()
     alarms = [*unready(lab), *filter(None, [lab.engine.stalled.alarm])]
-    return rendered(template, alarms=alarms, **values)
+    known = known_versions(request.headers.get(PARTS_HEADER, ""))
+    live = Parts(current_app.config["VERSIONS"], known, lab.clock.now().timestamp())
+    return rendered(template, live=live, alarms=alarms, **values)
 
 
 def _unknown_case(session: SessionView) -> ApiError:
@@ -408,7 +415,6 @@ async def _status(id: str) -> Response:
             changes = read_changes(found.folder)
             since = changes.since if changes else {}
             shown = case_page(cases, now, over=over, since=since, states=states, text=text, page=number)
-            kinds = {change.case: change.kind for change in changes.cases} if changes else None
             matching = {case.id for case in shown.matching}
             return _rendered(
                 "status.html",
@@ -444,7 +450,7 @@ async def _status(id: str) -> Response:
                     if (shared := sum(case in matching for case in cause.cases))
                 ],
                 fields=list(FIELDS),
-                map=heat_map(shown.matching, view, over=over, changes=kinds),
+                map=map_of(lab.history, found.folder, record, shown.matching, view, changes, over=over),
                 href=lambda case: rooted(case_path(found.id, case)),
             )
 

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from threading import Lock
@@ -18,16 +18,12 @@ from trafficlight.http.api.adapters import adapter_body
 from trafficlight.http.api.bodies import AdapterBody
 from trafficlight.results.case import AttemptRecord, CaseRecord
 from trafficlight.results.catalog import SessionSummary
-from trafficlight.results.history.changes import compare
-from trafficlight.results.history.database import HistoryError
-from trafficlight.results.history.index import History
-from trafficlight.results.history.statistics import CaseHistory
+from trafficlight.results.history.statistics import Past
 from trafficlight.results.journal import redacted
 from trafficlight.results.record import ExitCode
 from trafficlight.results.reports.causes import Cause, causes
 from trafficlight.results.reports.evidence import evidence, warnings
 from trafficlight.results.reports.filter import matching
-from trafficlight.results.reports.measurements import Earlier
 from trafficlight.results.reports.presentation import (
     MARKS,
     POSITION,
@@ -39,8 +35,8 @@ from trafficlight.results.reports.presentation import (
     case_row,
     display_status,
     file_kind,
+    in_display_order,
     outcome_counts,
-    status_counts,
     verdict,
 )
 from trafficlight.results.reports.timeline import Step
@@ -51,11 +47,7 @@ from trafficlight.text import duration, read_tail
 AdapterRow: TypeAlias = tuple[AdapterBody, dict[str, Any]]
 """An adapter, and the fields of its registration that are not shown otherwise."""
 
-CATCHING_UP = 1.0
-"""Seconds that a request may spend on sessions that are not in the history yet."""
-
 _ROWS = 200  # cases per page
-_VERDICTS = 20  # of a case's history
 _FEW = 5  # ended cases that say how fast a session is
 _ADAPTERS = 100  # live adapters listed
 _GONE = 10  # ended adapters listed, the latest first
@@ -151,17 +143,15 @@ def case_page(
         meant = matching(cases, text, since, over=over)
     except QueryError as error:
         problem, meant = str(error), []
-    found = [(POSITION[status], case) for case in meant if (status := display_status(case, over=over))]
-    if wanted:
-        numbers = {POSITION[status] for status in wanted.intersection(MARKS)}
-        found = [one for one in found if one[0] in numbers]
-    matches = [case for _, case in found]
-    pages = max(1, -(-len(found) // _ROWS))
+    # Of one instant, while cases go on: a second look could find another status.
+    statuses = {case.id: display_status(case, over=over) for case in cases}
+    matches = [case for case in meant if not wanted or statuses[case.id] in wanted]
+    pages = max(1, -(-len(matches) // _ROWS))
     page = min(max(1, page), pages)
-    found.sort(key=lambda one: one[0])
+    found = sorted(matches, key=lambda case: POSITION[statuses[case.id]])
     shown = found[(page - 1) * _ROWS : page * _ROWS]
-    rows = [case_row(case, now, over=over) for _, case in shown]
-    counts = status_counts(cases, over=over)
+    rows = [replace(case_row(case, now, over=over), status=statuses[case.id]) for case in shown]
+    counts = in_display_order(Counter(statuses.values()))
     return CasePage(rows, counts, len(cases), matches, page, pages, problem)
 
 
@@ -282,75 +272,27 @@ def _copied(attempt: AttemptRecord) -> AttemptRecord:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryView:
-    """How a case ended in its session and before.
-
-    :ivar linked: the sessions that have pages here.
-    :ivar shifts: which of its measurements moved, in words.
-    :ivar versions: what was in a role when it succeeded last, and what is now, where they differ.
-    :ivar problem: why there is no history.
-    """
-
-    case: CaseHistory = field(default_factory=lambda: CaseHistory(()))
-    linked: frozenset[str] = frozenset()
-    shifts: list[str] = field(default_factory=list)
-    versions: dict[str, tuple[str, str]] = field(default_factory=dict)
-    problem: str = ""
-
-
-def history_view(history: History, folder: Path, case: str, until: datetime | None) -> HistoryView:
-    """Return the history of a case. Reads the disk.
-
-    :param folder: of the session whose page shows it.
-    :param until: when that session started.
-    """
-    try:
-        history.update(CATCHING_UP)
-        found = history.of_case(case, _VERDICTS, until=until)
-    except HistoryError as error:
-        return HistoryView(problem=str(error))
-    past = found.past
-    linked = frozenset(
-        one.session
-        for one in past
-        if one.lab == history.lab and (folder.parent / one.session / "events.jsonl").exists()
-    )
-    view = HistoryView(found, linked)
-    if past and past[0].lab == history.lab and past[0].session == folder.name:
-        now, before = past[0].verdict, CaseHistory(past[1:])
-        view.shifts.extend(shift.text for shift in compare({case: before}, [now], "").shifts)
-        if found.failing and (good := found.last_good) is not None:
-            then, now_there = good.verdict.versions, now.versions
-            if good.revision and past[0].revision:
-                then, now_there = {**then, "tests": good.revision}, {**now_there, "tests": past[0].revision}
-            view.versions.update(
-                {role: (then[role], text) for role, text in now_there.items() if then.get(role, text) != text}
-            )
-    return view
-
-
 def attempt_views(
     folder: Path,
     case: CaseRecord,
     role: str = "",
     period: tuple[float, float] | None = None,
     cursor: tuple[int, float] | None = None,
+    past: Sequence[Past] = (),
 ) -> list[AttemptView]:
     """Return the attempts of a case, the latest first. Reads the disk.
 
     :param role: the client whose requests are shown; empty for all.
     :param period: when they were sent, in seconds; None shows none.
     :param cursor: the number of an attempt, and a moment of it in seconds; by default when each failed.
+    :param past: the verdicts of the case in earlier sessions, newest first.
     """
     views = []
-    some = any(attempt.measurements for attempt in case.attempts)
-    last = Earlier(folder).last(case.id) if some else ("", {})
     for attempt in reversed(case.attempts):
         place = folder / attempt.folder
         files, more = _files(folder, attempt)
         log, warned = _log(place / "log.info"), warnings(folder, attempt)
-        view = attempt_view(attempt, files, log, last, case=case, warned=warned)
+        view = attempt_view(attempt, files, log, past, case=case, warned=warned)
         view = replace(view, more_files=more)
         if view.lanes is not None and attempt.ended is not None:
             shown = [one.step for one in view.steps]

@@ -12,7 +12,7 @@ from trafficlight.errors import UsageError
 from trafficlight.results.case import Outcome
 from trafficlight.results.folder import write_atomically
 from trafficlight.results.history.statistics import CaseHistory, Past
-from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, Series, read_verdicts
+from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, Series, read_verdicts, verdicts_of
 from trafficlight.results.record import SessionRecord
 from trafficlight.text import count, duration
 
@@ -65,18 +65,27 @@ class Change(BaseModel):
     @property
     def text(self) -> str:
         """What of it changed, in one line."""
+        match self.kind:
+            case "new" | "known":
+                return f"{self.signature or 'no message'}, {self.past}"
+            case "fixed":
+                return f"failed {self.past}: {self.signature or 'no message'}"
+            case "slower":
+                return f"{duration(self.seconds)}, {self.past}"
+
+    @property
+    def past(self) -> str:
+        """What it was before."""
         since = f"since {at(self.since, self.revision)} ({count(self.sessions, 'session')})"
         match self.kind:
             case "new":
-                before = f"{self.before} before" if self.before is not None else "not there before"
-                return f"{self.signature or 'no message'}, {before}"
+                return f"{self.before} before" if self.before is not None else "not there before"
             case "known":
-                other = ", before with another message" if self.other_failure else ""
-                return f"{self.signature or 'no message'}, {since}{other}"
+                return since + (", before with another message" if self.other_failure else "")
             case "fixed":
-                return f"failed {since}: {self.signature or 'no message'}"
+                return since
             case "slower":
-                return f"{duration(self.seconds)}, {duration(self.before_seconds)} before"
+                return f"{duration(self.before_seconds)} before"
 
 
 class VersionChange(BaseModel):
@@ -91,6 +100,13 @@ class VersionChange(BaseModel):
     before: tuple[str, ...]
     after: tuple[str, ...]
     new_failures: int = 0
+
+    @property
+    def text(self) -> str:
+        """How it changed, in one line."""
+        texts = (", ".join(filter(None, side)) or "no version" for side in (self.before, self.after))
+        failures = f"   in {count(self.new_failures, 'new failure')}" if self.new_failures else ""
+        return f"{' → '.join(texts)}{failures}"
 
 
 class Shift(BaseModel):
@@ -189,6 +205,17 @@ def compare(
         versions=tuple(_version_changes(pairs, new, revision)),
         shifts=tuple(shift for history, verdict in pairs for shift in _shifts(history, verdict)),
     )
+
+
+def changes_in(record: SessionRecord, before: Mapping[str, CaseHistory]) -> Changes | None:
+    """Return what changed in a session since earlier ones; None if none of its cases ran before.
+
+    :param before: by case, without this session.
+    """
+    if not before:
+        return None
+    sessions = {(past.lab, past.session) for history in before.values() for past in history.past}
+    return compare(before, verdicts_of(record), count(len(sessions), "earlier session"), record.revision)
 
 
 def compare_sessions(

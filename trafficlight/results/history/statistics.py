@@ -7,8 +7,8 @@ from datetime import datetime
 from statistics import median
 from typing import NamedTuple
 
-from trafficlight.results.case import Outcome
-from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict
+from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.history.verdicts import BAD, GOOD, CaseVerdict, counts
 
 _Z = 1.96  # of the normal distribution, for a confidence of 95 %
 
@@ -49,6 +49,14 @@ class Past:
     host: str
     verdict: CaseVerdict
     revision: str = ""
+
+
+def with_now(case: CaseRecord, past: Sequence[Past]) -> Sequence[Past]:
+    """Return the verdicts of a case, newest first, beginning with that of its own session if it has one."""
+    if not counts(case):
+        return past
+    now = CaseVerdict(case.id, case.outcome, seconds=case.seconds)
+    return [Past("", "this session", None, "", now), *past]
 
 
 @dataclass(frozen=True, slots=True)

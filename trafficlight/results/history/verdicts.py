@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.catalog import OUTLINE, line_of_other
@@ -22,6 +23,8 @@ class Series:
     """The measurements of one name in one case.
 
     :ivar number: how many there are.
+    :ivar p50: their median.
+    :ivar p95: their 95th percentile.
     """
 
     name: str
@@ -70,9 +73,14 @@ def verdicts_of(record: SessionRecord) -> list[CaseVerdict]:
     return [
         _verdict(case)
         for case in list(record.cases.values())
-        if case.outcome in GOOD | BAD | {Outcome.EXPECTED_FAILURE}
-        and not (record.interrupted and case.outcome is Outcome.ERROR)
+        if counts(case) and not (case.outcome is Outcome.ERROR and record.interrupted)
     ]
+
+
+def counts(case: CaseRecord) -> bool:
+    """Return whether a case has a verdict that its history keeps."""
+    known = case.outcome in GOOD | BAD | {Outcome.EXPECTED_FAILURE}
+    return known and not (case.outcome is Outcome.ERROR and case.cancelled)
 
 
 def _verdict(case: CaseRecord) -> CaseVerdict:
@@ -107,7 +115,7 @@ def _series(measurements: Sequence[Measurement]) -> Iterator[Series]:
             values.setdefault((item.name, item.unit), []).append(value)
     for (name, unit), found in values.items():
         found.sort()
-        yield Series(name, unit, len(found), percentile(found, 0.5), percentile(found, 0.95))
+        yield Series(name, unit, len(found), median(found), percentile(found, 0.95))
 
 
 def percentile(values: Sequence[float], part: float) -> float:

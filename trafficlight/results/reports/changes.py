@@ -8,7 +8,7 @@ from trafficlight.results.case import Outcome
 from trafficlight.results.history.changes import KINDS, Changes
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.presentation import MARKS, display_status, status_counts, verdict
-from trafficlight.text import count, duration, escape_control, single_line
+from trafficlight.text import duration, escape_control, single_line
 
 _MOST = 20  # lines of one kind
 _MOST_TESTS = 1000  # rows: GitHub shows no summary of more than 1 MiB
@@ -34,9 +34,7 @@ def change_lines(changes: Changes, *, known: bool = False) -> list[str]:
     ]
     lines += _more(len(changes.shifts), "moved")
     for version in changes.versions[:_MOST]:
-        failures = f"   in {count(version.new_failures, 'new failure')}" if version.new_failures else ""
-        texts = (", ".join(filter(None, side)) or "no version" for side in (version.before, version.after))
-        lines.append(f"version  {escape_control(version.type)} {escape_control(' → '.join(texts))}{failures}")
+        lines.append(f"version  {escape_control(version.type)} {escape_control(version.text)}")
     for what, cases in (("added", changes.added), ("gone", changes.removed)):
         lines += [f"{what:<7}  {escape_control(case)}" for case in cases[:_MOST]]
         lines += _more(len(cases), what)
@@ -105,8 +103,12 @@ def _rows(record: SessionRecord, changes: Changes | None) -> Iterator[str]:
             yield f"| {kind} | {_code(change.case)} | {_code(change.text)} |"
         if len(found) > _MOST:
             yield f"| {kind} | {len(found) - _MOST} more | |"
-    for shift in changes.shifts[:_MOST] if changes is not None else ():
+    if changes is None:
+        return
+    for shift in changes.shifts[:_MOST]:
         yield f"| moved | {_code(shift.case)} | {_code(shift.text)} |"
+    for version in changes.versions[:_MOST]:
+        yield f"| version | {_code(version.type)} | {_code(version.text)} |"
 
 
 def _code(text: str) -> str:

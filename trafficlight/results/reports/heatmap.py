@@ -10,19 +10,23 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.history.verdicts import percentile
+from trafficlight.results.history.statistics import CaseHistory, Past, wilson, with_now
+from trafficlight.results.history.verdicts import GOOD, percentile
 from trafficlight.results.reports.presentation import MARKS, display_status, in_display_order, why
 from trafficlight.suites.query import quoted
 from trafficlight.text import count, duration, single_line
 
 MEASURES = {
     "succeeds": "how many succeed",
-    "p50": "median duration",
-    "p95": "95th percentile of the duration",
-    "flaky": "how many are flaky",
-    "changed": "what changed",
+    "p50": "median duration, in this session and those before it",
+    "p95": "95th percentile of the duration, in this session and those before it",
+    "flaky": "how many verdicts are flakes, in this session and those before it",
+    "changed": "what changed since the last session",
 }
 """What a cell can show, each with its explanation."""
+
+OF_HISTORY = frozenset({"p50", "p95", "flaky", "changed"})
+"""Those that earlier sessions are part of."""
 
 ARRANGEMENTS = ("clients", "tests")
 OPTIONS = {
@@ -88,7 +92,7 @@ class View:
         return [*filter(None, [self.by]), *measure, *sorted(self.options)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """The head of a table, a row or a column.
 
@@ -105,7 +109,7 @@ class Head:
     total: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Cell:
     """The cases of a row in a column.
 
@@ -117,7 +121,7 @@ class Cell:
 
     query: str
     number: int
-    case: CaseRecord
+    case: CaseRecord = field(compare=False)
     status: str
     mark: str = ""
     text: str = ""
@@ -185,13 +189,21 @@ class HeatMap:
 
 
 def heat_map(
-    cases: Sequence[CaseRecord], asked: View, *, over: bool, changes: Mapping[str, str] | None = None
+    cases: Sequence[CaseRecord],
+    asked: View,
+    *,
+    over: bool,
+    changes: Mapping[str, str] | None = None,
+    before: Mapping[str, CaseHistory] | None = None,
+    problem: str = "",
 ) -> HeatMap:
     """Return the heat map of cases.
 
     :param asked: the view; what would be too large is folded all the same.
     :param over: whether their session no longer runs.
     :param changes: the kind of change of the cases that changed; None if that is unknown.
+    :param before: the verdicts in earlier sessions of the cases that have some.
+    :param problem: why earlier sessions cannot be read; empty if they can.
     """
     names = _Names(cases, families="families" in asked.options)
     view = replace(asked, by=asked.by or ("clients" if names.several else "tests"))
@@ -199,6 +211,8 @@ def heat_map(
     if view.by == "tests" and "folders" not in view.options and names.combinations > _CELLS:
         view = replace(view, options=view.options | {"folders"})
         notes.append("There are too many tests to show each: a click on a folder shows its tests.")
+    if view.measure in OF_HISTORY and cases and not before:
+        notes.append(f"This session only: {problem or 'its cases have no earlier verdicts'}.")
     found: dict[Head, Table] = {}
     members: dict[tuple[Head, Head, Head], list[tuple[str, CaseRecord]]] = {}
     queries: dict[tuple[Head, Head, Head], str] = {}
@@ -210,7 +224,8 @@ def heat_map(
     alone = len({head for head, _, _ in members}) == 1
     for (head, row, column), some in members.items():
         table = found.setdefault(head, Table(head.name, "" if alone else head.query))
-        cell = _cell(_query(queries[head, row, column], table.query), some, view.measure, changes or {})
+        query = _query(queries[head, row, column], table.query)
+        cell = _cell(query, some, view.measure, changes or {}, before or {})
         place = ", ".join(filter(None, (row.name, column.name, "" if alone else head.name)))
         cell.tip = f"{place}: {cell.tip}"
         table.cells[(column, row) if "transposed" in view.options else (row, column)] = cell
@@ -338,7 +353,11 @@ def _families(types: Iterable[str]) -> dict[str, str]:
 
 
 def _cell(
-    query: str, members: Sequence[tuple[str, CaseRecord]], measure: str, changes: Mapping[str, str]
+    query: str,
+    members: Sequence[tuple[str, CaseRecord]],
+    measure: str,
+    changes: Mapping[str, str],
+    before: Mapping[str, CaseHistory],
 ) -> Cell:
     status, case = min(members, key=lambda one: _SEVERITY.index(one[0]))
     cell = Cell(query, len(members), case, status)
@@ -354,27 +373,44 @@ def _cell(
     if seconds:
         cell.tip += f" · median {duration(percentile(seconds, 0.5))}"
         cell.tip += f", 95th percentile {duration(percentile(seconds, 0.95))}" if len(seconds) > 1 else ""
+    past = [before[case.id] for _, case in members if case.id in before] if measure in OF_HISTORY else []
     match measure:
         case "succeeds":
             cell.mark = MARKS[status]
             cell.value = bad / ran if ran else None
             cell.text = f"{100 * good // ran} %" if ran and cell.number > 1 else ""
-        case "flaky" if ran:
-            cell.mark = MARKS["flaky"] if numbers["flaky"] else ""
-            cell.value = numbers["flaky"] / ran
+        case "flaky" if ran or past:
+            whole = [CaseHistory(with_now(case, _past(case, before))) for _, case in members]
+            flakes, verdicts = sum(one.flakes for one in whole), sum(len(one.past) for one in whole)
+            cell.mark = MARKS["flaky"] if flakes else ""
+            cell.value = flakes / verdicts
             cell.text = f"{math.ceil(100 * cell.value)} %"
+            low, high = wilson(flakes, verdicts)
+            cell.tip += f" · {count(flakes, 'flake')} in {count(verdicts, 'verdict')}"
+            cell.tip += f": with a confidence of 95 %, {100 * low:.0f} to {100 * high:.0f} %"
         case "changed":
             kinds = Counter(changes[case.id] for _, case in members if case.id in changes)
             some = {kind: kinds[kind] for kind in ("new", "fixed", "slower") if kinds[kind]}
             cell.mark = "✗" if kinds["new"] else "✓" if kinds["fixed"] else ""
             cell.value = kinds["new"] / cell.number if some else None
             cell.text = ", ".join(f"{number} {kind}" for kind, number in some.items()) or "="
-        case "p50" | "p95" if seconds:
-            cell.value = percentile(seconds, 0.95 if measure == "p95" else 0.5)
+        case "p50" | "p95" if seconds or any(one.typical_seconds is not None for one in past):
+            earlier = [
+                one.verdict.seconds for case in past for one in case.past if one.verdict.outcome in GOOD
+            ]
+            every = sorted([*seconds, *earlier])
+            cell.value = percentile(every, 0.95 if measure == "p95" else 0.5)
             cell.text = duration(cell.value)
+            if earlier:
+                cell.tip += f" · with earlier sessions median {duration(percentile(every, 0.5))}"
+                cell.tip += f", 95th percentile {duration(percentile(every, 0.95))}, of {len(every):,}"
         case _:
             cell.mark = MARKS[status]
     return cell
+
+
+def _past(case: CaseRecord, before: Mapping[str, CaseHistory]) -> Sequence[Past]:
+    return before[case.id].past if case.id in before else ()
 
 
 def _scale(cells: Sequence[Cell], measure: str) -> None:

@@ -34,6 +34,8 @@ def issue_of(record: SessionRecord, case: CaseRecord, attempt: AttemptRecord) ->
         f"**{case.id}** ended in `{attempt.state}`: {first}",
         "",
         f"- session {record.id}, attempt {attempt.number}, started {utc_time(attempt.started)}",
+        *([f"- tests at {record.revision}"] if record.revision else []),
+        *([f"- {record.job}"] if record.job else []),
     ]
     for role, name in case.clients.items():
         fields = attempt.adapters.get(role, {})

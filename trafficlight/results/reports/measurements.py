@@ -1,17 +1,16 @@
-"""Measurements of an attempt: summaries, plots, and what the last session measured in the same case."""
+"""Measurements of an attempt: summaries, plots, and what earlier sessions measured in the same case."""
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from statistics import median
 
 from trafficlight.results.case import AttemptRecord
-from trafficlight.results.catalog import session_ids, session_sort_key
 from trafficlight.results.events import Measurement, NetworkChanged
-from trafficlight.results.folder import case_path
+from trafficlight.results.history.statistics import Past
+from trafficlight.results.history.verdicts import Series, percentile
+from trafficlight.results.reports.sparkline import Trend, number, trend_of
 from trafficlight.text import count
 
 _SINGLE_VALUES = 10  # measurements of one name that are listed; more are summed up
@@ -22,10 +21,6 @@ _COLUMNS = 200  # of a plot: what falls into one is drawn as its minimum, median
 _DOTS = 60  # values that are drawn as dots, too
 _SIZE = 1000  # the width and the height of a plot, in its own units
 _FAULTS = 50  # shaded in a plot
-_SESSIONS = 100  # earlier sessions that are looked at
-
-Values = Mapping[tuple[str, str], Sequence[float]]
-"""The measurements of an attempt, by name and unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +71,7 @@ class Measured:
     :ivar session: the id of that session.
     :ivar more: the other numbers.
     :ivar plot: None where there is nothing to draw.
+    :ivar trend: over sessions; None without earlier ones.
     """
 
     name: str
@@ -84,59 +80,31 @@ class Measured:
     session: str = ""
     more: str = ""
     plot: Plot | None = None
+    trend: Trend | None = None
 
 
-class Earlier:
-    """The sessions of a results folder before one of them.
+def measured(attempt: AttemptRecord, past: Sequence[Past] = ()) -> list[Measured]:
+    """Return the measurements of an attempt by their names, with those of the case before.
 
-    :param folder: of that session; None if it has none.
+    :param past: the verdicts of the case in earlier sessions, newest first.
     """
-
-    def __init__(self, folder: Path | None) -> None:
-        self._sessions: list[Path] = []
-        if folder is not None:
-            own, root = session_sort_key(folder.name), folder.parent
-            before = (root / id for id in session_ids(root) if session_sort_key(id) < own)
-            self._sessions = [path for path, _ in zip(before, range(_SESSIONS), strict=False)]
-
-    def last(self, case_id: str) -> tuple[str, Values]:
-        """Return the last session that measured something in a case, and what; empty if there is none.
-
-        Reads the disk.
-        """
-        for session in self._sessions:
-            # The names of attempts sort by their length first: attempt-9, attempt-10.
-            files = sorted(
-                (session / case_path(case_id)).glob("attempt-*/measurements.json"),
-                key=lambda path: (len(path.parent.name), path),
-            )
-            for path in reversed(files):
-                if values := _read(path):
-                    return session.name, values
-        return "", {}
-
-
-def _read(path: Path) -> Values:
-    found: dict[tuple[str, str], list[float]] = {}
-    try:
-        for item in json.loads(path.read_bytes()):
-            found.setdefault((item["name"], item["unit"]), []).append(float(item["value"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return found
-
-
-def measured(attempt: AttemptRecord, last: tuple[str, Values] = ("", {})) -> list[Measured]:
-    """Return the measurements of an attempt by their names, with those of the case's last session."""
-    (session, before), found = last, list[Measured]()
+    found = list[Measured]()
     series = _series(attempt)
     faults = faults_of(attempt) if series else []
     for one in list(series.values())[:_NAMES]:
-        values, was = one.values, before.get((one.name, one.unit), ())
-        now, earlier, more = _summarise(values, was, one.unit)
-        wanted = len(values) >= _FEWEST and sum(item.plot is not None for item in found) < _PLOTS
+        before = [
+            (session.session, was)
+            for session in past
+            for was in session.verdict.measurements
+            if (was.name, was.unit) == (one.name, one.unit)
+        ]
+        session, last = before[0] if before else ("", None)
+        now, was, more = _summarise(one.values, last, one.unit)
+        wanted = len(one.values) >= _FEWEST and sum(item.plot is not None for item in found) < _PLOTS
         plot = _plot(one.points, faults) if wanted else None
-        found.append(Measured(one.name, now, earlier, session if earlier else "", more, plot))
+        points = [(was.p50, was.p95) for _, was in reversed(before)]
+        trend = trend_of([*points, (rank(one.values, 0.5), rank(one.values, 0.95))], one.unit)
+        found.append(Measured(one.name, now, was, session, more, plot, trend))
     if len(series) > _NAMES:
         found.append(Measured(f"{len(series) - _NAMES:,} more", "in measurements.json"))
     return found
@@ -180,31 +148,29 @@ def _series(attempt: AttemptRecord) -> dict[tuple[str, str], _Series]:
     return found
 
 
-def _summarise(values: Sequence[float], was: Sequence[float], unit: str) -> tuple[str, str, str]:
+def _summarise(values: Sequence[float], was: Series | None, unit: str) -> tuple[str, str, str]:
     """Return what is said of values: the middle one, that of earlier values, and the other numbers."""
 
     def text(value: float) -> str:
-        return f"{_number(value)} {unit}".strip()
+        return f"{number(value)} {unit}".strip()
 
+    several = was is not None and was.number > 1
+    earlier = text(was.p50) if was is not None else ""
     if len(values) == 1:
-        return text(values[0]), (("p50 " if len(was) > 1 else "") + text(_rank(was, 0.5)) if was else ""), ""
-    more = f"p95 {text(_rank(values, 0.95))}" + (f", was {text(_rank(was, 0.95))}" if was else "")
+        return text(values[0]), f"p50 {earlier}" if several else earlier, ""
+    more = f"p95 {text(rank(values, 0.95))}" + (f", was {text(was.p95)}" if was is not None else "")
     if len(values) <= _SINGLE_VALUES:
-        more += f"; {', '.join(map(_number, values))}"
+        more += f"; {', '.join(map(number, values))}"
     else:
         more += f"; {text(min(values))} to {text(max(values))}, {count(len(values), 'value')}"
-    return f"p50 {text(_rank(values, 0.5))}", text(_rank(was, 0.5)) if was else "", more
+    return f"p50 {text(rank(values, 0.5))}", earlier, more
 
 
-def _rank(values: Sequence[float], part: float) -> float:
+def rank(values: Sequence[float], part: float) -> float:
     """Return the value below which a part of the values are; of no number if one of them is none."""
     if any(map(math.isnan, values)):
         return math.nan
-    return median(values) if part == 0.5 else sorted(values)[math.ceil(part * len(values)) - 1]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1000 <= abs(value) < math.inf else f"{value:.3g}"
+    return median(values) if part == 0.5 else percentile(sorted(values), part)
 
 
 def faults_of(attempt: AttemptRecord) -> list[Fault]:
@@ -261,7 +227,7 @@ def _plot(points: Sequence[tuple[float, float]], faults: Sequence[Fault]) -> Plo
         return "M" + "L".join(f"{x(seconds)} {y(value)}" for seconds, value in places)
 
     shades = [(one, x(one.begin), max(2, x(one.end) - x(one.begin))) for one in faults[:_FAULTS]]
-    labels = (_number(low), _number(high), begin, end)
+    labels = (number(low), number(high), begin, end)
     if len(drawn) <= _COLUMNS:
         dots = "".join(f"M{x(seconds)} {y(value)}h0" for seconds, value in drawn)
         return Plot(path(drawn), dots if len(drawn) <= _DOTS else "", "", shades, *labels)

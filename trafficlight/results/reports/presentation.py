@@ -23,9 +23,10 @@ from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
 from trafficlight.results.events import FINAL, ServiceChanged
 from trafficlight.results.folder import RECORDINGS, folder_name
 from trafficlight.results.history.changes import at
+from trafficlight.results.history.statistics import Past
 from trafficlight.results.reports.evidence import Evidence
 from trafficlight.results.reports.lanes import Lanes, lanes_of
-from trafficlight.results.reports.measurements import Measured, Values, measured
+from trafficlight.results.reports.measurements import Measured, measured
 from trafficlight.results.reports.timeline import Step, steps
 from trafficlight.results.reports.tracebacks import compared, trimmed_traceback, without_message
 from trafficlight.results.traffic import Traffic
@@ -293,14 +294,14 @@ def attempt_view(
     attempt: AttemptRecord,
     files: Sequence[FileView],
     log: str = "",
-    last: tuple[str, Values] = ("", {}),
+    past: Sequence[Past] = (),
     *,
     case: CaseRecord | None = None,
     warned: Sequence[tuple[str, float, str, str]] = (),
 ) -> AttemptView:
     """Return an attempt as it is shown.
 
-    :param last: the last session that measured something in the case, and what.
+    :param past: the verdicts of the case in earlier sessions, newest first.
     :param case: its case, for the picture; None draws none.
     :param warned: what homeservers warned of, for the picture.
     """
@@ -311,7 +312,7 @@ def attempt_view(
     whole = max([attempt.seconds, 0.001, *(step.offset + (step.seconds or 0.0) for step in every)])
     placed = [_placed(step, whole) for step in every]
     lanes = lanes_of(attempt, every, case.clients, case.servers, warned) if case is not None else None
-    return AttemptView(attempt, placed, left_out, files, log, measured(attempt, last), lanes=lanes)
+    return AttemptView(attempt, placed, left_out, files, log, measured(attempt, past), lanes=lanes)
 
 
 def _placed(step: Step, whole: float) -> StepView:

@@ -45,10 +45,13 @@ def summary(record: SessionRecord, folder: Path, incomplete: str = "", *, slowes
         lines.append(f"error  {' and '.join(record.reductions)} in a strict session")
     changes = read_changes(folder)
     lines += _causes(record, changes)
+    known = {change.case: change for change in (changes.of("known") if changes else ())}
     for outcome in _LISTED:
         cases = [case for case in record.cases.values() if case.outcome is outcome]
         for number, case in enumerate(cases[:_MOST]):
             lines += _lines_of(case, outcome, where)
+            if case.id in known:
+                lines.append(f"         known, {known[case.id].past}")
             if number < _EXPLAINED and outcome in (Outcome.FAILURE, Outcome.ERROR) and case.ended:
                 lines += _evidence(case.ended[-1], folder)
         if len(cases) > _MOST:

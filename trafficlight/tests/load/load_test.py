@@ -58,7 +58,7 @@ class ChatUnderLoad(Test):
         rate: float,
         seconds: float,
     ) -> dict[str, int]:
-        from nio import RoomPreset  # here, because it is slow to import
+        from nio import JoinResponse, RoomCreateResponse, RoomPreset  # here, because it is slow to import
 
         await alice.register(server)
         await bob.register(server)
@@ -67,10 +67,12 @@ class ChatUnderLoad(Test):
         await bob.accept_invite()
 
         users = [await server.nio_client() for _ in range(nodes)]
-        room = (await users[0].room_create(name="Load", preset=RoomPreset.public_chat)).room_id
+        room = await users[0].room_create(name="Load", preset=RoomPreset.public_chat)
+        assert isinstance(room, RoomCreateResponse), f"{users[0].user_id} created no room: {room}"
         for user in users[1:]:
-            await user.join(room)
-        options = {"rate": rate, "seconds": seconds, "target": server.cs_api, "room": room}
+            joined = await user.join(room.room_id)
+            assert isinstance(joined, JoinResponse), f"{user.user_id} did not join: {joined}"
+        options = {"rate": rate, "seconds": seconds, "target": server.cs_api, "room": room.room_id}
         load = Sender(self, num_nodes=nodes, options=options, tokens=[user.access_token for user in users])
         seen = 0
         async with load:

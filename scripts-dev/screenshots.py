@@ -1,0 +1,89 @@
+"""Take a picture of every page at the width of a desk and of a phone, in light and dark, to look at them.
+
+Usage: screenshots.py RESULTS FOLDER, where RESULTS has the sessions that are shown.
+"""
+
+import argparse
+import asyncio
+import shutil
+from pathlib import Path
+from urllib.parse import quote
+
+from playwright.async_api import Browser, async_playwright
+
+from trafficlight.cli.runtime import lab_serving
+from trafficlight.config import Settings
+from trafficlight.http.pages.views import case_path, log_path
+from trafficlight.results.case import CaseRecord
+from trafficlight.results.catalog import read_record, session_ids
+
+HIGHEST = 2_400  # pixels of a picture
+WIDTHS = (1440, 400)
+
+
+def pages_of(root: Path) -> dict[str, str]:
+    """Return the path of every page, by its name."""
+    id, *before = session_ids(root)
+    cases = list(read_record(root / id / "events.jsonl")[0].cases.values())
+    case = next((one for one in cases if one.outcome.value in ("failure", "error")), cases[0])
+    paths = {
+        "session": f"/status/{id}",
+        "session-tests": f"/status/{id}?map=tests#map",
+        "session-filtered": f"/status/{id}?q={quote('state:failure')}#cases",
+        "sessions": "/sessions",
+        "case": case_path(id, case.id),
+        "openapi": "/openapi",
+        "error": "/status/2000-01-01--001",
+        "report": f"/status/{id}/files/report.html",
+    }
+    if log := log_of(root / id, case):
+        paths["log"] = log_path(id, [log])
+    if before:
+        paths["compare"] = f"/s/{before[0]}...{id}"
+    return paths
+
+
+def log_of(folder: Path, case: CaseRecord) -> str:
+    """Return the log of a case's last attempt, below its session's folder; empty if there is none."""
+    attempts = [folder / attempt.folder for attempt in reversed(case.attempts)]
+    found = (one for attempt in attempts for one in sorted(attempt.rglob("*.log")) or [attempt / "log.info"])
+    return next((one.relative_to(folder).as_posix() for one in found if one.is_file()), "")
+
+
+async def take(browser: Browser, url: str, paths: dict[str, str], folder: Path) -> None:
+    """Write a picture of each page."""
+    for scheme in ("light", "dark"):
+        for width in WIDTHS:
+            page = await browser.new_page(viewport={"width": width, "height": 900})
+            await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+            for name, path in paths.items():
+                await page.goto(url + path)
+                high = await page.evaluate("document.documentElement.scrollHeight")
+                clip = {"x": 0, "y": 0, "width": width, "height": min(high, HIGHEST)}
+                file = folder / f"{name}-{width}-{scheme}.png"
+                await page.screenshot(path=file, full_page=True, clip=clip)  # type: ignore[arg-type]
+            await page.close()
+
+
+async def main(root: Path, folder: Path) -> None:
+    """Serve the sessions, and look at their pages; once more with a token, for the login."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        settings = {"results_folder": root, "workers": 0, "adapters": {}}
+        async with lab_serving(Settings.model_validate(settings)) as (_, url):
+            await take(browser, url, await asyncio.to_thread(pages_of, root), folder)
+        locked = Settings.model_validate({**settings, "people_token": "secret"})
+        async with lab_serving(locked) as (_, url):
+            await take(browser, url, {"login": "/status"}, folder)
+        await browser.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(main(arguments.results, arguments.folder))
