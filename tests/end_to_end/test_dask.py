@@ -161,7 +161,7 @@ async def _only(worker: "Running") -> None:
 async def test_a_session_leaves_what_it_leaves_on_one_machine(
     start: "Start", cluster: Cluster, chat: Path, tmp_path: Path
 ) -> None:
-    targets = [chat / "send_messages_test.py"]
+    targets = [f"{chat / 'send_messages_test.py'}::SendMessages"]
     local = await start("run", "--results", "local", *targets)
     assert await local.ended(timeout=280) == 0, local.output + local.errors
     expected = _content(tmp_path / "local" / "latest")

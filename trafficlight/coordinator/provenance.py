@@ -45,7 +45,9 @@ async def provenance_of(files: Iterable[Path], job: str = "") -> Provenance:
 async def _commit_in(directory: Path) -> tuple[str, bool]:
     if await asyncio.to_thread(_repository_of, directory) is None:
         return "", False
-    command = ["git", "-C", str(directory), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    # Neither fsmonitor nor submodules: settings of the repository must not run programs, nor take long.
+    command = ["git", "-C", str(directory), "-c", "core.fsmonitor=false", "status", "--porcelain=v2"]
+    command += ["--branch", "--untracked-files=no", "--ignore-submodules=dirty"]
     environment = child_environment({"GIT_OPTIONAL_LOCKS": "0"})
     for name in _ELSEWHERE:
         environment.pop(name, None)

@@ -248,6 +248,9 @@ async def test_only_what_has_changed_is_sent_and_replaced(site: HttpHarness, pag
     planned = plan([path], directory=site.folder)
     session = await site.lab.engine.submit(await site.lab.new_folder(), planned, SessionOptions())
     one, other, third = list(session.record.cases)[:3]
+    async with asyncio.timeout(60):
+        while not all(case.reason for case in session.record.cases.values()):
+            await asyncio.sleep(0.05)
     url = f"{site.url}/status/{session.id}"
     await page.goto(url)
     cells, rows = page.locator("#map td a"), page.locator("#list li")

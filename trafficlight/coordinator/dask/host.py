@@ -141,7 +141,7 @@ class Host:
                 with contextlib.suppress(TimeoutError, CancelledError):
                     future.exception(_LOOK)
                 if not future.done() and cancelled():
-                    self.cancel(case.id, "its coordinator has ended, or the machine was taken for lost")
+                    self.cancel(case.id, "its coordinator has ended, or the machine was considered lost")
             ended = future.result()
             if self._at_once:
                 verdict = Verdict(State.ERROR, "interrupted: its Dask worker was stopped", phase=INTERRUPTED)
