@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trafficlight.results.case import Outcome
-from trafficlight.results.catalog import read_summary, session_ids
+from trafficlight.results.catalog import read_summary, session_ids, session_sort_key
 from trafficlight.results.history.database import Database, HistoryError, Row, key_of, opened, storable
 from trafficlight.results.history.statistics import CaseHistory, Past
 from trafficlight.results.history.verdicts import CaseVerdict, Series, read_verdicts, verdicts_of
@@ -57,6 +57,10 @@ _EARLIER = (
 _SHARD = (
     "SELECT key FROM history_sessions WHERE id = ? AND started = ?"
     " UNION SELECT whole FROM history_merged WHERE id = ? AND started = ?"
+)
+_WHOLE = (
+    "SELECT s.id FROM history_merged m JOIN history_sessions s ON s.key = m.whole"
+    " WHERE m.id = ? AND m.started = ? AND s.lab = ?"
 )
 _MEASURED = (
     "SELECT m.of_case, m.session, t.text, m.unit, m.number, m.p50, m.p95 FROM history_measurements m"
@@ -161,6 +165,10 @@ class History:
         database.insert("sessions", [(key, lab, record.id, _started(record), host, size, revision)])
         for id, when in record.merged:
             shard = storable(id), _text_of(when)
+            wholes = [whole for (whole,) in database.rows(_WHOLE, *shard, lab)]
+            if any(session_sort_key(whole) > session_sort_key(record.id) for whole in wholes):
+                verdicts = ()  # the shard was merged again later
+                continue
             for table in ("measurements", "verdicts"):
                 database.rows(f"DELETE FROM history_{table} WHERE session IN ({_SHARD})", *shard, *shard)
             database.rows("DELETE FROM history_merged WHERE id = ? AND started = ?", *shard)
