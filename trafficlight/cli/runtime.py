@@ -227,9 +227,9 @@ def stopping_on_signals(lab: Lab, stopped: Callable[[], None] = lambda: None) ->
 
     def stop(name: str) -> None:
         if stops:
-            lab.engine.cancel_running()
+            lab.engine.cancel_running(at_once=True)
             # A case that is cancelled twice does not tear down; the first takes a moment to arrive.
-            loop.call_later(_AT_ONCE, lab.engine.cancel_running)
+            loop.call_later(_AT_ONCE, partial(lab.engine.cancel_running, at_once=True))
             return
         grace = lab.settings.grace
         # Not by click, which writes past the live display.

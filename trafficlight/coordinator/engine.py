@@ -245,10 +245,11 @@ class Engine:
             return True
         for task, attempt in self._running.items():
             if attempt.session == session.id and attempt.case.id == case:
-                if not attempt.cancel_reason:  # a second cancellation would end its tear-down
+                if not attempt.cancel_reason:
                     session.cancel_case(case, attempt.waiting.attempt, reason)
                     attempt.cancel_reason = reason
-                    task.cancel()
+                    if not task.cancelling():
+                        task.cancel()
                 return True
         return False
 
@@ -273,10 +274,13 @@ class Engine:
             return True
         return False
 
-    def cancel_running(self, session: Session | None = None) -> None:
-        """Cancel the running cases of one session or of all; each ends as an error."""
+    def cancel_running(self, session: Session | None = None, *, at_once: bool = False) -> None:
+        """Cancel the running cases of one session or of all; each ends as an error.
+
+        :param at_once: whether to cancel again those that are being cancelled, which ends their tear-down.
+        """
         for task, attempt in self._running.items():
-            if session is None or attempt.session == session.id:
+            if (session is None or attempt.session == session.id) and (at_once or not task.cancelling()):
                 task.cancel()
 
     def unsupported(self, cases: Collection[Case]) -> Callable[[Case], str | None]:
@@ -432,7 +436,7 @@ class Engine:
         )
         if session.stopped and not stopped_before:  # at its first failure
             for task, other in self._running.items():
-                if other.session == session.id and not other.began:
+                if other.session == session.id and not other.began and not task.cancelling():
                     task.cancel()
 
     def _forget(self, task: "asyncio.Task[None]") -> None:

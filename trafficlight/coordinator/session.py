@@ -292,11 +292,18 @@ class Session:
         """
         self._journal.append(CaseCancelled(session=self.id, case=case, attempt=attempt, reason=reason))
         if attempt is None:
-            state, message = State.SKIPPED, reason
-            for one in self.record.cases[case].ended:
-                if one.phase != INTERRUPTED:
-                    state, message = one.state, one.message
-            self.end_waiting(case, state, message)
+            kept = self.kept(case, reason)
+            self.end_waiting(case, kept.state, kept.message, phase=kept.phase)
+
+    def kept(self, case: str, reason: str) -> Verdict:
+        """Return the verdict that a case keeps which is cancelled before anything has happened.
+
+        :param reason: why it is skipped, if it has none.
+        """
+        last = self.record.cases[case].end
+        if last is None:
+            return Verdict(State.SKIPPED, reason, phase="waiting")
+        return Verdict(last.state, last.message, phase=last.phase)
 
     def rerun(self, case: Case, order: int, reason: str) -> None:
         """Let a case that has ended wait for a further attempt.
@@ -329,7 +336,7 @@ class Session:
         """
         id = case.case.id
         self.running.remove(id)
-        if verdict.phase == INTERRUPTED:
+        if verdict.phase == INTERRUPTED and not by_hand and not self.stopped:
             if self._interrupted(id, verdict.message, seconds):
                 now = self._clock.monotonic()
                 self.waiting.add(replace(case, since=now, attempt=case.attempt + 1))

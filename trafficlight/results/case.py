@@ -147,6 +147,7 @@ class CaseRecord:
     :param skip_type: ``ignored``, ``unsupported`` or ``not-run``; empty if it is not skipped.
     :param retrying: whether another attempt follows the latest verdict.
     :param cancelled: why a user cancelled the latest attempt; empty if no one did.
+    :param end: how it last ended, with or without an attempt; not by an interruption that it is tried after.
     """
 
     id: str
@@ -167,6 +168,7 @@ class CaseRecord:
     skip_type: str = ""
     retrying: bool = False
     cancelled: str = ""
+    end: CaseEnded | None = None
     attempts: list[AttemptRecord] = field(default_factory=list)
 
     @property
@@ -247,8 +249,8 @@ class CaseRecord:
                 self.state, self.reason = State.WAITING, event.reason
             case CaseState():
                 self.state, self.retrying, self.reason = event.state, False, ""
-            case CaseCancelled() if event.attempt is not None:
-                self.cancelled = event.reason
+            case CaseCancelled() if event.attempt is not None or (self.end and self.end.phase == INTERRUPTED):
+                self.cancelled = event.reason  # or it keeps the verdict of an attempt that was cancelled
             case CaseRerun():
                 self.state, self.reason, self.skip_type, self.cancelled = State.WAITING, event.reason, "", ""
             case CaseEnded():
@@ -266,6 +268,8 @@ class CaseRecord:
 
     def _end(self, event: CaseEnded) -> None:
         self.state, self.retrying, self.message = event.state, event.will_retry, event.message
+        if not (event.will_retry and event.phase == INTERRUPTED):
+            self.end = event
         earlier = [attempt for attempt in self.ended if attempt.number != event.attempt]
         # An attempt that was interrupted says nothing about the test.
         tried = [attempt for attempt in earlier if attempt.phase != INTERRUPTED]
@@ -274,8 +278,9 @@ class CaseRecord:
         self.expected = event.expected or self.expected
         if self.state is State.SKIPPED:
             self.reason = self.message or self.reason
-            # A test that skips itself in an attempt declares what is unsupported here.
-            not_run = event.phase == "waiting" or (event.attempt is None and event.phase != "prepare")
+            # A test that skips itself in an attempt declares what is unsupported here. A case that keeps this
+            # verdict, because it is cancelled before a further attempt, ends without one in the same phase.
+            not_run = event.phase == "waiting" or (event.attempt is None and not event.phase)
             self.skip_type = self.skip_type or ("not-run" if not_run else "unsupported")
         else:
             self.reason = self.skip_type = ""

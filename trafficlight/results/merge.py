@@ -24,11 +24,12 @@ from trafficlight.results.events import (
     State,
     parse_event,
 )
-from trafficlight.results.folder import ResultsFolder
+from trafficlight.results.folder import ResultsFolder, write_atomically
 from trafficlight.results.history.index import History
 from trafficlight.results.journal import EventLog, is_written, read_events, session_end
 from trafficlight.results.record import ExitCode, SessionRecord, exit_code
-from trafficlight.results.writer import keep_history, rebuild
+from trafficlight.results.reports.junit import JunitStyle, junit_bytes
+from trafficlight.results.writer import keep_history, write_reports
 from trafficlight.text import single_line
 
 # The events that are those of the whole session, not of one shard.
@@ -163,8 +164,9 @@ def merge(
             numbered = replace(event, session=folder.id, sequence=record.last_sequence + 1)
             record.apply(numbered)
             log.append(numbered)
-    keep_history(history, folder.path, record)
-    rebuild(folder, record, history)
+    # What can fail comes before the history, which keeps what it has.
+    write_atomically(folder.junit, junit_bytes(record, JunitStyle.detect(folder.place)))
+    write_reports(folder, record, keep_history(history, folder.path, record))
     return record
 
 

@@ -482,3 +482,77 @@ async def test_a_session_that_is_cancelled_stops_to_build(bay: "EngineHarness") 
     bay.engine.cancel(session, "enough")
     await bay.ended(session)
     assert stopped.is_set()
+
+
+async def test_a_case_that_is_cancelled_before_a_further_attempt_keeps_its_verdict(
+    bay: "EngineHarness",
+) -> None:
+    session = await bay.submit(
+        """
+        class Skips(Test):
+            async def run(self):
+                self.skip("no camera")
+
+        class Lacks(Test):
+            clients = {"alice": Nio}
+
+            async def run(self, alice):
+                pass
+
+        class Open(Test):
+            clients = {"alice": Nio}
+
+            async def run(self, alice):
+                pass
+        """
+    )
+    await bay.until(CaseEnded, case="Skips")
+    cases = {id.partition("::")[2].partition("[")[0]: case for id, case in session.record.cases.items()}
+    session.end_waiting(cases["Lacks"].id, State.ERROR, "timed out")
+    for case in (cases["Skips"], cases["Lacks"]):
+        before = case.state, case.message, case.skip_type, case.outcome
+        assert await bay.engine.rerun_case(session, case.id, "again")
+        assert case.state is State.WAITING
+        assert bay.engine.cancel_case(session, case.id, "not needed")
+        assert (case.state, case.message, case.skip_type, case.outcome) == before
+    bay.engine.cancel_case(session, cases["Open"].id, "enough")
+    await bay.ended(session)
+    assert cases["Skips"].outcome is Outcome.SKIPPED
+    assert cases["Open"].outcome is Outcome.NOT_RUN
+    assert session.exit_code is ExitCode.LAB_ERROR
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_only_what_ends_a_case_at_once_ends_its_tear_down(bay: "EngineHarness", at_once: bool) -> None:
+    session = await bay.submit(
+        """
+        class Hangs(Test):
+            clients = {"alice": Nio}
+
+            async def run(self, alice):
+                self.alice = alice
+                await alice.perform("hang")
+
+            async def teardown(self):
+                await self.alice.perform("leave")
+                self.logger.info("torn down")
+        """
+    )
+
+    def behaves(action: str, _: Any) -> dict[str, Any] | None:
+        (case,) = session.record.cases
+        if action == "hang":
+            bay.engine.cancel_case(session, case, "enough")
+            return None
+        # Its tear-down waits for the answer.
+        bay.engine.cancel(session, "enough")
+        bay.engine.cancel(session, "really")
+        if at_once:
+            bay.engine.cancel_running(at_once=True)
+            return None
+        return {"response": action}
+
+    bay.play_once(behaves)
+    (case,) = (await bay.ended(session)).values()
+    assert (case.state, case.message.partition(";")[0]) == (State.ERROR, "cancelled while running: enough")
+    assert any(isinstance(event, Log) and event.message == "torn down" for event in bay.events) is not at_once

@@ -123,8 +123,15 @@ async def test_a_running_case_is_cancelled_once_and_says_how(site: HttpHarness) 
     assert case.attempt is not None
     folder = session.folder.path / case.attempt.folder
     assert next(folder.rglob("torn-down")).read_bytes() == b"yes"
-    assert verdicts_of(session.record) == []
     assert await asked(site, session.id, "cancel") == (409, "case_ended")
+    # It keeps that verdict if nothing comes of a further attempt.
+    assert await asked(site, session.id, "rerun") == (200, "")
+    assert await asked(site, session.id, "cancel") == (200, "")
+    assert (case.state, case.message.partition(";")[0]) == (
+        "error",
+        "cancelled while running: the case was cancelled on its page",
+    )
+    assert verdicts_of(session.record) == []
     await asked(site, session.id, "cancel", OPEN)
     await over(site, session.id)
     assert (len(case.attempts), session.exit_code) == (1, 3)

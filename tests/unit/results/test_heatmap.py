@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from trafficlight.results.case import CaseRecord, Outcome
+from trafficlight.results.events import CaseCancelled
 from trafficlight.results.history.statistics import CaseHistory, Past
 from trafficlight.results.history.verdicts import CaseVerdict
 from trafficlight.results.reports.filter import matching
@@ -105,6 +106,18 @@ def test_measures_count_earlier_sessions(lab: "Lab") -> None:
     assert shown("p50").notes == shown("succeeds", {}).notes == []
     assert shown("p50", {}).notes == ["This session only: its cases have no earlier verdicts."]
     assert shown("changed", {}, "it is locked").notes == ["This session only: it is locked."]
+
+
+def test_a_case_that_a_user_cancelled_is_no_flake(lab: "Lab") -> None:
+    lab.start()
+    case = lab.plan()
+    lab.prepare(case)
+    lab.append(CaseCancelled(case=case, attempt=1, reason="enough"))
+    lab.end_case(case, "error", "enough")
+    (table,) = _map(lab, "flaky").tables
+    assert table.cells
+    for cell in table.cells.values():
+        assert (cell.status, cell.value, cell.level, cell.text) == ("error", None, None, "")
 
 
 def test_what_is_too_much_is_folded_and_what_is_left_out_is_counted(

@@ -16,15 +16,18 @@ from hypothesis import strategies as st
 from tests.unit.results.conftest import SUITE, Lab
 from trafficlight.cli.diff import command as diff
 from trafficlight.errors import UsageError
+from trafficlight.http.pages.past import map_of
 from trafficlight.results.case import Outcome
-from trafficlight.results.events import Measurement
+from trafficlight.results.events import Measurement, State
 from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.history.changes import changes_in, compare_folders, read_changes
 from trafficlight.results.history.database import HistoryError, opened
 from trafficlight.results.history.index import FILE, History
 from trafficlight.results.history.statistics import CaseHistory, Past, wilson
 from trafficlight.results.history.verdicts import CaseVerdict
+from trafficlight.results.journal import read_events
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.heatmap import View
 from trafficlight.results.writer import ResultsWriter
 
 CASE = f"{SUITE}[alice=Nio]"
@@ -205,6 +208,35 @@ def test_the_index_is_rebuilt_from_the_folders(days: Days) -> None:
     assert days.history.of_case(CASE) == known
     days.history.update()  # changes nothing
     assert days.history.of_case(CASE) == known
+
+
+def test_a_heat_map_follows_the_index(days: Days, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = days.run("success")
+    record = SessionRecord.replay(read_events(days.run("success") / "events.jsonl"))
+    (days.root / FILE).unlink()
+
+    def verdicts() -> str:
+        cases = list(record.cases.values())
+        shown = map_of(days.history, record, cases, View.of(["flaky"]), None, over=True)
+        return next(iter(shown.tables[0].cells.values())).tip
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trafficlight.http.pages.past.CATCHING_UP", -1.0)  # there is no time to read the first
+        assert "in 1 verdict:" in verdicts()
+    monkeypatch.setattr("trafficlight.http.pages.past.CATCHING_UP", float("inf"))
+    assert "0 flakes in 2 verdicts:" in verdicts()
+
+    known = days.history.before(record)
+    assert days.history.before(record) is known
+    again = SessionRecord.replay(read_events(first / "events.jsonl"))
+    again.cases[CASE].attempts[-1].state = State.FAILURE
+    again.cases[CASE].state = State.FAILURE
+    days.history.take_in(again)  # its case ran again
+    assert days.history.before(record)[CASE].past[0].verdict.outcome is Outcome.FAILURE
+    history, days.history = days.history, History(days.root)  # that of another process
+    days.day = date(2026, 10, 1)
+    days.run("success")
+    assert len(history.before(record)[CASE].past) == 2
 
 
 def test_a_database_that_cannot_be_reached_is_not_asked_at_each_refresh(

@@ -316,6 +316,13 @@ def test_a_problem_is_named_relative_to_the_project(lab: "Lab") -> None:
     assert (case.get("file"), case.get("classname")) == ("chat/a_test.py", "chat.a_test")
 
 
+def test_the_path_in_the_repository_counts_also_if_the_name_is_absolute(lab: "Lab") -> None:
+    lab.start()
+    lab.plan(suite=f"{PROJECT}/chat/a_test.py::A", path="lab/chat/a_test.py")
+    (suite,) = (one for one in _checked(lab).iter("testsuite") if one.get("name") != "session")
+    assert [one.get("file") for one in (suite, *suite.iter("testcase"))] == ["lab/chat/a_test.py"] * 2
+
+
 def test_a_case_that_could_not_start_is_an_error(lab: "Lab") -> None:
     lab.start()
     lab.end_case(lab.plan(), "error", "no adapter came in 300 s", attempt=None)

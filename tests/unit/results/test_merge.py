@@ -19,6 +19,7 @@ from trafficlight.results.history.changes import read_changes
 from trafficlight.results.history.index import History
 from trafficlight.results.journal import read_events
 from trafficlight.results.record import SessionRecord
+from trafficlight.results.reports.junit import JunitDocument
 from trafficlight.results.writer import ResultsWriter
 
 if TYPE_CHECKING:
@@ -148,7 +149,9 @@ def test_a_case_counts_once_in_the_history(shards: Shards, rebuilt: bool) -> Non
         history.update()
 
     (past,) = history.of_case("t_test.py::T[alice=A]").past
-    assert past.session not in [one.name for one in sessions]
+    merged = set((shards.root / "merged").glob("20*--*")).difference(sessions)
+    assert len(merged) == 2
+    assert past.session == max(merged).name, "the newest counts"
     assert past.revision == "a" * 12
     assert len(history.of_case("t_test.py::T[alice=D]").past) == 1
     record = shards.merged()
@@ -161,9 +164,11 @@ def test_a_merge_that_fails_leaves_nothing(shards: Shards, monkeypatch: pytest.M
     before = sorted(os.listdir(shards.root / "merged"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("trafficlight.results.writer.junit_bytes", lambda *_: 1 / 0)
+        patch.setattr(JunitDocument, "to_bytes", lambda *_: 1 / 0)
         assert isinstance(shards.merge(*folders).exception, ZeroDivisionError)
     assert sorted(os.listdir(shards.root / "merged")) == before
+    (past,) = History(shards.root / "merged").of_case("t_test.py::T[alice=A]").past
+    assert past.session == (shards.root / "merged" / "latest").resolve().name
 
     shards.merge(*folders)
     merged = (shards.root / "merged" / "latest").resolve()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from threading import Lock
 
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.history.changes import Changes, changes_in, compare
@@ -19,9 +18,6 @@ CATCHING_UP = 1.0
 """Seconds that a request may spend on sessions that are not in the history yet."""
 
 _VERDICTS = 20  # of a case's history
-_KEPT = 2  # sessions whose cases' earlier verdicts are kept: some 30 MB each for 10,000 cases
-_BEFORE: dict[Path, tuple[int, dict[str, CaseHistory]]] = {}  # with the number of cases
-_LOCK = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,6 @@ def history_view(history: History, folder: Path, case: str, until: datetime | No
 
 def map_of(
     history: History,
-    folder: Path,
     record: SessionRecord,
     cases: Sequence[CaseRecord],
     view: View,
@@ -91,32 +86,17 @@ def map_of(
 ) -> HeatMap:
     """Return the heat map of cases, with what earlier sessions say if it is about that. Reads the disk.
 
-    :param folder: of their session.
+    :param record: of their session.
     :param changes: in it, if it has ended.
     :param over: whether it no longer runs.
     """
     before, problem = dict[str, CaseHistory](), ""
     if view.measure in OF_HISTORY:
         try:
-            before = _before(history, folder, record)
+            history.update(CATCHING_UP)
+            before = history.before(record)
         except HistoryError as error:
             problem = str(error)
     changes = changes or (None if over else changes_in(record, before))
     kinds = {change.case: change.kind for change in changes.cases} if changes else None
     return heat_map(cases, view, over=over, changes=kinds, before=before, problem=problem)
-
-
-def _before(history: History, folder: Path, record: SessionRecord) -> dict[str, CaseHistory]:
-    """Return the verdicts of a session's cases before it, which are kept for a few sessions."""
-    number = len(record.cases)
-    with _LOCK:
-        if (known := _BEFORE.pop(folder, None)) is not None and known[0] == number:
-            _BEFORE[folder] = known
-            return known[1]
-    history.update(CATCHING_UP)
-    found = history.before(record)
-    with _LOCK:
-        _BEFORE[folder] = number, found
-        while len(_BEFORE) > _KEPT:
-            del _BEFORE[next(iter(_BEFORE))]
-    return found

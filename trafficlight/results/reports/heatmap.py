@@ -374,14 +374,16 @@ def _cell(
         cell.tip += f" · median {duration(percentile(seconds, 0.5))}"
         cell.tip += f", 95th percentile {duration(percentile(seconds, 0.95))}" if len(seconds) > 1 else ""
     past = [before[case.id] for _, case in members if case.id in before] if measure in OF_HISTORY else []
+    # Those that count: a case that a user cancelled has no verdict.
+    whole = [CaseHistory(with_now(case, _past(case, before))) for _, case in members if measure == "flaky"]
+    verdicts = sum(len(one.past) for one in whole)
     match measure:
         case "succeeds":
             cell.mark = MARKS[status]
             cell.value = bad / ran if ran else None
             cell.text = f"{100 * good // ran} %" if ran and cell.number > 1 else ""
-        case "flaky" if ran or past:
-            whole = [CaseHistory(with_now(case, _past(case, before))) for _, case in members]
-            flakes, verdicts = sum(one.flakes for one in whole), sum(len(one.past) for one in whole)
+        case "flaky" if verdicts:
+            flakes = sum(one.flakes for one in whole)
             cell.mark = MARKS["flaky"] if flakes else ""
             cell.value = flakes / verdicts
             cell.text = f"{math.ceil(100 * cell.value)} %"

@@ -61,11 +61,9 @@ class JunitStyle:
         :param file: its name in case ids.
         :param path: as in ``case_planned``.
         """
-        return (
-            path or file
-            if self.project is None or not file.startswith("/")
-            else _below(Path(file), self.project)
-        )
+        if path or self.project is None or not file.startswith("/"):
+            return path or file
+        return _below(Path(file), self.project)
 
 
 @dataclass(slots=True)
