@@ -240,15 +240,15 @@ class Engine:
         :return: whether the case was waiting or running.
         """
         if case in session.waiting:
-            session.cancel_case(case, None, reason)
+            session.cancel_case(case, None, reason, waits=True)
             self.wake()
             return True
         for task, attempt in self._running.items():
             if attempt.session == session.id and attempt.case.id == case:
                 if not attempt.cancel_reason:
-                    session.cancel_case(case, attempt.waiting.attempt, reason)
+                    session.cancel_case(case, attempt.number, reason, waits=False)
                     attempt.cancel_reason = reason
-                    if not task.cancelling():
+                    if not task.cancelling():  # a second cancellation would end its tear-down
                         task.cancel()
                 return True
         return False
@@ -412,6 +412,8 @@ class Engine:
             and not attempt.cancel_reason
         ):
             return Verdict(State.SKIPPED, session.stopped, phase="waiting")
+        if attempt.cancel_reason and attempt.number is None:  # no machine has begun it
+            return session.kept(attempt.case.id, attempt.cancel_reason)
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
         phase = INTERRUPTED if attempt.cancel_reason else "run"

@@ -285,13 +285,14 @@ class Session:
         self.waiting.remove(case)
         self._end(case, None, Verdict(state, message, phase=phase), 0.0)
 
-    def cancel_case(self, case: str, attempt: int | None, reason: str) -> None:
+    def cancel_case(self, case: str, attempt: int | None, reason: str, *, waits: bool) -> None:
         """Record that a user cancels a case; one that waits ends, and keeps the verdict that it has.
 
-        :param attempt: the one that runs; None if the case waits.
+        :param attempt: the one that runs; None if nothing is recorded of one.
+        :param waits: whether the case waits.
         """
         self._journal.append(CaseCancelled(session=self.id, case=case, attempt=attempt, reason=reason))
-        if attempt is None:
+        if waits:
             kept = self.kept(case, reason)
             self.end_waiting(case, kept.state, kept.message, phase=kept.phase)
 

@@ -9,6 +9,7 @@
   const LONGEST_BACKOFF = 30_000; // ms
   const SLICE = 100; // pieces of a part that a task changes
   const SILENCE = 45_000; // ms without even an empty line, of which there is one every 15 s: the stream is dead
+  const SILENT = "not up to date: the coordinator does not answer";
   const body = document.body;
   const news = document.getElementById("news");
   // The page stays with its session, also if it was opened as the latest one's and another one starts.
@@ -119,10 +120,10 @@
     fetched = performance.now();
     try {
       const all = await refresh();
-      news.textContent = "";
+      if (news.textContent === SILENT) news.textContent = ""; // what a form was answered stays
       if (!all) schedule(THROTTLE);
     } catch {
-      news.textContent = "not up to date: the coordinator does not answer";
+      news.textContent = SILENT;
     }
   }
 

@@ -15,7 +15,7 @@ import pytest
 
 from trafficlight.clock import Clock, SystemClock
 from trafficlight.coordinator.adapter import Adapter, AdapterState
-from trafficlight.coordinator.attempt import Deadlines, Execute
+from trafficlight.coordinator.attempt import Attempt, Deadlines, Execute
 from trafficlight.coordinator.channel import Receipt
 from trafficlight.coordinator.engine import Engine
 from trafficlight.coordinator.network import NetworkProxy
@@ -269,6 +269,7 @@ async def open_bay(
     clock: Clock | None = None,
     network: NetworkProxy | None = None,
     record: str = "never",
+    elsewhere: Callable[..., Attempt] | None = None,
     **deadlines: Any,
 ) -> AsyncIterator[EngineHarness]:
     """Run an engine over the real parts, without HTTP."""
@@ -284,6 +285,7 @@ async def open_bay(
         queue_deadline=queue,
         network=network,
         record=record,
+        elsewhere=elsewhere,
     )
     running = asyncio.create_task(engine.run(), name="engine")
     bay = EngineHarness(engine, provider, folder)

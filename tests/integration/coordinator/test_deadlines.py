@@ -245,7 +245,7 @@ async def test_the_engine_reports_stalls(
     await clock.turn(70)
     assert bay.engine.stalled.seconds > 60
     (record,) = [record for record in caplog.records if "no case has run" in record.message]
-    assert record.message.endswith("while 1 cases wait: needs 1 x Nio (0 free, 0 registered)")
+    assert record.message.endswith("while 1 case waits: needs 1 x Nio (0 free, 0 registered)")
 
 
 async def test_of_the_grace_period(bay: "EngineHarness", clock: HandClock) -> None:

@@ -1,6 +1,7 @@
 """How sessions begin, go on and end; nothing waits for a sweep, and nothing is left behind."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
@@ -11,6 +12,7 @@ import pytest
 
 from tests.hand_clock import NOON, HandClock
 from tests.integration.coordinator.conftest import open_bay
+from trafficlight.coordinator.dask.machines import RemoteAttempt
 from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.coordinator.scheduling.scheduler import Limits
 from trafficlight.coordinator.workers.pool import WorkerPool
@@ -556,3 +558,27 @@ async def test_only_what_ends_a_case_at_once_ends_its_tear_down(bay: "EngineHarn
     (case,) = (await bay.ended(session)).values()
     assert (case.state, case.message.partition(";")[0]) == (State.ERROR, "cancelled while running: enough")
     assert any(isinstance(event, Log) and event.message == "torn down" for event in bay.events) is not at_once
+
+
+class NoMachine:
+    """Takes attempts, and begins none."""
+
+    def __init__(self) -> None:
+        self.taken = asyncio.Event()
+
+    async def run(self, attempt: RemoteAttempt) -> Verdict:
+        self.taken.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_case_that_is_cancelled_before_a_machine_begins_it_has_no_attempt(tmp_path: Path) -> None:
+    machines: Any = NoMachine()
+    async with open_bay(tmp_path, elsewhere=functools.partial(RemoteAttempt, machines=machines)) as bay:
+        session = await bay.submit("class Plain(Test):\n    async def run(self):\n        pass")
+        await machines.taken.wait()
+        (case,) = session.record.cases
+        assert bay.engine.cancel_case(session, case, "not needed")
+        (ended,) = (await bay.ended(session)).values()
+    assert (ended.state, ended.message, ended.outcome) == (State.SKIPPED, "not needed", Outcome.NOT_RUN)
+    assert ended.attempts == []

@@ -174,6 +174,17 @@ async def test_pages_offer_what_the_lab_accepts(opener: Opener, page: Page) -> N
     cancel = page.get_by_role("button", name="Cancel this case")
     await expect(badge).to_have_text("failure", timeout=15_000)
     assert not (await Axe().run(page)).response["violations"]
+    # What the lab refuses stays to be read while the page follows what happens.
+    refusal = {"error": {"code": "case_not_run", "message": "no camera"}}
+    await page.route("**/cases/rerun", lambda route: route.fulfill(status=409, json=refusal))
+    await again.click()
+    news = page.get_by_role("status").filter(has_text="no camera")
+    await expect(news).to_be_visible(timeout=15_000)
+    await page.unroute("**/cases/rerun")
+    for what, state in (("rerun", "waiting"), ("cancel", "failure")):
+        assert await asked(site, session.id, what) == (200, "")
+        await expect(badge).to_have_text(state, timeout=15_000)
+    await expect(news).to_be_visible(timeout=15_000)
     await again.focus()
     await page.keyboard.press("Enter")
     await expect(badge).to_have_text("waiting", timeout=15_000)

@@ -270,9 +270,9 @@ class Guests(Session):
         """Cancel a case, if it runs or waits."""
         self._lab.engine.cancel_case(self, case, reason)
 
-    def cancel_case(self, case: str, attempt: int | None, reason: str) -> None:
+    def cancel_case(self, case: str, attempt: int | None, reason: str, *, waits: bool) -> None:
         """End a case that waits; its coordinator has recorded that it is cancelled."""
-        if attempt is None:
+        if waits:
             self.end_waiting(case, State.SKIPPED, reason)
 
     def finish(
