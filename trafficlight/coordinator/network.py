@@ -140,6 +140,7 @@ class NetworkProxy:
         self._number = 0
         self._ahead: asyncio.Task[None] | None = None
         self._failures, self._problem, self._again = 0, "", 0.0
+        self._said = ""
 
     @property
     def failed(self) -> bool:
@@ -165,7 +166,9 @@ class NetworkProxy:
         try:
             await self.running()
         except LabError as error:
-            logger.warning("requests of clients are not recorded: %s", error)
+            if str(error) != self._said:  # the next case tries again, and may say the same
+                self._said = str(error)
+                logger.warning("requests of clients are not recorded: %s", error)
 
     async def running(self) -> RunningProxy:
         """Return the process; start one if there is none, or it has ended.
