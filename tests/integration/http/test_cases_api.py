@@ -98,9 +98,9 @@ async def test_a_case_gets_a_further_attempt_in_its_session(site: HttpHarness) -
     events = lines((await site.get(f"/api/sessions/{session.id}/events")).body)
     reasons = [one["data"]["reason"] for one in events if one["kind"] in ("case_rerun", "case_cancelled")]
     assert reasons == [
-        "the case runs again, as asked over the API: new battery",
+        "the case was run again over the API: new battery",
         "the case was cancelled over the API",
-        "the case runs again, as asked over the API",
+        "the case was run again over the API",
         "the case was cancelled over the API",
     ]
 

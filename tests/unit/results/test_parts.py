@@ -39,7 +39,7 @@ def test_who_has_nothing_gets_all() -> None:
     assert '<p class="big" id="head" data-live="' in first
     assert "&lt;1&gt;" in first
     assert li("a", "x", 1) + li("b", "y", 1) in first
-    assert page(Versions(), "head=1 list=2", a="x 1", b="y 1") == first, "versions of nobody"
+    assert page(Versions(), "head=1 list=2", a="x 1", b="y 1") == first, "unknown versions"
 
 
 def test_what_is_the_same_is_left_out() -> None:

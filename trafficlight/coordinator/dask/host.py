@@ -132,7 +132,7 @@ class Host:
     def run(self, case: Case, attempt: int, cancelled: Callable[[], bool]) -> Ended:
         """Run an attempt of a case that :meth:`announce` announced. Blocks.
 
-        :param cancelled: returns whether nobody waits for it any more.
+        :param cancelled: returns whether its verdict is no longer needed.
         """
         try:
             loop, guests = self._guests.result()

@@ -65,7 +65,7 @@ class RemoteAttempt(Attempt):
     :ivar key: of its Dask task.
     :ivar place: the address of the Dask worker that its task has come to.
     :ivar machine: the same, once something has happened there; empty before that.
-    :ivar lost: why nothing more will come of it.
+    :ivar lost: why no machine will end it.
     """
 
     machines: "Machines" = field(kw_only=True)

@@ -88,7 +88,7 @@ async def rerun_case(session: str) -> Response:
             raise ApiError(HTTPStatus.CONFLICT, "case_not_ended", "the case has not ended yet")
     if (here := running(id)) is not None and here.reruns:
         try:
-            again = await current_lab().engine.rerun_case(here, case, f"the case runs again, as asked {how}")
+            again = await current_lab().engine.rerun_case(here, case, f"the case was run again {how}")
         except UsageError as error:
             raise ApiError(HTTPStatus.CONFLICT, "case_not_run", str(error)) from None
         if again:
