@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import difflib
 import functools
-import itertools
 import logging
 import os
 import sys
@@ -51,12 +50,13 @@ from trafficlight.homeservers.shared import SharedServers
 from trafficlight.processes import run_to_completion
 from trafficlight.results.catalog import SessionCatalog
 from trafficlight.results.events import Expected, SessionEnded
-from trafficlight.results.folder import UNCLAIMED, ResultsFolder, folder_name, mark
+from trafficlight.results.folder import ResultsFolder
 from trafficlight.results.history.index import History
 from trafficlight.results.journal import Journal, read_events
 from trafficlight.results.metrics import Metrics
 from trafficlight.results.reporters.host import load_reporters
 from trafficlight.results.retention import enforce
+from trafficlight.results.unclaimed import UnclaimedUploads
 from trafficlight.results.writer import LATE, LateEventRecorder
 from trafficlight.server_types import HomeServerSpec
 from trafficlight.services.clusters import Cluster, open_cluster
@@ -95,6 +95,7 @@ class Lab:
     history: History
     recovered: RecoveredState
     resumable: bool
+    unclaimed: UnclaimedUploads
     #: The machines that cases run on; None if they run here.
     elsewhere: Machines | None
 
@@ -201,6 +202,7 @@ class Lab:
                     history=history,
                     recovered=recovered,
                     resumable=resumable,
+                    unclaimed=UnclaimedUploads(root),
                     elsewhere=elsewhere,
                 )
             finally:
@@ -379,25 +381,6 @@ class Lab:
         folder = ResultsFolder(self.root / session)
         request = await asyncio.to_thread(folder.read_request)
         return SessionRequest.read(request) if request is not None else None
-
-    def unclaimed_size(self, least: int) -> int:
-        """Return the bytes of all uploads that belong to no case. Reads the disk.
-
-        :param least: what a file or a folder counts at least.
-        """
-        folders = [*(self.root / UNCLAIMED).glob("*/")]
-        total = least * len(folders)
-        for path in itertools.chain(*(folder.glob("*") for folder in folders)):
-            with contextlib.suppress(FileNotFoundError):  # an upload was discarded
-                total += max(path.lstat().st_size, least)
-        return total
-
-    def unclaimed_folder(self, uuid: str) -> Path:
-        """Return the folder for uploads of an adapter without a case; create it."""
-        folder = self.root / UNCLAIMED / folder_name(uuid)
-        folder.mkdir(parents=True, exist_ok=True)
-        mark(folder.parent)
-        return folder
 
 
 def _remove_results(keep: KeepResults, root: Path, journal: Journal, stack: AsyncExitStack) -> None:

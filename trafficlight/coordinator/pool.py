@@ -127,8 +127,6 @@ class Pool:
         self.started_here: frozenset[str] = frozenset()
         #: Why no adapter gets a new case; empty while they do.
         self.drained = ""
-        #: The bytes of all uploads that belong to no case.
-        self.unclaimed_bytes = 0
 
     def __iter__(self) -> Iterator[Adapter]:
         return iter(tuple(self._adapters.values()))

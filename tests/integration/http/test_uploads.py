@@ -318,7 +318,7 @@ async def test_an_upload_without_a_case_is_kept_and_limited(opener: Opener) -> N
     await adapter.register()
     assert (await adapter.upload("early.txt", b"x" * 600)).status == 200
     assert (await adapter.upload("more.txt", b"x" * 600)).status == 413
-    assert [path.name for path in site.lab.unclaimed_folder(adapter.uuid).iterdir()] == ["early.txt"]
+    assert [path.name for path in site.lab.unclaimed.folder(adapter.uuid).iterdir()] == ["early.txt"]
 
 
 async def test_parallel_uploads_without_a_case_share_the_limit(opener: Opener) -> None:
@@ -328,7 +328,20 @@ async def test_parallel_uploads_without_a_case_share_the_limit(opener: Opener) -
     uploads = (adapter.upload(f"{number}.txt", b"x" * 400) for number in range(10))
     statuses = [answer.status for answer in await asyncio.gather(*uploads)]
     assert sorted(statuses) == [200] * 2 + [413] * 8
-    assert len(list(site.lab.unclaimed_folder(adapter.uuid).iterdir())) == 2
+    assert len(list(site.lab.unclaimed.folder(adapter.uuid).iterdir())) == 2
+
+
+async def test_an_upload_that_is_stored_is_counted_once(opener: Opener) -> None:
+    """One that began between its rename and its bookkeeping was refused, though there was room."""
+    site = await opener(upload_case_limit=1000)
+    adapter = ScriptedAdapter(site)
+    await adapter.register()
+    async with site.lab.unclaimed.receive("first", 1) as folder:
+        (folder / "stored").write_bytes(b"x" * 400)
+        async with site.lab.unclaimed.receive("second", 1):
+            assert site.lab.unclaimed.size == 0
+    assert (await adapter.upload("more.txt", b"x" * 601)).status == 413
+    assert (await adapter.upload("more.txt", b"x" * 500)).status == 200
 
 
 async def test_empty_files_take_of_the_limit(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:

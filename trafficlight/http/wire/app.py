@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
@@ -55,7 +56,7 @@ from trafficlight.protocol import (
     Responded,
     Uploaded,
 )
-from trafficlight.results.events import ActionLate, Log
+from trafficlight.results.events import ActionLate, Log, Upload
 from trafficlight.results.folder import UNCLAIMED
 from trafficlight.results.journal import excerpt
 from trafficlight.text import single_line
@@ -333,34 +334,35 @@ async def upload(request: WireRequest) -> Mapping[str, Any]:
     lease, role, limits = adapter.lease, adapter.role, lab.settings
 
     def room() -> int:
-        taken = lease.uploaded_bytes if lease is not None else lab.engine.pool.unclaimed_bytes
+        taken = lease.uploaded_bytes if lease is not None else lab.unclaimed.size
         return max(0, limits.upload_case_limit - taken)
+
+    async def receive(folder: Path) -> list[Upload]:
+        return await receive_files(
+            request.chunks, content_type, folder, file_limit=limits.upload_file_limit, room=room, least=least
+        )
 
     least = max(1, limits.upload_case_limit // _FILES)
     content_type = request.header("Content-Type") or ""
     try:
         if lease is not None and role is not None:
             folder = await asyncio.to_thread(lease.folder.client, role)
+            files = await receive(folder)
+            lease.uploaded_bytes += sum(max(file.size, least) for file in files)
+            for file in files:
+                lease.uploaded(role, request.uuid, file, folder)
         else:
-            lab.engine.pool.unclaimed_bytes = await asyncio.to_thread(lab.unclaimed_size, least)
-            if room() < least:
-                message = f"no room for more uploads that belong to no case: delete results/{UNCLAIMED}"
-                raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
-            folder = await asyncio.to_thread(lab.unclaimed_folder, request.uuid)
-        files = await receive_files(
-            request.chunks, content_type, folder, file_limit=limits.upload_file_limit, room=room, least=least
-        )
+            async with lab.unclaimed.receive(request.uuid, least) as folder:
+                if room() < least:
+                    message = f"no room for more uploads that belong to no case: delete results/{UNCLAIMED}"
+                    raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
+                files = await receive(folder)
+                lab.unclaimed.size += sum(max(file.size, least) for file in files)
+            for file in files:
+                _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     except FileNotFoundError:
         message = "the results of this case were deleted"
         raise ApiError(HTTPStatus.GONE, "results_deleted", message) from None
-    for file in files:
-        size = max(file.size, least)
-        if lease is not None and role is not None:
-            lease.uploaded_bytes += size
-            lease.uploaded(role, request.uuid, file, folder)
-        else:
-            lab.engine.pool.unclaimed_bytes += size
-            _note(lab, adapter, f"uploaded {file.name!r}, which belongs to no case: {folder / file.path}")
     return {"files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in files]}
 
 
