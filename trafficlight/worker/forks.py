@@ -7,6 +7,7 @@ Workers are forked too, by ``python -m trafficlight.worker PARENT_PID``, which h
 worker exits when the coordinator closes its socket.
 """
 
+import concurrent.futures.thread  # noqa: F401 - imported by the first thread otherwise, in each case
 import faulthandler
 import gc
 import importlib
@@ -27,6 +28,8 @@ from types import FrameType
 from typing import NoReturn
 
 from trafficlight import forking
+from trafficlight.clients.action import actions_of
+from trafficlight.clients.catalogue import CLIENTS
 from trafficlight.pdeathsig import die_with, prctl
 from trafficlight.suites.expansion import expand_case
 from trafficlight.suites.model import Case
@@ -258,5 +261,8 @@ def main(parent: int) -> None:
     # The coordinator handles an operator's Ctrl-C: it cancels the attempts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare()
+    for client in CLIENTS.values():
+        for action in actions_of(client).values():
+            action.prepare()
     gc.freeze()
     forking.serve(_work, die_with)
