@@ -217,7 +217,7 @@ def test_a_heat_map_follows_the_index(days: Days, monkeypatch: pytest.MonkeyPatc
 
     def verdicts() -> str:
         cases = list(record.cases.values())
-        shown = map_of(days.history, record, cases, View.of(["flaky"]), None, over=True)
+        shown = map_of(days.history, days.root, record, cases, View.of(["flaky"]), None, over=True)
         return next(iter(shown.tables[0].cells.values())).tip
 
     with monkeypatch.context() as patch:

@@ -450,7 +450,7 @@ async def _status(id: str) -> Response:
                     if (shared := sum(case in matching for case in cause.cases))
                 ],
                 fields=list(FIELDS),
-                map=map_of(lab.history, record, shown.matching, view, changes, over=over),
+                map=map_of(lab.history, found.folder, record, shown.matching, view, changes, over=over),
                 href=lambda case: rooted(case_path(found.id, case)),
             )
 
