@@ -269,7 +269,9 @@ async def test_only_what_has_changed_is_sent_and_replaced(site: HttpHarness, pag
     await expect(cells.nth(0)).to_be_focused()
     kept = "all => all.filter(one => one.mine).length"
     assert await page.locator("#map td").evaluate_all(kept) >= 8, "but the cell that was replaced"
-    assert await rows.evaluate_all(kept) >= 7, "rows move, and stay what they are, but those that were replaced"
+    assert await rows.evaluate_all(kept) >= 7, (
+        "rows move, and stay what they are, but those that were replaced"
+    )
 
     # A part with selected text is left as it is, and catches up.
     await rows.first.evaluate("row => getSelection().selectAllChildren(row)")
