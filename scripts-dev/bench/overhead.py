@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,17 +56,17 @@ class Cost:
     """Seconds of CPU by kind of process, and of wall time."""
 
     wall: float
-    cpu: Counter[str]
+    cpu: Mapping[str, float]
 
     def since(self, before: "Cost", cases: int) -> "Cost":
         """Return what each of some cases took."""
         cpu = {kind: (self.cpu[kind] - before.cpu[kind]) / cases for kind in _ROWS}
-        return Cost((self.wall - before.wall) / cases, Counter(cpu))
+        return Cost((self.wall - before.wall) / cases, cpu)
 
 
 def used(processes: Iterable[psutil.Process]) -> Cost:
     """Return what processes have used up to now, with those that they have started and waited for."""
-    cpu: Counter[str] = Counter()
+    cpu: dict[str, float] = defaultdict(float)
     for process in processes:
         try:
             with process.oneshot():

@@ -39,7 +39,8 @@ def _preload() -> Any:
 
 def _read_configurations_faster() -> None:
     """Do ahead what every Synapse does to read its configuration, which is most of its start."""
-    jinja2, jsonschema, yaml = map(importlib.import_module, ("jinja2", "jsonschema", "yaml"))
+    libraries: Any = map(importlib.import_module, ("jinja2", "jsonschema", "yaml"))
+    jinja2, jsonschema, yaml = libraries
     yaml.SafeLoader = yaml.CSafeLoader
     # The schemas are Synapse's own.
     jsonschema.validators.validator_for({}).check_schema = lambda *_, **__: None
