@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 
 from trafficlight.clock import Clock
-from trafficlight.text import count
+from trafficlight.text import count, utc_time
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +20,8 @@ class StallDetector:
         self._clock = clock
         self._since: float | None = None
         self._next_alarm = _STALL_ALARM
-        self._waiting = ""
-
-    @property
-    def alarm(self) -> str:
-        """What was logged, with the time until now; empty if that is over."""
-        return f"no case has run for {self.seconds:.0f} s while {self._waiting}" if self._waiting else ""
+        #: What was logged last, always in the same words; empty if that is over.
+        self.alarm = ""
 
     @property
     def seconds(self) -> float:
@@ -39,15 +36,15 @@ class StallDetector:
         :return: whether one is.
         """
         if running or not waiting:
-            self._since, self._next_alarm, self._waiting = None, _STALL_ALARM, ""
+            self._since, self._next_alarm, self.alarm = None, _STALL_ALARM, ""
             return False
         if self._since is None:
             self._since = self._clock.monotonic()
         if self.seconds < self._next_alarm:
             return False
         self._next_alarm = self.seconds * 2
-        self._waiting = (
-            f"{count(waiting, 'case')} wait{'s' * (waiting == 1)}: {'; '.join(sorted(set(reasons())))}"
-        )
+        since = utc_time(self._clock.now() - timedelta(seconds=self.seconds))
+        wait = f"{count(waiting, 'case')} wait{'s' * (waiting == 1)}"
+        self.alarm = f"no case has run since {since} while {wait}: {'; '.join(sorted(set(reasons())))}"
         logger.error("%s", self.alarm)
         return True

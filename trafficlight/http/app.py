@@ -15,7 +15,7 @@ from trafficlight.http import responses
 from trafficlight.http.api import adapters, cases, history, openapi, operations, sessions
 from trafficlight.http.door import Door
 from trafficlight.http.local_token import LocalToken, create_token, remove_token
-from trafficlight.http.pages import routes
+from trafficlight.http.pages import login, routes
 from trafficlight.http.requests import Bodies
 from trafficlight.http.security import warning_for
 from trafficlight.http.server import process_tuned
@@ -101,8 +101,7 @@ def _bare() -> Quart:
     app.asgi_app = Door(wire, lambda: app.config["LAB"].settings)  # type: ignore[method-assign]
     responses.install(app)
     operations.install_log_context(app)
-    for room in (routes, sessions, cases, history, adapters, operations, openapi):
+    for room in (routes, sessions, cases, history, adapters, operations, openapi, login):
         app.register_blueprint(room.blueprint)
     app.register_blueprint(routes.assets)
-    app.register_blueprint(routes.entrance)
     return app

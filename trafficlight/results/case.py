@@ -148,6 +148,7 @@ class CaseRecord:
     :param retrying: whether another attempt follows the latest verdict.
     :param cancelled: why a user cancelled the latest attempt; empty if no one did.
     :param end: how it last ended, with or without an attempt; not by an interruption that it is tried after.
+    :param changed: the position in the session's log of the last event about it; its plan is none.
     """
 
     id: str
@@ -170,6 +171,7 @@ class CaseRecord:
     cancelled: str = ""
     end: CaseEnded | None = None
     attempts: list[AttemptRecord] = field(default_factory=list)
+    changed: int = 0
 
     @property
     def attempt(self) -> AttemptRecord | None:

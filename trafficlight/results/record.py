@@ -170,6 +170,7 @@ class SessionRecord:
         for case_id in event.case_ids:
             if (case := self.cases.get(case_id)) is not None:
                 case.apply(event)
+                case.changed = number  # last: who reads it meanwhile, and then the case, reads the case again
 
     def _start(self, event: SessionStarted) -> None:
         self.id = event.session or self.id

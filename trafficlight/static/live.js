@@ -31,25 +31,41 @@
     });
   }
 
+  // Take the pieces that are there before and after out of a part, and return those that have changed.
+  function divide(fresh) {
+    const changed = [];
+    for (const piece of fresh.querySelectorAll(":is(td, tr, li)[id]:not([data-same])")) {
+      const place = document.getElementById(piece.id);
+      if (!place) continue;
+      if (!place.isEqualNode(piece)) changed.push(piece.cloneNode(true));
+      piece.replaceChildren();
+      piece.dataset.same = "";
+    }
+    return changed;
+  }
+
   // Show a part. Return whether all of it could be shown, which takes several tasks if it is much.
   async function adopt(fresh, old) {
+    const version = fresh.dataset.live;
+    fresh.dataset.live = old.dataset.live = ""; // until all is shown: all of it is sent again if this ends early
+    let changed = [...fresh.children].map(({ content }) => content?.firstElementChild);
     if (fresh.dataset.pieces === undefined) {
+      changed = divide(fresh);
+      await pause();
+      if (busy(old)) return false;
       morph(fresh, old);
-      return true;
     }
-    old.dataset.live = ""; // in between it has no version: all of it is sent again if this ends early
-    for (const [number, { content }] of [...fresh.children].entries()) {
+    for (const [number, piece] of changed.entries()) {
       if (number && number % SLICE === 0) {
         await pause();
         if (busy(old)) return false;
       }
-      const piece = content.firstElementChild;
       const place = document.getElementById(piece.id);
       if (!place) return false;
       if (place.contains(document.activeElement) || place.querySelector('details, [tabindex="0"]')) morph(piece, place);
       else place.replaceWith(document.importNode(piece, true));
     }
-    old.dataset.live = fresh.dataset.live;
+    old.dataset.live = version;
     return true;
   }
 

@@ -63,7 +63,10 @@ async def test_changes_and_history_of_a_case(lab: HttpHarness) -> None:
         assert [said in text for text in maps] == [False, True]
     # The page of an earlier session does not change with later ones.
     assert second not in (await lab.get(f"/status/{first}/case/{case_key(case)}")).text()
-    assert "1 new failure" in (await lab.get(f"/status/{second}")).text()
+    shown = (await lab.get(f"/status/{second}")).text()
+    assert "1 new failure" in shown
+    assert f'href="/s/{first}...{second}">Compare with {first}</a>' in shown
+    assert "Compare with" not in (await lab.get(f"/status/{first}")).text()
     assert "sums are off, success before" in (await lab.get(f"/s/{first}...latest")).text()
     assert (await lab.get(f"/s/{first}...2026-01-01--001")).status == 404
 

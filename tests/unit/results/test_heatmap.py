@@ -11,7 +11,7 @@ from trafficlight.results.events import CaseCancelled
 from trafficlight.results.history.statistics import CaseHistory, Past
 from trafficlight.results.history.verdicts import CaseVerdict
 from trafficlight.results.reports.filter import matching
-from trafficlight.results.reports.heatmap import OPTIONS, HeatMap, View, heat_map
+from trafficlight.results.reports.heatmap import OPTIONS, HeatMap, Known, View, heat_map
 from trafficlight.results.reports.presentation import MARKS
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_shares_marks_and_the_scale(lab: "Lab") -> None:
         ("3.0 s", 0),
         ("", None),
     ]
-    (table,) = _map(lab, "changed", changes={web.case.id: "new", nio.case.id: "fixed"}).tables
+    (table,) = _map(lab, "changed", changes={web.case: "new", nio.case: "fixed"}).tables
     assert [cell.text for cell in table.cells.values()] == ["1 new", "1 fixed", "="]
     assert [row.name for row in _map(lab, "failed").tables[0].rows] == ["Nio"]
 
@@ -132,6 +132,29 @@ def test_what_is_too_much_is_folded_and_what_is_left_out_is_counted(
     assert {row.name for table in shown.tables for row in table.rows} == {"b_test.py", "chat/", "chat/deep/"}
     assert "more columns" in shown.tables[0].left_out
     assert "a click on a folder" in shown.notes[0]
+
+
+@pytest.mark.parametrize("words", [(), ("tests", "transposed"), ("p95",)])
+def test_a_later_map_makes_only_the_cells_whose_cases_changed(lab: "Lab", words: tuple[str, ...]) -> None:
+    cases = _planned(lab)
+    lab.start()
+    view, known = View.of(words), Known()
+    before = heat_map(cases, view, over=False, known=known)
+    for case, state in ((cases[-1].id, "success"), (cases[0].id, "failure"), (cases[0].id, "success")):
+        lab.run(case, state, "no message")
+        later = heat_map(cases, view, over=False, known=known)
+        fresh = heat_map(cases, view, over=False)
+        assert [(one.name, list(one.cells.values())) for one in later.tables] == [
+            (one.name, list(one.cells.values())) for one in fresh.tables
+        ]
+        kept = {id(cell) for table in before.tables for cell in table.cells.values()}
+        made = [c for table in later.tables for c in table.cells.values() if id(c) not in kept]
+        assert "p95" in words or 1 <= len(made) <= 2
+        before = later
+    over = heat_map(cases, view, over=True, known=known).tables[0].cells.values()
+    assert "waiting" not in {cell.status for cell in over}
+    (table,) = heat_map(cases[:1], view, over=True, known=known).tables
+    assert {cell.case for cell in table.cells.values()} == {cases[0].id}, "of other cases"
 
 
 def test_words_of_an_address() -> None:

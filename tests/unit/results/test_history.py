@@ -210,6 +210,16 @@ def test_the_index_is_rebuilt_from_the_folders(days: Days) -> None:
     assert days.history.of_case(CASE) == known
 
 
+def test_the_session_before_is_the_newest_that_shares_most_cases(days: Days) -> None:
+    days.run("success", "success")
+    before = days.run("success", "failure")
+    days.run("success")  # of one of them, again
+    record = SessionRecord.replay(read_events(days.run("success", "success") / "events.jsonl"))
+    assert days.history.session_before(record) == before.name
+    record.cases.clear()
+    assert days.history.session_before(record) == ""
+
+
 def test_a_heat_map_follows_the_index(days: Days, monkeypatch: pytest.MonkeyPatch) -> None:
     first = days.run("success")
     record = SessionRecord.replay(read_events(days.run("success") / "events.jsonl"))
@@ -217,7 +227,7 @@ def test_a_heat_map_follows_the_index(days: Days, monkeypatch: pytest.MonkeyPatc
 
     def verdicts() -> str:
         cases = list(record.cases.values())
-        shown = map_of(days.history, record, cases, View.of(["flaky"]), None, over=True)
+        shown = map_of(days.history, days.root, record, cases, View.of(["flaky"]), None, over=True)
         return next(iter(shown.tables[0].cells.values())).tip
 
     with monkeypatch.context() as patch:

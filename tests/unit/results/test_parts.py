@@ -95,3 +95,23 @@ def test_ids_are_escaped() -> None:
     known = Versions()
     text = page(known, "", "", 100, **{'"><b>': "x 1"})
     assert '<li id="&#34;&gt;&lt;b&gt;">x' in text
+
+
+def test_pieces_side_by_side_are_rendered_only_if_the_reader_lacks_them() -> None:
+    rendered: list[object] = []
+
+    def cell(value: object) -> str:
+        rendered.append(value)
+        return f"<{value}>"
+
+    def row(versions: Versions | None, had: str, *values: object) -> str:
+        live = Parts(versions, known_versions(had))
+        return str(live.part("p", "row", caller=lambda: live.pieces("td", "c", values, caller=cell)))
+
+    known = Versions()
+    first = row(known, "", "x", None, "y")
+    assert first.endswith('><td id="c-1"><x></td><td></td><td id="c-3"><y></td></p>')
+    again = row(known, versions_in(first), "x", None, "z")
+    assert again.endswith(' data-pieces><template><td id="c-3"><z></td></template></p>')
+    assert rendered == ["x", "y", "z"]
+    assert row(None, "", "x", None) == '<p id="row"><td><x></td><td></td></p>', "a page that stays as it is"

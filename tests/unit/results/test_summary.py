@@ -46,6 +46,7 @@ def test_a_killed_session_counts_what_ran_as_its_page_does(lab: "Lab") -> None:
     lines = summary(lab.record, lab.folder.path)
     assert lines[-1].startswith("1 success · 0 failure · 0 error · 2 not run · 1 warning ")
     assert "error  1 warning in a strict session" in lines
+    assert "not run  1 case: still running when this was written" in lines
     assert status_counts(lab.record.cases.values(), over=True) == {"success": 1, "not run": 2}
 
 

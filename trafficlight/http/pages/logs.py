@@ -3,7 +3,6 @@
 What is in a file, its sender decides: every text is escaped, and every line and page is bounded.
 """
 
-import itertools
 import os
 import re
 import threading
@@ -43,6 +42,8 @@ _COLOURS = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white
 _Line: TypeAlias = tuple[
     int, int, bytes, int
 ]  # position of the file, number, what is shown, bytes that are not
+
+_Dated: TypeAlias = tuple[datetime, tuple[int, bytes, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,26 +203,26 @@ def _merged(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> tup
 
     A line without a time stays behind the one before it.
     """
-    each = [_end_of(position, path).update() for position, path in enumerate(paths)]
+    each = [_end_of(path).update() for path in paths]
     # Each is in order, of which this makes use.
-    merged = sorted(itertools.chain.from_iterable(dated for dated, _ in each), key=itemgetter(0))
-    return [line for _, line in merged], any(cut for _, cut in each)
+    merged = sorted(
+        ((when, position, line) for position, (dated, _) in enumerate(each) for when, line in dated),
+        key=itemgetter(0),
+    )
+    return [(position, *line) for _, position, line in merged], any(cut for _, cut in each)
 
 
 class _End:
-    """The end of a growing file, each line with its time.
+    """The end of a growing file, each line with its time."""
 
-    :param position: of the file among those that are shown.
-    """
-
-    def __init__(self, position: int, path: Path) -> None:
-        self._position, self._path = position, path
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = threading.Lock()
         self._first = 0
         self._version: tuple[int, ...] = ()
-        self._dated: list[tuple[datetime, _Line]] = []
+        self._dated: list[_Dated] = []
 
-    def update(self) -> tuple[list[tuple[datetime, _Line]], bool]:
+    def update(self) -> tuple[list[_Dated], bool]:
         """Read what was appended; return the lines, and whether the file has more in front of them."""
         with self._lock, self._path.open("rb") as file:
             index = _index_of(self._path)
@@ -237,22 +238,20 @@ class _End:
             line = first + len(self._dated)
             index.seek(file, line)
             added = _lines(file, index.lines - line)
-            self._dated += _dated(last, self._position, line + 1, added)
+            self._dated += _dated(last, line + 1, added)
             return self._dated, block > 0
 
 
-@lru_cache(2 * FILES)
-def _end_of(position: int, path: Path) -> _End:
-    return _End(position, path)
+@lru_cache(FILES)
+def _end_of(path: Path) -> _End:
+    return _End(path)
 
 
-def _dated(
-    last: datetime, position: int, number: int, lines: Iterable[tuple[bytes, int]]
-) -> Iterator[tuple[datetime, _Line]]:
+def _dated(last: datetime, number: int, lines: Iterable[tuple[bytes, int]]) -> Iterator[_Dated]:
     for line, (content, cut) in enumerate(lines, number):
         if (when := time_of(content[:400].decode(errors="replace"))) is not None:
             last = max(last, when)
-        yield last, (position, line, content, cut)
+        yield last, (line, content, cut)
 
 
 def _whole_line(file: BinaryIO) -> tuple[bytes, int]:

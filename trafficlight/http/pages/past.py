@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from trafficlight.results.case import CaseRecord
@@ -11,7 +12,7 @@ from trafficlight.results.history.database import HistoryError
 from trafficlight.results.history.index import History
 from trafficlight.results.history.statistics import CaseHistory, Past
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.heatmap import OF_HISTORY, HeatMap, View, heat_map
+from trafficlight.results.reports.heatmap import OF_HISTORY, HeatMap, Known, View, heat_map
 from trafficlight.results.reports.sparkline import Verdicts, verdicts_of
 
 CATCHING_UP = 1.0
@@ -75,8 +76,14 @@ def history_view(history: History, folder: Path, case: str, until: datetime | No
     return view
 
 
+@lru_cache(maxsize=8)
+def _known(folder: Path, view: View) -> Known:
+    return Known()
+
+
 def map_of(
     history: History,
+    folder: Path,
     record: SessionRecord,
     cases: Sequence[CaseRecord],
     view: View,
@@ -86,7 +93,8 @@ def map_of(
 ) -> HeatMap:
     """Return the heat map of cases, with what earlier sessions say if it is about that. Reads the disk.
 
-    :param record: of their session.
+    :param folder: of their session.
+    :param record: of it.
     :param changes: in it, if it has ended.
     :param over: whether it no longer runs.
     """
@@ -99,4 +107,5 @@ def map_of(
             problem = str(error)
     changes = changes or (None if over else changes_in(record, before))
     kinds = {change.case: change.kind for change in changes.cases} if changes else None
-    return heat_map(cases, view, over=over, changes=kinds, before=before, problem=problem)
+    known = _known(folder, view)
+    return heat_map(cases, view, over=over, changes=kinds, before=before, problem=problem, known=known)

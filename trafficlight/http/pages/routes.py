@@ -3,7 +3,7 @@
 import asyncio
 import math
 import os
-import time
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from quart import Blueprint, Response, current_app, redirect, request, url_for
 from werkzeug.wrappers import Response as Redirect
 
 from trafficlight.errors import UsageError
-from trafficlight.http.api.bodies import Login
 from trafficlight.http.api.cases import offered
 from trafficlight.http.api.operations import unready
 from trafficlight.http.api.specs import MOMENT, REQUESTS, OperationSpec, Query, ResponseSpec
@@ -37,8 +36,6 @@ from trafficlight.http.pages.views import (
 from trafficlight.http.requests import (
     asked_period,
     current_lab,
-    form_fields,
-    json_response,
     one_at_a_time,
     open_session,
     running,
@@ -46,16 +43,10 @@ from trafficlight.http.requests import (
     session_id,
 )
 from trafficlight.http.responses import PARTS_HEADER, ApiError, rendered, rooted, unless_known
-from trafficlight.http.security import (
-    LOGIN_TIME,
-    constant_time_equal,
-    cookie_name,
-    login_of,
-    people_token,
-    require_people,
-)
+from trafficlight.http.security import require_people
 from trafficlight.results.catalog import SessionView, session_sort_key
 from trafficlight.results.history.changes import compare_folders, read_changes
+from trafficlight.results.history.database import HistoryError
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.reports.filter import FIELDS
 from trafficlight.results.reports.heatmap import View
@@ -412,6 +403,9 @@ async def _status(id: str) -> Response:
         state = "interrupted" if record.interrupted else found.status
 
         def content() -> bytes:
+            before = ""
+            with suppress(HistoryError):
+                before = lab.history.session_before(record)
             changes = read_changes(found.folder)
             since = changes.since if changes else {}
             shown = case_page(cases, now, over=over, since=since, states=states, text=text, page=number)
@@ -436,7 +430,7 @@ async def _status(id: str) -> Response:
                 newer=latest[0].id
                 if latest and session_sort_key(latest[0].id) > session_sort_key(found.id)
                 else "",
-                before=next(iter(ids[ids.index(found.id) + 1 :]), "") if found.id in ids else "",
+                before=before if before in ids else "",
                 result=verdict(
                     shown.counts,
                     state,
@@ -450,7 +444,7 @@ async def _status(id: str) -> Response:
                     if (shared := sum(case in matching for case in cause.cases))
                 ],
                 fields=list(FIELDS),
-                map=map_of(lab.history, record, shown.matching, view, changes, over=over),
+                map=map_of(lab.history, found.folder, record, shown.matching, view, changes, over=over),
                 href=lambda case: rooted(case_path(found.id, case)),
             )
 
@@ -461,58 +455,3 @@ def _events(session: SessionView) -> str:
     """Return the URL of the events that follow what a page shows; empty if the session no longer runs."""
     after = session.record.last_sequence
     return "" if session.over else rooted(f"/api/sessions/{quote(session.id)}/events?after={after}")
-
-
-#: The login. It requires no token either.
-entrance = Blueprint("login", __name__)
-
-_FORM_LIMIT = 16 << 10  # bytes of the form
-
-
-@entrance.post("/login")
-@OperationSpec(
-    "Pages",
-    {
-        200: ResponseSpec("The cookie is set; for a script that accepts JSON only.", Login),
-        303: ResponseSpec("The cookie is set; redirects to `next`.", media_type="text/html"),
-    },
-    (400, 401, 413),
-    form={
-        "type": "object",
-        "properties": {"token": {"type": "string"}, "next": {"type": "string"}},
-        "required": ["token"],
-    },
-    form_type="application/x-www-form-urlencoded",
-)
-async def login() -> Response:
-    """Exchange the people's token for a cookie, which only reads, and a token for changes.
-
-    Redirects to the page that required it. Only a script of this origin gets the token for changes.
-    """
-    form, expected = await form_fields(_FORM_LIMIT), people_token()
-    target = _within(form.get("next", ""))
-    response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": target})
-    if expected is None:
-        return response
-    if not constant_time_equal(form.get("token", ""), expected):
-        raise ApiError(HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is wrong")
-    expiry = time.time() + LOGIN_TIME
-    if request.accept_mimetypes.best == "application/json":
-        response = json_response(Login(token=login_of(expected, expiry, "change"), next=target))
-    response.set_cookie(
-        cookie_name(),
-        login_of(expected, expiry, "read"),
-        max_age=LOGIN_TIME,
-        httponly=True,
-        samesite="Lax",
-        secure=request.is_secure,
-        path=request.root_path or "/",
-    )
-    return response
-
-
-def _within(target: str) -> str:
-    """Return a path of this lab; the status page if the target is anything else."""
-    plain = target.isascii() and target.isprintable() and "\\" not in target
-    inside = plain and target.startswith(rooted("/")) and not target.startswith("//")
-    return target if inside else rooted("/status")

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
 
@@ -53,9 +53,6 @@ _ADAPTERS = 100  # live adapters listed
 _GONE = 10  # ended adapters listed, the latest first
 _FILES = 500  # files listed per attempt
 _LOG_TAIL = 64 << 10  # bytes shown of a log
-_CACHED = 8  # sessions whose causes are kept
-_CAUSES: dict[Path, tuple[int, list[Cause]]] = {}
-_LOCK = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +221,17 @@ def causes_of(folder: Path, cases: Sequence[CaseRecord], since: Mapping[str, str
     :param since: by case, the session since which it fails, or ``new``.
     """
     version = hash((len(since), *((case.outcome, len(case.attempts)) for case in cases)))
-    if (known := _CAUSES.get(folder)) is not None and known[0] == version:
-        return known[1]
-    found = causes(cases, since)
-    with _LOCK:
-        _CAUSES.pop(folder, None)
-        _CAUSES[folder] = version, found
-        while len(_CAUSES) > _CACHED:
-            del _CAUSES[next(iter(_CAUSES))]
+    known = _known_causes(folder)
+    if (found := known.get(version)) is None:
+        found = causes(cases, since)
+        known.clear()
+        known[version] = found
     return found
+
+
+@lru_cache(maxsize=8)
+def _known_causes(folder: Path) -> dict[int, list[Cause]]:
+    return {}
 
 
 def session_row(summary: SessionSummary) -> SessionRow:

@@ -28,6 +28,7 @@ _DEPTH = 10
 _SESSIONS = 50
 """... among so many, so that a long history does not make the end of a session slow."""
 
+_SAMPLE = 20  # cases of a session that tell which one it continues
 _KEPT = 2  # sessions whose cases' earlier verdicts are kept: some 30 MB each for 10,000 cases
 _AT_ONCE = 500  # cases in one statement
 _REMEMBERED = 60.0  # seconds for which a database that cannot be reached is not tried again
@@ -54,6 +55,10 @@ _EARLIER = (
     f" (PARTITION BY v.of_case ORDER BY s.started DESC, s.id DESC) AS place FROM {_VERDICTS}"
     f" WHERE v.of_case IN ({{marks}}) AND v.session IN ({_BEFORE}))"
     f" SELECT {_COLUMNS} FROM v {_TEXTS} WHERE v.place <= ? ORDER BY v.place"
+)
+_SAME = (
+    f"SELECT s.id FROM {_VERDICTS} WHERE v.of_case IN ({{marks}}) AND v.session IN ({_BEFORE}) AND s.lab = ?"
+    " GROUP BY s.id, s.started ORDER BY COUNT(*) DESC, s.started DESC LIMIT 1"
 )
 # The session of a shard, and what it was merged into before.
 _SHARD = (
@@ -123,6 +128,23 @@ class History:
             while len(self._kept) > _KEPT:
                 del self._kept[next(iter(self._kept))]
         return found
+
+    def session_before(self, record: SessionRecord) -> str:
+        """Return the newest of the sessions of this lab before one that share most of its cases.
+
+        A sample of its cases decides. Empty if there is none.
+
+        :raises HistoryError: the index cannot be used.
+        """
+        cases = list(record.cases)
+        some = [key_of(case) for case in cases[:: len(cases) // _SAMPLE + 1]]
+        if not some or not (self._url or (self._root / FILE).exists()):
+            return ""
+        marks = ",".join("?" * len(some))
+        values = self._key(record), _started(record), _SESSIONS, storable(self.lab)
+        with self._opened() as database:
+            rows = database.rows(_SAME.format(marks=marks), *some, *values)
+        return str(rows[0][0]) if rows else ""
 
     def update(self, seconds: float = float("inf")) -> None:
         """Add the sessions of the results folder that are not in the index yet, newest first.

@@ -58,8 +58,7 @@ _ROWS, _COLUMNS, _TABLES = 100, 40, 24  # of a page at most, those with failures
 _DEEPEST = 10  # levels of the colour scale above 0
 _LEAST_RATIO = 4  # between the ends of the scale of durations, so that small differences stay small
 
-Place: TypeAlias = "tuple[Head, Head, Head, str]"
-"""Table, row and column of a case, and the query for that row in that column."""
+_Heads: TypeAlias = "tuple[Head, Head, Head]"  # table, row and column
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ class Head:
 class Cell:
     """The cases of a row in a column.
 
-    :ivar case: the first of those with the most severe status, which is `status`.
+    :ivar case: the id of the first of those with the most severe status, which is `status`.
     :ivar value: what is measured: a share, or seconds; None if there is nothing to measure yet.
     :ivar level: of the colour scale, from 0; None without a value.
     :ivar tip: says all of it in words.
@@ -121,7 +120,7 @@ class Cell:
 
     query: str
     number: int
-    case: CaseRecord = field(compare=False)
+    case: str
     status: str
     mark: str = ""
     text: str = ""
@@ -144,6 +143,10 @@ class Table:
     rows: list[Head] = field(default_factory=list)
     columns: list[Head] = field(default_factory=list)
     left_out: str = ""
+
+    def row(self, head: Head) -> list[Cell | None]:
+        """Return the cells of a row; None where no case is."""
+        return [self.cells.get((head, column)) for column in self.columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,29 @@ class HeatMap:
         }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layout:
+    """Where cases are in a view.
+
+    :ivar ids: of the cases, in their order.
+    :ivar groups: by table, row and column, the query for that place, and the positions of its cases.
+    :ivar cells: those that were made last, each with what its cases were then.
+    """
+
+    ids: list[str]
+    view: View
+    notes: list[str]
+    groups: dict[_Heads, tuple[str, list[int]]]
+    cells: dict[_Heads, tuple[tuple[int, bool], Cell]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Known:
+    """What the next heat map of a session in the same view need not find again. Any thread may use it."""
+
+    layout: _Layout | None = None
+
+
 def heat_map(
     cases: Sequence[CaseRecord],
     asked: View,
@@ -196,6 +222,7 @@ def heat_map(
     changes: Mapping[str, str] | None = None,
     before: Mapping[str, CaseHistory] | None = None,
     problem: str = "",
+    known: Known | None = None,
 ) -> HeatMap:
     """Return the heat map of cases.
 
@@ -204,33 +231,35 @@ def heat_map(
     :param changes: the kind of change of the cases that changed; None if that is unknown.
     :param before: the verdicts in earlier sessions of the cases that have some.
     :param problem: why earlier sessions cannot be read; empty if they can.
+    :param known: of this session in this view; updated.
     """
-    names = _Names(cases, families="families" in asked.options)
-    view = replace(asked, by=asked.by or ("clients" if names.several else "tests"))
-    notes = []
-    if view.by == "tests" and "folders" not in view.options and names.combinations > _CELLS:
-        view = replace(view, options=view.options | {"folders"})
-        notes.append("There are too many tests to show each: a click on a folder shows its tests.")
+    known = known or Known()
+    ids = [case.id for case in cases]
+    if (layout := known.layout) is None or layout.ids != ids:
+        layout = known.layout = _layout(cases, ids, asked)
+    view, notes = layout.view, list(layout.notes)
     if view.measure in OF_HISTORY and cases and not before:
         notes.append(f"This session only: {problem or 'its cases have no earlier verdicts'}.")
     found: dict[Head, Table] = {}
-    members: dict[tuple[Head, Head, Head], list[tuple[str, CaseRecord]]] = {}
-    queries: dict[tuple[Head, Head, Head], str] = {}
-    for case in cases:
-        status = display_status(case, over=over)
-        for head, row, column, query in names.places(case, view):
-            members.setdefault((head, row, column), []).append((status, case))
-            queries[head, row, column] = query
-    alone = len({head for head, _, _ in members}) == 1
-    for (head, row, column), some in members.items():
-        table = found.setdefault(head, Table(head.name, "" if alone else head.query))
-        query = _query(queries[head, row, column], table.query)
-        cell = _cell(query, some, view.measure, changes or {}, before or {})
-        place = ", ".join(filter(None, (row.name, column.name, "" if alone else head.name)))
-        cell.tip = f"{place}: {cell.tip}"
+    alone = len({head for head, _, _ in layout.groups}) == 1
+    for place, (query, positions) in layout.groups.items():
+        head, row, column = place
+        table = found.get(head) or found.setdefault(head, Table(head.name, "" if alone else head.query))
+        some = [cases[position] for position in positions]
+        then, cell = layout.cells.get(place, (None, None))
+        now = (max([case.changed for case in some]), over)
+        if cell is None or then != now or view.measure in OF_HISTORY:
+            cell = _cell(
+                _query(query, table.query), some, view.measure, changes or {}, before or {}, over=over
+            )
+            names = ", ".join(filter(None, (row.name, column.name, "" if alone else head.name)))
+            cell.tip = f"{names}: {cell.tip}"
+            layout.cells[place] = now, cell
         table.cells[(column, row) if "transposed" in view.options else (row, column)] = cell
     # All tables in one order: that of the cases.
-    order = {head: number for number, head in enumerate(dict.fromkeys(one for key in members for one in key))}
+    order = {
+        head: at for at, head in enumerate(dict.fromkeys(one for place in layout.groups for one in place))
+    }
     for table in found.values():
         _arrange(table, view, order)
     tables = sorted((table for table in found.values() if table.rows), key=lambda one: one.name == _ALONE)
@@ -240,6 +269,20 @@ def heat_map(
     if len(tables) > _TABLES:
         notes.append(f"{count(len(tables) - _TABLES, 'more table')} left out: filter by homeserver.")
     return HeatMap(view, asked, tables[:_TABLES], notes)
+
+
+def _layout(cases: Sequence[CaseRecord], ids: list[str], asked: View) -> _Layout:
+    names = _Names(cases, families="families" in asked.options)
+    view = replace(asked, by=asked.by or ("clients" if names.several else "tests"))
+    notes = []
+    if view.by == "tests" and "folders" not in view.options and names.combinations > _CELLS:
+        view = replace(view, options=view.options | {"folders"})
+        notes.append("There are too many tests to show each: a click on a folder shows its tests.")
+    groups: dict[_Heads, tuple[str, list[int]]] = {}
+    for position, case in enumerate(cases):
+        for heads, query in names.places(case, view):
+            groups.setdefault(heads, (query, []))[1].append(position)
+    return _Layout(ids, view, notes, groups)
 
 
 class _Names:
@@ -261,8 +304,8 @@ class _Names:
         self._folders = {_folder(case.file) for case in cases}
         self._heads: dict[object, Head] = {}
 
-    def places(self, case: CaseRecord, view: View) -> Iterator[Place]:
-        """Yield the places of a case; two if it counts for a test and its folder."""
+    def places(self, case: CaseRecord, view: View) -> Iterator[tuple[_Heads, str]]:
+        """Yield the places of a case and their queries: two if it counts for a test and its folder."""
         clients = tuple(self._family.get(kind, kind) for kind in case.clients.values())
         mine = self._once(("clients", clients), lambda: self._clients(clients))
         servers = tuple(case.servers.values())
@@ -272,16 +315,16 @@ class _Names:
             if "folders" not in view.options:
                 rows.append(self._once(("test", case.suite), lambda: _test(case)))
             for row in rows:
-                yield there, row, mine, _query(row.query, mine.query)
+                yield (there, row, mine), _query(row.query, mine.query)
         elif len(clients) < 2:
             alone = self._once("alone", lambda: Head(_ALONE, "not clients:*+*"))
-            yield alone, mine, there, _query(mine.query, there.query)
+            yield (alone, mine, there), _query(mine.query, there.query)
         else:
             first, others = clients[0], clients[1:]
             row = self._once(("first", first), lambda: Head(first, self._term(first, "*")))
             name = " + ".join(others)
             column = self._once(("others", others), lambda: Head(name, self._term("*", *others)))
-            yield there, row, column, mine.query
+            yield (there, row, column), mine.query
 
     def _once(self, key: object, make: Callable[[], Head]) -> Head:
         if (known := self._heads.get(key)) is None:
@@ -354,13 +397,16 @@ def _families(types: Iterable[str]) -> dict[str, str]:
 
 def _cell(
     query: str,
-    members: Sequence[tuple[str, CaseRecord]],
+    cases: Sequence[CaseRecord],
     measure: str,
     changes: Mapping[str, str],
     before: Mapping[str, CaseHistory],
+    *,
+    over: bool,
 ) -> Cell:
+    members = [(display_status(case, over=over), case) for case in cases]
     status, case = min(members, key=lambda one: _SEVERITY.index(one[0]))
-    cell = Cell(query, len(members), case, status)
+    cell = Cell(query, len(members), case.id, status)
     numbers = Counter(status for status, _ in members)
     good, bad = (sum(numbers[status] for status in statuses) for statuses in (_GOOD, _BAD))
     ran = good + bad

@@ -6,8 +6,9 @@ versions it has, so that a part that it could not show yet is sent again.
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 from markupsafe import Markup, escape
@@ -128,6 +129,22 @@ class Parts:
         whole = f'<{tag} id="{name}"{some}>{caller()}</{tag}>' if not known else ""
         self._pieces.append(_Piece(tag, name, whole, version if of is not None else hash(self._still(whole))))
         return _markup(_PLACE)
+
+    def pieces(
+        self, tag: str, id: object, values: Iterable[object], *, caller: Callable[[object], str]
+    ) -> Markup:
+        """Return the places of pieces side by side, one for each value; of None, an empty element.
+
+        :param caller: renders a value.
+        """
+        return _markup(
+            "".join(
+                f"<{tag}></{tag}>"
+                if value is None
+                else self.piece(tag, f"{id}-{number}", of=value, caller=partial(caller, value))
+                for number, value in enumerate(values, 1)
+            )
+        )
 
     def _still(self, text: str) -> str:
         if "data-seconds" not in text:

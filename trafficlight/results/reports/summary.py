@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from trafficlight.results.case import AttemptRecord, CaseRecord, Outcome
+from trafficlight.results.events import FINAL
 from trafficlight.results.folder import AttemptFolder
 from trafficlight.results.history.changes import Changes, at, read_changes
 from trafficlight.results.record import SessionRecord
@@ -154,7 +155,9 @@ def _reasons(record: SessionRecord, what: str, *outcomes: Outcome) -> list[str]:
     """Return one line per reason why cases have no verdict."""
     cases = [case for case in record.cases.values() if case.outcome in outcomes]
     reasons = Counter(
-        single_line(escape_control(case.reason or case.message)) or "no reason recorded" for case in cases
+        single_line(escape_control(case.reason or case.message))
+        or ("no reason recorded" if case.state in FINAL else f"still {case.state} when this was written")
+        for case in cases
     )
     lines = [f"{what}  {count(number, 'case')}: {reason}" for reason, number in reasons.most_common(_MOST)]
     return [*lines, *([f"... and {len(reasons) - _MOST} more reasons"] if len(reasons) > _MOST else [])]
