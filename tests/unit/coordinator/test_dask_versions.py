@@ -16,7 +16,8 @@ def test_two_checkouts_of_one_version_differ(tmp_path: Path, monkeypatch: pytest
     package = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: package)
     there = versions_here()()
+    mine, theirs = (one["code of trafficlight"] for one in (here, there))
     assert difference("tcp://far:1", there, here) == (
-        f"the Dask worker tcp://far:1 has code of trafficlight {there['code of trafficlight']}, the coordinator"
-        f" has {here['code of trafficlight']}: install the same versions everywhere"
+        f"the Dask worker tcp://far:1 has code of trafficlight {theirs}, the coordinator"
+        f" has {mine}: install the same versions everywhere"
     )
