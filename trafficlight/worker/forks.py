@@ -226,7 +226,8 @@ def _end_children(known: Collection[int] = ()) -> None:
             os.waitpid(pid, 0)
 
 
-def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt what ends the children
     sys.exit(0)
 
 
@@ -238,6 +239,8 @@ def _work(arguments: list[str], files: list[int]) -> None:
     """
     worker = _Worker(socket.socket(fileno=files[0]))
     signal.signal(signal.SIGTERM, _exit)
+    # Killed together with the coordinator, it would leave what a test has started in a session of its own.
+    die_with(os.getppid(), signal.SIGTERM)
     signal.signal(signal.SIGUSR1, worker.on_stacks_wanted)
     faulthandler.enable(2)
     if memory := int(arguments[0]):
