@@ -137,7 +137,7 @@ def events() -> str:
 
 
 def _event_lines(kind: type[Event]) -> Iterator[str]:
-    described = {}
+    described: dict[str, str] = {}
     for base in reversed(kind.__mro__):  # kinds of one sort share fields
         summary, *parts = inspect.cleandoc(base.__doc__ or "").split(":param ")
         named = (part.partition(": ") for part in parts)
