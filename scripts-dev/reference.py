@@ -137,8 +137,11 @@ def events() -> str:
 
 
 def _event_lines(kind: type[Event]) -> Iterator[str]:
-    summary, *parts = inspect.cleandoc(kind.__doc__ or "").split(":param ")
-    described = {name: " ".join(text.split()) for name, _, text in (part.partition(": ") for part in parts)}
+    described: dict[str, str] = {}
+    for base in reversed(kind.__mro__):  # kinds of one sort share fields
+        summary, *parts = inspect.cleandoc(base.__doc__ or "").split(":param ")
+        named = (part.partition(": ") for part in parts)
+        described |= {name: " ".join(text.split()) for name, _, text in named}
     hints = get_type_hints(kind)
     yield f"### `{kind.kind}`\n"
     always = [f"`{name}`" for name in ("case", "adapter") if hints[name] is str]

@@ -5,20 +5,17 @@ import functools
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from trafficlight.cli.types import JsonObjectType
+from trafficlight.cli.types import JsonObjectType, adding
 from trafficlight.protocol import TOKEN_VARIABLES
 
 if TYPE_CHECKING:
     from trafficlight.adapters.conformance import CheckOptions, Results
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group("adapter")
@@ -26,7 +23,7 @@ def command() -> None:
     """Run a built-in adapter, or check your own."""
 
 
-_HOSTING = (
+_hosting = adding(
     click.option(
         "--url",
         envvar="TRAFFICLIGHT_URL",
@@ -47,11 +44,7 @@ _HOSTING = (
     ),
     click.option("--once", is_flag=True, help="Exit after one case instead of registering again."),
 )
-
-
-def _hosting(function: F) -> F:
-    """Add the options of a command that runs clients."""
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(_HOSTING), function)
+"""Adds the options of a command that runs clients."""
 
 
 @command.command("nio")

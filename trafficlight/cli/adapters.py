@@ -1,21 +1,20 @@
 """`trafficlight adapters`, `pause` and `resume`: the adapters of a running coordinator."""
 
-import asyncio
 from collections.abc import Iterable, Iterator
 
 import click
 
-from trafficlight.cli.client import Coordinator, coordinator_options
+from trafficlight.cli.client import Coordinator, with_coordinator
 from trafficlight.errors import UsageError
 from trafficlight.http.api.bodies import AdapterList
 from trafficlight.text import columns, escape_control, single_line
 
 
 @click.command("adapters")
-@coordinator_options
-def command(url: str, token: str | None) -> None:
+@with_coordinator
+async def command(coordinator: Coordinator) -> None:
     """List the adapters of a running coordinator: program, type, state, activity, labels, address."""
-    for line in _lines(asyncio.run(_listed(url, token))):
+    for line in _lines(await coordinator.adapters()):
         click.echo(line)
 
 
@@ -25,56 +24,48 @@ def command(url: str, token: str | None) -> None:
     "--all", "everything", is_flag=True, help="Drain: all adapters, also those that register later."
 )
 @click.option("--reason", default="manually", show_default=True, help="Shown to people.")
-@coordinator_options
-def pause(names: tuple[str, ...], everything: bool, reason: str, url: str, token: str | None) -> None:
+@with_coordinator
+async def pause(names: tuple[str, ...], everything: bool, reason: str, coordinator: Coordinator) -> None:
     """Give adapters no new case; their current cases continue.
 
     ADAPTER is a program, an instance, a label, an address or a uuid, see trafficlight adapters. Its program
     stays paused until trafficlight resume, also when it or the coordinator is started again. --all lasts
     until the coordinator ends.
     """
-    asyncio.run(_change(names, everything, "pause", "drain", {"reason": reason}, url, token))
+    await _change(coordinator, names, everything, "pause", "drain", {"reason": reason})
 
 
 @click.command("resume")
 @click.argument("names", metavar="[ADAPTER]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="End a drain; paused adapters stay paused.")
-@coordinator_options
-def resume(names: tuple[str, ...], everything: bool, url: str, token: str | None) -> None:
+@with_coordinator
+async def resume(names: tuple[str, ...], everything: bool, coordinator: Coordinator) -> None:
     """Let paused or quarantined adapters have cases again.
 
     ADAPTER is a program, an instance, a label, an address or a uuid, see trafficlight adapters.
     """
-    asyncio.run(_change(names, everything, "resume", "undrain", {}, url, token))
-
-
-async def _listed(url: str, token: str | None) -> AdapterList:
-    async with Coordinator.at(url, token) as coordinator:
-        return await coordinator.adapters()
+    await _change(coordinator, names, everything, "resume", "undrain", {})
 
 
 async def _change(
+    coordinator: Coordinator,
     names: tuple[str, ...],
     everything: bool,
     one: str,
     all_: str,
     body: dict[str, str],
-    url: str,
-    token: str | None,
 ) -> None:
     if bool(names) == everything:
         raise UsageError(f"trafficlight {one}: name adapters, or give --all")
-    async with Coordinator.at(url, token) as coordinator:
-        if everything:
-            await coordinator.change_adapters(all_, body)
-            click.echo(f"{all_}ed")
-            return
-        listed = await coordinator.adapters()
-        # Before the first change, because a name may be wrong.
-        programs = dict.fromkeys(program for name in names for program in _programs(listed, name))
-        for program in programs:
-            await coordinator.change_adapters(one, body, program)
-            click.echo(f"{one}d {_plain(program)}")
+    if everything:
+        await coordinator.change_adapters(all_, body)
+        click.echo(f"{all_}ed")
+        return
+    listed = await coordinator.adapters()
+    # Before the first change, because a name may be wrong.
+    for program in dict.fromkeys(program for name in names for program in _programs(listed, name)):
+        await coordinator.change_adapters(one, body, program)
+        click.echo(f"{one}d {_plain(program)}")
 
 
 def _programs(listed: AdapterList, name: str) -> list[str]:

@@ -1,7 +1,9 @@
 """Client of a running coordinator's HTTP API, for the commands that use one."""
 
+import asyncio
+import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +13,7 @@ import aiohttp
 import click
 from pydantic import BaseModel, ValidationError
 
-from trafficlight.cli.options import adding
+from trafficlight.cli.types import adding
 from trafficlight.errors import TrafficlightError, UsageError
 from trafficlight.http.api.bodies import AdapterList, SessionBody, SessionList
 from trafficlight.http.local_token import find_token
@@ -28,7 +30,7 @@ _SILENCE = 45.0
 _TROUBLE = (aiohttp.ClientConnectionError, TimeoutError)
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
-coordinator_options = adding(
+_coordinator_options = adding(
     click.option(
         "--url",
         envvar="TRAFFICLIGHT_URL",
@@ -43,7 +45,6 @@ coordinator_options = adding(
         "coordinator on this machine that the same account runs.",
     ),
 )
-"""Adds the options that choose the coordinator."""
 
 
 class CoordinatorUnreachableError(TrafficlightError):
@@ -63,6 +64,7 @@ class CoordinatorRefusedError(UsageError):
 
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class _Nothing(BaseModel):
@@ -203,9 +205,23 @@ class Coordinator:
             raise UsageError(f"--url {self.url}: {error}") from None
 
 
+def with_coordinator(command: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., T]:
+    """Add the options that choose a coordinator; the command is a coroutine and receives the coordinator."""
+
+    @functools.wraps(command)
+    def connected(*args: Any, url: str, token: str | None, **options: Any) -> T:
+        async def run() -> T:
+            async with Coordinator.at(url, token) as coordinator:
+                return await command(*args, coordinator=coordinator, **options)
+
+        return asyncio.run(run())
+
+    return _coordinator_options(connected)
+
+
 def as_seen_there(targets: tuple[str, ...], url: str) -> tuple[str, ...]:
     """Return paths as the coordinator resolves them: absolute if it runs on this machine and they exist."""
-    if not _is_url(url) or urlsplit(url).hostname not in _LOOPBACK:
+    if urlsplit(url).hostname not in _LOOPBACK:
         return targets
     return tuple(map(_absolute, targets))
 

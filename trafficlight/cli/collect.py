@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from trafficlight.cli.options import selection_options, warn_of_unread
+from trafficlight.cli.types import config_option
 from trafficlight.config import Settings, load
 from trafficlight.coordinator.workers.planner import WorkerPlanner
 from trafficlight.coordinator.workers.pool import WorkerPool
@@ -30,7 +31,7 @@ _PROBLEMS = 3
 @selection_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", "-q", is_flag=True, help="Print counts only.")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
+@config_option
 def command(
     paths: tuple[str, ...],
     selection: Selection,
@@ -84,8 +85,7 @@ async def planned(paths: tuple[str, ...], selection: Selection, settings: Settin
 
 def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]:
     for suite in found.suites:
-        counts = ", ".join(_counts(suite))
-        yield f"{suite.id}  {counts}"
+        yield f"{suite.id}  {', '.join([counted(len(suite.cases), 'case'), *_left_out([suite])])}"
         if quiet:
             continue
         if suite.documentation:
@@ -93,19 +93,10 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
         for case in suite.cases:
             yield f"  {case.id}{_remark(case, selection)}"
         yield ""
-    cases = found.cases
-    parts = [counted(len(cases), "case") + " in " + counted(len(found.suites), "test")]
-    parts += [
-        f"{count} {what}"
-        for count, what in (
-            (sum(case.skip is not None for case in cases), "skipped"),
-            (sum(suite.pruned for suite in found.suites), "mirrored left out"),
-            (sum(suite.unpaired for suite in found.suites), "left out by --pairwise"),
-            (sum(suite.deselected for suite in found.suites) + found.deselected, "not selected"),
-            (len(found.problems), "problems" if len(found.problems) > 1 else "problem"),
-        )
-        if count
-    ]
+    parts = [f"{counted(len(found.cases), 'case')} in {counted(len(found.suites), 'test')}"]
+    parts += _left_out(found.suites, found.deselected)
+    if found.problems:
+        parts.append(counted(len(found.problems), "problem"))
     if selection.sample is not None:
         parts.append(f"--seed {selection.seed}")
     yield " · ".join(parts)
@@ -113,17 +104,19 @@ def _as_text(found: Plan, selection: Selection, *, quiet: bool) -> Iterator[str]
     yield from selection.unused(case.id for case in found.whole)
 
 
-def _counts(suite: Suite) -> Iterator[str]:
-    yield counted(len(suite.cases), "case")
-    skipped = sum(case.skip is not None for case in suite.cases)
-    for count, what in (
-        (skipped, "skipped"),
-        (suite.pruned, "mirrored left out"),
-        (suite.unpaired, "left out by --pairwise"),
-        (suite.deselected, "not selected"),
+def _left_out(suites: Sequence[Suite], deselected: int = 0) -> Iterator[str]:
+    """Say how many cases of tests do not run.
+
+    :param deselected: cases of other tests that are not selected.
+    """
+    for number, what in (
+        (sum(case.skip is not None for suite in suites for case in suite.cases), "skipped"),
+        (sum(suite.pruned for suite in suites), "mirrored left out"),
+        (sum(suite.unpaired for suite in suites), "left out by --pairwise"),
+        (sum(suite.deselected for suite in suites) + deselected, "not selected"),
     ):
-        if count:
-            yield f"{count} {what}"
+        if number:
+            yield f"{number} {what}"
 
 
 def _remark(case: Case, selection: Selection) -> str:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from trafficlight.cache import CacheFolder
 from trafficlight.cli.options import load_settings
+from trafficlight.cli.types import config_option
 from trafficlight.config import AdapterProgram, Settings
 from trafficlight.coordinator.dask.machines import Machines
 from trafficlight.coordinator.supervisor import programs_of
@@ -87,7 +88,7 @@ class Row:
 
 
 @click.command("doctor")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(config: Path | None, as_json: bool) -> int:
     """Check this machine and the settings, and suggest fixes.

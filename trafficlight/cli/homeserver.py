@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from trafficlight.cli.options import load_settings
+from trafficlight.cli.types import config_option
 from trafficlight.clock import race
 from trafficlight.config import Settings
 from trafficlight.errors import DeployError, UnsupportedError, UsageError
@@ -50,7 +51,7 @@ def command() -> None:
     metavar="N",
     help="Start N homeservers that federate with each other.",
 )
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
+@config_option
 def start(kind: str, version: str, count: int, config: Path | None) -> int:
     """Start homeservers and keep them running until Ctrl-C. Registration of accounts is open."""
     settings = load_settings(config)

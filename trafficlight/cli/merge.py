@@ -9,6 +9,7 @@ from rich.console import Console
 from trafficlight.cli.options import load_settings
 from trafficlight.cli.progress import append_step_summary, print_summary
 from trafficlight.cli.runtime import command_line
+from trafficlight.cli.types import config_option
 from trafficlight.clock import SystemClock
 from trafficlight.coordinator.provenance import job_in
 from trafficlight.errors import UsageError
@@ -21,7 +22,7 @@ from trafficlight.results.reports.summary import summary
 
 @click.command("merge")
 @click.argument("folders", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path))
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file.")
+@config_option
 @click.option(
     "--results",
     "results_folder",

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from trafficlight.cli.types import JsonObjectType
+from trafficlight.cli.types import JsonObjectType, adding, config_option
 from trafficlight.config import Settings, configuration_in, load
 from trafficlight.errors import UsageError
 from trafficlight.logs import configure
@@ -18,21 +18,12 @@ from trafficlight.results.journal import is_written, read_events
 from trafficlight.results.record import SessionRecord
 from trafficlight.results.writer import rebuild
 from trafficlight.suites.discovery import root_of
-from trafficlight.suites.selection import Selection, read_failed
+from trafficlight.suites.selection import Selection, SessionRequest, read_failed
 from trafficlight.suites.targets import located
 from trafficlight.suites.yaml_files import FAILED_CASES, read_expected_failures
 from trafficlight.text import split_outside
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def adding(*options: Callable[[Any], Any]) -> Callable[[F], F]:
-    """Return the decorator that adds options to a command, in this order."""
-
-    def add(command: F) -> F:
-        return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
-
-    return add
 
 
 class _Shard(click.ParamType[Any]):
@@ -224,7 +215,7 @@ def _session(given: str, options: dict[str, Any]) -> Path:
     return path
 
 
-ending_options = adding(
+_ending_options = adding(
     click.option("-x", "--exit-first", is_flag=True, help="Stop after the first failure or error."),
     click.option(
         "--maxfail",
@@ -244,10 +235,38 @@ ending_options = adding(
         help="Retry a case up to N times when it ends in error, but not after a failure.",
     ),
 )
-"""Adds the options that say when a session or a case ends."""
+
+
+def request_options(command: F) -> F:
+    """Add the options that say when a session or a case ends, below :func:`selection_options`.
+
+    The command receives what both ask for as one `request`, without its targets.
+    """
+
+    @functools.wraps(command)
+    def with_request(
+        *args: Any,
+        selection: Selection,
+        exit_first: bool,
+        max_failures: int | None,
+        deflake: int,
+        retry_errors: int,
+        **options: Any,
+    ) -> Any:
+        request = SessionRequest(
+            **dict(selection),
+            exit_first=exit_first,
+            max_failures=max_failures,
+            deflake=deflake,
+            retry_errors=retry_errors,
+        )
+        return command(*args, request=request, **options)
+
+    return _ending_options(with_request)  # type: ignore[return-value]
+
 
 lab_options = adding(
-    click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file."),
+    config_option,
     click.option("--host", help="The address to listen on.  [default: 127.0.0.1]"),
     click.option("--port", type=int, help="The port to listen on; 0: any free port."),
     click.option(

@@ -1,7 +1,8 @@
 """`trafficlight prepare` and `clean`: what is installed for the homeservers and clients of tests."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from trafficlight.cache import CacheFolder
 from trafficlight.cli.collect import planned
 from trafficlight.cli.options import load_settings, selection_options
+from trafficlight.cli.types import config_option
 from trafficlight.clock import SystemClock
 from trafficlight.config import Settings
 from trafficlight.coordinator.supervisor import programs_of
@@ -22,15 +24,11 @@ from trafficlight.suites.model import Case
 from trafficlight.suites.selection import Selection
 from trafficlight.text import escape_control, size
 
-_config_option = click.option(
-    "--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file."
-)
-
 
 @click.command("prepare")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @selection_options
-@_config_option
+@config_option
 def command(paths: tuple[str, ...], selection: Selection, config: Path | None) -> int:
     """Install the homeservers and clients of tests ahead: run then needs no network.
 
@@ -50,39 +48,37 @@ async def _prepare(paths: Sequence[str], selection: Selection, settings: Setting
         click.echo(f"  {line}")
 
     providers = build_providers(settings, progress)
-    failed = False
+    good = True
     try:
         for spec in specs:
-            if (reason := await asyncio.to_thread(providers.unsupported, spec)) is not None:
-                click.echo(f"skipped  {spec.type_name}: {reason}")
-                continue
-            try:
-                async with showing_life(f"{spec.type_name}: still being prepared", progress, SystemClock()):
-                    await providers.prepare([spec])
-            except DeployError as error:
-                failed = True
-                click.echo(f"error    {spec.type_name}: {escape_control(str(error))}")
-            else:
-                click.echo(f"ready    {spec.type_name}")
+            unsupported, install = partial(providers.unsupported, spec), partial(providers.prepare, [spec])
+            async with showing_life(f"{spec.type_name}: still being prepared", progress, SystemClock()):
+                good &= await _installed(spec.type_name, unsupported, install)
     finally:
         await providers.close()
     cache = CacheFolder(settings.cache_folder)
     for program in programs_of(settings.adapters, cases):
-        if program.recipe is None:
-            continue
-        recipe = program.recipe(cache, progress)
-        name = f"{program.name} {program.version}" if program.version else program.name
-        if (reason := await asyncio.to_thread(recipe.unsupported)) is not None:
-            click.echo(f"skipped  {name}: {reason}")
-            continue
-        try:
-            await recipe.install(program.version)
-        except DeployError as error:
-            failed = True
-            click.echo(f"error    {name}: {escape_control(str(error))}")
-        else:
-            click.echo(f"ready    {name}")
-    return int(ExitCode.LAB_ERROR if failed else ExitCode.SUCCESS)
+        if program.recipe is not None:
+            recipe = program.recipe(cache, progress)
+            name = f"{program.name} {program.version}" if program.version else program.name
+            good &= await _installed(name, recipe.unsupported, partial(recipe.install, program.version))
+    return int(ExitCode.SUCCESS if good else ExitCode.LAB_ERROR)
+
+
+async def _installed(
+    name: str, unsupported: Callable[[], str | None], install: Callable[[], Awaitable[object]]
+) -> bool:
+    """Install something and say so; return whether that did not fail."""
+    if (reason := await asyncio.to_thread(unsupported)) is not None:
+        click.echo(f"skipped  {name}: {reason}")
+        return True
+    try:
+        await install()
+    except DeployError as error:
+        click.echo(f"error    {name}: {escape_control(str(error))}")
+        return False
+    click.echo(f"ready    {name}")
+    return True
 
 
 async def _cases(paths: Sequence[str], selection: Selection, settings: Settings) -> list[Case]:
@@ -109,7 +105,7 @@ def _specs(cases: Iterable[Case]) -> list[HomeServerSpec]:
     is_flag=True,
     help="Remove the sessions that KEEP_RESULTS does not keep instead.",
 )
-@_config_option
+@config_option
 def clean(paths: tuple[str, ...], dry_run: bool, of_results: bool, config: Path | None) -> None:
     """Remove installed homeservers and built drivers that neither the settings nor tests use.
 

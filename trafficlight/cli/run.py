@@ -13,7 +13,7 @@ from rich.console import Console
 
 from trafficlight.cli.collect import list_cases
 from trafficlight.cli.debugging import debug
-from trafficlight.cli.options import ending_options, lab_options, load_settings, selection_options
+from trafficlight.cli.options import lab_options, load_settings, request_options, selection_options
 from trafficlight.cli.progress import (
     Progress,
     append_step_summary,
@@ -37,7 +37,7 @@ from trafficlight.coordinator.supervisor import programs_of
 from trafficlight.errors import UsageError
 from trafficlight.results.events import CaseEnded, CaseState, CaseWaits
 from trafficlight.results.reports.summary import summary
-from trafficlight.suites.selection import Selection, SessionRequest
+from trafficlight.suites.selection import SessionRequest
 from trafficlight.text import count
 from trafficlight.version import VERSION
 
@@ -45,7 +45,7 @@ from trafficlight.version import VERSION
 @click.command("run")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
 @functools.partial(selection_options, lists_slowest=True)
-@ending_options
+@request_options
 @click.option("--collect-only", "--co", is_flag=True, help="List the cases, as trafficlight collect does.")
 @click.option(
     "-s", "shown", is_flag=True, help="Show what tests print, one case at a time, for breakpoint()."
@@ -59,11 +59,7 @@ from trafficlight.version import VERSION
 )
 def command(
     targets: tuple[str, ...],
-    selection: Selection,
-    exit_first: bool,
-    max_failures: int | None,
-    deflake: int,
-    retry_errors: int,
+    request: SessionRequest,
     slowest: int,
     collect_only: bool,
     shown: bool,
@@ -80,20 +76,13 @@ def command(
     """
     settings = load_settings(config, targets, **flags)
     if collect_only:
-        return list_cases(targets, selection, settings)
+        return list_cases(targets, request, settings)
     if settings.dask is not None and (shown or post_mortem or settings.workers == 0):
         raise UsageError("--dask: no debugger reaches other machines; leave out -s, --pdb and --workers 0")
     if shown or post_mortem:
         settings = settings.model_copy(update={"workers": 0})
     programs_of(settings.adapters)  # reports a wrong entry before anything starts
-    request = SessionRequest(
-        **dict(selection),
-        targets=list(targets),
-        exit_first=exit_first,
-        max_failures=max_failures,
-        deflake=deflake,
-        retry_errors=retry_errors,
-    )
+    request = request.model_copy(update={"targets": list(targets)})
     return run_lab(_run(settings, request, post_mortem, slowest))
 
 

@@ -16,9 +16,9 @@ from trafficlight.cli.client import (
     CoordinatorRefusedError,
     CoordinatorUnreachableError,
     as_seen_there,
-    coordinator_options,
+    with_coordinator,
 )
-from trafficlight.cli.options import ending_options, selection_options
+from trafficlight.cli.options import request_options, selection_options
 from trafficlight.cli.progress import Progress, is_live, print_header, print_summary
 from trafficlight.coordinator.provenance import job_in
 from trafficlight.errors import TrafficlightError
@@ -34,24 +34,19 @@ from trafficlight.results.events import (
 )
 from trafficlight.results.record import ExitCode, SessionRecord
 from trafficlight.results.reports.summary import summary
-from trafficlight.suites.selection import Selection, SessionRequest
+from trafficlight.suites.selection import SessionRequest
 from trafficlight.text import columns, count, utc_time
 from trafficlight.version import VERSION
 
 
 @click.command("sessions")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, metavar="N")
-@coordinator_options
-def sessions(limit: int, url: str, token: str | None) -> None:
+@with_coordinator
+async def sessions(limit: int, coordinator: Coordinator) -> None:
     """List the sessions in the results folder of a running coordinator, the newest first."""
-    asyncio.run(_list(limit, url, token))
-
-
-async def _list(limit: int, url: str, token: str | None) -> None:
-    async with Coordinator.at(url, token) as coordinator:
-        sessions, total = await coordinator.sessions(limit)
+    listed, total = await coordinator.sessions(limit)
     rows = []
-    for session in sessions:
+    for session in listed:
         numbers = session.outcomes or session.counts  # an earlier coordinator states no outcomes
         counts = " · ".join(f"{number} {what}" for what, number in numbers.items() if number)
         state = "interrupted" if session.interrupted else session.state
@@ -59,26 +54,21 @@ async def _list(limit: int, url: str, token: str | None) -> None:
         rows.append((session.id, state, utc_time(session.started), counts, "; ".join(filter(None, notes))))
     for line in columns(rows):
         click.echo(line)
-    if total > len(sessions):
-        click.echo(f"... and {total - len(sessions)} more (option --limit)")
+    if total > len(listed):
+        click.echo(f"... and {total - len(listed)} more (option --limit)")
 
 
 @click.command("cancel")
 @click.argument("session")
 @click.argument("case", required=False)
-@coordinator_options
-def cancel(session: str, case: str | None, url: str, token: str | None) -> None:
+@with_coordinator
+async def cancel(session: str, case: str | None, coordinator: Coordinator) -> None:
     """Cancel a session of a running coordinator, or one of its cases.
 
     SESSION is the id of a session, or latest. Running cases are cancelled and end as errors; waiting ones are
     skipped.
     """
-    asyncio.run(_cancel(session, case, url, token))
-
-
-async def _cancel(session: str, case: str | None, url: str, token: str | None) -> None:
-    async with Coordinator.at(url, token) as coordinator:
-        facts = await coordinator.cancel(session, case)
+    facts = await coordinator.cancel(session, case)
     what = f"cancelled session {facts.id}" if case is None else f"cancelled {case} of session {facts.id}"
     click.echo(what)
 
@@ -86,23 +76,14 @@ async def _cancel(session: str, case: str | None, url: str, token: str | None) -
 @click.command("submit")
 @click.argument("targets", metavar="[PATH]...", nargs=-1)
 @selection_options
-@ending_options
+@request_options
 @click.option(
     "--strict", is_flag=True, help="Exit code 3 for an unsupported case, an unexpected success or a warning."
 )
-@coordinator_options
+@with_coordinator
 @click.option("--watch", is_flag=True, help="Follow the session, and exit with its exit code.")
-def submit(
-    targets: tuple[str, ...],
-    selection: Selection,
-    exit_first: bool,
-    max_failures: int | None,
-    deflake: int,
-    retry_errors: int,
-    strict: bool,
-    url: str,
-    token: str | None,
-    watch: bool,
+async def submit(
+    targets: tuple[str, ...], request: SessionRequest, strict: bool, watch: bool, coordinator: Coordinator
 ) -> int:
     """Start a session on a running coordinator.
 
@@ -112,29 +93,15 @@ def submit(
 
     Exit code: 0 when the session has started; with --watch the exit code of the session.
     """
-    seen = list(as_seen_there(targets, url))
-    request = SessionRequest(
-        **dict(selection),
-        targets=seen,
-        exit_first=exit_first,
-        max_failures=max_failures,
-        deflake=deflake,
-        retry_errors=retry_errors,
-        strict=strict,
-        job=job_in(os.environ),
-    )
-    return asyncio.run(_submit(request, url, token, watch))
-
-
-async def _submit(request: SessionRequest, url: str, token: str | None, watch: bool) -> int:
-    async with Coordinator.at(url, token) as coordinator:
-        session = await coordinator.submit(request)
-        if watch:
-            return await follow(coordinator, session)
-        click.echo(" · ".join(header(coordinator, session)))
-        for problem in session.problems:
-            click.echo(f"problem: {problem}", err=True)
-        return 0
+    seen = await asyncio.to_thread(as_seen_there, targets, coordinator.url)
+    told = {"targets": list(seen), "strict": strict, "job": job_in(os.environ)}
+    session = await coordinator.submit(request.model_copy(update=told))
+    if watch:
+        return await follow(coordinator, session)
+    click.echo(" · ".join(header(coordinator, session)))
+    for problem in session.problems:
+        click.echo(f"problem: {problem}", err=True)
+    return 0
 
 
 # Seconds to wait for a coordinator to restart and resume the session.
@@ -148,8 +115,8 @@ _PLANNING = SessionStarted | Problem | CasePlanned
 
 @click.command("watch")
 @click.argument("session", default="latest")
-@coordinator_options
-def watch(session: str, url: str, token: str | None) -> int:
+@with_coordinator
+async def watch(session: str, coordinator: Coordinator) -> int:
     """Follow a session of a running coordinator.
 
     SESSION is the id of a session. Default: the latest. Ctrl-C stops watching; the session continues. If the
@@ -157,12 +124,7 @@ def watch(session: str, url: str, token: str | None) -> int:
 
     Exit code: that of the session; 3 if it was abandoned; 130 after Ctrl-C.
     """
-    return asyncio.run(_watch(session, url, token))
-
-
-async def _watch(session: str, url: str, token: str | None) -> int:
-    async with Coordinator.at(url, token) as coordinator:
-        return await follow(coordinator, await coordinator.session(session))
+    return await follow(coordinator, await coordinator.session(session))
 
 
 async def follow(coordinator: Coordinator, session: SessionBody) -> int:

@@ -1,9 +1,28 @@
-"""Types of command-line options; apart from the options that read YAML, which the slim install lacks."""
+"""What options of commands are made of; apart from those that read YAML, which the slim install lacks."""
 
+import functools
 import json
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def adding(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Return the decorator that adds options to a command, in this order."""
+
+    def add(command: F) -> F:
+        return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+    return add
+
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="The configuration file."
+)
 
 
 class JsonObjectType(click.ParamType[Any]):

@@ -217,6 +217,23 @@ class Problem(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PlannedCase(Event):
+    """A case of the plan.
+
+    :param suite: the id of its test.
+    :param file: the test file.
+    :param line: the line of the test class.
+    :param class_name: the test class.
+    :param method: the test method.
+    :param clients: the name of the client type in each client role.
+    :param servers: the name of the server type in each server role.
+    :param parameters: the other arguments, as JSON; other values as text in angle brackets, as in case ids.
+    :param skip: why the case does not run; null if it does.
+    :param skip_type: ``ignored`` (the selection ignores it) or ``unsupported``; null if it runs.
+    :param expected: set if the case is expected to fail: ``reason`` and ``link``.
+    :param path: the test file from the root of its repository, else from the working directory; empty if that
+        is ``file``, or it is in neither.
+    """
+
     case: str
     suite: str = ""
     file: str = ""
@@ -234,40 +251,13 @@ class _PlannedCase(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CasePlanned(_PlannedCase):
-    """A case was planned: it waits, or is skipped from the start.
-
-    :param suite: the id of its test.
-    :param file: the test file.
-    :param line: the line of the test class.
-    :param class_name: the test class.
-    :param method: the test method.
-    :param clients: the name of the client type in each client role.
-    :param servers: the name of the server type in each server role.
-    :param parameters: the other arguments, as JSON; other values as text in angle brackets, as in case ids.
-    :param skip: why the case does not run; null if it does.
-    :param skip_type: ``ignored`` (the selection ignores it) or ``unsupported``; null if it runs.
-    :param expected: set if the case is expected to fail: ``reason`` and ``link``.
-    :param path: the test file from the root of its repository, else from the working directory; empty if that
-        is ``file``, or it is in neither.
-    """
+    """A case was planned: it waits, or is skipped from the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseElsewhere(_PlannedCase):
     """A case of the plan is in another shard: another session runs it.
 
-    :param suite: the id of its test.
-    :param file: the test file.
-    :param line: the line of the test class.
-    :param class_name: the test class.
-    :param method: the test method.
-    :param clients: the name of the client type in each client role.
-    :param servers: the name of the server type in each server role.
-    :param parameters: as in ``case_planned``.
-    :param skip: why the selection ignores it; null if it does not.
-    :param skip_type: ``ignored``; null if it runs.
-    :param expected: set if the case is expected to fail: ``reason`` and ``link``.
-    :param path: as in ``case_planned``.
     :param shard: the shard that it is in, from 1.
     """
 
@@ -400,55 +390,55 @@ class AdapterLost(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionSent(Event):
-    """A test asked the client in a role for an action.
+class _Action(Event):
+    """Something happened to an action.
 
-    :param id: the action's id, on the wire and in the other events of this action.
+    :param id: the action's id, on the wire and in all events of this action.
     :param action: the action's name.
-    :param data: its parameters; secrets are replaced by ``***``.
-    :param where: file and line of the test that asked; empty if unknown.
     """
 
     id: str
     action: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionSent(_Action):
+    """A test asked the client in a role for an action.
+
+    :param data: its parameters; secrets are replaced by ``***``.
+    :param where: file and line of the test that asked; empty if unknown.
+    """
+
     data: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionDelivered(Event):
-    """An adapter received an action.
-
-    :param id: the action's id.
-    :param action: the action's name.
-    """
-
-    id: str
-    action: str
+class ActionDelivered(_Action):
+    """An adapter received an action."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionAnswered(Event):
-    """An adapter responded to an action.
+class _Response(_Action):
+    """An adapter responded.
 
-    :param id: the action's id.
-    :param action: the action's name.
     :param response: the response; secrets are replaced by ``***``.
     :param seconds: time from the request to the response.
     """
 
-    id: str
-    action: str
     response: Mapping[str, Any] = field(default_factory=dict)
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionFailed(Event):
+class ActionAnswered(_Response):
+    """An adapter responded to an action."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionFailed(_Action):
     """An action failed.
 
-    :param id: the action's id.
-    :param action: the action's name.
     :param type: ``action`` (the client could not do it), ``adapter`` (the adapter failed or did not respond
         in time), ``unsupported`` (the adapter cannot do it) or ``cut_off`` (the test stopped waiting).
     :param path: the place in the client that the adapter named; may be empty.
@@ -456,8 +446,6 @@ class ActionFailed(Event):
     :param seconds: time from the request to the failure.
     """
 
-    id: str
-    action: str
     type: Literal["action", "adapter", "unsupported", "cut_off"] = "adapter"
     path: str = ""
     details: str = ""
@@ -465,19 +453,8 @@ class ActionFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionLate(Event):
-    """An adapter responded to an action that had ended, for instance at its deadline. It has no effect.
-
-    :param id: the action's id.
-    :param action: the action's name.
-    :param response: the response; secrets are replaced by ``***``.
-    :param seconds: time from the request to the response.
-    """
-
-    id: str
-    action: str
-    response: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float
+class ActionLate(_Response):
+    """An adapter responded to an action that had ended, for instance at its deadline. It has no effect."""
 
 
 # Homeservers
@@ -530,6 +507,14 @@ class ServerExited(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File(Event):
+    """A file is in the attempt's folder.
+
+    :param name: the name that the adapter or the test gave.
+    :param path: the file, relative to the attempt's folder.
+    :param size: bytes.
+    :param media_type: the media type.
+    """
+
     name: str
     path: str
     size: int = 0
@@ -548,10 +533,6 @@ class _File(Event):
 class Upload(_File):
     """An adapter uploaded a file, possibly after the case ended.
 
-    :param name: the file name that the adapter sent.
-    :param path: the file, relative to the attempt's folder.
-    :param size: bytes.
-    :param media_type: the media type.
     :param sha256: the SHA-256 of the content, in hexadecimal.
     """
 
@@ -560,13 +541,7 @@ class Upload(_File):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment(_File):
-    """A test attached a file.
-
-    :param name: the name that the test gave.
-    :param path: the file, relative to the attempt's folder.
-    :param size: bytes.
-    :param media_type: the media type.
-    """
+    """A test attached a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
