@@ -6,11 +6,11 @@ import logging
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.fork_server import ForkedProcess, ForkServer
+from trafficlight.processes import own_module
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
 from trafficlight.worker.forks import EXIT_CODE, request_process
@@ -224,12 +224,10 @@ async def boot(log: Path) -> ForkServer:
     :param log: the file for its own output.
     :raises WorkerDied: it did not start; the message says why.
     """
-    # -P: a folder trafficlight in the current directory is not this package.
-    command = [sys.executable, "-P", "-m", "trafficlight.worker"]
     environment = {name: value for name, value in os.environ.items() if name != _NO_ASSERTIONS}
     try:
         # A test may keep the machine busy, and all cases would end with it.
-        return await ForkServer.boot(command, log, environment, patience=_START)
+        return await ForkServer.boot(own_module("trafficlight.worker"), log, environment, patience=_START)
     except DeployError as error:
         raise WorkerDied(f"a worker did not start: {error}") from error
 
