@@ -13,8 +13,14 @@ from trafficlight.homeservers.local.fork_server import ForkedProcess, ForkServer
 from trafficlight.processes import own_module
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
-from trafficlight.worker.forks import EXIT_CODE, request_process
-from trafficlight.worker.messages import FromWorker, ToWorker, read_from_worker, write_message
+from trafficlight.worker.messages import (
+    EXIT_CODE,
+    FromWorker,
+    ToWorker,
+    read_from_worker,
+    request_process,
+    write_message,
+)
 
 logger = logging.getLogger(__name__)
 
