@@ -58,6 +58,7 @@ async def take(browser: Browser, url: str, paths: dict[str, str], folder: Path) 
             await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
             for name, path in paths.items():
                 await page.goto(url + path)
+                await page.wait_for_timeout(1_000)  # large tables come one after the other
                 high = await page.evaluate("document.documentElement.scrollHeight")
                 clip = {"x": 0, "y": 0, "width": width, "height": min(high, HIGHEST)}
                 file = folder / f"{name}-{width}-{scheme}.png"

@@ -9,7 +9,7 @@ It reads JSON lines from a Unix socket, its standard input, and answers every re
     <- {"exited": PID, "code": -15}
 
 ``files`` is how many open files come with a request. Only this process reaps and signals its children, so no
-signal reaches a reused pid. When its standard input is closed, it kills them and returns.
+signal reaches a reused pid. When its standard input is closed, it terminates them and returns.
 
 Needs the standard library only, because it runs in environments of homeservers too.
 """
@@ -29,7 +29,7 @@ _MOST_FILES = 16
 
 
 def serve(run: Callable[[list[str], list[int]], object], die_with: Callable[[int], object]) -> None:
-    """Fork children until the standard input is closed, and kill them then.
+    """Fork children until the standard input is closed, and terminate them then.
 
     :param run: what a child does, with its arguments and open files.
     :param die_with: lets the kernel kill a child with its parent, whose pid it gets.
@@ -70,7 +70,7 @@ def serve(run: Callable[[list[str], list[int]], object], die_with: Callable[[int
                     os.kill(request["pid"], request["number"])
                 _send({"signalled": request["pid"], "id": request["id"]})
     for pid in children:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGTERM)  # they get what `die_with` has asked for when this process exits
 
 
 def _send(message: dict[str, Any]) -> None:

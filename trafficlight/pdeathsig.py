@@ -16,11 +16,11 @@ _PR_SET_PDEATHSIG = 1
 prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
 
-def die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies; exit if it has died already."""
+def die_with(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Let the kernel send this process a signal when its parent dies; exit if it has died already."""
     if prctl is None:
         return
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         sys.exit(1)
 

@@ -39,12 +39,20 @@ class NoOp(Test):
 """
 _CLUSTER = """
 import sys
+import dask
 from distributed import LocalCluster
 
+# Every worker watches the process that all of them are in.
+dask.config.set({
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "60s",
+    "distributed.admin.tick.interval": "10s",
+})
+
 if __name__ == "__main__":
-    workers = int(sys.argv[1])
     with LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
+        n_workers=int(sys.argv[1]), threads_per_worker=1, processes=False, memory_limit=0,
+        protocol="tcp://", dashboard_address=None,
     ) as cluster:
         print(cluster.scheduler_address, flush=True)
         sys.stdin.read()

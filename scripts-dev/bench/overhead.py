@@ -1,8 +1,9 @@
 """What a case costs beside the same flow without a lab: CPU time by kind of process, and wall time.
 
 The flow is that of the built-in `SendMessages`. Bare, drivers of matrix-nio get their actions straight from
-this program, on one Synapse that runs already. The ways take turns. A row is what one more case takes: a
-session with many cases less one with few, so that what a session costs once is left out.
+this program, on one Synapse that runs already. The ways take turns. What is printed is what one of the last
+cases takes, each way after the same number of others: what a session costs once is left out, and what a first
+request costs too.
 """
 
 import argparse
@@ -15,9 +16,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,166 +35,114 @@ from trafficlight.server_types import SynapseStable
 
 _CASE = Path(trafficlight.__file__).parent / "tests" / "chat" / "send_messages_test.py::SendMessages"
 _DRIVER = [sys.executable, "-P", "-m", "trafficlight.adapters.nio.adapter"]
-_FEW = 8  # cases after which all clients have started
-_SAMPLE = 0.05  # seconds between two looks at the processes
-# A part of the command line, the kind of a process, and that of its children with the same command line.
+_FEW = 16  # cases before those that count: clients and homeservers are warm by then
+_ENDED = b'"kind":"case_ended"'
+_LOOK = 0.02  # seconds between two looks at a session's events
+_FORK_SERVER = "synapse_fork_server.py"
+# A part of the command line, the kind of such a process, and that of those which it has waited for.
 _KINDS = (
-    ("synapse_fork_server.py", "fork parents", "homeservers"),
-    ("synapse.app.homeserver", "homeservers", "homeservers"),
-    ("trafficlight.worker", "workers", "processes of cases"),
-    ("adapter run", "hosts", "hosts"),
+    (_FORK_SERVER, "fork server", "homeservers"),
+    ("trafficlight.worker", "workers", "workers"),
+    ("adapter run", "hosts", "clients"),
     ("trafficlight.adapters.nio.adapter", "clients", "clients"),
     ("trafficlight.network", "proxy", "proxy"),
+    ("trafficlight run", "coordinator", "others"),
 )
-_ROWS = ["homeservers", "clients", "fork parents", "hosts", "coordinator", "workers", "processes of cases"]
-_ROWS += ["proxy", "others"]
-
-
-@dataclass
-class Seen:
-    """What was last seen of a process."""
-
-    kind: str
-    parent: int
-    own: float = 0.0
-    children: float = 0.0
-    reaped: bool = False
+_ROWS = ["homeservers", "fork server", "clients", "hosts", "coordinator", "workers", "proxy", "others"]
 
 
 @dataclass
 class Cost:
     """Seconds of CPU by kind of process, and of wall time."""
 
-    wall: float = 0.0
-    cpu: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    wall: float
+    cpu: Mapping[str, float]
 
-    def less(self, other: "Cost", cases: int) -> "Cost":
-        """Return what each of some cases costs that only this one has."""
-        kinds = {*self.cpu, *other.cpu}
-        cpu = {kind: (self.cpu[kind] - other.cpu[kind]) / cases for kind in kinds}
-        return Cost((self.wall - other.wall) / cases, defaultdict(float, cpu))
+    def since(self, before: "Cost", cases: int) -> "Cost":
+        """Return what each of some cases took."""
+        cpu = {kind: (self.cpu[kind] - before.cpu[kind]) / cases for kind in _ROWS}
+        return Cost((self.wall - before.wall) / cases, cpu)
 
 
-class Tree:
-    """The CPU time of a process and of all that it starts, by kind.
-
-    Homeservers and the processes of cases are counted by their parents once they have ended.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._root = psutil.Process(pid)
-        self._seen: dict[tuple[int, float], Seen] = {}
-        self._by_pid: dict[int, Seen] = {}
-
-    def look(self) -> None:
-        """Note what the processes have taken up to now."""
+def used(processes: Iterable[psutil.Process]) -> Cost:
+    """Return what processes have used up to now, with those that they have started and waited for."""
+    cpu: dict[str, float] = defaultdict(float)
+    for process in processes:
         try:
-            processes = [self._root, *self._root.children(recursive=True)]
+            with process.oneshot():
+                line, times, parent = " ".join(process.cmdline()), process.cpu_times(), process.parent()
+            is_forked = parent is not None and _FORK_SERVER in line and _FORK_SERVER in parent.cmdline()[-2]
         except psutil.Error:
-            return
-        there = set()
-        for process in processes:
-            try:
-                with process.oneshot():
-                    times, parent = process.cpu_times(), process.ppid()
-                    key = (process.pid, process.create_time())
-                    if key not in self._seen:
-                        self._seen[key] = Seen(self._kind_of(process, parent), parent)
-            except psutil.Error:
-                continue
-            there.add(key)
-            one = self._by_pid[process.pid] = self._seen[key]
-            one.own = times.user + times.system
-            one.children = times.children_user + times.children_system
-        alive = {pid for pid, _ in there}
-        for key, one in self._seen.items():
-            if key not in there and one.parent in alive:
-                one.reaped = True
-
-    def _kind_of(self, process: psutil.Process, parent: int) -> str:
-        if process.pid == self._root.pid:
-            return "coordinator"
-        line = " ".join(process.cmdline())
-        for part, kind, of_children in _KINDS:
-            if part in line:
-                above = self._by_pid.get(parent)
-                return of_children if above is not None and above.kind == kind else kind
-        return "others"
-
-    def cost(self) -> dict[str, float]:
-        """Return seconds by kind."""
-        cpu: dict[str, float] = defaultdict(float)
-        children = {kind: of_children for _, kind, of_children in _KINDS}
-        for one in self._seen.values():
-            forks = one.kind in ("fork parents", "workers")
-            if forks:
-                cpu[children[one.kind]] += one.children
-            above = self._by_pid.get(one.parent)
-            counted = one.reaped and above is not None and above.kind in ("fork parents", "workers")
-            if not counted:
-                cpu[one.kind] += one.own
-        return cpu
+            continue  # it has ended: its parent has its times
+        own, waited = next((tuple(kinds) for part, *kinds in _KINDS if part in line), ("others", "others"))
+        cpu["homeservers" if is_forked else own] += times.user + times.system
+        cpu[waited] += times.children_user + times.children_system
+    return Cost(time.perf_counter(), cpu)
 
 
 async def session(cases: int, at_once: int, *options: str) -> Cost:
-    """Run a session of the same case."""
+    """Run a session of the same case, and return what one of the last cases took."""
     with tempfile.TemporaryDirectory() as folder:
-        more = ["--repeat", str(cases), "-n", str(at_once), "--results", folder, *options]
-        began = time.perf_counter()
+        more = ["--repeat", str(_FEW + cases), "-n", str(at_once), "--results", folder, *options]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "trafficlight", "run", str(_CASE), *more), stdout=subprocess.DEVNULL
         )
-        tree = Tree(process.pid)
+        root = psutil.Process(process.pid)
         ended = asyncio.ensure_future(process.wait())
+        costs: list[tuple[int, Cost]] = []
         while not ended.done():
-            tree.look()
-            await asyncio.wait([ended], timeout=_SAMPLE)
-        if ended.result() != 0:
+            there = await asyncio.to_thread(_ended, Path(folder))
+            if there >= (_FEW, _FEW + cases, sys.maxsize)[len(costs)]:
+                costs.append((there, used([root, *root.children(recursive=True)])))
+            await asyncio.wait([ended], timeout=_LOOK)
+        if ended.result() != 0 or len(costs) < 2:
             raise SystemExit(f"trafficlight run {' '.join(more)}: exit code {ended.result()}")
-        return Cost(time.perf_counter() - began, defaultdict(float, tree.cost()))
+        (few, before), (many, after) = costs
+        return after.since(before, many - few)
 
 
-class Bare:
-    """Pairs of drivers that stay, on a homeserver that runs already."""
+def _ended(results: Path) -> int:
+    """Return how many cases of a session have ended."""
+    return sum(events.read_bytes().count(_ENDED) for events in results.glob("2*/events.jsonl"))
 
-    def __init__(self, server: LocalServer) -> None:
+
+async def bare(cases: int, at_once: int) -> Cost:
+    """Run the flow on one homeserver with drivers that stay, and return what one of the last cases took."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        provider = LocalProvider()
+        stack.push_async_callback(provider.close)
+        (spec,) = SynapseStable().homeservers()
+        request = ServerRequest("server", spec, folder / "homeserver.log")
+        await stack.enter_async_context(provider.deploy("bare", [request]))
+        (server,) = provider.servers
         assert server.pid is not None
-        self._url, self._server_name = server.cs_api, server.server_name
-        self._server = psutil.Process(server.pid)
-        self._pairs: list[tuple[Driver, Driver]] = []
+        pairs = [
+            (await stack.enter_async_context(Driver()), await stack.enter_async_context(Driver()))
+            for _ in range(at_once)
+        ]
+        processes = [psutil.Process(server.pid), *(driver.process for pair in pairs for driver in pair)]
+        before = used(processes)
+        for count in (_FEW, cases):
+            before, left = used(processes), iter(range(count))
+            await asyncio.gather(*(_flows(server, pair, left) for pair in pairs))
+        return used(processes).since(before, cases)
 
-    async def start(self, stack: AsyncExitStack, pairs: int) -> None:
-        """Start the drivers."""
-        for _ in range(pairs):
-            pair = [await stack.enter_async_context(Driver()) for _ in range(2)]
-            self._pairs.append((pair[0], pair[1]))
 
-    async def run(self, cases: int, at_once: int) -> Cost:
-        """Run the flow so many times."""
-        clients = [driver.process for pair in self._pairs[:at_once] for driver in pair]
-        before, began = [*map(_used, (self._server, *clients))], time.perf_counter()
-        left = iter(range(cases))
-        await asyncio.gather(*(self._flows(pair, left) for pair in self._pairs[:at_once]))
-        wall = time.perf_counter() - began
-        server, *others = (
-            now - then for now, then in zip(map(_used, (self._server, *clients)), before, strict=True)
-        )
-        return Cost(wall, defaultdict(float, {"homeservers": server, "clients": sum(others)}))
-
-    async def _flows(self, pair: "tuple[Driver, Driver]", left: Any) -> None:
-        alice, bob = pair
-        for _ in left:
-            for client in pair:
-                await client.do(RESET)
-                url = {"local": self._url, "local_docker": self._url}
-                client.name = f"user-{secrets.token_hex(5)}"
-                await client.do("register", username=client.name, password="secret", homeserver_url=url)
-            await alice.do("create_room", name="A room for two")
-            await alice.do("invite_user", userId=f"@{bob.name}:{self._server_name}")
-            await bob.do("accept_invite")
-            for writer, reader, text in ((alice, bob, "Hello Bob"), (bob, alice, "Hello Alice")):
-                await writer.do("send_message", message=text)
-                await reader.do("verify_message_in_timeline", message=text)
+async def _flows(server: LocalServer, pair: "tuple[Driver, Driver]", left: Iterable[int]) -> None:
+    alice, bob = pair
+    for _ in left:
+        for client in pair:
+            await client.do(RESET)
+            url = {"local": server.cs_api, "local_docker": server.cs_api}
+            client.name = f"user-{secrets.token_hex(5)}"
+            await client.do("register", username=client.name, password="secret", homeserver_url=url)
+        await alice.do("create_room", name="A room for two")
+        await alice.do("invite_user", userId=f"@{bob.name}:{server.server_name}")
+        await bob.do("accept_invite")
+        for writer, reader, text in ((alice, bob, "Hello Bob"), (bob, alice, "Hello Alice")):
+            await writer.do("send_message", message=text)
+            await reader.do("verify_message_in_timeline", message=text)
 
 
 class Driver:
@@ -238,33 +187,15 @@ class Driver:
             raise SystemExit(f"{action}: {answer['error']}")
 
 
-def _used(process: psutil.Process) -> float:
-    return float(sum(process.cpu_times()[:2]))
-
-
 async def measure(cases: int, rounds: int, numbers: Sequence[int]) -> None:
     """Run all ways in turns, and print a table for each number of cases at once."""
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        provider = LocalProvider()
-        stack.push_async_callback(provider.close)
-        (spec,) = SynapseStable().homeservers()
-        request = ServerRequest("server", spec, folder / "homeserver.log")
-        await stack.enter_async_context(provider.deploy("bare", [request]))
-        (server,) = provider.servers
-        bare = Bare(server)
-        await bare.start(stack, max(numbers))
-        for at_once in numbers:
-            found: dict[str, list[Cost]] = defaultdict(list)
-            for _ in range(rounds):
-                few, many = _FEW, _FEW + cases
-                found["bare"].append(
-                    (await bare.run(many, at_once)).less(await bare.run(few, at_once), cases)
-                )
-                for way, options in (("fresh", ()), ("shared", ("--share-servers",))):
-                    start = await session(few, at_once, *options)
-                    found[way].append((await session(many, at_once, *options)).less(start, cases))
-            _print(at_once, found)
+    for at_once in numbers:
+        found: dict[str, list[Cost]] = defaultdict(list)
+        for _ in range(rounds):
+            found["bare"].append(await bare(cases, at_once))
+            found["fresh"].append(await session(cases, at_once))
+            found["shared"].append(await session(cases, at_once, "--share-servers"))
+        _print(at_once, found)
     print(f"\n  load of the machine: {', '.join(f'{one:.1f}' for one in os.getloadavg())}")
 
 

@@ -54,7 +54,7 @@ class Cluster:
 
     def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
         self._number += 1
-        environment = {**os.environ, _MARK: str(self._number), "DASK_TEMPORARY_DIRECTORY": str(self._folder)}
+        environment = {**os.environ, _MARK: self._folder.name, "DASK_TEMPORARY_DIRECTORY": str(self._folder)}
         command = (sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments)
         with (self._folder / f"{what}-{self._number}.log").open("wb") as log:
             return subprocess.Popen(
@@ -82,18 +82,20 @@ class Cluster:
         for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
+        for left in self.left():
+            left.kill()
 
     def left(self) -> list[psutil.Process]:
         """Return what runs of what they started, themselves excepted."""
         own = {process.pid for process in (*self.workers, self.scheduler)}
-        return [one for one in psutil.process_iter() if one.pid not in own and _marked(one)]
+        return [one for one in psutil.process_iter() if one.pid not in own and self._has_started(one)]
 
-
-def _marked(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE and _MARK in process.environ()
-    except psutil.Error:
-        return False
+    def _has_started(self, process: psutil.Process) -> bool:
+        try:
+            running = process.status() != psutil.STATUS_ZOMBIE
+            return running and process.environ().get(_MARK) == self._folder.name
+        except psutil.Error:
+            return False
 
 
 def main() -> int:
@@ -130,6 +132,9 @@ def main() -> int:
                     running = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
                     if _begins(running, folder):
                         break
+                else:
+                    print((folder / "run.log").read_text())
+                    return 1
             kills = 0
             while running.poll() is None:
                 time.sleep(chance.uniform(0, 2 * options.pause))

@@ -27,8 +27,7 @@ class Waits(Test):
     async def run(self, alice, server):
         alice.network.use()
         await alice.register(server)
-        async with alice.network.block("/never"):
-            await alice.network.wait_for("/never")
+        await alice.network.wait_for("/never", timeout=60)
 
 class Fine(Test):
     clients = {"alice": Nio}

@@ -92,7 +92,7 @@ class Action:
         """The parameters, in the order of the signature."""
         hints = typing.get_type_hints(self.method, include_extras=True)
         found = []
-        for parameter in list(inspect.signature(self.method).parameters.values())[1:]:
+        for parameter in list(self._signature.parameters.values())[1:]:
             annotation, wire = hints[parameter.name], parameter.name
             if get_origin(annotation) is Annotated:
                 wire = next((extra.name for extra in get_args(annotation) if isinstance(extra, Wire)), wire)
@@ -109,13 +109,24 @@ class Action:
     def _answer_adapter(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.answer)
 
+    @cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.method)
+
+    def prepare(self) -> None:
+        """Do ahead what the first call would have to wait for."""
+        for parameter in self.parameters:
+            parameter.adapter.rebuild()
+        if self.answer is not None:
+            self._answer_adapter.rebuild()
+
     def data(self, *args: Any, **kwargs: Any) -> JsonObject:
         """Return the data of a call with these arguments; omit optional parameters that are None.
 
         :raises TypeError: the arguments do not fit the signature.
         :raises ValueError: a value is not of the declared type.
         """
-        bound = inspect.signature(self.method).bind(None, *args, **kwargs)
+        bound = self._signature.bind(None, *args, **kwargs)
         bound.apply_defaults()
         data = {}
         for parameter in self.parameters:

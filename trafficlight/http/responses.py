@@ -171,6 +171,8 @@ def _answer(
 ) -> Response:
     if wants_page():
         asks = status == HTTPStatus.UNAUTHORIZED
+        if asks and request.method == "GET":
+            message = ""  # is for programs
         # After the login, the browser returns to this page.
         target = rooted(request.full_path.rstrip("?") if request.method == "GET" else "/status")
         content = rendered(

@@ -15,6 +15,9 @@ from trafficlight.errors import LabError
 from trafficlight.network.rules import MESSAGE_LIMIT
 from trafficlight.text import is_loopback
 
+# Seconds in which a proxy writes what it has recorded.
+_WRITE = 3.0
+
 PROXY_ENDED = "the lab's network proxy ended"
 """The verdict of the cases that used a proxy process which died."""
 
@@ -125,6 +128,13 @@ class CaseNetwork:
         path = await asyncio.to_thread(self._recording, role, *asked)
         self.recordings[path] = role
         return str(path)
+
+    async def end_recordings(self, *, keep: bool) -> None:
+        """Let the proxy write what it has recorded, or leave it out; it may have ended."""
+        if self.recordings and self._connection is not None:
+            with contextlib.suppress(LabError, TimeoutError):
+                async with asyncio.timeout(_WRITE):
+                    await self.call("recordings", "", keep=keep)
 
     async def call(self, do: str, role: str, **arguments: Any) -> dict[str, Any]:
         """Ask the proxy for something and return its answer.

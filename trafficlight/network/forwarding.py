@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,6 +35,8 @@ BODY_LIMIT = 64 << 20
 _OWN_SOURCE = sys.platform == "linux"
 # Seconds to connect to a homeserver.
 _CONNECT = 30
+# Seconds, and a number of exchanges, after which they are written: most cases succeed and need no recording.
+_COLLECTED, _MOST_COLLECTED = 3.0, 64
 # Browsers hide an answer of another origin from the page without them.
 _CORS: Headers = [
     ("Access-Control-Allow-Origin", "*"),
@@ -101,6 +104,8 @@ class ClientSide:
     connections: set["Connection"] = field(default_factory=set)
     offline: int = 0
     passthrough: bool = False
+    _collected: list[Callable[[], dict[str, Any]]] = field(default_factory=list)
+    _timer: asyncio.TimerHandle | None = None
 
     def cut(self) -> None:
         """Cut all connections."""
@@ -119,17 +124,17 @@ class ClientSide:
         for server in self.servers:
             server.close()
         await self.disconnect()
-        recording, self.recording = self.recording, None
-        if recording is not None:
-            self.disk.submit(recording.close)
+        self.write()
+        self.discard()
 
     def record(self, url: str, exchange: PassingExchange) -> None:
-        """Write an exchange to the recording."""
+        """Collect an exchange for the recording."""
         if self.recording is None:
             return
         now = time.monotonic()
         answered = exchange.answered or now
-        found = entry(
+        found = partial(
+            entry,
             url,
             exchange.request,
             exchange.sent,
@@ -140,7 +145,27 @@ class ClientSide:
             received=now - answered,
             comment="; ".join(exchange.comments),
         )
-        self.disk.submit(self.recording.add, found)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_COLLECTED, self.write)
+        self._collected.append(found)
+        if len(self._collected) >= _MOST_COLLECTED:
+            self.write()
+
+    def write(self) -> None:
+        """Let `disk` write what was collected."""
+        collected, self._collected = self._collected, []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.recording is not None and collected:
+            self.disk.submit(self.recording.add, collected)
+
+    def discard(self) -> None:
+        """End the recording, without what was not written."""
+        recording, self.recording = self.recording, None
+        self.write()
+        if recording is not None:
+            self.disk.submit(recording.close)
 
 
 class _Stream(asyncio.StreamReaderProtocol):
@@ -161,6 +186,32 @@ class _Stream(asyncio.StreamReaderProtocol):
         self._on_end()
 
 
+class _Writer(asyncio.StreamWriter):
+    """A writer that sends in one piece what is written in one turn of the loop.
+
+    Heads and chunks arrive together; sent one by one they cost a system call each, here and at the receiver.
+    """
+
+    def __init__(self, transport: asyncio.WriteTransport, protocol: _Stream) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(transport, protocol, protocol.reader, loop)
+        self._soon, self._pieces = loop.call_soon, list[bytes]()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._pieces:
+            self._soon(self._send)
+        self._pieces.append(bytes(data))
+
+    def close(self) -> None:
+        self._send()
+        super().close()
+
+    def _send(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            super().write(b"".join(pieces))
+
+
 class Connection:
     """A connection of a client, with its own connection to the homeserver.
 
@@ -179,7 +230,8 @@ class Connection:
         self._waits_for = ""
 
     async def _run(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer, self.task = reader, writer, asyncio.current_task()
+        self._reader, self.task = reader, asyncio.current_task()
+        self._writer = _Writer(writer.transport, self.protocol)
         self._line.connections.add(self)
         clean = False
         try:
@@ -194,7 +246,7 @@ class Connection:
         finally:
             self._line.connections.discard(self)
             self._waits_for = ""
-            for one in (writer, self._up[1] if self._up is not None else None):
+            for one in (self._writer, self._up[1] if self._up is not None else None):
                 if one is not None:
                     one.close() if clean else one.transport.abort()
 
@@ -237,7 +289,7 @@ class Connection:
                 ssl=tls,
                 local_addr=(SOURCE, 0) if _OWN_SOURCE and url.hostname == "127.0.0.1" else None,
             )
-        return protocol.reader, asyncio.StreamWriter(transport, protocol, protocol.reader, loop)
+        return protocol.reader, _Writer(transport, protocol)
 
     async def _exchange(self, request: Head) -> bool:
         """Pass one request on, and its answer back; return whether another request may follow."""

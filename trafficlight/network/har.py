@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ RECORDING_LIMIT = 64 << 20
 _TEXT = re.compile(r"json|text|xml|javascript|urlencoded")
 _NAMES = r"access_token|refresh_token|login_token|loginToken|token|password|new_password|client_secret"
 # Every name has one of these; most texts have none, and to find that out takes no expression.
-_HINTS = ("oken", "password", "secret")
+_HINTS = re.compile("oken|password|secret")
 _SECRET_JSON = re.compile(rf'("(?:{_NAMES})"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\\?$)')
 _SECRET_QUERY = re.compile(rf"((?:^|[?&])(?:{_NAMES})=)[^&#\s]*")
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
@@ -30,11 +31,7 @@ _TAIL, _CUT = b"\n]}}\n", b'\n],"comment":"what follows was too much to keep"}}\
 
 def masked(text: str) -> str:
     """Return a text without the values of secret query parameters."""
-    return _SECRET_QUERY.sub(rf"\1{_MASK}", text) if _may_have_secrets(text) else text
-
-
-def _may_have_secrets(text: str) -> bool:
-    return any(hint in text for hint in _HINTS)
+    return _SECRET_QUERY.sub(rf"\1{_MASK}", text) if _HINTS.search(text) else text
 
 
 class Recording:
@@ -47,15 +44,16 @@ class Recording:
         self._end, self._separator, self._tail = 0, b"\n", _TAIL
         self._write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
 
-    def add(self, entry: dict[str, Any]) -> None:
-        """Append an entry, until there is no room for one."""
-        if self._tail is _CUT:
-            return
-        content = self._separator + json.dumps(entry, ensure_ascii=False).encode()
-        if self._end + len(content) + len(_CUT) > RECORDING_LIMIT:
-            content, self._tail = b"", _CUT
-        self._separator = b",\n"
-        self._write(content)
+    def add(self, entries: Iterable[Callable[[], dict[str, Any]]]) -> None:
+        """Append entries, which are made here, until there is no room for one."""
+        for entry in entries:
+            if self._tail is _CUT:
+                return
+            content = self._separator + json.dumps(entry(), ensure_ascii=False).encode()
+            if self._end + len(content) + len(_CUT) > RECORDING_LIMIT:
+                content, self._tail = b"", _CUT
+            self._separator = b",\n"
+            self._write(content)
 
     def _write(self, content: bytes) -> None:
         """Append with the end in one write, so that a process that is killed leaves a complete file."""
@@ -159,6 +157,6 @@ def _text(head: Head, body: Body) -> dict[str, str]:
         return {"text": "", "comment": "not a text"}
     content = decoded(bytes(body.kept), head.get("content-encoding") or "", BODY_LIMIT)
     text = content.decode(errors="replace")
-    shown = _SECRET_JSON.sub(rf'\1"{_MASK}"', masked(text)) if _may_have_secrets(text) else text
+    shown = _SECRET_JSON.sub(rf'\1"{_MASK}"', masked(text)) if _HINTS.search(text) else text
     cut = {"comment": f"the first {BODY_LIMIT:,} bytes"} if body.size > len(body.kept) else {}
     return {"text": shown, **cut}

@@ -28,15 +28,17 @@ class Head:
     :param raw: its bytes, with the empty line.
     :param start: its first line, in three parts.
     :param headers: names and values, in order.
+    :param first: the first value of each header, by its name in lower case.
     """
 
     raw: bytes
     start: tuple[str, str, str]
     headers: Headers
+    first: dict[str, str]
 
     def get(self, name: str) -> str | None:
         """Return the value of a header; None if it is not there."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
+        return self.first.get(name)
 
     @property
     def chunked(self) -> bool:
@@ -88,13 +90,15 @@ def parse_head(raw: bytes) -> Head:
         raise ProtocolError(f"not HTTP/1.1: {first[:80]!r}")
     if start[0].startswith("HTTP/") and not re.fullmatch("[0-9]{3}", start[1]):
         raise ProtocolError(f"not a status: {first[:80]!r}")
-    headers = []
+    headers: Headers = []
+    found: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon:
             raise ProtocolError(f"not a header: {line[:80]!r}")
         headers.append((name, value.strip()))
-    return Head(raw, (start[0], start[1], start[2]), headers)
+        found.setdefault(name.lower(), headers[-1][1])
+    return Head(raw, (start[0], start[1], start[2]), headers, found)
 
 
 async def read_head(reader: asyncio.StreamReader) -> Head | None:

@@ -3,7 +3,8 @@
 A case connects to the control socket and sends one JSON object per line: ``open`` gives a client a URL for a
 homeserver, ``federate`` puts the proxy before a homeserver's federation port, ``rule`` and ``remove`` say
 which exchanges the case wants to decide about, ``offline`` cuts a line, ``decide`` answers what the proxy
-asked with ``ask``. Everything of a case ends with its connection, however it ends.
+asked with ``ask``, ``recordings`` says whether they are needed, once there is a verdict. Everything of a case
+ends with its connection, however it ends.
 """
 
 import asyncio
@@ -63,6 +64,9 @@ class _Case:
             return {"url": await self._open(role, **message)}
         if do == "federate":
             await self._federate(**message)
+            return {}
+        if do == "recordings":
+            await self._end_recordings(**message)
             return {}
         line = self._line(role)
         match do:
@@ -134,6 +138,12 @@ class _Case:
             await loop.create_server(lambda: FederationConnection(gate).protocol, "127.0.0.1", int(port))
         )
 
+    async def _end_recordings(self, keep: bool) -> None:
+        """Write what was recorded up to now, or end the recordings."""
+        for line in self._lines.values():
+            line.write() if keep else line.discard()
+        await asyncio.get_running_loop().run_in_executor(self._disk, int)
+
     def _line(self, role: str) -> ClientSide:
         return self._lines.setdefault(role, ClientSide(self._ask, self._disk))
 
@@ -168,6 +178,7 @@ class _Case:
             if not asked.done():
                 asked.set_exception(Dropped())
         for line in self._lines.values():
+            line.write()
             line.rules.clear()
             line.offline = 0
         # The adapters are released after the test's process has ended, and may still log out.

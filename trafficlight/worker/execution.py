@@ -463,6 +463,7 @@ class _Execution:
     async def _keep_recordings(self, state: State) -> None:
         """Attach the recordings of the clients' traffic, or remove them where no one needs them."""
         keep = self._assignment.record == "always" or state not in (State.SUCCESS, State.SKIPPED)
+        await self._network.end_recordings(keep=keep)
         for path, role in self._network.recordings.items():
             try:
                 if not keep:

@@ -7,6 +7,7 @@ Workers are forked too, by ``python -m trafficlight.worker PARENT_PID``, which h
 worker exits when the coordinator closes its socket.
 """
 
+import concurrent.futures.thread  # noqa: F401 - imported by the first thread otherwise, in each case
 import faulthandler
 import gc
 import importlib
@@ -26,6 +27,8 @@ from types import FrameType
 from typing import NoReturn
 
 from trafficlight import forking
+from trafficlight.clients.action import actions_of
+from trafficlight.clients.catalogue import CLIENTS
 from trafficlight.pdeathsig import die_with, prctl
 from trafficlight.suites.expansion import expand_case
 from trafficlight.worker.messages import EXIT_CODE, LONGEST_REQUEST, case_of, prepare
@@ -200,7 +203,8 @@ def _end_children(known: Collection[int] = ()) -> None:
             os.waitpid(pid, 0)
 
 
-def _exit(_number: int, _frame: FrameType | None) -> NoReturn:
+def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt what ends the children
     sys.exit(0)
 
 
@@ -212,6 +216,8 @@ def _work(arguments: list[str], files: list[int]) -> None:
     """
     worker = _Worker(socket.socket(fileno=files[0]))
     signal.signal(signal.SIGTERM, _exit)
+    # Killed together with the coordinator, it would leave what a test has started in a session of its own.
+    die_with(os.getppid(), signal.SIGTERM)
     signal.signal(signal.SIGUSR1, worker.on_stacks_wanted)
     faulthandler.enable(2)
     if memory := int(arguments[0]):
@@ -235,5 +241,8 @@ def main(parent: int) -> None:
     # The coordinator handles an operator's Ctrl-C: it cancels the attempts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare()
+    for client in CLIENTS.values():
+        for action in actions_of(client).values():
+            action.prepare()
     gc.freeze()
     forking.serve(_work, die_with)

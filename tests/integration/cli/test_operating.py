@@ -1,5 +1,6 @@
 """Sessions and adapters of a running coordinator, by command."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from tests.integration.cli.conftest import Runner, a_test_file, free_port, serving
@@ -185,3 +187,33 @@ async def test_a_test_that_kills_its_coordinator_does_so_three_times(run: Runner
     assert await last.ended() == 3
     assert await last.line("interrupted: the coordinator exited while the case ran, 3 times in a row")
     assert await last.line("1 success · 0 failure · 1 error")
+
+
+async def test_what_tests_started_ends_with_a_killed_coordinator(run: Runner, tmp_path: Path) -> None:
+    """Its workers were killed at the same time, and then nobody knew of a process in a session of its own."""
+    (tmp_path / "starts_test.py").write_text(
+        "import asyncio, pathlib, subprocess\n"
+        "from trafficlight import Test, matrix\n"
+        "class Starts(Test):\n"
+        "    @matrix(n=range(4))\n"
+        "    async def run(self, n):\n"
+        "        child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        f"        pathlib.Path({str(tmp_path)!r}, f'{{child.pid}}.pid').touch()\n"
+        "        await asyncio.sleep(600)\n"
+    )
+    lab = await run("run", "starts_test.py", "--workers", "4", "-n", "4")
+
+    def started() -> list[psutil.Process]:
+        running = [int(path.stem) for path in tmp_path.glob("*.pid") if psutil.pid_exists(int(path.stem))]
+        return [one for one in map(psutil.Process, running) if one.status() != psutil.STATUS_ZOMBIE]
+
+    try:
+        async with asyncio.timeout(90):
+            while len(started()) < 4:
+                await asyncio.sleep(0.01)
+            lab.process.kill()
+            while started():
+                await asyncio.sleep(0.01)
+    finally:
+        for one in started():
+            one.kill()

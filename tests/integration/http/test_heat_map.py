@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, Route, expect
 
 from tests.integration.http.conftest import HttpHarness, ended
@@ -28,6 +29,12 @@ class Talk(Test):
 
     async def run(self, alice, bob) -> None: ...
 """
+
+# Its rows come some at a time.
+SHOWN = """new Promise(done => {
+    const look = () => document.getAnimations().length ? requestAnimationFrame(look) : done();
+    look();
+})"""
 
 
 async def _as_jenkins(route: Route, folder: Path) -> None:
@@ -74,3 +81,31 @@ async def test_arrow_keys_move_and_enter_filters_everything(site: HttpHarness, p
     lamp = report.locator(".lamp").first
     await expect(lamp).to_have_css("border-top-left-radius", "50%", timeout=15_000)
     await expect(report.locator("#map td a").first).to_have_accessible_name("· not run", timeout=15_000)
+
+
+async def test_a_large_table_of_which_only_some_rows_are_laid_out(site: HttpHarness, page: Page) -> None:
+    path = site.folder / "pairs_test.py"
+    path.write_text(PAIRS.replace("[Web, Nio]", "[type(f'Client{n}', (Nio,), {}) for n in range(21)]"))
+    planned = plan([path], directory=site.folder)
+    session = await site.lab.engine.submit(await site.lab.new_folder(), planned, SessionOptions())
+    site.lab.engine.cancel(session, "enough")
+    await ended(session)
+    await page.goto(f"{site.url}/status/{session.id}")
+    await page.evaluate(SHOWN)
+    table = page.get_by_role("grid")
+    await expect(table.get_by_role("rowheader", name="Client20")).to_have_count(1, timeout=15_000)
+    await table.get_by_role("rowheader", name="Client0").get_by_role("link").focus()
+    for key in (*("ArrowDown",) * 20, "End"):
+        await page.keyboard.press(key)
+    last = page.locator(":focus")
+    await expect(last).to_have_attribute("title", re.compile("Client20, Client20: not run"), timeout=15_000)
+    await expect(last).to_be_in_viewport(timeout=15_000)
+    head, cell = await table.get_by_role("columnheader").last.bounding_box(), await last.bounding_box()
+    assert head is not None
+    assert cell is not None
+    assert abs(head["x"] + head["width"] / 2 - cell["x"] - cell["width"] / 2) < 1, (
+        "columns are below each other"
+    )
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 400
+    results = await Axe().run(page, context="#map", options={"preload": False})
+    assert not results.response["violations"]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
@@ -702,6 +703,32 @@ async def test_a_proxy_that_is_killed(homeserver: str, tmp_path: Path, client: a
     async with case(await lab.running(), homeserver, tmp_path) as found:
         (await client.get(f"{found.url}/x")).release()
     await lab.close()
+
+
+async def test_a_recording_is_written_where_it_is_needed(
+    setting: Setting, client: aiohttp.ClientSession
+) -> None:
+    (await client.get(f"{setting.url}/x")).release()
+    await setting.network._case.end_recordings(keep=True)
+    assert len(recorded(setting.recording)) == 1, "as soon as that is known"
+    (await client.get(f"{setting.url}/x")).release()
+    await setting.network._case.end_recordings(keep=False)
+    await setting.network._case.end_recordings(keep=True)
+    assert len(recorded(setting.recording)) == 1
+
+
+async def test_an_answer_in_pieces_is_sent_at_once(proxy: RunningProxy, tmp_path: Path) -> None:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        pieces = b"".join(b"1\r\n%d\r\n" % number for number in range(10))
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\n\r\n")
+
+    async with raw_server(connected) as target, case(proxy, target, tmp_path) as found:
+        url = urlsplit(found.url)
+        reader, writer = await asyncio.open_connection(url.hostname, url.port, limit=1 << 20)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await reader.read(1 << 20)).endswith(b"0\r\n\r\n")
+        writer.close()
 
 
 async def test_a_recording_that_cannot_be_written(

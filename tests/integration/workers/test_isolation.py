@@ -68,6 +68,19 @@ async def test_a_change_does_not_reach_the_next_case(
         assert await pool.execute(bench.attempt(case), link) == Verdict(State.SUCCESS)
 
 
+async def test_what_actions_need_is_there_before_the_first_call(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink"
+) -> None:
+    body = """
+        async def run(self):
+            from trafficlight.clients.action import actions_of
+            for action in actions_of(ElementCallClient).values():
+                assert all("adapter" in vars(one) for one in vars(action)["parameters"])
+            assert "concurrent.futures.thread" in sys.modules
+    """
+    assert await pool.execute(bench.assignment(body), link) == Verdict(State.SUCCESS)
+
+
 async def test_random_numbers_differ(pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink") -> None:
     draw = "self.record('drawn', random.random())"
     for case in bench.cases(_in_order(draw, draw)):

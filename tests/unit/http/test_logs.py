@@ -107,6 +107,8 @@ def test_levels_are_those_of_the_usual_formats(tmp_path: Path) -> None:
         "2026-01-01 10:00:00,000 INFO    lab: starts": "info",
         '{"level":"warn","msg":"it"}': "warning",
         "time=x level=fatal msg=it": "error",
+        "console.warning: it": "warning",
+        "console.log: it": "",
         "ERROR it": "error",
         "    at line 7": "error",
         "Traceback (most recent call last):": "error",

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_recording_is_complete_after_every_entry(tmp_path: Path) -> None:
         found = json.loads(path.read_bytes())["log"]
         assert found["version"] == "1.2"
         assert [one["number"] for one in found["entries"]] == list(range(number))
-        recording.add({"number": number})
+        recording.add([partial(dict, number=number)])
     recording.close()
 
 
@@ -108,7 +109,7 @@ def test_a_recording_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(har, "RECORDING_LIMIT", 400)
     recording = Recording(tmp_path / "long.har")
     for number in range(100):
-        recording.add({"number": number})
+        recording.add([partial(dict, number=number)])
     recording.close()
 
     content = (tmp_path / "long.har").read_bytes()

@@ -120,8 +120,10 @@ def versions_here() -> Callable[[], dict[str, str]]:
     """
 
     def versions() -> dict[str, str]:
+        import hashlib
         import platform
-        from importlib import metadata
+        from importlib import metadata, util
+        from pathlib import Path
 
         found = {"Python": platform.python_version().rpartition(".")[0]}
         for name in ("matrix-trafficlight", "distributed"):
@@ -129,6 +131,11 @@ def versions_here() -> Callable[[], dict[str, str]]:
                 found[name] = metadata.version(name)
             except metadata.PackageNotFoundError:
                 found[name] = "none"
+        # A checkout has the version of its next release until that is made.
+        package, code = util.find_spec("trafficlight"), hashlib.sha256()
+        for file in sorted(Path(package.origin).parent.rglob("*.py")) if package and package.origin else ():
+            code.update(file.read_bytes())
+        found["code of trafficlight"] = code.hexdigest()[:12]
         return found
 
     return versions

@@ -30,7 +30,8 @@ _SHOWN = 4_000  # bytes of a line
 _READ = 16 << 20  # bytes read for a page, after which it has fewer lines
 _MERGED = 16  # blocks at the end of each file that are shown in the order of time
 _LEVEL = re.compile(
-    r"\b(DEBUG|TRACE|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL|PANIC)\b|level\"?[=:] ?\"?([a-z]+)"
+    r"\b(DEBUG|TRACE|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL|PANIC)\b"
+    r"|(?:level\"?[=:] ?\"?|\bconsole\.)([a-z]+)"
 )
 _LEVELS = {"d": "debug", "t": "debug", "i": "info", "w": "warning"}
 _CONTINUED = (" ", "\t", "Traceback")

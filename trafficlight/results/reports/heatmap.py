@@ -144,6 +144,11 @@ class Table:
     columns: list[Head] = field(default_factory=list)
     left_out: str = ""
 
+    @property
+    def wide(self) -> bool:
+        """Whether a cell has more than a mark."""
+        return any(cell.text or cell.number > 1 for cell in self.cells.values())
+
     def row(self, head: Head) -> list[Cell | None]:
         """Return the cells of a row; None where no case is."""
         return [self.cells.get((head, column)) for column in self.columns]
