@@ -83,13 +83,13 @@ def child_environment(extra: Mapping[str, str] | None = None, *, proxies: bool =
     return kept | dict(extra or {})
 
 
-def own_module(name: str, python: str = sys.executable) -> list[str]:
+def own_module(name: str, python: str | None = None) -> list[str]:
     """Return the beginning of the command that runs a module of this package.
 
-    :param python: the interpreter.
+    :param python: the interpreter; by default this process's.
     """
     # -P: a folder trafficlight in the current directory is not this package.
-    return [python, "-P", "-m", name]
+    return [python or sys.executable, "-P", "-m", name]
 
 
 def with_parent_death_signal(command: Sequence[str]) -> list[str]:

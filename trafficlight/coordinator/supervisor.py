@@ -274,9 +274,9 @@ class Supervisor:
 
         Not where adapters of another origin are registered: more of those may come.
         """
-        ours = {program.instance for program in self.programs}
-        missing = [program for program in self.programs if not self._pool.has(program.instance)]
-        others = any(one.program not in ours and self._pool.has(one.program) for one in self._pool)
+        there = self._pool.usable
+        missing = [program for program in self.programs if not there[program.instance]]
+        others = there.keys() - {program.instance for program in self.programs}
         return bool(missing) and not others and all(program.failures >= _FAILED for program in missing)
 
     def starting(self) -> set[str]:
