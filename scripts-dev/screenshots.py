@@ -1,6 +1,7 @@
 """Take a picture of every page at the width of a desk and of a phone, in light and dark, to look at them.
 
-Usage: screenshots.py RESULTS FOLDER, where RESULTS has the sessions that are shown.
+Usage: screenshots.py RESULTS FOLDER, where RESULTS has the sessions that are shown. With --docs, take the
+pictures in docs/images instead.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import quote
 
+from PIL import Image
 from playwright.async_api import Browser, async_playwright
 
 from trafficlight.cli.runtime import lab_serving
@@ -19,6 +21,9 @@ from trafficlight.results.catalog import read_record, session_ids
 
 HIGHEST = 2_400  # pixels of a picture
 WIDTHS = (1440, 400)
+DOCS_WIDTH = 1000
+DOCS = {"session": "#map", "case": "dl.facts", "report": "main > .trouble:not(.causes) > li:nth-child(4)"}
+"""Each page that the docs show, to which part of it."""
 
 
 def pages_of(root: Path) -> dict[str, str]:
@@ -66,7 +71,28 @@ async def take(browser: Browser, url: str, paths: dict[str, str], folder: Path) 
             await page.close()
 
 
-async def main(root: Path, folder: Path) -> None:
+async def take_for_docs(browser: Browser, url: str, paths: dict[str, str], folder: Path) -> None:
+    """Write the pictures that the docs show: the tops of pages, and the heat map."""
+    page = await browser.new_page(viewport={"width": DOCS_WIDTH, "height": 900})
+    for name, end in DOCS.items():
+        await page.goto(url + paths[name])
+        await page.wait_for_timeout(1_000)
+        high = (await page.locator(end).first.bounding_box() or {"y": 900.0})["y"] - 8
+        clip = {"x": 0, "y": 0, "width": DOCS_WIDTH, "height": high}
+        await page.screenshot(path=folder / f"{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
+    await page.goto(f"{url}{paths['session']}?map=tests")
+    await page.locator("#map").screenshot(path=folder / "heat-map.png")
+    for name in (*DOCS, "heat-map"):
+        file = folder / f"{name}.png"
+        few = (
+            Image.open(file)
+            .convert("RGB")
+            .quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        )
+        few.save(file, optimize=True)
+
+
+async def main(root: Path, folder: Path, *, docs: bool) -> None:
     """Serve the sessions, and look at their pages; once more with a token, for the login."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -74,7 +100,10 @@ async def main(root: Path, folder: Path) -> None:
         )
         settings = {"results_folder": root, "workers": 0, "adapters": {}}
         async with lab_serving(Settings.model_validate(settings)) as (_, url):
-            await take(browser, url, await asyncio.to_thread(pages_of, root), folder)
+            paths = await asyncio.to_thread(pages_of, root)
+            await (take_for_docs if docs else take)(browser, url, paths, folder)
+        if docs:
+            return
         locked = Settings.model_validate({**settings, "people_token": "secret"})
         async with lab_serving(locked) as (_, url):
             await take(browser, url, {"login": "/status"}, folder)
@@ -85,6 +114,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--docs", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    asyncio.run(main(arguments.results, arguments.folder))
+    asyncio.run(main(arguments.results, arguments.folder, docs=arguments.docs))

@@ -94,6 +94,19 @@ def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
+def test_every_picture_is_small_and_shown_with_a_text() -> None:
+    pictures = set((_ROOT / "docs" / "images").iterdir())
+    assert all(picture.stat().st_size < 100_000 for picture in pictures)
+    shown = [
+        (text, (page.parent / target).resolve())
+        for page in _PAGES
+        for text, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if not target.startswith("http")
+    ]
+    assert {path for _, path in shown} == pictures
+    assert all(text for text, _ in shown)
+
+
 def test_the_pages_name_the_default_version_of_synapse() -> None:
     named = re.compile(r"[Ss]ynapse[: ]v?(\d+\.\d+\.\d+)")
     found = {version for page in _PAGES for version in named.findall(page.read_text())}

@@ -17,6 +17,14 @@
     timer = setTimeout(() => ask(form).catch(() => {}), REST);
   }
 
+  // Of what was said, scroll to the moment itself.
+  function centre() {
+    for (const row of document.querySelectorAll(".evidence .now")) {
+      const box = row.closest(".scroll");
+      box.scrollTop = row.offsetTop - box.clientHeight / 2;
+    }
+  }
+
   async function ask(form) {
     const mine = ++asked;
     const url = new URL(location.href);
@@ -27,6 +35,7 @@
     const old = document.getElementById(form.dataset.shows);
     if (!answer.ok || mine !== asked || !fresh || !old) return;
     old.replaceWith(document.importNode(fresh, true));
+    centre();
     history.replaceState(null, "", url); // a link to the moment
   }
 
@@ -40,6 +49,8 @@
     }
     button.textContent = "Copied";
   }
+
+  centre();
 
   document.addEventListener("input", (event) => {
     const form = event.target.closest("form.moment");
