@@ -122,7 +122,9 @@ class DriverAdapter(Adapter):
         if declared is not None and name not in declared:
             raise UnsupportedActionError(f"{driver.hello.type} does not support this action")
         response = await self._ask(driver, name, data)
-        await self._upload_named(driver, response)
+        # Most say nothing but which action it was.
+        if said := {key: value for key, value in response.items() if (key, value) != ("response", name)}:
+            await self._upload_named(driver, said)
         return response
 
     async def _ask(self, driver: Driver, name: str, data: JsonObject) -> JsonObject:
