@@ -298,11 +298,12 @@ class Settings(BaseModel):
         ge=1,
         description="Homeservers at once, over all providers; null: what each of them can carry.",
     )
-    share_servers: bool = Field(
+    share_servers: bool | list[str] = Field(
         default=False,
-        description="Whether cases share homeservers, in which each has its own users and rooms. A test that"
-        " operates or administrates them, disturbs the network, or has `isolated = True`, has its own, as"
-        " has a server type with settings. Only for the providers `local` and `docker`.",
+        description="Whether cases share homeservers, in which each has its own users and rooms; or the names"
+        " of the server types of which they do. A test that operates or administrates them, disturbs the"
+        " network, or has `isolated = True`, has its own, as has a server type with settings. Only for the"
+        " providers `local` and `docker`.",
     )
     client_limits: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="Clients of a type at once, at least 1, by client type."

@@ -412,18 +412,23 @@ def _warnings(settings: Settings, request: SessionRequest, plan: Plan) -> Iterat
     types = {*vars(client_types), *vars(server_types)}
     types |= {kind.type_name for case in plan.whole for kind in case.clients.values()}
     types |= {spec.type_name for case in plan.whole for spec in _specs(case)}
-    for key in ("server_providers", "server_overrides", "images", "client_limits"):
-        for name in getattr(settings, key):
+    for key in ("server_providers", "server_overrides", "images", "client_limits", "share_servers"):
+        value = getattr(settings, key)
+        for name in () if isinstance(value, bool) else value:
             # A name that is not close to any other may be a type of another session's tests.
             if name not in types and (close := difflib.get_close_matches(name, types, n=1, cutoff=0.85)):
                 yield f"{key_of(key)}.{name}: no test has such a type; did you mean {close[0]}?"
 
 
 def _shared_servers(settings: Settings, servers: ProviderRegistry) -> SharedServers | None:
-    if not settings.share_servers:
+    if not (types := settings.share_servers):
         return None
+
+    def can_share(spec: HomeServerSpec) -> bool:
+        return (types is True or spec.type_name in types) and servers.can_share(spec)
+
     capacity = settings.homeserver_limit or servers.capacities[all_of("local")]
-    return SharedServers(servers, servers.can_share, capacity=capacity)
+    return SharedServers(servers, can_share, capacity=capacity)
 
 
 def _limits(

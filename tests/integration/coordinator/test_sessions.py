@@ -78,6 +78,7 @@ async def test_a_session_that_ran_less_than_it_was_asked_to(tmp_path: Path, stri
         server_overrides={"SynapseDevelop": {"server_name": "a", "cs_api": "http://a"}},
         server_providers={"SynapseStabel": "local", "*": "static", "MyOwn": "local"},
         client_limits={"Noi": 1, "HydrogenWebb": 1},
+        share_servers=["SynapseStabel"],
     )
     expected = [ExpectedFailure(case=f"mixed_test.py::{name}", reason="known") for name in ("Fails", "Fials")]
     async with Lab.open(settings) as lab:
@@ -88,18 +89,19 @@ async def test_a_session_that_ran_less_than_it_was_asked_to(tmp_path: Path, stri
         async with asyncio.timeout(60):
             await session.ended.wait()
     lines = summary(session.record, session.folder.path)
-    assert lines[:4] == [
+    assert lines[:5] == [
         f"warning  there is no test in {tmp_path / 'empty'}",
         "warning  the expected failure mixed_test.py::Fials matches no case",
         "warning  SERVER_PROVIDERS.SynapseStabel: no test has such a type; did you mean SynapseStable?",
         "warning  CLIENT_LIMITS.HydrogenWebb: no test has such a type; did you mean HydrogenWeb?",
+        "warning  SHARE_SERVERS.SynapseStabel: no test has such a type; did you mean SynapseStable?",
     ]
     if strict:
-        assert lines.pop(4) == "error  1 unsupported case and 4 warnings in a strict session"
-    assert "skipped  1 case: " in lines[4]
-    assert "SynapseStable" in lines[4]
+        assert lines.pop(5) == "error  1 unsupported case and 5 warnings in a strict session"
+    assert "skipped  1 case: " in lines[5]
+    assert "SynapseStable" in lines[5]
     assert lines[-1].startswith(
-        "1 success · 1 expected failure · 0 failure · 0 error · 1 skipped · 4 warnings"
+        "1 success · 1 expected failure · 0 failure · 0 error · 1 skipped · 5 warnings"
     )
     assert session.exit_code == (ExitCode.LAB_ERROR if strict else ExitCode.SUCCESS)
     (fails,) = (case for case in session.record.cases.values() if case.class_name == "Fails")

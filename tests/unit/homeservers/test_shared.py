@@ -13,8 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.coordinator.waiting import case_of
+from trafficlight.config import load
+from trafficlight.coordinator.lab import _shared_servers
 from trafficlight.errors import DeployError
+from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.provider import Provider, ServerRequest
+from trafficlight.homeservers.registry import ProviderRegistry
 from trafficlight.homeservers.shared import SharedLease, SharedServers
 from trafficlight.server_types import HomeServerSpec
 
@@ -251,3 +255,15 @@ async def _follow(folder: Path, steps: list[tuple[str, Any]]) -> None:
             await end(0, failed=False)
         await shared.end_unused()
         assert machine.running == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"), [("true", "Elm Fir both"), ('["Elm"]', "Elm"), ('["Oak"]', ""), ("false", "")]
+)
+def test_the_setting_names_types_whose_homeservers_are_shared(
+    setting: str, expected: str, tmp_path: Path
+) -> None:
+    loaded = load(environment={"TRAFFICLIGHT_SHARE_SERVERS": setting}, directory=tmp_path)
+    shared = _shared_servers(loaded, ProviderRegistry({"local": LocalProvider(recipes=[])}))
+    cases = [case_of("Elm", {}, ["Elm"]), case_of("Fir", {}, ["Fir"]), case_of("both", {}, ["Elm", "Fir"])]
+    assert " ".join(one.id for one in cases if shared is not None and shared.shares(one)) == expected

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Self
 
 import platformdirs
@@ -122,7 +122,9 @@ class DriverAdapter(Adapter):
         if declared is not None and name not in declared:
             raise UnsupportedActionError(f"{driver.hello.type} does not support this action")
         response = await self._ask(driver, name, data)
-        await self._upload_named(driver, response)
+        # Most say nothing but which action it was.
+        if said := {key: value for key, value in response.items() if (key, value) != ("response", name)}:
+            await self._upload_named(driver, said)
         return response
 
     async def _ask(self, driver: Driver, name: str, data: JsonObject) -> JsonObject:
@@ -224,9 +226,7 @@ class Drivers:
             )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for task in self._starting:
             task.cancel()
         for one in await asyncio.gather(*self._starting, return_exceptions=True):
