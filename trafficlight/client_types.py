@@ -480,11 +480,8 @@ def _words(value: object) -> frozenset[str]:
     """Return the strings in a list of strings, or in a single one."""
     if isinstance(value, str):
         return frozenset({value})
-    return (
-        frozenset(word for word in value if isinstance(word, str))
-        if isinstance(value, Iterable)
-        else frozenset()
-    )
+    words = value if isinstance(value, Iterable) else ()
+    return frozenset(word for word in words if isinstance(word, str))
 
 
 def _constraint(version: str) -> str:

@@ -83,6 +83,15 @@ def child_environment(extra: Mapping[str, str] | None = None, *, proxies: bool =
     return kept | dict(extra or {})
 
 
+def own_module(name: str, python: str | None = None) -> list[str]:
+    """Return the beginning of the command that runs a module of this package.
+
+    :param python: the interpreter; by default this process's.
+    """
+    # -P: a folder trafficlight in the current directory is not this package.
+    return [python or sys.executable, "-P", "-m", name]
+
+
 def with_parent_death_signal(command: Sequence[str]) -> list[str]:
     """Return the command line that runs a command which the kernel kills when this process dies."""
     return [sys.executable, "-I", "-S", str(_PDEATHSIG), str(os.getpid()), *command]

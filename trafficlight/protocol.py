@@ -8,24 +8,6 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = [
-    "EXIT",
-    "IDLE",
-    "RESET",
-    "TOKEN_VARIABLES",
-    "ActionMessage",
-    "Empty",
-    "ErrorBody",
-    "ErrorReport",
-    "JsonObject",
-    "Registered",
-    "Registration",
-    "Respond",
-    "Responded",
-    "Uploaded",
-    "UploadedFile",
-]
-
 JsonObject: TypeAlias = dict[str, Any]
 
 IDLE = "idle"

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NoReturn, Protocol, TypeAlias, TypeVar, overload
 
 from trafficlight.client_types import ClientMatcher, NetworkProxy
+from trafficlight.clock import cancel_all
 from trafficlight.errors import LabError, Skipped, UnsupportedError
 from trafficlight.server_types import ServerType
 
@@ -270,9 +271,7 @@ class Test:
         try:
             await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(*tasks)
 
     @overload
     async def eventually(

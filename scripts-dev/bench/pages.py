@@ -6,25 +6,29 @@ thread, so that other work on the machine changes them little; the last is the w
 
 import argparse
 import asyncio
+import gzip
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from past import play
-from playwright.async_api import Response, async_playwright
+from playwright.async_api import Page, Response, async_playwright
+from raw_http import Connection
 from tables import percentile, show
 
 from trafficlight.config import Settings
 from trafficlight.coordinator.lab import Lab
 from trafficlight.coordinator.opening import SessionOptions
 from trafficlight.http.app import app_of
+from trafficlight.http.responses import PARTS_HEADER
 from trafficlight.http.server import bind, serving
 from trafficlight.suites.planning import plan
 
@@ -48,6 +52,7 @@ class Many(Test):
 SERVERS = 3
 OPENINGS = 3
 AT_ONCE = 20  # cases that end before each update
+VERSION = re.compile(r'<(?:div|section|p)[^>]* id="([^"]+)" data-live="(\w+)"')
 HEAD = [
     "",
     "bytes",
@@ -80,49 +85,63 @@ async def measured(cases: int, types: int, updates: int) -> list[list[object]]:
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         stack.push_async_callback(browser.close)
-        page = await browser.new_page()
         path = f"/status/{session.id}"
+        reader = await stack.enter_async_context(Connection(url))
+        versions = ""
 
-        def is_page(response: Response) -> bool:
-            return response.url == url + path
+        async def cpu_of_server() -> float:
+            """Return the milliseconds of one request, without a browser and what asks it."""
+            nonlocal versions
+            headers = {"Accept": "text/html", "Accept-Encoding": "gzip", PARTS_HEADER: versions}
+            before = time.process_time()
+            _, content = await reader.request("GET", path, headers=headers)
+            spent = 1000 * (time.process_time() - before)
+            versions = " ".join(map("=".join, VERSION.findall(gzip.decompress(content).decode())))
+            return spent
 
-        async def cost(begin: Callable[[], Awaitable[float]], shown: float) -> list[float]:
-            """Return what one request of the page costs.
+        async def cost(page: Page, begin: Awaitable[object], shown: float) -> list[float]:
+            """Return what one request of a page costs.
 
-            :param begin: makes the page request itself, and returns the CPU time before.
+            :param begin: makes the page request itself.
             :param shown: milliseconds that the page has to show it.
             """
             await browser.start_tracing(page=page, categories=["toplevel", "devtools.timeline"])
-            async with page.expect_response(is_page, timeout=120_000) as asking:
-                cpu = await begin()
-            answer = await asking.value
-            spent = 1000 * (time.process_time() - cpu)  # reading the body here is not the coordinator's work
-            size = await sizes(answer)
+            async with page.expect_response(lambda one: one.url == url + path, timeout=120_000) as asking:
+                await begin
+            size = await sizes(await asking.value)
             await page.wait_for_timeout(shown)  # the page shows it meanwhile
-            return [*size, spent, *tasks(json.loads(await browser.stop_tracing()), url)]
+            found = tasks(json.loads(await browser.stop_tracing()), url)
+            return [*size, await cpu_of_server(), *found]
 
-        async def open_it() -> float:
-            cpu = time.process_time()
-            await page.goto(url + path)
-            return cpu
+        async def opened() -> list[float]:
+            """Return what it costs to open the page, in a browser that has never seen it."""
+            nonlocal versions
+            costs = []
+            for _ in range(OPENINGS):
+                versions = ""
+                page = await browser.new_page()
+                costs.append(await cost(page, page.goto(url + path), 2_000))
+                await page.close()
+            return middle(costs)
 
-        async def end_some() -> float:
+        async def end_some() -> None:
             for case in [next(left) for _ in range(AT_ONCE)]:
                 play(lab.journal, session.id, case, len(ids), 2)
-            return time.process_time()
 
         left = iter(ids)
         for number in range(len(ids) // 2):
             play(lab.journal, session.id, next(left), number, 2)
-        opened = middle([await cost(open_it, 2_000) for _ in range(OPENINGS)])
-        costs = [await cost(end_some, 2_500) for _ in range(min(updates, len(ids) // 2 // AT_ONCE))]
+        rows = {"opened": await opened()}
+        page = await browser.new_page()
+        await page.goto(url + path)
+        await page.wait_for_timeout(2_000)
+        number = min(updates, len(ids) // 2 // AT_ONCE)
+        rows["update"] = middle([await cost(page, end_some(), 2_500) for _ in range(number)])
         await page.close()
         lab.engine.cancel(session, "enough")
         await session.ended.wait()
-        page = await browser.new_page()
-        past = middle([await cost(open_it, 2_000) for _ in range(OPENINGS)])
-    what = f"{len(ids):,} cases, {types} types"
-    return [[f"{what}, opened", *opened], [f"{what}, update", *middle(costs)], [f"{what}, past", *past]]
+        rows["past"] = await opened()
+    return [[f"{len(ids):,} cases, {types} types, {what}", *costs] for what, costs in rows.items()]
 
 
 def middle(costs: list[list[float]]) -> list[float]:

@@ -71,7 +71,9 @@ class Walk:
     def row(self) -> list[object]:
         """The walk as a line of the table."""
         rooms = {file.split("/")[0] for file in self.files if "/" in file}
-        return [self.name, len(self.calls), len(self.files), self.moves(), self.moves(1), len(rooms)]
+        functions = len(set(self.calls))
+        moves = self.moves(), self.moves(1)
+        return [self.name, len(self.files), functions, len(self.calls), *moves, len(rooms)]
 
 
 @contextmanager
@@ -230,7 +232,7 @@ def main() -> None:
     options = _parsed()
     for workers in (0, 1) if options.workers is None else (options.workers,):
         found = asyncio.run(walks(workers))
-        head = ["walk", "calls", "files", "file moves", "room moves", "rooms"]
+        head = ["walk", "files", "functions", "calls", "file moves", "room moves", "rooms"]
         show(f"workers: {workers}", head, [walk.row for walk in found])
         for walk in found if options.files else ():
             print(f"\n{walk.name}, {len(walk.files)} files:")

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import shlex
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trafficlight.cli.types import JsonObjectType, adding
+from trafficlight.processes import own_module
 from trafficlight.protocol import TOKEN_VARIABLES
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def check(
 
     examples = {entry.name: entry.message["data"] for entry in reversed(catalogue())}
     options = CheckOptions(action=action, data=data, examples=examples, hold=hold, token=token)
-    host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", "--url", "{url}", "--driver"]
+    host = [*own_module("trafficlight"), "adapter", "run", "--url", "{url}", "--driver"]
     results = asyncio.run(_examined(program or shlex.join([*host, driver or ""]), options, against))
     results.command = program or driver or ""
     click.echo(render(results))

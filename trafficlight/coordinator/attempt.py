@@ -193,7 +193,7 @@ class Attempt:
     async def _run(self, stack: AsyncExitStack) -> Verdict:
         try:
             for role, adapter in self.adapters.items():
-                adapter.channel.on_delivered = self._delivered(role, adapter)
+                adapter.channel.on_delivered = self._delivered(role)
             self.emit(CaseState(case=self.case.id, state=State.PREPARING))
             mark = secrets.token_hex(8)
             nodes = await self._lease_nodes(stack, mark)
@@ -380,8 +380,7 @@ class Attempt:
         """Send an action to the client in a role and return its response, verbatim."""
         adapter, clock = self.adapters[role], self.resources.clock
         id = secrets.token_hex(8)
-        about: dict[str, Any] = {"role": role, "adapter": adapter.uuid, "id": id, "action": action}
-        self.emit(ActionSent(**about, data=data, where=where))
+        self.emit(ActionSent(**self._about(role, id, action), data=data, where=where))
         declared = adapter.registration.actions
         if declared is not None and action not in declared:
             error = UnsupportedError(
@@ -460,12 +459,7 @@ class Attempt:
         *,
         kind: Literal["cut_off"] | None = None,
     ) -> None:
-        about: dict[str, Any] = {
-            "role": role,
-            "adapter": self.adapters[role].uuid,
-            "id": id,
-            "action": action,
-        }
+        about = self._about(role, id, action)
         if not isinstance(outcome, Exception):
             self.emit(ActionAnswered(**about, response=outcome, seconds=seconds))
             return
@@ -478,6 +472,9 @@ class Attempt:
                 seconds=seconds,
             )
         )
+
+    def _about(self, role: str, id: str, action: str) -> dict[str, Any]:
+        return {"role": role, "adapter": self.adapters[role].uuid, "id": id, "action": action}
 
     async def upload(self, role: str, name: str) -> Path:
         """Return the file that the client in a role uploaded under a name; the latest of that name."""
@@ -500,11 +497,10 @@ class Attempt:
             event, session=self.session, case=self.case.id, attempt=self.waiting.attempt, **context
         )
 
-    def _delivered(self, role: str, adapter: Adapter) -> Callable[[ActionMessage], None]:
+    def _delivered(self, role: str) -> Callable[[ActionMessage], None]:
         def delivered(message: ActionMessage) -> None:
             self.fetched.add(role)
-            id = message.id or ""
-            self.emit(ActionDelivered(role=role, adapter=adapter.uuid, id=id, action=message.action))
+            self.emit(ActionDelivered(**self._about(role, message.id or "", message.action)))
 
         return delivered
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
-from trafficlight.clock import Clock, Timer, release
+from trafficlight.clock import Clock, Timer, cancel_all, release
 from trafficlight.errors import ActionError, AdapterError, DeadlineError, LabError, UnsupportedError
 from trafficlight.protocol import EXIT, IDLE, ActionMessage, ErrorBody, JsonObject
 from trafficlight.results.journal import excerpt
@@ -232,8 +232,7 @@ class Channel:
                 await self._hold(until - now)
         finally:
             if gone is not None:
-                gone.cancel()
-                await asyncio.gather(gone, return_exceptions=True)
+                await cancel_all(gone)
 
     def respond(self, id: str | None, response: JsonObject) -> Receipt:
         """Receive the response to the outstanding action.

@@ -320,10 +320,13 @@ class Engine:
         busy = _available(one for one in self.pool if one.state is AdapterState.LEASED)
         free += [AvailableAdapter(_NODE + one.name, {}, node=one) for one in self._cluster.free]
         busy += [AvailableAdapter(_NODE + one.name, {}, node=one) for one in self._cluster.busy]
-        missing = [*self.pool.missing, *self._nodes_set_aside()]
+        missing = [
+            *self.pool.missing,
+            *(MissingAdapter(None, why, node=node) for node, why in self._cluster.set_aside),
+        ]
         known = tuple(islice(self.pool.known_types, _SUGGESTED))
         decision = decide(waiting, now, free, busy, limits, usage, missing, known)
-        paused = self._paused_by_operator() if decision.unsatisfiable else []
+        paused = _available(self.pool.held_back) if decision.unsatisfiable else []
         # Paused adapters can be resumed, so no deadline runs for cases that need them.
         wider = decision
         if paused:
@@ -367,14 +370,6 @@ class Engine:
         task = tasks.create_task(self._run(attempt), name=f"attempt of {start.case}")
         self._running[task] = attempt
         task.add_done_callback(self._forget)
-
-    def _paused_by_operator(self) -> list[AvailableAdapter]:
-        free = (one for one in self.pool if one.state is AdapterState.FREE)
-        return _available(filter(self.pool.is_paused_by_operator, free))
-
-    def _nodes_set_aside(self) -> Iterator[MissingAdapter]:
-        for node, why in self._cluster.set_aside:
-            yield MissingAdapter(None, why, node=node)
 
     def _usage(self) -> Usage:
         homeservers, types, shared = 0, Counter[str](), set[tuple[str, ...]]()

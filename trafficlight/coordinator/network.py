@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
@@ -19,7 +18,7 @@ from trafficlight.errors import DeployError, LabError
 from trafficlight.homeservers.provider import RunningServer
 from trafficlight.homeservers.static import LeasedServer
 from trafficlight.network.connection import PROXY_ENDED
-from trafficlight.processes import ChildProcess, run_to_completion, start_process
+from trafficlight.processes import ChildProcess, own_module, run_to_completion, start_process
 from trafficlight.text import read_tail
 
 logger = logging.getLogger(__name__)
@@ -48,8 +47,7 @@ class RunningProxy:
 
         :raises LabError: it does not.
         """
-        # -P: a folder trafficlight in the current directory is not this package.
-        command = [sys.executable, "-P", "-m", "trafficlight.network", str(folder / "control")]
+        command = [*own_module("trafficlight.network"), str(folder / "control")]
         try:
             process = await start_process(
                 command, environment=dict(os.environ), directory=folder, log=folder / "log"

@@ -145,6 +145,11 @@ class Pool:
         return [] if self.drained else [one for one in self._free.values() if one.quarantined]
 
     @property
+    def held_back(self) -> list[Adapter]:
+        """The adapters that only a person keeps from new cases: they are there, and will have some again."""
+        return [one for one in self._free.values() if (self.drained or one.paused) and not one.quarantined]
+
+    @property
     def paused_and_absent(self) -> dict[str, str]:
         """The paused programs that have no adapter at the moment, with the reasons."""
         return {program: why for program, why in self.paused.items() if not self._live[program]}
@@ -382,10 +387,6 @@ class Pool:
             self._note("adapters are no longer drained")
             self._on_change()
 
-    def is_paused_by_operator(self, adapter: Adapter) -> bool:
-        """Whether only a person keeps new cases from an adapter: it is there, and will have some again."""
-        return bool(self.drained or adapter.paused) and not adapter.quarantined
-
     def judge(self, lease: Lease, faulty: Collection[str]) -> None:
         """Note how the adapters of a case did; a program that errs in many cases in a row is quarantined.
 
@@ -439,10 +440,6 @@ class Pool:
     def registration_of(self, program: str) -> JsonObject | None:
         """Return what a program last registered as; None if it has not."""
         return next((one.fields for one in reversed([*self]) if one.program == program), None)
-
-    def has(self, program: str) -> bool:
-        """Return whether a case has an adapter of a program, or can have one."""
-        return self.usable[program] > 0
 
     @property
     def usable(self) -> Counter[str]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from trafficlight.clock import Clock
+from trafficlight.clock import Clock, cancel_all
 from trafficlight.errors import ConfigError, TrafficlightError
 from trafficlight.server_types import HomeServerSpec
 
@@ -63,9 +63,7 @@ class Preparation:
 
     async def close(self) -> None:
         """Stop what is not done yet. Idempotent."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await cancel_all(*self._tasks.values())
 
     async def _prepare_all(self, name: str, specs: Sequence[HomeServerSpec]) -> None:
         try:

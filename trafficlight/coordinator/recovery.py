@@ -103,21 +103,22 @@ def open_state_directory(root: Path) -> Iterator[RecoveredState]:
 
     :raises ConfigError: another coordinator holds the lock, or the folder cannot be written or locked.
     """
+
+    def wrong(problem: str) -> ConfigError:
+        return ConfigError(problem, key="RESULTS_FOLDER")
+
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        message = f"{root} is not writable: {error.strerror}"
-        raise ConfigError(message, key="RESULTS_FOLDER") from error
+        raise wrong(f"{root} is not writable: {error.strerror}") from error
     try:
         try:
             locked = try_lock(lock)
         except OSError as error:
-            message = f"{root} cannot be locked: {error.strerror}"
-            raise ConfigError(message, key="RESULTS_FOLDER") from error
+            raise wrong(f"{root} cannot be locked: {error.strerror}") from error
         if not locked:
-            message = f"another coordinator uses {root}: give each its own RESULTS_FOLDER"
-            raise ConfigError(message, key="RESULTS_FOLDER")
+            raise wrong(f"another coordinator uses {root}: give each its own RESULTS_FOLDER")
         running = root / _RUNNING
         _warn_of_old_sessions(root)
         recovered = RecoveredState.load(root, _time_in(running))
@@ -126,8 +127,7 @@ def open_state_directory(root: Path) -> Iterator[RecoveredState]:
             try:
                 write_atomically(running, datetime.now(UTC).isoformat().encode())
             except OSError as error:
-                message = f"{root} is not writable: {error.strerror}"
-                raise ConfigError(message, key="RESULTS_FOLDER") from error
+                raise wrong(f"{root} is not writable: {error.strerror}") from error
         yield recovered
         running.unlink(missing_ok=True)  # not reached after an error: the next coordinator resumes
     finally:

@@ -335,7 +335,7 @@ class Session:
         :param unclaimed: whether an adapter never began the case, and another one could: it runs again, once.
         :param number: the attempt's number; None if it ends without one.
         """
-        id = case.case.id
+        id, known = case.case.id, self.record.cases[case.case.id]
         self.running.remove(id)
         if verdict.phase == INTERRUPTED and not by_hand and not self.stopped:
             if self._interrupted(id, verdict.message, seconds):
@@ -344,11 +344,8 @@ class Session:
             return
         failed = verdict.state in (State.FAILURE, State.ERROR)
         failures = case.failures + failed
-        expected = self.options.expected(id)
-        counts = failed and not (expected is not None and expected.covers(verdict.state))
-        before = sum(
-            one.state is State.ERROR and one.phase != INTERRUPTED for one in self.record.cases[id].ended
-        )
+        counts = failed and not (known.expected is not None and known.expected.covers(verdict.state))
+        before = sum(one.state is State.ERROR and one.phase != INTERRUPTED for one in known.ended)
         requeued = unclaimed and case.attempt == 1
         tried = failures <= self.options.deflake or (
             verdict.state is State.ERROR and before < self.options.retry_errors
@@ -453,7 +450,7 @@ class Session:
                 phase=verdict.phase,
                 seconds=seconds,
                 will_retry=will_retry,
-                expected=self.options.expected(case),
+                expected=self.record.cases[case].expected,
                 source=truncate(verdict.source, MESSAGE_LIMIT),
             )
         )

@@ -10,7 +10,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,15 @@ from trafficlight.coordinator.pool import Pool
 from trafficlight.drivers.recipes import RECIPES, DriverRecipe
 from trafficlight.errors import ConfigError, DeployError, TrafficlightError
 from trafficlight.homeservers.local.ports import PortPicker
-from trafficlight.processes import LAB_ONLY, ChildProcess, Progress, shorten_log, signal_marked, start_process
+from trafficlight.processes import (
+    LAB_ONLY,
+    ChildProcess,
+    Progress,
+    own_module,
+    shorten_log,
+    signal_marked,
+    start_process,
+)
 from trafficlight.protocol import TOKEN_VARIABLES, JsonObject
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail, single_line
@@ -151,9 +158,7 @@ def _labels(version: str | None) -> list[str]:
 
 def _host(count: int, options: Sequence[str] = ()) -> list[str]:
     """Return the command of a host of drivers; none if none are needed."""
-    # -P: a folder trafficlight in the current directory is not this package.
-    host = [sys.executable, "-P", "-m", "trafficlight", "adapter", "run", *options]
-    return [*host, "--count", str(count)] if count else []
+    return [*own_module("trafficlight"), "adapter", "run", *options, "--count", str(count)] if count else []
 
 
 def unsupported_of(programs: Iterable[Program]) -> dict[str, str]:
@@ -269,9 +274,9 @@ class Supervisor:
 
         Not where adapters of another origin are registered: more of those may come.
         """
-        ours = {program.instance for program in self.programs}
-        missing = [program for program in self.programs if not self._pool.has(program.instance)]
-        others = any(one.program not in ours and self._pool.has(one.program) for one in self._pool)
+        there = self._pool.usable
+        missing = [program for program in self.programs if not there[program.instance]]
+        others = there.keys() - {program.instance for program in self.programs}
         return bool(missing) and not others and all(program.failures >= _FAILED for program in missing)
 
     def starting(self) -> set[str]:

@@ -11,7 +11,7 @@ import secrets
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from aiohttp import web
 from trafficlight.cache import CacheFolder
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.ports import PortPicker
-from trafficlight.homeservers.probe import unless_exited
+from trafficlight.homeservers.probe import unless_exited, wait_until_accepting
 from trafficlight.processes import (
     ChildProcess,
     Progress,
@@ -37,7 +37,7 @@ VERSION = "1.9.12"
 """The pinned version."""
 _PACKAGE = "github.com/livekit/livekit-server/cmd/server"
 # Seconds.
-_START_LIMIT, _PAUSE, _TOKEN_VALID = 30.0, 0.05, 3600
+_START_LIMIT, _TOKEN_VALID = 30.0, 3600
 _ASK_LIMIT = aiohttp.ClientTimeout(total=10)
 _FEDERATION_PORT = 8448
 # A host with a port, as in user ids.
@@ -149,24 +149,15 @@ class _Service:
             log=self._log,
         )
         try:
-            await unless_exited(self._accepting(), process.wait())
+            accepting = wait_until_accepting(
+                lambda: asyncio.open_connection("127.0.0.1", self._port), _START_LIMIT, "its port"
+            )
+            await unless_exited(accepting, process.wait())
         except BaseException:
             process.signal(signal.SIGKILL)
             await run_to_completion(process.wait())
             raise
         self._process = process
-
-    async def _accepting(self) -> None:
-        try:
-            async with asyncio.timeout(_START_LIMIT):
-                while True:
-                    with suppress(OSError):
-                        _, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                        writer.close()
-                        return
-                    await asyncio.sleep(_PAUSE)
-        except TimeoutError:
-            raise DeployError(f"did not accept connections within {_START_LIMIT:g} s") from None
 
     def _token(self, identity: str, room: str) -> str:
         """Return a JSON Web Token for a participant of a room."""

@@ -19,7 +19,7 @@ from trafficlight.cache import CacheFolder
 from trafficlight.clock import SystemClock
 from trafficlight.drivers.livekit import install_livekit, livekit
 from trafficlight.errors import DeployError
-from trafficlight.processes import Progress, child_environment, no_network, run_tool, showing_life
+from trafficlight.processes import Progress, child_environment, no_network, own_module, run_tool, showing_life
 from trafficlight.version import VERSION
 
 _SOURCES = Path(__file__).parent
@@ -89,8 +89,7 @@ class NioRecipe(DriverRecipe):
         installed = await asyncio.to_thread(importlib.metadata.version, self.client)
         if version not in (None, installed):
             python = await self._other(version, installed)
-        # -P: a folder trafficlight in the current directory is not this package.
-        return [python, "-P", "-m", "trafficlight.adapters.nio.adapter"]
+        return own_module("trafficlight.adapters.nio.adapter", python)
 
     async def _other(self, version: str, installed: str) -> str:
         """Return an interpreter with another version of the client, and else what this one has."""
@@ -121,8 +120,7 @@ class NetworkProxyRecipe(DriverRecipe):
         """Return the command that starts the driver."""
         if version not in (None, VERSION):
             raise DeployError(f"{self.client} is that of trafficlight {VERSION}; there is no {version}")
-        # -P: a folder trafficlight in the current directory is not this package.
-        return [sys.executable, "-P", "-m", "trafficlight.adapters.network_proxy"]
+        return own_module("trafficlight.adapters.network_proxy")
 
 
 class BuiltRecipe(DriverRecipe):
@@ -145,8 +143,12 @@ class BuiltRecipe(DriverRecipe):
     def unsupported(cls) -> str | None:
         """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
         if shutil.which(cls.tool) is None:
-            return f"{cls.client} needs {cls.tool}, which is not on the PATH: {cls.advice}"
+            return cls._lacks(cls.tool, cls.advice)
         return None
+
+    @classmethod
+    def _lacks(cls, program: str, advice: str) -> str:
+        return f"{cls.client} needs {program}, which is not on the PATH: {advice}"
 
     async def install(self, version: str | None = None) -> list[str]:
         """Build the driver, unless it is built already, and return the command that starts it."""
@@ -265,10 +267,8 @@ class BrowserRecipe(NpmRecipe):
     def unsupported(cls) -> str | None:
         """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
         if chromium() is None:
-            return (
-                f"{cls.client} needs Chromium or Chrome, which is not on the PATH: "
-                "install it (`apt-get install chromium`, or https://www.google.com/chrome)"
-            )
+            advice = "install it (`apt-get install chromium`, or https://www.google.com/chrome)"
+            return cls._lacks("Chromium or Chrome", advice)
         return super().unsupported()
 
     async def _build(self, folder: Path, version: str, title: str) -> None:
@@ -314,7 +314,7 @@ class ElementCallRecipe(BrowserRecipe):
     def unsupported(cls) -> str | None:
         """Return what this machine lacks to run the driver; None if nothing. Searches the PATH."""
         if shutil.which("go") is None:
-            return f"{cls.client} needs LiveKit, and that go, which is not on the PATH: {_GO}"
+            return cls._lacks("LiveKit, and that go", _GO)
         return super().unsupported()
 
     async def install(self, version: str | None = None) -> list[str]:
@@ -380,8 +380,7 @@ class RustSdkRecipe(BuiltRecipe):
         if (reason := super().unsupported()) is not None:
             return reason
         if shutil.which("cc") is None:
-            advice = "install a C compiler (`apt-get install gcc`)"
-            return f"{cls.client} needs cc, which is not on the PATH: {advice}"
+            return cls._lacks("cc", "install a C compiler (`apt-get install gcc`)")
         said = subprocess.run([cls.tool, "--version"], capture_output=True, text=True, check=False).stdout
         version = re.match(r"cargo (\d+)\.(\d+)", said)
         if version is None or tuple(map(int, version.groups())) < cls._oldest:

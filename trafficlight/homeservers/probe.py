@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +73,35 @@ async def wait_until_ready(
         raise DeployError(f"{cs_api} did not answer within {timeout:g} s{detail}") from None
 
 
-async def wait_for_socket(path: Path, timeout: float) -> None:
-    """Wait until a Unix socket accepts connections.
+async def wait_until_accepting(
+    connect: Callable[[], Awaitable[tuple[object, asyncio.StreamWriter]]], timeout: float, name: str
+) -> None:
+    """Wait until connections are accepted.
 
+    :param connect: opens one.
     :param timeout: how long to wait, in seconds.
+    :param name: what accepts them, for the error.
     :raises DeployError: the wait timed out.
     """
     try:
         async with asyncio.timeout(timeout):
             while True:
                 with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_unix_connection(path)
+                    _, writer = await connect()
                     writer.close()
                     return
                 await asyncio.sleep(_FIRST_PAUSE_SECONDS)
     except TimeoutError:
-        raise DeployError(f"{path.name} did not accept connections within {timeout:g} s") from None
+        raise DeployError(f"{name} did not accept connections within {timeout:g} s") from None
+
+
+async def wait_for_socket(path: Path, timeout: float) -> None:
+    """Wait until a Unix socket accepts connections.
+
+    :param timeout: how long to wait, in seconds.
+    :raises DeployError: the wait timed out.
+    """
+    await wait_until_accepting(lambda: asyncio.open_unix_connection(path), timeout, path.name)
 
 
 async def unless_exited(ready: Coroutine[Any, Any, None], exited: Coroutine[Any, Any, str]) -> None:

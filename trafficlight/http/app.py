@@ -10,6 +10,7 @@ from typing import Any
 from quart import Quart
 
 from trafficlight import config
+from trafficlight.clock import cancel_all
 from trafficlight.coordinator.lab import Lab
 from trafficlight.http import responses
 from trafficlight.http.api import adapters, cases, history, openapi, operations, sessions
@@ -70,8 +71,7 @@ def create_app(**settings: Any) -> Quart:
             beginning = asyncio.create_task(_begin(running), name="begin")
             with process_tuned():
                 yield
-            beginning.cancel()
-            await asyncio.gather(beginning, return_exceptions=True)
+            await cancel_all(beginning)
             # Held polls would keep the server from ending.
             running.engine.pool.close("the coordinator is shutting down")
 

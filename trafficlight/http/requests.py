@@ -29,12 +29,12 @@ from trafficlight.text import first_problem
 
 LATEST = "latest"
 """Names the session that started last."""
-FORM = "application/x-www-form-urlencoded"
-"""The type of the bodies that forms of pages send."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
+# The type of the bodies that forms of pages send.
+_FORM = "application/x-www-form-urlencoded"
 # Seconds without a byte of a body that has not ended.
 _STALLED = 60.0
 # Seconds that a body has as a whole, and the bytes per second for which it has more.
@@ -154,6 +154,16 @@ async def json_object(limit: int) -> JsonObject:
     check_json_type(request.mimetype)
     bodies: Bodies = current_app.config["BODIES"]
     return await bodies.read_object(chunks(limit))
+
+
+def is_form() -> bool:
+    """Return whether the current request was sent by a form of a page: programs send JSON."""
+    return request.mimetype == _FORM
+
+
+async def form_or_object(limit: int) -> JsonObject:
+    """Return the body of the current request, a form or a JSON object; see the functions for each."""
+    return await (form_fields if is_form() else json_object)(limit)
 
 
 async def form_fields(limit: int) -> dict[str, str]:

@@ -82,6 +82,14 @@ def unless_known(content: bytes) -> Response:
     return response
 
 
+def see_other(path: str) -> Response:
+    """Lead a page that sent a form to another one.
+
+    :param path: as browsers find it, see :func:`rooted`.
+    """
+    return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": path})
+
+
 class ApiError(Exception):
     """A refused request.
 

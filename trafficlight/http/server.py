@@ -22,6 +22,7 @@ from hypercorn.typing import LifespanState
 from hypercorn.utils import wrap_app
 from quart import Quart
 
+from trafficlight.clock import cancel_all
 from trafficlight.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -109,8 +110,7 @@ async def serving(app: Quart, listening: socket.socket) -> AsyncIterator[str]:
     try:
         yield f"http://{shown}:{port}"
     finally:
-        accepting.cancel()
-        await asyncio.gather(accepting, return_exceptions=True)
+        await cancel_all(accepting)
         listening.close()
         await server.close()
         await app.shutdown()
@@ -170,9 +170,7 @@ class Server:
         await self._context.terminated.set()
         if self._connections:
             await asyncio.wait(self._connections, timeout=_SHUTDOWN)
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await cancel_all(*self._connections)
 
     async def _close_strangers(self) -> None:
         """Close the oldest connections that have not sent an authorized request."""
@@ -181,9 +179,7 @@ class Server:
             task for task, trust in self._connections.items() if not trust.trusted and trust.since <= latest
         ]
         closed = strangers[: max(1, len(self._connections) // _CLOSED_SHARE)]
-        for task in closed:
-            task.cancel()
-        await asyncio.gather(*closed, return_exceptions=True)
+        await cancel_all(*closed)
         await asyncio.sleep(0)  # `_ended` is called
 
     def _block(self, reason: str) -> None:
@@ -257,8 +253,7 @@ class _Draining:
             try:
                 await send(message)
             finally:
-                draining.cancel()
-                await asyncio.gather(draining, return_exceptions=True)
+                await cancel_all(draining)
 
         await self._application(scope, receiving, sending)
 

@@ -422,7 +422,6 @@ def write_reports(folder: ResultsFolder, record: SessionRecord, before: Mapping[
     :param before: the verdicts of its cases before it.
     :return: why one could not be written; empty if all were.
     """
-    missing = ""
     files: dict[str, Callable[[], bytes]] = {
         "session.json": lambda: dump(SessionSummary.of(record).as_json()),
         "report.json": lambda: dump(report_json(record, read_changes(folder.path))),
@@ -431,14 +430,12 @@ def write_reports(folder: ResultsFolder, record: SessionRecord, before: Mapping[
         "report.css": lambda: render("report.css"),
         "report.html": lambda: report_html(record, read_changes(folder.path), folder.path, before),
     }
-    for name, content in files.items():
-        failure = _attempted(partial(_write_report, folder.path / name, content), name)
-        missing = missing or failure
-    return missing
 
+    def write(name: str) -> None:
+        write_atomically(folder.path / name, files[name]())
 
-def _write_report(path: Path, content: Callable[[], bytes]) -> None:
-    write_atomically(path, content())
+    failures = [_attempted(partial(write, name), name) for name in files]
+    return next(filter(None, failures), "")
 
 
 def _attempted(write: Callable[[], None], what: str) -> str:

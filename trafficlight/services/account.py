@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any, TypeAlias
 
+from trafficlight.clock import cancel_all
 from trafficlight.processes import describe_exit, run_to_completion
 from trafficlight.services.connections import (
     Command,
@@ -512,9 +513,7 @@ class Account:
         """Close the connection. Idempotent."""
         for one in self._background.values():
             one.expected = True
-        for task in self._watching:
-            task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        await cancel_all(*self._watching)
         with contextlib.suppress(TimeoutError):  # what it does not reach, the node's guard ends
             async with asyncio.timeout(_STOP):
                 await asyncio.gather(*(one.command.kill() for one in self._background.values()))

@@ -8,7 +8,7 @@ import os
 import secrets
 import shlex
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -247,20 +247,21 @@ class _Sink:
         self._writer, self._errors = writer, errors
 
     def write(self, content: bytes) -> None:
-        try:
+        with self._broken_if_lost():
             self._writer.write(content)
-        except self._errors as error:
-            raise BrokenPipeError from error
 
     def write_eof(self) -> None:
-        try:
+        with self._broken_if_lost():
             self._writer.write_eof()
-        except self._errors as error:
-            raise BrokenPipeError from error
 
     async def drain(self) -> None:
-        try:
+        with self._broken_if_lost():
             await self._writer.drain()
+
+    @contextlib.contextmanager
+    def _broken_if_lost(self) -> Iterator[None]:
+        try:
+            yield
         except self._errors as error:
             raise BrokenPipeError from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+from trafficlight.clock import cancel_all
 from trafficlight.errors import LabError
 from trafficlight.processes import run_to_completion
 from trafficlight.services.account import Account
@@ -231,9 +232,7 @@ class Service:
             if tasks:
                 await asyncio.wait(tasks)
         except asyncio.CancelledError:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(*tasks)
             raise
         for node, task in zip(self.nodes, tasks, strict=False):
             if (error := _error_of(task)) is not None:

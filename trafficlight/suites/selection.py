@@ -149,8 +149,8 @@ class Selection(BaseModel):
 
     def expected(self, case_id: str) -> ExpectedFailure | None:
         """Return the first expected failure that matches a case; those of the built-in suites come last."""
-        entries = (*self.expected_failures, *BUILT_IN_FAILURES)
-        return next((entry for entry in entries if entry.matches(case_id)), None)
+        entries, plain = (*self.expected_failures, *BUILT_IN_FAILURES), base_id(case_id)
+        return next((entry for entry in entries if entry.matches(plain)), None)
 
     @property
     def narrows(self) -> bool:
@@ -160,7 +160,7 @@ class Selection(BaseModel):
 
     def unused(self, case_ids: Iterable[str]) -> Iterator[str]:
         """Yield a line for each expected failure that matches none of these cases."""
-        ids = list(case_ids)
+        ids = list(map(base_id, case_ids))
         for entry in self.expected_failures:
             if not any(map(entry.matches, ids)):
                 yield f"the expected failure {entry.case} matches no case{moved_to(entry.case, ids)}"

@@ -16,7 +16,6 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from trafficlight.errors import ConfigError
-from trafficlight.suites.case_ids import base_id
 from trafficlight.text import first_problem, read_user_file
 
 FAILED_CASES = "rerun-failed.yml"
@@ -75,11 +74,9 @@ class ExpectedFailure(BaseModel):
         _ = self._regex
 
     def matches(self, case_id: str) -> bool:
-        """Return whether a case, or a repetition of it, is meant."""
-        plain = base_id(case_id)
-        if "[" not in self.case:
-            plain = plain.partition("[")[0]
-        return self._regex.fullmatch(plain) is not None
+        """Return whether a case is meant, by its id without the number of a repetition."""
+        meant = case_id if "[" in self.case else case_id.partition("[")[0]
+        return self._regex.fullmatch(meant) is not None
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:

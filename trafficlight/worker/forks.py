@@ -17,7 +17,6 @@ import os
 import resource
 import signal
 import socket
-import struct
 import sys
 import threading
 import traceback
@@ -32,37 +31,15 @@ from trafficlight.clients.action import actions_of
 from trafficlight.clients.catalogue import CLIENTS
 from trafficlight.pdeathsig import die_with, prctl
 from trafficlight.suites.expansion import expand_case
-from trafficlight.suites.model import Case
-from trafficlight.worker.messages import case_from_json, case_to_json, prepare
+from trafficlight.worker.messages import EXIT_CODE, LONGEST_REQUEST, case_of, prepare
 from trafficlight.worker.process import IMPORTED_NIO, dump_stacks, exit_now, serve
 
-EXIT_CODE = struct.Struct("i")
-"""What the coordinator gets: 0 when the worker is ready, then the exit code of each process."""
-
 _PR_SET_CHILD_SUBREAPER = 36
-# Bytes of a request: the system may split a longer one.
-_REQUEST = 16 << 10
-_ANY = b"{}"
-
-
-def request_process(control: socket.socket, fd: int, case: Case | None) -> None:
-    """Request a process from a worker.
-
-    :param control: the coordinator's end of the worker's socket.
-    :param fd: the socket for the process.
-    :param case: what the process will run, so that its file is imported ahead; None for other work.
-    """
-    request = _ANY if case is None else case_to_json(case)
-    socket.send_fds(control, [request if len(request) <= _REQUEST else _ANY], [fd])
 
 
 def _file_of(request: bytes) -> Path | None:
-    case = _case_of(request)
+    case = case_of(request)
     return case.path if case is not None else None
-
-
-def _case_of(request: bytes) -> Case | None:
-    return case_from_json(request) if request != _ANY else None
 
 
 class _Worker:
@@ -93,7 +70,7 @@ class _Worker:
 
     def _next(self) -> bytes:
         """Wait for a request and return it without removing it; empty if the socket is closed."""
-        return self._control.recv(_REQUEST, socket.MSG_PEEK)
+        return self._control.recv(LONGEST_REQUEST, socket.MSG_PEEK)
 
     def _send(self, code: int) -> None:
         self._received[0] = 0
@@ -122,7 +99,7 @@ class _Worker:
         _become_subreaper()
         stamps: dict[str, tuple[int, int]] = {}
         while (request := self._next()) and _file_of(request) == file and stamps == _stamps(stamps):
-            _, (fd, *_), *_ = socket.recv_fds(self._control, _REQUEST, 1)
+            _, (fd, *_), *_ = socket.recv_fds(self._control, LONGEST_REQUEST, 1)
             self._received[0] = 1
             if not _expanded(request):
                 self._serve_case(fd)
@@ -169,7 +146,7 @@ def _expanded(request: bytes) -> bool:
     Otherwise it runs the case itself: a fork has no threads, and an import that failed is reported there.
     """
     pid = os.getpid()
-    if (case := _case_of(request)) is not None:
+    if (case := case_of(request)) is not None:
         try:
             expand_case(case)
         except BaseException:  # noqa: BLE001 - code of a test file

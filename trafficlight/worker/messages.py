@@ -8,6 +8,7 @@ frames of at most :data:`MAX_FRAME` bytes that fit the types of these fields.
 import asyncio
 import functools
 import json
+import socket
 import struct
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -26,7 +27,14 @@ from trafficlight.worker.assignment import Assignment, Verdict
 MAX_FRAME = 64 << 20
 """Bytes of one message: more than the largest response of an adapter, as JSON."""
 
+EXIT_CODE = struct.Struct("i")
+"""What a worker sends: 0 when it is ready, then the exit code of each process that it forked."""
+
+LONGEST_REQUEST = 16 << 10
+"""Bytes of a request for a process: the system may split a longer one."""
+
 _LENGTH = struct.Struct(">I")
+_ANY = b"{}"  # a request for a process that runs no case
 
 
 class FrameError(Exception):
@@ -234,14 +242,22 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def case_to_json(case: Case) -> bytes:
-    """Return a case as JSON, from which :func:`case_from_json` makes it again."""
-    return json.dumps(case, default=_encoded).encode()
+def request_process(control: socket.socket, fd: int, case: Case | None) -> None:
+    """Request a process from a worker.
+
+    :param control: the coordinator's end of the worker's socket.
+    :param fd: the socket for the process.
+    :param case: what the process will run, so that its file is imported ahead; None for other work.
+    """
+    request = _ANY if case is None else json.dumps(case, default=_encoded).encode()
+    socket.send_fds(control, [request if len(request) <= LONGEST_REQUEST else _ANY], [fd])
 
 
-def case_from_json(raw: bytes) -> Case:
-    """Return the case that :func:`case_to_json` was given."""
-    case: Case = _adapter(Case).validate_python(json.loads(raw))
+def case_of(request: bytes) -> Case | None:
+    """Return the case that a process is requested for; None for other work."""
+    if request == _ANY:
+        return None
+    case: Case = _adapter(Case).validate_python(json.loads(request))
     return case
 
 

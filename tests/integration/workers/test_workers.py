@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -252,7 +253,7 @@ async def test_a_pool_that_is_left_while_workers_start(open_pool: "OpenPool") ->
 async def test_workers_that_do_not_start(
     monkeypatch: pytest.MonkeyPatch, bench: "WorkerHarness", link: "FakeLink", tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("trafficlight.coordinator.workers.process.sys.executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     async with WorkerPool(1) as pool:
         verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
     assert verdict.state is State.ERROR
@@ -276,7 +277,7 @@ async def test_one_that_did_not_start_is_nothing_to_those_who_come_later(
     """Its waiters are cancelled in the same turn in which it fails."""
     async with open_pool(ready=0) as pool:
         with monkeypatch.context() as patch:
-            patch.setattr("trafficlight.coordinator.workers.process.sys.executable", "/bin/false")
+            patch.setattr(sys, "executable", "/bin/false")
             waiting = asyncio.create_task(pool.acquire(None))
             told = _Told(waiting.cancel)
             workers.logger.addHandler(told)

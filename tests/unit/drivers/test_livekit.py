@@ -139,7 +139,7 @@ async def test_livekit_that_never_listens_is_not_taken_for_started(
     async with livekit(program, tmp_path / "livekit.log") as service:
         for _ in range(2):
             status, answer = await ask(service, server_name)
-            assert (status, answer["error"]) == (500, "did not accept connections within 0.2 s")
+            assert (status, answer["error"]) == (500, "its port did not accept connections within 0.2 s")
     for word in (tmp_path / "livekit.log").read_text().split("process ")[1:]:
         with pytest.raises(ProcessLookupError):
             os.kill(int(word), 0)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from trafficlight.adapters.host.log import DriverLog
 from trafficlight.adapters.sdk.driver import empty_folder
+from trafficlight.clock import cancel_all
 from trafficlight.errors import LabError
 from trafficlight.processes import (
     LAB_ONLY,
@@ -325,9 +326,7 @@ class Driver:
                 _, unread = await asyncio.wait(reading, timeout=_LAST_OUTPUT)
                 if not unread or heard == self._heard:
                     break
-            for task in reading:
-                task.cancel()
-            await asyncio.gather(*reading, return_exceptions=True)
+            await cancel_all(*reading)
             process.transport.close()
         how = describe_exit(process.transport.get_returncode() or 0)
         error = DriverError(f"the driver exited ({how}){await self._tail()}")

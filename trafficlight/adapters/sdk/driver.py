@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from trafficlight.adapters.sdk.adapter import Adapter
 from trafficlight.adapters.sdk.loop import body_of
+from trafficlight.clock import cancel_all
 from trafficlight.protocol import RESET
 
 _LONGEST_LINE = 64 << 20  # bytes
@@ -98,8 +99,7 @@ async def _next_line(lines: asyncio.StreamReader, watching: "asyncio.Task[None]"
 
 
 async def _close(adapter: Adapter, watching: "asyncio.Task[None]") -> None:
-    watching.cancel()
-    await asyncio.gather(watching, return_exceptions=True)
+    await cancel_all(watching)
     await adapter.close()
 
 

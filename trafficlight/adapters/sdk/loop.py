@@ -20,6 +20,7 @@ from trafficlight.adapters.sdk.adapter import (
     UnsupportedActionError,
 )
 from trafficlight.adapters.sdk.coordinator import Coordinator, Options
+from trafficlight.clock import cancel_all
 from trafficlight.errors import LabError
 from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ActionMessage, ErrorBody, JsonObject
 from trafficlight.version import VERSION
@@ -57,8 +58,7 @@ class _Registration:
         try:
             await self._serve(watching)
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await cancel_all(watching)
 
     async def _serve(self, watching: "asyncio.Task[None]") -> None:
         coordinator = self._coordinator
@@ -99,8 +99,7 @@ class _Registration:
                         break
                     urgent = await polling
                 finally:
-                    polling.cancel()
-                    await asyncio.gather(polling, return_exceptions=True)
+                    await cancel_all(polling)
                 if urgent.action == EXIT:
                     self._over = True
                     _log_exit(self._coordinator.uuid, urgent)
@@ -114,8 +113,7 @@ class _Registration:
                     return False
             return await performing
         finally:
-            performing.cancel()
-            await asyncio.gather(performing, return_exceptions=True)
+            await cancel_all(performing)
 
     async def _perform(self, message: ActionMessage) -> bool:
         """Perform one action and respond; return whether the registration goes on."""

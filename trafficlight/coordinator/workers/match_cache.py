@@ -6,11 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from trafficlight.client_types import ClientTypeSpec, CustomMatch
-from trafficlight.clock import Clock, SystemClock
+from trafficlight.clock import Clock, SystemClock, cancel_all
 from trafficlight.coordinator.scheduling.inventory import MatchError
 from trafficlight.coordinator.workers.pool import WorkerPool, exit_status
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess
@@ -52,12 +51,8 @@ class RemoteMatchCache:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def __aexit__(self, *_: object) -> None:
+        await cancel_all(*self._tasks)
 
     def __call__(self, kind: ClientTypeSpec, registration: Mapping[str, Any]) -> bool:
         """Return whether a type matches an adapter.

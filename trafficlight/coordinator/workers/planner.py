@@ -77,16 +77,18 @@ class WorkerPlanner:
         :raises LabError: no worker can collect the files.
         """
         builder = await asyncio.to_thread(partial(PlanBuilder, targets, selection, patterns=patterns))
-        reader = _FileReader(self._pool, self._deadline, self._clock)
+        printed = ""
         try:
             for request in builder.files:
-                for part in await reader.collect(request):
+                parts, more = await self._collected(request)
+                printed = (printed + more)[-_PRINTED:]
+                for part in parts:
                     self._set_evaluators(part)
                     builder.add(part)
                     await asyncio.sleep(0)  # there may be very many cases
         finally:
-            if reader.printed:
-                (self._printed or _log)(reader.printed)
+            if printed:
+                (self._printed or _log)(printed)
         return await asyncio.to_thread(builder.plan)
 
     def _set_evaluators(self, part: FileResult) -> None:
@@ -95,88 +97,58 @@ class WorkerPlanner:
                 for kind in case.clients.values():
                     kind.evaluate = self._matches
 
+    async def _collected(self, request: FileRequest) -> tuple[list[FileResult], str]:
+        """Collect a file in a process of its own, as each of its cases will run.
 
-def _log(printed: str) -> None:
-    logger.info("output of test files during their import:\n%s", printed)
-
-
-class _WorkerLost(Exception):  # noqa: N818
-    """A worker exited or hung while it collected a file.
-
-    :param output: the end of the worker's output.
-    """
-
-    def __init__(self, problem: TestFileError, output: str) -> None:
-        self.problem = problem
-        self.output = output
-        super().__init__(problem)
-
-
-class _FileReader:
-    """Collects the files of one plan, each in a process of its own, as each case will run."""
-
-    def __init__(self, pool: WorkerPool, deadline: float, clock: Clock) -> None:
-        self._pool = pool
-        self._deadline = deadline
-        self._clock = clock
-        self.printed = ""
-
-    async def collect(self, request: FileRequest) -> list[FileResult]:
-        """Return what is in a file, in parts; a lost worker is a problem of the file.
-
+        :return: what is in it, in parts, and what it printed; a lost worker is a problem of the file.
         :raises LabError: no worker started.
         """
         try:
             worker = await self._pool.acquire(None)
         except WorkerDied as died:
             raise LabError(f"test files cannot be collected: {died}") from died
+        path, parts = request.file.path, list[FileResult]()
+        hint = "move that to run(), or remove it"
         try:
-            parts = await self._collected(worker, request)
-            self.printed = (self.printed + await asyncio.to_thread(worker.last_output))[-_PRINTED:]
-            return parts
-        except _WorkerLost as lost:
-            logger.warning("%s\n%s", lost.problem, _strip_internal_frames(lost.output))
-            found = FileResult()
-            found.add_problems([lost.problem], request.targets)
-            return [found]
+            worker.send(CollectFile(request))
+            try:
+                async with self._clock.timeout(self._deadline):
+                    last = False
+                    while not last:
+                        collected = await _next_part(worker)
+                        parts.append(collected.part)
+                        last = collected.last
+                return parts, await asyncio.to_thread(worker.last_output)
+            except TimeoutError:
+                await dump_stacks(worker)
+                problem = f"not imported within {self._deadline:g} s"
+                hint = "move slow work to setup() or run(), or raise IMPORT_DEADLINE"
+            except WorkerDied:
+                if worker.rejected:
+                    problem = "importing it sent a message that the coordinator does not accept: "
+                    problem += worker.rejected
+                elif how := await exit_status(worker):
+                    problem = f"importing it ended its process: {how}"
+                else:
+                    problem = "importing it closed the worker's connection to the coordinator"
+            output = await asyncio.to_thread(worker.last_output)
+            error = TestFileError(path, _failing_line(path, output), problem, hint)
+            logger.warning("%s\n%s", error, _strip_internal_frames(output))
+            lost = FileResult()
+            lost.add_problems([error], request.targets)
+            return [lost], ""
         finally:
             await self._pool.release(worker)
 
-    async def _collected(self, worker: WorkerProcess, request: FileRequest) -> list[FileResult]:
-        path, parts = request.file.path, list[FileResult]()
-        worker.send(CollectFile(request))
-        try:
-            async with self._clock.timeout(self._deadline):
-                while True:
-                    collected = await _next_part(worker)
-                    parts.append(collected.part)
-                    if collected.last:
-                        return parts
-        except TimeoutError:
-            await dump_stacks(worker)
-            problem = f"not imported within {self._deadline:g} s"
-            hint = "move slow work to setup() or run(), or raise IMPORT_DEADLINE"
-            raise await _lost(worker, path, problem, hint) from None
-        except WorkerDied:
-            if worker.rejected:
-                problem = "importing it sent a message that the coordinator does not accept: "
-                problem += worker.rejected
-            elif how := await exit_status(worker):
-                problem = f"importing it ended its process: {how}"
-            else:
-                problem = "importing it closed the worker's connection to the coordinator"
-            raise await _lost(worker, path, problem, "move that to run(), or remove it") from None
+
+def _log(printed: str) -> None:
+    logger.info("output of test files during their import:\n%s", printed)
 
 
 async def _next_part(worker: WorkerProcess) -> Collected:
     while not isinstance(message := await worker.next(), Collected):
         logger.error("a worker sent an unexpected message: %s", message)
     return message
-
-
-async def _lost(worker: WorkerProcess, path: Path, problem: str, hint: str) -> _WorkerLost:
-    output = await asyncio.to_thread(worker.last_output)
-    return _WorkerLost(TestFileError(path, _failing_line(path, output), problem, hint), output)
 
 
 def _failing_line(path: Path, output: str) -> int | None:

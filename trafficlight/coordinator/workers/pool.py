@@ -10,10 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from trafficlight.clock import Clock, SystemClock
+from trafficlight.clock import Clock, SystemClock, cancel_all
 from trafficlight.coordinator.workers.process import WorkerDied, WorkerProcess, boot
 from trafficlight.errors import LabError
 from trafficlight.homeservers.local.fork_server import ForkServer
@@ -85,13 +84,9 @@ class WorkerPool:
         self._start_as_needed()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._closed = True
-        for task in self._starting:
-            task.cancel()
-        await asyncio.gather(*self._starting, return_exceptions=True)
+        await cancel_all(*self._starting)
         for worker in tuple(self._all):
             await self._end(worker)
         if self._forker is not None:
@@ -297,10 +292,7 @@ async def _serve_requests(
                 case other:
                     logger.error("a worker sent an unexpected message: %s", other)
     finally:
-        pending = tuple(requests.values())
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await cancel_all(*requests.values())
 
 
 def _forget(requests: dict[int, asyncio.Task[None]], id: int, _: object) -> None:

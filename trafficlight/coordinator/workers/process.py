@@ -6,15 +6,21 @@ import logging
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 from trafficlight.errors import DeployError
 from trafficlight.homeservers.local.fork_server import ForkedProcess, ForkServer
+from trafficlight.processes import own_module
 from trafficlight.suites.model import Case
 from trafficlight.text import read_tail
-from trafficlight.worker.forks import EXIT_CODE, request_process
-from trafficlight.worker.messages import FromWorker, ToWorker, read_from_worker, write_message
+from trafficlight.worker.messages import (
+    EXIT_CODE,
+    FromWorker,
+    ToWorker,
+    read_from_worker,
+    request_process,
+    write_message,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -224,12 +230,10 @@ async def boot(log: Path) -> ForkServer:
     :param log: the file for its own output.
     :raises WorkerDied: it did not start; the message says why.
     """
-    # -P: a folder trafficlight in the current directory is not this package.
-    command = [sys.executable, "-P", "-m", "trafficlight.worker"]
     environment = {name: value for name, value in os.environ.items() if name != _NO_ASSERTIONS}
     try:
         # A test may keep the machine busy, and all cases would end with it.
-        return await ForkServer.boot(command, log, environment, patience=_START)
+        return await ForkServer.boot(own_module("trafficlight.worker"), log, environment, patience=_START)
     except DeployError as error:
         raise WorkerDied(f"a worker did not start: {error}") from error
 

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from trafficlight.clock import cancel_all
 from trafficlight.config import DockerHost
 from trafficlight.errors import DeployError
 
@@ -249,8 +250,7 @@ class EngineWatch:
         except ValueError as error:
             return f"it sent an invalid event: {error}"
         finally:
-            stream.cancel()
-            await asyncio.gather(stream, return_exceptions=True)
+            await cancel_all(stream)
         return "it ended the stream"
 
     async def _next(self, subscriber: Any) -> dict[str, Any] | None:

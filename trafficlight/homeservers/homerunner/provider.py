@@ -226,11 +226,10 @@ class HomerunnerProvider:
                     )
                 ]
             return [task.result() for task in tasks]
-        except ExceptionGroup as failures:
+        except BaseException as error:
             await run_to_completion(self._destroy(runner, deployed))
-            raise failures.exceptions[0] from failures
-        except BaseException:
-            await run_to_completion(self._destroy(runner, deployed))
+            if isinstance(error, ExceptionGroup):
+                raise error.exceptions[0] from error
             raise
 
     async def _server(

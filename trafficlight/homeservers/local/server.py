@@ -53,6 +53,8 @@ class LocalServer:
     ) -> None:
         self.place = place
         self.role = role
+        self.server_name, self.cs_api = place.server_name, place.cs_api
+        self.version = launcher.installation.title
         self._command = command
         self._launcher = launcher
         self._ready_timeout = ready_timeout
@@ -65,26 +67,11 @@ class LocalServer:
         self._destroyed = False
 
     @property
-    def server_name(self) -> str:
-        """The server name, as in user ids."""
-        return self.place.server_name
-
-    @property
-    def cs_api(self) -> str:
-        """The base URL of its client-server API, without a trailing slash."""
-        return self.place.cs_api
-
-    @property
     def federation(self) -> FederationPort | None:
         """How the network proxy gets before it; None unless its request wants that."""
         place = self.place
         files = place.certificate, place.private_key, place.authority
         return FederationPort(place.name_port, place.federation_port, *files) if place.name_port else None
-
-    @property
-    def version(self) -> str:
-        """Its name and version, e.g. ``Synapse 1.98.0``."""
-        return self._launcher.installation.title
 
     @property
     def pid(self) -> int | None:

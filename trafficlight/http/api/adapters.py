@@ -11,15 +11,8 @@ from trafficlight.coordinator.adapter import Adapter, AdapterState
 from trafficlight.coordinator.pool import Pool
 from trafficlight.http.api.bodies import AdapterBody, AdapterList, Reason
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
-from trafficlight.http.requests import (
-    FORM,
-    current_lab,
-    form_fields,
-    json_object,
-    json_response,
-    validated,
-)
-from trafficlight.http.responses import ApiError, rooted
+from trafficlight.http.requests import current_lab, form_or_object, is_form, json_response, validated
+from trafficlight.http.responses import ApiError, rooted, see_other
 from trafficlight.http.security import require_people
 
 blueprint = Blueprint("adapters_admin", __name__, url_prefix="/api/adapters")
@@ -95,12 +88,10 @@ async def undrain() -> Response:
 
 async def _reason() -> str:
     """Return the reason in the body, which a program sends as JSON and a page as a form."""
-    if request.mimetype != FORM:
-        return validated(Reason, await json_object(_LIMIT)).reason
-    form = await form_fields(_LIMIT)
-    if not request.content_length:
+    body = await form_or_object(_LIMIT)
+    if is_form() and not request.content_length:
         return "manually, on the status page"
-    return validated(Reason, form).reason
+    return validated(Reason, body).reason
 
 
 def _named(pool: Pool, name: str) -> Adapter:
@@ -112,8 +103,8 @@ def _named(pool: Pool, name: str) -> Adapter:
 
 def _answer(body: BaseModel | None) -> Response:
     """Answer a program with what it asked for, and lead a page back to where it was."""
-    if request.mimetype == FORM:
-        return Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": rooted("/status#adapters")})
+    if is_form():
+        return see_other(rooted("/status#adapters"))
     return json_response(body) if body is not None else _listed()
 
 

@@ -4,7 +4,7 @@ from functools import partial
 from http import HTTPStatus
 
 from pydantic import BaseModel, Field
-from quart import Blueprint, Response, current_app, request
+from quart import Blueprint, Response, current_app
 
 from trafficlight.errors import UsageError
 from trafficlight.http.api.sessions import (
@@ -19,17 +19,16 @@ from trafficlight.http.api.sessions import (
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.pages.views import case_path
 from trafficlight.http.requests import (
-    FORM,
     current_lab,
-    form_fields,
-    json_object,
+    form_or_object,
+    is_form,
     json_response,
     open_session,
     running,
     session_id,
     validated,
 )
-from trafficlight.http.responses import ApiError, rooted
+from trafficlight.http.responses import ApiError, rooted, see_other
 from trafficlight.http.security import require_people
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.catalog import SessionView
@@ -117,18 +116,14 @@ def offered(session: SessionView, case: CaseRecord) -> str:
 
 async def _asked() -> tuple[str, str]:
     """Return the case that is named, and how: by a page, as a form, or by a program, as JSON."""
-    form = request.mimetype == FORM
-    named = validated(CaseName, await (form_fields if form else json_object)(_LIMIT))
-    how = "on its page" if form else "over the API"
+    named = validated(CaseName, await form_or_object(_LIMIT))
+    how = "on its page" if is_form() else "over the API"
     return named.case, f"{how}: {named.reason}" if named.reason else how
 
 
 def _on_its_page(session: str, case: str) -> Response | None:
     """Lead a page to the case; None for a program."""
-    if request.mimetype != FORM:
-        return None
-    headers = {"Location": rooted(case_path(session, case))}
-    return Response(b"", status=HTTPStatus.SEE_OTHER, headers=headers)
+    return see_other(rooted(case_path(session, case))) if is_form() else None
 
 
 def _unknown_case(session: str) -> ApiError:

@@ -341,12 +341,6 @@ async def current_body(id: str) -> SessionBody:
     return _body_of(summary)
 
 
-def _body_of(summary: SessionSummary) -> SessionBody:
-    lab = current_lab()
-    folder = lab.root / summary.id
-    return session_body(summary, folder, running(summary.id), lab.engine.pool.drained)
-
-
 def ended_already(session: str) -> ApiError:
     """Return the error for a session that cannot be changed any more."""
     return ApiError(HTTPStatus.CONFLICT, "session_ended", f"the session {session} has ended already")
@@ -380,18 +374,15 @@ def _invalid_query(name: str, wanted: str, given: str) -> ApiError:
     return ApiError(HTTPStatus.BAD_REQUEST, "invalid_query", message)
 
 
-def session_body(summary: SessionSummary, folder: Path, session: Session | None, drained: str) -> SessionBody:
-    """Return what the API says of a session.
-
-    :param session: the session itself if this process runs it.
-    :param drained: why no adapter gets a new case; empty while they do.
-    """
+def _body_of(summary: SessionSummary) -> SessionBody:
+    """Return what the API says of a session, which this process may run."""
+    lab, session = current_lab(), running(summary.id)
     state: Literal["running", "ending", "ended", "abandoned"] = summary.status
     waiting: list[str] = []
     if session is not None:
         state = "ending" if session.stopped or session.closing else "running"
         waiting = session.reasons()
-        if drained and session.waiting:
+        if (drained := lab.engine.pool.drained) and session.waiting:
             waiting.insert(0, f"no adapter gets a new case: {drained}")
     return SessionBody(
         id=summary.id,
@@ -411,7 +402,7 @@ def session_body(summary: SessionSummary, folder: Path, session: Session | None,
         commit=summary.commit,
         dirty=summary.dirty,
         job=summary.job,
-        folder=str(folder),
+        folder=str(lab.root / summary.id),
         urls=_urls(summary.id),
     )
 

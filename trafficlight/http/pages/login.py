@@ -8,7 +8,7 @@ from quart import Blueprint, Response, request
 from trafficlight.http.api.bodies import Login
 from trafficlight.http.api.specs import OperationSpec, ResponseSpec
 from trafficlight.http.requests import form_fields, json_response
-from trafficlight.http.responses import ApiError, rooted
+from trafficlight.http.responses import ApiError, rooted, see_other
 from trafficlight.http.security import (
     LOGIN_TIME,
     constant_time_equal,
@@ -45,7 +45,7 @@ async def login() -> Response:
     """
     form, expected = await form_fields(_FORM_LIMIT), people_token()
     target = _within(form.get("next", ""))
-    response = Response(b"", status=HTTPStatus.SEE_OTHER, headers={"Location": target})
+    response = see_other(target)
     if expected is None:
         return response
     if not constant_time_equal(form.get("token", ""), expected):

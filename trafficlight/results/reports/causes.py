@@ -119,14 +119,17 @@ class _Explanations:
 
     def __init__(self, cases: list[CaseRecord]) -> None:
         self._size = len(cases)
-        self._having: dict[Factor, list[int]] = {}
-        self._factors: list[list[Factor]] = []
+        # Numbers in place of factors: the objects of each case would make full garbage collections frequent.
+        self._numbers: dict[Factor, int] = {}
+        self._having: dict[int, list[int]] = {}
+        self._factors: list[tuple[int, ...]] = []
         for index, case in enumerate(cases):
-            mine = list(dict.fromkeys(factors_of(case)))
+            numbers = (self._numbers.setdefault(one, len(self._numbers)) for one in factors_of(case))
+            mine = tuple(dict.fromkeys(numbers))
             self._factors.append(mine)
             for factor in mine:
                 self._having.setdefault(factor, []).append(index)
-        self._sets: dict[Factor, int] = {}
+        self._sets: dict[int, int] = {}
 
     def best(self, members: list[int]) -> tuple[tuple[Factor, ...], int, int]:
         """Return the factors that explain a group, how many of it have them, and how many cases have them."""
@@ -135,7 +138,7 @@ class _Explanations:
         # The order decides between equal scores: what all cases have in front, then the order in a case.
         least = max(2, size / 2)  # what most of them do not have explains little
         hits = sorted((one for one in counted.items() if one[1] >= least), key=lambda one: -one[1])
-        best: tuple[Factor, ...] = ()
+        best: tuple[int, ...] = ()
         score, numbers = size / self._size, (size, self._size)
         for factor, hit in hits:
             total = len(self._having[factor])
@@ -152,9 +155,10 @@ class _Explanations:
                 total = (self._set(factor) & self._set(other)).bit_count()
                 if (mine := _PRICE**2 * hit * hit / (size * total)) > score:
                     best, score, numbers = (other, factor), mine, (hit, total)
-        return best, *numbers
+        names = list(self._numbers)
+        return tuple(names[factor] for factor in best), *numbers
 
-    def _set(self, factor: Factor) -> int:
+    def _set(self, factor: int) -> int:
         if (known := self._sets.get(factor)) is None:
             known = self._sets[factor] = _bits(self._having[factor], self._size)
         return known

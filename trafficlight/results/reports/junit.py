@@ -114,16 +114,8 @@ class JunitDocument:
             suites.append(
                 ("problems", "", _distinct(problem_element(problem, self._style) for problem in problems))
             )
-        elif not self.ran and not running:
-            planned = len(self._record.cases)
-            why = f"none of {count(planned, 'case')} has a verdict" if planned else "there were no cases"
-            suites.append(("session", "", [_piece(nothing_ran(why))]))
-        elif not running and self._record.exit_code not in (0, 1) and self._record.undecided:
-            suites.append(("session", "", [_piece(interrupted(self._record))]))
-        elif self._record.strict and self._record.reductions and not running:
-            suites.append(("session", "", [_piece(reduced(self._record))]))
-        elif why := self._record.incomplete:
-            suites.append(("session", "", [_piece(incomplete(why))]))
+        elif (error := _problem_of(self._record, ran=self.ran, running=running)) is not None:
+            suites.append(("session", "", [_piece(error)]))
         root = Element("testsuites", {"name": "trafficlight"})
         every = [piece for _, _, pieces in suites for piece in pieces]
         _count(root, every, self._record.seconds)
@@ -209,39 +201,42 @@ def problem_element(problem: Problem, style: JunitStyle) -> Element:
     return _element(entry, 0.0)
 
 
-def nothing_ran(why: str) -> Element:
-    """Return the error element of a session without any verdict, which would otherwise look successful."""
-    entry = junit_xml.TestCase("a session runs at least one case", classname="trafficlight.session")
-    entry.add_error_info(f"nothing ran: {_message(why)}", error_type="trafficlight.nothing-ran")
+def _session_error(what: str, message: str, kind: str, details: str | None = None) -> Element:
+    """Return the error element of a session that would otherwise look successful.
+
+    :param what: what a session should do.
+    :param kind: the end of the error's type.
+    """
+    entry = junit_xml.TestCase(what, classname="trafficlight.session")
+    entry.add_error_info(_message(message), details, f"trafficlight.{kind}")
     return _element(entry, 0.0)
 
 
-def interrupted(record: SessionRecord) -> Element:
-    """Return the error element of a session that ended before all of its cases had a verdict."""
-    entry = junit_xml.TestCase("a session runs all of its cases", classname="trafficlight.session")
+def _problem_of(record: SessionRecord, *, ran: bool, running: bool) -> Element | None:
+    """Return what is wrong with a session besides its cases; None if nothing is.
+
+    :param ran: whether a case has a verdict.
+    :param running: whether cases may still get verdicts.
+    """
+    if not (ran or running):
+        planned = len(record.cases)
+        why = f"none of {count(planned, 'case')} has a verdict" if planned else "there were no cases"
+        return _session_error("a session runs at least one case", f"nothing ran: {why}", "nothing-ran")
     number = record.undecided
-    what = f"{count(number, 'case')} {'has' if number == 1 else 'have'} no verdict"
-    reasons = (case.reason for case in record.cases.values() if case.outcome is Outcome.NOT_RUN)
-    # Until the end, a reason is what a case waits for.
-    ended = record.stopped or (record.ended and next(filter(None, reasons), ""))
-    why = ended or "the session did not end"
-    entry.add_error_info(_message(f"{what}: {why}"), error_type="trafficlight.interrupted")
-    return _element(entry, 0.0)
-
-
-def incomplete(why: str) -> Element:
-    """Return the error element of a session whose results could not be written, or were removed."""
-    entry = junit_xml.TestCase("a session keeps its results", classname="trafficlight.session")
-    entry.add_error_info(_message(why), error_type="trafficlight.incomplete")
-    return _element(entry, 0.0)
-
-
-def reduced(record: SessionRecord) -> Element:
-    """Return the error element of a strict session that ran less than it was asked to."""
-    entry = junit_xml.TestCase("a strict session runs everything", classname="trafficlight.session")
-    message = f"{' and '.join(record.reductions)} in a strict session"
-    entry.add_error_info(message, escape_control("\n".join(record.warnings)), "trafficlight.strict")
-    return _element(entry, 0.0)
+    if not running and record.exit_code not in (0, 1) and number:
+        what = f"{count(number, 'case')} {'has' if number == 1 else 'have'} no verdict"
+        reasons = (case.reason for case in record.cases.values() if case.outcome is Outcome.NOT_RUN)
+        # Until the end, a reason is what a case waits for.
+        ended = record.stopped or (record.ended and next(filter(None, reasons), ""))
+        message = f"{what}: {ended or 'the session did not end'}"
+        return _session_error("a session runs all of its cases", message, "interrupted")
+    if record.strict and record.reductions and not running:
+        message = f"{' and '.join(record.reductions)} in a strict session"
+        details = escape_control("\n".join(record.warnings))
+        return _session_error("a strict session runs everything", message, "strict", details)
+    if record.incomplete:
+        return _session_error("a session keeps its results", record.incomplete, "incomplete")
+    return None
 
 
 def suite_shell(name: str, record: SessionRecord, file: str = "") -> Element:
