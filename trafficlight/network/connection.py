@@ -5,6 +5,7 @@ import base64
 import contextlib
 import itertools
 import json as encoder
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 from trafficlight.errors import LabError
 from trafficlight.network.rules import MESSAGE_LIMIT
 from trafficlight.text import is_loopback
+
+logger = logging.getLogger(__name__)
 
 # Seconds in which a proxy writes what it has recorded.
 _WRITE = 3.0
@@ -132,9 +135,13 @@ class CaseNetwork:
     async def end_recordings(self, *, keep: bool) -> None:
         """Let the proxy write what it has recorded, or leave it out; it may have ended."""
         if self.recordings and self._connection is not None:
-            with contextlib.suppress(LabError, TimeoutError):
+            try:
                 async with asyncio.timeout(_WRITE):
                     await self.call("recordings", "", keep=keep)
+            except TimeoutError:
+                logger.warning("the network proxy did not write its recordings within %g s", _WRITE)
+            except LabError as error:
+                logger.info("the recordings are as they are: %s", error)
 
     async def call(self, do: str, role: str, **arguments: Any) -> dict[str, Any]:
         """Ask the proxy for something and return its answer.

@@ -206,6 +206,11 @@ class _Writer(asyncio.StreamWriter):
         self._send()
         super().close()
 
+    def abort(self) -> None:
+        """Send what was written, as far as the system takes it at once, and reset the connection."""
+        self._send()
+        self.transport.abort()
+
     def _send(self) -> None:
         pieces, self._pieces = self._pieces, []
         if pieces:
@@ -224,8 +229,8 @@ class Connection:
         self.protocol = _Stream(self._run, self._client_disconnected)
         self.task: asyncio.Task[Any] | None = None
         self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
-        self._up: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._writer: _Writer
+        self._up: tuple[asyncio.StreamReader, _Writer] | None = None
         #: What the connection waits for: a request, a decision of the test, or the homeserver.
         self._waits_for = ""
 
@@ -248,7 +253,7 @@ class Connection:
             self._waits_for = ""
             for one in (self._writer, self._up[1] if self._up is not None else None):
                 if one is not None:
-                    one.close() if clean else one.transport.abort()
+                    one.close() if clean else one.abort()
 
     def cut(self) -> None:
         """Cut the line: both sides get a reset."""
@@ -257,7 +262,7 @@ class Connection:
 
     def _client_disconnected(self) -> None:
         if self._waits_for == "homeserver" and self._up is not None:
-            self._up[1].transport.abort()
+            self._up[1].abort()
         elif self._waits_for == "test":
             self.cut()
 
@@ -265,7 +270,7 @@ class Connection:
         if self._waits_for == "request":
             self._writer.close()
 
-    async def _upstream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _upstream(self) -> tuple[asyncio.StreamReader, _Writer]:
         if self._up is not None and (self._up[0].at_eof() or self._up[1].is_closing()):
             self._up[1].close()
             self._up = None
@@ -276,9 +281,7 @@ class Connection:
             self._up = await self._connected(tls)
         return self._up
 
-    async def _connected(
-        self, tls: ssl.SSLContext | None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connected(self, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, _Writer]:
         """Connect to the homeserver."""
         loop, url = asyncio.get_running_loop(), urlsplit(self._target)
         async with asyncio.timeout(_CONNECT):

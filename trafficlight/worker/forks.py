@@ -229,6 +229,7 @@ def _work(arguments: list[str], files: list[int]) -> None:
     try:
         worker.run()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it would interrupt this
         _end_children()
 
 

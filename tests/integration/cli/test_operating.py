@@ -203,17 +203,14 @@ async def test_what_tests_started_ends_with_a_killed_coordinator(run: Runner, tm
     )
     lab = await run("run", "starts_test.py", "--workers", "4", "-n", "4")
 
-    def started() -> list[psutil.Process]:
-        running = [int(path.stem) for path in tmp_path.glob("*.pid") if psutil.pid_exists(int(path.stem))]
-        return [one for one in map(psutil.Process, running) if one.status() != psutil.STATUS_ZOMBIE]
+    def began() -> list[psutil.Process]:
+        return [psutil.Process(int(path.stem)) for path in tmp_path.glob("*.pid")]
 
-    try:
-        async with asyncio.timeout(90):
-            while len(started()) < 4:
-                await asyncio.sleep(0.01)
-            lab.process.kill()
-            while started():
-                await asyncio.sleep(0.01)
-    finally:
-        for one in started():
-            one.kill()
+    async with asyncio.timeout(90):
+        while len(started := began()) < 4:
+            await asyncio.sleep(0.01)
+    lab.process.kill()
+    _, left = await asyncio.to_thread(psutil.wait_procs, started, timeout=60)
+    for one in left:
+        one.kill()
+    assert left == []

@@ -35,7 +35,8 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
     async def setup(self, worker: Worker) -> None:
         """Say that the worker takes cases, and how many at once."""
         self._worker, self._lock = worker, threading.Lock()
-        if why := difference(worker.address, versions_here()(), self._versions):
+        here = await asyncio.to_thread(versions_here())
+        if why := difference(worker.address, here, self._versions):
             await worker.set_resources(**{RESOURCE: 0})
             self.send({"refused": why})
             return
@@ -133,8 +134,9 @@ def versions_here() -> Callable[[], dict[str, str]]:
                 found[name] = "none"
         # A checkout has the version of its next release until that is made.
         package, code = util.find_spec("trafficlight"), hashlib.sha256()
-        for file in sorted(Path(package.origin).parent.rglob("*.py")) if package and package.origin else ():
-            code.update(file.read_bytes())
+        for file in sorted(Path(package.origin).parent.rglob("*")) if package and package.origin else ():
+            if file.is_file() and file.parent.name != "__pycache__":
+                code.update(file.read_bytes())
         found["code of trafficlight"] = code.hexdigest()[:12]
         return found
 

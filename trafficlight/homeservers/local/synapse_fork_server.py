@@ -12,6 +12,7 @@ import importlib.util
 import runpy
 import signal
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def _read_configurations_faster() -> None:
     jsonschema.validators.validator_for({}).check_schema = lambda *_, **__: None
     compile_template, compiled = jinja2.Environment.compile, dict[tuple[Any, ...], Any]()
 
-    def compile_once(self: Any, *arguments: Any) -> Any:
+    def compile_once(self: Any, *arguments: Any, **options: Any) -> Any:
+        if len(arguments) != 3 or options or self.finalize is not None:
+            return compile_template(self, *arguments, **options)  # not one of Synapse's files
         if arguments not in compiled:
             compiled[arguments] = compile_template(self, *arguments)
         return compiled[arguments]
@@ -60,7 +63,9 @@ def _read_configurations_faster() -> None:
         "form_secret": "none",
         "trusted_key_servers": [],
     }
-    importlib.import_module("synapse.config.homeserver").HomeServerConfig().parse_config_dict(sample, "", "")
+    config = importlib.import_module("synapse.config.homeserver").HomeServerConfig()
+    with tempfile.TemporaryDirectory() as folder:
+        config.parse_config_dict({**sample, "media_store_path": folder}, folder, folder)
 
 
 def main() -> None:
