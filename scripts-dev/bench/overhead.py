@@ -16,9 +16,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -187,14 +188,22 @@ class Driver:
             raise SystemExit(f"{action}: {answer['error']}")
 
 
-async def measure(cases: int, rounds: int, numbers: Sequence[int]) -> None:
-    """Run all ways in turns, and print a table for each number of cases at once."""
+async def measure(cases: int, rounds: int, numbers: Sequence[int], together: bool) -> None:
+    """Run all ways, and print a table for each number of cases at once."""
     for at_once in numbers:
         found: dict[str, list[Cost]] = defaultdict(list)
         for _ in range(rounds):
-            found["bare"].append(await bare(cases, at_once))
-            found["fresh"].append(await session(cases, at_once))
-            found["shared"].append(await session(cases, at_once, "--share-servers"))
+            ways: dict[str, Callable[[], Coroutine[Any, Any, Cost]]] = {
+                "bare": partial(bare, cases, at_once),
+                "fresh": partial(session, cases, at_once),
+                "shared": partial(session, cases, at_once, "--share-servers"),
+            }
+            if together:
+                costs = await asyncio.gather(*(way() for way in ways.values()))
+            else:
+                costs = [await way() for way in ways.values()]
+            for way, cost in zip(ways, costs, strict=True):
+                found[way].append(cost)
         _print(at_once, found)
     print(f"\n  load of the machine: {', '.join(f'{one:.1f}' for one in os.getloadavg())}")
 
@@ -220,8 +229,11 @@ def main() -> None:
     parser.add_argument(
         "--at-once", type=int, nargs="+", default=numbers, help=f"cases at once (default {numbers})"
     )
+    parser.add_argument(
+        "--together", action="store_true", help="all ways at the same time: for a machine that is busy"
+    )
     options = parser.parse_args()
-    asyncio.run(measure(options.cases, options.rounds, options.at_once))
+    asyncio.run(measure(options.cases, options.rounds, options.at_once, options.together))
 
 
 if __name__ == "__main__":
