@@ -11,7 +11,7 @@ from trafficlight.results.events import CaseCancelled
 from trafficlight.results.history.statistics import CaseHistory, Past
 from trafficlight.results.history.verdicts import CaseVerdict
 from trafficlight.results.reports.filter import matching
-from trafficlight.results.reports.heatmap import OPTIONS, HeatMap, Known, View, heat_map
+from trafficlight.results.reports.heatmap import OPTIONS, HeatMap, Layout, View, heat_map
 from trafficlight.results.reports.presentation import MARKS
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def test_what_is_too_much_is_folded_and_what_is_left_out_is_counted(
 def test_a_later_map_makes_only_the_cells_whose_cases_changed(lab: "Lab", words: tuple[str, ...]) -> None:
     cases = _planned(lab)
     lab.start()
-    view, known = View.of(words), Known()
+    view = View.of(words)
+    known: list[Layout] = []
     before = heat_map(cases, view, over=False, known=known)
     for case, state in ((cases[-1].id, "success"), (cases[0].id, "failure"), (cases[0].id, "success")):
         lab.run(case, state, "no message")

@@ -12,7 +12,7 @@ from trafficlight.results.history.database import HistoryError
 from trafficlight.results.history.index import History
 from trafficlight.results.history.statistics import CaseHistory, Past
 from trafficlight.results.record import SessionRecord
-from trafficlight.results.reports.heatmap import OF_HISTORY, HeatMap, Known, View, heat_map
+from trafficlight.results.reports.heatmap import OF_HISTORY, HeatMap, Layout, View, heat_map
 from trafficlight.results.reports.sparkline import Verdicts, verdicts_of
 
 CATCHING_UP = 1.0
@@ -77,8 +77,8 @@ def history_view(history: History, folder: Path, case: str, until: datetime | No
 
 
 @lru_cache(maxsize=8)
-def _known(folder: Path, view: View) -> Known:
-    return Known()
+def _known(folder: Path, view: View) -> list[Layout]:
+    return []
 
 
 def map_of(

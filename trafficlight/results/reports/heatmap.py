@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TypeAlias
 
 from trafficlight.results.case import CaseRecord
@@ -197,7 +198,7 @@ class HeatMap:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Layout:
+class Layout:
     """Where cases are in a view.
 
     :ivar ids: of the cases, in their order.
@@ -212,13 +213,6 @@ class _Layout:
     cells: dict[_Heads, tuple[tuple[int, bool], Cell]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Known:
-    """What the next heat map of a session in the same view need not find again. Any thread may use it."""
-
-    layout: _Layout | None = None
-
-
 def heat_map(
     cases: Sequence[CaseRecord],
     asked: View,
@@ -227,7 +221,7 @@ def heat_map(
     changes: Mapping[str, str] | None = None,
     before: Mapping[str, CaseHistory] | None = None,
     problem: str = "",
-    known: Known | None = None,
+    known: list[Layout] | None = None,
 ) -> HeatMap:
     """Return the heat map of cases.
 
@@ -236,12 +230,12 @@ def heat_map(
     :param changes: the kind of change of the cases that changed; None if that is unknown.
     :param before: the verdicts in earlier sessions of the cases that have some.
     :param problem: why earlier sessions cannot be read; empty if they can.
-    :param known: of this session in this view; updated.
+    :param known: what the next heat map of this session in this view need not find again; updated.
     """
-    known = known or Known()
     ids = [case.id for case in cases]
-    if (layout := known.layout) is None or layout.ids != ids:
-        layout = known.layout = _layout(cases, ids, asked)
+    layout = next((one for one in known or () if one.ids == ids), None) or _layout(cases, ids, asked)
+    if known is not None:
+        known[:] = [layout]
     view, notes = layout.view, list(layout.notes)
     if view.measure in OF_HISTORY and cases and not before:
         notes.append(f"This session only: {problem or 'its cases have no earlier verdicts'}.")
@@ -254,17 +248,14 @@ def heat_map(
         then, cell = layout.cells.get(place, (None, None))
         now = (max([case.changed for case in some]), over)
         if cell is None or then != now or view.measure in OF_HISTORY:
-            cell = _cell(
-                _query(query, table.query), some, view.measure, changes or {}, before or {}, over=over
-            )
+            both = _query(query, table.query)
+            cell = _cell(both, some, view.measure, changes or {}, before or {}, over=over)
             names = ", ".join(filter(None, (row.name, column.name, "" if alone else head.name)))
             cell.tip = f"{names}: {cell.tip}"
             layout.cells[place] = now, cell
         table.cells[(column, row) if "transposed" in view.options else (row, column)] = cell
     # All tables in one order: that of the cases.
-    order = {
-        head: at for at, head in enumerate(dict.fromkeys(one for place in layout.groups for one in place))
-    }
+    order = {head: at for at, head in enumerate(dict.fromkeys(chain.from_iterable(layout.groups)))}
     for table in found.values():
         _arrange(table, view, order)
     tables = sorted((table for table in found.values() if table.rows), key=lambda one: one.name == _ALONE)
@@ -276,7 +267,7 @@ def heat_map(
     return HeatMap(view, asked, tables[:_TABLES], notes)
 
 
-def _layout(cases: Sequence[CaseRecord], ids: list[str], asked: View) -> _Layout:
+def _layout(cases: Sequence[CaseRecord], ids: list[str], asked: View) -> Layout:
     names = _Names(cases, families="families" in asked.options)
     view = replace(asked, by=asked.by or ("clients" if names.several else "tests"))
     notes = []
@@ -287,7 +278,7 @@ def _layout(cases: Sequence[CaseRecord], ids: list[str], asked: View) -> _Layout
     for position, case in enumerate(cases):
         for heads, query in names.places(case, view):
             groups.setdefault(heads, (query, []))[1].append(position)
-    return _Layout(ids, view, notes, groups)
+    return Layout(ids, view, notes, groups)
 
 
 class _Names:
