@@ -90,6 +90,7 @@ class History:
         self._failure: tuple[float, HistoryError] | None = None  # until when it counts
         self._lock = Lock()  # held for microseconds
         self._taken_in = 0  # sessions: one whose cases ran again is there before
+        self._before: dict[tuple[str, int, int], str] = {}
         self._kept: dict[str, tuple[Row, dict[str, CaseHistory]]] = {}  # with what they depend on
 
     def take_in(self, record: SessionRecord) -> dict[str, CaseHistory]:
@@ -132,7 +133,7 @@ class History:
     def session_before(self, record: SessionRecord) -> str:
         """Return the newest of the sessions of this lab before one that share most of its cases.
 
-        A sample of its cases decides. Empty if there is none.
+        A sample of its cases decides. Empty if there is none. Kept while the index stays the same.
 
         :raises HistoryError: the index cannot be used.
         """
@@ -140,11 +141,18 @@ class History:
         some = [key_of(case) for case in cases[:: len(cases) // _SAMPLE + 1]]
         if not some or not (self._url or (self._root / FILE).exists()):
             return ""
+        state = record.id, len(cases), self._taken_in
+        if (known := self._before.get(state)) is not None:
+            return known
         marks = ",".join("?" * len(some))
         values = self._key(record), _started(record), _SESSIONS, storable(self.lab)
         with self._opened() as database:
             rows = database.rows(_SAME.format(marks=marks), *some, *values)
-        return str(rows[0][0]) if rows else ""
+        with self._lock:
+            self._before[state] = str(rows[0][0]) if rows else ""
+            while len(self._before) > _SESSIONS:
+                del self._before[next(iter(self._before))]
+            return self._before[state]
 
     def update(self, seconds: float = float("inf")) -> None:
         """Add the sessions of the results folder that are not in the index yet, newest first.
