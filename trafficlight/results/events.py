@@ -227,7 +227,7 @@ class _PlannedCase(Event):
     :param clients: the name of the client type in each client role.
     :param servers: the name of the server type in each server role.
     :param parameters: the other arguments, as JSON; other values as text in angle brackets, as in case ids.
-    :param skip: why the case does not run; null if it does.
+    :param skip: why no session runs the case; null if one does.
     :param skip_type: ``ignored`` (the selection ignores it) or ``unsupported``; null if it runs.
     :param expected: set if the case is expected to fail: ``reason`` and ``link``.
     :param path: the test file from the root of its repository, else from the working directory; empty if that
