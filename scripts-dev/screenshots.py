@@ -6,6 +6,7 @@ pictures in docs/images instead.
 
 import argparse
 import asyncio
+import itertools
 import shutil
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +22,8 @@ from trafficlight.results.catalog import read_record, session_ids
 
 HIGHEST = 2_400  # pixels of a picture
 WIDTHS = (1440, 400)
-DOCS_WIDTH = 1000
+DOCS_WIDTHS = {"": 1000, "-phone": 400}
+DOCS_HIGHEST = 1_600
 DOCS = {"session": "#map", "case": "dl.facts", "report": "main > .trouble:not(.causes) > li:nth-child(4)"}
 """Each page that the docs show, to which part of it."""
 
@@ -73,23 +75,29 @@ async def take(browser: Browser, url: str, paths: dict[str, str], folder: Path) 
 
 async def take_for_docs(browser: Browser, url: str, paths: dict[str, str], folder: Path) -> None:
     """Write the pictures that the docs show: the tops of pages, and the heat map."""
-    page = await browser.new_page(viewport={"width": DOCS_WIDTH, "height": 900})
-    for name, end in DOCS.items():
-        await page.goto(url + paths[name])
-        await page.wait_for_timeout(1_000)
-        high = (await page.locator(end).first.bounding_box() or {"y": 900.0})["y"] - 8
-        clip = {"x": 0, "y": 0, "width": DOCS_WIDTH, "height": high}
-        await page.screenshot(path=folder / f"{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
+    for dark, (suffix, width) in itertools.product((False, True), DOCS_WIDTHS.items()):
+        page = await browser.new_page(viewport={"width": width, "height": 900})
+        await page.emulate_media(color_scheme="dark" if dark else "light")
+        suffix += "-dark" * dark
+        for name, end in DOCS.items():
+            await page.goto(url + paths[name])
+            await page.wait_for_timeout(1_000)
+            high = (await page.locator(end).first.bounding_box() or {"y": 900.0})["y"] - 8
+            clip = {"x": 0, "y": 0, "width": width, "height": min(high, DOCS_HIGHEST)}
+            file = folder / f"{name}{suffix}.png"
+            await page.screenshot(path=file, full_page=True, clip=clip)  # type: ignore[arg-type]
+        await page.close()
+    page = await browser.new_page(viewport={"width": DOCS_WIDTHS[""], "height": 900})
     await page.goto(f"{url}{paths['session']}?map=tests")
     await page.locator("#map").screenshot(path=folder / "heat-map.png")
-    for name in (*DOCS, "heat-map"):
-        file = folder / f"{name}.png"
-        few = (
-            Image.open(file)
-            .convert("RGB")
-            .quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        )
-        few.save(file, optimize=True)
+    await asyncio.to_thread(shrink, folder)
+
+
+def shrink(folder: Path) -> None:
+    """Give pictures few colours, so that they are small."""
+    for file in folder.glob("*.png"):
+        picture = Image.open(file).convert("RGB")
+        picture.quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 async def main(root: Path, folder: Path, *, docs: bool) -> None:

@@ -6,6 +6,7 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -84,7 +85,8 @@ class Running:
 
     async def clean_up(self) -> None:
         for process in self.started():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         await self.ended()
 
     def session(self) -> Path:

@@ -9,10 +9,14 @@
     const token = localStorage.getItem(key);
     const answer = await fetch(form.action, {
       method: "POST",
+      keepalive: true, // another form may be reloading the page
       headers: { Accept: "application/json", ...(token && { Authorization: `Bearer ${token}` }) },
       body: new URLSearchParams(new FormData(form)),
     });
-    if (answer.status === 401) throw new Error("a login is needed");
+    if (answer.status === 401) {
+      form.submit(); // the browser shows the page that asks for a login
+      return;
+    }
     if (!answer.ok) {
       document.getElementById("news").textContent = (await answer.json()).error.message;
       sent.delete(form);
@@ -33,7 +37,9 @@
     event.preventDefault();
     if (sent.has(event.target)) return; // a second click
     sent.add(event.target);
-    // The browser shows the page that says what is wrong, or asks for a login.
-    send(event.target).catch(() => event.target.submit());
+    send(event.target).catch(() => {
+      document.getElementById("news").textContent = "The coordinator did not answer.";
+      sent.delete(event.target);
+    });
   });
 })();

@@ -625,6 +625,7 @@ export class MatrixClient {
     }
 
     async #entry(event) {
+        await event.getDecryptionPromise(); // until then it is neither readable nor undecryptable
         const room = this.#room;
         const [id, content] = [event.getId(), event.getContent()];
         const [failed, redacted] = [event.isDecryptionFailure(), event.isRedacted()];
