@@ -15,6 +15,7 @@ import logging
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -35,6 +36,8 @@ from trafficlight.worker.messages import EXIT_CODE, LONGEST_REQUEST, case_of, pr
 from trafficlight.worker.process import IMPORTED_NIO, dump_stacks, exit_now, serve
 
 _PR_SET_CHILD_SUBREAPER = 36
+# Seconds between two looks whether a signal has come.
+_WAKE = 1.0
 
 
 def _file_of(request: bytes) -> Path | None:
@@ -70,6 +73,9 @@ class _Worker:
 
     def _next(self) -> bytes:
         """Wait for a request and return it without removing it; empty if the socket is closed."""
+        # A signal that comes right before a call that blocks is handled after it.
+        while not select.select([self._control], [], [], _WAKE)[0]:
+            pass
         return self._control.recv(LONGEST_REQUEST, socket.MSG_PEEK)
 
     def _send(self, code: int) -> None:
