@@ -54,6 +54,7 @@ class WorkerProcess:
         self._control = control
         self._output = output
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue(_READ_AHEAD)
+        self._received = 0  # messages
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._pump: asyncio.Task[None] | None = None
@@ -198,6 +199,7 @@ class WorkerProcess:
     async def _read(self) -> None:
         try:
             while (message := await read_from_worker(self._reader)) is not None:
+                self._received += 1
                 await self._messages.put(message)
                 await asyncio.sleep(0)  # a burst must not starve the loop
         except Exception as error:  # noqa: BLE001 - a test may send anything
@@ -210,9 +212,13 @@ class WorkerProcess:
         if code is None:  # the worker itself has exited
             await self._process.wait()
             code = self._process.code or 0
-        if self._pump is not None and not self._pump.done():
-            await asyncio.wait([self._pump], timeout=_EXIT)
-            self._reader.feed_eof()  # something that has escaped still holds the socket
+        if self._pump is not None:
+            received = -1
+            while not self._pump.done() and received != self._received:
+                received = self._received
+                await asyncio.wait([self._pump], timeout=_EXIT)
+            if not self._pump.done():
+                self._reader.feed_eof()  # something that has escaped still holds the socket
         return code
 
     async def _exit_code_of_next(self) -> int | None:

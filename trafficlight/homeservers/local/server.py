@@ -15,7 +15,7 @@ import aiohttp
 from trafficlight.clock import race
 from trafficlight.errors import DeployError, UnsupportedError
 from trafficlight.homeservers.local.fork_server import Launcher, ServerProcess
-from trafficlight.homeservers.probe import unless_exited, wait_for_socket, wait_until_ready
+from trafficlight.homeservers.probe import unless_exited, wait_until_ready
 from trafficlight.homeservers.provider import BY_THE_TEST
 from trafficlight.homeservers.recipes.recipe import Command, Place
 from trafficlight.network.connection import FederationPort
@@ -118,7 +118,7 @@ class LocalServer:
     async def _accepting(self, processes: Iterable[tuple[Command, ServerProcess]]) -> None:
         for command, _ in processes:
             if command.ready is not None:
-                await wait_for_socket(command.ready, self._ready_timeout)
+                await command.ready(self._ready_timeout)
 
     async def _answering(self) -> None:
         await self._accepting(self._processes)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from trafficlight.errors import DeployError
@@ -62,7 +63,7 @@ def service(cluster: Path) -> Command:
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     argv = (*_unprivileged(), program("postgres") or "postgres", "-D", str(cluster), *options)
     # SIGQUIT is its immediate shutdown; killed, it would leave shared memory behind.
-    return Command(argv, name="postgres", ready=cluster / ".s.PGSQL.5432", end=signal.SIGQUIT)
+    return Command(argv, name="postgres", ready=partial(_wait_until_ready, cluster), end=signal.SIGQUIT)
 
 
 def copy(template: Path, cluster: Path) -> None:
@@ -94,8 +95,7 @@ async def create(template: Path, fill: Callable[[Path], Awaitable[object]]) -> N
         )
         try:
             assert command.ready is not None
-            await wait_for_socket(command.ready, _READY_SECONDS)
-            await _wait_until_ready(cluster / "postmaster.pid")
+            await command.ready(_READY_SECONDS)
             await fill(cluster)
         except DeployError as error:
             error.log = error.log or await asyncio.to_thread((work / "log").read_text, errors="replace")
@@ -108,14 +108,16 @@ async def create(template: Path, fill: Callable[[Path], Awaitable[object]]) -> N
         await run_to_completion(asyncio.to_thread(shutil.rmtree, work, ignore_errors=True))
 
 
-async def _wait_until_ready(status: Path) -> None:
+async def _wait_until_ready(cluster: Path, timeout: float) -> None:
     """Wait until PostgreSQL refuses no connections any more: it accepts them, to do so, from its start."""
+    await wait_for_socket(cluster / ".s.PGSQL.5432", timeout)
+    status = cluster / "postmaster.pid"
     try:
-        async with asyncio.timeout(_READY_SECONDS):
+        async with asyncio.timeout(timeout):
             while not (await asyncio.to_thread(status.read_text)).rstrip().endswith("ready"):
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise DeployError(f"PostgreSQL was not ready within {_READY_SECONDS:g} s") from None
+        raise DeployError(f"PostgreSQL was not ready within {timeout:g} s") from None
 
 
 def _new_folder() -> Path:

@@ -2,7 +2,7 @@
 
 import difflib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,7 +101,7 @@ class Command:
     :param fork_args: the module to run and its arguments, for the fork server; empty if it cannot start it.
     :param environment: variables to add to the environment of the command line; the fork server ignores them.
     :param name: what it is called if the homeserver has several processes.
-    :param ready: the Unix socket on which it accepts connections once it is ready.
+    :param ready: waits until it is ready, at most so many seconds; None if its HTTP API says so.
     :param end: the signal that ends it when it is destroyed.
     :param services: what it needs from its first start until it is destroyed, such as a database.
     :param workers: its other processes, which start and stop with it.
@@ -113,7 +113,7 @@ class Command:
     fork_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
-    ready: Path | None = None
+    ready: Callable[[float], Awaitable[None]] | None = None
     end: signal.Signals = signal.SIGKILL
     services: tuple["Command", ...] = ()
     workers: tuple["Command", ...] = ()

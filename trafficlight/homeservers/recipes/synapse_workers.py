@@ -7,9 +7,11 @@ import shutil
 import sys
 import venv
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trafficlight.homeservers.probe import wait_for_socket
 from trafficlight.homeservers.recipes import postgres
 from trafficlight.homeservers.recipes.recipe import Command, Installation, Place
 from trafficlight.homeservers.recipes.synapse import (
@@ -103,7 +105,7 @@ class WorkersSynapseRecipe(PostgresSynapseRecipe):
             }
             (folder / f"{name}.yaml").write_text(json.dumps(config))
             worker = self.command(installation, place, "synapse.app.generic_worker", folder / f"{name}.yaml")
-            workers.append(replace(worker, name=name, ready=_socket(folder, name)))
+            workers.append(replace(worker, name=name, ready=partial(wait_for_socket, _socket(folder, name))))
         where = ("--port", "0", "--unixsocket", str(_socket(folder, "redis")))
         redis = (_redis() or "redis-server", *where, "--save", "", "--appendonly", "no")
         router = {
@@ -113,8 +115,14 @@ class WorkersSynapseRecipe(PostgresSynapseRecipe):
             "reader": str(_socket(folder, _READER)),
         }
         route = Command((sys.executable, "-P", str(_ROUTER), json.dumps(router)), name="router")
-        services = (*main.services, Command(redis, name="redis", ready=_socket(folder, "redis")))
-        return replace(main, ready=_socket(folder, "main"), services=services, workers=(*workers, route))
+        accepts = partial(wait_for_socket, _socket(folder, "redis"))
+        services = (*main.services, Command(redis, name="redis", ready=accepts))
+        return replace(
+            main,
+            ready=partial(wait_for_socket, _socket(folder, "main")),
+            services=services,
+            workers=(*workers, route),
+        )
 
     def _more(self, place: Place) -> dict[str, Any]:
         folder = place.directory
