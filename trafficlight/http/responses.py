@@ -83,7 +83,7 @@ def unless_known(content: bytes) -> Response:
 
 
 def see_other(path: str) -> Response:
-    """Lead a page that sent a form to another one.
+    """Return the redirect to a page, for a browser that has sent a form.
 
     :param path: as browsers find it, see :func:`rooted`.
     """

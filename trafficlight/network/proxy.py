@@ -142,6 +142,7 @@ class _Case:
         """Write what was recorded up to now, or end the recordings."""
         for line in self._lines.values():
             line.write() if keep else line.discard()
+        # One thread: what was submitted before has been done then.
         await asyncio.get_running_loop().run_in_executor(self._disk, int)
 
     def _line(self, role: str) -> ClientSide:
