@@ -131,18 +131,25 @@ def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _lasting(item) for key, item in value.items() if key not in _MADE_UP}
     if isinstance(value, list):
-        return sorted((_lasting(item) for item in value), key=str)
+        return sorted((_lasting(item) for item in value if not _logs(item)), key=str)
     return value
+
+
+def _logs(item: Any) -> bool:
+    """Return whether an item is about the log of a client, which is there if its client had something to log."""
+    return isinstance(item, dict) and any(
+        isinstance(value, str) and value.endswith("driver.log") for value in item.values()
+    )
 
 
 def _content(folder: Path) -> dict[str, Any]:
     """Return what a session left, without times and what is made up."""
-    events = _events(folder)
+    events = [one for one in _events(folder) if not _logs(one.get("data"))]
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     ends = [one for one in events if one["kind"] == "case_ended"]
     junit = [case for suite in junitparser.JUnitXml.fromfile(str(folder / "junit.xml")) for case in suite]
     return {
-        "files": {file for file in files if not file.startswith("adapters/")},
+        "files": {file for file in files if not (file.startswith("adapters/") or file.endswith("driver.log"))},
         "ends": {one["case"]: (one["attempt"], _lasting(one["data"])) for one in ends},
         "kinds": {(one["case"], one["kind"]) for one in events if "case" in one},
         "junit": {

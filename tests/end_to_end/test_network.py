@@ -118,6 +118,15 @@ def _recorded(running: "Running", name: str = "network.har") -> dict[Path, list[
     return {path: json.loads(path.read_bytes())["log"]["entries"] for path in found}
 
 
+def _answered(running: "Running") -> bool:
+    """Return whether a request with its answer has been recorded."""
+    try:
+        recorded = _recorded(running)
+    except json.JSONDecodeError:
+        return False  # read while it was being written
+    return any(entry["response"]["status"] for entries in recorded.values() for entry in entries)
+
+
 async def test_the_manual(start: "Start", tmp_path: Path) -> None:
     code = _tests_of_the_manual()[0]
     (tmp_path / "bad_line_test.py").write_text(code)
@@ -145,9 +154,7 @@ async def test_a_proxy_that_is_killed_ends_its_case_only(
     # One at a time: all cases are recorded.
     running = await start("run", tmp_path / "waits_test.py", "-n", "1", "--workers", workers)
     await running.line("Waits", "running")
-    while not any(
-        entry["response"]["status"] for entries in _recorded(running).values() for entry in entries
-    ):
+    while not _answered(running):
         await asyncio.sleep(0.05)
     (proxy,) = (one for one in running.started() if "trafficlight.network" in one.cmdline())
 

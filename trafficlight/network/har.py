@@ -40,9 +40,11 @@ class Recording:
     def __init__(self, path: Path) -> None:
         creator = {"name": "trafficlight", "version": VERSION}
         head = {"version": "1.2", "creator": creator, "pages": []}
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        begun = path.with_name(f".{path.name}")  # nobody reads it before it is complete
+        self._file = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._end, self._separator, self._tail = 0, b"\n", _TAIL
         self._write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
+        begun.replace(path)
 
     def add(self, entries: Iterable[Callable[[], dict[str, Any]]]) -> None:
         """Append entries, which are made here, until there is no room for one."""

@@ -15,7 +15,6 @@ import logging
 import mmap
 import os
 import resource
-import select
 import signal
 import socket
 import sys
@@ -36,8 +35,8 @@ from trafficlight.worker.messages import EXIT_CODE, LONGEST_REQUEST, case_of, pr
 from trafficlight.worker.process import IMPORTED_NIO, dump_stacks, exit_now, serve
 
 _PR_SET_CHILD_SUBREAPER = 36
-# Seconds between two looks whether a signal has come.
-_WAKE = 1.0
+# Seconds after which a call that blocks is interrupted: a signal that came right before it is handled then.
+_INTERRUPT = 1.0
 
 
 def _file_of(request: bytes) -> Path | None:
@@ -73,9 +72,6 @@ class _Worker:
 
     def _next(self) -> bytes:
         """Wait for a request and return it without removing it; empty if the socket is closed."""
-        # A signal that comes right before a call that blocks is handled after it.
-        while not select.select([self._control], [], [], _WAKE)[0]:
-            pass
         return self._control.recv(LONGEST_REQUEST, socket.MSG_PEEK)
 
     def _send(self, code: int) -> None:
@@ -134,6 +130,7 @@ def _exit_after(work: Callable[[], None], parent: int) -> NoReturn:
     code: object = 0
     try:
         die_with(parent)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         work()
     except SystemExit as error:
         code = error.code or 0
@@ -210,8 +207,10 @@ def _end_children(known: Collection[int] = ()) -> None:
 
 
 def _exit(number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt what ends the children
-    sys.exit(0)
+    """End the children, and exit; an exception that is raised in a hook of `os.fork` would be lost."""
+    signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt this
+    _end_children()
+    exit_now(0)
 
 
 def _work(arguments: list[str], files: list[int]) -> None:
@@ -222,6 +221,8 @@ def _work(arguments: list[str], files: list[int]) -> None:
     """
     worker = _Worker(socket.socket(fileno=files[0]))
     signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, _INTERRUPT, _INTERRUPT)
     # Killed together with the coordinator, it would leave what a test has started in a session of its own.
     die_with(os.getppid(), signal.SIGTERM)
     signal.signal(signal.SIGUSR1, worker.on_stacks_wanted)

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
+from trafficlight.worker.messages import request_process
 
 if TYPE_CHECKING:
     from tests.integration.workers.conftest import FakeLink, Fine, OpenPool, WorkerHarness
@@ -154,6 +156,26 @@ async def test_workers_are_forked_by_one_process_which_is_replaced_when_it_has_d
             await pool.release(worker)
         await fine(pool)
         assert psutil.Process(pool.pids[0]).ppid() != forker
+
+
+# A worker that gets SIGTERM right after it has forked a process, while it runs what others do after a fork.
+_TERMINATED_IN_A_FORK = """
+import os, signal, sys
+from trafficlight.worker import forks
+
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))
+forks._work(["0"], [int(sys.argv[1])])
+"""
+
+
+async def test_a_worker_is_terminated_while_it_forks() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        request_process(ours, ours.fileno(), None)
+        arguments = ("-c", _TERMINATED_IN_A_FORK, str(theirs.fileno()))
+        worker = await asyncio.create_subprocess_exec(sys.executable, *arguments, pass_fds=[theirs.fileno()])
+        async with asyncio.timeout(30):
+            assert await worker.wait() == 0
 
 
 async def test_the_death_of_an_idle_child_is_not_the_exit_of_the_next_process(
