@@ -136,7 +136,7 @@ def _lasting(value: Any) -> Any:
 
 
 def _logs(item: Any) -> bool:
-    """Return whether an item is about the log of a client, which is there if its client had something to log."""
+    """Return whether an item is about the log of a client, which has one only if it logged something."""
     return isinstance(item, dict) and any(
         isinstance(value, str) and value.endswith("driver.log") for value in item.values()
     )
@@ -146,10 +146,11 @@ def _content(folder: Path) -> dict[str, Any]:
     """Return what a session left, without times and what is made up."""
     events = [one for one in _events(folder) if not _logs(one.get("data"))]
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    logs = {file for file in files if file.startswith("adapters/") or file.endswith("driver.log")}
     ends = [one for one in events if one["kind"] == "case_ended"]
     junit = [case for suite in junitparser.JUnitXml.fromfile(str(folder / "junit.xml")) for case in suite]
     return {
-        "files": {file for file in files if not (file.startswith("adapters/") or file.endswith("driver.log"))},
+        "files": files - logs,
         "ends": {one["case"]: (one["attempt"], _lasting(one["data"])) for one in ends},
         "kinds": {(one["case"], one["kind"]) for one in events if "case" in one},
         "junit": {
