@@ -363,6 +363,30 @@ async def test_another_port_gets_no_login_that_changes_anything(opener: Opener, 
     assert site.lab.engine.pool.drained
 
 
+async def test_a_form_that_is_sent_at_once_has_the_token(opener: Opener, page: Page) -> None:
+    """Without it, a click right after a page began to load led to the login."""
+    site = await opener(people_token="secret-of-people")
+    await ScriptedAdapter(site).register()
+    await page.goto(f"{site.url}/status")
+    await page.locator("#token").fill("secret-of-people")
+    await page.get_by_role("button", name="Log in").click()
+    drain = page.get_by_role("button", name="Drain all adapters")
+    await expect(drain).to_be_visible()
+    loaded = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await loaded.wait()
+        await route.continue_()
+
+    await page.route("**/forms.js", late)
+    await page.goto(f"{site.url}/status", wait_until="commit")
+    click = asyncio.create_task(drain.click())
+    await asyncio.wait([click], timeout=1)
+    loaded.set()
+    await click
+    await expect(page.locator("#adapters")).to_contain_text("Drained, no adapter gets a new case")
+
+
 async def test_a_hidden_page_holds_no_connection(site: HttpHarness, page: Page) -> None:
     session = await waiting(site)
     (case,) = session.record.cases
