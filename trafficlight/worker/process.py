@@ -269,6 +269,8 @@ def serve(fd: int) -> None:
 
 async def _serve(fd: int) -> None:
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
+    # After drain(), everything has been sent; by default up to 64 KiB have not, and are lost at the exit.
+    writer.transport.set_write_buffer_limits(0)
     with capturing():
         process = _Process(reader, writer)
         await process.serve()

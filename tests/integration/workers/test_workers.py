@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,14 @@ from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import JsonObject
 from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
-from trafficlight.worker.messages import request_process
+from trafficlight.worker.messages import (
+    Finished,
+    FromWorker,
+    RunAttempt,
+    read_from_worker,
+    request_process,
+    write_message,
+)
 
 if TYPE_CHECKING:
     from tests.integration.workers.conftest import FakeLink, Fine, OpenPool, WorkerHarness
@@ -176,6 +183,34 @@ async def test_a_worker_is_terminated_while_it_forks() -> None:
         worker = await asyncio.create_subprocess_exec(sys.executable, *arguments, pass_fds=[theirs.fileno()])
         async with asyncio.timeout(30):
             assert await worker.wait() == 0
+
+
+async def test_a_verdict_arrives_however_slowly_it_is_read(bench: "WorkerHarness") -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the system's least: a few KiB
+    program = "import sys\nfrom trafficlight.worker.process import serve\nserve(int(sys.argv[1]))"
+    with theirs:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program, str(theirs.fileno())), pass_fds=[theirs.fileno()]
+        )
+    reader, writer = await asyncio.open_connection(sock=ours)
+    try:
+        assignment = bench.assignment("async def run(self):\n    self.logger.info('x' * 50_000)")
+        write_message(writer, RunAttempt(assignment))
+        async with asyncio.timeout(60):
+            received = [message async for message in _messages(reader)]
+            assert await process.wait() == 0
+    finally:
+        writer.close()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert received[-1] == Finished(Verdict(State.SUCCESS))
+
+
+async def _messages(reader: asyncio.StreamReader) -> AsyncIterator[FromWorker]:
+    while (message := await read_from_worker(reader)) is not None:
+        yield message
 
 
 async def test_the_death_of_an_idle_child_is_not_the_exit_of_the_next_process(
