@@ -189,8 +189,12 @@ def descendants() -> Callable[[], set[int]]:
     """List the processes that this one and its children have started and that still run."""
 
     def living() -> set[int]:
-        children = psutil.Process().children(recursive=True)
-        return {child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE}
+        found = set()
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just exited
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found.add(child.pid)
+        return found
 
     return living
 

@@ -1,6 +1,7 @@
 """Test files to order, and links that remember what test code asked for."""
 
 import asyncio
+import contextlib
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -126,6 +127,13 @@ class WorkerHarness:
 
 Fine: TypeAlias = Callable[[WorkerPool], Awaitable[None]]
 OpenPool: TypeAlias = Callable[..., AbstractAsyncContextManager[WorkerPool]]
+
+
+async def exited(pid: float) -> None:
+    """Wait until a process has exited, whether or not its parent has waited for it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

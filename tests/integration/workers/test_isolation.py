@@ -5,9 +5,9 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
+from tests.integration.workers.conftest import exited
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.results.events import State
 from trafficlight.worker.assignment import Verdict
@@ -88,12 +88,6 @@ async def test_random_numbers_differ(pool: WorkerPool, bench: "WorkerHarness", l
     assert len(set(link.values)) == 2
 
 
-async def _ended(pid: float) -> None:
-    """Wait until a process has exited."""
-    while psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:
-        await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("ending", ["pass", "os._exit(1)", "os.kill(os.getppid(), signal.SIGKILL)"])
 async def test_processes_end_with_the_case_that_started_them(
     pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", ending: str
@@ -110,7 +104,7 @@ async def test_processes_end_with_the_case_that_started_them(
     assert len(link.values) == 2
     async with asyncio.timeout(60):
         for pid in link.values:
-            await _ended(pid)
+            await exited(pid)
 
 
 async def test_the_process_of_a_file_does_not_hold_the_socket_of_a_case(

@@ -3,10 +3,10 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from tests.hand_clock import HandClock
+from tests.integration.workers.conftest import exited
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.errors import ActionError, AdapterError, UnsupportedError
 from trafficlight.protocol import JsonObject
@@ -312,12 +312,7 @@ class TestWhatATestLeavesBehind:
         """
         await pool.execute(bench.assignment(body), link)
         (pid,) = link.values
-        for _ in range(200):
-            if not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE:
-                break
-            await asyncio.sleep(0.01)
-        else:
-            pytest.fail("the process still runs")
+        await exited(pid)
 
 
 class TestCallingOff:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from tests.integration.workers.conftest import exited
 from trafficlight.coordinator.workers import pool as workers
 from trafficlight.coordinator.workers.pool import WorkerPool
 from trafficlight.protocol import JsonObject
@@ -141,8 +142,7 @@ async def test_one_that_dies_while_it_is_idle(
     await fine(pool)
     process = psutil.Process(pool.pids[0])
     process.kill()
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        await asyncio.sleep(0.01)
+    await exited(process.pid)
     verdict = await pool.execute(bench.assignment("async def run(self):\n    pass"), link)
     # Its death may not be known yet; then the case says so.
     assert verdict.state is State.SUCCESS or "signal 9" in verdict.message
@@ -219,7 +219,7 @@ async def test_the_death_of_an_idle_child_is_not_the_exit_of_the_next_process(
     await fine(pool)
     (child,) = psutil.Process(pool.pids[0]).children()
     child.kill()
-    while child.is_running():
+    while child.is_running():  # until the worker has waited for it
         await asyncio.sleep(0.01)
     verdict = await pool.execute(bench.assignment("async def run(self):\n    os._exit(3)"), link)
     assert verdict.message == "the test ended its process: exit code 3"
