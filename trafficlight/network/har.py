@@ -43,8 +43,13 @@ class Recording:
         begun = path.with_name(f".{path.name}")  # nobody reads it before it is complete
         self._file = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._end, self._separator, self._tail = 0, b"\n", _TAIL
-        self._write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
-        begun.replace(path)
+        try:
+            self._write(b'{"log":' + json.dumps(head).encode()[:-1] + b',"entries":[')
+            begun.replace(path)
+        except OSError:
+            self.close()
+            begun.unlink(missing_ok=True)
+            raise
 
     def add(self, entries: Iterable[Callable[[], dict[str, Any]]]) -> None:
         """Append entries, which are made here, until there is no room for one."""

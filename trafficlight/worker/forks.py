@@ -98,6 +98,8 @@ class _Worker:
 
     def _serve_file(self, file: Path | None) -> None:
         """Import a test file, and fork a process for each case, until one is of another file."""
+        for number in (signal.SIGTERM, signal.SIGALRM):  # those of tests, from here
+            signal.signal(number, signal.SIG_DFL)
         _become_subreaper()
         stamps: dict[str, tuple[int, int]] = {}
         while (request := self._next()) and _file_of(request) == file and stamps == _stamps(stamps):
@@ -114,7 +116,6 @@ class _Worker:
 
     def _serve_case(self, fd: int) -> None:
         self._control.close()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, dump_stacks)
         serve(fd)
 
@@ -130,7 +131,6 @@ def _exit_after(work: Callable[[], None], parent: int) -> NoReturn:
     code: object = 0
     try:
         die_with(parent)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         work()
     except SystemExit as error:
         code = error.code or 0

@@ -254,7 +254,8 @@ def exit_now(code: int) -> NoReturn:
     """Exit without waiting for threads or calling exit handlers of tests."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
-            with contextlib.suppress(OSError, ValueError):  # the test may have closed it
+            # The test may have closed it, or a signal may have interrupted a write to it.
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
                 stream.flush()
     os._exit(code)
 

@@ -132,8 +132,9 @@ OpenPool: TypeAlias = Callable[..., AbstractAsyncContextManager[WorkerPool]]
 async def exited(pid: float) -> None:
     """Wait until a process has exited, whether or not its parent has waited for it."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        while psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:
+                await asyncio.sleep(0.01)
 
 
 @pytest.fixture

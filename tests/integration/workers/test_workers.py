@@ -181,8 +181,29 @@ async def test_a_worker_is_terminated_while_it_forks() -> None:
         request_process(ours, ours.fileno(), None)
         arguments = ("-c", _TERMINATED_IN_A_FORK, str(theirs.fileno()))
         worker = await asyncio.create_subprocess_exec(sys.executable, *arguments, pass_fds=[theirs.fileno()])
-        async with asyncio.timeout(30):
-            assert await worker.wait() == 0
+        try:
+            async with asyncio.timeout(30):
+                assert await worker.wait() == 0
+        finally:
+            if worker.returncode is None:
+                worker.kill()
+                await worker.wait()
+
+
+@pytest.mark.parametrize("number", ["SIGALRM", "SIGTERM"])
+async def test_the_signal_handlers_of_a_file_are_those_of_its_cases(
+    pool: WorkerPool, bench: "WorkerHarness", link: "FakeLink", number: str
+) -> None:
+    (found,) = bench.cases(f"""
+        came = []
+        signal.signal(signal.{number}, lambda *_: came.append(1))
+
+        class T(Test):
+            async def run(self):
+                os.kill(os.getpid(), signal.{number})
+                assert came
+    """)
+    assert await pool.execute(bench.attempt(found), link) == Verdict(State.SUCCESS)
 
 
 async def test_a_verdict_arrives_however_slowly_it_is_read(bench: "WorkerHarness") -> None:
