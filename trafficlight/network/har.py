@@ -40,7 +40,7 @@ class Recording:
     def __init__(self, path: Path) -> None:
         creator = {"name": "trafficlight", "version": VERSION}
         head = {"version": "1.2", "creator": creator, "pages": []}
-        begun = path.with_name(f".{path.name}")  # nobody reads it before it is complete
+        begun = path.with_name(f".{path.name}")  # so that the file is complete from its beginning
         self._file = os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         self._end, self._separator, self._tail = 0, b"\n", _TAIL
         try:
