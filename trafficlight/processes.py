@@ -170,6 +170,9 @@ class ChildProcess:
         if self._process.returncode is None:
             self._process.send_signal(number)
 
+    async def signalled(self) -> None:
+        """Return: it has got every signal that was sent so far."""
+
 
 @asynccontextmanager
 async def log_opened(path: Path) -> AsyncIterator[int]:

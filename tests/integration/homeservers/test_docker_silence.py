@@ -139,9 +139,9 @@ class TestPrepare:
     async def test_a_pull_may_take_long_while_it_goes_on(
         self, double: EngineDouble, provider: DockerProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(f"{MODULES}.docker.engine._PULL_SILENCE_SECONDS", 0.5)
+        monkeypatch.setattr(f"{MODULES}.docker.engine._PULL_SILENCE_SECONDS", 2)
         double.images.clear()
-        double.pull = [0.05] * 16
+        double.pull = [0.25] * 10
         await provider.prepare(SPECS)
         assert double.images == {SynapseStable.image}
 

@@ -29,7 +29,7 @@ async def double() -> AsyncIterator[Double]:
 
 @pytest_asyncio.fixture
 async def provider(double: Double) -> AsyncIterator[HomerunnerProvider]:
-    provider = HomerunnerProvider([f"{double.url}/"], ready_timeout=0.3, settle=5)
+    provider = HomerunnerProvider([f"{double.url}/"], ready_timeout=2, settle=5)
     yield provider
     await provider.close()
 

@@ -191,7 +191,7 @@ async def test_a_dead_fork_server_is_replaced_and_its_servers_die(ask: Ask) -> N
 async def test_a_fork_server_that_does_not_answer_is_killed_and_started_again(
     ask: Ask, descendants: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trafficlight.homeservers.local.fork_server._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("trafficlight.homeservers.local.fork_server._ANSWER_SECONDS", 2)
     before = descendants()
     async with _provider_of(SynapseRecipe(CacheFolder(), _ignore)) as provider:
         async with provider.deploy("before", [ask("old")]) as [old]:
@@ -202,11 +202,24 @@ async def test_a_fork_server_that_does_not_answer_is_killed_and_started_again(
                 assert isinstance(new, LocalServer)
                 await register_account(new.cs_api, "alice", "a password")
                 assert old.exited == "signal 9"
-                assert _fork_server_of(new) != stopped
+                assert _fork_server_of(new) not in (stopped, os.getpid())
                 os.kill(_fork_server_of(new), signal.SIGSTOP)
                 await asyncio.wait_for(new.destroy(), 60)  # the signal is not delivered either
                 assert new.exited == "signal 9"
     assert descendants() == before
+
+
+async def test_a_server_is_paused_when_the_operation_returns(local: LocalProvider, ask: Ask) -> None:
+    async with local.deploy("slow", [ask("server")]) as [server]:
+        assert isinstance(server, LocalServer)
+        slow = _fork_server_of(server)
+        os.kill(slow, signal.SIGSTOP)  # it is this process that sends the signal
+        pausing = asyncio.create_task(server.operate("pause"))
+        done, _ = await asyncio.wait([pausing], timeout=0.2)
+        os.kill(slow, signal.SIGCONT)
+        assert not done
+        await pausing
+        await _eventually(lambda: _status(server)["State"].startswith("T"))
 
 
 @pytest.mark.parametrize("milliseconds", [0, 2, 10, 30, 60, 100, 140, 180])
@@ -281,8 +294,12 @@ async def _connect(server: RunningServer) -> None:
 
 
 def _fork_server_of(server: LocalServer) -> int:
-    status = Path(f"/proc/{server.pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
+    return int(_status(server)["PPid"])
+
+
+def _status(server: LocalServer) -> dict[str, str]:
+    lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _open_files() -> int:

@@ -14,7 +14,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 import yarl
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page, async_playwright, expect
 from quart import Quart
 
 from trafficlight.config import Settings
@@ -24,6 +24,8 @@ from trafficlight.coordinator.session import Session
 from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.suites.planning import plan
+
+expect.set_options(timeout=60_000)  # milliseconds; other tests run beside these
 
 TEST_FILE = """
 from trafficlight.client_types import ClientType

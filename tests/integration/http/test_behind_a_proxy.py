@@ -202,10 +202,10 @@ async def test_a_browser_behind_the_nginx_of_the_documentation(opener: Opener, t
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as client:
             adapter.site.client = client
             await adapter.register()
-            await expect(page.locator("#adapters")).to_contain_text("nio", timeout=10_000)
+            await expect(page.locator("#adapters")).to_contain_text("nio")
             session = await site.start("await alice.perform('one')")
             message = await adapter.action()
-            await expect(page.locator("#list .badge")).to_have_text("running", timeout=10_000)
+            await expect(page.locator("#list .badge")).to_have_text("running")
             await page.get_by_role("button", name="Drain all adapters").click()
             await page.get_by_role("button", name="Undrain").click()
             await expect(page.get_by_role("button", name="Drain all adapters")).to_be_visible()
@@ -215,7 +215,7 @@ async def test_a_browser_behind_the_nginx_of_the_documentation(opener: Opener, t
             # The case runs in this loop, and takes what is begun here before its end for its own.
             await ended(session)
         # Over the event stream, without a reload.
-        await expect(page.locator("#list .badge")).to_have_text("success", timeout=10_000)
+        await expect(page.locator("#list .badge")).to_have_text("success")
         await page.locator(".line").click()
         await expect(page.locator("h1")).to_contain_text("alice=Type")
         await page.locator(".files").get_by_role("link", name="notes.txt").click()

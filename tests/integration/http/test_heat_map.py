@@ -52,7 +52,7 @@ async def test_arrow_keys_move_and_enter_filters_everything(site: HttpHarness, p
     await ended(session)
     await page.goto(f"{site.url}/status/{session.id}")
     stop = page.locator("#map .maps [tabindex='0']")
-    await expect(stop).to_have_count(1, timeout=15_000)
+    await expect(stop).to_have_count(1)
     await expect(stop).to_have_text("Web")
     await stop.focus()
     for key, text in (
@@ -62,16 +62,16 @@ async def test_arrow_keys_move_and_enter_filters_everything(site: HttpHarness, p
         ("End", "not run"),
     ):
         await page.keyboard.press(key)
-        await expect(page.locator(":focus")).to_have_accessible_name(re.compile(text), timeout=15_000)
-    await expect(stop).to_have_count(1, timeout=15_000)
+        await expect(page.locator(":focus")).to_have_accessible_name(re.compile(text))
+    await expect(stop).to_have_count(1)
     await page.keyboard.press("Enter")
     await page.wait_for_url("**q=**", timeout=60_000)
     assert parse_qs(urlsplit(page.url).query) == {"q": ["clients:Web+Nio"]}
-    await expect(page.locator("#list .line")).to_have_count(1, timeout=15_000)
-    await expect(page.locator("#list .line")).to_contain_text("alice=Web,bob=Nio", timeout=15_000)
-    await expect(page.locator("#map")).to_contain_text("Of 1 case that match", timeout=15_000)
+    await expect(page.locator("#list .line")).to_have_count(1)
+    await expect(page.locator("#list .line")).to_contain_text("alice=Web,bob=Nio")
+    await expect(page.locator("#map")).to_contain_text("Of 1 case that match")
     await page.goto(f"{site.url}/status/{session.id}?map=tests")
-    await expect(page.locator("#map th").last).to_contain_text("Talk", timeout=15_000)
+    await expect(page.locator("#map th").last).to_contain_text("Talk")
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
 
     assert page.context.browser is not None
@@ -79,8 +79,8 @@ async def test_arrow_keys_move_and_enter_filters_everything(site: HttpHarness, p
     await report.route("http://jenkins/**", lambda route: _as_jenkins(route, session.folder.path))
     await report.goto("http://jenkins/report.html")
     lamp = report.locator(".lamp").first
-    await expect(lamp).to_have_css("border-top-left-radius", "50%", timeout=15_000)
-    await expect(report.locator("#map td a").first).to_have_accessible_name("· not run", timeout=15_000)
+    await expect(lamp).to_have_css("border-top-left-radius", "50%")
+    await expect(report.locator("#map td a").first).to_have_accessible_name("· not run")
 
 
 async def test_a_large_table_of_which_only_some_rows_are_laid_out(site: HttpHarness, page: Page) -> None:
@@ -93,13 +93,13 @@ async def test_a_large_table_of_which_only_some_rows_are_laid_out(site: HttpHarn
     await page.goto(f"{site.url}/status/{session.id}")
     await page.evaluate(SHOWN)
     table = page.get_by_role("grid")
-    await expect(table.get_by_role("rowheader", name="Client20")).to_have_count(1, timeout=15_000)
+    await expect(table.get_by_role("rowheader", name="Client20")).to_have_count(1)
     await table.get_by_role("rowheader", name="Client0").get_by_role("link").focus()
     for key in (*("ArrowDown",) * 20, "End"):
         await page.keyboard.press(key)
     last = page.locator(":focus")
-    await expect(last).to_have_attribute("title", re.compile("Client20, Client20: not run"), timeout=15_000)
-    await expect(last).to_be_in_viewport(timeout=15_000)
+    await expect(last).to_have_attribute("title", re.compile("Client20, Client20: not run"))
+    await expect(last).to_be_in_viewport()
     head, cell = await table.get_by_role("columnheader").last.bounding_box(), await last.bounding_box()
     assert head is not None
     assert cell is not None

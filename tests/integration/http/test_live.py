@@ -30,20 +30,20 @@ async def test_pages_follow_what_happens(site: HttpHarness, page: Page) -> None:
     await page.goto(f"{site.url}/status")
     await expect(page.locator("h1")).to_have_text("No session has run yet")
     session = await site.start(TWO)
-    await expect(page.locator("#list .badge")).to_have_text("waiting", timeout=10_000)
+    await expect(page.locator("#list .badge")).to_have_text("waiting")
     adapter = ScriptedAdapter(site)
     await adapter.register()
     message = await adapter.action()
-    await expect(page.locator("#list .badge")).to_have_text("running", timeout=10_000)
+    await expect(page.locator("#list .badge")).to_have_text("running")
     details = page.locator("#adapters details").first
     await details.locator("summary").click()
     await adapter.respond({"id": message["id"]})
     message = await adapter.action()
-    await expect(page.locator("#adapters")).to_contain_text("two is outstanding", timeout=10_000)
+    await expect(page.locator("#adapters")).to_contain_text("two is outstanding")
     assert await details.evaluate("element => element.open")
     await adapter.respond({"id": message["id"]})
     await ended(session)
-    await expect(page.locator("#list .badge")).to_have_text("success", timeout=10_000)
+    await expect(page.locator("#list .badge")).to_have_text("success")
     await page.locator(".line").click()
     await expect(page.locator("h1")).to_contain_text("alice=Type")
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
@@ -56,21 +56,19 @@ async def test_a_page_stays_with_its_session_and_what_the_reader_did_stays(
     await adapter.register()
     session = await site.start(TWO)
     message = await adapter.action()
-    await page.goto(f"{site.url}/status?q=alice:*", timeout=15_000)
+    await page.goto(f"{site.url}/status?q=alice:*")
     await expect(page).to_have_url(f"{site.url}/status/{session.id}?q=alice:*")
     button = page.get_by_role("button", name="Pause")
     await button.focus()
     await adapter.respond({"id": message["id"]})
     message = await adapter.action()
-    await expect(page.locator("#adapters")).to_contain_text("two is outstanding", timeout=15_000)
+    await expect(page.locator("#adapters")).to_contain_text("two is outstanding")
     await expect(button).to_be_focused()
     newer = await site.start(TWO)
     await adapter.respond({"id": message["id"]})
     await ended(session)
-    await expect(page.locator("#newer")).to_have_text(
-        f"A newer session has begun: {newer.id}", timeout=15_000
-    )
-    await expect(page.locator("#head .over")).to_contain_text(session.id, timeout=15_000)
+    await expect(page.locator("#newer")).to_have_text(f"A newer session has begun: {newer.id}")
+    await expect(page.locator("#head .over")).to_contain_text(session.id)
 
 
 async def test_long_words_do_not_push_a_page_sideways(site: HttpHarness, page: Page) -> None:
@@ -121,11 +119,11 @@ async def test_what_is_typed_into_the_filter_of_requests_stays(site: HttpHarness
     adapter, session, id, field = await editing(site, page)
     await adapter.respond({"id": id})
     message = await adapter.action()
-    await expect(page.locator("#attempt-1")).to_contain_text("two", timeout=15_000)
+    await expect(page.locator("#attempt-1")).to_contain_text("two")
     assert await field.input_value() == "1:"
     await adapter.respond({"id": message["id"]})
     await ended(session)
-    await expect(page.locator("#head .badge")).to_have_text("success", timeout=15_000)
+    await expect(page.locator("#head .badge")).to_have_text("success")
     assert await field.input_value() == "1:"
 
 
@@ -142,8 +140,8 @@ async def test_parts_come_and_go_while_a_field_is_edited(site: HttpHarness, page
     )
     await adapter.respond({"id": id})
     await adapter.action()
-    await expect(page.locator("#copies + #attempt-1")).to_contain_text("two", timeout=15_000)
-    await expect(page.locator("#gone")).to_have_count(0, timeout=15_000)
+    await expect(page.locator("#copies + #attempt-1")).to_contain_text("two")
+    await expect(page.locator("#gone")).to_have_count(0)
     assert await field.input_value() == "1:"
 
 
@@ -206,7 +204,7 @@ async def test_an_idle_page_requests_nothing_and_an_event_leads_to_one_request(
     await page.wait_for_timeout(5_000)  # it would have polled at least once
     assert requests.paths == []
     await ScriptedAdapter(site).register()
-    await expect(page.locator("#adapters")).to_contain_text("nio", timeout=10_000)
+    await expect(page.locator("#adapters")).to_contain_text("nio")
     (case,) = session.record.cases
     await page.wait_for_timeout(3_000)
     requests.clear()
@@ -254,16 +252,16 @@ async def test_only_what_has_changed_is_sent_and_replaced(site: HttpHarness, pag
     url = f"{site.url}/status/{session.id}"
     await page.goto(url)
     cells, rows = page.locator("#map td a"), page.locator("#list li")
-    await expect(cells).to_have_count(9, timeout=15_000)
+    await expect(cells).to_have_count(9)
     await cells.nth(0).focus()
     await page.evaluate("for (const one of document.querySelectorAll('#map td, #list li')) one.mine = true;")
     async with page.expect_response(lambda response: response.url == url, timeout=60_000) as update:
         end(site, session, one, State.FAILURE)
         end(site, session, other, State.SUCCESS)
     sent = await (await update.value).text()
-    await expect(cells.nth(0)).to_contain_text("✗", timeout=15_000)
-    await expect(cells.nth(1)).to_contain_text("✓", timeout=15_000)
-    await expect(rows.first).to_contain_text("failure", timeout=15_000)
+    await expect(cells.nth(0)).to_contain_text("✗")
+    await expect(cells.nth(1)).to_contain_text("✓")
+    await expect(rows.first).to_contain_text("failure")
     assert "<h2>Adapters</h2>" not in sent
     assert sent.count("<td ") <= 2
     await expect(cells.nth(0)).to_be_focused()
@@ -276,19 +274,19 @@ async def test_only_what_has_changed_is_sent_and_replaced(site: HttpHarness, pag
     # A part with selected text is left as it is, and catches up.
     await rows.first.evaluate("row => getSelection().selectAllChildren(row)")
     end(site, session, third, State.ERROR)
-    await expect(cells.nth(2)).to_contain_text("!", timeout=15_000)
+    await expect(cells.nth(2)).to_contain_text("!")
     await expect(page.locator("#list")).not_to_contain_text("error")
     await page.evaluate("getSelection().removeAllRanges()")
-    await expect(page.locator("#list")).to_contain_text("error", timeout=15_000)
+    await expect(page.locator("#list")).to_contain_text("error")
 
     # A coordinator that does not know the versions, as after its restart, sends all.
     await page.evaluate(
         "for (const part of document.querySelectorAll('[data-live]')) part.dataset.live = 'f';"
     )
     end(site, session, last, State.FAILURE)
-    await expect(cells.nth(3)).to_contain_text("✗", timeout=15_000)
+    await expect(cells.nth(3)).to_contain_text("✗")
     assert await page.locator("#map td").evaluate_all(kept) >= 6, "but the cells that were replaced"
-    await expect(page.locator("[data-live='f']")).to_have_count(0, timeout=15_000)
+    await expect(page.locator("[data-live='f']")).to_have_count(0)
 
 
 async def test_a_page_polls_while_the_stream_fails(site: HttpHarness, page: Page) -> None:
@@ -303,11 +301,11 @@ async def test_a_page_polls_while_the_stream_fails(site: HttpHarness, page: Page
     await page.route("**/events*", fail)
     await page.goto(f"{site.url}/status/{session.id}")
     await ScriptedAdapter(site).register()
-    await expect(page.locator("#adapters")).to_contain_text("nio", timeout=15_000)
+    await expect(page.locator("#adapters")).to_contain_text("nio")
     assert failed
     await page.unroute("**/events*")
     site.lab.engine.cancel(session, "enough")
-    await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted", timeout=15_000)
+    await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted")
 
 
 async def test_the_stream_works_after_a_login(opener: Opener, page: Page) -> None:
@@ -324,10 +322,10 @@ async def test_the_stream_works_after_a_login(opener: Opener, page: Page) -> Non
             form.submit();
         }"""
     )
-    await expect(page.locator(".over")).to_have_text(f"session {session.id} · running", timeout=10_000)
+    await expect(page.locator(".over")).to_have_text(f"session {session.id} · running")
     requests = Requests(page)
     site.lab.engine.cancel(session, "enough")
-    await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted", timeout=10_000)
+    await expect(page.locator(".over")).to_have_text(f"session {session.id} · interrupted")
     assert requests.of(f"/api/sessions/{session.id}/events") <= 1  # the one of the beginning sufficed
 
 

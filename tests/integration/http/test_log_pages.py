@@ -79,23 +79,23 @@ async def test_a_log_of_50_megabytes(site: HttpHarness, page: Page) -> None:
 
     await page.goto(url)
     end = page.locator(f"#L{NUMBER + 1}")
-    await expect(end).to_be_in_viewport(timeout=15_000)
+    await expect(end).to_be_in_viewport()
     await expect(end.locator(".a-red")).to_have_text("ERROR <b>the end</b>")
     # As far as the beginning of the page, and beyond it; what is far away is removed.
     for line in (NUMBER - 998, NUMBER - 1998, NUMBER - 2998):
-        await page.locator(f"#L{line}").evaluate("row => row.scrollIntoView()", timeout=15_000)
-        await expect(page.locator(f"#L{line - 1}")).to_be_attached(timeout=15_000)
+        await page.locator(f"#L{line}").evaluate("row => row.scrollIntoView()")
+        await expect(page.locator(f"#L{line - 1}")).to_be_attached()
     await expect(end).to_have_count(0)
     assert await box.evaluate("box => box.childElementCount") <= 3_000
     assert await page.evaluate("document.documentElement.scrollWidth") <= 400
 
     await page.goto(f"{url}#L120-L122")
-    await expect(page.locator("#L121")).to_be_in_viewport(timeout=15_000)
+    await expect(page.locator("#L121")).to_be_in_viewport()
     await expect(page.locator(".on")).to_have_count(3)
     await page.locator("#L125 a").click()
     await page.locator("#L127 a").click(modifiers=["Shift"])
     await expect(page.locator(".on")).to_have_count(3)
-    await expect(page).to_have_url(re.compile("&from=105#L125-L127$"), timeout=15_000)
+    await expect(page).to_have_url(re.compile("&from=105#L125-L127$"))
 
 
 async def test_a_log_is_followed_while_its_session_runs(site: HttpHarness, page: Page) -> None:
@@ -109,7 +109,7 @@ async def test_a_log_is_followed_while_its_session_runs(site: HttpHarness, page:
     await page.get_by_label("follow").check()
     with path.open("a") as file:
         file.write("ond\nthird\n" + "more\n" * 2_000 + "last\n")
-    await expect(page.locator("#L2004")).to_be_in_viewport(timeout=15_000)
+    await expect(page.locator("#L2004")).to_be_in_viewport()
     await expect(page.locator("#L2004 span")).to_have_text("last")
     await adapter.respond({"id": message["id"]})
     await ended(session)

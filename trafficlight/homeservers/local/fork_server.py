@@ -38,6 +38,7 @@ class ForkedProcess:
         self.pid = pid
         self._owner = owner
         self._ended = asyncio.Event()
+        self._last_signal: int | None = None
         #: Its exit code, or the negative number of a signal; None while it runs.
         self.code: int | None = None
 
@@ -52,9 +53,14 @@ class ForkedProcess:
         return self.exited or ""
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal. Does nothing after the exit."""
+        """Send a signal, at some time soon: see :meth:`signalled`. Does nothing after the exit."""
         if self.code is None:
-            self._owner.send({"do": "signal", "pid": self.pid, "number": int(number)})
+            self._last_signal = self._owner.send({"do": "signal", "pid": self.pid, "number": int(number)})
+
+    async def signalled(self) -> None:
+        """Wait until it has got every signal that was sent so far."""
+        if self._last_signal is not None:
+            await self._owner.answered(self._last_signal)
 
     def end(self, code: int) -> None:
         """Record the exit; called by its fork server."""
@@ -77,7 +83,8 @@ class ForkServer:
         self._patience = _ANSWER_SECONDS if patience is None else patience
         self._killed = False
         self._ids = itertools.count(1)
-        self._deadlines: dict[int, asyncio.TimerHandle] = {}
+        # The requests without an answer, with what sets their limit.
+        self._unanswered: dict[int, tuple[asyncio.TimerHandle, asyncio.Event]] = {}
         self._starting: dict[int, asyncio.Future[ForkedProcess]] = {}
         self._children: dict[int, ForkedProcess] = {}
         self._ready = asyncio.Event()
@@ -175,8 +182,14 @@ class ForkServer:
         if sent < len(line):
             self._kill()
             return None
-        self._deadlines[number] = asyncio.get_running_loop().call_later(self._patience, self._expire)
+        deadline = asyncio.get_running_loop().call_later(self._patience, self._expire)
+        self._unanswered[number] = deadline, asyncio.Event()
         return number
+
+    async def answered(self, number: int) -> None:
+        """Wait for the answer to a request, or for the exit."""
+        if number in self._unanswered:
+            await self._unanswered[number][1].wait()
 
     async def close(self) -> None:
         """Stop it and all of its children. Idempotent."""
@@ -215,20 +228,23 @@ class ForkServer:
             logger.warning("the fork server sent what cannot be read, and is killed: %s", error)
             self._kill()
         finally:
-            for deadline in self._deadlines.values():
+            for deadline, answered in self._unanswered.values():
                 deadline.cancel()
+                answered.set()
             for child in self._children.values():
                 child.end(-signal.SIGKILL)  # the kernel kills them with their parent
             for started in self._starting.values():
                 if not started.done():
                     started.set_exception(DeployError("the fork server has exited"))
-            self._deadlines.clear()
+            self._unanswered.clear()
             self._children.clear()
             self._starting.clear()
 
     def _handle(self, message: dict[str, Any]) -> None:
-        if (deadline := self._deadlines.pop(message.get("id", 0), None)) is not None:
+        if (request := self._unanswered.pop(message.get("id", 0), None)) is not None:
+            deadline, answered = request
             deadline.cancel()
+            answered.set()
         match message:
             case {"ready": True}:
                 self._ready.set()

@@ -158,9 +158,9 @@ class LocalServer:
                 case "kill":
                     await self._end(signal.SIGKILL)
                 case "pause":
-                    self._signal(signal.SIGSTOP)
+                    await self._signal(signal.SIGSTOP)
                 case "unpause":
-                    self._signal(signal.SIGCONT)
+                    await self._signal(signal.SIGCONT)
                 case _:
                     raise UnsupportedError(f"a local homeserver cannot {operation}")
 
@@ -190,7 +190,7 @@ class LocalServer:
         self._on_destroyed(self)
 
     async def _stop(self) -> None:
-        self._signal(signal.SIGCONT)
+        await self._signal(signal.SIGCONT)
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._end(signal.SIGTERM)
@@ -203,13 +203,15 @@ class LocalServer:
         if all(process.exited is not None for _, process in self._processes):
             return
         self._ended_by_test = True
-        self._signal(number)
+        await self._signal(number)
         for _, process in self._processes:
             await process.wait()
 
-    def _signal(self, number: signal.Signals) -> None:
+    async def _signal(self, number: signal.Signals) -> None:
         for _, process in self._processes:
             process.signal(number)
+        for _, process in self._processes:
+            await process.signalled()
 
 
 async def _first_exit(processes: Sequence[tuple[Command, ServerProcess]]) -> str:
