@@ -166,14 +166,19 @@ class Progress:
             self._print(Text(f"  {count(number, 'case')} waiting: {reason}", "dim"))
 
     def _line(self, case: CaseRecord, state: State, took: str, *, again: bool = False) -> None:
-        self._print(self._row(case.id, state, took))
-        if state in (State.FAILURE, State.ERROR) and (case.message or again):
-            retried = "tried again: " if again else ""
-            self._print(Text(f"      {retried}{single_line(escape_control(case.message))}", style="dim"))
+        if state not in (State.FAILURE, State.ERROR):
+            self._print(self._row(case.id, state, took, _STYLES[state]))
+            return
+        known = case.expected if case.expected is not None and case.expected.covers(state) else None
+        self._print(self._row(case.id, state, took, "dim" if known else _STYLES[state]))
+        why = single_line(escape_control(known.reason if known else case.message))
+        note = "expected: " if known else "tried again: " if again else ""
+        if why or note:
+            self._print(Text(f"      {note}{why}", style="dim"))
 
-    def _row(self, case_id: str, state: State, took: str) -> Text:
+    def _row(self, case_id: str, state: State, took: str, style: str) -> Text:
         """Return a case in one line, state and time first."""
-        return Text.assemble("  ", (f"{state:<9}", _STYLES[state]), f" {took:>10}  {self._name(case_id)}")
+        return Text.assemble("  ", (f"{state:<9}", style), f" {took:>10}  {self._name(case_id)}")
 
     def _print(self, line: Text) -> None:
         """Print one line; a terminal shows what fits, the summary has the rest."""
@@ -204,7 +209,7 @@ class Progress:
         # What has run longest is in front: they are in the order in which they started.
         for case_id, since in list(self._since.items())[:_SHOWN]:
             state = self._record.cases[case_id].state
-            lines.append(self._row(case_id, state, duration(now - since)))
+            lines.append(self._row(case_id, state, duration(now - since), _STYLES[state]))
         counts = self._record.counts
         ended = sum(counts[state] for state in FINAL)
         parts = [f"{ended} of {len(self._record.cases)} ended"]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from trafficlight.cli.progress import Progress, is_live, print_header, print_summary
 from trafficlight.results.case import CaseRecord
-from trafficlight.results.events import CaseEnded, CasePlanned, CaseState, CaseWaits, Event, State
+from trafficlight.results.events import CaseEnded, CasePlanned, CaseState, CaseWaits, Event, Expected, State
 from trafficlight.results.record import SessionRecord
 
 SHORT = "chat_test.py::Short"
@@ -64,6 +64,18 @@ def test_a_failed_attempt_that_is_tried_again_says_so() -> None:
         CaseEnded(case=SHORT, attempt=1, state=State.FAILURE, message=message, seconds=1.0, will_retry=True)
     )
     assert visible(file.getvalue()) == [f"  failure        1.0 s  {SHORT}", "      tried again: no room"]
+
+
+def test_an_expected_failure_has_its_reason_in_place_of_its_message() -> None:
+    file = io.StringIO()
+    session = Session(Console(file=file, width=80))
+    known = Expected(reason="It drops the start.", sometimes=True)
+    session(CaseEnded(case=SHORT, attempt=1, state=State.FAILURE, message="no room", expected=known))
+    session(CaseEnded(case=LONG, attempt=1, state=State.SUCCESS, expected=known))
+    first, why, second = visible(file.getvalue())
+    assert first.startswith("  failure ")
+    assert why == "      expected: It drops the start."
+    assert second.startswith("  success ")
 
 
 @pytest.mark.parametrize(
