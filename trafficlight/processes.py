@@ -171,7 +171,7 @@ class ChildProcess:
             self._process.send_signal(number)
 
     async def signalled(self) -> None:
-        """Return: it has got every signal that was sent so far."""
+        """Return at once: signals are sent directly."""
 
 
 @asynccontextmanager

@@ -122,27 +122,27 @@ class TestActions:
         assert (case.state, case.message) == (State.ERROR, "alice: did not fetch dance within 0.1 s")
 
     async def test_a_case_that_takes_too_long_says_what_it_was_at(self, bay_with: MakeBay) -> None:
-        bay = await bay_with(case=1)
+        bay = await bay_with(case=3)
         bay.play_once(lambda action, data: None)
         case = (await bay.ended(await bay.submit(ONE.format(body="await alice.perform('dance')"))))[
             "One[alice=Nio]"
         ]
         assert case.state is State.ERROR
         assert case.message.startswith(
-            "not done within 1 s, the case's deadline; alice was performing dance for "
+            "not done within 3 s, the case's deadline; alice was performing dance for "
         )
 
     async def test_a_case_that_takes_too_long_while_a_client_verifies(self, bay_with: MakeBay) -> None:
         """What did not become true within the time limit is the client's failure, as after its own limit."""
-        bay = await bay_with(case=1)
+        bay = await bay_with(case=3)
         bay.play_once(lambda action, data: None)
         body = "await alice.perform('verify_message_in_timeline', message='hi')"
         case = (await bay.ended(await bay.submit(ONE.format(body=body))))["One[alice=Nio]"]
-        message = "alice: verify_message_in_timeline: not true within 1 s, the case's deadline"
+        message = "alice: verify_message_in_timeline: not true within 3 s, the case's deadline"
         assert (case.state, case.message) == (State.FAILURE, message)
 
     async def test_a_case_that_takes_too_long_while_others_do_something_else(self, bay_with: MakeBay) -> None:
-        bay = await bay_with(case=1)
+        bay = await bay_with(case=3)
         bay.play_once(lambda action, data: None)
         bay.play_once(lambda action, data: None, type="element-web")
         body = "await asyncio.gather(alice.perform('verify_it'), bob.perform('dance'))"
@@ -341,6 +341,7 @@ class TestHomeservers:
         case = (await bay.ended(session))["Served[server=SynapseStable]"]
         assert case.state is State.ERROR
         assert case.message.endswith("; the homeserver server exited (signal 9)")
+        assert "cancelled" not in case.message, "the test ended by itself"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from trafficlight.http.app import app_of
 from trafficlight.http.server import bind, serving
 from trafficlight.suites.planning import plan
 
-expect.set_options(timeout=60_000)  # milliseconds; other tests run beside these
+# Milliseconds: long, as other tests run beside these, but less than a page waits before it polls.
+expect.set_options(timeout=40_000)
 
 TEST_FILE = """
 from trafficlight.client_types import ClientType

@@ -68,14 +68,14 @@ def test_a_failed_attempt_that_is_tried_again_says_so() -> None:
 
 def test_an_expected_failure_has_its_reason_in_place_of_its_message() -> None:
     file = io.StringIO()
-    session = Session(Console(file=file, width=80))
-    known = Expected(reason="It drops the start.", sometimes=True)
+    session = Session(Console(file=file, width=200, force_terminal=True, color_system="standard"))
+    known = Expected(reason="It drops the start.", outcome="failure")
     session(CaseEnded(case=SHORT, attempt=1, state=State.FAILURE, message="no room", expected=known))
-    session(CaseEnded(case=LONG, attempt=1, state=State.SUCCESS, expected=known))
-    first, why, second = visible(file.getvalue())
-    assert first.startswith("  failure ")
-    assert why == "      expected: It drops the start."
-    assert second.startswith("  success ")
+    assert visible(file.getvalue())[1:] == ["      expected: It drops the start."]
+    assert "\x1b[2mfailure" in file.getvalue(), "it is dimmed, not red"
+    session(CaseEnded(case=LONG, attempt=1, state=State.ERROR, message="no server", expected=known))
+    assert visible(file.getvalue())[3:] == ["      no server"]
+    assert "\x1b[1;35merror" in file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ class ForkedProcess:
         self.pid = pid
         self._owner = owner
         self._ended = asyncio.Event()
-        self._last_signal: int | None = None
+        # Of the request; none has the number 0, and None is of one that could not be sent.
+        self._last_signal: int | None = 0
         #: Its exit code, or the negative number of a signal; None while it runs.
         self.code: int | None = None
 
@@ -58,8 +59,10 @@ class ForkedProcess:
             self._last_signal = self._owner.send({"do": "signal", "pid": self.pid, "number": int(number)})
 
     async def signalled(self) -> None:
-        """Wait until it has got every signal that was sent so far."""
-        if self._last_signal is not None:
+        """Wait until it has got every signal that was sent so far, or has exited."""
+        if self._last_signal is None:
+            await self._ended.wait()
+        else:
             await self._owner.answered(self._last_signal)
 
     def end(self, code: int) -> None:
