@@ -83,6 +83,15 @@ class Running:
         """Return what it started, directly or not, and what still runs, itself included."""
         return [process for process in psutil.process_iter() if _marked(process, self._mark)]
 
+    def programs(self, part: str) -> list[psutil.Process]:
+        """Return those of what it started whose command line has an argument with this end."""
+        found = []
+        for process in self.started():
+            with suppress(psutil.NoSuchProcess):  # such as a homeserver that ends meanwhile
+                if any(argument.endswith(part) for argument in process.cmdline()):
+                    found.append(process)
+        return found
+
     async def clean_up(self) -> None:
         for process in self.started():
             with suppress(psutil.NoSuchProcess):

@@ -28,11 +28,6 @@ async def _in_the_middle(start: "Start", demo: Path, chat: Path, grace: str) -> 
     return running
 
 
-def _runs_fork_server(process: psutil.Process) -> bool:
-    """Return whether a process is a fork server of homeservers, or one of its forks."""
-    return any(part.endswith("synapse_fork_server.py") for part in process.cmdline())
-
-
 def _expect_complete_results(running: "Running") -> None:
     junit, cases = running.junit(), running.cases()
     assert (junit.tests, junit.failures, junit.errors) == (4, 0, 2)
@@ -54,7 +49,7 @@ async def test_a_lab_whose_fork_server_is_stopped_still_ends(
     start: "Start", demo: Path, chat: Path, how: str
 ) -> None:
     running = await _in_the_middle(start, demo, chat, grace="0.5")
-    programs = [process for process in running.started() if _runs_fork_server(process)]
+    programs = running.programs("synapse_fork_server.py")  # it, and the homeservers that it has forked
     children = set()
     for process in programs:
         with suppress(psutil.NoSuchProcess):  # a homeserver that ended meanwhile

@@ -156,7 +156,7 @@ async def test_a_proxy_that_is_killed_ends_its_case_only(
     await running.line("Waits", "running")
     while not _answered(running):
         await asyncio.sleep(0.05)
-    (proxy,) = (one for one in running.started() if "trafficlight.network" in one.cmdline())
+    (proxy,) = running.programs("trafficlight.network")
 
     proxy.send_signal(signal.SIGKILL)
 
