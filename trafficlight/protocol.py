@@ -96,6 +96,9 @@ class Responded(BaseModel):
         description="`accepted`: it answered the outstanding action. `repeated`: that was answered before, "
         "and nothing changed. `unasked`: nothing was outstanding; it is noted in the case's log."
     )
+    next: ActionMessage | None = Field(
+        default=None, description="What to do next, as from a poll, where `next` asks for it."
+    )
 
 
 class UploadedFile(BaseModel):

@@ -386,12 +386,13 @@ def validated(model: type[M], body: JsonObject) -> M:
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_body", message) from None
 
 
-def hold_time(wait: str | None, hold: float) -> float:
+def hold_time(wait: str | None, hold: float, name: str = "wait") -> float:
     """Return the seconds to hold a poll.
 
     :param wait: the query parameter.
     :param hold: the coordinator's hold time.
-    :raises ApiError: `wait` is not a number of seconds (400).
+    :param name: the parameter's name.
+    :raises ApiError: the parameter is not a number of seconds (400).
     """
     if wait is None:
         return hold
@@ -400,7 +401,7 @@ def hold_time(wait: str | None, hold: float) -> float:
     except ValueError:
         seconds = float("nan")
     if not seconds >= 0:
-        message = f"wait must be a number of seconds from 0, not {wait[:40]!r}"
+        message = f"{name} must be a number of seconds from 0, not {wait[:40]!r}"
         raise ApiError(HTTPStatus.BAD_REQUEST, "invalid_wait", message)
     return min(seconds, hold)
 

@@ -125,6 +125,25 @@ async def test_simultaneous_answers_are_one_answer(site: HttpHarness, adapter: S
     assert only_case(await ended(session)).state is State.SUCCESS
 
 
+async def test_an_answer_may_ask_for_what_to_do_next(site: HttpHarness, adapter: ScriptedAdapter) -> None:
+    await adapter.register()
+    session = await site.start(ASKS_TWICE)
+    first = await adapter.action()
+    held = await site.post(f"{adapter.path}/respond?next=5", json={"id": first["id"], "answer": 1})
+    second = held.json()["next"]
+    assert (held.json()["receipt"], second["action"]) == ("accepted", "two")
+    again = await site.post(f"{adapter.path}/respond?next=5", json={"id": first["id"], "answer": 1})
+    assert again.json() == {"receipt": "repeated", "next": second}, "as if the first answer had been lost"
+    refused = await site.post(f"{adapter.path}/respond?next=soon", json={"id": second["id"], "answer": 2})
+    assert (refused.status, refused.json()["error"]["code"]) == (400, "invalid_wait")
+    last = await site.post(f"{adapter.path}/respond?next=5", json={"id": second["id"], "answer": 2})
+    assert last.json()["next"]["action"] == "exit", "the case has ended"
+    stale = await site.post(f"{adapter.path}/respond?next=5", json={"id": "nobody-asked"})
+    assert stale.status == 409
+    case = only_case(await ended(session))
+    assert case.state is State.SUCCESS, case.message
+
+
 async def test_a_stale_id_is_refused_and_harms_nothing(site: HttpHarness, adapter: ScriptedAdapter) -> None:
     await adapter.register()
     session = await site.start(ASKS)

@@ -25,7 +25,7 @@ from trafficlight.adapters.sdk import (
     serve,
 )
 from trafficlight.adapters.sdk.coordinator import Backoff
-from trafficlight.protocol import TOKEN_VARIABLES, ActionMessage, ErrorBody
+from trafficlight.protocol import TOKEN_VARIABLES, ActionMessage, ErrorBody, Registration
 
 FAST = Options(backoff=Backoff(0.01, 0.05))
 
@@ -363,6 +363,51 @@ async def test_an_exit_or_an_error_during_an_action_ends_the_registration(
         registration = loop._Registration(Counter(), coordinator)
         assert not await registration._perform_killable(ActionMessage(action="hang", id="1"))
     assert [one.partition(":")[0] for one in reports] == ([] if urgent == "exit" else ["crash"])
+
+
+class Brisk:
+    """A coordinator that answers a response with the next action; the last one it holds for ever."""
+
+    uuid = "1"
+
+    def __init__(self, actions: int) -> None:
+        self.left = [ActionMessage(action="count_up", id=str(number)) for number in range(actions)]
+        self.asked: list[object] = []
+        self.held = asyncio.Event()
+
+    async def register(self, registration: Registration) -> None:
+        pass
+
+    async def poll(self) -> ActionMessage:
+        self.asked.append("poll")
+        return self.left.pop(0)
+
+    async def respond(self, id: str, response: JsonObject, poll: bool = False) -> ActionMessage | None:
+        self.asked.append((id, response["count"], poll))
+        if not poll:
+            return None
+        if not self.left:
+            self.held.set()
+            await asyncio.Event().wait()
+        return self.left.pop(0)
+
+    async def report(self, error: ErrorBody) -> None:
+        self.asked.append(error.details)
+
+
+async def test_a_response_asks_for_the_next_action() -> None:
+    """And is sent once more if the client exits meanwhile: it may not have arrived."""
+
+    class Mortal(Counter):
+        async def watch(self) -> None:
+            await coordinator.held.wait()
+            raise RuntimeError("the client has exited")
+
+    coordinator: Any = Brisk(actions=3)
+    async with asyncio.timeout(60):
+        await loop._Registration(Mortal(), coordinator).run()
+    held = [(str(number), number + 1, True) for number in range(3)]
+    assert coordinator.asked == ["poll", *held, ("2", 3, False), "the client has exited"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

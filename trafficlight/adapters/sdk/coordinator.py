@@ -9,13 +9,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from pydantic import ValidationError
@@ -116,6 +116,12 @@ class Coordinator:
         """Seconds that the coordinator gives an action; None where it does not say."""
         return self._deadlines.get("action")
 
+    @property
+    def _longest_hold(self) -> float:
+        """Seconds that a held request may take."""
+        # The margin is for a coordinator that holds longer than asked; without a wait, any usual hold fits.
+        return 90.0 if self._wait is None else self._wait + self._options.request_timeout
+
     @cached_property
     def storage(self) -> Path:
         """See :class:`Context`; created at its first use."""
@@ -148,14 +154,12 @@ class Coordinator:
         :param busy: whether an action is performed, so that only what ends it is of interest.
         :raises RegistrationLostError: the coordinator does not know this uuid, or answers what is no action.
         """
-        options = [] if self._wait is None else [f"wait={self._wait:g}"]
-        options += ["busy=1"] if busy else []
-        # The margin is for a coordinator that holds longer than asked; without a wait, any usual hold fits.
-        timeout = 90.0 if self._wait is None else self._wait + self._options.request_timeout
+        query = {} if self._wait is None else {"wait": f"{self._wait:g}"}
         answer = await self._request(
             "GET",
-            "?".join(["poll", "&".join(options)]).rstrip("?"),
-            timeout=timeout,
+            "poll",
+            query={**query, "busy": "1"} if busy else query,
+            timeout=self._longest_hold,
             again=lambda status: status == 409,
         )
         if answer.status != 200:
@@ -168,24 +172,35 @@ class Coordinator:
         except (ValueError, RecursionError) as error:
             raise RegistrationLostError(f"poll answered no action: {error}") from None
 
-    async def respond(self, action_id: str | None, response: JsonObject) -> None:
+    async def respond(
+        self, action_id: str | None, response: JsonObject, *, poll: bool = False
+    ) -> ActionMessage | None:
         """Answer the outstanding action. A late or repeated answer harms nothing.
 
+        :param poll: whether to ask what to do next, too; held as a poll is.
+        :return: what to do next; None if a poll has to ask for it.
         :raises RegistrationLostError: the coordinator does not know this uuid.
         """
-        body, endpoint = response, "respond"
+        body, query, timeout = response, dict[str, str](), None
         if action_id is not None and "id" in response:
-            endpoint += f"?action={quote(action_id, safe='')}"
+            query["action"] = action_id
         elif action_id is not None:
             body = {**response, "id": action_id}
+        if poll and action_id is not None and self._wait is not None:
+            query["next"], timeout = f"{self._wait:g}", self._longest_hold
         # Without an id a repeated answer might be taken for the next action's.
+        attempts = None if action_id is not None else 1
         answer = await self._request(
-            "POST", endpoint, body=body, attempts=None if action_id is not None else 1
+            "POST", "respond", query=query, body=body, attempts=attempts, timeout=timeout
         )
         if answer.status in _GONE:
             raise RegistrationLostError(f"respond answered {answer.status} {answer.reason}")
         if answer.status >= 300:
             logger.warning("respond to action %s was refused: %d %s", action_id, answer.status, answer.reason)
+        elif "next" in query:
+            with suppress(ValueError, KeyError, TypeError, RecursionError):  # of an older coordinator
+                return ActionMessage.model_validate(json.loads(answer.body)["next"])
+        return None
 
     async def report(self, error: ErrorBody) -> None:
         """Report an error, trying a few times; a refusal is only logged."""
@@ -250,6 +265,7 @@ class Coordinator:
         method: str,
         endpoint: str,
         *,
+        query: Mapping[str, str] | None = None,
         body: JsonObject | None = None,
         file: tuple[Path | bytes, str] | None = None,
         timeout: float | None = None,
@@ -257,6 +273,8 @@ class Coordinator:
         again: Callable[[int], bool] = lambda _: False,
     ) -> _Answer:
         url = f"{self._url}/client/{quote(self.uuid)}/{endpoint}"
+        if query:
+            url += f"?{urlencode(query)}"
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         started = time.monotonic()
         for attempt, delay in enumerate(self._options.backoff.delays(), start=1):
@@ -280,7 +298,7 @@ class Coordinator:
                 raise CoordinatorUnreachableError(self._url, waited, trouble)
             if attempts is None and attempt & (attempt - 1) == 0:  # at growing intervals
                 logger.warning("waiting for %s: %s", self._url, trouble)
-            logger.info("%s %s: %s; again in %.1f s", method, endpoint.partition("?")[0], trouble, delay)
+            logger.info("%s %s: %s; again in %.1f s", method, endpoint, trouble, delay)
             await asyncio.sleep(delay)
         raise AssertionError("the delays never end")
 

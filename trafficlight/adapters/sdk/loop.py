@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeAlias
 from uuid import uuid4
 
 import aiohttp
@@ -35,6 +36,10 @@ _LONGEST_CLOSE = 10.0
 _WHILE = 0.5
 
 
+# The id of an action, None from old coordinators, and its response.
+_Response: TypeAlias = tuple[str | None, JsonObject]
+
+
 class _Registration:
     """One adapter, for one registration.
 
@@ -45,7 +50,8 @@ class _Registration:
     def __init__(self, adapter: Adapter, coordinator: Coordinator) -> None:
         self._adapter = adapter
         self._coordinator = coordinator
-        self._answered: tuple[str, JsonObject] | None = None
+        self._answered: _Response | None = None
+        self._unsent: _Response | None = None
         self._over = False  # the coordinator expects no report any more
         self.polled = False
 
@@ -64,11 +70,14 @@ class _Registration:
         coordinator = self._coordinator
         while True:
             asked = time.monotonic()
-            polling = asyncio.ensure_future(coordinator.poll())
+            polling = asyncio.ensure_future(self._next())
             try:
                 if not watching.done():
                     await asyncio.wait([polling, watching], return_when=asyncio.FIRST_COMPLETED)
                 if watching.done() and (lost := watching.exception()) is not None:
+                    await cancel_all(polling)
+                    if self._unsent is not None:  # or it has arrived, and nothing was to be done yet
+                        await coordinator.respond(*self._unsent)
                     await coordinator.report(ErrorBody(type="adapter", details=str(lost)))
                     return
                 message = await polling
@@ -82,10 +91,21 @@ class _Registration:
                 # A coordinator that neither holds polls nor names a delay must not be flooded.
                 least = asked + _SHORTEST_ROUND - time.monotonic()
                 await asyncio.sleep(max(_idle_seconds(message), least))
-            elif not await self._perform_killable(message):
+            elif (response := await self._perform_killable(message)) is None:
                 return
+            else:
+                self._unsent = response
 
-    async def _perform_killable(self, message: ActionMessage) -> bool:
+    async def _next(self) -> ActionMessage:
+        """Send the last response, if that has not been done, and return what to do next."""
+        if self._unsent is not None:
+            following = await self._coordinator.respond(*self._unsent, poll=True)
+            self._unsent = None
+            if following is not None:
+                return following
+        return await self._coordinator.poll()
+
+    async def _perform_killable(self, message: ActionMessage) -> _Response | None:
         """Perform an action and, if it takes a while and the test kills the client meanwhile, that too."""
         performing = asyncio.ensure_future(self._perform(message))
         try:
@@ -103,24 +123,24 @@ class _Registration:
                 if urgent.action == EXIT:
                     self._over = True
                     _log_exit(self._coordinator.uuid, urgent)
-                    return False
+                    return None
                 if urgent.id == message.id:  # an older coordinator
                     break
                 if urgent.action == IDLE:
                     await asyncio.wait([performing], timeout=max(_idle_seconds(urgent), _SHORTEST_ROUND))
-                elif not await self._perform(urgent):
+                    continue
+                if (answer := await self._perform(urgent)) is None:
                     self._over = True
-                    return False
+                    return None
+                await self._coordinator.respond(*answer)
             return await performing
         finally:
             await cancel_all(performing)
 
-    async def _perform(self, message: ActionMessage) -> bool:
-        """Perform one action and respond; return whether the registration goes on."""
+    async def _perform(self, message: ActionMessage) -> _Response | None:
+        """Perform one action and return its response; None if it failed, and the registration ends."""
         if self._answered is not None and message.id == self._answered[0]:
-            # The response was lost: send it again, do not perform the action again.
-            await self._coordinator.respond(*self._answered)
-            return True
+            return self._answered  # the response was lost: send it again, do not perform the action again
         logger.info("%s: %s", self._coordinator.uuid, message.action)
         try:
             response = await self._adapter.perform(message.action, message.data)
@@ -136,12 +156,11 @@ class _Registration:
             if body.type == "adapter":
                 logger.error("%s: %s: %s", self._coordinator.uuid, message.action, body.details)
             await self._report(body, message)
-        else:
-            if message.id is not None:
-                self._answered = (message.id, response)
-            await self._coordinator.respond(message.id, response)
-            return True
-        return False
+            return None
+        answer = message.id, response
+        if message.id is not None:
+            self._answered = answer
+        return answer
 
     async def _report(self, body: ErrorBody, message: ActionMessage) -> None:
         body.details = f"{message.action}: {body.details}"

@@ -235,6 +235,12 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
         return {"action": EXIT, "data": {"reason": str(unknown)}}
     wait = hold_time(request.query("wait"), request.lab.settings.poll_hold)
     busy = request.query("busy") == "1"
+    return await _next(request, adapter, wait, busy=busy)
+
+
+async def _next(
+    request: WireRequest, adapter: Adapter, wait: float, *, busy: bool = False
+) -> Mapping[str, Any]:
     message = await adapter.channel.poll(wait, request.disconnected, busy=busy)
     request.lab.engine.pool.seen(adapter)
     body = {"action": message.action, "data": message.data}
@@ -251,6 +257,12 @@ async def poll(request: WireRequest) -> Mapping[str, Any]:
             "The action's `id`, instead of in the body; an `id` there is part of the response then.",
             {"type": "string"},
         ),
+        Query(
+            "next",
+            "Seconds that the answer may be held for what to do next, which is part of it then: a poll that"
+            " needs no request. Absent: it comes at once. Older coordinators send no `next`: poll then.",
+            {"type": "number", "minimum": 0},
+        ),
     ),
     body=Respond,
     guard="adapter",
@@ -261,7 +273,17 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
     With the action's `id` it can be sent again without harm; an id that is not waiting is refused with 409.
     Without an id it answers whatever is outstanding. `{"response": "error"}` says that the client failed.
     """
-    adapter = request.adapter()
+    adapter, wait = request.adapter(), request.query("next")
+    hold = hold_time(wait, request.lab.settings.poll_hold, "next")
+    answer: dict[str, Any] = {"receipt": await _received(request, adapter)}
+    return answer if wait is None else {**answer, "next": await _next(request, adapter, hold)}
+
+
+async def _received(request: WireRequest, adapter: Adapter) -> Receipt:
+    """Receive a response.
+
+    :raises ApiError: it is refused.
+    """
     async with adapter.answering:
         waits = adapter.channel.outstanding is not None
         try:
@@ -291,7 +313,7 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
             adapter,
             f"sent a response, but no action was outstanding: {single_line(repr(excerpt(response)))}",
         )
-    return {"receipt": receipt}
+    return receipt
 
 
 @OperationSpec(
