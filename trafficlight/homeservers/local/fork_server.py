@@ -31,6 +31,10 @@ _ANSWER_SECONDS = 10
 _CLOSE_SECONDS = 2
 
 
+# The process that a request was about; None if it, or the fork server, has exited.
+_Answer: TypeAlias = "asyncio.Future[ForkedProcess | None]"
+
+
 class ForkedProcess:
     """A child of a fork server, which signals and reaps it."""
 
@@ -38,8 +42,7 @@ class ForkedProcess:
         self.pid = pid
         self._owner = owner
         self._ended = asyncio.Event()
-        # Of the request; none has the number 0, and None is of one that could not be sent.
-        self._last_signal: int | None = 0
+        self._signalled: _Answer | None = None
         #: Its exit code, or the negative number of a signal; None while it runs.
         self.code: int | None = None
 
@@ -56,14 +59,14 @@ class ForkedProcess:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, at some time soon: see :meth:`signalled`. Does nothing after the exit."""
         if self.code is None:
-            self._last_signal = self._owner.send({"do": "signal", "pid": self.pid, "number": int(number)})
+            self._signalled = self._owner.send({"do": "signal", "pid": self.pid, "number": int(number)})
 
     async def signalled(self) -> None:
         """Wait until it has got every signal that was sent so far, or has exited."""
-        if self._last_signal is None:
-            await self._ended.wait()
-        else:
-            await self._owner.answered(self._last_signal)
+        if self._signalled is not None:
+            await asyncio.wait([self._signalled])
+            if self._signalled.result() is None:
+                await self._ended.wait()
 
     def end(self, code: int) -> None:
         """Record the exit; called by its fork server."""
@@ -86,9 +89,8 @@ class ForkServer:
         self._patience = _ANSWER_SECONDS if patience is None else patience
         self._killed = False
         self._ids = itertools.count(1)
-        # The requests without an answer, with what sets their limit.
-        self._unanswered: dict[int, tuple[asyncio.TimerHandle, asyncio.Event]] = {}
-        self._starting: dict[int, asyncio.Future[ForkedProcess]] = {}
+        # By the id of the request, with what sets its limit.
+        self._unanswered: dict[int, tuple[_Answer, asyncio.TimerHandle]] = {}
         self._children: dict[int, ForkedProcess] = {}
         self._ready = asyncio.Event()
         self._reader = asyncio.create_task(self._read(), name="fork server")
@@ -164,19 +166,21 @@ class ForkServer:
         :param files: open files that it gets; they may be closed when this has returned.
         :raises DeployError: the fork server has exited, or was killed because it did not answer.
         """
-        started: asyncio.Future[ForkedProcess] = asyncio.get_running_loop().create_future()
         request = {"do": "start", "args": list(args), "directory": str(directory), "log": str(log)}
-        number = self.send({**request, "files": len(files)}, files)
-        if number is None:
+        process = await self.send({**request, "files": len(files)}, files)
+        if process is None:
             raise DeployError("the fork server has exited")
-        self._starting[number] = started
-        return await started
+        return process
 
-    def send(self, request: dict[str, Any], files: Sequence[int] = ()) -> int | None:
-        """Send a request with a deadline for its answer, and return its id; None after the exit."""
+    def send(self, request: dict[str, Any], files: Sequence[int] = ()) -> _Answer:
+        """Send a request, with a deadline for its answer, which is returned."""
+        loop = asyncio.get_running_loop()
+        answer: _Answer = loop.create_future()
         if not self.alive:
-            return None
+            answer.set_result(None)
+            return answer
         number = next(self._ids)
+        self._unanswered[number] = answer, loop.call_later(self._patience, self._expire)
         line = json.dumps({**request, "id": number}).encode() + b"\n"
         try:
             sent = socket.send_fds(self._requests, [line], files)
@@ -184,15 +188,7 @@ class ForkServer:
             sent = 0
         if sent < len(line):
             self._kill()
-            return None
-        deadline = asyncio.get_running_loop().call_later(self._patience, self._expire)
-        self._unanswered[number] = deadline, asyncio.Event()
-        return number
-
-    async def answered(self, number: int) -> None:
-        """Wait for the answer to a request, or for the exit."""
-        if number in self._unanswered:
-            await self._unanswered[number][1].wait()
+        return answer
 
     async def close(self) -> None:
         """Stop it and all of its children. Idempotent."""
@@ -231,35 +227,29 @@ class ForkServer:
             logger.warning("the fork server sent what cannot be read, and is killed: %s", error)
             self._kill()
         finally:
-            for deadline, answered in self._unanswered.values():
-                deadline.cancel()
-                answered.set()
             for child in self._children.values():
                 child.end(-signal.SIGKILL)  # the kernel kills them with their parent
-            for started in self._starting.values():
-                if not started.done():
-                    started.set_exception(DeployError("the fork server has exited"))
-            self._unanswered.clear()
             self._children.clear()
-            self._starting.clear()
+            for number in list(self._unanswered):
+                self._answered(number, None)
+
+    def _answered(self, number: int, process: ForkedProcess | None) -> None:
+        answer, deadline = self._unanswered.pop(number)
+        deadline.cancel()
+        if not answer.done():
+            answer.set_result(process)
+        elif process is not None:  # the caller of `start` was cancelled
+            process.signal(signal.SIGKILL)
 
     def _handle(self, message: dict[str, Any]) -> None:
-        if (request := self._unanswered.pop(message.get("id", 0), None)) is not None:
-            deadline, answered = request
-            deadline.cancel()
-            answered.set()
         match message:
             case {"ready": True}:
                 self._ready.set()
             case {"started": int(pid), "id": int(number)}:
-                child = self._children[pid] = ForkedProcess(pid, self)
-                started = self._starting.pop(number)
-                if started.done():  # its caller was cancelled
-                    child.signal(signal.SIGKILL)
-                else:
-                    started.set_result(child)
-            case {"signalled": int()}:
-                pass
+                self._children[pid] = ForkedProcess(pid, self)
+                self._answered(number, self._children[pid])
+            case {"signalled": int(pid), "id": int(number)}:
+                self._answered(number, self._children.get(pid))
             case {"exited": int(pid), "code": int(code)}:
                 if (ended := self._children.pop(pid, None)) is not None:
                     ended.end(code)
