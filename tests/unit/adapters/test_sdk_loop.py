@@ -366,12 +366,15 @@ async def test_an_exit_or_an_error_during_an_action_ends_the_registration(
 
 
 class Brisk:
-    """A coordinator that answers a response with the next action; the last one it holds for ever."""
+    """A coordinator that answers a response with the next action; the last one it holds for ever.
+
+    :param ids: those of the actions.
+    """
 
     uuid = "1"
 
-    def __init__(self, actions: int) -> None:
-        self.left = [ActionMessage(action="count_up", id=str(number)) for number in range(actions)]
+    def __init__(self, *ids: str | None) -> None:
+        self.left = [ActionMessage(action="count_up", id=id) for id in ids]
         self.asked: list[object] = []
         self.held = asyncio.Event()
 
@@ -380,34 +383,49 @@ class Brisk:
 
     async def poll(self) -> ActionMessage:
         self.asked.append("poll")
-        return self.left.pop(0)
+        return await self.next()
 
-    async def respond(self, id: str, response: JsonObject, poll: bool = False) -> ActionMessage | None:
-        self.asked.append((id, response["count"], poll))
-        if not poll:
-            return None
+    async def next(self) -> ActionMessage:
         if not self.left:
             self.held.set()
             await asyncio.Event().wait()
         return self.left.pop(0)
 
+    async def respond(
+        self, id: str | None, response: JsonObject, poll: bool = False, attempts: int | None = None
+    ) -> ActionMessage | None:
+        self.asked.append((id, response["count"]))
+        if attempts is not None:
+            raise CoordinatorUnreachableError("http://lab", 1.0, "it is gone")
+        return await self.next() if poll else None
+
     async def report(self, error: ErrorBody) -> None:
         self.asked.append(error.details)
 
 
-async def test_a_response_asks_for_the_next_action() -> None:
-    """And is sent once more if the client exits meanwhile: it may not have arrived."""
+@pytest.mark.parametrize(
+    ("ids", "asked"),
+    [
+        (["a", "b", "c"], ["poll", ("a", 1), ("b", 2), ("c", 3), ("c", 3)]),
+        ([None, None], ["poll", (None, 1), "poll", (None, 2), "poll"]),
+    ],
+    ids=["with ids", "without"],
+)
+async def test_a_response_asks_for_the_next_action(ids: list[str | None], asked: list[object]) -> None:
+    """If the client exits meanwhile, it is sent once more, because it may not have arrived.
+
+    Without an id it would be taken for that to the next action.
+    """
 
     class Mortal(Counter):
         async def watch(self) -> None:
             await coordinator.held.wait()
             raise RuntimeError("the client has exited")
 
-    coordinator: Any = Brisk(actions=3)
+    coordinator: Any = Brisk(*ids)
     async with asyncio.timeout(60):
         await loop._Registration(Mortal(), coordinator).run()
-    held = [(str(number), number + 1, True) for number in range(3)]
-    assert coordinator.asked == ["poll", *held, ("2", 3, False), "the client has exited"]
+    assert coordinator.asked == [*asked, "the client has exited"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -30,6 +30,11 @@ from trafficlight.text import first_problem
 
 logger = logging.getLogger(__name__)
 
+FEW_ATTEMPTS = 6
+"""How often the last requests of a registration are tried."""
+
+# Seconds that the answer to a response may be held: one that is lost without a sign must be noticed soon.
+_NEXT = 5.0
 _TROUBLE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 _TRY_AGAIN = frozenset({408, 425, 429})
 _GONE = frozenset({401, 404, 410})
@@ -116,12 +121,6 @@ class Coordinator:
         """Seconds that the coordinator gives an action; None where it does not say."""
         return self._deadlines.get("action")
 
-    @property
-    def _longest_hold(self) -> float:
-        """Seconds that a held request may take."""
-        # The margin is for a coordinator that holds longer than asked; without a wait, any usual hold fits.
-        return 90.0 if self._wait is None else self._wait + self._options.request_timeout
-
     @cached_property
     def storage(self) -> Path:
         """See :class:`Context`; created at its first use."""
@@ -159,7 +158,8 @@ class Coordinator:
             "GET",
             "poll",
             query={**query, "busy": "1"} if busy else query,
-            timeout=self._longest_hold,
+            # The margin is for one that holds longer than asked; without a wait, any usual hold fits.
+            timeout=90.0 if self._wait is None else self._wait + self._options.request_timeout,
             again=lambda status: status == 409,
         )
         if answer.status != 200:
@@ -173,13 +173,20 @@ class Coordinator:
             raise RegistrationLostError(f"poll answered no action: {error}") from None
 
     async def respond(
-        self, action_id: str | None, response: JsonObject, *, poll: bool = False
+        self,
+        action_id: str | None,
+        response: JsonObject,
+        *,
+        poll: bool = False,
+        attempts: int | None = None,
     ) -> ActionMessage | None:
-        """Answer the outstanding action. A late or repeated answer harms nothing.
+        """Answer the outstanding action. A late or repeated answer with an id harms nothing.
 
-        :param poll: whether to ask what to do next, too; held as a poll is.
+        :param poll: whether to ask what to do next, too, which takes an id.
+        :param attempts: how often to try; None is for ever. Without an id it is tried once.
         :return: what to do next; None if a poll has to ask for it.
         :raises RegistrationLostError: the coordinator does not know this uuid.
+        :raises CoordinatorUnreachableError: it did not answer.
         """
         body, query, timeout = response, dict[str, str](), None
         if action_id is not None and "id" in response:
@@ -187,9 +194,10 @@ class Coordinator:
         elif action_id is not None:
             body = {**response, "id": action_id}
         if poll and action_id is not None and self._wait is not None:
-            query["next"], timeout = f"{self._wait:g}", self._longest_hold
-        # Without an id a repeated answer might be taken for the next action's.
-        attempts = None if action_id is not None else 1
+            query["next"] = f"{min(self._wait, _NEXT):g}"
+            timeout = self._options.request_timeout + _NEXT
+        if action_id is None:
+            attempts = 1  # a repeated answer might be taken for the next action's
         answer = await self._request(
             "POST", "respond", query=query, body=body, attempts=attempts, timeout=timeout
         )
@@ -198,7 +206,8 @@ class Coordinator:
         if answer.status >= 300:
             logger.warning("respond to action %s was refused: %d %s", action_id, answer.status, answer.reason)
         elif "next" in query:
-            with suppress(ValueError, KeyError, TypeError, RecursionError):  # of an older coordinator
+            # Older coordinators send no `next`.
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
                 return ActionMessage.model_validate(json.loads(answer.body)["next"])
         return None
 
@@ -206,7 +215,7 @@ class Coordinator:
         """Report an error, trying a few times; a refusal is only logged."""
         body = ErrorReport(error=error).model_dump()
         try:
-            answer = await self._request("POST", "error", body=body, attempts=6)
+            answer = await self._request("POST", "error", body=body, attempts=FEW_ATTEMPTS)
         except CoordinatorUnreachableError as trouble:
             logger.warning("the error report did not get through: %s", trouble)
             return

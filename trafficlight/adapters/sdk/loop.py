@@ -16,11 +16,12 @@ import aiohttp
 from trafficlight.adapters.sdk.adapter import (
     ActionFailed,
     Adapter,
+    CoordinatorUnreachableError,
     RegistrationLostError,
     ReportedError,
     UnsupportedActionError,
 )
-from trafficlight.adapters.sdk.coordinator import Coordinator, Options
+from trafficlight.adapters.sdk.coordinator import FEW_ATTEMPTS, Coordinator, Options
 from trafficlight.clock import cancel_all
 from trafficlight.errors import LabError
 from trafficlight.protocol import EXIT, IDLE, TOKEN_VARIABLES, ActionMessage, ErrorBody, JsonObject
@@ -36,7 +37,7 @@ _LONGEST_CLOSE = 10.0
 _WHILE = 0.5
 
 
-# The id of an action, None from old coordinators, and its response.
+# The id of an action, None from a coordinator without ids, and the response to it.
 _Response: TypeAlias = tuple[str | None, JsonObject]
 
 
@@ -51,7 +52,7 @@ class _Registration:
         self._adapter = adapter
         self._coordinator = coordinator
         self._answered: _Response | None = None
-        self._unsent: _Response | None = None
+        self._unacknowledged: _Response | None = None
         self._over = False  # the coordinator expects no report any more
         self.polled = False
 
@@ -76,8 +77,10 @@ class _Registration:
                     await asyncio.wait([polling, watching], return_when=asyncio.FIRST_COMPLETED)
                 if watching.done() and (lost := watching.exception()) is not None:
                     await cancel_all(polling)
-                    if self._unsent is not None:  # or it has arrived, and nothing was to be done yet
-                        await coordinator.respond(*self._unsent)
+                    if self._unacknowledged is not None:
+                        # It may have arrived, and its answer is held: sent again, it changes nothing.
+                        with suppress(CoordinatorUnreachableError):
+                            await coordinator.respond(*self._unacknowledged, attempts=FEW_ATTEMPTS)
                     await coordinator.report(ErrorBody(type="adapter", details=str(lost)))
                     return
                 message = await polling
@@ -93,14 +96,16 @@ class _Registration:
                 await asyncio.sleep(max(_idle_seconds(message), least))
             elif (response := await self._perform_killable(message)) is None:
                 return
+            elif response[0] is None:  # of a coordinator without ids, to which it must not be sent again
+                await coordinator.respond(*response)
             else:
-                self._unsent = response
+                self._unacknowledged = response
 
     async def _next(self) -> ActionMessage:
-        """Send the last response, if that has not been done, and return what to do next."""
-        if self._unsent is not None:
-            following = await self._coordinator.respond(*self._unsent, poll=True)
-            self._unsent = None
+        """Send the last response, unless it was acknowledged, and return what to do next."""
+        if self._unacknowledged is not None:
+            following = await self._coordinator.respond(*self._unacknowledged, poll=True)
+            self._unacknowledged = None
             if following is not None:
                 return following
         return await self._coordinator.poll()
@@ -129,10 +134,10 @@ class _Registration:
                 if urgent.action == IDLE:
                     await asyncio.wait([performing], timeout=max(_idle_seconds(urgent), _SHORTEST_ROUND))
                     continue
-                if (answer := await self._perform(urgent)) is None:
+                if (response := await self._perform(urgent)) is None:
                     self._over = True
                     return None
-                await self._coordinator.respond(*answer)
+                await self._coordinator.respond(*response)
             return await performing
         finally:
             await cancel_all(performing)
@@ -143,7 +148,7 @@ class _Registration:
             return self._answered  # the response was lost: send it again, do not perform the action again
         logger.info("%s: %s", self._coordinator.uuid, message.action)
         try:
-            response = await self._adapter.perform(message.action, message.data)
+            response = message.id, await self._adapter.perform(message.action, message.data)
         except asyncio.CancelledError:
             if not self._over:
                 with suppress(TimeoutError, LabError, aiohttp.ClientError):
@@ -157,10 +162,9 @@ class _Registration:
                 logger.error("%s: %s: %s", self._coordinator.uuid, message.action, body.details)
             await self._report(body, message)
             return None
-        answer = message.id, response
         if message.id is not None:
-            self._answered = answer
-        return answer
+            self._answered = response
+        return response
 
     async def _report(self, body: ErrorBody, message: ActionMessage) -> None:
         body.details = f"{message.action}: {body.details}"

@@ -63,9 +63,9 @@ class ForkedProcess:
 
     async def signalled(self) -> None:
         """Wait until it has got every signal that was sent so far, or has exited."""
-        if self._signalled is not None:
-            await asyncio.wait([self._signalled])
-            if self._signalled.result() is None:
+        if (answer := self._signalled) is not None:  # another signal replaces it
+            await asyncio.wait([answer])
+            if answer.result() is None:
                 await self._ended.wait()
 
     def end(self, code: int) -> None:
@@ -173,15 +173,15 @@ class ForkServer:
         return process
 
     def send(self, request: dict[str, Any], files: Sequence[int] = ()) -> _Answer:
-        """Send a request, with a deadline for its answer, which is returned."""
+        """Send a request and return the future of its answer, which has a deadline."""
         loop = asyncio.get_running_loop()
         answer: _Answer = loop.create_future()
         if not self.alive:
             answer.set_result(None)
             return answer
         number = next(self._ids)
-        self._unanswered[number] = answer, loop.call_later(self._patience, self._expire)
         line = json.dumps({**request, "id": number}).encode() + b"\n"
+        self._unanswered[number] = answer, loop.call_later(self._patience, self._expire)
         try:
             sent = socket.send_fds(self._requests, [line], files)
         except OSError:  # it has exited, or has stopped reading
@@ -231,9 +231,9 @@ class ForkServer:
                 child.end(-signal.SIGKILL)  # the kernel kills them with their parent
             self._children.clear()
             for number in list(self._unanswered):
-                self._answered(number, None)
+                self._settle(number, None)
 
-    def _answered(self, number: int, process: ForkedProcess | None) -> None:
+    def _settle(self, number: int, process: ForkedProcess | None) -> None:
         answer, deadline = self._unanswered.pop(number)
         deadline.cancel()
         if not answer.done():
@@ -245,11 +245,11 @@ class ForkServer:
         match message:
             case {"ready": True}:
                 self._ready.set()
-            case {"started": int(pid), "id": int(number)}:
+            case {"started": int(pid), "id": int(number)} if number in self._unanswered:
                 self._children[pid] = ForkedProcess(pid, self)
-                self._answered(number, self._children[pid])
-            case {"signalled": int(pid), "id": int(number)}:
-                self._answered(number, self._children.get(pid))
+                self._settle(number, self._children[pid])
+            case {"signalled": int(pid), "id": int(number)} if number in self._unanswered:
+                self._settle(number, self._children.get(pid))
             case {"exited": int(pid), "code": int(code)}:
                 if (ended := self._children.pop(pid, None)) is not None:
                     ended.end(code)

@@ -259,8 +259,8 @@ async def _next(
         ),
         Query(
             "next",
-            "Seconds that the answer may be held for what to do next, which is part of it then: a poll that"
-            " needs no request. Absent: it comes at once. Older coordinators send no `next`: poll then.",
+            "Also return what to do next, as `next`, held for at most so many seconds, and the coordinator's"
+            " hold time.",
             {"type": "number", "minimum": 0},
         ),
     ),
