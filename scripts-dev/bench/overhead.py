@@ -3,7 +3,7 @@
 The flow is that of the built-in `SendMessages`. Bare, drivers of matrix-nio get their actions straight from
 this program, on one Synapse that runs already. The ways take turns. What is printed is what one of the last
 cases takes, each way after the same number of others: what a session costs once is left out, and what a first
-request costs too.
+request costs too. A factor is the median of those of the rounds, each against bare right before and after it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import psutil
@@ -58,6 +58,11 @@ class Cost:
 
     wall: float
     cpu: Mapping[str, float]
+
+    @property
+    def all(self) -> float:
+        """Seconds of CPU of all processes."""
+        return sum(self.cpu.values())
 
     def since(self, before: "Cost", cases: int) -> "Cost":
         """Return what each of some cases took."""
@@ -191,31 +196,38 @@ class Driver:
 async def measure(cases: int, rounds: int, numbers: Sequence[int], together: bool) -> None:
     """Run all ways, and print a table for each number of cases at once."""
     for at_once in numbers:
-        found: dict[str, list[Cost]] = defaultdict(list)
+        found: dict[str, list[Cost]] = {"bare": [], "fresh": [], "shared": []}
+        factors: dict[str, list[float]] = {"fresh": [], "shared": []}
+        ways: dict[str, Callable[[], Coroutine[Any, Any, Cost]]] = {
+            "bare": partial(bare, cases, at_once),
+            "fresh": partial(session, cases, at_once),
+            "shared": partial(session, cases, at_once, "--share-servers"),
+        }
         for _ in range(rounds):
-            ways: dict[str, Callable[[], Coroutine[Any, Any, Cost]]] = {
-                "bare": partial(bare, cases, at_once),
-                "fresh": partial(session, cases, at_once),
-                "shared": partial(session, cases, at_once, "--share-servers"),
-            }
+            # Bare before and after each of the others: the speed of a machine drifts.
+            order = ["bare", "fresh", "shared"] if together else ["bare", "fresh", "bare", "shared", "bare"]
             if together:
-                costs = await asyncio.gather(*(way() for way in ways.values()))
+                costs = await asyncio.gather(*(ways[way]() for way in order))
             else:
-                costs = [await way() for way in ways.values()]
-            for way, cost in zip(ways, costs, strict=True):
+                costs = [await ways[way]() for way in order]
+            for place, (way, cost) in enumerate(zip(order, costs, strict=True)):
                 found[way].append(cost)
-        _print(at_once, found)
+                if way in factors:
+                    beside = costs[:1] if together else (costs[place - 1], costs[place + 1])
+                    factors[way].append(cost.all / mean(one.all for one in beside))
+        _print(at_once, found, factors)
     print(f"\n  load of the machine: {', '.join(f'{one:.1f}' for one in os.getloadavg())}")
 
 
-def _print(at_once: int, found: dict[str, list[Cost]]) -> None:
+def _print(at_once: int, found: dict[str, list[Cost]], factors: dict[str, list[float]]) -> None:
     def middle(way: str, kind: str) -> float:
         return median(one.cpu[kind] for one in found[way])
 
     rows: list[tuple[object, ...]] = [(kind, *(middle(way, kind) for way in found)) for kind in _ROWS]
-    sums = {way: median(sum(one.cpu.values()) for one in costs) for way, costs in found.items()}
-    rows.append(("all", *sums.values()))
-    rows.append(("factor", *(total / sums["bare"] for total in sums.values())))
+    rows.append(("all", *(median(one.all for one in costs) for costs in found.values())))
+    rows.append(("factor", 1.0, *(median(one) for one in factors.values())))
+    rows.append(("  lowest", "", *(min(one) for one in factors.values())))
+    rows.append(("  highest", "", *(max(one) for one in factors.values())))
     rows.append(("wall", *(median(one.wall for one in costs) for costs in found.values())))
     show(f"Seconds of CPU for a case, {at_once} at once", ("", *found), rows)
 
