@@ -97,7 +97,7 @@ class Responded(BaseModel):
         "and nothing changed. `unasked`: nothing was outstanding; it is noted in the case's log."
     )
     next: ActionMessage | None = Field(
-        default=None, description="What to do next, as from a poll, where `next` asks for it."
+        default=None, description="What to do next, as from a poll; only if `?next=` asked for it."
     )
 
 

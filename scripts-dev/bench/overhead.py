@@ -3,7 +3,8 @@
 The flow is that of the built-in `SendMessages`. Bare, drivers of matrix-nio get their actions straight from
 this program, on one Synapse that runs already. The ways take turns. What is printed is what one of the last
 cases takes, each way after the same number of others: what a session costs once is left out, and what a first
-request costs too. A factor is the median of those of the rounds, each against bare right before and after it.
+request costs too. A factor is the median of those of the rounds, each against bare right before and after
+it, or beside it.
 """
 
 import argparse
@@ -60,7 +61,7 @@ class Cost:
     cpu: Mapping[str, float]
 
     @property
-    def all(self) -> float:
+    def total(self) -> float:
         """Seconds of CPU of all processes."""
         return sum(self.cpu.values())
 
@@ -214,7 +215,7 @@ async def measure(cases: int, rounds: int, numbers: Sequence[int], together: boo
                 found[way].append(cost)
                 if way in factors:
                     beside = costs[:1] if together else (costs[place - 1], costs[place + 1])
-                    factors[way].append(cost.all / mean(one.all for one in beside))
+                    factors[way].append(cost.total / mean(one.total for one in beside))
         _print(at_once, found, factors)
     print(f"\n  load of the machine: {', '.join(f'{one:.1f}' for one in os.getloadavg())}")
 
@@ -224,7 +225,7 @@ def _print(at_once: int, found: dict[str, list[Cost]], factors: dict[str, list[f
         return median(one.cpu[kind] for one in found[way])
 
     rows: list[tuple[object, ...]] = [(kind, *(middle(way, kind) for way in found)) for kind in _ROWS]
-    rows.append(("all", *(median(one.all for one in costs) for costs in found.values())))
+    rows.append(("all", *(median(one.total for one in costs) for costs in found.values())))
     rows.append(("factor", 1.0, *(median(one) for one in factors.values())))
     rows.append(("  lowest", "", *(min(one) for one in factors.values())))
     rows.append(("  highest", "", *(max(one) for one in factors.values())))

@@ -116,9 +116,10 @@ class Bench:
             pass
         return dict(found)
 
-    async def respond(self, action: dict[str, Any]) -> None:
-        """Answer an action."""
-        await self.wire.json("POST", f"/client/{self.uuid}/respond", {"id": action["id"]})
+    async def respond(self, action: dict[str, Any]) -> dict[str, Any]:
+        """Answer an action, and return what to do next."""
+        path = f"/client/{self.uuid}/respond?next=20"
+        return dict((await self.wire.json("POST", path, {"id": action["id"]}))["next"])
 
     async def upload(self) -> None:
         """Upload a small file."""
@@ -191,8 +192,7 @@ async def _session(bench: Bench) -> list[Walk]:
     lab.engine.pool.undrain()
     await asyncio.sleep(_QUIET)
     with traced(action):
-        await bench.respond(first)
-        second = await bench.action()
+        second = await bench.respond(first)
     await asyncio.sleep(_QUIET)
     with traced(end):
         await bench.respond(second)

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,6 @@ from tests.integration.homeservers.conftest import data_folders
 from trafficlight.cache import CacheFolder
 from trafficlight.clients.home_server import register_account
 from trafficlight.errors import DeployError, UnsupportedError
-from trafficlight.homeservers.local.fork_server import ForkedProcess
 from trafficlight.homeservers.local.ports import PortPicker
 from trafficlight.homeservers.local.provider import LocalProvider
 from trafficlight.homeservers.local.server import LocalServer
@@ -223,27 +220,6 @@ async def test_a_server_is_paused_when_the_operation_returns(local: LocalProvide
         assert not done
         await pausing
         await _eventually(lambda: _status(server)["State"].startswith("T"))
-
-
-async def test_a_process_may_be_signalled_again_while_a_signal_is_waited_for() -> None:
-    """As a homeserver that a case kills at its end while the test pauses it."""
-    first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
-    answers = [first, second]
-    owner: Any = SimpleNamespace(send=lambda request: answers.pop(0))
-    process = ForkedProcess(1, owner)
-    process.signal(signal.SIGSTOP)
-    waiting = asyncio.create_task(process.signalled())
-    await asyncio.sleep(0)  # it waits
-    process.signal(signal.SIGKILL)
-    first.set_result(process)
-    await waiting
-    second.set_result(None)  # the fork server has exited
-    waiting = asyncio.create_task(process.signalled())
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not waiting.done()
-    process.end(-signal.SIGKILL)
-    await waiting
 
 
 @pytest.mark.parametrize("milliseconds", [0, 2, 10, 30, 60, 100, 140, 180])

@@ -12,8 +12,10 @@ import aiohttp
 import pytest
 
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, ended
+from trafficlight.adapters import sdk
 from trafficlight.config import Settings
 from trafficlight.http import server
+from trafficlight.http.wire.app import WireRequest
 from trafficlight.results.case import CaseRecord
 from trafficlight.results.events import AdapterLost, AdapterRegistered, State
 from trafficlight.results.reports.timeline import steps
@@ -142,6 +144,38 @@ async def test_an_answer_may_ask_for_what_to_do_next(site: HttpHarness, adapter:
     assert stale.status == 409
     case = only_case(await ended(session))
     assert case.state is State.SUCCESS, case.message
+
+
+@pytest.mark.parametrize(("wait", "hold"), [(20.0, "5"), (2.0, "2"), (None, "5")])
+async def test_the_sdk_sends_one_request_for_each_action(
+    site: HttpHarness, monkeypatch: pytest.MonkeyPatch, wait: float | None, hold: str
+) -> None:
+    class Answering(sdk.Adapter):
+        type = "nio"
+
+        @sdk.action()
+        async def one(self) -> None:
+            pass
+
+        @sdk.action()
+        async def two(self) -> None:
+            pass
+
+    asked: list[tuple[str, str | None]] = []
+    query = WireRequest.query
+
+    def noted(request: WireRequest, name: str) -> str | None:
+        value = query(request, name)
+        if name in ("wait", "next"):
+            asked.append((name, value))
+        return value
+
+    monkeypatch.setattr(WireRequest, "query", noted)
+    session = await site.start('await alice.perform("one"); await alice.perform("two")')
+    await sdk.run(Answering, site.url, once=True, options=sdk.Options(wait=wait))
+    case = only_case(await ended(session))
+    assert case.state is State.SUCCESS, case.message
+    assert asked == [("wait", None if wait is None else f"{wait:g}"), ("next", hold), ("next", hold)]
 
 
 async def test_a_stale_id_is_refused_and_harms_nothing(site: HttpHarness, adapter: ScriptedAdapter) -> None:

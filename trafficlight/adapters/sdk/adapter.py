@@ -226,7 +226,7 @@ class Adapter:
     async def watch(self) -> None:
         """Raise when the client is lost while no action is outstanding; returning means that none can be.
 
-        Runs beside the polls. The registration ends with an error report, in the same moment.
+        Runs beside the polls. The registration ends at once, with an error report.
         """
 
     def registration(self) -> Registration:

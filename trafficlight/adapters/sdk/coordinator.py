@@ -31,10 +31,11 @@ from trafficlight.text import first_problem
 logger = logging.getLogger(__name__)
 
 FEW_ATTEMPTS = 6
-"""How often the last requests of a registration are tried."""
+"""How many times the last requests of a registration are tried."""
 
-# Seconds that the answer to a response may be held: one that is lost without a sign must be noticed soon.
-_NEXT = 5.0
+# Seconds that the answer to a response is held at most: a connection that is lost without a sign is noticed
+# that much later.
+_LONGEST_NEXT = 5.0
 _TROUBLE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 _TRY_AGAIN = frozenset({408, 425, 429})
 _GONE = frozenset({401, 404, 410})
@@ -68,7 +69,7 @@ class Options:
     """How an adapter behaves towards its coordinator.
 
     :param wait: seconds that a poll asks to be held; None leaves it to the coordinator.
-    :param request_timeout: seconds that any other request may take.
+    :param request_timeout: seconds that any other request may take, without the time that it is held.
     :param patience: seconds to go on trying a coordinator that does not answer; None is for ever.
     :param backoff: the delays between tries.
     """
@@ -182,7 +183,7 @@ class Coordinator:
     ) -> ActionMessage | None:
         """Answer the outstanding action. A late or repeated answer with an id harms nothing.
 
-        :param poll: whether to ask what to do next, too, which takes an id.
+        :param poll: whether to ask what to do next as well; ignored without an id.
         :param attempts: how often to try; None is for ever. Without an id it is tried once.
         :return: what to do next; None if a poll has to ask for it.
         :raises RegistrationLostError: the coordinator does not know this uuid.
@@ -193,9 +194,9 @@ class Coordinator:
             query["action"] = action_id
         elif action_id is not None:
             body = {**response, "id": action_id}
-        if poll and action_id is not None and self._wait is not None:
-            query["next"] = f"{min(self._wait, _NEXT):g}"
-            timeout = self._options.request_timeout + _NEXT
+        if poll and action_id is not None:
+            hold = _LONGEST_NEXT if self._wait is None else min(self._wait, _LONGEST_NEXT)
+            query["next"], timeout = f"{hold:g}", self._options.request_timeout + hold
         if action_id is None:
             attempts = 1  # a repeated answer might be taken for the next action's
         answer = await self._request(

@@ -77,11 +77,7 @@ class _Registration:
                     await asyncio.wait([polling, watching], return_when=asyncio.FIRST_COMPLETED)
                 if watching.done() and (lost := watching.exception()) is not None:
                     await cancel_all(polling)
-                    if self._unacknowledged is not None:
-                        # It may have arrived, and its answer is held: sent again, it changes nothing.
-                        with suppress(CoordinatorUnreachableError):
-                            await coordinator.respond(*self._unacknowledged, attempts=FEW_ATTEMPTS)
-                    await coordinator.report(ErrorBody(type="adapter", details=str(lost)))
+                    await self._report_lost(str(lost))
                     return
                 message = await polling
             finally:
@@ -101,6 +97,16 @@ class _Registration:
             else:
                 self._unacknowledged = response
 
+    async def _report_lost(self, why: str) -> None:
+        """Report that the client is lost, after the response that was not acknowledged."""
+        try:
+            if self._unacknowledged is not None:  # not sent, or lost, or its answer is held
+                await self._coordinator.respond(*self._unacknowledged, attempts=FEW_ATTEMPTS)
+        except CoordinatorUnreachableError as trouble:
+            logger.warning("neither the last response nor %r got through: %s", why, trouble)
+        else:
+            await self._coordinator.report(ErrorBody(type="adapter", details=why))
+
     async def _next(self) -> ActionMessage:
         """Send the last response, unless it was acknowledged, and return what to do next."""
         if self._unacknowledged is not None:
@@ -111,7 +117,10 @@ class _Registration:
         return await self._coordinator.poll()
 
     async def _perform_killable(self, message: ActionMessage) -> _Response | None:
-        """Perform an action and, if it takes a while and the test kills the client meanwhile, that too."""
+        """Perform an action and, if it takes a while and the test kills the client meanwhile, that too.
+
+        :return: the action's response, to be sent after that to `kill`; None if the registration ends.
+        """
         performing = asyncio.ensure_future(self._perform(message))
         try:
             if self._adapter.killable:

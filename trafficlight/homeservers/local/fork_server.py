@@ -63,7 +63,7 @@ class ForkedProcess:
 
     async def signalled(self) -> None:
         """Wait until it has got every signal that was sent so far, or has exited."""
-        if (answer := self._signalled) is not None:  # another signal replaces it
+        if (answer := self._signalled) is not None:  # kept here: another signal replaces it
             await asyncio.wait([answer])
             if answer.result() is None:
                 await self._ended.wait()

@@ -259,8 +259,8 @@ async def _next(
         ),
         Query(
             "next",
-            "Also return what to do next, as `next`, held for at most so many seconds, and the coordinator's"
-            " hold time.",
+            "Also return what to do next, as `next`: held for at most this many seconds, and never longer"
+            " than the coordinator's hold time.",
             {"type": "number", "minimum": 0},
         ),
     ),
@@ -280,7 +280,7 @@ async def respond(request: WireRequest) -> Mapping[str, Any]:
 
 
 async def _received(request: WireRequest, adapter: Adapter) -> Receipt:
-    """Receive a response.
+    """Receive a response, and return how it was received.
 
     :raises ApiError: it is refused.
     """
