@@ -52,6 +52,13 @@
 
   centre();
 
+  // Moved before this script ran, or restored by the browser on a reload.
+  for (const form of document.querySelectorAll("form.moment")) {
+    const untouched = form.elements.at.cloneNode();
+    untouched.value = untouched.defaultValue; // rounded, as a browser does
+    if (form.elements.at.value !== untouched.value) show(form);
+  }
+
   document.addEventListener("input", (event) => {
     const form = event.target.closest("form.moment");
     if (form) show(form);

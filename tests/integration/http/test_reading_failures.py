@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.integration.coordinator.conftest import FakeProvider
 from tests.integration.http.conftest import HttpHarness, ScriptedAdapter, open_site
@@ -217,12 +217,20 @@ async def test_every_cause_is_at_most_three_clicks_away(lab: tuple[HttpHarness, 
     for name in ("Copy the id, the command, an issue", "expected", "received", "next failure"):
         assert name in seen, name
 
-    # The cursor: what was said then, without a reload.
+    # The cursor: what was said then, without a reload, also if it is moved before the script has been loaded.
+    moved = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await moved.wait()
+        await route.continue_()
+
+    await page.route("**/static/case.js", late)
     await page.goto(overview)
     await page.locator("#cases a", has_text="Blocked").first.click()
     slider = page.get_by_role("slider", name="Moment")
     await slider.focus()
     await slider.press("Home")
+    moved.set()
     await expect(page.locator("#attempt-1-evidence h3")).to_contain_text("of 0.00 s")
     await expect(page.locator("#attempt-1-evidence")).to_contain_text("adapter leased")
     await expect(page).to_have_url(re.compile("at=0"))
