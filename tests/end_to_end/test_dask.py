@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import junitparser
+import pytest
 import pytest_asyncio
+from distributed import Client
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import Running, Start
@@ -33,6 +35,43 @@ class Quick(Test):
     @matrix(number=[1, 2, 3])
     async def run(self, number):
         pass
+"""
+# A case of it waits until the others of the file have run.
+_LONG = """
+import asyncio
+from pathlib import Path
+
+from trafficlight import Test, matrix
+
+FOLDER = Path({folder!r})
+
+class Waits(Test):
+    async def run(self):
+        (FOLDER / "began").touch()
+        while len(list(FOLDER.glob("quick-*"))) < 4:
+            await asyncio.sleep(0.05)
+
+class Quick(Test):
+    @matrix(number=[1, 2, 3, 4])
+    async def run(self, number):
+        while not (FOLDER / "began").exists():
+            await asyncio.sleep(0.05)
+        (FOLDER / f"quick-{{number}}").touch()
+"""
+# The first case waits until it may end; then it fails.
+_FIRST_FAILS = """
+import asyncio
+from pathlib import Path
+
+from trafficlight import Test, matrix
+
+class Cases(Test):
+    @matrix(number=[1, 2, 3])
+    async def run(self, number):
+        Path({folder!r}, f"began-{{number}}").touch()
+        while not Path({folder!r}, "go").exists():
+            await asyncio.sleep(0.05)
+        assert number != 1
 """
 _OUTCOMES = """
 import helper
@@ -95,6 +134,14 @@ class Cluster:
         for worker in started:
             await worker.line("Registered to:")
         self.workers += started
+
+    async def holds(self, number: int) -> None:
+        """Wait until the workers have so many cases in all, running and held ready."""
+        async with asyncio.timeout(120), Client(self.address, asynchronous=True) as client:
+            held = -1
+            while held != number:
+                await asyncio.sleep(0.05)
+                held = sum((await client.run(lambda dask_worker: len(dask_worker.state.tasks))).values())
 
     async def worker_of(self, began: Path) -> "Running":
         """Wait until a case says which process it is, and return the worker that runs it."""
@@ -229,6 +276,44 @@ async def test_the_cases_of_a_killed_worker_run_again_elsewhere(
     assert (second["attempt"], second["data"]["state"]) == (2, "success")
     assert len(ends) == 5
     assert worker.started() == []
+
+
+async def test_a_case_that_is_held_ready_behind_a_long_one_runs_elsewhere(
+    start: "Start", cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "long_test.py").write_text(_LONG.format(folder=str(tmp_path)))
+    await cluster.open()
+    await cluster.grow(2)
+
+    running = await start("run", "--dask", cluster.address, "long_test.py")
+
+    assert await running.ended() == 0, running.output + running.errors
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+async def test_no_case_begins_once_the_session_stops(
+    start: "Start", cluster: Cluster, tmp_path: Path, interrupted: bool
+) -> None:
+    (tmp_path / "held_test.py").write_text(_FIRST_FAILS.format(folder=str(tmp_path)))
+    await cluster.open()
+    await cluster.grow()
+    options = () if interrupted else ("-x",)
+    grace = {"TRAFFICLIGHT_GRACE": "600"}
+    running = await start("run", *options, "--dask", cluster.address, "held_test.py", environment=grace)
+    await running.line("number=1", "running")
+
+    if interrupted:
+        await cluster.holds(2)
+        running.interrupt()
+        await cluster.holds(1)
+    (tmp_path / "go").touch()
+
+    assert await running.ended() == (130 if interrupted else 1), running.output + running.errors
+    (ended,) = [one for one in _events(running.session()) if one["kind"] == "case_ended"]
+    assert "number=1" in ended["case"]
+    assert ended["data"]["state"] == "failure"
+    assert not (tmp_path / "began-2").exists()
+    assert not (tmp_path / "began-3").exists()
 
 
 async def test_the_scheduler_is_killed_and_started_again(

@@ -219,6 +219,9 @@ class Engine:
         self._interrupted = self._interrupted or interrupted
         for session in self.sessions.values():
             session.stop(reason)
+        for task, attempt in self._running.items():
+            if attempt.number is None:  # it would begin yet
+                task.cancel()
         self.wake()
         with contextlib.suppress(TimeoutError):
             async with self.clock.timeout(grace):
@@ -400,6 +403,10 @@ class Engine:
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
         session = self.sessions[attempt.session]
+        if attempt.number is None:  # no machine has begun it
+            if attempt.cancel_reason:
+                return session.kept(attempt.case.id, attempt.cancel_reason)
+            return Verdict(State.WAITING)
         if (
             session.options.max_failures
             and session.stopped
@@ -407,8 +414,6 @@ class Engine:
             and not attempt.cancel_reason
         ):
             return Verdict(State.SKIPPED, session.stopped, phase="waiting")
-        if attempt.cancel_reason and attempt.number is None:  # no machine has begun it
-            return session.kept(attempt.case.id, attempt.cancel_reason)
         why = attempt.cancel_reason or self.stopping or self.sessions[attempt.session].stopped
         why = why or "the coordinator failed"
         phase = INTERRUPTED if attempt.cancel_reason else "run"

@@ -196,6 +196,8 @@ class Session:
         """Let a case wait again of which nothing has happened yet."""
         self.running.remove(case.case.id)
         self.waiting.add(case)
+        if self.stopped:
+            self._note_reason([case.case.id], self.stopped)
 
     async def sweep(
         self,

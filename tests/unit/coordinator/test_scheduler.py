@@ -274,6 +274,13 @@ class TestLimits:
         assert started(decision) == ["a"]
         assert decision.reasons == {"b": "waiting for other cases to end (3 of 3 are running)"}
 
+    def test_cases_that_are_held_ready(self) -> None:
+        decision = decide(
+            [case("a"), case("b", order=1)], [], limits=Limits(cases=3, ahead=2), usage=Usage(cases={"x": 4})
+        )
+        assert started(decision) == ["a"]
+        assert decision.reasons == {"b": "waiting for other cases to end (3 of 3 are running)"}
+
     @pytest.mark.parametrize("age", [0, 61])
     def test_what_cannot_be_had_is_the_reason_while_a_limit_is_reached(self, age: float) -> None:
         limits = Limits(cases=1, homeservers=1, unreachable=frozenset({"Docker"}))

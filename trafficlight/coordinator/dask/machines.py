@@ -167,13 +167,17 @@ class Machines:
         return RemoteAttempt(*arguments, machines=self)
 
     def limits(self, settings: Settings) -> Limits:
-        """Return how many cases may run at once."""
+        """Return how many cases may run at once, and how many more the machines hold ready.
+
+        With one more for each, no machine idles until the coordinator has heard that a case has ended.
+        """
         slots = sum(machine.slots for machine in self._machines.values())
-        return Limits(
-            cases=min(slots, settings.case_limit or slots) if slots else None,
-            unreachable=frozenset() if slots else frozenset([MACHINE]),
-            elsewhere=True,
-        )
+        if not slots:
+            return Limits(unreachable=frozenset([MACHINE]), elsewhere=True)
+        most = min(slots, settings.case_limit or slots)
+        # Dask knows no limit but the slots, and begins what it holds before a failure is known here.
+        exact = most < slots or any(one.options.max_failures for one in self._engine.sessions.values())
+        return Limits(cases=most, ahead=0 if exact else slots, elsewhere=True)
 
     # The connection
 

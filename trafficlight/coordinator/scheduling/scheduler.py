@@ -36,6 +36,7 @@ MACHINE = "a Dask worker"
 class Limits:
     """How much may run at once. None: no limit.
 
+    :param ahead: cases that may start besides, to wait on their machine until others have ended.
     :param types: clients or homeservers, by the name of their type, or of all that a provider carries.
     :param unreachable: those of them of which none can start now.
     :param provider_of: returns the provider of a server type.
@@ -47,6 +48,7 @@ class Limits:
     """
 
     cases: int | None = None
+    ahead: int = 0
     homeservers: int | None = None
     types: Mapping[str, int] = field(default_factory=dict)
     unreachable: frozenset[str] = frozenset()
@@ -187,8 +189,9 @@ class _Table:
         firsts = [next(iter(group.cases.values())).case for group in groups]
         kinds = (kind for case in firsts for kind in limits.roles(case).values())
         self._adapters = AdapterInventory(kinds, free, busy, missing, known)
+        self._most = None if limits.cases is None else limits.cases + limits.ahead
         # One more than can start, so that the group gets a reason.
-        most = _MOST_STARTS if limits.cases is None else max(0, limits.cases - self._running.total()) + 1
+        most = _MOST_STARTS if self._most is None else max(0, self._most - self._running.total()) + 1
         self._candidates = []
         for group, case in zip(groups, firsts, strict=True):
             self._candidates.append(
@@ -326,7 +329,8 @@ class _Table:
         if not self._reachable(one):
             none = next(name for name in one.types if name in limits.unreachable)
             return f"waiting for {none} (none is reachable)"
-        if limits.cases is not None and running >= limits.cases:
+        if self._most is not None and running >= self._most:
+            running -= limits.ahead
             return f"waiting for other cases to end ({running} of {limits.cases} are running)"
         servers, types = self._needs(one)
         taken = self._homeservers + self._reserved_homeservers
