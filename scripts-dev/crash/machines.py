@@ -44,6 +44,8 @@ class Cluster:
             probe.bind(("127.0.0.1", 0))
             self.port = str(probe.getsockname()[1])
         self._folder, self._number = folder, 0
+        #: By which :meth:`left` knows what was started.
+        self.environment = {**os.environ, _MARK: folder.name, "DASK_TEMPORARY_DIRECTORY": str(folder)}
         self.workers: list[subprocess.Popen[bytes]] = []
         self.scheduler = self._start("scheduler", "--port", self.port)
 
@@ -54,11 +56,13 @@ class Cluster:
 
     def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
         self._number += 1
-        environment = {**os.environ, _MARK: self._folder.name, "DASK_TEMPORARY_DIRECTORY": str(self._folder)}
         command = (sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments)
         with (self._folder / f"{what}-{self._number}.log").open("wb") as log:
             return subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--no-dashboard"], env=environment, stdout=log, stderr=log
+                [*command, "--host", "127.0.0.1", "--no-dashboard"],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
             )
 
     def grow(self) -> None:
@@ -117,7 +121,7 @@ def main() -> int:
         try:
             for _ in range(options.workers):
                 cluster.grow()
-            environment = {**os.environ, "TRAFFICLIGHT_INTERRUPTION_LIMIT": "1000"}
+            environment = {**cluster.environment, "TRAFFICLIGHT_INTERRUPTION_LIMIT": "1000"}
             command = [
                 sys.executable,
                 "-m",
