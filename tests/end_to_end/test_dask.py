@@ -73,6 +73,24 @@ class Cases(Test):
             await asyncio.sleep(0.05)
         assert number != 1
 """
+# A worker that takes long to find out its version, which is a wrong one.
+_WRONG_VERSION = """
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+
+version = metadata.version
+
+def slow(name):
+    if name != "matrix-trafficlight" or threading.current_thread() is threading.main_thread():
+        return version(name)
+    while not Path({folder!r}, "stolen").exists():
+        time.sleep(0.05)
+    return "99.0"
+
+metadata.version = slow
+"""
 _OUTCOMES = """
 import helper
 from trafficlight import Test
@@ -120,20 +138,22 @@ class Cluster:
         await self.scheduler.line("Scheduler at:")
         return self.scheduler
 
-    async def grow(self, number: int = 1, **environment: str) -> None:
-        folder = self._folder / "dask"
-        arguments = ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--local-directory", folder)
-        started = [
-            await self._start(
-                *(self.address, "--host", "127.0.0.1", *arguments),
-                module="distributed.cli.dask_worker",
-                environment=environment,
-            )
-            for _ in range(number)
-        ]
+    async def grow(self, number: int = 1, *options: str, **environment: str) -> None:
+        started = [await self.add(*options, **environment) for _ in range(number)]
         for worker in started:
             await worker.line("Registered to:")
-        self.workers += started
+
+    async def add(self, *options: str, **environment: str) -> "Running":
+        """Start a worker, without waiting until it can run cases."""
+        folder = self._folder / "dask"
+        arguments = ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--local-directory", folder)
+        worker = await self._start(
+            *(self.address, "--host", "127.0.0.1", *arguments, *options),
+            module="distributed.cli.dask_worker",
+            environment=environment,
+        )
+        self.workers.append(worker)
+        return worker
 
     async def holds(self, number: int) -> None:
         """Wait until the workers have so many cases in all, running and held ready."""
@@ -142,6 +162,12 @@ class Cluster:
             while held != number:
                 await asyncio.sleep(0.05)
                 held = sum((await client.run(lambda dask_worker: len(dask_worker.state.tasks))).values())
+
+    async def shares(self) -> None:
+        """Wait until Dask has given a case to each of two workers, of which one may be starting."""
+        async with asyncio.timeout(120), Client(self.address, asynchronous=True) as client:
+            while [len(keys) for keys in (await client.processing()).values()] != [1, 1]:
+                await asyncio.sleep(0.05)
 
     async def worker_of(self, began: Path) -> "Running":
         """Wait until a case says which process it is, and return the worker that runs it."""
@@ -278,16 +304,40 @@ async def test_the_cases_of_a_killed_worker_run_again_elsewhere(
     assert worker.started() == []
 
 
-async def test_a_case_that_is_held_ready_behind_a_long_one_runs_elsewhere(
-    start: "Start", cluster: Cluster, tmp_path: Path
+@pytest.mark.parametrize("options", [(), ("--nthreads", "4", "--resources", "trafficlight=1")])
+async def test_no_case_waits_behind_a_long_one_while_another_worker_idles(
+    start: "Start", cluster: Cluster, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     (tmp_path / "long_test.py").write_text(_LONG.format(folder=str(tmp_path)))
     await cluster.open()
-    await cluster.grow(2)
+    await cluster.grow(2, *options)
 
     running = await start("run", "--dask", cluster.address, "long_test.py")
 
     assert await running.ended() == 0, running.output + running.errors
+
+
+async def test_a_case_that_a_refused_worker_holds_runs_elsewhere(
+    start: "Start", cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "held_test.py").write_text(_FIRST_FAILS.format(folder=str(tmp_path)))
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(_WRONG_VERSION.format(folder=str(tmp_path)))
+    await cluster.open()
+    await cluster.grow()
+    running = await start("run", "--dask", cluster.address, "held_test.py")
+    await running.line("number=1", "running")
+    await cluster.holds(2)
+    await cluster.add("--resources", "trafficlight=1", PYTHONPATH=str(tmp_path / "slow"))
+    await cluster.shares()
+
+    (tmp_path / "stolen").touch()
+    await running.line("gets no cases: the Dask worker")
+    (tmp_path / "go").touch()
+
+    assert await running.ended() == 1, running.output + running.errors
+    ends = [one["data"]["state"] for one in _events(running.session()) if one["kind"] == "case_ended"]
+    assert Counter(ends) == {"failure": 1, "success": 2}
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
@@ -304,6 +354,9 @@ async def test_no_case_begins_once_the_session_stops(
 
     if interrupted:
         await cluster.holds(2)
+        async with asyncio.timeout(60):
+            while "held ready on a Dask worker" not in _read(running.session() / "events.jsonl"):
+                await asyncio.sleep(0.05)
         running.interrupt()
         await cluster.holds(1)
     (tmp_path / "go").touch()

@@ -166,6 +166,11 @@ class Attempt:
         """Its number; None if nothing is recorded of it: the case ends without an attempt."""
         return self.waiting.attempt
 
+    @property
+    def held(self) -> bool:
+        """Whether it has been sent to another machine, which has not begun it."""
+        return False
+
     # Running
 
     async def run(self) -> Verdict:

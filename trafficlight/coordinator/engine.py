@@ -20,7 +20,7 @@ from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, MissingAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
-from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
+from trafficlight.coordinator.scheduling.scheduler import HELD, Limits, Start, Usage, decide
 from trafficlight.coordinator.session import Session
 from trafficlight.coordinator.stalls import StallDetector
 from trafficlight.errors import UsageError
@@ -220,7 +220,7 @@ class Engine:
         for session in self.sessions.values():
             session.stop(reason)
         for task, attempt in self._running.items():
-            if attempt.number is None:  # it would begin yet
+            if attempt.held:  # it would begin yet
                 task.cancel()
         self.wake()
         with contextlib.suppress(TimeoutError):
@@ -420,7 +420,9 @@ class Engine:
         return Verdict(State.ERROR, f"cancelled while running: {why}", phase=phase)
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
-        seconds = self.clock.monotonic() - attempt.started - attempt.waited
+        seconds = 0.0
+        if attempt.number is not None:
+            seconds = self.clock.monotonic() - attempt.started - attempt.waited
         session = self.sessions[attempt.session]
         if verdict.state is State.WAITING:
             session.put_back(attempt.waiting)
@@ -489,8 +491,13 @@ class Engine:
                     programs_failed=programs_failed,
                 ):
                     self.wake()
+                session.note_held(self._held(session))
                 if (over := session.deadline_exceeded()) is not None:
                     self.cancel(session, over)
+
+    def _held(self, session: Session) -> list[str]:
+        """Return the cases that machines hold ready."""
+        return [one.case.id for one in self._running.values() if one.held and one.session == session.id]
 
     def _absent(self, case: Case) -> str:
         kinds = {role: kind for role, kind in case.clients.items() if kind.custom is None}
@@ -515,10 +522,14 @@ class Engine:
         # A driver that is being built prints where it is.
         building = self._adapters_deadline == math.inf
         open_ones = [one for one in self.sessions.values() if not one.stopped and not building]
+        held = sum(attempt.held for attempt in self._running.values())
         alarmed = self.stalled.observe(
-            running=len(self._running),
-            waiting=sum(len(group.cases) for session in open_ones for group in session.startable),
-            reasons=lambda: (reason for session in open_ones for reason in session.reasons()),
+            running=len(self._running) - held,
+            waiting=held + sum(len(group.cases) for session in open_ones for group in session.startable),
+            reasons=lambda: [
+                *(reason for session in open_ones for reason in session.reasons()),
+                *([HELD] if held else []),
+            ],
         )
         for session in open_ones if alarmed else []:
             # Pages wait for events, of which there are none otherwise.

@@ -12,6 +12,7 @@ from trafficlight.coordinator.opening import SessionOptions, case_planned, sessi
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.provenance import source_paths
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
+from trafficlight.coordinator.scheduling.scheduler import HELD
 from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
@@ -195,9 +196,14 @@ class Session:
     def put_back(self, case: WaitingCase) -> None:
         """Let a case wait again of which nothing has happened yet."""
         self.running.remove(case.case.id)
-        self.waiting.add(case)
-        if self.stopped:
-            self._note_reason([case.case.id], self.stopped)
+        group = self.waiting.add(case)
+        reason = self.stopped or group.reason
+        if reason != self.record.cases[case.case.id].reason:
+            self._note_reason([case.case.id], reason)
+
+    def note_held(self, cases: Iterable[str]) -> None:
+        """Record that other machines hold these cases ready."""
+        self._note_reason([case for case in cases if self.record.cases[case].reason != HELD], HELD)
 
     async def sweep(
         self,

@@ -50,11 +50,13 @@ class _Machine:
     """A Dask worker that takes cases.
 
     :param slots: cases at once.
+    :param threads: tasks at once, as far as Dask knows.
     :param behind: how much its clock is behind this machine's.
     """
 
     name: str
     slots: int
+    threads: int
     behind: timedelta
 
 
@@ -82,6 +84,11 @@ class RemoteAttempt(Attempt):
     def number(self) -> int | None:
         """Its number; None if no machine has begun it."""
         return self.waiting.attempt if self.machine else None
+
+    @property
+    def held(self) -> bool:
+        """Whether its machine has not begun it."""
+        return not self.place
 
     def lose(self, why: str) -> None:
         """End it: its machine is gone, or has not begun it and will not."""
@@ -174,10 +181,15 @@ class Machines:
         slots = sum(machine.slots for machine in self._machines.values())
         if not slots:
             return Limits(unreachable=frozenset([MACHINE]), elsewhere=True)
-        most = min(slots, settings.case_limit or slots)
         # Dask knows no limit but the slots, and begins what it holds before a failure is known here.
-        exact = most < slots or any(one.options.max_failures for one in self._engine.sessions.values())
-        return Limits(cases=most, ahead=0 if exact else slots, elsewhere=True)
+        exact = settings.case_limit or any(one.options.max_failures for one in self._engine.sessions.values())
+        # From workers that have more threads, Dask takes nothing for those that have nothing to do.
+        shared = all(machine.slots == machine.threads for machine in self._machines.values())
+        return Limits(
+            cases=min(slots, settings.case_limit or slots),
+            ahead=slots if shared and not exact else 0,
+            elsewhere=True,
+        )
 
     # The connection
 
@@ -302,8 +314,6 @@ class Machines:
                     self._record(happened, address, message.get("content"), message.get("file", ""))
         elif "say" in message:
             self._progress(f"{message['machine']}: {message['say']}")
-        elif "refused" in message:
-            self._progress(f"{message['machine']} gets no cases: {message['refused']}")
         elif "log" in message:
             machine = f"{message['machine']}-{address.rpartition(':')[2]}"
             self._keep(self._folder.path / "adapters" / machine / message["log"], message["content"])
@@ -311,11 +321,17 @@ class Machines:
             self._enter(address, message)
 
     def _enter(self, address: str, message: Message) -> None:
-        """Note that a worker takes cases, or no more."""
+        """Note that a worker takes cases, no more, or none."""
         if "slots" in message:
+            slots, threads = message["slots"], message["threads"]
             behind = timedelta(seconds=self._engine.clock.now().timestamp() - message["time"])
-            self._machines[address] = _Machine(message["machine"], message["slots"], behind)
+            self._machines[address] = _Machine(message["machine"], slots, threads, behind)
             self._engine.wake()
+        elif "refused" in message:
+            self._progress(f"{message['machine']} gets no cases: {message['refused']}")
+            for attempt in self._attempts.values():
+                if attempt.held:  # maybe there
+                    attempt.lose("its Dask worker was refused")
         else:
             self._machines.pop(address, None)
         self._changed.set()
@@ -334,6 +350,8 @@ class Machines:
             key = event.case, event.attempt
             attempt = self._attempts.get(key)
             if attempt is not None and not attempt.lost.done() and attempt.place == address:
+                if not attempt.machine:
+                    attempt.started = attempt.resources.clock.monotonic()
                 attempt.machine = self._ran[key] = address
             if self._ran.get(key) != address:
                 return  # Dask has started it again after its machine was lost

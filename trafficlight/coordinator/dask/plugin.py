@@ -43,7 +43,9 @@ class HostPlugin(WorkerPlugin):  # type: ignore[misc]
         resources = worker.state.total_resources
         if RESOURCE not in resources:
             await worker.set_resources(**{RESOURCE: worker.state.nthreads})
-        self.send({"slots": int(min(resources[RESOURCE], worker.state.nthreads)), "time": time.time()})
+        threads = worker.state.nthreads
+        slots = int(min(resources[RESOURCE], threads))
+        self.send({"slots": slots, "threads": threads, "time": time.time()})
 
     async def teardown(self, worker: Worker) -> None:
         """End the host; at once if the worker ends."""

@@ -30,6 +30,8 @@ _MOST_STARTS = 1000
 
 MACHINE = "a Dask worker"
 """What a case needs, and nothing else, if it runs on another machine."""
+HELD = f"held ready on {MACHINE}, which begins it when another case has ended"
+"""Why a case waits that has been sent to another machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +191,10 @@ class _Table:
         firsts = [next(iter(group.cases.values())).case for group in groups]
         kinds = (kind for case in firsts for kind in limits.roles(case).values())
         self._adapters = AdapterInventory(kinds, free, busy, missing, known)
-        self._most = None if limits.cases is None else limits.cases + limits.ahead
         # One more than can start, so that the group gets a reason.
-        most = _MOST_STARTS if self._most is None else max(0, self._most - self._running.total()) + 1
+        most = _MOST_STARTS
+        if limits.cases is not None:
+            most = max(0, limits.cases + limits.ahead - self._running.total()) + 1
         self._candidates = []
         for group, case in zip(groups, firsts, strict=True):
             self._candidates.append(
@@ -329,8 +332,8 @@ class _Table:
         if not self._reachable(one):
             none = next(name for name in one.types if name in limits.unreachable)
             return f"waiting for {none} (none is reachable)"
-        if self._most is not None and running >= self._most:
-            running -= limits.ahead
+        if limits.cases is not None and running >= limits.cases + limits.ahead:
+            running = min(running, limits.cases)
             return f"waiting for other cases to end ({running} of {limits.cases} are running)"
         servers, types = self._needs(one)
         taken = self._homeservers + self._reserved_homeservers
