@@ -112,7 +112,7 @@ class Skips(Test):
 
 
 class Cluster:
-    """A Dask scheduler and its workers, each a process of one thread."""
+    """A Dask scheduler and its workers, each a process, of one thread unless told otherwise."""
 
     def __init__(self, start: "Start", folder: Path) -> None:
         with socket.socket() as probe:
@@ -164,7 +164,7 @@ class Cluster:
                 held = sum((await client.run(lambda dask_worker: len(dask_worker.state.tasks))).values())
 
     async def shares(self) -> None:
-        """Wait until Dask has given a case to each of two workers, of which one may be starting."""
+        """Wait until Dask has given a case to each of two workers, also to one that is still starting."""
         async with asyncio.timeout(120), Client(self.address, asynchronous=True) as client:
             while [len(keys) for keys in (await client.processing()).values()] != [1, 1]:
                 await asyncio.sleep(0.05)

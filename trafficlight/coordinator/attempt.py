@@ -168,7 +168,7 @@ class Attempt:
 
     @property
     def held(self) -> bool:
-        """Whether it has been sent to another machine, which has not begun it."""
+        """Whether it waits on another machine, which has not started it."""
         return False
 
     # Running

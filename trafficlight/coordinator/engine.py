@@ -20,8 +20,8 @@ from trafficlight.coordinator.pool import Pool
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.scheduling.inventory import AvailableAdapter, MissingAdapter
 from trafficlight.coordinator.scheduling.queues import WaitingGroup, server_types
-from trafficlight.coordinator.scheduling.scheduler import HELD, Limits, Start, Usage, decide
-from trafficlight.coordinator.session import Session
+from trafficlight.coordinator.scheduling.scheduler import Limits, Start, Usage, decide
+from trafficlight.coordinator.session import HELD, Session
 from trafficlight.coordinator.stalls import StallDetector
 from trafficlight.errors import UsageError
 from trafficlight.homeservers.provider import Provider
@@ -47,6 +47,8 @@ _SWEEP_INTERVAL = 1.0
 # Seconds after which a case that no other adapter can have gets quarantined ones: adapters that left after a
 # case come back within that time.
 _LAST_RESORT = 10.0
+# Seconds that a case is held ready before that is recorded.
+_NOTED = 2.0
 
 
 class Engine:
@@ -220,7 +222,7 @@ class Engine:
         for session in self.sessions.values():
             session.stop(reason)
         for task, attempt in self._running.items():
-            if attempt.held:  # it would begin yet
+            if attempt.held and not task.cancelling():  # else it starts when another one has ended
                 task.cancel()
         self.wake()
         with contextlib.suppress(TimeoutError):
@@ -403,7 +405,7 @@ class Engine:
 
     def _cancelled(self, attempt: Attempt) -> Verdict:
         session = self.sessions[attempt.session]
-        if attempt.number is None:  # no machine has begun it
+        if attempt.number is None:  # nothing is recorded of it
             if attempt.cancel_reason:
                 return session.kept(attempt.case.id, attempt.cancel_reason)
             return Verdict(State.WAITING)
@@ -420,9 +422,8 @@ class Engine:
         return Verdict(State.ERROR, f"cancelled while running: {why}", phase=phase)
 
     def _finish(self, attempt: Attempt, verdict: Verdict) -> None:
-        seconds = 0.0
-        if attempt.number is not None:
-            seconds = self.clock.monotonic() - attempt.started - attempt.waited
+        took = self.clock.monotonic() - attempt.started - attempt.waited
+        seconds = took if attempt.number is not None else 0.0
         session = self.sessions[attempt.session]
         if verdict.state is State.WAITING:
             session.put_back(attempt.waiting)
@@ -496,8 +497,13 @@ class Engine:
                     self.cancel(session, over)
 
     def _held(self, session: Session) -> list[str]:
-        """Return the cases that machines hold ready."""
-        return [one.case.id for one in self._running.values() if one.held and one.session == session.id]
+        """Return the cases that machines have held ready for a while."""
+        sent = self.clock.monotonic() - _NOTED
+        return [
+            one.case.id
+            for one in self._running.values()
+            if one.held and one.started <= sent and one.session == session.id
+        ]
 
     def _absent(self, case: Case) -> str:
         kinds = {role: kind for role, kind in case.clients.items() if kind.custom is None}

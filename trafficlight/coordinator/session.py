@@ -12,7 +12,7 @@ from trafficlight.coordinator.opening import SessionOptions, case_planned, sessi
 from trafficlight.coordinator.preparation import Preparation
 from trafficlight.coordinator.provenance import source_paths
 from trafficlight.coordinator.scheduling.queues import WaitingCase, WaitingCases, WaitingGroup
-from trafficlight.coordinator.scheduling.scheduler import HELD
+from trafficlight.coordinator.scheduling.scheduler import MACHINE
 from trafficlight.errors import TestFileError
 from trafficlight.results.case import INTERRUPTED, Outcome
 from trafficlight.results.events import (
@@ -44,6 +44,9 @@ _AWAY = 5.0
 _REASON_EVERY, _REASON_SOON, _REASON_EACH = 30.0, 2.0, 0.05
 # Cases that one such note is about, at most.
 _IN_ONE_EVENT = 200
+
+HELD = f"held ready on {MACHINE} until it has a slot"
+"""Why a case waits that has been sent to another machine."""
 
 
 class Session:

@@ -52,7 +52,7 @@
 
   centre();
 
-  // Moved before this script ran, or restored by the browser on a reload.
+  // Moved before this script ran.
   for (const form of document.querySelectorAll("form.moment")) {
     const untouched = form.elements.at.cloneNode();
     untouched.value = untouched.defaultValue; // rounded, as a browser does

@@ -50,7 +50,7 @@ class _Machine:
     """A Dask worker that takes cases.
 
     :param slots: cases at once.
-    :param threads: tasks at once, as far as Dask knows.
+    :param threads: tasks that Dask lets it run at once.
     :param behind: how much its clock is behind this machine's.
     """
 
@@ -65,7 +65,7 @@ class RemoteAttempt(Attempt):
     """An attempt that runs on another machine, with adapters and homeservers of that machine.
 
     :ivar key: of its Dask task.
-    :ivar place: the address of the Dask worker that its task has come to.
+    :ivar place: the address of the Dask worker on which its task has started; empty before that.
     :ivar machine: the same, once something has happened there; empty before that.
     :ivar lost: why no machine will end it.
     """
@@ -82,12 +82,12 @@ class RemoteAttempt(Attempt):
 
     @property
     def number(self) -> int | None:
-        """Its number; None if no machine has begun it."""
+        """Its number; None while nothing is recorded of it."""
         return self.waiting.attempt if self.machine else None
 
     @property
     def held(self) -> bool:
-        """Whether its machine has not begun it."""
+        """Whether its Dask task has not started."""
         return not self.place
 
     def lose(self, why: str) -> None:
@@ -179,15 +179,16 @@ class Machines:
         With one more for each, no machine idles until the coordinator has heard that a case has ended.
         """
         slots = sum(machine.slots for machine in self._machines.values())
-        if not slots:
+        if not slots:  # also before there is a session
             return Limits(unreachable=frozenset([MACHINE]), elsewhere=True)
         # Dask knows no limit but the slots, and begins what it holds before a failure is known here.
         exact = settings.case_limit or any(one.options.max_failures for one in self._engine.sessions.values())
-        # From workers that have more threads, Dask takes nothing for those that have nothing to do.
-        shared = all(machine.slots == machine.threads for machine in self._machines.values())
+        # Dask compares how many tasks workers have in all with their threads, so it moves what is held to an
+        # idle one only if they are of one size.
+        sizes = {size for machine in self._machines.values() for size in (machine.slots, machine.threads)}
         return Limits(
             cases=min(slots, settings.case_limit or slots),
-            ahead=slots if shared and not exact else 0,
+            ahead=slots if len(sizes) == 1 and not exact else 0,
             elsewhere=True,
         )
 
@@ -330,7 +331,7 @@ class Machines:
         elif "refused" in message:
             self._progress(f"{message['machine']} gets no cases: {message['refused']}")
             for attempt in self._attempts.values():
-                if attempt.held:  # maybe there
+                if attempt.held:  # which of them are there, only Dask knows
                     attempt.lose("its Dask worker was refused")
         else:
             self._machines.pop(address, None)
@@ -351,6 +352,7 @@ class Machines:
             attempt = self._attempts.get(key)
             if attempt is not None and not attempt.lost.done() and attempt.place == address:
                 if not attempt.machine:
+                    # What it was held for is not part of what it took, also if it is interrupted.
                     attempt.started = attempt.resources.clock.monotonic()
                 attempt.machine = self._ran[key] = address
             if self._ran.get(key) != address:

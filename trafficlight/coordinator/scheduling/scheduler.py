@@ -30,8 +30,6 @@ _MOST_STARTS = 1000
 
 MACHINE = "a Dask worker"
 """What a case needs, and nothing else, if it runs on another machine."""
-HELD = f"held ready on {MACHINE}, which begins it when another case has ended"
-"""Why a case waits that has been sent to another machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +57,11 @@ class Limits:
     nodes: bool = False
     shares: Callable[[Case], bool] = lambda _: False
     elsewhere: bool = False
+
+    @property
+    def started(self) -> int | None:
+        """How many cases may have started and not ended."""
+        return None if self.cases is None else self.cases + self.ahead
 
     def roles(self, case: Case) -> dict[str, Needed]:
         """Return what a case leases."""
@@ -193,8 +196,8 @@ class _Table:
         self._adapters = AdapterInventory(kinds, free, busy, missing, known)
         # One more than can start, so that the group gets a reason.
         most = _MOST_STARTS
-        if limits.cases is not None:
-            most = max(0, limits.cases + limits.ahead - self._running.total()) + 1
+        if limits.started is not None:
+            most = max(0, limits.started - self._running.total()) + 1
         self._candidates = []
         for group, case in zip(groups, firsts, strict=True):
             self._candidates.append(
@@ -332,8 +335,8 @@ class _Table:
         if not self._reachable(one):
             none = next(name for name in one.types if name in limits.unreachable)
             return f"waiting for {none} (none is reachable)"
-        if limits.cases is not None and running >= limits.cases + limits.ahead:
-            running = min(running, limits.cases)
+        if limits.started is not None and running >= limits.started:
+            running -= limits.ahead
             return f"waiting for other cases to end ({running} of {limits.cases} are running)"
         servers, types = self._needs(one)
         taken = self._homeservers + self._reserved_homeservers
